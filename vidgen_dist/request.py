@@ -1,0 +1,160 @@
+"""RenderRequest: one video, as one manifest row asks for it.
+
+Plain data. Field names are the manifest's column names and, where diffusers has the argument, its
+name. ``None`` means "the model's default"; a family's rules (`vidgen_dist.pipelines.rules`) fill the
+defaults in and check what depends on the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_SEED = 2**63 - 1
+
+
+class RequestError(ValueError):
+    """A field of a request that cannot be: names the field, its value and what is allowed."""
+
+    def __init__(self, field: str, value: Any, allowed: str) -> None:
+        shown = repr(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        super().__init__(f"{field}: {shown} is not allowed; {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    def __reduce__(self) -> tuple[type, tuple[str, Any, str]]:
+        # Exceptions cross process borders: rebuild from the three parts, not from the message.
+        return type(self), (self.field, self.value, self.allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderRequest:
+    """What one video is to be.
+
+    Args:
+        prompt: Text that describes the video.
+        id: The row's identity; decides the file's name and, without `seed`, the seed.
+        negative_prompt: Text to steer away from; used when `guidance_scale` > 1.
+        image: First frame for image-to-video: a path, URI, encoded bytes or PIL image.
+        video: Clip for video-to-video: a path or URI, or a sequence of PIL images.
+        height, width: Size of the frames in pixels.
+        num_frames: Frames of the video.
+        num_inference_steps: Denoising steps.
+        timesteps: The denoising steps themselves, descending, in place of `num_inference_steps`.
+        guidance_scale: Classifier-free guidance weight; 1 or less turns guidance off.
+        use_dynamic_cfg: Let the guidance weight grow along a cosine of the step (CogVideoX).
+        eta: Share of noise put back by DDIM, 0 (none) to 1 (DDPM).
+        strength: Video-to-video: how much of the clip is noised away, above 0 up to 1.
+        max_sequence_length: Tokens of the encoded prompt.
+        seed: Seed of the noise, 0 to 2**63 - 1.
+        fps: Frames per second written into the file.
+
+    Raises:
+        RequestError: A value of the wrong type or outside its range.
+    """
+
+    prompt: str
+    id: str | None = None
+    negative_prompt: str | None = None
+    image: Any = None
+    video: Any = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    timesteps: tuple[int, ...] | None = None
+    guidance_scale: float | None = None
+    use_dynamic_cfg: bool | None = None
+    eta: float | None = None
+    strength: float | None = None
+    max_sequence_length: int | None = None
+    seed: int | None = None
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        _text(self, "prompt", required=True)
+        _text(self, "id")
+        if self.id == "":
+            raise RequestError("id", self.id, "a text that is not empty")
+        _text(self, "negative_prompt")
+        for field in ("height", "width", "num_frames", "num_inference_steps", "max_sequence_length"):
+            _integer(self, field, 1, 2**31 - 1)
+        _integer(self, "seed", 0, MAX_SEED)
+        _number(self, "guidance_scale", 0.0, 1e6)
+        _number(self, "eta", 0.0, 1.0)
+        _number(self, "strength", 0.0, 1.0, open_low=True)
+        _number(self, "fps", 0.0, 1000.0, open_low=True)
+        if self.use_dynamic_cfg is not None and not isinstance(self.use_dynamic_cfg, bool):
+            raise RequestError("use_dynamic_cfg", self.use_dynamic_cfg, "true or false")
+        _timesteps(self)
+
+
+FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(RenderRequest))
+"""Every field's name: the columns that a manifest may have."""
+
+MEDIA_FIELDS = ("image", "video")
+
+
+def _text(request: RenderRequest, field: str, required: bool = False) -> None:
+    value = getattr(request, field)
+    if value is None and not required:
+        return
+    if not isinstance(value, str):
+        raise RequestError(field, value, "a text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestError(field, value, "a text that UTF-8 can hold") from None
+
+
+def _integer(request: RenderRequest, field: str, low: int, high: int) -> None:
+    value = getattr(request, field)
+    if value is None:
+        return
+    allowed = f"a whole number from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise RequestError(field, value, allowed)
+    if not isinstance(value, numbers.Integral):
+        if not (math.isfinite(value) and float(value).is_integer()):
+            raise RequestError(field, value, allowed)
+        # A nullable integer column written by pandas comes as floats: 49.0 is 49.
+        if abs(float(value)) > 2**53:
+            raise RequestError(field, value, allowed)
+    value = int(value)
+    if not low <= value <= high:
+        raise RequestError(field, value, allowed)
+    object.__setattr__(request, field, value)
+
+
+def _number(request: RenderRequest, field: str, low: float, high: float, open_low: bool = False) -> None:
+    value = getattr(request, field)
+    if value is None:
+        return
+    allowed = f"a number {'above' if open_low else 'from'} {low:g} {'up ' if open_low else ''}to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise RequestError(field, value, allowed)
+    value = float(value)
+    if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        raise RequestError(field, value, allowed)
+    object.__setattr__(request, field, value)
+
+
+def _timesteps(request: RenderRequest) -> None:
+    value = request.timesteps
+    if value is None:
+        return
+    allowed = "a list of whole numbers, each smaller than the one before, none below 0"
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) == 0:
+        raise RequestError("timesteps", value, allowed)
+    if any(isinstance(t, bool) or not isinstance(t, numbers.Integral) or t < 0 for t in value):
+        raise RequestError("timesteps", value, allowed)
+    if any(later >= earlier for earlier, later in zip(value, value[1:], strict=False)):
+        raise RequestError("timesteps", value, allowed)
+    object.__setattr__(request, "timesteps", tuple(int(t) for t in value))
