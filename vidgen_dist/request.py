@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +46,6 @@ class RenderRequest:
         height, width: Size of the frames in pixels.
         num_frames: Frames of the video.
         num_inference_steps: Denoising steps.
-        timesteps: The denoising steps themselves, descending, in place of `num_inference_steps`.
         guidance_scale: Classifier-free guidance weight; 1 or less turns guidance off.
         use_dynamic_cfg: Let the guidance weight grow along a cosine of the step (CogVideoX).
         eta: Share of noise put back by DDIM, 0 (none) to 1 (DDPM).
@@ -69,7 +67,6 @@ class RenderRequest:
     width: int | None = None
     num_frames: int | None = None
     num_inference_steps: int | None = None
-    timesteps: tuple[int, ...] | None = None
     guidance_scale: float | None = None
     use_dynamic_cfg: bool | None = None
     eta: float | None = None
@@ -93,7 +90,6 @@ class RenderRequest:
         _number(self, "fps", 0.0, 1000.0, open_low=True)
         if self.use_dynamic_cfg is not None and not isinstance(self.use_dynamic_cfg, bool):
             raise RequestError("use_dynamic_cfg", self.use_dynamic_cfg, "true or false")
-        _timesteps(self)
 
 
 FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(RenderRequest))
@@ -144,17 +140,3 @@ def _number(request: RenderRequest, field: str, low: float, high: float, open_lo
     if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
         raise RequestError(field, value, allowed)
     object.__setattr__(request, field, value)
-
-
-def _timesteps(request: RenderRequest) -> None:
-    value = request.timesteps
-    if value is None:
-        return
-    allowed = "a list of whole numbers, each smaller than the one before, none below 0"
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) == 0:
-        raise RequestError("timesteps", value, allowed)
-    if any(isinstance(t, bool) or not isinstance(t, numbers.Integral) or t < 0 for t in value):
-        raise RequestError("timesteps", value, allowed)
-    if any(later >= earlier for earlier, later in zip(value, value[1:], strict=False)):
-        raise RequestError("timesteps", value, allowed)
-    object.__setattr__(request, "timesteps", tuple(int(t) for t in value))
