@@ -1,0 +1,101 @@
+"""What other implementations make of the same checkpoints: read here, made by the scripts beside this file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+
+from vidgen_dist.request import RenderRequest
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny checkpoint, requests, and what diffusers renders for them.
+
+    Args:
+        family: Folder under `tests/references`.
+        name: Folder under the family.
+    """
+
+    family: str
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return HERE / self.family / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder in the layout of a published diffusers checkpoint."""
+        return self.folder / "checkpoint"
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return json.loads((self.folder / "case.json").read_text(encoding="utf-8"))
+
+    @property
+    def task(self) -> str:
+        return self._facts["task"]
+
+    @property
+    def variant(self) -> str | None:
+        """Variant under which the checkpoint's weights were saved."""
+        return self._facts["variant"]
+
+    @cached_property
+    def requests(self) -> list[RenderRequest]:
+        """The requests, `image` a PIL image and `video` a list of them."""
+        rows = json.loads((self.folder / "request.json").read_text(encoding="utf-8"))
+        return [RenderRequest(**{key: self._media(key, value) for key, value in row.items()}) for row in rows]
+
+    @cached_property
+    def frames(self) -> list[np.ndarray]:
+        """For each request (F, H, W, 3), float32 in [0, 1]."""
+        return [np.load(self.folder / f"frames.{k}.npy") for k in range(len(self.requests))]
+
+    @cached_property
+    def pieces(self) -> dict[str, np.ndarray]:
+        """What went in and out of each model in the first request; README.md lists the keys."""
+        return load_file(self.folder / "pieces.safetensors")
+
+    def _media(self, field: str, value: Any) -> Any:
+        if field == "image":
+            with Image.open(self.folder / value) as image:
+                return image.convert("RGB")
+        if field == "video":
+            with np.load(self.folder / value) as archive:
+                return [Image.fromarray(frame) for frame in archive["frames"]]
+        return value
+
+
+def cases(family: str = "cogvideox") -> list[str]:
+    """Names of a family's cases."""
+    return sorted(path.parent.name for path in (HERE / family).glob("*/case.json"))
+
+
+def case(name: str, family: str = "cogvideox") -> Case:
+    """The case of that name.
+
+    Raises:
+        KeyError: No such case.
+    """
+    if name not in cases(family):
+        raise KeyError(f"{family} has no case {name!r}, only {', '.join(cases(family))}")
+    return Case(family, name)
+
+
+def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest absolute difference; infinite when the shapes differ or a value is not finite."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    return float(difference.max()) if np.isfinite(difference).all() else float("inf")

@@ -1,0 +1,145 @@
+"""What the scripts that make references share. Runs where torch and diffusers are installed, never in tests.
+
+A reference is a tiny checkpoint with random weights, rendered by diffusers. Two things make it worth
+comparing with: noise that NumPy can draw too, and weights none of which may be dropped unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+SENTENCES = """
+A red fox runs through the snow while the sun sets behind the mountains.
+Waves roll over a quiet beach; a dog chases a ball along the water.
+An old train crosses a bridge in the rain, steam rising over the river.
+A street musician plays the violin at night under yellow lamps.
+Time lapse of clouds over a city, cars like ribbons of light.
+A panda sits on a small wooden stool in a bamboo forest and plays a guitar.
+Close up of a hummingbird drinking from a purple flower, slow motion.
+blurry, low quality, watermark, distorted hands, jpeg artifacts
+The camera pans from left to right across a field of sunflowers.
+Two children fly a kite shaped like a dragon; its tail is green and gold.
+""".strip().splitlines()
+
+
+def randomise(module: torch.nn.Module, seed: int) -> None:
+    """Gives every parameter a random value that changes the module's output.
+
+    Matrices and kernels are normal with variance 1 / fan-in, so that no branch dies out beside its
+    residual; scales and biases, which usually start at 1 and 0, are jittered around them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if id(parameter) in embeddings:
+                parameter.copy_(noise)
+            elif parameter.dim() > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            elif name.endswith("bias"):
+                parameter.copy_(0.1 * noise)
+            else:
+                parameter.copy_(1 + 0.2 * noise)
+
+
+def sentencepiece_model(vocabulary: int = 300) -> bytes:
+    """A unigram model with T5's special tokens: pad 0, end of sequence 1, unknown 2."""
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=out,
+        vocab_size=vocabulary,
+        hard_vocab_limit=False,
+        # The default rule's table alone is 240 kB.
+        normalization_rule_name="identity",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def numpy_noise(seed: int) -> Iterator[None]:
+    """Within, diffusers' `randn_tensor` draws from NumPy's PCG64 in every loaded module."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+
+    def draw(
+        shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None
+    ) -> Any:
+        return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype or torch.float32)
+
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] == "diffusers" and "randn_tensor" in vars(module or object())
+    ]
+    originals = [module.randn_tensor for module in modules]
+    for module in modules:
+        module.randn_tensor = draw
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, originals, strict=True):
+            module.randn_tensor = original
+
+
+@contextlib.contextmanager
+def recorded(target: Any, method: str, keep: Callable[..., None]) -> Iterator[None]:
+    """Within, `keep(result, *args, **kwargs)` sees each call of `target.method`."""
+    original = getattr(target, method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        keep(result, *args, **kwargs)
+        return result
+
+    setattr(target, method, call)
+    try:
+        yield
+    finally:
+        delattr(target, method)
+
+
+def picture(seed: int, height: int, width: int) -> Image.Image:
+    """A smooth colour picture with a few hard edges, so that resizing and encoding both show."""
+    return Image.fromarray(clip(seed, 1, height, width)[0])
+
+
+def clip(seed: int, frames: int, height: int, width: int) -> np.ndarray:
+    """uint8 frames (F, H, W, 3): drifting waves and a moving square."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    phase = rng.uniform(0, 2 * np.pi, 3)
+    speed = rng.uniform(0.2, 0.6, 3)
+    t, y, x = np.meshgrid(np.arange(frames), np.arange(height), np.arange(width), indexing="ij")
+    waves = [np.sin(0.21 * y + 0.17 * (c + 1) * x + phase[c] + speed[c] * t) for c in range(3)]
+    video = np.stack(waves, axis=-1) * 100 + 128
+    for frame in range(frames):
+        top, left = height // 4 + frame, width // 3 + frame
+        video[frame, top : top + height // 4, left : left + width // 4] = (235, 40, 90)
+    return video.round().clip(0, 255).astype(np.uint8)
+
+
+def numbers(value: torch.Tensor) -> np.ndarray:
+    """A contiguous copy; safetensors writes memory as it lies."""
+    return np.ascontiguousarray(value.detach().cpu().numpy())
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
