@@ -1,0 +1,101 @@
+"""Published weights into a module's parameters, with one copy of them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.weights.tensors import TensorFiles
+
+SHOWN = 10
+"""How many keys of one kind an error message lists."""
+
+
+def load_weights(
+    module: nn.Module,
+    folder: Path | str,
+    *,
+    variant: str | None = None,
+    dtype: str | None = None,
+    rename: Callable[[str], str | None] | None = None,
+) -> None:
+    """Give every parameter of `module` its values from the safetensors files in `folder`.
+
+    All keys and shapes are compared before the first tensor is read. Then each tensor is read, cast and
+    handed to its parameter without another copy, so that memory peaks at the weights plus one tensor.
+
+    Args:
+        module: Its parameters' names are the checkpoint's keys.
+        folder: The component's folder.
+        variant: Variant of the files; the plain files where the folder has no such variant.
+        dtype: What the floating-point parameters become, e.g. "bfloat16"; by default what they are now.
+            On CPU always float32: its kernels know no other.
+        rename: The module's name of a checkpoint's key, or None to leave the tensor out. Where two keys
+            become one (tied weights, stored twice), the one that bears the name already is read.
+
+    Raises:
+        Refused: Missing or surplus keys, or another shape than the module's: names the keys (up to 10 of
+            each kind) and both shapes. Also what `TensorFiles.open` refuses.
+    """
+    files = TensorFiles.open(folder, variant)
+    parameters = nn.named_parameters(module)
+    sources = _sources(files, rename)
+    complaint = _mismatch(files, sources, parameters)
+    if complaint:
+        raise Refused(
+            f"{files.folder}: these weights are not those of a {type(module).__name__}: {complaint}"
+        )
+    wanted = "float32" if nn.device() == "cpu" else dtype
+    for name, key in sources.items():
+        _assign(parameters[name], files.read(key), wanted)
+
+
+def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> dict[str, str]:
+    """The checkpoint's key by the module's name."""
+    if rename is None:
+        return {key: key for key in files.keys}
+    sources: dict[str, str] = {}
+    for key in files.keys:
+        name = rename(key)
+        if name is None:
+            continue
+        if name in sources and name not in (key, sources[name]):
+            raise Refused(f"{files.folder}: {sources[name]} and {key} are both to be {name}; one is allowed")
+        if name not in sources or name == key:
+            sources[name] = key
+    return sources
+
+
+def _mismatch(files: TensorFiles, sources: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
+    """What does not fit, as a sentence; empty if all does."""
+    missing = [name for name in parameters if name not in sources]
+    surplus = [key for name, key in sources.items() if name not in parameters]
+    shapes = [
+        f"{key} is {files.shape(key)} in the file and {tuple(parameters[name].shape)} in the model"
+        for name, key in sources.items()
+        if name in parameters and files.shape(key) != tuple(parameters[name].shape)
+    ]
+    kinds = (("missing", missing), ("surplus", surplus), ("of another shape", shapes))
+    return "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds if keys)
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = len(keys) - SHOWN
+    return ", ".join(keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _assign(parameter: Any, data: np.ndarray, dtype: str | None) -> None:
+    target = parameter.dtype
+    if dtype is not None and target in _FLOATS:
+        target = nn.dtype(dtype)
+    if parameter.dtype != target:
+        parameter.set_dtype(target)
+    parameter.set_data(nn.from_numpy(data, target))
+
+
+_FLOATS = (nn.float32, nn.float16, nn.bfloat16)

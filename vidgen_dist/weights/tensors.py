@@ -1,0 +1,198 @@
+"""Tensors of a component's folder, read one by one, or a slice of one, from safetensors files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# NumPy knows bfloat16 and float8 by these types; safetensors finds them once this is imported.
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.weights import naming
+
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: where it is, its shape and its dtype."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class TensorFiles:
+    """The tensors of one component; opening reads the files' headers, `read` one tensor's data.
+
+    Args:
+        folder: The component's folder.
+        entries: Every tensor by its key.
+    """
+
+    folder: Path
+    entries: Mapping[str, Entry]
+
+    @classmethod
+    def open(cls, folder: Path | str, variant: str | None = None) -> TensorFiles:
+        """Open the weights in `folder`: one file or shards, of `variant` where the folder has it.
+
+        Raises:
+            Refused: No safetensors weights, a missing shard, an index that names a key which its shard
+                lacks, a file that is cut short or no safetensors file, a dtype that NumPy cannot hold.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise Refused(f"{folder}: no such folder of weights")
+        names = sorted(path.name for path in folder.iterdir())
+        chosen = naming.choose(names, variant)
+        if chosen is None:
+            raise Refused(_nothing_to_read(folder, names))
+        if chosen.sharded:
+            return cls(folder, _sharded(folder / chosen.entry))
+        return cls(folder, _header(folder / chosen.entry))
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.entries)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self.entries[key].shape
+
+    def dtype(self, key: str) -> np.dtype:
+        return self.entries[key].dtype
+
+    def read(self, key: str, part: Any = None) -> np.ndarray:
+        """The tensor, or a part of it.
+
+        Args:
+            key: The tensor's key.
+            part: What would stand in the brackets of an array: a slice or a tuple of slices. Nothing
+                outside of it is read.
+
+        Returns:
+            A new array of the file's dtype, which nothing else refers to.
+        """
+        # Opened for this tensor alone: a file that stays mapped keeps every page that was read, which
+        # together with the copies is the whole checkpoint twice.
+        with _opened(self.entries[key].file) as file:
+            data = file.get_tensor(key) if part is None else file.get_slice(key)[part]
+        return np.asarray(data)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except FileNotFoundError:
+        raise Refused(f"{path}: the file is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path}: not a whole safetensors file ({error}){_pointer(path)}") from error
+
+
+def _pointer(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(40)
+    except OSError:
+        return ""
+    if start.startswith(b"version https://git-lfs"):
+        return "; it is a git-lfs pointer: run `git lfs pull` in the checkpoint's folder"
+    return ""
+
+
+def _header(path: Path) -> dict[str, Entry]:
+    with _opened(path) as file:
+        slices = {key: file.get_slice(key) for key in sorted(file.keys())}
+        described = {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
+    unknown = sorted({dtype for _, dtype in described.values()} - _DTYPES.keys())
+    if unknown:
+        raise Refused(f"{path}: dtype {', '.join(unknown)}; allowed are {', '.join(_DTYPES)}")
+    return {key: Entry(path, shape, np.dtype(_DTYPES[dtype])) for key, (shape, dtype) in described.items()}
+
+
+def _sharded(index: Path) -> dict[str, Entry]:
+    weight_map = read_index(index)
+    shards = sorted(set(weight_map.values()))
+    missing = [name for name in shards if not (index.parent / name).is_file()]
+    if missing:
+        raise Refused(f"{index}: the shard {', '.join(missing)} that it names is missing")
+    headers = {name: _header(index.parent / name) for name in shards}
+    for key, name in weight_map.items():
+        if key not in headers[name]:
+            raise Refused(f"{index}: {key} is to be in {name}, which does not hold it")
+    return {key: headers[name][key] for key, name in sorted(weight_map.items())}
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The `weight_map` of a sharded checkpoint's index: the shard's file name by key.
+
+    Raises:
+        Refused: No JSON, or no `weight_map` of names in it.
+    """
+    weight_map = read_json(path).get("weight_map")
+    allowed = "weight_map must be an object of tensor keys to file names in the same folder"
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise Refused(f"{path}: {allowed}")
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise Refused(f"{path}: {key}: {name!r}; {allowed}")
+    return weight_map
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        Refused: The file is missing, is no JSON (names the line), or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"{path}: the file is missing") from None
+    except json.JSONDecodeError as error:
+        raise Refused(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    if not isinstance(value, dict):
+        raise Refused(f"{path}: must hold a JSON object, holds {type(value).__name__}")
+    return value
+
+
+def _nothing_to_read(folder: Path, names: list[str]) -> str:
+    allowed = (
+        "allowed are diffusion_pytorch_model.safetensors, model.safetensors and their shards with an index"
+    )
+    variants = sorted(naming.variants(names))
+    if variants:
+        return f"{folder}: has weights of the variant {', '.join(variants)} only; name it with --variant"
+    if any(name.endswith(".safetensors") for name in names):
+        found = ", ".join(name for name in names if name.endswith(".safetensors"))
+        return f"{folder}: found {found} but no index and no file under a known name; {allowed}"
+    others = ", ".join(name for name in names if name.endswith((".bin", ".ckpt", ".msgpack", ".onnx")))
+    return f"{folder}: no safetensors weights{f' ({others} is not read)' if others else ''}; {allowed}"
