@@ -1,0 +1,135 @@
+"""Where the models run: the one device of this process, its compute threads, the dtypes.
+
+A process has one device for life. The CPU bodies (`vidgen_dist.nn.cpu`) divide their work over a
+thread pool of their own, so OpenBLAS is held to one thread a call: results then do not depend on the
+number of threads, and the pool honours the process's CPU affinity.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+from vidgen_dist.errors import Refused
+
+float32 = ms.float32
+float16 = ms.float16
+bfloat16 = ms.bfloat16
+int32 = ms.int32
+int64 = ms.int64
+
+_DTYPES = {
+    "fp32": float32,
+    "float32": float32,
+    "fp16": float16,
+    "float16": float16,
+    "bf16": bfloat16,
+    "bfloat16": bfloat16,
+}
+_DEVICES = ("cpu", "ascend", "auto")
+
+
+@dataclass(frozen=True)
+class _Backend:
+    device: str
+    threads: int
+    body: ModuleType
+    pool: ThreadPoolExecutor | None
+
+
+_backend: _Backend | None = None
+
+
+def set_device(device: str = "auto", threads: int | None = None) -> None:
+    """Choose the device of this process; call it once, before any tensor is made.
+
+    Args:
+        device: "cpu", "ascend", or "auto": Ascend where there is an NPU, else the CPU.
+        threads: Compute threads of the CPU bodies; by default the CPUs that the process may run on.
+
+    Raises:
+        Refused: No such device, or the process already has another one.
+    """
+    global _backend
+    if device not in _DEVICES:
+        raise Refused(f"device: {device!r} is not allowed; one of {', '.join(_DEVICES)}")
+    if threads is not None and threads < 1:
+        raise Refused(f"threads: {threads!r} is not allowed; 1 or more")
+    if device == "auto":
+        device = "ascend" if _ascend_available() else "cpu"
+    elif device == "ascend" and not _ascend_available():
+        raise Refused("device: 'ascend' is not allowed; MindSpore finds no Ascend NPU on this host")
+    threads = threads or len(os.sched_getaffinity(0))
+    if _backend is not None:
+        if (_backend.device, _backend.threads) != (device, threads):
+            raise Refused(
+                f"device: {device!r} with {threads} threads is not allowed; this process already runs on "
+                f"{_backend.device!r} with {_backend.threads}"
+            )
+        return
+    _backend = _start_cpu(threads) if device == "cpu" else _start_ascend(threads)
+
+
+def device() -> str:
+    """ "cpu" or "ascend": the device of this process, chosen now if `set_device` was not called."""
+    return current().device
+
+
+def dtype(name: str) -> Any:
+    """The dtype of a name: fp32, float32, fp16, float16, bf16 or bfloat16.
+
+    Raises:
+        Refused: Another name.
+    """
+    if name not in _DTYPES:
+        raise Refused(f"dtype: {name!r} is not allowed; one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def current() -> _Backend:
+    """The backend of this process; "auto" where none was chosen."""
+    if _backend is None:
+        set_device("auto")
+    assert _backend is not None
+    return _backend
+
+
+def _ascend_available() -> bool:
+    return bool(ms.hal.is_available("Ascend"))
+
+
+def _start_cpu(threads: int) -> _Backend:
+    from vidgen_dist.nn import cpu
+
+    ms.set_device("CPU")
+    # Asynchronous dispatch threads spin and take the cores that the kernels need.
+    ms.runtime.launch_blocking()
+    _single_threaded_blas()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="nn-cpu") if threads > 1 else None
+    return _Backend("cpu", threads, cpu, pool)
+
+
+def _start_ascend(threads: int) -> _Backend:
+    from vidgen_dist.nn import ascend
+
+    # The explicit 0: without it MindSpore takes the local rank, which is wrong where each process sees
+    # one device only (ASCEND_RT_VISIBLE_DEVICES).
+    ms.set_device("Ascend", 0)
+    return _Backend("ascend", threads, ascend, None)
+
+
+def _single_threaded_blas() -> None:
+    """Hold NumPy's OpenBLAS to one thread a call; a NumPy built on another BLAS is left as it is."""
+    library = ctypes.CDLL(np.core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+    for symbol in ("openblas_set_num_threads64_", "openblas_set_num_threads"):
+        setter = getattr(library, symbol, None)
+        if setter is not None:
+            setter(1)
+            return

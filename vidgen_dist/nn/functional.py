@@ -1,0 +1,260 @@
+"""Functions of the portable layers: one meaning, a body for the CPU and one for Ascend where they differ.
+
+Letters in shapes: B batch, C/I/O channels, T frames, H rows, W columns, N queries, M keys, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, mint, ops
+
+from vidgen_dist.nn import backend
+
+PAD_MODES = ("constant", "replicate", "reflect")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I) times weight (O, I) transposed, plus bias (O,): (..., O)."""
+    return backend.current().body.linear(x, weight, bias)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a (..., N, K) times b (..., K, M): (..., N, M), leading axes broadcast."""
+    return backend.current().body.matmul(a, b)
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows of weight (V, D) by whole numbers ids (...): (..., D)."""
+    return backend.current().body.embedding(ids, weight)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise x (..., D) over its last axis, times weight (D,), plus bias (D,). Ba et al., 2016."""
+    return backend.current().body.layer_norm(x, weight, bias, eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """Divide x (..., D) by its root mean square over the last axis. Zhang and Sennrich, 2019."""
+    return backend.current().body.rms_norm(x, weight, eps)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise x (B, C, ...) over each of num_groups runs of channels. Wu and He, 2018."""
+    return backend.current().body.group_norm(x, num_groups, weight, bias, eps)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times its sigmoid."""
+    return backend.current().body.silu(x)
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """GELU (Hendrycks and Gimpel, 2016): exact ("none"), or by tanh ("tanh")."""
+    if approximate == "tanh":
+        return backend.current().body.gelu_tanh(x)
+    if approximate == "none":
+        return backend.current().body.gelu_erf(x)
+    raise ValueError(f"approximate: {approximate!r} is not allowed; 'tanh' or 'none'")
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """Exponentials that sum to 1 over `axis`."""
+    return backend.current().body.softmax(x, axis)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Softmax attention (Vaswani et al., 2017).
+
+    Args:
+        q: Queries (B, heads, N, D).
+        k, v: Keys and values (B, heads, M, D).
+        mask: Booleans that broadcast to (B, heads, N, M); True attends. A row that may attend to
+            nothing gives 0.
+        bias: Added to the scores; broadcasts to (B, heads, N, M) (T5's relative positions).
+        scale: Factor of q·k; 1 / sqrt(D) by default.
+
+    Returns:
+        (B, heads, N, D).
+    """
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1])
+    return backend.current().body.attention(q, k, v, mask, bias, scale)
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+) -> Tensor:
+    """Convolve x (B, I, T, H, W) with weight (O, I, kT, kH, kW): (B, O, T', H', W'); zeros outside."""
+    return backend.current().body.conv3d(x, weight, bias, tuple_of(stride, 3), tuple_of(padding, 3))
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+) -> Tensor:
+    """Convolve x (B, I, H, W) with weight (O, I, kH, kW): (B, O, H', W'); zeros outside."""
+    return backend.current().body.conv2d(x, weight, bias, tuple_of(stride, 2), tuple_of(padding, 2))
+
+
+def pad(x: Tensor, widths: Sequence[int], mode: str = "constant") -> Tensor:
+    """Pad the last axes of x: widths (last before, last after, last but one before, ...), as torch orders.
+
+    mode is "constant" (zeros), "replicate" (the edge) or "reflect" (without the edge).
+    """
+    if mode not in PAD_MODES:
+        raise ValueError(f"mode: {mode!r} is not allowed; one of {', '.join(PAD_MODES)}")
+    if len(widths) % 2 or len(widths) > 2 * x.ndim or min(widths, default=0) < 0:
+        raise ValueError(f"widths: {tuple(widths)} is not allowed; two counts of 0 or more for an axis")
+    if not any(widths):
+        return x
+    return backend.current().body.pad(x, tuple(widths), mode)
+
+
+def interpolate_nearest(
+    x: Tensor, size: int | Sequence[int] | None = None, scale: float | Sequence[float] | None = None
+) -> Tensor:
+    """Nearest neighbours of x (B, C, ...) at `size`, or at its size times `scale`, as torch's "nearest".
+
+    Index i of the result is floor(i * old / new), or floor(i / scale), in float32.
+    """
+    if (size is None) == (scale is None):
+        raise ValueError("interpolate_nearest takes one of size and scale")
+    old = x.shape[2:]
+    if size is not None:
+        new = tuple_of(size, len(old))
+        factors = [n / m for n, m in zip(old, new, strict=True)]
+    else:
+        scales = tuple_of(scale, len(old))
+        new = tuple(math.floor(n * s) for n, s in zip(old, scales, strict=True))
+        factors = [1.0 / s for s in scales]
+    indices = [
+        np.minimum(np.floor(np.arange(m, dtype=np.float32) * np.float32(f)).astype(np.int64), n - 1)
+        for n, m, f in zip(old, new, factors, strict=True)
+    ]
+    return backend.current().body.take(x, indices)
+
+
+def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Join tensors along an axis that they have."""
+    return mint.cat(tuple(tensors), axis)
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis."""
+    return ops.stack(tuple(tensors), axis)
+
+
+def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """Cut x along an axis into pieces of these sizes (a number: of this size, the last may be smaller)."""
+    return tuple(mint.split(x, sizes if isinstance(sizes, int) else list(sizes), axis))
+
+
+def chunk(x: Tensor, n: int, axis: int = 0) -> tuple[Tensor, ...]:
+    """Cut x along an axis into n pieces, the last may be smaller."""
+    return tuple(mint.chunk(x, n, axis))
+
+
+def relu(x: Tensor) -> Tensor:
+    """The larger of x and 0."""
+    return ops.relu(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e to the x."""
+    return ops.exp(x)
+
+
+def sin(x: Tensor) -> Tensor:
+    """Sine of x in radians."""
+    return ops.sin(x)
+
+
+def cos(x: Tensor) -> Tensor:
+    """Cosine of x in radians."""
+    return ops.cos(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+    return ops.tanh(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e to the -x)."""
+    return ops.sigmoid(x)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """Square root."""
+    return ops.sqrt(x)
+
+
+def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+    """a where condition is True, else b; all broadcast."""
+    return ops.where(condition, a, b)
+
+
+def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+    """x, no smaller than low and no larger than high."""
+    return ops.clamp(x, low, high)
+
+
+def zeros(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
+    """A tensor of 0."""
+    return mint.zeros(tuple(shape), dtype=dtype)
+
+
+def ones(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
+    """A tensor of 1."""
+    return mint.ones(tuple(shape), dtype=dtype)
+
+
+def from_numpy(array: Any, dtype: Any = None) -> Tensor:
+    """A tensor of the array's values; on the CPU it shares the array's memory, where dtypes agree."""
+    backend.current()
+    source = np.ascontiguousarray(array).reshape(np.shape(array))
+    tensor = Tensor.from_numpy(source)
+    return tensor if dtype is None or tensor.dtype == dtype else tensor.astype(dtype)
+
+
+def to_numpy(x: Tensor) -> np.ndarray[Any, Any]:
+    """The values as an array; float16 and bfloat16 as float32."""
+    if x.dtype in (backend.float16, backend.bfloat16):
+        x = x.astype(backend.float32)
+    return x.asnumpy()
+
+
+def tuple_of(value: Any, n: int) -> tuple[Any, ...]:
+    """(value,) * n, or value itself as a tuple where it is a sequence of n.
+
+    Raises:
+        ValueError: A sequence of another length.
+    """
+    if not isinstance(value, list | tuple):
+        return (value,) * n
+    if len(value) != n:
+        raise ValueError(f"{tuple(value)} is not allowed; one number or {n} of them")
+    return tuple(value)

@@ -1,0 +1,169 @@
+"""Layers whose parameters bear diffusers' names: `weight` and `bias` under the attribute path.
+
+For inference only: calling a module calls `construct`, with no hooks and no gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, mint
+
+from vidgen_dist.nn import backend
+from vidgen_dist.nn import functional as F
+
+
+def empty_parameter(shape: Sequence[int], name: str, dtype: Any = backend.float32) -> Parameter:
+    """A parameter of that shape that takes no memory until weights are loaded into it."""
+    return Parameter(mint.empty(tuple(shape), dtype=dtype), name=name, requires_grad=False)
+
+
+class Module(ms.nn.Cell):
+    """Base of all layers and models: a MindSpore cell, called without a cell's training machinery."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.construct(*args, **kwargs)
+
+
+class ModuleList(Module):
+    """Modules in a row; their index is part of their parameters' names."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> None:
+        """Add a module at the end."""
+        setattr(self, str(len(self._cells)), module)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._cells.values())
+
+    def __getitem__(self, index: int) -> Module:
+        modules: list[Module] = list(self._cells.values())
+        return modules[index]
+
+
+def named_parameters(module: ms.nn.Cell) -> dict[str, Parameter]:
+    """Every parameter by its attribute path, which is its key in diffusers' state_dict."""
+    found: dict[str, Parameter] = dict(module._params)
+    for name, child in module._cells.items():
+        if child is not None:
+            found.update({f"{name}.{key}": value for key, value in named_parameters(child).items()})
+    return found
+
+
+class Linear(Module):
+    """x (..., in_features) to (..., out_features). `weight` (out, in), `bias` (out,)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = empty_parameter((out_features, in_features), "weight")
+        self.bias = empty_parameter((out_features,), "bias") if bias else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(Module):
+    """Normalisation of x (..., dim) over its last axis. `weight`, `bias` (dim,)."""
+
+    def __init__(
+        self, dim: int, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = empty_parameter((dim,), "weight") if elementwise_affine else None
+        self.bias = empty_parameter((dim,), "bias") if elementwise_affine and bias else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(Module):
+    """Division of x (..., dim) by its root mean square over the last axis. `weight` (dim,)."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = empty_parameter((dim,), "weight")
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight, self.eps)
+
+
+class GroupNorm(Module):
+    """Normalisation of x (B, num_channels, ...) over each group of channels. `weight`, `bias` (C,)."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        if num_channels % num_groups:
+            raise ValueError(f"num_channels: {num_channels} is not a multiple of num_groups, {num_groups}")
+        self.num_groups = num_groups
+        self.eps = eps
+        self.weight = empty_parameter((num_channels,), "weight")
+        self.bias = empty_parameter((num_channels,), "bias")
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class Embedding(Module):
+    """Rows of a table by whole numbers: (...) to (..., dim). `weight` (num, dim)."""
+
+    def __init__(self, num: int, dim: int) -> None:
+        super().__init__()
+        self.weight = empty_parameter((num, dim), "weight")
+
+    def construct(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class Conv2d(Module):
+    """Convolution of x (B, in, H, W), zeros outside. `weight` (out, in, kH, kW), `bias` (out,)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride = F.tuple_of(stride, 2)
+        self.padding = F.tuple_of(padding, 2)
+        self.weight = empty_parameter((out_channels, in_channels, *F.tuple_of(kernel_size, 2)), "weight")
+        self.bias = empty_parameter((out_channels,), "bias") if bias else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class Conv3d(Module):
+    """Convolution of x (B, in, T, H, W), zeros outside. `weight` (out, in, kT, kH, kW), `bias` (out,)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride = F.tuple_of(stride, 3)
+        self.padding = F.tuple_of(padding, 3)
+        self.weight = empty_parameter((out_channels, in_channels, *F.tuple_of(kernel_size, 3)), "weight")
+        self.bias = empty_parameter((out_channels,), "bias") if bias else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
