@@ -1,0 +1,157 @@
+"""What a checkpoint takes, known from its configs alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import references
+from vidgen_dist import Refused, RenderRequest, RequestError
+from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.weights.checkpoint import open_checkpoint
+
+
+def _rules(name: str, task: str | None = None) -> Rules:
+    case = references.case(name)
+    return load_rules(open_checkpoint(str(case.checkpoint), variant=case.variant), task)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A checkpoint folder to spoil."""
+    return Path(shutil.copytree(references.case("5b").checkpoint, tmp_path / "checkpoint"))
+
+
+def _edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize("name", references.cases())
+def test_resolving_twice_changes_nothing(name: str) -> None:
+    case = references.case(name)
+    rules = _rules(name, case.task)
+    for request in case.requests:
+        resolved = rules.resolve(request)
+        assert rules.resolve(resolved) == resolved
+        assert all(getattr(resolved, field) is not None for field in rules.defaults)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("2b", "text-to-video"), ("i2v", "image-to-video"), ("v2v", "video-to-video")],
+)
+def test_task_is_what_model_index_says(name: str, task: str) -> None:
+    assert _rules(name).task == task
+
+
+def test_text_checkpoint_does_video_too() -> None:
+    assert _rules("5b", "video-to-video").task == "video-to-video"
+
+
+@pytest.mark.parametrize(("name", "task"), [("5b", "image-to-video"), ("i2v", "text-to-video")])
+def test_task_that_the_checkpoint_cannot_do(name: str, task: str) -> None:
+    with pytest.raises(Refused, match=rf"task '{task}' is not one .*allowed: "):
+        _rules(name, task)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("height", 33, "a multiple of 16 for this model, such as 32"),
+        ("width", 8, "a multiple of 16 for this model, such as 16"),
+        ("num_inference_steps", 1001, "at most the scheduler's num_train_timesteps, 1000"),
+        ("strength", 0.5, "CogVideoX text-to-video does not take it"),
+        ("image", "first.png", "CogVideoX text-to-video does not take it"),
+    ],
+)
+def test_field_that_the_model_cannot_do(field: str, value: object, allowed: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        _rules("5b").resolve(RenderRequest(prompt="a fox", **{field: value}))
+    assert refusal.value.field == field
+    assert allowed in refusal.value.allowed
+
+
+@pytest.mark.parametrize(("name", "media"), [("i2v", "image"), ("v2v", "video")])
+def test_media_is_needed(name: str, media: str) -> None:
+    with pytest.raises(RequestError, match=f"{media}: None is not allowed"):
+        _rules(name).resolve(RenderRequest(prompt="a fox"))
+
+
+def test_strength_that_leaves_no_step() -> None:
+    request = RenderRequest(prompt="a fox", video="clip.mp4", strength=0.05, num_inference_steps=10)
+    with pytest.raises(RequestError, match=r"strength: 0.05 .* 0.1 or more"):
+        _rules("v2v").resolve(request)
+
+
+def test_learned_positions_are_for_one_size() -> None:
+    rules = _rules("i2v")
+    right = rules.resolve(RenderRequest(prompt="a fox", image="first.png"))
+    with pytest.raises(RequestError, match="learned positions are for"):
+        rules.resolve(dataclasses.replace(right, height=right.height * 2))
+
+
+def test_position_table_needs_its_text_length() -> None:
+    with pytest.raises(RequestError, match=r"max_sequence_length: 3 .*position table needs"):
+        _rules("2b").resolve(RenderRequest(prompt="a fox", max_sequence_length=3))
+
+
+def test_unknown_pipeline_class(copied: Path) -> None:
+    _edit(copied / "model_index.json", _class_name="StableCascadePipeline")
+    with pytest.raises(
+        Refused, match=r"model_index.json: _class_name 'StableCascadePipeline'.*CogVideoXPipeline"
+    ):
+        load_rules(open_checkpoint(str(copied)))
+
+
+def test_unknown_scheduler_class(copied: Path) -> None:
+    _edit(copied / "model_index.json", scheduler=["diffusers", "DDPMScheduler"])
+    with pytest.raises(Refused, match="scheduler is a DDPMScheduler; allowed: CogVideoXDDIMScheduler"):
+        load_rules(open_checkpoint(str(copied)))
+
+
+def test_channels_that_fit_no_task(copied: Path) -> None:
+    _edit(copied / "transformer" / "config.json", in_channels=7)
+    with pytest.raises(Refused, match=r"transformer/config.json: in_channels 7 does not fit"):
+        load_rules(open_checkpoint(str(copied)))
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_checkpoint_without_a_component(copied: Path, component: str) -> None:
+    shutil.rmtree(copied / component)
+    with pytest.raises(Refused, match=component):
+        load_rules(open_checkpoint(str(copied)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [
+        (None, "cpu", "float32"),
+        (None, "ascend", "bfloat16"),
+        ("fp32", "cpu", "float32"),
+        ("fp16", "ascend", "float16"),
+    ],
+)
+def test_compute_dtype(dtype: str | None, device: str, expected: str) -> None:
+    assert compute_dtype(dtype, device) == expected
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("bf16", "cpu"), ("int8", "ascend")])
+def test_dtype_that_the_device_cannot_do(dtype: str, device: str) -> None:
+    with pytest.raises(Refused, match=f"dtype '{dtype}'"):
+        compute_dtype(dtype, device)
+
+
+def test_rules_load_no_mindspore() -> None:
+    program = (
+        "import sys; from vidgen_dist.pipelines.rules import load_rules; "
+        "from vidgen_dist.weights.checkpoint import open_checkpoint; "
+        f"load_rules(open_checkpoint({str(references.case('5b').checkpoint)!r})); "
+        "sys.exit('mindspore' in sys.modules or 'ray' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

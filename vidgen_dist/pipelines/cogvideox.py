@@ -1,0 +1,301 @@
+"""CogVideoX: text-, image- and video-to-video (Yang et al. 2024, arXiv:2408.06072).
+
+Parity with diffusers' CogVideoXPipeline, CogVideoXImageToVideoPipeline and
+CogVideoXVideoToVideoPipeline. Latents live in numpy between the transformer's calls: they are small,
+and the schedulers' arithmetic is then the same on every device.
+
+Shapes: B batch, T latent frames, C latent channels, H and W height and width of the latents.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import media, nn
+from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
+from vidgen_dist.models.encoders.t5 import T5Encoder
+from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
+from vidgen_dist.pipelines.cogvideox_rules import Geometry
+from vidgen_dist.pipelines.rendering import (
+    OnStep,
+    Rendering,
+    StageClock,
+    draw_noise,
+    round_to,
+    seeded,
+    to_frames,
+    to_pixels,
+)
+from vidgen_dist.pipelines.rules import Rules
+from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO
+from vidgen_dist.request import RenderRequest, RequestError
+from vidgen_dist.schedulers.ddim import CogVideoXDDIMScheduler
+from vidgen_dist.schedulers.dpm import CogVideoXDPMScheduler
+from vidgen_dist.weights.tokenizer import tokenize
+
+OFS = 2.0
+"""The value that CogVideoX 1.5's image-to-video model was trained with for its `ofs` input."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where denoising begins.
+
+    Args:
+        latents: Noise, or a noised clip: float32 (1, T, C, H, W).
+        image: The first frame's latents, put beside `latents` as channels: (1, T, C, H, W) or None.
+        timesteps: Timesteps to go through, descending.
+        padding: Latent frames in front that are cut off before decoding (CogVideoX 1.5).
+    """
+
+    latents: np.ndarray
+    image: np.ndarray | None
+    timesteps: np.ndarray
+    padding: int
+
+
+class CogVideoXPipeline:
+    """Renders requests with one CogVideoX checkpoint.
+
+    Args:
+        rules: What the checkpoint takes, for the task it was loaded for.
+        tokenizer: The checkpoint's T5 tokenizer.
+        text_encoder, transformer, vae: Models with their weights loaded.
+        scheduler: The checkpoint's noise schedule.
+        dtype: The models' dtype; latents are rounded to it between steps, as in diffusers.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        tokenizer: Any,
+        text_encoder: T5Encoder,
+        transformer: CogVideoXTransformer3DModel,
+        vae: AutoencoderKLCogVideoX,
+        scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler,
+        dtype: np.dtype,
+    ) -> None:
+        self.rules = rules
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.transformer = transformer
+        self.vae = vae
+        self.scheduler = scheduler
+        self.dtype = dtype
+        self.geometry = Geometry.of(transformer.config, vae.config)
+
+    def __call__(self, request: RenderRequest) -> np.ndarray:
+        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
+        return self.render(request).frames
+
+    def render(self, request: RenderRequest, on_step: OnStep | None = None) -> Rendering:
+        """Render one request.
+
+        Args:
+            request: What to render; fields left out take the model's defaults, and seed 0.
+            on_step: Called after each denoising step.
+
+        Raises:
+            RequestError: A field that the model cannot do, or a clip that does not fit.
+            MediaError: An image or clip that does not decode.
+        """
+        request = self.rules.resolve(request)
+        rng = seeded(request.seed or 0)
+        clock = StageClock()
+        with clock.stage("encode"):
+            text = self._encode_text(request)
+            start = self._start(request, rng)
+        with clock.stage("denoise"):
+            latents = self._denoise(request, text, start, rng, on_step)
+        with clock.stage("decode"):
+            frames = self._decode(latents[:, start.padding :])
+        return Rendering(frames=frames, seconds=clock.seconds)
+
+    # Conditioning
+
+    def _encode_text(self, request: RenderRequest) -> nn.Tensor:
+        """Text hidden states (B, L, D): the negative prompt's first when guidance is on."""
+        prompts = [request.prompt]
+        if _guided(request):
+            prompts.insert(0, request.negative_prompt or "")
+        assert request.max_sequence_length is not None
+        ids = [tokenize(self.tokenizer, prompt, request.max_sequence_length) for prompt in prompts]
+        # One at a time: the encoder's activations at twice the batch are its peak of memory.
+        return nn.cat([self.text_encoder(nn.from_numpy(one)) for one in ids], 0)
+
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> Start:
+        assert request.num_inference_steps is not None
+        self.scheduler.set_timesteps(request.num_inference_steps)
+        if self.rules.task == VIDEO_TO_VIDEO:
+            return self._start_from_video(request, rng)
+        assert request.num_frames is not None
+        latent_frames = self.geometry.latent_frames(request.num_frames)
+        padding = self.geometry.padding_frames(latent_frames)
+        frames = latent_frames + padding
+        image = None
+        if self.rules.task == IMAGE_TO_VIDEO:
+            image = self._image_latents(request, frames, rng)
+        noise = draw_noise(rng, self._latent_shape(request, frames), self.dtype)
+        latents = noise * np.float32(self.scheduler.init_noise_sigma)
+        return Start(latents, image, self.scheduler.timesteps, padding)
+
+    def _start_from_video(self, request: RenderRequest, rng: np.random.Generator) -> Start:
+        assert request.num_inference_steps is not None
+        assert request.strength is not None
+        pixels = self._pixels(self._clip(request), request)
+        clip = self._encode_pixels(pixels, rng) * np.float32(self._scaling_factor)
+        noise = draw_noise(rng, clip.shape, self.dtype)
+        steps = request.num_inference_steps
+        taken = min(int(steps * request.strength), steps)
+        timesteps = self.scheduler.timesteps[steps - taken :]
+        noised = self.scheduler.add_noise(round_to(clip, self.dtype), noise, timesteps[0])
+        latents = round_to(noised, self.dtype) * np.float32(self.scheduler.init_noise_sigma)
+        return Start(latents, None, timesteps, 0)
+
+    def _clip(self, request: RenderRequest) -> list[Any]:
+        """The clip's frames as PIL images, their number checked against what the model can do."""
+        clip = media.read_video(request.video)
+        if request.num_frames is not None:
+            if len(clip) < request.num_frames:
+                raise RequestError("num_frames", request.num_frames, f"at most the clip's {len(clip)} frames")
+            clip = clip[: request.num_frames]
+        latent_frames = self.geometry.latent_frames(len(clip))
+        if self.geometry.padding_frames(latent_frames):
+            raise RequestError(
+                "video",
+                f"{len(clip)} frames",
+                f"a number of frames whose latent frames (here {latent_frames}) are a multiple of "
+                f"{self.geometry.patch_size_t}, such as 1 + {self.geometry.temporal} * "
+                f"(k * {self.geometry.patch_size_t} - 1); num_frames cuts a clip",
+            )
+        return clip
+
+    def _image_latents(
+        self, request: RenderRequest, latent_frames: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The image's latents as first frame, zeros behind: (1, T, C, H, W)."""
+        pixels = self._pixels([media.read_image(request.image)], request)
+        first = round_to(self._encode_pixels(pixels, rng), self.dtype)
+        # CogVideoX 1.5 was trained with the factor the wrong way round; its config says so.
+        inverted = self.vae.config.get("invert_scale_latents", False)
+        first = first * np.float32(1 / self._scaling_factor if inverted else self._scaling_factor)
+        latents = np.zeros(self._latent_shape(request, latent_frames), np.float32)
+        latents[:, :1] = first
+        return round_to(latents, self.dtype)
+
+    def _pixels(self, images: list[Any], request: RenderRequest) -> np.ndarray:
+        assert request.height is not None
+        assert request.width is not None
+        return to_pixels(images, request.height, request.width)
+
+    def _encode_pixels(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Pixels (1, 3, F, height, width) to latents drawn from the VAE's posterior, (1, T, C, H, W)."""
+        mean, logvar = self.vae.encode(nn.from_numpy(pixels, self.vae.dtype))
+        mean, logvar = nn.to_numpy(mean), nn.to_numpy(logvar)
+        sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
+        return sample.transpose(0, 2, 1, 3, 4)
+
+    def _latent_shape(self, request: RenderRequest, latent_frames: int) -> tuple[int, ...]:
+        assert request.height is not None
+        assert request.width is not None
+        spatial = self.geometry.spatial
+        channels = self.geometry.latent_channels
+        return 1, latent_frames, channels, request.height // spatial, request.width // spatial
+
+    @property
+    def _scaling_factor(self) -> float:
+        return self.vae.config.get("scaling_factor", 1.15258426)
+
+    # Denoising
+
+    def _denoise(
+        self,
+        request: RenderRequest,
+        text: nn.Tensor,
+        start: Start,
+        rng: np.random.Generator,
+        on_step: OnStep | None,
+    ) -> np.ndarray:
+        """Latents (1, T, C, H, W) after the last step."""
+        rotary = self._rotary(request, start.latents.shape[1])
+        latents, previous = start.latents, None
+        for i, timestep in enumerate(start.timesteps):
+            predicted = self._predict(latents, start.image, text, int(timestep), rotary)
+            if _guided(request):
+                weight = _guidance(request, int(timestep), len(start.timesteps))
+                unconditional, conditional = predicted[:1], predicted[1:]
+                predicted = unconditional + np.float32(weight) * (conditional - unconditional)
+            if isinstance(self.scheduler, CogVideoXDPMScheduler):
+                before = int(start.timesteps[i - 1]) if i else None
+                latents, previous = self.scheduler.step(
+                    predicted, previous, int(timestep), before, latents, rng
+                )
+            else:
+                latents = self.scheduler.step(predicted, int(timestep), latents, eta=request.eta, rng=rng)
+            latents = round_to(latents, self.dtype)
+            if on_step is not None:
+                on_step(i + 1, len(start.timesteps))
+        return latents
+
+    def _predict(
+        self,
+        latents: np.ndarray,
+        image: np.ndarray | None,
+        text: nn.Tensor,
+        timestep: int,
+        rotary: tuple[nn.Tensor, nn.Tensor] | None,
+    ) -> np.ndarray:
+        """The transformer's output, float32 (B, T, C, H, W)."""
+        inputs = self.scheduler.scale_model_input(latents, timestep)
+        if image is not None:
+            inputs = np.concatenate([inputs, image], axis=2)
+        batch = text.shape[0]
+        inputs = np.concatenate([inputs] * batch, axis=0)
+        ofs = None
+        if self.transformer.config.get("ofs_embed_dim") is not None:
+            ofs = nn.from_numpy(np.full((1,), OFS, np.float32))
+        predicted = self.transformer(
+            nn.from_numpy(inputs, self.transformer.dtype),
+            text,
+            nn.from_numpy(np.full((batch,), timestep, np.int64)),
+            image_rotary_emb=rotary,
+            ofs=ofs,
+        )
+        return nn.to_numpy(predicted)
+
+    def _rotary(self, request: RenderRequest, latent_frames: int) -> tuple[nn.Tensor, nn.Tensor] | None:
+        if not self.transformer.config.get("use_rotary_positional_embeddings", False):
+            return None
+        cos, sin = rotary_positions(
+            self.transformer.config, request.height, request.width, latent_frames, self.geometry.spatial
+        )
+        return nn.from_numpy(cos), nn.from_numpy(sin)
+
+    def _decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents (1, T, C, H, W) to frames (F, height, width, 3) in [0, 1]."""
+        scaled = latents.transpose(0, 2, 1, 3, 4) * np.float32(1 / self._scaling_factor)
+        video = self.vae.decode(nn.from_numpy(np.ascontiguousarray(scaled), self.vae.dtype))
+        return to_frames(nn.to_numpy(video))
+
+
+def _guided(request: RenderRequest) -> bool:
+    assert request.guidance_scale is not None
+    return request.guidance_scale > 1.0
+
+
+def _guidance(request: RenderRequest, timestep: int, num_inference_steps: int) -> float:
+    """The guidance weight of one step.
+
+    With `use_dynamic_cfg` it follows diffusers' cosine, which mixes a timestep (0 to 999) with a number
+    of steps; checkpoints are used with it as it stands.
+    """
+    assert request.guidance_scale is not None
+    if not request.use_dynamic_cfg:
+        return request.guidance_scale
+    share = ((num_inference_steps - timestep) / num_inference_steps) ** 5.0
+    return 1 + request.guidance_scale * (1 - math.cos(math.pi * share)) / 2

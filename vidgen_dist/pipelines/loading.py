@@ -1,0 +1,89 @@
+"""From a checkpoint to a pipeline that renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
+from vidgen_dist.models.encoders.t5 import T5Encoder
+from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
+from vidgen_dist.pipelines.cogvideox import CogVideoXPipeline
+from vidgen_dist.pipelines.rendering import Pipeline
+from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.schedulers import load_scheduler
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.load import load_weights
+from vidgen_dist.weights.tokenizer import load_tokenizer
+
+MODELS: Mapping[str, type[nn.Module]] = {
+    "AutoencoderKLCogVideoX": AutoencoderKLCogVideoX,
+    "CogVideoXTransformer3DModel": CogVideoXTransformer3DModel,
+    "T5EncoderModel": T5Encoder,
+}
+"""The models, by the class names of `model_index.json`."""
+
+
+def load_pipeline(
+    model: str,
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: str | None = None,
+    adapter: str | None = None,
+) -> Pipeline:
+    """Load a checkpoint and return the pipeline that renders with it.
+
+    Args:
+        model: Hub id or folder, in diffusers' layout.
+        task: `text-to-video`, `image-to-video` or `video-to-video`; by default what
+            `model_index.json` says.
+        revision: Branch, tag or commit of a hub id.
+        variant: Variant of the weight files, such as `fp16`.
+        dtype: What the models compute in: `float32`, `float16` or `bfloat16`. By default `bfloat16` on
+            Ascend; on CPU always `float32`, whose kernels know no other.
+        adapter: A motion adapter; for AnimateDiff checkpoints alone.
+
+    Returns:
+        A pipeline; `pipeline(RenderRequest(...))` gives float32 frames (frames, height, width, 3) in
+        [0, 1].
+
+    Raises:
+        Refused: A checkpoint, task or dtype that cannot be rendered with; names what is allowed.
+    """
+    checkpoint = open_checkpoint(model, revision=revision, variant=variant)
+    rules = load_rules(checkpoint, task)
+    if adapter is not None:
+        raise Refused(f"adapter {adapter!r}: {rules.family} takes none; leave it out")
+    return _LOADERS[rules.family](checkpoint, rules, compute_dtype(dtype, nn.device()))
+
+
+def _load_model(checkpoint: Checkpoint, component: str, dtype: str) -> nn.Module:
+    kind = MODELS[checkpoint.class_name(component)]
+    model = kind(checkpoint.config(component))
+    rename = getattr(kind, "rename_key", None)
+    load_weights(
+        model,
+        checkpoint.component_folder(component),
+        variant=checkpoint.variant,
+        dtype=dtype,
+        rename=rename,
+    )
+    return model
+
+
+def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str) -> CogVideoXPipeline:
+    return CogVideoXPipeline(
+        rules=rules,
+        tokenizer=load_tokenizer(checkpoint),
+        text_encoder=_load_model(checkpoint, "text_encoder", dtype),
+        transformer=_load_model(checkpoint, "transformer", dtype),
+        vae=_load_model(checkpoint, "vae", dtype),
+        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        dtype=dtype,
+    )
+
+
+_LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str], Pipeline]] = {"CogVideoX": _load_cogvideox}

@@ -1,0 +1,90 @@
+"""What every family's pipeline shares: the rendering, its stages' clock, noise and pixels in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from vidgen_dist.request import RenderRequest
+
+OnStep = Callable[[int, int], None]
+"""Called after each denoising step with (steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A finished video.
+
+    Args:
+        frames: float32 (frames, height, width, 3) in [0, 1].
+        seconds: Seconds per stage: `encode`, `denoise`, `decode`.
+    """
+
+    frames: np.ndarray
+    seconds: dict[str, float]
+
+
+class Pipeline(Protocol):
+    """What `load_pipeline` returns."""
+
+    def render(self, request: RenderRequest, on_step: OnStep | None = None) -> Rendering:
+        """Render one request and say how long each stage took."""
+
+    def __call__(self, request: RenderRequest) -> np.ndarray:
+        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
+
+
+@dataclass
+class StageClock:
+    """Seconds that each stage of one rendering took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+
+
+def seeded(seed: int) -> np.random.Generator:
+    """The generator that all noise of one video is drawn from, in the reference pipeline's order."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Standard normal noise rounded to the model's dtype, as float32."""
+    return round_to(rng.standard_normal(shape), dtype)
+
+
+def round_to(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values as the model's dtype can hold them, as float32."""
+    return values.astype(dtype, copy=False).astype(np.float32, copy=False)
+
+
+def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> np.ndarray:
+    """Images as a VAE takes them, resized as diffusers' VideoProcessor does.
+
+    Returns:
+        float32 (1, 3, frames, height, width) in [-1, 1].
+    """
+    resized = [
+        image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+        for image in images
+    ]
+    frames = np.stack([np.asarray(image, dtype=np.float32) for image in resized]) / np.float32(255)
+    return np.ascontiguousarray((frames * 2 - 1).transpose(3, 0, 1, 2)[None])
+
+
+def to_frames(video: np.ndarray) -> np.ndarray:
+    """A VAE's output (1, 3, F, H, W) around [-1, 1] as frames (F, H, W, 3) in [0, 1]."""
+    frames = video[0].transpose(1, 2, 3, 0)
+    return np.clip(frames * np.float32(0.5) + np.float32(0.5), 0, 1)
