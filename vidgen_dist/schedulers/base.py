@@ -1,0 +1,181 @@
+"""What the CogVideoX samplers share: their config, their tables, and the noising of clean latents."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.schedulers import tables
+
+_DEFAULTS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+    # The three of clipping are in every published config; no CogVideoX sampler clips.
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "rescale_betas_zero_snr": False,
+    "snr_shift_scale": 3.0,
+}
+_CHOICES = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "sample", "v_prediction"),
+    "timestep_spacing": ("leading", "linspace", "trailing"),
+}
+
+
+class CogVideoXScheduler:
+    """A discrete noise schedule: x_t = √ᾱ_t x₀ + √(1 - ᾱ_t) ε.
+
+    Args:
+        config: `scheduler_config.json`, with diffusers' keys and defaults; keys that begin with "_" are
+            not looked at.
+
+    Attributes:
+        alphas_cumprod: ᾱ, shape (num_train_timesteps,).
+        timesteps: Steps of the current render, descending, int64; of all training before `set_timesteps`.
+        init_noise_sigma: Standard deviation of the latents that a render starts from.
+
+    Raises:
+        Refused: A key that no such scheduler has, or a value that it cannot have.
+    """
+
+    init_noise_sigma = 1.0
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = _checked(type(self).__name__, config)
+        self.alphas_cumprod = tables.alphas_cumprod(
+            tables.betas(
+                self.config["beta_schedule"],
+                self.config["beta_start"],
+                self.config["beta_end"],
+                self.config["num_train_timesteps"],
+                self.config["trained_betas"],
+            ),
+            self.config["snr_shift_scale"],
+            self.config["rescale_betas_zero_snr"],
+        )
+        self._final_alpha_cumprod = (
+            np.float32(1.0) if self.config["set_alpha_to_one"] else self.alphas_cumprod[0]
+        )
+        self.timesteps = np.arange(self.config["num_train_timesteps"], dtype=np.int64)[::-1]
+        self._stride = 1
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The scheduler that `scheduler_config.json` describes; raises as the class does."""
+        return cls(config)
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Chooses the steps of a render and puts them into `timesteps`.
+
+        Raises:
+            Refused: More steps than were trained, or steps that this schedule cannot start from.
+        """
+        trained = self.config["num_train_timesteps"]
+        if not 1 <= num_inference_steps <= trained:
+            raise Refused(
+                f"num_inference_steps: {num_inference_steps} is not allowed; a whole number from 1 to the "
+                f"scheduler's num_train_timesteps, {trained}"
+            )
+        timesteps = tables.spaced_timesteps(
+            self.config["timestep_spacing"], num_inference_steps, trained, self.config["steps_offset"]
+        )
+        first = timesteps[0]
+        if first >= trained:
+            raise Refused(
+                f"num_inference_steps: {num_inference_steps} is not allowed; with the scheduler's steps_offset "
+                f"{self.config['steps_offset']} the first step is {first}, and the last one trained {trained - 1}"
+            )
+        if self.config["prediction_type"] == "epsilon" and self.alphas_cumprod[first] == 0:
+            raise Refused(
+                f"scheduler's prediction_type: 'epsilon' is not allowed where a render starts from a step "
+                f"without signal ({first}, by rescale_betas_zero_snr and timestep_spacing "
+                f"{self.config['timestep_spacing']!r}); 'sample' or 'v_prediction'"
+            )
+        self.timesteps = timesteps
+        self._stride = trained // num_inference_steps
+
+    def scale_model_input(self, sample: np.ndarray, timestep: int) -> np.ndarray:  # noqa: ARG002
+        """The model's input for latents at a step: the latents themselves."""
+        return sample
+
+    def add_noise(self, original_samples: np.ndarray, noise: np.ndarray, timestep: int) -> np.ndarray:
+        """Clean latents as they are after `timestep`; any shape, in the latents' type."""
+        alpha = self.alphas_cumprod[timestep].astype(original_samples.dtype)
+        return np.sqrt(alpha) * original_samples + np.sqrt(1 - alpha) * noise
+
+    def _alphas(self, timestep: int) -> tuple[np.floating, np.floating, int]:
+        """ᾱ at `timestep` and at the step after it, and that step; below 0 it is the clean sample."""
+        following = timestep - self._stride
+        alpha_next = self.alphas_cumprod[following] if following >= 0 else self._final_alpha_cumprod
+        return self.alphas_cumprod[timestep], alpha_next, following
+
+    def _pred_original_sample(
+        self, model_output: np.ndarray, sample: np.ndarray, alpha: np.floating
+    ) -> np.ndarray:
+        """x₀ as the model sees it from x_t, in the sample's type."""
+        signal, noise = scalars(sample.dtype, alpha**0.5, (1 - alpha) ** 0.5)
+        prediction = self.config["prediction_type"]
+        if prediction == "epsilon":
+            return (sample - noise * model_output) / signal
+        if prediction == "v_prediction":
+            return signal * sample - noise * model_output
+        return model_output
+
+
+def scalars(dtype: np.dtype, *values: np.floating) -> list[Any]:
+    """The values in the latents' type: a float64 scalar must not widen them."""
+    return [dtype.type(value) for value in values]
+
+
+def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [key for key in config if key not in _DEFAULTS and not key.startswith("_")]
+    if unknown:
+        raise Refused(f"{name}'s config has no key {unknown[0]!r}; allowed: {', '.join(_DEFAULTS)}")
+    known = _DEFAULTS | {key: value for key, value in config.items() if key in _DEFAULTS}
+
+    def require(key: str, right: bool, allowed: str) -> None:
+        if not right:
+            raise Refused(f"{name}'s config: {key} {_shown(known[key])} is not allowed; {allowed}")
+
+    for key, choices in _CHOICES.items():
+        require(key, known[key] in choices, f"one of {', '.join(choices)}")
+    for key in ("clip_sample", "set_alpha_to_one", "rescale_betas_zero_snr"):
+        require(key, isinstance(known[key], bool), "true or false")
+    require("num_train_timesteps", _whole(known["num_train_timesteps"], 1), "a whole number from 1")
+    require("steps_offset", _whole(known["steps_offset"], 0), "a whole number from 0")
+    for key in ("beta_start", "beta_end"):
+        require(key, _number(known[key]) and 0 < known[key] < 1, "a number between 0 and 1")
+    shift = known["snr_shift_scale"]
+    require("snr_shift_scale", _number(shift) and shift > 0, "a number above 0")
+    trained, length = known["trained_betas"], known["num_train_timesteps"]
+    if trained is not None:
+        fits = isinstance(trained, list | tuple) and len(trained) == length
+        right = fits and all(_number(beta) and 0 < beta < 1 for beta in trained)
+        require("trained_betas", right, f"null or {length} numbers between 0 and 1, one a training step")
+    return known
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,61 @@
+"""DPM-Solver++ (2M, SDE) as CogVideoX-5b and 1.5 use it (Lu et al. 2022, arXiv 2211.01095)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vidgen_dist.schedulers.base import CogVideoXScheduler, scalars
+
+
+class CogVideoXDPMScheduler(CogVideoXScheduler):
+    """Second-order multistep sampler in λ = log(√ᾱ / √(1 - ᾱ)); every step adds fresh noise."""
+
+    def step(
+        self,
+        model_output: np.ndarray,
+        old_pred_original_sample: np.ndarray | None,
+        timestep: int,
+        timestep_back: int | None,
+        sample: np.ndarray,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Latents one step on and x₀ as predicted here, both in the shape and type of `sample`.
+
+        Args:
+            model_output: The model's prediction at `timestep`, of `sample`'s shape.
+            old_pred_original_sample: x₀ as the step before predicted it; None at the first step.
+            timestep: One of `timesteps`.
+            timestep_back: The step before; None at the first.
+            sample: Latents at `timestep`.
+            rng: Noise of `sample`'s shape is drawn from it, once at the first and the last step and twice
+                at the others: the reference draws for the first-order step too, before it takes the second.
+        """
+        alpha, alpha_next, following = self._alphas(timestep)
+        original = self._pred_original_sample(model_output, sample, alpha)
+        # ᾱ is 0 at a first step without signal and 1 at the end: λ is then infinite, and so meant.
+        with np.errstate(divide="ignore"):
+            here, there = _log_snr(alpha), _log_snr(alpha_next)
+            h = there - here
+            keep, add, spread = scalars(
+                sample.dtype,
+                ((1 - alpha_next) / (1 - alpha)) ** 0.5 * np.exp(-h),
+                np.expm1(-2 * h) * alpha_next**0.5,
+                (1 - alpha_next) ** 0.5 * (1 - np.exp(-2 * h)) ** 0.5,
+            )
+            noise = _draw(rng, sample)
+            towards = original
+            if old_pred_original_sample is not None and timestep_back is not None and following >= 0:
+                r = (here - _log_snr(self.alphas_cumprod[timestep_back])) / h
+                now, before = scalars(sample.dtype, 1 + 1 / (2 * r), 1 / (2 * r))
+                towards = now * original - before * old_pred_original_sample
+                noise = _draw(rng, sample)
+        return keep * sample - add * towards + spread * noise, original
+
+
+def _log_snr(alpha: np.floating) -> np.floating:
+    """λ, half the logarithm of the signal-to-noise ratio."""
+    return np.log((alpha / (1 - alpha)) ** 0.5)
+
+
+def _draw(rng: np.random.Generator, sample: np.ndarray) -> np.ndarray:
+    return rng.standard_normal(sample.shape).astype(sample.dtype)

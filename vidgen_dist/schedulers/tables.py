@@ -1,0 +1,88 @@
+"""The tables of a discrete noise schedule: ᾱ for every training step, and which steps a render takes.
+
+Sources: DDPM (Ho et al. 2020) for ᾱ; "Common Diffusion Noise Schedules and Sample Steps are Flawed" (Lin
+et al. 2023) for the zero terminal SNR (algorithm 1) and the spacings (table 2); CogVideoX (Yang et al.
+2024) for the shift of the SNR. Types follow diffusers 0.35, where the schedule decides whether ᾱ is
+float32 or float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def betas(
+    schedule: str, start: float, end: float, num_train_timesteps: int, trained: Sequence[float] | None = None
+) -> np.ndarray:
+    """Variance added by each training step, shape (num_train_timesteps,).
+
+    Args:
+        schedule: `linear`, `scaled_linear` (linear in the standard deviation) or `squaredcos_cap_v2`.
+        start, end: First and last variance; not used by `squaredcos_cap_v2`.
+        trained: The variances themselves, in place of all else.
+
+    Returns:
+        float64 for `scaled_linear`, else float32.
+    """
+    if trained is not None:
+        return np.asarray(trained, np.float32)
+    if schedule == "linear":
+        return np.linspace(start, end, num_train_timesteps, dtype=np.float32)
+    if schedule == "scaled_linear":
+        return np.linspace(start**0.5, end**0.5, num_train_timesteps, dtype=np.float64) ** 2
+    if schedule == "squaredcos_cap_v2":
+        return _squared_cosine(num_train_timesteps)
+    raise ValueError(f"no schedule of betas is named {schedule!r}")
+
+
+def _squared_cosine(num_train_timesteps: int, largest: float = 0.999) -> np.ndarray:
+    """Betas whose ᾱ falls like cos² (Nichol and Dhariwal 2021), each at most `largest`."""
+
+    def alpha_bar(share: float) -> float:
+        return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    shares = [step / num_train_timesteps for step in range(num_train_timesteps + 1)]
+    ratios = [alpha_bar(after) / alpha_bar(before) for before, after in zip(shares, shares[1:], strict=False)]
+    return np.array([min(1 - ratio, largest) for ratio in ratios], np.float32)
+
+
+def alphas_cumprod(betas: np.ndarray, snr_shift_scale: float, zero_terminal_snr: bool) -> np.ndarray:
+    """ᾱ: the signal's share of the variance after each training step, in `betas`' type.
+
+    Args:
+        snr_shift_scale: Divides the signal-to-noise ratio; 1 leaves it as it is.
+        zero_terminal_snr: Stretch √ᾱ so that nothing of the signal is left after the last step.
+    """
+    # torch accumulates a float32 product in float64.
+    alphas = np.cumprod(1 - betas, dtype=np.float64).astype(betas.dtype)
+    alphas = alphas / (snr_shift_scale + (1 - snr_shift_scale) * alphas)
+    if zero_terminal_snr:
+        roots = np.sqrt(alphas)
+        alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    return alphas.astype(betas.dtype)
+
+
+def spaced_timesteps(
+    spacing: str, num_inference_steps: int, num_train_timesteps: int, steps_offset: int
+) -> np.ndarray:
+    """The training steps that a render visits, descending, int64 of shape (num_inference_steps,).
+
+    Args:
+        spacing: `linspace`, `leading` or `trailing`.
+        steps_offset: Added to every step; for `leading` alone.
+    """
+    if spacing == "linspace":
+        return np.linspace(0, num_train_timesteps - 1, num_inference_steps).round()[::-1].astype(np.int64)
+    if spacing == "leading":
+        stride = num_train_timesteps // num_inference_steps
+        return np.arange(num_inference_steps, dtype=np.int64)[::-1] * stride + steps_offset
+    if spacing == "trailing":
+        stride = num_train_timesteps / num_inference_steps
+        steps = np.arange(num_train_timesteps, 0, -stride).round().astype(np.int64) - 1
+        # Where the stride's rounding adds up (61 of 1000, and 61 other numbers) arange goes one step too
+        # far, to -1. diffusers takes that step, and its last x₀ is then noise.
+        return steps[:num_inference_steps]
+    raise ValueError(f"no spacing of timesteps is named {spacing!r}")
