@@ -10,6 +10,7 @@ Shapes: B batch, T latent frames, C latent channels, H and W height and width of
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,8 @@ class CogVideoXPipeline:
         tokenizer: The checkpoint's T5 tokenizer.
         text_encoder, transformer, vae: Models with their weights loaded.
         scheduler: The checkpoint's noise schedule.
-        dtype: The models' dtype; latents are rounded to it between steps, as in diffusers.
+        transformer_config, vae_config: `config.json` of the two, as published.
+        dtype: Name of the models' dtype; latents are rounded to it between steps, as in diffusers.
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class CogVideoXPipeline:
         transformer: CogVideoXTransformer3DModel,
         vae: AutoencoderKLCogVideoX,
         scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler,
-        dtype: np.dtype,
+        transformer_config: Mapping[str, Any],
+        vae_config: Mapping[str, Any],
+        dtype: str,
     ) -> None:
         self.rules = rules
         self.tokenizer = tokenizer
@@ -86,8 +90,10 @@ class CogVideoXPipeline:
         self.transformer = transformer
         self.vae = vae
         self.scheduler = scheduler
+        self.transformer_config = transformer_config
+        self.vae_config = vae_config
         self.dtype = dtype
-        self.geometry = Geometry.of(transformer.config, vae.config)
+        self.geometry = Geometry.of(transformer_config, vae_config)
 
     def __call__(self, request: RenderRequest) -> np.ndarray:
         """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
@@ -182,7 +188,7 @@ class CogVideoXPipeline:
         pixels = self._pixels([media.read_image(request.image)], request)
         first = round_to(self._encode_pixels(pixels, rng), self.dtype)
         # CogVideoX 1.5 was trained with the factor the wrong way round; its config says so.
-        inverted = self.vae.config.get("invert_scale_latents", False)
+        inverted = self.vae_config.get("invert_scale_latents", False)
         first = first * np.float32(1 / self._scaling_factor if inverted else self._scaling_factor)
         latents = np.zeros(self._latent_shape(request, latent_frames), np.float32)
         latents[:, :1] = first
@@ -195,7 +201,7 @@ class CogVideoXPipeline:
 
     def _encode_pixels(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Pixels (1, 3, F, height, width) to latents drawn from the VAE's posterior, (1, T, C, H, W)."""
-        mean, logvar = self.vae.encode(nn.from_numpy(pixels, self.vae.dtype))
+        mean, logvar = self.vae.encode(self._tensor(pixels))
         mean, logvar = nn.to_numpy(mean), nn.to_numpy(logvar)
         sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
         return sample.transpose(0, 2, 1, 3, 4)
@@ -207,9 +213,12 @@ class CogVideoXPipeline:
         channels = self.geometry.latent_channels
         return 1, latent_frames, channels, request.height // spatial, request.width // spatial
 
+    def _tensor(self, values: np.ndarray) -> nn.Tensor:
+        return nn.from_numpy(values, nn.dtype(self.dtype))
+
     @property
     def _scaling_factor(self) -> float:
-        return self.vae.config.get("scaling_factor", 1.15258426)
+        return self.vae_config.get("scaling_factor", 1.15258426)
 
     # Denoising
 
@@ -257,10 +266,10 @@ class CogVideoXPipeline:
         batch = text.shape[0]
         inputs = np.concatenate([inputs] * batch, axis=0)
         ofs = None
-        if self.transformer.config.get("ofs_embed_dim") is not None:
+        if self.transformer_config.get("ofs_embed_dim") is not None:
             ofs = nn.from_numpy(np.full((1,), OFS, np.float32))
         predicted = self.transformer(
-            nn.from_numpy(inputs, self.transformer.dtype),
+            self._tensor(inputs),
             text,
             nn.from_numpy(np.full((batch,), timestep, np.int64)),
             image_rotary_emb=rotary,
@@ -269,17 +278,17 @@ class CogVideoXPipeline:
         return nn.to_numpy(predicted)
 
     def _rotary(self, request: RenderRequest, latent_frames: int) -> tuple[nn.Tensor, nn.Tensor] | None:
-        if not self.transformer.config.get("use_rotary_positional_embeddings", False):
+        if not self.transformer_config.get("use_rotary_positional_embeddings", False):
             return None
         cos, sin = rotary_positions(
-            self.transformer.config, request.height, request.width, latent_frames, self.geometry.spatial
+            self.transformer_config, request.height, request.width, latent_frames, self.geometry.spatial
         )
         return nn.from_numpy(cos), nn.from_numpy(sin)
 
     def _decode(self, latents: np.ndarray) -> np.ndarray:
         """Latents (1, T, C, H, W) to frames (F, height, width, 3) in [0, 1]."""
         scaled = latents.transpose(0, 2, 1, 3, 4) * np.float32(1 / self._scaling_factor)
-        video = self.vae.decode(nn.from_numpy(np.ascontiguousarray(scaled), self.vae.dtype))
+        video = self.vae.decode(self._tensor(scaled))
         return to_frames(nn.to_numpy(video))
 
 

@@ -152,13 +152,13 @@ def _check_positions(request: RenderRequest, transformer: Mapping[str, Any], geo
                 request.max_sequence_length,
                 f"this model's position table needs {length}",
             )
-    if transformer.get("use_learned_positional_embeddings", False):
-        for field, sample in (("height", "sample_height"), ("width", "sample_width")):
-            only = transformer[sample] * geometry.spatial
-            if getattr(request, field) != only:
-                raise RequestError(
-                    field, getattr(request, field), f"this model's learned positions are for {only} alone"
-                )
+    for field, sample, size in (("height", "sample_height", 60), ("width", "sample_width", 90)):
+        value, trained = getattr(request, field), transformer.get(sample, size) * geometry.spatial
+        if transformer.get("use_learned_positional_embeddings", False) and value != trained:
+            raise RequestError(field, value, f"this model's learned positions are for {trained} alone")
+        # 1.5 counts rotary positions from the corner and has them up to its training size.
+        if geometry.patch_size_t and value > trained:
+            raise RequestError(field, value, f"this model has positions up to {trained}")
 
 
 def _check_strength(request: RenderRequest) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
-from vidgen_dist.models.encoders.t5 import T5Encoder
+from vidgen_dist.models.encoders.t5 import T5Encoder, encoder_key
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
 from vidgen_dist.pipelines.cogvideox import CogVideoXPipeline
 from vidgen_dist.pipelines.rendering import Pipeline
@@ -63,13 +63,12 @@ def load_pipeline(
 def _load_model(checkpoint: Checkpoint, component: str, dtype: str) -> nn.Module:
     kind = MODELS[checkpoint.class_name(component)]
     model = kind(checkpoint.config(component))
-    rename = getattr(kind, "rename_key", None)
     load_weights(
         model,
         checkpoint.component_folder(component),
         variant=checkpoint.variant,
         dtype=dtype,
-        rename=rename,
+        rename=encoder_key if kind is T5Encoder else None,
     )
     return model
 
@@ -82,6 +81,8 @@ def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str) -> CogVide
         transformer=_load_model(checkpoint, "transformer", dtype),
         vae=_load_model(checkpoint, "vae", dtype),
         scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        transformer_config=checkpoint.config("transformer"),
+        vae_config=checkpoint.config("vae"),
         dtype=dtype,
     )
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 from PIL import Image
 
@@ -60,14 +61,18 @@ def seeded(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Standard normal noise rounded to the model's dtype, as float32."""
     return round_to(rng.standard_normal(shape), dtype)
 
 
-def round_to(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values as the model's dtype can hold them, as float32."""
-    return values.astype(dtype, copy=False).astype(np.float32, copy=False)
+def round_to(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values as the model's dtype (`float32`, `float16`, `bfloat16`) can hold them, as float32."""
+    held = values.astype(_NUMPY_DTYPES[dtype], copy=False)
+    return held.astype(np.float32, copy=False)
+
+
+_NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> np.ndarray:
