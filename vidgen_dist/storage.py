@@ -1,0 +1,474 @@
+"""Storage: the only module that opens a URI.
+
+A URI is a local path, or whatever fsspec knows: ``file://``, ``s3://``, ``gs://``, ``memory://``,
+``hf://``, ``https://``, … Credentials come from the environment or from fsspec's configuration, never
+from a URI, and never enter a message.
+
+Nobody sees a torn file. A local file is written under a hidden temporary name beside its final place,
+flushed to the disk and renamed; an object store gets one PUT (or one multipart upload, which becomes
+visible when it is complete); any other storage gets a temporary name and a move.
+
+Every function may be called from any thread and, the file systems being made anew in each process, from
+any process: a `Storage` is nothing but its URI.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import io
+import mimetypes
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+import unicodedata
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.spec import AbstractFileSystem
+
+from vidgen_dist.errors import Refused
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_LOCAL = frozenset({"file", "local"})
+_S3 = frozenset({"s3", "s3a"})
+# Storages on which `pipe_file` shows the whole object or nothing.
+_OBJECT_STORES = _S3 | {"gs", "gcs", "az", "abfs", "abfss", "oss", "obs", "memory"}
+# Up to here a local file is held in memory and sent by one request; beyond, in parts.
+_ONE_PUT_BYTES = 2**30
+_EXTRAS = {"s3": "pip install 'vidgen-dist[s3]'", "s3a": "pip install 'vidgen-dist[s3]'"}
+
+
+class StorageError(OSError):
+    """Storage did not do what it was asked: names the URI (without credentials) and the reason."""
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+_SAFE_NAME = re.compile(r"(?!.*--)[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9_-])?")
+# Names that Windows keeps for devices, with any extension.
+_DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+
+
+def safe_name(row_id: str) -> str:
+    """The file name of a row: one for each id, also where case does not count.
+
+    An id of up to 100 lower-case ASCII letters, digits, ``_``, ``-`` and ``.`` is its own name. Any other
+    id becomes a readable part of at most 60 characters, ``--`` and 100 bits of its SHA-256; as an id with
+    ``--`` in it is not its own name, the two kinds never meet. The name holds no separator, does not begin
+    with a dot and is never a name such as ``..``, so that a path made from it stays in its folder.
+    """
+    if _SAFE_NAME.fullmatch(row_id) and not _DEVICE_NAME.fullmatch(row_id):
+        return row_id
+    ascii_text = unicodedata.normalize("NFKD", row_id[:1000]).encode("ascii", "ignore").decode().lower()
+    readable = re.sub(r"[^a-z0-9_]+", "-", ascii_text)[:60].strip("-") or "row"
+    digest = hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).digest()
+    return f"{readable}--{base64.b32encode(digest).decode().lower()[:20]}"
+
+
+def redact(uri: str) -> str:
+    """The URI without user, password and query, as messages and records may show it."""
+    scheme = _SCHEME.match(uri)
+    if not scheme:
+        return uri
+    host, slash, path = uri[scheme.end() :].partition("/")
+    return scheme[0] + (host.rpartition("@")[2] + slash + path).partition("?")[0]
+
+
+def resolve(path: str, base: str) -> str:
+    """`path` as it is if it is absolute or a URI, otherwise beside the file `base`."""
+    if _SCHEME.match(path) or os.path.isabs(path) or path.startswith("~"):
+        return path
+    scheme = _SCHEME.match(base)
+    start = scheme.end() if scheme else 0
+    return base[:start] + posixpath.normpath(posixpath.join(posixpath.dirname(base[start:]), path))
+
+
+def _inside(path: str) -> str:
+    """`path`, when it is a relative path that cannot leave its folder."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or "\0" in path:
+        raise ValueError(f"{path!r} is not a plain relative path")
+    return path
+
+
+# --- a folder ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder on some storage; paths are relative to it, with ``/`` between their parts.
+
+    Made by `open_storage`. It is its URI and no more, so it can be sent to other processes.
+
+    Methods raise ValueError for a path that would leave the folder, FileNotFoundError where there is
+    nothing to read, and `StorageError` for all else; both errors name the URI.
+    """
+
+    root: str
+
+    def uri(self, path: str = "") -> str:
+        """The URI of a path; of the folder itself without one."""
+        return f"{self.root.rstrip('/')}/{_inside(path)}" if path else self.root
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[BinaryIO]:
+        """A file to write; it appears, whole, when the block ends, and not at all if the block raises."""
+        uri = self.uri(path)
+        if is_local(uri):
+            with _naming("write", uri, OSError), _create_local(_place(uri)[1]) as file:
+                yield file
+            return
+        with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+            local = os.path.join(folder, "file")
+            with open(local, "xb") as file:
+                yield file
+            self.put_file(local, path)
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a whole file, replacing one of that name."""
+        uri = self.uri(path)
+        with _naming("write", uri):
+            fs, target = _place(uri)
+            if _speaks(fs, _LOCAL):
+                with _create_local(target) as file:
+                    file.write(data)
+            elif _speaks(fs, _OBJECT_STORES):
+                fs.pipe_file(target, data, **_put_options(fs, target, len(data)))
+            else:
+                with _moved_into_place(fs, target) as temporary:
+                    fs.pipe_file(temporary, data)
+
+    def put_file(self, local: str | os.PathLike[str], path: str) -> None:
+        """Copy a local file here, replacing one of that name."""
+        uri = self.uri(path)
+        with _naming("write", uri):
+            fs, target = _place(uri)
+            if _speaks(fs, _LOCAL):
+                with open(local, "rb") as source, _create_local(target) as file:
+                    shutil.copyfileobj(source, file, 2**20)
+            elif _speaks(fs, _OBJECT_STORES):
+                size = os.path.getsize(local)
+                if size > _ONE_PUT_BYTES and not _speaks(fs, frozenset({"memory"})):
+                    fs.put_file(os.fspath(local), target)
+                else:
+                    with open(local, "rb") as source:
+                        fs.pipe_file(target, source.read(), **_put_options(fs, target, size))
+            else:
+                with _moved_into_place(fs, target) as temporary:
+                    fs.put_file(os.fspath(local), temporary)
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole content of a file."""
+        return read_bytes(self.uri(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file (or a folder) of that name."""
+        uri = self.uri(path)
+        with _naming("look for", uri):
+            fs, target = _place(uri)
+            fs.invalidate_cache()
+            try:
+                fs.info(target)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def size(self, path: str) -> int:
+        """Bytes of a file."""
+        uri = self.uri(path)
+        with _naming("look for", uri):
+            fs, target = _place(uri)
+            fs.invalidate_cache()
+            return int(fs.info(target)["size"])
+
+    def list(self, prefix: str = "") -> list[str]:
+        """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
+
+        The listing is fresh, and never holds a file that is still being written, or was when its
+        writer died.
+        """
+        uri = self.uri(prefix)
+        with _naming("list", uri):
+            fs, folder = _place(uri)
+            found = _files_below(fs, folder)
+        before = f"{prefix}/" if prefix else ""
+        return sorted(before + name for name in found)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        uri = self.uri(path)
+        with _naming("delete", uri):
+            fs, target = _place(uri)
+            with suppress(FileNotFoundError):
+                fs.rm_file(target)
+            fs.invalidate_cache()
+
+    def check_writable(self) -> None:
+        """Write, read, list and delete a small file that no listing shows.
+
+        Raises:
+            Refused: One of these is not possible; names the URI and the reason.
+        """
+        name = f".{uuid.uuid4().hex}.tmp"
+        try:
+            self.write_bytes(name, b"vidgen")
+            if self.read_bytes(name) != b"vidgen":
+                raise StorageError(f"{redact(self.root)}: what was written is not what is read back")
+            self.list(".vidgen")
+            self.delete(name)
+        except OSError as error:
+            raise Refused(f"{redact(self.root)} cannot be used for output: {error}") from None
+
+
+def open_storage(uri: str | os.PathLike[str]) -> Storage:
+    """A folder to write to and read from. Nothing is asked of the storage yet.
+
+    Raises:
+        Refused: The URI's scheme is unknown, its package is not installed, or it holds a password.
+    """
+    text = os.fspath(uri)
+    fs, path = _place(text)
+    if _speaks(fs, _LOCAL):
+        return Storage(path)
+    if not path.strip("/"):
+        raise Refused(f"{redact(text)}: names no folder; give a bucket or a folder")
+    return Storage(text.rstrip("/"))
+
+
+# --- any URI -----------------------------------------------------------------------------------------
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path of this machine."""
+    scheme = _SCHEME.match(uri)
+    return scheme is None or scheme[1].lower() in _LOCAL
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        Refused: The URI cannot be understood (see `open_storage`).
+        FileNotFoundError: There is no such file.
+        StorageError: It cannot be read.
+    """
+    with _naming("read", uri):
+        fs, path = _place(uri)
+        return bytes(fs.cat_file(path))
+
+
+def open_input(uri: str) -> BinaryIO:
+    """A file open for reading at any position; the caller closes it. Errors as `read_bytes`.
+
+    Reads go to the storage as they are asked for: for readers such as Parquet's, that know what they want.
+    """
+    with _naming("read", uri):
+        fs, path = _place(uri)
+        fs.invalidate_cache()
+        if _speaks(fs, frozenset({"memory"})):
+            # Its `open` hands out one object, with one position, to all readers.
+            return io.BytesIO(fs.cat_file(path))
+        uncached = {"cache_type": "none"} if _speaks(fs, _OBJECT_STORES) else {}
+        return fs.open(path, "rb", **uncached)
+
+
+def expand(uri: str | os.PathLike[str]) -> list[str]:
+    """The files that a file, a folder or a glob (``*``, ``**``, ``?``, ``[…]``) stands for, sorted.
+
+    In a folder or a glob, hidden files and those whose name, or whose folder's, begins with ``_`` are left
+    out, as Spark and Arrow do. A file of the very name goes before a glob.
+
+    Returns:
+        URIs; none if there is nothing.
+
+    Raises:
+        Refused, StorageError: As `read_bytes`.
+    """
+    text = os.fspath(uri)
+    with _naming("list", text):
+        fs, path = _place(text)
+        fs.invalidate_cache()
+        try:
+            kind = fs.info(path)["type"]
+        except FileNotFoundError:
+            kind = "glob"
+        if kind == "file":
+            return [path if _speaks(fs, _LOCAL) else text]
+        if kind == "directory":
+            below, names = path.rstrip("/"), _files_below(fs, path)
+        else:
+            # Only what the pattern leaves open can be hidden; the folder before it was asked for by name.
+            below = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
+            found = fs.glob(path, detail=True) if re.search(r"[*?\[]", path) else {}
+            names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
+        shown = [name for name in names if not any(part[:1] in ("_", ".") for part in name.split("/"))]
+        return sorted(_uri(fs, f"{below}/{name}", text) for name in shown)
+
+
+def stamp(uri: str) -> str:
+    """A text that differs when the file was written anew: its size and its ETag or time of change."""
+    with _naming("look for", uri):
+        fs, path = _place(uri)
+        fs.invalidate_cache()
+        info = fs.info(path)
+    marks = [
+        str(info.get(key)) for key in ("size", "ETag", "etag", "mtime", "ino", "LastModified", "created")
+    ]
+    return " ".join(marks)
+
+
+# --- how ---------------------------------------------------------------------------------------------
+
+
+def _place(uri: str) -> tuple[Any, str]:
+    """fsspec's file system for a URI and the path on it."""
+    scheme = _SCHEME.match(uri)
+    if "::" in uri and "://" in uri:
+        raise Refused(f"{redact(uri)}: chained URIs (::) are not supported; copy the files out first")
+    if is_local(uri):
+        path = uri[scheme.end() :] if scheme else uri
+        if not path:
+            raise Refused("an empty path; give a file or a folder")
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
+    assert scheme is not None
+    if re.match(r"[^/@]*:[^/]*@", uri[scheme.end() :]):
+        raise Refused(
+            f"{redact(uri)}: the URI holds a password; give credentials through the environment or "
+            "fsspec's configuration"
+        )
+    try:
+        fs, path = url_to_fs(uri)
+    except ImportError as error:
+        hint = _EXTRAS.get(scheme[1].lower(), str(error))
+        raise Refused(f"{redact(uri)}: reading {scheme[0]} needs another package: {hint}") from None
+    except ValueError as error:
+        raise Refused(f"{redact(uri)}: {error}") from None
+    return fs, path
+
+
+def _speaks(fs: Any, protocols: frozenset[str]) -> bool:
+    protocol = fs.protocol
+    return not protocols.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _uri(fs: Any, path: str, like: str) -> str:
+    """The URI of a path that a file system named, with the scheme and host of the URI `like`."""
+    if _speaks(fs, _LOCAL) or _SCHEME.match(path):
+        return path
+    like = like.rstrip("/")
+    asked = fs._strip_protocol(like)
+    return like.removesuffix(asked) + path if like.endswith(asked) else str(fs.unstrip_protocol(path))
+
+
+@contextmanager
+def _naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[None]:
+    """Give whatever a file system raises (of this kind) the URI's name and take credentials out of it."""
+    try:
+        yield
+    except (Refused, StorageError):
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}") from None
+    except kind as error:
+        raise StorageError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}") from None
+
+
+def _reason(error: Exception, uri: str) -> str:
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    if isinstance(error, FileNotFoundError) and text in uri:
+        text = "there is no such file"
+    text = text.replace(uri, redact(uri))
+    text = re.sub(_SCHEME.pattern + r"[^\s'\"<>]*", lambda found: redact(found[0]), text)
+    kind = "" if isinstance(error, OSError) else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part)
+
+
+@contextmanager
+def _create_local(path: str) -> Iterator[BinaryIO]:
+    folder = os.path.dirname(path)
+    _make_folders(folder)
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _make_folders(folder: str) -> None:
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+        if folder in missing:
+            break
+    if missing:
+        os.makedirs(missing[0], exist_ok=True)
+    for made in reversed(missing):
+        _sync_folder(os.path.dirname(made))
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync a folder: their rename is as durable as they make it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _moved_into_place(fs: Any, target: str) -> Iterator[str]:
+    folder = target.rpartition("/")[0]
+    temporary = f"{folder}/.{uuid.uuid4().hex}.tmp"
+    fs.makedirs(folder, exist_ok=True)
+    try:
+        yield temporary
+        fs.mv(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            fs.rm_file(temporary)
+        raise
+
+
+def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
+    if not _speaks(fs, _S3):
+        return {}
+    # s3fs sends less than two chunks as one PUT.
+    options: dict[str, Any] = {"chunksize": max(size, 50 * 2**20)} if size <= _ONE_PUT_BYTES else {}
+    content_type, _ = mimetypes.guess_type(target)
+    return options | ({"ContentType": content_type} if content_type else {})
+
+
+def _files_below(fs: Any, folder: str) -> list[str]:
+    """Paths, relative to a folder, of the files in it and below; temporary ones left out."""
+    fs.invalidate_cache()
+    # fsspec's own walk takes a folder that it may not read for an empty one.
+    strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
+    try:
+        found = fs.find(folder, **strict)
+    except FileNotFoundError:
+        return []
+    start = folder.rstrip("/") + "/"
+    names = (path[len(start) :] for path in found if path.startswith(start) and not path.endswith("/"))
+    return [name for name in names if not _TEMPORARY.fullmatch(name.rpartition("/")[2])]
