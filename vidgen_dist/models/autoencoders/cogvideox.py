@@ -1,0 +1,611 @@
+"""CogVideoX's causal 3D autoencoder: videos to latents and back.
+
+Source: "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer" (arXiv:2408.06072),
+section 2.1; the reference is diffusers 0.35.2, `AutoencoderKLCogVideoX`, whose parameter names and
+configuration keys are used here. The norm of the decoder is that of MoVQ (arXiv:2209.09002).
+
+Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller
+t, h, w. A video goes through in batches of a few frames; each causal convolution leaves its last
+input frames in a `FrameCache` for the next batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+
+# Frames that go through at once. Group norms see one batch of frames, so other numbers change the
+# picture: these are the ones that the weights were trained with.
+LATENT_FRAMES_AT_ONCE = 2
+SAMPLE_FRAMES_AT_ONCE = 8
+
+# The spatial norms and the encoder's last norm do not follow `norm_eps`.
+FIXED_NORM_EPS = 1e-6
+
+DOWN_BLOCK = "CogVideoXDownBlock3D"
+UP_BLOCK = "CogVideoXUpBlock3D"
+
+
+def mish(x: nn.Tensor) -> nn.Tensor:
+    """x * tanh(log(1 + e^x)), any shape (arXiv:1908.08681)."""
+    # With e = e^x the tanh is e(e + 2) / (e(e + 2) + 2), which is 1 in float32 long before x = 20.
+    e = nn.exp(nn.clip(x, -100.0, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+Activation = Callable[[nn.Tensor], nn.Tensor]
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "swish": nn.silu,
+    "silu": nn.silu,
+    "mish": mish,
+    "gelu": lambda x: nn.gelu(x, approximate="none"),
+    "relu": nn.relu,
+}
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The keys of a CogVideoX autoencoder's config.json, with the reference's defaults.
+
+    `scaling_factor` and `invert_scale_latents` say how a pipeline scales latents; `sample_height`
+    and `sample_width` (pixels) give the default tiles, half of each. `shift_factor`, `latents_mean`,
+    `latents_std` and `force_upcast` are published but used by no CogVideoX pipeline.
+
+    Raises:
+        Refused: A block type or activation that does not exist, or lengths and channels that do not fit.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
+    up_block_types: Sequence[str] = (UP_BLOCK,) * 4
+    block_out_channels: Sequence[int] = (128, 256, 256, 512)
+    latent_channels: int = 16
+    layers_per_block: int = 3
+    act_fn: str = "silu"
+    norm_eps: float = 1e-6
+    norm_num_groups: int = 32
+    temporal_compression_ratio: float = 4
+    sample_height: int = 480
+    sample_width: int = 720
+    scaling_factor: float = 1.15258426
+    shift_factor: float | None = None
+    latents_mean: Sequence[float] | None = None
+    latents_std: Sequence[float] | None = None
+    force_upcast: float = True
+    use_quant_conv: bool = False
+    use_post_quant_conv: bool = False
+    invert_scale_latents: bool = False
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
+        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
+        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+
+    def __post_init__(self) -> None:
+        blocks = len(self.block_out_channels)
+        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
+            types = getattr(self, key)
+            if any(name != known for name in types):
+                raise Refused(f"config.json of the autoencoder: {key}: {list(types)}; only {known} is known")
+            if len(types) != blocks:
+                raise Refused(
+                    f"config.json of the autoencoder: {key} names {len(types)} blocks, "
+                    f"block_out_channels {blocks}; they must be as many"
+                )
+        if self.act_fn.lower() not in ACTIVATIONS:
+            raise Refused(
+                f"config.json of the autoencoder: act_fn: {self.act_fn!r}; allowed: {', '.join(ACTIVATIONS)}"
+            )
+        indivisible = [c for c in self.block_out_channels if c % self.norm_num_groups]
+        if indivisible:
+            raise Refused(
+                f"config.json of the autoencoder: block_out_channels {indivisible} are no multiples of "
+                f"norm_num_groups {self.norm_num_groups}"
+            )
+        # The published layout sizes these convolutions by the pixels' channels, yet applies them to latents.
+        if (self.use_quant_conv or self.use_post_quant_conv) and self.out_channels != self.latent_channels:
+            raise Refused(
+                f"config.json of the autoencoder: use_quant_conv and use_post_quant_conv need out_channels "
+                f"({self.out_channels}) to equal latent_channels ({self.latent_channels})"
+            )
+
+    @property
+    def activation(self) -> Activation:
+        return ACTIVATIONS[self.act_fn.lower()]
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels per latent, along rows and columns."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def temporal_levels(self) -> int:
+        """How many blocks halve or double the frames."""
+        return int(math.log2(self.temporal_compression_ratio))
+
+
+class FrameCache:
+    """What causal convolutions saw last, for the next batch of frames of the same video."""
+
+    def __init__(self) -> None:
+        self._frames: dict[int, nn.Tensor] = {}
+        # Cleared for the last batch, whose frames nobody will ask for.
+        self.keeps = True
+
+    def before(self, conv: CausalConv3d) -> nn.Tensor | None:
+        """The frames that came before this batch, (B, C, kernel - 1, H, W); None at the video's start."""
+        return self._frames.pop(id(conv), None)
+
+    def store(self, conv: CausalConv3d, frames: nn.Tensor) -> None:
+        if self.keeps:
+            # A copy: a view would keep the whole batch of frames alive.
+            self._frames[id(conv)] = frames.copy()
+
+
+class CausalConv3d(nn.Module):
+    """A 3D convolution, (B, C, T, H, W) -> (B, O, T, H, W), that sees no later frame.
+
+    Before the first frame stands the first frame again. `pad_mode` "first" and "constant" have zeros
+    around the image and carry frames in the cache; "replicate" repeats the image's edge, and each
+    batch of frames begins anew.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        pad_mode: Literal["first", "constant", "replicate"] = "first",
+    ) -> None:
+        super().__init__()
+        edge = (kernel_size - 1) // 2
+        self.kernel_size = kernel_size
+        self.replicates = pad_mode == "replicate"
+        self.replicated_edge = (edge, edge, edge, edge, kernel_size - 1, 0)
+        self.conv = nn.Conv3d(
+            in_channels, out_channels, kernel_size, padding=0 if self.replicates else (0, edge, edge)
+        )
+
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        history = self.kernel_size - 1
+        if history == 0:
+            return self.conv(x)
+        if self.replicates:
+            return self.conv(nn.pad(x, self.replicated_edge, mode="replicate"))
+        before = cache.before(self)
+        x = nn.cat([before, x] if before is not None else [x[:, :, :1]] * history + [x], axis=2)
+        cache.store(self, x[:, :, -history:])
+        return self.conv(x)
+
+
+class SpatialNorm3D(nn.Module):
+    """Group norm of x (B, C, T, H, W) whose scale and shift are drawn from the latents zq (B, Z, t, h, w)."""
+
+    def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm_layer = nn.GroupNorm(groups, channels, eps=FIXED_NORM_EPS)
+        self.conv_y = CausalConv3d(latent_channels, channels, kernel_size=1)
+        self.conv_b = CausalConv3d(latent_channels, channels, kernel_size=1)
+
+    def construct(self, x: nn.Tensor, zq: nn.Tensor) -> nn.Tensor:
+        # Convolutions of one pixel commute with the stretching: they run on the few latents.
+        scale = stretch(self.conv_y.conv(zq), x.shape[2:])
+        shift = stretch(self.conv_b.conv(zq), x.shape[2:])
+        return self.norm_layer(x) * scale + shift
+
+
+def stretch(x: nn.Tensor, size: Sequence[int]) -> nn.Tensor:
+    """Nearest neighbours of x (B, C, t, h, w) on a grid of size (T, H, W).
+
+    With an odd T above 1 the first frame stands for itself and the others share out the rest: that
+    is how frames come out of the upsamplers.
+    """
+    frames, height, width = size
+    if frames > 1 and frames % 2 == 1:
+        first = nn.interpolate_nearest(x[:, :, :1], size=(1, height, width))
+        rest = nn.interpolate_nearest(x[:, :, 1:], size=(frames - 1, height, width))
+        return nn.cat([first, rest], axis=2)
+    return nn.interpolate_nearest(x, size=(frames, height, width))
+
+
+class ResnetBlock3D(nn.Module):
+    """Two causal convolutions around a shortcut; norms follow the latents if `latent_channels` is given."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        config: AutoencoderConfig,
+        latent_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.norm1 = block_norm(in_channels, config, latent_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = block_norm(out_channels, config, latent_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.conv_shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def construct(self, x: nn.Tensor, cache: FrameCache, *zq: nn.Tensor) -> nn.Tensor:
+        """x (B, C, T, H, W) to (B, O, T, H, W); zq (B, Z, t, h, w) where the norms want it."""
+        hidden = self.conv1(self.activation(self.norm1(x, *zq)), cache)
+        hidden = self.conv2(self.activation(self.norm2(hidden, *zq)), cache)
+        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+def block_norm(channels: int, config: AutoencoderConfig, latent_channels: int | None) -> nn.Module:
+    if latent_channels is None:
+        return nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
+    return SpatialNorm3D(channels, latent_channels, config.norm_num_groups)
+
+
+class Downsample3D(nn.Module):
+    """Half the rows and columns, and with `compress_time` half the frames, of x (B, C, T, H, W)."""
+
+    def __init__(self, channels: int, compress_time: bool) -> None:
+        super().__init__()
+        self.compress_time = compress_time
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        if self.compress_time:
+            x = halve_frames(x)
+        return convolve_frames(nn.pad(x, (0, 1, 0, 1)), self.conv)
+
+
+class Upsample3D(nn.Module):
+    """Twice the rows and columns, and with `compress_time` twice the frames, of x (B, C, T, H, W)."""
+
+    def __init__(self, channels: int, compress_time: bool) -> None:
+        super().__init__()
+        self.compress_time = compress_time
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        frames, height, width = x.shape[2:]
+        x = convolve_frames(nn.interpolate_nearest(x, size=(frames, 2 * height, 2 * width)), self.conv)
+        # Doubled last, or the convolution, which sees single frames, would do each one twice.
+        return double_frames(x) if self.compress_time else x
+
+
+def convolve_frames(x: nn.Tensor, conv: nn.Conv2d) -> nn.Tensor:
+    """A 2D convolution of every frame of x (B, C, T, H, W)."""
+    # As a 3D convolution of one frame's depth: no transposing there and back.
+    outputs, inputs, *kernel = conv.weight.shape
+    weight = conv.weight.reshape(outputs, inputs, 1, *kernel)
+    return nn.conv3d(x, weight, conv.bias, stride=(1, *conv.stride), padding=(0, *conv.padding))
+
+
+def halve_frames(x: nn.Tensor) -> nn.Tensor:
+    """Means of neighbouring frames of x (B, C, T, H, W); of an odd T the first stands alone."""
+    odd = x.shape[2] % 2
+    if x.shape[2] == 1:
+        return x
+    means = (x[:, :, odd::2] + x[:, :, odd + 1 :: 2]) * 0.5
+    return nn.cat([x[:, :, :1], means], axis=2) if odd else means
+
+
+def double_frames(x: nn.Tensor) -> nn.Tensor:
+    """Each frame of x (B, C, T, H, W) twice; of an odd T the first once."""
+    frames = x.shape[2]
+    if frames == 1:
+        return x
+    doubled = 2 * frames - frames % 2
+    return stretch(x, (doubled, *x.shape[3:]))
+
+
+class DownBlock3D(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig, level: int) -> None:
+        super().__init__()
+        channels = [in_channels, *[out_channels] * config.layers_per_block]
+        self.resnets = resnets(channels, config)
+        self.downsamplers = resampler(Downsample3D, out_channels, config, level)
+
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        for resnet in self.resnets:
+            x = resnet(x, cache)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)
+        return x
+
+
+class MidBlock3D(nn.Module):
+    def __init__(self, config: AutoencoderConfig, latent_channels: int | None = None) -> None:
+        super().__init__()
+        self.resnets = resnets([config.block_out_channels[-1]] * 3, config, latent_channels)
+
+    def construct(self, x: nn.Tensor, cache: FrameCache, *zq: nn.Tensor) -> nn.Tensor:
+        for resnet in self.resnets:
+            x = resnet(x, cache, *zq)
+        return x
+
+
+class UpBlock3D(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig, level: int) -> None:
+        super().__init__()
+        channels = [in_channels, *[out_channels] * (config.layers_per_block + 1)]
+        self.resnets = resnets(channels, config, config.latent_channels)
+        self.upsamplers = resampler(Upsample3D, out_channels, config, level)
+
+    def construct(self, x: nn.Tensor, cache: FrameCache, zq: nn.Tensor) -> nn.Tensor:
+        for resnet in self.resnets:
+            x = resnet(x, cache, zq)
+        for upsampler in self.upsamplers:
+            x = upsampler(x)
+        return x
+
+
+def resnets(
+    channels: Sequence[int], config: AutoencoderConfig, latent_channels: int | None = None
+) -> nn.ModuleList:
+    """Blocks that lead from each number of channels to the next."""
+    return nn.ModuleList(ResnetBlock3D(i, o, config, latent_channels) for i, o in pairwise(channels))
+
+
+def resampler(
+    kind: type[Downsample3D] | type[Upsample3D], channels: int, config: AutoencoderConfig, level: int
+) -> nn.ModuleList:
+    """The resampler that ends a block; the last block has none."""
+    if level == len(config.block_out_channels) - 1:
+        return nn.ModuleList()
+    return nn.ModuleList([kind(channels, compress_time=level < config.temporal_levels)])
+
+
+class Encoder3D(nn.Module):
+    """Frames (B, C, T, H, W) to the moments of the latents (B, 2 Z, t, h, w)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = list(config.block_out_channels)
+        self.conv_in = CausalConv3d(config.in_channels, channels[0])
+        self.down_blocks = nn.ModuleList(
+            DownBlock3D(i, o, config, level)
+            for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+        )
+        self.mid_block = MidBlock3D(config)
+        self.norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=FIXED_NORM_EPS)
+        self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
+
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        x = self.conv_in(x, cache)
+        for block in self.down_blocks:
+            x = block(x, cache)
+        x = self.mid_block(x, cache)
+        return self.conv_out(nn.silu(self.norm_out(x)), cache)
+
+
+class Decoder3D(nn.Module):
+    """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = list(reversed(config.block_out_channels))
+        self.conv_in = CausalConv3d(config.latent_channels, channels[0])
+        self.mid_block = MidBlock3D(config, config.latent_channels)
+        self.up_blocks = nn.ModuleList(
+            UpBlock3D(i, o, config, level) for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+        )
+        self.norm_out = SpatialNorm3D(channels[-1], config.latent_channels, config.norm_num_groups)
+        self.conv_out = CausalConv3d(channels[-1], config.out_channels)
+
+    def construct(self, zq: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        x = self.conv_in(zq, cache)
+        x = self.mid_block(x, cache, zq)
+        for block in self.up_blocks:
+            x = block(x, cache, zq)
+        return self.conv_out(nn.silu(self.norm_out(x, zq)), cache)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How one axis is cut: tiles of `size` in the input, one every `step`; `blend` of a tile's output is
+    mixed with the tile before and `keep` of it is kept."""
+
+    size: int
+    step: int
+    blend: int
+    keep: int
+
+
+class AutoencoderKLCogVideoX(nn.Module):
+    """CogVideoX's autoencoder.
+
+    Args:
+        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+
+    Attributes:
+        config: The configuration, an `AutoencoderConfig`.
+        use_slicing: Take the videos of a batch one by one: less memory.
+        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
+            quite the same picture.
+
+    Raises:
+        Refused: A configuration that cannot be.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = known = AutoencoderConfig.from_mapping(config)
+        self.encoder = Encoder3D(known)
+        self.decoder = Decoder3D(known)
+        moments, latents = 2 * known.latent_channels, known.latent_channels
+        self.quant_conv = nn.Conv3d(moments, moments, 1) if known.use_quant_conv else None
+        self.post_quant_conv = nn.Conv3d(latents, latents, 1) if known.use_post_quant_conv else None
+        self.use_slicing = False
+        self.use_tiling = False
+        self.tile_sample_min_height = known.sample_height // 2
+        self.tile_sample_min_width = known.sample_width // 2
+        self.tile_overlap_factor_height = 1 / 6
+        self.tile_overlap_factor_width = 1 / 5
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_overlap_factor_height: float | None = None,
+        tile_overlap_factor_width: float | None = None,
+    ) -> None:
+        """Take frames larger than a tile tile by tile from now on.
+
+        Args:
+            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels; by default half the
+                configuration's sample size.
+            tile_overlap_factor_height, tile_overlap_factor_width: Share of a tile, from 0 to below 1,
+                that is blended with the tile before; by default 1/6 and 1/5.
+
+        Raises:
+            Refused: Tiles that would not meet on the grid of latents.
+        """
+        given = {
+            "tile_sample_min_height": tile_sample_min_height,
+            "tile_sample_min_width": tile_sample_min_width,
+            "tile_overlap_factor_height": tile_overlap_factor_height,
+            "tile_overlap_factor_width": tile_overlap_factor_width,
+        }
+        for name, value in given.items():
+            if value is not None:
+                setattr(self, name, value)
+        self._sample_tiles()
+        self._latent_tiles()
+        self.use_tiling = True
+
+    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
+        """The distribution of a video's latents.
+
+        Args:
+            video: (B, C, T, H, W) in [-1, 1].
+
+        Returns:
+            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
+            within [-30, 20].
+        """
+        moments = self._by_slices(video, self._encode)
+        mean, logvar = nn.chunk(moments, 2, axis=1)
+        return mean, nn.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: nn.Tensor) -> nn.Tensor:
+        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s."""
+        return self._by_slices(latents, self._decode)
+
+    def _by_slices(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
+        if not self.use_slicing or x.shape[0] == 1:
+            return run(x)
+        return nn.cat([run(x[i : i + 1]) for i in range(x.shape[0])], axis=0)
+
+    def _encode(self, video: nn.Tensor) -> nn.Tensor:
+        def run(part: nn.Tensor) -> nn.Tensor:
+            return in_frame_batches(part, SAMPLE_FRAMES_AT_ONCE, self._encode_frames)
+
+        return in_tiles(video, self._sample_tiles(), run) if self.use_tiling else run(video)
+
+    def _decode(self, latents: nn.Tensor) -> nn.Tensor:
+        def run(part: nn.Tensor) -> nn.Tensor:
+            return in_frame_batches(part, LATENT_FRAMES_AT_ONCE, self._decode_frames)
+
+        return in_tiles(latents, self._latent_tiles(), run) if self.use_tiling else run(latents)
+
+    def _encode_frames(self, frames: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        moments = self.encoder(frames, cache)
+        return moments if self.quant_conv is None else self.quant_conv(moments)
+
+    def _decode_frames(self, latents: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents, cache)
+
+    def _sample_tiles(self) -> tuple[Tiles, Tiles]:
+        """Tiles of the rows and the columns of pixels, for encoding."""
+        ratio = self.config.spatial_ratio
+        return (
+            cut(self.tile_sample_min_height, self.tile_overlap_factor_height, ratio, decoding=False),
+            cut(self.tile_sample_min_width, self.tile_overlap_factor_width, ratio, decoding=False),
+        )
+
+    def _latent_tiles(self) -> tuple[Tiles, Tiles]:
+        """Tiles of the rows and the columns of latents, for decoding."""
+        ratio = self.config.spatial_ratio
+        return (
+            cut(self.tile_sample_min_height, self.tile_overlap_factor_height, ratio, decoding=True),
+            cut(self.tile_sample_min_width, self.tile_overlap_factor_width, ratio, decoding=True),
+        )
+
+
+def in_frame_batches(
+    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor]
+) -> nn.Tensor:
+    """Run x (B, C, T, H, W) through, `at_once` frames after one another; the first batch has the remainder too."""
+    frames = x.shape[2]
+    batches = max(frames // at_once, 1)
+    ends = [frames - at_once * later for later in reversed(range(batches))]
+    cache = FrameCache()
+    done = []
+    for start, end in pairwise([0, *ends]):
+        cache.keeps = end < frames
+        done.append(run(x[:, :, start:end], cache))
+    return done[0] if batches == 1 else nn.cat(done, axis=2)
+
+
+def cut(samples: int, overlap: float, ratio: int, *, decoding: bool) -> Tiles:
+    """Tiles of `samples` pixels that share `overlap` of their length, at `ratio` pixels per latent.
+
+    Raises:
+        Refused: The reference's rounding leaves such tiles apart, or on top of one another.
+    """
+    latents = samples // ratio
+    size, out = (latents, samples) if decoding else (samples, latents)
+    # The order of these float operations decides the rounding.
+    step, blend = int(size * (1 - overlap)), int(out * overlap)
+    keep = out - blend
+    meet = step * ratio == keep if decoding else step == keep * ratio
+    if not 0 <= overlap < 1 or step < 1 or not meet:
+        raise Refused(
+            f"tiles of {samples} pixels that overlap by {overlap:g} of their length do not meet on the grid of "
+            f"{ratio} pixels per latent; size and overlap (0 to below 1) must both be whole latents"
+        )
+    return Tiles(size, step, blend, keep)
+
+
+def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
+    """Run x (B, C, T, H, W) through in blended tiles of rows and columns, or whole if it is no larger than one."""
+    rows, columns = tiles
+    height, width = x.shape[3:]
+    if height <= rows.size and width <= columns.size:
+        return run(x)
+    bands = []
+    above: list[nn.Tensor] = []
+    for top in range(0, height, rows.step):
+        band: list[nn.Tensor] = []
+        for left in range(0, width, columns.step):
+            tile = run(x[:, :, :, top : top + rows.size, left : left + columns.size])
+            if above:
+                tile = blend(above[len(band)], tile, rows.blend, axis=3)
+            if band:
+                tile = blend(band[-1], tile, columns.blend, axis=4)
+            band.append(tile)
+        bands.append(nn.cat([tile[:, :, :, : rows.keep, : columns.keep] for tile in band], axis=4))
+        above = band
+    return nn.cat(bands, axis=3)
+
+
+def blend(before: nn.Tensor, x: nn.Tensor, extent: int, axis: int) -> nn.Tensor:
+    """x (B, C, T, H, W), its first `extent` along an axis faded in over the last of `before`."""
+    extent = min(before.shape[axis], x.shape[axis], extent)
+    if extent == 0:
+        return x
+    everything = (slice(None),) * axis
+    ramp = np.arange(extent, dtype=np.float32).reshape(-1, *[1] * (x.ndim - axis - 1)) / extent
+    share = nn.from_numpy(ramp, dtype=x.dtype)
+    last, first = before[(*everything, slice(-extent, None))], x[(*everything, slice(extent))]
+    faded = last * (1.0 - share) + first * share
+    return nn.cat([faded, x[(*everything, slice(extent, None))]], axis=axis)
