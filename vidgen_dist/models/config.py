@@ -1,0 +1,72 @@
+"""A component's config.json into a frozen dataclass, every key checked before any weight is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vidgen_dist.errors import Refused
+
+C = TypeVar("C")
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "null",
+}
+
+
+def read_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
+    """A `kind` (a dataclass of bool, int, float, str and None fields) from `config`.
+
+    Keys that begin with an underscore are diffusers' own notes. A key that `kind` lacks is passed over
+    when its value says "off" (null, false), and refused otherwise: the weights were made for a feature
+    that is not there.
+
+    Args:
+        kind: Its fields are the allowed keys, its defaults stand for missing ones.
+        config: config.json, parsed.
+        model: Names the model in messages.
+
+    Raises:
+        Refused: Names the key, its value and what is allowed.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key, value in config.items():
+        if key not in fields and not key.startswith("_") and value is not None and value is not False:
+            allowed = "nothing: the key is not known here"
+            raise bad_key(model, key, value, allowed)
+    return select_config(kind, config, model)
+
+
+def select_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
+    """As `read_config`, passing over all keys that `kind` lacks: transformers' configs carry many for
+    training and generation.
+
+    Raises:
+        Refused: A value of the wrong type; names the key, its value and what is allowed.
+    """
+    values = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in config:
+            values[name] = _typed(config[name], hint, model, name)
+    return kind(**values)
+
+
+def bad_key(model: str, key: str, value: Any, allowed: str) -> Refused:
+    """The error for a key whose value cannot be."""
+    return Refused(f"config of {model}: {key} is {value!r}; allowed is {allowed}")
+
+
+def _typed(value: Any, hint: Any, model: str, key: str) -> Any:
+    kinds = typing.get_args(hint) or (hint,)
+    if type(value) in kinds:
+        return value
+    if type(value) is int and float in kinds:
+        return float(value)
+    raise bad_key(model, key, value, " or ".join(_WORDS[kind] for kind in kinds))

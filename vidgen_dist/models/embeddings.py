@@ -1,0 +1,116 @@
+"""Tables of timesteps and positions, in numpy.
+
+Each is a function of sizes alone, computed once a video and shared by every step and block.
+Sources: sinusoids, Vaswani et al. 2017 (arXiv:1706.03762) and Ho et al. 2020 (arXiv:2006.11239);
+rotary embeddings, Su et al. 2021 (arXiv:2104.09864); their 3D forms, CogVideoX (arXiv:2408.06072).
+Numbers agree with diffusers' `models/embeddings.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+MAX_PERIOD = 10000.0
+"""The longest wavelength, over 2π, of every table here."""
+
+
+def timestep_embedding(
+    timesteps: np.ndarray, dim: int, *, flip_sin_to_cos: bool = False, freq_shift: float = 1.0
+) -> np.ndarray:
+    """Sinusoids of the timesteps.
+
+    Args:
+        timesteps: (B,), whole or fractional.
+        dim: Width D; an odd one ends in a zero.
+        flip_sin_to_cos: Cosines first.
+        freq_shift: Taken from the number of frequencies: 1 lets the last one reach the longest period.
+
+    Returns:
+        (B, D) float32.
+    """
+    half = dim // 2
+    exponents = (
+        np.float32(-math.log(MAX_PERIOD)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
+    )
+    # NumPy's float32 exp may be off by two units in the last place, which a timestep of 999 turns into 1e-4.
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = np.asarray(timesteps, dtype=np.float32)[:, None] * frequencies[None, :]
+    waves = [np.cos(angles), np.sin(angles)] if flip_sin_to_cos else [np.sin(angles), np.cos(angles)]
+    return np.concatenate([*waves, np.zeros((len(angles), dim % 2), np.float32)], axis=1)
+
+
+def sincos_1d(dim: int, positions: np.ndarray) -> np.ndarray:
+    """(N,) positions to (N, D) sines then cosines, float64. `dim` is even."""
+    if dim % 2:
+        raise ValueError(f"sincos embedding: dim is {dim}, must be even")
+    frequencies = MAX_PERIOD ** (-np.arange(dim // 2, dtype=np.float64) / (dim / 2))
+    angles = np.asarray(positions, dtype=np.float64)[:, None] * frequencies[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def sincos_3d(
+    dim: int,
+    grid: tuple[int, int, int],
+    *,
+    spatial_interpolation_scale: float = 1.0,
+    temporal_interpolation_scale: float = 1.0,
+) -> np.ndarray:
+    """Absolute positions of video tokens: a quarter of the width for time, 3/8 for x, 3/8 for y.
+
+    Args:
+        dim: Width D, a multiple of 16.
+        grid: Tokens along (time, height, width).
+        spatial_interpolation_scale, temporal_interpolation_scale: Positions are divided by them.
+
+    Returns:
+        (T * H * W, D) float32, width running fastest.
+    """
+    if dim % 16:
+        raise ValueError(f"3D sincos embedding: dim is {dim}, must be a multiple of 16")
+    scales = (temporal_interpolation_scale, spatial_interpolation_scale, spatial_interpolation_scale)
+    t, y, x = (
+        np.arange(n, dtype=np.float32) / np.float32(scale) for n, scale in zip(grid, scales, strict=True)
+    )
+    table = np.empty((*grid, dim), dtype=np.float32)
+    time_end, x_end = dim // 4, dim // 4 + 3 * dim // 8
+    table[..., :time_end] = sincos_1d(time_end, t)[:, None, None, :]
+    table[..., time_end:x_end] = sincos_1d(x_end - time_end, x)[None, None, :, :]
+    table[..., x_end:] = sincos_1d(dim - x_end, y)[None, :, None, :]
+    return table.reshape(-1, dim)
+
+
+def rotary_1d(dim: int, positions: np.ndarray, theta: float = MAX_PERIOD) -> np.ndarray:
+    """(N,) positions to (N, D / 2) rotation angles, float32: one for each pair of neighbouring channels."""
+    if dim % 2:
+        raise ValueError(f"rotary embedding: dim is {dim}, must be even")
+    frequencies = np.float32(1) / np.float32(theta) ** (
+        np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    )
+    return np.asarray(positions, dtype=np.float32)[:, None] * frequencies[None, :]
+
+
+def rotary_3d(
+    dim: int, t: np.ndarray, y: np.ndarray, x: np.ndarray, theta: float = MAX_PERIOD
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotary table of video tokens: a quarter of a head's width for time, 3/8 for y, 3/8 for x.
+
+    Args:
+        dim: Width D of a head, a multiple of 16.
+        t, y, x: Positions along each axis: (T,), (H,), (W,).
+        theta: The longest wavelength, over 2π.
+
+    Returns:
+        (cos, sin), each (T * H * W, D) float32, width running fastest; channels 2i and 2i + 1 turn by
+        one angle and so hold one value twice.
+    """
+    if dim % 16:
+        raise ValueError(f"3D rotary embedding: dim is {dim}, must be a multiple of 16")
+    angles = np.empty((len(t), len(y), len(x), dim // 2), dtype=np.float32)
+    time_end, y_end = dim // 8, dim // 8 + 3 * dim // 16
+    angles[..., :time_end] = rotary_1d(dim // 4, t, theta)[:, None, None, :]
+    angles[..., time_end:y_end] = rotary_1d(3 * dim // 8, y, theta)[None, :, None, :]
+    angles[..., y_end:] = rotary_1d(3 * dim // 8, x, theta)[None, None, :, :]
+    angles = angles.reshape(-1, dim // 2)
+    return np.repeat(np.cos(angles), 2, axis=1), np.repeat(np.sin(angles), 2, axis=1)
