@@ -1,0 +1,116 @@
+"""RunSpec: YAML and flags give one thing, and what is wrong is named with its line."""
+
+from __future__ import annotations
+
+import pytest
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
+
+FULL = """\
+model:
+  id: zai-org/CogVideoX-5b
+  task: text-to-video
+  revision: main
+  variant: fp16
+  dtype: bfloat16
+manifest:
+  uri: s3://bucket/rows/*.parquet
+  passthrough: [source, licence]
+output:
+  uri: s3://bucket/out
+  format: gif
+  fps: 12.5
+  crf: 20
+topology:
+  device: cpu
+  replicas: 3
+  address: auto
+  shard_size: 4
+sampling:
+  num_frames: 49
+  guidance_scale: 6.0
+seed: 7
+"""
+
+
+def test_yaml_comes_back_as_it_went() -> None:
+    spec = parse_spec(FULL, "run.yaml")
+    assert spec.output.fps == 12.5
+    assert spec.manifest.passthrough == ("source", "licence")
+    assert spec.sampling == {"num_frames": 49, "guidance_scale": 6.0}
+    assert parse_spec(spec.to_yaml(), "again.yaml") == spec
+
+
+def test_flags_and_yaml_give_the_same_spec() -> None:
+    text = "model: {id: m}\nmanifest: {uri: rows.parquet}\noutput: {uri: out}\nsampling: {num_frames: 9}\n"
+    flags = {"model.id": "m", "manifest.uri": "rows.parquet", "output.uri": "out", "sampling.num_frames": 9}
+    assert spec_from_flags(flags) == parse_spec(text, "run.yaml")
+
+
+def test_flags_override_yaml() -> None:
+    spec = parse_spec(FULL, "run.yaml").override({"topology.replicas": 8, "sampling.num_frames": 13})
+    assert spec.topology.replicas == 8
+    assert spec.topology.device == "cpu"
+    assert spec.sampling == {"num_frames": 13, "guidance_scale": 6.0}
+
+
+def test_defaults_are_a_local_run() -> None:
+    spec = spec_from_flags({"model.id": "m", "manifest.uri": "a", "output.uri": "b"})
+    assert isinstance(spec, RunSpec)
+    assert spec.topology.address is None
+    assert spec.topology.replicas == 1
+    assert spec.output.format == "mp4"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "parts"),
+    [
+        ("  variant:", "  varient:", ["line 5", "model.varient", "did you mean model.variant?"]),
+        ("topology:", "topologie:", ["line 15", "topologie", "did you mean topology?", "sampling"]),
+        ("  format: gif", "  format: avi", ["line 12", "output.format", "'avi'", "'mp4'", "'npy'"]),
+        ("  replicas: 3", "  replicas: 0", ["line 17", "topology.replicas", "greater than or equal to 1"]),
+        ("  replicas: 3", "  replicas: 2.5", ["line 17", "topology.replicas", "2.5"]),
+        ("  crf: 20", "  crf: 52", ["line 14", "output.crf", "less than or equal to 51"]),
+        ("  fps: 12.5", "  fps: 0", ["line 13", "output.fps"]),
+        ("  task: text-to-video", "  task: text-to-film", ["line 3", "model.task", "'image-to-video'"]),
+        ("[source, licence]", "[source, 3]", ["line 9", "manifest.passthrough.1"]),
+        ("seed: 7", "seed: -1", ["line 23", "seed", "-1"]),
+        ("seed: 7", "seed: 7\nseed: 8", ["line 24", "seed is given twice"]),
+        ("  revision: main", "  id: other", ["line 4", "model.id is given twice"]),
+        ("seed: 7", "seed: [7", ["line 24", "not YAML"]),
+        ("seed: 7", "seed: !!python/name:os.system x", ["line 23", "not YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(before: str, after: str, parts: list[str]) -> None:
+    assert before in FULL
+    with pytest.raises(Refused) as refused:
+        parse_spec(FULL.replace(before, after), "jobs/run.yaml")
+    for part in ["jobs/run.yaml", *parts]:
+        assert part in str(refused.value)
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(Refused) as refused:
+        parse_spec("model: {idd: x}\nmanifest: {uri: 3}\n", "run.yaml")
+    lines = str(refused.value).splitlines()
+    assert any("model.id is missing" in line for line in lines)
+    assert any("model.idd" in line and "did you mean model.id?" in line for line in lines)
+    assert any("manifest.uri" in line for line in lines)
+    assert any("output is missing" in line for line in lines)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "[1, 2]", "3"])
+def test_a_text_that_is_no_mapping(text: str) -> None:
+    with pytest.raises(Refused, match=r"run\.yaml: a run spec is a mapping"):
+        parse_spec(text, "run.yaml")
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(Refused, match=r"run\.yaml: not a YAML text in UTF-8"):
+        parse_spec(b"PAR1\xff\xfe", "run.yaml")
+
+
+def test_a_wrong_flag_names_the_key() -> None:
+    with pytest.raises(Refused, match=r"command line: topology\.replicas: -2 is not allowed"):
+        spec_from_flags({"model.id": "m", "manifest.uri": "a", "output.uri": "b", "topology.replicas": -2})

@@ -1,0 +1,247 @@
+"""RunSpec: what a run is. Plain data, from `run.yaml` and flags, checked once and then frozen.
+
+Nothing here opens a file: `parse_spec` takes a text and the name to call it by. Whether a model can do
+what `sampling` asks is for the model's rules to say.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from vidgen_dist.errors import Refused
+
+Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
+Device = Literal["auto", "cpu", "ascend"]
+Format = Literal["mp4", "gif", "png", "npy"]
+Task = Literal["text-to-video", "image-to-video", "video-to-video"]
+
+COMMAND_LINE = "command line"
+"""What errors call the place of a value that a flag gave."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Part):
+    """Which checkpoint renders, and how it is read.
+
+    Args:
+        id: Hub id or folder, in diffusers' layout.
+        task: What to do with it; by default what `model_index.json` says.
+        revision: Branch, tag or commit of a hub id.
+        variant: Variant of the weight files, such as `fp16`.
+        dtype: What the models compute in; by default the device's own.
+        adapter: AnimateDiff's motion adapter.
+    """
+
+    id: Text
+    task: Task | None = None
+    revision: Text | None = None
+    variant: Text | None = None
+    dtype: Text | None = None
+    adapter: Text | None = None
+
+
+class Manifest(_Part):
+    """Which rows are rendered.
+
+    Args:
+        uri: A Parquet file, a folder or a glob of them.
+        passthrough: Columns that are no request field and are copied to the ledger.
+    """
+
+    uri: Text
+    passthrough: tuple[Text, ...] = ()
+
+
+class Output(_Part):
+    """Where videos and ledger go, and how frames are encoded.
+
+    Args:
+        uri: Folder for `videos/`, `ledger/` and `run.yaml`.
+        format: `mp4`, `gif`, `png` (a folder of frames a row) or `npy` (uint8 frames, lossless).
+        fps: Frames per second of rows that do not say; by default the model's.
+        crf: Quality of mp4, 0 (lossless) to 51 (worst).
+    """
+
+    uri: Text
+    format: Format = "mp4"
+    fps: Annotated[float, Field(ge=0.001, le=1000)] | None = None
+    crf: Annotated[int, Field(ge=0, le=51)] = 18
+
+
+class Topology(_Part):
+    """Where rendering runs. Decides nothing about the pixels.
+
+    Args:
+        device: `ascend`, `cpu`, or `auto`: Ascend where there are NPUs.
+        replicas: Workers, each with the whole model: one a NPU, on CPU the cores divided between them.
+        address: A running Ray cluster to attach to (`auto`, `host:port`, `ray://…`); by default a local
+            Ray is started, and stopped at the end.
+        shard_size: Rows handed to a worker at once, at most.
+    """
+
+    device: Device = "auto"
+    replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
+    address: Text | None = None
+    shard_size: Annotated[int, Field(ge=1, le=10_000)] = 8
+
+
+class RunSpec(_Part):
+    """What a run is.
+
+    Args:
+        model, manifest, output, topology: See their classes.
+        sampling: Values for `RenderRequest` fields that rows may override.
+        seed: Decides, together with a row's id, the seed of rows that bring none.
+    """
+
+    model: Model
+    manifest: Manifest
+    output: Output
+    topology: Topology = Topology()
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+
+    def to_yaml(self) -> str:
+        """The spec as YAML that `parse_spec` reads back; fields left at None are left out."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
+        )
+
+    def override(self, flags: Mapping[str, Any]) -> RunSpec:
+        """The spec with some values replaced.
+
+        Args:
+            flags: Dotted key (`topology.replicas`, `sampling.num_frames`) -> value.
+
+        Raises:
+            Refused: A key or value that is not allowed.
+        """
+        return make_spec(_with(self.model_dump(mode="json"), flags), COMMAND_LINE)
+
+
+def spec_from_flags(flags: Mapping[str, Any]) -> RunSpec:
+    """A spec from dotted keys alone, as `RunSpec.override` takes them."""
+    return make_spec(_with({}, flags), COMMAND_LINE)
+
+
+def parse_spec(text: str | bytes, name: str) -> RunSpec:
+    """Read a spec from YAML.
+
+    Args:
+        text: The content of a run.yaml, UTF-8 where it is bytes.
+        name: What errors call it: the file's path or URI.
+
+    Raises:
+        Refused: Names the file, the line and the key, and says what is allowed.
+    """
+    try:
+        stream = io.StringIO(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        node = yaml.compose(stream, Loader=yaml.SafeLoader)
+        lines = dict(_lines(node, name)) if node else {}
+        stream.seek(0)
+        data = yaml.safe_load(stream)
+    except UnicodeDecodeError as error:
+        raise Refused(f"{name}: not a YAML text in UTF-8 ({error.reason} at byte {error.start})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise Refused(f"{name}, line {line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise Refused(f"{name}: not YAML: {error}") from None
+    if not isinstance(data, dict):
+        allowed = ", ".join(RunSpec.model_fields)
+        raise Refused(f"{name}: a run spec is a mapping with the keys {allowed}; see `vidgen render --help`")
+    return make_spec(data, name, lines)
+
+
+def make_spec(data: Mapping[Any, Any], name: str, lines: Mapping[tuple, int] | None = None) -> RunSpec:
+    """A spec from nested mappings.
+
+    Args:
+        data: As in run.yaml.
+        name: What errors call the place that the data comes from.
+        lines: Path of keys -> line in that place.
+
+    Raises:
+        Refused: Every key and value that is not allowed, one a line.
+    """
+    try:
+        return RunSpec.model_validate(data)
+    except ValidationError as error:
+        found = dict.fromkeys(_explain(detail, name, lines or {}) for detail in error.errors())
+        raise Refused("\n".join(found)) from None
+
+
+def _with(data: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in flags.items():
+        part = data
+        *path, last = key.split(".")
+        for step in path:
+            part = part.setdefault(step, {})
+        part[last] = value
+    return data
+
+
+def _lines(node: yaml.Node, name: str, path: tuple = ()) -> Iterator[tuple[tuple, int]]:
+    """Path of keys -> line, for every key of a YAML document; a key given twice is refused."""
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _lines(item, name, (*path, index))
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.value in seen:
+            raise Refused(f"{name}, line {line}: {_dotted((*path, key.value))} is given twice")
+        seen.add(key.value)
+        inner = dict(_lines(value, name, (*path, key.value)))
+        yield from {**inner, (*path, key.value): line}.items()
+
+
+def _explain(detail: Any, name: str, lines: Mapping[tuple, int]) -> str:
+    """One of pydantic's errors as a person wants it: place, key, value, what is allowed."""
+    # A union adds the name of its member to the path, which is no key of the file.
+    path = tuple(detail["loc"])
+    fields = _fields_at(path[:-1])
+    at = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    place = f"{name}, line {at}" if at is not None else name
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), fields, 1)
+        hint = f"did you mean {_dotted((*path[:-1], near[0]))}? " if near else ""
+        return f"{place}: {_dotted(path)} is no key of a run spec; {hint}allowed: {', '.join(fields)}"
+    if kind == "missing":
+        return f"{place}: {_dotted(path)} is missing"
+    value = repr(detail["input"])
+    shown = value if len(value) <= 100 else value[:97] + "..."
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    return f"{place}: {_dotted(path)}: {shown} is not allowed; {message}"
+
+
+def _fields_at(path: tuple) -> list[str]:
+    model: Any = RunSpec
+    for step in path:
+        field = getattr(model, "model_fields", {}).get(step)
+        model = _plain(field.annotation) if field else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _plain(annotation: Any) -> Any:
+    if get_origin(annotation) is types.UnionType:
+        return next(a for a in get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(str(step) for step in path)
