@@ -1,4 +1,4 @@
-"""What other implementations make of the same checkpoints: read here, made by the scripts beside this file."""
+"""What other implementations make of the same checkpoints; the scripts beside this file made it."""
 
 from __future__ import annotations
 

@@ -488,9 +488,8 @@ def make(name: str, case: Case) -> None:
     for k, video in enumerate(videos):
         np.save(folder / f"frames.{k}.npy", video)
         clipped.append(round(float(np.mean((video <= 0) | (video >= 1))), 4))
-        print(
-            f"{name} {k}: {video.shape}, mean {video.mean():.3f}, std {video.std():.3f}, clipped {clipped[-1]}"
-        )
+        level = f"mean {video.mean():.3f}, std {video.std():.3f}, clipped {clipped[-1]}"
+        print(f"{name} {k}: {video.shape}, {level}")
     if max(clipped) > CLIPPED_AT_MOST:
         raise SystemExit(f"{name}: a clipped pixel hides errors, and {max(clipped):.0%} of them are clipped")
 

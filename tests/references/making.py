@@ -80,15 +80,15 @@ def numpy_noise(seed: int) -> Iterator[None]:
     """Within, diffusers' `randn_tensor` draws from NumPy's PCG64 in every loaded module."""
     rng = np.random.Generator(np.random.PCG64(seed))
 
-    def draw(
-        shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None
-    ) -> Any:
+    def draw(shape: Any, *_: Any, dtype: Any = None, **__: Any) -> torch.Tensor:
         return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype or torch.float32)
 
     modules = [
         module
         for name, module in list(sys.modules.items())
-        if name.split(".")[0] == "diffusers" and "randn_tensor" in vars(module or object())
+        if name.split(".")[0] == "diffusers"
+        and hasattr(module, "__dict__")
+        and "randn_tensor" in vars(module)
     ]
     originals = [module.randn_tensor for module in modules]
     for module in modules:

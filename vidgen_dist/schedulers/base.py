@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -81,7 +80,7 @@ class CogVideoXScheduler:
         """Chooses the steps of a render and puts them into `timesteps`.
 
         Raises:
-            Refused: More steps than were trained, or steps that this schedule cannot start from.
+            Refused: More steps than were trained, or a step after the last one trained.
         """
         trained = self.config["num_train_timesteps"]
         if not 1 <= num_inference_steps <= trained:
@@ -92,17 +91,11 @@ class CogVideoXScheduler:
         timesteps = tables.spaced_timesteps(
             self.config["timestep_spacing"], num_inference_steps, trained, self.config["steps_offset"]
         )
-        first = timesteps[0]
-        if first >= trained:
+        if timesteps[0] >= trained:
+            offset = self.config["steps_offset"]
             raise Refused(
-                f"num_inference_steps: {num_inference_steps} is not allowed; with the scheduler's steps_offset "
-                f"{self.config['steps_offset']} the first step is {first}, and the last one trained {trained - 1}"
-            )
-        if self.config["prediction_type"] == "epsilon" and self.alphas_cumprod[first] == 0:
-            raise Refused(
-                f"scheduler's prediction_type: 'epsilon' is not allowed where a render starts from a step "
-                f"without signal ({first}, by rescale_betas_zero_snr and timestep_spacing "
-                f"{self.config['timestep_spacing']!r}); 'sample' or 'v_prediction'"
+                f"num_inference_steps: {num_inference_steps} is not allowed; with the scheduler's "
+                f"steps_offset {offset} the first step is {timesteps[0]}, the last one trained {trained - 1}"
             )
         self.timesteps = timesteps
         self._stride = trained // num_inference_steps
@@ -129,6 +122,11 @@ class CogVideoXScheduler:
         signal, noise = scalars(sample.dtype, alpha**0.5, (1 - alpha) ** 0.5)
         prediction = self.config["prediction_type"]
         if prediction == "epsilon":
+            if signal == 0:
+                raise Refused(
+                    "scheduler's prediction_type: 'epsilon' is not allowed where a render starts without "
+                    "signal (rescale_betas_zero_snr and the last training step); 'sample' or 'v_prediction'"
+                )
             return (sample - noise * model_output) / signal
         if prediction == "v_prediction":
             return signal * sample - noise * model_output
@@ -169,11 +167,11 @@ def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _squared_cosine(num_train_timesteps: int, largest: float = 0.999) -> np.ndar
         return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
 
     shares = [step / num_train_timesteps for step in range(num_train_timesteps + 1)]
-    ratios = [alpha_bar(after) / alpha_bar(before) for before, after in zip(shares, shares[1:], strict=False)]
+    ratios = [alpha_bar(after) / alpha_bar(before) for before, after in pairwise(shares)]
     return np.array([min(1 - ratio, largest) for ratio in ratios], np.float32)
 
 
@@ -80,9 +81,8 @@ def spaced_timesteps(
         stride = num_train_timesteps // num_inference_steps
         return np.arange(num_inference_steps, dtype=np.int64)[::-1] * stride + steps_offset
     if spacing == "trailing":
-        stride = num_train_timesteps / num_inference_steps
-        steps = np.arange(num_train_timesteps, 0, -stride).round().astype(np.int64) - 1
+        steps = np.arange(num_train_timesteps, 0, -num_train_timesteps / num_inference_steps).round() - 1
         # Where the stride's rounding adds up (61 of 1000, and 61 other numbers) arange goes one step too
         # far, to -1. diffusers takes that step, and its last x₀ is then noise.
-        return steps[:num_inference_steps]
+        return steps[:num_inference_steps].astype(np.int64)
     raise ValueError(f"no spacing of timesteps is named {spacing!r}")

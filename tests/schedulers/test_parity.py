@@ -1,0 +1,93 @@
+"""Every step of the schedulers against diffusers' (tests/references/make_schedulers.py says how recorded)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.references import HERE, largest_difference
+from vidgen_dist.schedulers import CogVideoXDPMScheduler, load_scheduler
+
+with np.load(HERE / "schedulers" / "steps.npz") as archive:
+    RECORDED = {name: archive[name] for name in archive.files}
+RUNS: list[dict[str, Any]] = json.loads(str(RECORDED["runs"]))
+TOLERANCE = 2e-6
+
+
+def _name(k: int) -> str:
+    run = RUNS[k]
+    keys = ("timestep_spacing", "prediction_type", "beta_schedule", "snr_shift_scale")
+    parts = [run["scheduler"].removeprefix("CogVideoX").removesuffix("Scheduler")]
+    parts += [str(run["config"][key]) for key in keys if key in run["config"]]
+    return "-".join([*parts, str(run["num_inference_steps"])])
+
+
+def _assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert ours.dtype == np.float32
+    # x₀ from a predicted ε is divided by √ᾱ, and its rounding with it.
+    scale = max(1.0, float(np.abs(theirs).max()))
+    assert largest_difference(ours, theirs) <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize("k", range(len(RUNS)), ids=_name)
+def test_schedule_is_diffusers(k: int) -> None:
+    run = RUNS[k]
+    scheduler = load_scheduler(run["scheduler"], run["config"])
+    scheduler.set_timesteps(run["num_inference_steps"])
+
+    assert scheduler.timesteps.dtype == np.int64
+    np.testing.assert_array_equal(scheduler.timesteps, RECORDED[f"{k}.timesteps"])
+    np.testing.assert_allclose(scheduler.alphas_cumprod[::37], RECORDED[f"{k}.alphas"], rtol=1e-6, atol=1e-9)
+    assert scheduler.alphas_cumprod.dtype == RECORDED[f"{k}.alphas"].dtype
+    for t, noised in zip(scheduler.timesteps, RECORDED[f"{k}.noised"], strict=True):
+        _assert_close(scheduler.add_noise(RECORDED["sample"], RECORDED["model_outputs"][0], t), noised)
+
+
+@pytest.mark.parametrize("k", range(len(RUNS)), ids=_name)
+def test_steps_are_diffusers(k: int) -> None:
+    run = RUNS[k]
+    scheduler = load_scheduler(run["scheduler"], run["config"])
+    scheduler.set_timesteps(run["num_inference_steps"])
+    rng = np.random.Generator(np.random.PCG64(run["seed"]))
+    sample, old, back = RECORDED["sample"], None, None
+    for i, t in enumerate(scheduler.timesteps):
+        output = RECORDED["model_outputs"][i]
+        if isinstance(scheduler, CogVideoXDPMScheduler):
+            stepped, original = scheduler.step(output, old, t, back, sample, rng)
+            _assert_close(original, RECORDED[f"{k}.originals"][i])
+        else:
+            stepped = scheduler.step(output, t, sample, eta=run["eta"], rng=rng)
+        _assert_close(stepped, RECORDED[f"{k}.samples"][i])
+        # Going on from the reference's own latents keeps one step's error out of the next's.
+        sample, old, back = RECORDED[f"{k}.samples"][i], RECORDED[f"{k}.originals"][i], t
+
+
+@pytest.mark.parametrize(
+    "k", [k for k, run in enumerate(RUNS) if run["num_inference_steps"] == 50], ids=_name
+)
+def test_fifty_steps_in_a_row(k: int) -> None:
+    run = RUNS[k]
+    scheduler = load_scheduler(run["scheduler"], run["config"])
+    scheduler.set_timesteps(50)
+    rng = np.random.Generator(np.random.PCG64(run["seed"]))
+    sample, old, back = RECORDED["sample"], None, None
+    for t, output in zip(scheduler.timesteps, RECORDED["model_outputs"], strict=True):
+        if isinstance(scheduler, CogVideoXDPMScheduler):
+            sample, old = scheduler.step(output, old, t, back, sample, rng)
+            back = t
+        else:
+            sample = scheduler.step(output, t, sample)
+    difference = largest_difference(sample, RECORDED[f"{k}.samples"][-1])
+    print(f"largest difference after 50 steps: {difference:.2e}")
+    assert difference <= 1e-5
+
+
+def test_the_grid_covers_every_choice() -> None:
+    configs = [run["config"] for run in RUNS]
+    assert {c.get("timestep_spacing") for c in configs} >= {"leading", "linspace", "trailing"}
+    assert {c.get("prediction_type") for c in configs} >= {"epsilon", "sample", "v_prediction"}
+    assert {c.get("beta_schedule") for c in configs} >= {"linear", "scaled_linear", "squaredcos_cap_v2"}
+    assert any(run["eta"] > 0 for run in RUNS)
