@@ -8,16 +8,28 @@ the same input gives the same bits whatever the thread count.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
 from vidgen_dist.nn import backend
 
 Array = np.ndarray[Any, Any]
+
+_NUMPY_DTYPES: dict[Any, Any] = {
+    ms.bool_: np.bool_,
+    ms.uint8: np.uint8,
+    ms.int32: np.int32,
+    ms.int64: np.int64,
+    ms.float16: np.float16,
+    ms.float32: np.float32,
+    ms.float64: np.float64,
+}
 
 # Elements a job of elementwise work takes: 256 KiB of float32, input and output together in L2.
 _BLOCK = 65536
@@ -58,7 +70,7 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise over the last axis."""
-    rows, scale, shift = _array(x), _optional(weight), _optional(bias)
+    rows, scale, shift = _contiguous(x), _optional(weight), _optional(bias)
     width = rows.shape[-1]
     source = rows.reshape(-1, width)
     out = np.empty_like(source)
@@ -78,7 +90,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Divide by the root mean square over the last axis."""
-    rows, scale = _array(x), _optional(weight)
+    rows, scale = _contiguous(x), _optional(weight)
     width = rows.shape[-1]
     source = rows.reshape(-1, width)
     out = np.empty_like(source)
@@ -95,7 +107,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
-    source, scale, shift = _array(x), _optional(weight), _optional(bias)
+    source, scale, shift = _contiguous(x), _optional(weight), _optional(bias)
     batch, channels = source.shape[:2]
     grouped = source.reshape(batch, groups, channels // groups, -1)
     out = np.empty_like(grouped)
@@ -320,8 +332,18 @@ def _unfold(padded: Array, columns: Array, sh: int, sw: int) -> None:
 
 
 def _array(x: Tensor) -> Array:
-    array: Array = x.asnumpy()
-    return array
+    """The tensor's values without a copy, strided as the tensor is; for as long as the tensor lives."""
+    if x.is_contiguous():
+        array: Array = x.asnumpy()
+        return array
+    # asnumpy makes a view contiguous first, slowly.
+    extent = sum((n - 1) * step for n, step in zip(x.shape, x.strides, strict=True)) + x.itemsize
+    memory = (ctypes.c_char * extent).from_address(x.data_ptr())
+    return np.ndarray(x.shape, _NUMPY_DTYPES[x.dtype], memory, strides=x.strides)
+
+
+def _contiguous(x: Tensor) -> Array:
+    return np.ascontiguousarray(_array(x))
 
 
 def _optional(x: Tensor | None) -> Array | None:
@@ -345,7 +367,7 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _elementwise(x: Tensor, body: Callable[[Array, Array], None]) -> Tensor:
-    source = _array(x)
+    source = _contiguous(x)
     out = np.empty_like(source)
     flat, flat_out = source.reshape(-1), out.reshape(-1)
     _each(_slices(flat.size, _BLOCK), lambda block: body(flat[block], flat_out[block]))
