@@ -127,7 +127,7 @@ def _start_ascend(threads: int) -> _Backend:
 
 def _single_threaded_blas() -> None:
     """Hold NumPy's OpenBLAS to one thread a call; a NumPy built on another BLAS is left as it is."""
-    library = ctypes.CDLL(np.core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+    library = ctypes.CDLL(np.core._multiarray_umath.__file__)
     for symbol in ("openblas_set_num_threads64_", "openblas_set_num_threads"):
         setter = getattr(library, symbol, None)
         if setter is not None:

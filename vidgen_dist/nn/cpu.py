@@ -9,13 +9,14 @@ the same input gives the same bits whatever the thread count.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from vidgen_dist.nn import backend
 
@@ -159,8 +160,55 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def gelu_erf(x: Tensor) -> Tensor:
-    """GELU by the error function."""
-    return ops.gelu(x, approximate="none")
+    """GELU by the error function, which Abramowitz and Stegun's 7.1.26 gives to 1.5e-7."""
+    half = np.float32(np.sqrt(0.5))
+    powers = [np.float32(c) for c in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)]
+
+    def body(a: Array, y: Array) -> None:
+        z = np.abs(a)
+        z *= half
+        t = z * np.float32(0.3275911)
+        t += np.float32(1)
+        np.reciprocal(t, out=t)
+        np.multiply(t, powers[0], out=y)
+        for power in powers[1:]:
+            y += power
+            y *= t
+        np.multiply(z, z, out=z)
+        np.negative(z, out=z)
+        np.exp(z, out=z)
+        y *= z  # 1 - erf(|x| / sqrt 2): twice the weight of the tail
+        # x >= 0: x - x * tail; x < 0: x * tail. Both are max(x, 0) - |x| * tail.
+        np.abs(a, out=z)
+        y *= z
+        y *= np.float32(-0.5)
+        y += np.maximum(a, np.float32(0), out=z)
+
+    return _elementwise(x, body)
+
+
+def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
+    """x * factor + addend; MindSpore's own kernels are slow where a factor broadcasts."""
+    arrays = [_array(t) for t in (x, factor, addend)]
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    out = np.empty(shape, np.float32)
+    left, right, added = (np.broadcast_to(a, shape) for a in arrays)
+    # Blocks along the two first axes, which in (B, N, D) and (B, C, T, H, W) are long enough to share out.
+    step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
+    lead = shape[:2]
+    jobs = [(b, rows) for b in range(lead[0]) for rows in _slices(lead[1], step)] if len(lead) == 2 else [...]
+
+    def body(at: Any) -> None:
+        y = np.multiply(left[at], right[at], out=out[at])
+        y += added[at]
+
+    _each(jobs, body)
+    return Tensor.from_numpy(out)
+
+
+def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors one after another along an axis."""
+    return Tensor.from_numpy(np.concatenate([_array(t) for t in tensors], axis))
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
@@ -336,10 +384,11 @@ def _array(x: Tensor) -> Array:
     if x.is_contiguous():
         array: Array = x.asnumpy()
         return array
-    # asnumpy makes a view contiguous first, slowly.
-    extent = sum((n - 1) * step for n, step in zip(x.shape, x.strides, strict=True)) + x.itemsize
+    # asnumpy makes a view contiguous first, slowly. (`Tensor.strides` is blind to views, `stride()` is not.)
+    strides = [step * x.itemsize for step in x.stride()]
+    extent = sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True)) + x.itemsize
     memory = (ctypes.c_char * extent).from_address(x.data_ptr())
-    return np.ndarray(x.shape, _NUMPY_DTYPES[x.dtype], memory, strides=x.strides)
+    return np.ndarray(x.shape, _NUMPY_DTYPES[x.dtype], memory, strides=strides)
 
 
 def _contiguous(x: Tensor) -> Array:
@@ -351,15 +400,32 @@ def _optional(x: Tensor | None) -> Array | None:
 
 
 def _each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
-    """Run body on every job, over the compute threads."""
+    """Run body on every job, over the compute threads; an exception ends the rest and is raised."""
     listed = list(jobs)
-    pool = backend.current().pool
-    if pool is None or len(listed) < 2:
+    backend_now = backend.current()
+    workers = min(backend_now.threads, len(listed))
+    if backend_now.pool is None or workers < 2:
         for job in listed:
             body(job)
         return
-    for _ in pool.map(body, listed):
-        pass
+    # One task a thread, each taking the next job from a shared iterator: a future a job costs more
+    # than a small job does.
+    queue = iter(listed)
+
+    def work() -> None:
+        for job in queue:
+            body(job)
+
+    helpers = [backend_now.pool.submit(work) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:
+        for _ in queue:  # after a failure here, leave nothing to the others
+            pass
+        done = [helper.exception() for helper in helpers]
+    for failure in done:
+        if failure is not None:
+            raise failure
 
 
 def _slices(length: int, step: int) -> list[slice]:
@@ -407,7 +473,7 @@ _local = threading.local()
 
 def _scratch(name: str, shape: tuple[int, ...]) -> Array:
     """This thread's buffer of that name, grown to shape; what it holds is not defined."""
-    needed = int(np.prod(shape))
+    needed = math.prod(shape)
     buffer = getattr(_local, name, None)
     if buffer is None or buffer.size < needed:
         buffer = np.empty(needed, np.float32)

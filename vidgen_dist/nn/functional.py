@@ -159,7 +159,7 @@ def interpolate_nearest(
 
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join tensors along an axis that they have."""
-    return mint.cat(tuple(tensors), axis)
+    return backend.current().body.cat(tuple(tensors), axis)
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -175,6 +175,14 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
 def chunk(x: Tensor, n: int, axis: int = 0) -> tuple[Tensor, ...]:
     """Cut x along an axis into n pieces, the last may be smaller."""
     return tuple(mint.chunk(x, n, axis))
+
+
+def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
+    """x * factor + addend, all broadcast: scale and shift, or a gated residual, in one pass.
+
+    On the CPU much faster than the two operators where a side broadcasts.
+    """
+    return backend.current().body.multiply_add(x, factor, addend)
 
 
 def relu(x: Tensor) -> Tensor:

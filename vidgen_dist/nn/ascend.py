@@ -1,0 +1,164 @@
+"""Ascend bodies: MindSpore's native kernels; flash attention in float16 and bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, mint, ops
+
+from vidgen_dist.nn import backend
+
+F = mint.nn.functional
+
+# Flash attention takes head sizes that are multiples of this.
+_HEAD_SIZE = 16
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I) times weight (O, I) transposed, plus bias (O,)."""
+    return F.linear(x, weight, bias)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a (..., N, K) times b (..., K, M), leading axes broadcast."""
+    return mint.matmul(a, b)
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows of weight (V, D) by ids (...): (..., D)."""
+    return F.embedding(ids, weight)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise over the last axis."""
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """Divide by the root mean square over the last axis."""
+    if weight is None:
+        weight = mint.ones((x.shape[-1],), dtype=x.dtype)
+    return ops.rms_norm(x, weight, eps)[0]
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
+    return F.group_norm(x, groups, weight, bias, eps)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times its sigmoid."""
+    return F.silu(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_erf(x: Tensor) -> Tensor:
+    """GELU by the error function."""
+    return F.gelu(x, approximate="none")
+
+
+def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
+    """x * factor + addend."""
+    return x * factor + addend
+
+
+def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors one after another along an axis."""
+    return mint.cat(tensors, axis)
+
+
+def softmax(x: Tensor, axis: int) -> Tensor:
+    """Exponentials over `axis` that sum to 1."""
+    return F.softmax(x, dim=axis)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
+) -> Tensor:
+    """Softmax attention; float32, which flash attention does not take, as plain products.
+
+    A row that may attend to nothing gives 0.
+    """
+    if q.dtype == backend.float32:
+        out = _plain_attention(q, k, v, mask, bias, scale)
+    else:
+        out = _flash_attention(q, k, v, mask, bias, scale)
+    if mask is None:
+        return out
+    return ops.where(mask.any(axis=-1, keep_dims=True), out, mint.zeros((1,), dtype=out.dtype))
+
+
+def _flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
+) -> Tensor:
+    batch, heads, n, size = q.shape
+    m = k.shape[2]
+    discard = None
+    if mask is not None:
+        # The kernel's masks say what to leave out, and have all axes but the heads in full.
+        discard = mint.logical_not(mask)
+        while discard.ndim < 4:
+            discard = discard[None]
+        discard = mint.broadcast_to(discard, (batch, discard.shape[1], n, m)).contiguous()
+    if bias is not None:
+        bias = mint.broadcast_to(bias, (bias.shape[0], heads, n, m)).astype(q.dtype).contiguous()
+    # Zeros at the end of every head change neither the scores nor the values before them.
+    q, k, v = (_pad_head(x) for x in (q, k, v))
+    out = ops.flash_attention_score(
+        q, k, v, heads, real_shift=bias, attn_mask=discard, scalar_value=scale, input_layout="BNSD"
+    )
+    return out[..., :size]
+
+
+def _plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
+) -> Tensor:
+    scores = mint.matmul(q * scale, k.transpose(0, 1, 3, 2))
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = ops.where(mask, scores, mint.zeros((1,), dtype=scores.dtype) - 1e30)
+    return mint.matmul(F.softmax(scores, dim=-1), v)
+
+
+def _pad_head(x: Tensor) -> Tensor:
+    missing = -x.shape[-1] % _HEAD_SIZE
+    if not missing:
+        return x
+    return mint.cat([x, mint.zeros((*x.shape[:-1], missing), dtype=x.dtype)], -1)
+
+
+def conv3d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """x (B, I, T, H, W), weight (O, I, kT, kH, kW); zero padding before and after each axis."""
+    return F.conv3d(x, weight, bias, tuple(stride), tuple(padding))
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """x (B, I, H, W), weight (O, I, kH, kW)."""
+    return F.conv2d(x, weight, bias, tuple(stride), tuple(padding))
+
+
+def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
+    """Pad the last len(widths) / 2 axes, last axis first."""
+    widths = tuple(widths)
+    if mode != "constant":
+        # These modes take as many axes as follow batch and channels, and no fewer.
+        widths += (0,) * (2 * (x.ndim - 2) - len(widths))
+    return F.pad(x, widths, mode=mode)
+
+
+def take(x: Tensor, indices: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    """Take indices[i] along axis 2 + i of x (B, C, ...)."""
+    for axis, index in enumerate(indices, start=2):
+        x = mint.index_select(x, axis, Tensor.from_numpy(index))
+    return x
