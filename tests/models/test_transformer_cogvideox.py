@@ -1,0 +1,355 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tests.references import case, cases, largest_difference
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.models.embeddings import sincos_3d, timestep_embedding
+from vidgen_dist.models.transformers import cogvideox
+from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
+from vidgen_dist.request import RequestError
+from vidgen_dist.weights.load import load_weights
+
+TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "out_channels": 3,
+    "time_embed_dim": 10,
+    "text_embed_dim": 6,
+    "num_layers": 2,
+    "sample_height": 4,
+    "sample_width": 6,
+    "sample_frames": 9,
+    "max_text_seq_length": 5,
+}
+ROTARY = {"use_rotary_positional_embeddings": True}
+LEARNED = {**ROTARY, "use_learned_positional_embeddings": True}
+V1_5 = {**ROTARY, "patch_size_t": 2, "sample_height": 8, "sample_width": 10}
+STEPS = np.array([999, 37])
+
+
+def config_of(name):
+    return json.loads((case(name).checkpoint / "transformer" / "config.json").read_text(encoding="utf-8"))
+
+
+def loaded(name):
+    model = CogVideoXTransformer3DModel(config_of(name))
+    load_weights(model, case(name).checkpoint / "transformer", variant=case(name).variant)
+    return model
+
+
+def pieces_of(name, step):
+    prefix = f"transformer.{step}."
+    return {key[len(prefix) :]: value for key, value in case(name).pieces.items() if key.startswith(prefix)}
+
+
+def run(model, pieces):
+    """The output for inputs named as in the references."""
+    output = model(
+        nn.from_numpy(pieces["hidden_states"]),
+        nn.from_numpy(pieces["encoder_hidden_states"]),
+        nn.from_numpy(pieces["timestep"]),
+        (pieces["rotary_cos"], pieces["rotary_sin"]) if "rotary_cos" in pieces else None,
+        pieces.get("ofs"),
+    )
+    return nn.to_numpy(output)
+
+
+def randomise(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for parameter in nn.named_parameters(model).values():
+        values = 0.3 * rng.standard_normal(parameter.shape)
+        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
+    return model
+
+
+def tiny(**changes):
+    """A model with random weights."""
+    return randomise(CogVideoXTransformer3DModel({**TINY, **changes}))
+
+
+def inputs(frames=3, height=4, width=6, text=5):
+    rng = np.random.default_rng(1)
+    shapes = {"hidden_states": (2, frames, 4, height, width), "encoder_hidden_states": (2, text, 6)}
+    pieces = {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+    return {**pieces, "timestep": STEPS}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cpu():
+    nn.set_device("cpu")
+
+
+# Against diffusers. ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["first", "last"])
+@pytest.mark.parametrize("name", cases())
+def test_parity(name, step):
+    pieces = pieces_of(name, step)
+    difference = largest_difference(run(loaded(name), pieces), pieces["output"])
+    print(f"transformer {name}, {step} step: largest difference {difference:.2e}")
+    assert difference < 2e-5
+
+
+@pytest.mark.parametrize("name", [name for name in cases() if "rotary_cos" in pieces_of(name, "first")])
+def test_rotary_parity(name):
+    pieces = pieces_of(name, "first")
+    _, frames, _, height, width = pieces["hidden_states"].shape
+    tables = rotary_positions(config_of(name), height * 8, width * 8, frames, 8)
+    for table, key in zip(tables, ("rotary_cos", "rotary_sin"), strict=True):
+        difference = largest_difference(table, pieces[key])
+        print(f"{key} {name}: largest difference {difference:.2e}")
+        assert difference < 1e-6
+
+
+@pytest.mark.parametrize("name", cases())
+def test_every_parameter_is_used(name):
+    model, pieces = loaded(name), pieces_of(name, "first")
+    before = run(model, pieces)
+    rng = np.random.default_rng(0)
+    for key, parameter in nn.named_parameters(model).items():
+        if key.endswith("norm_k.bias") and "rotary_cos" not in pieces:
+            # One vector added to all keys shifts a query's scores alike, which softmax does not see.
+            continue
+        kept = nn.to_numpy(parameter).copy()
+        parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
+        assert largest_difference(run(model, pieces), before) > 1e-4, key
+        parameter.set_data(nn.from_numpy(kept))
+    np.testing.assert_array_equal(run(model, pieces), before)
+
+
+# Positions. ------------------------------------------------------------------------------------
+
+
+def test_rotary_positions_of_the_training_size_count_tokens():
+    config = {**TINY, **ROTARY, "sample_height": 8, "sample_width": 12}
+    cos, sin = rotary_positions(config, height=64, width=96, latent_frames=2, vae_scale_factor_spatial=8)
+    assert cos.shape == sin.shape == (2 * 4 * 6, 16)
+    # Channels 0, 4 and 10 turn one radian a frame, a row and a column.
+    for channel, positions in zip((0, 4, 10), np.indices((2, 4, 6)), strict=True):
+        np.testing.assert_allclose(cos[:, channel], np.cos(positions.ravel()), atol=1e-6)
+        np.testing.assert_allclose(sin[:, channel + 1], np.sin(positions.ravel()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"),
+    [
+        # Tokens fewer than the training grid's 4 x 6, of its shape.
+        (32, 48, [0, 2], [0, 2, 4]),
+        # Tall: all 4 rows, 3 columns in the middle, 2 to 5.
+        (128, 96, np.arange(8) / 2, np.linspace(2, 5 * 5 / 6, 6)),
+        # Wide: all 6 columns, and one row at 1.5, rounded to even.
+        (32, 192, [2, 1.5], np.arange(12) / 2),
+    ],
+)
+def test_rotary_positions_stretch_over_the_training_grid(height, width, rows, columns):
+    config = {**TINY, **ROTARY, "sample_height": 8, "sample_width": 12}
+    cos, sin = rotary_positions(config, height, width, 1, 8)
+    for table, wave in ((cos, np.cos), (sin, np.sin)):
+        table = table.reshape(len(rows), len(columns), 16)
+        np.testing.assert_allclose(table[:, 0, 4], wave(np.array(rows)), atol=1e-6)
+        np.testing.assert_allclose(table[0, :, 10], wave(np.array(columns)), atol=1e-6)
+
+
+def test_rotary_positions_of_1_5_count_tokens_from_the_corner():
+    cos, _ = rotary_positions(
+        {**TINY, **V1_5}, height=48, width=80, latent_frames=3, vae_scale_factor_spatial=8
+    )
+    cos = cos.reshape(2, 3, 5, 16)
+    for channel, positions in zip((0, 4, 10), np.indices((2, 3, 5)), strict=True):
+        np.testing.assert_allclose(cos[..., channel], np.cos(positions), atol=1e-6)
+
+
+@pytest.mark.parametrize(("field", "height", "width"), [("height", 80, 80), ("width", 64, 96)])
+def test_1_5_has_no_positions_beyond_its_training_size(field, height, width):
+    with pytest.raises(
+        RequestError, match=rf"^{field}: .* positions up to {64 if field == 'height' else 80}$"
+    ):
+        rotary_positions({**TINY, **V1_5}, height, width, 2, 8)
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(3, 4, 6), (3, 6, 4), (5, 4, 6), (1, 2, 12)])
+def test_sincos_positions_fit_every_size(frames, height, width):
+    scales = {"spatial_interpolation_scale": 1.3, "temporal_interpolation_scale": 0.7}
+    embed = tiny(**scales).patch_embed
+    pieces = inputs(frames, height, width)
+    text, video = nn.from_numpy(pieces["encoder_hidden_states"]), nn.from_numpy(pieces["hidden_states"])
+    without = tiny(**ROTARY).patch_embed(text, video)
+    text_tokens, tokens = embed(text, video)
+    np.testing.assert_array_equal(nn.to_numpy(text_tokens), nn.to_numpy(without[0]))
+    table = sincos_3d(32, (frames, height // 2, width // 2), **scales)
+    np.testing.assert_allclose(nn.to_numpy(tokens), nn.to_numpy(without[1]) + table, atol=1e-6)
+
+
+def test_a_model_renders_one_size_after_another():
+    model = tiny()
+    first = run(model, inputs())
+    assert run(model, inputs(height=8, width=4)).shape == (2, 3, 3, 8, 4)
+    np.testing.assert_array_equal(run(model, inputs()), first)
+
+
+def test_learned_positions_are_the_checkpoints_and_sincos_for_other_frame_counts():
+    model, plain = tiny(**LEARNED).patch_embed, tiny(**ROTARY).patch_embed
+    for name in ("proj", "text_proj"):
+        for parameter in ("weight", "bias"):
+            value = nn.to_numpy(getattr(getattr(model, name), parameter))
+            getattr(getattr(plain, name), parameter).set_data(nn.from_numpy(value))
+
+    def added(frames):
+        pieces = inputs(frames)
+        arguments = [nn.from_numpy(pieces[key]) for key in ("encoder_hidden_states", "hidden_states")]
+        streams = zip(model(*arguments), plain(*arguments), strict=True)
+        return np.concatenate([nn.to_numpy(ours)[0] - nn.to_numpy(base)[0] for ours, base in streams])
+
+    np.testing.assert_allclose(added(3), nn.to_numpy(model.pos_embedding)[0], atol=1e-6)
+    np.testing.assert_allclose(added(2)[:5], 0)
+    np.testing.assert_allclose(
+        added(2)[5:], sincos_3d(32, (2, 2, 3), spatial_interpolation_scale=1.875), atol=1e-6
+    )
+
+
+def test_text_does_not_turn():
+    """The first L tokens stay as they are; pairs of the others' channels turn as complex numbers do."""
+    rng = np.random.default_rng(0)
+    x, angles = rng.standard_normal((2, 7, 3, 8)).astype(np.float32), rng.standard_normal((4, 4))
+    table = [np.repeat(wave(angles), 2, axis=1).astype(np.float32) for wave in (np.cos, np.sin)]
+    turned = nn.to_numpy(cogvideox._turn(nn.from_numpy(x), cogvideox._joint_rotary(table, 3, nn.float32)))
+    np.testing.assert_array_equal(turned[:, :3], x[:, :3])
+
+    def numbers(pairs):
+        return pairs[..., 0::2] + 1j * pairs[..., 1::2]
+
+    expected = numbers(x[:, 3:]) * np.exp(1j * angles)[None, :, None, :]
+    np.testing.assert_allclose(numbers(turned[:, 3:]), expected, atol=1e-6)
+
+
+# Activations. ----------------------------------------------------------------------------------
+
+erf = np.vectorize(math.erf)
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+FEED_FORWARD = {
+    "gelu": gelu,
+    "gelu-approximate": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "geglu": lambda x: x[:, :64] * gelu(x[:, 64:]),
+    "geglu-approximate": lambda x: x * sigmoid(1.702 * x),
+    "swiglu": lambda x: x[:, :64] * x[:, 64:] * sigmoid(x[:, 64:]),
+    "linear-silu": lambda x: x * sigmoid(x),
+}
+
+
+@pytest.mark.parametrize("activation", FEED_FORWARD)
+def test_feed_forward_activations(activation):
+    module = randomise(cogvideox.FeedForward(16, activation))
+    weights = {
+        key: nn.to_numpy(value).astype(np.float64) for key, value in nn.named_parameters(module).items()
+    }
+    x = 3 * np.random.default_rng(2).standard_normal((5, 16))
+    hidden = FEED_FORWARD[activation](x @ weights["net.0.proj.weight"].T + weights["net.0.proj.bias"])
+    expected = hidden @ weights["net.2.weight"].T + weights["net.2.bias"]
+    ours = nn.to_numpy(module(nn.from_numpy(x.astype(np.float32))))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+TIMESTEP = {
+    "silu": lambda x: x * sigmoid(x),
+    "Swish": lambda x: x * sigmoid(x),
+    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "gelu": gelu,
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+@pytest.mark.parametrize("activation", TIMESTEP)
+def test_timestep_activations(activation):
+    module = randomise(cogvideox.TimestepEmbedding(8, 12, activation))
+    weights = {
+        key: nn.to_numpy(value).astype(np.float64) for key, value in nn.named_parameters(module).items()
+    }
+    # Large ones too: mish's exponential must not overflow.
+    x = np.random.default_rng(2).standard_normal((5, 8)) * np.array([1, 3, 10, 100, 1000])[:, None]
+    hidden = TIMESTEP[activation](x @ weights["linear_1.weight"].T + weights["linear_1.bias"])
+    expected = hidden @ weights["linear_2.weight"].T + weights["linear_2.bias"]
+    ours = nn.to_numpy(module(nn.from_numpy(x.astype(np.float32))))
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"flip_sin_to_cos": False, "freq_shift": 1}])
+def test_time_and_ofs_are_embedded_and_added(changes):
+    model = tiny(ofs_embed_dim=10, **changes)
+    flip, shift = (True, 0) if not changes else (False, 1)
+
+    def embedded(module, steps, dim):
+        waves = timestep_embedding(np.array(steps), dim, flip_sin_to_cos=flip, freq_shift=shift)
+        return nn.to_numpy(module(nn.from_numpy(waves)))
+
+    expected = embedded(model.time_embedding, STEPS, 32) + embedded(model.ofs_embedding, [2.0], 10)
+    np.testing.assert_allclose(
+        nn.to_numpy(model._time(STEPS, np.array([2.0]), nn.float32)), expected, atol=1e-6
+    )
+
+
+# What is refused. ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation_fn": "snake"}, "activation_fn is 'snake'; allowed is one of gelu,"),
+        ({"timestep_activation_fn": "tanh"}, "timestep_activation_fn is 'tanh'; allowed is one of silu,"),
+        ({"num_layers": "2"}, "num_layers is '2'; allowed is a whole number"),
+        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"patch_size": 2.0}, "patch_size is 2.0; allowed is a whole number"),
+        ({"norm_eps": None}, "norm_eps is None; allowed is a number"),
+        ({"attention_bias": 1}, "attention_bias is 1; allowed is true or false"),
+        ({"patch_size_t": "2"}, "patch_size_t is '2'; allowed is a whole number or null"),
+        ({"attention_head_dim": 24, **ROTARY}, "attention_head_dim is 24; allowed is a multiple of 16"),
+        ({"attention_head_dim": 12}, "attention_head_dim is 12; allowed is a multiple of 16 when"),
+        ({"use_learned_positional_embeddings": True}, "use_learned_positional_embeddings is True"),
+        ({"patch_size_t": 2}, "patch_size_t is 2; allowed is null or 1"),
+        ({"ofs_embed_dim": 12}, "ofs_embed_dim is 12; allowed is null or time_embed_dim, 10"),
+        ({"use_magic": True}, "use_magic is True; allowed is nothing"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
+    with pytest.raises(Refused, match=f"^config of CogVideoXTransformer3DModel: {message}"):
+        CogVideoXTransformer3DModel({**TINY, **changes})
+
+
+def test_a_features_absence_is_not_refused():
+    model = CogVideoXTransformer3DModel({**TINY, "_class_name": "X", "use_magic": False, "magic": None})
+    assert model.config.num_layers == 2
+
+
+def test_an_empty_config_is_2b():
+    config = cogvideox.parse_config({})
+    assert (config.inner_dim, config.num_layers, config.has_position_table) == (1920, 30, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "message"),
+    [
+        ({}, {"height": 5}, "5x6"),
+        ({}, {"width": 7}, "4x7"),
+        (V1_5, {"frames": 3}, "latents of 3 frames"),
+        (LEARNED, {"height": 8}, "the learned positions are for 4x6 alone"),
+        (LEARNED, {"text": 4}, "4 text tokens: the learned positions are for 5"),
+        ({"ofs_embed_dim": 10}, {}, "needs ofs"),
+    ],
+)
+def test_inputs_that_do_not_fit(changes, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tiny(**changes), inputs(**sizes))
