@@ -120,7 +120,7 @@ def _measure_vidgen() -> dict[str, float]:
             parameter.set_data(nn.from_numpy(_noise(parameter.shape) * np.float32(scale)))
     latents, text = nn.from_numpy(_noise(LATENTS)), nn.from_numpy(_noise(TEXT))
     timestep = nn.from_numpy(np.array([500, 500], np.int64))
-    tables = rotary_positions(transformer.config, 44 * 8, 44 * 8, LATENTS[1], 8)
+    tables = rotary_positions(TRANSFORMER, 44 * 8, 44 * 8, LATENTS[1], 8)
     rotary = tuple(nn.from_numpy(table) for table in tables)
     code = nn.from_numpy(_noise(CODE))
     step = _fastest(lambda: nn.to_numpy(transformer(latents, text, timestep, image_rotary_emb=rotary)))
