@@ -62,7 +62,8 @@ VAE = {
     "down_block_types": ("CogVideoXDownBlock3D",) * 4,
     "up_block_types": ("CogVideoXUpBlock3D",) * 4,
     "block_out_channels": (4, 8, 8, 12),
-    "norm_num_groups": 4,
+    # Two channels a group at least: normalising a channel alone takes its bias away unseen.
+    "norm_num_groups": 2,
     "layers_per_block": 1,
     "latent_channels": 4,
     "sample_height": 32,
@@ -110,7 +111,7 @@ CASES = {
     "2b": Case(
         seed=20,
         scheduler="ddim",
-        vae={"scaling_factor": 1.15258426, "block_out_channels": (8, 16, 16, 24)},
+        vae={"scaling_factor": 1.15258426, "block_out_channels": (8, 16, 16, 24), "norm_num_groups": 4},
         vae_pieces=True,
         requests=[
             {
@@ -206,7 +207,7 @@ CASES = {
     "i2v": Case(
         seed=51,
         task="image-to-video",
-        vae={"scaling_factor": 0.7, "layers_per_block": 3, "norm_num_groups": 2},
+        vae={"scaling_factor": 0.7, "layers_per_block": 3},
         transformer={**ROTARY, "use_learned_positional_embeddings": True, "in_channels": 8},
         media={
             "image.png": making.clip(1, 1, 40, 52),
