@@ -1,0 +1,83 @@
+"""Prompts to token ids, by the tokenizer class that the checkpoint was published for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.weights.checkpoint import Checkpoint
+
+_log = logging.getLogger(__name__)
+
+
+def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
+    """Load a component's tokenizer, of the very class that `model_index.json` names.
+
+    That is not always what AutoTokenizer takes: it prefers the fast classes, which split some texts
+    (runs of spaces, unknown characters) otherwise than the sentencepiece ones.
+
+    Raises:
+        Refused: No such component or class, no vocabulary file, or one that does not parse.
+    """
+    folder = checkpoint.component_folder(component)
+    class_name = checkpoint.class_name(component)
+    with _without_framework_advice():
+        import transformers
+    kind: Any = getattr(transformers, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase)):
+        raise Refused(
+            f"{checkpoint.folder / 'model_index.json'}: {component} is a {class_name}; "
+            f"allowed: a tokenizer of transformers {transformers.__version__}"
+        )
+    vocabularies = sorted(kind.vocab_files_names.values())
+    if not any((folder / name).is_file() for name in vocabularies):
+        raise Refused(f"{folder}: {class_name} has no vocabulary; allowed: {', '.join(vocabularies)}")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    # Each vocabulary library raises its own: sentencepiece RuntimeError, tokenizers a bare Exception.
+    except Exception as error:
+        raise Refused(f"{folder}: {class_name} cannot be read: {error}") from error
+
+
+def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
+    """Token ids of a prompt, padded or cut to `max_length`.
+
+    What is cut off is logged as a warning.
+
+    Args:
+        tokenizer: From `load_tokenizer`.
+        prompt: The text.
+        max_length: Tokens of the result, the end token included.
+
+    Returns:
+        int32 (1, L), L = `max_length`.
+    """
+    whole = tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
+    ids = tokenizer(
+        prompt, padding="max_length", max_length=max_length, truncation=True, add_special_tokens=True
+    )["input_ids"]
+    if len(whole) > max_length:
+        # The last place of `ids` is the end token's: the text is cut one token before it.
+        removed = tokenizer.decode(whole[max_length - 1 : -1])
+        _log.warning("The prompt is longer than %d tokens; left out: %s", max_length, removed)
+    return np.array([ids], np.int32)
+
+
+@contextlib.contextmanager
+def _without_framework_advice() -> Iterator[None]:
+    """Keep transformers from advising, when it is imported, to install torch: tokenizers need none."""
+    logger = logging.getLogger("transformers")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "PyTorch" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
