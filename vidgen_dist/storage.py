@@ -94,6 +94,14 @@ def resolve(path: str, base: str) -> str:
     return base[:start] + posixpath.normpath(posixpath.join(posixpath.dirname(base[start:]), path))
 
 
+def split(uri: str) -> tuple[str, str]:
+    """The folder's URI and the file's name; a local path is made absolute."""
+    if is_local(uri):
+        uri = _place(uri)[1]
+    folder, _, name = uri.rpartition("/")
+    return folder or "/", name
+
+
 def _inside(path: str) -> str:
     """`path`, when it is a relative path that cannot leave its folder."""
     parts = path.split("/")
