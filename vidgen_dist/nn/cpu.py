@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from vidgen_dist.nn import backend
-
-Array = np.ndarray[Any, Any]
+from vidgen_dist.nn.cpu_convolution import convolve
+from vidgen_dist.nn.cpu_jobs import Array, each, scratch, slices
 
 _NUMPY_DTYPES: dict[Any, Any] = {
     ms.bool_: np.bool_,
@@ -60,7 +58,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     left = np.broadcast_to(left, (*lead, *left.shape[-2:]))
     right = np.broadcast_to(right, (*lead, *right.shape[-2:]))
     out = np.empty((*lead, left.shape[-2], right.shape[-1]), np.float32)
-    _each(np.ndindex(*lead), lambda at: np.matmul(left[at], right[at], out=out[at]))
+    each(np.ndindex(*lead), lambda at: np.matmul(left[at], right[at], out=out[at]))
     return Tensor.from_numpy(out)
 
 
@@ -85,7 +83,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
         if shift is not None:
             y += shift
 
-    _each(_slices(len(source), max(1, _BLOCK // width)), normalise)
+    each(slices(len(source), max(1, _BLOCK // width)), normalise)
     return Tensor.from_numpy(out.reshape(rows.shape))
 
 
@@ -102,7 +100,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         if scale is not None:
             y *= scale
 
-    _each(_slices(len(source), max(1, _BLOCK // width)), normalise)
+    each(slices(len(source), max(1, _BLOCK // width)), normalise)
     return Tensor.from_numpy(out.reshape(rows.shape))
 
 
@@ -124,7 +122,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
             np.multiply(group[c], np.float32(gain), out=y[c])
             y[c] += np.float32(offset)
 
-    _each(np.ndindex(batch, groups), normalise)
+    each(np.ndindex(batch, groups), normalise)
     return Tensor.from_numpy(out.reshape(source.shape))
 
 
@@ -196,13 +194,13 @@ def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     # Blocks along the two first axes, which in (B, N, D) and (B, C, T, H, W) are long enough to share out.
     step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
     lead = shape[:2]
-    jobs = [(b, rows) for b in range(lead[0]) for rows in _slices(lead[1], step)] if len(lead) == 2 else [...]
+    jobs = [(b, rows) for b in range(lead[0]) for rows in slices(lead[1], step)] if len(lead) == 2 else [...]
 
     def body(at: Any) -> None:
         y = np.multiply(left[at], right[at], out=out[at])
         y += added[at]
 
-    _each(jobs, body)
+    each(jobs, body)
     return Tensor.from_numpy(out)
 
 
@@ -222,7 +220,7 @@ def softmax(x: Tensor, axis: int) -> Tensor:
         np.exp(y, out=y)
         y /= y.sum(-1, keepdims=True)
 
-    _each(_slices(len(rows), max(1, _BLOCK // rows.shape[-1])), body)
+    each(slices(len(rows), max(1, _BLOCK // rows.shape[-1])), body)
     return Tensor.from_numpy(np.ascontiguousarray(np.moveaxis(out.reshape(source.shape), -1, axis)))
 
 
@@ -245,7 +243,7 @@ def attention(
     def body(job: tuple[int, int, slice]) -> None:
         b, h, block = job
         query = queries[b, h, block] * np.float32(scale)
-        scores = _scratch("scores", (len(query), m))
+        scores = scratch("scores", (len(query), m))
         np.matmul(query, keys[b, h].T, out=scores)
         if added is not None:
             scores += added[b, h, block]
@@ -262,7 +260,7 @@ def attention(
         result = np.matmul(scores, values[b, h])
         np.divide(result, total, out=out[b, block, h])
 
-    _each(((b, h, block) for b, h in np.ndindex(batch, heads) for block in _slices(n, step)), body)
+    each(((b, h, block) for b, h in np.ndindex(batch, heads) for block in slices(n, step)), body)
     return Tensor.from_numpy(out).transpose(0, 2, 1, 3)
 
 
@@ -270,7 +268,7 @@ def conv3d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
     """x (B, I, T, H, W), weight (O, I, kT, kH, kW); zero padding before and after each axis."""
-    return Tensor.from_numpy(_conv3d(_array(x), _array(weight), _optional(bias), stride, padding))
+    return Tensor.from_numpy(convolve(_array(x), _array(weight), _optional(bias), stride, padding))
 
 
 def conv2d(
@@ -278,7 +276,7 @@ def conv2d(
 ) -> Tensor:
     """x (B, I, H, W), weight (O, I, kH, kW): a `conv3d` of one frame."""
     frames, kernel = _array(x)[:, :, None], _array(weight)[:, :, None]
-    out = _conv3d(frames, kernel, _optional(bias), (1, *stride), (0, *padding))
+    out = convolve(frames, kernel, _optional(bias), (1, *stride), (0, *padding))
     return Tensor.from_numpy(out[:, :, 0])
 
 
@@ -298,82 +296,6 @@ def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
     for axis, index in enumerate(indices, start=2):
         out = np.take(out, index, axis=axis)
     return Tensor.from_numpy(out)
-
-
-# The convolution. ------------------------------------------------------------------------------
-
-
-def _conv3d(
-    x: Array, weight: Array, bias: Array | None, stride: Sequence[int], padding: Sequence[int]
-) -> Array:
-    """Convolution as matrix products over columns of one block of rows at a time.
-
-    A job is a block of output rows of one video; it walks over the frames and keeps the columns
-    (I * kH * kW, pixels) of the last kT input frames, so that every input frame is unfolded once.
-    """
-    batch, inputs, *size = x.shape
-    outputs, _, kt, kh, kw = weight.shape
-    st, sh, sw = stride
-    pt, ph, pw = padding
-    ot, oh, ow = (
-        (n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, (kt, kh, kw), stride, strict=True)
-    )
-    out = np.empty((batch, outputs, ot, oh, ow), np.float32)
-    taps = [np.ascontiguousarray(weight[:, :, t].reshape(outputs, -1)) for t in range(kt)]
-    rows_a_job = max(1, min(oh, 768 // ow))
-
-    def body(job: tuple[int, slice]) -> None:
-        b, rows = job
-        count = min(rows.stop, oh) - rows.start
-        pixels = count * ow
-        columns = _scratch("columns", (kt, inputs * kh * kw, pixels))
-        padded = _scratch("padded", (inputs, (count - 1) * sh + kh, size[2] + 2 * pw))
-        total = _scratch("total", (outputs, pixels))
-        product = _scratch("product", (outputs, pixels))
-        unfolded = -1  # the last input frame whose columns are there
-        for t in range(ot):
-            first = True
-            for tap in range(kt):
-                frame = t * st + tap - pt
-                if not 0 <= frame < size[0]:
-                    continue
-                slot = columns[frame % kt]
-                if frame > unfolded:
-                    _fill_padded(padded, x[b, :, frame], rows.start * sh - ph, pw)
-                    _unfold(padded, slot.reshape(inputs, kh, kw, count, ow), sh, sw)
-                    unfolded = frame
-                np.matmul(taps[tap], slot, out=total if first else product)
-                if not first:
-                    np.add(total, product, out=total)
-                first = False
-            if first:
-                total.fill(0)
-            target = out[b, :, t, rows]
-            if bias is None:
-                target[...] = total.reshape(target.shape)
-            else:
-                np.add(total.reshape(target.shape), bias[:, None, None], out=target)
-
-    _each(((b, rows) for b in range(batch) for rows in _slices(oh, rows_a_job)), body)
-    return out
-
-
-def _fill_padded(padded: Array, frame: Array, top: int, left: int) -> None:
-    """Copy rows top, top + 1, ... of frame (C, H, W) into padded (C, R, W + 2 * left), 0 outside."""
-    height, width = frame.shape[1:]
-    begin, end = max(top, 0), min(top + padded.shape[1], height)
-    if left or begin != top or end != top + padded.shape[1]:
-        padded.fill(0)
-    if end > begin:
-        padded[:, begin - top : end - top, left : left + width] = frame[:, begin:end]
-
-
-def _unfold(padded: Array, columns: Array, sh: int, sw: int) -> None:
-    """Columns (C, kH, kW, rows, W') of padded (C, R, W)."""
-    _, kh, kw, rows, width = columns.shape
-    for i in range(kh):
-        for j in range(kw):
-            columns[:, i, j] = padded[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
 
 
 # Shared by the bodies above. ---------------------------------------------------------------------
@@ -399,44 +321,11 @@ def _optional(x: Tensor | None) -> Array | None:
     return None if x is None else _array(x)
 
 
-def _each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
-    """Run body on every job, over the compute threads; an exception ends the rest and is raised."""
-    listed = list(jobs)
-    backend_now = backend.current()
-    workers = min(backend_now.threads, len(listed))
-    if backend_now.pool is None or workers < 2:
-        for job in listed:
-            body(job)
-        return
-    # One task a thread, each taking the next job from a shared iterator: a future a job costs more
-    # than a small job does.
-    queue = iter(listed)
-
-    def work() -> None:
-        for job in queue:
-            body(job)
-
-    helpers = [backend_now.pool.submit(work) for _ in range(workers - 1)]
-    try:
-        work()
-    finally:
-        for _ in queue:  # after a failure here, leave nothing to the others
-            pass
-        done = [helper.exception() for helper in helpers]
-    for failure in done:
-        if failure is not None:
-            raise failure
-
-
-def _slices(length: int, step: int) -> list[slice]:
-    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
-
-
 def _elementwise(x: Tensor, body: Callable[[Array, Array], None]) -> Tensor:
     source = _contiguous(x)
     out = np.empty_like(source)
     flat, flat_out = source.reshape(-1), out.reshape(-1)
-    _each(_slices(flat.size, _BLOCK), lambda block: body(flat[block], flat_out[block]))
+    each(slices(flat.size, _BLOCK), lambda block: body(flat[block], flat_out[block]))
     return Tensor.from_numpy(out)
 
 
@@ -444,9 +333,9 @@ def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
     """out = a @ b + bias for matrices, in blocks of rows, or of columns where there are few rows."""
     n, m = out.shape
     if n >= 128:
-        jobs = [(rows, slice(0, m)) for rows in _slices(n, 512)]
+        jobs = [(rows, slice(0, m)) for rows in slices(n, 512)]
     else:
-        jobs = [(slice(0, n), columns) for columns in _slices(m, 512)]
+        jobs = [(slice(0, n), columns) for columns in slices(m, 512)]
 
     def body(job: tuple[slice, slice]) -> None:
         rows, columns = job
@@ -454,28 +343,15 @@ def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
         if bias is not None:
             block += bias[columns]
 
-    _each(jobs, body)
+    each(jobs, body)
 
 
 def _moments(values: Array) -> tuple[float, float]:
     """Mean and variance of a flat array, two passes, block sums added in float64."""
-    blocks = _slices(values.size, _BLOCK)
+    blocks = slices(values.size, _BLOCK)
     mean = sum(float(values[block].sum()) for block in blocks) / values.size
     total = 0.0
     for block in blocks:
         centred = values[block] - np.float32(mean)
         total += float(np.dot(centred, centred))
     return mean, total / values.size
-
-
-_local = threading.local()
-
-
-def _scratch(name: str, shape: tuple[int, ...]) -> Array:
-    """This thread's buffer of that name, grown to shape; what it holds is not defined."""
-    needed = math.prod(shape)
-    buffer = getattr(_local, name, None)
-    if buffer is None or buffer.size < needed:
-        buffer = np.empty(needed, np.float32)
-        setattr(_local, name, buffer)
-    return buffer[:needed].reshape(shape)

@@ -1,0 +1,60 @@
+"""How the CPU bodies share out their work: jobs over the compute threads, scratch memory a thread."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist.nn import backend
+
+Array = np.ndarray[Any, Any]
+
+
+def each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
+    """Run body on every job, over the compute threads; an exception ends the rest and is raised."""
+    listed = list(jobs)
+    backend_now = backend.current()
+    workers = min(backend_now.threads, len(listed))
+    if backend_now.pool is None or workers < 2:
+        for job in listed:
+            body(job)
+        return
+    # One task a thread, each taking the next job from a shared iterator: a future a job costs more
+    # than a small job does.
+    queue = iter(listed)
+
+    def work() -> None:
+        for job in queue:
+            body(job)
+
+    helpers = [backend_now.pool.submit(work) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:
+        for _ in queue:  # after a failure here, leave nothing to the others
+            pass
+        done = [helper.exception() for helper in helpers]
+    for failure in done:
+        if failure is not None:
+            raise failure
+
+
+def slices(length: int, step: int) -> list[slice]:
+    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+
+_local = threading.local()
+
+
+def scratch(name: str, shape: tuple[int, ...]) -> Array:
+    """This thread's buffer of that name, grown to shape; it holds what the last user left."""
+    needed = math.prod(shape)
+    buffer = getattr(_local, name, None)
+    if buffer is None or buffer.size < needed:
+        buffer = np.zeros(needed, np.float32)
+        setattr(_local, name, buffer)
+    return buffer[:needed].reshape(shape)
