@@ -199,24 +199,33 @@ class SpatialNorm3D(nn.Module):
         self.conv_b = CausalConv3d(latent_channels, channels, kernel_size=1)
 
     def construct(self, x: nn.Tensor, zq: nn.Tensor) -> nn.Tensor:
-        # Convolutions of one pixel commute with the stretching: they run on the few latents.
-        scale = stretch(self.conv_y.conv(zq), x.shape[2:])
-        shift = stretch(self.conv_b.conv(zq), x.shape[2:])
-        return self.norm_layer(x) * scale + shift
+        batch, channels, frames, height, width = x.shape
+        rows = zq.shape[3]
+        zq = stretch_frames(zq, frames)
+        # A convolution of one pixel commutes with stretching, so it sees the few latents. Rows are never
+        # stretched: each row of latents broadcasts over the rows of x that it stands for.
+        scale, shift = (
+            nn.interpolate_nearest(conv.conv(zq), size=(frames, rows, width)).reshape(
+                batch, channels, frames, rows, 1, width
+            )
+            for conv in (self.conv_y, self.conv_b)
+        )
+        normed = self.norm_layer(x).reshape(batch, channels, frames, rows, height // rows, width)
+        return nn.multiply_add(normed, scale, shift).reshape(x.shape)
 
 
-def stretch(x: nn.Tensor, size: Sequence[int]) -> nn.Tensor:
-    """Nearest neighbours of x (B, C, t, h, w) on a grid of size (T, H, W).
+def stretch_frames(x: nn.Tensor, frames: int) -> nn.Tensor:
+    """x (B, C, t, H, W) with each frame repeated, `frames` in all.
 
-    With an odd T above 1 the first frame stands for itself and the others share out the rest: that
-    is how frames come out of the upsamplers.
+    Of an odd number above 1 the first frame stands for itself and the others share the rest: that is how
+    frames come out of the upsamplers.
     """
-    frames, height, width = size
-    if frames > 1 and frames % 2 == 1:
-        first = nn.interpolate_nearest(x[:, :, :1], size=(1, height, width))
-        rest = nn.interpolate_nearest(x[:, :, 1:], size=(frames - 1, height, width))
-        return nn.cat([first, rest], axis=2)
-    return nn.interpolate_nearest(x, size=(frames, height, width))
+    alone = 1 if frames > 1 and frames % 2 == 1 else 0
+    times = (frames - alone) // (x.shape[2] - alone)
+    if times == 1:
+        return x
+    repeated = [x[:, :, i : i + 1] for i in range(alone, x.shape[2]) for _ in range(times)]
+    return nn.cat([x[:, :, :alone], *repeated], axis=2)
 
 
 class ResnetBlock3D(nn.Module):
@@ -274,9 +283,12 @@ class Upsample3D(nn.Module):
 
     def construct(self, x: nn.Tensor) -> nn.Tensor:
         frames, height, width = x.shape[2:]
-        x = convolve_frames(nn.interpolate_nearest(x, size=(frames, 2 * height, 2 * width)), self.conv)
-        # Doubled last, or the convolution, which sees single frames, would do each one twice.
-        return double_frames(x) if self.compress_time else x
+        larger = nn.interpolate_nearest(x, size=(frames, 2 * height, 2 * width))
+        x = convolve_frames(larger, self.conv)
+        if not self.compress_time or frames == 1:
+            return x
+        # Frames are doubled last, or the convolution, which sees single frames, would do each one twice.
+        return stretch_frames(x, 2 * frames - frames % 2)
 
 
 def convolve_frames(x: nn.Tensor, conv: nn.Conv2d) -> nn.Tensor:
@@ -294,15 +306,6 @@ def halve_frames(x: nn.Tensor) -> nn.Tensor:
         return x
     means = (x[:, :, odd::2] + x[:, :, odd + 1 :: 2]) * 0.5
     return nn.cat([x[:, :, :1], means], axis=2) if odd else means
-
-
-def double_frames(x: nn.Tensor) -> nn.Tensor:
-    """Each frame of x (B, C, T, H, W) twice; of an odd T the first once."""
-    frames = x.shape[2]
-    if frames == 1:
-        return x
-    doubled = 2 * frames - frames % 2
-    return stretch(x, (doubled, *x.shape[3:]))
 
 
 class DownBlock3D(nn.Module):
@@ -393,8 +396,9 @@ class Decoder3D(nn.Module):
         channels = list(reversed(config.block_out_channels))
         self.conv_in = CausalConv3d(config.latent_channels, channels[0])
         self.mid_block = MidBlock3D(config, config.latent_channels)
+        steps = pairwise([channels[0], *channels])
         self.up_blocks = nn.ModuleList(
-            UpBlock3D(i, o, config, level) for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+            UpBlock3D(before, after, config, level) for level, (before, after) in enumerate(steps)
         )
         self.norm_out = SpatialNorm3D(channels[-1], config.latent_channels, config.norm_num_groups)
         self.conv_out = CausalConv3d(channels[-1], config.out_channels)
@@ -544,7 +548,7 @@ class AutoencoderKLCogVideoX(nn.Module):
 def in_frame_batches(
     x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor]
 ) -> nn.Tensor:
-    """Run x (B, C, T, H, W) through, `at_once` frames after one another; the first batch has the remainder too."""
+    """Run x (B, C, T, H, W) through, `at_once` frames at a time; the first batch also has the remainder."""
     frames = x.shape[2]
     batches = max(frames // at_once, 1)
     ends = [frames - at_once * later for later in reversed(range(batches))]
@@ -570,14 +574,14 @@ def cut(samples: int, overlap: float, ratio: int, *, decoding: bool) -> Tiles:
     meet = step * ratio == keep if decoding else step == keep * ratio
     if not 0 <= overlap < 1 or step < 1 or not meet:
         raise Refused(
-            f"tiles of {samples} pixels that overlap by {overlap:g} of their length do not meet on the grid of "
-            f"{ratio} pixels per latent; size and overlap (0 to below 1) must both be whole latents"
+            f"tiles of {samples} pixels that overlap by {overlap:g} of their length do not meet on the grid "
+            f"of {ratio} pixels per latent; size and overlap (0 to below 1) must both be whole latents"
         )
     return Tiles(size, step, blend, keep)
 
 
 def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-    """Run x (B, C, T, H, W) through in blended tiles of rows and columns, or whole if it is no larger than one."""
+    """Run x (B, C, T, H, W) through in blended tiles, or whole if it is no larger than a tile."""
     rows, columns = tiles
     height, width = x.shape[3:]
     if height <= rows.size and width <= columns.size:
