@@ -13,6 +13,7 @@ import pytest
 
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError
+from vidgen_dist.pipelines.cogvideox_rules import Geometry
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
@@ -42,12 +43,14 @@ def test_resolving_twice_changes_nothing(name: str) -> None:
         assert all(getattr(resolved, field) is not None for field in rules.defaults)
 
 
-@pytest.mark.parametrize(
-    ("name", "task"),
-    [("2b", "text-to-video"), ("i2v", "image-to-video"), ("v2v", "video-to-video")],
-)
+@pytest.mark.parametrize(("name", "task"), [("2b", "text-to-video"), ("i2v", "image-to-video")])
 def test_task_is_what_model_index_says(name: str, task: str) -> None:
     assert _rules(name).task == task
+
+
+def test_task_of_a_video_to_video_checkpoint(copied: Path) -> None:
+    _edit(copied / "model_index.json", _class_name="CogVideoXVideoToVideoPipeline")
+    assert load_rules(open_checkpoint(str(copied))).task == "video-to-video"
 
 
 def test_text_checkpoint_does_video_too() -> None:
@@ -77,16 +80,18 @@ def test_field_that_the_model_cannot_do(field: str, value: object, allowed: str)
     assert allowed in refusal.value.allowed
 
 
-@pytest.mark.parametrize(("name", "media"), [("i2v", "image"), ("v2v", "video")])
-def test_media_is_needed(name: str, media: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "task", "media"), [("i2v", "image-to-video", "image"), ("v2v", "video-to-video", "video")]
+)
+def test_media_is_needed(name: str, task: str, media: str) -> None:
     with pytest.raises(RequestError, match=f"{media}: None is not allowed"):
-        _rules(name).resolve(RenderRequest(prompt="a fox"))
+        _rules(name, task).resolve(RenderRequest(prompt="a fox"))
 
 
 def test_strength_that_leaves_no_step() -> None:
     request = RenderRequest(prompt="a fox", video="clip.mp4", strength=0.05, num_inference_steps=10)
     with pytest.raises(RequestError, match=r"strength: 0.05 .* 0.1 or more"):
-        _rules("v2v").resolve(request)
+        _rules("v2v", "video-to-video").resolve(request)
 
 
 def test_learned_positions_are_for_one_size() -> None:
@@ -99,6 +104,25 @@ def test_learned_positions_are_for_one_size() -> None:
 def test_position_table_needs_its_text_length() -> None:
     with pytest.raises(RequestError, match=r"max_sequence_length: 3 .*position table needs"):
         _rules("2b").resolve(RenderRequest(prompt="a fox", max_sequence_length=3))
+
+
+@pytest.mark.parametrize("name", ["2b", "5b", "1.5", "i2v", "1.5-i2v"])
+def test_frames_that_the_model_makes(name: str) -> None:
+    case = references.case(name)
+    checkpoint = open_checkpoint(str(case.checkpoint))
+    geometry = Geometry.of(checkpoint.config("transformer"), checkpoint.config("vae"))
+    rules = load_rules(checkpoint, case.task)
+    for request, frames in zip(case.requests, case.frames, strict=True):
+        num_frames = rules.resolve(request).num_frames
+        assert num_frames is not None
+        assert geometry.decoded_frames(geometry.latent_frames(num_frames)) == len(frames)
+
+
+def test_rounded_number_of_frames_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    rules = _rules("5b")
+    for _ in range(2):
+        rules.resolve(RenderRequest(prompt="a fox", num_frames=6))
+    assert caplog.messages == ["num_frames 6 makes 8 frames with this model"]
 
 
 def test_unknown_pipeline_class(copied: Path) -> None:

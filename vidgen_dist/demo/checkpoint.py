@@ -128,6 +128,9 @@ _WEIGHT_FILES = {
     "text_encoder": "model.safetensors",
 }
 
+_CONTRAST = 0.2
+"""Keeps most pixels between black and white."""
+
 _CORPUS = """
 a red fox runs over fresh snow at dawn
 waves break on black sand under a low sun
@@ -167,6 +170,7 @@ def make_checkpoint(cache: Path) -> Path:
 
 
 def _write(folder: Path) -> None:
+    nn.set_device("cpu")
     for component, config in _CONFIGS.items():
         (folder / component).mkdir()
         _write_json(folder / component / "config.json", config)
@@ -194,6 +198,8 @@ def _random_weights(component: str, config: dict[str, Any]) -> Iterator[tuple[st
             values = values * 0.1 + (1.0 if key.endswith("weight") else 0.0)
         else:
             values /= np.sqrt(np.prod(shape[1:]))
+        if key == "decoder.conv_out.conv.weight":
+            values *= _CONTRAST
         yield key, values.astype(np.float32)
 
 

@@ -6,6 +6,8 @@ CogVideoXVideoToVideoPipeline; frames per second are those of the model cards (8
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO, TaskRules
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.weights.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Geometry:
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a video: the first frame has one of its own."""
         return (num_frames - 1) // self.temporal + 1
+
+    def decoded_frames(self, latent_frames: int) -> int:
+        """Frames that the VAE makes of latent frames.
+
+        It takes them two by two, an odd one with the first two; only in such a batch of an odd number is
+        the first latent frame one frame alone.
+        """
+        return self.temporal * latent_frames - (self.temporal - 1 if latent_frames % 2 else 0)
 
     def padding_frames(self, latent_frames: int) -> int:
         """Latent frames put in front so that `patch_size_t` divides their number (CogVideoX 1.5)."""
@@ -112,7 +124,10 @@ def _task_rules(
         "fps": 16.0 if geometry.patch_size_t else 8.0,
     }
     optional: tuple[str, ...] = ()
-    if task == VIDEO_TO_VIDEO:
+    if task == IMAGE_TO_VIDEO:
+        # Here the reference pipeline does not ask the checkpoint.
+        defaults["num_frames"] = 49
+    elif task == VIDEO_TO_VIDEO:
         defaults["strength"] = 0.8
         # The clip says how many frames there are; a row may ask for its first ones alone.
         del defaults["num_frames"]
@@ -131,6 +146,8 @@ def _task_rules(
         if task == VIDEO_TO_VIDEO:
             _check_strength(request)
         _check_positions(request, transformer, geometry)
+        if request.num_frames is not None:
+            _warn_of_frames(request.num_frames, geometry)
 
     return TaskRules(
         defaults=defaults, multiples={"height": multiple, "width": multiple}, check=check, optional=optional
@@ -169,3 +186,11 @@ def _check_strength(request: RenderRequest) -> None:
         raise RequestError(
             "strength", request.strength, f"{least:g} or more, or no step of num_inference_steps is taken"
         )
+
+
+@functools.cache
+def _warn_of_frames(num_frames: int, geometry: Geometry) -> None:
+    """Say it once for each number of frames: the reference pipeline rounds in silence."""
+    made = geometry.decoded_frames(geometry.latent_frames(num_frames))
+    if made != num_frames:
+        logger.warning("num_frames %d makes %d frames with this model", num_frames, made)
