@@ -273,6 +273,8 @@ def read_bytes(uri: str) -> bytes:
     """
     with _naming("read", uri):
         fs, path = _place(uri)
+        # s3fs cuts a file that has grown at the size that it remembers.
+        fs.invalidate_cache()
         return bytes(fs.cat_file(path))
 
 
