@@ -1,0 +1,246 @@
+"""The `vidgen` command: arguments and printing, nothing else.
+
+Whatever is heavy is imported by the command that needs it: `vidgen status` loads neither MindSpore nor Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.spec import RunSpec, spec_from_flags
+
+if TYPE_CHECKING:
+    from vidgen_dist.runtime.driver import RunResult
+
+DONE, DEAD_LETTERS, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: all rows done; the run ended with rows that failed; refused before start; Ctrl-C."""
+
+app = typer.Typer(
+    help="Render videos at dataset scale on Ascend NPUs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
+app.add_typer(manifest_app, name="manifest")
+
+ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of the checkpoint.")]
+TaskOption = Annotated[str | None, typer.Option(help="text-to-video, image-to-video or video-to-video.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+VariantOption = Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A sampling default, which rows may override."),
+]
+PassthroughOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Columns copied to the ledger: once for each, or with commas between."),
+]
+
+
+@app.command()
+def render(
+    manifest: Annotated[str, typer.Argument(help="The manifest, or a run.yaml.")],
+    output: Annotated[str | None, typer.Argument(help="Folder for videos and ledger.")] = None,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    revision: RevisionOption = None,
+    variant: VariantOption = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="AnimateDiff's motion adapter.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, ascend or auto.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Workers: one an NPU.")] = None,
+    format: Annotated[str | None, typer.Option(help="mp4, gif, png or npy.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of rows that do not say.")] = None,
+    crf: Annotated[int | None, typer.Option(help="Quality of mp4, 0 (lossless) to 51.")] = None,
+    set_: SetOption = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the seeds of rows that bring none.")] = None,
+    passthrough: PassthroughOption = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster; by default a local one is started.")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Rows handed to a worker at once, at most.")] = None,
+) -> None:
+    """Render a manifest, or go on with it: rows that are done are left out.
+
+    Exit status: 0 all rows done, 1 some failed, 2 refused before start, 130 interrupted.
+    """
+    flags = {
+        "model.id": model,
+        "model.task": task,
+        "model.revision": revision,
+        "model.variant": variant,
+        "model.dtype": dtype,
+        "model.adapter": adapter,
+        "manifest.passthrough": _names(passthrough),
+        "output.uri": output,
+        "output.format": format,
+        "output.fps": fps,
+        "output.crf": crf,
+        "topology.device": device,
+        "topology.replicas": replicas,
+        "topology.address": address,
+        "topology.shard_size": shard_size,
+        "seed": seed,
+        **_settings(set_),
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    run(_spec(manifest, given))
+
+
+def run(spec: RunSpec) -> None:
+    """Render with a progress bar, print what became of it, and leave with the exit status."""
+    from vidgen_dist.runtime.driver import render as render_spec
+
+    console = Console(stderr=True)
+    result = render_spec(spec, console)
+    print_result(result, console)
+    raise typer.Exit(result.exit_status)
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how far a run is, from its ledger."""
+    from vidgen_dist.runtime.status import read_status
+
+    found = read_status(output)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        table.add_row(
+            name, "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        )
+    Console().print(table)
+
+
+@manifest_app.command("check")
+def check_manifest(
+    uri: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of them.")],
+    model: ModelOption = None,
+    task: TaskOption = None,
+    revision: RevisionOption = None,
+    variant: VariantOption = None,
+    set_: SetOption = None,
+    passthrough: PassthroughOption = None,
+) -> None:
+    """Check every row without a model; with --model, also against what that checkpoint can do."""
+    from vidgen_dist.runtime.plan import check_manifest as check
+
+    flags = {
+        "model.id": model,
+        "model.task": task,
+        "model.revision": revision,
+        "model.variant": variant,
+        "manifest.passthrough": _names(passthrough),
+        **_settings(set_),
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    report = check(uri, given)
+    for name in report.unknown_columns:
+        _err(f"{uri}: column {name!r} is no field of a request and is not read; --passthrough keeps it")
+    for problem in report.problems:
+        _err(str(problem))
+    if not report.ok:
+        by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
+        raise Refused(
+            f"{uri}: {report.num_problems:,} of {report.rows:,} rows cannot be rendered ({by_column})"
+        )
+    print(f"{uri}: {report.rows:,} rows, all can be rendered")
+
+
+@manifest_app.command("build")
+def build_manifest(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help=".txt, .csv or .jsonl files.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
+) -> None:
+    """Make a manifest from text (a prompt a line), CSV or JSON lines."""
+    from vidgen_dist.manifest import build
+
+    report = build(inputs, out)
+    for name in report.unknown_columns:
+        _err(
+            f"{report.uri}: column {name!r} is no field of a request; `vidgen render --passthrough` keeps it"
+        )
+    print(f"{report.uri}: {report.rows:,} rows, columns {', '.join(report.columns)}")
+
+
+def main() -> None:
+    """The entry point: errors that a person can cause are one message and status 2."""
+    try:
+        # Not standalone: click would turn Ctrl-C into status 1.
+        sys.exit(app(standalone_mode=False))
+    except Refused as error:
+        _err(str(error))
+        sys.exit(REFUSED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(REFUSED)
+    except (KeyboardInterrupt, click.Abort):
+        _err("interrupted before anything was started")
+        sys.exit(INTERRUPTED)
+
+
+def print_result(result: RunResult, console: Console) -> None:
+    """What became of a run."""
+    if result.message:
+        console.print(result.message, markup=False, highlight=False)
+    table = Table(show_header=False, box=None)
+    for name, value in result.lines():
+        table.add_row(name, value)
+    console.print(table)
+    for failure in result.failures:
+        _err(f"failed: {failure}")
+    if result.failed > len(result.failures):
+        _err(f"and {result.failed - len(result.failures):,} more: see the ledger")
+
+
+def _spec(manifest: str, flags: dict[str, Any]) -> RunSpec:
+    from vidgen_dist.runtime.plan import load_spec
+
+    if manifest.lower().endswith((".yaml", ".yml")):
+        return load_spec(manifest).override(flags)
+    missing = [flag for key, flag in (("output.uri", "OUTPUT"), ("model.id", "--model")) if key not in flags]
+    if missing:
+        raise Refused(
+            f"command line: {' and '.join(missing)} missing: vidgen render MANIFEST OUTPUT --model MODEL"
+        )
+    return spec_from_flags({**flags, "manifest.uri": manifest})
+
+
+def _names(options: list[str] | None) -> list[str] | None:
+    """Names given by an option that may be repeated and may hold commas."""
+    if not options:
+        return None
+    return [name.strip() for option in options for name in option.split(",") if name.strip()]
+
+
+def _settings(options: list[str] | None) -> dict[str, Any]:
+    """`key=value` options as dotted keys; values are read as YAML reads them."""
+    settings = {}
+    for option in options or ():
+        key, equals, text = option.partition("=")
+        if not equals or not key.strip():
+            raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set num_frames=49")
+        try:
+            settings[f"sampling.{key.strip()}"] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            settings[f"sampling.{key.strip()}"] = text
+    return settings
+
+
+def _err(line: str) -> None:
+    print(line, file=sys.stderr)

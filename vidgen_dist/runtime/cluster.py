@@ -1,0 +1,117 @@
+"""The Ray that a run runs on: started for it on this machine, or attached to."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.spec import Topology
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Of a local Ray: rows and reports pass through it, never videos."""
+
+
+def choose_device(topology: Topology) -> str:
+    """`cpu` or `ascend`: what `auto` stands for. For a running cluster, it is asked."""
+    if topology.device != "auto":
+        return topology.device
+    if topology.address is None:
+        return "ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu"
+    with connected(topology, "cpu"):
+        import ray
+
+        return "ascend" if ray.cluster_resources().get("NPU", 0) else "cpu"
+
+
+@contextmanager
+def connected(topology: Topology, device: str) -> Iterator[None]:
+    """A connection to Ray; a Ray that was started for it is stopped with it.
+
+    Nested uses, and a process that is connected already, share the connection that there is.
+
+    Args:
+        topology: Where.
+        device: `cpu` or `ascend`.
+
+    Raises:
+        Refused: There is no cluster at the address, or this machine has fewer NPUs than replicas.
+    """
+    # Read when Ray is imported. Nothing is told to the outside, nothing is printed beside our progress.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": "vidgen",
+    }
+    if topology.address is None:
+        ray.init(
+            address="local",
+            num_cpus=max(len(os.sched_getaffinity(0)), 1),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    else:
+        try:
+            ray.init(address=topology.address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise Refused(f"topology.address: {topology.address}: no Ray cluster answers ({error})") from None
+    try:
+        there = int(ray.cluster_resources().get("NPU", 0))
+        # A cluster may still grow; this machine will not.
+        if device == "ascend" and topology.address is None and there < topology.replicas:
+            raise Refused(
+                f"topology.replicas: {topology.replicas} is not allowed; this machine has {there} NPUs, "
+                "and a replica needs one"
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cpu_share(node_cpus: Sequence[float], replicas: int) -> float:
+    """The CPUs of one replica so that all of them find room on the nodes: whole, or a fraction below 1.
+
+    Args:
+        node_cpus: CPUs of each node.
+        replicas: How many share them.
+    """
+    for share in range(int(max(node_cpus, default=0)), 0, -1):
+        if sum(int(cpus // share) for cpus in node_cpus) >= replicas:
+            return share
+    # Ray counts in ten-thousandths.
+    parts = 2
+    while sum(int(cpus * parts) for cpus in node_cpus) < replicas:
+        parts += 1
+        if parts > 10_000:
+            raise Refused(
+                f"topology.replicas: {replicas} is not allowed; {sum(node_cpus):g} CPUs are too few"
+            )
+    return int(10_000 / parts) / 10_000
+
+
+def cores_of(slot: int, share: float, cores: Sequence[int]) -> tuple[int, ...]:
+    """The cores of a node that a replica keeps to.
+
+    Args:
+        slot: Which of the node's replicas it is, from 0.
+        share: As `cpu_share` gives it.
+        cores: Cores of the node.
+    """
+    if share < 1:
+        return (cores[slot % len(cores)],)
+    width = int(share)
+    start = slot * width % len(cores)
+    return tuple(sorted({cores[(start + i) % len(cores)] for i in range(min(width, len(cores)))}))

@@ -1,0 +1,191 @@
+"""The driver: plan, crew and progress put together."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from vidgen_dist import ledger
+from vidgen_dist.ledger import LedgerWriter
+from vidgen_dist.runtime import engine as engines
+from vidgen_dist.runtime.cluster import choose_device, connected
+from vidgen_dist.runtime.entries import failed_entry, outcomes_of
+from vidgen_dist.runtime.interrupts import Interrupts
+from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.plan import Plan, make_plan, write_run_file
+from vidgen_dist.runtime.progress import RunProgress
+from vidgen_dist.spec import RunSpec
+
+DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
+
+SHOWN_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of a run.
+
+    Args:
+        total: Rows of the manifest.
+        done_before: Rows that were done before the run.
+        done: Rows that it did.
+        failed: Rows that it gave up on.
+        failures: The first of them, each in a line.
+        videos, ledger: URIs of the folders.
+        videos_per_minute: From the first loaded model to the end.
+        exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
+        message: What else there is to say.
+    """
+
+    total: int
+    done_before: int
+    done: int
+    failed: int
+    failures: tuple[str, ...]
+    videos: str
+    ledger: str
+    videos_per_minute: float
+    exit_status: int
+    message: str = ""
+
+    @property
+    def pending(self) -> int:
+        """Rows that are neither done nor given up."""
+        return self.total - self.done_before - self.done - self.failed
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What a person wants to know of it: name and value."""
+        before = f" ({self.done_before:,} of them before)" if self.done_before else ""
+        lines = [("done", f"{self.done_before + self.done:,}{before}"), ("failed", f"{self.failed:,}")]
+        if self.pending:
+            lines.append(("pending", f"{self.pending:,}"))
+        if self.videos_per_minute:
+            lines.append(("pace", f"{self.videos_per_minute:.1f} videos/min"))
+        return [*lines, ("videos", self.videos), ("ledger", self.ledger)]
+
+
+def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> RunResult:
+    """Render what is not done yet.
+
+    Args:
+        spec: What the run is.
+        console: Where progress goes.
+        engine: Module name of what renders; by default the models. Tests have one of their own.
+
+    Raises:
+        Refused: Before any model loads: a manifest, spec, checkpoint or output that cannot be. Names the
+            file, row, column or key.
+        KeyboardInterrupt: Interrupted before anything was started.
+    """
+    engine = engine or engines.ENGINE
+    with Interrupts() as interrupts:
+        device = choose_device(spec.topology)
+        plan = make_plan(spec, device=device, engine=engine)
+        for name in plan.manifest.unknown_columns:
+            console.print(
+                f"column {name!r} is no field of a request and is not read; passthrough keeps it",
+                markup=False,
+                highlight=False,
+            )
+        write_run_file(plan)
+        if plan.done == plan.total:
+            return _result(plan, None, (), DONE, f"nothing to render: all {plan.total:,} rows are done")
+        # From here on there are processes to be ended, and soon rows to be finished.
+        interrupts.soften()
+        replicas = min(spec.topology.replicas, plan.total - plan.done)
+        with (
+            RunProgress(console, total=plan.total, done=plan.done) as progress,
+            connected(spec.topology, device),
+        ):
+            return _render(plan, replicas, engine, interrupts, progress)
+
+
+def _render(
+    plan: Plan, replicas: int, engine: str, interrupts: Interrupts, progress: RunProgress
+) -> RunResult:
+    # Ray is not needed to find that nothing is to be done.
+    from vidgen_dist.runtime.crew import Crew, Stopped
+
+    run = uuid.uuid4().hex[:12]
+    job = Job(
+        engine=engine,
+        # Every worker, of today and of the next restart, reads the same commit.
+        model=plan.spec.model.model_copy(
+            update={"revision": plan.model.revision, "task": plan.model.rules.task}
+        ),
+        device=plan.device,
+        output=plan.spec.output,
+        identity=plan.identity,
+        passthrough=plan.manifest.extra_schema,
+    )
+    writer = LedgerWriter(plan.output, f"{run}-driver", job.passthrough, max_seconds=0.0)
+    failures: list[str] = []
+    told = 0
+
+    def on_result(event: Event) -> None:
+        progress.add(failed=event.kind == "failed")
+        if event.kind == "failed" and len(failures) < SHOWN_FAILURES:
+            failures.append(f"{event.id}: {event.error}: {event.message}")
+
+    def give_up(row: Row, error: str, message: str) -> None:
+        fingerprint = plan.identity.fingerprint(row.request, {})
+        writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
+
+    def tick(ready: int) -> None:
+        nonlocal told
+        if interrupts.level > told:
+            told = interrupts.level
+            progress.say(
+                "stopping at once; what is finished is kept"
+                if told > 1
+                else "finishing the rows that are being rendered; Ctrl-C again stops at once"
+            )
+        progress.tick(ready)
+
+    crew = Crew(
+        job=job,
+        replicas=replicas,
+        run=run,
+        shards=plan.shards(_shard_size(plan, replicas)),
+        on_result=on_result,
+        give_up=give_up,
+        outcomes_of=lambda worker: outcomes_of(plan.output, worker),
+        interrupts=interrupts,
+        tick=tick,
+    )
+    message = ""
+    try:
+        crew.work()
+    except Stopped as error:
+        message = f"the run stopped: {error}; run it again to go on"
+    finally:
+        progress.tick(0)
+    status = INTERRUPTED if interrupts.level else DEAD_LETTERS if progress.failed or message else DONE
+    if interrupts.level and not message:
+        message = "interrupted; run it again to go on"
+    return _result(plan, progress, tuple(failures), status, message)
+
+
+def _shard_size(plan: Plan, replicas: int) -> int:
+    """Small enough that every worker gets several shards: else some idle while the last ones end."""
+    pending = plan.total - plan.done
+    return max(1, min(plan.spec.topology.shard_size, pending // (4 * replicas)))
+
+
+def _result(
+    plan: Plan, progress: RunProgress | None, failures: tuple[str, ...], exit_status: int, message: str
+) -> RunResult:
+    return RunResult(
+        total=plan.total,
+        done_before=plan.done,
+        done=progress.done if progress else 0,
+        failed=progress.failed if progress else 0,
+        failures=failures,
+        videos=plan.output.uri("videos"),
+        ledger=plan.output.uri(ledger.FOLDER),
+        videos_per_minute=progress.videos_per_minute() if progress else 0.0,
+        exit_status=exit_status,
+        message=message,
+    )

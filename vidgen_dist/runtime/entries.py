@@ -1,0 +1,98 @@
+"""Ledger entries as the runtime makes them, and the little that it reads of them by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidgen_dist import ledger
+from vidgen_dist.ledger import LedgerEntry
+from vidgen_dist.media import EncodedVideo
+from vidgen_dist.runtime.job import Job, Row
+from vidgen_dist.storage import Storage
+
+SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
+
+
+def done_entry(
+    job: Job,
+    worker: str,
+    row: Row,
+    fingerprint: str,
+    video: EncodedVideo,
+    uri: str,
+    seconds: Mapping[str, float],
+) -> LedgerEntry:
+    """The entry of a video that lies at `uri`."""
+    stages: dict[str, Any] = {
+        f"seconds_{stage}": value for stage, value in seconds.items() if f"seconds_{stage}" in SECONDS
+    }
+    return LedgerEntry(
+        id=row.id,
+        status=ledger.DONE,
+        fingerprint=fingerprint,
+        attempt=row.attempt,
+        finished_at=datetime.now(UTC),
+        uri=uri,
+        bytes=video.bytes,
+        sha256=video.sha256,
+        frames=video.frames,
+        fps=video.fps,
+        width=video.width,
+        height=video.height,
+        seed=row.request.seed,
+        model=job.model.id,
+        revision=job.model.revision,
+        worker=worker,
+        extra=row.passthrough,
+        **stages,
+    )
+
+
+def failed_entry(
+    job: Job, worker: str, row: Row, fingerprint: str, error_class: str, message: str
+) -> LedgerEntry:
+    """The entry of a row that is given up: a dead letter."""
+    return LedgerEntry(
+        id=row.id,
+        status=ledger.FAILED,
+        fingerprint=fingerprint,
+        attempt=row.attempt,
+        finished_at=datetime.now(UTC),
+        seed=row.request.seed,
+        model=job.model.id,
+        revision=job.model.revision,
+        worker=worker,
+        error_class=error_class,
+        error_message=message,
+        extra=row.passthrough,
+    )
+
+
+def outcomes_of(output: Storage, worker: str) -> dict[str, str]:
+    """Id -> status, of the rows whose entries a worker wrote; a worker's name is never used twice."""
+    parts = [name for name in output.list(ledger.FOLDER) if f"-{worker}-" in name]
+    return {row_id: status for row_id, status in _read(output, parts, "id", "status")}
+
+
+def known_ids(output: Storage, state: ledger.LedgerState) -> np.ndarray:
+    """`hash` of every id that the ledger has, sorted: int64 (ids,). Good in this process only."""
+    hashes = [hash(row_id) for (row_id,) in _read(output, state.parts, "id")]
+    return np.unique(np.array(hashes, np.int64))
+
+
+def is_known(row_id: str, known: np.ndarray) -> bool:
+    """Whether the ledger has the id, according to `known_ids`; once in 2**64 it says so wrongly."""
+    index = int(known.searchsorted(hash(row_id)))
+    return index < len(known) and int(known[index]) == hash(row_id)
+
+
+def _read(output: Storage, parts: tuple[str, ...] | list[str], *columns: str) -> Iterator[tuple[str, ...]]:
+    for part in parts:
+        table = pq.read_table(pa.BufferReader(output.read_bytes(part)), columns=list(columns))
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)

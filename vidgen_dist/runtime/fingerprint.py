@@ -1,0 +1,55 @@
+"""Fingerprints: what decides the pixels of a row, as one digest; and seeds of rows that bring none."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
+
+_NOT_PIXELS = ("id", *MEDIA_FIELDS)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the pixels of every row of a run alike.
+
+    Args:
+        model: Digest of the checkpoint.
+        task: The task.
+        dtype: What the models compute in.
+        format: Format of the files.
+        crf: Quality of mp4; other formats do not know it.
+    """
+
+    model: str
+    task: str
+    dtype: str
+    format: str
+    crf: int | None
+
+    def fingerprint(self, request: RenderRequest, media: Mapping[str, str]) -> str:
+        """The digest of all that decides a row's pixels.
+
+        Args:
+            request: The row with every default filled in, its seed too. Its id is no part of the digest.
+            media: Field -> digest of the content of the row's image or clip.
+
+        Returns:
+            SHA-256, as hex.
+        """
+        fields = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
+        decides = {name: value for name, value in fields.items() if name not in _NOT_PIXELS}
+        whole = {"run": dataclasses.asdict(self), "row": decides, "media": dict(media)}
+        # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
+        text = json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def row_seed(run_seed: int, row_id: str) -> int:
+    """The seed of a row that brings none: 0 to 2**63 - 1, the same wherever and whenever it is asked."""
+    digest = hashlib.sha256(f"{run_seed}/{row_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

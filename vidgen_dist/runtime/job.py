@@ -1,0 +1,86 @@
+"""What driver and workers say to each other: plain data that can be sent between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from vidgen_dist.request import RenderRequest
+from vidgen_dist.runtime.fingerprint import Identity
+from vidgen_dist.spec import Model, Output
+
+
+@dataclass(frozen=True)
+class Row:
+    """A manifest row that is to be rendered.
+
+    Args:
+        request: With id, seed and every default filled in.
+        attempt: 1 for the first at this id and fingerprint, counted over all runs on this output.
+        passthrough: Values that go to the ledger as they are.
+    """
+
+    request: RenderRequest
+    attempt: int = 1
+    passthrough: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        assert self.request.id is not None
+        return self.request.id
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is told once.
+
+    Args:
+        engine: Module name of what renders.
+        model: The checkpoint, its revision a commit.
+        device: `cpu` or `ascend`.
+        output: Where videos and ledger go, and how frames are encoded.
+        identity: What decides the pixels of every row.
+        passthrough: Names and types of the manifest's columns that are copied to the ledger.
+    """
+
+    engine: str
+    model: Model
+    device: str
+    output: Output
+    identity: Identity
+    passthrough: pa.Schema
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a worker has to say.
+
+    Args:
+        kind: `ready` (the model is loaded), `started` (a row), `rendered` (it left the model), `done` or
+            `failed` (its ledger entry is on the storage), `stopped` (nothing more will come), `refused`
+            (the model cannot be loaded anywhere), `broken` (it could not be loaded here), `stuck` (the
+            ledger cannot be written).
+        id: The row's.
+        error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
+        message: Its message.
+    """
+
+    kind: Literal["ready", "started", "rendered", "done", "failed", "stopped", "refused", "broken", "stuck"]
+    id: str | None = None
+    error: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `Worker.poll` returns.
+
+    Args:
+        events: In the order in which they happened.
+        silent: Seconds since the model last gave a sign of life; 0 while it has nothing to do.
+    """
+
+    events: tuple[Event, ...]
+    silent: float

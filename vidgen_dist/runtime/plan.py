@@ -1,0 +1,323 @@
+"""The plan: everything that is known, checked and decided before Ray starts or a model loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import storage
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import LedgerState, ledger_schema, read_ledger
+from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest
+from vidgen_dist.manifest import Row as ManifestRow
+from vidgen_dist.media import MediaError, media_digest, read_image, read_video
+from vidgen_dist.pipelines.rules import Rules
+from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
+from vidgen_dist.runtime import engine as engines
+from vidgen_dist.runtime.engine import OpenedModel, get_engine
+from vidgen_dist.runtime.entries import is_known, known_ids
+from vidgen_dist.runtime.fingerprint import Identity, row_seed
+from vidgen_dist.runtime.job import Row
+from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
+from vidgen_dist.storage import Storage, open_storage, redact
+
+RUN_FILE = "run.yaml"
+
+_NOT_SAMPLING = {
+    "id": "each row has its own",
+    "prompt": "each row has its own",
+    "fps": "it is output.fps",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may begin.
+
+    Args:
+        spec: With absolute paths, and the revision as it was asked for.
+        device: `cpu` or `ascend`.
+        model: What is known of the model.
+        identity: What decides the pixels of every row alike.
+        manifest: The opened manifest.
+        output: The opened output.
+        is_done: Of every row, in the manifest's order, whether it was done before: bool (rows,).
+        attempts: Place in that order -> attempts so far, of rows that were tried and are not done.
+    """
+
+    spec: RunSpec
+    device: str
+    model: OpenedModel
+    identity: Identity
+    manifest: Manifest
+    output: Storage
+    is_done: np.ndarray
+    attempts: Mapping[int, int]
+
+    @property
+    def total(self) -> int:
+        """Rows of the manifest."""
+        return len(self.is_done)
+
+    @property
+    def done(self) -> int:
+        """Rows that were done before."""
+        return int(self.is_done.sum())
+
+    def shards(self, size: int) -> Iterator[list[Row]]:
+        """The rows that are not done, in the manifest's order, at most `size` together."""
+        defaults = sampling_defaults(self.spec)
+        first = 0
+        for shard in self.manifest.shards(size):
+            places = range(first, first + shard.num_rows)
+            first += shard.num_rows
+            if self.is_done[places.start : places.stop].all():
+                continue
+            yield [
+                Row(
+                    request=resolve_row(row, self.model.rules, self.spec.seed),
+                    attempt=self.attempts.get(place, 0) + 1,
+                    passthrough=dict(row.extra),
+                )
+                for place, row in zip(places, self.manifest.read(shard, defaults), strict=True)
+                if not self.is_done[place]
+            ]
+
+
+def load_spec(uri: str) -> RunSpec:
+    """Read a run.yaml from a path or URI.
+
+    Raises:
+        Refused: It is not there, or wrong: names the file, the line and the key.
+    """
+    try:
+        text = storage.read_bytes(uri)
+    except OSError as error:
+        raise Refused(str(error)) from None
+    return parse_spec(text, redact(uri))
+
+
+def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
+    """Check a run from end to end without a model: checkpoint, manifest, every row, output.
+
+    Args:
+        spec: What the run is.
+        device: `cpu` or `ascend`.
+        engine: Module name of what renders.
+
+    Raises:
+        Refused: Names the file, row, column or key, and what is allowed.
+    """
+    check_sampling(spec)
+    spec = with_absolute_paths(spec)
+    output = open_storage(spec.output.uri)
+    model: OpenedModel = get_engine(engine).open_model(spec.model, device)
+    manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
+    ledger_schema(manifest.extra_schema)
+    try:
+        report = check(manifest, defaults=sampling_defaults(spec), resolve=model.rules.resolve)
+        if not report.ok:
+            raise Refused(describe_problems(report))
+        ledger = read_ledger(output)
+        _check_output(spec, output, ledger, model.rules, manifest)
+        identity = Identity(
+            model=model.digest,
+            task=model.rules.task,
+            dtype=model.dtype,
+            format=spec.output.format,
+            crf=spec.output.crf if spec.output.format == "mp4" else None,
+        )
+        is_done, attempts = _find_done(spec, manifest, model.rules, identity, output, ledger)
+    except OSError as error:
+        raise Refused(str(error)) from None
+    return Plan(spec, device, model, identity, manifest, output, is_done, attempts)
+
+
+def write_run_file(plan: Plan) -> None:
+    """Write `run.yaml`, the spec as it is run, which also shows that the output can be written to.
+
+    Raises:
+        Refused: It cannot.
+    """
+    plan.output.check_writable()
+    spec = plan.spec.override(
+        {"model.task": plan.model.rules.task, "manifest.uri": redact(plan.spec.manifest.uri)}
+    )
+    try:
+        plan.output.write_bytes(RUN_FILE, spec.to_yaml().encode())
+    except OSError as error:
+        raise Refused(f"{redact(plan.spec.output.uri)} cannot be used for output: {error}") from None
+
+
+def check_sampling(spec: RunSpec) -> None:
+    """Refuse a sampling default that is no field of a request, or has a value that cannot be."""
+    allowed = [name for name in FIELDS if name not in _NOT_SAMPLING]
+    for name, value in spec.sampling.items():
+        if name in _NOT_SAMPLING:
+            raise Refused(
+                f"sampling.{name}: {_NOT_SAMPLING[name]}; allowed under sampling: {', '.join(allowed)}"
+            )
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, 1)
+            hint = f"did you mean sampling.{near[0]}? " if near else ""
+            raise Refused(f"sampling.{name} is no field of a request; {hint}allowed: {', '.join(allowed)}")
+        try:
+            RenderRequest(**{"prompt": "", name: value})
+        except RequestError as error:
+            raise Refused(f"sampling.{error}") from None
+
+
+def sampling_defaults(spec: RunSpec) -> dict[str, Any]:
+    """Values for the request fields that a row leaves out."""
+    given = {name: value for name, value in spec.sampling.items() if value is not None}
+    return given if spec.output.fps is None else {**given, "fps": spec.output.fps}
+
+
+def with_absolute_paths(spec: RunSpec) -> RunSpec:
+    """The spec with local paths made absolute: workers, and the next reader of run.yaml, stand elsewhere."""
+    flags: dict[str, Any] = {"output.uri": open_storage(spec.output.uri).root}
+    if storage.is_local(spec.manifest.uri):
+        flags["manifest.uri"] = str(Path(spec.manifest.uri.removeprefix("file://")).expanduser().absolute())
+    folder = Path(spec.model.id).expanduser()
+    if folder.is_dir():
+        flags["model.id"] = str(folder.absolute())
+    media = {n: v for n, v in spec.sampling.items() if n in MEDIA_FIELDS and isinstance(v, str)}
+    for name, value in media.items():
+        if storage.is_local(value):
+            flags[f"sampling.{name}"] = str(Path(value).expanduser().absolute())
+    return spec.override(flags)
+
+
+def resolve_row(row: ManifestRow, rules: Rules, run_seed: int) -> RenderRequest:
+    """The row's request with every default and its seed filled in."""
+    assert row.request is not None, "every row was checked"
+    request = rules.resolve(row.request)
+    if request.seed is None:
+        request = dataclasses.replace(request, seed=row_seed(run_seed, row.id))
+    return request
+
+
+def describe_problems(report: CheckReport) -> str:
+    """What is wrong with a manifest, one row a line."""
+    lines = [str(problem) for problem in report.problems]
+    if report.num_problems > len(lines):
+        lines.append(f"and {report.num_problems - len(lines):,} more")
+    return "\n".join(lines)
+
+
+def _check_output(
+    spec: RunSpec, output: Storage, ledger: LedgerState, rules: Rules, manifest: Manifest
+) -> None:
+    """Refuse an output that is another run's."""
+    shown = redact(spec.output.uri)
+    if not output.exists(RUN_FILE):
+        for folder in ("videos", "ledger"):
+            if output.list(folder):
+                raise Refused(
+                    f"{shown}: has {folder}/ but no {RUN_FILE}, so it is no run's output; give another folder"
+                )
+        return
+    before = parse_spec(output.read_bytes(RUN_FILE), redact(output.uri(RUN_FILE)))
+    for key, then, now in (
+        ("model.id", before.model.id, spec.model.id),
+        ("model.task", before.model.task, rules.task),
+        ("output.format", before.output.format, spec.output.format),
+    ):
+        if then != now:
+            raise Refused(
+                f"{shown}: is the output of another run: {key} is {then!r} in its {RUN_FILE}, here {now!r}; "
+                "give another folder"
+            )
+    uri = redact(spec.manifest.uri)
+    if before.manifest.uri != uri and ledger.parts and not _shares_ids(manifest, known_ids(output, ledger)):
+        raise Refused(
+            f"{shown}: is the output of another run: its manifest is {before.manifest.uri}, and no row of "
+            f"{uri} is in its ledger; give another folder"
+        )
+
+
+def _shares_ids(manifest: Manifest, known: np.ndarray) -> bool:
+    return any(
+        is_known(row_id, known) for shard in manifest.shards(4096) for row_id in manifest.read_ids(shard)
+    )
+
+
+def _find_done(
+    spec: RunSpec,
+    manifest: Manifest,
+    rules: Rules,
+    identity: Identity,
+    output: Storage,
+    ledger: LedgerState,
+) -> tuple[np.ndarray, dict[int, int]]:
+    """Of every row whether it is done, and the attempts so far at those that are not."""
+    is_done = np.zeros(manifest.num_rows, np.bool_)
+    attempts: dict[int, int] = {}
+    if not ledger.parts:
+        return is_done, attempts
+    # Images are read and hashed only for rows that the ledger has.
+    known = known_ids(output, ledger) if rules.media is not None else None
+    place = 0
+    with ThreadPoolExecutor(16) as pool:
+        for shard in manifest.shards(1024):
+            rows = list(manifest.read(shard, sampling_defaults(spec)))
+            requests = [resolve_row(row, rules, spec.seed) for row in rows]
+            found = [known is None or is_known(row.id, known) for row in rows]
+            digests = pool.map(_media_digests, requests, found)
+            for row, request, media in zip(rows, requests, digests, strict=True):
+                if media is not None:
+                    fingerprint = identity.fingerprint(request, media)
+                    is_done[place] = ledger.is_done(row.id, fingerprint)
+                    tried = ledger.attempts(row.id, fingerprint)
+                    if tried and not is_done[place]:
+                        attempts[place] = tried
+                place += 1
+    return is_done, attempts
+
+
+def _media_digests(request: RenderRequest, wanted: bool) -> dict[str, str] | None:
+    """Field -> digest of the row's media; None if it is not wanted or cannot be had: then it is not done."""
+    if not wanted:
+        return None
+    sources = {name: getattr(request, name) for name in MEDIA_FIELDS if getattr(request, name) is not None}
+    try:
+        return {name: media_digest(source) for name, source in sources.items()}
+    except MediaError:
+        return None
+
+
+def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
+    """Check every row of a manifest, its images and clips too, without a model.
+
+    Args:
+        uri: The manifest.
+        flags: Dotted keys of a spec. With `model.id`, rows are also checked against what that model can do.
+
+    Raises:
+        Refused: What is wrong with the manifest as a whole, or with the flags.
+    """
+    spec = spec_from_flags({"model.id": "none", **flags, "manifest.uri": uri, "output.uri": "none"})
+    check_sampling(spec)
+    resolve = None
+    if "model.id" in flags:
+        resolve = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules.resolve
+    manifest = open_manifest(uri, passthrough=spec.manifest.passthrough)
+    ledger_schema(manifest.extra_schema)
+    try:
+        return check(manifest, defaults=sampling_defaults(spec), resolve=resolve, probe=_probe)
+    except OSError as error:
+        raise Refused(str(error)) from None
+
+
+def _probe(request: RenderRequest) -> None:
+    if request.image is not None:
+        read_image(request.image)
+    if request.video is not None:
+        read_video(request.video)

@@ -1,0 +1,117 @@
+"""What a person sees of a run while it runs: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+LINE_SECONDS = 15.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class RunProgress:
+    """Counts rows and shows them, with videos per minute and the time left.
+
+    Args:
+        console: Where to.
+        total: Rows of the manifest.
+        done: Rows that were done before.
+    """
+
+    def __init__(self, console: Console, *, total: int, done: int) -> None:
+        self._console = console
+        self._total = total
+        self._before = done
+        self._ready = 0
+        self._begun: float | None = None
+        self._said = time.monotonic()
+        self.done = 0
+        self.failed = 0
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[pace]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task("starting", total=total, completed=done, pace="")
+
+    def __enter__(self) -> RunProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._console.print(line, markup=False, highlight=False)
+
+    def add(self, *, failed: bool) -> None:
+        """One more row is done, or failed."""
+        if failed:
+            self.failed += 1
+        else:
+            self.done += 1
+
+    def tick(self, ready: int) -> None:
+        """Show how things stand.
+
+        Args:
+            ready: Workers whose model is loaded.
+        """
+        if ready and self._begun is None:
+            # Loading the model is no part of the pace.
+            self._begun = time.monotonic()
+        self._ready = ready
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                description=self._state(),
+                completed=self._before + self.done + self.failed,
+                pace=self.pace(),
+            )
+        elif time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            count = self._before + self.done + self.failed
+            self.say(
+                f"{self._state()}: {count} of {self._total} rows{f', {p}' if (p := self.pace()) else ''}"
+            )
+
+    def pace(self) -> str:
+        """Videos per minute, time left and failures, as far as they are known."""
+        parts = []
+        rate = self.videos_per_minute()
+        if rate:
+            left = self._total - self._before - self.done - self.failed
+            parts += [f"{rate:.1f} videos/min", f"{_span(60 * left / rate)} left"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        return ", ".join(parts)
+
+    def videos_per_minute(self) -> float:
+        """Videos done per minute since the first model was loaded; 0 while none is done."""
+        if self._begun is None or not self.done:
+            return 0.0
+        return 60 * self.done / max(time.monotonic() - self._begun, 1e-9)
+
+    def _state(self) -> str:
+        return "rendering" if self._ready else "loading the model"
+
+
+def _span(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
