@@ -75,7 +75,7 @@ def test_shards(tmp_path: Path) -> None:
 def test_cpu_computes_in_float32_whatever_the_file_holds(
     tmp_path: Path, stored: type, asked: str | None
 ) -> None:
-    content = {key: value.astype(stored) for key, value in tensors().items()}
+    content: dict[str, np.ndarray] = {key: value.astype(stored) for key, value in tensors().items()}
     module = Outer()
     load_weights(module, write(tmp_path, content), dtype=asked)
     assert_holds(module, content)

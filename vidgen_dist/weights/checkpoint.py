@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ INDEX = "model_index.json"
 _CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Configs and vocabularies; every other file that publishers add (images, code, .bin, ONNX) is left out.
 _TEXTS = (".json", ".txt", ".model")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def open_checkpoint(
         return _open_folder(model, folder.resolve(), variant, components)
     if folder.exists():
         raise Refused(f"model {model!r} is a file; allowed: {_ALLOWED}")
-    if not _HUB_ID.fullmatch(model) or "--" in model or ".." in model:
+    if not _is_hub_id(model):
         raise Refused(f"model {model!r} is neither a folder that exists nor a hub id; allowed: {_ALLOWED}")
     return _open_hub(model, revision, variant, components, weights)
 
@@ -166,7 +164,6 @@ def needed_files(
     for component, files in by_component.items():
         chosen = naming.choose(files, variant) if weights else None
         texts = [name for name in files if name.endswith(_TEXTS) and ".index." not in name]
-        # An older release's index of a variant ends in .index.json: it names no text either.
         needed += [f"{component}/{name}" for name in {*texts, *(chosen.all if chosen else ())}]
     return sorted(needed)
 
@@ -250,6 +247,17 @@ def _check_weights(checkpoint: Checkpoint) -> None:
             TensorFiles.open(checkpoint.component_folder(component), checkpoint.variant)
 
 
+def _is_hub_id(model: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return "/" in model
+
+
 def _open_hub(
     model: str,
     revision: str | None,
@@ -258,9 +266,7 @@ def _open_hub(
     weights: bool,
 ) -> Checkpoint:
     # Not at the top: a folder needs nothing of it, and it takes a while to import.
-    import requests
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         # Asks the hub which commit the revision is; without a connection, the cache.
@@ -269,12 +275,16 @@ def _open_hub(
         checkpoint = _described(model, commit, folder, variant, components)
         try:
             siblings = HfApi().model_info(model, revision=commit).siblings or []
-        except (requests.ConnectionError, requests.Timeout, HfHubHTTPError) as error:
+        except OSError as error:  # what requests and huggingface_hub raise, offline mode included
             return _open_cached(checkpoint, weights, error)
         names = [file.rfilename for file in siblings]
         _check_names(checkpoint, names, f"{model} at {commit}")
         needed = needed_files(names, checkpoint.components, variant, weights)
         snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in needed])
+        # Where the connection is lost on the way, snapshot_download returns what there is.
+        lacking = [name for name in needed if not (folder / name).is_file()]
+        if lacking:
+            raise Refused(f"{model} at {commit}: the download broke off before {', '.join(lacking)}")
     except (OSError, RuntimeError) as error:
         raise Refused(_hub_error(model, revision, error)) from error
     if weights:

@@ -146,6 +146,10 @@ def _sharded(index: Path) -> dict[str, Entry]:
     for key, name in weight_map.items():
         if key not in headers[name]:
             raise Refused(f"{index}: {key} is to be in {name}, which does not hold it")
+    for name in shards:
+        unnamed = [key for key in headers[name] if key not in weight_map]
+        if unnamed:
+            raise Refused(f"{index}: {', '.join(unnamed[:10])} of {name} is not named in it")
     return {key: headers[name][key] for key, name in sorted(weight_map.items())}
 
 

@@ -25,23 +25,15 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
         Refused: No such component or class, no vocabulary file, or one that does not parse.
     """
     folder = checkpoint.component_folder(component)
-    class_name = checkpoint.class_name(component)
-    with _without_framework_advice():
-        import transformers
-    kind: Any = getattr(transformers, class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase)):
-        raise Refused(
-            f"{checkpoint.folder / 'model_index.json'}: {component} is a {class_name}; "
-            f"allowed: a tokenizer of transformers {transformers.__version__}"
-        )
+    kind = _tokenizer_class(checkpoint, component)
     vocabularies = sorted(kind.vocab_files_names.values())
     if not any((folder / name).is_file() for name in vocabularies):
-        raise Refused(f"{folder}: {class_name} has no vocabulary; allowed: {', '.join(vocabularies)}")
+        raise Refused(f"{folder}: {kind.__name__} has no vocabulary; allowed: {', '.join(vocabularies)}")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     # Each vocabulary library raises its own: sentencepiece RuntimeError, tokenizers a bare Exception.
     except Exception as error:
-        raise Refused(f"{folder}: {class_name} cannot be read: {error}") from error
+        raise Refused(f"{folder}: {kind.__name__} cannot be read: {error}") from error
 
 
 def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
@@ -66,6 +58,19 @@ def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
         removed = tokenizer.decode(whole[max_length - 1 : -1])
         _log.warning("The prompt is longer than %d tokens; left out: %s", max_length, removed)
     return np.array([ids], np.int32)
+
+
+def _tokenizer_class(checkpoint: Checkpoint, component: str) -> Any:
+    with _without_framework_advice():
+        import transformers
+    class_name = checkpoint.class_name(component)
+    kind = getattr(transformers, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase)):
+        raise Refused(
+            f"{checkpoint.folder / 'model_index.json'}: {component} is a {class_name}; "
+            f"allowed: a tokenizer of transformers {transformers.__version__}"
+        )
+    return kind
 
 
 @contextlib.contextmanager

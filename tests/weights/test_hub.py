@@ -1,0 +1,256 @@
+"""Hub ids, against a hub on localhost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import reset_sessions
+
+from tests.weights.fake_hub import Hub, Repository, serve
+from tests.weights.files import NOT_NEEDED, checkpoint_files
+from tests.weights.test_checkpoint import FP16, PLAIN, TEXTS
+from vidgen_dist.errors import Refused
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+
+MODEL = "zai-org/tiny"
+
+
+@dataclass
+class Client:
+    """A machine with a cache of its own that asks the hub."""
+
+    home: Path
+    endpoint: str
+
+    def open(self, model: str = MODEL, *, offline: bool = False, **arguments: Any) -> Checkpoint:
+        """What `open_checkpoint` gives there."""
+        with pytest.MonkeyPatch.context() as patch:
+            # huggingface_hub reads its environment when it is imported; these are what it makes of it.
+            patch.setattr(constants, "ENDPOINT", self.endpoint)
+            template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+            patch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
+            patch.setattr(constants, "HF_HUB_CACHE", str(self.home / "hub"))
+            patch.setattr(constants, "HF_HUB_OFFLINE", offline)
+            patch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+            for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+                patch.delenv(name, raising=False)
+            # It waits half a minute in all before it takes a failure for one.
+            patch.setattr(
+                "huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time)
+            )
+            reset_sessions()
+            try:
+                return open_checkpoint(model, **arguments)
+            finally:
+                reset_sessions()
+
+
+def cached(checkpoint: Checkpoint) -> list[str]:
+    folder = checkpoint.folder
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve() as hub:
+        repository = Repository()
+        repository.commit(checkpoint_files() | {"scheduler/scheduler_config.json": b'{"old": true}'}, "v1")
+        repository.commit(checkpoint_files(), "main")
+        hub.repositories[MODEL] = repository
+        yield hub
+
+
+@pytest.fixture
+def client(hub: Hub, tmp_path: Path) -> Client:
+    return Client(tmp_path / "hf", hub.endpoint)
+
+
+def test_configs_first_then_weights(hub: Hub, client: Client) -> None:
+    main = hub.repositories[MODEL].refs["main"]
+    described = client.open(weights=False)
+    assert described.revision == main
+    assert described.config("scheduler") == {"beta_schedule": "scaled_linear"}
+    assert cached(described) == TEXTS
+    assert sorted(hub.delivered) == [f"{main}/{name}" for name in TEXTS]
+
+    hub.delivered.clear()
+    whole = client.open(revision=main)
+    assert whole == described
+    assert whole.digest() == described.digest()
+    assert cached(whole) == sorted(TEXTS + PLAIN)
+    assert sorted(hub.delivered) == sorted(f"{main}/{name}" for name in PLAIN)
+    assert not any(name.endswith(NOT_NEEDED) for name in hub.delivered)
+
+
+def test_files_of_the_variant_only(client: Client) -> None:
+    answer = client.open(variant="fp16")
+    assert answer.variant == "fp16"
+    assert cached(answer) == sorted(TEXTS + FP16)
+
+
+def test_files_of_some_components_only(client: Client) -> None:
+    answer = client.open(components=["text_encoder", "scheduler"])
+    assert [name.split("/")[0] for name in cached(answer)] == [
+        "model_index.json",
+        "scheduler",
+        "text_encoder",
+        "text_encoder",
+    ]
+
+
+def test_a_revision_is_pinned_to_its_commit(hub: Hub, client: Client) -> None:
+    refs = hub.repositories[MODEL].refs
+    by_tag = client.open(revision="v1", weights=False)
+    assert by_tag.revision == refs["v1"] != refs["main"]
+    assert by_tag.config("scheduler") == {"old": True}
+    by_commit = client.open(revision=refs["v1"], weights=False)
+    assert by_commit == by_tag
+
+
+def test_digest_is_of_the_commit_and_the_variant(client: Client, hub: Hub, tmp_path: Path) -> None:
+    digests = [
+        client.open(weights=False).digest(),
+        client.open(weights=False, variant="fp16").digest(),
+        client.open(weights=False, revision="v1").digest(),
+    ]
+    assert len(set(digests)) == 3
+    assert all(len(digest) == 64 for digest in digests)
+    # Known before the weights are here, and the same on every machine.
+    assert Client(tmp_path / "another", hub.endpoint).open().digest() == digests[0]
+
+
+def test_without_a_connection_the_cache_serves(hub: Hub, client: Client) -> None:
+    online = client.open()
+    asked = len(hub.asked)
+    assert client.open(offline=True) == online
+    assert client.open(offline=True, revision=online.revision) == online
+    assert len(hub.asked) == asked
+    # Nothing listens on the discard port.
+    unplugged = Client(client.home, "http://127.0.0.1:9")
+    assert unplugged.open() == online
+
+
+def test_hub_that_is_down_leaves_what_is_cached(hub: Hub, client: Client) -> None:
+    online = client.open()
+    hub.failing = 503
+    assert client.open() == online
+
+
+def test_no_connection_and_not_cached(client: Client) -> None:
+    with pytest.raises(Refused) as refused:
+        client.open(offline=True)
+    message = str(refused.value)
+    assert f"model '{MODEL}': no such folder" in message
+    assert "cannot be reached" in message
+    assert str(client.home) in message
+    assert "allowed: a folder that holds model_index.json, or a hub id" in message
+    with pytest.raises(Refused, match=r"http://127.0.0.1:9 cannot be reached"):
+        Client(client.home, "http://127.0.0.1:9").open()
+
+
+def test_no_connection_and_another_revision_cached(client: Client) -> None:
+    client.open()
+    with pytest.raises(Refused, match=r"not in the cache .* at revision 'v1'"):
+        client.open(revision="v1", offline=True)
+
+
+def test_no_connection_and_configs_cached_only(client: Client) -> None:
+    described = client.open(weights=False)
+    assert client.open(weights=False, offline=True) == described
+    with pytest.raises(
+        Refused, match=r"hub cannot be asked .* cached copy is not whole: .*has no safetensors"
+    ):
+        client.open(offline=True)
+
+
+def test_no_connection_and_a_shard_not_cached(client: Client) -> None:
+    folder = client.open().folder
+    (folder / PLAIN[2]).unlink()
+    with pytest.raises(Refused, match=r"cached copy is not whole: .*diffusion_pytorch_model-00002-of-00002"):
+        client.open(offline=True)
+
+
+@pytest.mark.parametrize("fault", ["unknown", "gated", "revision", "layout", "error"])
+def test_what_the_hub_refuses(hub: Hub, client: Client, fault: str) -> None:
+    repository = hub.repositories[MODEL]
+    model, revision = MODEL, None
+    if fault == "unknown":
+        model = "zai-org/CogVideoX-6b"
+        expected = r"model 'zai-org/CogVideoX-6b': no such folder, and the hub at http.* has no such model"
+    elif fault == "gated":
+        repository.gated = True
+        expected = (
+            rf"model '{MODEL}' is gated: accept its conditions at http.*/{MODEL}, then log in .*HF_TOKEN"
+        )
+    elif fault == "revision":
+        revision = "v7"
+        expected = rf"model '{MODEL}': the hub has no revision 'v7' of it; allowed: a branch, tag or commit"
+    elif fault == "layout":
+        repository.commit({"model.safetensors": b"", "config.json": b"{}"}, "main")
+        expected = rf"model '{MODEL}': no model_index.json in it"
+    else:
+        hub.failing = 500
+        expected = r"cannot be reached \(500 Server Error"
+    with pytest.raises(Refused, match=expected):
+        client.open(model, revision=revision)
+
+
+def test_variant_that_the_model_lacks_is_refused_before_any_weights(hub: Hub, client: Client) -> None:
+    with pytest.raises(
+        Refused, match=rf"{MODEL} at [0-9a-f]{{40}}: no weights of the variant 'int8'; .* fp16"
+    ):
+        client.open(variant="int8")
+    assert [name.split("/", 1)[1] for name in hub.delivered] == ["model_index.json"]
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_component_that_the_model_lacks_is_refused_before_any_weights(
+    hub: Hub, client: Client, weights: bool
+) -> None:
+    files = {name: data for name, data in checkpoint_files().items() if not name.startswith("tokenizer/")}
+    hub.repositories[MODEL].commit(files, "main")
+    with pytest.raises(Refused, match=r"lists tokenizer \(T5Tokenizer\), but there is no such folder"):
+        client.open(weights=weights)
+    assert [name.split("/", 1)[1] for name in hub.delivered] == ["model_index.json"]
+
+
+def test_weights_that_arrive_broken(hub: Hub, client: Client) -> None:
+    name = "text_encoder/model.safetensors"
+    hub.repositories[MODEL].commit(checkpoint_files() | {name: b"not safetensors"}, "main")
+    with pytest.raises(Refused, match=rf"{name}: not a whole safetensors file"):
+        client.open()
+
+
+def test_the_environment_is_what_huggingface_hub_goes_by(hub: Hub, tmp_path: Path) -> None:
+    program = (
+        "import sys; from vidgen_dist.weights.checkpoint import open_checkpoint; "
+        f"print(open_checkpoint({MODEL!r}).revision, 'mindspore' in sys.modules)"
+    )
+    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    env = kept | {
+        "HF_HOME": str(tmp_path),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }
+    for offline in ("0", "1"):
+        asked = len(hub.asked)
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            env=env | {"HF_HUB_OFFLINE": offline},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split() == [hub.repositories[MODEL].refs["main"], "False"]
+        assert (len(hub.asked) == asked) == (offline == "1")
