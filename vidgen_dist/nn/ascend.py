@@ -53,6 +53,21 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return mint.sigmoid(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+    return mint.tanh(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e to the x."""
+    return mint.exp(x)
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation."""
     return F.gelu(x, approximate="tanh")

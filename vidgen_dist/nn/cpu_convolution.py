@@ -77,7 +77,7 @@ def _winograd(x: Array, weight: Array, bias: Array | None, padding: Sequence[int
     # Tiles lie in rows of one more than there are, so that all of the arithmetic below runs over flat
     # arrays: the tile at the end of a row mixes two rows and is dropped.
     pitch = tile_columns + 1
-    most = max(1, int(np.clip(2**17 // (kt * inputs), 96, 768)) // pitch)
+    most = max(1, int(np.clip(2**16 // (kt * inputs), 96, 256)) // pitch)
     row_blocks = slices(tile_rows, -(-tile_rows // -(-tile_rows // most)))
 
     def body(job: tuple[int, slice, slice]) -> None:
@@ -168,7 +168,7 @@ def _every_other(grid: Array, frame: Array, top: int, left: int) -> None:
 def _inside(count: int, start: int, size: int) -> tuple[slice, slice]:
     """Of the `count` places start, start + 2, ...: those within 0 to size, and what they are there."""
     first = max(0, -(start // 2))
-    end = min(count, max(first, -((start - size) // 2)))
+    end = max(first, min(count, -((start - size) // 2)))
     return slice(first, end), slice(start + 2 * first, start + 2 * end, 2)
 
 

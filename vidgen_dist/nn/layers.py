@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, mint
+from mindspore import Parameter, Tensor
+from mindspore.common.initializer import initializer
 
 from vidgen_dist.nn import backend
 from vidgen_dist.nn import functional as F
@@ -17,7 +18,8 @@ from vidgen_dist.nn import functional as F
 
 def empty_parameter(shape: Sequence[int], name: str, dtype: Any = backend.float32) -> Parameter:
     """A parameter of that shape that takes no memory until weights are loaded into it."""
-    return Parameter(mint.empty(tuple(shape), dtype=dtype), name=name, requires_grad=False)
+    # An initializer that is never run: a parameter made of an empty tensor copies it, and so touches it.
+    return Parameter(initializer("zeros", tuple(shape), dtype), name=name, requires_grad=False)
 
 
 class Module(ms.nn.Cell):

@@ -1,0 +1,54 @@
+"""The choice of device: once, named, refused with what is allowed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.nn import backend
+
+
+def test_without_an_npu_auto_is_the_cpu():
+    nn.set_device("auto", threads=backend.current().threads)
+    assert nn.device() == "cpu"
+
+
+def test_devices_that_are_not():
+    with pytest.raises(Refused, match=r"'cuda'.*cpu, ascend, auto"):
+        nn.set_device("cuda")
+    with pytest.raises(Refused, match="no Ascend NPU"):
+        nn.set_device("ascend")
+    with pytest.raises(Refused, match="threads: 0"):
+        nn.set_device("cpu", threads=0)
+
+
+def test_a_process_keeps_its_device():
+    with pytest.raises(Refused, match="already runs"):
+        nn.set_device("cpu", threads=backend.current().threads + 1)
+
+
+def test_dtypes():
+    assert nn.dtype("fp32") == nn.dtype("float32") == nn.float32
+    assert nn.dtype("bf16") == nn.bfloat16
+    assert nn.dtype("float16") == nn.float16
+    with pytest.raises(Refused, match=r"'int8'.*bfloat16"):
+        nn.dtype("int8")
+
+
+def test_threads_follow_the_affinity_and_blas_runs_one_thread():
+    script = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import ctypes
+import numpy as np
+from vidgen_dist import nn
+from vidgen_dist.nn import backend
+nn.set_device("cpu")
+library = ctypes.CDLL(np.core._multiarray_umath.__file__)
+print(backend.current().threads, library.openblas_get_num_threads64_())
+nn.set_device("cpu")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]

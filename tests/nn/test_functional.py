@@ -1,0 +1,293 @@
+"""Functions on the CPU against the plain ones, at odd shapes and over strided views."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from scipy import special
+
+from tests.nn import plain
+from vidgen_dist import nn
+from vidgen_dist.nn import backend
+
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+@pytest.fixture
+def draw():
+    rng = np.random.default_rng(7)
+    return lambda *shape: rng.standard_normal(shape, dtype=np.float32)
+
+
+def check(tensor, expected, **tolerance):
+    array = nn.to_numpy(tensor)
+    assert array.shape == expected.shape
+    np.testing.assert_allclose(array, expected, **(tolerance or TOLERANCE))
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (7,), (2, 3, 5), (1030,)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(draw, lead, bias):
+    x, w, b = draw(*lead, 19), draw(530, 19), draw(530) if bias else None
+    check(nn.linear(*map(tensor, (x, w, b))), plain.linear(x, w, b))
+
+
+def tensor(array):
+    return None if array is None else nn.from_numpy(array)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((5, 7), (7, 3)), ((2, 4, 5, 7), (7, 3)), ((2, 1, 5, 7), (4, 7, 3)), ((3, 1, 7), (3, 7, 2))]
+)
+def test_matmul(draw, a, b):
+    x, y = draw(*a), draw(*b)
+    check(nn.matmul(tensor(x), tensor(y)), x @ y)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 1), (5, 33), (2, 700, 130)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_norms_over_the_last_axis(draw, shape, affine):
+    x = draw(*shape) * 3 + 50
+    w, b = (draw(shape[-1]), draw(shape[-1])) if affine else (None, None)
+    check(
+        nn.layer_norm(tensor(x), tensor(w), tensor(b), 1e-6),
+        plain.layer_norm(x, w, b, 1e-6),
+        rtol=1e-3,
+        atol=2e-4,
+    )
+    check(nn.rms_norm(tensor(x), tensor(w), 1e-6), plain.rms_norm(x, w, 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((2, 6), 3), ((1, 4, 9), 4), ((2, 6, 3, 5, 7), 2), ((1, 2, 5, 150, 100), 1)]
+)
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm(draw, shape, groups, affine):
+    x = draw(*shape) + 5
+    w, b = (draw(shape[1]), draw(shape[1])) if affine else (None, None)
+    check(
+        nn.group_norm(tensor(x), groups, tensor(w), tensor(b), 1e-6),
+        plain.group_norm(x, groups, w, b, 1e-6),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 70001)])
+def test_activations(draw, shape):
+    x = draw(*shape) * 4
+    check(nn.silu(tensor(x)), plain.silu(x))
+    check(nn.gelu(tensor(x), approximate="tanh"), plain.gelu(x, "tanh"), rtol=1e-5, atol=2e-6)
+    check(nn.gelu(tensor(x), approximate="none"), plain.gelu(x), rtol=1e-5, atol=2e-6)
+    check(nn.relu(tensor(x)), np.maximum(x, 0))
+    check(nn.sigmoid(tensor(x)), special.expit(x), rtol=1e-6, atol=1e-7)
+    check(nn.tanh(tensor(x)), np.tanh(x), rtol=1e-6, atol=1e-7)
+    check(nn.exp(tensor(x)), np.exp(x), rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_activations_far_out():
+    x = np.array([-1e30, -200, -60, 0, 60, 200, 1e30], np.float32)
+    expected = np.maximum(x, 0)
+    check(nn.silu(tensor(x)), expected, rtol=0, atol=1e-20)
+    with np.errstate(over="ignore"):
+        check(nn.gelu(tensor(x[1:-1]), approximate="tanh"), expected[1:-1], rtol=0, atol=1e-20)
+    check(nn.gelu(tensor(x[1:-1])), expected[1:-1], rtol=0, atol=1e-20)
+
+
+def test_unknown_gelu_is_refused():
+    with pytest.raises(ValueError, match="sigmoid"):
+        nn.gelu(tensor(np.ones(2, np.float32)), approximate="sigmoid")
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_softmax_of_large_values(draw, axis):
+    x = draw(3, 41, 17) * 1e4
+    check(nn.softmax(tensor(x), axis), plain.softmax(x, axis))
+
+
+@pytest.mark.parametrize(("n", "m", "size"), [(1, 1, 8), (65, 77, 16), (3, 5000, 5), (1100, 33, 40)])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention(draw, n, m, size, scale):
+    q, k, v = draw(2, 3, n, size), draw(2, 3, m, size), draw(2, 3, m, size)
+    check(nn.attention(tensor(q), tensor(k), tensor(v), scale=scale), plain.attention(q, k, v, scale=scale))
+
+
+@pytest.mark.parametrize("mask_shape", [(2, 1, 1, 29), (2, 3, 37, 29), (1, 1, 37, 29), (37, 29)])
+@pytest.mark.parametrize("bias_shape", [None, (1, 3, 37, 29), (2, 3, 37, 29)])
+def test_attention_with_mask_and_bias(draw, mask_shape, bias_shape):
+    q, k, v = draw(2, 3, 37, 8), draw(2, 3, 29, 8), draw(2, 3, 29, 8)
+    mask = draw(*mask_shape) > 0
+    bias = None if bias_shape is None else draw(*bias_shape) * 5
+    out = nn.attention(tensor(q), tensor(k), tensor(v), mask=tensor(mask), bias=tensor(bias))
+    check(out, plain.attention(q, k, v, mask, bias))
+
+
+@pytest.mark.filterwarnings("error")
+def test_attention_to_nothing_is_zero(draw):
+    q, k, v = draw(1, 2, 4, 8), draw(1, 2, 5, 8), draw(1, 2, 5, 8)
+    mask = np.ones((1, 2, 4, 5), bool)
+    mask[0, 1, 2] = False
+    out = nn.to_numpy(nn.attention(tensor(q), tensor(k), tensor(v), mask=tensor(mask)))
+    assert not out[0, 1, 2].any()
+    np.testing.assert_allclose(out, plain.attention(q, k, v, mask), **TOLERANCE)
+
+
+def test_attention_of_large_scores(draw):
+    q, k, v = draw(1, 1, 9, 16) * 100, draw(1, 1, 11, 16) * 100, draw(1, 1, 11, 16)
+    check(nn.attention(tensor(q), tensor(k), tensor(v)), plain.attention(q, k, v), rtol=1e-3, atol=1e-3)
+
+
+def test_views_are_read_where_they_lie(draw):
+    x = draw(2, 9, 4, 12)
+    w, b = draw(9), draw(9)
+    view, expected = tensor(x).permute(0, 2, 3, 1)[:, 1:, ::2], x.transpose(0, 2, 3, 1)[:, 1:, ::2]
+    assert not view.is_contiguous()
+    check(nn.silu(view), plain.silu(expected))
+    check(nn.layer_norm(view, tensor(w), tensor(b)), plain.layer_norm(expected, w, b))
+    check(nn.linear(view, tensor(np.stack([w, b]))), plain.linear(expected, np.stack([w, b])))
+    check(nn.attention(view, view, view), plain.attention(expected, expected, expected))
+    check(nn.cat([view, view], -2), np.concatenate([expected, expected], -2))
+    check(nn.pad(view, (1, 2)), np.pad(expected, [(0, 0)] * 3 + [(1, 2)]))
+    check(nn.multiply_add(view, view, view), expected * expected + expected)
+
+
+def test_results_are_views_that_models_may_transpose(draw):
+    q = draw(2, 3, 5, 8)
+    out = nn.attention(tensor(q), tensor(q), tensor(q))
+    expected = plain.attention(q, q, q).transpose(0, 2, 1, 3).reshape(2, 5, 24)
+    check(out.permute(0, 2, 1, 3).reshape(2, 5, 24), expected)
+    check(out + 1.0, plain.attention(q, q, q) + 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "factor", "addend"),
+    [
+        ((2, 70, 33), (2, 1, 33), (2, 1, 33)),
+        ((2, 70, 33), (2, 1, 33), (2, 70, 33)),
+        ((1, 4, 3, 5, 6),) * 3,
+        ((5,), (1,), (5,)),
+    ],
+)
+def test_multiply_add(draw, x, factor, addend):
+    a, b, c = draw(*x), draw(*factor), draw(*addend)
+    check(nn.multiply_add(tensor(a), tensor(b), tensor(c)), a * b + c)
+
+
+def test_embedding(draw):
+    table, ids = draw(11, 6), np.array([[0, 10, 3], [3, 3, 1]], np.int32)
+    check(nn.embedding(tensor(ids), tensor(table)), table[ids])
+
+
+@pytest.mark.parametrize(
+    ("mode", "numpy_mode"), [("constant", "constant"), ("replicate", "edge"), ("reflect", "reflect")]
+)
+@pytest.mark.parametrize("widths", [(1, 2), (2, 0, 1, 3), (1, 1, 0, 2, 3, 1)])
+def test_pad_counts_from_the_last_axis(draw, mode, numpy_mode, widths):
+    x = draw(2, 3, 4, 5, 6)
+    pairs = [(0, 0)] * (5 - len(widths) // 2) + list(zip(widths[::2], widths[1::2], strict=True))[::-1]
+    check(nn.pad(tensor(x), widths, mode), np.pad(x, pairs, mode=numpy_mode))
+
+
+@pytest.mark.parametrize(
+    ("widths", "mode"),
+    [((1,), "constant"), ((1, -1), "constant"), ((1, 1), "circular"), ((1,) * 6, "constant")],
+)
+def test_pad_refuses(widths, mode):
+    with pytest.raises(ValueError, match="is not allowed"):
+        nn.pad(tensor(np.ones((2, 2), np.float32)), widths, mode)
+
+
+@pytest.mark.parametrize("size", [(3, 5, 7), (6, 10, 14), (1, 2, 3), (4, 13, 7)])
+def test_interpolate_nearest_by_size(draw, size):
+    x = draw(2, 3, 3, 5, 7)
+    check(nn.interpolate_nearest(tensor(x), size=size), plain.interpolate_nearest(x, size))
+
+
+def test_interpolate_nearest_by_scale(draw):
+    x = draw(2, 3, 5, 7)
+    check(nn.interpolate_nearest(tensor(x), scale=2.0), x.repeat(2, 2).repeat(2, 3))
+    check(nn.interpolate_nearest(tensor(x), scale=(1, 0.5)), x[..., [0, 2, 4]])
+    with pytest.raises(ValueError, match="one of size and scale"):
+        nn.interpolate_nearest(tensor(x))
+    with pytest.raises(ValueError, match="one number or 2"):
+        nn.interpolate_nearest(tensor(x), size=(1, 2, 3))
+
+
+def test_joining_and_cutting(draw):
+    x, y = draw(2, 5, 3), draw(2, 4, 3)
+    check(nn.cat([tensor(x), tensor(y)], 1), np.concatenate([x, y], 1))
+    check(nn.stack([tensor(x), tensor(x + 1)], 1), np.stack([x, x + 1], 1))
+    for piece, expected in zip(nn.split(tensor(x), [1, 4], 1), np.split(x, [1], 1), strict=True):
+        check(piece, expected)
+    assert [p.shape for p in nn.split(tensor(x), 2, 1)] == [(2, 2, 3), (2, 2, 3), (2, 1, 3)]
+    for piece, expected in zip(nn.chunk(tensor(x), 2, 1), (x[:, :3], x[:, 3:]), strict=True):
+        check(piece, expected)
+
+
+def test_elementwise(draw):
+    x = draw(3, 4)
+    check(nn.sin(tensor(x)), np.sin(x))
+    check(nn.cos(tensor(x)), np.cos(x))
+    check(nn.sqrt(tensor(abs(x))), np.sqrt(abs(x)))
+    check(nn.clip(tensor(x), -0.5, 0.5), np.clip(x, -0.5, 0.5))
+    check(nn.clip(tensor(x), None, 0.5), np.minimum(x, 0.5))
+    check(nn.where(tensor(x > 0), tensor(x), 0.0), np.where(x > 0, x, 0))
+    check(nn.where(tensor(x > 0), tensor(x), tensor(-x)), abs(x))
+    check(nn.zeros((2, 3)), np.zeros((2, 3), np.float32))
+    check(nn.ones([4], nn.float32), np.ones(4, np.float32))
+
+
+def test_numpy_and_back(draw):
+    x = draw(3, 4)
+    shared = nn.from_numpy(x)
+    x[0, 0] = 42
+    assert nn.to_numpy(shared)[0, 0] == 42
+    assert nn.to_numpy(nn.from_numpy(x.T)).tolist() == x.T.tolist()
+    assert nn.from_numpy(np.float32(3)).shape == ()
+    half = nn.from_numpy(x, nn.bfloat16)
+    assert half.dtype == nn.bfloat16
+    assert nn.to_numpy(half).dtype == np.float32
+    np.testing.assert_allclose(nn.to_numpy(half), x, rtol=1e-2)
+
+
+def test_the_number_of_threads_changes_no_bit(draw, monkeypatch):
+    x, w = draw(1500, 70), draw(333, 70)
+    q = draw(1, 3, 700, 16)
+    video, kernel = draw(1, 20, 4, 33, 40), draw(24, 20, 3, 3, 3)
+
+    def results():
+        return [
+            nn.to_numpy(y).tobytes()
+            for y in (
+                nn.linear(tensor(x), tensor(w)),
+                nn.attention(tensor(q), tensor(q), tensor(q)),
+                nn.conv3d(tensor(video), tensor(kernel), padding=1),
+                nn.conv3d(tensor(video), tensor(kernel), stride=(1, 2, 2)),
+                nn.group_norm(tensor(video), 4),
+                nn.layer_norm(tensor(x)),
+                nn.gelu(tensor(x)),
+            )
+        ]
+
+    now = backend.current()
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(backend, "_backend", dataclasses.replace(now, threads=3, pool=pool))
+        three = results()
+        assert results() == three
+    monkeypatch.setattr(backend, "_backend", dataclasses.replace(now, threads=1, pool=None))
+    assert results() == three
+
+
+def test_a_failure_in_a_job_is_raised(monkeypatch):
+    from vidgen_dist.nn import cpu_jobs
+
+    def fail(job):
+        if job == 5:
+            raise RuntimeError("job 5")
+
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(backend, "_backend", dataclasses.replace(backend.current(), threads=3, pool=pool))
+        with pytest.raises(RuntimeError, match="job 5"):
+            cpu_jobs.each(range(20), fail)
