@@ -113,6 +113,11 @@ class AutoencoderConfig:
                 f"config.json of the autoencoder: block_out_channels {indivisible} are no multiples of "
                 f"norm_num_groups {self.norm_num_groups}"
             )
+        if self.temporal_compression_ratio < 1 or not math.log2(self.temporal_compression_ratio).is_integer():
+            raise Refused(
+                f"config.json of the autoencoder: temporal_compression_ratio: "
+                f"{self.temporal_compression_ratio}; allowed: powers of 2"
+            )
         # The published layout sizes these convolutions by the pixels' channels, yet applies them to latents.
         if (self.use_quant_conv or self.use_post_quant_conv) and self.out_channels != self.latent_channels:
             raise Refused(
