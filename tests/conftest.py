@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import boto3
 import pytest
 import s3fs
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("vidgen", deadline=None)
+settings.load_profile("vidgen")
 
 _NOT_SECRET = {
     "AWS_ACCESS_KEY_ID": "test-key",

@@ -432,7 +432,7 @@ def test_redact(uri: str, shown: str) -> None:
     ],
 )
 def test_paths_are_resolved_beside_a_file(path: str, base: str, expected: str) -> None:
-    assert storage.resolve(path, base) == expected
+    assert storage.resolve_path(path, base) == expected
 
 
 # --- names of rows -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,16 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
-from vidgen_dist.storage import StorageError, expand, open_input, open_storage, redact, resolve, split, stamp
+from vidgen_dist.storage import (
+    StorageError,
+    expand,
+    open_input,
+    open_storage,
+    redact,
+    resolve_path,
+    split,
+    stamp,
+)
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
@@ -79,11 +88,6 @@ def _is_image(kind: pa.DataType) -> bool:
     )
 
 
-def _is_integer_list(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type))
-
-
 _TEXT = (_is_text, "a string column")
 _INTEGER = (_is_number, "an integer column, or a float column that holds whole numbers")
 _NUMBER = (_is_number, "a float or integer column")
@@ -102,7 +106,6 @@ _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "width": _INTEGER,
     "num_frames": _INTEGER,
     "num_inference_steps": _INTEGER,
-    "timesteps": (_is_integer_list, "a column of lists of integers"),
     "guidance_scale": _NUMBER,
     "use_dynamic_cfg": (pa.types.is_boolean, "a boolean column"),
     "eta": _NUMBER,
@@ -415,9 +418,10 @@ class Manifest:
     def read_ids(self, shard: Shard) -> list[str]:
         """The ids of a shard's rows: as `read`'s, and much faster where there is an `id` column."""
         if "id" in self.columns:
-            ids = [i for batch in self._batches(shard, ("id",)) for i in _values(batch.column("id"))]
-            if None not in ids and "" not in ids:
-                return [str(i) for i in ids]
+            batches = self._batches(shard, ("id",))
+            ids = [_own_id(value) for batch in batches for value in _values(batch.column("id"))]
+            if None not in ids:
+                return cast(list[str], ids)
         return [row.id for row in self.read(shard)]
 
     @cached_property
@@ -531,18 +535,23 @@ def _row(
         if values["image"] is None:
             del values["image"]
     given = values.pop("id", None)
-    usable = given is not None and given != "" and _is_utf8(str(given))
-    row_id = str(given) if usable else row_digest(values)
+    own_id = _own_id(given)
+    row_id = row_digest(values) if own_id is None else own_id
     try:
-        if given is not None and not usable:
+        if given is not None and own_id is None:
             raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
         for field in MEDIA_FIELDS:
             if isinstance(values.get(field), str):
-                values[field] = resolve(values[field], file)
-        request = RenderRequest(**{"prompt": None, **_with_defaults(values, defaults), "id": row_id})
+                values[field] = resolve_path(values[field], file)
+        request = RenderRequest(**{"prompt": None, **defaults, **values, "id": row_id})
     except RequestError as error:
         return Row(row_id, file, index, None, error, extra)
     return Row(row_id, file, index, request, None, extra)
+
+
+def _own_id(value: str | int | None) -> str | None:
+    """The id that a row gives itself, if it can be one."""
+    return str(value) if value not in (None, "") and _is_utf8(str(value)) else None
 
 
 def _is_utf8(text: str) -> bool:
@@ -551,13 +560,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _with_defaults(values: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    # Steps are given in one of two ways: a row that chooses one does not also get the other's default.
-    steps = ("num_inference_steps", "timesteps")
-    chosen = any(field in values for field in steps)
-    return {k: v for k, v in defaults.items() if not (chosen and k in steps)} | values
 
 
 def row_digest(values: Mapping[str, Any]) -> str:
@@ -745,7 +747,6 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(FIELDS, pa.string()),
     **dict.fromkeys(_INTEGER_FIELDS, pa.int64()),
     **dict.fromkeys(_NUMBER_FIELDS, pa.float64()),
-    "timesteps": pa.list_(pa.int64()),
     "use_dynamic_cfg": pa.bool_(),
 }
 _GROUP_ROWS = 4096
@@ -784,7 +785,7 @@ def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[s
     """Make one Parquet file from text, CSV and JSON lines.
 
     - ``.txt``: one prompt a line; blank lines are skipped.
-    - ``.csv``: a header names the columns; an empty cell is a null; `timesteps` is a JSON list.
+    - ``.csv``: a header names the columns; an empty cell is a null.
     - ``.jsonl``: one object a line; blank lines are skipped.
 
     All are UTF-8. A row without an id gets one from the input's name and its line, such as
@@ -850,7 +851,7 @@ class _Source:
                 if not isinstance(values.get(field, ""), str):
                     raise RequestError(field, values[field], "a text: a path or a URI")
                 if field in values and self.base is not None:
-                    values[field] = resolve(values[field], self.base)
+                    values[field] = resolve_path(values[field], self.base)
             request = RenderRequest(**{"prompt": None} | {k: v for k, v in values.items() if k in _KINDS})
         except RequestError as error:
             return error
@@ -1076,11 +1077,6 @@ def _csv_value(field: str, cell: str) -> Any:
         return float(_matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", "a number"))
     if field == "use_dynamic_cfg":
         return _matched(field, cell.lower(), "true|false", "true or false") == "true"
-    if field == "timesteps":
-        try:
-            return json.loads(cell)
-        except (ValueError, RecursionError):
-            raise RequestError(field, cell, "a JSON list of whole numbers, such as [999, 500, 1]") from None
     return cell
 
 

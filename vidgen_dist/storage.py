@@ -85,7 +85,7 @@ def redact(uri: str) -> str:
     return scheme[0] + (host.rpartition("@")[2] + slash + path).partition("?")[0]
 
 
-def resolve(path: str, base: str) -> str:
+def resolve_path(path: str, base: str) -> str:
     """`path` as it is if it is absolute or a URI, otherwise beside the file `base`."""
     if _SCHEME.match(path) or os.path.isabs(path) or path.startswith("~"):
         return path
