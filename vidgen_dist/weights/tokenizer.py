@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
     """Load a component's tokenizer, of the very class that `model_index.json` names.
 
-    That is not always what AutoTokenizer takes: it prefers the fast classes, which split some texts
-    (runs of spaces, unknown characters) otherwise than the sentencepiece ones.
+    AutoTokenizer would prefer a fast class, which need not split every text as the sentencepiece class
+    does that diffusers loads.
 
     Raises:
         Refused: No such component or class, no vocabulary file, or one that does not parse.
@@ -29,11 +29,16 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
     vocabularies = sorted(kind.vocab_files_names.values())
     if not any((folder / name).is_file() for name in vocabularies):
         raise Refused(f"{folder}: {kind.__name__} has no vocabulary; allowed: {', '.join(vocabularies)}")
+    damaged = f"{folder}: {kind.__name__} cannot be read"
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
     # Each vocabulary library raises its own: sentencepiece RuntimeError, tokenizers a bare Exception.
     except Exception as error:
-        raise Refused(f"{folder}: {kind.__name__} cannot be read: {error}") from error
+        raise Refused(f"{damaged}: {error}") from error
+    # transformers returns False where sentencepiece cannot parse the vocabulary.
+    if not isinstance(tokenizer, kind):
+        raise Refused(f"{damaged}: no vocabulary in {', '.join(vocabularies)}")
+    return tokenizer
 
 
 def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
@@ -50,9 +55,12 @@ def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
         int32 (1, L), L = `max_length`.
     """
     whole = tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
-    ids = tokenizer(
-        prompt, padding="max_length", max_length=max_length, truncation=True, add_special_tokens=True
-    )["input_ids"]
+    if max_length == 1:
+        # transformers gives up cutting where nothing but the end token would be left.
+        ids = whole[-1:]
+    else:
+        cut = {"padding": "max_length", "max_length": max_length, "truncation": True}
+        ids = tokenizer(prompt, add_special_tokens=True, **cut)["input_ids"]
     if len(whole) > max_length:
         # The last place of `ids` is the end token's: the text is cut one token before it.
         removed = tokenizer.decode(whole[max_length - 1 : -1])

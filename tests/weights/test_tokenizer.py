@@ -1,0 +1,176 @@
+"""Tokenizers of checkpoints: padded, cut with a warning, without torch or network."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize
+
+TEXTS = (
+    "a red fox runs through deep snow",
+    "the old clock on the wall strikes noon",
+    "waves break on a grey beach while gulls cry",
+)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tokenizer alone, as T5's is published: spiece.model and tokenizer_config.json."""
+    folder = tmp_path_factory.mktemp("published")
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", "T5Tokenizer"]}))
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        vocab_size=38,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (tokenizer / "spiece.model").write_bytes(model.getvalue())
+    (tokenizer / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "T5Tokenizer",
+                "model_max_length": 12,
+                "extra_ids": 5,
+                "eos_token": "</s>",
+                "pad_token": "<pad>",
+                "unk_token": "<unk>",
+                "legacy": True,
+            }
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def folder(published: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(published, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(published: Path) -> Any:
+    return load_tokenizer(open_checkpoint(published))
+
+
+def pieces(published: Path, text: str) -> list[int]:
+    """The ids by sentencepiece itself, the end token after them."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(published / "tokenizer" / "spiece.model"))
+    return [*processor.encode(text), 1]
+
+
+def test_it_is_of_the_class_that_model_index_names(folder: Path, tokenizer: Any) -> None:
+    assert type(tokenizer).__name__ == "T5Tokenizer"
+    (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", "T5TokenizerFast"]}))
+    assert type(load_tokenizer(open_checkpoint(folder))).__name__ == "T5TokenizerFast"
+
+
+def test_ids_are_padded_to_the_length(
+    published: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = pieces(published, TEXTS[0])
+    ids = tokenize(tokenizer, TEXTS[0], 40)
+    assert ids.dtype == np.int32
+    assert ids.shape == (1, 40)
+    np.testing.assert_array_equal(ids[0], expected + [0] * (40 - len(expected)))
+    assert caplog.records == []
+
+
+def test_empty_prompt_is_the_end_token(tokenizer: Any) -> None:
+    np.testing.assert_array_equal(tokenize(tokenizer, "", 4), [[1, 0, 0, 0]])
+
+
+def test_prompt_that_fits_exactly_is_whole(
+    published: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = pieces(published, TEXTS[1])
+    np.testing.assert_array_equal(tokenize(tokenizer, TEXTS[1], len(expected)), [expected])
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 11])
+def test_longer_prompt_is_cut_and_what_is_left_out_is_told(
+    published: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
+    whole = pieces(published, TEXTS[2])
+    ids = tokenize(tokenizer, TEXTS[2], length)
+    np.testing.assert_array_equal(ids, [[*whole[: length - 1], 1]])
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    removed = tokenizer.decode(whole[length - 1 : -1])
+    assert removed
+    assert caplog.records[0].getMessage() == (
+        f"The prompt is longer than {length} tokens; left out: {removed}"
+    )
+
+
+def test_length_of_the_config_limits_nothing(tokenizer: Any) -> None:
+    assert tokenizer.model_max_length == 12
+    assert tokenize(tokenizer, TEXTS[2], 64).shape == (1, 64)
+
+
+def test_no_torch_no_network_no_advice(published: Path) -> None:
+    program = f"""
+import socket, sys
+
+def refuse(*args, **kwargs):
+    raise AssertionError("a connection was opened")
+
+socket.socket.connect = refuse
+socket.create_connection = refuse
+from vidgen_dist.weights.checkpoint import open_checkpoint
+from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize
+ids = tokenize(load_tokenizer(open_checkpoint({str(published)!r})), "a fox", 8)
+assert ids.shape == (1, 8)
+assert "torch" not in sys.modules and "mindspore" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "PyTorch" not in result.stdout + result.stderr
+
+
+def test_missing_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer" / "spiece.model").unlink()
+    with pytest.raises(Refused, match=r"tokenizer: T5Tokenizer has no vocabulary; allowed: spiece.model"):
+        load_tokenizer(open_checkpoint(folder))
+
+
+@pytest.mark.parametrize("class_name", ["T5Tokenizer", "T5TokenizerFast"])
+def test_vocabulary_that_does_not_parse(folder: Path, class_name: str) -> None:
+    (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", class_name]}))
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"not a sentencepiece model")
+    with pytest.raises(Refused, match=rf"tokenizer: {class_name} cannot be read: "):
+        load_tokenizer(open_checkpoint(folder))
+
+
+@pytest.mark.parametrize("class_name", ["NoSuchTokenizer", "T5EncoderModel", "logging"])
+def test_class_that_is_no_tokenizer(folder: Path, class_name: str) -> None:
+    (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", class_name]}))
+    with pytest.raises(
+        Refused, match=rf"model_index.json: tokenizer is a {class_name}; allowed: a tokenizer of"
+    ):
+        load_tokenizer(open_checkpoint(folder))
+
+
+def test_missing_component(published: Path) -> None:
+    checkpoint: Checkpoint = open_checkpoint(published)
+    with pytest.raises(Refused, match="no component 'tokenizer_2'; it has tokenizer"):
+        load_tokenizer(checkpoint, "tokenizer_2")
