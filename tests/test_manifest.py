@@ -386,6 +386,8 @@ def test_damaged_pages_are_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(StorageError, match=r"cannot read .*m\.parquet, row group 0: "):
         rows_of(manifest)
+    with pytest.raises(Refused, match=r"cannot read .*m\.parquet, row group 0: "):
+        check(manifest)
 
 
 def test_text_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> None:

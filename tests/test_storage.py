@@ -16,6 +16,7 @@ from typing import ClassVar
 import boto3
 import fsspec
 import pytest
+import s3fs
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -345,6 +346,28 @@ def test_s3_file_beyond_one_put_is_sent_in_parts(
     assert "put_object" not in calls
     assert calls[-1] == "complete_multipart_upload"
     assert output.read_bytes("v.mp4") == (tmp_path / "v.mp4").read_bytes()
+
+
+def test_s3_that_refuses_a_part_leaves_nothing(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = open_storage(f"s3://{s3_bucket}/out")
+    output.write_bytes("v.mp4", b"old")
+    original = s3fs.S3FileSystem._call_s3
+
+    async def refusing(self, method, *args, **kwargs):
+        if method == "upload_part" and kwargs["PartNumber"] == 2:
+            raise PermissionError("Access Denied")
+        return await original(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refusing)
+    monkeypatch.setattr(storage, "_ONE_PUT_BYTES", 2**20)
+    (tmp_path / "v.mp4").write_bytes(bytes(101 * 2**20))
+    for name in ("v.mp4", "new.mp4"):
+        with pytest.raises(StorageError, match=f"cannot write s3://{s3_bucket}/out/{name}: Access Denied"):
+            output.put_file(tmp_path / "v.mp4", name)
+    assert output.list() == ["v.mp4"]
+    assert output.read_bytes("v.mp4") == b"old"
 
 
 def test_s3_listing_goes_beyond_one_page(

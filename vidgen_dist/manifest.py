@@ -653,23 +653,26 @@ def check(
         limit: How many bad rows, and how many rows with another's id, to name.
 
     Raises:
-        StorageError: A file of the manifest cannot be read.
+        Refused: A file of the manifest cannot be read, is damaged or was changed since it was opened.
     """
     examine = _Examine(resolve, probe)
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
     ids = array("q")
-    with ThreadPoolExecutor(8) as pool:
-        for shard in manifest.shards(1024 if probe is None else 64):
-            rows = list(manifest.read(shard, defaults))
-            ids.extend([hash(row.id) for row in rows])
-            for problem in (pool.map if probe is not None else map)(examine, rows):
-                if problem is not None:
-                    counts[problem.column] += 1
-                    if len(problems) < limit:
-                        problems.append(problem)
-    repeated, surplus = _repeated(ids)
-    shared = _shared_ids(_places(manifest), repeated, limit) if repeated else []
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for shard in manifest.shards(1024 if probe is None else 64):
+                rows = list(manifest.read(shard, defaults))
+                ids.extend([hash(row.id) for row in rows])
+                for problem in (pool.map if probe is not None else map)(examine, rows):
+                    if problem is not None:
+                        counts[problem.column] += 1
+                        if len(problems) < limit:
+                            problems.append(problem)
+        repeated, surplus = _repeated(ids)
+        shared = _shared_ids(_places(manifest), repeated, limit) if repeated else []
+    except OSError as error:
+        raise Refused(str(error)) from None
     if shared:
         counts["id"] += surplus
     return CheckReport(manifest.num_rows, tuple(problems + shared), dict(counts), manifest.unknown_columns)
