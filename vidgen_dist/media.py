@@ -49,6 +49,9 @@ MAX_GIF_FPS = 50.0
 # libx264's output depends on the number of its threads, which therefore must not follow the host's cores.
 X264_THREADS = 1
 
+# Bytes asked for at a time: on an object store each is a request.
+_BLOCK = 2**24
+
 Frames = np.ndarray
 """(F, H, W, 3) uint8."""
 
@@ -177,7 +180,7 @@ def _encoded(path: Path, files: Sequence[Path], frames: Frames, fps: float) -> E
 
 def _feed(digest: Any, file: IO[bytes]) -> int:
     size = 0
-    while block := file.read(2**20):
+    while block := file.read(_BLOCK):
         digest.update(block)
         size += len(block)
     return size
@@ -583,7 +586,7 @@ def _local_file(source: Any, shown: str) -> Iterator[Path]:
         return
     with tempfile.NamedTemporaryFile(prefix="vidgen-") as copy:
         with _opened(source, shown) as file:
-            shutil.copyfileobj(file, copy, 2**20)
+            shutil.copyfileobj(file, copy, _BLOCK)
         copy.flush()
         yield Path(copy.name)
 
