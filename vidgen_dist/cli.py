@@ -6,6 +6,7 @@ Whatever is heavy is imported by the command that needs it: `vidgen status` load
 from __future__ import annotations
 
 import json
+import posixpath
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,6 +128,30 @@ def status(
     Console().print(table)
 
 
+@app.command()
+def demo(
+    output: Annotated[str, typer.Argument(help="Folder for videos and ledger.")] = "vidgen-demo",
+) -> None:
+    """Render the manifest that ships with the package with a tiny random model on two local workers."""
+    from vidgen_dist.demo import checkpoint_path, manifest_path
+    from vidgen_dist.runtime.driver import render as render_spec
+
+    console = Console(stderr=True)
+    spec = spec_from_flags(
+        {
+            "model.id": str(checkpoint_path()),
+            "manifest.uri": str(manifest_path()),
+            "output.uri": output,
+            "topology.device": "cpu",
+            "topology.replicas": 2,
+        }
+    )
+    result = render_spec(spec, console)
+    print_result(result, console)
+    _print_demo(spec)
+    raise typer.Exit(result.exit_status)
+
+
 @manifest_app.command("check")
 def check_manifest(
     uri: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of them.")],
@@ -206,6 +231,49 @@ def print_result(result: RunResult, console: Console) -> None:
         _err(f"failed: {failure}")
     if result.failed > len(result.failures):
         _err(f"and {result.failed - len(result.failures):,} more: see the ledger")
+
+
+def _print_demo(spec: RunSpec) -> None:
+    """The demo's rows and where the contact sheet is."""
+    from vidgen_dist.manifest import open_manifest
+    from vidgen_dist.runtime.results import latest_rows, write_contact_sheet
+    from vidgen_dist.storage import open_storage
+
+    output = open_storage(spec.output.uri)
+    entries = latest_rows(output)
+    manifest = open_manifest(spec.manifest.uri)
+    prompts = {
+        row.id: row.request.prompt
+        for shard in manifest.shards(64)
+        for row in manifest.read(shard)
+        if row.request is not None
+    }
+    table = Table("id", "status", "prompt", "frames", "size", "seconds", "file")
+    table.columns[-1].overflow = "fold"
+    videos = []
+    for row_id, prompt in prompts.items():
+        entry = entries.get(row_id)
+        if entry is None:
+            table.add_row(row_id, "pending", prompt)
+            continue
+        if entry["uri"] is not None:
+            videos.append((prompt, entry["uri"]))
+        seconds = sum(value or 0.0 for name, value in entry.items() if name.startswith("seconds_"))
+        size = f"{entry['width']}x{entry['height']}"
+        table.add_row(
+            row_id,
+            entry["status"],
+            prompt,
+            str(entry["frames"]),
+            size,
+            f"{seconds:.1f}",
+            posixpath.basename(entry["uri"] or ""),
+        )
+    console = Console()
+    console.print(table)
+    if videos:
+        sheet = write_contact_sheet(output, videos, spec.output.format)
+        console.print(f"contact sheet: {sheet}", soft_wrap=True)
 
 
 def _spec(manifest: str, flags: dict[str, Any]) -> RunSpec:

@@ -77,7 +77,8 @@ def failed_entry(
 def outcomes_of(output: Storage, worker: str) -> dict[str, str]:
     """Id -> status, of the rows whose entries a worker wrote; a worker's name is never used twice."""
     parts = [name for name in output.list(ledger.FOLDER) if f"-{worker}-" in name]
-    return {row_id: status for row_id, status in _read(output, parts, "id", "status")}
+    found = _read(output, parts, "id", "status")
+    return {str(row_id): str(status) for row_id, status in found}
 
 
 def known_ids(output: Storage, state: ledger.LedgerState) -> np.ndarray:
