@@ -37,6 +37,13 @@ def test_dtypes():
         nn.dtype("int8")
 
 
+@pytest.mark.parametrize("first", ["nn.zeros((2, 2))", "nn.Linear(1, 1)"])
+def test_the_first_use_may_come_before_the_choice(first):
+    script = f"from vidgen_dist import nn; x = {first}; print(nn.device())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("cpu\n", "")
+
+
 def test_threads_follow_the_affinity_and_blas_runs_one_thread():
     script = """
 import os

@@ -232,11 +232,13 @@ def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tens
 
 def zeros(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
     """A tensor of 0."""
+    backend.current()
     return mint.zeros(tuple(shape), dtype=dtype)
 
 
 def ones(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
     """A tensor of 1."""
+    backend.current()
     return mint.ones(tuple(shape), dtype=dtype)
 
 
