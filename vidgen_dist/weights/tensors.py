@@ -99,9 +99,11 @@ class TensorFiles:
         """
         # Opened for this tensor alone: a file that stays mapped keeps every page that was read, which
         # together with the copies is the whole checkpoint twice.
-        with _opened(self.entries[key].file) as file:
+        entry = self.entries[key]
+        with _opened(entry.file) as file:
             data = file.get_tensor(key) if part is None else file.get_slice(key)[part]
-        return np.asarray(data)
+        # MindSpore brings a NumPy type of its own for bfloat16, which safetensors may pick: the same bits.
+        return np.asarray(data).view(entry.dtype)
 
 
 @contextlib.contextmanager
