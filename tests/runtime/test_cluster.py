@@ -1,0 +1,46 @@
+"""How cores are divided between replicas."""
+
+from __future__ import annotations
+
+import pytest
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.runtime.cluster import cores_of, cpu_share
+
+
+@pytest.mark.parametrize(
+    ("nodes", "replicas", "share"),
+    [
+        ([2], 1, 2),
+        ([2], 2, 1),
+        ([2], 4, 0.5),
+        ([8], 3, 2),
+        ([64, 64], 2, 64),
+        ([64, 64], 3, 32),
+        ([10, 4], 3, 4),
+        ([1], 3, 0.3333),
+    ],
+)
+def test_cpu_share(nodes: list[float], replicas: int, share: float) -> None:
+    found = cpu_share(nodes, replicas)
+    assert found == share
+    assert sum(int(cpus / found + 1e-9) for cpus in nodes) >= replicas
+
+
+def test_more_replicas_than_cpus_can_hold() -> None:
+    with pytest.raises(Refused, match=r"topology\.replicas: 20001"):
+        cpu_share([2], 20001)
+
+
+def test_cores_are_divided_without_overlap() -> None:
+    cores = [4, 5, 6, 7, 8, 9, 10, 11]
+    taken = [cores_of(slot, 2, cores) for slot in range(4)]
+    assert taken == [(4, 5), (6, 7), (8, 9), (10, 11)]
+
+
+def test_replicas_share_cores_when_there_are_more_of_them() -> None:
+    assert [cores_of(slot, 0.5, [0, 3]) for slot in range(4)] == [(0,), (3,), (0,), (3,)]
+
+
+def test_a_share_larger_than_the_node_is_the_node() -> None:
+    assert cores_of(0, 8, [0, 1]) == (0, 1)

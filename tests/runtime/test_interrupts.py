@@ -1,0 +1,43 @@
+"""Signals are counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from vidgen_dist.runtime.interrupts import Interrupts
+
+
+def test_the_first_is_a_wish_and_the_second_an_order() -> None:
+    with Interrupts() as interrupts:
+        interrupts.soften()
+        levels = []
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            levels.append(interrupts.level)
+    assert levels == [1, 2, 2]
+
+
+def test_sigterm_stays_a_wish() -> None:
+    with Interrupts() as interrupts:
+        interrupts.soften()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.level == 1
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.level == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_there_is_anything_to_finish_both_end_it(number: int) -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        os.kill(os.getpid(), number)
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

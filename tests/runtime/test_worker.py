@@ -1,0 +1,271 @@
+"""One worker, in this process, with the fast fake engine: commits, dead letters, refusing storage, stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.runtime.conftest import FAKE_ENGINE, entries
+from vidgen_dist.ledger import LedgerWriter
+from vidgen_dist.request import RenderRequest
+from vidgen_dist.runtime.fingerprint import Identity
+from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.spec import Model, Output
+from vidgen_dist.storage import Storage, StorageError
+
+IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
+PATIENCE = 60.0
+
+
+class Heard:
+    """Collects a worker's events."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.events: list[Event] = []
+
+    def until(self, *wanted: str) -> list[Event]:
+        """Wait until an event of one of these kinds has come."""
+        end = time.monotonic() + PATIENCE
+        while not any(event.kind in wanted for event in self.events):
+            assert time.monotonic() < end, f"no {wanted} in {self.events}"
+            self.events += self.worker.poll(0.2).events
+        return self.events
+
+    def of(self, kind: str) -> list[str | None]:
+        return [event.id for event in self.events if event.kind == kind]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Heard]:
+    """Starts a worker whose output is `tmp_path / "out"`."""
+
+    def begin(model: str = "fake", **output: Any) -> Heard:
+        job = Job(
+            engine=FAKE_ENGINE,
+            model=Model(id=model),
+            device="cpu",
+            output=Output(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
+            identity=IDENTITY,
+            passthrough=pa.schema([("source", pa.string())]),
+        )
+        worker = Worker(job, "w1")
+        worker.start(None)
+        return Heard(worker)
+
+    return begin
+
+
+def row(row_id: str, prompt: str = "a fox", **fields: Any) -> Row:
+    defaults = {"height": 16, "width": 24, "num_frames": 3, "seed": 7, "fps": 8.0}
+    request = RenderRequest(**{"prompt": prompt, "id": row_id, **defaults, **fields})
+    return Row(request=request, attempt=2, passthrough={"source": f"of {row_id}"})
+
+
+def finish(heard: Heard) -> None:
+    heard.worker.stop(now=False)
+    heard.until("stopped")
+
+
+def test_a_row_becomes_a_video_and_an_entry(start: Callable[..., Heard], tmp_path: Path) -> None:
+    heard = start()
+    heard.worker.submit([row("x", "fine")])
+    heard.until("done")
+    # Reported, so both are there already.
+    (entry,) = entries(tmp_path / "out")
+    frames = np.load(entry["uri"])
+    assert frames.shape == (3, 16, 24, 3)
+    assert frames.dtype == np.uint8
+    expected = {
+        "id": "x", "status": "done", "frames": 3, "width": 24, "height": 16, "fps": 8.0, "seed": 7,
+        "attempt": 2, "worker": "w1", "source": "of x", "model": "fake", "bytes": Path(entry["uri"]).stat().st_size,
+    }  # fmt: skip
+    assert {name: entry[name] for name in expected} == expected
+    assert entry["fingerprint"] == IDENTITY.fingerprint(row("x", "fine").request, {})
+    assert entry["seconds_denoise"] >= 0
+    assert entry["seconds_write"] > 0
+    finish(heard)
+
+
+def test_the_order_of_events(start: Callable[..., Heard]) -> None:
+    heard = start()
+    heard.worker.submit([row("x")])
+    heard.until("done")
+    assert [event.kind for event in heard.events] == ["ready", "started", "rendered", "done"]
+    finish(heard)
+
+
+def test_bad_rows_become_dead_letters_and_the_others_go_on(
+    start: Callable[..., Heard], tmp_path: Path
+) -> None:
+    (tmp_path / "no.png").write_bytes(b"this is no picture")
+    heard = start()
+    rows = [
+        row("raises", "raise:oops"),
+        row("broken", image=str(tmp_path / "no.png")),
+        row("missing", image=str(tmp_path / "none.png")),
+        row("fine"),
+    ]
+    heard.worker.submit(rows)
+    heard.until("done")
+    finish(heard)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    assert {row_id: entry["error_class"] for row_id, entry in found.items()} == {
+        "raises": "RuntimeError",
+        "broken": "MediaError",
+        "missing": "FileNotFoundError",
+        "fine": None,
+    }
+    assert "oops" in found["raises"]["error_message"]
+    assert "does not decode as an image" in found["broken"]["error_message"]
+    assert "none.png" in found["missing"]["error_message"]
+    assert all(entry["source"] == f"of {row_id}" for row_id, entry in found.items())
+    assert sorted(heard.of("failed")) == ["broken", "missing", "raises"]
+
+
+class Refusing:
+    """Makes a method of Storage refuse, as many times as it is told, for paths that begin in some way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, prefix: str, times: int) -> None:
+        self.times = times
+        self.asked = 0
+        real = getattr(Storage, method)
+
+        def refuse(storage: Storage, *args: Any) -> Any:
+            if any(isinstance(arg, str) and arg.startswith(prefix) for arg in args):
+                self.asked += 1
+                if self.asked <= self.times:
+                    raise StorageError("503 slow down")
+            return real(storage, *args)
+
+        monkeypatch.setattr(Storage, method, refuse)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_storage_that_refuses_for_a_while_is_asked_again(
+    start: Callable[..., Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = Refusing(monkeypatch, "put_file", "videos/", 3)
+    part = Refusing(monkeypatch, "write_bytes", "ledger/", 3)
+    heard = start()
+    heard.worker.submit([row("x")])
+    heard.until("done", "failed", "stuck")
+    finish(heard)
+    assert heard.of("done") == ["x"]
+    assert [entry["status"] for entry in entries(tmp_path / "out")] == ["done"]
+    assert video.asked == 4
+    assert part.asked == 4
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_video_that_cannot_be_stored_is_a_dead_letter(
+    start: Callable[..., Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Refusing(monkeypatch, "put_file", "videos/", 5)
+    heard = start()
+    heard.worker.submit([row("x"), row("y")])
+    heard.until("done")
+    finish(heard)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    assert found["x"]["error_class"] == "StorageError"
+    assert "503 slow down" in found["x"]["error_message"]
+    assert found["y"]["status"] == "done"
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_ledger_that_cannot_be_written_is_said_and_entries_are_kept(
+    start: Callable[..., Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Refusing(monkeypatch, "write_bytes", "ledger/", 10**9)
+    heard = start()
+    heard.worker.submit([row("x")])
+    heard.until("stuck")
+    assert heard.of("done") == []
+    part.times = 0
+    finish(heard)
+    assert heard.of("done") == ["x"]
+    assert [entry["id"] for entry in entries(tmp_path / "out")] == ["x"]
+
+
+def test_stop_finishes_what_is_rendered_and_starts_nothing(
+    start: Callable[..., Heard], tmp_path: Path
+) -> None:
+    heard = start()
+    go = tmp_path / "go"
+    heard.worker.submit([row("x", f"wait:{go}"), row("y"), row("z")])
+    heard.until("started")
+    heard.worker.stop(now=False)
+    go.touch()
+    heard.until("stopped")
+    assert heard.of("started") == ["x"]
+    assert [entry["id"] for entry in entries(tmp_path / "out")] == ["x"]
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_stop_now_gives_up_the_row_and_enters_what_is_finished(
+    start: Callable[..., Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    """A long step does not delay it."""
+    # Nothing is due: the entry of the finished row waits for a part.
+    monkeypatch.setattr(LedgerWriter, "flush_due", lambda _: None)
+    go = tmp_path / "go"
+    heard = start()
+    heard.worker.submit([row("x"), row("y", f"{'' if listens else 'ignore-steps: '}wait:{go}")])
+    while "y" not in heard.of("started") or not (tmp_path / "out" / "videos").exists():
+        heard.events += heard.worker.poll(0.2).events
+    time.sleep(0.5)
+    assert heard.of("done") == []
+    heard.worker.stop(now=True)
+    heard.until("stopped")
+    assert [entry["id"] for entry in entries(tmp_path / "out")] == ["x"]
+    assert heard.of("done") == ["x"]
+    go.touch()
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "message"),
+    [("refused-by-workers", "refused", "transformer.weight"), ("breaks-when-loaded", "broken", "on fire")],
+)
+def test_a_model_that_does_not_load_is_said(
+    start: Callable[..., Heard], model: str, kind: str, message: str
+) -> None:
+    heard = start(model)
+    heard.until("stopped", kind)
+    (event,) = [event for event in heard.events if event.kind == kind]
+    assert message in event.message
+
+
+def test_a_silent_model_shows(start: Callable[..., Heard], tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    heard = start()
+    heard.worker.submit([row("x", f"ignore-steps: wait:{go}")])
+    heard.until("started")
+    time.sleep(0.3)
+    assert heard.worker.poll(0.0).silent >= 0.25
+    go.touch()
+    heard.until("done")
+    assert heard.worker.poll(0.0).silent == 0.0
+    finish(heard)
+
+
+@pytest.mark.parametrize("format", ["mp4", "gif", "png"])
+def test_formats(start: Callable[..., Heard], tmp_path: Path, format: str) -> None:
+    heard = start(format=format)
+    heard.worker.submit([row("x")])
+    heard.until("done", "failed")
+    finish(heard)
+    (entry,) = entries(tmp_path / "out")
+    assert entry["status"] == "done"
+    path = Path(entry["uri"])
+    if format == "png":
+        assert len(list(path.iterdir())) == 3
+    else:
+        assert path.suffix == f".{format}"
+        assert path.stat().st_size == entry["bytes"]
