@@ -111,7 +111,7 @@ def _text(request: RenderRequest, field: str, required: bool = False) -> None:
 
 
 def _integer(request: RenderRequest, field: str, low: int, high: int) -> None:
-    value = getattr(request, field)
+    value: Any = getattr(request, field)
     if value is None:
         return
     allowed = f"a whole number from {low} to {high}"

@@ -195,9 +195,7 @@ class CogVideoXPipeline:
         return round_to(latents, self.dtype)
 
     def _pixels(self, images: list[Any], request: RenderRequest) -> np.ndarray:
-        assert request.height is not None
-        assert request.width is not None
-        return to_pixels(images, request.height, request.width)
+        return to_pixels(images, *_size(request))
 
     def _encode_pixels(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Pixels (1, 3, F, height, width) to latents drawn from the VAE's posterior, (1, T, C, H, W)."""
@@ -207,11 +205,9 @@ class CogVideoXPipeline:
         return sample.transpose(0, 2, 1, 3, 4)
 
     def _latent_shape(self, request: RenderRequest, latent_frames: int) -> tuple[int, ...]:
-        assert request.height is not None
-        assert request.width is not None
+        height, width = _size(request)
         spatial = self.geometry.spatial
-        channels = self.geometry.latent_channels
-        return 1, latent_frames, channels, request.height // spatial, request.width // spatial
+        return 1, latent_frames, self.geometry.latent_channels, height // spatial, width // spatial
 
     def _tensor(self, values: np.ndarray) -> nn.Tensor:
         return nn.from_numpy(values, nn.dtype(self.dtype))
@@ -245,7 +241,9 @@ class CogVideoXPipeline:
                     predicted, previous, int(timestep), before, latents, rng
                 )
             else:
-                latents = self.scheduler.step(predicted, int(timestep), latents, eta=request.eta, rng=rng)
+                latents = self.scheduler.step(
+                    predicted, int(timestep), latents, eta=request.eta or 0.0, rng=rng
+                )
             latents = round_to(latents, self.dtype)
             if on_step is not None:
                 on_step(i + 1, len(start.timesteps))
@@ -281,7 +279,7 @@ class CogVideoXPipeline:
         if not self.transformer_config.get("use_rotary_positional_embeddings", False):
             return None
         cos, sin = rotary_positions(
-            self.transformer_config, request.height, request.width, latent_frames, self.geometry.spatial
+            self.transformer_config, *_size(request), latent_frames, self.geometry.spatial
         )
         return nn.from_numpy(cos), nn.from_numpy(sin)
 
@@ -290,6 +288,13 @@ class CogVideoXPipeline:
         scaled = latents.transpose(0, 2, 1, 3, 4) * np.float32(1 / self._scaling_factor)
         video = self.vae.decode(self._tensor(scaled))
         return to_frames(nn.to_numpy(video))
+
+
+def _size(request: RenderRequest) -> tuple[int, int]:
+    """Height and width of a request whose defaults are filled in."""
+    assert request.height is not None
+    assert request.width is not None
+    return request.height, request.width
 
 
 def _guided(request: RenderRequest) -> bool:
