@@ -117,16 +117,17 @@ def _integer(request: RenderRequest, field: str, low: int, high: int) -> None:
     allowed = f"a whole number from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise RequestError(field, value, allowed)
-    if not isinstance(value, numbers.Integral):
-        if not (math.isfinite(value) and float(value).is_integer()):
-            raise RequestError(field, value, allowed)
+    if isinstance(value, numbers.Integral):
+        whole = int(value)
+    else:
         # A nullable integer column written by pandas comes as floats: 49.0 is 49.
-        if abs(float(value)) > 2**53:
+        number = float(value)
+        if not number.is_integer() or abs(number) > 2**53:
             raise RequestError(field, value, allowed)
-    value = int(value)
-    if not low <= value <= high:
+        whole = int(number)
+    if not low <= whole <= high:
         raise RequestError(field, value, allowed)
-    object.__setattr__(request, field, value)
+    object.__setattr__(request, field, whole)
 
 
 def _number(request: RenderRequest, field: str, low: float, high: float, open_low: bool = False) -> None:
