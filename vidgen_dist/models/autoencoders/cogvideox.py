@@ -229,8 +229,8 @@ def stretch_frames(x: nn.Tensor, frames: int) -> nn.Tensor:
     times = (frames - alone) // (x.shape[2] - alone)
     if times == 1:
         return x
-    repeated = [x[:, :, i : i + 1] for i in range(alone, x.shape[2]) for _ in range(times)]
-    return nn.cat([x[:, :, :alone], *repeated], axis=2)
+    sources = [*range(alone), *(i for i in range(alone, x.shape[2]) for _ in range(times))]
+    return nn.cat([x[:, :, i : i + 1] for i in sources], axis=2)
 
 
 class ResnetBlock3D(nn.Module):
