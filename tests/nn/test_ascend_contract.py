@@ -1,0 +1,276 @@
+"""The Ascend bodies, held to MindSpore's signatures and documented conventions without an NPU.
+
+Each kernel that exists on Ascend alone is replaced by a stand-in that first binds the call to the
+kernel's real signature, checks what its documentation demands of shapes and dtypes, and then computes
+by NumPy what it promises. What the body makes of it must be what the CPU body gives.
+"""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+from mindspore import Tensor, mint, ops
+
+from tests.nn import plain
+from vidgen_dist import nn
+from vidgen_dist.nn import ascend, cpu
+
+F = mint.nn.functional
+
+
+def signature(function):
+    """The real signature; of an overloaded function, which Python sees as (*args, **kwargs), the one of
+    its documentation."""
+    found = inspect.signature(function)
+    if set(found.parameters) != {"args", "kwargs"}:
+        return found
+    documented = re.search(rf"^\s*{function.__name__}(\(.*?\)) -> ", function.__doc__, re.MULTILINE).group(1)
+    scope = {}
+    exec(f"def {function.__name__}{documented}: pass", scope)
+    return inspect.signature(scope[function.__name__])
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """stand_in(module, name, compute): compute takes the bound arguments by name, tensors as arrays."""
+
+    def install(module, name, compute):
+        real = signature(getattr(module, name))
+        calls = []
+
+        def call(*args, **kwargs):
+            bound = real.bind(*args, **kwargs)
+            bound.apply_defaults()
+            calls.append(bound.arguments)
+            arrays = {k: nn.to_numpy(v) if isinstance(v, Tensor) else v for k, v in bound.arguments.items()}
+            tensors = [v for v in bound.arguments.values() if isinstance(v, Tensor)]
+            dtype = next(t.dtype for t in tensors if t.is_floating_point())
+            result = compute(**arrays)
+            if isinstance(result, tuple):
+                return tuple(tensor(np.asarray(r, np.float32)).astype(dtype) for r in result)
+            return tensor(np.asarray(result, np.float32)).astype(dtype)
+
+        monkeypatch.setattr(module, name, call)
+        return calls
+
+    return install
+
+
+def tensor(array, dtype=None):
+    return None if array is None else nn.from_numpy(array, dtype)
+
+
+def draw(*shape, seed=2):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def check(ours, expected, tolerance=2e-5):
+    ours, expected = nn.to_numpy(ours), nn.to_numpy(expected)
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+# Flash attention. --------------------------------------------------------------------------------
+
+
+def flash_attention_score(
+    query, key, value, head_num, real_shift, attn_mask, scalar_value, input_layout, **rest
+):
+    """What the documentation of ops.flash_attention_score says, in layout BNSD."""
+    assert input_layout == "BNSD"
+    batch, heads, n, size = query.shape
+    m = key.shape[2]
+    assert head_num == heads
+    assert size % 16 == 0
+    assert size <= 512
+    assert key.shape == value.shape == (batch, heads, m, size)
+    assert rest == {
+        "drop_mask": None,
+        "padding_mask": None,
+        "prefix": None,
+        "actual_seq_qlen": None,
+        "actual_seq_kvlen": None,
+        "keep_prob": 1.0,
+        "pre_tokens": 2147483647,
+        "next_tokens": 2147483647,
+        "inner_precise": 0,
+        "sparse_mode": 0,
+    }
+    if real_shift is not None:
+        assert real_shift.shape in {(batch, heads, n, m), (1, heads, n, m)}
+    mask = None
+    if attn_mask is not None:
+        assert attn_mask.dtype in (np.bool_, np.uint8)
+        assert attn_mask.shape in {(batch, heads, n, m), (batch, 1, n, m), (n, m)}
+        # 1 is left out. Of a row that is left out whole nothing is promised.
+        mask = attn_mask == 0
+    assert isinstance(scalar_value, float)
+    out = plain.attention(query, key, value, mask, real_shift, scalar_value)
+    if mask is not None:
+        out = np.where(np.broadcast_to(mask, (batch, heads, n, m)).any(-1, keepdims=True), out, np.nan)
+    return out
+
+
+@pytest.mark.parametrize("size", [16, 40])
+@pytest.mark.parametrize(
+    ("dtype", "mask_shape"),
+    [
+        (nn.float16, None),
+        (nn.float16, (2, 1, 1, 7)),
+        (nn.float16, (2, 3, 5, 7)),
+        (nn.float16, (1, 1, 5, 7)),
+        (nn.float16, (5, 7)),
+        (nn.bfloat16, None),  # with a mask the body needs a kernel that the CPU lacks for bfloat16
+    ],
+)
+@pytest.mark.parametrize("bias_shape", [None, (1, 3, 5, 7), (2, 3, 1, 7)])
+def test_flash_attention(stand_in, size, dtype, mask_shape, bias_shape):
+    calls = stand_in(ops, "flash_attention_score", flash_attention_score)
+    # Halves on both sides, so that both bodies see the same numbers.
+    q, k, v = (nn.to_numpy(tensor(draw(2, 3, n, size, seed=n), dtype)) for n in (5, 7, 7))
+    v = v[:, :, ::-1].copy()
+    mask = None if mask_shape is None else draw(*mask_shape, seed=9) > 0
+    if mask is not None and mask.shape[-2] > 1:
+        mask[..., 0, :] = False  # a query that may attend to nothing
+    bias = None if bias_shape is None else nn.to_numpy(tensor(draw(*bias_shape, seed=8), dtype))
+    ours = ascend.attention(
+        *(tensor(x, dtype) for x in (q, k, v)), tensor(mask), tensor(bias, dtype), 1 / size**0.5
+    )
+    assert ours.dtype == dtype
+    expected = cpu.attention(*map(tensor, (q, k, v)), tensor(mask), tensor(bias), 1 / size**0.5)
+    check(ours, expected, 1e-2)
+    (call,) = calls
+    assert call["query"].dtype == call["key"].dtype == call["value"].dtype == dtype
+    assert call["real_shift"] is None or call["real_shift"].dtype == dtype
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_float32_is_plain(stand_in, masked):
+    stand_in(F, "softmax", lambda input, dim, **_: plain.softmax(input, dim))
+    q, k, v, bias = draw(2, 3, 5, 10), draw(2, 3, 7, 10), draw(2, 3, 7, 10), draw(1, 3, 5, 7)
+    mask = draw(2, 1, 5, 7) > 0 if masked else None
+    if masked:
+        mask[1, 0, 2] = False
+    arguments = [tensor(x) for x in (q, k, v, mask, bias)]
+    check(ascend.attention(*arguments, 0.3), cpu.attention(*arguments, 0.3))
+
+
+# The rest: one native kernel each. ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_norms(stand_in, affine):
+    def layer_norm(input, normalized_shape, weight, bias, eps):
+        assert normalized_shape == input.shape[-1:]
+        return plain.layer_norm(input, weight, bias, eps)
+
+    def rms_norm(x, gamma, epsilon):
+        return plain.rms_norm(x, gamma, epsilon), 1 / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+
+    stand_in(F, "layer_norm", layer_norm)
+    stand_in(
+        F,
+        "group_norm",
+        lambda input, num_groups, weight, bias, eps: plain.group_norm(input, num_groups, weight, bias, eps),
+    )
+    stand_in(ops, "rms_norm", rms_norm)
+    x = tensor(draw(2, 6, 3, 6))
+    w, b = (tensor(draw(6, seed=3)), tensor(draw(6, seed=4))) if affine else (None, None)
+    check(ascend.layer_norm(x, w, b, 1e-3), cpu.layer_norm(x, w, b, 1e-3))
+    check(ascend.rms_norm(x, w, 1e-3), cpu.rms_norm(x, w, 1e-3))
+    check(ascend.group_norm(x, 3, w, b, 1e-3), cpu.group_norm(x, 3, w, b, 1e-3))
+
+
+def test_activations(stand_in):
+    stand_in(F, "silu", lambda input, inplace: plain.silu(input) if not inplace else None)
+    stand_in(F, "gelu", lambda input, approximate: plain.gelu(input, approximate))
+    stand_in(F, "softmax", lambda input, dim, **_: plain.softmax(input, dim))
+    stand_in(mint, "tanh", lambda input: np.tanh(input))
+    stand_in(mint, "exp", lambda input: np.exp(input))
+    stand_in(mint, "sigmoid", lambda input: 1 / (1 + np.exp(-input)))
+    x = tensor(draw(3, 5, 4))
+    check(ascend.silu(x), cpu.silu(x))
+    check(ascend.gelu_tanh(x), cpu.gelu_tanh(x))
+    check(ascend.gelu_erf(x), cpu.gelu_erf(x))
+    check(ascend.softmax(x, 1), cpu.softmax(x, 1))
+    check(ascend.tanh(x), cpu.tanh(x))
+    check(ascend.exp(x), cpu.exp(x))
+    check(ascend.sigmoid(x), cpu.sigmoid(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_products(stand_in, bias):
+    stand_in(F, "linear", lambda input, weight, bias: plain.linear(input, weight, bias))
+    stand_in(mint, "matmul", lambda input, other: input @ other)
+    stand_in(F, "embedding", embedding)
+    x, w, b = tensor(draw(2, 5, 6)), tensor(draw(3, 6)), tensor(draw(3)) if bias else None
+    check(ascend.linear(x, w, b), cpu.linear(x, w, b))
+    check(ascend.matmul(x, w.transpose(1, 0)), cpu.matmul(x, w.transpose(1, 0)))
+    ids = tensor(np.array([[2, 0]], np.int32))
+    np.testing.assert_array_equal(nn.to_numpy(ascend.embedding(ids, w)), nn.to_numpy(cpu.embedding(ids, w)))
+
+
+def embedding(input, weight, padding_idx, max_norm, **_):
+    assert (padding_idx, max_norm) == (None, None)
+    return weight[input]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions(stand_in, bias):
+    def convolution(input, weight, bias, stride, padding, dilation, groups):
+        assert (dilation, groups) == (1, 1)
+        return plain.convolution(input, weight, bias, stride, padding)
+
+    stand_in(F, "conv3d", convolution)
+    stand_in(F, "conv2d", convolution)
+    x, w, b = tensor(draw(1, 4, 5, 6, 7)), tensor(draw(3, 4, 3, 2, 3)), tensor(draw(3)) if bias else None
+    check(ascend.conv3d(x, w, b, (1, 2, 1), (0, 1, 1)), cpu.conv3d(x, w, b, (1, 2, 1), (0, 1, 1)))
+    check(
+        ascend.conv2d(x[0], tensor(draw(3, 5, 3, 2)), b, (2, 1), (1, 0)),
+        cpu.conv2d(x[0], tensor(draw(3, 5, 3, 2)), b, (2, 1), (1, 0)),
+    )
+
+
+@pytest.mark.parametrize("mode", ["constant", "replicate", "reflect"])
+@pytest.mark.parametrize(("rank", "axes"), [(3, 1), (4, 1), (4, 2), (5, 1), (5, 2), (5, 3)])
+def test_pad(stand_in, mode, rank, axes):
+    def pad_ext(input, pad, mode, value):
+        assert value is None
+        # Documented for Ascend: any count of axes by a constant; else as many as follow batch and channels.
+        assert mode == "constant" or len(pad) == 2 * (input.ndim - 2)
+        pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2], strict=True))[::-1]
+        return np.pad(input, pairs, mode="edge" if mode == "replicate" else mode)
+
+    stand_in(F, "pad", pad_ext)
+    x, widths = tensor(draw(2, 3, 4, 5, 6)[(0,) * (5 - rank)]), (1, 2, 0, 1, 2, 1)[: 2 * axes]
+    check(ascend.pad(x, widths, mode), cpu.pad(x, widths, mode))
+
+
+def test_take(stand_in):
+    def index_select(input, dim, index):
+        assert index.ndim == 1
+        assert index.dtype in (np.int32, np.int64)
+        return np.take(input, index, dim)
+
+    stand_in(mint, "index_select", index_select)
+    x = tensor(draw(2, 3, 4, 5))
+    indices = [np.array([0, 0, 3, 3]), np.array([4, 1])]
+    check(ascend.take(x, indices), cpu.take(x, indices))
+
+
+def test_arithmetic():
+    x, y = tensor(draw(2, 3, 4)), tensor(draw(2, 1, 4))
+    check(ascend.multiply_add(x, y, y), cpu.multiply_add(x, y, y))
+    check(ascend.cat((x, y), 1), cpu.cat((x, y), 1))
+
+
+def test_both_bodies_offer_the_same():
+    def functions(module):
+        return {
+            name: [p.name for p in inspect.signature(f).parameters.values()]
+            for name, f in inspect.getmembers(module, inspect.isfunction)
+            if f.__module__ == module.__name__ and not name.startswith("_")
+        }
+
+    assert functions(ascend) == functions(cpu)
