@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 from vidgen_dist.errors import Refused
 
 C = TypeVar("C")
+
+logger = logging.getLogger(__name__)
 
 _WORDS = {
     bool: "true or false",
@@ -24,9 +27,8 @@ _WORDS = {
 def read_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
     """A `kind` (a dataclass of bool, int, float, str and None fields) from `config`.
 
-    Keys that begin with an underscore are diffusers' own notes. A key that `kind` lacks is passed over
-    when its value says "off" (null, false), and refused otherwise: the weights were made for a feature
-    that is not there.
+    Keys that begin with an underscore are diffusers' own notes. A key that `kind` lacks is passed over, as
+    diffusers does; a warning names it unless its value says "off" (null, false).
 
     Args:
         kind: Its fields are the allowed keys, its defaults stand for missing ones.
@@ -39,8 +41,7 @@ def read_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key, value in config.items():
         if key not in fields and not key.startswith("_") and value is not None and value is not False:
-            allowed = "nothing: the key is not known here"
-            raise bad_key(model, key, value, allowed)
+            logger.warning("config of %s: %s is not known and not used (its value is %r)", model, key, value)
     return select_config(kind, config, model)
 
 

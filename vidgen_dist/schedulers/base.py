@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers import tables
+
+logger = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -39,7 +42,7 @@ class CogVideoXScheduler:
 
     Args:
         config: `scheduler_config.json`, with diffusers' keys and defaults; keys that begin with "_" are
-            not looked at.
+            not looked at, unknown ones named in a warning.
 
     Attributes:
         alphas_cumprod: ᾱ, shape (num_train_timesteps,).
@@ -47,7 +50,7 @@ class CogVideoXScheduler:
         init_noise_sigma: Standard deviation of the latents that a render starts from.
 
     Raises:
-        Refused: A key that no such scheduler has, or a value that it cannot have.
+        Refused: A value that a key cannot have.
     """
 
     init_noise_sigma = 1.0
@@ -139,9 +142,9 @@ def scalars(dtype: np.dtype, *values: np.floating) -> list[Any]:
 
 
 def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = [key for key in config if key not in _DEFAULTS and not key.startswith("_")]
-    if unknown:
-        raise Refused(f"{name}'s config has no key {unknown[0]!r}; allowed: {', '.join(_DEFAULTS)}")
+    for key in config:
+        if key not in _DEFAULTS and not key.startswith("_"):
+            logger.warning("config of %s: %s is not known and not used", name, key)
     known = _DEFAULTS | {key: value for key, value in config.items() if key in _DEFAULTS}
 
     def require(key: str, right: bool, allowed: str) -> None:

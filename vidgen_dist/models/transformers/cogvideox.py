@@ -76,7 +76,7 @@ def parse_config(config: Mapping[str, Any]) -> CogVideoXConfig:
     """The model's config, checked.
 
     Raises:
-        Refused: A key's value is not possible or not known; names the key and what is allowed.
+        Refused: A key's value is not possible; names the key and what is allowed.
     """
     parsed = read_config(CogVideoXConfig, config, NAME)
     _check(parsed)
