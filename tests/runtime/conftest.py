@@ -18,8 +18,9 @@ FAKE_ENGINE = "tests.runtime.fake_engine"
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A local Ray that runs share; starting one takes seconds."""
+def local_ray(s3_endpoint: str) -> Iterator[None]:
+    """A local Ray that runs share; starting one takes seconds. Workers inherit the S3 server's address."""
+    assert s3_endpoint
     with connected(Topology(replicas=2), "cpu"):
         yield
 

@@ -7,6 +7,7 @@ Prompts are texts of words; those with a colon are orders:
     die-once:FILE   ends the process unless FILE is there, and makes it
     touch:FILE      makes FILE when rendering begins
     wait:FILE       goes on when FILE is there (60 s at most)
+    replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
     ignore-steps:   calls no on_step, as a long denoising step would
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,11 @@ class FakePipeline:
             elif order == "sleep":
                 seconds += float(argument)
             elif order == "wait":
-                _wait_for(Path(argument), step)
+                _wait_until(Path(argument).exists, step)
+            elif order == "replace":
+                _wait_until(lambda folder=Path(argument): any(folder.glob("*.parquet")), step)
+                os.rename(argument, f"{argument}.away")
+                Path(argument).touch()
             elif order == "raise":
                 raise RuntimeError(argument)
             elif order == "die" or (order == "die-once" and _is_first(Path(argument))):
@@ -98,11 +104,11 @@ def _ignore(_done: int, _steps: int) -> None:
     """A step that nobody hears of."""
 
 
-def _wait_for(file: Path, step: Any) -> None:
+def _wait_until(is_so: Callable[[], bool], step: Any) -> None:
     until = time.monotonic() + 60
-    while not file.exists():
+    while not is_so():
         if time.monotonic() > until:
-            raise TimeoutError(file)
+            raise TimeoutError
         time.sleep(STEP_SECONDS)
         step(1, 2)
 

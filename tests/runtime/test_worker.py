@@ -84,9 +84,19 @@ def test_a_row_becomes_a_video_and_an_entry(start: Callable[..., Heard], tmp_pat
     assert frames.shape == (3, 16, 24, 3)
     assert frames.dtype == np.uint8
     expected = {
-        "id": "x", "status": "done", "frames": 3, "width": 24, "height": 16, "fps": 8.0, "seed": 7,
-        "attempt": 2, "worker": "w1", "source": "of x", "model": "fake", "bytes": Path(entry["uri"]).stat().st_size,
-    }  # fmt: skip
+        "id": "x",
+        "status": "done",
+        "frames": 3,
+        "width": 24,
+        "height": 16,
+        "fps": 8.0,
+        "seed": 7,
+        "attempt": 2,
+        "worker": "w1",
+        "source": "of x",
+        "model": "fake",
+        "bytes": Path(entry["uri"]).stat().st_size,
+    }
     assert {name: entry[name] for name in expected} == expected
     assert entry["fingerprint"] == IDENTITY.fingerprint(row("x", "fine").request, {})
     assert entry["seconds_denoise"] >= 0

@@ -8,6 +8,7 @@ alone, with nothing beside it in its worker, so that a second death has one susp
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import deque
@@ -97,7 +98,9 @@ class Crew:
         job: What the workers are told.
         replicas: How many workers there are at once.
         run: Name of the run, unique; part of the workers' names.
-        shards: The rows, in shards.
+        rows: The rows that are to be rendered.
+        pending: How many there are.
+        shard_size: How many a worker gets at once, at most.
         on_result: Called for each row that is done or failed, after its ledger entry is written.
         give_up: Called with a row that killed its workers, an error class and a message; writes its entry.
         outcomes_of: Called with the name of a worker that died; returns id -> status of its ledger entries.
@@ -111,7 +114,9 @@ class Crew:
         job: Job,
         replicas: int,
         run: str,
-        shards: Iterator[list[Row]],
+        rows: Iterator[Row],
+        pending: int,
+        shard_size: int,
         on_result: Callable[[Event], None],
         give_up: Callable[[Row, str, str], None],
         outcomes_of: Callable[[str], dict[str, str]],
@@ -120,7 +125,9 @@ class Crew:
     ) -> None:
         self._job = job
         self._run = run
-        self._shards = shards
+        self._rows = rows
+        self._unsent = pending
+        self._shard_size = shard_size
         self._on_result = on_result
         self._give_up = give_up
         self._outcomes_of = outcomes_of
@@ -130,8 +137,8 @@ class Crew:
         self._actor = ray.remote(WorkerActor)
         self._alone: deque[Task] = deque()
         self._back: deque[Task] = deque()
-        self._exhausted = False
         self._made = 0
+        self._placed = False
         self._losses = [0] * replicas
         self._last_loss = ""
         self._fault: Exception | None = None
@@ -244,8 +251,10 @@ class Crew:
                 member.actor.stop.remote(now=False)
 
     def _feed_one(self, member: Member) -> None:
-        # One row ahead of the model is enough to keep it busy.
-        if len(member.ahead) > 1 or any(task.deaths for task in member.tasks.values()):
+        # One row ahead keeps the model busy. Towards the end a worker gets no row that it would only hold
+        # while others have nothing to do.
+        lookahead = 1 if self._unsent > 2 * len(self._losses) else 0
+        if len(member.ahead) > lookahead or any(task.deaths for task in member.tasks.values()):
             return
         if self._alone and member.tasks:
             # The first worker that has nothing left takes it.
@@ -261,16 +270,18 @@ class Crew:
             return [self._alone.popleft()]
         if self._back:
             return [self._back.popleft()]
+        # Shards shrink, so that all workers end at about the same time.
+        size = max(1, min(self._shard_size, self._unsent // (2 * len(self._losses))))
         try:
-            shard = [Task(row) for row in next(self._shards, [])]
+            shard = [Task(row) for row in itertools.islice(self._rows, size)]
         except OSError as error:
             self._end(Stopped(f"the manifest cannot be read any more: {error}"))
             return []
-        self._exhausted = not shard
+        self._unsent -= len(shard)
         return shard
 
     def _nothing_left(self) -> bool:
-        return self._exhausted and not self._alone and not self._back
+        return not self._unsent and not self._alone and not self._back
 
     # Listening
 
@@ -295,13 +306,13 @@ class Crew:
                 self._place(member, *said)
             if member in self._members:
                 member.answer = member.actor.poll.remote(POLL_SECONDS)
-        unplaced = all(member.node is None for member in self._members)
-        if unplaced and time.monotonic() - self._begun > START_SECONDS:
+        if not self._placed and time.monotonic() - self._begun > START_SECONDS:
             self._end(Stopped(f"the cluster had no place for a worker within {START_SECONDS:g} s"))
 
     def _place(self, member: Member, node: str, cores: tuple[int, ...]) -> None:
         """Give a worker its cores, and let it begin."""
         taken = {other.slot for other in self._members if other.node == node}
+        self._placed = True
         member.node = node
         member.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         keep = cores_of(member.slot, self._share, cores) if self._job.device == "cpu" else None
@@ -316,7 +327,9 @@ class Crew:
             elif event.kind == "stuck":
                 self._end(Stopped(f"the ledger cannot be written: {event.message}"))
             elif event.kind == "refused":
-                self._end(Refused(event.message))
+                # Another worker may have loaded the model, and rendered: then it is no refusal before start.
+                loaded = any(other.ready for other in self._members)
+                self._end(Stopped(event.message) if loaded else Refused(event.message))
             elif event.kind == "broken":
                 self._bury(member, f"loading the model failed: {event.error}: {event.message}")
                 return

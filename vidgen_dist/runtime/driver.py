@@ -148,7 +148,9 @@ def _render(
         job=job,
         replicas=replicas,
         run=run,
-        shards=plan.shards(_shard_size(plan, replicas)),
+        rows=plan.rows(),
+        pending=plan.total - plan.done,
+        shard_size=plan.spec.topology.shard_size,
         on_result=on_result,
         give_up=give_up,
         outcomes_of=lambda worker: outcomes_of(plan.output, worker),
@@ -166,12 +168,6 @@ def _render(
     if interrupts.level and not message:
         message = "interrupted; run it again to go on"
     return _result(plan, progress, tuple(failures), status, message)
-
-
-def _shard_size(plan: Plan, replicas: int) -> int:
-    """Small enough that every worker gets several shards: else some idle while the last ones end."""
-    pending = plan.total - plan.done
-    return max(1, min(plan.spec.topology.shard_size, pending // (4 * replicas)))
 
 
 def _result(

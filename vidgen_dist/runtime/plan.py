@@ -30,6 +30,9 @@ from vidgen_dist.storage import Storage, open_storage, redact
 
 RUN_FILE = "run.yaml"
 
+READ_ROWS = 256
+"""Rows of the manifest that are read together."""
+
 _NOT_SAMPLING = {
     "id": "each row has its own",
     "prompt": "each row has its own",
@@ -71,24 +74,26 @@ class Plan:
         """Rows that were done before."""
         return int(self.is_done.sum())
 
-    def shards(self, size: int) -> Iterator[list[Row]]:
-        """The rows that are not done, in the manifest's order, at most `size` together."""
+    def rows(self) -> Iterator[Row]:
+        """The rows that are not done, in the manifest's order, read as they are asked for.
+
+        Raises:
+            OSError: The manifest cannot be read, or was changed.
+        """
         defaults = sampling_defaults(self.spec)
         first = 0
-        for shard in self.manifest.shards(size):
+        for shard in self.manifest.shards(READ_ROWS):
             places = range(first, first + shard.num_rows)
             first += shard.num_rows
             if self.is_done[places.start : places.stop].all():
                 continue
-            yield [
-                Row(
-                    request=resolve_row(row, self.model.rules, self.spec.seed),
-                    attempt=self.attempts.get(place, 0) + 1,
-                    passthrough=dict(row.extra),
-                )
-                for place, row in zip(places, self.manifest.read(shard, defaults), strict=True)
-                if not self.is_done[place]
-            ]
+            for place, row in zip(places, self.manifest.read(shard, defaults), strict=True):
+                if not self.is_done[place]:
+                    yield Row(
+                        request=resolve_row(row, self.model.rules, self.spec.seed),
+                        attempt=self.attempts.get(place, 0) + 1,
+                        passthrough=dict(row.extra),
+                    )
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -125,8 +130,10 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         report = check(manifest, defaults=sampling_defaults(spec), resolve=model.rules.resolve)
         if not report.ok:
             raise Refused(describe_problems(report))
+        before = _previous_run(spec, output, model.rules)
         ledger = read_ledger(output)
-        _check_output(spec, output, ledger, model.rules, manifest)
+        if before is not None:
+            _check_manifest_belongs(spec, before, output, ledger, manifest)
         identity = Identity(
             model=model.digest,
             task=model.rules.task,
@@ -212,10 +219,8 @@ def describe_problems(report: CheckReport) -> str:
     return "\n".join(lines)
 
 
-def _check_output(
-    spec: RunSpec, output: Storage, ledger: LedgerState, rules: Rules, manifest: Manifest
-) -> None:
-    """Refuse an output that is another run's."""
+def _previous_run(spec: RunSpec, output: Storage, rules: Rules) -> RunSpec | None:
+    """The run that the output is of, if any; refused if it is another one."""
     shown = redact(spec.output.uri)
     if not output.exists(RUN_FILE):
         for folder in ("videos", "ledger"):
@@ -223,7 +228,7 @@ def _check_output(
                 raise Refused(
                     f"{shown}: has {folder}/ but no {RUN_FILE}, so it is no run's output; give another folder"
                 )
-        return
+        return None
     before = parse_spec(output.read_bytes(RUN_FILE), redact(output.uri(RUN_FILE)))
     for key, then, now in (
         ("model.id", before.model.id, spec.model.id),
@@ -235,11 +240,18 @@ def _check_output(
                 f"{shown}: is the output of another run: {key} is {then!r} in its {RUN_FILE}, here {now!r}; "
                 "give another folder"
             )
+    return before
+
+
+def _check_manifest_belongs(
+    spec: RunSpec, before: RunSpec, output: Storage, ledger: LedgerState, manifest: Manifest
+) -> None:
+    """Refuse a manifest that has nothing to do with what is in the output."""
     uri = redact(spec.manifest.uri)
     if before.manifest.uri != uri and ledger.parts and not _shares_ids(manifest, known_ids(output, ledger)):
         raise Refused(
-            f"{shown}: is the output of another run: its manifest is {before.manifest.uri}, and no row of "
-            f"{uri} is in its ledger; give another folder"
+            f"{redact(spec.output.uri)}: is the output of another run: its manifest is "
+            f"{before.manifest.uri}, and no row of {uri} is in its ledger; give another folder"
         )
 
 

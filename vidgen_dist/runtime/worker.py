@@ -214,6 +214,7 @@ class Worker:
         output = storage.open_storage(self._job.output.uri)
         writer = LedgerWriter(output, self._name, self._job.passthrough, max_entries=FLUSH_ENTRIES)
         unsaid: list[Event] = []
+        stuck = False
         while True:
             try:
                 item = self._outcomes.get(timeout=TICK_SECONDS)
@@ -224,7 +225,9 @@ class Worker:
                 if not self._abandon.is_set():
                     unsaid.append(self._enter(writer, *self._commit(output, item)))
             # A part at the end of a shard: it is small, and the driver may have nothing else to wait for.
-            self._flush(writer, force=item is _SHARD_END or item is _THE_END)
+            ends = item is _SHARD_END or item is _THE_END
+            # The driver ends the run when it hears of a refusal; only the last try has patience again.
+            stuck = not self._flush(writer, force=ends, once=stuck and item is not _THE_END)
             if unsaid and not writer.waiting:
                 self._say(*unsaid)
                 unsaid = []
@@ -265,11 +268,18 @@ class Worker:
             writer.append(entry)
         return event
 
-    def _flush(self, writer: LedgerWriter, *, force: bool) -> None:
+    def _flush(self, writer: LedgerWriter, *, force: bool, once: bool) -> bool:
+        """Write a part if one is due, or in any case; whether nothing went wrong."""
+        flush = writer.flush if force else writer.flush_due
         try:
-            with_retries(writer.flush if force else writer.flush_due, hurry=self._abandon)
+            if once:
+                flush()
+            else:
+                with_retries(flush, hurry=self._abandon)
         except OSError as error:
             self._say(Event("stuck", error=type(error).__name__, message=str(error)))
+            return False
+        return True
 
 
 def keep_to(cores: Sequence[int]) -> None:

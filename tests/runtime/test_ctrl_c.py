@@ -1,0 +1,147 @@
+"""Ctrl-C, once and twice, on a run in a process of its own with a Ray of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+PATIENCE = 120.0
+
+MakeManifest = Callable[..., str]
+
+
+@contextmanager
+def vidgen_render(manifest: str, output: Path) -> Iterator[subprocess.Popen[str]]:
+    """`vidgen render` with the fast fake engine, in a process group as a shell would make it."""
+    command = [sys.executable, "-m", "tests.runtime.vidgen_with_fake_engine", "render", manifest, str(output)]
+    command += [
+        "--model",
+        "fake",
+        "--device",
+        "cpu",
+        "--replicas",
+        "2",
+        "--shard-size",
+        "2",
+        "--format",
+        "npy",
+    ]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(is_so: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def children_of(process: subprocess.Popen[str]) -> dict[int, str]:
+    """Process id -> start time, of all descendants; the two together are never used again."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(folder.name)] = (int(stat[1]), stat[19])
+    found: dict[int, str] = {}
+    level = {process.pid}
+    while level:
+        level = {pid for pid, (parent, _) in parents.items() if parent in level}
+        found |= {pid: parents[pid][1] for pid in level}
+    return found
+
+
+def still_there(children: dict[int, str]) -> list[int]:
+    alive = []
+    for pid, started in children.items():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if stat[19] == started and stat[0] != "Z":
+            alive.append(pid)
+    return alive
+
+
+def assert_all_gone(children: dict[int, str]) -> None:
+    assert children, "Ray's processes were not found"
+    end = time.monotonic() + PATIENCE
+    while still_there(children):
+        assert time.monotonic() < end, still_there(children)
+        time.sleep(0.1)
+
+
+def ledger(output: Path) -> dict[str, str]:
+    if not (output / "ledger").exists():
+        return {}
+    return {e["id"]: e["status"] for e in pq.read_table(output / "ledger").to_pylist()}
+
+
+def press(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C: the terminal sends it to every process of the group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def test_ctrl_c_finishes_what_runs(make_manifest: MakeManifest, tmp_path: Path) -> None:
+    go, output = tmp_path / "go", tmp_path / "out"
+    prompts = [f"touch:{tmp_path}/began-{i} wait:{go}" for i in range(20)]
+    with vidgen_render(make_manifest(*prompts), output) as process:
+        wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
+        children = children_of(process)
+        press(process)
+        said = ""
+        assert process.stdout is not None
+        while "Ctrl-C again" not in said:
+            said = process.stdout.readline()
+            assert said, "it ended without a word"
+        go.touch()
+        rest, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, rest
+    assert "interrupted" in rest
+    began = len(list(tmp_path.glob("began-*")))
+    assert began == 2
+    assert list(ledger(output).values()) == ["done"] * 2
+    assert_all_gone(children)
+
+
+def test_ctrl_c_twice_stops_at_once_and_keeps_what_is_finished(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    began, output = tmp_path / "began", tmp_path / "out"
+    never = f"ignore-steps: wait:{tmp_path}/never"
+    prompts = ["one", "two", f"touch:{began} {never}", *([never] * 5)]
+    with vidgen_render(make_manifest(*prompts), output) as process:
+        wait_until(lambda: began.exists() and len(ledger(output)) == 2, process)
+        children = children_of(process)
+        press(process)
+        assert process.stdout is not None
+        while "Ctrl-C again" not in process.stdout.readline():
+            assert process.poll() is None
+        press(process)
+        rest, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, rest
+    assert "stopping at once" in rest
+    assert "Traceback" not in rest
+    assert ledger(output) == {"a": "done", "b": "done"}
+    assert_all_gone(children)

@@ -1,0 +1,154 @@
+"""Whole runs on a local Ray, two workers, with the fast fake engine."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.runtime.conftest import FAKE_ENGINE, entries
+from vidgen_dist.errors import Refused
+from vidgen_dist.runtime import crew
+from vidgen_dist.runtime.driver import RunResult, render
+from vidgen_dist.runtime.status import read_status
+from vidgen_dist.spec import RunSpec
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
+
+
+def run(spec: RunSpec) -> RunResult:
+    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+
+
+def counts(result: RunResult) -> tuple[int, int, int, int]:
+    return result.done_before, result.done, result.failed, result.exit_status
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_and_going_on_with_it(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    spec = make_spec(make_manifest("one", "two", "raise:oops", "four", "five"))
+    result = run(spec)
+    assert counts(result) == (0, 4, 1, 1)
+    assert result.pending == 0
+    assert result.failures[0].startswith("c: RuntimeError: oops")
+    assert sorted(entry["id"] for entry in entries(tmp_path / "out")) == list("abcde")
+    assert {
+        k: v for k, v in read_status(str(tmp_path / "out")).items() if k in ("total", "done", "failed")
+    } == {
+        "total": 5,
+        "done": 4,
+        "failed": 1,
+    }
+    again = run(spec)
+    assert counts(again) == (4, 0, 1, 1)
+    assert entries(tmp_path / "out")[-1]["attempt"] == 2
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_frames_do_not_depend_on_the_workers(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    manifest = make_manifest(*(f"row {i}" for i in range(6)))
+    run(make_spec(manifest, output__uri=str(tmp_path / "one"), topology__replicas=1))
+    run(make_spec(manifest, output__uri=str(tmp_path / "two"), topology__shard_size=1))
+    first = {entry["id"]: entry for entry in entries(tmp_path / "one")}
+    second = {entry["id"]: entry for entry in entries(tmp_path / "two")}
+    assert first.keys() == second.keys() == set("abcdef")
+    for row_id, entry in first.items():
+        assert entry["sha256"] == second[row_id]["sha256"]
+        assert entry["fingerprint"] == second[row_id]["fingerprint"]
+        assert np.array_equal(np.load(entry["uri"]), np.load(second[row_id]["uri"]))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_both_workers_work_and_one_is_enough(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Each of two rows waits for the other to have begun."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    prompts = (f"touch:{one} wait:{two}", f"touch:{two} wait:{one}")
+    result = run(make_spec(make_manifest(*prompts), topology__shard_size=1))
+    assert counts(result) == (0, 2, 0, 0)
+    assert len({entry["worker"] for entry in entries(tmp_path / "out")}) == 2
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_row_that_kills_workers_is_given_up_and_its_neighbours_are_not(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    rows = ["one", "two", "die:", "four", f"die-once:{once}", "six", "seven", "eight"]
+    result = run(make_spec(make_manifest(*rows), topology__shard_size=4))
+    assert counts(result) == (0, 7, 1, 1)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    assert found["c"]["error_class"] == "WorkerDied"
+    assert f"{crew.MAX_DEATHS} workers died with this row" in found["c"]["error_message"]
+    assert all(entry["status"] == "done" for row_id, entry in found.items() if row_id != "c")
+    assert len(entries(tmp_path / "out")) == 8
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("model", ["dies-when-loaded", "breaks-when-loaded"])
+def test_a_model_that_never_loads_ends_the_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, model: str
+) -> None:
+    result = run(make_spec(make_manifest("one"), model__id=model, topology__replicas=1))
+    assert counts(result) == (0, 0, 0, 1)
+    assert result.pending == 1
+    assert "no worker can be kept alive" in result.message
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    with pytest.raises(Refused, match=r"transformer\.weight: missing"):
+        run(make_spec(make_manifest("one", "two"), model__id="refused-by-workers"))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "out" / "ledger"
+    # The first row is entered; the second puts a file where the ledger was.
+    prompts = ["one", f"replace:{ledger}", *(f"row {i} sleep:0.2" for i in range(200))]
+    spec = make_spec(make_manifest(*({"id": f"{i:03d}", "prompt": p} for i, p in enumerate(prompts))))
+    result = run(spec.override({"topology.replicas": 1, "topology.shard_size": 1}))
+    assert result.exit_status == 1
+    assert "the ledger cannot be written" in result.message
+    assert result.pending > 0
+    ledger.unlink()
+    os.rename(f"{ledger}.away", ledger)
+    kept = [entry["id"] for entry in entries(tmp_path / "out")]
+    assert kept[0] == "000"
+    assert len(kept) == result.done
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:
+    spec = make_spec(make_manifest("one", "two"), output__uri=f"s3://{s3_bucket}/out")
+    result = run(spec)
+    assert counts(result) == (0, 2, 0, 0)
+    assert read_status(f"s3://{s3_bucket}/out")["done"] == 2
+
+
+def test_nothing_to_do_starts_no_ray(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, local_ray: None
+) -> None:
+    spec = make_spec(make_manifest("one"))
+    assert local_ray is None
+    run(spec)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("Ray was wanted")
+
+    monkeypatch.setattr("vidgen_dist.runtime.driver.connected", never)
+    result = run(spec)
+    assert counts(result) == (1, 0, 0, 0)
+    assert "nothing to render" in result.message

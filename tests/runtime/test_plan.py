@@ -1,0 +1,295 @@
+"""What is refused before anything starts, and what is left out because it is done. No Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.runtime.conftest import FAKE_ENGINE
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.media import media_digest
+from vidgen_dist.runtime.fingerprint import row_seed
+from vidgen_dist.runtime.job import Row
+from vidgen_dist.runtime.plan import Plan, load_spec, make_plan, write_run_file
+from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage import Storage, StorageError, open_storage
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
+
+
+def plan_of(spec: RunSpec) -> Plan:
+    return make_plan(spec, device="cpu", engine=FAKE_ENGINE)
+
+
+def rows_of(plan: Plan) -> list[Row]:
+    return list(plan.rows())
+
+
+def enter(plan: Plan, rows: list[Row], status: str = "done", media: dict[str, str] | None = None) -> None:
+    """Ledger entries for rows, as if they had been rendered."""
+    if not plan.output.exists("run.yaml"):
+        write_run_file(plan)
+    with LedgerWriter(plan.output, "test") as writer:
+        for row in rows:
+            writer.append(
+                LedgerEntry(
+                    id=row.id,
+                    status=status,
+                    fingerprint=plan.identity.fingerprint(row.request, media or {}),
+                    attempt=row.attempt,
+                    finished_at=datetime.now(UTC),
+                    uri="somewhere" if status == "done" else None,
+                    error_class="Error" if status == "failed" else None,
+                )
+            )
+
+
+def test_rows_get_defaults_of_row_then_run_then_model(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    manifest = make_manifest({"id": "a", "prompt": "x", "num_frames": 3}, {"id": "b", "prompt": "y"})
+    plan = plan_of(make_spec(manifest, sampling__num_frames=5, output__fps=12.0, seed=3))
+    first, second = rows_of(plan)
+    assert (first.request.num_frames, second.request.num_frames) == (3, 5)
+    assert first.request.fps == 12.0
+    assert first.request.num_inference_steps == 2
+    assert first.request.seed == row_seed(3, "a")
+    assert first.attempt == 1
+
+
+def test_a_seed_of_the_row_or_the_run_is_kept(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    manifest = make_manifest({"id": "a", "prompt": "x", "seed": 5}, {"id": "b", "prompt": "y", "seed": None})
+    assert [row.request.seed for row in rows_of(plan_of(make_spec(manifest)))] == [5, row_seed(0, "b")]
+    plan = plan_of(make_spec(manifest, sampling__seed=9))
+    assert [row.request.seed for row in rows_of(plan)] == [5, 9]
+
+
+def test_done_rows_are_left_out_and_failed_ones_tried_again(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    spec = make_spec(make_manifest("one", "two", "three"))
+    plan = plan_of(spec)
+    a, b, _ = rows_of(plan)
+    enter(plan, [a])
+    enter(plan, [b], "failed")
+    again = plan_of(spec)
+    assert again.done == 1
+    assert [(row.id, row.attempt) for row in rows_of(again)] == [("b", 2), ("c", 1)]
+
+
+def test_workers_shards_and_order_undo_nothing_but_pixels_do(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    manifest = make_manifest({"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"})
+    plan = plan_of(make_spec(manifest))
+    enter(plan, rows_of(plan))
+    turned = make_manifest({"prompt": "y", "id": "b"}, {"prompt": "x", "id": "a"}, name="turned.parquet")
+    assert plan_of(make_spec(turned, topology__replicas=7, topology__shard_size=1)).done == 2
+    # npy knows no quality.
+    assert plan_of(make_spec(manifest, output__crf=30)).done == 2
+    for change in (
+        {"sampling__num_frames": 5},
+        {"seed": 1},
+        {"output__fps": 9.0},
+        {"model__revision": "other"},
+    ):
+        assert plan_of(make_spec(manifest, **change)).done == 0
+
+
+def test_an_image_counts_by_content(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    image = tmp_path / "fox.png"
+    Image.new("RGB", (8, 8), "red").save(image)
+    manifest = make_manifest({"id": "a", "prompt": "x", "image": "fox.png"})
+    spec = make_spec(manifest, model__task="image-to-video")
+    plan = plan_of(spec)
+    (row,) = rows_of(plan)
+    enter(plan, [row], media={"image": media_digest(image)})
+    assert plan_of(spec).done == 1
+    moved = tmp_path / "elsewhere.png"
+    moved.write_bytes(image.read_bytes())
+    other = make_manifest({"id": "a", "prompt": "x", "image": "elsewhere.png"}, name="m2.parquet")
+    assert plan_of(make_spec(other, model__task="image-to-video")).done == 1
+    Image.new("RGB", (8, 8), "blue").save(image)
+    assert plan_of(spec).done == 0
+    image.unlink()
+    assert plan_of(spec).done == 0
+
+
+def test_run_file_comes_back_and_goes_on_from_anywhere(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_manifest("one")
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(make_spec(Path(manifest).name, output__uri="out", sampling__num_frames=4))
+    write_run_file(plan)
+    enter(plan, rows_of(plan))
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    again = load_spec(str(tmp_path / "out" / "run.yaml"))
+    assert again.output.uri == str(tmp_path / "out")
+    assert again.model.task == "text-to-video"
+    assert plan_of(again).done == 1
+
+
+def test_no_query_with_a_signature_is_written_down(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    plan = plan_of(make_spec(make_manifest("one")))
+    signed = "https://host/manifest.parquet?X-Amz-Signature=abcdef"
+    spec = plan.spec.override({"manifest.uri": signed})
+    write_run_file(dataclasses.replace(plan, spec=spec))
+    text = (tmp_path / "out" / "run.yaml").read_text()
+    assert "https://host/manifest.parquet" in text
+    assert "abcdef" not in text
+
+
+BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"num_frames": -1}, ["row 1", "'b'", "num_frames", "-1"]),
+    ({"num_frames": 2.5}, ["row 1", "num_frames", "2.5", "whole number"]),
+    ({"height": 12}, ["row 1", "height", "12", "multiple of 8"]),
+    ({"seed": -5}, ["row 1", "seed", "-5"]),
+    ({"id": "a"}, ["row 1", "id", "the same as that of row 0"]),
+    ({"eta": 0.5}, ["row 1", "eta", "does not take it"]),
+]
+
+
+@pytest.mark.parametrize(("bad", "parts"), BAD_ROWS)
+def test_a_bad_row_is_named(
+    make_spec: MakeSpec, make_manifest: MakeManifest, bad: dict[str, Any], parts: list[str]
+) -> None:
+    empty = dict.fromkeys(bad)
+    manifest = make_manifest(
+        {**empty, "id": "a", "prompt": "x"},
+        {"id": "b", "prompt": "y", **bad},
+        {**empty, "id": "c", "prompt": "z"},
+    )
+    with pytest.raises(Refused) as refused:
+        plan_of(make_spec(manifest))
+    for part in [manifest, *parts]:
+        assert part in str(refused.value)
+
+
+def test_the_task_needs_its_image(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    with pytest.raises(Refused, match=r"row 0.*image"):
+        plan_of(make_spec(make_manifest("one"), model__task="image-to-video"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ({"sampling__num_frmes": 9}, ["sampling.num_frmes", "did you mean sampling.num_frames?"]),
+        ({"sampling__num_frames": "many"}, ["sampling.num_frames", "'many'", "whole number"]),
+        ({"sampling__fps": 8}, ["sampling.fps", "output.fps"]),
+        ({"sampling__prompt": "x"}, ["sampling.prompt", "each row has its own"]),
+        ({"model__task": "video-to-video"}, ["video-to-video"]),
+        ({"model__dtype": "bfloat16"}, ["bfloat16", "float32"]),
+        ({"manifest__passthrough": ["source"]}, ["'source'", "pass through"]),
+        ({"output__uri": "s3://key:secret@bucket/out"}, ["s3://bucket/out", "password"]),
+    ],
+)
+def test_a_bad_setting_is_named(
+    make_spec: MakeSpec, make_manifest: MakeManifest, flags: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(Refused) as refused:
+        plan_of(make_spec(make_manifest("one"), **flags))
+    for part in parts:
+        assert part in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_passthrough_may_not_hide_the_ledgers_own(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    manifest = make_manifest({"id": "a", "prompt": "x", "status": "mine"})
+    with pytest.raises(Refused, match="'status' cannot be copied"):
+        plan_of(make_spec(manifest, manifest__passthrough=["status"]))
+
+
+@pytest.mark.parametrize("content", [b"", b"prompt\na fox\n", b"PAR1 but cut"])
+def test_a_manifest_that_is_not_parquet(make_spec: MakeSpec, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.parquet"
+    path.write_bytes(content)
+    with pytest.raises(Refused, match=r"m\.parquet.*Parquet"):
+        plan_of(make_spec(str(path)))
+
+
+def test_a_manifest_without_prompt(make_spec: MakeSpec, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "m.parquet")
+    with pytest.raises(Refused, match="'prompt'"):
+        plan_of(make_spec(str(tmp_path / "m.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model__id": "other"}, "model.id"),
+        ({"output__format": "gif"}, "output.format"),
+        ({"model__task": "image-to-video"}, "model.task"),
+    ],
+)
+def test_an_output_of_another_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, change: dict[str, str], key: str
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    write_run_file(plan_of(make_spec(make_manifest("one"))))
+    row = {"id": "a", "prompt": "one"} | ({"image": "x.png"} if key == "model.task" else {})
+    with pytest.raises(Refused, match=f"output of another run: {key}"):
+        plan_of(make_spec(make_manifest(row), **change))
+
+
+def test_an_output_of_another_manifest(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    plan = plan_of(make_spec(make_manifest("one", "two")))
+    enter(plan, rows_of(plan))
+    stranger = make_manifest({"id": "x", "prompt": "three"}, name="other.parquet")
+    with pytest.raises(Refused, match=r"its manifest is .*manifest\.parquet"):
+        plan_of(make_spec(stranger))
+    relative = make_manifest("one", {"id": "x", "prompt": "three"}, name="more.parquet")
+    assert plan_of(make_spec(relative)).done == 1
+
+
+@pytest.mark.parametrize("folder", ["videos", "ledger"])
+def test_a_folder_that_is_no_output(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "out" / folder).mkdir(parents=True)
+    (tmp_path / "out" / folder / "holiday.mp4").write_bytes(b"mine")
+    with pytest.raises(Refused, match=f"has {folder}/ but no run.yaml"):
+        plan_of(make_spec(make_manifest("one")))
+
+
+def test_an_output_that_cannot_be_written(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Refused, match="Not a directory"):
+        plan_of(make_spec(make_manifest("one"), output__uri=str(tmp_path / "file" / "out")))
+
+
+def test_an_output_that_refuses(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise StorageError("403 forbidden")
+
+    plan = plan_of(make_spec(make_manifest("one")))
+    monkeypatch.setattr(Storage, "write_bytes", refuse)
+    with pytest.raises(Refused, match="cannot be used for output: 403 forbidden"):
+        write_run_file(plan)
+
+
+def test_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:
+    there = open_storage(f"s3://{s3_bucket}/in")
+    there.write_bytes("m.parquet", Path(make_manifest("one", "two")).read_bytes())
+    spec = make_spec(f"s3://{s3_bucket}/in/*.parquet", output__uri=f"s3://{s3_bucket}/out")
+    plan = plan_of(spec)
+    enter(plan, rows_of(plan)[:1])
+    assert plan_of(load_spec(f"s3://{s3_bucket}/out/run.yaml")).done == 1
