@@ -18,7 +18,7 @@ import numpy as np
 from mindspore import Tensor
 
 from vidgen_dist.nn.cpu_convolution import convolve
-from vidgen_dist.nn.cpu_jobs import Array, each, scratch, slices
+from vidgen_dist.nn.cpu_jobs import Array, each, empty, scratch, slices
 
 _NUMPY_DTYPES: dict[Any, Any] = {
     ms.bool_: np.bool_,
@@ -37,7 +37,7 @@ _BLOCK = 65536
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) times weight (O, I) transposed, plus bias (O,)."""
     rows = _array(x)
-    out = np.empty((*rows.shape[:-1], weight.shape[0]), np.float32)
+    out = empty((*rows.shape[:-1], weight.shape[0]))
     _gemm(
         rows.reshape(-1, rows.shape[-1]),
         _array(weight).T,
@@ -51,13 +51,13 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., N, K) times b (..., K, M), leading axes broadcast."""
     left, right = _array(a), _array(b)
     if right.ndim == 2 and left.ndim >= 2:
-        out = np.empty((*left.shape[:-1], right.shape[-1]), np.float32)
+        out = empty((*left.shape[:-1], right.shape[-1]))
         _gemm(left.reshape(-1, left.shape[-1]), right, out.reshape(-1, out.shape[-1]), None)
         return Tensor.from_numpy(out)
     lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     left = np.broadcast_to(left, (*lead, *left.shape[-2:]))
     right = np.broadcast_to(right, (*lead, *right.shape[-2:]))
-    out = np.empty((*lead, left.shape[-2], right.shape[-1]), np.float32)
+    out = empty((*lead, left.shape[-2], right.shape[-1]))
     each(np.ndindex(*lead), lambda at: np.matmul(left[at], right[at], out=out[at]))
     return Tensor.from_numpy(out)
 
@@ -72,12 +72,15 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     rows, scale, shift = _contiguous(x), _optional(weight), _optional(bias)
     width = rows.shape[-1]
     source = rows.reshape(-1, width)
-    out = np.empty_like(source)
+    out = empty(source.shape)
+
+    # Sums as products with a vector of ones: several times faster than sum() over short rows.
+    mean_of = np.full(width, 1 / width, np.float32)
 
     def normalise(block: slice) -> None:
-        y = np.subtract(source[block], source[block].mean(-1, keepdims=True), out=out[block])
-        variance = np.einsum("nd,nd->n", y, y)[:, None] / np.float32(width)
-        y /= np.sqrt(variance + np.float32(eps))
+        y = np.subtract(source[block], (source[block] @ mean_of)[:, None], out=out[block])
+        variance = np.square(y, out=scratch("square", y.shape)) @ mean_of
+        y *= (1 / np.sqrt(variance + np.float32(eps)))[:, None]
         if scale is not None:
             y *= scale
         if shift is not None:
@@ -92,11 +95,13 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     rows, scale = _contiguous(x), _optional(weight)
     width = rows.shape[-1]
     source = rows.reshape(-1, width)
-    out = np.empty_like(source)
+    out = empty(source.shape)
+
+    mean_of = np.full(width, 1 / width, np.float32)
 
     def normalise(block: slice) -> None:
-        square = np.einsum("nd,nd->n", source[block], source[block])[:, None] / np.float32(width)
-        y = np.divide(source[block], np.sqrt(square + np.float32(eps)), out=out[block])
+        square = np.square(source[block], out=scratch("square", source[block].shape)) @ mean_of
+        y = np.multiply(source[block], (1 / np.sqrt(square + np.float32(eps)))[:, None], out=out[block])
         if scale is not None:
             y *= scale
 
@@ -109,7 +114,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
     source, scale, shift = _contiguous(x), _optional(weight), _optional(bias)
     batch, channels = source.shape[:2]
     grouped = source.reshape(batch, groups, channels // groups, -1)
-    out = np.empty_like(grouped)
+    out = empty(grouped.shape)
 
     def normalise(at: tuple[int, ...]) -> None:
         group, y = grouped[at], out[at]
@@ -212,7 +217,7 @@ def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """x * factor + addend; MindSpore's own kernels are slow where a factor broadcasts."""
     arrays = [_array(t) for t in (x, factor, addend)]
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    out = np.empty(shape, np.float32)
+    out = empty(shape)
     left, right, added = (np.broadcast_to(a, shape) for a in arrays)
     # Blocks along the two first axes, which in (B, N, D) and (B, C, T, H, W) are long enough to share out.
     step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
@@ -236,7 +241,7 @@ def softmax(x: Tensor, axis: int) -> Tensor:
     """Exponentials over `axis` that sum to 1; the largest is taken off first."""
     source = np.moveaxis(_array(x), axis, -1)
     rows = np.ascontiguousarray(source).reshape(-1, source.shape[-1])
-    out = np.empty_like(rows)
+    out = empty(rows.shape)
 
     def body(block: slice) -> None:
         y = np.subtract(rows[block], rows[block].max(-1, keepdims=True), out=out[block])
@@ -260,7 +265,7 @@ def attention(
     allowed = None if mask is None else np.broadcast_to(_array(mask), (batch, heads, n, m))
     added = None if bias is None else np.broadcast_to(_array(bias), (batch, heads, n, m))
     # (B, N, heads, D) in memory: what every caller turns the result into is then a view.
-    out = np.empty((batch, n, heads, values.shape[-1]), np.float32)
+    out = empty((batch, n, heads, values.shape[-1]))
     step = int(np.clip(2**19 // m // 16 * 16, 16, 512))
 
     def body(job: tuple[int, int, slice]) -> None:
@@ -346,7 +351,7 @@ def _optional(x: Tensor | None) -> Array | None:
 
 def _elementwise(x: Tensor, body: Callable[[Array, Array], Any]) -> Tensor:
     source = _contiguous(x)
-    out = np.empty_like(source)
+    out = empty(source.shape)
     flat, flat_out = source.reshape(-1), out.reshape(-1)
     each(slices(flat.size, _BLOCK), lambda block: body(flat[block], flat_out[block]))
     return Tensor.from_numpy(out)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vidgen_dist.nn.cpu_jobs import Array, each, scratch, slices
+from vidgen_dist.nn.cpu_jobs import Array, each, empty, scratch, slices
 
 # Winograd's F(2x2, 3x3), in Lavin and Gray's notation (2016): weights are taken by G to 4 x 4 points,
 # outputs taken from them by the transpose of A, written out in `_from_points`.
@@ -32,7 +32,7 @@ def convolve(
         raise ValueError(
             f"a kernel of {tuple(kernel)} does not fit into {tuple(size)} padded by {tuple(padding)}"
         )
-    out = np.empty((batch, outputs, *shape), np.float32)
+    out = empty((batch, outputs, *shape))
     if kernel == [1, 1, 1] and tuple(stride) == (1, 1, 1) and not any(padding):
         _pointwise(x, weight, bias, out)
     elif (

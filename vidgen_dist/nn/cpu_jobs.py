@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from mindspore import mint
 
 from vidgen_dist.nn import backend
 
@@ -45,6 +46,15 @@ def each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
 
 def slices(length: int, step: int) -> list[slice]:
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+
+def empty(shape: Sequence[int]) -> Array:
+    """A float32 array for a result, from MindSpore's memory pool.
+
+    The pool hands freed blocks out again as they are; NumPy's large arrays come from the kernel,
+    zeroed anew every time.
+    """
+    return mint.empty(tuple(shape)).asnumpy()
 
 
 _local = threading.local()
