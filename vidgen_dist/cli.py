@@ -10,7 +10,6 @@ import posixpath
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 import yaml
 from rich.console import Console
@@ -22,8 +21,8 @@ from vidgen_dist.spec import RunSpec, spec_from_flags
 if TYPE_CHECKING:
     from vidgen_dist.runtime.driver import RunResult
 
-DONE, DEAD_LETTERS, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: all rows done; the run ended with rows that failed; refused before start; Ctrl-C."""
+REFUSED, INTERRUPTED = 2, 130
+"""Exit statuses beside those of a run that was started, see `RunResult`."""
 
 app = typer.Typer(
     help="Render videos at dataset scale on Ascend NPUs.",
@@ -95,17 +94,22 @@ def render(
         **_settings(set_),
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    run(_spec(manifest, given))
+    result = run(_spec(manifest, given))
+    raise typer.Exit(result.exit_status)
 
 
-def run(spec: RunSpec) -> None:
-    """Render with a progress bar, print what became of it, and leave with the exit status."""
+def run(spec: RunSpec) -> RunResult:
+    """Render with a progress bar and print what became of it."""
     from vidgen_dist.runtime.driver import render as render_spec
 
     console = Console(stderr=True)
-    result = render_spec(spec, console)
+    try:
+        result = render_spec(spec, console)
+    except KeyboardInterrupt:
+        _err("interrupted before anything was started")
+        raise typer.Exit(INTERRUPTED) from None
     print_result(result, console)
-    raise typer.Exit(result.exit_status)
+    return result
 
 
 @app.command()
@@ -134,9 +138,7 @@ def demo(
 ) -> None:
     """Render the manifest that ships with the package with a tiny random model on two local workers."""
     from vidgen_dist.demo import checkpoint_path, manifest_path
-    from vidgen_dist.runtime.driver import render as render_spec
 
-    console = Console(stderr=True)
     spec = spec_from_flags(
         {
             "model.id": str(checkpoint_path()),
@@ -146,8 +148,7 @@ def demo(
             "topology.replicas": 2,
         }
     )
-    result = render_spec(spec, console)
-    print_result(result, console)
+    result = run(spec)
     _print_demo(spec)
     raise typer.Exit(result.exit_status)
 
@@ -206,17 +207,10 @@ def build_manifest(
 def main() -> None:
     """The entry point: errors that a person can cause are one message and status 2."""
     try:
-        # Not standalone: click would turn Ctrl-C into status 1.
-        sys.exit(app(standalone_mode=False))
+        app()
     except Refused as error:
         _err(str(error))
         sys.exit(REFUSED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(REFUSED)
-    except (KeyboardInterrupt, click.Abort):
-        _err("interrupted before anything was started")
-        sys.exit(INTERRUPTED)
 
 
 def print_result(result: RunResult, console: Console) -> None:

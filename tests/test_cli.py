@@ -1,0 +1,316 @@
+"""The `vidgen` command: exit statuses, and messages that name what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vidgen_dist import cli
+from vidgen_dist.runtime import driver
+from vidgen_dist.spec import RunSpec
+
+REFERENCES = Path(__file__).parent / "references" / "cogvideox"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+Vidgen = Callable[..., Ran]
+
+
+@pytest.fixture
+def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
+    """Runs the command in this process."""
+
+    def run(*arguments: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is refused before Ray starts."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(driver, "connected", never)
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write(tmp_path / "m.parquet", {"id": "a", "prompt": "a fox"}, {"id": "b", "prompt": "a boat"})
+
+
+@pytest.fixture
+def checkpoint() -> Path:
+    return next(
+        path for path in sorted(REFERENCES.glob("*/checkpoint")) if _class(path) == "CogVideoXPipeline"
+    )
+
+
+def _class(checkpoint: Path) -> str:
+    return json.loads((checkpoint / "model_index.json").read_text())["_class_name"]
+
+
+# --- refused before start, with the real rules of a real (tiny) checkpoint ------------------------------
+
+
+BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"num_frames": -3}, ["row 1", "num_frames", "-3"]),
+    ({"num_frames": 8.5}, ["row 1", "num_frames", "8.5", "whole number"]),
+    ({"height": 17}, ["row 1", "height", "17", "multiple of"]),
+    ({"seed": -1}, ["row 1", "seed", "-1"]),
+    ({"id": "a"}, ["row 1", "the same as that of row 0"]),
+    ({"strength": 0.5}, ["row 1", "strength", "does not take it"]),
+]
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(("bad", "parts"), BAD_ROWS)
+def test_bad_rows(
+    vidgen: Vidgen, tmp_path: Path, checkpoint: Path, bad: dict[str, Any], parts: list[str]
+) -> None:
+    path = write(
+        tmp_path / "m.parquet",
+        {**dict.fromkeys(bad), "id": "a", "prompt": "a fox"},
+        {"id": "b", "prompt": "a boat", **bad},
+    )
+    for ran in (
+        vidgen("render", path, tmp_path / "out", "--model", checkpoint),
+        vidgen("manifest", "check", path, "--model", checkpoint),
+    ):
+        assert ran.status == 2
+        for part in ("m.parquet", *parts):
+            assert part in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_manifest_that_is_not_parquet(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a fox\n")
+    ran = vidgen("render", tmp_path / "prompts.txt", tmp_path / "out", "--model", checkpoint)
+    assert ran.status == 2
+    assert "prompts.txt: is not Parquet; `vidgen manifest build` makes one from it" in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_manifest_without_prompt(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"promt": "a fox"})
+    ran = vidgen("render", path, tmp_path / "out", "--model", checkpoint)
+    assert ran.status == 2
+    assert "no column 'prompt'" in ran.err
+    assert "'promt'" in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("component", ["vae", "transformer", "text_encoder", "tokenizer", "scheduler"])
+def test_a_checkpoint_without_a_component(
+    vidgen: Vidgen, tmp_path: Path, checkpoint: Path, manifest: Path, component: str
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    shutil.rmtree(folder / component)
+    ran = vidgen("render", manifest, tmp_path / "out", "--model", folder)
+    assert ran.status == 2
+    assert str(folder) in ran.err
+    assert component in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--task", "image-to-video"], ["'image-to-video'", "allowed: text-to-video"]),
+        (["--task", "films"], ["model.task", "'films'", "'video-to-video'"]),
+        (["--dtype", "float8"], ["'float8'", "float32"]),
+        (["--adapter", "some/adapter"], ["model.adapter", "takes none"]),
+        (["--revision", "main"], ["revision", "is a folder"]),
+        (["--set", "num_frams=9"], ["sampling.num_frams", "did you mean sampling.num_frames?"]),
+        (["--set", "num_frames"], ["--set num_frames", "KEY=VALUE"]),
+        (["--set", "height=17"], ["height", "17", "multiple of"]),
+        (["--replicas", "0"], ["topology.replicas", "0"]),
+        (["--crf", "99"], ["output.crf", "99", "51"]),
+        (["--format", "avi"], ["output.format", "'avi'", "'mp4'"]),
+        (["--fps", "-1"], ["output.fps", "-1"]),
+        (["--passthrough", "source"], ["'source'"]),
+        (["--no-such-flag"], ["--no-such-flag"]),
+    ],
+)
+def test_bad_flags(
+    vidgen: Vidgen, tmp_path: Path, checkpoint: Path, manifest: Path, flags: list[str], parts: list[str]
+) -> None:
+    ran = vidgen("render", manifest, tmp_path / "out", "--model", checkpoint, *flags)
+    assert ran.status == 2
+    for part in parts:
+        assert part in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_what_is_missing_is_said(vidgen: Vidgen, manifest: Path, tmp_path: Path) -> None:
+    assert "OUTPUT and --model missing" in vidgen("render", manifest).err
+    assert "--model missing" in vidgen("render", manifest, tmp_path / "out").err
+    ran = vidgen("render", tmp_path / "run.yaml")
+    assert ran.status == 2
+    assert "run.yaml" in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_bad_run_file(vidgen: Vidgen, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {id: m}\nmanifest: {uri: a}\noutput:\n  uri: b\n  fromat: gif\n")
+    ran = vidgen("render", path)
+    assert ran.status == 2
+    assert f"{path}, line 5: output.fromat" in ran.err
+    assert "did you mean output.format?" in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_flags_and_run_file_are_one_thing(
+    vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    specs: list[RunSpec] = []
+
+    def remember(spec: RunSpec) -> SimpleNamespace:
+        specs.append(spec)
+        return SimpleNamespace(exit_status=0)
+
+    monkeypatch.setattr(cli, "run", remember)
+    flags = (
+        "--task text-to-video --revision r --variant fp16 --dtype bf16 --device cpu --replicas 3 --format gif"
+    )
+    flags += (
+        " --fps 12 --crf 20 --set num_frames=9 --set guidance_scale=1.5 --set use_dynamic_cfg=true --seed 4"
+    )
+    flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a"
+    vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(specs[0].to_yaml())
+    vidgen("render", run_file)
+    vidgen("render", run_file, "other", "--set", "num_frames=17")
+    assert specs[0] == specs[1]
+    assert specs[0].sampling == {"num_frames": 9, "guidance_scale": 1.5, "use_dynamic_cfg": True}
+    assert specs[0].manifest.passthrough == ("source", "licence")
+    assert specs[2].output.uri == "other"
+    assert specs[2].sampling["num_frames"] == 17
+    assert specs[2].topology == specs[0].topology
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_ctrl_c_before_anything_was_started(
+    vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch, manifest: Path, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "make_plan", interrupted)
+    ran = vidgen("render", manifest, tmp_path / "out", "--model", "m")
+    assert ran.status == 130
+    assert "interrupted" in ran.err
+
+
+# --- the other commands ---------------------------------------------------------------------------------
+
+
+def test_check_looks_at_pictures(vidgen: Vidgen, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    rows = [{"id": name, "prompt": "x", "image": f"{name}.png"} for name in ("good", "bad", "none")]
+    ran = vidgen("manifest", "check", write(tmp_path / "m.parquet", *rows))
+    assert ran.status == 2
+    assert "row 1 (id 'bad'): image" in ran.err
+    assert "row 2 (id 'none'): image" in ran.err
+    assert "row 0" not in ran.err
+    assert "2 of 3 rows" in ran.err
+
+
+def test_check_of_a_good_manifest(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": "x", "source": "web"})
+    ran = vidgen("manifest", "check", path, "--model", checkpoint)
+    assert ran.status == 0, ran.err
+    assert "1 rows, all can be rendered" in ran.out
+    assert "'source'" in ran.err
+    assert "'source'" not in vidgen("manifest", "check", path, "--passthrough", "source").err
+
+
+def test_build(vidgen: Vidgen, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a fox\na boat\n")
+    (tmp_path / "b.csv").write_text("prompt,num_frames\na train,9\n")
+    ran = vidgen("manifest", "build", tmp_path / "a.txt", tmp_path / "b.csv", tmp_path / "m.parquet")
+    assert ran.status == 0, ran.err
+    assert "3 rows" in ran.out
+    assert pq.read_table(tmp_path / "m.parquet")["num_frames"].to_pylist() == [None, None, 9]
+
+
+def test_status_of_what_is_no_output(vidgen: Vidgen, tmp_path: Path) -> None:
+    ran = vidgen("status", tmp_path)
+    assert ran.status == 2
+    assert "no run.yaml" in ran.err
+
+
+STATUS_WITHOUT_THEM = """
+import sys
+sys.argv = ["vidgen", "status", sys.argv[1], "--json"]
+from vidgen_dist.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("mindspore", "ray", "transformers") if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_status_loads_neither_mindspore_nor_ray(tmp_path: Path, manifest: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
+    (output / "run.yaml").write_text(run_file)
+    command = [sys.executable, "-c", STATUS_WITHOUT_THEM, str(output)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(ran.stdout)
+    assert {key: found[key] for key in ("total", "done", "failed", "pending")} == {
+        "total": 2,
+        "done": 0,
+        "failed": 0,
+        "pending": 2,
+    }
+    assert ran.stderr.strip() == "[]"
+    manifest.unlink()
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(ran.stdout)["total"] is None
+
+
+def test_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "vidgen_dist", "--help"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    for name in ("render", "status", "manifest", "demo"):
+        assert name in ran.stdout
