@@ -215,6 +215,22 @@ def test_interpolate_nearest_by_scale(draw):
         nn.interpolate_nearest(tensor(x), size=(1, 2, 3))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_cat_of_large_tensors(draw, axis):
+    x = draw(3, 70, 40, 50)
+    parts = np.split(x, [1], axis)
+    check(nn.cat([tensor(part) for part in parts], axis), x)
+    with pytest.raises(ValueError, match="do not join"):
+        nn.cat([tensor(x), tensor(x[:2, :2, :2, :2])], axis)
+
+
+def test_cat_of_whole_numbers():
+    x = np.arange(6, dtype=np.int32).reshape(2, 3)
+    joined = nn.cat([tensor(x), tensor(x)], 1)
+    assert joined.dtype == nn.int32
+    np.testing.assert_array_equal(nn.to_numpy(joined), np.concatenate([x, x], 1))
+
+
 def test_joining_and_cutting(draw):
     x, y = draw(2, 5, 3), draw(2, 4, 3)
     check(nn.cat([tensor(x), tensor(y)], 1), np.concatenate([x, y], 1))

@@ -9,6 +9,7 @@ the same input gives the same bits whatever the thread count.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -234,7 +235,35 @@ def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
 
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Tensors one after another along an axis."""
-    return Tensor.from_numpy(np.concatenate([_array(t) for t in tensors], axis))
+    arrays = [_array(t) for t in tensors]
+    rank = arrays[0].ndim
+    axis %= rank
+    if any(a.dtype != np.float32 for a in arrays):
+        return Tensor.from_numpy(np.concatenate(arrays, axis))
+    if any(a.ndim != rank or _without(a.shape, axis) != _without(arrays[0].shape, axis) for a in arrays):
+        raise ValueError(f"tensors of shapes {[a.shape for a in arrays]} do not join along axis {axis}")
+    ends = list(itertools.accumulate(a.shape[axis] for a in arrays))
+    shape = (*arrays[0].shape[:axis], ends[-1], *arrays[0].shape[axis + 1 :])
+    out = empty(shape)
+    # Each tensor's place in the result, cut along the longest of the other axes before it.
+    cut = max(range(axis), key=lambda a: shape[a], default=None)
+    jobs = []
+    for array, end in zip(arrays, ends, strict=True):
+        place = out[(slice(None),) * axis + (slice(end - array.shape[axis], end),)]
+        if cut is None or array.size <= _BLOCK:
+            jobs.append((place, array))
+        else:
+            step = max(1, _BLOCK * shape[cut] // array.size)
+            for block in slices(shape[cut], step):
+                at = (slice(None),) * cut + (block,)
+                jobs.append((place[at], array[at]))
+
+    each(jobs, lambda job: np.copyto(*job))
+    return Tensor.from_numpy(out)
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
@@ -320,9 +349,18 @@ def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
 
 def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
     """Take indices[i] along axis 2 + i of x (B, C, ...)."""
-    out = _array(x)
-    for axis, index in enumerate(indices, start=2):
-        out = np.take(out, index, axis=axis)
+    source = _array(x)
+    batch, channels = source.shape[:2]
+    out = empty((batch, channels, *(len(index) for index in indices)))
+
+    def body(at: tuple[int, ...]) -> None:
+        picked = source[at]
+        # Columns first, while there are few: they are copied one by one, rows and frames whole.
+        for axis in reversed(range(picked.ndim)):
+            picked = np.take(picked, indices[axis], axis)
+        out[at] = picked
+
+    each(np.ndindex(batch, channels), body)
     return Tensor.from_numpy(out)
 
 
