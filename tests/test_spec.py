@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.runtime.plan import check_sampling
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
 
 FULL = """\
@@ -114,3 +117,17 @@ def test_bytes_that_are_no_text() -> None:
 def test_a_wrong_flag_names_the_key() -> None:
     with pytest.raises(Refused, match=r"command line: topology\.replicas: -2 is not allowed"):
         spec_from_flags({"model.id": "m", "manifest.uri": "a", "output.uri": "b", "topology.replicas": -2})
+
+
+JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_run_files_to_copy(path: Path) -> None:
+    spec = parse_spec(path.read_bytes(), str(path))
+    check_sampling(spec)
+    assert spec.output.uri == f"out/{path.stem}"
+
+
+def test_there_are_run_files() -> None:
+    assert JOBS

@@ -1,0 +1,98 @@
+"""Submit a run file to a Ray cluster as a Ray job, and follow it.
+
+    python jobs/submit.py http://HEAD:8265 jobs/cogvideox-5b.yaml --set output.uri=s3://bucket/videos
+
+The run file is checked here first. On the cluster it is `vidgen render run.yaml --address auto`: vidgen_dist
+must be installed there (`cluster/Dockerfile`), and manifest and output must be reachable from there.
+`ray job stop ID` lets the rows that are being rendered finish only within Ray's RAY_JOB_STOP_WAIT_TIME_S,
+3 seconds by default; what is finished is kept either way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.runtime.plan import check_sampling, load_spec
+from vidgen_dist.spec import RunSpec
+
+RUN_FILE = "run.yaml"
+ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
+
+
+def read_spec(uri: str, settings: Sequence[str]) -> RunSpec:
+    """The run file with dotted `KEY=VALUE` settings put over it.
+
+    Raises:
+        Refused: The file or a setting cannot be.
+    """
+    flags: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise Refused(f"--set {setting}: is not KEY=VALUE, such as --set topology.replicas=16")
+        flags[key] = yaml.safe_load(value)
+    spec = load_spec(uri).override(flags)
+    check_sampling(spec)
+    return spec
+
+
+def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
+    """Hand a run to the cluster and return the job's id."""
+    with tempfile.TemporaryDirectory(prefix="vidgen-job-") as folder:
+        (Path(folder) / RUN_FILE).write_text(spec.to_yaml(), encoding="utf-8")
+        return client.submit_job(
+            entrypoint=ENTRYPOINT,
+            runtime_env={"working_dir": folder},
+            metadata={"model": spec.model.id, "output": spec.output.uri},
+        )
+
+
+async def follow(client: JobSubmissionClient, job: str) -> None:
+    """Print what the job prints until it ends."""
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Submit and, unless told otherwise, wait. Exit status: 0 all rows done, 1 not, 2 refused."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("address", help="the cluster's dashboard, http://HEAD:8265")
+    parser.add_argument("run_file", help="a run.yaml: path or URI")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="dotted key of the file"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="print the job's id and leave")
+    options = parser.parse_args(arguments)
+    try:
+        spec = read_spec(options.run_file, options.set)
+        client = JobSubmissionClient(options.address)
+    except (Refused, ConnectionError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    job = submit(client, spec)
+    print(job)
+    if options.no_wait:
+        return 0
+    try:
+        asyncio.run(follow(client, job))
+    except KeyboardInterrupt:
+        print(f"the job goes on; `ray job stop {job}` stops it", file=sys.stderr)
+        return 130
+    status = client.get_job_status(job)
+    print(f"{job}: {status.value}", file=sys.stderr)
+    return 0 if status == JobStatus.SUCCEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
