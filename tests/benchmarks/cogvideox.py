@@ -7,7 +7,7 @@ guidance (batch 2); a VAE decoder of 64-128-256 channels at 9 frames of 128x192.
 
 diffusers runs in a process of its own, by the interpreter named (an environment that has torch and
 diffusers; by default this one, if it has them). The two take turns, so that a machine that slows down
-slows both; each figure is the median over rounds of a round's fastest of three.
+slows both; each figure is the median over rounds of a round's fastest of two.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LATENTS = (2, 4, 16, 44, 44)  # B, T, C, H, W
 TEXT = (2, 64, 512)  # B, L, D
 CODE = (1, 16, 3, 32, 48)  # B, C, T, H, W: 9 frames of 128x192 at a spatial factor of 4
 FRAMES = 9
-REPEATS = 3
+REPEATS = 2
 
 
 def main() -> None:
