@@ -27,8 +27,9 @@ def conv3d(x, weight, bias=None, stride=1, padding=0):
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3), (1, 3, 3), (2, 2, 2), (3, 1, 1), (4, 1, 5)])
 @pytest.mark.parametrize("stride", [1, 2, (1, 2, 2), (3, 1, 2), (5, 1, 1)])
 @pytest.mark.parametrize("padding", [0, (0, 1, 1), (2, 0, 1)])
-def test_conv3d(kernel, stride, padding):
-    x, w, b = draw(2, 5, 7, 13, 11), draw(8, 5, *kernel, seed=4), draw(8, seed=5)
+@pytest.mark.parametrize("outputs", [3, 9])
+def test_conv3d(kernel, stride, padding, outputs):
+    x, w, b = draw(2, 5, 7, 13, 11), draw(outputs, 5, *kernel, seed=4), draw(outputs, seed=5)
     check(conv3d(x, w, b, stride, padding), plain.convolution(x, w, b, stride, padding))
 
 
@@ -63,10 +64,16 @@ def test_conv2d(kernel, stride, padding):
     check(nn.to_numpy(y), plain.convolution(x, w, b, stride, padding))
 
 
-@pytest.mark.parametrize("outputs", [4, 16])
+def test_few_outputs_of_a_large_frame():
+    x, w, b = draw(1, 24, 9, 70, 60), draw(3, 24, 3, 3, 3, seed=4), draw(3, seed=5)
+    check(conv3d(x, w, b, padding=(0, 1, 1)), plain.convolution(x, w, b, padding=(0, 1, 1)))
+
+
+@pytest.mark.parametrize("outputs", [4, 12, 16])
 def test_what_lies_outside_is_zero_after_larger_work(outputs):
     """Scratch memory left by a larger convolution must not leak into a smaller one's padding."""
     conv3d(draw(1, 16, 5, 40, 60) * 1e6, draw(16, 16, 3, 3, 3), padding=1)
+    conv3d(draw(1, 16, 5, 40, 60) * 1e6, draw(12, 16, 3, 3, 3), padding=1)
     conv3d(draw(1, 16, 5, 40, 60) * 1e6, draw(4, 16, 3, 3, 3), padding=1)
     x, w = draw(1, 16, 3, 17, 19), draw(outputs, 16, 3, 3, 3)
     check(conv3d(x, w, padding=(2, 1, 1)), plain.convolution(x, w, padding=(2, 1, 1)))
