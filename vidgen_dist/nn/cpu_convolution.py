@@ -17,9 +17,6 @@ _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.floa
 _WINOGRAD_CHANNELS = 16
 _WINOGRAD_PIXELS = 512
 
-# Up to here it is cheaper to move outputs about than inputs.
-_FEW_OUTPUTS = 8
-
 
 def convolve(
     x: Array, weight: Array, bias: Array | None, stride: Sequence[int], padding: Sequence[int]
@@ -38,8 +35,6 @@ def convolve(
     out = empty((batch, outputs, *shape))
     if kernel == [1, 1, 1] and tuple(stride) == (1, 1, 1) and not any(padding):
         _pointwise(x, weight, bias, out)
-    elif outputs <= _FEW_OUTPUTS and tuple(stride) == (1, 1, 1):
-        _spread(x, weight, bias, padding, out)
     elif (
         kernel[1:] == [3, 3]
         and tuple(stride) == (1, 1, 1)
@@ -67,34 +62,6 @@ def _pointwise(x: Array, weight: Array, bias: Array | None, out: Array) -> None:
             y += bias[:, None]
 
     each([(b, block) for b in range(batch) for block in slices(pixels.shape[2], 4096)], body)
-
-
-def _spread(x: Array, weight: Array, bias: Array | None, padding: Sequence[int], out: Array) -> None:
-    """Few outputs: what every input pixel gives to each tap, in one product, added where it belongs."""
-    batch, outputs, frames, height, width = out.shape
-    inputs, kt, kh, kw = weight.shape[1:]
-    pt, ph, pw = padding
-    matrix = np.ascontiguousarray(weight.transpose(2, 3, 4, 0, 1)).reshape(-1, inputs)
-    wide = x.shape[4] + 2 * pw
-    row_blocks = slices(height, max(1, 2048 // wide))
-
-    def body(job: tuple[int, slice, slice]) -> None:
-        b, rows, ts = job
-        count = rows.stop - rows.start
-        padded = scratch("padded", (inputs, count + kh - 1, wide))
-        given = scratch("given", (kt, kh, kw, outputs, count + kh - 1, wide))
-        y = out[b, :, ts, rows]
-        y[...] = 0 if bias is None else bias[:, None, None, None]
-        for frame in range(max(0, ts.start - pt), min(x.shape[2], ts.stop - 1 - pt + kt)):
-            _fill_padded(padded, x[b, :, frame], rows.start - ph, pw)
-            np.matmul(matrix, padded.reshape(inputs, -1), out=given.reshape(len(matrix), -1))
-            for tap in range(kt):
-                t = frame + pt - tap
-                if ts.start <= t < ts.stop:
-                    for i, j in np.ndindex(kh, kw):
-                        y[:, t - ts.start] += given[tap, i, j, :, i : i + count, j : j + width]
-
-    each(_jobs(batch, row_blocks, frames), body)
 
 
 def _winograd(x: Array, weight: Array, bias: Array | None, padding: Sequence[int], out: Array) -> None:
