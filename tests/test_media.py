@@ -154,7 +154,7 @@ def test_mp4_is_h264_yuv420p_with_its_index_in_front_and_unsigned(tmp_path: Path
     assert b"Lav" not in data
 
 
-@pytest.mark.parametrize("fps", [0.5, 8, 23.976, 30000 / 1001, 120, 1000])
+@pytest.mark.parametrize("fps", [0.01, 0.5, 8, 23.976, 30000 / 1001, 120, 1000])
 def test_mp4_lasts_frames_over_fps(fps: float, tmp_path: Path) -> None:
     video = write(smooth(6, 16, 16), tmp_path, "mp4", fps=fps)
     count, seconds = imageio_ffmpeg.count_frames_and_secs(video.path)
@@ -197,6 +197,7 @@ def durations(path: Path) -> list[int]:
         (30, [30, 40, 30, 30, 40, 30]),
         (50, [20, 20, 20, 20, 20, 20]),
         (120, [20, 20, 20, 20, 20, 20]),
+        (0.01, [100_000] * 6),
     ],
 )
 def test_gif_durations_add_up(fps: float, expected: list[int], tmp_path: Path) -> None:
@@ -229,8 +230,8 @@ def test_gif_frames_change_only_where_they_do(tmp_path: Path) -> None:
     ("change", "allowed"),
     [
         ({"format": "webm"}, "mp4, gif, png, npy"),
-        ({"fps": 0}, "0.001 to 1000"),
-        ({"fps": float("nan")}, "0.001 to 1000"),
+        ({"fps": 0}, "0.01 to 1000"),
+        ({"fps": float("nan")}, "0.01 to 1000"),
         ({"crf": 52}, "0 to 51"),
     ],
 )

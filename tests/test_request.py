@@ -63,7 +63,7 @@ def test_whole_numbers_of_any_type(field: str, value: Any) -> None:
     assert (stored, type(stored)) == (49, int)
 
 
-@pytest.mark.parametrize("value", [-1, MAX_SEED + 1, 0.5, float(2**60), True, "1"])
+@pytest.mark.parametrize("value", [-1, MAX_SEED + 1, 0.5, 1e300, True, "1"])
 def test_a_seed_out_of_range(value: Any) -> None:
     error = refused(seed=value)
     assert str(error) == f"seed: {value!r} is not allowed; a whole number from 0 to {MAX_SEED}"
@@ -75,11 +75,21 @@ def test_the_ends_of_the_seeds() -> None:
     assert RenderRequest(prompt="a cat", seed=2.0**53).seed == 2**53
 
 
+def test_a_seed_that_a_float_has_rounded() -> None:
+    assert "write an integer" in refused(seed=float(2**60)).allowed
+
+
+@pytest.mark.parametrize("field", MEDIA_FIELDS)
+@pytest.mark.parametrize("value", ["", b"", 5, 0.5, True])
+def test_media_that_cannot_be(field: str, value: Any) -> None:
+    assert refused(**{field: value}).field == field
+
+
 RANGES = [
     ("guidance_scale", [0, 1, 6.5], [-0.1, 1e7], "a number from 0 to 1e+06"),
     ("eta", [0, 0.5, 1], [-0.1, 1.1], "a number from 0 to 1"),
     ("strength", [1e-9, 0.8, 1], [0, -1, 1.1], "a number above 0 up to 1"),
-    ("fps", [0.5, 8, 1000], [0, -8, 1001], "a number above 0 up to 1000"),
+    ("fps", [0.01, 0.5, 8, 1000], [0, 0.009, -8, 1001], "a number from 0.01 to 1000"),
 ]
 
 

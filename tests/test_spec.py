@@ -74,6 +74,13 @@ def test_defaults_are_a_local_run() -> None:
         ("  format: gif", "  format: avi", ["line 12", "output.format", "'avi'", "'mp4'", "'npy'"]),
         ("  replicas: 3", "  replicas: 0", ["line 17", "topology.replicas", "greater than or equal to 1"]),
         ("  replicas: 3", "  replicas: 2.5", ["line 17", "topology.replicas", "2.5"]),
+        ("  replicas: 3", "  replicas: yes", ["line 17", "topology.replicas", "True", "integer"]),
+        ("  fps: 12.5", "  fps: on", ["line 13", "output.fps", "True", "number"]),
+        ("seed: 7", "seed: true", ["line 23", "seed", "True", "integer"]),
+        ("[source, licence]", "source", ["line 9", "manifest.passthrough", "'source'", "a list"]),
+        ("seed: 7", "sampling2:", ["line 23", "did you mean sampling?"]),
+        ("  id: zai-org/CogVideoX-5b", "  id: {{ model }}", ["line 2", "quotes"]),
+        ("seed: 7", "? [a, b]\n: 7", ["line 23", "a key is a text"]),
         ("  crf: 20", "  crf: 52", ["line 14", "output.crf", "less than or equal to 51"]),
         ("  fps: 12.5", "  fps: 0", ["line 13", "output.fps"]),
         ("  task: text-to-video", "  task: text-to-film", ["line 3", "model.task", "'image-to-video'"]),
@@ -101,6 +108,24 @@ def test_every_fault_is_told_at_once() -> None:
     assert any("model.idd" in line and "did you mean model.id?" in line for line in lines)
     assert any("manifest.uri" in line for line in lines)
     assert any("output is missing" in line for line in lines)
+
+
+@pytest.mark.parametrize("key", ["topology", "sampling"])
+def test_a_key_without_values(key: str) -> None:
+    with pytest.raises(Refused, match=f"line 4: {key}: None is not allowed; it should be a mapping"):
+        parse_spec(f"model: {{id: m}}\nmanifest: {{uri: a}}\noutput: {{uri: b}}\n{key}:\n", "run.yaml")
+
+
+def test_yaml_that_holds_itself() -> None:
+    with pytest.raises(Refused, match=r"run\.yaml: not YAML"):
+        parse_spec("sampling: &a {x: *a}\n", "run.yaml")
+
+
+def test_a_dot_in_a_setting_is_part_of_its_name() -> None:
+    flags = {"model.id": "m", "manifest.uri": "a", "output.uri": "b"}
+    spec = spec_from_flags({**flags, "sampling.num_frames": 9, "sampling.num_frames.x": 1})
+    with pytest.raises(Refused, match=r"sampling\.num_frames\.x is no field .* mean sampling\.num_frames\?"):
+        check_sampling(spec)
 
 
 @pytest.mark.parametrize("text", ["", "just words", "[1, 2]", "3"])

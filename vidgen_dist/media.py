@@ -27,6 +27,7 @@ from PIL import GifImagePlugin, Image, ImageChops, ImageDraw, ImageFont, ImageOp
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.request import MAX_FPS, MIN_FPS
 from vidgen_dist.storage import Storage, StorageError
 
 FORMATS = ("mp4", "gif", "png", "npy")
@@ -130,7 +131,7 @@ def write_video(
         frames: (F, H, W, 3) uint8, F at least 1.
         path: The file, or for "png" the folder, to write; what is there is replaced.
         format: One of `FORMATS`.
-        fps: Frames per second, 0.001 to 1000; may be fractional (23.976).
+        fps: Frames per second, 0.01 to 1000; may be fractional (23.976).
         crf: Quality of mp4, 0 (lossless) to 51 (worst), see the H.264 guide of ffmpeg; no other
             format reads it.
 
@@ -145,8 +146,8 @@ def write_video(
         )
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not allowed; allowed: {', '.join(FORMATS)}")
-    if not 0.001 <= fps <= 1000:
-        raise ValueError(f"fps {fps!r} is not allowed; allowed: 0.001 to 1000")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps {fps!r} is not allowed; allowed: {MIN_FPS:g} to {MAX_FPS:g}")
     if not 0 <= crf <= 51:
         raise ValueError(f"crf {crf!r} is not allowed; allowed: 0 to 51")
     path, frames = Path(path), np.ascontiguousarray(frames)

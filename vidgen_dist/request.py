@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_SEED = 2**63 - 1
+# A frame of a gif lasts 65,535 hundredths of a second at most.
+MIN_FPS, MAX_FPS = 0.01, 1000.0
 
 
 class RequestError(ValueError):
@@ -52,7 +54,7 @@ class RenderRequest:
         strength: Video-to-video: how much of the clip is noised away, above 0 up to 1.
         max_sequence_length: Tokens of the encoded prompt.
         seed: Seed of the noise, 0 to 2**63 - 1.
-        fps: Frames per second written into the file.
+        fps: Frames per second written into the file, 0.01 to 1000.
 
     Raises:
         RequestError: A value of the wrong type or outside its range.
@@ -81,13 +83,15 @@ class RenderRequest:
         if self.id == "":
             raise RequestError("id", self.id, "a text that is not empty")
         _text(self, "negative_prompt")
+        for field in MEDIA_FIELDS:
+            _media(self, field)
         for field in ("height", "width", "num_frames", "num_inference_steps", "max_sequence_length"):
             _integer(self, field, 1, 2**31 - 1)
         _integer(self, "seed", 0, MAX_SEED)
         _number(self, "guidance_scale", 0.0, 1e6)
         _number(self, "eta", 0.0, 1.0)
         _number(self, "strength", 0.0, 1.0, open_low=True)
-        _number(self, "fps", 0.0, 1000.0, open_low=True)
+        _number(self, "fps", MIN_FPS, MAX_FPS)
         if self.use_dynamic_cfg is not None and not isinstance(self.use_dynamic_cfg, bool):
             raise RequestError("use_dynamic_cfg", self.use_dynamic_cfg, "true or false")
 
@@ -110,6 +114,13 @@ def _text(request: RenderRequest, field: str, required: bool = False) -> None:
         raise RequestError(field, value, "a text that UTF-8 can hold") from None
 
 
+def _media(request: RenderRequest, field: str) -> None:
+    value = getattr(request, field)
+    empty = isinstance(value, str | bytes) and not value
+    if empty or isinstance(value, numbers.Number):
+        raise RequestError(field, value, "a path or URI that is not empty, or what else the field may hold")
+
+
 def _integer(request: RenderRequest, field: str, low: int, high: int) -> None:
     value: Any = getattr(request, field)
     if value is None:
@@ -122,8 +133,10 @@ def _integer(request: RenderRequest, field: str, low: int, high: int) -> None:
     else:
         # A nullable integer column written by pandas comes as floats: 49.0 is 49.
         number = float(value)
-        if not number.is_integer() or abs(number) > 2**53:
+        if not number.is_integer():
             raise RequestError(field, value, allowed)
+        if 2**53 < number <= high:
+            raise RequestError(field, value, f"{allowed}; a float is exact up to 2**53, write an integer")
         whole = int(number)
     if not low <= whole <= high:
         raise RequestError(field, value, allowed)

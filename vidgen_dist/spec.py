@@ -74,8 +74,8 @@ class Output(_Part):
 
     uri: Text
     format: Format = "mp4"
-    fps: Annotated[float, Field(ge=0.001, le=1000)] | None = None
-    crf: Annotated[int, Field(ge=0, le=51)] = 18
+    fps: Annotated[float, Field(ge=0.01, le=1000, strict=True)] | None = None
+    crf: Annotated[int, Field(ge=0, le=51, strict=True)] = 18
 
 
 class Topology(_Part):
@@ -90,9 +90,9 @@ class Topology(_Part):
     """
 
     device: Device = "auto"
-    replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
+    replicas: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1
     address: Text | None = None
-    shard_size: Annotated[int, Field(ge=1, le=10_000)] = 8
+    shard_size: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
 
 
 class RunSpec(_Part):
@@ -109,7 +109,7 @@ class RunSpec(_Part):
     output: Output
     topology: Topology = Topology()
     sampling: dict[str, Any] = Field(default_factory=dict)
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)] = 0
 
     def to_yaml(self) -> str:
         """The spec as YAML that `parse_spec` reads back; fields left at None are left out."""
@@ -155,7 +155,7 @@ def parse_spec(text: str | bytes, name: str) -> RunSpec:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise Refused(f"{name}, line {line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Refused(f"{name}: not YAML: {error}") from None
     if not isinstance(data, dict):
         allowed = ", ".join(RunSpec.model_fields)
@@ -183,11 +183,11 @@ def make_spec(data: Mapping[Any, Any], name: str, lines: Mapping[tuple, int] | N
 
 def _with(data: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in flags.items():
-        part = data
-        *path, last = key.split(".")
-        for step in path:
-            part = part.setdefault(step, {})
-        part[last] = value
+        part, dot, name = key.partition(".")
+        if dot:
+            data.setdefault(part, {})[name] = value
+        else:
+            data[part] = value
     return data
 
 
@@ -202,6 +202,8 @@ def _lines(node: yaml.Node, name: str, path: tuple = ()) -> Iterator[tuple[tuple
     seen = set()
     for key, value in node.value:
         line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise Refused(f"{name}, line {line}: a key is a text; put a value with braces in it into quotes")
         if key.value in seen:
             raise Refused(f"{name}, line {line}: {_dotted((*path, key.value))} is given twice")
         seen.add(key.value)
@@ -225,8 +227,16 @@ def _explain(detail: Any, name: str, lines: Mapping[tuple, int]) -> str:
         return f"{place}: {_dotted(path)} is missing"
     value = repr(detail["input"])
     shown = value if len(value) <= 100 else value[:97] + "..."
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    message = _KINDS.get(kind) or detail["msg"][:1].lower() + detail["msg"][1:]
     return f"{place}: {_dotted(path)}: {shown} is not allowed; {message}"
+
+
+# What pydantic calls by the names of Python's types.
+_KINDS = {
+    "tuple_type": "it should be a list",
+    "dict_type": "it should be a mapping of keys to values",
+    "model_type": "it should be a mapping of keys to values",
+}
 
 
 def _fields_at(path: tuple) -> list[str]:
