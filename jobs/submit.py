@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vidgen_dist.errors import Refused
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec = read_spec(options.run_file, options.set)
         client = JobSubmissionClient(options.address)
-    except (Refused, ConnectionError) as error:
+    except (Refused, ConnectionError, RayError) as error:
+        # RayError: the cluster asks for a token.
         print(error, file=sys.stderr)
         return 2
     job = submit(client, spec)

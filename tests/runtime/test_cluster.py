@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.cluster import cores_of, cpu_share
+from vidgen_dist.runtime.cluster import connected, cores_of, cpu_share
+from vidgen_dist.spec import Topology
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,13 @@ def test_replicas_share_cores_when_there_are_more_of_them() -> None:
 
 def test_a_share_larger_than_the_node_is_the_node() -> None:
     assert cores_of(0, 8, [0, 1]) == (0, 1)
+
+
+def test_an_address_where_nobody_listens() -> None:
+    with socket.socket() as taken:
+        # Bound, never listening: a connection is refused.
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        message = f"topology.address: {address}: no Ray cluster answers"
+        with pytest.raises(Refused, match=message), connected(Topology(address=address), "cpu"):
+            raise AssertionError("connected")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,10 +65,14 @@ def connected(topology: Topology, device: str) -> Iterator[None]:
             **quiet,
         )
     else:
+        _check_answers(topology.address)
         try:
             ray.init(address=topology.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise Refused(f"topology.address: {topology.address}: no Ray cluster answers ({error})") from None
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise Refused(
+                f"topology.address: {topology.address}: no Ray cluster answers ({error}); "
+                "if it asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN give it"
+            ) from None
     try:
         there = int(ray.cluster_resources().get("NPU", 0))
         # A cluster may still grow; this machine will not.
@@ -79,6 +84,17 @@ def connected(topology: Topology, device: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse at once what Ray would try for a minute: a host and port where nobody listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise Refused(f"topology.address: {address}: no Ray cluster answers ({error})") from None
 
 
 def cpu_share(node_cpus: Sequence[float], replicas: int) -> float:
