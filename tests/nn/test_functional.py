@@ -240,6 +240,16 @@ def test_joining_and_cutting(draw):
     assert [p.shape for p in nn.split(tensor(x), 2, 1)] == [(2, 2, 3), (2, 2, 3), (2, 1, 3)]
     for piece, expected in zip(nn.chunk(tensor(x), 2, 1), (x[:, :3], x[:, 3:]), strict=True):
         check(piece, expected)
+    large = draw(2, 500, 300)
+    for piece, expected in zip(
+        nn.chunk(tensor(large), 2, -1), (large[..., :150], large[..., 150:]), strict=True
+    ):
+        check(piece + 1.0, expected + 1)
+    halves = nn.chunk(tensor(x).astype(nn.bfloat16), 3, -1)
+    assert [h.dtype for h in halves] == [nn.bfloat16] * 3
+    np.testing.assert_allclose(nn.to_numpy(halves[1]), x[..., 1:2], rtol=1e-2)
+    with pytest.raises(ValueError, match="do not sum to 5"):
+        nn.split(tensor(x), [1, 3], 1)
 
 
 def test_elementwise(draw):

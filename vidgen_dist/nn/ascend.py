@@ -88,6 +88,11 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     return mint.cat(tensors, axis)
 
 
+def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
+    """Pieces of x along an axis."""
+    return tuple(mint.split(x, list(sizes), axis))
+
+
 def softmax(x: Tensor, axis: int) -> Tensor:
     """Exponentials over `axis` that sum to 1."""
     return F.softmax(x, dim=axis)

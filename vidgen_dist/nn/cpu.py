@@ -16,7 +16,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, mint
 
 from vidgen_dist.nn.cpu_convolution import convolve
 from vidgen_dist.nn.cpu_jobs import Array, each, empty, scratch, slices
@@ -260,6 +260,21 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
 
     each(jobs, lambda job: np.copyto(*job))
     return Tensor.from_numpy(out)
+
+
+def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
+    """Pieces of x along an axis: views, but small ones copied.
+
+    The kernel by which MindSpore makes a view contiguous, for an operator, wakes a thread that then
+    spins for 0.2 s on a core that the bodies need.
+    """
+    pieces = mint.split(x, list(sizes), axis)
+    return tuple(
+        piece
+        if piece.is_contiguous() or piece.size > _BLOCK or piece.dtype not in _NUMPY_DTYPES
+        else Tensor.from_numpy(_array(piece).copy())
+        for piece in pieces
+    )
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -168,13 +168,22 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """Cut x along an axis into pieces of these sizes (a number: of this size, the last may be smaller)."""
-    return tuple(mint.split(x, sizes if isinstance(sizes, int) else list(sizes), axis))
+    """Cut x along an axis into pieces of these sizes (a number: of this size, the last may be smaller).
+
+    Raises:
+        ValueError: Sizes that do not sum to the axis.
+    """
+    length = x.shape[axis]
+    if isinstance(sizes, int):
+        sizes = [min(sizes, length - start) for start in range(0, length, sizes)]
+    if sum(sizes) != length:
+        raise ValueError(f"sizes: {tuple(sizes)} do not sum to {length}, the length of axis {axis}")
+    return backend.current().body.split(x, tuple(sizes), axis)
 
 
 def chunk(x: Tensor, n: int, axis: int = 0) -> tuple[Tensor, ...]:
     """Cut x along an axis into n pieces, the last may be smaller."""
-    return tuple(mint.chunk(x, n, axis))
+    return split(x, -(-x.shape[axis] // n), axis)
 
 
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
