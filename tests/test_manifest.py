@@ -9,8 +9,10 @@ import os
 import pickle
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,8 @@ def test_every_field_comes_through(tmp_path: Path) -> None:
         ("height", pa.array([7.0], pa.float32())),
         ("guidance_scale", pa.array([7], pa.int8())),
         ("guidance_scale", pa.array([7.0], pa.float32())),
+        ("guidance_scale", pa.array([Decimal("7.0")])),
+        ("seed", pa.array([Decimal(7)], pa.decimal128(20, 0))),
     ],
 )
 def test_columns_of_any_type_that_can_hold_the_value(tmp_path: Path, column: str, array: pa.Array) -> None:
@@ -95,6 +99,22 @@ def test_columns_of_any_type_that_can_hold_the_value(tmp_path: Path, column: str
     (row,) = rows_of(open_manifest(write(tmp_path / "m.parquet", columns)))
     value = getattr(request_of(row), column)
     assert value == {"prompt": "7", "id": "7"}.get(column, 7)
+
+
+def test_decimals_ask_for_the_same_as_floats(tmp_path: Path) -> None:
+    columns = {"prompt": ["p", "p", "p"], "guidance_scale": pa.array([Decimal("6.5"), Decimal(6), None])}
+    decimals = rows_of(open_manifest(write(tmp_path / "d.parquet", columns)))
+    columns["guidance_scale"] = pa.array([6.5, 6.0, None])
+    floats = rows_of(open_manifest(write(tmp_path / "f.parquet", columns)))
+    assert [request_of(row) for row in decimals] == [request_of(row) for row in floats]
+
+
+def test_ids_may_be_uuids(tmp_path: Path) -> None:
+    own = uuid.uuid4()
+    path = write(tmp_path / "m.parquet", {"prompt": ["p"], "id": pa.array([own.bytes], pa.uuid())})
+    manifest = open_manifest(path)
+    assert [row.id for row in rows_of(manifest)] == [str(own)]
+    assert [manifest.read_ids(shard) for shard in manifest.shards(1)] == [[str(own)]]
 
 
 @pytest.mark.parametrize("column", [name for name in FIELDS if name != "prompt"])
@@ -259,6 +279,45 @@ def test_unknown_columns_are_named_and_those_passed_through_come_along(tmp_path:
         Refused, match=r"m\.parquet: there is no column 'sauce' to pass through; it has: prompt, num"
     ):
         open_manifest(path, passthrough=("sauce",))
+
+
+def test_a_column_may_be_named_twice_to_pass_through(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["p"], "source": [1]})
+    (row,) = rows_of(open_manifest(path, passthrough=("source", "source")))
+    assert row.extra == {"source": 1}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([2**62], pa.timestamp("us")),
+        pa.array([10**8], pa.date32()),
+        pa.array([1], pa.duration("ns")),
+        pa.array([0], pa.timestamp("us", tz="Nowhere/Atall")),
+        pa.array([[1]], pa.list_(pa.timestamp("ns"))),
+    ],
+)
+def test_values_that_cannot_be_passed_through_are_refused(tmp_path: Path, array: pa.Array) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["p"], "made": array})
+    with pytest.raises(Refused, match=r"m\.parquet: column 'made' .* cannot be passed through"):
+        check(open_manifest(path, passthrough=("made",)))
+
+
+def test_a_field_in_a_folders_name_alone_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "style=old" / "a.parquet", {"prompt": ["p"]})
+    assert open_manifest(tmp_path).num_rows == 1
+    columns = {"prompt": ["p"], "height": [480]}
+    write(tmp_path / "both" / "height=480" / "a.parquet", columns)
+    assert open_manifest(tmp_path / "both").num_rows == 1
+    write(tmp_path / "lost" / "height=480" / "a.parquet", {"prompt": ["p"]})
+    with pytest.raises(Refused, match=r"height=480/a\.parquet: 'height' is in a folder's name alone"):
+        open_manifest(tmp_path / "lost")
+
+
+def test_an_empty_path_is_not_the_manifests_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["p"], "image": [""]})
+    (problem,) = check(open_manifest(path)).problems
+    assert problem.column == "image"
 
 
 def test_a_passed_through_column_has_one_type(tmp_path: Path) -> None:
@@ -712,7 +771,7 @@ def test_text_csv_and_json_lines_make_one_manifest(tmp_path: Path) -> None:
         "\ufeffprompt,num_frames,guidance_scale,use_dynamic_cfg,seed,mood\n"
         '"one, ""two""\nthree",49,6,TRUE,9223372036854775807,gay\n'
         "\n"
-        "plain, 9 ,.5,,,\n".encode()
+        "plain, 9.0 ,.5,,,\n".encode()
     )
     (tmp_path / "c.jsonl").write_text(
         '{"prompt": "j\\u00e9", "id": 7, "fps": 8, "height": 480.0, "tags": ["x", 1]}\n\n{"prompt": ""}\n'
@@ -798,8 +857,8 @@ BAD_INPUTS = [
     ),
     (
         "p.csv",
-        b"prompt,num_frames\na,49.0\n",
-        "p.csv, line 2: num_frames: '49.0' is not allowed; a whole number",
+        b"prompt,num_frames\na,49.5\n",
+        "p.csv, line 2: num_frames: 49.5 is not allowed; a whole number",
     ),
     ("p.csv", b"prompt,num_frames\na,1_000\n", "p.csv, line 2: num_frames: '1_000' is not allowed"),
     ("p.csv", b"prompt,fps\na,nan\n", "p.csv, line 2: fps: 'nan' is not allowed; a number"),

@@ -334,7 +334,7 @@ def test_image_and_clip_from_s3(picture: Image.Image, tmp_path: Path, s3_bucket:
     storage.put_file(video.path, "clip.mp4")
     assert len(media.read_video(storage.uri("clip.mp4"))) == 5
     assert media.media_digest(storage.uri("clip.mp4")) == video.sha256
-    with pytest.raises(MediaError, match=f"s3://{s3_bucket}/in/none.png: there is no such file"):
+    with pytest.raises(MediaError, match=f"s3://{s3_bucket}/in/none.png: .*there is no such file"):
         media.read_image(storage.uri("none.png"))
 
 
@@ -403,6 +403,23 @@ def test_a_bomb_is_not_opened() -> None:
         media.read_image(bytes(header))
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_deep_greys_are_not_cut_to_white(kind: type) -> None:
+    deep = Image.fromarray(np.full((8, 8), 30_000, kind))
+    with pytest.raises(MediaError, match="more than 8 bits"):
+        media.read_image(deep)
+
+
+def test_the_same_bad_image_gives_the_same_message() -> None:
+    said = []
+    for data in (b"<html>", b"<html>"):
+        with pytest.raises(MediaError) as caught:
+            media.read_image(data)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "cannot identify image file)" in said[0]
+
+
 def test_a_huge_file_is_no_image(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(MediaError, match="allowed: up to 100 bytes"):
@@ -412,7 +429,7 @@ def test_a_huge_file_is_no_image(picture: Image.Image, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("read", [media.read_image, media.read_video, media.media_digest])
 def test_sources_that_cannot_be_opened(read: object, tmp_path: Path) -> None:
     cases = {
-        str(tmp_path / "none"): "none: there is no such file",
+        str(tmp_path / "none"): "none: No such file",
         str(tmp_path): "Is a directory",
         "x" * 5000: r"x{97}: cannot be opened",
         "a\0b": "cannot be opened",

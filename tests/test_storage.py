@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import multiprocessing
 import os
 import pickle
 import signal
 import stat
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -411,6 +413,7 @@ def test_storage_that_answers_no_one_is_refused(s3_bucket: str, monkeypatch: pyt
     [
         ("nonsense://a/b", "nonsense://a/b: Protocol not known"),
         ("s3://key:hunter2@bucket/out", "s3://bucket/out: the URI holds a password"),
+        ("s3://KEY:hun/ter/hunter2@bucket/out", "s3://bucket/out: the URI holds a password"),
         ("simplecache::s3://bucket/out", "chained"),
         ("s3://", "names no folder"),
         ("", "empty path"),
@@ -420,6 +423,26 @@ def test_uris_that_cannot_be_output(uri: str, said: str) -> None:
     with pytest.raises(Refused, match=said) as caught:
         open_storage(uri)
     assert "hunter2" not in str(caught.value)
+
+
+class _Busy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_a_host_that_is_busy_is_not_told_as_a_missing_file() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/a.png"
+        for call in (storage.read_bytes, open_input, expand):
+            with pytest.raises(OSError, match="503"):
+                call(f"{uri}?sig=hunter2")
+        server.shutdown()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,6 +460,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://user:pw@host/a b.png?sig=pw", "https://host/a b.png"),
         ("https://host?sig=pw", "https://host"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("s3://KEY:se/cr/et@bucket/a@b", "s3://bucket/a@b"),
+        ("https://host:8080/a:b@c", "https://host:8080/a:b@c"),
+        ("http://[::1]:8080/a@b", "http://[::1]:8080/a@b"),
         ("/data/what?.png", "/data/what?.png"),
     ],
 )

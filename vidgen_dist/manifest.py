@@ -71,11 +71,12 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    # SQL's 6.0 is a decimal: DuckDB and Spark write it as such.
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    return _is_text(kind) or pa.types.is_integer(kind)
+    return _is_text(kind) or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType)
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -138,6 +139,13 @@ def _check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> N
     for name in passthrough:
         if name not in schema.names:
             raise Refused(f"{shown}: there is no column {name!r} to pass through; it has: {there}")
+    for part in split(uri)[0].split("/"):
+        name = part.partition("=")[0]
+        if part != name and name in FIELDS and name not in schema.names:
+            raise Refused(
+                f"{shown}: {name!r} is in a folder's name alone, which is not read; "
+                "write it as a column, too (partitioned writers leave it out)"
+            )
     for name in (*FIELDS, *passthrough):
         if schema.names.count(name) > 1:
             raise Refused(
@@ -405,10 +413,11 @@ class Manifest:
         index = self._first_index(shard)
         extras = tuple(self.extra_schema.names)
         for batch in self._batches(shard, tuple(dict.fromkeys((*self.columns, *extras)))):
-            values = {name: _values(batch.column(name)) for name in self.columns}
-            extra = {
-                name: _extra_values(batch.column(name), self.extra_schema.field(name).type) for name in extras
-            }
+            try:
+                values = {name: _values(batch.column(name)) for name in self.columns}
+                extra = {name: _extra_values(batch, self.extra_schema.field(name)) for name in extras}
+            except StorageError as error:
+                raise StorageError(f"cannot read {redact(shard.file)}: {error}") from None
             for at in range(batch.num_rows):
                 present = {name: column[at] for name, column in values.items() if column[at] is not None}
                 passed = {name: column[at] for name, column in extra.items()}
@@ -464,6 +473,7 @@ def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = (
             column is missing; a column has a type that cannot be; files differ in their request columns.
     """
     text = os.fspath(uri)
+    passthrough = tuple(dict.fromkeys(passthrough))
     try:
         uris = _parquet_files(text)
         with ThreadPoolExecutor(min(_OPEN_FILES, len(uris))) as pool:
@@ -508,7 +518,30 @@ def _open_file(uri: str, passthrough: Sequence[str]) -> tuple[ManifestFile, pa.S
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def _values(column: pa.Array, errors: str = "surrogateescape") -> list[Any]:
+def _values(column: pa.Array) -> list[Any]:
+    values = _pylist(column, "surrogateescape")
+    if pa.types.is_decimal(_value_type(column.type)):
+        return [
+            value if value is None else int(value) if value % 1 == 0 else float(value) for value in values
+        ]
+    return values
+
+
+def _extra_values(batch: pa.RecordBatch, field: pa.Field) -> list[Any]:
+    column = batch.column(field.name)
+    try:
+        return _pylist(
+            column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column, "replace"
+        )
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        # Such as a time after the year 9999, or of nanoseconds within a list.
+        raise StorageError(
+            f"column {field.name!r} ({field.type}) holds what cannot be passed through ({error}); "
+            "make it a text in the manifest"
+        ) from None
+
+
+def _pylist(column: pa.Array, errors: str) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -518,12 +551,6 @@ def _values(column: pa.Array, errors: str = "surrogateescape") -> list[Any]:
             raise StorageError("a nested column holds text that is not UTF-8") from None
         raw = flat.cast(pa.large_binary()).to_pylist()
         return [value if value is None else value.decode("utf-8", errors) for value in raw]
-
-
-def _extra_values(column: pa.Array, kind: pa.DataType) -> list[Any]:
-    if pa.types.is_timestamp(kind):
-        column = column.cast(kind, safe=False)
-    return _values(column, "replace")
 
 
 def _row(
@@ -541,7 +568,8 @@ def _row(
         if given is not None and own_id is None:
             raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
         for field in MEDIA_FIELDS:
-            if isinstance(values.get(field), str):
+            # An empty one would become the folder.
+            if isinstance(values.get(field), str) and values[field]:
                 values[field] = resolve_path(values[field], file)
         request = RenderRequest(**{"prompt": None, **defaults, **values, "id": row_id})
     except RequestError as error:
@@ -853,7 +881,7 @@ class _Source:
             for field in MEDIA_FIELDS:
                 if not isinstance(values.get(field, ""), str):
                     raise RequestError(field, values[field], "a text: a path or a URI")
-                if field in values and self.base is not None:
+                if values.get(field) and self.base is not None:
                     values[field] = resolve_path(values[field], self.base)
             request = RenderRequest(**{"prompt": None} | {k: v for k, v in values.items() if k in _KINDS})
         except RequestError as error:
@@ -1074,10 +1102,11 @@ def _csv_line(number: int, header: Sequence[str], cells: Sequence[str]) -> _Line
 
 
 def _csv_value(field: str, cell: str) -> Any:
-    if field in _INTEGER_FIELDS:
-        return int(_matched(field, cell, r"[+-]?[0-9]{1,20}", "a whole number"))
-    if field in _NUMBER_FIELDS:
-        return float(_matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", "a number"))
+    if field in _INTEGER_FIELDS or field in _NUMBER_FIELDS:
+        allowed = "a whole number" if field in _INTEGER_FIELDS else "a number"
+        text = _matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", allowed)
+        # A whole number may come as 480.0, from a table whose column had gaps.
+        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else float(text)
     if field == "use_dynamic_cfg":
         return _matched(field, cell.lower(), "true|false", "true or false") == "true"
     return cell

@@ -319,7 +319,8 @@ def read_image(source: Any) -> Image.Image:
         An image of mode "RGB".
 
     Raises:
-        MediaError: There is no such file, or it is no image, or more than `MAX_IMAGE_PIXELS` large.
+        MediaError: There is no such file, or it is no image, or more than `MAX_IMAGE_PIXELS` large, or grey
+            with more than 8 bits.
         OSError: The storage failed for another reason; asking again may help.
     """
     shown = _shown(source)
@@ -333,6 +334,9 @@ def _rgb(opened: Callable[[], Image.Image], shown: str) -> Image.Image:
     try:
         image = opened()
         _check_size(image, shown)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            # Pillow would cut all that is above 255: a white image.
+            raise MediaError(f"{shown}: greys of more than 8 bits (mode {image.mode}); allowed: 8 bits")
         return ImageOps.exif_transpose(image).convert("RGB")
     except MediaError:
         raise
@@ -533,7 +537,8 @@ def _shown(source: Any) -> str:
 
 
 def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    # Pillow names the object that it read from, at an address that is another one each time.
+    return re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")[:300]
 
 
 @contextlib.contextmanager
@@ -550,11 +555,7 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
         raise MediaError(f"{shown}: a path of bytes is not allowed; allowed: a text")
     try:
         file = storage.open_input(uri)
-    except FileNotFoundError as error:
-        raise MediaError(
-            f"{shown}: there is no such file; allowed: a path or URI that can be read"
-        ) from error
-    except (Refused, ValueError) as error:
+    except (FileNotFoundError, Refused, ValueError) as error:
         raise MediaError(f"{shown}: cannot be opened: {str(error)[-200:]}") from error
     except StorageError as error:
         # What this machine's disk refuses (a folder, no permission) it refuses again.

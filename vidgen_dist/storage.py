@@ -38,6 +38,8 @@ from fsspec.spec import AbstractFileSystem
 from vidgen_dist.errors import Refused
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# What stands before the host; a secret key may hold slashes, a port is digits alone.
+_PASSWORD = re.compile(r"[^/@:\[]*:(?!\d*(?:/|$))[^@]*@")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _LOCAL = frozenset({"file", "local"})
 _S3 = frozenset({"s3", "s3a"})
@@ -81,7 +83,8 @@ def redact(uri: str) -> str:
     scheme = _SCHEME.match(uri)
     if not scheme:
         return uri
-    host, slash, path = uri[scheme.end() :].partition("/")
+    rest = uri[scheme.end() :]
+    host, slash, path = rest[password.end() if (password := _PASSWORD.match(rest)) else 0 :].partition("/")
     return scheme[0] + (host.rpartition("@")[2] + slash + path).partition("?")[0]
 
 
@@ -311,7 +314,9 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
         fs.invalidate_cache()
         try:
             kind = fs.info(path)["type"]
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _cause(error, text) is not error:
+                raise
             kind = "glob"
         if kind == "file":
             return [path if _speaks(fs, _LOCAL) else text]
@@ -352,7 +357,7 @@ def _place(uri: str) -> tuple[Any, str]:
             raise Refused("an empty path; give a file or a folder")
         return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
     assert scheme is not None
-    if re.match(r"[^/@]*:[^/]*@", uri[scheme.end() :]):
+    if _PASSWORD.match(uri, scheme.end()):
         raise Refused(
             f"{redact(uri)}: the URI holds a password; give credentials through the environment or "
             "fsspec's configuration"
@@ -389,12 +394,17 @@ def _naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[
     except (Refused, StorageError):
         raise
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}") from None
+        raise FileNotFoundError(f"cannot {what} {redact(uri)}: {_reason(_cause(error, uri), uri)}") from None
     except kind as error:
         raise StorageError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}") from None
 
 
-def _reason(error: Exception, uri: str) -> str:
+def _cause(error: FileNotFoundError, uri: str) -> BaseException:
+    """The error, or what is behind it: fsspec's HTTP client calls a host that is down "not found"."""
+    return error.__cause__ or error if uri.lower().startswith("http") else error
+
+
+def _reason(error: BaseException, uri: str) -> str:
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     if isinstance(error, FileNotFoundError) and text in uri:
         text = "there is no such file"
