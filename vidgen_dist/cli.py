@@ -216,11 +216,10 @@ def main() -> None:
 def print_result(result: RunResult, console: Console) -> None:
     """What became of a run."""
     if result.message:
-        console.print(result.message, markup=False, highlight=False)
-    table = Table(show_header=False, box=None)
+        console.print(result.message, markup=False, highlight=False, soft_wrap=True)
     for name, value in result.lines():
-        table.add_row(name, value)
-    console.print(table)
+        # Paths are to be copied: no line breaks of ours in them.
+        console.print(f"{name:<8} {value}", markup=False, highlight=False, soft_wrap=True)
     for failure in result.failures:
         _err(f"failed: {failure}")
     if result.failed > len(result.failures):
@@ -242,8 +241,9 @@ def _print_demo(spec: RunSpec) -> None:
         for row in manifest.read(shard)
         if row.request is not None
     }
-    table = Table("id", "status", "prompt", "frames", "size", "seconds", "file")
-    table.columns[-1].overflow = "fold"
+    table = Table("id", "status", "prompt", "frames", "seconds", "file")
+    for column in (table.columns[0], table.columns[-1]):
+        column.no_wrap = True
     videos = []
     for row_id, prompt in prompts.items():
         entry = entries.get(row_id)
@@ -253,13 +253,11 @@ def _print_demo(spec: RunSpec) -> None:
         if entry["uri"] is not None:
             videos.append((prompt, entry["uri"]))
         seconds = sum(value or 0.0 for name, value in entry.items() if name.startswith("seconds_"))
-        size = f"{entry['width']}x{entry['height']}"
         table.add_row(
             row_id,
             entry["status"],
             prompt,
             str(entry["frames"]),
-            size,
             f"{seconds:.1f}",
             posixpath.basename(entry["uri"] or ""),
         )
@@ -267,7 +265,7 @@ def _print_demo(spec: RunSpec) -> None:
     console.print(table)
     if videos:
         sheet = write_contact_sheet(output, videos, spec.output.format)
-        console.print(f"contact sheet: {sheet}", soft_wrap=True)
+        console.print(f"contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _spec(manifest: str, flags: dict[str, Any]) -> RunSpec:

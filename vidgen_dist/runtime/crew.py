@@ -351,6 +351,7 @@ class Crew:
 
     def _stop_now(self) -> None:
         """An ordered stop: what is finished gets its entry, no more."""
+        self._tick(sum(member.ready for member in self._members))
         for member in list(self._members):
             if member.ready:
                 member.actor.stop.remote(now=True)
