@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerEntry, LedgerWriter, dead_letters, read_ledger, summary
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger, summary
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -290,10 +290,7 @@ def test_no_ledger_is_an_empty_state(anywhere: Storage) -> None:
     state = read_ledger(anywhere)
     assert (state.done, state.failed, state.failures, state.parts) == (0, 0, {}, ())
     assert not state.is_done("a", "f")
-    assert not state.is_failed("a", "f")
     assert state.attempts("a", "f") == 0
-    assert dead_letters(anywhere, state).num_rows == 0
-    assert dead_letters(anywhere, state).schema == ledger.SCHEMA
 
 
 def test_done_and_failed(anywhere: Storage) -> None:
@@ -302,16 +299,10 @@ def test_done_and_failed(anywhere: Storage) -> None:
     write(anywhere, entry("d", at=5, attempt=2), writer="w1")
     state = read_ledger(anywhere)
     assert [state.is_done(id, "f") for id in "abcde"] == [True, False, False, True, False]
-    assert [state.is_failed(id, "f") for id in "abcde"] == [False, True, True, False, False]
     assert [state.attempts(id, "f") for id in "abcde"] == [1, 2, 1, 2, 0]
     assert not state.is_done("a", "g")
     assert state.attempts("a", "g") == 0
     assert (state.done, state.failed, state.failures) == (2, 2, {"MediaError": 1, "ValueError": 1})
-    letters = dead_letters(anywhere, state).to_pylist()
-    assert [(row["id"], row["error_class"], row["attempt"]) for row in letters] == [
-        ("b", "MediaError", 2),
-        ("c", "ValueError", 1),
-    ]
 
 
 def test_a_failure_after_a_video_leaves_the_video(output: Storage) -> None:
@@ -327,13 +318,12 @@ def test_another_fingerprint_takes_the_videos_place(output: Storage) -> None:
     write(output, entry("a", "failed", at=1, fingerprint="new"))
     state = read_ledger(output)
     assert state.is_done("a", "old"), "a failure replaces no file"
-    assert state.is_failed("a", "new")
+    assert not state.is_done("a", "new")
     assert (state.done, state.failed) == (0, 1)
     write(output, entry("a", at=2, fingerprint="new", attempt=2))
     state = read_ledger(output)
     assert state.is_done("a", "new")
     assert not state.is_done("a", "old"), "its file is gone"
-    assert not state.is_failed("a", "old")
     assert (state.done, state.failed) == (1, 0)
     write(output, entry("a", at=3, fingerprint="old", attempt=2))
     state = read_ledger(output)
@@ -345,21 +335,10 @@ def test_another_fingerprint_takes_the_videos_place(output: Storage) -> None:
 def test_the_latest_failure_is_the_dead_letter(output: Storage) -> None:
     classes = ["TimeoutError", "ValueError", "MemoryError"]
     for index, name in enumerate(classes):
-        message = f"{name} at {index}"
-        write(
-            output, entry("a", "failed", at=index, attempt=index + 1, error_class=name, error_message=message)
-        )
+        write(output, entry("a", "failed", at=index, attempt=index + 1, error_class=name))
     state = read_ledger(output)
     assert state.failures == {"MemoryError": 1}
-    (letter,) = dead_letters(output, state).to_pylist()
-    assert (letter["error_message"], letter["attempt"]) == ("MemoryError at 2", 3)
-
-
-def test_dead_letters_of_runs_with_other_passthrough_columns(output: Storage) -> None:
-    write(output, entry("b", "failed", extra={"x": 1}), passthrough=pa.schema([("x", pa.int64())]))
-    write(output, entry("a", "failed", extra={"y": "z"}), passthrough=pa.schema([("y", pa.string())]))
-    rows = dead_letters(output, read_ledger(output)).to_pylist()
-    assert [(row["id"], row["x"], row["y"]) for row in rows] == [("a", None, "z"), ("b", 1, None)]
+    assert state.attempts("a", "f") == 3
 
 
 attempts = st.builds(
@@ -391,7 +370,6 @@ def expected(entries: list[LedgerEntry]) -> dict:
             live[id] = {each.fingerprint for each in ties}
     return {
         "live": live,
-        "never_done": {key for key, each in best.items() if each.status == "failed"},
         "attempts": {key: max(e.attempt for e in entries if (e.id, e.fingerprint) == key) for key in best},
     }
 
@@ -400,9 +378,9 @@ def found(entries: list[list[LedgerEntry]]) -> ledger.LedgerState:
     """The state of a ledger of these parts, without storage."""
     classes: dict[str, int] = {}
     best = np.empty(0, ledger._ATTEMPT)
-    for part, group in enumerate(entries):
+    for group in entries:
         batches = [ledger._row(each, ledger.SCHEMA) for each in group]
-        chunks = ledger._attempts(pa.Table.from_batches(batches, ledger.SCHEMA), part, "x.parquet", classes)
+        chunks = ledger._attempts(pa.Table.from_batches(batches, ledger.SCHEMA), "x.parquet", classes)
         best = ledger._best(np.concatenate([best, *chunks]), classes)
     return ledger._state(best, classes, [])
 
@@ -411,7 +389,6 @@ def verdicts(state: ledger.LedgerState) -> tuple:
     keys = [(id, fingerprint) for id in "abc" for fingerprint in "fg"]
     return (
         [state.is_done(*key) for key in keys],
-        [state.is_failed(*key) for key in keys],
         [state.attempts(*key) for key in keys],
         (state.done, state.failed, state.failures),
     )
@@ -433,7 +410,6 @@ def test_merging_is_independent_of_order_and_repetition(
         assert in_place <= truth["live"].get(id, set())
         assert len(in_place) == (id in truth["live"])
         for fingerprint in "fg":
-            assert state.is_failed(id, fingerprint) == ((id, fingerprint) in truth["never_done"])
             assert state.attempts(id, fingerprint) == truth["attempts"].get((id, fingerprint), 0)
     assert state.done + state.failed == len({each.id for each in entries})
     assert sum(state.failures.values()) == state.failed
@@ -474,9 +450,7 @@ def test_more_attempts_than_are_merged_at_once(output: Storage, monkeypatch: pyt
     assert len(sizes) > 2
     assert max(sizes) < 32
     assert (state.done, state.failed, state.failures) == (4, 4, {"E3": 4})
-    letters = dead_letters(output, state)
-    assert letters["id"].to_pylist() == ["4", "5", "6", "7"]
-    assert letters["attempt"].to_pylist() == [4] * 4
+    assert [state.attempts(str(id), "f") for id in range(4, 8)] == [4] * 4
 
 
 def test_a_state_travels(output: Storage) -> None:

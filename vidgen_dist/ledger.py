@@ -295,8 +295,6 @@ _ATTEMPT = np.dtype(
         ("attempt", np.int32),
         ("attempts", np.int32),
         ("error_class", np.int32),
-        ("part", np.int32),
-        ("row", np.int64),
     ]
 )
 
@@ -320,20 +318,14 @@ class LedgerState:
     _id_high: np.ndarray
     _id_low: np.ndarray
     _fingerprint: np.ndarray
-    _outcome: np.ndarray
+    # Whether its video is there: done, and the id not done with another fingerprint since.
+    _in_place: np.ndarray
     _attempts: np.ndarray
-    # Where the dead letters' entries are: part and row in it.
-    _dead: np.ndarray
 
     def is_done(self, id: str, fingerprint: str) -> bool:
         """Whether the row's video with this fingerprint is there."""
         index = self._find(id, fingerprint)
-        return index is not None and bool(self._outcome[index] == _IN_PLACE)
-
-    def is_failed(self, id: str, fingerprint: str) -> bool:
-        """Whether the row was tried with this fingerprint and never done."""
-        index = self._find(id, fingerprint)
-        return index is not None and bool(self._outcome[index] == _NEVER_DONE)
+        return index is not None and bool(self._in_place[index])
 
     def attempts(self, id: str, fingerprint: str) -> int:
         """The highest attempt number of the row with this fingerprint; 0 if it was never tried."""
@@ -348,10 +340,6 @@ class LedgerState:
                 return index
             index += 1
         return None
-
-
-# Outcomes of an id and fingerprint. Replaced: it was done, then the id was done with another fingerprint.
-_NEVER_DONE, _REPLACED, _IN_PLACE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -391,35 +379,14 @@ def read_ledger(output: Storage) -> LedgerState:
     best = np.empty(0, _ATTEMPT)
     read: list[np.ndarray] = []
     count = 0
-    for part, table in enumerate(_tables(output, names, _MERGED)):
-        for chunk in _attempts(table, part, output.uri(names[part]), classes):
+    for name, table in zip(names, _tables(output, names), strict=True):
+        for chunk in _attempts(table, output.uri(name), classes):
             read.append(chunk)
             count += len(chunk)
         # Merged whenever as much again was read: memory follows the rows, not the attempts.
         if count > max(len(best), _MERGE):
             best, read, count = _best(np.concatenate([best, *read]), classes), [], 0
     return _state(_best(np.concatenate([best, *read]), classes), classes, names)
-
-
-def dead_letters(output: Storage, state: LedgerState) -> pa.Table:
-    """The ledger entries of all dead letters, one an id, with all columns, in the order of their ids.
-
-    Args:
-        output: The output that `state` was read from.
-        state: What `read_ledger` returned.
-
-    Raises:
-        Refused, OSError: As `read_ledger`.
-    """
-    places = [
-        (part, state._dead["row"][state._dead["part"] == part]) for part in np.unique(state._dead["part"])
-    ]
-    names = [state.parts[part] for part, _ in places]
-    tables = _tables(output, names, None)
-    found = [table.take(pa.array(rows)) for table, (_, rows) in zip(tables, places, strict=True)]
-    if not found:
-        return SCHEMA.empty_table()
-    return pa.concat_tables(found, promote_options="default").sort_by("id")
 
 
 def _part_names(output: Storage) -> list[str]:
@@ -433,13 +400,13 @@ def _part_names(output: Storage) -> list[str]:
     return names
 
 
-def _tables(output: Storage, names: list[str], columns: tuple[str, ...] | None) -> Iterator[pa.Table]:
-    """The parts in order, fetched some ahead of time: object stores answer slowly, but many at once."""
+def _tables(output: Storage, names: list[str]) -> Iterator[pa.Table]:
+    """What the merge reads, part by part, fetched ahead: object stores answer slowly, but many at once."""
     waiting: deque[Future[pa.Table]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
         try:
             for name in names:
-                waiting.append(pool.submit(_read_part, output, name, columns))
+                waiting.append(pool.submit(_read_part, output, name))
                 if len(waiting) == 2 * _READERS:
                     yield waiting.popleft().result()
             while waiting:
@@ -449,17 +416,16 @@ def _tables(output: Storage, names: list[str], columns: tuple[str, ...] | None) 
                 future.cancel()
 
 
-def _read_part(output: Storage, name: str, columns: tuple[str, ...] | None) -> pa.Table:
+def _read_part(output: Storage, name: str) -> pa.Table:
     data = output.read_bytes(name)
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         missing = [column for column in SCHEMA.names if column not in file.schema_arrow.names]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
-        table = file.read(columns)
-        for column in SCHEMA:
-            if column.name in table.column_names:
-                table = _typed(table, column)
+        table = file.read(_MERGED)
+        for column in _MERGED:
+            table = _typed(table, SCHEMA.field(column))
     except (pa.ArrowException, OSError, ValueError) as error:
         # OSError too: the bytes are here, but Arrow says so of some that do not unpack.
         raise Refused(
@@ -482,7 +448,7 @@ def _typed(table: pa.Table, column: pa.Field) -> pa.Table:
     return table.set_column(index, column, values)
 
 
-def _attempts(table: pa.Table, part: int, uri: str, classes: dict[str, int]) -> Iterator[np.ndarray]:
+def _attempts(table: pa.Table, uri: str, classes: dict[str, int]) -> Iterator[np.ndarray]:
     """The attempts of one part; `classes` numbers the error classes and grows."""
     start = 0
     for batch in table.to_batches(max_chunksize=_BATCH):
@@ -502,8 +468,6 @@ def _attempts(table: pa.Table, part: int, uri: str, classes: dict[str, int]) -> 
         out["attempt"] = out["attempts"] = batch.column("attempt").to_numpy()
         names = batch.column("error_class").fill_null("").to_pylist()
         out["error_class"] = [classes.setdefault(name, len(classes)) for name in names]
-        out["part"] = part
-        out["row"] = np.arange(start, start + batch.num_rows)
         start += batch.num_rows
         yield out
 
@@ -561,7 +525,7 @@ def _last_of_id(attempts: np.ndarray) -> np.ndarray:
 
 def _state(best: np.ndarray, classes: Mapping[str, int], parts: list[str]) -> LedgerState:
     """Chooses, for ids with several fingerprints, the video in place and the latest outcome."""
-    outcome = np.where(best["done"], _IN_PLACE, _NEVER_DONE).astype(np.int8)
+    in_place = best["done"].copy()
     latest = np.ones(len(best), np.bool_)
     several = _in_runs(best, "id_high", "id_low")
     chosen = best[several]
@@ -570,7 +534,7 @@ def _state(best: np.ndarray, classes: Mapping[str, int], parts: list[str]) -> Le
     several, chosen = several[order], chosen[order]
     latest[several] = _last_of_id(chosen)
     done = chosen["done"]
-    outcome[several[done]] = np.where(_last_of_id(chosen[done]), _IN_PLACE, _REPLACED)
+    in_place[several[done]] = _last_of_id(chosen[done])
     dead = best[latest & ~best["done"]]
     names = list(classes)
     numbers, counts = np.unique(dead["error_class"], return_counts=True)
@@ -583,7 +547,6 @@ def _state(best: np.ndarray, classes: Mapping[str, int], parts: list[str]) -> Le
         _id_high=best["id_high"].copy(),
         _id_low=best["id_low"].copy(),
         _fingerprint=best["fingerprint"].copy(),
-        _outcome=outcome,
+        _in_place=in_place,
         _attempts=best["attempts"].copy(),
-        _dead=dead[["part", "row"]].copy(),
     )

@@ -22,7 +22,8 @@ class RequestError(ValueError):
     """A field of a request that cannot be: names the field, its value and what is allowed."""
 
     def __init__(self, field: str, value: Any, allowed: str) -> None:
-        shown = repr(value)
+        # An image may have millions of bytes.
+        shown = repr(value[:120] if isinstance(value, str | bytes) else value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
         super().__init__(f"{field}: {shown} is not allowed; {allowed}")
