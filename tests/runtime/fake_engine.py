@@ -33,6 +33,9 @@ from vidgen_dist.spec import Model
 
 STEP_SECONDS = 0.05
 
+MAIN = "1111"
+"""The commit of a hub id's main branch."""
+
 _DEFAULTS = {
     "height": 16,
     "width": 16,
@@ -50,8 +53,11 @@ def open_model(model: Model, device: str) -> OpenedModel:
         raise Refused(f"{model.id}: task {task!r} is not one that this checkpoint can do")
     of_task = TaskRules(defaults=_DEFAULTS, multiples={"height": 8, "width": 8}, check=lambda _: None)
     rules = Rules(family="Fake", task=task, tasks=tasks, of_task=of_task)
-    digest = hashlib.sha256(f"{model.id}@{model.revision}".encode()).hexdigest()
-    return OpenedModel(rules=rules, digest=digest, revision=None, dtype=compute_dtype(model.dtype, device))
+    revision = model.revision or (MAIN if "/" in model.id else None)
+    digest = hashlib.sha256(f"{model.id}@{revision}".encode()).hexdigest()
+    return OpenedModel(
+        rules=rules, digest=digest, revision=revision, dtype=compute_dtype(model.dtype, device)
+    )
 
 
 def load(model: Model, _device: str, _threads: int | None) -> FakePipeline:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.runtime import fake_engine
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
@@ -104,6 +105,18 @@ def test_workers_shards_and_order_undo_nothing_but_pixels_do(
         {"model__revision": "other"},
     ):
         assert plan_of(make_spec(manifest, **change)).done == 0
+
+
+def test_a_run_keeps_its_commit_when_the_branch_moves(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(make_manifest("one"), model__id="hub/fake")
+    plan = plan_of(spec)
+    enter(plan, rows_of(plan))
+    assert load_spec(plan.output.uri("run.yaml")).model.revision == "1111"
+    monkeypatch.setattr(fake_engine, "MAIN", "2222")
+    assert plan_of(spec).done == 1
+    assert plan_of(spec.override({"model.revision": "2222"})).done == 0
 
 
 def test_an_image_counts_by_content(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:

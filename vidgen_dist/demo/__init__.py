@@ -6,6 +6,9 @@ import os
 from importlib import resources
 from pathlib import Path
 
+CHECKPOINT_VERSION = 1
+"""Part of the checkpoint's folder: a change of `demo.checkpoint` asks for a new one."""
+
 
 def cache_folder() -> Path:
     """Where the demo's checkpoint is kept: `vidgen` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
@@ -20,6 +23,10 @@ def manifest_path() -> Path:
 
 def checkpoint_path() -> Path:
     """The tiny checkpoint, made at the first call."""
-    from vidgen_dist.demo.checkpoint import make_checkpoint
+    folder = cache_folder() / f"tiny-cogvideox-{CHECKPOINT_VERSION}"
+    if not folder.is_dir():
+        # Loads MindSpore, which nothing else in the driver needs.
+        from vidgen_dist.demo.checkpoint import make_checkpoint
 
-    return make_checkpoint(cache_folder())
+        make_checkpoint(folder)
+    return folder

@@ -23,9 +23,6 @@ from safetensors.numpy import save_file
 from vidgen_dist import nn
 from vidgen_dist.pipelines.loading import MODELS
 
-VERSION = 1
-"""Part of the folder's name: a change of anything below asks for a new one."""
-
 _D_MODEL = 32
 _TEXT_LENGTH = 32
 
@@ -142,19 +139,13 @@ the quick brown fox jumps over the lazy dog, and 0123456789 more!
 """
 
 
-def make_checkpoint(cache: Path) -> Path:
-    """Make the checkpoint in a cache folder, unless it is there.
+def make_checkpoint(final: Path) -> None:
+    """Make the checkpoint.
 
     Args:
-        cache: Folder that holds it.
-
-    Returns:
-        The checkpoint's folder. It appears whole or not at all, so two processes may race.
+        final: Its folder. It appears whole or not at all, so two processes may race.
     """
-    final = cache / f"tiny-cogvideox-{VERSION}"
-    if final.is_dir():
-        return final
-    scratch = cache / f".{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    scratch = final.parent / f".{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
     try:
         _write(scratch)
@@ -166,7 +157,6 @@ def make_checkpoint(cache: Path) -> Path:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return final
 
 
 def _write(folder: Path) -> None:

@@ -54,7 +54,8 @@ def open_model(model: Model, device: str) -> OpenedModel:
     Raises:
         Refused: A checkpoint, task or dtype that cannot be rendered with.
     """
-    checkpoint = open_checkpoint(model.id, revision=model.revision, variant=model.variant)
+    # Workers download the weights of a hub id, each host once.
+    checkpoint = open_checkpoint(model.id, revision=model.revision, variant=model.variant, weights=False)
     rules = load_rules(checkpoint, model.task)
     if model.adapter is not None:
         raise Refused(

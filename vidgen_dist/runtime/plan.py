@@ -45,7 +45,7 @@ class Plan:
     """A run that may begin.
 
     Args:
-        spec: With absolute paths, and the revision as it was asked for.
+        spec: With absolute paths, and the revision as it was asked for or as the run before recorded it.
         device: `cpu` or `ascend`.
         model: What is known of the model.
         identity: What decides the pixels of every row alike.
@@ -123,6 +123,10 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     check_sampling(spec)
     spec = with_absolute_paths(spec)
     output = open_storage(spec.output.uri)
+    before = _previous_run(output)
+    if before is not None and spec.model.revision is None and before.model.id == spec.model.id:
+        # A branch that has moved since must not have finished rows rendered again.
+        spec = spec.override({"model.revision": before.model.revision})
     model: OpenedModel = get_engine(engine).open_model(spec.model, device)
     manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
     ledger_schema(manifest.extra_schema)
@@ -130,9 +134,9 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         report = check(manifest, defaults=sampling_defaults(spec), resolve=model.rules.resolve)
         if not report.ok:
             raise Refused(describe_problems(report))
-        before = _previous_run(spec, output, model.rules)
         ledger = read_ledger(output)
         if before is not None:
+            _check_same_run(spec, before, model.rules)
             _check_manifest_belongs(spec, before, output, ledger, manifest)
         identity = Identity(
             model=model.digest,
@@ -155,7 +159,11 @@ def write_run_file(plan: Plan) -> None:
     """
     plan.output.check_writable()
     spec = plan.spec.override(
-        {"model.task": plan.model.rules.task, "manifest.uri": redact(plan.spec.manifest.uri)}
+        {
+            "model.task": plan.model.rules.task,
+            "model.revision": plan.model.revision,
+            "manifest.uri": redact(plan.spec.manifest.uri),
+        }
     )
     try:
         plan.output.write_bytes(RUN_FILE, spec.to_yaml().encode())
@@ -219,17 +227,24 @@ def describe_problems(report: CheckReport) -> str:
     return "\n".join(lines)
 
 
-def _previous_run(spec: RunSpec, output: Storage, rules: Rules) -> RunSpec | None:
-    """The run that the output is of, if any; refused if it is another one."""
-    shown = redact(spec.output.uri)
-    if not output.exists(RUN_FILE):
+def _previous_run(output: Storage) -> RunSpec | None:
+    """The run that the output is of, if any; refused if what is there is no run's."""
+    try:
+        if output.exists(RUN_FILE):
+            return parse_spec(output.read_bytes(RUN_FILE), redact(output.uri(RUN_FILE)))
         for folder in ("videos", "ledger"):
             if output.list(folder):
                 raise Refused(
-                    f"{shown}: has {folder}/ but no {RUN_FILE}, so it is no run's output; give another folder"
+                    f"{redact(output.uri())}: has {folder}/ but no {RUN_FILE}, so it is no run's output; "
+                    "give another folder"
                 )
-        return None
-    before = parse_spec(output.read_bytes(RUN_FILE), redact(output.uri(RUN_FILE)))
+    except OSError as error:
+        raise Refused(str(error)) from None
+    return None
+
+
+def _check_same_run(spec: RunSpec, before: RunSpec, rules: Rules) -> None:
+    """Refuse an output that is another run's."""
     for key, then, now in (
         ("model.id", before.model.id, spec.model.id),
         ("model.task", before.model.task, rules.task),
@@ -237,10 +252,9 @@ def _previous_run(spec: RunSpec, output: Storage, rules: Rules) -> RunSpec | Non
     ):
         if then != now:
             raise Refused(
-                f"{shown}: is the output of another run: {key} is {then!r} in its {RUN_FILE}, here {now!r}; "
-                "give another folder"
+                f"{redact(spec.output.uri)}: is the output of another run: {key} is {then!r} in its "
+                f"{RUN_FILE}, here {now!r}; give another folder"
             )
-    return before
 
 
 def _check_manifest_belongs(
