@@ -206,6 +206,18 @@ def test_component_without_its_folder(folder: Path, component: str) -> None:
         open_checkpoint(folder)
 
 
+def test_a_component_with_an_empty_folder(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(Refused, match=r"lists scheduler \(CogVideoXDDIMScheduler\), but .* nothing in it"):
+        open_checkpoint(folder)
+
+
+def test_a_tokenizer_without_a_vocabulary_is_refused_on_opening(folder: Path) -> None:
+    (folder / "tokenizer" / "spiece.model").unlink()
+    with pytest.raises(Refused, match=r"tokenizer \(T5Tokenizer\) has no vocabulary"):
+        open_checkpoint(folder)
+
+
 def test_component_that_is_not_needed_may_be_missing(folder: Path) -> None:
     shutil.rmtree(folder / "transformer")
     checkpoint = open_checkpoint(folder, components=["tokenizer", "text_encoder"])

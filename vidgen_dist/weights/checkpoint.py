@@ -26,6 +26,8 @@ INDEX = "model_index.json"
 _CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Configs and vocabularies; every other file that publishers add (images, code, .bin, ONNX) is left out.
 _TEXTS = (".json", ".txt", ".model")
+_TOKENIZERS = ("Tokenizer", "TokenizerFast")
+_VOCABULARIES = (".model", "vocab.json", "vocab.txt", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def open_checkpoint(
 
     Raises:
         Refused: Neither a folder nor a hub id; not found, gated, or out of reach and not in the cache; no
-            `model_index.json`; JSON that does not parse; a component without its folder; a variant that
+            `model_index.json`; JSON that does not parse; a component without its folder or vocabulary; a variant that
             no component has; weights that are missing, cut short or no safetensors.
     """
     model = str(model)
@@ -221,12 +223,17 @@ def _by_component(names: Iterable[str], components: Iterable[str]) -> dict[str, 
 
 
 def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> None:
-    """Refuse a component without files, a model without weights, a variant that nothing has."""
+    """Refuse a component without files, weights or vocabulary, and a variant that nothing has."""
     by_component = _by_component(names, checkpoint.components)
     for component, files in by_component.items():
+        class_name = checkpoint.class_name(component)
         if not files:
-            class_name = checkpoint.class_name(component)
-            raise Refused(f"{where}: {INDEX} lists {component} ({class_name}), but there is no such folder")
+            raise Refused(
+                f"{where}: {INDEX} lists {component} ({class_name}), but there is no such folder, "
+                "or nothing in it"
+            )
+        if class_name.endswith(_TOKENIZERS) and not any(name.endswith(_VOCABULARIES) for name in files):
+            raise Refused(f"{where}: {component} ({class_name}) has no vocabulary, such as spiece.model")
     variants = {component: naming.variants(files) for component, files in by_component.items()}
     known = sorted(set().union(*variants.values()))
     if checkpoint.variant is not None and checkpoint.variant not in known:
