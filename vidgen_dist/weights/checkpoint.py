@@ -131,8 +131,8 @@ def open_checkpoint(
 
     Raises:
         Refused: Neither a folder nor a hub id; not found, gated, or out of reach and not in the cache; no
-            `model_index.json`; JSON that does not parse; a component without its folder or vocabulary; a variant that
-            no component has; weights that are missing, cut short or no safetensors.
+            `model_index.json`; JSON that does not parse; a component without its folder or vocabulary; a
+            variant that no component has; weights that are missing, cut short or no safetensors.
     """
     model = str(model)
     folder = Path(model).expanduser()
