@@ -1,15 +1,12 @@
 """Functions on the CPU against the plain ones, at odd shapes and over strided views."""
 
-import dataclasses
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from scipy import special
 
 from tests.nn import plain
 from vidgen_dist import nn
-from vidgen_dist.nn import backend
+from vidgen_dist.nn import backend, cpu_jobs
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -278,7 +275,14 @@ def test_numpy_and_back(draw):
     np.testing.assert_allclose(nn.to_numpy(half), x, rtol=1e-2)
 
 
-def test_the_number_of_threads_changes_no_bit(draw, monkeypatch):
+@pytest.fixture
+def threads():
+    """Sets the number of compute threads; as it was, afterwards."""
+    yield cpu_jobs.set_threads
+    cpu_jobs.set_threads(backend.current().threads)
+
+
+def test_the_number_of_threads_changes_no_bit(draw, threads):
     x, w = draw(1500, 70), draw(333, 70)
     q = draw(1, 3, 700, 16)
     video, kernel = draw(1, 20, 4, 33, 40), draw(24, 20, 3, 3, 3)
@@ -297,23 +301,19 @@ def test_the_number_of_threads_changes_no_bit(draw, monkeypatch):
             )
         ]
 
-    now = backend.current()
-    with ThreadPoolExecutor(3) as pool:
-        monkeypatch.setattr(backend, "_backend", dataclasses.replace(now, threads=3, pool=pool))
-        three = results()
-        assert results() == three
-    monkeypatch.setattr(backend, "_backend", dataclasses.replace(now, threads=1, pool=None))
+    threads(3)
+    three = results()
+    assert results() == three
+    threads(1)
     assert results() == three
 
 
-def test_a_failure_in_a_job_is_raised(monkeypatch):
-    from vidgen_dist.nn import cpu_jobs
-
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_failure_in_a_job_is_raised(threads, count):
     def fail(job):
         if job == 5:
             raise RuntimeError("job 5")
 
-    with ThreadPoolExecutor(3) as pool:
-        monkeypatch.setattr(backend, "_backend", dataclasses.replace(backend.current(), threads=3, pool=pool))
-        with pytest.raises(RuntimeError, match="job 5"):
-            cpu_jobs.each(range(20), fail)
+    threads(count)
+    with pytest.raises(RuntimeError, match="job 5"):
+        cpu_jobs.each(range(20), fail)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, ops
-
-from vidgen_dist.nn import backend
 
 F = mint.nn.functional
 
@@ -105,7 +104,7 @@ def attention(
 
     A row that may attend to nothing gives 0.
     """
-    if q.dtype == backend.float32:
+    if q.dtype == ms.float32:
         out = _plain_attention(q, k, v, mask, bias, scale)
     else:
         out = _flash_attention(q, k, v, mask, bias, scale)

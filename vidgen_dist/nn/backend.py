@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -42,7 +41,6 @@ class _Backend:
     device: str
     threads: int
     body: ModuleType
-    pool: ThreadPoolExecutor | None
 
 
 _backend: _Backend | None = None
@@ -108,14 +106,14 @@ def _ascend_available() -> bool:
 
 
 def _start_cpu(threads: int) -> _Backend:
-    from vidgen_dist.nn import cpu
+    from vidgen_dist.nn import cpu, cpu_jobs
 
     ms.set_device("CPU")
     # Asynchronous dispatch threads spin and take the cores that the kernels need.
     ms.runtime.launch_blocking()
     _single_threaded_blas()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="nn-cpu") if threads > 1 else None
-    return _Backend("cpu", threads, cpu, pool)
+    cpu_jobs.set_threads(threads)
+    return _Backend("cpu", threads, cpu)
 
 
 def _start_ascend(threads: int) -> _Backend:
@@ -124,7 +122,7 @@ def _start_ascend(threads: int) -> _Backend:
     # The explicit 0: without it MindSpore takes the local rank, which is wrong where each process sees
     # one device only (ASCEND_RT_VISIBLE_DEVICES).
     ms.set_device("Ascend", 0)
-    return _Backend("ascend", threads, ascend, None)
+    return _Backend("ascend", threads, ascend)
 
 
 def _single_threaded_blas() -> None:

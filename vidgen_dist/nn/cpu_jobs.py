@@ -5,22 +5,31 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from mindspore import mint
 
-from vidgen_dist.nn import backend
-
 Array = np.ndarray[Any, Any]
+
+
+_pool: ThreadPoolExecutor | None = None
+_threads = 1
+
+
+def set_threads(threads: int) -> None:
+    """Compute with so many threads, the calling one among them."""
+    global _pool, _threads
+    _threads = threads
+    _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="nn-cpu") if threads > 1 else None
 
 
 def each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
     """Run body on every job, over the compute threads; an exception ends the rest and is raised."""
     listed = list(jobs)
-    backend_now = backend.current()
-    workers = min(backend_now.threads, len(listed))
-    if backend_now.pool is None or workers < 2:
+    workers = min(_threads, len(listed))
+    if _pool is None or workers < 2:
         for job in listed:
             body(job)
         return
@@ -32,7 +41,7 @@ def each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
         for job in queue:
             body(job)
 
-    helpers = [backend_now.pool.submit(work) for _ in range(workers - 1)]
+    helpers = [_pool.submit(work) for _ in range(workers - 1)]
     try:
         work()
     finally:

@@ -127,8 +127,13 @@ class Embedding(Module):
         return F.embedding(ids, self.weight)
 
 
-class Conv2d(Module):
-    """Convolution of x (B, in, H, W), zeros outside. `weight` (out, in, kH, kW), `bias` (out,)."""
+class _Conv(Module):
+    """Convolution over `axes` axes of x (B, in, ...), zeros outside.
+
+    `weight` (out, in, *kernel), `bias` (out,). Sizes are one number, or one for each axis.
+    """
+
+    axes: int
 
     def __init__(
         self,
@@ -140,32 +145,26 @@ class Conv2d(Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.stride = F.tuple_of(stride, 2)
-        self.padding = F.tuple_of(padding, 2)
-        self.weight = empty_parameter((out_channels, in_channels, *F.tuple_of(kernel_size, 2)), "weight")
+        self.stride = F.tuple_of(stride, self.axes)
+        self.padding = F.tuple_of(padding, self.axes)
+        kernel = F.tuple_of(kernel_size, self.axes)
+        self.weight = empty_parameter((out_channels, in_channels, *kernel), "weight")
         self.bias = empty_parameter((out_channels,), "bias") if bias else None
+
+
+class Conv2d(_Conv):
+    """Convolution of x (B, in, H, W), zeros outside. `weight` (out, in, kH, kW), `bias` (out,)."""
+
+    axes = 2
 
     def construct(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
-class Conv3d(Module):
+class Conv3d(_Conv):
     """Convolution of x (B, in, T, H, W), zeros outside. `weight` (out, in, kT, kH, kW), `bias` (out,)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.stride = F.tuple_of(stride, 3)
-        self.padding = F.tuple_of(padding, 3)
-        self.weight = empty_parameter((out_channels, in_channels, *F.tuple_of(kernel_size, 3)), "weight")
-        self.bias = empty_parameter((out_channels,), "bias") if bias else None
+    axes = 3
 
     def construct(self, x: Tensor) -> Tensor:
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
