@@ -212,6 +212,7 @@ def test_flags_and_run_file_are_one_thing(
     flags += (
         " --fps 12 --crf 20 --set num_frames=9 --set guidance_scale=1.5 --set use_dynamic_cfg=true --seed 4"
     )
+    flags += " --set negative_prompt=no"
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
     run_file = tmp_path / "run.yaml"
@@ -219,7 +220,12 @@ def test_flags_and_run_file_are_one_thing(
     vidgen("render", run_file)
     vidgen("render", run_file, "other", "--set", "num_frames=17")
     assert specs[0] == specs[1]
-    assert specs[0].sampling == {"num_frames": 9, "guidance_scale": 1.5, "use_dynamic_cfg": True}
+    assert specs[0].sampling == {
+        "num_frames": 9,
+        "guidance_scale": 1.5,
+        "use_dynamic_cfg": True,
+        "negative_prompt": "no",
+    }
     assert specs[0].manifest.passthrough == ("source", "licence")
     assert specs[2].output.uri == "other"
     assert specs[2].sampling["num_frames"] == 17

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.request import MEDIA_FIELDS, TEXT_FIELDS
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 if TYPE_CHECKING:
@@ -289,17 +290,22 @@ def _names(options: list[str] | None) -> list[str] | None:
 
 
 def _settings(options: list[str] | None) -> dict[str, Any]:
-    """`key=value` options as dotted keys; values are read as YAML reads them."""
-    settings = {}
+    """`key=value` options as dotted keys; values are read as YAML reads them, texts as they are."""
+    settings: dict[str, Any] = {}
     for option in options or ():
         key, equals, text = option.partition("=")
         if not equals or not key.strip():
             raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set num_frames=49")
-        try:
-            settings[f"sampling.{key.strip()}"] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            settings[f"sampling.{key.strip()}"] = text
+        name = key.strip()
+        settings[f"sampling.{name}"] = text if name in (*TEXT_FIELDS, *MEDIA_FIELDS) else _value(text)
     return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _err(line: str) -> None:

@@ -101,6 +101,7 @@ FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(RenderRequest
 """Every field's name: the columns that a manifest may have."""
 
 MEDIA_FIELDS = ("image", "video")
+TEXT_FIELDS = ("prompt", "id", "negative_prompt")
 
 
 def _text(request: RenderRequest, field: str, required: bool = False) -> None:

@@ -145,6 +145,24 @@ def test_channels_that_fit_no_task(copied: Path) -> None:
         load_rules(open_checkpoint(str(copied)))
 
 
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("transformer/config.json", {"sample_height": None}, "transformer: sample_height is None"),
+        ("transformer/config.json", {"patch_size": 0}, "transformer: patch_size is 0; .* from 1"),
+        ("transformer/config.json", {"max_text_seq_length": "x"}, "max_text_seq_length is 'x'"),
+        ("vae/config.json", {"block_out_channels": 5}, "vae: block_out_channels is 5"),
+        ("vae/config.json", {"latent_channels": None}, "vae: latent_channels is None"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}, "num_train_timesteps is '1000'"),
+        ("model_index.json", {"_class_name": ["CogVideoXPipeline"]}, "_class_name"),
+    ],
+)
+def test_config_that_cannot_be(copied: Path, file: str, values: dict[str, object], message: str) -> None:
+    _edit(copied / file, **values)
+    with pytest.raises(Refused, match=message):
+        load_rules(open_checkpoint(str(copied)))
+
+
 @pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_checkpoint_without_a_component(copied: Path, component: str) -> None:
     shutil.rmtree(copied / component)

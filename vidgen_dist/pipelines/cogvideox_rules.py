@@ -10,14 +10,58 @@ import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.models.config import bad_key, select_config
 from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO, TaskRules
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the rules read of `transformer/config.json`, with diffusers' defaults."""
+
+    in_channels: int = 16
+    patch_size: int = 2
+    patch_size_t: int | None = None
+    sample_height: int = 60
+    sample_width: int = 90
+    sample_frames: int = 49
+    max_text_seq_length: int = 226
+    use_rotary_positional_embeddings: bool = False
+    use_learned_positional_embeddings: bool = False
+
+    @property
+    def has_position_table(self) -> bool:
+        """Whether a table of positions (sincos or learned) is added to the tokens."""
+        return not self.use_rotary_positional_embeddings or self.use_learned_positional_embeddings
+
+
+@dataclass(frozen=True)
+class _Vae:
+    latent_channels: int = 16
+    temporal_compression_ratio: float = 4
+
+
+@dataclass(frozen=True)
+class _Scheduler:
+    num_train_timesteps: int = 1000
+
+
+C = TypeVar("C")
+
+
+def _read(kind: type[C], config: Mapping[str, Any], name: str) -> C:
+    """`kind` from a config whose numbers must be 1 or more."""
+    read = select_config(kind, config, name)
+    for key, value in vars(read).items():
+        if value is not None and not isinstance(value, bool) and value < 1:
+            raise bad_key(name, key, value, "a number from 1")
+    return read
 
 
 @dataclass(frozen=True)
@@ -40,12 +84,21 @@ class Geometry:
 
     @classmethod
     def of(cls, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Geometry:
+        """The geometry that the two models' configs give.
+
+        Raises:
+            Refused: Names the key whose value cannot be.
+        """
+        trained, latents = _read(Trained, transformer, "transformer"), _read(_Vae, vae, "vae")
+        blocks = vae.get("block_out_channels", (128, 256, 256, 512))
+        if not isinstance(blocks, list | tuple) or not blocks:
+            raise bad_key("vae", "block_out_channels", blocks, "a list of whole numbers")
         return cls(
-            spatial=2 ** (len(vae.get("block_out_channels", (128, 256, 256, 512))) - 1),
-            temporal=int(vae.get("temporal_compression_ratio", 4)),
-            patch_size=transformer.get("patch_size", 2),
-            patch_size_t=transformer.get("patch_size_t"),
-            latent_channels=vae.get("latent_channels", 16),
+            spatial=2 ** (len(blocks) - 1),
+            temporal=int(latents.temporal_compression_ratio),
+            patch_size=trained.patch_size,
+            patch_size_t=trained.patch_size_t,
+            latent_channels=latents.latent_channels,
         )
 
     def latent_frames(self, num_frames: int) -> int:
@@ -78,23 +131,22 @@ def read(checkpoint: Checkpoint) -> dict[str, TaskRules]:
                 f"{checkpoint.folder / 'model_index.json'}: {component} is a {found}; "
                 f"allowed: {', '.join(expected)}"
             )
-    transformer, vae = checkpoint.config("transformer"), checkpoint.config("vae")
-    geometry = Geometry.of(transformer, vae)
-    in_channels = transformer.get("in_channels", 16)
+    config = checkpoint.config("transformer")
+    geometry = Geometry.of(config, checkpoint.config("vae"))
+    trained = _read(Trained, config, "transformer")
+    scheduler = _read(_Scheduler, checkpoint.config("scheduler"), "scheduler")
     tasks: tuple[str, ...]
-    if in_channels == geometry.latent_channels:
+    if trained.in_channels == geometry.latent_channels:
         tasks = (TEXT_TO_VIDEO, VIDEO_TO_VIDEO)
-    elif in_channels == 2 * geometry.latent_channels:
+    elif trained.in_channels == 2 * geometry.latent_channels:
         tasks = (IMAGE_TO_VIDEO,)
     else:
-        config = checkpoint.component_folder("transformer") / "config.json"
         raise Refused(
-            f"{config}: in_channels {in_channels} does not fit the VAE's latent_channels "
-            f"{geometry.latent_channels}; allowed: the same (text- and video-to-video) or twice as many "
-            f"(image-to-video)"
+            f"{checkpoint.component_folder('transformer') / 'config.json'}: in_channels "
+            f"{trained.in_channels} does not fit the VAE's latent_channels {geometry.latent_channels}; "
+            f"allowed: the same (text- and video-to-video) or twice as many (image-to-video)"
         )
-    steps = checkpoint.config("scheduler").get("num_train_timesteps", 1000)
-    return {task: _task_rules(task, transformer, geometry, steps) for task in tasks}
+    return {task: _task_rules(task, trained, geometry, scheduler.num_train_timesteps) for task in tasks}
 
 
 _CLASSES = {
@@ -106,21 +158,18 @@ _CLASSES = {
 }
 
 
-def _task_rules(
-    task: str, transformer: Mapping[str, Any], geometry: Geometry, train_timesteps: int
-) -> TaskRules:
-    positional = _has_positions(transformer)
+def _task_rules(task: str, trained: Trained, geometry: Geometry, train_timesteps: int) -> TaskRules:
     defaults: dict[str, Any] = {
         "negative_prompt": "",
-        "height": transformer.get("sample_height", 60) * geometry.spatial,
-        "width": transformer.get("sample_width", 90) * geometry.spatial,
-        "num_frames": transformer.get("sample_frames", 49),
+        "height": trained.sample_height * geometry.spatial,
+        "width": trained.sample_width * geometry.spatial,
+        "num_frames": trained.sample_frames,
         "num_inference_steps": 50,
         "guidance_scale": 6.0,
         "use_dynamic_cfg": False,
         "eta": 0.0,
         # The pipelines' own default, but for position tables, which fit one length only.
-        "max_sequence_length": transformer.get("max_text_seq_length", 226) if positional else 226,
+        "max_sequence_length": trained.max_text_seq_length if trained.has_position_table else 226,
         "fps": 16.0 if geometry.patch_size_t else 8.0,
     }
     optional: tuple[str, ...] = ()
@@ -145,7 +194,7 @@ def _task_rules(
             )
         if task == VIDEO_TO_VIDEO:
             _check_strength(request)
-        _check_positions(request, transformer, geometry)
+        _check_positions(request, trained, geometry)
         if request.num_frames is not None:
             _warn_of_frames(request.num_frames, geometry)
 
@@ -154,28 +203,18 @@ def _task_rules(
     )
 
 
-def _has_positions(transformer: Mapping[str, Any]) -> bool:
-    """Whether a table of positions is added to the tokens (sincos or learned)."""
-    rotary = transformer.get("use_rotary_positional_embeddings", False)
-    return not rotary or transformer.get("use_learned_positional_embeddings", False)
-
-
-def _check_positions(request: RenderRequest, transformer: Mapping[str, Any], geometry: Geometry) -> None:
-    if _has_positions(transformer):
-        length = transformer.get("max_text_seq_length", 226)
-        if request.max_sequence_length != length:
-            raise RequestError(
-                "max_sequence_length",
-                request.max_sequence_length,
-                f"this model's position table needs {length}",
-            )
-    for field, sample, size in (("height", "sample_height", 60), ("width", "sample_width", 90)):
-        value, trained = getattr(request, field), transformer.get(sample, size) * geometry.spatial
-        if transformer.get("use_learned_positional_embeddings", False) and value != trained:
-            raise RequestError(field, value, f"this model's learned positions are for {trained} alone")
+def _check_positions(request: RenderRequest, trained: Trained, geometry: Geometry) -> None:
+    length = request.max_sequence_length
+    if trained.has_position_table and length != trained.max_text_seq_length:
+        allowed = f"this model's position table needs {trained.max_text_seq_length}"
+        raise RequestError("max_sequence_length", length, allowed)
+    for field, latents in (("height", trained.sample_height), ("width", trained.sample_width)):
+        value, size = getattr(request, field), latents * geometry.spatial
+        if trained.use_learned_positional_embeddings and value != size:
+            raise RequestError(field, value, f"this model's learned positions are for {size} alone")
         # 1.5 counts rotary positions from the corner and has them up to its training size.
-        if geometry.patch_size_t and value > trained:
-            raise RequestError(field, value, f"this model has positions up to {trained}")
+        if geometry.patch_size_t and value > size:
+            raise RequestError(field, value, f"this model has positions up to {size}")
 
 
 def _check_strength(request: RenderRequest) -> None:

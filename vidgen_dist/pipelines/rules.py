@@ -123,7 +123,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
     """
     class_name = checkpoint.model_index.get("_class_name")
     for family in FAMILIES:
-        if class_name in family.pipeline_tasks:
+        if isinstance(class_name, str) and class_name in family.pipeline_tasks:
             return family
     known = ", ".join(sorted(c for f in FAMILIES for c in f.pipeline_tasks))
     raise Refused(

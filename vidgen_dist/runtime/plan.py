@@ -315,7 +315,8 @@ def _media_digests(request: RenderRequest, wanted: bool) -> dict[str, str] | Non
     sources = {name: getattr(request, name) for name in MEDIA_FIELDS if getattr(request, name) is not None}
     try:
         return {name: media_digest(source) for name, source in sources.items()}
-    except MediaError:
+    except (MediaError, OSError):
+        # Whether that lasts, the worker finds out; one file must not keep a run from going on.
         return None
 
 
