@@ -19,9 +19,7 @@ import re
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -32,7 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import Storage, redact
+from vidgen_dist.storage import Storage, is_hidden, redact
+from vidgen_dist.threads import map_ahead
 
 FOLDER = "ledger"
 DONE = "done"
@@ -379,7 +378,8 @@ def read_ledger(output: Storage) -> LedgerState:
     best = np.empty(0, _ATTEMPT)
     read: list[np.ndarray] = []
     count = 0
-    for name, table in zip(names, _tables(output, names), strict=True):
+    tables = map_ahead(lambda name: _read_part(output, name), names, threads=_READERS)
+    for name, table in zip(names, tables, strict=True):
         for chunk in _attempts(table, output.uri(name), classes):
             read.append(chunk)
             count += len(chunk)
@@ -392,28 +392,12 @@ def read_ledger(output: Storage) -> LedgerState:
 def _part_names(output: Storage) -> list[str]:
     names = []
     for name in output.list(FOLDER):
-        if any(piece[:1] in ("_", ".") for piece in name.split("/")):
+        if is_hidden(name):
             continue
         if not name.endswith(".parquet"):
             raise Refused(f"{redact(output.uri(name))}: is no ledger part; allowed in {FOLDER}/: *.parquet")
         names.append(name)
     return names
-
-
-def _tables(output: Storage, names: list[str]) -> Iterator[pa.Table]:
-    """What the merge reads, part by part, fetched ahead: object stores answer slowly, but many at once."""
-    waiting: deque[Future[pa.Table]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        try:
-            for name in names:
-                waiting.append(pool.submit(_read_part, output, name))
-                if len(waiting) == 2 * _READERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _read_part(output: Storage, name: str) -> pa.Table:

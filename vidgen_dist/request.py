@@ -104,16 +104,23 @@ MEDIA_FIELDS = ("image", "video")
 TEXT_FIELDS = ("prompt", "id", "negative_prompt")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text; lone surrogates it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _text(request: RenderRequest, field: str, required: bool = False) -> None:
     value = getattr(request, field)
     if value is None and not required:
         return
     if not isinstance(value, str):
         raise RequestError(field, value, "a text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RequestError(field, value, "a text that UTF-8 can hold") from None
+    if not is_utf8(value):
+        raise RequestError(field, value, "a text that UTF-8 can hold")
 
 
 def _media(request: RenderRequest, field: str) -> None:

@@ -105,6 +105,11 @@ def split(uri: str) -> tuple[str, str]:
     return folder or "/", name
 
 
+def is_hidden(path: str) -> bool:
+    """Whether readers of data sets pass over a relative path: a part of it begins with ``_`` or ``.``."""
+    return any(part[:1] in ("_", ".") for part in path.split("/"))
+
+
 def _inside(path: str) -> str:
     """`path`, when it is a relative path that cannot leave its folder."""
     parts = path.split("/")
@@ -194,14 +199,6 @@ class Storage:
             except FileNotFoundError:
                 return False
             return True
-
-    def size(self, path: str) -> int:
-        """Bytes of a file."""
-        uri = self.uri(path)
-        with _naming("look for", uri):
-            fs, target = _place(uri)
-            fs.invalidate_cache()
-            return int(fs.info(target)["size"])
 
     def list(self, prefix: str = "") -> list[str]:
         """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
@@ -327,8 +324,7 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
             below = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
             found = fs.glob(path, detail=True) if re.search(r"[*?\[]", path) else {}
             names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
-        shown = [name for name in names if not any(part[:1] in ("_", ".") for part in name.split("/"))]
-        return sorted(_uri(fs, f"{below}/{name}", text) for name in shown)
+        return sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
 
 
 def stamp(uri: str) -> str:
