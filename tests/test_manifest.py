@@ -1,18 +1,16 @@
-"""Manifests are opened, read, checked and built; what cannot be is refused by name."""
+"""Manifests are opened, read and checked; what cannot be is refused by name."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
-import pickle
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from hypothesis import strategies as st
 
 from vidgen_dist import manifest as module
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest import Manifest, Row, build, check, open_manifest, row_digest
+from vidgen_dist.manifest import COLUMNS, Manifest, Row, check, open_manifest, row_digest
 from vidgen_dist.request import FIELDS, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, open_storage
 
@@ -36,8 +34,8 @@ def write(path: Path, columns: Mapping[str, Any] | pa.Table, **options: Any) -> 
     return str(path)
 
 
-def rows_of(manifest: Manifest, size: int = 1000, **options: Any) -> list[Row]:
-    return [row for shard in manifest.shards(size) for row in manifest.read(shard, **options)]
+def rows_of(manifest: Manifest) -> list[Row]:
+    return list(manifest.rows())
 
 
 def request_of(row: Row) -> RenderRequest:
@@ -114,7 +112,7 @@ def test_ids_may_be_uuids(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": ["p"], "id": pa.array([own.bytes], pa.uuid())})
     manifest = open_manifest(path)
     assert [row.id for row in rows_of(manifest)] == [str(own)]
-    assert [manifest.read_ids(shard) for shard in manifest.shards(1)] == [[str(own)]]
+    assert list(manifest.ids()) == [str(own)]
 
 
 @pytest.mark.parametrize("column", [name for name in FIELDS if name != "prompt"])
@@ -216,7 +214,8 @@ def test_nothing_to_open(tmp_path: Path) -> None:
 def test_an_empty_manifest_has_no_rows(tmp_path: Path) -> None:
     manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": pa.array([], pa.string())}))
     assert manifest.num_rows == 0
-    assert list(manifest.shards(10)) == []
+    assert list(manifest.rows()) == []
+    assert list(manifest.ids()) == []
     assert check(manifest).ok
 
 
@@ -331,9 +330,9 @@ def test_a_passed_through_column_has_one_type(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_request_has_a_column_type() -> None:
-    assert module._KINDS.keys() == module._ARROW_TYPES.keys() == set(FIELDS)
-    for field, (fits, _) in module._KINDS.items():
-        assert fits(module._ARROW_TYPES[field])
+    assert COLUMNS.keys() == set(FIELDS)
+    for column in COLUMNS.values():
+        assert column.fits(column.written)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -343,88 +342,62 @@ def test_every_field_of_a_request_has_a_column_type() -> None:
 @given(
     files=st.lists(st.integers(0, 30), min_size=1, max_size=3),
     group=st.integers(1, 12),
-    size=st.integers(1, 15),
-    order=st.randoms(use_true_random=False),
     batch=st.integers(1, 7),
+    data=st.data(),
 )
-def test_shards_hold_every_row_once(
-    tmp_path_factory: pytest.TempPathFactory, files: list[int], group: int, size: int, order: Any, batch: int
+def test_every_row_comes_once_and_in_order(
+    tmp_path_factory: pytest.TempPathFactory, files: list[int], group: int, batch: int, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
-    names = itertools.count()
+    total = sum(files)
+    prompts = [f"p{n}" for n in range(total)]
+    some = st.lists(st.booleans(), min_size=total, max_size=total)
+    own = [prompt if has else None for prompt, has in zip(prompts, data.draw(some), strict=True)]
+    wanted = np.array(data.draw(some), np.bool_)
+    first = 0
     for number, rows in enumerate(files):
-        prompts = pa.array([f"p{next(names)}" for _ in range(rows)], pa.string())
-        write(folder / f"{number}.parquet", {"prompt": prompts, "id": prompts}, row_group_size=group)
+        here = slice(first, first + rows)
+        columns = {"prompt": pa.array(prompts[here], pa.string()), "id": pa.array(own[here], pa.string())}
+        write(folder / f"{number}.parquet", columns, row_group_size=group)
+        first += rows
     manifest = open_manifest(folder)
-    shards = list(manifest.shards(size))
-    assert all(1 <= shard.num_rows <= min(size, group) for shard in shards)
-    whole = rows_of(manifest)
-    assert [request_of(row).prompt for row in whole] == [f"p{n}" for n in range(sum(files))]
-    assert [row.index for row in whole] == [n for rows in files for n in range(rows)]
-    by_shard = {shard: list(manifest.read(shard)) for shard in shards}
-    assert list(itertools.chain.from_iterable(by_shard.values())) == whole
-    order.shuffle(shards)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BATCH_ROWS", batch)
-        for shard in shards:
-            assert list(manifest.read(shard)) == by_shard[shard]
-            assert manifest.read_ids(shard) == [row.id for row in by_shard[shard]]
+        whole = list(manifest.rows())
+        assert [request_of(row).prompt for row in whole] == prompts
+        assert [row.index for row in whole] == [n for rows in files for n in range(rows)]
+        assert list(manifest.ids()) == [row.id for row in whole]
+        chosen = [row for row, want in zip(whole, wanted, strict=True) if want]
+        assert list(manifest.rows(wanted=wanted)) == chosen
 
 
-def test_a_large_row_group_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": [str(n) for n in range(1000)]}))
-    opened: list[int] = []
-    original = module._RowGroup.__init__
-
-    def noting(self: Any, file: Any, index: int, columns: Any) -> None:
-        opened.append(index)
-        original(self, file, index, columns)
-
-    monkeypatch.setattr(module._RowGroup, "__init__", noting)
-    assert len(rows_of(manifest, size=10)) == 1000
-    assert opened == [0]
-    assert len(module._open_groups._groups) <= 4
-
-
-def test_shards_are_read_in_threads_and_in_other_processes(tmp_path: Path) -> None:
-    write(tmp_path / "m.parquet", {"prompt": [f"p{n}" for n in range(600)]}, row_group_size=150)
-    manifest = pickle.loads(pickle.dumps(open_manifest(tmp_path)))
-    with ThreadPoolExecutor(8) as pool:
-        read = list(pool.map(lambda shard: list(manifest.read(shard)), manifest.shards(7)))
-    assert [request_of(row).prompt for rows in read for row in rows] == [f"p{n}" for n in range(600)]
-
-
-def test_a_reader_that_stops_early_disturbs_no_one(tmp_path: Path) -> None:
-    manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": [f"p{n}" for n in range(50)]}))
-    first, second, *_ = manifest.shards(20)
-    rows = manifest.read(first)
-    next(rows)
-    other = [request_of(row).prompt for row in manifest.read(second)]
-    rows.close()
-    assert other == [f"p{n}" for n in range(20, 40)]
-    assert [request_of(row).prompt for row in manifest.read(first)] == [f"p{n}" for n in range(20)]
-
-
-def test_a_shard_has_at_least_a_row(tmp_path: Path) -> None:
-    manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": ["p"]}))
-    with pytest.raises(ValueError, match="shard size 0"):
-        list(manifest.shards(0))
+def test_row_groups_without_a_wanted_row_are_not_read(tmp_path: Path) -> None:
+    columns = {"prompt": [f"a prompt {n}" * 50 for n in range(2000)]}
+    path = Path(write(tmp_path / "m.parquet", columns, use_dictionary=False, row_group_size=1000))
+    data = bytearray(path.read_bytes())
+    manifest = open_manifest(path)
+    data[4 : len(data) // 4] = os.urandom(len(data) // 4 - 4)
+    path.write_bytes(data)
+    last = np.arange(2000) == 1999
+    assert [row.index for row in manifest.rows(wanted=last)] == [1999]
+    with pytest.raises(StorageError, match="row group 0"):
+        list(manifest.rows())
 
 
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_file_that_changes_during_the_run_is_named(tmp_path: Path, same_size: bool) -> None:
-    path = write(tmp_path / "m.parquet", {"prompt": [f"p{n:03d}" for n in range(100)]})
+    path = write(tmp_path / "m.parquet", {"prompt": [f"p{n:03d}" for n in range(100)]}, row_group_size=50)
     manifest = open_manifest(path)
-    first, second, *_ = manifest.shards(50)
-    list(manifest.read(first))
-    list(manifest.read(second))
+    rows = manifest.rows()
+    assert [request_of(row).prompt for row in islice(rows, 50)] == [f"p{n:03d}" for n in range(50)]
     prompts = [f"{'q' if same_size else 'much longer '}{n:03d}" for n in range(100)]
-    write(tmp_path / "m.parquet", {"prompt": prompts})
-    with pytest.raises(StorageError, match=r"m\.parquet: the manifest was changed while in use"):
-        list(manifest.read(first))
+    write(tmp_path / "m.parquet", {"prompt": prompts}, row_group_size=50)
+    for reading in (rows, manifest.rows(), manifest.ids()):
+        with pytest.raises(StorageError, match=r"m\.parquet: the manifest was changed while in use"):
+            next(reading)
     os.unlink(path)
     with pytest.raises(FileNotFoundError, match=r"m\.parquet"):
-        list(manifest.read(first))
+        next(manifest.rows())
 
 
 def test_the_same_file_copied_anew_is_the_same(tmp_path: Path) -> None:
@@ -462,14 +435,14 @@ def test_text_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> None:
     assert bad_id.error is not None
     assert (bad_id.id, bad_id.error.field) == (row_digest({"prompt": "fine"}), "id")
     assert bad_prompt.extra == {"note": "b\ufffdd"}
-    assert manifest.read_ids(next(manifest.shards(10))) == [good.id, bad_prompt.id, bad_id.id]
+    assert list(manifest.ids()) == [good.id, bad_prompt.id, bad_id.id]
 
 
 def test_defaults_fill_what_a_row_lacks(tmp_path: Path) -> None:
     columns = {"prompt": ["p", "q", "r"], "num_frames": [9, None, None]}
     manifest = open_manifest(write(tmp_path / "m.parquet", columns))
     defaults = {"num_frames": 49, "num_inference_steps": 20, "negative_prompt": "blur"}
-    rows = rows_of(manifest, defaults=defaults)
+    rows = list(manifest.rows(defaults))
     assert [request_of(row).num_frames for row in rows] == [9, 49, 49]
     assert {request_of(row).num_inference_steps for row in rows} == {20}
     assert {request_of(row).negative_prompt for row in rows} == {"blur"}
@@ -509,7 +482,7 @@ def test_ids_are_the_column_or_a_digest(tmp_path: Path) -> None:
     assert named.id == "one"
     assert unnamed.id == row_digest({"prompt": "q"})
     assert request_of(unnamed).id == unnamed.id
-    assert manifest.read_ids(next(manifest.shards(10))) == ["one", unnamed.id]
+    assert list(manifest.ids()) == ["one", unnamed.id]
 
 
 def test_digests_stay_the_same_from_release_to_release() -> None:
@@ -528,7 +501,7 @@ def test_digests_are_the_same_in_another_process(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": ["p", "q"], "seed": [1, 2]})
     code = (
         "import sys; from vidgen_dist.manifest import open_manifest\n"
-        "m = open_manifest(sys.argv[1]); print(*[i for s in m.shards(9) for i in m.read_ids(s)])"
+        "m = open_manifest(sys.argv[1]); print(*m.ids())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
@@ -562,11 +535,11 @@ def test_digests_depend_on_the_request_alone(
     folder = tmp_path_factory.mktemp("m")
     there = {name for row in rows for name in row}
     names = [name for name in order if name in there or (nulls and name != "id")]
-    plain = pa.Table.from_pylist(rows, pa.schema([(n, module._ARROW_TYPES[n]) for n in sorted(there)]))
-    other = pa.Table.from_pylist(rows[::-1], pa.schema([(n, module._ARROW_TYPES[n]) for n in names]))
+    plain = pa.Table.from_pylist(rows, pa.schema([(n, COLUMNS[n].written) for n in sorted(there)]))
+    other = pa.Table.from_pylist(rows[::-1], pa.schema([(n, COLUMNS[n].written) for n in names]))
     other = other.append_column("note", pa.array([str(n) for n in range(len(rows))]))
     ids = [row.id for row in rows_of(open_manifest(write(folder / "a" / "m.parquet", plain)))]
-    again = rows_of(open_manifest(write(folder / "b" / "n.parquet", other, row_group_size=2)), size=1)
+    again = rows_of(open_manifest(write(folder / "b" / "n.parquet", other, row_group_size=2)))
     assert [row.id for row in again][::-1] == ids
     same = [{k: v for k, v in row.items() if v is not None} for row in rows]
     assert len(set(ids)) == len({json.dumps(row, sort_keys=True) for row in same})
@@ -726,7 +699,7 @@ def test_a_manifest_on_s3(s3_bucket: str, tmp_path: Path) -> None:
         store.put_file(write(tmp_path / name, columns, row_group_size=30), f"m/{name}.parquet")
     for uri in (store.uri("m"), store.uri("m") + "/*.parquet"):
         manifest = open_manifest(uri)
-        rows = rows_of(manifest, size=8)
+        rows = rows_of(manifest)
         assert [request_of(row).prompt for row in rows] == [f"p{n}" for n in range(200)]
         assert {request_of(row).image for row in rows} == {f"s3://{s3_bucket}/data/m/img/x.png"}
         assert check(manifest).ok
@@ -740,222 +713,9 @@ def test_a_manifest_on_s3(s3_bucket: str, tmp_path: Path) -> None:
         open_manifest(store.uri("none"))
 
 
-def test_building_from_and_to_s3(s3_bucket: str) -> None:
-    store = open_storage(f"s3://{s3_bucket}/in")
-    store.write_bytes("prompts.txt", b"a cat\na dog\n")
-    store.write_bytes("more.csv", b"prompt,image\na fox,fox.png\n")
-    out = f"s3://{s3_bucket}/out/m.parquet"
-    report = build([store.uri("prompts.txt"), store.uri("*.csv")], out)
-    assert (report.uri, report.rows) == (out, 3)
-    rows = rows_of(open_manifest(out))
-    assert [request_of(row).prompt for row in rows] == ["a cat", "a dog", "a fox"]
-    assert request_of(rows[2]).image == f"s3://{s3_bucket}/in/fox.png"
-
-
-def test_a_bucket_that_is_not_there_is_refused(s3_bucket: str, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there_is_refused(s3_bucket: str) -> None:
     with pytest.raises(Refused, match=f"s3://{s3_bucket}-none/m"):
         open_manifest(f"s3://{s3_bucket}-none/m.parquet")
-    (tmp_path / "p.txt").write_text("a cat\n")
-    with pytest.raises(
-        Refused, match=f"cannot write s3://{s3_bucket}-none/m.parquet: .*bucket does not exist"
-    ):
-        build([tmp_path / "p.txt"], f"s3://{s3_bucket}-none/m.parquet")
-
-
-# --- building ----------------------------------------------------------------------------------------
-
-
-def test_text_csv_and_json_lines_make_one_manifest(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("\ufeffa cat\r\n\n  a café \u2028 still one line\n".encode())
-    (tmp_path / "b.csv").write_bytes(
-        "\ufeffprompt,num_frames,guidance_scale,use_dynamic_cfg,seed,mood\n"
-        '"one, ""two""\nthree",49,6,TRUE,9223372036854775807,gay\n'
-        "\n"
-        "plain, 9.0 ,.5,,,\n".encode()
-    )
-    (tmp_path / "c.jsonl").write_text(
-        '{"prompt": "j\\u00e9", "id": 7, "fps": 8, "height": 480.0, "tags": ["x", 1]}\n\n{"prompt": ""}\n'
-    )
-    inputs = [tmp_path / name for name in ("a.txt", "b.csv", "c.jsonl")]
-    report = build(inputs, tmp_path / "m.parquet")
-    assert report.rows == 6
-    assert report.unknown_columns == ("mood", "tags")
-    manifest = open_manifest(tmp_path / "m.parquet", passthrough=("mood", "tags"))
-    assert manifest.columns == report.columns
-    rows = rows_of(manifest)
-    assert [request_of(row) for row in rows] == [
-        RenderRequest(prompt="a cat", id="a-000001"),
-        RenderRequest(prompt="a café \u2028 still one line", id="a-000003"),
-        RenderRequest(
-            prompt='one, "two"\nthree',
-            id="b-000002",
-            num_frames=49,
-            guidance_scale=6.0,
-            use_dynamic_cfg=True,
-            seed=2**63 - 1,
-        ),
-        RenderRequest(prompt="plain", id="b-000005", num_frames=9, guidance_scale=0.5),
-        RenderRequest(prompt="jé", id="7", fps=8.0, height=480),
-        RenderRequest(prompt="", id="c-000003"),
-    ]
-    assert [row.extra["mood"] for row in rows] == [None, None, "gay", None, None, None]
-    assert rows[4].extra["tags"] == '["x", 1]'
-    schema = pq.read_schema(tmp_path / "m.parquet")
-    assert (schema.field("seed").type, schema.field("guidance_scale").type) == (pa.int64(), pa.float64())
-    assert check(manifest).ok
-
-
-def test_a_folder_of_inputs_with_prompts_that_repeat(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "p.txt").write_text("a cat\na cat\n")
-    build([tmp_path], tmp_path / "m.parquet")
-    manifest = open_manifest(tmp_path / "m.parquet")
-    assert [row.id for row in rows_of(manifest)] == ["p-000001", "p-000002", "p-2-000001", "p-2-000002"]
-    assert check(manifest).ok
-
-
-def test_relative_media_stay_where_they_are(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "p.csv").write_text("prompt,image,video\np,i/a.png,/abs/a.mp4\n")
-    build([tmp_path / "in" / "p.csv"], tmp_path / "in" / "m.parquet")
-    build([tmp_path / "in" / "p.csv"], tmp_path / "out" / "m.parquet")
-    assert pq.read_table(tmp_path / "in" / "m.parquet")["image"].to_pylist() == ["i/a.png"]
-    for folder in ("in", "out"):
-        (row,) = rows_of(open_manifest(tmp_path / folder / "m.parquet"))
-        assert request_of(row).image == str(tmp_path / "in" / "i" / "a.png")
-        assert request_of(row).video == "/abs/a.mp4"
-
-
-def test_row_groups_are_small_enough_to_hand_out(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("".join(f"prompt {n}\n" for n in range(5000)))
-    build([tmp_path / "p.txt"], tmp_path / "m.parquet")
-    assert open_manifest(tmp_path / "m.parquet").files[0].row_groups == (4096, 904)
-    # 100 kB of prompt a row: a group stays within some megabytes.
-    (tmp_path / "p.txt").write_text(("x" * 100_000 + "\n") * 400)
-    build([tmp_path / "p.txt"], tmp_path / "m.parquet")
-    assert max(open_manifest(tmp_path / "m.parquet").files[0].row_groups) < 200
-
-
-BAD_INPUTS = [
-    ("p.csv", b"text,seed\na,1\n", "p.csv: the header has no column 'prompt'; it has: text, seed"),
-    ("p.csv", b"prompt,seed,seed\na,1,2\n", "p.csv: the header"),
-    ("p.csv", b"", "p.csv: is empty; its first line must name the columns"),
-    (
-        "p.csv",
-        b"prompt,seed\na,1\nb\n",
-        "p.csv, line 3: line: ['b'] is not allowed; 2 cells, as in the header",
-    ),
-    ("p.csv", b"prompt,seed\na,1,2\n", "p.csv, line 2: line: ['a', '1', '2'] is not allowed; 2 cells"),
-    ("p.csv", b'prompt\n"a\n', "p.csv, line 2: cannot be read as CSV"),
-    ("p.csv", b"prompt\na\n\xff\n", "p.csv, line 3: is not UTF-8"),
-    ("p.csv", b"prompt,seed\n,1\n", "p.csv, line 2: prompt: None is not allowed; a text"),
-    (
-        "p.csv",
-        b'prompt,seed\n"a\nb",1\nc,-1\n',
-        "p.csv, line 4: seed: -1 is not allowed; a whole number from 0",
-    ),
-    (
-        "p.csv",
-        b"prompt,num_frames\na,49.5\n",
-        "p.csv, line 2: num_frames: 49.5 is not allowed; a whole number",
-    ),
-    ("p.csv", b"prompt,num_frames\na,1_000\n", "p.csv, line 2: num_frames: '1_000' is not allowed"),
-    ("p.csv", b"prompt,fps\na,nan\n", "p.csv, line 2: fps: 'nan' is not allowed; a number"),
-    ("p.csv", b"prompt,fps\na,8 fps\n", "p.csv, line 2: fps: '8 fps' is not allowed; a number"),
-    ("p.csv", b"prompt,fps\na,1e999\n", "p.csv, line 2: fps: inf is not allowed"),
-    (
-        "p.csv",
-        b"prompt,use_dynamic_cfg\na,1\n",
-        "p.csv, line 2: use_dynamic_cfg: '1' is not allowed; true or false",
-    ),
-    ("p.csv", b"prompt,id\na,1\nb,1\n", "p.csv, line 3: id: '1' is also that of"),
-    ("p.txt", b"a cat\n\xff\n", "p.txt, line 2: line: b'\\xff\\n' is not allowed; UTF-8"),
-    ("p.txt", b"\n \n", "p.txt: there are no rows"),
-    (
-        "p.jsonl",
-        b'{"prompt": "a"}\n{"prompt": \n',
-        "p.jsonl, line 2: line: '{\"prompt\":' is not allowed; a JSON object",
-    ),
-    ("p.jsonl", b'["a"]\n', "p.jsonl, line 1: line: '[\"a\"]' is not allowed; a JSON object"),
-    (
-        "p.jsonl",
-        b'{"prompt": "a", "prompt": "b"}\n',
-        "p.jsonl, line 1: prompt: 2 is not allowed; each key once",
-    ),
-    ("p.jsonl", b'{"seed": 1}\n', "p.jsonl, line 1: prompt: None is not allowed"),
-    ("p.jsonl", b'{"prompt": 1}\n', "p.jsonl, line 1: prompt: 1 is not allowed; a text"),
-    ("p.jsonl", b'{"prompt": "a", "num_frames": "49"}\n', "p.jsonl, line 1: num_frames: '49' is not allowed"),
-    ("p.jsonl", b'{"prompt": "a", "fps": NaN}\n', "p.jsonl, line 1: fps: nan is not allowed"),
-    ("p.jsonl", b'{"prompt": "a", "image": [1]}\n', "p.jsonl, line 1: image: [1] is not allowed; a text"),
-    ("p.jsonl", b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}\n", "p.jsonl, line 1: line: "),
-    (
-        "p.jsonl",
-        b'{"prompt": "\\ud800"}\n',
-        "p.jsonl, line 1: prompt: '\\ud800' is not allowed; a text that UTF-8",
-    ),
-    ("p.jsonl", b'{"prompt": "a", "x": "\\ud800"}\n', "p.jsonl, line 1: x: '\\ud800' is not allowed"),
-    ("p.jsonl", b'{"prompt": "a", "id": true}\n', "p.jsonl, line 1: id: True is not allowed"),
-    ("p.tsv", b"prompt\na\n", "p.tsv: cannot be made into a manifest; allowed: .txt, .csv, .jsonl"),
-]
-
-
-@pytest.mark.parametrize(("name", "content", "said"), BAD_INPUTS)
-def test_bad_input_is_named_and_nothing_is_written(
-    tmp_path: Path, name: str, content: bytes, said: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(Refused) as caught:
-        build([tmp_path / name], tmp_path / "m.parquet")
-    assert str(caught.value).startswith(f"{tmp_path}/{said}")
-    assert os.listdir(tmp_path) == [name]
-
-
-def test_several_bad_lines_are_named_at_once(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("prompt,seed\n" + "a,-1\n" * 30)
-    with pytest.raises(Refused) as caught:
-        build([tmp_path / "p.csv"], tmp_path / "m.parquet")
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 21
-    assert lines[-1] == "and 10 more lines"
-
-
-def test_inputs_and_outputs_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("a\n")
-    with pytest.raises(Refused, match=r"none\.txt: there is no such file"):
-        build([tmp_path / "none.txt"], tmp_path / "m.parquet")
-    with pytest.raises(Refused, match=r"m\.csv: a manifest's name ends in \.parquet"):
-        build([tmp_path / "p.txt"], tmp_path / "m.csv")
-    with pytest.raises(Refused, match=r"cannot write .*p\.txt/m\.parquet: "):
-        build([tmp_path / "p.txt"], tmp_path / "p.txt" / "m.parquet")
-
-
-@settings(max_examples=30)
-@given(
-    st.lists(
-        st.fixed_dictionaries(
-            {"prompt": st.text(st.characters(exclude_categories=["Cs"]), max_size=10)},
-            optional={
-                "seed": st.integers(0, 2**63 - 1),
-                "fps": st.floats(0.5, 1000),
-                "note": st.text("añ\n", max_size=3),
-            },
-        ),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_json_lines_come_out_as_they_went_in(
-    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]
-) -> None:
-    folder = tmp_path_factory.mktemp("b")
-    (folder / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    report = build([folder / "p.jsonl"], folder / "m.parquet")
-    rows = rows_of(open_manifest(folder / "m.parquet", passthrough=report.unknown_columns))
-    read = [
-        {k: getattr(request_of(row), k) for k in ("prompt", "seed", "fps")} | dict(row.extra) for row in rows
-    ]
-    assert [{k: v for k, v in values.items() if v is not None} for values in read] == records
 
 
 # --- memory ------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def build_manifest(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
 ) -> None:
     """Make a manifest from text (a prompt a line), CSV or JSON lines."""
-    from vidgen_dist.manifest import build
+    from vidgen_dist.manifest_build import build
 
     report = build(inputs, out)
     for name in report.unknown_columns:
@@ -230,18 +230,14 @@ def print_result(result: RunResult, console: Console) -> None:
 def _print_demo(spec: RunSpec) -> None:
     """The demo's rows and where the contact sheet is."""
     from vidgen_dist.manifest import open_manifest
-    from vidgen_dist.runtime.results import latest_rows, write_contact_sheet
+    from vidgen_dist.runtime.contact_sheet import write_contact_sheet
+    from vidgen_dist.runtime.entries import latest_entries
     from vidgen_dist.storage import open_storage
 
     output = open_storage(spec.output.uri)
-    entries = latest_rows(output)
-    manifest = open_manifest(spec.manifest.uri)
-    prompts = {
-        row.id: row.request.prompt
-        for shard in manifest.shards(64)
-        for row in manifest.read(shard)
-        if row.request is not None
-    }
+    entries = latest_entries(output)
+    rows = open_manifest(spec.manifest.uri).rows()
+    prompts = {row.id: row.request.prompt for row in rows if row.request is not None}
     table = Table("id", "status", "prompt", "frames", "seconds", "file")
     for column in (table.columns[0], table.columns[-1]):
         column.no_wrap = True

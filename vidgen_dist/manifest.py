@@ -2,8 +2,8 @@
 
 A manifest is a Parquet file, a folder of them or a glob, on any storage. Its columns are
 `RenderRequest`'s fields; only `prompt` is required. A null takes the run's default. A relative `image` or
-`video` is taken relative to the folder of the file that the row is in. Rows are read by row group and in
-batches, so a manifest may be far larger than memory.
+`video` is taken relative to the folder of the file that the row is in. Rows are read front to back and in
+batches, so a manifest, and any row group of it, may be far larger than memory.
 
 A row is identified by its `id` column or, where that is missing or null, by a digest of its request's
 fields. The digest does not depend on the order of columns or rows, on the file, on the run's defaults or on
@@ -12,40 +12,27 @@ whether a column is absent or null.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import io
 import json
 import os
 import posixpath
-import re
-import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import accumulate
-from typing import Any, BinaryIO, cast
+from functools import lru_cache
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
-from vidgen_dist.storage import (
-    StorageError,
-    expand,
-    open_input,
-    open_storage,
-    redact,
-    resolve_path,
-    split,
-    stamp,
-)
+from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
+from vidgen_dist.storage import StorageError, expand, open_input, redact, resolve_path, split, stamp
+from vidgen_dist.threads import map_ahead
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
@@ -89,32 +76,48 @@ def _is_image(kind: pa.DataType) -> bool:
     )
 
 
-_TEXT = (_is_text, "a string column")
-_INTEGER = (_is_number, "an integer column, or a float column that holds whole numbers")
-_NUMBER = (_is_number, "a float or integer column")
+@dataclass(frozen=True)
+class Column:
+    """A request field as a column.
 
-_KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
+    Args:
+        fits: Whether a type can hold the field.
+        allowed: Which types those are, for messages.
+        written: The type that `manifest_build.build` gives it.
+    """
+
+    fits: Callable[[pa.DataType], bool]
+    allowed: str
+    written: pa.DataType
+
+
+_TEXT = Column(_is_text, "a string column", pa.string())
+_INTEGER = Column(_is_number, "an integer column, or a float column that holds whole numbers", pa.int64())
+_NUMBER = Column(_is_number, "a float or integer column", pa.float64())
+_IMAGE = (
+    "a string column (paths or URIs), a binary column (encoded images) or a struct of bytes and path, "
+    "as Hugging Face datasets writes it"
+)
+
+COLUMNS: Mapping[str, Column] = {
     "prompt": _TEXT,
-    "id": (_is_id, "a string or integer column"),
+    "id": Column(_is_id, "a string or integer column", pa.string()),
     "negative_prompt": _TEXT,
-    "image": (
-        _is_image,
-        "a string column (paths or URIs), a binary column (encoded images) or a struct of bytes and path, "
-        "as Hugging Face datasets writes it",
-    ),
-    "video": (_is_text, "a string column (paths or URIs)"),
+    "image": Column(_is_image, _IMAGE, pa.string()),
+    "video": Column(_is_text, "a string column (paths or URIs)", pa.string()),
     "height": _INTEGER,
     "width": _INTEGER,
     "num_frames": _INTEGER,
     "num_inference_steps": _INTEGER,
     "guidance_scale": _NUMBER,
-    "use_dynamic_cfg": (pa.types.is_boolean, "a boolean column"),
+    "use_dynamic_cfg": Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
     "eta": _NUMBER,
     "strength": _NUMBER,
     "max_sequence_length": _INTEGER,
     "seed": _INTEGER,
     "fps": _NUMBER,
 }
+"""Of each field of a request, by its name."""
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -151,12 +154,12 @@ def _check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> N
             raise Refused(
                 f"{shown}: column {name!r} is there {schema.names.count(name)} times; allowed: once"
             )
-    for name, (fits, allowed) in _KINDS.items():
+    for name, column in COLUMNS.items():
         if name in schema.names:
             kind = _value_type(schema.field(name).type)
-            if not fits(kind) and not pa.types.is_null(kind):
+            if not column.fits(kind) and not pa.types.is_null(kind):
                 raise Refused(
-                    f"{shown}: column {name!r} has type {schema.field(name).type}; allowed: {allowed}"
+                    f"{shown}: column {name!r} has type {schema.field(name).type}; allowed: {column.allowed}"
                 )
 
 
@@ -201,6 +204,13 @@ class ManifestFile:
         """Rows of the file."""
         return sum(self.row_groups)
 
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """Each row group's number, its first row and the one after its last."""
+        start = 0
+        for group, rows in enumerate(self.row_groups):
+            yield group, start, start + rows
+            start += rows
+
 
 @dataclass(frozen=True)
 class _Footer:
@@ -240,15 +250,15 @@ def _not_parquet(uri: str, head: bytes, tail: bytes) -> str:
     return f"is not Parquet{build}"
 
 
-@lru_cache(maxsize=8)
+# Of a file of many row groups the footer has megabytes: read once, as long as the file stays the same.
+@lru_cache(maxsize=1)
 def _known_footer(uri: str, _stamp: str) -> _Footer:
     return _read_footer(uri)
 
 
-class _RowGroup:
-    """Reads one row group of a file from front to back, in batches."""
-
-    def __init__(self, file: ManifestFile, index: int, columns: Sequence[str]) -> None:
+def _read_group(file: ManifestFile, index: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """A row group from front to back, in batches small enough whatever the group's size."""
+    try:
         footer = _known_footer(file.uri, stamp(file.uri))
         if footer.digest != file.digest:
             raise StorageError(
@@ -256,91 +266,29 @@ class _RowGroup:
             )
         group = footer.metadata.row_group(index)
         small = group.total_byte_size <= _PREFETCH_BYTES
-        self._source = open_input(file.uri)
-        self._parquet = pq.ParquetFile(
-            self._source,
-            metadata=footer.metadata,
-            pre_buffer=small,
-            buffer_size=0 if small else 2**20,
-        )
         row_bytes = group.total_byte_size / max(1, group.num_rows)
         rows = max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1.0, row_bytes))))
-        self._batches = self._parquet.iter_batches(
-            rows, row_groups=[index], columns=list(columns), use_threads=False
-        )
-        self._batch: pa.RecordBatch | None = None
-        self.start = 0
-        self._stop = 0
-
-    def read(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """Rows `start` to `stop` of the row group; `start` must not lie before the batch at hand."""
-        while start < stop:
-            while self._stop <= start:
-                self._batch = next(self._batches, None)
-                if self._batch is None:
-                    raise StorageError("the row group has fewer rows than the footer says")
-                self.start, self._stop = self._stop, self._stop + self._batch.num_rows
-            assert self._batch is not None
-            end = min(stop, self._stop)
-            yield self._batch.slice(start - self.start, end - start)
-            start = end
-
-    def close(self) -> None:
-        self._batch = None
-        self._parquet.close(force=True)
-        self._source.close()
-
-
-class _OpenGroups:
-    """Row groups read in part, kept for the shard that goes on where the last one ended.
-
-    A file written by pandas has a million rows in a row group and Parquet cannot be entered in the
-    middle: without this, a hundred thousand shards would each decode half of it.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._groups: dict[tuple[Any, ...], _RowGroup] = {}
-
-    def take(self, file: ManifestFile, index: int, columns: tuple[str, ...], start: int) -> _RowGroup:
-        with self._lock:
-            group = self._groups.pop((file.uri, file.digest, index, columns), None)
-        if group is not None and group.start <= start:
-            return group
-        if group is not None:
-            group.close()
-        return _RowGroup(file, index, columns)
-
-    def give_back(self, file: ManifestFile, index: int, columns: tuple[str, ...], group: _RowGroup) -> None:
-        with self._lock:
-            replaced = self._groups.pop((file.uri, file.digest, index, columns), None)
-            self._groups[file.uri, file.digest, index, columns] = group
-            oldest = self._groups.pop(next(iter(self._groups))) if len(self._groups) > self._most else None
-        for unused in (replaced, oldest):
-            if unused is not None:
-                unused.close()
-
-
-_open_groups = _OpenGroups(4)
+        missing = group.num_rows
+        with (
+            open_input(file.uri) as source,
+            pq.ParquetFile(
+                source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
+            ) as parquet,
+        ):
+            for batch in parquet.iter_batches(
+                rows, row_groups=[index], columns=list(columns), use_threads=False
+            ):
+                missing -= batch.num_rows
+                yield batch
+        if missing:
+            raise OSError("it has fewer rows than the footer says")
+    except (StorageError, FileNotFoundError):
+        raise
+    except (pa.ArrowException, OSError, Refused) as error:
+        raise StorageError(f"cannot read {redact(file.uri)}, row group {index}: {error}") from None
 
 
 # --- the manifest ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A run of rows, handed out as one piece of work: `start` to `stop` of one row group of one file."""
-
-    file: str
-    row_group: int
-    start: int
-    stop: int
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the shard."""
-        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -366,7 +314,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """An opened manifest. Made by `open_manifest`; it can be sent to other processes.
+    """An opened manifest. Made by `open_manifest`.
 
     Args:
         uri: What was opened.
@@ -382,83 +330,71 @@ class Manifest:
     unknown_columns: tuple[str, ...]
     extra_schema: pa.Schema
 
-    @cached_property
+    @property
     def num_rows(self) -> int:
         """Rows of all files."""
         return sum(file.num_rows for file in self.files)
 
-    @cached_property
-    def _by_uri(self) -> dict[str, ManifestFile]:
-        return {file.uri: file for file in self.files}
-
-    def shards(self, size: int) -> Iterator[Shard]:
-        """All rows, in order, in runs of at most `size` rows. No shard crosses a row group."""
-        if size < 1:
-            raise ValueError(f"shard size {size}: allowed: 1 or more")
-        for file in self.files:
-            for index, rows in enumerate(file.row_groups):
-                for start in range(0, rows, size):
-                    yield Shard(file.uri, index, start, min(rows, start + size))
-
-    def read(self, shard: Shard, defaults: Mapping[str, Any] | None = None) -> Iterator[Row]:
-        """The rows of a shard.
+    def rows(
+        self, defaults: Mapping[str, Any] | None = None, wanted: np.ndarray | None = None
+    ) -> Iterator[Row]:
+        """The rows, in order, read as they are asked for.
 
         Args:
-            shard: One of `shards`; best in their order, as a row group is decoded from its front.
             defaults: Values of request fields where a row has none.
+            wanted: Which rows to give, all by default: bool (rows,). Row groups without any are not read.
 
         Raises:
-            StorageError: The file cannot be read, or is no longer the one that was opened.
+            StorageError: A file cannot be read, or is no longer the one that was opened.
         """
-        index = self._first_index(shard)
-        extras = tuple(self.extra_schema.names)
-        for batch in self._batches(shard, tuple(dict.fromkeys((*self.columns, *extras)))):
+        first = 0
+        for file in self.files:
+            for group, start, stop in file.spans():
+                here = None if wanted is None else wanted[first + start : first + stop]
+                if here is None or here.any():
+                    yield from self._group_rows(file, group, start, defaults or {}, here)
+            first += file.num_rows
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all rows: as those of `rows`, and much faster where there is an `id` column."""
+        for file in self.files:
+            for group, start, _ in file.spans():
+                given = 0
+                if "id" in self.columns:
+                    for batch in _read_group(file, group, ("id",)):
+                        ids = [_own_id(value) for value in _values(batch.column("id"))]
+                        if None in ids:
+                            break
+                        yield from cast(list[str], ids)
+                        given += len(ids)
+                    else:
+                        continue
+                # An id that is missing is a digest of the row's other columns.
+                for row in islice(self._group_rows(file, group, start, {}, None), given, None):
+                    yield row.id
+
+    def _group_rows(
+        self,
+        file: ManifestFile,
+        group: int,
+        index: int,
+        defaults: Mapping[str, Any],
+        wanted: np.ndarray | None,
+    ) -> Iterator[Row]:
+        extras = self.extra_schema.names
+        start = 0
+        for batch in _read_group(file, group, tuple(dict.fromkeys((*self.columns, *extras)))):
             try:
                 values = {name: _values(batch.column(name)) for name in self.columns}
                 extra = {name: _extra_values(batch, self.extra_schema.field(name)) for name in extras}
             except StorageError as error:
-                raise StorageError(f"cannot read {redact(shard.file)}: {error}") from None
+                raise StorageError(f"cannot read {redact(file.uri)}: {error}") from None
             for at in range(batch.num_rows):
-                present = {name: column[at] for name, column in values.items() if column[at] is not None}
-                passed = {name: column[at] for name, column in extra.items()}
-                yield _row(present, passed, shard.file, index, defaults or {})
-                index += 1
-
-    def read_ids(self, shard: Shard) -> list[str]:
-        """The ids of a shard's rows: as `read`'s, and much faster where there is an `id` column."""
-        if "id" in self.columns:
-            batches = self._batches(shard, ("id",))
-            ids = [_own_id(value) for batch in batches for value in _values(batch.column("id"))]
-            if None not in ids:
-                return cast(list[str], ids)
-        return [row.id for row in self.read(shard)]
-
-    @cached_property
-    def _group_starts(self) -> dict[str, list[int]]:
-        return {file.uri: [0, *accumulate(file.row_groups)] for file in self.files}
-
-    def _first_index(self, shard: Shard) -> int:
-        return self._group_starts[shard.file][shard.row_group] + shard.start
-
-    def _batches(self, shard: Shard, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        file = self._by_uri[shard.file]
-        try:
-            group = _open_groups.take(file, shard.row_group, columns, shard.start)
-            try:
-                yield from group.read(shard.start, shard.stop)
-            except BaseException:
-                group.close()
-                raise
-        except (pa.ArrowException, OSError, Refused) as error:
-            if isinstance(error, StorageError | FileNotFoundError):
-                raise
-            raise StorageError(
-                f"cannot read {redact(shard.file)}, row group {shard.row_group}: {error}"
-            ) from None
-        if shard.stop == file.row_groups[shard.row_group]:
-            group.close()
-        else:
-            _open_groups.give_back(file, shard.row_group, columns, group)
+                if wanted is None or wanted[start + at]:
+                    present = {name: column[at] for name, column in values.items() if column[at] is not None}
+                    passed = {name: column[at] for name, column in extra.items()}
+                    yield _row(present, passed, file.uri, index + start + at, defaults)
+            start += batch.num_rows
 
 
 def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = ()) -> Manifest:
@@ -476,8 +412,7 @@ def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = (
     passthrough = tuple(dict.fromkeys(passthrough))
     try:
         uris = _parquet_files(text)
-        with ThreadPoolExecutor(min(_OPEN_FILES, len(uris))) as pool:
-            opened = list(pool.map(lambda file: _open_file(file, passthrough), uris))
+        opened = list(map_ahead(lambda file: _open_file(file, passthrough), uris, threads=_OPEN_FILES))
     except OSError as error:
         raise Refused(str(error)) from None
     (first, schema), rest = opened[0], opened[1:]
@@ -494,10 +429,16 @@ def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = (
     )
 
 
-def _parquet_files(uri: str) -> list[str]:
+def find_files(uri: str) -> list[str]:
+    """The files that a URI stands for, see `storage.expand`; refused if there are none."""
     found = expand(uri)
     if not found:
         raise Refused(f"{redact(uri)}: there is no such file, folder with files or match")
+    return found
+
+
+def _parquet_files(uri: str) -> list[str]:
+    found = find_files(uri)
     if len(found) == 1 and posixpath.basename(found[0]) == posixpath.basename(uri):
         return found
     files = [file for file in found if file.lower().endswith(PARQUET_SUFFIXES)]
@@ -579,15 +520,7 @@ def _row(
 
 def _own_id(value: str | int | None) -> str | None:
     """The id that a row gives itself, if it can be one."""
-    return str(value) if value not in (None, "") and _is_utf8(str(value)) else None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return str(value) if value not in (None, "") and is_utf8(str(value)) else None
 
 
 def row_digest(values: Mapping[str, Any]) -> str:
@@ -683,22 +616,23 @@ def check(
     Raises:
         Refused: A file of the manifest cannot be read, is damaged or was changed since it was opened.
     """
-    examine = _Examine(resolve, probe)
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
     ids = array("q")
+
+    def look(row: Row) -> tuple[int, Problem | None]:
+        return hash(row.id), _problem(row, resolve, probe)
+
+    rows = manifest.rows(defaults)
     try:
-        with ThreadPoolExecutor(8) as pool:
-            for shard in manifest.shards(1024 if probe is None else 64):
-                rows = list(manifest.read(shard, defaults))
-                ids.extend([hash(row.id) for row in rows])
-                for problem in (pool.map if probe is not None else map)(examine, rows):
-                    if problem is not None:
-                        counts[problem.column] += 1
-                        if len(problems) < limit:
-                            problems.append(problem)
-        repeated, surplus = _repeated(ids)
-        shared = _shared_ids(_places(manifest), repeated, limit) if repeated else []
+        for row_hash, problem in map(look, rows) if probe is None else map_ahead(look, rows, threads=8):
+            ids.append(row_hash)
+            if problem is not None:
+                counts[problem.column] += 1
+                if len(problems) < limit:
+                    problems.append(problem)
+        repeated, surplus = repeated_hashes(ids)
+        shared = _shared_ids(manifest, repeated, limit) if repeated else []
     except OSError as error:
         raise Refused(str(error)) from None
     if shared:
@@ -706,30 +640,27 @@ def check(
     return CheckReport(manifest.num_rows, tuple(problems + shared), dict(counts), manifest.unknown_columns)
 
 
-@dataclass(frozen=True)
-class _Examine:
-    resolve: Callable[[RenderRequest], RenderRequest] | None
-    probe: Callable[[RenderRequest], object] | None
-
-    def __call__(self, row: Row) -> Problem | None:
-        if row.request is None:
-            assert row.error is not None
-            return Problem(row.file, row.index, row.id, row.error.field, str(row.error))
-        try:
-            request = row.request if self.resolve is None else self.resolve(row.request)
-            if self.probe is not None:
-                self.probe(request)
-        except RequestError as error:
-            return Problem(row.file, row.index, row.id, error.field, str(error))
-        except (ValueError, OSError, Refused) as error:
-            column = next((field for field in MEDIA_FIELDS if getattr(row.request, field) is not None), "")
-            return Problem(
-                row.file, row.index, row.id, column, f"{column}: {error}" if column else str(error)
-            )
-        return None
+def _problem(
+    row: Row,
+    resolve: Callable[[RenderRequest], RenderRequest] | None,
+    probe: Callable[[RenderRequest], object] | None,
+) -> Problem | None:
+    if row.request is None:
+        assert row.error is not None
+        return Problem(row.file, row.index, row.id, row.error.field, str(row.error))
+    try:
+        request = row.request if resolve is None else resolve(row.request)
+        if probe is not None:
+            probe(request)
+    except RequestError as error:
+        return Problem(row.file, row.index, row.id, error.field, str(error))
+    except (ValueError, OSError, Refused) as error:
+        column = next((field for field in MEDIA_FIELDS if getattr(row.request, field) is not None), "")
+        return Problem(row.file, row.index, row.id, column, f"{column}: {error}" if column else str(error))
+    return None
 
 
-def _repeated(hashes: array[int]) -> tuple[frozenset[int], int]:
+def repeated_hashes(hashes: array[int]) -> tuple[frozenset[int], int]:
     """Hashes that are there more than once (the first 100,000), and how many are too many."""
     if not hashes:
         return frozenset(), 0
@@ -740,20 +671,11 @@ def _repeated(hashes: array[int]) -> tuple[frozenset[int], int]:
     return frozenset(np.unique(again)[:100_000].tolist()), len(again)
 
 
-def _places(manifest: Manifest) -> Iterator[tuple[str, str, int]]:
-    for shard in manifest.shards(_BATCH_ROWS):
-        index = manifest._first_index(shard)
-        for row_id in manifest.read_ids(shard):
-            yield row_id, shard.file, index
-            index += 1
-
-
-def _shared_ids(
-    places: Iterable[tuple[str, str, int]], repeated: frozenset[int], limit: int
-) -> list[Problem]:
+def _shared_ids(manifest: Manifest, repeated: frozenset[int], limit: int) -> list[Problem]:
     first: dict[str, tuple[str, int]] = {}
     found: list[Problem] = []
-    for row_id, file, index in places:
+    places = ((file.uri, index) for file in manifest.files for index in range(file.num_rows))
+    for row_id, (file, index) in zip(manifest.ids(), places, strict=True):
         if hash(row_id) not in repeated:
             continue
         if row_id not in first:
@@ -768,358 +690,3 @@ def _shared_ids(
         if len(found) == limit:
             break
     return found
-
-
-# --- building ----------------------------------------------------------------------------------------
-
-_INTEGER_FIELDS = ("height", "width", "num_frames", "num_inference_steps", "max_sequence_length", "seed")
-_NUMBER_FIELDS = ("guidance_scale", "eta", "strength", "fps")
-_ARROW_TYPES: dict[str, pa.DataType] = {
-    **dict.fromkeys(FIELDS, pa.string()),
-    **dict.fromkeys(_INTEGER_FIELDS, pa.int64()),
-    **dict.fromkeys(_NUMBER_FIELDS, pa.float64()),
-    "use_dynamic_cfg": pa.bool_(),
-}
-_GROUP_ROWS = 4096
-_GROUP_CHARACTERS = 16 * 2**20
-_MOST_ERRORS = 20
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What `build` made.
-
-    Args:
-        uri: The manifest.
-        rows: Its rows.
-        columns: Its request columns.
-        unknown_columns: Columns that are not a request's, kept as text; a run ignores them unless they are
-            named under `passthrough`.
-    """
-
-    uri: str
-    rows: int
-    columns: tuple[str, ...]
-    unknown_columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One row of an input: where it begins, counted from 1, and its values or what is wrong with it."""
-
-    number: int
-    values: Mapping[str, Any]
-    error: RequestError | None = None
-
-
-def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[str]) -> BuildReport:
-    """Make one Parquet file from text, CSV and JSON lines.
-
-    - ``.txt``: one prompt a line; blank lines are skipped.
-    - ``.csv``: a header names the columns; an empty cell is a null.
-    - ``.jsonl``: one object a line; blank lines are skipped.
-
-    All are UTF-8. A row without an id gets one from the input's name and its line, such as
-    ``prompts-000012``: two rows may ask for the same, and each is a video. Relative images and videos are
-    relative to the input; if the manifest goes to another folder, they are written as absolute paths.
-    Inputs are read twice, first to check them: nothing is written unless every line is good.
-
-    Args:
-        inputs: Files, folders of them or globs, on any storage.
-        out_uri: The manifest, named ``.parquet``; it appears when it is complete.
-
-    Raises:
-        Refused: An input is missing or of another kind, lines that cannot be (the first 20, by file, line
-            and column), two rows with one id, no rows at all, or storage that cannot be read or written.
-    """
-    out = os.fspath(out_uri)
-    if not out.endswith(PARQUET_SUFFIXES):
-        raise Refused(f"{redact(out)}: a manifest's name ends in .parquet")
-    folder, name = split(out)
-    storage = open_storage(folder)
-    target = storage.uri(name)
-    try:
-        sources = _sources(inputs, target)
-        columns, unknown, rows = _check_sources(sources)
-        schema = pa.schema(
-            [(c, _ARROW_TYPES[c]) for c in columns] + [(c, pa.string()) for c in unknown],
-        )
-        with storage.create(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for group in _groups(sources, schema.names):
-                writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=_GROUP_ROWS)
-    except OSError as error:
-        raise Refused(str(error)) from None
-    return BuildReport(target, rows, columns, unknown)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An input file, the beginning of its rows' ids, and the file that relative paths start from."""
-
-    uri: str
-    id_prefix: str
-    base: str | None
-
-    def records(self) -> Iterator[tuple[int, dict[str, Any] | RequestError]]:
-        """Each row's line and its checked values, with an id, or what is wrong with it."""
-        with open_input(self.uri) as raw, io.BufferedReader(_Raw(raw), 2**20) as file:
-            for line in _READERS[_suffix(self.uri)](file, self.uri):
-                yield line.number, self._checked(line)
-
-    def _checked(self, line: _Line) -> dict[str, Any] | RequestError:
-        if line.error is not None:
-            return line.error
-        values = {name: value for name, value in line.values.items() if value is not None}
-        given = values.get("id")
-        if isinstance(given, int) and not isinstance(given, bool):
-            given = str(given)
-        values["id"] = f"{self.id_prefix}-{line.number:06d}" if given is None else given
-        try:
-            for name, value in values.items():
-                if not _is_utf8(name) or (name not in _KINDS and not _is_utf8(value)):
-                    raise RequestError(name, value, "a text that UTF-8 can hold")
-            for field in MEDIA_FIELDS:
-                if not isinstance(values.get(field, ""), str):
-                    raise RequestError(field, values[field], "a text: a path or a URI")
-                if values.get(field) and self.base is not None:
-                    values[field] = resolve_path(values[field], self.base)
-            request = RenderRequest(**{"prompt": None} | {k: v for k, v in values.items() if k in _KINDS})
-        except RequestError as error:
-            return error
-        return values | {name: getattr(request, name) for name in values if name in _KINDS}
-
-
-class _Raw(io.RawIOBase):
-    """Any file-like object as what `io.BufferedReader` wants."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _suffix(uri: str) -> str:
-    return os.path.splitext(uri)[1].lower()
-
-
-def _sources(inputs: Sequence[str | os.PathLike[str]], target: str) -> list[_Source]:
-    allowed = ", ".join(INPUT_SUFFIXES)
-    uris: list[str] = []
-    for item in inputs:
-        text = os.fspath(item)
-        found = expand(text)
-        if not found:
-            raise Refused(f"{redact(text)}: there is no such file, folder with files or match")
-        known = [uri for uri in found if _suffix(uri) in INPUT_SUFFIXES]
-        if not known:
-            raise Refused(f"{redact(text)}: cannot be made into a manifest; allowed: {allowed}")
-        uris += known
-    taken: set[str] = set()
-    sources = []
-    for uri in uris:
-        prefix = stem = os.path.splitext(posixpath.basename(uri))[0]
-        copy = 1
-        while prefix in taken:
-            copy += 1
-            prefix = f"{stem}-{copy}"
-        taken.add(prefix)
-        beside = split(uri)[0] == split(target)[0]
-        sources.append(_Source(uri, prefix, None if beside else uri))
-    return sources
-
-
-def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """The request columns and the other columns of all inputs, and the number of rows."""
-    columns: dict[str, None] = {}
-    errors: list[str] = []
-    bad = 0
-    ids = array("q")
-    for source in sources:
-        for number, record in source.records():
-            if isinstance(record, RequestError):
-                bad += 1
-                if bad <= _MOST_ERRORS:
-                    errors.append(f"{redact(source.uri)}, line {number}: {record}")
-                continue
-            columns.update(dict.fromkeys(record))
-            ids.append(hash(record["id"]))
-    rows = len(ids)
-    if bad > _MOST_ERRORS:
-        errors.append(f"and {bad - _MOST_ERRORS} more lines")
-    if not errors:
-        errors = _same_ids(sources, _repeated(ids)[0])
-    if errors:
-        raise Refused("\n".join(errors))
-    if not rows:
-        raise Refused(f"{', '.join(redact(source.uri) for source in sources)}: there are no rows")
-    known = tuple(name for name in FIELDS if name in columns)
-    return known, tuple(name for name in columns if name not in FIELDS), rows
-
-
-def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
-    if not repeated:
-        return []
-    first: dict[str, str] = {}
-    errors: list[str] = []
-    for source in sources:
-        for number, record in source.records():
-            if isinstance(record, RequestError) or hash(record["id"]) not in repeated:
-                continue
-            place = f"{redact(source.uri)}, line {number}"
-            if record["id"] in first:
-                errors.append(
-                    f"{place}: id: {record['id']!r} is also that of {first[record['id']]}; allowed: once"
-                )
-            first.setdefault(record["id"], place)
-            if len(errors) == _MOST_ERRORS:
-                return errors
-    return errors
-
-
-def _groups(sources: Sequence[_Source], columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in groups small enough to be handed out singly and to fit in memory."""
-    group: list[dict[str, Any]] = []
-    characters = 0
-    for source in sources:
-        for number, record in source.records():
-            if isinstance(record, RequestError) or not record.keys() <= set(columns):
-                raise Refused(f"{redact(source.uri)}, line {number}: was changed while it was read")
-            group.append(record)
-            characters += sum(len(value) for value in record.values() if isinstance(value, str))
-            if len(group) == _GROUP_ROWS or characters > _GROUP_CHARACTERS:
-                yield group
-                group, characters = [], 0
-    if group:
-        yield group
-
-
-# --- reading text, CSV and JSON lines ----------------------------------------------------------------
-
-
-def _decoded(file: BinaryIO) -> Iterator[str | UnicodeDecodeError]:
-    for number, line in enumerate(file):
-        try:
-            yield line.decode("utf-8-sig" if number == 0 else "utf-8")
-        except UnicodeDecodeError as error:
-            yield error
-
-
-def _bad_line(number: int, error: UnicodeDecodeError) -> _Line:
-    return _Line(number, {}, RequestError("line", error.object, "UTF-8"))
-
-
-def _read_txt(file: BinaryIO, _uri: str) -> Iterator[_Line]:
-    for number, text in enumerate(_decoded(file), 1):
-        if isinstance(text, UnicodeDecodeError):
-            yield _bad_line(number, text)
-        elif text.strip():
-            yield _Line(number, {"prompt": text.strip()})
-
-
-def _read_jsonl(file: BinaryIO, _uri: str) -> Iterator[_Line]:
-    for number, text in enumerate(_decoded(file), 1):
-        if isinstance(text, UnicodeDecodeError):
-            yield _bad_line(number, text)
-        elif text.strip():
-            try:
-                yield _Line(number, _json_object(text))
-            except RequestError as error:
-                yield _Line(number, {}, error)
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for name, times in Counter(name for name, _ in pairs).items():
-            if times > 1:
-                raise RequestError(name, times, "each key once in an object")
-        return dict(pairs)
-
-    try:
-        value = json.loads(text, object_pairs_hook=without_repeats)
-    except RequestError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise RequestError("line", text.strip(), f"a JSON object ({error})") from None
-    if not isinstance(value, dict):
-        raise RequestError("line", text.strip(), "a JSON object")
-    return {name: cell if name in _KINDS else _as_text(cell) for name, cell in value.items()}
-
-
-def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _read_csv(file: BinaryIO, uri: str) -> Iterator[_Line]:
-    def text() -> Iterator[str]:
-        for number, line in enumerate(_decoded(file), 1):
-            if isinstance(line, UnicodeDecodeError):
-                raise Refused(f"{redact(uri)}, line {number}: is not UTF-8")
-            yield line
-
-    # The limit is the module's, not the reader's; 128 KiB is too little for a long prompt.
-    csv.field_size_limit(max(csv.field_size_limit(), 2**26))
-    reader = csv.reader(text(), strict=True)
-    header: list[str] | None = None
-    begin = 1
-    try:
-        for cells in reader:
-            number, begin = begin, reader.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = _csv_header(cells, uri)
-            else:
-                yield _csv_line(number, header, cells)
-    except csv.Error as error:
-        raise Refused(f"{redact(uri)}, line {begin}: cannot be read as CSV ({error})") from None
-    if header is None:
-        raise Refused(f"{redact(uri)}: is empty; its first line must name the columns")
-
-
-def _csv_header(cells: Sequence[str], uri: str) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    for name in names:
-        if not name or names.count(name) > 1:
-            raise Refused(f"{redact(uri)}: the header {names} must name each column, and each once")
-    if "prompt" not in names:
-        raise Refused(f"{redact(uri)}: the header has no column 'prompt'; it has: {', '.join(names)}")
-    return names
-
-
-def _csv_line(number: int, header: Sequence[str], cells: Sequence[str]) -> _Line:
-    if len(cells) != len(header):
-        return _Line(number, {}, RequestError("line", list(cells), f"{len(header)} cells, as in the header"))
-    try:
-        return _Line(number, {n: _csv_value(n, cell) for n, cell in zip(header, cells, strict=True) if cell})
-    except RequestError as error:
-        return _Line(number, {}, error)
-
-
-def _csv_value(field: str, cell: str) -> Any:
-    if field in _INTEGER_FIELDS or field in _NUMBER_FIELDS:
-        allowed = "a whole number" if field in _INTEGER_FIELDS else "a number"
-        text = _matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", allowed)
-        # A whole number may come as 480.0, from a table whose column had gaps.
-        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else float(text)
-    if field == "use_dynamic_cfg":
-        return _matched(field, cell.lower(), "true|false", "true or false") == "true"
-    return cell
-
-
-def _matched(field: str, cell: str, pattern: str, allowed: str) -> str:
-    if not re.fullmatch(pattern, cell.strip()):
-        raise RequestError(field, cell, allowed)
-    return cell.strip()
-
-
-_READERS: dict[str, Callable[[BinaryIO, str], Iterator[_Line]]] = {
-    ".txt": _read_txt,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-}

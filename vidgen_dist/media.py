@@ -1,4 +1,4 @@
-"""Frames to files and back: mp4, gif, png, npy; conditioning images and clips in; the contact sheet.
+"""Frames to files and back: mp4, gif, png, npy; conditioning images and clips in.
 
 Frames of a video are arrays of shape (F, H, W, 3). Encoding is reproducible: the same frames with the
 same settings give the same bytes on every host that has the same ffmpeg and Pillow.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import math
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import IO, Any
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import GifImagePlugin, Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from PIL import GifImagePlugin, Image, ImageChops, ImageOps
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
@@ -466,24 +465,6 @@ def _read_ppm(stream: IO[bytes], index: int, shown: str) -> Image.Image | None:
     return Image.frombytes("RGB", (width, height), data)
 
 
-def read_frames(path: str | os.PathLike[str], format: str) -> Frames:
-    """Reads back what `write_video` wrote.
-
-    Returns:
-        (F, H, W, 3) uint8; for "png" and "npy" exactly the frames that were written.
-
-    Raises:
-        MediaError: It does not decode.
-        OSError: There is no such file.
-    """
-    path = Path(path)
-    if format == "npy":
-        return np.load(path, allow_pickle=False)
-    if format == "png":
-        return np.stack([np.asarray(read_image(file)) for file in sorted(path.glob("*.png"))])
-    return np.stack([np.asarray(frame) for frame in read_video(path)])
-
-
 def media_digest(source: Any) -> str:
     """SHA-256, as hex, of what decides an image or a clip: its encoded bytes, wherever they lie.
 
@@ -591,83 +572,3 @@ def _local_file(source: Any, shown: str) -> Iterator[Path]:
             shutil.copyfileobj(file, copy, _BLOCK)
         copy.flush()
         yield Path(copy.name)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Contact sheet
-
-
-def contact_sheet(rows: Sequence[tuple[str, Frames]], *, columns: int = 4, cell: int = 192) -> Image.Image:
-    """Draws one band a video: its label, and below it some of its frames, first to last.
-
-    Args:
-        rows: Label (usually the prompt) and frames (F, H, W, 3) uint8 of each video; sizes may differ.
-        columns: Frames of a band, evenly spread over the video; fewer when the video has fewer.
-        cell: Longer side of a frame on the sheet, in pixels.
-
-    Returns:
-        An image of mode "RGB".
-
-    Raises:
-        ValueError: No rows, or `columns` or `cell` below 1.
-    """
-    if not rows or columns < 1 or cell < 1:
-        raise ValueError(f"{len(rows)} rows, columns {columns}, cell {cell}; allowed: at least 1 of each")
-    gap = 8
-    font = ImageFont.load_default(14)
-    line = math.ceil(sum(font.getmetrics())) + 2  # type: ignore[union-attr]
-    width = gap + columns * (cell + gap)
-    bands = [
-        (_wrap(label, font.getlength, width - 2 * gap), _thumbnails(frames, columns, cell))
-        for label, frames in rows
-    ]
-    height = gap + sum(len(lines) * line + pictures[0].height + 2 * gap for lines, pictures in bands)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = gap
-    for lines, pictures in bands:
-        for text in lines:
-            draw.text((gap, top), text, fill="black", font=font)
-            top += line
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (gap + column * (cell + gap), top))
-        top += pictures[0].height + 2 * gap
-    return sheet
-
-
-def _thumbnails(frames: Frames, columns: int, cell: int) -> list[Image.Image]:
-    count, height, width, _ = frames.shape
-    scale = cell / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    chosen = np.linspace(0, count - 1, min(columns, count)).round().astype(int)
-    return [Image.fromarray(frames[index]).resize(size, Image.Resampling.LANCZOS) for index in chosen]
-
-
-def _wrap(text: str, length: Callable[[str], float], width: int, most: int = 2) -> list[str]:
-    """Breaks a text into at most `most` lines of `width` pixels, between words where it can."""
-    rest = " ".join(text.split())
-    lines: list[str] = []
-    while rest and len(lines) < most:
-        last = len(lines) == most - 1
-        if length(rest) <= width:
-            lines.append(rest)
-            break
-        room = width - (length("...") if last else 0)
-        end = _longest(rest, length, room)
-        if not last and " " in rest[: end + 1]:
-            end = rest[: end + 1].rindex(" ")
-        lines.append(rest[:end] + ("..." if last else ""))
-        rest = rest[end:].lstrip()
-    return lines or [""]
-
-
-def _longest(text: str, length: Callable[[str], float], width: float) -> int:
-    """The number of leading characters that fit, at least 1."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if length(text[:middle]) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low

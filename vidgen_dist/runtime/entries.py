@@ -74,6 +74,18 @@ def failed_entry(
     )
 
 
+def latest_entries(output: Storage) -> dict[str, dict[str, Any]]:
+    """Id -> its latest entry, by column. All are held in memory: for small runs."""
+    latest: dict[str, dict[str, Any]] = {}
+    columns = ledger.SCHEMA.names
+    for values in _read(output, ledger.read_ledger(output).parts, *columns):
+        entry = dict(zip(columns, values, strict=True))
+        before = latest.get(entry["id"])
+        if before is None or before["finished_at"] <= entry["finished_at"]:
+            latest[entry["id"]] = entry
+    return latest
+
+
 def outcomes_of(output: Storage, worker: str) -> dict[str, str]:
     """Id -> status, of the rows whose entries a worker wrote; a worker's name is never used twice."""
     parts = [name for name in output.list(ledger.FOLDER) if f"-{worker}-" in name]
@@ -93,7 +105,7 @@ def is_known(row_id: str, known: np.ndarray) -> bool:
     return index < len(known) and int(known[index]) == hash(row_id)
 
 
-def _read(output: Storage, parts: tuple[str, ...] | list[str], *columns: str) -> Iterator[tuple[str, ...]]:
+def _read(output: Storage, parts: tuple[str, ...] | list[str], *columns: str) -> Iterator[tuple[Any, ...]]:
     for part in parts:
         table = pq.read_table(pa.BufferReader(output.read_bytes(part)), columns=list(columns))
         yield from zip(*(column.to_pylist() for column in table.columns), strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,9 @@ from vidgen_dist.runtime.fingerprint import Identity, row_seed
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
 from vidgen_dist.storage import Storage, open_storage, redact
+from vidgen_dist.threads import map_ahead
 
 RUN_FILE = "run.yaml"
-
-READ_ROWS = 256
-"""Rows of the manifest that are read together."""
 
 _NOT_SAMPLING = {
     "id": "each row has its own",
@@ -80,20 +77,14 @@ class Plan:
         Raises:
             OSError: The manifest cannot be read, or was changed.
         """
-        defaults = sampling_defaults(self.spec)
-        first = 0
-        for shard in self.manifest.shards(READ_ROWS):
-            places = range(first, first + shard.num_rows)
-            first += shard.num_rows
-            if self.is_done[places.start : places.stop].all():
-                continue
-            for place, row in zip(places, self.manifest.read(shard, defaults), strict=True):
-                if not self.is_done[place]:
-                    yield Row(
-                        request=resolve_row(row, self.model.rules, self.spec.seed),
-                        attempt=self.attempts.get(place, 0) + 1,
-                        passthrough=dict(row.extra),
-                    )
+        places = (place for place, is_done in enumerate(self.is_done) if not is_done)
+        rows = self.manifest.rows(sampling_defaults(self.spec), ~self.is_done)
+        for place, row in zip(places, rows, strict=True):
+            yield Row(
+                request=resolve_row(row, self.model.rules, self.spec.seed),
+                attempt=self.attempts.get(place, 0) + 1,
+                passthrough=dict(row.extra),
+            )
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -149,6 +140,16 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     except OSError as error:
         raise Refused(str(error)) from None
     return Plan(spec, device, model, identity, manifest, output, is_done, attempts)
+
+
+def read_run_file(output: Storage) -> RunSpec | None:
+    """The run that an output is of; None if it has no `run.yaml`.
+
+    Raises:
+        Refused: The file is wrong.
+        OSError: The storage failed.
+    """
+    return load_spec(output.uri(RUN_FILE)) if output.exists(RUN_FILE) else None
 
 
 def write_run_file(plan: Plan) -> None:
@@ -230,8 +231,9 @@ def describe_problems(report: CheckReport) -> str:
 def _previous_run(output: Storage) -> RunSpec | None:
     """The run that the output is of, if any; refused if what is there is no run's."""
     try:
-        if output.exists(RUN_FILE):
-            return parse_spec(output.read_bytes(RUN_FILE), redact(output.uri(RUN_FILE)))
+        before = read_run_file(output)
+        if before is not None:
+            return before
         for folder in ("videos", "ledger"):
             if output.list(folder):
                 raise Refused(
@@ -270,9 +272,7 @@ def _check_manifest_belongs(
 
 
 def _shares_ids(manifest: Manifest, known: np.ndarray) -> bool:
-    return any(
-        is_known(row_id, known) for shard in manifest.shards(4096) for row_id in manifest.read_ids(shard)
-    )
+    return any(is_known(row_id, known) for row_id in manifest.ids())
 
 
 def _find_done(
@@ -290,21 +290,20 @@ def _find_done(
         return is_done, attempts
     # Images are read and hashed only for rows that the ledger has.
     known = known_ids(output, ledger) if rules.media is not None else None
-    place = 0
-    with ThreadPoolExecutor(16) as pool:
-        for shard in manifest.shards(1024):
-            rows = list(manifest.read(shard, sampling_defaults(spec)))
-            requests = [resolve_row(row, rules, spec.seed) for row in rows]
-            found = [known is None or is_known(row.id, known) for row in rows]
-            digests = pool.map(_media_digests, requests, found)
-            for row, request, media in zip(rows, requests, digests, strict=True):
-                if media is not None:
-                    fingerprint = identity.fingerprint(request, media)
-                    is_done[place] = ledger.is_done(row.id, fingerprint)
-                    tried = ledger.attempts(row.id, fingerprint)
-                    if tried and not is_done[place]:
-                        attempts[place] = tried
-                place += 1
+
+    def look(row: ManifestRow) -> tuple[str, RenderRequest, dict[str, str] | None]:
+        request = resolve_row(row, rules, spec.seed)
+        return row.id, request, _media_digests(request, known is None or is_known(row.id, known))
+
+    rows = manifest.rows(sampling_defaults(spec))
+    looked = map(look, rows) if known is None else map_ahead(look, rows, threads=16)
+    for place, (row_id, request, media) in enumerate(looked):
+        if media is not None:
+            fingerprint = identity.fingerprint(request, media)
+            is_done[place] = ledger.is_done(row_id, fingerprint)
+            tried = ledger.attempts(row_id, fingerprint)
+            if tried and not is_done[place]:
+                attempts[place] = tried
     return is_done, attempts
 
 

@@ -7,8 +7,7 @@ from typing import Any
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.runtime.plan import RUN_FILE
-from vidgen_dist.spec import parse_spec
+from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
 from vidgen_dist.storage import open_storage, redact
 
 
@@ -27,9 +26,9 @@ def read_status(uri: str) -> dict[str, Any]:
     """
     output = open_storage(uri)
     try:
-        if not output.exists(RUN_FILE):
+        spec = read_run_file(output)
+        if spec is None:
             raise Refused(f"{redact(uri)}: is no run's output: there is no {RUN_FILE} in it")
-        spec = parse_spec(output.read_bytes(RUN_FILE), redact(output.uri(RUN_FILE)))
         try:
             total = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough).num_rows
         except Refused:

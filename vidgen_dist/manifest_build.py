@@ -1,0 +1,365 @@
+"""Building a manifest: text, CSV and JSON lines in, one Parquet file out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import posixpath
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.manifest import COLUMNS, INPUT_SUFFIXES, PARQUET_SUFFIXES, find_files, repeated_hashes
+from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
+from vidgen_dist.storage import open_input, open_storage, redact, resolve_path, split
+
+_GROUP_ROWS = 4096
+_GROUP_CHARACTERS = 16 * 2**20
+_MOST_ERRORS = 20
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build` made.
+
+    Args:
+        uri: The manifest.
+        rows: Its rows.
+        columns: Its request columns.
+        unknown_columns: Columns that are not a request's, kept as text; a run ignores them unless they are
+            named under `passthrough`.
+    """
+
+    uri: str
+    rows: int
+    columns: tuple[str, ...]
+    unknown_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One row of an input: where it begins, counted from 1, and its values or what is wrong with it."""
+
+    number: int
+    values: Mapping[str, Any]
+    error: RequestError | None = None
+
+
+def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[str]) -> BuildReport:
+    """Make one Parquet file from text, CSV and JSON lines.
+
+    - ``.txt``: one prompt a line; blank lines are skipped.
+    - ``.csv``: a header names the columns; an empty cell is a null.
+    - ``.jsonl``: one object a line; blank lines are skipped.
+
+    All are UTF-8. A row without an id gets one from the input's name and its line, such as
+    ``prompts-000012``: two rows may ask for the same, and each is a video. Relative images and videos are
+    relative to the input; if the manifest goes to another folder, they are written as absolute paths.
+    Inputs are read twice, first to check them: nothing is written unless every line is good.
+
+    Args:
+        inputs: Files, folders of them or globs, on any storage.
+        out_uri: The manifest, named ``.parquet``; it appears when it is complete.
+
+    Raises:
+        Refused: An input is missing or of another kind, lines that cannot be (the first 20, by file, line
+            and column), two rows with one id, no rows at all, or storage that cannot be read or written.
+    """
+    out = os.fspath(out_uri)
+    if not out.endswith(PARQUET_SUFFIXES):
+        raise Refused(f"{redact(out)}: a manifest's name ends in .parquet")
+    folder, name = split(out)
+    storage = open_storage(folder)
+    target = storage.uri(name)
+    try:
+        sources = _sources(inputs, target)
+        columns, unknown, rows = _check_sources(sources)
+        schema = pa.schema(
+            [(c, COLUMNS[c].written) for c in columns] + [(c, pa.string()) for c in unknown],
+        )
+        with storage.create(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in _groups(sources, schema.names):
+                writer.write_table(pa.Table.from_pylist(group, schema), row_group_size=_GROUP_ROWS)
+    except OSError as error:
+        raise Refused(str(error)) from None
+    return BuildReport(target, rows, columns, unknown)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An input file, the beginning of its rows' ids, and the file that relative paths start from."""
+
+    uri: str
+    id_prefix: str
+    base: str | None
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any] | RequestError]]:
+        """Each row's line and its checked values, with an id, or what is wrong with it."""
+        with open_input(self.uri) as raw, io.BufferedReader(_Raw(raw), 2**20) as file:
+            for line in _READERS[_suffix(self.uri)](file, self.uri):
+                yield line.number, self._checked(line)
+
+    def _checked(self, line: _Line) -> dict[str, Any] | RequestError:
+        if line.error is not None:
+            return line.error
+        values = {name: value for name, value in line.values.items() if value is not None}
+        given = values.get("id")
+        if isinstance(given, int) and not isinstance(given, bool):
+            given = str(given)
+        values["id"] = f"{self.id_prefix}-{line.number:06d}" if given is None else given
+        try:
+            for name, value in values.items():
+                if not is_utf8(name) or (name not in COLUMNS and not is_utf8(value)):
+                    raise RequestError(name, value, "a text that UTF-8 can hold")
+            for field in MEDIA_FIELDS:
+                if not isinstance(values.get(field, ""), str):
+                    raise RequestError(field, values[field], "a text: a path or a URI")
+                if values.get(field) and self.base is not None:
+                    values[field] = resolve_path(values[field], self.base)
+            request = RenderRequest(**{"prompt": None} | {k: v for k, v in values.items() if k in COLUMNS})
+        except RequestError as error:
+            return error
+        return values | {name: getattr(request, name) for name in values if name in COLUMNS}
+
+
+class _Raw(io.RawIOBase):
+    """Any file-like object as what `io.BufferedReader` wants."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _suffix(uri: str) -> str:
+    return os.path.splitext(uri)[1].lower()
+
+
+def _sources(inputs: Sequence[str | os.PathLike[str]], target: str) -> list[_Source]:
+    allowed = ", ".join(INPUT_SUFFIXES)
+    uris: list[str] = []
+    for item in inputs:
+        text = os.fspath(item)
+        known = [uri for uri in find_files(text) if _suffix(uri) in INPUT_SUFFIXES]
+        if not known:
+            raise Refused(f"{redact(text)}: cannot be made into a manifest; allowed: {allowed}")
+        uris += known
+    taken: set[str] = set()
+    sources = []
+    for uri in uris:
+        prefix = stem = os.path.splitext(posixpath.basename(uri))[0]
+        copy = 1
+        while prefix in taken:
+            copy += 1
+            prefix = f"{stem}-{copy}"
+        taken.add(prefix)
+        beside = split(uri)[0] == split(target)[0]
+        sources.append(_Source(uri, prefix, None if beside else uri))
+    return sources
+
+
+def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """The request columns and the other columns of all inputs, and the number of rows."""
+    columns: dict[str, None] = {}
+    errors: list[str] = []
+    bad = 0
+    ids = array("q")
+    for source in sources:
+        for number, record in source.records():
+            if isinstance(record, RequestError):
+                bad += 1
+                if bad <= _MOST_ERRORS:
+                    errors.append(f"{redact(source.uri)}, line {number}: {record}")
+                continue
+            columns.update(dict.fromkeys(record))
+            ids.append(hash(record["id"]))
+    rows = len(ids)
+    if bad > _MOST_ERRORS:
+        errors.append(f"and {bad - _MOST_ERRORS} more lines")
+    if not errors:
+        errors = _same_ids(sources, repeated_hashes(ids)[0])
+    if errors:
+        raise Refused("\n".join(errors))
+    if not rows:
+        raise Refused(f"{', '.join(redact(source.uri) for source in sources)}: there are no rows")
+    known = tuple(name for name in FIELDS if name in columns)
+    return known, tuple(name for name in columns if name not in FIELDS), rows
+
+
+def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
+    if not repeated:
+        return []
+    first: dict[str, str] = {}
+    errors: list[str] = []
+    for source in sources:
+        for number, record in source.records():
+            if isinstance(record, RequestError) or hash(record["id"]) not in repeated:
+                continue
+            place = f"{redact(source.uri)}, line {number}"
+            if record["id"] in first:
+                errors.append(
+                    f"{place}: id: {record['id']!r} is also that of {first[record['id']]}; allowed: once"
+                )
+            first.setdefault(record["id"], place)
+            if len(errors) == _MOST_ERRORS:
+                return errors
+    return errors
+
+
+def _groups(sources: Sequence[_Source], columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in groups small enough to be handed out singly and to fit in memory."""
+    group: list[dict[str, Any]] = []
+    characters = 0
+    for source in sources:
+        for number, record in source.records():
+            if isinstance(record, RequestError) or not record.keys() <= set(columns):
+                raise Refused(f"{redact(source.uri)}, line {number}: was changed while it was read")
+            group.append(record)
+            characters += sum(len(value) for value in record.values() if isinstance(value, str))
+            if len(group) == _GROUP_ROWS or characters > _GROUP_CHARACTERS:
+                yield group
+                group, characters = [], 0
+    if group:
+        yield group
+
+
+# --- reading text, CSV and JSON lines ----------------------------------------------------------------
+
+
+def _decoded(file: BinaryIO) -> Iterator[str | UnicodeDecodeError]:
+    for number, line in enumerate(file):
+        try:
+            yield line.decode("utf-8-sig" if number == 0 else "utf-8")
+        except UnicodeDecodeError as error:
+            yield error
+
+
+def _bad_line(number: int, error: UnicodeDecodeError) -> _Line:
+    return _Line(number, {}, RequestError("line", error.object, "UTF-8"))
+
+
+def _read_txt(file: BinaryIO, _uri: str) -> Iterator[_Line]:
+    for number, text in enumerate(_decoded(file), 1):
+        if isinstance(text, UnicodeDecodeError):
+            yield _bad_line(number, text)
+        elif text.strip():
+            yield _Line(number, {"prompt": text.strip()})
+
+
+def _read_jsonl(file: BinaryIO, _uri: str) -> Iterator[_Line]:
+    for number, text in enumerate(_decoded(file), 1):
+        if isinstance(text, UnicodeDecodeError):
+            yield _bad_line(number, text)
+        elif text.strip():
+            try:
+                yield _Line(number, _json_object(text))
+            except RequestError as error:
+                yield _Line(number, {}, error)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, times in Counter(name for name, _ in pairs).items():
+            if times > 1:
+                raise RequestError(name, times, "each key once in an object")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text, object_pairs_hook=without_repeats)
+    except RequestError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RequestError("line", text.strip(), f"a JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise RequestError("line", text.strip(), "a JSON object")
+    return {name: cell if name in COLUMNS else _as_text(cell) for name, cell in value.items()}
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _read_csv(file: BinaryIO, uri: str) -> Iterator[_Line]:
+    def text() -> Iterator[str]:
+        for number, line in enumerate(_decoded(file), 1):
+            if isinstance(line, UnicodeDecodeError):
+                raise Refused(f"{redact(uri)}, line {number}: is not UTF-8")
+            yield line
+
+    # The limit is the module's, not the reader's; 128 KiB is too little for a long prompt.
+    csv.field_size_limit(max(csv.field_size_limit(), 2**26))
+    reader = csv.reader(text(), strict=True)
+    header: list[str] | None = None
+    begin = 1
+    try:
+        for cells in reader:
+            number, begin = begin, reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = _csv_header(cells, uri)
+            else:
+                yield _csv_line(number, header, cells)
+    except csv.Error as error:
+        raise Refused(f"{redact(uri)}, line {begin}: cannot be read as CSV ({error})") from None
+    if header is None:
+        raise Refused(f"{redact(uri)}: is empty; its first line must name the columns")
+
+
+def _csv_header(cells: Sequence[str], uri: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise Refused(f"{redact(uri)}: the header {names} must name each column, and each once")
+    if "prompt" not in names:
+        raise Refused(f"{redact(uri)}: the header has no column 'prompt'; it has: {', '.join(names)}")
+    return names
+
+
+def _csv_line(number: int, header: Sequence[str], cells: Sequence[str]) -> _Line:
+    if len(cells) != len(header):
+        return _Line(number, {}, RequestError("line", list(cells), f"{len(header)} cells, as in the header"))
+    try:
+        return _Line(number, {n: _csv_value(n, cell) for n, cell in zip(header, cells, strict=True) if cell})
+    except RequestError as error:
+        return _Line(number, {}, error)
+
+
+def _csv_value(field: str, cell: str) -> Any:
+    kind = COLUMNS[field].written if field in COLUMNS else pa.string()
+    if kind in (pa.int64(), pa.float64()):
+        allowed = "a whole number" if kind == pa.int64() else "a number"
+        text = _matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", allowed)
+        # A whole number may come as 480.0, from a table whose column had gaps.
+        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else float(text)
+    if kind == pa.bool_():
+        return _matched(field, cell.lower(), "true|false", "true or false") == "true"
+    return cell
+
+
+def _matched(field: str, cell: str, pattern: str, allowed: str) -> str:
+    if not re.fullmatch(pattern, cell.strip()):
+        raise RequestError(field, cell, allowed)
+    return cell.strip()
+
+
+_READERS: dict[str, Callable[[BinaryIO, str], Iterator[_Line]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}
