@@ -1,4 +1,4 @@
-"""Ctrl-C, once and twice, on a run in a process of its own with a Ray of its own."""
+"""Ctrl-C, once and twice, and SIGTERM on a run in a process of its own with a Ray of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 PATIENCE = 120.0
 
@@ -103,13 +104,21 @@ def press(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
-def test_ctrl_c_finishes_what_runs(make_manifest: MakeManifest, tmp_path: Path) -> None:
+def terminate(process: subprocess.Popen[str]) -> None:
+    """What schedulers and `kill` send, to the process alone."""
+    process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ask", [press, terminate])
+def test_ctrl_c_or_sigterm_finishes_what_runs(
+    make_manifest: MakeManifest, tmp_path: Path, ask: Callable[[subprocess.Popen[str]], None]
+) -> None:
     go, output = tmp_path / "go", tmp_path / "out"
     prompts = [f"touch:{tmp_path}/began-{i} wait:{go}" for i in range(20)]
     with vidgen_render(make_manifest(*prompts), output) as process:
         wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
         children = children_of(process)
-        press(process)
+        ask(process)
         said = ""
         assert process.stdout is not None
         while "Ctrl-C again" not in said:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,18 +58,20 @@ def connected(topology: Topology, device: str) -> Iterator[None]:
         "namespace": "vidgen",
     }
     if topology.address is None:
-        ray.init(
-            address="local",
-            num_cpus=max(len(os.sched_getaffinity(0)), 1),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        with _signals_kept():
+            ray.init(
+                address="local",
+                num_cpus=max(len(os.sched_getaffinity(0)), 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
     else:
         _check_answers(topology.address)
         try:
-            ray.init(address=topology.address, **quiet)
+            with _signals_kept():
+                ray.init(address=topology.address, **quiet)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise Refused(
                 f"topology.address: {topology.address}: no Ray cluster answers ({error}); "
@@ -84,6 +88,18 @@ def connected(topology: Topology, device: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Put the handler of SIGTERM back afterwards: Ray sets one that ends the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # None: whoever set it was not Python. Only the main thread may set one, and Ray heeds that, too.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_answers(address: str) -> None:
