@@ -3,6 +3,7 @@
 Prompts are texts of words; those with a colon are orders:
     sleep:SECONDS   takes that long, in steps of a twentieth of a second
     raise:TEXT      raises RuntimeError
+    exit-once:FILE  raises SystemExit unless FILE is there, and makes it
     die:            ends the process
     die-once:FILE   ends the process unless FILE is there, and makes it
     touch:FILE      makes FILE when rendering begins
@@ -91,6 +92,8 @@ class FakePipeline:
                 Path(argument).touch()
             elif order == "raise":
                 raise RuntimeError(argument)
+            elif order == "exit-once" and _is_first(Path(argument)):
+                raise SystemExit("the model wants to leave")
             elif order == "die" or (order == "die-once" and _is_first(Path(argument))):
                 os._exit(1)
             elif order == "ignore-steps":

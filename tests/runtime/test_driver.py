@@ -95,6 +95,14 @@ def test_a_row_that_kills_workers_is_given_up_and_its_neighbours_are_not(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_rows_of_a_worker_that_breaks_down_are_not_forgotten(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    manifest = make_manifest("one", f"exit-once:{tmp_path}/left", "three", "four", "five")
+    assert counts(run(make_spec(manifest))) == (0, 5, 0, 0)
+
+
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("model", ["dies-when-loaded", "breaks-when-loaded"])
 def test_a_model_that_never_loads_ends_the_run(
     make_spec: MakeSpec, make_manifest: MakeManifest, model: str

@@ -252,6 +252,15 @@ def test_a_model_that_does_not_load_is_said(
     assert message in event.message
 
 
+def test_a_render_thread_that_ends_is_said(start: Callable[..., Heard], tmp_path: Path) -> None:
+    heard = start()
+    heard.worker.submit([row("x", f"exit-once:{tmp_path}/left")])
+    heard.until("stopped")
+    (event,) = [event for event in heard.events if event.kind == "broken"]
+    assert event.error == "SystemExit"
+    assert "wants to leave" in event.message
+
+
 def test_a_silent_model_shows(start: Callable[..., Heard], tmp_path: Path) -> None:
     go = tmp_path / "go"
     heard = start()

@@ -331,7 +331,8 @@ class Crew:
                 loaded = any(other.ready for other in self._members)
                 self._end(Stopped(event.message) if loaded else Refused(event.message))
             elif event.kind == "broken":
-                self._bury(member, f"loading the model failed: {event.error}: {event.message}")
+                what = "a worker broke down" if member.ready else "loading the model failed"
+                self._bury(member, f"{what}: {event.error}: {event.message}")
                 return
             elif event.kind == "stopped":
                 self._dismiss(member)

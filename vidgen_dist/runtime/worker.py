@@ -132,6 +132,8 @@ class Worker:
     def _render(self, cores: Sequence[int] | None) -> None:
         try:
             self._render_rows(cores)
+        except BaseException as error:  # noqa: BLE001 - else its rows would be waited for in vain, or forgotten
+            self._say(Event("broken", error=type(error).__name__, message=_told(error)))
         finally:
             self._outcomes.put(_THE_END)
 
@@ -143,9 +145,6 @@ class Worker:
             pipeline = engine.load(self._job.model, self._job.device, len(cores) if cores else None)
         except Refused as error:
             self._say(Event("refused", error=type(error).__name__, message=str(error)))
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the driver has to hear of it
-            self._say(Event("broken", error=type(error).__name__, message=_told(error)))
             return
         self._say(Event("ready"))
         while (row := self._rows.get()) is not _THE_END:
