@@ -42,7 +42,11 @@ def read_spec(uri: str, settings: Sequence[str]) -> RunSpec:
         key, equals, value = setting.partition("=")
         if not equals:
             raise Refused(f"--set {setting}: is not KEY=VALUE, such as --set topology.replicas=16")
-        flags[key] = yaml.safe_load(value)
+        try:
+            flags[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            # As `vidgen render --set` does: a text that is no YAML is a text.
+            flags[key] = value
     spec = load_spec(uri).override(flags)
     check_sampling(spec)
     return spec
@@ -78,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec = read_spec(options.run_file, options.set)
         client = JobSubmissionClient(options.address)
-    except (Refused, ConnectionError, RayError) as error:
-        # RayError: the cluster asks for a token.
+    except (Refused, ConnectionError, ValueError, RayError) as error:
+        # ValueError: that is no address. RayError: the cluster asks for a token.
         print(error, file=sys.stderr)
         return 2
     job = submit(client, spec)

@@ -6,6 +6,8 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from vidgen_dist.errors import Refused
+
 CHECKPOINT_VERSION = 1
 """Part of the checkpoint's folder: a change of `demo.checkpoint` asks for a new one."""
 
@@ -22,11 +24,21 @@ def manifest_path() -> Path:
 
 
 def checkpoint_path() -> Path:
-    """The tiny checkpoint, made at the first call."""
+    """The tiny checkpoint, made at the first call.
+
+    Raises:
+        Refused: The cache folder cannot be written to.
+    """
     folder = cache_folder() / f"tiny-cogvideox-{CHECKPOINT_VERSION}"
     if not folder.is_dir():
         # Loads MindSpore, which nothing else in the driver needs.
         from vidgen_dist.demo.checkpoint import make_checkpoint
 
-        make_checkpoint(folder)
+        try:
+            make_checkpoint(folder)
+        except OSError as error:
+            raise Refused(
+                f"{folder}: the demo's checkpoint cannot be kept there ({error.strerror or error}); "
+                "XDG_CACHE_HOME names another cache folder"
+            ) from None
     return folder
