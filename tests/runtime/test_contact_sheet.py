@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import pytest
 
 from tests.test_media import smooth
-from vidgen_dist.runtime.contact_sheet import contact_sheet
+from vidgen_dist import media
+from vidgen_dist.runtime.contact_sheet import contact_sheet, read_frames, write_contact_sheet
+from vidgen_dist.storage import open_storage
 
 
 def test_contact_sheet_shows_first_to_last() -> None:
@@ -37,3 +42,16 @@ def test_contact_sheet_of_many_shapes_and_labels() -> None:
 def test_contact_sheet_needs_rows() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         contact_sheet([])
+
+
+@pytest.mark.parametrize("format", ["mp4", "png", "npy"])
+def test_contact_sheet_of_videos_on_s3(
+    s3_bucket: str, tmp_path: Path, format: Literal["mp4", "png", "npy"]
+) -> None:
+    output = open_storage(f"s3://{s3_bucket}/out")
+    frames = smooth(3, 16, 16)
+    video = media.write_video(frames, tmp_path / f"video.{format}", format=format, fps=8.0, crf=18)
+    uri = media.commit_video(output, video, "row")
+    assert read_frames(uri, format).shape == frames.shape
+    assert write_contact_sheet(output, [("a fox", uri)], format) == output.uri("contact-sheet.png")
+    assert media.read_image(output.read_bytes("contact-sheet.png")).height > 16

@@ -6,11 +6,11 @@ import io
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vidgen_dist import storage
 from vidgen_dist.media import Frames, read_image, read_video
 from vidgen_dist.storage import Storage
 
@@ -21,8 +21,8 @@ def write_contact_sheet(output: Storage, videos: Sequence[tuple[str, str]], form
     """Put some frames of some videos into one PNG and return its URI.
 
     Args:
-        output: A local output.
-        videos: Label and path of each video.
+        output: Where to.
+        videos: Label and path or URI of each video.
         format: Format of the videos.
     """
     sheet = contact_sheet([(label, read_frames(path, format)) for label, path in videos])
@@ -33,7 +33,7 @@ def write_contact_sheet(output: Storage, videos: Sequence[tuple[str, str]], form
 
 
 def read_frames(path: str | os.PathLike[str], format: str) -> Frames:
-    """Reads back what `media.write_video` wrote.
+    """Reads back what `media.write_video` wrote, from a path or URI.
 
     Returns:
         (F, H, W, 3) uint8; for "png" and "npy" exactly the frames that were written.
@@ -42,12 +42,13 @@ def read_frames(path: str | os.PathLike[str], format: str) -> Frames:
         MediaError: It does not decode.
         OSError: There is no such file.
     """
-    path = Path(path)
+    uri = os.fspath(path)
     if format == "npy":
-        return np.load(path, allow_pickle=False)
+        return np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
     if format == "png":
-        return np.stack([np.asarray(read_image(file)) for file in sorted(path.glob("*.png"))])
-    return np.stack([np.asarray(frame) for frame in read_video(path)])
+        files = [file for file in storage.expand(uri) if file.endswith(".png")]
+        return np.stack([np.asarray(read_image(file)) for file in files])
+    return np.stack([np.asarray(frame) for frame in read_video(uri)])
 
 
 def contact_sheet(rows: Sequence[tuple[str, Frames]], *, columns: int = 4, cell: int = 192) -> Image.Image:
