@@ -113,6 +113,18 @@ def test_a_model_that_never_loads_ends_the_run(
     assert "no worker can be kept alive" in result.message
 
 
+def test_what_is_told_of_a_death_holds_its_cause() -> None:
+    account = (
+        "The actor died: \x1b[36mray::WorkerActor\x1b[39m\n"
+        + "  File x, line 1\n" * 100
+        + "No module named 'y'\n"
+    )
+    told = crew._cause(RuntimeError(account))
+    assert told.startswith("RuntimeError: The actor died: ray::WorkerActor File x")
+    assert told.endswith("No module named 'y'")
+    assert len(told) < 600
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
     with pytest.raises(Refused, match=r"transformer\.weight: missing"):

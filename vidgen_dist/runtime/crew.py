@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -377,5 +378,6 @@ def _cpu_share(replicas: int) -> float:
 
 
 def _cause(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)}"[:500]
+    """Ray's account in one line, without colours; of a long one, the cause is at the end."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return f"{type(error).__name__}: {text if len(text) <= 500 else f'{text[:150]} … {text[-350:]}'}"
