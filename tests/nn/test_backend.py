@@ -59,3 +59,9 @@ nn.set_device("cpu")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1"]
+
+
+def test_numpy_2_is_named(monkeypatch):
+    monkeypatch.setattr(backend.np, "__version__", "2.4.6")
+    with pytest.raises(Refused, match=r"NumPy 2\.4\.6: .*pip install 'numpy<2'"):
+        nn.set_device("cpu")

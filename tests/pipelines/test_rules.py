@@ -94,6 +94,21 @@ def test_strength_that_leaves_no_step() -> None:
         _rules("v2v", "video-to-video").resolve(request)
 
 
+@pytest.mark.parametrize(
+    ("name", "num_frames", "frames", "field"),
+    [("v2v", 9, 8, "num_frames"), ("1.5", None, 9, "video"), ("1.5", 9, 13, "video"), ("1.5", 5, 9, None)],
+)
+def test_clip_must_fit(name: str, num_frames: int | None, frames: int, field: str | None) -> None:
+    rules = _rules(name, "video-to-video")
+    request = rules.resolve(RenderRequest(prompt="a fox", video="clip.mp4", num_frames=num_frames))
+    if field is None:
+        rules.of_task.check_clip(request, frames)
+        return
+    with pytest.raises(RequestError) as refusal:
+        rules.of_task.check_clip(request, frames)
+    assert refusal.value.field == field
+
+
 def test_learned_positions_are_for_one_size() -> None:
     rules = _rules("i2v")
     right = rules.resolve(RenderRequest(prompt="a fox", image="first.png"))

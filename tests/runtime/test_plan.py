@@ -253,10 +253,23 @@ def test_an_output_of_another_run(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, change: dict[str, str], key: str
 ) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    write_run_file(plan_of(make_spec(make_manifest("one"))))
+    plan = plan_of(make_spec(make_manifest("one")))
+    enter(plan, rows_of(plan))
     row = {"id": "a", "prompt": "one"} | ({"image": "x.png"} if key == "model.task" else {})
     with pytest.raises(Refused, match=f"output of another run: {key}"):
         plan_of(make_spec(make_manifest(row), **change))
+
+
+def test_an_output_where_nothing_was_rendered_is_free(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    write_run_file(plan_of(make_spec(make_manifest("one"), model__id="mistyped")))
+    assert plan_of(make_spec(make_manifest("one"), output__format="gif")).done == 0
+
+
+def test_an_output_in_memory_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    with pytest.raises(Refused, match="each process has a memory of its own"):
+        plan_of(make_spec(make_manifest("one"), output__uri="memory://out"))
 
 
 def test_an_output_of_another_manifest(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:

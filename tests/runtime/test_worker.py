@@ -134,6 +134,7 @@ def test_bad_rows_become_dead_letters_and_the_others_go_on(
         "fine": None,
     }
     assert "oops" in found["raises"]["error_message"]
+    assert "no.png: " in found["broken"]["error_message"]
     assert "does not decode as an image" in found["broken"]["error_message"]
     assert "none.png" in found["missing"]["error_message"]
     assert all(entry["source"] == f"of {row_id}" for row_id, entry in found.items())

@@ -65,6 +65,9 @@ def set_device(device: str = "auto", threads: int | None = None) -> None:
         device = "ascend" if _ascend_available() else "cpu"
     elif device == "ascend" and not _ascend_available():
         raise Refused("device: 'ascend' is not allowed; MindSpore finds no Ascend NPU on this host")
+    if int(np.__version__.split(".")[0]) > 1:
+        # Installing another package can bring NumPy 2; what MindSpore then raises names neither.
+        raise Refused(f"NumPy {np.__version__}: MindSpore 2.10 computes with 1.26; pip install 'numpy<2'")
     threads = threads or len(os.sched_getaffinity(0))
     if _backend is not None:
         if (_backend.device, _backend.threads) != (device, threads):

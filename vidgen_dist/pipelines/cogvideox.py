@@ -33,7 +33,7 @@ from vidgen_dist.pipelines.rendering import (
 )
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO
-from vidgen_dist.request import RenderRequest, RequestError
+from vidgen_dist.request import RenderRequest
 from vidgen_dist.schedulers.ddim import CogVideoXDDIMScheduler
 from vidgen_dist.schedulers.dpm import CogVideoXDPMScheduler
 from vidgen_dist.weights.tokenizer import tokenize
@@ -166,20 +166,8 @@ class CogVideoXPipeline:
     def _clip(self, request: RenderRequest) -> list[Any]:
         """The clip's frames as PIL images, their number checked against what the model can do."""
         clip = media.read_video(request.video)
-        if request.num_frames is not None:
-            if len(clip) < request.num_frames:
-                raise RequestError("num_frames", request.num_frames, f"at most the clip's {len(clip)} frames")
-            clip = clip[: request.num_frames]
-        latent_frames = self.geometry.latent_frames(len(clip))
-        if self.geometry.padding_frames(latent_frames):
-            raise RequestError(
-                "video",
-                f"{len(clip)} frames",
-                f"a number of frames whose latent frames (here {latent_frames}) are a multiple of "
-                f"{self.geometry.patch_size_t}, such as 1 + {self.geometry.temporal} * "
-                f"(k * {self.geometry.patch_size_t} - 1); num_frames cuts a clip",
-            )
-        return clip
+        self.rules.of_task.check_clip(request, len(clip))
+        return clip[: request.num_frames]
 
     def _image_latents(
         self, request: RenderRequest, latent_frames: int, rng: np.random.Generator

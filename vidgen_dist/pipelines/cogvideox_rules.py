@@ -199,7 +199,11 @@ def _task_rules(task: str, trained: Trained, geometry: Geometry, train_timesteps
             _warn_of_frames(request.num_frames, geometry)
 
     return TaskRules(
-        defaults=defaults, multiples={"height": multiple, "width": multiple}, check=check, optional=optional
+        defaults=defaults,
+        multiples={"height": multiple, "width": multiple},
+        check=check,
+        optional=optional,
+        check_clip=lambda request, frames: _check_clip(request, frames, geometry),
     )
 
 
@@ -224,6 +228,21 @@ def _check_strength(request: RenderRequest) -> None:
         least = 1 / request.num_inference_steps
         raise RequestError(
             "strength", request.strength, f"{least:g} or more, or no step of num_inference_steps is taken"
+        )
+
+
+def _check_clip(request: RenderRequest, frames: int, geometry: Geometry) -> None:
+    if request.num_frames is not None and request.num_frames > frames:
+        raise RequestError("num_frames", request.num_frames, f"at most the clip's {frames} frames")
+    taken = request.num_frames or frames
+    latent_frames = geometry.latent_frames(taken)
+    if geometry.padding_frames(latent_frames):
+        raise RequestError(
+            "video",
+            f"{taken} frames",
+            f"a number of frames whose latent frames (here {latent_frames}) are a multiple of "
+            f"{geometry.patch_size_t}, such as 1 + {geometry.temporal} * (k * {geometry.patch_size_t} - 1); "
+            "num_frames cuts a clip",
         )
 
 

@@ -17,6 +17,10 @@ MEDIA_OF_TASK: Mapping[str, str] = {IMAGE_TO_VIDEO: "image", VIDEO_TO_VIDEO: "vi
 """The field that holds what a task is conditioned on, beside the prompt."""
 
 
+def _any_clip(_request: RenderRequest, _frames: int) -> None:
+    """Every clip will do."""
+
+
 @dataclass(frozen=True)
 class TaskRules:
     """What one checkpoint takes from a request for one task.
@@ -27,9 +31,11 @@ class TaskRules:
         optional: Fields that a request may have and that have no default.
         check: Says what else is wrong with a request whose defaults are filled in, by raising
             RequestError.
+        check_clip: Likewise of a request and the frames that its clip turned out to have.
     """
 
     defaults: Mapping[str, Any]
     multiples: Mapping[str, int]
     check: Callable[[RenderRequest], None]
     optional: tuple[str, ...] = ()
+    check_clip: Callable[[RenderRequest, int], None] = _any_clip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,10 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     check_sampling(spec)
     spec = with_absolute_paths(spec)
     output = open_storage(spec.output.uri)
+    if output.root.startswith("memory://"):
+        raise Refused(
+            f"{spec.output.uri}: each process has a memory of its own; give a folder or an object store"
+        )
     before = _previous_run(output)
     if before is not None and spec.model.revision is None and before.model.id == spec.model.id:
         # A branch that has moved since must not have finished rows rendered again.
@@ -127,7 +132,9 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             raise Refused(describe_problems(report))
         ledger = read_ledger(output)
         if before is not None:
-            _check_same_run(spec, before, model.rules)
+            # A run that never got as far as a row leaves nothing to be mixed up with.
+            if ledger.parts:
+                _check_same_run(spec, before, model.rules)
             _check_manifest_belongs(spec, before, output, ledger, manifest)
         identity = Identity(
             model=model.digest,
@@ -331,19 +338,26 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
     """
     spec = spec_from_flags({"model.id": "none", **flags, "manifest.uri": uri, "output.uri": "none"})
     check_sampling(spec)
-    resolve = None
+    rules: Rules | None = None
     if "model.id" in flags:
-        resolve = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules.resolve
+        rules = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules
     manifest = open_manifest(uri, passthrough=spec.manifest.passthrough)
     ledger_schema(manifest.extra_schema)
     try:
-        return check(manifest, defaults=sampling_defaults(spec), resolve=resolve, probe=_probe)
+        return check(
+            manifest,
+            defaults=sampling_defaults(spec),
+            resolve=rules.resolve if rules else None,
+            probe=functools.partial(_probe, rules=rules),
+        )
     except OSError as error:
         raise Refused(str(error)) from None
 
 
-def _probe(request: RenderRequest) -> None:
+def _probe(request: RenderRequest, rules: Rules | None) -> None:
     if request.image is not None:
         read_image(request.image)
     if request.video is not None:
-        read_video(request.video)
+        frames = len(read_video(request.video))
+        if rules is not None:
+            rules.of_task.check_clip(request, frames)

@@ -180,7 +180,7 @@ class Worker:
         except _Abandoned:
             raise
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run
-            return _Outcome(row, fingerprint, {}, error=error)
+            return _Outcome(row, fingerprint, {}, error=_with_source(error, row.request))
 
     def _stepped(self, _done: int, _steps: int) -> None:
         self._busy_since = time.monotonic()
@@ -287,6 +287,15 @@ def keep_to(cores: Sequence[int]) -> None:
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread), cores)
+
+
+def _with_source(error: Exception, request: RenderRequest) -> Exception:
+    """A complaint of the bytes that were read, with the address that they were read from."""
+    addresses = [getattr(request, name) for name in MEDIA_FIELDS]
+    sources = ", ".join(storage.redact(uri) for uri in addresses if isinstance(uri, str))
+    return (
+        media.MediaError(f"{sources}: {error}") if isinstance(error, media.MediaError) and sources else error
+    )
 
 
 def _told(error: BaseException) -> str:
