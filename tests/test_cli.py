@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import vidgen_dist
 from vidgen_dist import cli
 from vidgen_dist.runtime import driver
 from vidgen_dist.spec import RunSpec
@@ -320,3 +321,8 @@ def test_module_is_the_command() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     for name in ("render", "status", "manifest", "demo"):
         assert name in ran.stdout
+
+
+def test_version(vidgen: Vidgen) -> None:
+    ran = vidgen("--version")
+    assert (ran.status, ran.out.strip()) == (0, vidgen_dist.__version__)

@@ -737,3 +737,11 @@ def test_checking_holds_few_rows(tmp_path: Path) -> None:
 
     assert check(manifest, probe=probe).ok
     assert 0 < most < 80 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("column", "hint"),
+    [("num_frame", "not read (did you mean 'num_frames'?); --pass"), ("source", "not read; --pass")],
+)
+def test_unknown_column_is_told_with_the_nearest(column, hint):
+    assert hint in module.describe_unknown(column)

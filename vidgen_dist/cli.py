@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from vidgen_dist import __version__
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import MEDIA_FIELDS, TEXT_FIELDS
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -26,7 +27,6 @@ REFUSED, INTERRUPTED = 2, 130
 """Exit statuses beside those of a run that was started, see `RunResult`."""
 
 app = typer.Typer(
-    help="Render videos at dataset scale on Ascend NPUs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,6 +46,22 @@ PassthroughOption = Annotated[
     list[str] | None,
     typer.Option(help="Columns copied to the ledger: once for each, or with commas between."),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def vidgen(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),
+    ] = False,
+) -> None:
+    """Render videos at dataset scale on Ascend NPUs."""
 
 
 @app.command()
@@ -165,6 +181,7 @@ def check_manifest(
     passthrough: PassthroughOption = None,
 ) -> None:
     """Check every row without a model; with --model, also against what that checkpoint can do."""
+    from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.runtime.plan import check_manifest as check
 
     flags = {
@@ -178,7 +195,7 @@ def check_manifest(
     given = {key: value for key, value in flags.items() if value is not None}
     report = check(uri, given)
     for name in report.unknown_columns:
-        _err(f"{uri}: column {name!r} is no field of a request and is not read; --passthrough keeps it")
+        _err(f"{uri}: {describe_unknown(name)}")
     for problem in report.problems:
         _err(str(problem))
     if not report.ok:
@@ -195,13 +212,12 @@ def build_manifest(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
 ) -> None:
     """Make a manifest from text (a prompt a line), CSV or JSON lines."""
+    from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
 
     report = build(inputs, out)
     for name in report.unknown_columns:
-        _err(
-            f"{report.uri}: column {name!r} is no field of a request; `vidgen render --passthrough` keeps it"
-        )
+        _err(f"{report.uri}: {describe_unknown(name)}")
     print(f"{report.uri}: {report.rows:,} rows, columns {', '.join(report.columns)}")
 
 

@@ -429,6 +429,13 @@ def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = (
     )
 
 
+def describe_unknown(column: str) -> str:
+    """What to tell a person of a column that is not read."""
+    near = difflib.get_close_matches(column, FIELDS, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"column {column!r} is no field of a request and is not read{hint}; --passthrough keeps it"
+
+
 def find_files(uri: str) -> list[str]:
     """The files that a URI stands for, see `storage.expand`; refused if there are none."""
     found = expand(uri)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerWriter
+from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.cluster import choose_device, connected
 from vidgen_dist.runtime.entries import failed_entry, outcomes_of
@@ -84,11 +85,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
         device = choose_device(spec.topology)
         plan = make_plan(spec, device=device, engine=engine)
         for name in plan.manifest.unknown_columns:
-            console.print(
-                f"column {name!r} is no field of a request and is not read; passthrough keeps it",
-                markup=False,
-                highlight=False,
-            )
+            console.print(describe_unknown(name), markup=False, highlight=False)
         write_run_file(plan)
         if plan.done == plan.total:
             return _result(plan, None, (), DONE, f"nothing to render: all {plan.total:,} rows are done")

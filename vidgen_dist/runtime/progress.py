@@ -106,7 +106,9 @@ class RunProgress:
         return 60 * self.done / max(time.monotonic() - self._begun, 1e-9)
 
     def _state(self) -> str:
-        return "rendering" if self._ready else "loading the model"
+        if self._ready:
+            return "rendering"
+        return "loading the model" if self._begun is None else "waiting"
 
 
 def _span(seconds: float) -> str:
