@@ -392,7 +392,14 @@ def _naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[
     except FileNotFoundError as error:
         raise FileNotFoundError(f"cannot {what} {redact(uri)}: {_reason(_cause(error, uri), uri)}") from None
     except kind as error:
-        raise StorageError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}") from None
+        named = StorageError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}")
+        named.errno = getattr(error, "errno", None)
+        raise named from None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left, which no further attempt will change."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _cause(error: FileNotFoundError, uri: str) -> BaseException:

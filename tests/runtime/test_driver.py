@@ -141,7 +141,7 @@ def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
     spec = make_spec(make_manifest(*({"id": f"{i:03d}", "prompt": p} for i, p in enumerate(prompts))))
     result = run(spec.override({"topology.replicas": 1, "topology.shard_size": 1}))
     assert result.exit_status == 1
-    assert "the ledger cannot be written" in result.message
+    assert "the output cannot be written" in result.message
     assert result.pending > 0
     ledger.unlink()
     os.rename(f"{ledger}.away", ledger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,7 +145,9 @@ def test_bad_rows_become_dead_letters_and_the_others_go_on(
 class Refusing:
     """Makes a method of Storage refuse, as many times as it is told, for paths that begin in some way."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, prefix: str, times: int) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, method: str, prefix: str, times: int, number: int | None = None
+    ) -> None:
         self.times = times
         self.asked = 0
         real = getattr(Storage, method)
@@ -153,7 +156,9 @@ class Refusing:
             if any(isinstance(arg, str) and arg.startswith(prefix) for arg in args):
                 self.asked += 1
                 if self.asked <= self.times:
-                    raise StorageError("503 slow down")
+                    error = StorageError("503 slow down")
+                    error.errno = number
+                    raise error
             return real(storage, *args)
 
         monkeypatch.setattr(Storage, method, refuse)
@@ -188,6 +193,18 @@ def test_a_video_that_cannot_be_stored_is_a_dead_letter(
     assert found["x"]["error_class"] == "StorageError"
     assert "503 slow down" in found["x"]["error_message"]
     assert found["y"]["status"] == "done"
+
+
+def test_a_full_storage_is_said_at_once(
+    start: Callable[..., Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = Refusing(monkeypatch, "put_file", "videos/", 5, errno.ENOSPC)
+    heard = start()
+    heard.worker.submit([row("x")])
+    heard.until("stuck")
+    finish(heard)
+    assert video.asked == 1
+    assert [entry["status"] for entry in entries(tmp_path / "out")] == ["failed"]
 
 
 @pytest.mark.usefixtures("no_waiting")

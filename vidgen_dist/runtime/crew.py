@@ -326,7 +326,7 @@ class Crew:
             elif event.kind == "ready":
                 member.ready = True
             elif event.kind == "stuck":
-                self._end(Stopped(f"the ledger cannot be written: {event.message}"))
+                self._end(Stopped(f"the output cannot be written: {event.message}"))
             elif event.kind == "refused":
                 # Another worker may have loaded the model, and rendered: then it is no refusal before start.
                 loaded = any(other.ready for other in self._members)

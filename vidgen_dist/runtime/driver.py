@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import threading
 import uuid
 from dataclasses import dataclass
 
@@ -17,6 +20,7 @@ from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.plan import Plan, make_plan, write_run_file
 from vidgen_dist.runtime.progress import RunProgress
+from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.spec import RunSpec
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
@@ -128,7 +132,10 @@ def _render(
 
     def give_up(row: Row, error: str, message: str) -> None:
         fingerprint = plan.identity.fingerprint(row.request, {})
-        writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
+        # The entry is taken also if the storage refuses; `flush` asks it again.
+        with contextlib.suppress(OSError):
+            writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
+        with_retries(writer.flush, hurry=threading.Event())
 
     def tick(ready: int) -> None:
         nonlocal told
@@ -161,10 +168,12 @@ def _render(
         message = f"the run stopped: {error}; run it again to go on"
     finally:
         progress.tick(0)
-    status = INTERRUPTED if interrupts.level else DEAD_LETTERS if progress.failed or message else DONE
-    if interrupts.level and not message:
-        message = "interrupted; run it again to go on"
-    return _result(plan, progress, tuple(failures), status, message)
+    result = _result(plan, progress, tuple(failures), DONE, message)
+    if interrupts.level and result.pending:
+        return dataclasses.replace(
+            result, exit_status=INTERRUPTED, message=message or "interrupted; run it again to go on"
+        )
+    return dataclasses.replace(result, exit_status=DEAD_LETTERS if progress.failed or message else DONE)
 
 
 def _result(

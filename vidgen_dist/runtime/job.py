@@ -61,7 +61,7 @@ class Event:
         kind: `ready` (the model is loaded), `started` (a row), `rendered` (it left the model), `done` or
             `failed` (its ledger entry is on the storage), `stopped` (nothing more will come), `refused`
             (the model cannot be loaded anywhere), `broken` (it could not be loaded here, or the worker can
-            do no more), `stuck` (the ledger cannot be written).
+            do no more), `stuck` (the output takes no more).
         id: The row's.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: Its message.

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from vidgen_dist.storage import is_full
+
 T = TypeVar("T")
 
 ATTEMPTS = 5
@@ -22,14 +24,17 @@ def with_retries(call: Callable[[], T], *, hurry: threading.Event) -> T:
         hurry: Once set there is no time left: the attempt under way is the last.
 
     Raises:
-        OSError: What the last attempt raised; FileNotFoundError and the like at once, for they stay so.
+        OSError: What the last attempt raised; FileNotFoundError, a full disk and the like at once, for
+            they stay so.
     """
     for attempt in range(ATTEMPTS):
         try:
             return call()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise
-        except OSError:
+        except OSError as error:
+            if is_full(error):
+                raise
             # Workers that were refused together should not come back together.
             delay = FIRST_DELAY * 2**attempt * random.uniform(0.75, 1.25)
             if attempt == ATTEMPTS - 1 or hurry.wait(delay):

@@ -249,6 +249,9 @@ class Worker:
                 return entry, Event("done", row.id)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 error = failure
+                if storage.is_full(failure):
+                    # Every further row would be rendered in vain.
+                    self._say(Event("stuck", error=type(failure).__name__, message=str(failure)))
         kind, message = type(error).__name__, _told(error)
         entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message)
         return entry, Event("failed", row.id, kind, message)
