@@ -137,7 +137,7 @@ def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules:
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
-        task: One of `TASKS`; by default what `model_index.json` says.
+        task: One of the tasks of `pipelines.tasks`; by default what `model_index.json` says.
 
     Raises:
         Refused: A family, task or config that cannot be rendered, with what is allowed.

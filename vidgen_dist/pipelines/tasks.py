@@ -11,7 +11,6 @@ from vidgen_dist.request import RenderRequest
 TEXT_TO_VIDEO = "text-to-video"
 IMAGE_TO_VIDEO = "image-to-video"
 VIDEO_TO_VIDEO = "video-to-video"
-TASKS = (TEXT_TO_VIDEO, IMAGE_TO_VIDEO, VIDEO_TO_VIDEO)
 
 MEDIA_OF_TASK: Mapping[str, str] = {IMAGE_TO_VIDEO: "image", VIDEO_TO_VIDEO: "video"}
 """The field that holds what a task is conditioned on, beside the prompt."""

@@ -12,16 +12,18 @@ from __future__ import annotations
 import glob
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import naming
 from vidgen_dist.weights.tensors import TensorFiles, read_json
 
 INDEX = "model_index.json"
+_HASHING = 8
+"""Files that are hashed side by side."""
 
 _CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Configs and vocabularies; every other file that publishers add (images, code, .bin, ONNX) is left out.
@@ -105,9 +107,8 @@ class Checkpoint:
         else:
             names = needed_files(_listing(self.folder, self.components), self.components, self.variant)
             # Hashing releases the interpreter's lock: files are read side by side, each in small chunks.
-            with ThreadPoolExecutor() as pool:
-                contents = pool.map(_file_digest, (self.folder / name for name in names))
-                parts = dict(zip(names, contents, strict=True))
+            contents = map_ahead(_file_digest, (self.folder / name for name in names), threads=_HASHING)
+            parts = dict(zip(names, contents, strict=True))
         lines = "".join(f"{name}\0{value}\n" for name, value in sorted(parts.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
