@@ -49,17 +49,22 @@ def softmax(x, axis=-1):
 
 
 def attention(q, k, v, mask=None, bias=None, scale=None):
+    return attention_with_lse(q, k, v, mask, scale, bias)[0]
+
+
+def attention_with_lse(q, k, v, mask=None, scale=None, bias=None):
     q, k, v = (a.astype(np.float64) for a in (q, k, v))
     scores = q @ k.swapaxes(-1, -2) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if bias is not None:
         scores = scores + bias
-    if mask is None:
-        return special.softmax(scores, axis=-1) @ v
-    mask = np.broadcast_to(mask, scores.shape)
+    mask = np.broadcast_to(True if mask is None else mask, scores.shape)
     scores = np.where(mask, scores, -np.inf)
     top = np.where(mask.any(-1, keepdims=True), scores.max(-1, keepdims=True), 0)
     weights = np.exp(scores - top)
-    return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300) @ v
+    total = weights.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        lse = np.log(total) + top
+    return weights / np.maximum(total, 1e-300) @ v, lse[..., 0]
 
 
 def convolution(x, weight, bias=None, stride=1, padding=0):

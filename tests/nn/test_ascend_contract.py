@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 from mindspore import Tensor, mint, ops
+from scipy import special
 
 from tests.nn import plain
 from vidgen_dist import nn
@@ -33,7 +34,10 @@ def signature(function):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """stand_in(module, name, compute): compute takes the bound arguments by name, tensors as arrays."""
+    """stand_in(module, name, compute): compute takes the bound arguments by name, tensors as arrays.
+
+    What it returns becomes tensors of the arguments' dtype; a tensor stays as it is.
+    """
 
     def install(module, name, compute):
         real = signature(getattr(module, name))
@@ -48,13 +52,17 @@ def stand_in(monkeypatch):
             dtype = next(t.dtype for t in tensors if t.is_floating_point())
             result = compute(**arrays)
             if isinstance(result, tuple):
-                return tuple(tensor(np.asarray(r, np.float32)).astype(dtype) for r in result)
-            return tensor(np.asarray(result, np.float32)).astype(dtype)
+                return tuple(given(r, dtype) for r in result)
+            return given(result, dtype)
 
         monkeypatch.setattr(module, name, call)
         return calls
 
     return install
+
+
+def given(result, dtype):
+    return result if isinstance(result, Tensor) else tensor(np.asarray(result, np.float32)).astype(dtype)
 
 
 def tensor(array, dtype=None):
@@ -156,6 +164,67 @@ def test_attention_in_float32_is_plain(stand_in, masked):
     check(ascend.attention(*arguments, 0.3), cpu.attention(*arguments, 0.3))
 
 
+FUSED_INFER_DEFAULTS = signature(ops.fused_infer_attention_score).parameters
+
+
+def fused_infer_attention_score(
+    query, key, value, atten_mask, num_heads, scale, input_layout, inner_precise, softmax_lse_flag, **rest
+):
+    """What the documentation of ops.fused_infer_attention_score says, in layout BNSD."""
+    assert input_layout == "BNSD"
+    assert softmax_lse_flag is True
+    assert inner_precise == 0  # high precision; 2 and 3 are not for one query
+    batch, heads, n, size = query.shape
+    m = key.shape[2]
+    assert num_heads == heads <= 256
+    assert size % 16 == 0
+    assert size <= 512
+    assert key.shape == value.shape == (batch, heads, m, size)
+    assert rest == {name: FUSED_INFER_DEFAULTS[name].default for name in rest}
+    mask = None
+    if atten_mask is not None:
+        assert atten_mask.dtype in (np.bool_, np.int8, np.uint8)
+        assert atten_mask.shape in {(batch, 1, n, m), (1, 1, n, m)}
+        # 1 is left out. Of a row that is left out whole nothing is promised.
+        mask = atten_mask == 0
+    assert isinstance(scale, float)
+    out, lse = plain.attention_with_lse(query, key, value, mask, scale)
+    if mask is not None:
+        some = np.broadcast_to(mask.any(-1), lse.shape)
+        out, lse = np.where(some[..., None], out, np.nan), np.where(some, lse, np.nan)
+    return out, nn.from_numpy(lse[..., None].astype(np.float32))
+
+
+MASKS = [None, (2, 1, 1, 7), (1, 1, 5, 7), (5, 7)]
+
+
+@pytest.mark.parametrize(("n", "size"), [(5, 16), (5, 40), (1, 16)])
+@pytest.mark.parametrize(
+    ("dtype", "mask_shape"),
+    [
+        *((dtype, shape) for dtype in (nn.float16, nn.float32) for shape in MASKS),
+        (nn.bfloat16, None),  # with a mask the body needs a kernel that the CPU lacks for bfloat16
+    ],
+)
+def test_attention_with_lse(stand_in, n, size, mask_shape, dtype):
+    calls = stand_in(ops, "fused_infer_attention_score", fused_infer_attention_score)
+    stand_in(F, "softmax", lambda input, dim, **_: plain.softmax(input, dim))
+    stand_in(
+        mint, "logsumexp", lambda input, dim, keepdim: special.logsumexp(input, axis=dim, keepdims=keepdim)
+    )
+    q, k, v = (nn.to_numpy(tensor(draw(2, 3, rows, size, seed=rows), dtype)) for rows in (n, 7, 7))
+    mask = None if mask_shape is None else draw(*mask_shape, seed=9)[..., -n:, :] > 0
+    if mask is not None:
+        mask[..., 0, :] = False  # a query that may attend to nothing
+    out, lse = ascend.attention_with_lse(*(tensor(x, dtype) for x in (q, k, v)), tensor(mask), 0.3)
+    assert (out.dtype, lse.dtype) == (dtype, nn.float32)
+    expected_out, expected_lse = cpu.attention_with_lse(*map(tensor, (q, k, v)), tensor(mask), 0.3)
+    check(out, expected_out, 2e-5 if dtype == nn.float32 else 1e-2)
+    check(lse, expected_lse)
+    assert len(calls) == (dtype != nn.float32)
+    assert all(call["query"].dtype == call["key"].dtype == call["value"].dtype == dtype for call in calls)
+
+
 # The rest: one native kernel each. ---------------------------------------------------------------
 
 
@@ -180,6 +249,22 @@ def test_norms(stand_in, affine):
     check(ascend.layer_norm(x, w, b, 1e-3), cpu.layer_norm(x, w, b, 1e-3))
     check(ascend.rms_norm(x, w, 1e-3), cpu.rms_norm(x, w, 1e-3))
     check(ascend.group_norm(x, 3, w, b, 1e-3), cpu.group_norm(x, 3, w, b, 1e-3))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_in_two_steps(stand_in, affine):
+    stand_in(mint, "mean", lambda input, dim, keepdim, **_: input.mean(dim, keepdims=keepdim))
+    stand_in(mint, "square", lambda input: np.square(input))
+    stand_in(mint, "rsqrt", lambda input: 1 / np.sqrt(input))
+    x = tensor(draw(2, 6, 3, 6))
+    w, b = (tensor(draw(6, seed=3)), tensor(draw(6, seed=4))) if affine else (None, None)
+    moments = ascend.group_moments(x, 3)
+    for ours, expected in zip(moments, cpu.group_moments(x, 3), strict=True):
+        check(ours, expected)
+    check(ascend.group_norm_with(x, 3, *moments, w, b, 1e-3), cpu.group_norm(x, 3, w, b, 1e-3))
+    half = ascend.group_norm_with(x.astype(nn.float16), 3, *moments, w, b, 1e-3)
+    assert half.dtype == nn.float16
+    check(half, cpu.group_norm(x, 3, w, b, 1e-3), 5e-3)
 
 
 def test_activations(stand_in):

@@ -71,6 +71,32 @@ def test_group_norm(draw, shape, groups, affine):
     )
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((2, 6), 3), ((2, 6, 3, 5, 7), 2), ((1, 2, 5, 150, 100), 1)])
+def test_group_moments(draw, shape, groups):
+    x = draw(*shape) + 5
+    rows = x.astype(np.float64).reshape(shape[0], groups, -1)
+    mean, variance = nn.group_moments(tensor(x), groups)
+    assert (mean.dtype, variance.dtype) == (nn.float32, nn.float32)
+    check(mean, rows.mean(-1), rtol=1e-6, atol=0)
+    check(variance, rows.var(-1), rtol=1e-5, atol=0)
+    w, b = tensor(draw(shape[1])), tensor(draw(shape[1]))
+    normed = nn.group_norm_with(tensor(x), groups, mean, variance, w, b, 1e-6)
+    np.testing.assert_array_equal(
+        nn.to_numpy(normed), nn.to_numpy(nn.group_norm(tensor(x), groups, w, b, 1e-6))
+    )
+
+
+def test_group_norm_of_a_part_by_the_moments_of_the_whole(draw):
+    x, w, b = draw(2, 6, 3, 8, 5) + 5, draw(6), draw(6)
+    mean, variance = nn.group_moments(tensor(x), 3)
+    normed = nn.group_norm_with(tensor(x)[:, :, :, 2:5], 3, mean, variance, tensor(w), tensor(b), 1e-6)
+    check(normed, plain.group_norm(x, 3, w, b, 1e-6)[:, :, :, 2:5], rtol=1e-4, atol=1e-4)
+    bare = nn.group_norm_with(
+        tensor(x), 3, tensor(np.full((2, 3), 1.0, "f4")), tensor(np.full((2, 3), 4.0, "f4"))
+    )
+    check(bare, (x - 1) / np.sqrt(4 + 1e-5), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 70001)])
 def test_activations(draw, shape):
     x = draw(*shape) * 4
@@ -129,6 +155,35 @@ def test_attention_to_nothing_is_zero(draw):
     out = nn.to_numpy(nn.attention(tensor(q), tensor(k), tensor(v), mask=tensor(mask)))
     assert not out[0, 1, 2].any()
     np.testing.assert_allclose(out, plain.attention(q, k, v, mask), **TOLERANCE)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mask_shape", [None, (2, 1, 1, 29), (2, 1, 37, 29), (37, 29)])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_with_lse(draw, mask_shape, scale):
+    q, k, v = draw(2, 3, 37, 8) * 30, draw(2, 3, 29, 8), draw(2, 3, 29, 8)
+    mask = None if mask_shape is None else draw(*mask_shape) > 0
+    if mask is not None:
+        mask[..., 0, :] = False
+    out, lse = nn.attention_with_lse(tensor(q), tensor(k), tensor(v), scale=scale, mask=tensor(mask))
+    expected = plain.attention_with_lse(q, k, v, mask, scale)
+    assert lse.dtype == nn.float32
+    check(out, expected[0], rtol=1e-4, atol=1e-4)
+    check(lse, expected[1], rtol=1e-5, atol=1e-4)
+    if mask is not None:
+        np.testing.assert_array_equal(nn.to_numpy(lse)[:, :, 0], -np.inf)
+        assert not nn.to_numpy(out)[:, :, 0].any()
+
+
+def test_attention_to_parts_merges_by_lse(draw):
+    q, k, v = draw(1, 2, 9, 16) * 5, draw(1, 2, 31, 16), draw(1, 2, 31, 16)
+    parts = [
+        nn.attention_with_lse(tensor(q), tensor(k[:, :, at]), tensor(v[:, :, at]))
+        for at in (slice(0, 7), slice(7, None))
+    ]
+    outs, lses = (np.stack([nn.to_numpy(x) for x in each]) for each in zip(*parts, strict=True))
+    merged = (outs * special.softmax(lses, axis=0)[..., None]).sum(0)
+    np.testing.assert_allclose(merged, plain.attention(q, k, v), **TOLERANCE)
 
 
 def test_attention_of_large_scores(draw):

@@ -47,6 +47,33 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
     return F.group_norm(x, groups, weight, bias, eps)
 
 
+def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (B, groups) of each group of x (B, C, ...)."""
+    grouped = x.astype(ms.float32).reshape(x.shape[0], groups, -1)
+    mean = mint.mean(grouped, -1, keepdim=True)
+    return mean[..., 0], mint.mean(mint.square(grouped - mean), -1)
+
+
+def group_norm_with(
+    x: Tensor,
+    groups: int,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """`group_norm` by moments (B, groups) that are given."""
+    channels = (1, groups, x.shape[1] // groups, 1)
+    grouped = x.astype(ms.float32).reshape(x.shape[0], *channels[1:3], -1)
+    out = (grouped - mean[..., None, None]) * mint.rsqrt(variance + eps)[..., None, None]
+    if weight is not None:
+        out = out * weight.reshape(channels)
+    if bias is not None:
+        out = out + bias.reshape(channels)
+    return out.reshape(x.shape).astype(x.dtype)
+
+
 def silu(x: Tensor) -> Tensor:
     """x times its sigmoid."""
     return F.silu(x)
@@ -105,12 +132,26 @@ def attention(
     A row that may attend to nothing gives 0.
     """
     if q.dtype == ms.float32:
-        out = _plain_attention(q, k, v, mask, bias, scale)
+        out = mint.matmul(F.softmax(_scores(q, k, mask, bias, scale), dim=-1), v)
     else:
         out = _flash_attention(q, k, v, mask, bias, scale)
     if mask is None:
         return out
-    return ops.where(mask.any(axis=-1, keep_dims=True), out, mint.zeros((1,), dtype=out.dtype))
+    return _where_any(mask, out, 0.0)
+
+
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """As `attention`, and the logarithm (B, heads, N) of the sum of each query's exponentials."""
+    if q.dtype == ms.float32:
+        scores = _scores(q, k, mask, None, scale)
+        out, lse = mint.matmul(F.softmax(scores, dim=-1), v), mint.logsumexp(scores, -1, keepdim=True)
+    else:
+        out, lse = _flash_attention_with_lse(q, k, v, mask, scale)
+    if mask is not None:
+        out, lse = _where_any(mask, out, 0.0), _where_any(mask, lse, -np.inf)
+    return out, lse[..., 0]
 
 
 def _flash_attention(
@@ -118,13 +159,7 @@ def _flash_attention(
 ) -> Tensor:
     batch, heads, n, size = q.shape
     m = k.shape[2]
-    discard = None
-    if mask is not None:
-        # The kernel's masks say what to leave out, and have all axes but the heads in full.
-        discard = mint.logical_not(mask)
-        while discard.ndim < 4:
-            discard = discard[None]
-        discard = mint.broadcast_to(discard, (batch, discard.shape[1], n, m)).contiguous()
+    discard = None if mask is None else _discard(mask, batch, n, m)
     if bias is not None:
         bias = mint.broadcast_to(bias, (bias.shape[0], heads, n, m)).astype(q.dtype).contiguous()
     # Zeros at the end of every head change neither the scores nor the values before them.
@@ -135,15 +170,43 @@ def _flash_attention(
     return out[..., :size]
 
 
-def _plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
-) -> Tensor:
+def _flash_attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    batch, heads, n, size = q.shape
+    out, lse = ops.fused_infer_attention_score(
+        *(_pad_head(x) for x in (q, k, v)),
+        atten_mask=None if mask is None else _discard(mask, batch, n, k.shape[2]),
+        num_heads=heads,
+        scale=scale,
+        input_layout="BNSD",
+        inner_precise=0,  # high precision
+        softmax_lse_flag=True,
+    )
+    return out[..., :size], lse
+
+
+def _discard(mask: Tensor, batch: int, n: int, m: int) -> Tensor:
+    """The mask as the kernels have it: it says what to leave out, and has all axes but the heads in full."""
+    discard = mint.logical_not(mask)
+    while discard.ndim < 4:
+        discard = discard[None]
+    return mint.broadcast_to(discard, (batch, discard.shape[1], n, m)).contiguous()
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float) -> Tensor:
     scores = mint.matmul(q * scale, k.transpose(0, 1, 3, 2))
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         scores = ops.where(mask, scores, mint.zeros((1,), dtype=scores.dtype) - 1e30)
-    return mint.matmul(F.softmax(scores, dim=-1), v)
+    return scores
+
+
+def _where_any(mask: Tensor, x: Tensor, otherwise: float) -> Tensor:
+    """x (B, heads, N, any), and `otherwise` in the rows of queries that may attend to nothing."""
+    nothing = mint.zeros((1,), dtype=x.dtype) + otherwise
+    return ops.where(mask.any(axis=-1, keep_dims=True), x, nothing)
 
 
 def _pad_head(x: Tensor) -> Tensor:

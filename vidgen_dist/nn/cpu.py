@@ -112,24 +112,50 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
-    source, scale, shift = _contiguous(x), _optional(weight), _optional(bias)
-    batch, channels = source.shape[:2]
-    grouped = source.reshape(batch, groups, channels // groups, -1)
+    grouped = _grouped(x, groups)
     out = empty(grouped.shape)
+    affine = (_optional(weight), _optional(bias))
 
-    def normalise(at: tuple[int, ...]) -> None:
-        group, y = grouped[at], out[at]
-        mean, variance = _moments(group.reshape(-1))
-        inverse = 1.0 / np.sqrt(variance + eps)
-        first = at[1] * len(group)
-        for c in range(len(group)):
-            gain = inverse if scale is None else inverse * float(scale[first + c])
-            offset = -mean * gain + (0.0 if shift is None else float(shift[first + c]))
-            np.multiply(group[c], np.float32(gain), out=y[c])
-            y[c] += np.float32(offset)
+    def body(at: tuple[int, int]) -> None:
+        # Both in one job: of a small group the second reads from the cache what the first brought there.
+        _normalise_group(grouped[at], out[at], _moments(grouped[at]), at[1], affine, eps)
 
-    each(np.ndindex(batch, groups), normalise)
-    return Tensor.from_numpy(out.reshape(source.shape))
+    each(np.ndindex(*grouped.shape[:2]), body)
+    return Tensor.from_numpy(out.reshape(x.shape))
+
+
+def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (B, groups) of each group of x (B, C, ...)."""
+    grouped = _grouped(x, groups)
+    moments = np.empty((2, *grouped.shape[:2]), np.float32)
+
+    def body(at: tuple[int, int]) -> None:
+        moments[:, *at] = _moments(grouped[at])
+
+    each(np.ndindex(*grouped.shape[:2]), body)
+    return Tensor.from_numpy(moments[0]), Tensor.from_numpy(moments[1])
+
+
+def group_norm_with(
+    x: Tensor,
+    groups: int,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """`group_norm` by moments (B, groups) that are given."""
+    grouped = _grouped(x, groups)
+    out = empty(grouped.shape)
+    means, variances = _array(mean), _array(variance)
+    affine = (_optional(weight), _optional(bias))
+
+    def body(at: tuple[int, int]) -> None:
+        _normalise_group(grouped[at], out[at], (means[at], variances[at]), at[1], affine, eps)
+
+    each(np.ndindex(*grouped.shape[:2]), body)
+    return Tensor.from_numpy(out.reshape(x.shape))
 
 
 def silu(x: Tensor) -> Tensor:
@@ -303,6 +329,27 @@ def attention(
 
     A row that may attend to nothing gives 0.
     """
+    return _attend(q, k, v, mask, bias, scale, None)
+
+
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """As `attention`, and the logarithm (B, heads, N) of the sum of each query's exponentials."""
+    lse = empty(q.shape[:3])
+    out = _attend(q, k, v, mask, None, scale, lse)
+    return out, Tensor.from_numpy(lse)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    lse: Array | None,
+) -> Tensor:
     queries, keys, values = _array(q), _array(k), _array(v)
     batch, heads, n = queries.shape[:3]
     m = keys.shape[2]
@@ -327,6 +374,9 @@ def attention(
         scores -= top
         np.exp(scores, out=scores)
         total = scores.sum(-1, keepdims=True)
+        if lse is not None:
+            with np.errstate(divide="ignore"):  # of a row that may attend to nothing: -inf
+                np.add(np.log(total[:, 0]), top[:, 0], out=lse[b, h, block])
         if allowed is not None or added is not None:
             total[total == 0] = 1
         result = np.matmul(scores, values[b, h])
@@ -427,12 +477,39 @@ def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
     each(jobs, body)
 
 
-def _moments(values: Array) -> tuple[float, float]:
-    """Mean and variance of a flat array, two passes, block sums added in float64."""
+def _grouped(x: Tensor, groups: int) -> Array:
+    """x (B, C, ...) as (B, groups, C / groups, all that follows)."""
+    batch, channels = x.shape[:2]
+    return _contiguous(x).reshape(batch, groups, channels // groups, -1)
+
+
+def _moments(group: Array) -> tuple[np.float32, np.float32]:
+    """Mean and variance of a contiguous array, two passes, block sums added in float64."""
+    values = group.reshape(-1)
     blocks = slices(values.size, _BLOCK)
-    mean = sum(float(values[block].sum()) for block in blocks) / values.size
+    mean = np.float32(sum(float(values[block].sum()) for block in blocks) / values.size)
     total = 0.0
     for block in blocks:
-        centred = values[block] - np.float32(mean)
+        centred = values[block] - mean
         total += float(np.dot(centred, centred))
-    return mean, total / values.size
+    return mean, np.float32(total / values.size)
+
+
+def _normalise_group(
+    group: Array,
+    out: Array,
+    moments: tuple[np.float32, np.float32],
+    index: int,
+    affine: tuple[Array | None, Array | None],
+    eps: float,
+) -> None:
+    """out = the index-th group (C / groups, ...), normalised; affine is that of all channels."""
+    mean, variance = (float(moment) for moment in moments)
+    scale, shift = affine
+    inverse = 1.0 / math.sqrt(variance + eps)
+    first = index * len(group)
+    for c in range(len(group)):
+        gain = inverse if scale is None else inverse * float(scale[first + c])
+        offset = -mean * gain + (0.0 if shift is None else float(shift[first + c]))
+        np.multiply(group[c], np.float32(gain), out=out[c])
+        out[c] += np.float32(offset)

@@ -51,6 +51,25 @@ def group_norm(
     return backend.current().body.group_norm(x, num_groups, weight, bias, eps)
 
 
+def group_moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance, each (B, num_groups) float32, of x (B, C, ...) over each of num_groups runs of
+    channels and all axes after them."""
+    return backend.current().body.group_moments(x, num_groups)
+
+
+def group_norm_with(
+    x: Tensor,
+    num_groups: int,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`group_norm` by given moments, each (B, num_groups) float32: those of an x of which this is a part."""
+    return backend.current().body.group_norm_with(x, num_groups, mean, variance, weight, bias, eps)
+
+
 def silu(x: Tensor) -> Tensor:
     """x times its sigmoid."""
     return backend.current().body.silu(x)
@@ -95,6 +114,26 @@ def attention(
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1])
     return backend.current().body.attention(q, k, v, mask, bias, scale)
+
+
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention to some of the keys, with what merges it with attention to others (ring attention).
+
+    Args:
+        q: Queries (B, heads, N, D).
+        k, v: Keys and values (B, heads, M, D).
+        scale: Factor of q·k; 1 / sqrt(D) by default.
+        mask: Booleans that broadcast to (B, 1, N, M); True attends.
+
+    Returns:
+        (out, lse): out (B, heads, N, D), and lse (B, heads, N) float32, the logarithm of the sum of the
+        exponentials of each query's scores. Of a query that may attend to nothing they are 0 and -inf.
+    """
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1])
+    return backend.current().body.attention_with_lse(q, k, v, mask, scale)
 
 
 def conv3d(
