@@ -1,0 +1,103 @@
+"""Rank processes for tests: a gang in miniature, over real sockets.
+
+    def body(mesh, x): ...                      # at module level; runs on every rank
+    results = ranks.run(body, x, degrees=Degrees(ulysses=2))   # its return values, by rank
+
+The processes are spawned once and used by all tests of a session; each run gives them a new mesh.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from vidgen_dist.parallel.gang import open_seat
+from vidgen_dist.parallel.mesh import Degrees
+
+START_SECONDS = 120.0
+
+
+class Ranks:
+    """Processes that play the ranks of a gang; more are started as they are needed."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._ranks: list[tuple[Any, Connection]] = []
+
+    def run(
+        self, body: Callable[..., Any], *args: Any, degrees: Degrees, timeout: float = 120.0
+    ) -> list[Any]:
+        """Call body(mesh, *args) on every rank of a new gang.
+
+        Args:
+            body: A function of a module.
+            args: What can be pickled.
+            degrees: Of the gang.
+            timeout: Seconds that the slowest rank may take.
+
+        Raises:
+            AssertionError: A rank raised, with its traceback, or did not answer.
+        """
+        while len(self._ranks) < degrees.size:
+            self._ranks.append(self._start())
+        connections = [connection for _, connection in self._ranks[: degrees.size]]
+        addresses = self._ask(connections, [None] * degrees.size, START_SECONDS)
+        jobs = [(addresses, rank, degrees, body, args) for rank in range(degrees.size)]
+        return self._ask(connections, jobs, timeout)
+
+    def close(self) -> None:
+        for process, connection in self._ranks:
+            connection.close()
+            process.join(5)
+            process.kill()
+        self._ranks = []
+
+    def _start(self) -> tuple[Any, Connection]:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(there,), daemon=True)
+        process.start()
+        there.close()
+        return process, here
+
+    def _ask(self, connections: list[Connection], questions: list[Any], timeout: float) -> list[Any]:
+        for connection, question in zip(connections, questions, strict=True):
+            connection.send(question)
+        answers, faults = [], []
+        for rank, connection in enumerate(connections):
+            if not connection.poll(timeout):
+                self.close()
+                raise AssertionError("\n".join([*faults, f"rank {rank} has not answered for {timeout:g} s"]))
+            ok, answer = connection.recv()
+            answers.append(answer)
+            if not ok:
+                faults.append(f"rank {rank}:\n{answer}")
+        if faults:
+            raise AssertionError("\n".join(faults))
+        return answers
+
+
+def _serve(connection: Connection) -> None:
+    """A rank's life: open a seat and tell its address, join, run, answer; until the pipe ends."""
+    from vidgen_dist import nn
+
+    nn.set_device("cpu", threads=1)
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        seat = open_seat("cpu", "127.0.0.1")
+        connection.send((True, seat.address))
+        addresses, rank, degrees, body, args = connection.recv()
+        try:
+            mesh = seat.join(addresses, rank, degrees, START_SECONDS)
+            try:
+                answer = (True, body(mesh, *args))
+            finally:
+                mesh.close()
+        except Exception:  # noqa: BLE001 - told to the test
+            answer = (False, traceback.format_exc())
+        connection.send(answer)

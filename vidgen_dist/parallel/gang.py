@@ -1,0 +1,57 @@
+"""How processes become a gang: each takes a seat, all learn of all addresses, all join."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vidgen_dist.parallel.links import Listener
+from vidgen_dist.parallel.mesh import Degrees, Mesh, make_mesh
+
+
+class Seat(Protocol):
+    """A rank's place before it has a number.
+
+    Attributes:
+        address: What the other ranks must know of it.
+    """
+
+    address: str
+
+    def join(self, addresses: Sequence[str], rank: int, degrees: Degrees, timeout: float) -> Mesh:
+        """Connect with the others; all ranks call it at about the same time, once.
+
+        Args:
+            addresses: Of all seats, in the order of ranks.
+            rank: This one's number.
+            degrees: Of the gang.
+            timeout: Seconds until all must have come.
+
+        Raises:
+            PeerLost: Somebody did not come.
+        """
+
+
+class SocketSeat:
+    """A seat on a host without NPUs."""
+
+    def __init__(self, host: str) -> None:
+        self._listener = Listener(host)
+        self.address = self._listener.address
+
+    def join(self, addresses: Sequence[str], rank: int, degrees: Degrees, timeout: float) -> Mesh:
+        from vidgen_dist.parallel.sockets import SocketTransport
+
+        return make_mesh(SocketTransport(self._listener.connect(addresses, rank, timeout)), rank, degrees)
+
+
+def open_seat(device: str, host: str) -> Seat:
+    """Take a seat.
+
+    Args:
+        device: `cpu` or `ascend`.
+        host: IP address of this host, as the other ranks reach it.
+    """
+    if device == "ascend":
+        raise NotImplementedError
+    return SocketSeat(host)

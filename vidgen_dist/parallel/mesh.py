@@ -1,0 +1,128 @@
+"""The mesh: who a rank is in its gang, and with whom it shares which work. A value, handed down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.collectives import Group, Traffic, Transport
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """How a gang divides the work of one video.
+
+    Args:
+        ulysses: Ranks that share a sample's attention heads (all-to-all).
+        ring: Ranks around which keys and values travel.
+        cfg: 2 where the halves of guidance have ranks of their own, else 1.
+
+    Raises:
+        Refused: A degree below 1, or another `cfg`.
+    """
+
+    ulysses: int = 1
+    ring: int = 1
+    cfg: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("ulysses", "ring"):
+            if getattr(self, name) < 1:
+                raise Refused(f"{name}: {getattr(self, name)} is not allowed; 1 or more")
+        if self.cfg not in (1, 2):
+            raise Refused(f"cfg: {self.cfg} is not allowed; 1 or 2: guidance has two halves")
+
+    @property
+    def size(self) -> int:
+        """Ranks of the gang."""
+        return self.ulysses * self.ring * self.cfg
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One rank's view of its gang.
+
+    Ranks are numbered (cfg, ring, ulysses), the last running fastest: the ranks that exchange most are
+    neighbours.
+
+    Args:
+        gang: All ranks.
+        sequence: Those that share a sample's tokens, `ulysses` times `ring` of them.
+        ulysses: Those that share its attention heads.
+        ring: Those around which its keys and values travel.
+        cfg: Those that have the same part of the tokens, one for each half of guidance.
+        transport: What carries their exchanges.
+    """
+
+    gang: Group = field(default_factory=Group)
+    sequence: Group = field(default_factory=Group)
+    ulysses: Group = field(default_factory=Group)
+    ring: Group = field(default_factory=Group)
+    cfg: Group = field(default_factory=Group)
+    transport: Transport | None = None
+
+    @property
+    def rank(self) -> int:
+        """This rank's number in the gang."""
+        return self.gang.index
+
+    @property
+    def size(self) -> int:
+        """Ranks of the gang."""
+        return self.gang.size
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this rank has sent."""
+        return self.gang.traffic
+
+    def close(self) -> None:
+        """Leave the gang."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+def alone() -> Mesh:
+    """The mesh of a gang of one."""
+    return Mesh()
+
+
+def make_mesh(transport: Transport, rank: int, degrees: Degrees) -> Mesh:
+    """The mesh of one rank of a gang.
+
+    Args:
+        transport: Connects all ranks.
+        rank: This one's number.
+        degrees: Of the gang.
+    """
+    traffic = Traffic()
+    row = degrees.ulysses
+    plane = row * degrees.ring
+
+    def group(ranks: Sequence[int]) -> Group:
+        ranks = tuple(ranks)
+        return Group(ranks, ranks.index(rank), transport if len(ranks) > 1 else None, traffic)
+
+    first_of_plane = rank // plane * plane
+    first_of_row = rank // row * row
+    return Mesh(
+        gang=group(range(degrees.size)),
+        sequence=group(range(first_of_plane, first_of_plane + plane)),
+        ulysses=group(range(first_of_row, first_of_row + row)),
+        ring=group(range(first_of_plane + rank % row, first_of_plane + plane, row)),
+        cfg=group(range(rank % plane, degrees.size, plane)),
+        transport=transport,
+    )
+
+
+def shares(total: int, parts: int) -> tuple[int, ...]:
+    """`total` things divided as evenly as can be; the first parts have one more."""
+    each, more = divmod(total, parts)
+    return tuple(each + (part < more) for part in range(parts))
+
+
+def bounds(sizes: Sequence[int], index: int) -> slice:
+    """Where the part of that index lies, when parts of those sizes follow one another."""
+    start = sum(sizes[:index])
+    return slice(start, start + sizes[index])

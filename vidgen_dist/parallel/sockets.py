@@ -1,0 +1,75 @@
+"""Collectives on CPU, over byte links."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from mindspore import mint
+
+from vidgen_dist import nn
+from vidgen_dist.parallel.collectives import Pending, Shape
+from vidgen_dist.parallel.links import Exchange, Links
+
+T = TypeVar("T")
+
+
+class SocketTransport:
+    """The collectives' body where tensors lie in the host's memory.
+
+    Args:
+        links: To all ranks of the gang.
+    """
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    def all_to_all(
+        self, ranks: Sequence[int], pieces: Sequence[nn.Tensor], shapes: Sequence[Shape]
+    ) -> Pending[list[nn.Tensor]]:
+        own = ranks.index(self._links.rank)
+        arrays = [np.ascontiguousarray(piece.asnumpy()) for piece in pieces]
+        results = [
+            pieces[own] if i == own else mint.empty(tuple(shape), dtype=pieces[own].dtype)
+            for i, shape in enumerate(shapes)
+        ]
+        places = [result.asnumpy() for result in results]
+        others = [i for i in range(len(ranks)) if i != own]
+        sends = [(ranks[i], _bytes(arrays[i])) for i in others if arrays[i].size]
+        receives = [(ranks[i], _bytes(places[i])) for i in others if places[i].size]
+        return _Exchanged(self._links.exchange(sends, receives), results, pieces)
+
+    def all_gather(
+        self, ranks: Sequence[int], piece: nn.Tensor, lengths: Sequence[int]
+    ) -> Pending[nn.Tensor]:
+        own = ranks.index(self._links.rank)
+        result = mint.empty((sum(lengths), *piece.shape[1:]), dtype=piece.dtype)
+        places = np.split(result.asnumpy(), np.cumsum(lengths)[:-1])
+        places[own][...] = piece.asnumpy()
+        others = [i for i in range(len(ranks)) if i != own]
+        sends = [(ranks[i], _bytes(places[own])) for i in others if places[own].size]
+        receives = [(ranks[i], _bytes(places[i])) for i in others if places[i].size]
+        return _Exchanged(self._links.exchange(sends, receives), result, piece)
+
+    def close(self) -> None:
+        self._links.close()
+
+
+@dataclass(frozen=True)
+class _Exchanged(Generic[T]):
+    """An exchange and what comes of it; keeps alive the tensors whose memory is being sent."""
+
+    exchange: Exchange
+    result: T
+    sent: Any
+
+    def wait(self) -> T:
+        self.exchange.wait()
+        return self.result
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
