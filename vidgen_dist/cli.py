@@ -75,7 +75,17 @@ def render(
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
     adapter: Annotated[str | None, typer.Option(help="AnimateDiff's motion adapter.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, ascend or auto.")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Workers: one an NPU.")] = None,
+    replicas: Annotated[
+        str | None, typer.Option(help="Gangs at the same time; auto: the fastest split of the NPUs.")
+    ] = None,
+    ulysses: Annotated[int | None, typer.Option(help="Ranks of a gang that share attention heads.")] = None,
+    ring: Annotated[int | None, typer.Option(help="Ranks of a gang around which keys travel.")] = None,
+    cfg: Annotated[int | None, typer.Option(help="2: each half of guidance has its own ranks.")] = None,
+    gang: Annotated[
+        int | None, typer.Option(help="Ranks of a gang, one NPU each: ulysses * ring * cfg.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Device memory of a rank, such as 64GB.")] = None,
+    npus: Annotated[int | None, typer.Option(help="NPUs to use; by default all there are.")] = None,
     format: Annotated[str | None, typer.Option(help="mp4, gif, png or npy.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of rows that do not say.")] = None,
     crf: Annotated[int | None, typer.Option(help="Quality of mp4, 0 (lossless) to 51.")] = None,
@@ -104,7 +114,13 @@ def render(
         "output.fps": fps,
         "output.crf": crf,
         "topology.device": device,
-        "topology.replicas": replicas,
+        "topology.replicas": None if replicas is None else _value(replicas),
+        "topology.ulysses": ulysses,
+        "topology.ring": ring,
+        "topology.cfg": cfg,
+        "topology.gang": gang,
+        "topology.memory": memory,
+        "topology.npus": npus,
         "topology.address": address,
         "topology.shard_size": shard_size,
         "seed": seed,

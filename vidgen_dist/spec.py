@@ -8,16 +8,72 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from vidgen_dist.errors import Refused
 
+MAX_REPLICAS = 100_000
+MAX_DEGREE = 1_024
+
+AUTO: Literal["auto"] = "auto"
+"""As `topology.replicas`: the split of the NPUs that is expected to be the fastest."""
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size with its unit: `64GB` is 64 times 10**9, `64GiB` 64 times 2**30.
+
+    Raises:
+        ValueError: It is no such text.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B", text.strip(), re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise ValueError(f"{text!r} is not allowed; it should be a size with its unit, such as 64GB or 60GiB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1))
+
+
+def _is_size(text: str) -> str:
+    try:
+        parse_bytes(text)
+    except ValueError:
+        raise PydanticCustomError("size", "it should be a size with its unit, such as 64GB") from None
+    return text
+
+
+def _replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    # Of a union pydantic tells what is wrong with each of its members, one error each.
+    try:
+        return check(value)
+    except ValidationError:
+        allowed = f"it should be an integer from 1 to {MAX_REPLICAS}, or {AUTO}"
+        raise PydanticCustomError("replicas", "{allowed}", {"allowed": allowed}) from None
+
+
 Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
+Size = Annotated[Text, AfterValidator(_is_size)]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, strict=True)]
+Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE, strict=True)]
+Replicas = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_REPLICAS, strict=True)] | Literal["auto"], WrapValidator(_replicas)
+]
 Device = Literal["auto", "cpu", "ascend"]
 Format = Literal["mp4", "gif", "png", "npy"]
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
@@ -78,21 +134,92 @@ class Output(_Part):
     crf: Annotated[int, Field(ge=0, le=51, strict=True)] = 18
 
 
+class Watchdog(_Part):
+    """Seconds without a sign of life after which a gang is taken for dead and replaced.
+
+    What is left out is by the device, see `vidgen_dist.runtime.watchdog.LIMITS`.
+
+    Args:
+        load: From the start to the loaded model, with the download of a hub id's weights.
+        encode: Prompt, image and clip, fetched and encoded.
+        denoise: One step.
+        decode: One run of frames.
+        write: The file encoded and stored, and the ledger's part.
+    """
+
+    load: Seconds | None = None
+    encode: Seconds | None = None
+    denoise: Seconds | None = None
+    decode: Seconds | None = None
+    write: Seconds | None = None
+
+
 class Topology(_Part):
     """Where rendering runs. Decides nothing about the pixels.
 
     Args:
         device: `ascend`, `cpu`, or `auto`: Ascend where there are NPUs.
-        replicas: Workers, each with the whole model: one a NPU, on CPU the cores divided between them.
+        replicas: Gangs that render at the same time, each a video; `auto`: the fastest split of the NPUs.
+        ulysses: Ranks that share a sample's attention heads.
+        ring: Ranks around which keys and values travel.
+        cfg: 2 gives each half of guidance its own ranks.
+        gang: Ranks of a replica, one NPU each, on CPU the cores divided between all: the product of the
+            three degrees, which it is checked against.
+        memory: Device memory that a rank may use, such as `64GB`.
+        npus: NPUs that the run may use, where a cluster has more, or may grow to; by default what it has.
         address: A running Ray cluster to attach to (`auto`, `host:port`, `ray://…`); by default a local
             Ray is started, and stopped at the end.
-        shard_size: Rows handed to a worker at once, at most.
+        shard_size: Rows handed to a gang at once, at most.
+        watchdog: See its class.
     """
 
     device: Device = "auto"
-    replicas: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1
+    replicas: Replicas = 1
+    ulysses: Degree = 1
+    ring: Degree = 1
+    cfg: Annotated[int, Field(ge=1, le=2, strict=True)] = 1
+    gang: Degree | None = None
+    memory: Size | None = None
+    npus: Annotated[int, Field(ge=1, strict=True)] | None = None
     address: Text | None = None
     shard_size: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
+    watchdog: Watchdog = Watchdog()
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of a gang."""
+        return self.ulysses * self.ring * self.cfg
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Topology:
+        if self.gang is not None and self.gang != self.ranks:
+            ulysses, ring, cfg = nearest_degrees(self.gang, self.ulysses, self.ring, self.cfg)
+            raise PydanticCustomError(
+                _WHOLE_PART,
+                "{told}",
+                {
+                    "told": f"gang: {self.gang} is not allowed; ulysses {self.ulysses} * ring {self.ring} * "
+                    f"cfg {self.cfg} are {self.ranks} ranks; the nearest degrees of {self.gang} are "
+                    f"ulysses {ulysses}, ring {ring}, cfg {cfg}"
+                },
+            )
+        return self
+
+
+def nearest_degrees(gang: int, ulysses: int, ring: int, cfg: int) -> tuple[int, int, int]:
+    """The degrees (ulysses, ring, cfg) of a gang of that many ranks that are nearest to those given."""
+
+    def away(degrees: tuple[int, int, int]) -> float:
+        return sum(abs(math.log(new / old)) for new, old in zip(degrees, (ulysses, ring, cfg), strict=True))
+
+    possible = [
+        (gang // halves // around, around, halves)
+        for halves in (1, 2)
+        if gang % halves == 0
+        for around in range(1, gang // halves + 1)
+        if gang // halves % around == 0
+    ]
+    return min(possible, key=away)
 
 
 class RunSpec(_Part):
@@ -227,9 +354,14 @@ def _explain(detail: Any, name: str, lines: Mapping[tuple, int]) -> str:
         return f"{place}: {_dotted(path)} is missing"
     value = repr(detail["input"])
     shown = value if len(value) <= 100 else value[:97] + "..."
+    if kind == _WHOLE_PART:
+        return f"{place}: {_dotted(path)}.{detail['msg']}"
     message = _KINDS.get(kind) or detail["msg"][:1].lower() + detail["msg"][1:]
     return f"{place}: {_dotted(path)}: {shown} is not allowed; {message}"
 
+
+_WHOLE_PART = "whole_part"
+"""The kind of an error that is between several keys of a part, and names them itself."""
 
 # What pydantic calls by the names of Python's types.
 _KINDS = {
