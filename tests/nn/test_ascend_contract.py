@@ -228,6 +228,20 @@ def test_attention_with_lse(stand_in, n, size, mask_shape, dtype):
 # The rest: one native kernel each. ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [nn.float32, nn.float16])
+def test_merge_attention(stand_in, dtype):
+    stand_in(mint, "logaddexp", lambda input, other: given(np.logaddexp(input, other), nn.float32))
+    outs = [tensor(draw(2, 3, 5, 8, seed=i), dtype) for i in range(2)]
+    lses = [draw(2, 3, 5, seed=i) * 3 for i in (2, 3)]
+    lses[0][0, 0, :2] = lses[1][0, 0, 1:3] = -np.inf  # nothing to attend to, on one side or on both
+    out, lse = ascend.merge_attention(outs[0], tensor(lses[0]), outs[1], tensor(lses[1]))
+    assert (out.dtype, lse.dtype) == (dtype, nn.float32)
+    same = [tensor(nn.to_numpy(x)) for x in outs]
+    expected_out, expected_lse = cpu.merge_attention(same[0], tensor(lses[0]), same[1], tensor(lses[1]))
+    check(out, expected_out, 2e-5 if dtype == nn.float32 else 1e-2)
+    check(lse, expected_lse)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_norms(stand_in, affine):
     def layer_norm(input, normalized_shape, weight, bias, eps):

@@ -175,15 +175,21 @@ def test_attention_with_lse(draw, mask_shape, scale):
         assert not nn.to_numpy(out)[:, :, 0].any()
 
 
-def test_attention_to_parts_merges_by_lse(draw):
-    q, k, v = draw(1, 2, 9, 16) * 5, draw(1, 2, 31, 16), draw(1, 2, 31, 16)
+@pytest.mark.filterwarnings("error")
+def test_attention_to_parts_merges(draw):
+    q, k, v = draw(2, 2, 9, 16) * 5, draw(2, 2, 31, 16), draw(2, 2, 31, 16)
+    mask = draw(2, 1, 9, 31) > 0
+    mask[0, 0, 0] = False  # nothing to attend to
+    mask[1, 0, 1, :7] = False  # nothing in the first part
+    mask[1, 0, 2, 7:] = False  # nothing in the second
     parts = [
-        nn.attention_with_lse(tensor(q), tensor(k[:, :, at]), tensor(v[:, :, at]))
-        for at in (slice(0, 7), slice(7, None))
+        nn.attention_with_lse(tensor(q), *(tensor(x[:, :, at]) for x in (k, v)), mask=tensor(mask[..., at]))
+        for at in (slice(0, 7), slice(7, 20), slice(20, None))
     ]
-    outs, lses = (np.stack([nn.to_numpy(x) for x in each]) for each in zip(*parts, strict=True))
-    merged = (outs * special.softmax(lses, axis=0)[..., None]).sum(0)
-    np.testing.assert_allclose(merged, plain.attention(q, k, v), **TOLERANCE)
+    out, lse = nn.merge_attention(*nn.merge_attention(*parts[0], *parts[1]), *parts[2])
+    expected = plain.attention_with_lse(q, k, v, mask)
+    check(out, expected[0])
+    check(lse, expected[1])
 
 
 def test_attention_of_large_scores(draw):

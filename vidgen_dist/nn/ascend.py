@@ -154,6 +154,15 @@ def attention_with_lse(
     return out, lse[..., 0]
 
 
+def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to all of the keys, of attention to some and to the others."""
+    total = mint.logaddexp(lse, other_lse)
+    nothing = total == -np.inf
+    weights = [mint.where(nothing, 0.0, mint.exp(x - total))[..., None] for x in (lse, other_lse)]
+    merged = out * weights[0] + other_out * weights[1]
+    return merged.astype(out.dtype), mint.where(nothing, -np.inf, total)
+
+
 def _flash_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> Tensor:

@@ -341,6 +341,26 @@ def attention_with_lse(
     return out, Tensor.from_numpy(lse)
 
 
+def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to all of the keys, of attention to some and to the others."""
+    # (B, N, heads, ...), as `attention` lays its result out.
+    first, second = (_array(x).transpose(0, 2, 1, 3) for x in (out, other_out))
+    a, b = (_array(x).transpose(0, 2, 1) for x in (lse, other_lse))
+    merged, total = empty(first.shape), empty(a.shape)
+
+    def body(job: tuple[int, slice]) -> None:
+        with np.errstate(invalid="ignore"):  # -inf of both: nothing to attend to, neither here nor there
+            np.logaddexp(a[job], b[job], out=total[job])
+            weights = [np.nan_to_num(np.exp(x[job] - total[job]), nan=0.0)[..., None] for x in (a, b)]
+        y = np.multiply(first[job], weights[0], out=merged[job])
+        y += second[job] * weights[1]
+
+    batch, n = a.shape[:2]
+    step = max(1, _BLOCK // max(1, math.prod(first.shape[2:])))
+    each([(i, rows) for i in range(batch) for rows in slices(n, step)], body)
+    return Tensor.from_numpy(merged).transpose(0, 2, 1, 3), Tensor.from_numpy(total).transpose(0, 2, 1)
+
+
 def _attend(
     q: Tensor,
     k: Tensor,

@@ -136,6 +136,20 @@ def attention_with_lse(
     return backend.current().body.attention_with_lse(q, k, v, mask, scale)
 
 
+def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to all of the keys, of attention to some (out, lse) and to the others, by `attention_with_lse`.
+
+    Args:
+        out, other_out: (B, heads, N, D).
+        lse, other_lse: (B, heads, N) float32.
+
+    Returns:
+        (out, lse) as `attention_with_lse` would give them for all keys at once (Liu et al. 2023,
+        arXiv:2310.01889).
+    """
+    return backend.current().body.merge_attention(out, lse, other_out, other_lse)
+
+
 def conv3d(
     x: Tensor,
     weight: Tensor,
