@@ -137,7 +137,7 @@ def attention_with_lse(
 
 
 def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to all of the keys, of attention to some (out, lse) and to the others, by `attention_with_lse`.
+    """Attention to all of the keys, of what `attention_with_lse` gave for some and for the others.
 
     Args:
         out, other_out: (B, heads, N, D).
