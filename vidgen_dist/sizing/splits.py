@@ -1,0 +1,239 @@
+"""Every split of some NPUs into gangs, compared, and the one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.sizing.costs import Estimate, estimate
+from vidgen_dist.sizing.devices import Device, gib
+from vidgen_dist.sizing.model import ModelSize, Workload
+
+LARGEST_GANG = 64
+"""Ranks of the largest gang that is looked at: with more, a latent frame has a row or less for each."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some NPUs divided into gangs of one kind.
+
+    Args:
+        estimate: One gang, one video.
+        replicas: Gangs that the NPUs make.
+        rows: Videos to render; None for many.
+    """
+
+    estimate: Estimate
+    replicas: int
+    rows: int | None
+
+    @property
+    def degrees(self) -> Degrees:
+        """Of each gang."""
+        return self.estimate.degrees
+
+    @property
+    def seconds(self) -> float:
+        """Until the last of the videos is done; with many, the seconds for each."""
+        video = self.estimate.seconds.video
+        return video / self.replicas if self.rows is None else -(-self.rows // self.replicas) * video
+
+    @property
+    def videos_per_hour(self) -> float:
+        """Of all gangs together."""
+        return 3600 * (self.rows or 1) / self.seconds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The splits of some NPUs.
+
+    Args:
+        splits: All that were looked at, the one to take first, those that do not fit last.
+        smallest: Ranks of the smallest gang that fits.
+        reason: Why the first one is to be taken.
+    """
+
+    splits: tuple[Split, ...]
+    smallest: int
+    reason: str
+
+    @property
+    def chosen(self) -> Split:
+        """The one to take."""
+        return self.splits[0]
+
+
+def gang_sizes(npus: int, device: Device) -> list[int]:
+    """Sizes of gangs that are looked at: powers of two, and what divides the NPUs of a host or those given.
+
+    None is larger than the NPUs given or `LARGEST_GANG`; those that are not a power of two stay on one host.
+    """
+    most = min(npus, LARGEST_GANG)
+    powers = {2**power for power in range(most.bit_length())}
+    divisors = {
+        n for n in range(1, device.npus_per_host + 1) if device.npus_per_host % n == 0 or npus % n == 0
+    }
+    return sorted(size for size in powers | divisors if size <= most)
+
+
+def degrees_of(gang: int, size: ModelSize, work: Workload) -> Iterator[Degrees]:
+    """Every way in which a gang may divide a video: ulysses up to the heads, cfg where it is guided."""
+    assert size.transformer.stack is not None
+    for cfg in (1, 2):
+        if gang % cfg or (cfg == 2 and not work.guided):
+            continue
+        sequence = gang // cfg
+        for ulysses in range(1, min(sequence, size.transformer.stack.heads) + 1):
+            if sequence % ulysses == 0:
+                yield Degrees(ulysses=ulysses, ring=sequence // ulysses, cfg=cfg)
+
+
+def estimates(
+    size: ModelSize,
+    work: Workload,
+    device: Device,
+    npus: int,
+    *,
+    dtype: str = "bfloat16",
+    memory: int | None = None,
+) -> list[Estimate]:
+    """Every gang that `npus` NPUs may form, the smallest first."""
+    return [
+        estimate(size, work, device, degrees, dtype=dtype, memory=memory)
+        for gang in gang_sizes(npus, device)
+        for degrees in degrees_of(gang, size, work)
+    ]
+
+
+def choose(
+    size: ModelSize,
+    work: Workload,
+    device: Device,
+    npus: int,
+    *,
+    rows: int | None = None,
+    dtype: str = "bfloat16",
+    memory: int | None = None,
+) -> Comparison:
+    """Compare the splits of some NPUs.
+
+    The one to take has the last video done first; with many videos, makes most of them in an hour.
+
+    Args:
+        size: The checkpoint.
+        work: The video.
+        device: What the NPUs are.
+        npus: How many there are.
+        rows: Videos to render; None for many.
+        dtype: Of weights and activations.
+        memory: Bytes of one NPU; by default the device's.
+
+    Raises:
+        Refused: None of them fits; says what each would need.
+    """
+    found = estimates(size, work, device, npus, dtype=dtype, memory=memory)
+    splits = [Split(one, npus // one.degrees.size, rows) for one in found]
+    fitting = sorted((s for s in splits if s.estimate.fits), key=lambda s: (s.seconds, s.degrees.size))
+    if not fitting:
+        raise Refused(_nothing_fits(size, found, npus, device))
+    rest = sorted((s for s in splits if not s.estimate.fits), key=lambda s: s.estimate.memory.peak)
+    return Comparison(
+        splits=(*fitting, *rest),
+        smallest=min(split.degrees.size for split in fitting),
+        reason=_reason(fitting),
+    )
+
+
+def check_fits(
+    size: ModelSize,
+    work: Workload,
+    device: Device,
+    degrees: Degrees,
+    *,
+    npus: int | None = None,
+    dtype: str = "bfloat16",
+    memory: int | None = None,
+) -> Estimate:
+    """Refuse a gang whose ranks have too little memory.
+
+    Args:
+        size: The checkpoint.
+        work: The video.
+        device: What the ranks are.
+        degrees: The gang that is asked for.
+        npus: How many there are, for the choice that the message names.
+        dtype: Of weights and activations.
+        memory: Bytes of one NPU; by default the device's.
+
+    Raises:
+        Refused: With the numbers and the nearest choice that works.
+    """
+    asked = estimate(size, work, device, degrees, dtype=dtype, memory=memory)
+    if asked.fits:
+        return asked
+    found = estimates(size, work, device, npus or LARGEST_GANG, dtype=dtype, memory=memory)
+    fitting = [one for one in found if one.fits]
+    if not fitting:
+        raise Refused(
+            f"{_too_large(size, asked)}. {_nothing_fits(size, found, npus or LARGEST_GANG, device)}"
+        )
+    # The size that is nearest, then what is fastest at it.
+    best = min(fitting, key=lambda one: (abs(one.degrees.size - degrees.size), one.seconds.video))
+    raise Refused(
+        f"{_too_large(size, asked)}. Nearest that fits: {describe(best.degrees)}, with "
+        f"{gib(best.memory.peak)} a rank; or {_memory_for(asked, device)} of memory"
+    )
+
+
+def describe(degrees: Degrees) -> str:
+    """A gang in words."""
+    parts = f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}"
+    return f"a gang of {degrees.size} ({parts})"
+
+
+def _too_large(size: ModelSize, asked: Estimate) -> str:
+    use = asked.memory
+    return (
+        f"{size.model} does not fit into the memory given: a rank of {describe(asked.degrees)} needs "
+        f"{gib(use.peak)} ({gib(sum(use.weights.values()))} of weights, {gib(use.stages[use.fullest])} more "
+        f"while it does {use.fullest}), and {gib(asked.usable)} may be used"
+    )
+
+
+def _memory_for(asked: Estimate, device: Device) -> str:
+    """The least memory that would do, in whole gibibytes."""
+    return f"{int(-(-asked.memory.peak / device.usable // 2**30))}GiB"
+
+
+def _nothing_fits(size: ModelSize, found: list[Estimate], npus: int, device: Device) -> str:
+    best = min(found, key=lambda one: one.memory.peak)
+    count = f"{npus} NPU{'s' if npus > 1 else ''}"
+    return (
+        f"{size.model}: no gang of up to {count} fits: the least is {gib(best.memory.peak)} a rank, with "
+        f"{describe(best.degrees)}, of {gib(best.usable)} that may be used; allowed: more NPUs, smaller or "
+        f"shorter videos, or {_memory_for(best, device)} of memory"
+    )
+
+
+def _reason(fitting: list[Split]) -> str:
+    """Why the first one is first: against the best of the next gang size."""
+    first = fitting[0]
+    goal = "most videos an hour" if first.rows is None else f"{first.rows:,} videos done soonest"
+    gang = f"{first.replicas} x {describe(first.degrees)}"
+    smallest = (
+        " the smallest that fits," if first.degrees.size == min(s.degrees.size for s in fitting) else ""
+    )
+    other = next((split for split in fitting if split.degrees.size != first.degrees.size), None)
+    if other is None:
+        return f"{gang}:{smallest} {goal}, {first.videos_per_hour:.1f} an hour"
+    mine, its = first.estimate.seconds, other.estimate.seconds
+    more = other.seconds / first.seconds - 1
+    return (
+        f"{gang}:{smallest} {goal}, {first.videos_per_hour:.1f} an hour. The best of another size, "
+        f"{other.replicas} x {describe(other.degrees)}, takes {more:.1%} longer: a video "
+        f"in {its.video:.1f} s, "
+        f"not {mine.video:.1f} s, {its.waiting:.3f} s of each step ({its.step:.3f} s) waiting for other ranks"
+    )
