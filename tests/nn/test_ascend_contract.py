@@ -362,6 +362,8 @@ def test_arithmetic():
     x, y = tensor(draw(2, 3, 4)), tensor(draw(2, 1, 4))
     check(ascend.multiply_add(x, y, y), cpu.multiply_add(x, y, y))
     check(ascend.cat((x, y), 1), cpu.cat((x, y), 1))
+    check(ascend.reshape(x, (4, -1)), cpu.reshape(x, (4, -1)))
+    check(ascend.copy(x), cpu.copy(x))
     for ours, expected in zip(ascend.split(x, (1, 3), 2), cpu.split(x, (1, 3), 2), strict=True):
         check(ours, expected)
 

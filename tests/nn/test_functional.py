@@ -310,6 +310,35 @@ def test_joining_and_cutting(draw):
         nn.split(tensor(x), [1, 3], 1)
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 300, 7, 40)])
+def test_reshape_and_copy(draw, shape):
+    x = draw(*shape)
+    for view, expected in [
+        (tensor(x), x),
+        (tensor(x).permute(*range(len(shape))[::-1]), x.T),
+        (tensor(x)[..., 1:4], x[..., 1:4]),
+        (tensor(x.astype(np.int32))[:, ::2], x.astype(np.int32)[:, ::2]),
+    ]:
+        check(nn.reshape(view, (-1,)), expected.reshape(-1))
+        check(nn.reshape(view, (expected.shape[0], 1, -1)), expected.reshape(expected.shape[0], 1, -1))
+        taken = nn.copy(view)
+        assert taken.dtype == view.dtype
+        assert taken.is_contiguous()
+        assert taken.data_ptr() != view.data_ptr()
+        check(taken, expected)
+    half = nn.copy(tensor(x).astype(nn.bfloat16)[:, 1:])
+    assert half.dtype == nn.bfloat16
+    np.testing.assert_allclose(nn.to_numpy(nn.reshape(half, (-1,))), x[:, 1:].reshape(-1), rtol=1e-2)
+
+
+def test_reshape_copies_only_where_it_must(draw):
+    x = tensor(draw(2, 6, 8))
+    for view, shape in [(x, (12, 8)), (x[:, :, :4], (2, 6, 2, 2)), (x.permute(0, 2, 1), (2, 8, 3, 2))]:
+        assert nn.reshape(view, shape).data_ptr() == view.data_ptr()
+    with pytest.raises(ValueError, match="reshape"):
+        nn.reshape(x[:, :, :4], (5, 5))
+
+
 def test_elementwise(draw):
     x = draw(3, 4)
     check(nn.sin(tensor(x)), np.sin(x))

@@ -119,6 +119,16 @@ def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
     return tuple(mint.split(x, list(sizes), axis))
 
 
+def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x in another shape."""
+    return x.reshape(shape)
+
+
+def copy(x: Tensor) -> Tensor:
+    """x's values in memory of their own."""
+    return x.copy()
+
+
 def softmax(x: Tensor, axis: int) -> Tensor:
     """Exponentials over `axis` that sum to 1."""
     return F.softmax(x, dim=axis)

@@ -271,36 +271,55 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     ends = list(itertools.accumulate(a.shape[axis] for a in arrays))
     shape = (*arrays[0].shape[:axis], ends[-1], *arrays[0].shape[axis + 1 :])
     out = empty(shape)
-    # Each tensor's place in the result, cut along the longest of the other axes before it.
-    cut = max(range(axis), key=lambda a: shape[a], default=None)
     jobs = []
     for array, end in zip(arrays, ends, strict=True):
         place = out[(slice(None),) * axis + (slice(end - array.shape[axis], end),)]
-        if cut is None or array.size <= _BLOCK:
-            jobs.append((place, array))
-        else:
-            step = max(1, _BLOCK * shape[cut] // array.size)
-            for block in slices(shape[cut], step):
-                at = (slice(None),) * cut + (block,)
-                jobs.append((place[at], array[at]))
-
+        jobs += _copies(place, array)
     each(jobs, lambda job: np.copyto(*job))
     return Tensor.from_numpy(out)
 
 
 def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
-    """Pieces of x along an axis: views, but small ones copied.
-
-    The kernel by which MindSpore makes a view contiguous, for an operator, wakes a thread that then
-    spins for 0.2 s on a core that the bodies need.
-    """
+    """Pieces of x along an axis: views, but small ones copied, for the operators to come."""
     pieces = mint.split(x, list(sizes), axis)
-    return tuple(
-        piece
-        if piece.is_contiguous() or piece.size > _BLOCK or piece.dtype not in _NUMPY_DTYPES
-        else Tensor.from_numpy(_array(piece).copy())
-        for piece in pieces
-    )
+    return tuple(p if p.is_contiguous() or p.size > _BLOCK else copy(p) for p in pieces)
+
+
+def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x in another shape: a view where there is one."""
+    if x.is_contiguous() or x.dtype not in _NUMPY_DTYPES:
+        return x.reshape(shape)
+    view = _array(x).view()
+    try:
+        view.shape = shape
+    except AttributeError:
+        x = copy(x)
+    return x.reshape(shape)
+
+
+def copy(x: Tensor) -> Tensor:
+    """A contiguous tensor of x's values in memory of its own.
+
+    The kernel by which MindSpore makes a view contiguous is slow, and wakes threads that then spin for
+    0.2 s on the cores that the bodies need.
+    """
+    if x.dtype not in _NUMPY_DTYPES:
+        return x.copy()
+    source = _array(x)
+    out = empty(source.shape) if source.dtype == np.float32 else np.empty(source.shape, source.dtype)
+    each(_copies(out, source), lambda job: np.copyto(*job))
+    return Tensor.from_numpy(out)
+
+
+def _copies(target: Array, source: Array) -> list[tuple[Array, Array]]:
+    """(part of target, part of source), cut along the longest of the axes before the last."""
+    if source.size <= _BLOCK or source.ndim < 2:
+        return [(target, source)]
+    axis = int(np.argmax(source.shape[:-1]))
+    length = source.shape[axis]
+    step = max(1, _BLOCK * length // source.size)
+    cuts = [(slice(None),) * axis + (block,) for block in slices(length, step)]
+    return [(target[cut], source[cut]) for cut in cuts]
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

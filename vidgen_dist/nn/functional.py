@@ -239,6 +239,19 @@ def chunk(x: Tensor, n: int, axis: int = 0) -> tuple[Tensor, ...]:
     return split(x, -(-x.shape[axis] // n), axis)
 
 
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x in another shape, its values in their order; one length may be -1, for what is left.
+
+    For what may be a transposed or cut view: where that is copied, on the CPU much faster than its method.
+    """
+    return backend.current().body.reshape(x, tuple(shape))
+
+
+def copy(x: Tensor) -> Tensor:
+    """x's values, contiguous, in memory of their own: of a view, to let go of the rest."""
+    return backend.current().body.copy(x)
+
+
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """x * factor + addend, all broadcast: scale and shift, or a gated residual, in one pass.
 

@@ -203,7 +203,8 @@ class Attention(nn.Module):
     def position_bias(self, length: int) -> nn.Tensor:
         """(1, heads, L, L): what each head adds to the scores of each query and key."""
         buckets = relative_buckets(length, self._buckets, self._max_distance)
-        return self.relative_attention_bias(nn.from_numpy(buckets)).permute(2, 0, 1)[None]
+        # A copy: every layer adds it to its scores.
+        return nn.copy(self.relative_attention_bias(nn.from_numpy(buckets)).permute(2, 0, 1)[None])
 
     def construct(self, hidden: nn.Tensor, bias: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         """hidden (B, L, D), bias (1, heads, L, L), mask (B, 1, 1, L) to (B, L, D)."""
@@ -213,7 +214,7 @@ class Attention(nn.Module):
             linear(hidden).reshape(split).permute(0, 2, 1, 3) for linear in (self.q, self.k, self.v)
         )
         mixed = nn.attention(query, key, value, mask=mask, bias=bias, scale=1.0)
-        return self.o(mixed.permute(0, 2, 1, 3).reshape(batch, length, -1))
+        return self.o(nn.reshape(mixed.permute(0, 2, 1, 3), (batch, length, -1)))
 
 
 class FeedForwardLayer(nn.Module):

@@ -19,6 +19,9 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.models.config import bad_key, read_config
 from vidgen_dist.models.embeddings import rotary_3d, sincos_3d, timestep_embedding
+from vidgen_dist.parallel.attention import attention
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
 from vidgen_dist.request import RequestError
 
 NAME = "CogVideoXTransformer3DModel"
@@ -182,12 +185,13 @@ class Rotary(NamedTuple):
     zero: nn.Tensor
 
 
-def _joint_rotary(tables: Any, text_length: int, dtype: Any) -> Rotary | None:
-    """From the video's (cos, sin), each (V, head size)."""
+def _joint_rotary(tables: Any, split: TokenSplit, dtype: Any) -> Rotary | None:
+    """Of this rank's tokens, text first, from the video's (cos, sin), each (V, head size)."""
     if tables is None:
         return None
-    cos, sin = (_array(table) for table in tables)
-    no_turn = np.zeros((text_length, cos.shape[1]), np.float32)
+    cos, sin = (_array(table)[split.at("video")] for table in tables)
+    text = split.at("text")
+    no_turn = np.zeros((text.stop - text.start, cos.shape[1]), np.float32)
     swap = np.kron(np.eye(cos.shape[1] // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
     return Rotary(
         nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
@@ -211,16 +215,18 @@ class CogVideoXTransformer3DModel(nn.Module):
 
     Args:
         config: `transformer/config.json`. `dropout` has no effect: the model only renders.
+        mesh: The gang; its ranks share the tokens. By default this process alone.
 
     Raises:
         Refused: A config that is not possible; names the key.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
         super().__init__()
         self.config = parse_config(config)
+        self.mesh = mesh or alone()
         c = self.config
-        self.patch_embed = PatchEmbed(c)
+        self.patch_embed = PatchEmbed(c, self.mesh)
         self.time_embedding = TimestepEmbedding(c.inner_dim, c.time_embed_dim, c.timestep_activation_fn)
         if c.ofs_embed_dim is not None:
             self.ofs_embedding = TimestepEmbedding(c.ofs_embed_dim, c.ofs_embed_dim, c.timestep_activation_fn)
@@ -256,12 +262,12 @@ class CogVideoXTransformer3DModel(nn.Module):
         batch, frames, _, height, width = hidden_states.shape
         dtype = hidden_states.dtype
         time = nn.silu(self._time(timestep, ofs, dtype))
-        text, video = self.patch_embed(encoder_hidden_states, hidden_states)
-        rotary = _joint_rotary(image_rotary_emb, text.shape[1], dtype)
+        text, video, split = self.patch_embed(encoder_hidden_states, hidden_states)
+        rotary = _joint_rotary(image_rotary_emb, split, dtype)
         for block in self.transformer_blocks:
-            text, video = block(text, video, time, rotary)
+            text, video = block(text, video, time, rotary, split)
         video = self.proj_out(self.norm_out(self.norm_final(video), time))
-        return self._unpatchify(video, batch, frames, height, width)
+        return self._unpatchify(split.gather(video, "video"), batch, frames, height, width)
 
     def _time(self, timestep: Any, ofs: Any, dtype: Any) -> nn.Tensor:
         """(B, E)."""
@@ -282,16 +288,20 @@ class CogVideoXTransformer3DModel(nn.Module):
     def _unpatchify(self, tokens: nn.Tensor, batch: int, frames: int, height: int, width: int) -> nn.Tensor:
         """(B, V, channels of a patch) to (B, T, C, H, W)."""
         p, pt, channels = self.config.patch_size, self.config.frames_per_patch, self.config.out_channels
-        patches = tokens.reshape(batch, frames // pt, height // p, width // p, channels, pt, p, p)
-        return patches.permute(0, 1, 5, 4, 2, 6, 3, 7).reshape(batch, frames, channels, height, width)
+        patches = nn.reshape(tokens, (batch, frames // pt, height // p, width // p, channels, pt, p, p))
+        return nn.reshape(patches.permute(0, 1, 5, 4, 2, 6, 3, 7), (batch, frames, channels, height, width))
 
 
 class PatchEmbed(nn.Module):
-    """Latents and text into tokens, with the position table where the model has one."""
+    """Latents and text into tokens, with the position table where the model has one.
 
-    def __init__(self, config: CogVideoXConfig) -> None:
+    Here the tokens are divided over the ranks of a gang.
+    """
+
+    def __init__(self, config: CogVideoXConfig, mesh: Mesh) -> None:
         super().__init__()
         self.config = config
+        self.mesh = mesh
         c, p = config, config.patch_size
         if c.patch_size_t is None:
             self.proj = nn.Conv2d(c.in_channels, c.inner_dim, p, stride=p, bias=c.patch_bias)
@@ -306,16 +316,22 @@ class PatchEmbed(nn.Module):
         # The last size's table: all steps of a video share it.
         self._table: tuple[Any, nn.Tensor] | None = None
 
-    def construct(self, text: nn.Tensor, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """(B, L, text_embed_dim) and (B, T, C, H, W) to (B, L, D) and (B, V, D)."""
-        text = self.text_proj(text)
+    def construct(self, text: nn.Tensor, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor, TokenSplit]:
+        """(B, L, text_embed_dim) and (B, T, C, H, W) to this rank's part of (B, L, D) and (B, V, D), and how
+        the tokens are divided."""
         _, frames, _, height, width = video.shape
+        patches = self._patchify(video)
+        split = split_tokens(self.mesh, text=text.shape[1], video=patches.shape[1])
+        positions = self._positions(text.shape[1], frames, height, width, patches.dtype)
+        text = self.text_proj(split.own(text, "text"))
         # Patches do not overlap, so the convolution is a product with each patch.
-        weight = self.proj.weight
-        tokens = nn.linear(self._patchify(video), weight.reshape(weight.shape[0], -1), self.proj.bias)
-        if not self.config.has_position_table:
-            return text, tokens
-        return self._add_positions(text, tokens, frames, height, width)
+        weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
+        tokens = nn.linear(split.own(patches, "video"), weight, self.proj.bias)
+        if "text" in positions:
+            text = text + split.own(positions["text"], "text")
+        if "video" in positions:
+            tokens = tokens + split.own(positions["video"], "video")
+        return text, tokens, split
 
     def _patchify(self, video: nn.Tensor) -> nn.Tensor:
         """(B, T, C, H, W) to (B, V, C * patch_size_t * patch_size * patch_size)."""
@@ -325,14 +341,16 @@ class PatchEmbed(nn.Module):
             raise ValueError(
                 f"latents of {frames} frames, {height}x{width}: patches of {pt} frames, {p}x{p} do not fit"
             )
-        patches = video.reshape(batch, frames // pt, pt, channels, height // p, p, width // p, p)
-        patches = patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
-        return patches.reshape(batch, -1, channels * pt * p * p)
+        patches = nn.reshape(video, (batch, frames // pt, pt, channels, height // p, p, width // p, p))
+        return nn.reshape(patches.permute(0, 1, 4, 6, 3, 2, 5, 7), (batch, -1, channels * pt * p * p))
 
-    def _add_positions(
-        self, text: nn.Tensor, tokens: nn.Tensor, frames: int, height: int, width: int
-    ) -> tuple[nn.Tensor, nn.Tensor]:
+    def _positions(
+        self, text_length: int, frames: int, height: int, width: int, dtype: Any
+    ) -> dict[str, nn.Tensor]:
+        """What is added to the tokens of the streams that have positions here: (1, L, D) and (1, V, D)."""
         c = self.config
+        if not c.has_position_table:
+            return {}
         video_frames = (frames - 1) * c.temporal_compression_ratio + 1
         if c.use_learned_positional_embeddings:
             if (height, width) != (c.sample_height, c.sample_width):
@@ -341,14 +359,14 @@ class PatchEmbed(nn.Module):
                     f"{c.sample_height}x{c.sample_width} alone"
                 )
             if video_frames == c.sample_frames:
-                if text.shape[1] != c.max_text_seq_length:
+                if text_length != c.max_text_seq_length:
                     raise ValueError(
-                        f"{text.shape[1]} text tokens: the learned positions are for {c.max_text_seq_length}"
+                        f"{text_length} text tokens: the learned positions are for {c.max_text_seq_length}"
                     )
-                table = self.pos_embedding.astype(tokens.dtype)
-                return text + table[:, : text.shape[1]], tokens + table[:, text.shape[1] :]
+                table = self.pos_embedding.astype(dtype)
+                return {"text": table[:, :text_length], "video": table[:, text_length:]}
         # Text tokens have no position: their part of diffusers' table is zero.
-        return text, tokens + self._sincos(video_frames, height, width, tokens.dtype)
+        return {"video": self._sincos(video_frames, height, width, dtype)}
 
     def _sincos(self, video_frames: int, height: int, width: int, dtype: Any) -> nn.Tensor:
         """(1, V, D)."""
@@ -395,11 +413,12 @@ class Block(nn.Module):
         self.ff = FeedForward(config.inner_dim, config.activation_fn)
 
     def construct(
-        self, text: nn.Tensor, video: nn.Tensor, time: nn.Tensor, rotary: Rotary | None
+        self, text: nn.Tensor, video: nn.Tensor, time: nn.Tensor, rotary: Rotary | None, split: TokenSplit
     ) -> tuple[nn.Tensor, nn.Tensor]:
-        """text (B, L, D), video (B, V, D), time (B, E) after its SiLU; the first two return."""
+        """text (B, L, D), video (B, V, D), both this rank's part, time (B, E) after its SiLU; the first two
+        return."""
         tokens, text_gate, video_gate = self.norm1(text, video, time)
-        text, video = _add_gated(text, video, self.attn1(tokens, rotary), text_gate, video_gate)
+        text, video = _add_gated(text, video, self.attn1(tokens, rotary, split), text_gate, video_gate)
         tokens, text_gate, video_gate = self.norm2(text, video, time)
         return _add_gated(text, video, self.ff(tokens), text_gate, video_gate)
 
@@ -461,18 +480,17 @@ class Attention(nn.Module):
         self.norm_k = nn.LayerNorm(head_dim, 1e-6)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
-    def construct(self, tokens: nn.Tensor, rotary: Rotary | None) -> nn.Tensor:
-        """(B, N, D) to (B, N, D)."""
+    def construct(self, tokens: nn.Tensor, rotary: Rotary | None, split: TokenSplit) -> nn.Tensor:
+        """(B, N, D) to (B, N, D), of this rank's tokens."""
         batch, length, dim = tokens.shape
-        split = (batch, length, self._heads, dim // self._heads)
-        query = self.norm_q(self.to_q(tokens).reshape(split))
-        key = self.norm_k(self.to_k(tokens).reshape(split))
-        value = self.to_v(tokens).reshape(split)
+        heads = (batch, length, self._heads, dim // self._heads)
+        query = self.norm_q(self.to_q(tokens).reshape(heads))
+        key = self.norm_k(self.to_k(tokens).reshape(heads))
+        value = self.to_v(tokens).reshape(heads)
         if rotary is not None:
             query, key = _turn(query, rotary), _turn(key, rotary)
-        query, key, value = (x.permute(0, 2, 1, 3) for x in (query, key, value))
-        mixed = nn.attention(query, key, value)
-        return self.to_out[0](mixed.permute(0, 2, 1, 3).reshape(batch, length, dim))
+        mixed = attention(query, key, value, split)
+        return self.to_out[0](nn.reshape(mixed, (batch, length, dim)))
 
 
 class FeedForward(nn.Module):
