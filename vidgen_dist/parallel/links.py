@@ -5,6 +5,9 @@ exchange on CPU moves a sixth of one; and the end of a peer is seen at once, as 
 
 Messages of a pair arrive in the order in which they were sent, and both sides post them in the same order:
 a number in front of each shows when they do not.
+
+The kernel sizes the connections' buffers by itself, and better than can be asked for: a size that is asked
+for is capped (net.core.rmem_max), and ends that.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import hmac
 import queue
 import secrets
+import selectors
 import socket
 import struct
 import threading
@@ -28,6 +32,7 @@ TIMEOUT = 3600.0
 gang knows its stages and is quicker."""
 
 _HELLO = struct.Struct("!16sI")
+_WELCOME = b"\x01"
 _HEADER = struct.Struct("!QQ")
 
 Message = tuple[int, memoryview]
@@ -57,27 +62,23 @@ class Listener:
             timeout: Seconds until every rank must have come.
 
         Raises:
-            PeerLost: A rank did not come, or ended its connection.
+            PeerLost: A rank did not come, or ended its connection; names it.
         """
         until = time.monotonic() + timeout
         peers: dict[int, socket.socket] = {}
+        awaited: set[int] = set()
         try:
             for peer in range(rank):
+                awaited = {peer}
                 peers[peer] = _dial(addresses[peer], rank, until)
-            while len(peers) < len(addresses) - 1:
-                peer, connection = self._accept(until)
-                if not rank < peer < len(addresses) or peer in peers:
-                    connection.close()
-                    continue
-                peers[peer] = connection
+            awaited = set(range(rank + 1, len(addresses)))
+            self._take_in(awaited, peers, until)
         except BaseException as error:
             for connection in peers.values():
                 connection.close()
             if isinstance(error, OSError):
-                missing = sorted(set(range(len(addresses))) - {rank} - set(peers))
-                raise PeerLost(
-                    f"rank {rank}: no connection to rank {', '.join(map(str, missing))} ({error})"
-                ) from error
+                missing = ", ".join(map(str, sorted(awaited)))
+                raise PeerLost(f"rank {rank}: no connection to rank {missing} ({error})") from error
             raise
         finally:
             self.close()
@@ -87,22 +88,46 @@ class Listener:
         """Let nobody connect any more."""
         self._socket.close()
 
-    def _accept(self, until: float) -> tuple[int, socket.socket]:
-        while True:
-            self._socket.settimeout(_left(until))
-            connection, _ = self._socket.accept()
+    def _take_in(self, awaited: set[int], peers: dict[int, socket.socket], until: float) -> None:
+        """Move ranks from `awaited` to `peers` as they come.
+
+        All who connect are heard together, so who connects and says nothing holds nobody up.
+        """
+        self._socket.setblocking(False)
+        strangers: set[socket.socket] = set()
+        with selectors.DefaultSelector() as heard:
+            heard.register(self._socket, selectors.EVENT_READ)
             try:
-                connection.settimeout(min(10.0, _left(until)))
-                hello = bytearray(_HELLO.size)
-                _receive(connection, memoryview(hello))
-                secret, peer = _HELLO.unpack(hello)
-            except OSError:
-                # Not one of ours, or one that died: it is missed when the time is up.
-                connection.close()
-                continue
-            if hmac.compare_digest(secret, self._secret):
-                return peer, connection
-            connection.close()
+                while awaited:
+                    for key, _ in heard.select(_left(until)):
+                        if key.fileobj is self._socket:
+                            for connection in _newcomers(self._socket):
+                                strangers.add(connection)
+                                heard.register(connection, selectors.EVENT_READ, connection)
+                            continue
+                        heard.unregister(key.fileobj)
+                        peer = self._who(key.data)
+                        if peer in awaited:
+                            key.data.setblocking(True)
+                            key.data.sendall(_WELCOME)
+                            strangers.remove(key.data)
+                            awaited.remove(peer)
+                            peers[peer] = key.data
+            finally:
+                for connection in strangers:
+                    connection.close()
+
+    def _who(self, connection: socket.socket) -> int | None:
+        """The rank that says hello with the right secret; None for anybody else."""
+        try:
+            # So few bytes come in one piece.
+            hello = connection.recv(_HELLO.size)
+        except OSError:
+            return None
+        if len(hello) != _HELLO.size:
+            return None
+        secret, rank = _HELLO.unpack(hello)
+        return rank if hmac.compare_digest(secret, self._secret) else None
 
 
 class Links:
@@ -126,9 +151,9 @@ class Links:
             sends: Bytes that must stay as they are until the exchange has ended.
             receives: Where arriving bytes are put. Each must be as long as what its peer sends.
         """
-        futures = [self._peers[peer].send(data) for peer, data in sends]
-        futures += [self._peers[peer].receive(data) for peer, data in receives]
-        return Exchange(tuple(futures), self._timeout)
+        moves = [(peer, self._peers[peer].send(data)) for peer, data in sends]
+        moves += [(peer, self._peers[peer].receive(data)) for peer, data in receives]
+        return Exchange(tuple(moves), self._timeout)
 
     def close(self) -> None:
         """End all connections; what is under way fails, here and there."""
@@ -138,9 +163,14 @@ class Links:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Sends and receives that are under way."""
+    """Sends and receives that are under way.
 
-    futures: tuple[Future, ...]
+    Args:
+        moves: Each with its peer's rank.
+        timeout: Seconds that `wait` waits at most.
+    """
+
+    moves: tuple[tuple[int, Future], ...]
     timeout: float
 
     def wait(self) -> None:
@@ -150,11 +180,15 @@ class Exchange:
             PeerLost: A peer is gone, silent, or sends what was not expected.
         """
         until = time.monotonic() + self.timeout
-        for future in self.futures:
+        for peer, future in self.moves:
             try:
                 future.result(timeout=max(0.0, until - time.monotonic()))
             except TimeoutError:
-                raise PeerLost(f"a rank has not answered for {self.timeout:g} s") from None
+                raise PeerLost(f"rank {peer} has not answered for {self.timeout:g} s") from None
+
+
+Move = Callable[[int, memoryview], None]
+"""Sends or receives the message of that number."""
 
 
 class _Peer:
@@ -165,75 +199,139 @@ class _Peer:
         self._connection = connection
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._out: queue.SimpleQueue[tuple[memoryview, Future] | None] = queue.SimpleQueue()
-        self._in: queue.SimpleQueue[tuple[memoryview, Future] | None] = queue.SimpleQueue()
-        for name, jobs, move in (("out", self._out, self._send), ("in", self._in, self._receive)):
-            threading.Thread(
-                target=self._run, args=(jobs, move), name=f"link-{name}-{peer}", daemon=True
-            ).start()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._out = _Lane(f"link-out-{peer}", self._guarded(self._send))
+        self._in = _Lane(f"link-in-{peer}", self._guarded(self._receive))
 
     def send(self, data: memoryview) -> Future:
-        return _put(self._out, data)
+        return self._post(self._out, data)
 
     def receive(self, data: memoryview) -> Future:
-        return _put(self._in, data)
+        return self._post(self._in, data)
 
     def close(self) -> None:
-        # A thread that waits in the socket is woken by the shutdown, one that waits in the queue by None.
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        # Wakes a lane that waits in the socket.
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        self._out.put(None)
-        self._in.put(None)
+        self._out.end()
+        self._in.end()
+        self._connection.close()
 
-    def _run(self, jobs: queue.SimpleQueue, move: Callable[[int, memoryview], None]) -> None:
-        fault: PeerLost | None = None
-        number = 0
-        while (job := jobs.get()) is not None:
-            data, future = job
-            if fault is None:
-                try:
-                    move(number, data)
-                except (OSError, PeerLost) as error:
-                    fault = error if isinstance(error, PeerLost) else PeerLost(f"{self._name}: {error}")
-            number += 1
-            if fault is None:
-                future.set_result(None)
-            else:
-                # What broke stays broken: everything that is posted later fails as well.
-                future.set_exception(fault)
+    def _post(self, lane: _Lane, data: memoryview) -> Future:
+        with self._closing:
+            if not self._closed:
+                return lane.post(data)
+        future: Future = Future()
+        future.set_exception(PeerLost(f"{self._name}: the connection was closed here"))
+        return future
+
+    def _guarded(self, move: Move) -> Move:
+        def guarded(number: int, data: memoryview) -> None:
+            try:
+                move(number, data)
+            except OSError as error:
+                raise PeerLost(f"{self._name}: {error}") from error
+
+        return guarded
 
     def _send(self, number: int, data: memoryview) -> None:
-        self._connection.sendall(_HEADER.pack(number, data.nbytes))
-        self._connection.sendall(data)
+        # One call for both: the receiver wakes once.
+        header = _HEADER.pack(number, data.nbytes)
+        sent = self._connection.sendmsg([header, data])
+        self._connection.sendall(header[sent:])
+        self._connection.sendall(data[max(0, sent - len(header)) :])
 
     def _receive(self, number: int, data: memoryview) -> None:
         header = bytearray(_HEADER.size)
-        _receive(self._connection, memoryview(header))
+        _fill(self._connection, memoryview(header))
         told, length = _HEADER.unpack(header)
         if (told, length) != (number, data.nbytes):
             raise PeerLost(
                 f"{self._name}: its message {told} has {length} bytes, expected was message {number} "
                 f"of {data.nbytes}: the ranks are at different places"
             )
-        _receive(self._connection, data)
+        _fill(self._connection, data)
 
 
-def _put(jobs: queue.SimpleQueue, data: memoryview) -> Future:
-    future: Future = Future()
-    jobs.put((data, future))
-    return future
+class _Lane:
+    """A thread that moves messages in the order in which they are posted."""
+
+    def __init__(self, name: str, move: Move) -> None:
+        self._move = move
+        self._jobs: queue.SimpleQueue[tuple[memoryview, Future] | None] = queue.SimpleQueue()
+        self._number = 0
+        self._fault: PeerLost | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def post(self, data: memoryview) -> Future:
+        future: Future = Future()
+        self._jobs.put((data, future))
+        return future
+
+    def end(self) -> None:
+        """Return when what was posted has been moved or has failed."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._next():
+            pass
+
+    def _next(self) -> bool:
+        # A function of its own: while the thread waits for a job, nothing holds the memory of the last.
+        job = self._jobs.get()
+        if job is None:
+            return False
+        data, future = job
+        if self._fault is None:
+            try:
+                self._move(self._number, data)
+            except PeerLost as error:
+                self._fault = error
+        self._number += 1
+        if self._fault is None:
+            future.set_result(None)
+        else:
+            # What broke stays broken: everything that is posted later fails as well.
+            future.set_exception(self._fault)
+        return True
 
 
 def _dial(address: str, rank: int, until: float) -> socket.socket:
+    """Connect, and return when the other side has taken this rank in."""
     host, port, secret = address.split("|")
     connection = socket.create_connection((host, int(port)), timeout=_left(until))
-    connection.sendall(_HELLO.pack(bytes.fromhex(secret), rank))
+    try:
+        connection.sendall(_HELLO.pack(bytes.fromhex(secret), rank))
+        connection.settimeout(_left(until))
+        _fill(connection, memoryview(bytearray(len(_WELCOME))))
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _receive(connection: socket.socket, data: memoryview) -> None:
+def _newcomers(listening: socket.socket) -> list[socket.socket]:
+    """Who has connected to a socket that does not block."""
+    found = []
+    with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        while True:
+            connection, _ = listening.accept()
+            connection.setblocking(False)
+            found.append(connection)
+    return found
+
+
+def _fill(connection: socket.socket, data: memoryview) -> None:
     while data.nbytes:
-        count = connection.recv_into(data)
+        # Waiting for all of it, the thread needs the interpreter once, and not for every packet.
+        count = connection.recv_into(data, 0, socket.MSG_WAITALL)
         if not count:
             raise ConnectionError("the connection has ended")
         data = data[count:]
