@@ -1,4 +1,4 @@
-"""Fixtures that many tests use: an S3 service on this machine, with a bucket of its own for each test."""
+"""Fixtures that many tests use: rank processes, and an S3 service with a bucket of its own for each test."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import s3fs
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+from tests.parallel.ranks import Ranks
+
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("vidgen", deadline=None)
 settings.load_profile("vidgen")
@@ -21,6 +23,14 @@ _NOT_SECRET = {
     "AWS_SECRET_ACCESS_KEY": "test-secret",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Processes that play the ranks of a gang."""
+    processes = Ranks()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.models.embeddings import sincos_3d, timestep_embedding
 from vidgen_dist.models.transformers import cogvideox
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
+from vidgen_dist.parallel.mesh import alone
+from vidgen_dist.parallel.tokens import split_tokens
 from vidgen_dist.request import RequestError
 from vidgen_dist.weights.load import load_weights
 
@@ -180,7 +182,7 @@ def test_sincos_positions_fit_every_size(frames, height, width):
     pieces = inputs(frames, height, width)
     text, video = nn.from_numpy(pieces["encoder_hidden_states"]), nn.from_numpy(pieces["hidden_states"])
     without = tiny(**ROTARY).patch_embed(text, video)
-    text_tokens, tokens = embed(text, video)
+    text_tokens, tokens, _ = embed(text, video)
     np.testing.assert_array_equal(nn.to_numpy(text_tokens), nn.to_numpy(without[0]))
     table = sincos_3d(32, (frames, height // 2, width // 2), **scales)
     np.testing.assert_allclose(nn.to_numpy(tokens), nn.to_numpy(without[1]) + table, atol=1e-6)
@@ -203,7 +205,7 @@ def test_learned_positions_are_the_checkpoints_and_sincos_for_other_frame_counts
     def added(frames):
         pieces = inputs(frames)
         arguments = [nn.from_numpy(pieces[key]) for key in ("encoder_hidden_states", "hidden_states")]
-        streams = zip(model(*arguments), plain(*arguments), strict=True)
+        streams = zip(model(*arguments)[:2], plain(*arguments)[:2], strict=True)
         return np.concatenate([nn.to_numpy(ours)[0] - nn.to_numpy(base)[0] for ours, base in streams])
 
     np.testing.assert_allclose(added(3), nn.to_numpy(model.pos_embedding)[0], atol=1e-6)
@@ -218,7 +220,8 @@ def test_text_does_not_turn():
     rng = np.random.default_rng(0)
     x, angles = rng.standard_normal((2, 7, 3, 8)).astype(np.float32), rng.standard_normal((4, 4))
     table = [np.repeat(wave(angles), 2, axis=1).astype(np.float32) for wave in (np.cos, np.sin)]
-    turned = nn.to_numpy(cogvideox._turn(nn.from_numpy(x), cogvideox._joint_rotary(table, 3, nn.float32)))
+    split = split_tokens(alone(), text=3, video=4)
+    turned = nn.to_numpy(cogvideox._turn(nn.from_numpy(x), cogvideox._joint_rotary(table, split, nn.float32)))
     np.testing.assert_array_equal(turned[:, :3], x[:, :3])
 
     def numbers(pairs):

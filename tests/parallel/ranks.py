@@ -63,20 +63,28 @@ class Ranks:
         return process, here
 
     def _ask(self, connections: list[Connection], questions: list[Any], timeout: float) -> list[Any]:
-        for connection, question in zip(connections, questions, strict=True):
-            connection.send(question)
         answers, faults = [], []
+        for rank, (connection, question) in enumerate(zip(connections, questions, strict=True)):
+            self._or_lost(rank, faults, lambda c=connection, q=question: c.send(q))
         for rank, connection in enumerate(connections):
             if not connection.poll(timeout):
                 self.close()
                 raise AssertionError("\n".join([*faults, f"rank {rank} has not answered for {timeout:g} s"]))
-            ok, answer = connection.recv()
+            ok, answer = self._or_lost(rank, faults, connection.recv)
             answers.append(answer)
             if not ok:
                 faults.append(f"rank {rank}:\n{answer}")
         if faults:
             raise AssertionError("\n".join(faults))
         return answers
+
+    def _or_lost(self, rank: int, faults: list[str], call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (EOFError, BrokenPipeError):
+            # The next run starts all of them anew.
+            self.close()
+            raise AssertionError("\n".join([*faults, f"rank {rank} has died"])) from None
 
 
 def _serve(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone, bounds
+from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 from vidgen_dist.parallel.tokens import split_tokens
 
 BATCH, SIZE = 2, 16
@@ -22,15 +22,15 @@ def draw(batch: int, tokens: int, heads: int) -> list[np.ndarray]:
 
 def attend(mesh: Mesh, batch: int, text: int, video: int, heads: int) -> tuple[np.ndarray, dict[str, int]]:
     """The whole result, text first, and what this rank sent for attention."""
-    split = split_tokens(mesh.sequence, text=text, video=video)
+    split = split_tokens(mesh, text=text, video=video)
     streams = {"text": slice(0, text), "video": slice(text, text + video)}
     own = [
         nn.cat([split.own(nn.from_numpy(x[:, at]), name) for name, at in streams.items()], 1)
         for x in draw(batch, text + video, heads)
     ]
-    out = attention(*own, mesh, split.lengths)
+    out = attention(*own, split)
     sent = dict(mesh.traffic.sent)
-    at = bounds([sizes[mesh.sequence.index] for sizes in split.sizes.values()], 0).stop
+    at = split.sizes["text"][mesh.sequence.index]
     whole = [split.gather(out[:, :at], "text"), split.gather(out[:, at:], "video")]
     return np.concatenate([nn.to_numpy(x) for x in whole], 1), sent
 
@@ -77,7 +77,7 @@ def test_ring_moves_keys_and_values_once_around(ranks: Ranks) -> None:
     ("text", "video", "size"), [(226, 1350, 4), (7, 11, 4), (5, 6, 3), (0, 7, 2), (1, 1, 4)]
 )
 def test_every_rank_has_about_as_many_tokens(text: int, video: int, size: int) -> None:
-    split = split_tokens(Group(tuple(range(size))), text=text, video=video)
+    split = split_tokens(Mesh(sequence=Group(tuple(range(size)))), text=text, video=video)
     assert sum(split.sizes["text"]) == text
     assert sum(split.sizes["video"]) == video
     assert max(split.lengths) - min(split.lengths) <= 1

@@ -47,11 +47,14 @@ def test_seed_decides_frames(case: references.Case, pipeline: Pipeline) -> None:
 
 
 def test_stages_are_timed_and_steps_told(case: references.Case, pipeline: Pipeline) -> None:
-    steps: list[tuple[int, int]] = []
-    rendering = pipeline.render(_small(case), on_step=lambda done, total: steps.append((done, total)))
+    told: list[tuple[str, int, int]] = []
+    rendering = pipeline.render(_small(case), on_progress=lambda *progress: told.append(progress))
     assert set(rendering.seconds) == {"encode", "denoise", "decode"}
-    assert steps == [(i + 1, len(steps)) for i in range(len(steps))]
-    assert steps
+    steps = len(told) - 3
+    assert steps >= 1
+    denoising = [("denoise", i, steps) for i in range(steps + 1)]
+    assert told == [("encode", 0, 1), *denoising, ("decode", 0, 1)]
+    assert not rendering.sent
 
 
 def test_clip_shorter_than_num_frames_is_refused() -> None:

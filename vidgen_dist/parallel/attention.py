@@ -17,16 +17,15 @@ from collections.abc import Sequence
 
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group, Pending, Then
-from vidgen_dist.parallel.mesh import Mesh, shares
-from vidgen_dist.parallel.tokens import part_bounds
+from vidgen_dist.parallel.mesh import shares
+from vidgen_dist.parallel.tokens import TokenSplit, part_bounds
 
 
 def attention(
     q: nn.Tensor,
     k: nn.Tensor,
     v: nn.Tensor,
-    mesh: Mesh,
-    lengths: Sequence[int],
+    split: TokenSplit,
     *,
     scale: float | None = None,
 ) -> nn.Tensor:
@@ -34,13 +33,13 @@ def attention(
 
     Args:
         q, k, v: (B, n, H, D), of this rank's tokens.
-        mesh: Says which ranks share the sequence.
-        lengths: Tokens of every rank of `mesh.sequence`.
+        split: Where the tokens of the sequence lie.
         scale: Factor of q·k; 1 / sqrt(D) by default.
 
     Returns:
         (B, n, H, D).
     """
+    mesh, lengths = split.mesh, split.lengths
     if mesh.sequence.size == 1:
         return _heads_last(nn.attention(*(_heads_first(x) for x in (q, k, v)), scale=scale))
     batch, n, heads, size = q.shape
@@ -50,7 +49,7 @@ def attention(
     packed = _to_heads([_pairs(x) for x in (q, k, v)], ulysses, rows[ring.index], pairs)
     mixed = _ring_attention(packed, ring, [sum(row) for row in rows], scale)
     mixed = _to_tokens(mixed, ulysses, rows[ring.index], pairs)
-    return mixed.reshape(n, batch, heads, size).permute(1, 0, 2, 3)
+    return nn.reshape(mixed, (n, batch, heads, size)).permute(1, 0, 2, 3)
 
 
 def _heads_first(x: nn.Tensor) -> nn.Tensor:

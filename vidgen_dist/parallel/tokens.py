@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import bounds, shares
+from vidgen_dist.parallel.mesh import Mesh, bounds, shares
 
 
 @dataclass(frozen=True)
@@ -18,11 +17,11 @@ class TokenSplit:
     twice. For joint attention the order of keys does not matter, so no stream is put together for it.
 
     Args:
-        group: The ranks (`Mesh.sequence`).
-        sizes: Of each stream, by name: tokens of every rank.
+        mesh: The gang; `mesh.sequence` are the ranks that share the tokens.
+        sizes: Of each stream, by name: tokens of every one of those ranks.
     """
 
-    group: Group
+    mesh: Mesh
     sizes: dict[str, tuple[int, ...]]
 
     @property
@@ -30,37 +29,41 @@ class TokenSplit:
         """Tokens of every rank, all streams together."""
         return tuple(sum(of_rank) for of_rank in zip(*self.sizes.values(), strict=True))
 
-    def own(self, x: nn.Tensor, stream: str, axis: int = 1) -> nn.Tensor:
-        """This rank's part of what is there for every token of a stream along an axis."""
-        if self.group.size == 1:
-            return x
-        return x[(*(slice(None),) * axis, bounds(self.sizes[stream], self.group.index))]
+    def at(self, stream: str) -> slice:
+        """Where this rank's tokens of a stream lie in it."""
+        return bounds(self.sizes[stream], self.mesh.sequence.index)
+
+    def own(self, x: nn.Tensor, stream: str) -> nn.Tensor:
+        """This rank's part (B, n, ...) of a stream (B, N, ...)."""
+        return x if self.mesh.sequence.size == 1 else x[:, self.at(stream)]
 
     def gather(self, x: nn.Tensor, stream: str) -> nn.Tensor:
         """Every rank's part (B, n, ...) of a stream as the whole stream (B, N, ...)."""
-        if self.group.size == 1:
+        group = self.mesh.sequence
+        if group.size == 1:
             return x
         batch = x.shape[0]
         tokens_first = nn.cat([x[i] for i in range(batch)], -1) if batch > 1 else x[0]
-        whole = self.group.all_gather(tokens_first, self.sizes[stream], what="tokens").wait()
+        whole = group.all_gather(tokens_first, self.sizes[stream], what="tokens").wait()
         return nn.stack(nn.chunk(whole, batch, -1), 0) if batch > 1 else whole[None]
 
 
-def split_tokens(group: Group, **streams: int) -> TokenSplit:
-    """Divide streams over a group.
+def split_tokens(mesh: Mesh, **streams: int) -> TokenSplit:
+    """Divide streams over the ranks that share a sample's tokens.
 
     Args:
-        group: The ranks.
+        mesh: The gang.
         streams: Tokens of each stream.
     """
+    ranks = mesh.sequence.size
     sizes: dict[str, tuple[int, ...]] = {}
     first = 0
     for name, tokens in streams.items():
-        even = shares(tokens, group.size)
+        even = shares(tokens, ranks)
         # What is left over of one stream goes to the ranks that have less of the others.
-        sizes[name] = tuple(even[(rank - first) % group.size] for rank in range(group.size))
-        first += tokens % group.size
-    return TokenSplit(group, sizes)
+        sizes[name] = tuple(even[(rank - first) % ranks] for rank in range(ranks))
+        first += tokens % ranks
+    return TokenSplit(mesh, sizes)
 
 
 def part_bounds(sizes: Sequence[int]) -> list[slice]:

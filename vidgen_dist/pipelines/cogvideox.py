@@ -20,9 +20,10 @@ from vidgen_dist import media, nn
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
+from vidgen_dist.parallel.mesh import Mesh, alone, bounds, shares
 from vidgen_dist.pipelines.cogvideox_rules import Geometry
 from vidgen_dist.pipelines.rendering import (
-    OnStep,
+    OnProgress,
     Rendering,
     StageClock,
     draw_noise,
@@ -69,6 +70,7 @@ class CogVideoXPipeline:
         scheduler: The checkpoint's noise schedule.
         transformer_config, vae_config: `config.json` of the two, as published.
         dtype: Name of the models' dtype; latents are rounded to it between steps, as in diffusers.
+        mesh: The gang that renders together. All ranks render the same requests in the same order.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class CogVideoXPipeline:
         transformer_config: Mapping[str, Any],
         vae_config: Mapping[str, Any],
         dtype: str,
+        mesh: Mesh | None = None,
     ) -> None:
         self.rules = rules
         self.tokenizer = tokenizer
@@ -93,18 +96,19 @@ class CogVideoXPipeline:
         self.transformer_config = transformer_config
         self.vae_config = vae_config
         self.dtype = dtype
+        self.mesh = mesh or alone()
         self.geometry = Geometry.of(transformer_config, vae_config)
 
     def __call__(self, request: RenderRequest) -> np.ndarray:
         """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
         return self.render(request).frames
 
-    def render(self, request: RenderRequest, on_step: OnStep | None = None) -> Rendering:
+    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
         """Render one request.
 
         Args:
             request: What to render; fields left out take the model's defaults, and seed 0.
-            on_step: Called after each denoising step.
+            on_progress: Called when a stage begins and after each denoising step.
 
         Raises:
             RequestError: A field that the model cannot do, or a clip that does not fit.
@@ -112,23 +116,28 @@ class CogVideoXPipeline:
         """
         request = self.rules.resolve(request)
         rng = seeded(request.seed or 0)
-        clock = StageClock()
+        self.mesh.traffic.clear()
+        clock = StageClock(on_progress)
         with clock.stage("encode"):
             text = self._encode_text(request)
             start = self._start(request, rng)
-        with clock.stage("denoise"):
-            latents = self._denoise(request, text, start, rng, on_step)
+        with clock.stage("denoise", len(start.timesteps)):
+            latents = self._denoise(request, text, start, rng, clock)
         with clock.stage("decode"):
             frames = self._decode(latents[:, start.padding :])
-        return Rendering(frames=frames, seconds=clock.seconds)
+        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
 
     # Conditioning
 
     def _encode_text(self, request: RenderRequest) -> nn.Tensor:
-        """Text hidden states (B, L, D): the negative prompt's first when guidance is on."""
+        """Text hidden states (B, L, D): the negative prompt's first when guidance is on.
+
+        Where the halves of guidance have ranks of their own, only this rank's half.
+        """
         prompts = [request.prompt]
         if _guided(request):
             prompts.insert(0, request.negative_prompt or "")
+            prompts = prompts[bounds(self._halves, self.mesh.cfg.index)]
         assert request.max_sequence_length is not None
         ids = [tokenize(self.tokenizer, prompt, request.max_sequence_length) for prompt in prompts]
         # One at a time: the encoder's activations at twice the batch are its peak of memory.
@@ -201,6 +210,11 @@ class CogVideoXPipeline:
         return nn.from_numpy(values, nn.dtype(self.dtype))
 
     @property
+    def _halves(self) -> tuple[int, ...]:
+        """How many of guidance's two halves each rank of `mesh.cfg` has."""
+        return shares(2, self.mesh.cfg.size)
+
+    @property
     def _scaling_factor(self) -> float:
         return self.vae_config.get("scaling_factor", 1.15258426)
 
@@ -212,13 +226,13 @@ class CogVideoXPipeline:
         text: nn.Tensor,
         start: Start,
         rng: np.random.Generator,
-        on_step: OnStep | None,
+        clock: StageClock,
     ) -> np.ndarray:
         """Latents (1, T, C, H, W) after the last step."""
         rotary = self._rotary(request, start.latents.shape[1])
         latents, previous = start.latents, None
         for i, timestep in enumerate(start.timesteps):
-            predicted = self._predict(latents, start.image, text, int(timestep), rotary)
+            predicted = self._predict(request, latents, start.image, text, int(timestep), rotary)
             if _guided(request):
                 weight = _guidance(request, int(timestep), len(start.timesteps))
                 unconditional, conditional = predicted[:1], predicted[1:]
@@ -233,19 +247,19 @@ class CogVideoXPipeline:
                     predicted, int(timestep), latents, eta=request.eta or 0.0, rng=rng
                 )
             latents = round_to(latents, self.dtype)
-            if on_step is not None:
-                on_step(i + 1, len(start.timesteps))
+            clock.tell("denoise", i + 1, len(start.timesteps))
         return latents
 
     def _predict(
         self,
+        request: RenderRequest,
         latents: np.ndarray,
         image: np.ndarray | None,
         text: nn.Tensor,
         timestep: int,
         rotary: tuple[nn.Tensor, nn.Tensor] | None,
     ) -> np.ndarray:
-        """The transformer's output, float32 (B, T, C, H, W)."""
+        """The transformer's output, float32 (B, T, C, H, W): both halves when guidance is on."""
         inputs = self.scheduler.scale_model_input(latents, timestep)
         if image is not None:
             inputs = np.concatenate([inputs, image], axis=2)
@@ -261,6 +275,8 @@ class CogVideoXPipeline:
             image_rotary_emb=rotary,
             ofs=ofs,
         )
+        if _guided(request):
+            predicted = self.mesh.cfg.all_gather(predicted, self._halves, what="cfg").wait()
         return nn.to_numpy(predicted)
 
     def _rotary(self, request: RenderRequest, latent_frames: int) -> tuple[nn.Tensor, nn.Tensor] | None:

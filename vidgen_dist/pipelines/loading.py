@@ -9,6 +9,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.encoders.t5 import T5Encoder, encoder_key
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
+from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.pipelines.cogvideox import CogVideoXPipeline
 from vidgen_dist.pipelines.rendering import Pipeline
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
@@ -17,7 +18,7 @@ from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.load import load_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
-MODELS: Mapping[str, type[nn.Module]] = {
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "AutoencoderKLCogVideoX": AutoencoderKLCogVideoX,
     "CogVideoXTransformer3DModel": CogVideoXTransformer3DModel,
     "T5EncoderModel": T5Encoder,
@@ -33,6 +34,7 @@ def load_pipeline(
     variant: str | None = None,
     dtype: str | None = None,
     adapter: str | None = None,
+    mesh: Mesh | None = None,
 ) -> Pipeline:
     """Load a checkpoint and return the pipeline that renders with it.
 
@@ -45,10 +47,12 @@ def load_pipeline(
         dtype: What the models compute in: `float32`, `float16` or `bfloat16`. By default `bfloat16` on
             Ascend; on CPU always `float32`, whose kernels know no other.
         adapter: A motion adapter; for AnimateDiff checkpoints alone.
+        mesh: The gang that renders together, as `Seat.join` gives it to each of its ranks; by default this
+            process alone. All ranks render the same requests in the same order.
 
     Returns:
         A pipeline; `pipeline(RenderRequest(...))` gives float32 frames (frames, height, width, 3) in
-        [0, 1].
+        [0, 1], on the first rank of a gang.
 
     Raises:
         Refused: A checkpoint, task or dtype that cannot be rendered with; names what is allowed.
@@ -57,10 +61,10 @@ def load_pipeline(
     rules = load_rules(checkpoint, task)
     if adapter is not None:
         raise Refused(f"adapter {adapter!r}: {rules.family} takes none; leave it out")
-    return _LOADERS[rules.family](checkpoint, rules, compute_dtype(dtype, nn.device()))
+    return _LOADERS[rules.family](checkpoint, rules, compute_dtype(dtype, nn.device()), mesh or alone())
 
 
-def _load_model(checkpoint: Checkpoint, component: str, dtype: str) -> nn.Module:
+def _load_model(checkpoint: Checkpoint, component: str, dtype: str, mesh: Mesh) -> nn.Module:
     kind = MODELS[checkpoint.class_name(component)]
     model = kind(checkpoint.config(component))
     load_weights(
@@ -73,18 +77,19 @@ def _load_model(checkpoint: Checkpoint, component: str, dtype: str) -> nn.Module
     return model
 
 
-def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str) -> CogVideoXPipeline:
+def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> CogVideoXPipeline:
     return CogVideoXPipeline(
         rules=rules,
         tokenizer=load_tokenizer(checkpoint),
-        text_encoder=_load_model(checkpoint, "text_encoder", dtype),
-        transformer=_load_model(checkpoint, "transformer", dtype),
-        vae=_load_model(checkpoint, "vae", dtype),
+        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
+        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
+        vae=_load_model(checkpoint, "vae", dtype, mesh),
         scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
         transformer_config=checkpoint.config("transformer"),
         vae_config=checkpoint.config("vae"),
         dtype=dtype,
+        mesh=mesh,
     )
 
 
-_LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str], Pipeline]] = {"CogVideoX": _load_cogvideox}
+_LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str, Mesh], Pipeline]] = {"CogVideoX": _load_cogvideox}

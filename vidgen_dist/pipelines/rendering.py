@@ -14,8 +14,9 @@ from PIL import Image
 
 from vidgen_dist.request import RenderRequest
 
-OnStep = Callable[[int, int], None]
-"""Called after each denoising step with (steps done, steps in all)."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all) when a stage begins and after each step of it: the signs of
+life of a rendering. Stages without steps have one, which is not reported when it is done."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,21 @@ class Rendering:
     """A finished video.
 
     Args:
-        frames: float32 (frames, height, width, 3) in [0, 1].
+        frames: float32 (frames, height, width, 3) in [0, 1]; on ranks of a gang other than the first, with
+            no rows.
         seconds: Seconds per stage: `encode`, `denoise`, `decode`.
+        sent: Bytes that this rank sent to others of its gang, by purpose.
     """
 
     frames: np.ndarray
     seconds: dict[str, float]
+    sent: dict[str, int] = field(default_factory=dict)
 
 
 class Pipeline(Protocol):
     """What `load_pipeline` returns."""
 
-    def render(self, request: RenderRequest, on_step: OnStep | None = None) -> Rendering:
+    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
         """Render one request and say how long each stage took."""
 
     def __call__(self, request: RenderRequest) -> np.ndarray:
@@ -43,12 +47,25 @@ class Pipeline(Protocol):
 
 @dataclass
 class StageClock:
-    """Seconds that each stage of one rendering took."""
+    """Seconds that each stage of one rendering took, and how far it is.
 
+    Args:
+        on_progress: Who is told.
+        seconds: Stage -> seconds.
+    """
+
+    on_progress: OnProgress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def tell(self, stage: str, done: int, steps: int) -> None:
+        """So many steps of a stage are done."""
+        if self.on_progress is not None:
+            self.on_progress(stage, done, steps)
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, steps: int = 1) -> Iterator[None]:
+        """A stage that has so many steps."""
+        self.tell(name, 0, steps)
         begun = time.perf_counter()
         try:
             yield

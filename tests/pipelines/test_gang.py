@@ -1,0 +1,85 @@
+"""Gangs render what one rank renders: every task, every way to divide the work."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import references
+from tests.parallel.ranks import Ranks
+from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.pipelines.rendering import Rendering
+
+TOLERANCE = 1e-4
+
+DEGREES = [
+    Degrees(ulysses=2),
+    Degrees(ring=2),
+    Degrees(ulysses=2, ring=2),
+    Degrees(ulysses=2, cfg=2),
+    Degrees(ulysses=3),
+    Degrees(ulysses=4),
+]
+
+
+def render(mesh: Mesh | None, name: str, requests: list[RenderRequest]) -> list[Rendering]:
+    case = references.case(name)
+    pipeline = load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+    return [pipeline.render(request) for request in requests]
+
+
+def _few_steps(name: str) -> list[RenderRequest]:
+    return [dataclasses.replace(request, num_inference_steps=3) for request in references.case(name).requests]
+
+
+@pytest.fixture(scope="module", params=references.cases())
+def of_one_rank(request: pytest.FixtureRequest) -> tuple[str, list[Rendering]]:
+    return request.param, render(None, request.param, _few_steps(request.param))
+
+
+@pytest.mark.parametrize("degrees", DEGREES, ids=lambda d: f"{d.ulysses}-{d.ring}-{d.cfg}")
+def test_frames_equal_those_of_one_rank(
+    ranks: Ranks, of_one_rank: tuple[str, list[Rendering]], degrees: Degrees
+) -> None:
+    name, expected = of_one_rank
+    renderings = ranks.run(render, name, _few_steps(name), degrees=degrees)
+    worst = max(
+        references.largest_difference(of_gang.frames, alone.frames)
+        for of_gang, alone in zip(renderings[0], expected, strict=True)
+    )
+    print(f"{name} {degrees}: largest difference {worst:.2e}")
+    assert worst <= TOLERANCE
+    for others in renderings[1:]:
+        for of_gang, alone in zip(others, expected, strict=True):
+            frames, _, width, channels = alone.frames.shape
+            assert of_gang.frames.shape == (frames, 0, width, channels)
+
+
+def test_what_is_sent_is_told_by_purpose(ranks: Ranks) -> None:
+    renderings = ranks.run(render, "5b", _few_steps("5b"), degrees=Degrees(ulysses=2, cfg=2))
+    for of_rank in renderings:
+        sent = of_rank[0].sent
+        assert {"ulysses", "cfg", "tokens", "weights"} <= sent.keys()
+        assert all(count > 0 for count in sent.values())
+
+
+def test_a_bad_request_is_refused_alike_and_the_gang_goes_on(ranks: Ranks) -> None:
+    told = ranks.run(refuse_then_render, "v2v", _few_steps("v2v")[0], degrees=Degrees(ulysses=2))
+    assert len({error for error, _ in told}) == 1
+    assert "num_frames: 1000" in told[0][0]
+    expected = render(None, "v2v", _few_steps("v2v")[:1])
+    np.testing.assert_allclose(told[0][1], expected[0].frames, atol=TOLERANCE)
+
+
+def refuse_then_render(mesh: Mesh, name: str, request: RenderRequest) -> tuple[str, np.ndarray]:
+    case = references.case(name)
+    pipeline = load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+    error = ""
+    try:
+        pipeline(dataclasses.replace(request, num_frames=1000))
+    except ValueError as refusal:
+        error = str(refusal)
+    return error, pipeline(request)
