@@ -83,8 +83,14 @@ class Transport(Protocol):
     ) -> Pending[list[Tensor]]:
         """As `Group.all_to_all`, among `ranks`; only they call it."""
 
-    def all_gather(self, ranks: Sequence[int], piece: Tensor, lengths: Sequence[int]) -> Pending[Tensor]:
-        """As `Group.all_gather`, among `ranks`; only they call it."""
+    def all_gather(
+        self, ranks: Sequence[int], piece: Tensor, lengths: Sequence[int], out: Tensor | None = None
+    ) -> Pending[Tensor]:
+        """As `Group.all_gather`, among `ranks`; only they call it.
+
+        A body that is given `out` (the result's shape and dtype, contiguous, all lengths equal) puts the
+        result there and returns it; sharded weights have views of that memory.
+        """
 
     def close(self) -> None:
         """End it; pending collectives of other ranks fail."""
@@ -135,18 +141,22 @@ class Group:
         self.traffic.sent[what] += sent
         return _Timed(self.transport.all_to_all(self.ranks, pieces, shapes), self.traffic, what)
 
-    def all_gather(self, piece: Tensor, lengths: Sequence[int], *, what: str) -> Pending[Tensor]:
+    def all_gather(
+        self, piece: Tensor, lengths: Sequence[int], *, what: str, out: Tensor | None = None
+    ) -> Pending[Tensor]:
         """All ranks' pieces (n_i, ...), one after another along axis 0: (sum of n_i, ...).
 
         Args:
             piece: This rank's, (lengths[index], ...).
             lengths: n_i of every rank.
             what: Purpose, by which the bytes are counted: a rank counts its piece once for every other rank.
+            out: Where the result is put, if the lengths are all equal; by default new memory. Nobody touches
+                it before `wait` returns. A group of one gives `piece` itself.
         """
         if self.transport is None:
             return Done(piece)
         self.traffic.sent[what] += piece.nbytes * (self.size - 1)
-        return _Timed(self.transport.all_gather(self.ranks, piece, lengths), self.traffic, what)
+        return _Timed(self.transport.all_gather(self.ranks, piece, lengths, out), self.traffic, what)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class SocketTransport:
         self, ranks: Sequence[int], pieces: Sequence[nn.Tensor], shapes: Sequence[Shape]
     ) -> Pending[list[nn.Tensor]]:
         own = ranks.index(self._links.rank)
-        arrays = [np.ascontiguousarray(piece.asnumpy()) for piece in pieces]
+        pieces = [contiguous(piece) for piece in pieces]
+        arrays = [piece.asnumpy() for piece in pieces]
         results = [
             pieces[own] if i == own else mint.empty(tuple(shape), dtype=pieces[own].dtype)
             for i, shape in enumerate(shapes)
@@ -42,16 +43,21 @@ class SocketTransport:
         return _Exchanged(self._links.exchange(sends, receives), results, pieces)
 
     def all_gather(
-        self, ranks: Sequence[int], piece: nn.Tensor, lengths: Sequence[int]
+        self,
+        ranks: Sequence[int],
+        piece: nn.Tensor,
+        lengths: Sequence[int],
+        out: nn.Tensor | None = None,
     ) -> Pending[nn.Tensor]:
         own = ranks.index(self._links.rank)
-        result = mint.empty((sum(lengths), *piece.shape[1:]), dtype=piece.dtype)
+        shape = (sum(lengths), *piece.shape[1:])
+        result = mint.empty(shape, dtype=piece.dtype) if out is None else out
         places = np.split(result.asnumpy(), np.cumsum(lengths)[:-1])
-        places[own][...] = piece.asnumpy()
+        places[own][...] = contiguous(piece).asnumpy()
         others = [i for i in range(len(ranks)) if i != own]
         sends = [(ranks[i], _bytes(places[own])) for i in others if places[own].size]
         receives = [(ranks[i], _bytes(places[i])) for i in others if places[i].size]
-        return _Exchanged(self._links.exchange(sends, receives), result, piece)
+        return _Exchanged(self._links.exchange(sends, receives), result, result)
 
     def close(self) -> None:
         self._links.close()
@@ -68,6 +74,11 @@ class _Exchanged(Generic[T]):
     def wait(self) -> T:
         self.exchange.wait()
         return self.result
+
+
+def contiguous(x: nn.Tensor) -> nn.Tensor:
+    """x, copied where it is a view with gaps."""
+    return x if x.is_contiguous() else nn.copy(x)
 
 
 def _bytes(array: np.ndarray) -> memoryview:

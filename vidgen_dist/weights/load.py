@@ -1,4 +1,4 @@
-"""Published weights into a module's parameters, with one copy of them in memory."""
+"""Published weights into a module's parameters, with one copy of them in memory: in a gang's, together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.parallel.sharding import shard
 from vidgen_dist.weights.tensors import TensorFiles
 
 SHOWN = 10
@@ -23,11 +25,15 @@ def load_weights(
     variant: str | None = None,
     dtype: str | None = None,
     rename: Callable[[str], str | None] | None = None,
+    mesh: Mesh | None = None,
 ) -> None:
     """Give every parameter of `module` its values from the safetensors files in `folder`.
 
     All keys and shapes are compared before the first tensor is read. Then each tensor is read, cast and
     handed to its parameter without another copy, so that memory peaks at the weights plus one tensor.
+
+    In a gang of more than one rank, what the module's class declares as `sharded` is shared out: each rank
+    reads and keeps its slices alone, as `parallel.sharding` says. The other parameters every rank has whole.
 
     Args:
         module: Its parameters' names are the checkpoint's keys.
@@ -37,6 +43,7 @@ def load_weights(
             On CPU always float32: its kernels know no other.
         rename: The module's name of a checkpoint's key, or None to leave the tensor out. Where two keys
             become one (tied weights, stored twice), the one that bears the name already is read.
+        mesh: The gang that runs the module; all ranks load alike. By default this process alone.
 
     Raises:
         Refused: Missing or surplus keys, or another shape than the module's: names the keys (up to 10 of
@@ -51,8 +58,17 @@ def load_weights(
             f"{files.folder}: these weights are not those of a {type(module).__name__}: {complaint}"
         )
     wanted = "float32" if nn.device() == "cpu" else dtype
+    shared: set[str] = set()
+    if mesh is not None and mesh.size > 1:
+        shared = shard(
+            module,
+            mesh.gang,
+            lambda name, rows: files.read(sources[name], rows),
+            lambda parameter: _dtype(parameter, wanted),
+        )
     for name, key in sources.items():
-        _assign(parameters[name], files.read(key), wanted)
+        if name not in shared:
+            _assign(parameters[name], files.read(key), _dtype(parameters[name], wanted))
 
 
 def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> dict[str, str]:
@@ -89,13 +105,15 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _assign(parameter: Any, data: np.ndarray, dtype: str | None) -> None:
-    target = parameter.dtype
-    if dtype is not None and target in _FLOATS:
-        target = nn.dtype(dtype)
-    if parameter.dtype != target:
-        parameter.set_dtype(target)
-    parameter.set_data(nn.from_numpy(data, target))
+def _dtype(parameter: nn.Parameter, wanted: str | None) -> Any:
+    """What the parameter's dtype becomes."""
+    return nn.dtype(wanted) if wanted is not None and parameter.dtype in _FLOATS else parameter.dtype
+
+
+def _assign(parameter: nn.Parameter, data: np.ndarray, dtype: Any) -> None:
+    if parameter.dtype != dtype:
+        parameter.set_dtype(dtype)
+    parameter.set_data(nn.from_numpy(data, dtype))
 
 
 _FLOATS = (nn.float32, nn.float16, nn.bfloat16)

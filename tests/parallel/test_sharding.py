@@ -1,0 +1,428 @@
+"""Sharded weights: the same numbers as whole ones, from slices that each rank reads alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.parallel.ranks import Ranks
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.parallel import sharding
+from vidgen_dist.parallel.collectives import Group
+from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.weights.load import load_weights
+from vidgen_dist.weights.tensors import TensorFiles
+
+WIDTH, VOCABULARY = 24, 11
+HIDDEN = (40, 7, 7, 65, 40)
+"""Of the blocks, which differ in size and take turns in memory that was another's before."""
+
+
+class Block(nn.Module):
+    """One with parameters of one axis, of two, of none, and with a list of its own."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList([nn.Linear(width, hidden), nn.Linear(hidden, width, bias=False)])
+        self.gain = nn.empty_parameter((), "gain")
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        first, second = self.layers
+        return x + self.gain * second(nn.gelu(first(self.norm(x))))
+
+
+class Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(WIDTH, hidden) for hidden in HIDDEN])
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Model(nn.Module):
+    sharded = ("table", "stack.blocks")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, WIDTH)
+        self.stack = Stack()
+        self.out = nn.Linear(WIDTH, 3)
+
+    def construct(self, ids: nn.Tensor) -> nn.Tensor:
+        return self.out(self.stack(self.table(ids)))
+
+
+def weights(dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    parameters = nn.named_parameters(Model())
+    return {
+        key: np.asarray(rng.standard_normal(p.shape, np.float32)).astype(dtype)
+        for key, p in parameters.items()
+    }
+
+
+def checkpoint(folder: Path, content: dict[str, np.ndarray] | None = None) -> str:
+    """Under a prefix that `plain` takes off, in two dtypes."""
+    content = weights() if content is None else content
+    save_file({f"model.{key}": value for key, value in content.items()}, folder / "model.safetensors")
+    return str(folder)
+
+
+def plain(key: str) -> str:
+    return key.removeprefix("model.")
+
+
+def loaded(folder: str, mesh: Mesh | None = None) -> Model:
+    model = Model()
+    load_weights(model, folder, rename=plain, mesh=mesh)
+    return model
+
+
+def some_ids(rank: int) -> np.ndarray:
+    """(2, 9), others on each rank."""
+    return np.random.default_rng(rank).integers(0, VOCABULARY, (2, 9)).astype(np.int32)
+
+
+def same_as_whole(mesh: Mesh, folder: str) -> bool:
+    whole, model = loaded(folder), loaded(folder, mesh)
+    return all(
+        nn.to_numpy(model(ids)).tobytes() == nn.to_numpy(whole(ids)).tobytes()
+        for ids in (nn.from_numpy(some_ids(mesh.rank + run)) for run in range(3))
+    )
+
+
+@pytest.mark.parametrize("degrees", [Degrees(2), Degrees(ring=3)])
+@pytest.mark.parametrize("stored", [np.float32, ml_dtypes.bfloat16])
+def test_outputs_are_those_of_whole_weights_bit_for_bit(
+    ranks: Ranks, tmp_path: Path, degrees: Degrees, stored: type
+) -> None:
+    folder = checkpoint(tmp_path, weights(stored))
+    assert ranks.run(same_as_whole, folder, degrees=degrees) == [True] * degrees.size
+
+
+def bytes_sent(mesh: Mesh, folder: str) -> tuple[int, int]:
+    model = loaded(folder, mesh)
+    mesh.traffic.clear()
+    model.stack(nn.zeros((1, WIDTH)))
+    blocks = mesh.traffic.sent["weights"]
+    model.table(nn.from_numpy(some_ids(mesh.rank)))
+    assert set(mesh.traffic.sent) == {"weights"}
+    return blocks, mesh.traffic.sent["weights"] - blocks
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rank_sends_its_share_of_each_block_once_to_each_and_of_the_table_the_rows_asked_for(
+    ranks: Ranks, tmp_path: Path, size: int
+) -> None:
+    told = ranks.run(bytes_sent, checkpoint(tmp_path), degrees=Degrees(size))
+    blocks = sum(value.nbytes for key, value in weights().items() if "blocks" in key)
+    # Shares are equal, of parameters that begin at multiples of 512 bytes.
+    parameters = sum("blocks" in key for key in weights())
+    most = blocks + 512 * (parameters + size * len(HIDDEN))
+    edges = {2: (0, 6, 11), 3: (0, 4, 8, 11)}[size]
+    for rank, (of_blocks, of_table) in enumerate(told):
+        assert of_blocks == told[0][0]
+        assert blocks * (size - 1) / size <= of_blocks <= most * (size - 1) / size
+        others = [set(some_ids(r).flat) for r in range(size) if r != rank]
+        rows = sum(edges[rank] <= i < edges[rank + 1] for ids in others for i in ids)
+        assert of_table == rows * WIDTH * 4 + (size - 1) * some_ids(rank).nbytes
+
+
+@contextlib.contextmanager
+def counted_reads() -> Iterator[list[tuple[str, int]]]:
+    """What `TensorFiles.read` returns meanwhile: (key, bytes)."""
+    reads: list[tuple[str, int]] = []
+    plain_read = TensorFiles.read
+
+    def spy(self: TensorFiles, key: str, part: Any = None) -> np.ndarray:
+        data = plain_read(self, key, part)
+        reads.append((plain(key), data.nbytes))
+        return data
+
+    TensorFiles.read = spy  # type: ignore[method-assign]
+    try:
+        yield reads
+    finally:
+        TensorFiles.read = plain_read  # type: ignore[method-assign]
+
+
+def reads_of_loading(mesh: Mesh, folder: str) -> list[tuple[str, int]]:
+    with counted_reads() as reads:
+        loaded(folder, mesh)
+    return reads
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_each_rank_reads_its_slices_alone(ranks: Ranks, tmp_path: Path, size: int) -> None:
+    content = weights()
+    told = ranks.run(reads_of_loading, checkpoint(tmp_path), degrees=Degrees(size))
+    whole = {key: value.nbytes for key, value in content.items()}
+    read_by_all = dict.fromkeys(whole, 0)
+    for reads in told:
+        assert len({key for key, _ in reads}) == len(reads)
+        for key, count in reads:
+            read_by_all[key] += count
+    for key, value in content.items():
+        if key.startswith("out."):
+            assert read_by_all[key] == size * whole[key]
+        elif key == "table.weight":
+            assert read_by_all[key] == whole[key]
+        else:
+            # Where a boundary of shares falls into a row, both sides read the row.
+            row = whole[key] // value.shape[0] if value.shape else 0
+            assert whole[key] <= read_by_all[key] <= whole[key] + (size - 1) * row
+    resident = whole["out.weight"] + whole["out.bias"]
+    sharded = sum(whole.values()) - resident
+    rows = 2 * len(HIDDEN) * max(HIDDEN) * 4 + WIDTH * 4
+    for reads in told:
+        slack = 512 * (len(content) + size * len(HIDDEN)) / size + rows
+        assert sum(count for _, count in reads) <= sharded / size + resident + slack
+
+
+def refusal(mesh: Mesh, folder: str) -> tuple[str, list[tuple[str, int]]]:
+    with counted_reads() as reads:
+        try:
+            loaded(folder, mesh)
+        except Refused as error:
+            return str(error), reads
+    return "", reads
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stack.blocks.3.gain": None}, "1 missing: stack.blocks.3.gain"),
+        ({"table.weight": None}, "1 missing: table.weight"),
+        ({"stack.blocks.9.gain": np.zeros((), np.float32)}, "1 surplus: model.stack.blocks.9.gain"),
+        (
+            {"stack.blocks.1.norm.bias": np.zeros(3, np.float32)},
+            "model.stack.blocks.1.norm.bias is (3,) in the file and (24,) in the model",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_on_every_rank_before_anything_is_read(
+    ranks: Ranks, tmp_path: Path, change: dict[str, np.ndarray | None], said: str
+) -> None:
+    content = {key: value for key, value in {**weights(), **change}.items() if value is not None}
+    for message, reads in ranks.run(refusal, checkpoint(tmp_path, content), degrees=Degrees(2)):
+        assert said in message
+        assert str(tmp_path) in message
+        assert reads == []
+
+
+def weights_by_turn(mesh: Mesh, folder: str) -> list[tuple[list[bool], int]]:
+    """For each block's turn: which blocks have weights, and how many gathers were begun."""
+    model = loaded(folder, mesh)
+    transport: Any = mesh.transport
+    plain_gather, begun = transport.all_gather, []
+
+    def spy(*args: Any) -> Any:
+        begun.append(args)
+        return plain_gather(*args)
+
+    transport.all_gather = spy
+    blocks = model.stack.blocks
+
+    def state() -> tuple[list[bool], int]:
+        return [hasattr(blocks[i].norm, "weight") for i in range(len(blocks))], len(begun)
+
+    return [*(state() for _ in blocks), state()]
+
+
+def test_one_block_has_weights_and_the_next_ones_travel(ranks: Ranks, tmp_path: Path) -> None:
+    count = len(HIDDEN)
+    for told in ranks.run(weights_by_turn, checkpoint(tmp_path), degrees=Degrees(2)):
+        *turns, (after, begun) = told
+        for i, (having, under_way) in enumerate(turns):
+            assert having == [j == i for j in range(count)]
+            assert under_way == min(i + 2, count)
+        assert not any(after)
+        assert begun == count
+
+
+def read_outside_of_its_turn(mesh: Mesh, folder: str) -> str:
+    model = loaded(folder, mesh)
+    try:
+        model.stack.blocks[1](nn.zeros((1, WIDTH)))
+    except AttributeError as error:
+        return str(error)
+    return ""
+
+
+def test_weights_outside_of_their_turn_are_not_there(ranks: Ranks, tmp_path: Path) -> None:
+    for told in ranks.run(read_outside_of_its_turn, checkpoint(tmp_path), degrees=Degrees(2)):
+        assert "has no attribute 'gain'" in told
+
+
+def broken_off(mesh: Mesh, folder: str) -> tuple[bool, bool]:
+    """Whether a run after one that ended early has the right weights, with and without the old one's end."""
+    whole, model = loaded(folder), loaded(folder, mesh)
+    x = nn.from_numpy(np.random.default_rng(0).standard_normal((3, WIDTH), np.float32))
+    expected = nn.to_numpy(whole.stack(x)).tobytes()
+    old = iter(model.stack.blocks)
+    next(old), next(old)
+    right = []
+    hidden = x
+    for i, block in enumerate(model.stack.blocks):
+        if i == 1:
+            del old
+        hidden = block(hidden)
+    right.append(nn.to_numpy(hidden).tobytes() == expected)
+    right.append(nn.to_numpy(model.stack(x)).tobytes() == expected)
+    return tuple(right)  # type: ignore[return-value]
+
+
+def test_a_run_that_is_broken_off_leaves_the_next_one_alone(ranks: Ranks, tmp_path: Path) -> None:
+    assert ranks.run(broken_off, checkpoint(tmp_path), degrees=Degrees(2)) == [(True, True)] * 2
+
+
+def ask_for_a_row_that_is_not(mesh: Mesh, folder: str) -> str:
+    try:
+        loaded(folder, mesh).table(nn.from_numpy(np.array([0, VOCABULARY], np.int32)))
+    except IndexError as error:
+        return str(error)
+    return ""
+
+
+def test_ids_beyond_the_table_are_refused(ranks: Ranks, tmp_path: Path) -> None:
+    told = ranks.run(ask_for_a_row_that_is_not, checkpoint(tmp_path), degrees=Degrees(2))
+    assert told == ["ids from 0 to 11; the table has 11 rows"] * 2
+
+
+def test_a_rank_alone_keeps_its_modules_whole(tmp_path: Path) -> None:
+    model = loaded(checkpoint(tmp_path), alone())
+    assert type(model.stack.blocks) is nn.ModuleList
+    for key, parameter in nn.named_parameters(model).items():
+        np.testing.assert_array_equal(nn.to_numpy(parameter), weights()[key])
+
+
+def test_what_is_declared_must_be_a_list_or_a_table() -> None:
+    class Wrong(Model):
+        sharded = ("out",)
+
+    with pytest.raises(TypeError, match="out is a Linear; a ModuleList or an Embedding"):
+        sharding.shard(Wrong(), Group((0, 1)), read_zeros, lambda _: nn.float32)
+
+
+def test_blocks_of_two_dtypes_are_told() -> None:
+    with pytest.raises(ValueError, match=r"stack\.blocks: parameters of one dtype"):
+        sharding.shard(
+            Model(),
+            Group((0, 1)),
+            read_zeros,
+            lambda parameter: nn.float32 if len(parameter.shape) > 1 else nn.bfloat16,
+        )
+
+
+def read_zeros(name: str, rows: slice | None) -> np.ndarray:
+    shape = nn.named_parameters(Model())[name].shape
+    return np.zeros(shape, np.float32)[rows if rows is not None else ...]
+
+
+def test_shares_are_cast_as_whole_weights_are() -> None:
+    content = weights()
+
+    def read(name: str, rows: slice | None) -> np.ndarray:
+        return content[name][rows if rows is not None else ...]
+
+    shares = []
+    for index in range(2):
+        model = Model()
+        sharding.shard(model, Group((0, 1), index), read, lambda _: nn.bfloat16)
+        shares.append(model.stack.blocks._blocks[0])
+    layout = shares[0].layout
+    vector = nn.cat([block.share for block in shares], 0)
+    assert vector.dtype == nn.bfloat16
+    keys = sorted(key for key in content if key.startswith("stack.blocks.0."))
+    for key, view in zip(keys, sharding.views(vector, layout.starts, layout.shapes), strict=True):
+        expected = nn.from_numpy(content[key], nn.bfloat16)
+        assert nn.to_numpy(view).tobytes() == nn.to_numpy(expected).tobytes()
+
+
+@pytest.mark.parametrize("cut", [sharding._view_in_host_memory, sharding._view_in_device_memory])
+def test_views_see_what_is_put_into_the_vector(cut: Any) -> None:
+    vector = nn.zeros((64,))
+    view = cut(vector, 10, (4, 5))
+    vector.asnumpy()[:] = np.arange(64)
+    np.testing.assert_array_equal(nn.to_numpy(view), np.arange(10, 30).reshape(4, 5))
+    assert cut(vector, 3, ()).shape == ()
+
+
+# --- Memory
+
+
+BLOCKS, SIDE = 32, 1536  # 9 MiB a block, 288 MiB in all
+
+
+class Heavy(nn.Module):
+    sharded = ("blocks",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(SIDE, SIDE, bias=False) for _ in range(BLOCKS)])
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def megabytes(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def memory_of_weights(mesh: Mesh, folder: str) -> dict[str, float]:
+    """MiB above what the process had just before loading."""
+    model = Heavy()
+    x = nn.from_numpy(np.ones((2, SIDE), np.float32))
+    nn.to_numpy(nn.linear(x, nn.ones((8, SIDE))))  # all that starts has started
+
+    def peak_again() -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel's own high-water mark, from here on
+
+    peak_again()
+    before, anonymous_before = megabytes("VmRSS"), megabytes("RssAnon")
+    load_weights(model, folder, mesh=mesh)
+    loading, after = megabytes("VmHWM") - before, megabytes("RssAnon") - anonymous_before
+    peak_again()
+    value = float(nn.to_numpy(model(model(x)))[0, 0])
+    return {"loading": loading, "loaded": after, "running": megabytes("VmHWM") - before, "value": value}
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("heavy")
+    content = {f"blocks.{i}.weight": np.full((SIDE, SIDE), (1 + i % 2) / SIDE / 1.5, np.float32) for i in range(BLOCKS)}  # fmt: skip
+    save_file(content, folder / "model.safetensors")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(2, 0.6), (4, 0.4)])
+def test_memory_of_weights_a_rank(heavy: str, size: int, allowed: float) -> None:
+    fresh = Ranks()
+    try:
+        told = fresh.run(memory_of_weights, heavy, degrees=Degrees(size))
+    finally:
+        fresh.close()
+    whole = BLOCKS * SIDE * SIDE * 4 / 2**20
+    expected = (2 * 1 / 1.5**2) ** BLOCKS  # two runs of BLOCKS / 2 pairs of blocks
+    for rank, told_by in enumerate(told):
+        parts = {key: told_by[key] / whole for key in ("loading", "loaded", "running")}
+        print(f"P = {size}, rank {rank}: " + ", ".join(f"{key} {part:.3f}" for key, part in parts.items()))
+        assert told_by["value"] == pytest.approx(expected, rel=1e-3)
+        assert 0.9 / size < parts["loaded"]
+        assert parts["loading"] <= allowed
+        assert parts["running"] <= allowed

@@ -1,0 +1,320 @@
+"""Weights that a gang holds together: every rank keeps its share of each block, and a block is whole only
+while it runs.
+
+What the author of a model does is to name, on the class, what is shared out; the code that computes stays:
+
+    class Transformer(nn.Module):
+        sharded = ("token_table", "blocks")
+
+        def construct(self, ids):
+            x = self.token_table(ids)
+            for block in self.blocks:
+                x = block(x)
+
+Each name is the attribute path of one of these:
+
+- A `ModuleList`. Its iteration, always from the first to the last, gives each block with its weights and
+  has the next one's travelling meanwhile. Outside of its turn a block has none: reading one is an
+  AttributeError. Two blocks share one memory in turns, so what a block gives must not be a view of its
+  parameters. Blocks may differ in size.
+- An `Embedding`. Only the rows that are asked for travel. Every rank of the gang asks for as many ids; they
+  need not be the same ones.
+
+All ranks of the gang run the model in step, whatever part of its tokens each of them has. `load_weights`
+with a mesh does the rest; in a gang of one nothing changes.
+
+As in ZeRO's third stage and FSDP (Rajbhandari et al. 2020, arXiv:1910.02054; Zhao et al. 2023,
+arXiv:2304.11277), a block's parameters are one flat vector, of which each rank keeps an equal share: one
+collective a block, and of its result the parameters are views.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from mindspore import mint
+
+from vidgen_dist import nn
+from vidgen_dist.parallel.collectives import Group, Pending, Shape
+from vidgen_dist.parallel.mesh import bounds, shares
+
+ALIGNMENT = 512
+"""Bytes at whose multiples parameters and shares begin: as memory that is allocated for them would."""
+
+DtypeOf = Callable[[nn.Parameter], Any]
+"""The dtype that a parameter, still empty, shall have."""
+
+Read = Callable[[str, slice | None], np.ndarray]
+"""A tensor by its parameter's name: the rows (along axis 0) of the slice, or all of it."""
+
+
+def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set[str]:
+    """Share out what the module's class declares as `sharded`; each rank reads its share alone.
+
+    Args:
+        module: Its parameters are still empty.
+        group: The ranks that hold the weights together.
+        read: Where the values come from.
+        dtype_of: What they become.
+
+    Returns:
+        The names of the parameters that have their values now.
+
+    Raises:
+        TypeError: `sharded` names something other than a `ModuleList` or an `Embedding`.
+        ValueError: Parameters of one list differ in dtype.
+    """
+    done: set[str] = set()
+    for path in getattr(type(module), "sharded", ()):
+        *parents, name = path.split(".")
+        parent = reduce(getattr, parents, module)
+        whole = getattr(parent, name)
+        prefix = f"{path}."
+        done |= {prefix + key for key in nn.named_parameters(whole)}
+        setattr(parent, name, _shared_out(whole, prefix, group, read, dtype_of))
+    return done
+
+
+def _shared_out(whole: nn.Module, prefix: str, group: Group, read: Read, dtype_of: DtypeOf) -> nn.Module:
+    if isinstance(whole, nn.ModuleList):
+        dtypes = {dtype_of(parameter) for parameter in nn.named_parameters(whole).values()}
+        if len(dtypes) != 1:
+            raise ValueError(
+                f"{prefix[:-1]}: parameters of one dtype can be sharded; these have {dtypes or 'none'}"
+            )
+        (dtype,) = dtypes
+        blocks = [_take_block(block, f"{prefix}{i}.", dtype, group, read) for i, block in enumerate(whole)]
+        return ShardedBlocks(blocks, dtype, group)
+    if isinstance(whole, nn.Embedding):
+        return ShardedEmbedding(whole, f"{prefix}weight", dtype_of(whole.weight), group, read)
+    raise TypeError(f"{prefix[:-1]} is a {type(whole).__name__}; a ModuleList or an Embedding can be sharded")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a block's parameters lie in its flat vector; numbers are elements.
+
+    Args:
+        shapes: Of the parameters.
+        starts: Where each begins.
+        length: Of the vector, with what makes the shares equal.
+    """
+
+    shapes: tuple[Shape, ...]
+    starts: tuple[int, ...]
+    length: int
+
+    @classmethod
+    def of(cls, shapes: Sequence[Shape], itemsize: int, ranks: int) -> Layout:
+        """One after the other, in a vector that divides into `ranks` shares."""
+        unit = ALIGNMENT // itemsize
+        starts, end = [], 0
+        for shape in shapes:
+            starts.append(end)
+            end = _up(end + math.prod(shape), unit)
+        return cls(tuple(shapes), tuple(starts), _up(end, unit * ranks))
+
+
+def _up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
+
+
+def views(vector: nn.Tensor, starts: Sequence[int], shapes: Sequence[Shape]) -> list[nn.Tensor]:
+    """Tensors of those shapes that lie in a vector from those elements on, without a copy."""
+    cut = _view_in_host_memory if nn.device() == "cpu" else _view_in_device_memory
+    return [cut(vector, start, shape) for start, shape in zip(starts, shapes, strict=True)]
+
+
+def _view_in_host_memory(vector: nn.Tensor, start: int, shape: Shape) -> nn.Tensor:
+    # Through NumPy: on CPU `asnumpy` of a tensor that begins inside another's memory is a copy.
+    return nn.from_numpy(vector.asnumpy()[start : start + math.prod(shape)].reshape(shape))
+
+
+def _view_in_device_memory(vector: nn.Tensor, start: int, shape: Shape) -> nn.Tensor:
+    return mint.narrow(vector, 0, start, math.prod(shape)).view(shape)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block without weights, and this rank's share of them.
+
+    Args:
+        module: The block.
+        layout: Of its parameters.
+        places: For each of them, the module that owns it, and its name there.
+        share: (layout.length / ranks,).
+    """
+
+    module: nn.Module
+    layout: Layout
+    places: tuple[tuple[Any, str], ...]
+    share: nn.Tensor
+
+    def fill(self, parameters: Sequence[nn.Tensor]) -> None:
+        """Give the block its parameters."""
+        for (owner, name), parameter in zip(self.places, parameters, strict=True):
+            # Not by setattr, which a MindSpore cell makes thirty times as dear.
+            vars(owner)[name] = parameter
+
+    def empty(self, parameters: Sequence[nn.Tensor]) -> None:
+        """Take them from it; not those of another run, where this one was given up and ends late."""
+        for (owner, name), parameter in zip(self.places, parameters, strict=True):
+            if vars(owner).get(name) is parameter:
+                del vars(owner)[name]
+
+
+def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: Read) -> _Block:
+    """Read this rank's share of a block and take the empty parameters out of the block."""
+    parameters = dict(sorted(nn.named_parameters(module).items()))
+    share_dtype = _numpy_dtype(dtype)
+    shapes = [tuple(parameter.shape) for parameter in parameters.values()]
+    layout = Layout.of(shapes, share_dtype.itemsize, group.size)
+    mine = bounds(shares(layout.length, group.size), group.index)
+    share = np.zeros(mine.stop - mine.start, share_dtype)
+    _read_share(share, mine.start, [prefix + key for key in parameters], layout, read)
+    places = []
+    for key in parameters:
+        *owners, name = key.split(".")
+        owner = reduce(getattr, owners, module)
+        delattr(owner, name)
+        places.append((owner, name))
+    return _Block(module, layout, tuple(places), nn.from_numpy(share))
+
+
+def _read_share(share: np.ndarray, begin: int, names: Sequence[str], layout: Layout, read: Read) -> None:
+    """Fill `share`, the elements from `begin` on of the vector whose parameters have those names."""
+    for name, shape, start in zip(names, layout.shapes, layout.starts, strict=True):
+        first, last = max(begin, start), min(begin + share.size, start + math.prod(shape))
+        if first < last:
+            part = _elements(read, name, shape, first - start, last - start)
+            share[first - begin : last - begin] = part
+
+
+def _elements(read: Read, name: str, shape: Shape, first: int, last: int) -> np.ndarray:
+    """Elements [first, last) of a tensor, counted as if it were flat, read with the rows they touch."""
+    if not shape:
+        return read(name, None).reshape(1)
+    width = math.prod(shape[1:])
+    top, bottom = first // width, -(-last // width)
+    return read(name, slice(top, bottom)).reshape(-1)[first - top * width : last - top * width]
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    return mint.empty((0,), dtype=dtype).asnumpy().dtype
+
+
+class ShardedBlocks(nn.ModuleList):
+    """Blocks of whose weights each rank has a share; see this module's text.
+
+    A run over them holds the memory of the two largest blocks beside the shares, from its first block to
+    its last: between two runs it is free for others. So the first block's weights do not travel ahead.
+
+    Args:
+        blocks: The blocks.
+        dtype: Of their parameters.
+        group: The ranks that hold them together.
+    """
+
+    def __init__(self, blocks: Sequence[_Block], dtype: Any, group: Group) -> None:
+        super().__init__(block.module for block in blocks)
+        self._blocks = tuple(blocks)
+        self._dtype = dtype
+        self._group = group
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        memory = _Memory([block.layout for block in self._blocks], self._dtype)
+        ahead = self._gather(memory, 0)
+        for i, block in enumerate(self._blocks):
+            ahead.wait()
+            if i + 1 < len(self._blocks):
+                # Into the memory of the block before this one, which has run.
+                ahead = self._gather(memory, i + 1)
+            parameters = memory.parameters(i)
+            block.fill(parameters)
+            try:
+                yield block.module
+            finally:
+                block.empty(parameters)
+
+    def _gather(self, memory: _Memory, i: int) -> Pending[nn.Tensor]:
+        share = self._blocks[i].share
+        lengths = [share.shape[0]] * self._group.size
+        return self._group.all_gather(share, lengths, what="weights", out=memory.vector(i))
+
+
+class _Memory:
+    """Two vectors, each as long as the longest block's, in which blocks are whole by turns.
+
+    Blocks of one layout that have the same turn have the same views, which are made once.
+    """
+
+    def __init__(self, layouts: Sequence[Layout], dtype: Any) -> None:
+        self._layouts = layouts
+        length = max(layout.length for layout in layouts)
+        self._vectors = [mint.empty((length,), dtype=dtype) for _ in layouts[:2]]
+        self._views: dict[tuple[int, Layout], list[nn.Tensor]] = {}
+
+    def vector(self, i: int) -> nn.Tensor:
+        """The i-th block's whole vector."""
+        (vector,) = views(self._vectors[i % 2], [0], [(self._layouts[i].length,)])
+        return vector
+
+    def parameters(self, i: int) -> list[nn.Tensor]:
+        """The i-th block's parameters."""
+        turn, layout = i % 2, self._layouts[i]
+        if (turn, layout) not in self._views:
+            self._views[turn, layout] = views(self._vectors[turn], layout.starts, layout.shapes)
+        return self._views[turn, layout]
+
+
+class ShardedEmbedding(nn.Module):
+    """A table of whose rows each rank has a run; see this module's text.
+
+    Args:
+        table: The whole one, empty; it lends its shape.
+        name: Of its parameter.
+        dtype: Of the rows.
+        group: The ranks that hold it together.
+        read: Where the values come from.
+    """
+
+    def __init__(self, table: nn.Embedding, name: str, dtype: Any, group: Group, read: Read) -> None:
+        super().__init__()
+        self._group = group
+        count, self._width = table.weight.shape
+        lengths = shares(count, group.size)
+        self._edges = np.cumsum((0, *lengths))
+        self._rows = nn.from_numpy(read(name, bounds(lengths, group.index)), dtype)
+
+    def construct(self, ids: nn.Tensor) -> nn.Tensor:
+        """ids (...) to (..., D).
+
+        Raises:
+            IndexError: An id that the table does not have.
+        """
+        asked = nn.to_numpy(ids).reshape(-1).astype(np.int32)
+        if asked.size and not 0 <= asked.min() <= asked.max() < self._edges[-1]:
+            raise IndexError(f"ids from {asked.min()} to {asked.max()}; the table has {self._edges[-1]} rows")
+        group = self._group
+        of_all = group.all_gather(nn.from_numpy(asked), [asked.size] * group.size, what="weights").wait()
+        # Sorted, so that the rows come in their order, one owner's after the other's, each row once.
+        needed = [np.unique(of_one) for of_one in nn.to_numpy(of_all).reshape(group.size, -1)]
+        pieces = [self._own_rows(of_one) for of_one in needed]
+        mine = needed[group.index]
+        counts = np.diff(np.searchsorted(mine, self._edges))
+        rows = group.all_to_all(pieces, [(int(n), self._width) for n in counts], what="weights").wait()
+        places = np.searchsorted(mine, asked).astype(np.int32).reshape(ids.shape)
+        return nn.embedding(nn.from_numpy(places), nn.cat([some for some in rows if some.shape[0]], 0))
+
+    def _own_rows(self, needed: np.ndarray) -> nn.Tensor:
+        """Those of sorted ids that this rank has, (n, D)."""
+        first, last = self._edges[self._group.index : self._group.index + 2]
+        own = needed[np.searchsorted(needed, first) : np.searchsorted(needed, last)] - first
+        if not own.size:
+            return nn.zeros((0, self._width), self._rows.dtype)
+        return nn.embedding(nn.from_numpy(own.astype(np.int32)), self._rows)
