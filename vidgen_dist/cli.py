@@ -146,6 +146,66 @@ def run(spec: RunSpec) -> RunResult:
 
 
 @app.command()
+def plan(
+    run_file: Annotated[str | None, typer.Argument(metavar="[RUN.YAML]", help="A run; or --model.")] = None,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    revision: RevisionOption = None,
+    variant: VariantOption = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    set_: SetOption = None,
+    npus: Annotated[int | None, typer.Option(help="NPUs to divide; by default those of a host.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Device memory of an NPU, such as 64GB.")] = None,
+    device_name: Annotated[str | None, typer.Option(help="910B, A3 or CPU.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Videos to render; by default many.")] = None,
+    replicas: Annotated[str | None, typer.Option(help="Gangs that the run asks for.")] = None,
+    ulysses: Annotated[int | None, typer.Option(help="Degree that the run asks for.")] = None,
+    ring: Annotated[int | None, typer.Option(help="Degree that the run asks for.")] = None,
+    cfg: Annotated[int | None, typer.Option(help="Degree that the run asks for.")] = None,
+    gang: Annotated[int | None, typer.Option(help="Ranks of a gang that the run asks for.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what fits and what is fastest, from the checkpoint's configs: no weights, no NPUs."""
+    from vidgen_dist.runtime.plan import check_sampling, load_spec
+    from vidgen_dist.sizing.checkpoints import look_ahead
+    from vidgen_dist.sizing.report import as_json as outlook_as_json
+    from vidgen_dist.sizing.report import summary, tables
+
+    flags = {
+        "model.id": model,
+        "model.task": task,
+        "model.revision": revision,
+        "model.variant": variant,
+        "model.dtype": dtype,
+        "topology.npus": npus,
+        "topology.memory": memory,
+        "topology.replicas": None if replicas is None else _value(replicas),
+        "topology.ulysses": ulysses,
+        "topology.ring": ring,
+        "topology.cfg": cfg,
+        "topology.gang": gang,
+        **_settings(set_),
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    if run_file is not None:
+        spec = load_spec(run_file).override(given)
+    elif model is not None:
+        spec = spec_from_flags({**given, "manifest.uri": "none", "output.uri": "none"})
+    else:
+        raise Refused("command line: nothing to plan: vidgen plan RUN.YAML, or vidgen plan --model MODEL")
+    check_sampling(spec)
+    outlook = look_ahead(spec, device_name, rows)
+    if as_json:
+        print(json.dumps(outlook_as_json(outlook)))
+        return
+    console = Console()
+    for table in tables(outlook):
+        console.print(table, "")
+    for line in summary(outlook):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def status(
     output: Annotated[str, typer.Argument(help="Output of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -8,13 +8,13 @@ from typing import Any
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.pipelines.rules import Rules, compute_dtype
+from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.sizing import cogvideox, splits
 from vidgen_dist.sizing.devices import Device, find_device
 from vidgen_dist.sizing.model import ModelSize, Workload
-from vidgen_dist.spec import RunSpec, parse_bytes
-from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def choose_topology(
     device: str,
     rows: int | None = None,
 ) -> tuple[int, Degrees]:
-    """How many gangs of which degrees `npus` NPUs are best divided into.
+    """How many gangs of which degrees `npus` NPUs are best divided into: `--replicas auto`.
 
     Args:
         checkpoint, rules, spec, device: As for `read_job`.
@@ -110,7 +110,80 @@ def choose_topology(
         Refused: Nothing fits; says what would be needed.
     """
     chosen = read_job(checkpoint, rules, spec, device).choose(npus, rows).chosen
-    return chosen.replicas, chosen.degrees
+    return min(chosen.replicas, rows or chosen.replicas), chosen.degrees
+
+
+def check_memory(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, npus: int, device: str) -> None:
+    """Refuse a run whose gangs have too little of the memory that `topology.memory` gives.
+
+    Args:
+        checkpoint, rules, spec, device: As for `read_job`.
+        npus: How many there are, for the choice that the message names.
+
+    Raises:
+        Refused: With the numbers and the nearest choice that works.
+    """
+    if spec.topology.memory is not None:
+        read_job(checkpoint, rules, spec, device).check_fits(degrees_of(spec), npus)
+
+
+def degrees_of(spec: RunSpec) -> Degrees:
+    """The gang that a run asks for."""
+    return Degrees(ulysses=spec.topology.ulysses, ring=spec.topology.ring, cfg=spec.topology.cfg)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `vidgen plan` shows.
+
+    Args:
+        job: The run.
+        task: What the checkpoint does in it.
+        npus: NPUs that are divided.
+        rows: Videos; None for many.
+        comparison: The splits.
+        asked: The split that the run itself asks for; None where it leaves the choice open.
+    """
+
+    job: Job
+    task: str
+    npus: int
+    rows: int | None
+    comparison: splits.Comparison
+    asked: splits.Split | None
+
+
+def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None = None) -> Outlook:
+    """Compare the splits for a run, from its checkpoint's configs alone.
+
+    Args:
+        spec: The run. Without `topology.npus`, its replicas' NPUs, or those of one host, are divided.
+        device_name: Name of a device; by default the usual one of `topology.device`; of `auto`, an NPU.
+        rows: Videos to be rendered; None for many.
+
+    Raises:
+        Refused: A checkpoint, device, memory or sampling default that cannot be; more ranks than NPUs; a gang
+            that does not fit, or none that does.
+    """
+    checkpoint = open_checkpoint(
+        spec.model.id, revision=spec.model.revision, variant=spec.model.variant, weights=False
+    )
+    rules = load_rules(checkpoint, spec.model.task)
+    kind = "cpu" if spec.topology.device == "cpu" else "ascend"
+    job = read_job(checkpoint, rules, spec, device_name or kind)
+    degrees = degrees_of(spec)
+    replicas = 1 if spec.topology.replicas == AUTO else spec.topology.replicas
+    needed = replicas * degrees.size
+    npus = spec.topology.npus or max(needed, 1 if needed > 1 else job.device.npus_per_host)
+    if needed > npus:
+        raise Refused(
+            f"topology: {replicas} x {splits.describe(degrees)} need {needed} NPUs, and there are {npus}; "
+            f"allowed: at most {npus // degrees.size} replicas of it, or gangs of up to {npus} ranks"
+        )
+    asked = None
+    if degrees.size > 1 or spec.topology.gang is not None:
+        asked = splits.Split(job.check_fits(degrees, npus), replicas, rows)
+    return Outlook(job, rules.task, npus, rows, job.choose(npus, rows), asked)
 
 
 def _plain_request(rules: Rules, sampling: Mapping[str, Any]) -> RenderRequest:

@@ -61,9 +61,9 @@ class Device:
     sources: Mapping[str, str]
 
 
-def gib(size: float) -> str:
-    """Bytes as a person reads them."""
-    return f"{size / 2**30:.1f} GiB"
+def in_words(size: float) -> str:
+    """Bytes as a person reads them: in GiB, of less than a tenth of it in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def find_device(name: str) -> Device:

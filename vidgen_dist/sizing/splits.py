@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.sizing.costs import Estimate, estimate
-from vidgen_dist.sizing.devices import Device, gib
+from vidgen_dist.sizing.devices import Device, in_words
 from vidgen_dist.sizing.model import ModelSize, Workload
 
 LARGEST_GANG = 64
@@ -138,7 +139,7 @@ def choose(
     splits = [Split(one, npus // one.degrees.size, rows) for one in found]
     fitting = sorted((s for s in splits if s.estimate.fits), key=lambda s: (s.seconds, s.degrees.size))
     if not fitting:
-        raise Refused(_nothing_fits(size, found, npus, device))
+        raise Refused(_nothing_fits(size, found, device))
     rest = sorted((s for s in splits if not s.estimate.fits), key=lambda s: s.estimate.memory.peak)
     return Comparison(
         splits=(*fitting, *rest),
@@ -177,63 +178,61 @@ def check_fits(
     found = estimates(size, work, device, npus or LARGEST_GANG, dtype=dtype, memory=memory)
     fitting = [one for one in found if one.fits]
     if not fitting:
-        raise Refused(
-            f"{_too_large(size, asked)}. {_nothing_fits(size, found, npus or LARGEST_GANG, device)}"
-        )
+        raise Refused(f"{_too_large(size, asked)}. {_nothing_fits(size, found, device)}")
     # The size that is nearest, then what is fastest at it.
     best = min(fitting, key=lambda one: (abs(one.degrees.size - degrees.size), one.seconds.video))
     raise Refused(
         f"{_too_large(size, asked)}. Nearest that fits: {describe(best.degrees)}, with "
-        f"{gib(best.memory.peak)} a rank; or {_memory_for(asked, device)} of memory"
+        f"{in_words(best.memory.peak)} a rank; or {_memory_for(asked, device)} of memory"
     )
 
 
-def describe(degrees: Degrees) -> str:
-    """A gang in words."""
-    parts = f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}"
-    return f"a gang of {degrees.size} ({parts})"
+def describe(degrees: Degrees, replicas: int = 1) -> str:
+    """Some gangs in words."""
+    gangs = "a gang" if replicas == 1 else f"{replicas:,} gangs"
+    return f"{gangs} of {degrees.size} (ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg})"
 
 
 def _too_large(size: ModelSize, asked: Estimate) -> str:
     use = asked.memory
     return (
         f"{size.model} does not fit into the memory given: a rank of {describe(asked.degrees)} needs "
-        f"{gib(use.peak)} ({gib(sum(use.weights.values()))} of weights, {gib(use.stages[use.fullest])} more "
-        f"while it does {use.fullest}), and {gib(asked.usable)} may be used"
+        f"{in_words(use.peak)} ({in_words(sum(use.weights.values()))} of weights and "
+        f"{in_words(use.stages[use.fullest])} more to {use.fullest}), and it may use {in_words(asked.usable)}"
     )
 
 
 def _memory_for(asked: Estimate, device: Device) -> str:
     """The least memory that would do, in whole gibibytes."""
-    return f"{int(-(-asked.memory.peak / device.usable // 2**30))}GiB"
+    return f"{math.ceil(asked.memory.peak / device.usable / 2**30)}GiB"
 
 
-def _nothing_fits(size: ModelSize, found: list[Estimate], npus: int, device: Device) -> str:
+def _nothing_fits(size: ModelSize, found: list[Estimate], device: Device) -> str:
     best = min(found, key=lambda one: one.memory.peak)
-    count = f"{npus} NPU{'s' if npus > 1 else ''}"
+    largest = max(one.degrees.size for one in found)
     return (
-        f"{size.model}: no gang of up to {count} fits: the least is {gib(best.memory.peak)} a rank, with "
-        f"{describe(best.degrees)}, of {gib(best.usable)} that may be used; allowed: more NPUs, smaller or "
-        f"shorter videos, or {_memory_for(best, device)} of memory"
+        f"{size.model}: no gang of up to {largest} ranks fits: the least is {in_words(best.memory.peak)} "
+        f"a rank, with {describe(best.degrees)}, and it may use {in_words(best.usable)}; allowed: more NPUs, "
+        f"smaller or shorter videos, or {_memory_for(best, device)} of memory"
     )
 
 
 def _reason(fitting: list[Split]) -> str:
-    """Why the first one is first: against the best of the next gang size."""
+    """Why the first one is first: against the best of another gang size."""
     first = fitting[0]
-    goal = "most videos an hour" if first.rows is None else f"{first.rows:,} videos done soonest"
-    gang = f"{first.replicas} x {describe(first.degrees)}"
-    smallest = (
-        " the smallest that fits," if first.degrees.size == min(s.degrees.size for s in fitting) else ""
+    goal = "makes most videos an hour" if first.rows is None else f"has {first.rows:,} rows done soonest"
+    if first.degrees.size == min(split.degrees.size for split in fitting):
+        goal = f"is the smallest that fits, and {goal}"
+    told = (
+        f"{describe(first.degrees, first.replicas)}: that {goal}, {first.videos_per_hour:,.1f} an hour, "
+        f"each in {first.estimate.seconds.video:,.1f} s"
     )
     other = next((split for split in fitting if split.degrees.size != first.degrees.size), None)
     if other is None:
-        return f"{gang}:{smallest} {goal}, {first.videos_per_hour:.1f} an hour"
-    mine, its = first.estimate.seconds, other.estimate.seconds
-    more = other.seconds / first.seconds - 1
+        return told
+    its = other.estimate.seconds
     return (
-        f"{gang}:{smallest} {goal}, {first.videos_per_hour:.1f} an hour. The best of another size, "
-        f"{other.replicas} x {describe(other.degrees)}, takes {more:.1%} longer: a video "
-        f"in {its.video:.1f} s, "
-        f"not {mine.video:.1f} s, {its.waiting:.3f} s of each step ({its.step:.3f} s) waiting for other ranks"
+        f"{told}. The best of another size, {describe(other.degrees, other.replicas)}, takes "
+        f"{other.seconds / first.seconds - 1:.1%} longer: a video in {its.video:,.1f} s, with "
+        f"{its.waiting:.3f} s of each step of {its.step:.3f} s waiting for other ranks"
     )
