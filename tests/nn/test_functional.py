@@ -228,9 +228,11 @@ def test_results_are_views_that_models_may_transpose(draw):
         ((5,), (1,), (5,)),
     ],
 )
-def test_multiply_add(draw, x, factor, addend):
+def test_arithmetic(draw, x, factor, addend):
     a, b, c = draw(*x), draw(*factor), draw(*addend)
     check(nn.multiply_add(tensor(a), tensor(b), tensor(c)), a * b + c)
+    check(nn.multiply(tensor(a), tensor(b)), a * b)
+    check(nn.add(tensor(b), tensor(c)), b + c)
 
 
 def test_embedding(draw):

@@ -8,6 +8,7 @@ from mindspore import Parameter, Tensor
 
 from vidgen_dist.nn.backend import bfloat16, device, dtype, float16, float32, int32, int64, set_device
 from vidgen_dist.nn.functional import (
+    add,
     attention,
     attention_with_lse,
     cat,
@@ -29,6 +30,7 @@ from vidgen_dist.nn.functional import (
     linear,
     matmul,
     merge_attention,
+    multiply,
     multiply_add,
     ones,
     pad,
@@ -73,6 +75,7 @@ __all__ = [
     "Parameter",
     "RMSNorm",
     "Tensor",
+    "add",
     "attention",
     "attention_with_lse",
     "bfloat16",
@@ -102,6 +105,7 @@ __all__ = [
     "linear",
     "matmul",
     "merge_attention",
+    "multiply",
     "multiply_add",
     "named_parameters",
     "ones",

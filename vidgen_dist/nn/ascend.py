@@ -104,6 +104,16 @@ def gelu_erf(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="none")
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y."""
+    return x + y
+
+
+def multiply(x: Tensor, y: Tensor) -> Tensor:
+    """x * y."""
+    return x * y
+
+
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """x * factor + addend."""
     return x * factor + addend

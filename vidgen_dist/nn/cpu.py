@@ -240,23 +240,24 @@ def gelu_erf(x: Tensor) -> Tensor:
     return _elementwise(x, body)
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y."""
+    return _broadcast([x, y], lambda out, a, b: np.add(a, b, out=out))
+
+
+def multiply(x: Tensor, y: Tensor) -> Tensor:
+    """x * y."""
+    return _broadcast([x, y], lambda out, a, b: np.multiply(a, b, out=out))
+
+
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """x * factor + addend; MindSpore's own kernels are slow where a factor broadcasts."""
-    arrays = [_array(t) for t in (x, factor, addend)]
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    out = empty(shape)
-    left, right, added = (np.broadcast_to(a, shape) for a in arrays)
-    # Blocks along the two first axes, which in (B, N, D) and (B, C, T, H, W) are long enough to share out.
-    step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
-    lead = shape[:2]
-    jobs = [(b, rows) for b in range(lead[0]) for rows in slices(lead[1], step)] if len(lead) == 2 else [...]
 
-    def body(at: Any) -> None:
-        y = np.multiply(left[at], right[at], out=out[at])
-        y += added[at]
+    def body(out: Array, left: Array, right: Array, added: Array) -> None:
+        np.multiply(left, right, out=out)
+        out += added
 
-    each(jobs, body)
-    return Tensor.from_numpy(out)
+    return _broadcast([x, factor, addend], body)
 
 
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
@@ -496,6 +497,24 @@ def _elementwise(x: Tensor, body: Callable[[Array, Array], Any]) -> Tensor:
     out = empty(source.shape)
     flat, flat_out = source.reshape(-1), out.reshape(-1)
     each(slices(flat.size, _BLOCK), lambda block: body(flat[block], flat_out[block]))
+    return Tensor.from_numpy(out)
+
+
+def _broadcast(tensors: Sequence[Tensor], body: Callable[..., Any]) -> Tensor:
+    """body(block of the result, blocks of the tensors, broadcast), block by block.
+
+    MindSpore's own kernels for operators wake threads that then spin for 0.2 s on the cores that the bodies
+    need, unless the tensors are small.
+    """
+    arrays = [_array(t) for t in tensors]
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    out = empty(shape)
+    whole = [np.broadcast_to(a, shape) for a in arrays]
+    # Blocks along the two first axes, which in (B, N, D) and (B, C, T, H, W) are long enough to share out.
+    step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
+    lead = shape[:2]
+    jobs = [(b, rows) for b in range(lead[0]) for rows in slices(lead[1], step)] if len(lead) == 2 else [...]
+    each(jobs, lambda at: body(out[at], *(a[at] for a in whole)))
     return Tensor.from_numpy(out)
 
 

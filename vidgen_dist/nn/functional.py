@@ -252,6 +252,16 @@ def copy(x: Tensor) -> Tensor:
     return backend.current().body.copy(x)
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, broadcast: for tensors of activations; on the CPU the operator costs its neighbours time."""
+    return backend.current().body.add(x, y)
+
+
+def multiply(x: Tensor, y: Tensor) -> Tensor:
+    """x * y, broadcast: for tensors of activations, as `add`."""
+    return backend.current().body.multiply(x, y)
+
+
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """x * factor + addend, all broadcast: scale and shift, or a gated residual, in one pass.
 

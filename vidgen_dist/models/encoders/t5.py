@@ -119,6 +119,9 @@ class T5Encoder(nn.Module):
         Refused: A config that is not possible; names the key.
     """
 
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = ("shared", "encoder.block")
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.config = parse_config(config)
@@ -156,8 +159,10 @@ class Stack(nn.Module):
 
     def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         """hidden (B, L, D), mask (B, 1, 1, L) to (B, L, D)."""
-        bias = self.block[0].layer[0].SelfAttention.position_bias(hidden.shape[1])
+        bias = None
         for block in self.block:
+            if bias is None:
+                bias = block.layer[0].SelfAttention.position_bias(hidden.shape[1])
             hidden = block(hidden, bias, mask)
         return self.final_layer_norm(hidden)
 
@@ -181,7 +186,7 @@ class SelfAttentionLayer(nn.Module):
         self.layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def construct(self, hidden: nn.Tensor, bias: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
-        return hidden + self.SelfAttention(self.layer_norm(hidden), bias, mask)
+        return nn.add(hidden, self.SelfAttention(self.layer_norm(hidden), bias, mask))
 
 
 class Attention(nn.Module):
@@ -224,7 +229,7 @@ class FeedForwardLayer(nn.Module):
         self.layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def construct(self, hidden: nn.Tensor) -> nn.Tensor:
-        return hidden + self.DenseReluDense(self.layer_norm(hidden))
+        return nn.add(hidden, self.DenseReluDense(self.layer_norm(hidden)))
 
 
 class FeedForward(nn.Module):
@@ -242,7 +247,7 @@ class FeedForward(nn.Module):
 
     def construct(self, hidden: nn.Tensor) -> nn.Tensor:
         if self._gated:
-            return self.wo(self._activation(self.wi_0(hidden)) * self.wi_1(hidden))
+            return self.wo(nn.multiply(self._activation(self.wi_0(hidden)), self.wi_1(hidden)))
         return self.wo(self._activation(self.wi(hidden)))
 
 
