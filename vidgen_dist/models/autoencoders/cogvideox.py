@@ -6,7 +6,8 @@ configuration keys are used here. The norm of the decoder is that of MoVQ (arXiv
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller
 t, h, w. A video goes through in batches of a few frames; each causal convolution leaves its last
-input frames in a `FrameCache` for the next batch.
+input frames in a `FrameCache` for the next batch. Over the ranks of a gang a video is split into rows: each
+module works on a rank's own, and says through `Rows` what it needs of the others'.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
 # Frames that go through at once. Group norms see one batch of frames, so other numbers change the
 # picture: these are the ones that the weights were trained with.
@@ -141,18 +144,24 @@ class AutoencoderConfig:
 
 
 class FrameCache:
-    """What causal convolutions saw last, for the next batch of frames of the same video."""
+    """What causal convolutions saw last, for the next batch of frames of the same video.
 
-    def __init__(self) -> None:
+    Args:
+        rows: This rank's rows of the video; by default all.
+    """
+
+    def __init__(self, rows: Rows | None = None) -> None:
+        self.rows = rows or Rows()
         self._frames: dict[int, nn.Tensor] = {}
         # Cleared for the last batch, whose frames nobody will ask for.
         self.keeps = True
 
     def before(self, conv: CausalConv3d) -> nn.Tensor | None:
-        """The frames that came before this batch, (B, C, kernel - 1, H, W); None at the video's start."""
+        """The frames that `store` was given of the batch before; None at the video's start."""
         return self._frames.pop(id(conv), None)
 
     def store(self, conv: CausalConv3d, frames: nn.Tensor) -> None:
+        """Keep frames (B, C, kernel - 1, H, W), the neighbours' rows around them included: they came once."""
         if self.keeps:
             # A copy: a view would keep the whole batch of frames alive.
             self._frames[id(conv)] = frames.copy()
@@ -174,24 +183,25 @@ class CausalConv3d(nn.Module):
         pad_mode: Literal["first", "constant", "replicate"] = "first",
     ) -> None:
         super().__init__()
-        edge = (kernel_size - 1) // 2
+        self.edge = edge = (kernel_size - 1) // 2
         self.kernel_size = kernel_size
         self.replicates = pad_mode == "replicate"
         self.replicated_edge = (edge, edge, edge, edge, kernel_size - 1, 0)
-        self.conv = nn.Conv3d(
-            in_channels, out_channels, kernel_size, padding=0 if self.replicates else (0, edge, edge)
-        )
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size)
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         history = self.kernel_size - 1
         if history == 0:
             return self.conv(x)
         if self.replicates:
-            return self.conv(nn.pad(x, self.replicated_edge, mode="replicate"))
+            return self.conv(cache.rows.pad(x, self.replicated_edge, mode="replicate"))
         before = cache.before(self)
-        x = nn.cat([before, x] if before is not None else [x[:, :, :1]] * history + [x], axis=2)
+        bands = cache.rows.around(x, self.edge, self.edge)
+        first = tuple(band[:, :, :1] for band in bands)
+        x = join([*([first] * history if before is None else [(before,)]), bands])
         cache.store(self, x[:, :, -history:])
-        return self.conv(x)
+        padding = (0, cache.rows.padding(self.edge), self.edge)
+        return nn.conv3d(x, self.conv.weight, self.conv.bias, padding=padding)
 
 
 class SpatialNorm3D(nn.Module):
@@ -199,23 +209,25 @@ class SpatialNorm3D(nn.Module):
 
     def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm_layer = nn.GroupNorm(groups, channels, eps=FIXED_NORM_EPS)
+        self.norm_layer = GroupNorm(groups, channels, eps=FIXED_NORM_EPS)
         self.conv_y = CausalConv3d(latent_channels, channels, kernel_size=1)
         self.conv_b = CausalConv3d(latent_channels, channels, kernel_size=1)
 
-    def construct(self, x: nn.Tensor, zq: nn.Tensor) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, rows: Rows, zq: nn.Tensor) -> nn.Tensor:
         batch, channels, frames, height, width = x.shape
-        rows = zq.shape[3]
+        latent_rows = zq.shape[3]
         zq = stretch_frames(zq, frames)
         # A convolution of one pixel commutes with stretching, so it sees the few latents. Rows are never
         # stretched: each row of latents broadcasts over the rows of x that it stands for.
         scale, shift = (
-            nn.interpolate_nearest(conv.conv(zq), size=(frames, rows, width)).reshape(
-                batch, channels, frames, rows, 1, width
+            nn.interpolate_nearest(conv.conv(zq), size=(frames, latent_rows, width)).reshape(
+                batch, channels, frames, latent_rows, 1, width
             )
             for conv in (self.conv_y, self.conv_b)
         )
-        normed = self.norm_layer(x).reshape(batch, channels, frames, rows, height // rows, width)
+        normed = self.norm_layer(x, rows).reshape(
+            batch, channels, frames, latent_rows, height // latent_rows, width
+        )
         return nn.multiply_add(normed, scale, shift).reshape(x.shape)
 
 
@@ -253,14 +265,14 @@ class ResnetBlock3D(nn.Module):
 
     def construct(self, x: nn.Tensor, cache: FrameCache, *zq: nn.Tensor) -> nn.Tensor:
         """x (B, C, T, H, W) to (B, O, T, H, W); zq (B, Z, t, h, w) where the norms want it."""
-        hidden = self.conv1(self.activation(self.norm1(x, *zq)), cache)
-        hidden = self.conv2(self.activation(self.norm2(hidden, *zq)), cache)
+        hidden = self.conv1(self.activation(self.norm1(x, cache.rows, *zq)), cache)
+        hidden = self.conv2(self.activation(self.norm2(hidden, cache.rows, *zq)), cache)
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 def block_norm(channels: int, config: AutoencoderConfig, latent_channels: int | None) -> nn.Module:
     if latent_channels is None:
-        return nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
+        return GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
     return SpatialNorm3D(channels, latent_channels, config.norm_num_groups)
 
 
@@ -272,10 +284,10 @@ class Downsample3D(nn.Module):
         self.compress_time = compress_time
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def construct(self, x: nn.Tensor) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
         if self.compress_time:
             x = halve_frames(x)
-        return convolve_frames(nn.pad(x, (0, 1, 0, 1)), self.conv)
+        return convolve_frames(rows.pad(x, (0, 1, 0, 1)), self.conv, padding=(0, 0))
 
 
 class Upsample3D(nn.Module):
@@ -284,24 +296,28 @@ class Upsample3D(nn.Module):
     def __init__(self, channels: int, compress_time: bool) -> None:
         super().__init__()
         self.compress_time = compress_time
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3)
 
-    def construct(self, x: nn.Tensor) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        # Rows go to the neighbours before they are stretched, and the second of each two is not needed.
+        x = rows.extend(x, 1, 1)
         frames, height, width = x.shape[2:]
         larger = nn.interpolate_nearest(x, size=(frames, 2 * height, 2 * width))
-        x = convolve_frames(larger, self.conv)
+        if not rows.whole:
+            larger = larger[:, :, :, 1:-1]
+        x = convolve_frames(larger, self.conv, padding=(rows.padding(1), 1))
         if not self.compress_time or frames == 1:
             return x
         # Frames are doubled last, or the convolution, which sees single frames, would do each one twice.
         return stretch_frames(x, 2 * frames - frames % 2)
 
 
-def convolve_frames(x: nn.Tensor, conv: nn.Conv2d) -> nn.Tensor:
-    """A 2D convolution of every frame of x (B, C, T, H, W)."""
+def convolve_frames(x: nn.Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> nn.Tensor:
+    """A 2D convolution of every frame of x (B, C, T, H, W), padded by zero rows and columns."""
     # As a 3D convolution of one frame's depth: no transposing there and back.
     outputs, inputs, *kernel = conv.weight.shape
     weight = conv.weight.reshape(outputs, inputs, 1, *kernel)
-    return nn.conv3d(x, weight, conv.bias, stride=(1, *conv.stride), padding=(0, *conv.padding))
+    return nn.conv3d(x, weight, conv.bias, stride=(1, *conv.stride), padding=(0, *padding))
 
 
 def halve_frames(x: nn.Tensor) -> nn.Tensor:
@@ -324,7 +340,7 @@ class DownBlock3D(nn.Module):
         for resnet in self.resnets:
             x = resnet(x, cache)
         for downsampler in self.downsamplers:
-            x = downsampler(x)
+            x = downsampler(x, cache.rows)
         return x
 
 
@@ -350,7 +366,7 @@ class UpBlock3D(nn.Module):
         for resnet in self.resnets:
             x = resnet(x, cache, zq)
         for upsampler in self.upsamplers:
-            x = upsampler(x)
+            x = upsampler(x, cache.rows)
         return x
 
 
@@ -382,7 +398,7 @@ class Encoder3D(nn.Module):
             for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
         )
         self.mid_block = MidBlock3D(config)
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=FIXED_NORM_EPS)
+        self.norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=FIXED_NORM_EPS)
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
@@ -390,7 +406,7 @@ class Encoder3D(nn.Module):
         for block in self.down_blocks:
             x = block(x, cache)
         x = self.mid_block(x, cache)
-        return self.conv_out(nn.silu(self.norm_out(x)), cache)
+        return self.conv_out(nn.silu(self.norm_out(x, cache.rows)), cache)
 
 
 class Decoder3D(nn.Module):
@@ -413,7 +429,7 @@ class Decoder3D(nn.Module):
         x = self.mid_block(x, cache, zq)
         for block in self.up_blocks:
             x = block(x, cache, zq)
-        return self.conv_out(nn.silu(self.norm_out(x, zq)), cache)
+        return self.conv_out(nn.silu(self.norm_out(x, cache.rows, zq)), cache)
 
 
 @dataclass(frozen=True)
@@ -432,19 +448,22 @@ class AutoencoderKLCogVideoX(nn.Module):
 
     Args:
         config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
+            `encode` and `decode`, with the same values.
 
     Attributes:
         config: The configuration, an `AutoencoderConfig`.
         use_slicing: Take the videos of a batch one by one: less memory.
         use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture.
+            quite the same picture. Tiles are not split: the first rank works, the others wait.
 
     Raises:
         Refused: A configuration that cannot be.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
         super().__init__()
+        self.mesh = mesh or alone()
         self.config = known = AutoencoderConfig.from_mapping(config)
         self.encoder = Encoder3D(known)
         self.decoder = Decoder3D(known)
@@ -490,7 +509,7 @@ class AutoencoderKLCogVideoX(nn.Module):
         self.use_tiling = True
 
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """The distribution of a video's latents.
+        """The distribution of a video's latents, on every rank.
 
         Args:
             video: (B, C, T, H, W) in [-1, 1].
@@ -499,28 +518,43 @@ class AutoencoderKLCogVideoX(nn.Module):
             Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
             within [-30, 20].
         """
-        moments = self._by_slices(video, self._encode)
-        mean, logvar = nn.chunk(moments, 2, axis=1)
+        ratio = self.config.spatial_ratio
+        rows = self._divide(video.shape[3] // ratio)
+        moments = None
+        if rows.holds:
+            moments = self._by_slices(rows.take(video, ratio), lambda part: self._encode(part, rows))
+        mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
         return mean, nn.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: nn.Tensor) -> nn.Tensor:
-        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s."""
-        return self._by_slices(latents, self._decode)
+        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
+
+        On the first rank; the others get (B, C, T, 0, W).
+        """
+        rows = self._divide(latents.shape[3])
+        frames = None
+        if rows.holds:
+            frames = self._by_slices(rows.take(latents), lambda part: self._decode(part, rows))
+        return rows.gather_at_first(frames, latents.dtype)
+
+    def _divide(self, latent_rows: int) -> Rows:
+        divide = Rows.of_first if self.use_tiling else Rows.divide
+        return divide(self.mesh.gang, latent_rows)
 
     def _by_slices(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
         if not self.use_slicing or x.shape[0] == 1:
             return run(x)
         return nn.cat([run(x[i : i + 1]) for i in range(x.shape[0])], axis=0)
 
-    def _encode(self, video: nn.Tensor) -> nn.Tensor:
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
         def run(part: nn.Tensor) -> nn.Tensor:
-            return in_frame_batches(part, SAMPLE_FRAMES_AT_ONCE, self._encode_frames)
+            return in_frame_batches(part, SAMPLE_FRAMES_AT_ONCE, self._encode_frames, rows)
 
         return in_tiles(video, self._sample_tiles(), run) if self.use_tiling else run(video)
 
-    def _decode(self, latents: nn.Tensor) -> nn.Tensor:
+    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
         def run(part: nn.Tensor) -> nn.Tensor:
-            return in_frame_batches(part, LATENT_FRAMES_AT_ONCE, self._decode_frames)
+            return in_frame_batches(part, LATENT_FRAMES_AT_ONCE, self._decode_frames, rows)
 
         return in_tiles(latents, self._latent_tiles(), run) if self.use_tiling else run(latents)
 
@@ -551,13 +585,13 @@ class AutoencoderKLCogVideoX(nn.Module):
 
 
 def in_frame_batches(
-    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor]
+    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor], rows: Rows
 ) -> nn.Tensor:
-    """Run x (B, C, T, H, W) through, `at_once` frames at a time; the first batch also has the remainder."""
+    """Run x (B, C, T, h, W) through, `at_once` frames at a time; the first batch also has the remainder."""
     frames = x.shape[2]
     batches = max(frames // at_once, 1)
     ends = [frames - at_once * later for later in reversed(range(batches))]
-    cache = FrameCache()
+    cache = FrameCache(rows)
     done = []
     for start, end in pairwise([0, *ends]):
         cache.keeps = end < frames
