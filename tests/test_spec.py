@@ -72,7 +72,7 @@ def test_defaults_are_a_local_run() -> None:
         ("  variant:", "  varient:", ["line 5", "model.varient", "did you mean model.variant?"]),
         ("topology:", "topologie:", ["line 15", "topologie", "did you mean topology?", "sampling"]),
         ("  format: gif", "  format: avi", ["line 12", "output.format", "'avi'", "'mp4'", "'npy'"]),
-        ("  replicas: 3", "  replicas: 0", ["line 17", "topology.replicas", "greater than or equal to 1"]),
+        ("  replicas: 3", "  replicas: 0", ["line 17", "topology.replicas", "integer from 1 to 100000, or auto"]),
         ("  replicas: 3", "  replicas: 2.5", ["line 17", "topology.replicas", "2.5"]),
         ("  replicas: 3", "  replicas: yes", ["line 17", "topology.replicas", "True", "integer"]),
         ("  fps: 12.5", "  fps: on", ["line 13", "output.fps", "True", "number"]),

@@ -192,17 +192,18 @@ class Topology(_Part):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Topology:
-        if self.gang is not None and self.gang != self.ranks:
+        told = None
+        if self.replicas == AUTO and (self.ranks > 1 or self.gang is not None):
+            told = f"replicas: {AUTO} chooses the gang as well; leave gang, ulysses, ring and cfg out"
+        elif self.gang is not None and self.gang != self.ranks:
             ulysses, ring, cfg = nearest_degrees(self.gang, self.ulysses, self.ring, self.cfg)
-            raise PydanticCustomError(
-                _WHOLE_PART,
-                "{told}",
-                {
-                    "told": f"gang: {self.gang} is not allowed; ulysses {self.ulysses} * ring {self.ring} * "
-                    f"cfg {self.cfg} are {self.ranks} ranks; the nearest degrees of {self.gang} are "
-                    f"ulysses {ulysses}, ring {ring}, cfg {cfg}"
-                },
+            told = (
+                f"gang: {self.gang} is not allowed; ulysses {self.ulysses} * ring {self.ring} * "
+                f"cfg {self.cfg} are {self.ranks} ranks; the nearest degrees of {self.gang} are "
+                f"ulysses {ulysses}, ring {ring}, cfg {cfg}"
             )
+        if told is not None:
+            raise PydanticCustomError(_WHOLE_PART, "{told}", {"told": told})
         return self
 
 

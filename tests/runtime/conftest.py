@@ -21,7 +21,7 @@ FAKE_ENGINE = "tests.runtime.fake_engine"
 def local_ray(s3_endpoint: str) -> Iterator[None]:
     """A local Ray that runs share; starting one takes seconds. Workers inherit the S3 server's address."""
     assert s3_endpoint
-    with connected(Topology(replicas=2), "cpu"):
+    with connected(Topology()):
         yield
 
 

@@ -6,18 +6,27 @@ Prompts are texts of words; those with a colon are orders:
     exit-once:FILE  raises SystemExit unless FILE is there, and makes it
     die:            ends the process
     die-once:FILE   ends the process unless FILE is there, and makes it
+    stop-once:FILE  stops the process, as SIGSTOP does, unless FILE is there, and makes it
+    hang-once:FILE  never comes back, unless FILE is there, and makes it
+    raise-once:FILE raises RuntimeError unless FILE is there, and makes it
     touch:FILE      makes FILE when rendering begins
+    sign:FOLDER     makes a file in FOLDER that is named after the rank, the process, NPUs and cores
     wait:FILE       goes on when FILE is there (60 s at most)
     replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
-    ignore-steps:   calls no on_step, as a long denoising step would
+    ignore-steps:   shows no sign of life, as a long denoising step would
+
+`ORDER@RANK:` is heeded by that rank of a gang alone. Ranks of a gang wait for each other before every step,
+over the links that models use.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +34,8 @@ import numpy as np
 
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.links import Links, Listener
+from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.pipelines.rendering import Rendering
 from vidgen_dist.pipelines.rules import Rules, compute_dtype
 from vidgen_dist.pipelines.tasks import TaskRules
@@ -46,6 +57,8 @@ _DEFAULTS = {
     "fps": 8.0,
 }
 
+OnProgress = Callable[[str, int, int], None]
+
 
 def open_model(model: Model, device: str) -> OpenedModel:
     tasks = ("text-to-video", "image-to-video")
@@ -61,65 +74,130 @@ def open_model(model: Model, device: str) -> OpenedModel:
     )
 
 
-def load(model: Model, _device: str, _threads: int | None) -> FakePipeline:
+@dataclass(frozen=True)
+class FakeMesh:
+    """A rank and its links to the others."""
+
+    rank: int = 0
+    ranks: int = 1
+    links: Links | None = None
+
+    def meet(self) -> None:
+        """Wait for all ranks.
+
+        Raises:
+            PeerLost: One of them is gone.
+        """
+        if self.links is None:
+            return
+        others = [rank for rank in range(self.ranks) if rank != self.rank]
+        got = [bytearray(1) for _ in others]
+        sends = [(rank, memoryview(b"x")) for rank in others]
+        self.links.exchange(sends, list(zip(others, map(memoryview, got), strict=True))).wait()
+
+
+class FakeSeat:
+    def __init__(self, host: str) -> None:
+        self._listener = Listener(host)
+        self.address = self._listener.address
+
+    def join(self, addresses: Sequence[str], rank: int, degrees: Degrees, timeout: float) -> FakeMesh:
+        assert len(addresses) == degrees.size
+        return FakeMesh(rank, degrees.size, self._listener.connect(addresses, rank, timeout))
+
+
+def open_seat(_device: str, _threads: int | None, host: str) -> FakeSeat:
+    return FakeSeat(host)
+
+
+def load(model: Model, _device: str, _threads: int | None, mesh: FakeMesh | None) -> FakePipeline:
     if model.id == "refused-by-workers":
         raise Refused("transformer.weight: missing")
     if model.id == "breaks-when-loaded":
         raise RuntimeError("device 0 is on fire")
     if model.id == "dies-when-loaded":
         os._exit(1)
-    return FakePipeline()
+    return FakePipeline(mesh or FakeMesh())
 
 
 class FakePipeline:
-    def render(self, request: RenderRequest, on_step: Any = None) -> Rendering:
+    def __init__(self, mesh: FakeMesh) -> None:
+        self._mesh = mesh
+
+    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
         begun = time.perf_counter()
-        seconds = 0.0
-        step = on_step or _ignore
-        for word in request.prompt.split():
-            order, colon, argument = word.partition(":")
-            if not colon:
-                continue
-            if order == "touch":
-                Path(argument).touch()
-            elif order == "sleep":
-                seconds += float(argument)
-            elif order == "wait":
-                _wait_until(Path(argument).exists, step)
-            elif order == "replace":
-                _wait_until(lambda folder=Path(argument): any(folder.glob("*.parquet")), step)
-                os.rename(argument, f"{argument}.away")
-                Path(argument).touch()
-            elif order == "raise":
-                raise RuntimeError(argument)
-            elif order == "exit-once" and _is_first(Path(argument)):
-                raise SystemExit("the model wants to leave")
-            elif order == "die" or (order == "die-once" and _is_first(Path(argument))):
-                os._exit(1)
-            elif order == "ignore-steps":
-                step = _ignore
-        until = begun + seconds
-        while time.perf_counter() < until:
-            time.sleep(STEP_SECONDS)
-            step(1, 2)
+        progress = on_progress or _ignore
+        progress("encode", 0, 1)
         if request.image is not None:
             media.read_image(request.image)
+        progress("denoise", 0, 2)
+        words = self._orders(request.prompt)
+        if any(order == "ignore-steps" for order, _ in words):
+            progress = _ignore
+        # Ranks that are told different things do them between two steps.
+        for step in (1, 2):
+            self._mesh.meet()
+            if step == 2:
+                for order, argument in words:
+                    self._obey(order, argument, lambda: progress("denoise", 1, 2))
+            progress("denoise", step, 2)
+        progress("decode", 0, 1)
+        self._mesh.meet()
         rng = np.random.Generator(np.random.PCG64(request.seed or 0))
         shape = (request.num_frames, request.height, request.width, 3)
         return Rendering(rng.random(shape, np.float32), {"denoise": time.perf_counter() - begun})
 
+    def _orders(self, prompt: str) -> list[tuple[str, str]]:
+        """The orders of a prompt that are for this rank, and their arguments."""
+        found = []
+        for word in prompt.split():
+            order, colon, argument = word.partition(":")
+            order, at, rank = order.partition("@")
+            if colon and (not at or int(rank) == self._mesh.rank):
+                found.append((order, argument))
+        return found
 
-def _ignore(_done: int, _steps: int) -> None:
+    def _obey(self, order: str, argument: str, step: Callable[[], None]) -> None:
+        file = Path(argument)
+        if order == "touch":
+            file.touch()
+        elif order == "sign":
+            npus = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
+            cores = "+".join(map(str, sorted(os.sched_getaffinity(0))))
+            (file / f"{self._mesh.rank},{os.getpid()},{npus},{cores}").touch()
+        elif order == "sleep":
+            until = time.perf_counter() + float(argument)
+            _wait_until(lambda: time.perf_counter() >= until, step)
+        elif order == "wait":
+            _wait_until(file.exists, step)
+        elif order == "replace":
+            _wait_until(lambda: any(file.glob("*.parquet")), step)
+            os.rename(argument, f"{argument}.away")
+            file.touch()
+        elif order == "raise" or (order == "raise-once" and _is_first(file)):
+            raise RuntimeError(argument)
+        elif order == "exit-once" and _is_first(file):
+            raise SystemExit("the model wants to leave")
+        elif order == "die" or (order == "die-once" and _is_first(file)):
+            os._exit(1)
+        elif order == "stop-once" and _is_first(file):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif order == "hang-once" and _is_first(file):
+            while True:
+                time.sleep(3600)
+
+
+def _ignore(_stage: str, _done: int, _of: int) -> None:
     """A step that nobody hears of."""
 
 
-def _wait_until(is_so: Callable[[], bool], step: Any) -> None:
+def _wait_until(is_so: Callable[[], Any], step: Callable[[], None]) -> None:
     until = time.monotonic() + 60
     while not is_so():
         if time.monotonic() > until:
             raise TimeoutError
         time.sleep(STEP_SECONDS)
-        step(1, 2)
+        step()
 
 
 def _is_first(file: Path) -> bool:

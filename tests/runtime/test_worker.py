@@ -285,10 +285,12 @@ def test_a_silent_model_shows(start: Callable[..., Heard], tmp_path: Path) -> No
     heard.worker.submit([row("x", f"ignore-steps: wait:{go}")])
     heard.until("started")
     time.sleep(0.3)
-    assert heard.worker.poll(0.0).silent >= 0.25
+    silent = heard.worker.poll(0.0).silent
+    assert list(silent) == ["denoise"]
+    assert silent["denoise"] >= 0.25
     go.touch()
     heard.until("done")
-    assert heard.worker.poll(0.0).silent == 0.0
+    assert "denoise" not in heard.worker.poll(0.0).silent
     finish(heard)
 
 

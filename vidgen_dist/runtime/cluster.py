@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.errors import Refused
@@ -25,24 +26,21 @@ def choose_device(topology: Topology) -> str:
         return topology.device
     if topology.address is None:
         return "ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu"
-    with connected(topology, "cpu"):
-        import ray
-
-        return "ascend" if ray.cluster_resources().get("NPU", 0) else "cpu"
+    with connected(topology):
+        return "ascend" if any(node.npus for node in alive_nodes()) else "cpu"
 
 
 @contextmanager
-def connected(topology: Topology, device: str) -> Iterator[None]:
+def connected(topology: Topology) -> Iterator[None]:
     """A connection to Ray; a Ray that was started for it is stopped with it.
 
     Nested uses, and a process that is connected already, share the connection that there is.
 
     Args:
         topology: Where.
-        device: `cpu` or `ascend`.
 
     Raises:
-        Refused: There is no cluster at the address, or this machine has fewer NPUs than replicas.
+        Refused: There is no cluster at the address.
     """
     # Read when Ray is imported. Nothing is told to the outside, nothing is printed beside our progress.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -78,13 +76,6 @@ def connected(topology: Topology, device: str) -> Iterator[None]:
                 "if it asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN give it"
             ) from None
     try:
-        there = int(ray.cluster_resources().get("NPU", 0))
-        # A cluster may still grow; this machine will not.
-        if device == "ascend" and topology.address is None and there < topology.replicas:
-            raise Refused(
-                f"topology.replicas: {topology.replicas} is not allowed; this machine has {there} NPUs, "
-                "and a replica needs one"
-            )
         yield
     finally:
         ray.shutdown()
@@ -113,32 +104,54 @@ def _check_answers(address: str) -> None:
         raise Refused(f"topology.address: {address}: no Ray cluster answers ({error})") from None
 
 
-def cpu_share(node_cpus: Sequence[float], replicas: int) -> float:
-    """The CPUs of one replica so that all of them find room on the nodes: whole, or a fraction below 1.
+@dataclass(frozen=True)
+class Node:
+    """What a node of the cluster has in all.
+
+    Args:
+        cpus: CPUs.
+        npus: NPUs.
+    """
+
+    cpus: float
+    npus: float
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(of_node.get("CPU", 0.0), of_node.get("NPU", 0.0)) for of_node in resources]
+
+
+def cpu_share(node_cpus: Sequence[float], ranks: int) -> float:
+    """The CPUs of one rank so that all of them find room on the nodes: whole, or a fraction below 1.
 
     Args:
         node_cpus: CPUs of each node.
-        replicas: How many share them.
+        ranks: How many share them.
     """
     for share in range(int(max(node_cpus, default=0)), 0, -1):
-        if sum(int(cpus // share) for cpus in node_cpus) >= replicas:
+        if sum(int(cpus // share) for cpus in node_cpus) >= ranks:
             return share
     # Ray counts in ten-thousandths.
     parts = 2
-    while sum(int(cpus * parts) for cpus in node_cpus) < replicas:
+    while sum(int(cpus * parts) for cpus in node_cpus) < ranks:
         parts += 1
         if parts > 10_000:
             raise Refused(
-                f"topology.replicas: {replicas} is not allowed; {sum(node_cpus):g} CPUs are too few"
+                f"topology.replicas: {ranks} ranks in all are not allowed; {sum(node_cpus):g} CPUs have "
+                f"room for {sum(int(cpus * 10_000) for cpus in node_cpus)}"
             )
     return int(10_000 / parts) / 10_000
 
 
 def cores_of(slot: int, share: float, cores: Sequence[int]) -> tuple[int, ...]:
-    """The cores of a node that a replica keeps to.
+    """The cores of a node that a rank keeps to.
 
     Args:
-        slot: Which of the node's replicas it is, from 0.
+        slot: Which of the node's ranks it is, from 0.
         share: As `cpu_share` gives it.
         cores: Cores of the node.
     """

@@ -21,7 +21,9 @@ from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.plan import Plan, make_plan, write_run_file
 from vidgen_dist.runtime.progress import RunProgress
 from vidgen_dist.runtime.retry import with_retries
-from vidgen_dist.spec import RunSpec
+from vidgen_dist.runtime.topology import Gangs, settle_gangs
+from vidgen_dist.runtime.watchdog import limits_of
+from vidgen_dist.spec import AUTO, Model, RunSpec
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
 
@@ -95,31 +97,36 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             return _result(plan, None, (), DONE, f"nothing to render: all {plan.total:,} rows are done")
         # From here on there are processes to be ended, and soon rows to be finished.
         interrupts.soften()
-        replicas = min(spec.topology.replicas, plan.total - plan.done)
         with (
             RunProgress(console, total=plan.total, done=plan.done) as progress,
-            connected(spec.topology, device),
+            connected(spec.topology),
         ):
-            return _render(plan, replicas, engine, interrupts, progress)
+            # Every worker, of today and of the next restart, reads the same commit.
+            decided = plan.spec.override(
+                {"model.revision": plan.model.revision, "model.task": plan.model.rules.task}
+            )
+            gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.total - plan.done)
+            if spec.topology.replicas == AUTO:
+                progress.say(str(gangs))
+            return _render(plan, decided.model, gangs, engine, interrupts, progress)
 
 
 def _render(
-    plan: Plan, replicas: int, engine: str, interrupts: Interrupts, progress: RunProgress
+    plan: Plan, model: Model, gangs: Gangs, engine: str, interrupts: Interrupts, progress: RunProgress
 ) -> RunResult:
     # Ray is not needed to find that nothing is to be done.
     from vidgen_dist.runtime.crew import Crew, Stopped
 
+    topology = plan.spec.topology
     run = uuid.uuid4().hex[:12]
     job = Job(
         engine=engine,
-        # Every worker, of today and of the next restart, reads the same commit.
-        model=plan.spec.model.model_copy(
-            update={"revision": plan.model.revision, "task": plan.model.rules.task}
-        ),
+        model=model,
         device=plan.device,
         output=plan.spec.output,
         identity=plan.identity,
         passthrough=plan.manifest.extra_schema,
+        degrees=gangs.degrees,
     )
     writer = LedgerWriter(plan.output, f"{run}-driver", job.passthrough, max_seconds=0.0)
     failures: list[str] = []
@@ -150,14 +157,15 @@ def _render(
 
     crew = Crew(
         job=job,
-        replicas=replicas,
+        replicas=gangs.replicas,
         run=run,
         rows=plan.rows(),
         pending=plan.total - plan.done,
-        shard_size=plan.spec.topology.shard_size,
+        shard_size=topology.shard_size,
+        limits=limits_of(topology.watchdog, plan.device),
         on_result=on_result,
         give_up=give_up,
-        outcomes_of=lambda worker: outcomes_of(plan.output, worker),
+        outcomes_of=lambda gang: outcomes_of(plan.output, gang),
         interrupts=interrupts,
         tick=tick,
     )

@@ -1,7 +1,8 @@
 """What renders: the seam between the runtime and the models.
 
-An engine is a module with two functions: `open_model`, called by the driver, which must not load the
-model, and `load`, called once in each worker. This one is the engine; tests bring a fast one of their own.
+An engine is a module with five functions. The driver, which must not load the model, calls `open_model`, then
+`choose_gangs` or `check_memory`; a worker calls `load` once, and before it `open_seat` if it is a rank of a
+gang. This one is the engine; tests bring a fast one of their own.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
-from vidgen_dist.spec import Model
-from vidgen_dist.weights.checkpoint import open_checkpoint
+from vidgen_dist.spec import Model, RunSpec
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
+    from vidgen_dist.parallel.gang import Seat
+    from vidgen_dist.parallel.mesh import Degrees, Mesh
     from vidgen_dist.pipelines.rendering import Pipeline
 
 ENGINE = __name__
@@ -54,8 +57,7 @@ def open_model(model: Model, device: str) -> OpenedModel:
     Raises:
         Refused: A checkpoint, task or dtype that cannot be rendered with.
     """
-    # Workers download the weights of a hub id, each host once.
-    checkpoint = open_checkpoint(model.id, revision=model.revision, variant=model.variant, weights=False)
+    checkpoint = _open_configs(model)
     rules = load_rules(checkpoint, model.task)
     if model.adapter is not None:
         raise Refused(
@@ -69,13 +71,68 @@ def open_model(model: Model, device: str) -> OpenedModel:
     )
 
 
-def load(model: Model, device: str, threads: int | None) -> Pipeline:
+def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:
+    """How many gangs of which degrees are the fastest for a run.
+
+    Args:
+        spec: The run, its model's revision a commit.
+        device: `cpu` or `ascend`.
+        npus: NPUs that it may use; on CPU, cores.
+        rows: Videos that are to be rendered.
+
+    Raises:
+        Refused: The model does not fit, however it is divided.
+    """
+    from vidgen_dist.sizing.checkpoints import choose_topology
+
+    checkpoint = _open_configs(spec.model)
+    return choose_topology(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device, rows)
+
+
+def check_memory(spec: RunSpec, device: str, npus: int) -> None:
+    """See that a rank of the gangs that a run asks for has memory enough.
+
+    Args:
+        spec, device, npus: As for `choose_gangs`.
+
+    Raises:
+        Refused: It has not: with the numbers and the nearest choice that works.
+    """
+    from vidgen_dist.sizing import checkpoints
+
+    checkpoint = _open_configs(spec.model)
+    checkpoints.check_memory(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device)
+
+
+def _open_configs(model: Model) -> Checkpoint:
+    # Workers download the weights of a hub id, each host once.
+    return open_checkpoint(model.id, revision=model.revision, variant=model.variant, weights=False)
+
+
+def open_seat(device: str, threads: int | None, host: str) -> Seat:
+    """Make this process ready to be a rank of a gang, for its life.
+
+    Args:
+        device: `cpu` or `ascend`.
+        threads: Cores to compute with; None for the device's own choice.
+        host: IP address of this host, as the other ranks reach it.
+    """
+    from vidgen_dist import nn
+    from vidgen_dist.parallel import gang
+
+    # A process group is made on a device, so there must be one before.
+    nn.set_device(device, threads)
+    return gang.open_seat(device, host)
+
+
+def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> Pipeline:
     """Load the model in this process, for its life.
 
     Args:
         model: Which one, its revision a commit.
         device: `cpu` or `ascend`.
         threads: Cores to compute with; None for the device's own choice.
+        mesh: This rank's view of its gang; None for one that renders by itself.
     """
     # A driver, and a worker until its cores are set, must not load MindSpore.
     from vidgen_dist import nn
@@ -89,4 +146,5 @@ def load(model: Model, device: str, threads: int | None) -> Pipeline:
         variant=model.variant,
         dtype=model.dtype,
         adapter=model.adapter,
+        mesh=mesh,
     )

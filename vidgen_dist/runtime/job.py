@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output
@@ -43,6 +45,7 @@ class Job:
         output: Where videos and ledger go, and how frames are encoded.
         identity: What decides the pixels of every row.
         passthrough: Names and types of the manifest's columns that are copied to the ledger.
+        degrees: How a gang divides the work of one video.
     """
 
     engine: str
@@ -51,6 +54,7 @@ class Job:
     output: Output
     identity: Identity
     passthrough: pa.Schema
+    degrees: Degrees = field(default_factory=Degrees)
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,19 @@ class Event:
     """Something that a worker has to say.
 
     Args:
-        kind: `ready` (the model is loaded), `started` (a row), `rendered` (it left the model), `done` or
-            `failed` (its ledger entry is on the storage), `stopped` (nothing more will come), `refused`
-            (the model cannot be loaded anywhere), `broken` (it could not be loaded here, or the worker can
-            do no more), `stuck` (the output takes no more).
+        kind: `seated` (ready to join its gang; the message is its address), `ready` (the model is loaded),
+            `started` (a row), `rendered` (it left the model), `done` or `failed` (its ledger entry is on the
+            storage), `stopped` (nothing more will come), `refused` (the model cannot be loaded anywhere),
+            `broken` (it could not be loaded here, or the worker can do no more), `stuck` (the output takes
+            no more).
         id: The row's.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: Its message.
     """
 
-    kind: Literal["ready", "started", "rendered", "done", "failed", "stopped", "refused", "broken", "stuck"]
+    kind: Literal[
+        "seated", "ready", "started", "rendered", "done", "failed", "stopped", "refused", "broken", "stuck"
+    ]
     id: str | None = None
     error: str | None = None
     message: str = ""
@@ -79,8 +86,9 @@ class Report:
 
     Args:
         events: In the order in which they happened.
-        silent: Seconds since the model last gave a sign of life; 0 while it has nothing to do.
+        silent: Stage -> seconds since its last sign of life, of the stages that are under way: at most one of
+            the model's, and `write`.
     """
 
     events: tuple[Event, ...]
-    silent: float
+    silent: Mapping[str, float]

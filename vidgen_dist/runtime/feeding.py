@@ -1,0 +1,106 @@
+"""Which rows go to a gang next, and which come back.
+
+Rows go out a shard at a time. Of the rows that a dead gang had, those that it can have died of count one
+death and are from then on rendered alone, with nothing beside them in their gang, so that a second death
+has one suspect; the others go back as they were.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vidgen_dist.runtime.job import Row
+
+
+@dataclass
+class Task:
+    """A row and how many gangs have died with it."""
+
+    row: Row
+    deaths: int = 0
+
+
+@dataclass
+class Hand:
+    """The rows that a gang has and that are not done.
+
+    Args:
+        tasks: Id -> task, in the order of rendering.
+        ahead: Ids of those that have not left the model.
+        started: Ids of those that are known to have been begun.
+    """
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    ahead: set[str] = field(default_factory=set)
+    started: set[str] = field(default_factory=set)
+
+    def take(self, shard: list[Task]) -> None:
+        """Add rows behind those that are there."""
+        for task in shard:
+            self.tasks[task.row.id] = task
+            self.ahead.add(task.row.id)
+
+    def drop(self, row_id: str) -> None:
+        """A row is done, or failed."""
+        self.started.discard(row_id)
+        del self.tasks[row_id]
+
+    def suspects(self) -> set[str]:
+        """The rows that a gang can have died of: begun and not done, or the next if the news was lost."""
+        begun = {row_id for row_id in self.tasks if row_id in self.started}
+        following = next((row_id for row_id in self.tasks if row_id not in begun), None)
+        nothing_in_the_model = not (begun & self.ahead)
+        return begun | ({following} if following is not None and nothing_in_the_model else set())
+
+
+class Feed:
+    """The rows that no gang has.
+
+    Args:
+        rows: The rows that are to be rendered.
+        pending: How many there are.
+        shard_size: How many a gang gets at once, at most.
+        replicas: How many gangs share them.
+    """
+
+    def __init__(self, rows: Iterator[Row], pending: int, shard_size: int, replicas: int) -> None:
+        self._rows = rows
+        self._unsent = pending
+        self._shard_size = shard_size
+        self._replicas = replicas
+        self._alone: deque[Task] = deque()
+        self._back: deque[Task] = deque()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing left."""
+        return not self._unsent and not self._alone and not self._back
+
+    def put_back(self, task: Task) -> None:
+        """A row comes back; one that gangs died with will be rendered alone."""
+        (self._alone if task.deaths else self._back).append(task)
+
+    def next_shard(self, hand: Hand) -> list[Task]:
+        """What a gang gets next, which has these rows; nothing while it has enough, or there is none.
+
+        Raises:
+            OSError: The manifest cannot be read any more.
+        """
+        # One row ahead keeps the model busy. Towards the end a gang gets no row that it would only hold
+        # while others have nothing to do.
+        lookahead = 1 if self._unsent > 2 * self._replicas else 0
+        if len(hand.ahead) > lookahead or any(task.deaths for task in hand.tasks.values()):
+            return []
+        if self._alone:
+            # The first gang that has nothing left takes it.
+            return [] if hand.tasks else [self._alone.popleft()]
+        if self._back:
+            return [self._back.popleft()]
+        # Shards shrink, so that all gangs end at about the same time.
+        size = max(1, min(self._shard_size, self._unsent // (2 * self._replicas)))
+        shard = [Task(row) for row in itertools.islice(self._rows, size)]
+        self._unsent -= len(shard)
+        return shard

@@ -1,0 +1,267 @@
+"""Gangs as Ray knows them: hired as one, put in order, gathered, dismissed as one.
+
+A gang of several has a placement group, so that it gets all of its places or none. Its actors say where they
+are; by that they get their ranks, for ranks that exchange most must be neighbours, and Ray's order says
+nothing of it. Then each takes a seat, learns the addresses of all, and joins.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
+from vidgen_dist.runtime.feeding import Hand
+from vidgen_dist.runtime.job import Job, Row
+from vidgen_dist.runtime.unison import Ending, GangBroken
+from vidgen_dist.runtime.worker import Worker
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an actor runs.
+
+    Args:
+        node: Ray's id of the node.
+        host: Its IP address.
+        devices: Numbers of the NPUs that the actor has there.
+        cores: Cores that it may use there.
+    """
+
+    node: str
+    host: str
+    devices: tuple[str, ...]
+    cores: tuple[int, ...]
+
+
+class RayFollowers:
+    """The followers of a gang as actors."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = actors
+
+    def announce(self, row: Row) -> list[Future[Ending]]:
+        try:
+            # Once for all of them: there may be a clip in it.
+            shared = ray.put(row)
+            return [actor.follow.remote(shared).future() for actor in self._actors]
+        except ray.exceptions.RayError as error:
+            raise GangBroken(f"the row cannot be announced: {error}") from error
+
+
+class WorkerActor(Worker):
+    """A `Worker` as Ray starts it."""
+
+    def where(self) -> Place:
+        """Where it runs."""
+        context = ray.get_runtime_context()
+        return Place(
+            node=context.get_node_id(),
+            host=ray.util.get_node_ip_address(),
+            devices=tuple(context.get_accelerator_ids().get("NPU", ())),
+            cores=tuple(sorted(os.sched_getaffinity(0))),
+        )
+
+    def lead(self, addresses: Sequence[str], actors: Sequence[Any]) -> None:
+        """Join the gang as rank 0; the other ranks' actors follow."""
+        self.join(addresses, 0, RayFollowers(actors))
+
+
+@dataclass(eq=False)
+class Member:
+    """One rank of a gang, or what will be one.
+
+    Args:
+        actor: Its handle.
+        answer: The call that is under way: `where` at first, then `poll` after `poll`.
+        asked: When it began.
+        orders: Calls whose result says no more than that they were heard.
+        place: Where it runs; None until it says.
+        slot: Its place among our actors on its node.
+        address: Its seat's; empty until it has one.
+        ready: Whether its model is loaded.
+        silent: What its latest report said of its signs of life.
+    """
+
+    actor: Any
+    answer: Any
+    asked: float = field(default_factory=time.monotonic)
+    orders: list[Any] = field(default_factory=list)
+    place: Place | None = None
+    slot: int = -1
+    address: str = ""
+    ready: bool = False
+    silent: Mapping[str, float] = field(default_factory=dict)
+
+    def order(self, method: str, *arguments: Any) -> None:
+        """Call a method that returns at once; the answer is looked at when it comes."""
+        self.orders.append(getattr(self.actor, method).remote(*arguments))
+
+    def poll(self, seconds: float) -> None:
+        """Ask for news, for so long."""
+        self.answer = self.actor.poll.remote(seconds)
+        self.asked = time.monotonic()
+
+
+@dataclass(eq=False)
+class Gang:
+    """One replica: its members render a video together.
+
+    Args:
+        replica: Which replica it stands for.
+        name: What the ledger calls it.
+        members: In the order of ranks, once all have a place.
+        group: Its placement group; None for a gang of one.
+        hand: The rows that it has.
+        gathering_since: When the first of several had a place; None before, and once all have joined.
+        told_to_stop: Whether it was.
+        broken: What a member said is wrong with it, and when.
+    """
+
+    replica: int
+    name: str
+    members: list[Member]
+    group: Any = None
+    hand: Hand = field(default_factory=Hand)
+    gathering_since: float | None = None
+    told_to_stop: bool = False
+    broken: tuple[str, float] | None = None
+
+    @property
+    def leader(self) -> Member:
+        return self.members[0]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are loaded."""
+        return all(member.ready for member in self.members)
+
+    def rank_of(self, member: Member) -> str:
+        """What to call a member: its rank, and where it is."""
+        if len(self.members) == 1:
+            return "the worker"
+        where = (
+            "" if member.place is None else f" on {', NPU '.join((member.place.host, *member.place.devices))}"
+        )
+        return f"rank {self.members.index(member)}{where}"
+
+
+class Hiring:
+    """Makes gangs and ends them; nothing here waits.
+
+    Args:
+        job: What their members are told.
+        replicas: How many gangs there are at once.
+    """
+
+    def __init__(self, job: Job, replicas: int) -> None:
+        self._job = job
+        self._size = job.degrees.size
+        self._replicas = replicas
+        self._actor = ray.remote(WorkerActor)
+        self._share = 1.0
+        if job.device == "cpu":
+            self._share = cpu_share([node.cpus for node in alive_nodes()], replicas * self._size)
+
+    def hire(self, replica: int, name: str) -> Gang:
+        """A new gang, whose members will say where they are."""
+        kind = "CPU" if self._job.device == "cpu" else "NPU"
+        needs: dict[str, Any] = (
+            {"num_cpus": self._share} if kind == "CPU" else {"num_cpus": 0, "resources": {"NPU": 1}}
+        )
+        group = None
+        if self._size > 1:
+            there = [node.cpus if kind == "CPU" else node.npus for node in alive_nodes()]
+            strategy = pack_strategy(there, self._share, self._size, self._replicas)
+            group = placement_group([{kind: self._share}] * self._size, strategy=strategy)
+        members = []
+        for index in range(self._size):
+            place = {}
+            if group is not None:
+                place["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                    placement_group=group, placement_group_bundle_index=index
+                )
+            # Three threads: one waits in `poll`, one in `follow`, the other takes rows and orders.
+            actor = self._actor.options(
+                max_concurrency=3, max_restarts=0, max_task_retries=0, **needs, **place
+            ).remote(self._job, name)
+            members.append(Member(actor, actor.where.remote()))
+        return Gang(replica, name, members, group)
+
+    def dismiss(self, gang: Gang) -> None:
+        """End all members and give their places back."""
+        for member in gang.members:
+            ray.kill(member.actor, no_restart=True)
+        if gang.group is not None:
+            remove_placement_group(gang.group)
+
+    def placed(self, gang: Gang, member: Member, place: Place, others: Iterable[Gang]) -> None:
+        """A member says where it is. Once all have, they get their ranks and cores, and begin."""
+        member.place = place
+        if gang.gathering_since is None and gang.group is not None:
+            gang.gathering_since = time.monotonic()
+        if any(each.place is None for each in gang.members):
+            return
+        gang.members.sort(key=_neighbourhood)
+        taken = {
+            (each.place.node, each.slot)
+            for other in others
+            for each in other.members
+            if each.place is not None
+        }
+        for each in gang.members:
+            assert each.place is not None
+            each.slot = next(n for n in range(len(taken) + 1) if (each.place.node, n) not in taken)
+            taken.add((each.place.node, each.slot))
+            cores = None
+            if self._job.device == "cpu":
+                cores = cores_of(each.slot, self._share, each.place.cores)
+            each.order("start", cores, each.place.host if gang.group is not None else None)
+
+    def seated(self, gang: Gang, member: Member, address: str, others: Iterable[Gang]) -> None:
+        """A member has a seat. Once all have, they join."""
+        in_use = {each.address for other in (gang, *others) for each in other.members}
+        if address in in_use:
+            # A free port is bound by whoever listens on it first, which may not have happened yet.
+            member.order("reseat")
+            return
+        member.address = address
+        addresses = [each.address for each in gang.members]
+        if not all(addresses):
+            return
+        gang.gathering_since = None
+        gang.leader.order("lead", addresses, [each.actor for each in gang.members[1:]])
+        for rank, each in enumerate(gang.members[1:], 1):
+            each.order("join", addresses, rank)
+
+
+def pack_strategy(there: Sequence[float], need: float, size: int, replicas: int) -> str:
+    """How Ray is to place the gangs: each on one node where all find room so, else as near as can be.
+
+    Args:
+        there: What each node has, NPUs or CPUs.
+        need: What a rank needs of it.
+        size: Ranks of a gang.
+        replicas: Gangs.
+    """
+    # A whisker more: a third, as Ray counts, is 0.3333.
+    whole = sum(math.floor(units / (need * size) + 1e-9) for units in there)
+    return "STRICT_PACK" if whole >= replicas else "PACK"
+
+
+def _neighbourhood(member: Member) -> tuple[Any, ...]:
+    """What members are sorted by, so that those of a host are together, and those of near devices."""
+    place = member.place
+    assert place is not None
+    address = ipaddress.ip_address(place.host)
+    return address.version, int(address), place.node, [(len(device), device) for device in place.devices]

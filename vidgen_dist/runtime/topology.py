@@ -1,0 +1,85 @@
+"""Which gangs a run gets: as it asks for them, or chosen; refused where they have no room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.runtime.cluster import alive_nodes
+from vidgen_dist.runtime.engine import get_engine
+from vidgen_dist.spec import AUTO, RunSpec, Topology, nearest_degrees
+
+
+@dataclass(frozen=True)
+class Gangs:
+    """What a run's NPUs are divided into.
+
+    Args:
+        replicas: Gangs at the same time.
+        degrees: How each divides the work of one video.
+    """
+
+    replicas: int
+    degrees: Degrees
+
+    def __str__(self) -> str:
+        degrees = self.degrees
+        of = f"{degrees.size} (ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg})"
+        return f"replicas: {self.replicas}, each a gang of {of}"
+
+
+def settle_gangs(spec: RunSpec, *, device: str, engine: str, rows: int) -> Gangs:
+    """The gangs of a run, with room for each on the cluster that this process is connected to.
+
+    Args:
+        spec: The run, its model's revision a commit.
+        device: `cpu` or `ascend`.
+        engine: Module name of what renders.
+        rows: Videos that are to be rendered; more gangs than that there are not.
+
+    Raises:
+        Refused: More ranks than NPUs, or too little memory for a rank: with the numbers and the nearest
+            choice that works.
+    """
+    topology = spec.topology
+    units = usable_npus(topology) if device == "ascend" else int(sum(node.cpus for node in alive_nodes()))
+    if topology.replicas == AUTO:
+        replicas, degrees = get_engine(engine).choose_gangs(spec, device, units, rows)
+        return Gangs(min(replicas, rows), degrees)
+    if device == "ascend":
+        _check_npus(topology, topology.replicas, units)
+    if topology.memory is not None:
+        get_engine(engine).check_memory(spec, device, units)
+    degrees = Degrees(topology.ulysses, topology.ring, topology.cfg)
+    return Gangs(min(topology.replicas, rows), degrees)
+
+
+def usable_npus(topology: Topology) -> int:
+    """NPUs that a run may use: as many as it says where a cluster can grow, else no more than there are."""
+    there = int(sum(node.npus for node in alive_nodes()))
+    if topology.npus is None:
+        return there
+    # A cluster may still grow; this machine will not.
+    return topology.npus if topology.address is not None else min(topology.npus, there)
+
+
+def _check_npus(topology: Topology, replicas: int, npus: int) -> None:
+    """Refuse more ranks than NPUs."""
+    ranks = replicas * topology.ranks
+    if ranks <= npus:
+        return
+    if npus >= topology.ranks:
+        nearest = f"replicas: {npus // topology.ranks} have room"
+    elif npus:
+        ulysses, ring, cfg = nearest_degrees(npus, topology.ulysses, topology.ring, topology.cfg)
+        nearest = f"replicas: 1 with ulysses: {ulysses}, ring: {ring}, cfg: {cfg} has room"
+    else:
+        nearest = "topology.device: cpu needs none"
+    where = "this machine" if topology.address is None else f"the cluster at {topology.address}"
+    limited = "" if topology.npus is None else f", topology.npus is {topology.npus}"
+    grows = "" if topology.address is None else "; if the cluster grows, topology.npus says how far"
+    raise Refused(
+        f"topology.replicas: {replicas} with {topology.ranks} ranks each need {ranks} NPUs; "
+        f"{where} has {int(sum(node.npus for node in alive_nodes()))}{limited}: {nearest}{grows}"
+    )

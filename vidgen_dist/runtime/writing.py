@@ -1,0 +1,178 @@
+"""The write thread of a worker: frames in, videos and ledger entries out."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidgen_dist import media, storage
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.runtime.entries import done_entry, failed_entry
+from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.watchdog import Pulse
+
+FRAMES_WAITING = 1
+"""Videos that may wait, in memory, for the write thread; then rendering waits for it."""
+
+FLUSH_ENTRIES = 64
+"""Entries of a ledger part, at most: what of a fast model's work a killed worker can lose."""
+
+TICK_SECONDS = 1.0
+"""How often the write thread looks whether entries have waited long enough."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the render thread hands to the write thread: frames, or why there are none."""
+
+    row: Row
+    fingerprint: str
+    seconds: dict[str, float]
+    frames: Any = None
+    error: BaseException | None = None
+
+
+_SHARD_END = object()
+_THE_END = object()
+
+
+class WriteThread:
+    """Commits outcomes in the order in which they come, and enters them into the ledger.
+
+    Args:
+        job: What is to be done.
+        name: What the ledger calls the worker.
+        say: Told of what happens.
+        abandon: Once set, what is not yet begun to be written is given up, and nothing is waited for.
+    """
+
+    def __init__(self, job: Job, name: str, say: Callable[..., None], abandon: threading.Event) -> None:
+        self._job = job
+        self._name = name
+        self._say = say
+        self._abandon = abandon
+        self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._room = threading.Semaphore(FRAMES_WAITING)
+        self.pulse = Pulse()
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._write, name="write", daemon=True).start()
+
+    def put(self, outcome: Outcome) -> bool:
+        """Hand an outcome over, when there is room for it; False if all was given up meanwhile."""
+        while not self._room.acquire(timeout=1.0):
+            if self._abandon.is_set():
+                return False
+        self._outcomes.put(outcome)
+        return True
+
+    def end_shard(self) -> None:
+        """Enter what there is into the ledger: the driver may have nothing else to wait for."""
+        self._outcomes.put(_SHARD_END)
+
+    def end(self) -> None:
+        """Finish, and say `stopped`."""
+        self._outcomes.put(_THE_END)
+
+    def _write(self) -> None:
+        try:
+            self._write_outcomes()
+        except Exception as error:  # noqa: BLE001 - without this thread the worker is of no use
+            self._say(Event("broken", error=type(error).__name__, message=told(error)))
+
+    def _write_outcomes(self) -> None:
+        output = storage.open_storage(self._job.output.uri)
+        writer = LedgerWriter(output, self._name, self._job.passthrough, max_entries=FLUSH_ENTRIES)
+        unsaid: list[Event] = []
+        stuck = False
+        while True:
+            self.pulse.rest()
+            try:
+                item = self._outcomes.get(timeout=TICK_SECONDS)
+            except queue.Empty:
+                item = None
+            self.pulse.beat("write")
+            if isinstance(item, Outcome):
+                self._room.release()
+                if not self._abandon.is_set():
+                    unsaid.append(self._enter(writer, *self._commit(output, item)))
+            # A part at the end of a shard: it is small, and the driver may have nothing else to wait for.
+            ends = item is _SHARD_END or item is _THE_END
+            # The driver ends the run when it hears of a refusal; only the last try has patience again.
+            stuck = not self._flush(writer, force=ends, once=stuck and item is not _THE_END)
+            if unsaid and not writer.waiting:
+                self._say(*unsaid)
+                unsaid = []
+            if item is _THE_END:
+                self._say(Event("stopped"))
+                return
+
+    def _commit(self, output: storage.Storage, outcome: Outcome) -> tuple[LedgerEntry, Event]:
+        """Encode and store a video; its entry, or a dead letter."""
+        row, error = outcome.row, outcome.error
+        if error is None:
+            begun = time.perf_counter()
+            try:
+                with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+                    video = self._encode(outcome, Path(folder))
+                    self.pulse.beat("write")
+                    name = storage.safe_name(row.id)
+                    uri = with_retries(lambda: media.commit_video(output, video, name), hurry=self._abandon)
+                seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
+                entry = done_entry(self._job, self._name, row, outcome.fingerprint, video, uri, seconds)
+                return entry, Event("done", row.id)
+            except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
+                error = failure
+                if storage.is_full(failure):
+                    # Every further row would be rendered in vain.
+                    self._say(Event("stuck", error=type(failure).__name__, message=str(failure)))
+        kind, message = type(error).__name__, told(error)
+        entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message)
+        return entry, Event("failed", row.id, kind, message)
+
+    def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
+        output, fps = self._job.output, outcome.row.request.fps
+        assert fps is not None, "rules fill it in"
+        suffix = "" if output.format == "png" else f".{output.format}"
+        return media.write_video(
+            outcome.frames, folder / f"video{suffix}", format=output.format, fps=fps, crf=output.crf
+        )
+
+    def _enter(self, writer: LedgerWriter, entry: LedgerEntry, event: Event) -> Event:
+        # The entry is taken also if the storage refuses; `_flush` asks it again, and says if that is in vain.
+        with contextlib.suppress(OSError):
+            writer.append(entry)
+        return event
+
+    def _flush(self, writer: LedgerWriter, *, force: bool, once: bool) -> bool:
+        """Write a part if one is due, or in any case; whether nothing went wrong."""
+        flush = writer.flush if force else writer.flush_due
+        try:
+            if once:
+                flush()
+            else:
+                with_retries(flush, hurry=self._abandon)
+        except OSError as error:
+            self._say(Event("stuck", error=type(error).__name__, message=str(error)))
+            return False
+        return True
+
+
+def told(error: BaseException) -> str:
+    """An error's message, and where in our code it came from when it is none of ours."""
+    if isinstance(error, OSError | ValueError | Refused):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{error}{place}"
