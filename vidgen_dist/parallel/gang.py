@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.links import Listener
 from vidgen_dist.parallel.mesh import Degrees, Mesh, make_mesh
+from vidgen_dist.parallel.process_group import ProcessGroupSeat
+
+TRANSPORTS = {"cpu": ("sockets", "mccl"), "ascend": ("hccl",)}
+"""What can carry a device's exchanges; the first by default."""
 
 
 class Seat(Protocol):
@@ -45,13 +50,27 @@ class SocketSeat:
         return make_mesh(SocketTransport(self._listener.connect(addresses, rank, timeout)), rank, degrees)
 
 
-def open_seat(device: str, host: str) -> Seat:
+def open_seat(device: str, host: str, transport: str | None = None) -> Seat:
     """Take a seat.
 
     Args:
-        device: `cpu` or `ascend`.
+        device: `cpu` or `ascend`; the process's, already set.
         host: IP address of this host, as the other ranks reach it.
+        transport: One of the device's `TRANSPORTS`.
+
+    Raises:
+        Refused: A transport that the device does not have, or an IPv6 address for one that takes none.
     """
-    if device == "ascend":
-        raise NotImplementedError
-    return SocketSeat(host)
+    allowed = TRANSPORTS[device]
+    transport = transport or allowed[0]
+    if transport not in allowed:
+        raise Refused(f"transport: {transport!r} is not allowed on {device}; one of {', '.join(allowed)}")
+    if transport == "sockets":
+        return SocketSeat(host)
+    if transport == "mccl":
+        from vidgen_dist.parallel import mccl
+
+        return ProcessGroupSeat(host, mccl.start)
+    from vidgen_dist.parallel import hccl
+
+    return ProcessGroupSeat(host, hccl.start)

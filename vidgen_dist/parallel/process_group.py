@@ -1,0 +1,63 @@
+"""What the bodies over MindSpore's own process groups, HCCL and MCCL, have in common."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.collectives import PeerLost, Transport
+from vidgen_dist.parallel.mesh import Degrees, Mesh, alone, make_mesh
+
+Start = Callable[[str, int, int, int, float], Transport]
+"""(host and port of rank 0, own rank, ranks, seconds until all must have come) -> what connects them."""
+
+
+class ProcessGroupSeat:
+    """A seat in a process group; a process has one for life.
+
+    The ranks find each other at a port of rank 0. Every seat holds a free one for the case that it becomes
+    rank 0, and lets go of it at the moment of joining, as MindSpore opens it itself.
+
+    Args:
+        host: IPv4 address of this host, as the other ranks reach it.
+        start: Starts the process group.
+
+    Raises:
+        Refused: Another kind of address, which MindSpore does not take.
+    """
+
+    def __init__(self, host: str, start: Start) -> None:
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise Refused(
+                f"host: {host!r} is not allowed; MindSpore's process groups take IPv4 alone"
+            ) from None
+        self._start = start
+        self._port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._port.bind((host, 0))
+        self.address = f"{host}:{self._port.getsockname()[1]}"
+
+    def join(self, addresses: Sequence[str], rank: int, degrees: Degrees, timeout: float) -> Mesh:
+        """As `Seat.join`."""
+        self._port.close()
+        if degrees.size == 1:
+            return alone()
+        host, port = addresses[0].split(":")
+        return make_mesh(self._start(host, int(port), rank, degrees.size, timeout), rank, degrees)
+
+
+@contextmanager
+def peer_lost(rank: int) -> Iterator[None]:
+    """What MindSpore's collectives raise, as what it means.
+
+    Raises:
+        PeerLost: RuntimeError was raised within.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLost(f"rank {rank}: {str(error).splitlines()[0]}") from error
