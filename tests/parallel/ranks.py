@@ -21,9 +21,14 @@ START_SECONDS = 120.0
 
 
 class Ranks:
-    """Processes that play the ranks of a gang; more are started as they are needed."""
+    """Processes that play the ranks of a gang; more are started as they are needed.
 
-    def __init__(self) -> None:
+    Args:
+        transport: As `open_seat` has it. Over `mccl` there can be one run: a process joins once.
+    """
+
+    def __init__(self, transport: str | None = None) -> None:
+        self._transport = transport
         self._context = multiprocessing.get_context("spawn")
         self._ranks: list[tuple[Any, Connection]] = []
 
@@ -57,7 +62,7 @@ class Ranks:
 
     def _start(self) -> tuple[Any, Connection]:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there,), daemon=True)
+        process = self._context.Process(target=_serve, args=(there, self._transport), daemon=True)
         process.start()
         there.close()
         return process, here
@@ -87,7 +92,7 @@ class Ranks:
             raise AssertionError("\n".join([*faults, f"rank {rank} has died"])) from None
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, transport: str | None) -> None:
     """A rank's life: open a seat and tell its address, join, run, answer; until the pipe ends."""
     from vidgen_dist import nn
 
@@ -97,7 +102,7 @@ def _serve(connection: Connection) -> None:
             connection.recv()
         except EOFError:
             return
-        seat = open_seat("cpu", "127.0.0.1")
+        seat = open_seat("cpu", "127.0.0.1", transport)
         connection.send((True, seat.address))
         addresses, rank, degrees, body, args = connection.recv()
         try:

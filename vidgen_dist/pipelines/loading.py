@@ -25,6 +25,9 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 }
 """The models, by the class names of `model_index.json`."""
 
+_DIVIDED = frozenset({"AutoencoderKLCogVideoX", "CogVideoXTransformer3DModel"})
+"""Those whose work the ranks of a gang divide. Of the others every rank does the same."""
+
 
 def load_pipeline(
     model: str,
@@ -65,14 +68,16 @@ def load_pipeline(
 
 
 def _load_model(checkpoint: Checkpoint, component: str, dtype: str, mesh: Mesh) -> nn.Module:
-    kind = MODELS[checkpoint.class_name(component)]
-    model = kind(checkpoint.config(component))
+    name = checkpoint.class_name(component)
+    kind, config = MODELS[name], checkpoint.config(component)
+    model = kind(config, mesh) if name in _DIVIDED else kind(config)
     load_weights(
         model,
         checkpoint.component_folder(component),
         variant=checkpoint.variant,
         dtype=dtype,
         rename=encoder_key if kind is T5Encoder else None,
+        mesh=mesh,
     )
     return model
 

@@ -221,6 +221,9 @@ class CogVideoXTransformer3DModel(nn.Module):
         Refused: A config that is not possible; names the key.
     """
 
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = ("transformer_blocks",)
+
     def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
         super().__init__()
         self.config = parse_config(config)
