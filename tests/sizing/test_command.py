@@ -1,0 +1,120 @@
+"""`vidgen plan`: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import references
+from vidgen_dist import cli
+
+CHECKPOINT = references.case("5b").checkpoint
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+Plan = Callable[..., Ran]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
+    """Runs `vidgen plan` in this process."""
+
+    def run(*arguments: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["vidgen", "plan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_tables(plan: Plan) -> None:
+    ran = plan("--model", CHECKPOINT, "--npus", "4")
+    assert ran.status == 0, ran.err
+    for said in ("transformer", "text_encoder", "A rank holds", "A rank sends in a step", "videos/h"):
+        assert said in ran.out
+    assert "smallest gang that fits into 64.0 GiB an NPU: 1" in ran.out
+    assert "take 4 gangs of 1 (ulysses 1, ring 1, cfg 1)" in ran.out
+    assert "…" not in ran.out
+
+
+def test_json(plan: Plan) -> None:
+    ran = plan("--model", CHECKPOINT, "--npus", "4", "--rows", "1", "--device-name", "A3", "--json")
+    found = json.loads(ran.out)
+    assert (found["device"]["name"], found["npus"], found["rows"]) == ("A3", 4, 1)
+    assert found["dtype"] == "bfloat16"
+    for part in found["components"]:
+        assert part["bytes"] == 2 * part["parameters"]
+    assert found["splits"][0] == found["chosen"]
+    for split in found["splits"]:
+        assert split["gang"] == split["ulysses"] * split["ring"] * split["cfg"]
+        assert split["replicas"] == 4 // split["gang"]
+        memory = split["memory"]
+        assert memory["peak"] == sum(memory["weights"].values()) + max(memory["stages"].values())
+    assert {split["gang"] for split in found["splits"]} == {1, 2, 4}
+
+
+def test_run_file(plan: Plan, tmp_path: Path) -> None:
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"model: {{id: {CHECKPOINT}}}\n"
+        "manifest: {uri: none.parquet}\noutput: {uri: none}\n"
+        "topology: {device: cpu, replicas: 3, ulysses: 2, memory: 2GiB}\n"
+        "sampling: {num_inference_steps: 5}\n"
+    )
+    found = json.loads(plan(run, "--json").out)
+    assert (found["device"]["name"], found["npus"], found["memory"]) == ("CPU", 6, 2 * 2**30)
+    assert found["video"]["steps"] == 5
+    asked = found["asked"]
+    assert (asked["replicas"], asked["ulysses"], asked["gang"]) == (3, 2, 2)
+    assert "the run asks for 3 gangs of 2" in plan(run).out
+    assert json.loads(plan(run, "--set", "num_inference_steps=7", "--json").out)["video"]["steps"] == 7
+
+
+def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Plan) -> None:
+    assert json.loads(plan("--model", CHECKPOINT, "--json").out)["npus"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--memory", "64"], "topology.memory"),
+        (["--memory", "much"], "such as 64GB"),
+        (["--device-name", "H100"], "'H100' is not allowed; one of 910B, A3, CPU"),
+        (["--gang", "4", "--ulysses", "2"], "ulysses 2 * ring 1 * cfg 1 are 2 ranks"),
+        (["--npus", "4", "--ulysses", "8"], "need 8 NPUs, and there are 4"),
+        (["--npus", "4", "--replicas", "4", "--ulysses", "2"], "allowed: at most 2 replicas of it"),
+        (["--npus", "0"], "topology.npus"),
+        (["--set", "height=33"], "sampling.height"),
+        (["--set", "frames=9"], "sampling.frames is no field of a request"),
+        (["--memory", "1MB"], "no gang of up to 8 ranks fits"),
+        (["--memory", "1MB", "--ulysses", "2"], "does not fit into the memory given"),
+        (["--dtype", "bfloat16", "--device-name", "CPU"], "float32"),
+        (["--task", "image-to-video"], "is not one that this checkpoint can do"),
+    ],
+)
+def test_refused(plan: Plan, arguments: list[str], told: str) -> None:
+    ran = plan("--model", CHECKPOINT, *arguments)
+    assert ran.status == 2
+    assert told in ran.err
+    assert not ran.out
+
+
+def test_nothing_to_plan(plan: Plan) -> None:
+    ran = plan()
+    assert ran.status == 2
+    assert "vidgen plan RUN.YAML, or vidgen plan --model MODEL" in ran.err

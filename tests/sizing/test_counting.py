@@ -1,0 +1,106 @@
+"""Parameters, blocks and convolutions are those of the checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from tests import references
+from tests.sizing.published import spec
+from vidgen_dist.models.encoders.t5 import encoder_key
+from vidgen_dist.pipelines.rules import load_rules
+from vidgen_dist.sizing.checkpoints import Job, read_job
+from vidgen_dist.sizing.model import Convolution
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.tensors import TensorFiles
+
+
+def reference_job(name: str, **flags: object) -> tuple[Checkpoint, Job]:
+    case = references.case(name)
+    checkpoint = open_checkpoint(str(case.checkpoint), variant=case.variant)
+    return checkpoint, read_job(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
+
+
+@pytest.mark.parametrize("name", references.cases())
+def test_parameters_are_those_of_the_files(name: str) -> None:
+    checkpoint, job = reference_job(name)
+    for part in job.size.components:
+        files = TensorFiles.open(checkpoint.component_folder(part.name), checkpoint.variant)
+        # T5's table of tokens is there under two names.
+        rename = encoder_key if part.name == "text_encoder" else str
+        stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}
+        assert part.parameters == sum(size for key, size in stored.items() if key is not None), part.name
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer", "blocks"), [("2b", 1.69e9, 30), ("5b", 5.57e9, 42), ("1.5-5b", 5.57e9, 42)]
+)
+def test_published_sizes(job: Callable[..., Job], name: str, transformer: float, blocks: int) -> None:
+    size = job(name).size
+    assert size.transformer.parameters == pytest.approx(transformer, rel=0.003)
+    assert size.text_encoder.parameters == 4_762_310_656
+    assert size.vae.parameters == 215_583_907
+    assert (len(size.transformer.blocks), len(size.text_encoder.blocks), len(size.vae.blocks)) == (
+        blocks,
+        24,
+        0,
+    )
+    assert size.transformer.rest < 0.01 * size.transformer.parameters
+
+
+def test_linear_weights_of_a_block(job: Callable[..., Job]) -> None:
+    stack = job("5b").size.transformer.stack
+    assert stack is not None
+    assert (stack.heads, stack.width) == (48, 3072)
+    # Queries, keys, values, the way out, and a feed-forward four times as wide: not the norms' maps of time.
+    assert stack.linear == 12 * 3072**2
+
+
+def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:
+    vae = job("5b").size.vae
+    assert _resamplers(vae.decoder) == [(512, 1 / 4, 1 / 4), (256, 1 / 2, 1 / 2), (256, 1, 1)]
+    assert _resamplers(vae.encoder) == [(128, 1 / 2, 1 / 2), (256, 1 / 4, 1 / 4), (256, 1 / 4, 1 / 8)]
+    first, last = _with_channels(vae.decoder, 16, 512), _with_channels(vae.decoder, 128, 3)
+    assert (first.frames, first.pixels) == (1 / 4, 1 / 8)
+    assert (last.frames, last.pixels) == (1, 1)
+    first, last = _with_channels(vae.encoder, 3, 128), _with_channels(vae.encoder, 512, 32)
+    assert (first.frames, first.pixels) == (1, 1)
+    assert (last.frames, last.pixels) == (1 / 4, 1 / 8)
+    # Three levels of four blocks beside the image's own, two convolutions each, and two blocks in the middle.
+    assert sum(conv.kernel == (3, 3, 3) for conv in vae.decoder) == 2 * (4 * 4 + 2) + 2
+
+
+def _resamplers(convolutions: tuple[Convolution, ...]) -> list[tuple[int, float, float]]:
+    return [(conv.inputs, conv.frames, conv.pixels) for conv in convolutions if conv.kernel == (1, 3, 3)]
+
+
+def _with_channels(convolutions: tuple[Convolution, ...], inputs: int, outputs: int) -> Convolution:
+    (found,) = [conv for conv in convolutions if (conv.inputs, conv.outputs) == (inputs, outputs)]
+    return found
+
+
+def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
+    work = job("5b").work
+    assert (work.frames, work.height, work.width, work.steps, work.guided) == (49, 480, 720, 50, True)
+    assert work.tokens == 13 * 30 * 45
+    assert work.latents == 13 * 16 * 60 * 90
+    # Thirteen latent frames go through the autoencoder as three and five times two.
+    assert (work.frames_at_once, work.batches) == (9, 6)
+    # 21 latent frames are padded to 22, and a token spans two.
+    assert job("1.5-5b").work.tokens == 11 * 48 * 85
+
+
+def test_sampling_decides_the_video() -> None:
+    _, job = reference_job("5b", sampling__num_inference_steps=7, sampling__guidance_scale=1.0)
+    assert (job.work.steps, job.work.guided, job.work.samples) == (7, False, 1)
+
+
+def test_clip_and_image_are_encoded() -> None:
+    _, clip = reference_job("v2v", sampling__num_frames=9, sampling__num_inference_steps=10)
+    assert (clip.work.encoded_frames, clip.work.steps) == (9, 8)
+    _, image = reference_job("i2v")
+    assert image.work.encoded_frames == 1
+    _, text = reference_job("5b")
+    assert text.work.encoded_frames == 0
