@@ -158,7 +158,7 @@ class _Block:
     def fill(self, parameters: Sequence[nn.Tensor]) -> None:
         """Give the block its parameters."""
         for (owner, name), parameter in zip(self.places, parameters, strict=True):
-            # Not by setattr, which a MindSpore cell makes thirty times as dear.
+            # Not by setattr, which a MindSpore cell makes ten times as dear.
             vars(owner)[name] = parameter
 
     def empty(self, parameters: Sequence[nn.Tensor]) -> None:
