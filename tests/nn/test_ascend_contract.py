@@ -362,6 +362,8 @@ def test_arithmetic():
     x, y = tensor(draw(2, 3, 4)), tensor(draw(2, 1, 4))
     check(ascend.add(x, y), cpu.add(x, y))
     check(ascend.multiply(x, y), cpu.multiply(x, y))
+    check(ascend.multiply(x, 0.3), cpu.multiply(x, 0.3))
+    check(ascend.clip(x, None, 0.5), cpu.clip(x, None, 0.5))
     check(ascend.multiply_add(x, y, y), cpu.multiply_add(x, y, y))
     check(ascend.cat((x, y), 1), cpu.cat((x, y), 1))
     check(ascend.reshape(x, (4, -1)), cpu.reshape(x, (4, -1)))

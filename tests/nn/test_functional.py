@@ -209,6 +209,8 @@ def test_views_are_read_where_they_lie(draw):
     check(nn.cat([view, view], -2), np.concatenate([expected, expected], -2))
     check(nn.pad(view, (1, 2)), np.pad(expected, [(0, 0)] * 3 + [(1, 2)]))
     check(nn.multiply_add(view, view, view), expected * expected + expected)
+    check(nn.multiply(view, 0.5), expected * 0.5)
+    check(nn.clip(view, -0.5, 0.5), np.clip(expected, -0.5, 0.5))
 
 
 def test_results_are_views_that_models_may_transpose(draw):
@@ -232,6 +234,8 @@ def test_arithmetic(draw, x, factor, addend):
     a, b, c = draw(*x), draw(*factor), draw(*addend)
     check(nn.multiply_add(tensor(a), tensor(b), tensor(c)), a * b + c)
     check(nn.multiply(tensor(a), tensor(b)), a * b)
+    check(nn.multiply(tensor(a), 0.3), a * np.float32(0.3))
+    check(nn.add(tensor(a), -2), a - 2)
     check(nn.add(tensor(b), tensor(c)), b + c)
 
 

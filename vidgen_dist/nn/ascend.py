@@ -94,6 +94,11 @@ def exp(x: Tensor) -> Tensor:
     return mint.exp(x)
 
 
+def clip(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """x, no smaller than low and no larger than high."""
+    return ops.clamp(x, low, high)
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation."""
     return F.gelu(x, approximate="tanh")
@@ -104,12 +109,12 @@ def gelu_erf(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="none")
 
 
-def add(x: Tensor, y: Tensor) -> Tensor:
+def add(x: Tensor, y: Tensor | float) -> Tensor:
     """x + y."""
     return x + y
 
 
-def multiply(x: Tensor, y: Tensor) -> Tensor:
+def multiply(x: Tensor, y: Tensor | float) -> Tensor:
     """x * y."""
     return x * y
 

@@ -194,6 +194,11 @@ def exp(x: Tensor) -> Tensor:
     return _elementwise(x, lambda a, y: np.exp(a, out=y))
 
 
+def clip(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """x, no smaller than low and no larger than high."""
+    return _elementwise(x, lambda a, y: np.clip(a, low, high, out=y))
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation (Hendrycks and Gimpel, 2016)."""
     root = np.float32(np.sqrt(2 / np.pi))
@@ -240,12 +245,12 @@ def gelu_erf(x: Tensor) -> Tensor:
     return _elementwise(x, body)
 
 
-def add(x: Tensor, y: Tensor) -> Tensor:
+def add(x: Tensor, y: Tensor | float) -> Tensor:
     """x + y."""
     return _broadcast([x, y], lambda out, a, b: np.add(a, b, out=out))
 
 
-def multiply(x: Tensor, y: Tensor) -> Tensor:
+def multiply(x: Tensor, y: Tensor | float) -> Tensor:
     """x * y."""
     return _broadcast([x, y], lambda out, a, b: np.multiply(a, b, out=out))
 
@@ -500,13 +505,13 @@ def _elementwise(x: Tensor, body: Callable[[Array, Array], Any]) -> Tensor:
     return Tensor.from_numpy(out)
 
 
-def _broadcast(tensors: Sequence[Tensor], body: Callable[..., Any]) -> Tensor:
-    """body(block of the result, blocks of the tensors, broadcast), block by block.
+def _broadcast(terms: Sequence[Tensor | float], body: Callable[..., Any]) -> Tensor:
+    """body(block of the result, blocks of the terms, broadcast), block by block.
 
     MindSpore's own kernels for operators wake threads that then spin for 0.2 s on the cores that the bodies
     need, unless the tensors are small.
     """
-    arrays = [_array(t) for t in tensors]
+    arrays = [_array(t) if isinstance(t, Tensor) else np.array(t, np.float32) for t in terms]
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     out = empty(shape)
     whole = [np.broadcast_to(a, shape) for a in arrays]

@@ -252,12 +252,12 @@ def copy(x: Tensor) -> Tensor:
     return backend.current().body.copy(x)
 
 
-def add(x: Tensor, y: Tensor) -> Tensor:
+def add(x: Tensor, y: Tensor | float) -> Tensor:
     """x + y, broadcast: for tensors of activations; on the CPU the operator costs its neighbours time."""
     return backend.current().body.add(x, y)
 
 
-def multiply(x: Tensor, y: Tensor) -> Tensor:
+def multiply(x: Tensor, y: Tensor | float) -> Tensor:
     """x * y, broadcast: for tensors of activations, as `add`."""
     return backend.current().body.multiply(x, y)
 
@@ -312,7 +312,7 @@ def where(condition: Tensor, a: Any, b: Any) -> Tensor:
 
 def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
     """x, no smaller than low and no larger than high."""
-    return ops.clamp(x, low, high)
+    return backend.current().body.clip(x, low, high)
 
 
 def zeros(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
