@@ -40,8 +40,8 @@ def test_ways_to_divide_a_gang(job: MakeJob) -> None:
     it = job("2b")
     ways = {(d.ulysses, d.ring, d.cfg) for d in splits.degrees_of(4, it.size, it.work)}
     assert ways == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)}
-    # 2b has 30 heads.
-    assert max(d.ulysses for d in splits.degrees_of(64, it.size, it.work)) == 16
+    # 2b has 30 heads, 60 of two samples.
+    assert max(d.ulysses for d in splits.degrees_of(64, it.size, it.work)) == 32
     assert all(d.size == 64 for d in splits.degrees_of(64, it.size, it.work))
 
 

@@ -10,7 +10,7 @@ from vidgen_dist.pipelines.cogvideox_rules import Geometry, Trained
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.sizing.counting import Shapes, component, linear_weights, parameter_shapes
+from vidgen_dist.sizing.counting import Shapes, component, count, linear_weights
 from vidgen_dist.sizing.model import Convolution, ModelSize, Stack, Workload
 from vidgen_dist.weights.checkpoint import Checkpoint
 
@@ -29,9 +29,9 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
     Raises:
         Refused: A config that cannot be.
     """
-    transformer = parameter_shapes(checkpoint, "transformer")
-    text_encoder = parameter_shapes(checkpoint, "text_encoder")
-    vae = parameter_shapes(checkpoint, "vae")
+    transformer = count(checkpoint, "transformer")
+    text_encoder = count(checkpoint, "text_encoder")
+    vae = count(checkpoint, "vae")
     config, t5 = checkpoint.config("transformer"), checkpoint.config("text_encoder")
     heads = config.get("num_attention_heads", 30)
     dit = Stack(
@@ -39,7 +39,7 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
         width=heads * config.get("attention_head_dim", 64),
         # The norms' maps take one vector of time, not the tokens.
         linear=linear_weights(
-            transformer, "transformer_blocks.0.", leave_out=("norm1.linear", "norm2.linear")
+            transformer, "transformer_blocks.0", leave_out=("norm1.linear", "norm2.linear")
         ),
         alive=_ALIVE,
         operators=_OPERATORS,
@@ -48,7 +48,7 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
     encoder = Stack(
         heads=t5_heads,
         width=t5_heads * t5.get("d_kv", 64),
-        linear=linear_weights(text_encoder, "encoder.block.0.", leave_out=("relative_attention_bias",)),
+        linear=linear_weights(text_encoder, "encoder.block.0", leave_out=("relative_attention_bias",)),
         alive=_T5_ALIVE,
         operators=_T5_OPERATORS,
     )
@@ -57,13 +57,13 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
     return ModelSize(
         model=checkpoint.model,
         family=rules.family,
-        transformer=component("transformer", transformer, "transformer_blocks.", dit),
-        text_encoder=component("text_encoder", text_encoder, "encoder.block.", encoder),
+        transformer=component("transformer", transformer, dit),
+        text_encoder=component("text_encoder", text_encoder, encoder),
         vae=component(
             "vae",
             vae,
-            encoder=_convolutions(vae, "encoder.", levels, halvings),
-            decoder=_convolutions(vae, "decoder.", levels, halvings),
+            encoder=_convolutions(vae.shapes, "encoder.", levels, halvings),
+            decoder=_convolutions(vae.shapes, "decoder.", levels, halvings),
         ),
     )
 

@@ -212,7 +212,8 @@ class _Gang:
         )
 
     def _kept(self, part: Component) -> int:
-        return (-(-sum(part.blocks) // self.degrees.size) + part.rest) * self._item
+        shared = sum(part.blocks) + part.tables
+        return (-(-shared // self.degrees.size) + part.rest) * self._item
 
     def _gathered(self, part: Component) -> int:
         blocks = min(GATHERED_BLOCKS, len(part.blocks)) if self.degrees.size > 1 else 0
@@ -277,23 +278,28 @@ class _Gang:
         """Arithmetic of a step, and what is waited for."""
         stack, part = self._stack, self.size.transformer
         queries = -(-self._tokens // self.degrees.ring)
-        heads = -(-stack.heads // self.degrees.ulysses) / stack.heads
+        # Heads of all samples together are divided; the fullest rank is waited for.
+        pairs = self._samples * stack.heads
+        heads = -(-pairs // self.degrees.ulysses) / pairs
         local = -(-self._tokens // self._sequence)
         attention = 4 * self._samples * queries * self._tokens * stack.width * heads / self._matmul
         linear = 2 * self._samples * local * stack.linear / self._matmul
         compute = max(attention + linear, self._reading(part)) + self._overhead(stack.operators)
-        moved = {key: value / len(part.blocks) for key, value in self.sent().items()}
+        blocks, sent = len(part.blocks), self.sent()
+        gather = self._exchange(sent["weights"] / blocks, self.degrees.size, stride=1)
         waiting = (
-            # Queries, keys, values, and what comes of them.
-            self._exchange(moved["ulysses"], self.degrees.ulysses, stride=1, times=4)
-            + self._ring(moved["ring"], attention)
-            + self._beyond(self._exchange(moved["weights"], self.degrees.size, stride=1), compute)
+            # Queries, keys and values in one, and what comes of them.
+            self._exchange(sent["ulysses"] / blocks, self.degrees.ulysses, stride=1, times=2)
+            + self._ring(sent["ring"] / blocks, attention)
+            + self._beyond(gather, compute)
         )
-        blocks = len(part.blocks)
-        last = self._exchange(moved["tokens"] * blocks, self._sequence, stride=1) + self._exchange(
-            moved["cfg"] * blocks, self.degrees.cfg, stride=self._sequence
+        once = (
+            # The first block's weights do not travel ahead.
+            min(gather, compute)
+            + self._exchange(sent["tokens"], self._sequence, stride=1)
+            + self._exchange(sent["cfg"], self.degrees.cfg, stride=self._sequence)
         )
-        return blocks * compute, blocks * waiting + last
+        return blocks * compute, blocks * waiting + once
 
     def _ring(self, sent: float, attention: float) -> float:
         """The next keys and values travel while these are worked on."""
@@ -305,7 +311,7 @@ class _Gang:
         return hops * self._beyond(hop, attention / self.degrees.ring) + hops * self._overhead(3)
 
     def _encode(self) -> float:
-        """Every rank encodes the prompts; it gathers the encoder's blocks meanwhile."""
+        """Every rank encodes the prompts of its half of guidance, the next block's weights under way."""
         part = self.size.text_encoder
         stack = part.stack
         assert stack is not None
@@ -314,10 +320,11 @@ class _Gang:
         attention = 4 * length**2 * stack.width / self._matmul
         compute = max(linear + attention, self._reading(part)) + self._overhead(stack.operators)
         weights = gathered_bytes(part.largest_block * self._item, self.degrees.size)
-        block = compute + self._beyond(self._exchange(weights, self.degrees.size, stride=1), compute)
+        gather = self._exchange(weights, self.degrees.size, stride=1)
+        prompt = len(part.blocks) * (compute + self._beyond(gather, compute)) + min(gather, compute)
         batches = -(-self.work.encoded_frames // self.work.frames_at_once)
         pixels = self._convolve(self.size.vae.encoder, self.work.encoded_frames, batches)
-        return self.work.samples * len(part.blocks) * block + pixels
+        return self._samples * prompt + pixels
 
     def _decode(self) -> float:
         return self._convolve(self.size.vae.decoder, self.work.frames, self.work.batches)

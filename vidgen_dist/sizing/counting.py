@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vidgen_dist.sizing.model import Component, Convolution, Stack
 from vidgen_dist.weights.checkpoint import Checkpoint
@@ -12,8 +13,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 """A parameter's shape by its name."""
 
 
-def parameter_shapes(checkpoint: Checkpoint, name: str) -> Shapes:
-    """The shapes of a component's parameters; they take no memory.
+@dataclass(frozen=True)
+class Counted:
+    """A component's parameters.
+
+    Args:
+        shapes: Of all of them.
+        sharded: Attribute paths of the lists of blocks and of the tables that a gang shares out, as the
+            model's class declares them (`parallel.sharding`).
+    """
+
+    shapes: Shapes
+    sharded: tuple[str, ...]
+
+
+def count(checkpoint: Checkpoint, name: str) -> Counted:
+    """The parameters of a component; they take no memory.
 
     Raises:
         Refused: A config that cannot be.
@@ -22,43 +37,47 @@ def parameter_shapes(checkpoint: Checkpoint, name: str) -> Shapes:
     from vidgen_dist import nn
     from vidgen_dist.pipelines.loading import MODELS
 
-    model = MODELS[checkpoint.class_name(name)](checkpoint.config(name))
-    return {key: tuple(value.shape) for key, value in nn.named_parameters(model).items()}
+    kind = MODELS[checkpoint.class_name(name)]
+    model = kind(checkpoint.config(name))
+    shapes = {key: tuple(value.shape) for key, value in nn.named_parameters(model).items()}
+    return Counted(shapes, getattr(kind, "sharded", ()))
 
 
 def component(
     name: str,
-    shapes: Shapes,
-    blocks: str | None = None,
+    counted: Counted,
     stack: Stack | None = None,
     encoder: tuple[Convolution, ...] = (),
     decoder: tuple[Convolution, ...] = (),
 ) -> Component:
-    """A component of those parameters.
-
-    Args:
-        blocks: What the names of the blocks' parameters begin with, up to the block's number.
-    """
-    counts: dict[str, int] = {}
-    rest = 0
-    for key, shape in shapes.items():
-        if blocks is not None and key.startswith(blocks):
-            number = key.removeprefix(blocks).partition(".")[0]
-            counts[number] = counts.get(number, 0) + math.prod(shape)
-        else:
+    """A component of those parameters."""
+    blocks: dict[str, int] = {}
+    tables = rest = 0
+    for key, shape in counted.shapes.items():
+        path = next((path for path in counted.sharded if key.startswith(f"{path}.")), None)
+        if path is None:
             rest += math.prod(shape)
-    return Component(name, tuple(counts.values()), rest, stack, encoder, decoder)
+            continue
+        number = key.removeprefix(f"{path}.").partition(".")[0]
+        if number.isdigit():
+            block = f"{path}.{number}"
+            blocks[block] = blocks.get(block, 0) + math.prod(shape)
+        else:
+            tables += math.prod(shape)
+    return Component(name, tuple(blocks.values()), tables, rest, stack, encoder, decoder)
 
 
-def linear_weights(shapes: Shapes, block: str, leave_out: tuple[str, ...] = ()) -> int:
+def linear_weights(counted: Counted, block: str, leave_out: tuple[str, ...] = ()) -> int:
     """Weights of a block's linear maps.
 
     Args:
-        block: What the names of the block's parameters begin with.
+        block: The block's attribute path.
         leave_out: Modules that do not multiply every token.
     """
     return sum(
         math.prod(shape)
-        for key, shape in shapes.items()
-        if key.startswith(block) and len(shape) == 2 and not any(f"{name}." in key for name in leave_out)
+        for key, shape in counted.shapes.items()
+        if key.startswith(f"{block}.")
+        and len(shape) == 2
+        and not any(f"{name}." in key for name in leave_out)
     )

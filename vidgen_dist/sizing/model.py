@@ -57,15 +57,16 @@ class Component:
 
     Args:
         name: As in `model_index.json`.
-        blocks: Parameters of each of the blocks that a gang divides among its ranks; none are divided where
-            there are no blocks.
-        rest: Parameters outside of them, which every rank has.
+        blocks: Parameters of each block that a gang shares out and gathers to run it.
+        tables: Parameters of tables that a gang shares out and never gathers: rows that are asked for travel.
+        rest: Parameters that every rank has.
         stack: What running the blocks takes.
         encoder, decoder: An autoencoder's convolutions.
     """
 
     name: str
     blocks: tuple[int, ...]
+    tables: int
     rest: int
     stack: Stack | None = None
     encoder: tuple[Convolution, ...] = ()
@@ -74,7 +75,7 @@ class Component:
     @property
     def parameters(self) -> int:
         """All of them."""
-        return sum(self.blocks) + self.rest
+        return sum(self.blocks) + self.tables + self.rest
 
     @property
     def largest_block(self) -> int:

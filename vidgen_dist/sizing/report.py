@@ -34,6 +34,7 @@ def as_json(outlook: Outlook) -> dict[str, Any]:
                 "bytes": part.parameters * ITEM_SIZES[job.dtype],
                 "blocks": len(part.blocks),
                 "block_parameters": part.largest_block,
+                "table_parameters": part.tables,
                 "undivided_parameters": part.rest,
             }
             for part in job.size.components
