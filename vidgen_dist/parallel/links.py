@@ -105,14 +105,17 @@ class Listener:
                                 strangers.add(connection)
                                 heard.register(connection, selectors.EVENT_READ, connection)
                             continue
-                        heard.unregister(key.fileobj)
-                        peer = self._who(key.data)
-                        if peer in awaited:
-                            key.data.setblocking(True)
-                            key.data.sendall(_WELCOME)
-                            strangers.remove(key.data)
-                            awaited.remove(peer)
-                            peers[peer] = key.data
+                        connection = key.data
+                        heard.unregister(connection)
+                        strangers.remove(connection)
+                        peer = self._who(connection)
+                        if peer not in awaited:
+                            connection.close()
+                            continue
+                        awaited.remove(peer)
+                        peers[peer] = connection
+                        connection.setblocking(True)
+                        connection.sendall(_WELCOME)
             finally:
                 for connection in strangers:
                     connection.close()
