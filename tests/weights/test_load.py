@@ -15,6 +15,9 @@ from safetensors.numpy import save_file
 from tests.weights.files import write_sharded
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.collectives import Group
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.sharding import ShardedBlocks
 from vidgen_dist.weights import load
 from vidgen_dist.weights.load import load_weights
 from vidgen_dist.weights.tensors import TensorFiles
@@ -159,6 +162,50 @@ def test_two_keys_for_one_name_are_refused(tmp_path: Path) -> None:
     content["a"] = content["b"] = content.pop("scale")
     with pytest.raises(Refused, match="a and b are both to be scale"):
         load_weights(Outer(), write(tmp_path, content), rename=lambda key: "scale" if key in "ab" else key)
+
+
+class Declared(nn.Module):
+    sharded = ("blocks",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Inner(), Inner()])
+        self.last = Inner()
+
+
+def declared_tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    shapes = {key: tuple(p.shape) for key, p in nn.named_parameters(Declared()).items()}
+    return {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+def test_in_a_gang_what_is_declared_is_shared_out_and_the_rest_is_whole(tmp_path: Path) -> None:
+    content, shares = declared_tensors(), []
+    for rank in range(2):
+        module = Declared()
+        load_weights(module, write(tmp_path, content), mesh=Mesh(gang=Group((0, 1), rank)))
+        assert_holds(module, {key: value for key, value in content.items() if key.startswith("last.")})
+        assert isinstance(module.blocks, ShardedBlocks)
+        shares.append([nn.to_numpy(block.share) for block in module.blocks._blocks])
+    for i, halves in enumerate(zip(*shares, strict=True)):
+        vector = np.concatenate(halves)
+        # In the order of names, each from a multiple of 512 bytes on.
+        np.testing.assert_array_equal(vector[:4], content[f"blocks.{i}.bias"])
+        np.testing.assert_array_equal(vector[128:140], content[f"blocks.{i}.weight"].reshape(-1))
+        assert vector.size == 256
+
+
+def test_a_gang_of_one_shares_nothing_out(tmp_path: Path) -> None:
+    module = Declared()
+    load_weights(module, write(tmp_path, declared_tensors()), mesh=alone())
+    assert_holds(module, declared_tensors())
+
+
+def test_a_missing_key_of_a_block_that_is_shared_out_is_named(tmp_path: Path) -> None:
+    content = declared_tensors()
+    del content["blocks.1.bias"]
+    with pytest.raises(Refused, match=r"not those of a Declared: 1 missing: blocks\.1\.bias$"):
+        load_weights(Declared(), write(tmp_path, content), mesh=Mesh(gang=Group((0, 1), 1)))
 
 
 def test_parameters_take_the_array_that_was_read_without_a_copy(
