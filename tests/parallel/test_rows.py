@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -60,7 +60,13 @@ def test_convolution(ranks: Ranks, total: int, size: int, kernel: int) -> None:
 
 
 def pad_and_convolve(
-    mesh: Mesh, x: np.ndarray, weight: np.ndarray, total: int, widths: tuple[int, ...], mode: str, stride: int
+    mesh: Mesh,
+    x: np.ndarray,
+    weight: np.ndarray,
+    total: int,
+    widths: tuple[int, ...],
+    mode: Literal["constant", "replicate"],
+    stride: int,
 ) -> np.ndarray | None:
     rows = Rows.divide(mesh.gang, total)
     if not rows.holds:
@@ -79,7 +85,12 @@ def pad_and_convolve(
     ],
 )
 def test_padding(
-    ranks: Ranks, total: int, size: int, widths: tuple[int, ...], mode: str, stride: int
+    ranks: Ranks,
+    total: int,
+    size: int,
+    widths: tuple[int, ...],
+    mode: Literal["constant", "replicate"],
+    stride: int,
 ) -> None:
     # One row more than the last rank's share of pairs: it stays with that rank.
     x, weight = normal(1, 3, 3, 2 * total + 1, 6), normal(4, 3, 3, 3, 3, seed=1)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from vidgen_dist.parallel.mesh import bounds, shares
 
 Bands = tuple[nn.Tensor, ...]
 """Parts (B, C, T, h_i, W) of frames, from top to bottom."""
+
+PadMode = Literal["constant", "replicate"]
 
 ROW_AXIS = 3
 
@@ -94,48 +96,49 @@ class Rows:
 
     # Convolutions
 
-    def around(self, x: nn.Tensor, above: int, below: int, mode: str = "constant") -> Bands:
+    def around(self, x: nn.Tensor, above: int, below: int) -> Bands:
         """x with the rows that stand above and below it in the image: what a convolution reads.
 
         Args:
             x: (B, C, T, h, W).
-            above, below: Rows to add; at most those of the rank with the fewest.
-            mode: What is beyond the image: "constant" (zeros), or "replicate" (its edge).
+            above, below: Rows to add, zeros beyond the image; at most those of the rank with the fewest.
 
         Returns:
-            The bands that make up the rows together. Of one rank x alone: what is beyond the image is left to
-            the convolution (see `padding`).
+            The bands that make up the rows together. Of one rank x alone: zeros are left to the convolution
+            (see `padding`), which needs no copy for them.
         """
-        if self.whole:
-            return (x,)
-        from_above, from_below = self._exchange_edges(x, above, below)
-        if above and from_above is None:
-            from_above = _beyond(x[:, :, :, :1], above, mode)
-        if below and from_below is None:
-            from_below = _beyond(x[:, :, :, -1:], below, mode)
-        return tuple(band for band in (from_above, x, from_below) if band is not None)
+        return (x,) if self.whole else self._bands(x, above, below, "constant")
 
-    def extend(self, x: nn.Tensor, above: int, below: int, mode: str = "constant") -> nn.Tensor:
+    def extend(self, x: nn.Tensor, above: int, below: int) -> nn.Tensor:
         """As `around`, the bands in one: (B, C, T, above + h + below, W); of one rank x itself."""
-        bands = self.around(x, above, below, mode)
+        bands = self.around(x, above, below)
         return x if len(bands) == 1 else nn.cat(bands, ROW_AXIS)
 
     def padding(self, edge: int) -> int:
         """Rows of zeros that are left to a convolution to add above and below, after `around`."""
         return edge if self.whole else 0
 
-    def pad(self, x: nn.Tensor, widths: Sequence[int], mode: str = "constant") -> nn.Tensor:
+    def pad(self, x: nn.Tensor, widths: Sequence[int], mode: PadMode = "constant") -> nn.Tensor:
         """`nn.pad` of x (B, C, T, h, W) where it is at the image's border, other ranks' rows where it is not.
 
         Args:
             x: This rank's rows.
             widths: Left, right, above, below, and frames before and after, if any.
-            mode: "constant" (zeros) or "replicate".
+            mode: What is beyond the image: "constant" (zeros), or "replicate" (its edge).
         """
         if self.whole:
             return nn.pad(x, widths, mode)
         left, right, above, below, *frames = widths
-        return nn.pad(self.extend(x, above, below, mode), (left, right, 0, 0, *frames), mode)
+        extended = nn.cat(self._bands(x, above, below, mode), ROW_AXIS)
+        return nn.pad(extended, (left, right, 0, 0, *frames), mode)
+
+    def _bands(self, x: nn.Tensor, above: int, below: int, mode: PadMode) -> Bands:
+        from_above, from_below = self._exchange_edges(x, above, below)
+        if above and from_above is None:
+            from_above = _beyond(x[:, :, :, :1], above, mode)
+        if below and from_below is None:
+            from_below = _beyond(x[:, :, :, -1:], below, mode)
+        return tuple(band for band in (from_above, x, from_below) if band is not None)
 
     def _exchange_edges(
         self, x: nn.Tensor, above: int, below: int
@@ -217,9 +220,9 @@ class Rows:
         times = x.shape[ROW_AXIS] // self.sizes[self.gang.index]
         group = self._group
         lengths = [times * size for size in self.sizes[: group.size]]
-        rows_first = _turned(x, (3, 0, 1, 2, 4, 5))
+        rows_first = nn.copy(x.permute(3, 0, 1, 2, 4, 5))
         gathered = group.all_gather(rows_first, lengths, what="attention").wait()
-        return _turned(gathered, (1, 2, 3, 0, 4, 5))
+        return gathered.permute(1, 2, 3, 0, 4, 5)
 
     # Ends
 
@@ -294,7 +297,7 @@ def merge_moments(
     return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
 
 
-def _beyond(edge: nn.Tensor, rows: int, mode: str) -> nn.Tensor:
+def _beyond(edge: nn.Tensor, rows: int, mode: PadMode) -> nn.Tensor:
     """What is beyond the image next to its edge (B, C, T, 1, W)."""
     if mode == "replicate":
         return nn.cat([edge] * rows, ROW_AXIS)
@@ -302,7 +305,7 @@ def _beyond(edge: nn.Tensor, rows: int, mode: str) -> nn.Tensor:
 
 
 def _edge(x: nn.Tensor, start: int, rows: int) -> nn.Tensor:
-    return x[:, :, :, start : start + rows].copy()
+    return nn.copy(x[:, :, :, start : start + rows])
 
 
 def _shape(x: nn.Tensor, rows: int) -> tuple[int, ...]:
@@ -310,12 +313,8 @@ def _shape(x: nn.Tensor, rows: int) -> tuple[int, ...]:
     return (*x.shape[:ROW_AXIS], rows, *x.shape[ROW_AXIS + 1 :])
 
 
-def _turned(x: nn.Tensor, axes: tuple[int, ...]) -> nn.Tensor:
-    return x.permute(*axes).copy()
-
-
 def _attend(q: nn.Tensor, k: nn.Tensor, v: nn.Tensor, scale: float | None) -> nn.Tensor:
     """Attention over frames, rows and columns: q (B, N, t, h, W, D), k and v (B, N, T, H, W, D)."""
     batch, heads, *_, size = q.shape
-    flat = (x.reshape(batch, heads, -1, size) for x in (q, k, v))
-    return nn.attention(*flat, scale=scale).reshape(q.shape)
+    flat = (nn.reshape(x, (batch, heads, -1, size)) for x in (q, k, v))
+    return nn.reshape(nn.attention(*flat, scale=scale), q.shape)

@@ -164,7 +164,7 @@ class FrameCache:
         """Keep frames (B, C, kernel - 1, H, W), the neighbours' rows around them included: they came once."""
         if self.keeps:
             # A copy: a view would keep the whole batch of frames alive.
-            self._frames[id(conv)] = frames.copy()
+            self._frames[id(conv)] = nn.copy(frames)
 
 
 class CausalConv3d(nn.Module):
@@ -267,7 +267,7 @@ class ResnetBlock3D(nn.Module):
         """x (B, C, T, H, W) to (B, O, T, H, W); zq (B, Z, t, h, w) where the norms want it."""
         hidden = self.conv1(self.activation(self.norm1(x, cache.rows, *zq)), cache)
         hidden = self.conv2(self.activation(self.norm2(hidden, cache.rows, *zq)), cache)
-        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 def block_norm(channels: int, config: AutoencoderConfig, latent_channels: int | None) -> nn.Module:
@@ -325,7 +325,7 @@ def halve_frames(x: nn.Tensor) -> nn.Tensor:
     odd = x.shape[2] % 2
     if x.shape[2] == 1:
         return x
-    means = (x[:, :, odd::2] + x[:, :, odd + 1 :: 2]) * 0.5
+    means = nn.multiply(nn.add(x[:, :, odd::2], x[:, :, odd + 1 :: 2]), 0.5)
     return nn.cat([x[:, :, :1], means], axis=2) if odd else means
 
 
@@ -650,5 +650,5 @@ def blend(before: nn.Tensor, x: nn.Tensor, extent: int, axis: int) -> nn.Tensor:
     ramp = np.arange(extent, dtype=np.float32).reshape(-1, *[1] * (x.ndim - axis - 1)) / extent
     share = nn.from_numpy(ramp, dtype=x.dtype)
     last, first = before[(*everything, slice(-extent, None))], x[(*everything, slice(extent))]
-    faded = last * (1.0 - share) + first * share
+    faded = nn.multiply_add(first, share, nn.multiply(last, 1.0 - share))
     return nn.cat([faded, x[(*everything, slice(extent, None))]], axis=axis)
