@@ -211,7 +211,7 @@ def _numpy_dtype(dtype: Any) -> np.dtype:
 class ShardedBlocks(nn.ModuleList):
     """Blocks of whose weights each rank has a share; see this module's text.
 
-    A run over them holds the memory of the two largest blocks beside the shares, from its first block to
+    A run over them holds twice the memory of the largest block beside the shares, from its first block to
     its last: between two runs it is free for others. So the first block's weights do not travel ahead.
 
     Args:
