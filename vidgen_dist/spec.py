@@ -210,8 +210,13 @@ class Topology(_Part):
 def nearest_degrees(gang: int, ulysses: int, ring: int, cfg: int) -> tuple[int, int, int]:
     """The degrees (ulysses, ring, cfg) of a gang of that many ranks that are nearest to those given."""
 
-    def away(degrees: tuple[int, int, int]) -> float:
-        return sum(abs(math.log(new / old)) for new, old in zip(degrees, (ulysses, ring, cfg), strict=True))
+    given = (ulysses, ring, cfg)
+
+    def away(degrees: tuple[int, int, int]) -> tuple[float, int]:
+        pairs = list(zip(degrees, given, strict=True))
+        distance = sum(abs(math.log(new / old)) for new, old in pairs)
+        # Of those that are as near, one that keeps more of what was given.
+        return round(distance, 6), sum(new != old for new, old in pairs)
 
     possible = [
         (gang // halves // around, around, halves)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,34 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidgen_dist.runtime import retry
-from vidgen_dist.runtime.cluster import connected
-from vidgen_dist.spec import RunSpec, Topology, spec_from_flags
+from vidgen_dist.spec import RunSpec, spec_from_flags
 
 FAKE_ENGINE = "tests.runtime.fake_engine"
+
+NPUS = 4
+"""As many as the local Ray believes to have."""
 
 
 @pytest.fixture(scope="session")
 def local_ray(s3_endpoint: str) -> Iterator[None]:
     """A local Ray that runs share; starting one takes seconds. Workers inherit the S3 server's address."""
     assert s3_endpoint
-    with connected(Topology()):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        ray.init(
+            address="local",
+            resources={"NPU": NPUS},
+            namespace="vidgen",
+            include_dashboard=False,
+            object_store_memory=128 * 2**20,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -63,6 +82,27 @@ def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that refuses is asked again at once."""
     monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a rank put into a file's name when it was told `sign:`."""
+
+    rank: int
+    pid: int
+    npu: str
+    cores: str
+    at: datetime
+
+
+def signs_in(folder: Path) -> list[Sign]:
+    """The signs in a folder, in the order in which they were made."""
+    found = []
+    for file in folder.iterdir():
+        rank, pid, npu, cores = file.name.split(",")
+        at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        found.append(Sign(int(rank), int(pid), npu, cores, at))
+    return sorted(found, key=lambda sign: sign.at)
 
 
 def entries(output: Path | str) -> list[dict[str, Any]]:

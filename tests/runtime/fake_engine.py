@@ -10,7 +10,7 @@ Prompts are texts of words; those with a colon are orders:
     hang-once:FILE  never comes back, unless FILE is there, and makes it
     raise-once:FILE raises RuntimeError unless FILE is there, and makes it
     touch:FILE      makes FILE when rendering begins
-    sign:FOLDER     makes a file in FOLDER that is named after the rank, the process, NPUs and cores
+    sign:FOLDER     makes a file in FOLDER, once, that is named after the rank, the process, NPUs and cores
     wait:FILE       goes on when FILE is there (60 s at most)
     replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
     ignore-steps:   shows no sign of life, as a long denoising step would
@@ -41,7 +41,7 @@ from vidgen_dist.pipelines.rules import Rules, compute_dtype
 from vidgen_dist.pipelines.tasks import TaskRules
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.engine import OpenedModel
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import Model, RunSpec, parse_bytes
 
 STEP_SECONDS = 0.05
 
@@ -72,6 +72,15 @@ def open_model(model: Model, device: str) -> OpenedModel:
     return OpenedModel(
         rules=rules, digest=digest, revision=revision, dtype=compute_dtype(model.dtype, device)
     )
+
+
+def choose_gangs(_spec: RunSpec, _device: str, npus: int, _rows: int) -> tuple[int, Degrees]:
+    return npus // 2, Degrees(ulysses=2)
+
+
+def check_memory(spec: RunSpec, _device: str, _npus: int) -> None:
+    if parse_bytes(spec.topology.memory or "") < 10**6:
+        raise Refused("topology.memory: a rank needs 1 MB")
 
 
 @dataclass(frozen=True)
@@ -134,13 +143,12 @@ class FakePipeline:
         words = self._orders(request.prompt)
         if any(order == "ignore-steps" for order, _ in words):
             progress = _ignore
-        # Ranks that are told different things do them between two steps.
-        for step in (1, 2):
-            self._mesh.meet()
-            if step == 2:
-                for order, argument in words:
-                    self._obey(order, argument, lambda: progress("denoise", 1, 2))
-            progress("denoise", step, 2)
+        self._mesh.meet()
+        progress("denoise", 1, 2)
+        for order, argument in words:
+            self._obey(order, argument, lambda: progress("denoise", 1, 2))
+        self._mesh.meet()
+        progress("denoise", 2, 2)
         progress("decode", 0, 1)
         self._mesh.meet()
         rng = np.random.Generator(np.random.PCG64(request.seed or 0))
@@ -164,7 +172,9 @@ class FakePipeline:
         elif order == "sign":
             npus = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
             cores = "+".join(map(str, sorted(os.sched_getaffinity(0))))
-            (file / f"{self._mesh.rank},{os.getpid()},{npus},{cores}").touch()
+            sign = file / f"{self._mesh.rank},{os.getpid()},{npus},{cores}"
+            if not sign.exists():
+                sign.touch()
         elif order == "sleep":
             until = time.perf_counter() + float(argument)
             _wait_until(lambda: time.perf_counter() >= until, step)

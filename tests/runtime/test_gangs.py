@@ -1,34 +1,231 @@
-"""Gangs of several ranks on a local Ray, with the fast fake engine: rows, deaths, hangs, refusals."""
+"""Gangs of several ranks on a local Ray, with the fast fake engine: rows, deaths, hangs, places, refusals."""
 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+import ray
+from ray.util import placement_group_table
 from rich.console import Console
 
-from tests.runtime.conftest import FAKE_ENGINE, entries
+from tests.runtime.conftest import FAKE_ENGINE, NPUS, entries, signs_in
+from vidgen_dist.errors import Refused
 from vidgen_dist.runtime import crew
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.spec import RunSpec
+
+PATIENCE = 60.0
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
 
-def run(spec: RunSpec) -> RunResult:
-    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+@pytest.fixture(autouse=True)
+def nothing_is_left(local_ray: None) -> Iterator[None]:
+    """After every run all places are free again."""
+    assert local_ray is None
+    yield
+    wait_until(lambda: all_free() and all(group["state"] == "REMOVED" for group in groups()))
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_gang_of_two(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    signs = tmp_path / "signs"
-    signs.mkdir()
-    spec = make_spec(make_manifest(*[f"sign:{signs}"]*5), topology__ulysses=2)
+def groups() -> list[dict[str, str]]:
+    return list(placement_group_table().values())
+
+
+def all_free() -> bool:
+    free, there = ray.available_resources(), ray.cluster_resources()
+    return all(free.get(kind) == there[kind] for kind in ("CPU", "NPU"))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def run(spec: RunSpec, console: Console | None = None) -> RunResult:
+    return render(spec, console or Console(file=io.StringIO()), engine=FAKE_ENGINE)
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("degrees", [{"topology__cfg": 2}, {"topology__ring": 3, "topology__replicas": 1}])
+def test_every_row_is_rendered_by_all_ranks_and_written_once(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, degrees: dict[str, int]
+) -> None:
+    folders = [folder(tmp_path / name) for name in "abcdef"]
+    manifest = make_manifest(*(f"sign:{path}" for path in folders))
+    spec = make_spec(manifest, **degrees)
+    assert run(spec).exit_status == 0
+    assert sorted((e["id"], e["status"]) for e in entries(tmp_path / "out")) == [
+        (i, "done") for i in "abcdef"
+    ]
+    for path in folders:
+        signs = signs_in(path)
+        assert sorted(sign.rank for sign in signs) == list(range(spec.topology.ranks))
+        assert len({sign.pid for sign in signs}) == spec.topology.ranks
+
+
+@pytest.mark.parametrize("fault", ["die-once@1", "die-once@0", "stop-once@1", "hang-once@1", "hang-once@0"])
+def test_a_member_that_dies_or_hangs(
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    """Its gang is replaced and its row done; the other gang works on meanwhile, in the same processes."""
+    monkeypatch.setattr(crew, "POLL_SECONDS", 1.0)
+    struck, signs, happened = folder(tmp_path / "struck"), folder(tmp_path / "signs"), tmp_path / "happened"
+    prompts = [f"sign:{struck} {fault}:{happened}", *[f"sign:{signs} sleep:0.1"] * 49]
+    manifest = make_manifest(*({"id": f"{i:02d}", "prompt": prompt} for i, prompt in enumerate(prompts)))
+    spec = make_spec(manifest, topology__ulysses=2, topology__shard_size=1, topology__watchdog={"denoise": 3})
     result = run(spec)
-    print(result, sorted(p.name for p in signs.iterdir()))
-    assert result.exit_status == 0
+    assert (result.done, result.failed, result.exit_status) == (50, 0, 0)
+    done = entries(tmp_path / "out")
+    assert sorted((entry["id"], entry["status"]) for entry in done) == [
+        (f"{i:02d}", "done") for i in range(50)
+    ]
+    # All of the gang is gone: also one that does not answer would keep its NPU.
+    first = signs_in(struck)[:2]
+    assert {sign.rank for sign in first} == {0, 1}
+    wait_until(lambda: all(is_gone(sign.pid) for sign in first))
+    # The row was done by another gang.
+    assert len(signs_in(struck)) == 4
+    at = datetime.fromtimestamp(happened.stat().st_mtime, UTC)
+    struck_pids = {sign.pid for sign in first}
+    rest = [sign for sign in signs_in(signs) if sign.pid not in struck_pids]
+    assert len(rest) in (2, 4)
+    rebuilt = rest[2].at if rest[2:] else datetime.max.replace(tzinfo=UTC)
+    names = {entry["worker"] for entry in done if at < entry["finished_at"] < rebuilt}
+    assert len(names) == 1
+    assert len({entry["worker"] for entry in done}) <= 3
+
+
+def test_an_error_of_all_ranks_is_the_rows(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    signs = folder(tmp_path / "signs")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    rows = [
+        {"id": "a", "prompt": f"sign:{signs}"},
+        {"id": "b", "prompt": f"sign:{signs} raise:oops"},
+        {"id": "c", "prompt": f"sign:{signs}"},
+    ]
+    result = run(make_spec(make_manifest(*rows), topology__replicas=1, topology__ulysses=2))
+    assert (result.done, result.failed) == (2, 1)
+    assert result.failures[0].startswith("b: RuntimeError: oops")
+    # The processes of the first row rendered all three.
+    assert len(signs_in(signs)) == 2
+    assert len({entry["worker"] for entry in entries(tmp_path / "out")}) == 1
+
+
+def test_an_error_of_one_rank_breaks_the_gang(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
+    prompts = [f"sign:{one} raise-once@1:{tmp_path}/f1", f"sign:{two} raise-once@0:{tmp_path}/f2", "three"]
+    spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__ulysses=2)
+    result = run(spec)
+    assert (result.done, result.failed, result.exit_status) == (3, 0, 0)
+    assert sorted(entry["status"] for entry in entries(tmp_path / "out")) == ["done"] * 3
+    for signs in (one, two):
+        assert len({sign.pid for sign in signs_in(signs)}) == 4
+
+
+def test_a_row_that_breaks_every_gang_is_given_up(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    result = run(make_spec(make_manifest("one", "die@1:"), topology__replicas=1, topology__ulysses=2))
+    assert (result.done, result.failed) == (1, 1)
+    (failed,) = [entry for entry in entries(tmp_path / "out") if entry["status"] == "failed"]
+    assert failed["error_class"] == "WorkerDied"
+    assert f"{crew.MAX_DEATHS} workers died with this row; the last: rank 1 on " in failed["error_message"]
+
+
+def test_ranks_have_an_npu_each_and_follow_their_order(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Two gangs, one row each, of which each waits for the other to have begun."""
+    one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
+    begun_one, begun_two = tmp_path / "begun-one", tmp_path / "begun-two"
+    prompts = [
+        f"sign:{one} touch:{begun_one} wait:{begun_two}",
+        f"sign:{two} touch:{begun_two} wait:{begun_one}",
+    ]
+    spec = make_spec(make_manifest(*prompts), topology__device="ascend", topology__ulysses=2)
+    assert run(spec).exit_status == 0
+    found = [sorted(signs_in(signs), key=lambda sign: sign.rank) for signs in (one, two)]
+    assert [[sign.rank for sign in gang] for gang in found] == [[0, 1], [0, 1]]
+    numbers = [[int(sign.npu) for sign in gang] for gang in found]
+    assert sorted(number for gang in numbers for number in gang) == list(range(NPUS))
+    assert numbers == [sorted(gang) for gang in numbers]
+
+
+def test_ranks_on_cpu_divide_the_cores(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    signs = folder(tmp_path / "signs")
+    spec = make_spec(make_manifest(f"sign:{signs}"), topology__replicas=1, topology__ulysses=2)
+    assert run(spec).exit_status == 0
+    cores = [set(sign.cores.split("+")) for sign in signs_in(signs)]
+    here = {str(core) for core in os.sched_getaffinity(0)}
+    assert cores[0] | cores[1] <= here
+    assert not (cores[0] & cores[1]) or len(here) == 1
+
+
+@pytest.mark.parametrize("model", ["dies-when-loaded", "breaks-when-loaded"])
+def test_a_gang_that_cannot_load_ends_the_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, model: str
+) -> None:
+    spec = make_spec(make_manifest("one"), model__id=model, topology__replicas=1, topology__ulysses=2)
+    result = run(spec)
+    assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
+    assert "no worker can be kept alive: rank " in result.message
+
+
+@pytest.mark.parametrize(
+    ("topology", "parts"),
+    [
+        (
+            {"replicas": 3, "ulysses": 2},
+            ["3 with 2 ranks each need 6 NPUs", "has 4", "replicas: 2 have room"],
+        ),
+        ({"replicas": 1, "ulysses": 6, "cfg": 2}, ["need 12 NPUs", "ulysses: 2, ring: 1, cfg: 2 has room"]),
+        ({"replicas": 2, "npus": 1}, ["need 2 NPUs", "topology.npus is 1", "replicas: 1 have room"]),
+        ({"replicas": 1, "memory": "10KB"}, ["a rank needs 1 MB"]),
+    ],
+)
+def test_what_has_no_room_is_refused(
+    make_spec: MakeSpec, make_manifest: MakeManifest, topology: dict[str, int], parts: list[str]
+) -> None:
+    flags = {f"topology__{name}": value for name, value in topology.items()}
+    with pytest.raises(Refused) as refused:
+        run(make_spec(make_manifest("one"), topology__device="ascend", **flags))
+    for part in parts:
+        assert part in str(refused.value)
+
+
+def test_auto_takes_what_is_chosen(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    signs, said = folder(tmp_path / "signs"), io.StringIO()
+    spec = make_spec(make_manifest(f"sign:{signs}"), topology__device="ascend", topology__replicas="auto")
+    assert run(spec, Console(file=said, width=200)).exit_status == 0
+    assert "replicas: 1, each a gang of 2 (ulysses 2, ring 1, cfg 1)" in said.getvalue()
+    assert sorted(sign.rank for sign in signs_in(signs)) == [0, 1]

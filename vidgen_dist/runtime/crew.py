@@ -31,7 +31,7 @@ POLL_SECONDS = 5.0
 START_SECONDS = 1800.0
 """Until then one gang at least must have a place to run: a cluster that grows takes minutes for a node."""
 
-GATHER_SECONDS = 300.0
+GATHER_SECONDS = 600.0
 """What a gang may take from the first member that has a place to the last that has a seat."""
 
 BLAME_SECONDS = 2.0
