@@ -113,7 +113,7 @@ def test_too_large_is_refused_with_the_numbers_and_what_works(job: MakeJob) -> N
 
 def test_nearest_is_among_the_npus_given(job: MakeJob) -> None:
     it = job("5b")
-    with pytest.raises(Refused, match=r"no gang of up to 1 ranks fits.*allowed: more NPUs"):
+    with pytest.raises(Refused, match=r"No gang of up to 1 ranks fits.*allowed: more NPUs"):
         splits.check_fits(it.size, it.work, it.device, Degrees(), npus=1, memory=parse_bytes("24GiB"))
 
 
@@ -122,7 +122,7 @@ def test_nothing_fits(job: MakeJob) -> None:
     with pytest.raises(Refused) as refusal:
         splits.choose(it.size, it.work, it.device, 4, memory=parse_bytes("4GB"))
     told = str(refusal.value)
-    assert "no gang of up to 4 ranks fits: the least is" in told
+    assert "No gang of up to 4 ranks fits: the least is" in told
     enough = re.search(r"or (\d+)GiB of memory", told)
     assert enough is not None
     memory = int(enough[1]) * 2**30

@@ -23,7 +23,7 @@ def sent_by_rank(mesh: Mesh, name: str, request: RenderRequest) -> dict[str, int
 
 @pytest.mark.parametrize(
     "degrees",
-    [Degrees(ulysses=2), Degrees(ring=2), Degrees(ulysses=2, ring=2), Degrees(ulysses=2, cfg=2), Degrees(3)],
+    [Degrees(ulysses=2, ring=2), Degrees(ulysses=2, cfg=2), Degrees(ulysses=3)],
     ids=str,
 )
 def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:

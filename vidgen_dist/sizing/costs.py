@@ -2,7 +2,8 @@
 
 An estimate, for choosing between splits: it counts the arithmetic of blocks and convolutions, what is sent
 and what of that no arithmetic hides, and what each operator and each exchange costs however small it is. It
-leaves out the loading of the model and the writing of files.
+leaves out the loading of the model and the writing of files, and that exchanges which are under way at the
+same time share the links.
 
 Letters: N tokens of a sample (text and video), D width of the transformer, P ranks.
 """

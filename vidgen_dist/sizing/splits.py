@@ -140,7 +140,7 @@ def choose(
     splits = [Split(one, npus // one.degrees.size, rows) for one in found]
     fitting = sorted((s for s in splits if s.estimate.fits), key=lambda s: (s.seconds, s.degrees.size))
     if not fitting:
-        raise Refused(_nothing_fits(size, found, device))
+        raise Refused(f"{size.model} does not fit into the memory given. {_nothing_fits(found, device)}")
     rest = sorted((s for s in splits if not s.estimate.fits), key=lambda s: s.estimate.memory.peak)
     return Comparison(
         splits=(*fitting, *rest),
@@ -179,7 +179,7 @@ def check_fits(
     found = estimates(size, work, device, npus or LARGEST_GANG, dtype=dtype, memory=memory)
     fitting = [one for one in found if one.fits]
     if not fitting:
-        raise Refused(f"{_too_large(size, asked)}. {_nothing_fits(size, found, device)}")
+        raise Refused(f"{_too_large(size, asked)}. {_nothing_fits(found, device)}")
     # The size that is nearest, then what is fastest at it.
     best = min(fitting, key=lambda one: (abs(one.degrees.size - degrees.size), one.seconds.video))
     raise Refused(
@@ -204,17 +204,18 @@ def _too_large(size: ModelSize, asked: Estimate) -> str:
 
 
 def _memory_for(asked: Estimate, device: Device) -> str:
-    """The least memory that would do, in whole gibibytes."""
-    return f"{math.ceil(asked.memory.peak / device.usable / 2**30)}GiB"
+    """The least memory that would do, as `--memory` takes it."""
+    size = asked.memory.peak / device.usable
+    return f"{math.ceil(size / 2**30)}GiB" if size > 2**30 else f"{math.ceil(size / 2**20)}MiB"
 
 
-def _nothing_fits(size: ModelSize, found: list[Estimate], device: Device) -> str:
+def _nothing_fits(found: list[Estimate], device: Device) -> str:
     best = min(found, key=lambda one: one.memory.peak)
     largest = max(one.degrees.size for one in found)
     return (
-        f"{size.model}: no gang of up to {largest} ranks fits: the least is {in_words(best.memory.peak)} "
-        f"a rank, with {describe(best.degrees)}, and it may use {in_words(best.usable)}; allowed: more NPUs, "
-        f"smaller or shorter videos, or {_memory_for(best, device)} of memory"
+        f"No gang of up to {largest} ranks fits: the least is {in_words(best.memory.peak)} a rank, with "
+        f"{describe(best.degrees)}, and it may use {in_words(best.usable)}; allowed: more NPUs, smaller or "
+        f"shorter videos, or {_memory_for(best, device)} of memory"
     )
 
 
