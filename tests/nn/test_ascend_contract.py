@@ -368,6 +368,8 @@ def test_arithmetic():
     check(ascend.cat((x, y), 1), cpu.cat((x, y), 1))
     check(ascend.reshape(x, (4, -1)), cpu.reshape(x, (4, -1)))
     check(ascend.copy(x), cpu.copy(x))
+    check(ascend.zeros((2, 0), nn.float32), cpu.zeros((2, 0), nn.float32))
+    check(ascend.zeros((2, 3), nn.float32), cpu.zeros((2, 3), nn.float32))
     for ours, expected in zip(ascend.split(x, (1, 3), 2), cpu.split(x, (1, 3), 2), strict=True):
         check(ours, expected)
 

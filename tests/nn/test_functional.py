@@ -355,6 +355,9 @@ def test_elementwise(draw):
     check(nn.where(tensor(x > 0), tensor(x), 0.0), np.where(x > 0, x, 0))
     check(nn.where(tensor(x > 0), tensor(x), tensor(-x)), abs(x))
     check(nn.zeros((2, 3)), np.zeros((2, 3), np.float32))
+    for dtype in (nn.int64, nn.float16, nn.bfloat16):
+        assert nn.zeros((0, 3), dtype).dtype == nn.zeros((2, 3), dtype).dtype == dtype
+        assert not nn.to_numpy(nn.zeros((2, 3), dtype)).any()
     check(nn.ones([4], nn.float32), np.ones(4, np.float32))
 
 

@@ -144,6 +144,11 @@ def copy(x: Tensor) -> Tensor:
     return x.copy()
 
 
+def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """A tensor of 0."""
+    return mint.zeros(shape, dtype=dtype)
+
+
 def softmax(x: Tensor, axis: int) -> Tensor:
     """Exponentials over `axis` that sum to 1."""
     return F.softmax(x, dim=axis)

@@ -317,8 +317,7 @@ def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tens
 
 def zeros(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
     """A tensor of 0."""
-    backend.current()
-    return mint.zeros(tuple(shape), dtype=dtype)
+    return backend.current().body.zeros(tuple(shape), dtype)
 
 
 def ones(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
