@@ -175,14 +175,12 @@ class Rotary(NamedTuple):
 
     cos and sin are (1, N, 1, head size) float32; text does not turn. swap (head size, head size) takes
     channels (2i, 2i + 1) to (-x[2i + 1], x[2i]): as a product it runs at the speed of the matrix unit,
-    where strided slices and a stack do not, and it is exact. zero (1, 1, 1, 1) is what `multiply_add`
-    adds where there is nothing to add.
+    where strided slices and a stack do not, and it is exact.
     """
 
     cos: nn.Tensor
     sin: nn.Tensor
     swap: nn.Tensor
-    zero: nn.Tensor
 
 
 def _joint_rotary(tables: Any, split: TokenSplit, dtype: Any) -> Rotary | None:
@@ -197,13 +195,11 @@ def _joint_rotary(tables: Any, split: TokenSplit, dtype: Any) -> Rotary | None:
         nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
         nn.from_numpy(np.concatenate([no_turn, sin])[None, :, None]),
         nn.from_numpy(swap, dtype),
-        nn.zeros((1, 1, 1, 1)),
     )
 
 
 def _turn(x: nn.Tensor, rotary: Rotary) -> nn.Tensor:
-    # multiply_add for the plain product too: where a factor broadcasts, the operator takes twice its time.
-    crossed = nn.multiply_add(nn.matmul(x, rotary.swap), rotary.sin, rotary.zero)
+    crossed = nn.multiply(nn.matmul(x, rotary.swap), rotary.sin)
     return nn.multiply_add(x, rotary.cos, crossed).astype(x.dtype)
 
 
@@ -331,9 +327,9 @@ class PatchEmbed(nn.Module):
         weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
         tokens = nn.linear(split.own(patches, "video"), weight, self.proj.bias)
         if "text" in positions:
-            text = text + split.own(positions["text"], "text")
+            text = nn.add(text, split.own(positions["text"], "text"))
         if "video" in positions:
-            tokens = tokens + split.own(positions["video"], "video")
+            tokens = nn.add(tokens, split.own(positions["video"], "video"))
         return text, tokens, split
 
     def _patchify(self, video: nn.Tensor) -> nn.Tensor:
@@ -523,7 +519,7 @@ class ActivatedLinear(nn.Module):
         if not self._gated:
             return self._activation(hidden)
         value, gate = nn.chunk(hidden, 2, -1)
-        return value * self._activation(gate)
+        return nn.multiply(value, self._activation(gate))
 
 
 def _gelu(x: nn.Tensor) -> nn.Tensor:
@@ -536,7 +532,7 @@ def _gelu_tanh(x: nn.Tensor) -> nn.Tensor:
 
 def _gelu_sigmoid(x: nn.Tensor) -> nn.Tensor:
     """The sigmoid form of GELU (arXiv:1606.08415, section 2)."""
-    return x * nn.sigmoid(1.702 * x)
+    return nn.multiply(x, nn.sigmoid(nn.multiply(x, 1.702)))
 
 
 def _mish(x: nn.Tensor) -> nn.Tensor:
