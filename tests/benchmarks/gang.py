@@ -1,6 +1,6 @@
 """Seconds per denoising step of one rank and of gangs of two, as a ratio; and of the exchanges by themselves.
 
-    python -m tests.benchmarks.gang [--rounds 5] [--transports sockets,mccl]
+    python -m tests.benchmarks.gang [--rounds 3] [--transports sockets,mccl]
 
 Shape: a transformer of 6 layers and 8 heads of 64 at 4,000 tokens (160 of text, 8 x 20 x 24 of video) with
 guidance (batch 2). Random weights.
@@ -270,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--transports", default=",".join(TRANSPORTS["cpu"]))
     arguments = parser.parse_args()
     with pairs(arguments.transports.split(","), WORK) as started:

@@ -170,16 +170,16 @@ GROUPS = ["gang", "sequence", "ulysses", "ring", "cfg"]
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_all_to_all_moves_uneven_pieces(world: Hccl, degrees: Degrees, name: str) -> None:
-    # Rank r gives rank p an array of r + p rows; 0 gives itself nothing.
+    # Rank r gives rank p an array of 2 r + p rows; 0 gives itself nothing.
     def begin(mesh: Mesh) -> Pending:
         group: Group = getattr(mesh, name)
-        pieces = [nn.from_numpy(numbers(mesh.rank, p, (mesh.rank + p, 3))) for p in group.ranks]
-        return group.all_to_all(pieces, [(p + mesh.rank, 3) for p in group.ranks], what="test")
+        pieces = [nn.from_numpy(numbers(mesh.rank, p, (2 * mesh.rank + p, 3))) for p in group.ranks]
+        return group.all_to_all(pieces, [(2 * p + mesh.rank, 3) for p in group.ranks], what="test")
 
     for r, taken in enumerate(on_all(world, begin, degrees)):
         ranks = getattr(make_mesh(None, r, degrees), name).ranks  # type: ignore[arg-type]
         for p, tensor in zip(ranks, taken, strict=True):
-            np.testing.assert_array_equal(nn.to_numpy(tensor), numbers(p, r, (p + r, 3)))
+            np.testing.assert_array_equal(nn.to_numpy(tensor), numbers(p, r, (2 * p + r, 3)))
 
 
 @pytest.mark.parametrize("name", GROUPS)
