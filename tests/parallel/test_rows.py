@@ -229,11 +229,12 @@ def test_rows_are_gathered(ranks: Ranks, total: int, size: int) -> None:
     # Whoever is not the first sends its rows once, and everybody its shape.
     shapes = size * (size - 1) * 5 * 8
     assert (
-        sum(sent for *_, sent in told) == x.nbytes - told_rows(total, size) * x[:, :, :, :1].nbytes + shapes
+        sum(sent for *_, sent in told)
+        == x.nbytes - rows_of_the_first(total, size) * x[:, :, :, :1].nbytes + shapes
     )
 
 
-def told_rows(total: int, size: int) -> int:
+def rows_of_the_first(total: int, size: int) -> int:
     """Rows that the first rank has already."""
     return 2 * -(-total // min(total, size))
 
