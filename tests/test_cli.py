@@ -160,6 +160,10 @@ def test_a_checkpoint_without_a_component(
         (["--set", "num_frames"], ["--set num_frames", "KEY=VALUE"]),
         (["--set", "height=17"], ["height", "17", "multiple of"]),
         (["--replicas", "0"], ["topology.replicas", "0"]),
+        (["--replicas", "many"], ["topology.replicas", "'many'", "or auto"]),
+        (["--gang", "8", "--ring", "3"], ["topology.gang: 8", "are 3 ranks", "nearest degrees of 8"]),
+        (["--cfg", "3"], ["topology.cfg", "3"]),
+        (["--memory", "much"], ["topology.memory", "'much'", "64GB"]),
         (["--crf", "99"], ["output.crf", "99", "51"]),
         (["--format", "avi"], ["output.format", "'avi'", "'mp4'"]),
         (["--fps", "-1"], ["output.fps", "-1"]),
@@ -214,6 +218,7 @@ def test_flags_and_run_file_are_one_thing(
         " --fps 12 --crf 20 --set num_frames=9 --set guidance_scale=1.5 --set use_dynamic_cfg=true --seed 4"
     )
     flags += " --set negative_prompt=no"
+    flags += " --ulysses 2 --ring 3 --cfg 2 --gang 12 --memory 64GB --npus 36"
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
     run_file = tmp_path / "run.yaml"
@@ -228,6 +233,7 @@ def test_flags_and_run_file_are_one_thing(
         "negative_prompt": "no",
     }
     assert specs[0].manifest.passthrough == ("source", "licence")
+    assert (specs[0].topology.replicas, specs[0].topology.ranks) == (3, 12)
     assert specs[2].output.uri == "other"
     assert specs[2].sampling["num_frames"] == 17
     assert specs[2].topology == specs[0].topology

@@ -8,7 +8,7 @@ import pytest
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling
-from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
+from vidgen_dist.spec import AUTO, RunSpec, nearest_degrees, parse_bytes, parse_spec, spec_from_flags
 
 FULL = """\
 model:
@@ -30,6 +30,13 @@ topology:
   replicas: 3
   address: auto
   shard_size: 4
+  ulysses: 2
+  ring: 3
+  cfg: 2
+  gang: 12
+  memory: 64GB
+  npus: 36
+  watchdog: {denoise: 90, load: 7200.5}
 sampling:
   num_frames: 49
   guidance_scale: 6.0
@@ -42,6 +49,8 @@ def test_yaml_comes_back_as_it_went() -> None:
     assert spec.output.fps == 12.5
     assert spec.manifest.passthrough == ("source", "licence")
     assert spec.sampling == {"num_frames": 49, "guidance_scale": 6.0}
+    assert spec.topology.ranks == 12
+    assert spec.topology.watchdog.denoise == 90
     assert parse_spec(spec.to_yaml(), "again.yaml") == spec
 
 
@@ -72,24 +81,44 @@ def test_defaults_are_a_local_run() -> None:
         ("  variant:", "  varient:", ["line 5", "model.varient", "did you mean model.variant?"]),
         ("topology:", "topologie:", ["line 15", "topologie", "did you mean topology?", "sampling"]),
         ("  format: gif", "  format: avi", ["line 12", "output.format", "'avi'", "'mp4'", "'npy'"]),
-        ("  replicas: 3", "  replicas: 0", ["line 17", "topology.replicas", "integer from 1 to 100000, or auto"]),
+        (
+            "  replicas: 3",
+            "  replicas: 0",
+            ["line 17", "topology.replicas", "integer from 1 to 100000, or auto"],
+        ),
         ("  replicas: 3", "  replicas: 2.5", ["line 17", "topology.replicas", "2.5"]),
         ("  replicas: 3", "  replicas: yes", ["line 17", "topology.replicas", "True", "integer"]),
+        ("  replicas: 3", "  replicas: all", ["line 17", "topology.replicas", "'all'", "or auto"]),
+        (
+            "  replicas: 3",
+            "  replicas: auto",
+            ["line 15", "topology.replicas: auto chooses the gang as well"],
+        ),
+        ("  ulysses: 2", "  ulysses: 0", ["line 20", "topology.ulysses", "greater than or equal to 1"]),
+        ("  cfg: 2", "  cfg: 3", ["line 22", "topology.cfg", "less than or equal to 2"]),
+        (
+            "  gang: 12",
+            "  gang: 8",
+            ["topology.gang: 8", "ulysses 2 * ring 3 * cfg 2 are 12 ranks", "ulysses 2, ring 2, cfg 2"],
+        ),
+        ("  memory: 64GB", "  memory: 64 giga", ["line 24", "topology.memory", "'64 giga'", "such as 64GB"]),
+        ("denoise: 90", "denois: 90", ["line 26", "did you mean topology.watchdog.denoise?"]),
+        ("denoise: 90", "denoise: 0", ["line 26", "topology.watchdog.denoise", "greater than 0"]),
         ("  fps: 12.5", "  fps: on", ["line 13", "output.fps", "True", "number"]),
-        ("seed: 7", "seed: true", ["line 23", "seed", "True", "integer"]),
+        ("seed: 7", "seed: true", ["line 30", "seed", "True", "integer"]),
         ("[source, licence]", "source", ["line 9", "manifest.passthrough", "'source'", "a list"]),
-        ("seed: 7", "sampling2:", ["line 23", "did you mean sampling?"]),
+        ("seed: 7", "sampling2:", ["line 30", "did you mean sampling?"]),
         ("  id: zai-org/CogVideoX-5b", "  id: {{ model }}", ["line 2", "quotes"]),
-        ("seed: 7", "? [a, b]\n: 7", ["line 23", "a key is a text"]),
+        ("seed: 7", "? [a, b]\n: 7", ["line 30", "a key is a text"]),
         ("  crf: 20", "  crf: 52", ["line 14", "output.crf", "less than or equal to 51"]),
         ("  fps: 12.5", "  fps: 0", ["line 13", "output.fps"]),
         ("  task: text-to-video", "  task: text-to-film", ["line 3", "model.task", "'image-to-video'"]),
         ("[source, licence]", "[source, 3]", ["line 9", "manifest.passthrough.1"]),
-        ("seed: 7", "seed: -1", ["line 23", "seed", "-1"]),
-        ("seed: 7", "seed: 7\nseed: 8", ["line 24", "seed is given twice"]),
+        ("seed: 7", "seed: -1", ["line 30", "seed", "-1"]),
+        ("seed: 7", "seed: 7\nseed: 8", ["line 31", "seed is given twice"]),
         ("  revision: main", "  id: other", ["line 4", "model.id is given twice"]),
-        ("seed: 7", "seed: [7", ["line 24", "not YAML"]),
-        ("seed: 7", "seed: !!python/name:os.system x", ["line 23", "not YAML"]),
+        ("seed: 7", "seed: [7", ["line 31", "not YAML"]),
+        ("seed: 7", "seed: !!python/name:os.system x", ["line 30", "not YAML"]),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(before: str, after: str, parts: list[str]) -> None:
@@ -98,6 +127,51 @@ def test_what_is_wrong_is_named_with_its_line(before: str, after: str, parts: li
         parse_spec(FULL.replace(before, after), "jobs/run.yaml")
     for part in ["jobs/run.yaml", *parts]:
         assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("gang", "given", "nearest"),
+    [
+        (8, (2, 2, 1), (4, 2, 1)),
+        (8, (1, 1, 1), (8, 1, 1)),
+        (4, (6, 1, 2), (2, 1, 2)),
+        (7, (1, 1, 2), (7, 1, 1)),
+        (1, (4, 2, 2), (1, 1, 1)),
+        (12, (1, 4, 2), (1, 6, 2)),
+    ],
+)
+def test_nearest_degrees(gang: int, given: tuple[int, int, int], nearest: tuple[int, int, int]) -> None:
+    assert nearest_degrees(gang, *given) == nearest
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64GB", 64 * 10**9),
+        ("64 gib", 64 * 2**30),
+        ("1.5KB", 1500),
+        ("2TB", 2 * 10**12),
+        ("0.5MiB", 2**19),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["64", "GB", "0GB", "-1GB", "64GBs", "1e3GB", "64B", ""])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 64GB"):
+        parse_bytes(text)
+
+
+def test_auto_stands_alone() -> None:
+    flags = {"model.id": "m", "manifest.uri": "a", "output.uri": "b", "topology.replicas": "auto"}
+    spec = spec_from_flags(flags)
+    assert spec.topology.replicas == AUTO
+    assert parse_spec(spec.to_yaml(), "again.yaml") == spec
+    for key in ("topology.ulysses", "topology.ring", "topology.cfg", "topology.gang"):
+        with pytest.raises(Refused, match=r"command line: topology\.replicas: auto chooses the gang as well"):
+            spec_from_flags({**flags, key: 2})
 
 
 def test_every_fault_is_told_at_once() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.util import placement_group_table
 
 PATIENCE = 120.0
 
@@ -21,21 +23,11 @@ MakeManifest = Callable[..., str]
 
 
 @contextmanager
-def vidgen_render(manifest: str, output: Path) -> Iterator[subprocess.Popen[str]]:
+def vidgen_render(manifest: str, output: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
     """`vidgen render` with the fast fake engine, in a process group as a shell would make it."""
     command = [sys.executable, "-m", "tests.runtime.vidgen_with_fake_engine", "render", manifest, str(output)]
-    command += [
-        "--model",
-        "fake",
-        "--device",
-        "cpu",
-        "--replicas",
-        "2",
-        "--shard-size",
-        "2",
-        "--format",
-        "npy",
-    ]
+    command += ["--model", "fake", "--device", "cpu", "--replicas", "2"]
+    command += ["--shard-size", "2", "--format", "npy", *flags]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
@@ -134,13 +126,14 @@ def test_ctrl_c_or_sigterm_finishes_what_runs(
     assert_all_gone(children)
 
 
+@pytest.mark.parametrize("gang", ["1", "2"])
 def test_ctrl_c_twice_stops_at_once_and_keeps_what_is_finished(
-    make_manifest: MakeManifest, tmp_path: Path
+    make_manifest: MakeManifest, tmp_path: Path, gang: str
 ) -> None:
     began, output = tmp_path / "began", tmp_path / "out"
     never = f"ignore-steps: wait:{tmp_path}/never"
     prompts = ["one", "two", f"touch:{began} {never}", *([never] * 5)]
-    with vidgen_render(make_manifest(*prompts), output) as process:
+    with vidgen_render(make_manifest(*prompts), output, "--ulysses", gang) as process:
         wait_until(lambda: began.exists() and len(ledger(output)) == 2, process)
         children = children_of(process)
         press(process)
@@ -154,3 +147,25 @@ def test_ctrl_c_twice_stops_at_once_and_keeps_what_is_finished(
     assert "Traceback" not in rest
     assert ledger(output) == {"a": "done", "b": "done"}
     assert_all_gone(children)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("end", [press, subprocess.Popen.kill])
+def test_on_a_running_cluster_nothing_is_left(
+    make_manifest: MakeManifest, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None]
+) -> None:
+    """Also of a driver that has no time for it."""
+    began, output = tmp_path / "began", tmp_path / "out"
+    prompts = ["one", f"touch:{began} ignore-steps: wait:{tmp_path}/never"]
+    flags = ["--ulysses", "2", "--replicas", "1", "--address", ray.get_runtime_context().gcs_address]
+    with vidgen_render(make_manifest(*prompts), output, *flags) as process:
+        wait_until(began.exists, process)
+        assert ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]
+        while process.poll() is None:
+            end(process)
+            time.sleep(0.5)
+    until = time.monotonic() + PATIENCE
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from PIL import Image
 from ray.util import placement_group_table
 from rich.console import Console
 
@@ -81,6 +82,8 @@ def test_every_row_is_rendered_by_all_ranks_and_written_once(
         signs = signs_in(path)
         assert sorted(sign.rank for sign in signs) == list(range(spec.topology.ranks))
         assert len({sign.pid for sign in signs}) == spec.topology.ranks
+    # What renders a row is no part of what it is.
+    assert "nothing to render: all 6 rows are done" in run(make_spec(manifest)).message
 
 
 @pytest.mark.parametrize("fault", ["die-once@1", "die-once@0", "stop-once@1", "hang-once@1", "hang-once@0"])
@@ -123,16 +126,24 @@ def test_an_error_of_all_ranks_is_the_rows(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     signs = folder(tmp_path / "signs")
-    (tmp_path / "no.png").write_bytes(b"no picture")
+    Image.new("RGB", (16, 16)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
     rows = [
-        {"id": "a", "prompt": f"sign:{signs}"},
-        {"id": "b", "prompt": f"sign:{signs} raise:oops"},
-        {"id": "c", "prompt": f"sign:{signs}"},
+        ("a", "", "good"),
+        ("b", "raise:oops", "good"),
+        ("c", "", "bad"),
+        ("d", "", "missing"),
+        ("e", "", "good"),
     ]
-    result = run(make_spec(make_manifest(*rows), topology__replicas=1, topology__ulysses=2))
-    assert (result.done, result.failed) == (2, 1)
-    assert result.failures[0].startswith("b: RuntimeError: oops")
-    # The processes of the first row rendered all three.
+    manifest = make_manifest(
+        *({"id": i, "prompt": f"sign:{signs} {order}", "image": f"{image}.png"} for i, order, image in rows)
+    )
+    spec = make_spec(manifest, model__task="image-to-video", topology__replicas=1, topology__ulysses=2)
+    result = run(spec)
+    assert (result.done, result.failed) == (2, 3)
+    errors = {entry["id"]: entry["error_class"] for entry in entries(tmp_path / "out")}
+    assert errors == {"a": None, "b": "RuntimeError", "c": "MediaError", "d": "FileNotFoundError", "e": None}
+    # The processes of the first row rendered all of them.
     assert len(signs_in(signs)) == 2
     assert len({entry["worker"] for entry in entries(tmp_path / "out")}) == 1
 

@@ -1,8 +1,7 @@
 """Ray: from a RunSpec to finished videos.
 
-`plan` checks everything that can be checked without a model, `topology` settles into which gangs the NPUs are
-divided, `crew` keeps the gangs alive and fed (`gang` hires them, `feeding` has the rows, `watchdog` the
-patience),
-`worker` renders one rank's part (`unison` is what ranks agree on) and `writing` commits; `driver` puts them
-together.
+`plan` checks everything that can be checked without a model, and `topology` settles the gangs that render.
+`crew` keeps the gangs alive and fed: `gang` hires them, `feeding` has their rows, `watchdog` says how long to
+be patient. `worker` renders one rank's part of a row, `unison` is what ranks must agree on, `writing`
+commits. `driver` puts them together.
 """

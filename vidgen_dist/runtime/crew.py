@@ -108,9 +108,10 @@ class Crew:
                 self._hire(replica)
             while self._gangs and self._interrupts.level < 2:
                 self._feed_all()
+                # What is told of an interrupt is told when the gangs know of it.
+                self._tick(self._ready())
                 self._listen()
                 self._watch()
-                self._tick(self._ready())
             if self._gangs:
                 self._stop_now()
         finally:

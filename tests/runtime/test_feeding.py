@@ -1,0 +1,91 @@
+"""Which rows go out next, which come back, and which are under suspicion."""
+
+from __future__ import annotations
+
+from vidgen_dist.request import RenderRequest
+from vidgen_dist.runtime.feeding import Feed, Hand, Task
+from vidgen_dist.runtime.job import Row
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(RenderRequest(prompt="x", id=f"{i}")) for i in range(count)]
+
+
+def feed(count: int, *, shard_size: int = 4, replicas: int = 2) -> Feed:
+    return Feed(iter(rows(count)), count, shard_size, replicas)
+
+
+def ids(shard: list[Task]) -> list[str]:
+    return [task.row.id for task in shard]
+
+
+def hand(count: int) -> Hand:
+    held = Hand()
+    held.take([Task(row) for row in rows(count)])
+    return held
+
+
+def test_shards_shrink_towards_the_end() -> None:
+    source = feed(20)
+    sizes = []
+    while not source.empty:
+        sizes.append(len(source.next_shard(Hand())))
+    assert sum(sizes) == 20
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (4, 1)
+
+
+def test_one_row_ahead_and_none_towards_the_end() -> None:
+    held = hand(1)
+    assert feed(20).next_shard(held)
+    assert feed(4).next_shard(held) == []
+    assert feed(20).next_shard(hand(2)) == []
+    held.ahead.clear()
+    assert feed(4).next_shard(held)
+
+
+def test_what_comes_back_goes_first() -> None:
+    source = feed(20)
+    back = source.next_shard(Hand())
+    for task in back:
+        source.put_back(task)
+    assert ids(source.next_shard(Hand())) == ["0"]
+    assert ids(source.next_shard(Hand())) == ["1"]
+
+
+def test_a_suspect_is_rendered_alone() -> None:
+    source = feed(20)
+    (first, *_) = source.next_shard(Hand())
+    first.deaths = 1
+    source.put_back(first)
+    busy = hand(1)
+    busy.ahead.clear()
+    assert source.next_shard(busy) == []
+    alone = Hand()
+    alone.take(source.next_shard(alone))
+    assert list(alone.tasks) == ["0"]
+    alone.ahead.clear()
+    # Not while it is being written, either.
+    assert source.next_shard(alone) == []
+    alone.drop("0")
+    assert source.next_shard(alone)
+
+
+def test_rows_that_were_begun_are_suspects() -> None:
+    held = hand(3)
+    held.started |= {"0", "1"}
+    assert held.suspects() == {"0", "1"}
+
+
+def test_the_next_row_is_a_suspect_while_nothing_is_in_the_model() -> None:
+    held = hand(3)
+    assert held.suspects() == {"0"}
+    held.started.add("0")
+    held.ahead.discard("0")
+    assert held.suspects() == {"0", "1"}
+    held.drop("0")
+    assert held.suspects() == {"1"}
+
+
+def test_empty_hands_have_no_suspects() -> None:
+    assert Hand().suspects() == set()
