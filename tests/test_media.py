@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-from vidgen_dist import media
+from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import MediaError
 from vidgen_dist.runtime.contact_sheet import read_frames
@@ -263,8 +263,8 @@ def test_nothing_is_left_of_a_failed_write(
 
     monkeypatch.setattr(np, "save", full)
     monkeypatch.setattr(Image.Image, "save", full)
-    monkeypatch.setattr(media.GifImagePlugin, "getdata", full)
-    monkeypatch.setattr(media.subprocess, "run", full)
+    monkeypatch.setattr(media.writing.GifImagePlugin, "getdata", full)
+    monkeypatch.setattr(media.writing.subprocess, "run", full)
     with pytest.raises(OSError, match="No space left"):
         write(smooth(2, 8, 8), tmp_path, format)
     assert list(tmp_path.iterdir()) == []
@@ -350,10 +350,10 @@ def test_a_storage_that_fails_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -
     def refuse(_: str) -> io.BytesIO:
         raise StorageError("s3://bucket/key: 503")
 
-    monkeypatch.setattr(media.storage, "open_input", refuse)
+    monkeypatch.setattr(storage, "open_input", refuse)
     with pytest.raises(StorageError, match="503"):
         media.read_image("s3://bucket/key")
-    monkeypatch.setattr(media.storage, "open_input", lambda _: Broken())
+    monkeypatch.setattr(storage, "open_input", lambda _: Broken())
     for read in (media.read_image, media.read_video, media.media_digest):
         with pytest.raises(StorageError, match=r"^cannot read s3://bucket/key: SlowDown$"):
             read("s3://bucket/key")
@@ -422,7 +422,7 @@ def test_the_same_bad_image_gives_the_same_message() -> None:
 
 
 def test_a_huge_file_is_no_image(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(media.reading, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(MediaError, match="allowed: up to 100 bytes"):
         media.read_image(encoded(picture))
 
@@ -558,7 +558,7 @@ def test_a_clip_too_long_is_given_up(
     containers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gif = write(smooth(10, 48, 64), tmp_path, "gif").path
-    monkeypatch.setattr(media, "MAX_CLIP_PIXELS", 9 * 64 * 48)
+    monkeypatch.setattr(media.reading, "MAX_CLIP_PIXELS", 9 * 64 * 48)
     for path in (gif, containers["webm"]):
         with pytest.raises(MediaError, match="more than 9 frames of 64x48"):
             media.read_video(path)
@@ -568,7 +568,7 @@ def test_temporary_copies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     data = write(smooth(2, 16, 16), tmp_path, "mp4").path.read_bytes()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr(media.tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(media.reading.tempfile, "tempdir", str(scratch))
     media.read_video(data)
     with pytest.raises(MediaError):
         media.read_video(data[:-100])

@@ -1,0 +1,50 @@
+"""Frames to files and back: mp4, gif, png, npy; conditioning images and clips in.
+
+Frames of a video are arrays of shape (F, H, W, 3). Encoding is reproducible: the same frames with the
+same settings and tags give the same bytes on every host that has the same ffmpeg and Pillow.
+"""
+
+from PIL import Image
+
+from vidgen_dist.media.reading import (
+    ANIMATION_FORMATS,
+    IMAGE_FORMATS,
+    MAX_CLIP_PIXELS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MediaError,
+    media_digest,
+    read_image,
+    read_video,
+)
+from vidgen_dist.media.writing import (
+    FORMATS,
+    MAX_GIF_FPS,
+    EncodedVideo,
+    Frames,
+    commit_video,
+    to_uint8,
+    write_video,
+)
+
+__all__ = [
+    "ANIMATION_FORMATS",
+    "FORMATS",
+    "IMAGE_FORMATS",
+    "MAX_CLIP_PIXELS",
+    "MAX_GIF_FPS",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "EncodedVideo",
+    "Frames",
+    "MediaError",
+    "commit_video",
+    "media_digest",
+    "read_image",
+    "read_video",
+    "to_uint8",
+    "write_video",
+]
+
+# Now, while there is one thread: Pillow loads its plugins on first use, which two threads may not do at once.
+Image.init()
