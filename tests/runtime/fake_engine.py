@@ -126,6 +126,8 @@ def load(model: Model, _device: str, _threads: int | None, mesh: FakeMesh | None
         raise RuntimeError("device 0 is on fire")
     if model.id == "dies-when-loaded":
         os._exit(1)
+    if model.id == "hangs-when-loaded":
+        time.sleep(3600)
     return FakePipeline(mesh or FakeMesh())
 
 

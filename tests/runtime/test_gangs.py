@@ -86,20 +86,33 @@ def test_every_row_is_rendered_by_all_ranks_and_written_once(
     assert "nothing to render: all 6 rows are done" in run(make_spec(manifest)).message
 
 
-@pytest.mark.parametrize("fault", ["die-once@1", "die-once@0", "stop-once@1", "hang-once@1", "hang-once@0"])
+@pytest.mark.parametrize(
+    ("fault", "ranks"),
+    [
+        ("die-once@1", 2),
+        ("die-once@0", 2),
+        ("stop-once@1", 2),
+        ("stop-once@0", 1),
+        ("hang-once@1", 2),
+        ("hang-once@0", 2),
+    ],
+)
 def test_a_member_that_dies_or_hangs(
     make_spec: MakeSpec,
     make_manifest: MakeManifest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
+    ranks: int,
 ) -> None:
     """Its gang is replaced and its row done; the other gang works on meanwhile, in the same processes."""
     monkeypatch.setattr(crew, "POLL_SECONDS", 1.0)
     struck, signs, happened = folder(tmp_path / "struck"), folder(tmp_path / "signs"), tmp_path / "happened"
     prompts = [f"sign:{struck} {fault}:{happened}", *[f"sign:{signs} sleep:0.1"] * 49]
     manifest = make_manifest(*({"id": f"{i:02d}", "prompt": prompt} for i, prompt in enumerate(prompts)))
-    spec = make_spec(manifest, topology__ulysses=2, topology__shard_size=1, topology__watchdog={"denoise": 3})
+    spec = make_spec(
+        manifest, topology__ulysses=ranks, topology__shard_size=1, topology__watchdog={"denoise": 5}
+    )
     result = run(spec)
     assert (result.done, result.failed, result.exit_status) == (50, 0, 0)
     done = entries(tmp_path / "out")
@@ -107,16 +120,16 @@ def test_a_member_that_dies_or_hangs(
         (f"{i:02d}", "done") for i in range(50)
     ]
     # All of the gang is gone: also one that does not answer would keep its NPU.
-    first = signs_in(struck)[:2]
-    assert {sign.rank for sign in first} == {0, 1}
+    first = signs_in(struck)[:ranks]
+    assert sorted(sign.rank for sign in first) == list(range(ranks))
     wait_until(lambda: all(is_gone(sign.pid) for sign in first))
     # The row was done by another gang.
-    assert len(signs_in(struck)) == 4
+    assert len(signs_in(struck)) == 2 * ranks
     at = datetime.fromtimestamp(happened.stat().st_mtime, UTC)
     struck_pids = {sign.pid for sign in first}
     rest = [sign for sign in signs_in(signs) if sign.pid not in struck_pids]
-    assert len(rest) in (2, 4)
-    rebuilt = rest[2].at if rest[2:] else datetime.max.replace(tzinfo=UTC)
+    assert len(rest) in (ranks, 2 * ranks)
+    rebuilt = rest[ranks].at if rest[ranks:] else datetime.max.replace(tzinfo=UTC)
     names = {entry["worker"] for entry in done if at < entry["finished_at"] < rebuilt}
     assert len(names) == 1
     assert len({entry["worker"] for entry in done}) <= 3
@@ -202,14 +215,44 @@ def test_ranks_on_cpu_divide_the_cores(
     assert not (cores[0] & cores[1]) or len(here) == 1
 
 
-@pytest.mark.parametrize("model", ["dies-when-loaded", "breaks-when-loaded"])
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("dies-when-loaded", "ActorDiedError"),
+        ("breaks-when-loaded", "could not load the model: RuntimeError: device 0 is on fire"),
+        ("hangs-when-loaded", "in load, topology.watchdog.load is 2"),
+    ],
+)
 def test_a_gang_that_cannot_load_ends_the_run(
-    make_spec: MakeSpec, make_manifest: MakeManifest, model: str
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    told: str,
 ) -> None:
-    spec = make_spec(make_manifest("one"), model__id=model, topology__replicas=1, topology__ulysses=2)
+    monkeypatch.setattr(crew, "POLL_SECONDS", 0.5)
+    limits = {"load": 2} if model.startswith("hangs") else {}
+    spec = make_spec(
+        make_manifest("one"),
+        model__id=model,
+        topology__replicas=1,
+        topology__ulysses=2,
+        topology__watchdog=limits,
+    )
     result = run(spec)
     assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
     assert "no worker can be kept alive: rank " in result.message
+    assert told in result.message
+
+
+def test_a_member_that_does_not_come_ends_the_start(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "GATHER_SECONDS", 0.0)
+    spec = make_spec(make_manifest("one"), topology__replicas=1, topology__ulysses=2)
+    result = run(spec)
+    assert (result.done, result.exit_status) == (0, 1)
+    assert "did not come within 0 s" in result.message
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,11 @@ def settle_gangs(spec: RunSpec, *, device: str, engine: str, rows: int) -> Gangs
     topology = spec.topology
     units = usable_npus(topology) if device == "ascend" else int(sum(node.cpus for node in alive_nodes()))
     if topology.replicas == AUTO:
+        if not units:
+            raise Refused(
+                f"topology.replicas: {AUTO} is not allowed; {_place(topology)} has no NPU to divide"
+                f"{_grows(topology)}"
+            )
         replicas, degrees = get_engine(engine).choose_gangs(spec, device, units, rows)
         return Gangs(min(replicas, rows), degrees)
     if device == "ascend":
@@ -76,10 +81,17 @@ def _check_npus(topology: Topology, replicas: int, npus: int) -> None:
         nearest = f"replicas: 1 with ulysses: {ulysses}, ring: {ring}, cfg: {cfg} has room"
     else:
         nearest = "topology.device: cpu needs none"
-    where = "this machine" if topology.address is None else f"the cluster at {topology.address}"
     limited = "" if topology.npus is None else f", topology.npus is {topology.npus}"
-    grows = "" if topology.address is None else "; if the cluster grows, topology.npus says how far"
     raise Refused(
         f"topology.replicas: {replicas} with {topology.ranks} ranks each need {ranks} NPUs; "
-        f"{where} has {int(sum(node.npus for node in alive_nodes()))}{limited}: {nearest}{grows}"
+        f"{_place(topology)} has {int(sum(node.npus for node in alive_nodes()))}{limited}: "
+        f"{nearest}{_grows(topology)}"
     )
+
+
+def _place(topology: Topology) -> str:
+    return "this machine" if topology.address is None else f"the cluster at {topology.address}"
+
+
+def _grows(topology: Topology) -> str:
+    return "" if topology.address is None else "; if it grows, topology.npus says how far"
