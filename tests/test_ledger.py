@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidgen_dist import ledger, media
+from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger, summary
 from vidgen_dist.storage import Storage, StorageError, open_storage
@@ -376,13 +377,11 @@ def expected(entries: list[LedgerEntry]) -> dict:
 
 def found(entries: list[list[LedgerEntry]]) -> ledger.LedgerState:
     """The state of a ledger of these parts, without storage."""
-    classes: dict[str, int] = {}
-    best = np.empty(0, ledger._ATTEMPT)
+    merge = ledger._Merge()
     for group in entries:
         batches = [ledger._row(each, ledger.SCHEMA) for each in group]
-        chunks = ledger._attempts(pa.Table.from_batches(batches, ledger.SCHEMA), "x.parquet", classes)
-        best = ledger._best(np.concatenate([best, *chunks]), classes)
-    return ledger._state(best, classes, [])
+        merge.add(pa.Table.from_batches(batches, ledger.SCHEMA), "x.parquet")
+    return merge.state(())
 
 
 def verdicts(state: ledger.LedgerState) -> tuple:
@@ -423,10 +422,10 @@ def test_merging_is_independent_of_order_and_repetition(
 
 
 def test_ids_whose_digests_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    def digest(id: str, fingerprint: str) -> bytes:
-        return b"\0" * 8 + id.encode().rjust(8) + fingerprint.encode().rjust(8)
+    def alike(ids: pa.Array) -> np.ndarray:
+        return text_hashes(ids) * np.array([0, 1], np.uint64)
 
-    monkeypatch.setattr(ledger, "_digest", digest)
+    monkeypatch.setattr(ledger, "_id_hashes", alike)
     state = found([[entry("b"), entry("a", "failed")], [entry("c", fingerprint="g"), entry("a", at=1)]])
     assert [state.is_done(id, "f") for id in "abcd"] == [True, True, False, False]
     assert state.is_done("c", "g")

@@ -15,23 +15,27 @@ nothing.
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from hashlib import blake2b
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import Storage, is_hidden, redact
+from vidgen_dist.storage import Storage, StorageError, is_hidden, open_input, redact
 from vidgen_dist.threads import map_ahead
+
+T = TypeVar("T")
 
 FOLDER = "ledger"
 DONE = "done"
@@ -69,9 +73,17 @@ SCHEMA = pa.schema(
 # What the merge reads.
 _MERGED = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
 
+COMPACTED = "-compacted-"
+"""In the name of a part that `compact` made; such parts are large, and read in pieces."""
+
+RECENT = 600
+"""Seconds over which the pace of a run is taken."""
+
 _READERS = 16
 _BATCH = 2**16
 _MERGE = 2**20
+_SHARES = 16
+_LISTINGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,12 +318,16 @@ class LedgerState:
         done: Ids whose latest outcome is a video.
         failed: Ids whose latest outcome is a failure: the dead letters.
         failures: Number of dead letters by error class, the most frequent first.
+        recent: Videos that were done in the `RECENT` seconds before the ledger was read.
+        recent_seconds: Since the first of them.
         parts: Paths of the parts that were read.
     """
 
     done: int
     failed: int
     failures: Mapping[str, int]
+    recent: int
+    recent_seconds: float
     parts: tuple[str, ...]
     # Best attempt by id and fingerprint, sorted by `id_high`.
     _id_high: np.ndarray
@@ -320,25 +336,84 @@ class LedgerState:
     # Whether its video is there: done, and the id not done with another fingerprint since.
     _in_place: np.ndarray
     _attempts: np.ndarray
+    # Place in `_class_names` of a failure's error class, -1 of a video.
+    _error_class: np.ndarray
+    _class_names: tuple[str, ...]
 
     def is_done(self, id: str, fingerprint: str) -> bool:
         """Whether the row's video with this fingerprint is there."""
-        index = self._find(id, fingerprint)
-        return index is not None and bool(self._in_place[index])
+        return bool(self.look_up(pa.array([id]), pa.array([fingerprint])).done[0])
 
     def attempts(self, id: str, fingerprint: str) -> int:
         """The highest attempt number of the row with this fingerprint; 0 if it was never tried."""
-        index = self._find(id, fingerprint)
-        return 0 if index is None else int(self._attempts[index])
+        return int(self.look_up(pa.array([id]), pa.array([fingerprint])).attempts[0])
 
-    def _find(self, id: str, fingerprint: str) -> int | None:
-        high, low, third = np.frombuffer(_digest(id, fingerprint), np.uint64)
-        index = int(self._id_high.searchsorted(high))
-        while index < len(self._id_high) and self._id_high[index] == high:
-            if self._id_low[index] == low and self._fingerprint[index] == third:
-                return index
-            index += 1
-        return None
+    def knows(self, ids: pa.Array) -> np.ndarray:
+        """Which ids have any entry: bool (N,)."""
+        return self._find(_id_hashes(ids), None) >= 0
+
+    def look_up(self, ids: pa.Array, fingerprints: pa.Array) -> Outcomes:
+        """What became of rows.
+
+        Args:
+            ids, fingerprints: Texts (N,) without nulls.
+        """
+        index = self._find(_id_hashes(ids), text_hashes(fingerprints)[:, 0])
+        found = index >= 0
+        return Outcomes(
+            done=found & self._at(self._in_place, index, False),
+            attempts=self._at(self._attempts, index, 0),
+            error_class=self._at(self._error_class, index, -1),
+            class_names=self._class_names,
+        )
+
+    @staticmethod
+    def _at(values: np.ndarray, index: np.ndarray, otherwise: Any) -> np.ndarray:
+        if not len(values):
+            return np.full(len(index), otherwise, values.dtype)
+        return np.where(index >= 0, values[index], otherwise)
+
+    def _find(self, ids: np.ndarray, fingerprints: np.ndarray | None) -> np.ndarray:
+        """Where each entry is, of any fingerprint if there are none; -1 for those that are not there."""
+        found = np.full(len(ids), -1, np.int64)
+        # Sorted needles go through the haystack once: many times faster.
+        left = np.argsort(ids[:, 0])
+        at = self._id_high.searchsorted(ids[left, 0])
+        while len(left):
+            there = at < len(self._id_high)
+            left, at = left[there], at[there]
+            there = self._id_high[at] == ids[left, 0]
+            left, at = left[there], at[there]
+            hit = self._id_low[at] == ids[left, 1]
+            if fingerprints is not None:
+                hit &= self._fingerprint[at] == fingerprints[left]
+            found[left[hit]] = at[hit]
+            left, at = left[~hit], at[~hit] + 1
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What became of some rows, each with its fingerprint.
+
+    Attributes:
+        done: Whether the video is there: bool (N,).
+        attempts: The highest attempt number, 0 if there was none: int32 (N,).
+        error_class: Place in `class_names` if the best attempt is a failure, else -1: int32 (N,).
+        class_names: Error classes.
+    """
+
+    done: np.ndarray
+    attempts: np.ndarray
+    error_class: np.ndarray
+    class_names: tuple[str, ...]
+
+    def failed(self, error_class: str | None = None) -> np.ndarray:
+        """Which have failed and are not done, with that error class or any: bool (N,)."""
+        if error_class is None:
+            return (self.error_class >= 0) & ~self.done
+        wanted = [place for place, name in enumerate(self.class_names) if name == error_class]
+        return np.isin(self.error_class, wanted) & ~self.done
 
 
 @dataclass(frozen=True)
@@ -373,23 +448,52 @@ def read_ledger(output: Storage) -> LedgerState:
         Refused: A file in the folder is no whole ledger part; names it.
         OSError: The storage failed.
     """
-    names = _part_names(output)
-    classes: dict[str, int] = {}
-    best = np.empty(0, _ATTEMPT)
-    read: list[np.ndarray] = []
-    count = 0
-    tables = map_ahead(lambda name: _read_part(output, name), names, threads=_READERS)
-    for name, table in zip(names, tables, strict=True):
-        for chunk in _attempts(table, output.uri(name), classes):
-            read.append(chunk)
-            count += len(chunk)
-        # Merged whenever as much again was read: memory follows the rows, not the attempts.
-        if count > max(len(best), _MERGE):
-            best, read, count = _best(np.concatenate([best, *read]), classes), [], 0
-    return _state(_best(np.concatenate([best, *read]), classes), classes, names)
+    merge = _Merge()
+    names = read_parts(output, _MERGED, lambda name, table: merge.add(table, output.uri(name)))
+    return merge.state(names)
 
 
-def _part_names(output: Storage) -> list[str]:
+def read_parts(
+    output: Storage, columns: Sequence[str], use: Callable[[str, pa.Table], object]
+) -> tuple[str, ...]:
+    """Hands all entries, some at a time, to a function; returns the paths of the parts.
+
+    Parts may be compacted meanwhile. What was in one that is gone is in another by then, so the folder is
+    listed again; an entry may thus come twice.
+
+    Args:
+        output: The run's output.
+        columns: Those of `SCHEMA` that are wanted; the tables have them with its types, in this order.
+        use: Called with a part's path and a table, of one row group of the part.
+
+    Raises:
+        Refused: A file in the folder is no whole ledger part; names it.
+        OSError: The storage failed.
+    """
+    read: dict[str, None] = {}
+    for _ in range(_LISTINGS):
+        names = [name for name in part_names(output) if name not in read]
+        gone = 0
+        for name, source in _sources(output, names):
+            if source is None:
+                gone += 1
+                continue
+            with source:
+                for table in _tables(output.uri(name), source, columns):
+                    use(name, table)
+            read[name] = None
+        if not gone:
+            return tuple(read)
+    raise StorageError(f"cannot read {redact(output.uri(FOLDER))}: parts vanish as fast as they are listed")
+
+
+def part_names(output: Storage) -> list[str]:
+    """Paths of the ledger's parts, sorted: oldest first.
+
+    Raises:
+        Refused: Another file is in the folder.
+        OSError: The storage failed.
+    """
     names = []
     for name in output.list(FOLDER):
         if is_hidden(name):
@@ -400,23 +504,44 @@ def _part_names(output: Storage) -> list[str]:
     return names
 
 
-def _read_part(output: Storage, name: str) -> pa.Table:
-    data = output.read_bytes(name)
+def _sources(output: Storage, names: list[str]) -> Iterator[tuple[str, BinaryIO | None]]:
+    """Each part, open; None for one that is gone."""
+    small = [name for name in names if COMPACTED not in name]
+    contents = map_ahead(lambda name: _unless_gone(output.read_bytes, name), small, threads=_READERS)
+    for name, content in zip(small, contents, strict=True):
+        yield name, None if content is None else io.BytesIO(content)
+    for name in (name for name in names if COMPACTED in name):
+        # Large ones are read where they lie, one row group after another.
+        yield name, _unless_gone(open_input, output.uri(name))
+
+
+def _unless_gone(read: Callable[[str], T], name: str) -> T | None:
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        return read(name)
+    except FileNotFoundError:
+        return None
+
+
+def _tables(uri: str, source: BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:
+    columns = list(columns)
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
         missing = [column for column in SCHEMA.names if column not in file.schema_arrow.names]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
-        table = file.read(_MERGED)
-        for column in _MERGED:
-            table = _typed(table, SCHEMA.field(column))
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns, use_threads=False).select(columns)
+            for column in columns:
+                table = _typed(table, SCHEMA.field(column))
+            yield table
+    except StorageError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         # OSError too: the bytes are here, but Arrow says so of some that do not unpack.
         raise Refused(
-            f"{redact(output.uri(name))}: is no whole ledger part: {error}; move it elsewhere, "
+            f"{redact(uri)}: is no whole ledger part: {error}; move it elsewhere, "
             "and the rows that only it knows are rendered again"
         ) from error
-    return table
 
 
 def _typed(table: pa.Table, column: pa.Field) -> pa.Table:
@@ -432,34 +557,86 @@ def _typed(table: pa.Table, column: pa.Field) -> pa.Table:
     return table.set_column(index, column, values)
 
 
+class _Merge:
+    """Merges attempts, in any order; memory follows the rows, not the attempts.
+
+    Attempts are kept apart by the first bits of their ids' hashes, so that each step of the merge, which
+    needs some copies, has only a share of them.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[str, int] = {}
+        self._best = [np.empty(0, _ATTEMPT)] * _SHARES
+        self._read: list[list[np.ndarray]] = [[] for _ in range(_SHARES)]
+        self._count = 0
+        self._kept = 0
+
+    def add(self, table: pa.Table, uri: str) -> None:
+        """Takes attempts with the columns `_MERGED`.
+
+        Raises:
+            Refused: A status that is none; names the part.
+        """
+        for chunk in _attempts(table, uri, self._classes):
+            shares = chunk["id_high"] >> np.uint64(64 - _SHARES.bit_length() + 1)
+            order = np.argsort(shares, kind="stable")
+            chunk = chunk[order]
+            bounds = shares[order].searchsorted(np.arange(_SHARES + 1, dtype=np.uint64))
+            for share, read in enumerate(self._read):
+                if bounds[share] < bounds[share + 1]:
+                    read.append(chunk[bounds[share] : bounds[share + 1]].copy())
+            self._count += len(chunk)
+        # Whenever as much again was read.
+        if self._count > max(self._kept, _MERGE):
+            for share in range(_SHARES):
+                self._merge(share)
+            self._count, self._kept = 0, sum(map(len, self._best))
+
+    def state(self, parts: tuple[str, ...]) -> LedgerState:
+        """The state; nothing can be added any more."""
+        since = time.time_ns() // 1000 - RECENT * 1_000_000
+        shares = []
+        for share in range(_SHARES):
+            self._merge(share)
+            shares.append(_settle(self._best[share], since))
+            self._best[share] = self._best[share][:0].copy()
+        return _state(shares, self._classes, parts)
+
+    def _merge(self, share: int) -> None:
+        if self._read[share]:
+            attempts = np.concatenate([self._best[share], *self._read[share]])
+            self._best[share], self._read[share] = _best(attempts, self._classes), []
+
+
 def _attempts(table: pa.Table, uri: str, classes: dict[str, int]) -> Iterator[np.ndarray]:
-    """The attempts of one part; `classes` numbers the error classes and grows."""
+    """The attempts of one table; `classes` numbers the error classes and grows."""
     start = 0
     for batch in table.to_batches(max_chunksize=_BATCH):
         out = np.empty(batch.num_rows, _ATTEMPT)
-        ids, fingerprints = (batch.column(name).to_pylist() for name in ("id", "fingerprint"))
-        digests = b"".join(map(_digest, ids, fingerprints))
-        out["id_high"], out["id_low"], out["fingerprint"] = np.frombuffer(digests, np.uint64).reshape(-1, 3).T
-        statuses = batch.column("status").to_pylist()
-        if strange := set(statuses) - {DONE, FAILED}:
-            status = min(strange)
+        ids = _id_hashes(batch.column("id"))
+        out["id_high"], out["id_low"] = ids.T
+        out["fingerprint"] = text_hashes(batch.column("fingerprint"))[:, 0]
+        statuses = batch.column("status")
+        out["done"] = pc.equal(statuses, DONE).to_numpy(zero_copy_only=False)
+        strange = pc.invert(pc.is_in(statuses, pa.array([DONE, FAILED]))).to_numpy(zero_copy_only=False)
+        if strange.any():
+            status = min(statuses.filter(pa.array(strange)).to_pylist())
             raise Refused(
-                f"{redact(uri)}: row {start + statuses.index(status)}: status: {status!r} is not allowed; "
-                f"allowed: {DONE!r} or {FAILED!r}"
+                f"{redact(uri)}: row {start + statuses.index(status).as_py()}: status: {status!r} is not "
+                f"allowed; allowed: {DONE!r} or {FAILED!r}"
             )
-        out["done"] = [status == DONE for status in statuses]
         out["finished_at"] = batch.column("finished_at").cast(pa.int64()).to_numpy()
         out["attempt"] = out["attempts"] = batch.column("attempt").to_numpy()
-        names = batch.column("error_class").fill_null("").to_pylist()
-        out["error_class"] = [classes.setdefault(name, len(classes)) for name in names]
+        names = batch.column("error_class").fill_null("").dictionary_encode()
+        numbers = [classes.setdefault(name, len(classes)) for name in names.dictionary.to_pylist()]
+        out["error_class"] = np.array(numbers, np.int32)[names.indices.to_numpy()]
         start += batch.num_rows
         yield out
 
 
-def _digest(id: str, fingerprint: str) -> bytes:
-    """24 bytes: 128 bits of the id, for which a collision would skip a row, and 64 of the fingerprint."""
-    first = blake2b(id.encode(), digest_size=16).digest()
-    return first + blake2b(fingerprint.encode(), digest_size=8).digest()
+def _id_hashes(ids: pa.Array) -> np.ndarray:
+    """128 bits of each id, for which a collision would skip a row; 64 of a fingerprint are enough."""
+    return text_hashes(ids)
 
 
 def _best(attempts: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:
@@ -507,7 +684,20 @@ def _last_of_id(attempts: np.ndarray) -> np.ndarray:
     return last
 
 
-def _state(best: np.ndarray, classes: Mapping[str, int], parts: list[str]) -> LedgerState:
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """A share of the ids, settled."""
+
+    best: np.ndarray
+    in_place: np.ndarray
+    done: int
+    failed: int
+    classes: np.ndarray
+    recent: int
+    first_recent: int
+
+
+def _settle(best: np.ndarray, since: int) -> _Share:
     """Chooses, for ids with several fingerprints, the video in place and the latest outcome."""
     in_place = best["done"].copy()
     latest = np.ones(len(best), np.bool_)
@@ -520,17 +710,45 @@ def _state(best: np.ndarray, classes: Mapping[str, int], parts: list[str]) -> Le
     done = chosen["done"]
     in_place[several[done]] = _last_of_id(chosen[done])
     dead = best[latest & ~best["done"]]
-    names = list(classes)
-    numbers, counts = np.unique(dead["error_class"], return_counts=True)
-    failures = {names[number]: int(count) for number, count in zip(numbers, counts, strict=True)}
-    return LedgerState(
+    times = best["finished_at"][in_place]
+    times = times[times >= since]
+    return _Share(
+        best=best,
+        in_place=in_place,
         done=int(np.count_nonzero(latest & best["done"])),
         failed=len(dead),
+        classes=np.bincount(dead["error_class"]),
+        recent=len(times),
+        first_recent=int(times.min(initial=np.iinfo(np.int64).max)),
+    )
+
+
+def _state(shares: list[_Share], classes: Mapping[str, int], parts: tuple[str, ...]) -> LedgerState:
+    names = tuple(classes)
+    counts = np.zeros(len(names), np.int64)
+    for share in shares:
+        counts[: len(share.classes)] += share.classes
+    failures = {names[number]: int(counts[number]) for number in np.flatnonzero(counts)}
+    recent = sum(share.recent for share in shares)
+    first = min(share.first_recent for share in shares)
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([share.best[name] for share in shares])
+
+    errors = column("error_class")
+    errors[column("done")] = -1
+    return LedgerState(
+        done=sum(share.done for share in shares),
+        failed=sum(share.failed for share in shares),
         failures=dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))),
-        parts=tuple(parts),
-        _id_high=best["id_high"].copy(),
-        _id_low=best["id_low"].copy(),
-        _fingerprint=best["fingerprint"].copy(),
-        _in_place=in_place,
-        _attempts=best["attempts"].copy(),
+        recent=recent,
+        recent_seconds=max(0.0, time.time() - first / 1e6) if recent else 0.0,
+        parts=parts,
+        _id_high=column("id_high"),
+        _id_low=column("id_low"),
+        _fingerprint=column("fingerprint"),
+        _in_place=np.concatenate([share.in_place for share in shares]),
+        _attempts=column("attempts"),
+        _error_class=errors,
+        _class_names=names,
     )
