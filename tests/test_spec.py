@@ -43,6 +43,8 @@ sampling:
 seed: 7
 """
 
+MINIMAL = {"model.id": "m", "manifest.uri": "a", "output.uri": "b"}
+
 
 def test_yaml_comes_back_as_it_went() -> None:
     spec = parse_spec(FULL, "run.yaml")
@@ -65,6 +67,16 @@ def test_flags_override_yaml() -> None:
     assert spec.topology.replicas == 8
     assert spec.topology.device == "cpu"
     assert spec.sampling == {"num_frames": 13, "guidance_scale": 6.0}
+
+
+def test_a_flag_may_be_deep() -> None:
+    spec = parse_spec(FULL, "run.yaml").override({"topology.watchdog.denoise": 5})
+    assert (spec.topology.watchdog.denoise, spec.topology.watchdog.load) == (5, 7200.5)
+    assert spec_from_flags({**MINIMAL, "topology.watchdog.write": 9}).topology.watchdog.write == 9
+    with pytest.raises(Refused, match=r"topology\.watchdog\.wirte .* mean topology\.watchdog\.write\?"):
+        spec.override({"topology.watchdog.wirte": 5})
+    with pytest.raises(Refused, match=r"command line: model\.id\.x is no key"):
+        spec.override({"model.id.x": 5})
 
 
 def test_defaults_are_a_local_run() -> None:
@@ -165,7 +177,7 @@ def test_no_sizes(text: str) -> None:
 
 
 def test_auto_stands_alone() -> None:
-    flags = {"model.id": "m", "manifest.uri": "a", "output.uri": "b", "topology.replicas": "auto"}
+    flags = {**MINIMAL, "topology.replicas": "auto"}
     spec = spec_from_flags(flags)
     assert spec.topology.replicas == AUTO
     assert parse_spec(spec.to_yaml(), "again.yaml") == spec

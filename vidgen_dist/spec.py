@@ -316,11 +316,14 @@ def make_spec(data: Mapping[Any, Any], name: str, lines: Mapping[tuple, int] | N
 
 def _with(data: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in flags.items():
-        part, dot, name = key.partition(".")
-        if dot:
-            data.setdefault(part, {})[name] = value
-        else:
-            data[part] = value
+        # What is under `sampling` is one name, dots and all.
+        *path, name = key.split(".", 1 if key.startswith("sampling.") else -1)
+        inner = data
+        for step in path:
+            inner = inner.setdefault(step, {})
+            if not isinstance(inner, dict):
+                raise Refused(f"{COMMAND_LINE}: {key} is no key of a run spec; {step} has no parts")
+        inner[name] = value
     return data
 
 
