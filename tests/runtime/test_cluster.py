@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+import ray
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.cluster import connected, cores_of, cpu_share
@@ -49,7 +50,9 @@ def test_a_share_larger_than_the_node_is_the_node() -> None:
     assert cores_of(0, 8, [0, 1]) == (0, 1)
 
 
-def test_an_address_where_nobody_listens() -> None:
+def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests may have connected this process.
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with socket.socket() as taken:
         # Bound, never listening: a connection is refused.
         taken.bind(("127.0.0.1", 0))

@@ -5,23 +5,29 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.ledger import LedgerWriter
+from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
+from vidgen_dist.runtime import unison
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.unison import Ending
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output
 from vidgen_dist.storage import Storage, StorageError
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
+PASSTHROUGH = pa.schema([("source", pa.string())])
 PATIENCE = 60.0
 
 
@@ -55,13 +61,50 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             device="cpu",
             output=Output(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
             identity=IDENTITY,
-            passthrough=pa.schema([("source", pa.string())]),
+            passthrough=PASSTHROUGH,
         )
         worker = Worker(job, "w1")
         worker.start(None)
         return Heard(worker)
 
     return begin
+
+
+class Announcing:
+    """The followers of a gang whose ranks are all in this process; remembers what was announced."""
+
+    def __init__(self, followers: list[Worker]) -> None:
+        self.followers = followers
+        self.announced: list[Row] = []
+        self.pool = ThreadPoolExecutor(len(followers))
+
+    def announce(self, row: Row) -> list[Future[Ending]]:
+        self.announced.append(row)
+        return [self.pool.submit(follower.follow, row) for follower in self.followers]
+
+
+def start_gang(output: Path, ranks: int) -> tuple[list[Heard], Announcing]:
+    """Workers that are a gang, the leader first, their models loaded."""
+    degrees = Degrees(ulysses=ranks)
+    job = Job(
+        FAKE_ENGINE,
+        Model(id="fake"),
+        "cpu",
+        Output(uri=str(output), format="npy"),
+        IDENTITY,
+        PASSTHROUGH,
+        degrees,
+    )
+    gang = [Heard(Worker(job, f"w{rank}")) for rank in range(ranks)]
+    for heard in gang:
+        heard.worker.start(None, "127.0.0.1")
+    addresses = [heard.until("seated")[0].message for heard in gang]
+    followers = Announcing([heard.worker for heard in gang[1:]])
+    for rank, heard in enumerate(gang):
+        heard.worker.join(addresses, rank, None if rank else followers)
+    for heard in gang:
+        heard.until("ready")
+    return gang, followers
 
 
 def row(row_id: str, prompt: str = "a fox", **fields: Any) -> Row:
@@ -308,3 +351,46 @@ def test_formats(start: Callable[..., Heard], tmp_path: Path, format: str) -> No
     else:
         assert path.suffix == f".{format}"
         assert path.stat().st_size == entry["bytes"]
+
+
+# --- a gang, all of its ranks in this process -----------------------------------------------------------
+
+
+def test_a_gang_renders_together_and_its_leader_alone_writes(tmp_path: Path) -> None:
+    Image.new("RGB", (24, 16)).save(tmp_path / "fox.png")
+    (leader, *others), followers = start_gang(tmp_path / "out", 3)
+    missing = row("y", image=str(tmp_path / "none.png"))
+    leader.worker.submit([row("x", image=str(tmp_path / "fox.png")), missing, row("z", "raise:oops")])
+    while len(leader.of("done") + leader.of("failed")) < 3:
+        leader.events += leader.worker.poll(0.2).events
+    assert (leader.of("done"), sorted(leader.of("failed"))) == (["x"], ["y", "z"])
+    # The image is read once; a row whose image is missing concerns the leader alone.
+    assert [told.id for told in followers.announced] == ["x", "z"]
+    assert followers.announced[0].request.image == (tmp_path / "fox.png").read_bytes()
+    finish(leader)
+    assert {entry["worker"] for entry in entries(tmp_path / "out")} == {"w0"}
+    for heard in others:
+        heard.events += heard.worker.poll(0.0).events
+        assert [event.kind for event in heard.events] == ["seated", "ready"]
+
+
+def test_a_gang_that_disagrees_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unison, "SETTLE_SECONDS", 0.3)
+    (leader, _), _ = start_gang(tmp_path / "out", 2)
+    leader.worker.submit([row("x", "raise@1:oops")])
+    (event,) = [event for event in leader.until("broken") if event.kind == "broken"]
+    assert (event.error, leader.of("done"), leader.of("failed")) == ("GangBroken", [], [])
+    assert "rank 1 raised RuntimeError: oops; rank 0 still renders" in event.message
+
+
+def test_a_rank_may_be_told_to_take_another_seat(tmp_path: Path) -> None:
+    job = Job(
+        FAKE_ENGINE, Model(id="fake"), "cpu", Output(uri=str(tmp_path)), IDENTITY, PASSTHROUGH, Degrees(2)
+    )
+    heard = Heard(Worker(job, "w"))
+    heard.worker.start(None, "127.0.0.1")
+    (first,) = heard.until("seated")
+    heard.events.clear()
+    heard.worker.reseat()
+    (second,) = heard.until("seated")
+    assert first.message != second.message
