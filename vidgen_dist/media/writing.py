@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
 from vidgen_dist.media.hashing import feed
+from vidgen_dist.media.tags import check_tags, ffmetadata, gif_comment, gif_label, png_chunks
 from vidgen_dist.request import MAX_FPS, MIN_FPS
 from vidgen_dist.storage import Storage
 
@@ -81,7 +83,13 @@ def to_uint8(frames: np.ndarray) -> Frames:
 
 
 def write_video(
-    frames: Frames, path: str | os.PathLike[str], *, format: str, fps: float, crf: int
+    frames: Frames,
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    fps: float,
+    crf: int,
+    tags: Mapping[str, str] | None = None,
 ) -> EncodedVideo:
     """Writes a clip to a local file, or to a folder of frames.
 
@@ -100,9 +108,12 @@ def write_video(
         fps: Frames per second, 0.01 to 1000; may be fractional (23.976).
         crf: Quality of mp4, 0 (lossless) to 51 (worst), see the H.264 guide of ffmpeg; no other
             format reads it.
+        tags: What the file says of itself, as `provenance.provenance_tags` gives it; pixels stay the same.
+            Each is in its format's own metadata, of "png" in every frame (see `media.tags`); "npy" has none.
 
     Raises:
-        ValueError: Frames of another shape or type, or an argument out of range.
+        ValueError: Frames of another shape or type, an argument out of range, or a tag that not every
+            format can hold.
         RuntimeError: ffmpeg failed; ends with what it said.
         OSError: The disk refused.
     """
@@ -116,16 +127,17 @@ def write_video(
         raise ValueError(f"fps {fps!r} is not allowed; allowed: {MIN_FPS:g} to {MAX_FPS:g}")
     if not 0 <= crf <= 51:
         raise ValueError(f"crf {crf!r} is not allowed; allowed: 0 to 51")
+    tags = check_tags(tags or {})
     path, frames = Path(path), np.ascontiguousarray(frames)
     if format == "png":
-        return _write_png(frames, path, fps)
+        return _write_png(frames, path, fps, tags)
     try:
         if format == "mp4":
             frames = _pad_to_even(frames)
-            _write_mp4(frames, path, fps, crf)
+            _write_mp4(frames, path, fps, crf, tags)
         elif format == "gif":
             fps = min(fps, MAX_GIF_FPS)
-            _write_gif(frames, path, fps)
+            _write_gif(frames, path, fps, tags)
         else:
             with path.open("wb") as file:
                 np.save(file, frames, allow_pickle=False)
@@ -152,24 +164,35 @@ def _pad_to_even(frames: Frames) -> Frames:
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def _write_mp4(frames: Frames, path: Path, fps: float, crf: int) -> None:
+def _write_mp4(frames: Frames, path: Path, fps: float, crf: int, tags: Mapping[str, str]) -> None:
+    with tempfile.NamedTemporaryFile(prefix="vidgen-", suffix=".ffmetadata") as metadata:
+        # A file, since an argument cannot be longer than 128 KiB.
+        metadata.write(ffmetadata(tags))
+        metadata.flush()
+        options = ["-f", "ffmetadata", "-i", f"file:{metadata.name}", "-map", "0:v", "-map_metadata", "1"]
+        # By default the muxer keeps the keys that QuickTime knows and drops the rest.
+        options += ["-movflags", "+faststart+use_metadata_tags" if tags else "+faststart"]
+        _run_ffmpeg(frames, path, fps, crf, options)
+
+
+def _run_ffmpeg(frames: Frames, path: Path, fps: float, crf: int, options: Sequence[str]) -> None:
     _, height, width, _ = frames.shape
     rate = Fraction(fps).limit_denominator(1001)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
     command += ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"]
     command += ["-framerate", f"{rate.numerator}/{rate.denominator}", "-i", "pipe:0"]
+    command += options
     # `bitexact` here and `cpu-independent` below: the same bytes whatever the CPU's instruction set.
     scale = (
         "scale=out_color_matrix=smpte170m:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
     )
-    tags = "setparams=range=tv:colorspace=smpte170m:color_primaries=bt709:color_trc=bt709"
-    command += ["-vf", f"{scale},format=yuv420p,{tags}"]
+    colours = "setparams=range=tv:colorspace=smpte170m:color_primaries=bt709:color_trc=bt709"
+    command += ["-vf", f"{scale},format=yuv420p,{colours}"]
     command += ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-threads", str(X264_THREADS)]
     command += ["-x264-params", "cpu-independent=1"]
     # x264 signs its work in an SEI unit (type 6), ffmpeg in tags.
     command += ["-bsf:v", "filter_units=remove_types=6", "-metadata:s:v:0", "encoder="]
-    command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"]
-    command += ["-f", "mp4", f"file:{path.absolute()}"]
+    command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "mp4", f"file:{path.absolute()}"]
     # A session of its own: Ctrl-C is the run's to handle, the clip under way is to be finished.
     done = subprocess.run(
         command, input=frames.data.cast("B"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -180,7 +203,7 @@ def _write_mp4(frames: Frames, path: Path, fps: float, crf: int) -> None:
         raise RuntimeError(f"ffmpeg could not write {path.name} (status {done.returncode}): {said}")
 
 
-def _write_gif(frames: Frames, path: Path, fps: float) -> None:
+def _write_gif(frames: Frames, path: Path, fps: float, tags: Mapping[str, str]) -> None:
     palette = _gif_palette(frames)
     images = (Image.fromarray(frame).quantize(palette=palette) for frame in frames)
     with path.open("wb") as file:
@@ -190,8 +213,9 @@ def _write_gif(frames: Frames, path: Path, fps: float) -> None:
             hundredths = round((index + 1) * 100 / fps) - round(index * 100 / fps)
             box = (0, 0, *image.size)
             if previous is None:
-                blocks, _ = GifImagePlugin.getheader(image, info={"loop": 0})
-                file.writelines(blocks)
+                comment = {"comment": gif_comment(tags)} if tags else {}
+                blocks, _ = GifImagePlugin.getheader(image, info={"loop": 0, **comment})
+                file.writelines([*blocks, gif_label(tags)])
             else:
                 # Image.save would drop a frame that equals the one before; here it keeps one pixel.
                 box = ImageChops.difference(_indices(previous), _indices(image)).getbbox() or (0, 0, 1, 1)
@@ -217,14 +241,15 @@ def _gif_palette(frames: Frames) -> Image.Image:
     return Image.fromarray(sample[None]).quantize(256, method=Image.Quantize.MAXCOVERAGE)
 
 
-def _write_png(frames: Frames, folder: Path, fps: float) -> EncodedVideo:
+def _write_png(frames: Frames, folder: Path, fps: float, tags: Mapping[str, str]) -> EncodedVideo:
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     try:
+        chunks = png_chunks(tags)
         files = [folder / f"{index:06d}.png" for index in range(len(frames))]
         for file, frame in zip(files, frames, strict=True):
-            Image.fromarray(frame).save(file)
+            Image.fromarray(frame).save(file, pnginfo=chunks)
     except BaseException:
         shutil.rmtree(folder)
         raise

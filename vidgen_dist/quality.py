@@ -1,0 +1,106 @@
+"""Health of a video, measured on its frames: the signs of a render that went wrong without an error.
+
+Measured before encoding, so that the numbers are the same whatever the file's format. Sums are of whole
+numbers: exact, and the same on every host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Weights of red, green and blue in luma, ITU-R BT.709."""
+
+BLACK_LUMA = 0.02
+"""A video whose mean luma is below is black: about 5 of 255. Night scenes lie around 0.05."""
+
+FROZEN_MOTION = 0.0005
+"""A video whose motion is below is frozen: one value in eight changes by 1 of 255 from frame to frame."""
+
+BLOWN_OUT_CLIPPED = 0.5
+"""A bright video (mean luma above one half) with a larger share of clipped pixels is blown out."""
+
+FLAGS = ("black", "frozen", "blown-out")
+
+
+class VideoRejected(ValueError):
+    """A video with a flag that the run does not accept."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured.
+
+    Args:
+        mean_luma: Mean BT.709 luma of all pixels of all frames, on the values as they are coded, in [0, 1].
+        motion: Mean absolute difference of successive frames, over all pixels and channels, in [0, 1]; None
+            for a single frame.
+        clipped: Share of the pixels whose three channels are all 0 or all 255, in [0, 1]. A saturated colour,
+            such as pure red, is not clipped.
+    """
+
+    mean_luma: float
+    motion: float | None
+    clipped: float
+
+
+def measure(frames: Iterable[np.ndarray]) -> Quality:
+    """Measure a video, frame by frame; at no time more than a few frames are held.
+
+    Args:
+        frames: (F, H, W, 3) uint8, or its frames one after the other, at least one.
+
+    Raises:
+        ValueError: There is no frame, or it has no pixel.
+    """
+    count = changes = 0
+    channels = np.zeros(3, np.uint64)
+    changed = clipped = pixels = 0
+    before: np.ndarray | None = None
+    for frame in frames:
+        red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
+        count += 1
+        pixels += red.size
+        channels += np.array([c.sum(dtype=np.uint64) for c in (red, green, blue)])
+        clipped += int(np.count_nonzero((red | green | blue) == 0))
+        clipped += int(np.count_nonzero((red & green & blue) == 255))
+        if before is not None:
+            changed += int((np.maximum(frame, before) - np.minimum(frame, before)).sum(dtype=np.uint64))
+            changes += frame.size
+        before = frame
+    if not pixels:
+        raise ValueError("there is nothing to measure; allowed: at least one frame with pixels")
+    luma = sum(weight * int(total) for weight, total in zip(LUMA, channels, strict=True))
+    return Quality(
+        mean_luma=luma / (255 * pixels),
+        motion=changed / (255 * changes) if count > 1 else None,
+        clipped=clipped / pixels,
+    )
+
+
+def flags(quality: Quality) -> tuple[str, ...]:
+    """What seems to be wrong, of `FLAGS`; nothing with most videos. A single frame is never frozen."""
+    found = {
+        "black": quality.mean_luma < BLACK_LUMA,
+        "frozen": quality.motion is not None and quality.motion < FROZEN_MOTION,
+        "blown-out": quality.clipped > BLOWN_OUT_CLIPPED and quality.mean_luma > 0.5,
+    }
+    return tuple(flag for flag in FLAGS if found[flag])
+
+
+def reject(quality: Quality, rejected: Collection[str]) -> None:
+    """Raise if a video has a flag of these.
+
+    Raises:
+        VideoRejected: With the flags and what was measured.
+    """
+    found = [flag for flag in flags(quality) if flag in rejected]
+    if found:
+        motion = "none" if quality.motion is None else f"{quality.motion:.4g}"
+        raise VideoRejected(
+            f"the video is {', '.join(found)}: mean luma {quality.mean_luma:.4g}, motion {motion}, "
+            f"clipped {quality.clipped:.4g}"
+        )
