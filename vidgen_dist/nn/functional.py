@@ -217,7 +217,9 @@ def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis."""
-    return ops.stack(tuple(tensors), axis)
+    # Not by MindSpore's operator: on the CPU it wakes threads that then spin on the bodies' cores.
+    at = (slice(None),) * (axis % (tensors[0].ndim + 1))
+    return cat([x[(*at, None)] for x in tensors], len(at))
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
