@@ -82,11 +82,13 @@ def test_to_uint8_clips_and_keeps_every_byte() -> None:
         np.zeros((1, 2, 2, 4)),
         np.zeros((1, 2, 2, 3), np.uint8),
         np.full((1, 1, 1, 3), np.nan),
+        np.full((1, 1, 1, 3), np.inf),
+        np.full((1, 1, 1, 3), -np.inf),
     ],
-    ids=["3 axes", "4 channels", "bytes", "NaN"],
+    ids=["3 axes", "4 channels", "bytes", "NaN", "infinite", "negative infinite"],
 )
 def test_to_uint8_refuses(frames: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"\(F, H, W, 3\) floating point|not a number"):
+    with pytest.raises(ValueError, match=r"\(F, H, W, 3\) floating point|NaN or infinite"):
         media.to_uint8(frames)
 
 

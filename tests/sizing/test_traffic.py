@@ -40,7 +40,8 @@ def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
     for purpose in ("ulysses", "ring", "tokens", "cfg"):
         mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
         assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose
-    prompts = job.work.samples // degrees.cfg
+    # Of a first video every rank encodes both halves' prompts; later ones have the negative one already.
+    prompts = job.work.samples
     encoder = gathered_bytes(4 * sum(job.size.text_encoder.blocks), degrees.size)
     weights = STEPS * told.sent["weights"] + prompts * encoder
     for of_rank in counted:

@@ -67,7 +67,7 @@ def to_uint8(frames: np.ndarray) -> Frames:
         (F, H, W, 3) uint8.
 
     Raises:
-        ValueError: Another shape or type, or a value that is not a number.
+        ValueError: Another shape or type, or a value that is NaN or infinite.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or not np.issubdtype(frames.dtype, np.floating):
         raise ValueError(
@@ -76,8 +76,8 @@ def to_uint8(frames: np.ndarray) -> Frames:
     out = np.empty(frames.shape, np.uint8)
     # Frame by frame, or a long clip would be held three more times.
     for index, frame in enumerate(frames):
-        if np.isnan(frame).any():
-            raise ValueError(f"frame {index} holds values that are not a number")
+        if not np.isfinite(frame).all():
+            raise ValueError(f"frame {index} holds values that are NaN or infinite")
         out[index] = np.round(np.clip(frame, 0.0, 1.0) * 255)
     return out
 

@@ -22,10 +22,12 @@ from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.parallel.mesh import Mesh, alone, bounds, shares
 from vidgen_dist.pipelines.cogvideox_rules import Geometry
+from vidgen_dist.pipelines.encoded_texts import EncodedTexts
 from vidgen_dist.pipelines.rendering import (
     OnProgress,
     Rendering,
     StageClock,
+    check_finite,
     draw_noise,
     round_to,
     seeded,
@@ -98,6 +100,7 @@ class CogVideoXPipeline:
         self.dtype = dtype
         self.mesh = mesh or alone()
         self.geometry = Geometry.of(transformer_config, vae_config)
+        self._texts = EncodedTexts()
 
     def __call__(self, request: RenderRequest) -> np.ndarray:
         """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
@@ -113,6 +116,7 @@ class CogVideoXPipeline:
         Raises:
             RequestError: A field that the model cannot do, or a clip that does not fit.
             MediaError: An image or clip that does not decode.
+            NumericalError: Values that are NaN or infinite, instead of a video.
         """
         request = self.rules.resolve(request)
         rng = seeded(request.seed or 0)
@@ -137,11 +141,27 @@ class CogVideoXPipeline:
         prompts = [request.prompt]
         if _guided(request):
             prompts.insert(0, request.negative_prompt or "")
-            prompts = prompts[bounds(self._halves, self.mesh.cfg.index)]
-        assert request.max_sequence_length is not None
-        ids = [tokenize(self.tokenizer, prompt, request.max_sequence_length) for prompt in prompts]
-        # One at a time: the encoder's activations at twice the batch are its peak of memory.
-        return nn.cat([self.text_encoder(nn.from_numpy(one)) for one in ids], 0)
+        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
+        # be there to gather the encoder's weights with those that do not.
+        texts = [self._encoded(prompt, request) for prompt in prompts]
+        if _guided(request):
+            texts = texts[bounds(self._halves, self.mesh.cfg.index)]
+        return self._tensor(np.concatenate(texts))
+
+    def _encoded(self, prompt: str, request: RenderRequest) -> np.ndarray:
+        """Text hidden states of one prompt, float32 (1, L, D).
+
+        One at a time: the encoder's activations at twice the batch are its peak of memory.
+        """
+        length = request.max_sequence_length
+        assert length is not None
+
+        def encode() -> np.ndarray:
+            hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(tokenize(self.tokenizer, prompt, length))))
+            check_finite(hidden, "encode, text")
+            return hidden
+
+        return self._texts.get(prompt, length, encode)
 
     def _start(self, request: RenderRequest, rng: np.random.Generator) -> Start:
         assert request.num_inference_steps is not None
@@ -199,6 +219,7 @@ class CogVideoXPipeline:
         mean, logvar = self.vae.encode(self._tensor(pixels))
         mean, logvar = nn.to_numpy(mean), nn.to_numpy(logvar)
         sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
+        check_finite(sample, "encode, pixels")
         return sample.transpose(0, 2, 1, 3, 4)
 
     def _latent_shape(self, request: RenderRequest, latent_frames: int) -> tuple[int, ...]:
@@ -247,6 +268,7 @@ class CogVideoXPipeline:
                     predicted, int(timestep), latents, eta=request.eta or 0.0, rng=rng
                 )
             latents = round_to(latents, self.dtype)
+            check_finite(latents, f"denoise, step {i + 1} of {len(start.timesteps)}")
             clock.tell("denoise", i + 1, len(start.timesteps))
         return latents
 
@@ -291,7 +313,7 @@ class CogVideoXPipeline:
         """Latents (1, T, C, H, W) to frames (F, height, width, 3) in [0, 1]."""
         scaled = latents.transpose(0, 2, 1, 3, 4) * np.float32(1 / self._scaling_factor)
         video = self.vae.decode(self._tensor(scaled))
-        return to_frames(nn.to_numpy(video))
+        return to_frames(nn.to_numpy(video), self.mesh.gang)
 
 
 def _size(request: RenderRequest) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -14,9 +14,16 @@ from PIL import Image
 
 from vidgen_dist.request import RenderRequest
 
+if TYPE_CHECKING:
+    from vidgen_dist.parallel.collectives import Group
+
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) when a stage begins and after each step of it: the signs of
 life of a rendering. Stages without steps have one, which is not reported when it is done."""
+
+
+class NumericalError(ValueError):
+    """Values that are NaN or infinite, of which no video can be made: names the stage and the step."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,48 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> np.ndar
     return np.ascontiguousarray((frames * 2 - 1).transpose(3, 0, 1, 2)[None])
 
 
-def to_frames(video: np.ndarray) -> np.ndarray:
-    """A VAE's output (1, 3, F, H, W) around [-1, 1] as frames (F, H, W, 3) in [0, 1]."""
+def check_finite(values: np.ndarray, stage: str) -> None:
+    """Raise if values have gone wrong; for what every rank of a gang has alike.
+
+    Args:
+        values: Encoded texts, latents: small, next to what makes them.
+        stage: Of the rendering, and its step: `denoise, step 3 of 50`.
+
+    Raises:
+        NumericalError: One of them is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise NumericalError(_not_finite(stage))
+
+
+def to_frames(video: np.ndarray, gang: Group) -> np.ndarray:
+    """A VAE's output (1, 3, F, H, W) around [-1, 1] as frames (F, H, W, 3) in [0, 1].
+
+    Args:
+        video: Of a gang the first rank's; the others' without rows.
+        gang: All ranks, who call this together.
+
+    Raises:
+        NumericalError: A value is NaN or infinite; raised on all ranks.
+    """
+    # Channel by channel, for the sake of memory; and before infinity is clipped to white.
+    finite = all(np.isfinite(channel).all() for channel in video[0])
+    if not _on_all(finite, gang):
+        raise NumericalError(_not_finite("decode"))
     frames = video[0].transpose(1, 2, 3, 0)
     return np.clip(frames * np.float32(0.5) + np.float32(0.5), 0, 1)
+
+
+def _not_finite(stage: str) -> str:
+    return f"{stage}: values that are NaN or infinite; nothing is made of them"
+
+
+def _on_all(fine: bool, gang: Group) -> bool:
+    """Whether it is fine on all ranks: they must raise alike, or go on alike."""
+    if gang.size == 1:
+        return fine
+    # This module is read by workers that must not load MindSpore yet.
+    from vidgen_dist import nn
+
+    told = gang.all_gather(nn.from_numpy(np.array([fine], np.float32)), [1] * gang.size, what="health")
+    return bool(nn.to_numpy(told.wait()).all())
