@@ -73,8 +73,8 @@ SCHEMA = pa.schema(
 # What the merge reads.
 _MERGED = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
 
-COMPACTED = "-compacted-"
-"""In the name of a part that `compact` made; such parts are large, and read in pieces."""
+LARGE = ".large.parquet"
+"""How the name of a part ends that is read in pieces, and never compacted again."""
 
 RECENT = 600
 """Seconds over which the pace of a run is taken."""
@@ -506,11 +506,11 @@ def part_names(output: Storage) -> list[str]:
 
 def _sources(output: Storage, names: list[str]) -> Iterator[tuple[str, BinaryIO | None]]:
     """Each part, open; None for one that is gone."""
-    small = [name for name in names if COMPACTED not in name]
+    small = [name for name in names if not name.endswith(LARGE)]
     contents = map_ahead(lambda name: _unless_gone(output.read_bytes, name), small, threads=_READERS)
     for name, content in zip(small, contents, strict=True):
         yield name, None if content is None else io.BytesIO(content)
-    for name in (name for name in names if COMPACTED in name):
+    for name in (name for name in names if name.endswith(LARGE)):
         # Large ones are read where they lie, one row group after another.
         yield name, _unless_gone(open_input, output.uri(name))
 

@@ -12,6 +12,7 @@ whether a column is absent or null.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -21,16 +22,17 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidgen_dist.digests import json_template, text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
+from vidgen_dist.request import FIELDS, MAX_SEED, MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
 from vidgen_dist.storage import StorageError, expand, open_input, redact, resolve_path, split, stamp
 from vidgen_dist.threads import map_ahead
 
@@ -39,6 +41,8 @@ INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 # Decoded rows held at once; rows may carry images.
 _BATCH_ROWS = 4096
+# Those of which most never become Python objects.
+_COLUMN_ROWS = 2**16
 _BATCH_BYTES = 32 * 2**20
 # Row groups up to this size are fetched in one go; larger ones are streamed.
 _PREFETCH_BYTES = 64 * 2**20
@@ -256,7 +260,9 @@ def _known_footer(uri: str, _stamp: str) -> _Footer:
     return _read_footer(uri)
 
 
-def _read_group(file: ManifestFile, index: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_group(
+    file: ManifestFile, index: int, columns: Sequence[str], most_rows: int = _BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
     """A row group from front to back, in batches small enough whatever the group's size."""
     try:
         footer = _known_footer(file.uri, stamp(file.uri))
@@ -267,7 +273,7 @@ def _read_group(file: ManifestFile, index: int, columns: Sequence[str]) -> Itera
         group = footer.metadata.row_group(index)
         small = group.total_byte_size <= _PREFETCH_BYTES
         row_bytes = group.total_byte_size / max(1, group.num_rows)
-        rows = max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1.0, row_bytes))))
+        rows = max(1, min(most_rows, int(_BATCH_BYTES / max(1.0, row_bytes))))
         missing = group.num_rows
         with (
             open_input(file.uri) as source,
@@ -356,22 +362,27 @@ class Manifest:
             first += file.num_rows
 
     def ids(self) -> Iterator[str]:
-        """The ids of all rows: as those of `rows`, and much faster where there is an `id` column."""
+        """The ids of all rows: as those of `rows`, and much faster."""
+        for batch in self.batches(extras=False):
+            yield from batch.ids.to_pylist()
+
+    def batches(self, defaults: Mapping[str, Any] | None = None, *, extras: bool = True) -> Iterator[Batch]:
+        """The rows, in order, by columns: for what looks at millions of them.
+
+        Args:
+            defaults: Values of request fields where a row has none.
+            extras: Whether to read the passed-through columns.
+
+        Raises:
+            StorageError: As `rows`.
+        """
+        passed = self.extra_schema if extras else pa.schema([])
+        names = tuple(dict.fromkeys((*self.columns, *passed.names)))
         for file in self.files:
             for group, start, _ in file.spans():
-                given = 0
-                if "id" in self.columns:
-                    for batch in _read_group(file, group, ("id",)):
-                        ids = [_own_id(value) for value in _values(batch.column("id"))]
-                        if None in ids:
-                            break
-                        yield from cast(list[str], ids)
-                        given += len(ids)
-                    else:
-                        continue
-                # An id that is missing is a digest of the row's other columns.
-                for row in islice(self._group_rows(file, group, start, {}, None), given, None):
-                    yield row.id
+                for columns in _read_group(file, group, names, _COLUMN_ROWS):
+                    yield Batch(file.uri, start, columns, self.columns, passed, defaults or {})
+                    start += columns.num_rows
 
     def _group_rows(
         self,
@@ -381,20 +392,220 @@ class Manifest:
         defaults: Mapping[str, Any],
         wanted: np.ndarray | None,
     ) -> Iterator[Row]:
-        extras = self.extra_schema.names
         start = 0
-        for batch in _read_group(file, group, tuple(dict.fromkeys((*self.columns, *extras)))):
-            try:
-                values = {name: _values(batch.column(name)) for name in self.columns}
-                extra = {name: _extra_values(batch, self.extra_schema.field(name)) for name in extras}
-            except StorageError as error:
-                raise StorageError(f"cannot read {redact(file.uri)}: {error}") from None
-            for at in range(batch.num_rows):
-                if wanted is None or wanted[start + at]:
-                    present = {name: column[at] for name, column in values.items() if column[at] is not None}
-                    passed = {name: column[at] for name, column in extra.items()}
-                    yield _row(present, passed, file.uri, index + start + at, defaults)
-            start += batch.num_rows
+        for columns in _read_group(
+            file, group, tuple(dict.fromkeys((*self.columns, *self.extra_schema.names)))
+        ):
+            batch = Batch(file.uri, index + start, columns, self.columns, self.extra_schema, defaults)
+            yield from batch.rows(None if wanted is None else wanted[start : start + len(batch)])
+            start += len(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of a manifest that follow one another, by columns. Made by `Manifest.batches`.
+
+    Args:
+        file: URI of the file that they are in.
+        start: The first one's place in it.
+        columns: Their values.
+        fields: Those columns that are fields of a request.
+        extra_schema: Names and types of those that are passed through.
+        defaults: Values of request fields where a row has none.
+    """
+
+    file: str
+    start: int
+    columns: pa.RecordBatch
+    fields: tuple[str, ...]
+    extra_schema: pa.Schema
+    defaults: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    def rows(self, wanted: np.ndarray | None = None) -> Iterator[Row]:
+        """The rows, or those `wanted`, a mask (N,), one by one.
+
+        Raises:
+            StorageError: A value that cannot be passed through.
+        """
+        places = range(len(self)) if wanted is None else np.flatnonzero(wanted).tolist()
+        if not len(places):
+            return
+        try:
+            values = {name: _values(self._some(name, places)) for name in self.fields}
+            extra = {
+                field.name: _extra_values(self._some(field.name, places), field)
+                for field in self.extra_schema
+            }
+        except StorageError as error:
+            raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
+        for at, place in enumerate(places):
+            present = {name: column[at] for name, column in values.items() if column[at] is not None}
+            passed = {name: column[at] for name, column in extra.items()}
+            yield _row(present, passed, self.file, self.start + place, self.defaults)
+
+    def row(self, place: int) -> Row:
+        """One of the rows, by its place in the batch."""
+        wanted = np.zeros(len(self), np.bool_)
+        wanted[place] = True
+        return next(self.rows(wanted))
+
+    def _some(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
+        column = self.columns.column(name)
+        if len(places) == len(self):
+            return column
+        try:
+            return column.take(pa.array(places, pa.int64()))
+        except pa.ArrowNotImplementedError:
+            # Views, of text for example, can be cut but not picked from.
+            return pa.concat_arrays([column.slice(place, 1) for place in places])
+
+    @cached_property
+    def plain(self) -> np.ndarray:
+        """Whether a row's id, prompt, seed and media are certainly fine by themselves: bool (N,).
+
+        What a row asks for then depends on its other fields alone, see `groups`.
+        """
+        texts = [self.columns.column(name) for name in self.fields if _is_text(self._kind(name))]
+        try:
+            for column in texts:
+                column.validate(full=True)
+        except pa.ArrowException:
+            # Text that is no UTF-8: which, is found one by one.
+            return np.zeros(len(self), np.bool_)
+        plain = np.ones(len(self), np.bool_)
+        for name in self.fields:
+            if name in _ROWS_OWN:
+                plain &= _mask(_surely_fine(name, self.columns.column(name)), len(self))
+        return plain
+
+    def _kind(self, name: str) -> pa.DataType:
+        return self.columns.schema.field(name).type
+
+    @cached_property
+    def _group_numbers(self) -> np.ndarray:
+        """Of each row the number of its group: int64 (N,)."""
+        numbers = np.zeros(len(self), np.int64)
+        for name in self.fields:
+            column = self.columns.column(name)
+            if name in _ROWS_OWN:
+                # Whether there is one matters also where its value does not.
+                codes, kinds = column.is_null().to_numpy(zero_copy_only=False).astype(np.int64), 2
+            else:
+                codes, kinds = _codes(column)
+            if kinds > 1:
+                _, numbers = np.unique(numbers * kinds + codes, return_inverse=True)
+        return numbers
+
+    def groups(self, wanted: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
+        """The plain ones of some rows, by what they ask for beside id, prompt, seed and media.
+
+        Args:
+            wanted: Mask of rows (N,).
+
+        Yields:
+            One row, and the places of all that differ from it in these fields alone: int64 (n,).
+        """
+        places = np.flatnonzero(wanted & self.plain)
+        numbers = self._group_numbers[places]
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+        for group in np.split(places[order], bounds[1:]) if len(places) else ():
+            yield self.row(int(group[0])), group
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """The rows' ids: strings (N,)."""
+        own = self.columns.column("id") if "id" in self.fields else None
+        if own is not None and self.plain.all() and not own.null_count:
+            return _as_strings(own)
+        ids: list[str] = [""] * len(self)
+        named = np.zeros(len(self), np.bool_)
+        if own is not None:
+            named = self.plain & ~own.is_null().to_numpy(zero_copy_only=False)
+            given = _as_strings(own.filter(pa.array(named))).to_pylist()
+            for place, row_id in zip(np.flatnonzero(named).tolist(), given, strict=True):
+                ids[place] = row_id
+        unnamed = ~named
+        if not any(name in self.fields for name in MEDIA_FIELDS):
+            for row, places in self.groups(unnamed):
+                for place, digest in zip(places.tolist(), self._digests(row, places), strict=True):
+                    ids[place] = digest
+                unnamed[places] = False
+        bare = dataclasses.replace(self, extra_schema=pa.schema([]))
+        for row in bare.rows(unnamed):
+            ids[row.index - self.start] = row.id
+        return pa.array(ids, pa.string())
+
+    def _digests(self, row: Row, places: np.ndarray) -> list[str]:
+        """`row_digest` of the rows of a group without media."""
+        one = self.columns.slice(row.index - self.start, 1)
+        values = {name: _values(one.column(name))[0] for name in self.fields}
+        values.pop("id", None)
+        text = _digest_text(values)
+        seed = _plain(values.get("seed"))
+        template = json_template(text, values["prompt"], seed, ":")
+        return template.digests(_new_digest, self.prompts(places), self.seeds(places))
+
+    def prompts(self, places: np.ndarray) -> list[str]:
+        """Prompts of some plain rows, by their places."""
+        return self._some("prompt", places).to_pylist()
+
+    def seeds(self, places: np.ndarray) -> list[int | None]:
+        """Likewise the seeds that they have of their own."""
+        if "seed" not in self.fields:
+            return [None] * len(places)
+        return self._some("seed", places).to_pylist()
+
+
+_ROWS_OWN = ("id", "prompt", "seed", *MEDIA_FIELDS)
+"""Fields whose values differ from row to row; what a model can do does not depend on them."""
+
+
+def _surely_fine(name: str, column: pa.Array) -> pa.Array | bool:
+    """Which values certainly are allowed, nulls too where they are; others are looked at one by one."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return name != "prompt"
+    if name == "prompt":
+        return column.is_valid() if _is_text(kind) else False
+    if name == "seed":
+        if not pa.types.is_integer(kind):
+            return False
+        seeds = column.fill_null(0).to_numpy()
+        return pa.array(seeds <= np.uint64(MAX_SEED) if seeds.dtype == np.uint64 else seeds >= 0)
+    if name == "id" and pa.types.is_integer(kind):
+        return True
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+        return False
+    return pc.fill_null(pc.greater(pc.binary_length(column), 0), True)
+
+
+def _mask(values: pa.Array | bool, length: int) -> np.ndarray:
+    if isinstance(values, bool):
+        return np.full(length, values)
+    return values.to_numpy(zero_copy_only=False).astype(np.bool_)
+
+
+def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
+    """A number for each value, the same for the same; and how many numbers there are."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(column), np.int64), 1
+    if pa.types.is_floating(kind):
+        # Bit by bit: 0.0 and -0.0 are told apart.
+        column = column.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width])
+    elif pa.types.is_string_view(kind):
+        column = column.cast(pa.string())
+    encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
+    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+    return codes + 1, len(encoded.dictionary) + 1
+
+
+def _as_strings(column: pa.Array) -> pa.Array:
+    return column if pa.types.is_string(column.type) else column.cast(pa.string())
 
 
 def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = ()) -> Manifest:
@@ -475,8 +686,7 @@ def _values(column: pa.Array) -> list[Any]:
     return values
 
 
-def _extra_values(batch: pa.RecordBatch, field: pa.Field) -> list[Any]:
-    column = batch.column(field.name)
+def _extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
     try:
         return _pylist(
             column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column, "replace"
@@ -532,9 +742,16 @@ def _own_id(value: str | int | None) -> str | None:
 
 def row_digest(values: Mapping[str, Any]) -> str:
     """32 hex digits that stand for a row without an id: the same for the same fields that are not null."""
+    return cast(str, _new_digest(_digest_text(values).encode()).hexdigest())
+
+
+def _digest_text(values: Mapping[str, Any]) -> str:
     plain = {name: _plain(value) for name, value in values.items() if value is not None}
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _new_digest(data: bytes) -> Any:
+    return hashlib.blake2b(data, digest_size=16)
 
 
 def _plain(value: Any) -> Any:
@@ -609,13 +826,14 @@ def check(
 ) -> CheckReport:
     """Look at every row without a model.
 
-    Of each row 8 bytes are kept, so 10 million rows need about 100 MB.
+    Rows that differ in id, prompt, seed and media alone are looked at as one, unless they are probed. Of each
+    row 8 bytes are kept, so 10 million rows need about 200 MB.
 
     Args:
         manifest: What to check.
         defaults: The run's values where a row has none.
         resolve: Fills a request's defaults in and raises RequestError for what the model cannot do;
-            a `Rules.resolve`.
+            a `Rules.resolve`. Of id, prompt, seed and media it may only ask whether they are there.
         probe: Opens and decodes a request's image and video, and raises ValueError or OSError if that
             fails. Called from several threads.
         limit: How many bad rows, and how many rows with another's id, to name.
@@ -625,26 +843,46 @@ def check(
     """
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
-    ids = array("q")
+    hashes: list[np.ndarray] = []
 
-    def look(row: Row) -> tuple[int, Problem | None]:
-        return hash(row.id), _problem(row, resolve, probe)
+    def look(row: Row) -> Problem | None:
+        return _problem(row, resolve, probe)
 
-    rows = manifest.rows(defaults)
     try:
-        for row_hash, problem in map(look, rows) if probe is None else map_ahead(look, rows, threads=8):
-            ids.append(row_hash)
-            if problem is not None:
+        for batch in manifest.batches(defaults):
+            hashes.append(text_hashes(batch.ids)[:, 0])
+            if probe is not None:
+                found = map_ahead(look, batch.rows(), threads=8)
+            else:
+                found = map(look, batch.rows(_doubtful(batch, look)))
+            for problem in filter(None, found):
                 counts[problem.column] += 1
                 if len(problems) < limit:
                     problems.append(problem)
-        repeated, surplus = repeated_hashes(ids)
-        shared = _shared_ids(manifest, repeated, limit) if repeated else []
+        repeated, surplus = _repeated(hashes)
+        shared = _shared_ids(manifest, repeated, limit) if surplus else []
     except OSError as error:
         raise Refused(str(error)) from None
     if shared:
         counts["id"] += surplus
     return CheckReport(manifest.num_rows, tuple(problems + shared), dict(counts), manifest.unknown_columns)
+
+
+def _doubtful(batch: Batch, look: Callable[[Row], Problem | None]) -> np.ndarray:
+    """Which rows of a batch are to be looked at one by one: bool (N,)."""
+    if not all(_passes(field.type) for field in batch.extra_schema):
+        return np.ones(len(batch), np.bool_)
+    doubtful = ~batch.plain
+    for row, places in batch.groups(batch.plain):
+        if look(row) is not None:
+            doubtful[places] = True
+    return doubtful
+
+
+def _passes(kind: pa.DataType) -> bool:
+    """Whether whatever a column of that type holds can be passed through."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return number or _is_text(kind) or _is_bytes(kind) or pa.types.is_null(kind)
 
 
 def _problem(
@@ -678,22 +916,31 @@ def repeated_hashes(hashes: array[int]) -> tuple[frozenset[int], int]:
     return frozenset(np.unique(again)[:100_000].tolist()), len(again)
 
 
-def _shared_ids(manifest: Manifest, repeated: frozenset[int], limit: int) -> list[Problem]:
+def _repeated(hashes: list[np.ndarray]) -> tuple[np.ndarray, int]:
+    """As `repeated_hashes`; empties the list, for there may be gigabytes."""
+    numbers = np.concatenate([np.empty(0, np.uint64), *hashes])
+    hashes.clear()
+    numbers.sort()
+    again = numbers[1:][numbers[1:] == numbers[:-1]]
+    return np.unique(again)[:100_000], len(again)
+
+
+def _shared_ids(manifest: Manifest, repeated: np.ndarray, limit: int) -> list[Problem]:
     first: dict[str, tuple[str, int]] = {}
     found: list[Problem] = []
-    places = ((file.uri, index) for file in manifest.files for index in range(file.num_rows))
-    for row_id, (file, index) in zip(manifest.ids(), places, strict=True):
-        if hash(row_id) not in repeated:
-            continue
-        if row_id not in first:
-            first[row_id] = file, index
-            continue
-        other_file, other = first[row_id]
-        message = (
-            f"id: the same as that of row {other} of {redact(other_file)}; "
-            "each row needs an id of its own (rows without one need to differ, in `seed` for example)"
-        )
-        found.append(Problem(file, index, row_id, "id", message))
-        if len(found) == limit:
-            break
+    for batch in manifest.batches(extras=False):
+        ids = batch.ids
+        for place in np.flatnonzero(np.isin(text_hashes(ids)[:, 0], repeated)).tolist():
+            row_id, index = ids[place].as_py(), batch.start + place
+            if row_id not in first:
+                first[row_id] = batch.file, index
+                continue
+            other_file, other = first[row_id]
+            message = (
+                f"id: the same as that of row {other} of {redact(other_file)}; "
+                "each row needs an id of its own (rows without one need to differ, in `seed` for example)"
+            )
+            found.append(Problem(batch.file, index, row_id, "id", message))
+            if len(found) == limit:
+                return found
     return found

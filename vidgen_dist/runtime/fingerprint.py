@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vidgen_dist.digests import JsonTemplate, json_template
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 
 _NOT_PIXELS = ("id", *MEDIA_FIELDS)
@@ -41,12 +42,18 @@ class Identity:
         Returns:
             SHA-256, as hex.
         """
+        return hashlib.sha256(self._text(request, media).encode()).hexdigest()
+
+    def template(self, request: RenderRequest) -> JsonTemplate:
+        """For the fingerprints of requests that differ from this one, without media, in prompt and seed."""
+        return json_template(self._text(request, {}), request.prompt, request.seed, ": ")
+
+    def _text(self, request: RenderRequest, media: Mapping[str, str]) -> str:
         fields = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
         decides = {name: value for name, value in fields.items() if name not in _NOT_PIXELS}
         whole = {"run": dataclasses.asdict(self), "row": decides, "media": dict(media)}
         # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
-        text = json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
 
 
 def row_seed(run_seed: int, row_id: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 from collections.abc import Iterator, Mapping
@@ -16,18 +15,16 @@ from vidgen_dist import storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest
-from vidgen_dist.manifest import Row as ManifestRow
-from vidgen_dist.media import MediaError, media_digest, read_image, read_video
+from vidgen_dist.media import read_image, read_video
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.engine import OpenedModel, get_engine
-from vidgen_dist.runtime.entries import is_known, known_ids
-from vidgen_dist.runtime.fingerprint import Identity, row_seed
+from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Row
+from vidgen_dist.runtime.resume import Found, Resolving, find_done
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
 from vidgen_dist.storage import Storage, open_storage, redact
-from vidgen_dist.threads import map_ahead
 
 RUN_FILE = "run.yaml"
 
@@ -49,8 +46,7 @@ class Plan:
         identity: What decides the pixels of every row alike.
         manifest: The opened manifest.
         output: The opened output.
-        is_done: Of every row, in the manifest's order, whether it was done before: bool (rows,).
-        attempts: Place in that order -> attempts so far, of rows that were tried and are not done.
+        found: What is known of every row.
     """
 
     spec: RunSpec
@@ -59,31 +55,35 @@ class Plan:
     identity: Identity
     manifest: Manifest
     output: Storage
-    is_done: np.ndarray
-    attempts: Mapping[int, int]
+    found: Found
 
     @property
     def total(self) -> int:
-        """Rows of the manifest."""
-        return len(self.is_done)
+        """Rows that are done or to be rendered: all of the manifest, unless the run chooses some."""
+        return self.done + int(np.count_nonzero(self._wanted))
 
     @property
     def done(self) -> int:
         """Rows that were done before."""
-        return int(self.is_done.sum())
+        return int(np.count_nonzero(self.found.is_done))
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        return self.found.chosen & ~self.found.is_done
 
     def rows(self) -> Iterator[Row]:
-        """The rows that are not done, in the manifest's order, read as they are asked for.
+        """The rows that are to be rendered, in the manifest's order, read as they are asked for.
 
         Raises:
             OSError: The manifest cannot be read, or was changed.
         """
-        places = (place for place, is_done in enumerate(self.is_done) if not is_done)
-        rows = self.manifest.rows(sampling_defaults(self.spec), ~self.is_done)
-        for place, row in zip(places, rows, strict=True):
+        resolving = Resolving(self.model.rules, self.spec.seed, self.identity)
+        wanted = self._wanted
+        rows = self.manifest.rows(sampling_defaults(self.spec), wanted)
+        for place, row in zip(np.flatnonzero(wanted), rows, strict=True):
             yield Row(
-                request=resolve_row(row, self.model.rules, self.spec.seed),
-                attempt=self.attempts.get(place, 0) + 1,
+                request=resolving.request(row),
+                attempt=int(self.found.attempts[place]) + 1,
                 passthrough=dict(row.extra),
             )
 
@@ -135,7 +135,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             # A run that never got as far as a row leaves nothing to be mixed up with.
             if ledger.parts:
                 _check_same_run(spec, before, model.rules)
-            _check_manifest_belongs(spec, before, output, ledger, manifest)
+            _check_manifest_belongs(spec, before, ledger, manifest)
         identity = Identity(
             model=model.digest,
             task=model.rules.task,
@@ -143,10 +143,11 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             format=spec.output.format,
             crf=spec.output.crf if spec.output.format == "mp4" else None,
         )
-        is_done, attempts = _find_done(spec, manifest, model.rules, identity, output, ledger)
+        resolving = Resolving(model.rules, spec.seed, identity)
+        found = find_done(manifest, sampling_defaults(spec), resolving, ledger)
     except OSError as error:
         raise Refused(str(error)) from None
-    return Plan(spec, device, model, identity, manifest, output, is_done, attempts)
+    return Plan(spec, device, model, identity, manifest, output, found)
 
 
 def read_run_file(output: Storage) -> RunSpec | None:
@@ -218,15 +219,6 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
     return spec.override(flags)
 
 
-def resolve_row(row: ManifestRow, rules: Rules, run_seed: int) -> RenderRequest:
-    """The row's request with every default and its seed filled in."""
-    assert row.request is not None, "every row was checked"
-    request = rules.resolve(row.request)
-    if request.seed is None:
-        request = dataclasses.replace(request, seed=row_seed(run_seed, row.id))
-    return request
-
-
 def describe_problems(report: CheckReport) -> str:
     """What is wrong with a manifest, one row a line."""
     lines = [str(problem) for problem in report.problems]
@@ -266,64 +258,16 @@ def _check_same_run(spec: RunSpec, before: RunSpec, rules: Rules) -> None:
             )
 
 
-def _check_manifest_belongs(
-    spec: RunSpec, before: RunSpec, output: Storage, ledger: LedgerState, manifest: Manifest
-) -> None:
+def _check_manifest_belongs(spec: RunSpec, before: RunSpec, ledger: LedgerState, manifest: Manifest) -> None:
     """Refuse a manifest that has nothing to do with what is in the output."""
     uri = redact(spec.manifest.uri)
-    if before.manifest.uri != uri and ledger.parts and not _shares_ids(manifest, known_ids(output, ledger)):
+    if before.manifest.uri == uri or not ledger.parts:
+        return
+    if not any(ledger.knows(batch.ids).any() for batch in manifest.batches(extras=False)):
         raise Refused(
             f"{redact(spec.output.uri)}: is the output of another run: its manifest is "
             f"{before.manifest.uri}, and no row of {uri} is in its ledger; give another folder"
         )
-
-
-def _shares_ids(manifest: Manifest, known: np.ndarray) -> bool:
-    return any(is_known(row_id, known) for row_id in manifest.ids())
-
-
-def _find_done(
-    spec: RunSpec,
-    manifest: Manifest,
-    rules: Rules,
-    identity: Identity,
-    output: Storage,
-    ledger: LedgerState,
-) -> tuple[np.ndarray, dict[int, int]]:
-    """Of every row whether it is done, and the attempts so far at those that are not."""
-    is_done = np.zeros(manifest.num_rows, np.bool_)
-    attempts: dict[int, int] = {}
-    if not ledger.parts:
-        return is_done, attempts
-    # Images are read and hashed only for rows that the ledger has.
-    known = known_ids(output, ledger) if rules.media is not None else None
-
-    def look(row: ManifestRow) -> tuple[str, RenderRequest, dict[str, str] | None]:
-        request = resolve_row(row, rules, spec.seed)
-        return row.id, request, _media_digests(request, known is None or is_known(row.id, known))
-
-    rows = manifest.rows(sampling_defaults(spec))
-    looked = map(look, rows) if known is None else map_ahead(look, rows, threads=16)
-    for place, (row_id, request, media) in enumerate(looked):
-        if media is not None:
-            fingerprint = identity.fingerprint(request, media)
-            is_done[place] = ledger.is_done(row_id, fingerprint)
-            tried = ledger.attempts(row_id, fingerprint)
-            if tried and not is_done[place]:
-                attempts[place] = tried
-    return is_done, attempts
-
-
-def _media_digests(request: RenderRequest, wanted: bool) -> dict[str, str] | None:
-    """Field -> digest of the row's media; None if it is not wanted or cannot be had: then it is not done."""
-    if not wanted:
-        return None
-    sources = {name: getattr(request, name) for name in MEDIA_FIELDS if getattr(request, name) is not None}
-    try:
-        return {name: media_digest(source) for name, source in sources.items()}
-    except (MediaError, OSError):
-        # Whether that lasts, the worker finds out; one file must not keep a run from going on.
-        return None
 
 
 def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
