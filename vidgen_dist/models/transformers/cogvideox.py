@@ -275,7 +275,7 @@ class CogVideoXTransformer3DModel(nn.Module):
             return time
         if ofs is None:
             raise ValueError("this model needs ofs: its config has ofs_embed_dim")
-        return time + self.ofs_embedding(self._sinusoids(ofs, self.config.ofs_embed_dim, dtype))
+        return nn.add(time, self.ofs_embedding(self._sinusoids(ofs, self.config.ofs_embed_dim, dtype)))
 
     def _sinusoids(self, steps: Any, dim: int, dtype: Any) -> nn.Tensor:
         c = self.config
@@ -447,8 +447,8 @@ class ExpertNorm(nn.Module):
         """The joint tokens (B, N, D), text first, then the gates of text and video, (B, 1, D) each."""
         modulation = self.linear(time)[:, None, :]
         shift, scale, gate, text_shift, text_scale, text_gate = nn.chunk(modulation, 6, -1)
-        text = nn.multiply_add(self.norm(text), 1 + text_scale, text_shift)
-        video = nn.multiply_add(self.norm(video), 1 + scale, shift)
+        text = nn.multiply_add(self.norm(text), nn.add(text_scale, 1.0), text_shift)
+        video = nn.multiply_add(self.norm(video), nn.add(scale, 1.0), shift)
         return nn.cat([text, video], 1), text_gate, gate
 
 
@@ -462,7 +462,7 @@ class FinalNorm(nn.Module):
 
     def construct(self, video: nn.Tensor, time: nn.Tensor) -> nn.Tensor:
         shift, scale = nn.chunk(self.linear(time)[:, None, :], 2, -1)
-        return nn.multiply_add(self.norm(video), 1 + scale, shift)
+        return nn.multiply_add(self.norm(video), nn.add(scale, 1.0), shift)
 
 
 class Attention(nn.Module):
