@@ -20,6 +20,11 @@ _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 """A multiplier for each half of a hash: the golden ratio's and one of xxHash's primes."""
 
 
+def as_list(column: pa.Array) -> list[Any]:
+    """As `to_pylist`, of texts or whole numbers without nulls, ten times as fast."""
+    return column.to_numpy(zero_copy_only=False).tolist()
+
+
 def text_hashes(texts: pa.Array) -> np.ndarray:
     """Hashes of texts: uint64 (N, 2), the same in every process.
 

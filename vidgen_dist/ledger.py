@@ -20,7 +20,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, TypeVar
@@ -474,13 +474,12 @@ def read_parts(
     for _ in range(_LISTINGS):
         names = [name for name in part_names(output) if name not in read]
         gone = 0
-        for name, source in _sources(output, names):
-            if source is None:
+        for name, tables in _read_all(output, names, columns):
+            if tables is None:
                 gone += 1
                 continue
-            with source:
-                for table in _tables(output.uri(name), source, columns):
-                    use(name, table)
+            for table in tables:
+                use(name, table)
             read[name] = None
         if not gone:
             return tuple(read)
@@ -504,15 +503,25 @@ def part_names(output: Storage) -> list[str]:
     return names
 
 
-def _sources(output: Storage, names: list[str]) -> Iterator[tuple[str, BinaryIO | None]]:
-    """Each part, open; None for one that is gone."""
+def _read_all(
+    output: Storage, names: list[str], columns: Sequence[str]
+) -> Iterator[tuple[str, Iterable[pa.Table] | None]]:
+    """Each part's tables; None for a part that is gone."""
+
+    def read_small(name: str) -> list[pa.Table] | None:
+        content = _unless_gone(output.read_bytes, name)
+        return None if content is None else list(_tables(output.uri(name), io.BytesIO(content), columns))
+
     small = [name for name in names if not name.endswith(LARGE)]
-    contents = map_ahead(lambda name: _unless_gone(output.read_bytes, name), small, threads=_READERS)
-    for name, content in zip(small, contents, strict=True):
-        yield name, None if content is None else io.BytesIO(content)
+    yield from zip(small, map_ahead(read_small, small, threads=_READERS), strict=True)
     for name in (name for name in names if name.endswith(LARGE)):
-        # Large ones are read where they lie, one row group after another.
-        yield name, _unless_gone(open_input, output.uri(name))
+        # Read where they lie, one row group after another.
+        source = _unless_gone(open_input, output.uri(name))
+        if source is None:
+            yield name, None
+            continue
+        with source:
+            yield name, _tables(output.uri(name), source, columns)
 
 
 def _unless_gone(read: Callable[[str], T], name: str) -> T | None:
@@ -523,14 +532,15 @@ def _unless_gone(read: Callable[[str], T], name: str) -> T | None:
 
 
 def _tables(uri: str, source: BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:
-    columns = list(columns)
+    """A part's row groups."""
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-        missing = [column for column in SCHEMA.names if column not in file.schema_arrow.names]
+        there = set(file.schema_arrow.names)
+        missing = [column for column in SCHEMA.names if column not in there]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns, use_threads=False).select(columns)
+            table = file.read_row_group(group, list(columns), use_threads=False).select(list(columns))
             for column in columns:
                 table = _typed(table, SCHEMA.field(column))
             yield table
@@ -568,32 +578,42 @@ class _Merge:
         self._classes: dict[str, int] = {}
         self._best = [np.empty(0, _ATTEMPT)] * _SHARES
         self._read: list[list[np.ndarray]] = [[] for _ in range(_SHARES)]
+        self._waiting: list[tuple[str, pa.Table]] = []
+        self._rows = 0
         self._count = 0
         self._kept = 0
 
     def add(self, table: pa.Table, uri: str) -> None:
-        """Takes attempts with the columns `_MERGED`.
+        """Takes attempts with the columns `_MERGED`, of the part `uri`.
 
         Raises:
-            Refused: A status that is none; names the part.
+            Refused: A status that is none, of this part or one before.
         """
-        for chunk in _attempts(table, uri, self._classes):
-            shares = chunk["id_high"] >> np.uint64(64 - _SHARES.bit_length() + 1)
-            order = np.argsort(shares, kind="stable")
-            chunk = chunk[order]
-            bounds = shares[order].searchsorted(np.arange(_SHARES + 1, dtype=np.uint64))
-            for share, read in enumerate(self._read):
-                if bounds[share] < bounds[share + 1]:
-                    read.append(chunk[bounds[share] : bounds[share + 1]].copy())
-            self._count += len(chunk)
+        self._waiting.append((uri, table))
+        self._rows += len(table)
+        # Small parts cost less together.
+        if self._rows >= _BATCH:
+            self._take()
         # Whenever as much again was read.
         if self._count > max(self._kept, _MERGE):
             for share in range(_SHARES):
                 self._merge(share)
             self._count, self._kept = 0, sum(map(len, self._best))
 
+    def _take(self) -> None:
+        for chunk in _attempts(self._waiting, self._classes):
+            shares = chunk["id_high"] >> np.uint64(64 - _SHARES.bit_length() + 1)
+            order = np.argsort(shares, kind="stable")
+            chunk = chunk[order]
+            bounds = shares[order].searchsorted(np.arange(_SHARES + 1, dtype=np.uint64))
+            for share, read in enumerate(self._read):
+                read.append(chunk[bounds[share] : bounds[share + 1]].copy())
+            self._count += len(chunk)
+        self._waiting, self._rows = [], 0
+
     def state(self, parts: tuple[str, ...]) -> LedgerState:
-        """The state; nothing can be added any more."""
+        """The state; nothing can be added any more. Raises as `add`."""
+        self._take()
         since = time.time_ns() // 1000 - RECENT * 1_000_000
         shares = []
         for share in range(_SHARES):
@@ -608,29 +628,34 @@ class _Merge:
             self._best[share], self._read[share] = _best(attempts, self._classes), []
 
 
-def _attempts(table: pa.Table, uri: str, classes: dict[str, int]) -> Iterator[np.ndarray]:
-    """The attempts of one table; `classes` numbers the error classes and grows."""
-    start = 0
-    for batch in table.to_batches(max_chunksize=_BATCH):
-        out = np.empty(batch.num_rows, _ATTEMPT)
-        ids = _id_hashes(batch.column("id"))
-        out["id_high"], out["id_low"] = ids.T
-        out["fingerprint"] = text_hashes(batch.column("fingerprint"))[:, 0]
-        statuses = batch.column("status")
-        out["done"] = pc.equal(statuses, DONE).to_numpy(zero_copy_only=False)
-        strange = pc.invert(pc.is_in(statuses, pa.array([DONE, FAILED]))).to_numpy(zero_copy_only=False)
-        if strange.any():
-            status = min(statuses.filter(pa.array(strange)).to_pylist())
+def _check_statuses(tables: list[tuple[str, pa.Table]]) -> None:
+    for uri, table in tables:
+        found = table.column("status").to_pylist()
+        if strange := set(found) - {DONE, FAILED}:
+            status = min(strange)
             raise Refused(
-                f"{redact(uri)}: row {start + statuses.index(status).as_py()}: status: {status!r} is not "
-                f"allowed; allowed: {DONE!r} or {FAILED!r}"
+                f"{redact(uri)}: row {found.index(status)}: status: {status!r} is not allowed; "
+                f"allowed: {DONE!r} or {FAILED!r}"
             )
+
+
+def _attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -> Iterator[np.ndarray]:
+    """The attempts of some parts' tables; `classes` numbers the error classes and grows."""
+    if not tables:
+        return
+    whole = pa.concat_tables([table for _, table in tables]).combine_chunks()
+    if not pc.all(pc.is_in(whole.column("status"), pa.array([DONE, FAILED])), min_count=0).as_py():
+        _check_statuses(tables)
+    for batch in whole.to_batches(max_chunksize=_BATCH):
+        out = np.empty(batch.num_rows, _ATTEMPT)
+        out["id_high"], out["id_low"] = _id_hashes(batch.column("id")).T
+        out["fingerprint"] = text_hashes(batch.column("fingerprint"))[:, 0]
+        out["done"] = pc.equal(batch.column("status"), DONE).to_numpy(zero_copy_only=False)
         out["finished_at"] = batch.column("finished_at").cast(pa.int64()).to_numpy()
         out["attempt"] = out["attempts"] = batch.column("attempt").to_numpy()
         names = batch.column("error_class").fill_null("").dictionary_encode()
         numbers = [classes.setdefault(name, len(classes)) for name in names.dictionary.to_pylist()]
         out["error_class"] = np.array(numbers, np.int32)[names.indices.to_numpy()]
-        start += batch.num_rows
         yield out
 
 

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidgen_dist.digests import json_template, text_hashes
+from vidgen_dist.digests import as_list, json_template, text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import FIELDS, MAX_SEED, MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
 from vidgen_dist.storage import StorageError, expand, open_input, redact, resolve_path, split, stamp
@@ -364,7 +364,7 @@ class Manifest:
     def ids(self) -> Iterator[str]:
         """The ids of all rows: as those of `rows`, and much faster."""
         for batch in self.batches(extras=False):
-            yield from batch.ids.to_pylist()
+            yield from as_list(batch.ids)
 
     def batches(self, defaults: Mapping[str, Any] | None = None, *, extras: bool = True) -> Iterator[Batch]:
         """The rows, in order, by columns: for what looks at millions of them.
@@ -551,13 +551,12 @@ class Batch:
 
     def prompts(self, places: np.ndarray) -> list[str]:
         """Prompts of some plain rows, by their places."""
-        return self._some("prompt", places).to_pylist()
+        return as_list(self._some("prompt", places))
 
     def seeds(self, places: np.ndarray) -> list[int | None]:
         """Likewise the seeds that they have of their own."""
-        if "seed" not in self.fields:
-            return [None] * len(places)
-        return self._some("seed", places).to_pylist()
+        seeds = self._some("seed", places) if "seed" in self.fields else pa.nulls(len(places))
+        return seeds.to_pylist() if seeds.null_count else as_list(seeds)
 
 
 _ROWS_OWN = ("id", "prompt", "seed", *MEDIA_FIELDS)

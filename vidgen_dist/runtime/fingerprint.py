@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from vidgen_dist.digests import JsonTemplate, json_template
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
@@ -58,5 +60,17 @@ class Identity:
 
 def row_seed(run_seed: int, row_id: str) -> int:
     """The seed of a row that brings none: 0 to 2**63 - 1, the same wherever and whenever it is asked."""
-    digest = hashlib.sha256(f"{run_seed}/{row_id}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return row_seeds(run_seed, [row_id])[0]
+
+
+def row_seeds(run_seed: int, row_ids: Iterable[str]) -> list[int]:
+    """`row_seed` of many rows."""
+    copy = hashlib.sha256(f"{run_seed}/".encode()).copy
+    digests = []
+    for row_id in row_ids:
+        digest = copy()
+        digest.update(row_id.encode("utf-8", "surrogatepass"))
+        digests.append(digest.digest())
+    first = np.frombuffer(b"".join(digests), ">u8")[::4]
+    seeds: list[int] = (first >> np.uint64(1)).tolist()
+    return seeds

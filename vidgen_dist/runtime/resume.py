@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vidgen_dist.digests import as_list
 from vidgen_dist.ledger import LedgerState
 from vidgen_dist.manifest import Batch, Manifest
 from vidgen_dist.manifest import Row as ManifestRow
 from vidgen_dist.media import MediaError, media_digest
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
-from vidgen_dist.runtime.fingerprint import Identity, row_seed
+from vidgen_dist.runtime.fingerprint import Identity, row_seed, row_seeds
 from vidgen_dist.threads import map_ahead
 
 _READERS = 16
@@ -96,11 +97,11 @@ class Resolving:
         """Fingerprints of rows that differ in id, prompt and seed alone; `row` is one of them."""
         assert row.request is not None
         request = self.request(row)
-        seeds = batch.seeds(places)
+        seeds: Sequence[int | None] = batch.seeds(places)
         if seeds[0] is None:
             if row.request.seed is None:
-                ids = batch.ids.take(pa.array(places)).to_pylist()
-                seeds = [row_seed(self.run_seed, row_id) for row_id in ids]
+                ids = as_list(batch.ids.take(pa.array(places)))
+                seeds = row_seeds(self.run_seed, ids)
             else:
                 seeds = [row.request.seed] * len(places)
         return self.identity.template(request).digests(hashlib.sha256, batch.prompts(places), seeds)

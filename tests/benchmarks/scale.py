@@ -1,0 +1,166 @@
+"""What a manifest of millions of rows costs: to check, to resume, to ask for its status and to compact.
+
+    python -m tests.benchmarks.scale [--rows 100_000] [--part-rows 1000] [--seeds] [--from 100_000]
+
+With `--from` it runs at that number of rows, ten times as many and so on up to `--rows`, and says how things
+grow. Manifest and ledger are made by formula, every row done, its fingerprint the one that a run would have
+written; the model is `tests.runtime.fake_engine`, of which only the rules are asked. Every step is a fresh
+process: `resume` is all that `vidgen render` does before Ray starts, and must find every row done.
+CPU seconds are given beside those on the clock, for the machine may be busy; memory is the most that was
+resident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
+from vidgen_dist.ledger import SCHEMA
+from vidgen_dist.runtime.plan import make_plan, write_run_file
+from vidgen_dist.runtime.resume import Resolving
+from vidgen_dist.runtime.status import read_status
+from vidgen_dist.spec import RunSpec, spec_from_flags
+
+ROW_GROUP = 100_000
+PROMPT = "take {}: a red fox runs over fresh snow at dawn, cinematic light, slow motion, 35 mm film"
+STEPS = ("resume", "status")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--from", dest="first", type=int, help="Run at several numbers of rows.")
+    parser.add_argument("--part-rows", type=int, default=1000, help="Entries of a ledger part.")
+    parser.add_argument("--seeds", action="store_true", help="Rows bring seeds.")
+    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        _step(arguments.step[0], Path(arguments.step[1]))
+        return
+    rows = arguments.first or arguments.rows
+    while rows <= arguments.rows:
+        with tempfile.TemporaryDirectory() as scratch:
+            _build(Path(scratch), rows, arguments.part_rows, arguments.seeds)
+            for step in STEPS:
+                print(f"{rows:>12,} rows  {step:8} {_measure(step, scratch)}", flush=True)
+        rows *= 10
+
+
+def _measure(step: str, scratch: str) -> str:
+    command = [sys.executable, "-m", "tests.benchmarks.scale", "--step", step, scratch]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _step(step: str, scratch: Path) -> None:
+    """One step, in this process; prints what it took."""
+    start, cpu = time.perf_counter(), time.process_time()
+    base = _peak()
+    {"resume": _resume, "status": _status}[step](scratch)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    print(f"{seconds:7.1f} s  {cpu:7.1f} s of CPU  {_peak():7.0f} MB at most ({base:.0f} MB at the start)")
+
+
+def _peak() -> float:
+    """The most that was resident since the program began, in MB; `getrusage` counts its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def _spec(scratch: Path) -> RunSpec:
+    return spec_from_flags(
+        {
+            "model.id": "fake",
+            "manifest.uri": str(scratch / "manifest.parquet"),
+            "output.uri": str(scratch / "output"),
+            "output.format": "npy",
+            "topology.device": "cpu",
+        }
+    )
+
+
+def _resume(scratch: Path) -> None:
+    plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
+    assert plan.done == plan.total == plan.manifest.num_rows, (plan.done, plan.total)
+
+
+def _status(scratch: Path) -> None:
+    found = read_status(str(scratch / "output"))
+    assert found["done"] == found["total"], found
+
+
+def _build(scratch: Path, rows: int, part_rows: int, seeds: bool) -> None:
+    with pq.ParquetWriter(scratch / "manifest.parquet", _manifest_rows(0, 1, seeds).schema) as writer:
+        for start in range(0, rows, ROW_GROUP):
+            writer.write_table(_manifest_rows(start, min(rows, start + ROW_GROUP), seeds))
+    plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
+    write_run_file(plan)
+    (scratch / "output" / "ledger").mkdir()
+    resolving = Resolving(plan.model.rules, plan.spec.seed, plan.identity)
+    # Workers render side by side: a part holds rows from anywhere.
+    random = np.random.default_rng(0)
+    part = 0
+    for batch in plan.manifest.batches():
+        places, fingerprints = resolving.fingerprints(batch, np.ones(len(batch), np.bool_))
+        order = random.permutation(len(places))
+        ids = batch.ids.take(pa.array(places[order]))
+        prints = pa.array(fingerprints, pa.string()).take(pa.array(order))
+        for start in range(0, len(order), part_rows):
+            table = _entries(ids.slice(start, part_rows), prints.slice(start, part_rows))
+            pq.write_table(
+                table,
+                scratch / "output" / "ledger" / f"part-{part:06d}.parquet",
+                compression="zstd",
+                write_page_checksum=True,
+            )
+            part += 1
+
+
+def _manifest_rows(start: int, stop: int, seeds: bool) -> pa.Table:
+    numbers = range(start, stop)
+    columns = {
+        "id": [f"clip-{number:012d}" for number in numbers],
+        "prompt": [PROMPT.format(number) for number in numbers],
+        "num_frames": [(17, 33, 49)[number % 3] for number in numbers],
+        "guidance_scale": [4.0 + number % 5 for number in numbers],
+    }
+    return pa.table(columns | ({"seed": list(numbers)} if seeds else {}))
+
+
+def _entries(ids: pa.Array, fingerprints: pa.Array) -> pa.Table:
+    count = len(ids)
+    constant = {
+        "status": "done",
+        "frames": 49,
+        "fps": 8.0,
+        "width": 720,
+        "height": 480,
+        "bytes": 1_500_000,
+        "model": "fake",
+        "attempt": 1,
+        "worker": "0123456789ab-gang-1",
+        "seconds_denoise": 60.0,
+        "finished_at": datetime.now(UTC),
+    }
+    hexes = np.frombuffer(os.urandom(32 * count), np.uint8).reshape(count, 32)
+    columns = {name: pa.array([value] * count, SCHEMA.field(name).type) for name, value in constant.items()}
+    columns["id"], columns["fingerprint"] = ids, fingerprints
+    columns["sha256"] = pa.array([row.tobytes().hex() for row in hexes])
+    columns["uri"] = pa.array([f"s3://bucket/run/videos/{row_id}.mp4" for row_id in ids.to_pylist()])
+    return pa.table([columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA)
+
+
+if __name__ == "__main__":
+    main()
