@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import subprocess
+import unicodedata
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import MediaError
 from vidgen_dist.runtime.contact_sheet import read_frames
-from vidgen_dist.storage import StorageError, open_storage
+from vidgen_dist.storage import StorageError, open_storage, safe_name
 
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "png": "", "npy": ".npy"}
 
@@ -298,6 +299,33 @@ def test_commit_of_frames_never_mixes_two_renderings(tmp_path: Path) -> None:
     other = media.commit_video(output, write(short, tmp_path, "png"), "row.1")
     assert np.array_equal(read_frames(uri, "png"), long)
     assert np.array_equal(read_frames(other, "png"), short)
+
+
+# Ids that a case-insensitive storage, a normalising one or a careless join would take for one another.
+odd_ids = (
+    st.text(max_size=30) | st.text("aAbB./\\-_:% \n", max_size=8) | st.text("éÉe\u0301ßſsSKK🎬", max_size=4)
+)
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+@settings(max_examples=30)
+@given(row_ids=st.lists(odd_ids, min_size=2, max_size=8, unique=True))
+def test_no_two_rows_share_a_file_and_none_leaves_the_folder(
+    format: str, row_ids: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("commit")
+    output = open_storage(folder / "out")
+    video = write(smooth(1, 2, 2), folder, format)
+    uris = [media.commit_video(output, video, safe_name(row_id)) for row_id in row_ids]
+    seen = [unicodedata.normalize("NFKC", uri).casefold() for uri in uris]
+    assert len(set(seen)) == len(row_ids)
+    videos = (folder / "out" / "videos").resolve()
+    for uri in uris:
+        assert videos in Path(uri).resolve().parents
+        assert max(len(part.encode()) for part in Path(uri).parts) <= 255
+        # A file of one is no folder of another.
+        assert not any(other.startswith(f"{uri}/") for other in uris)
+    assert all(videos in file.parents for file in folder.rglob("*") if file.is_file() and "out" in file.parts)
 
 
 @pytest.mark.parametrize("format", ["mp4", "png"])

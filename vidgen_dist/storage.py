@@ -8,6 +8,10 @@ Nobody sees a torn file. A local file is written under a hidden temporary name b
 flushed to the disk and renamed; an object store gets one PUT (or one multipart upload, which becomes
 visible when it is complete); any other storage gets a temporary name and a move.
 
+Faults that pass by themselves (a 5xx status, a time-out, a connection cut) are waited out, `ATTEMPTS` calls
+in all, before they are raised; every call here can be repeated. Callers that have more patience look at
+`StorageError.transient`.
+
 Every function may be called from any thread and, the file systems being made anew in each process, from
 any process: a `Storage` is nothing but its URI.
 """
@@ -21,15 +25,18 @@ import io
 import mimetypes
 import os
 import posixpath
+import random
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from functools import wraps
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -50,8 +57,40 @@ _ONE_PUT_BYTES = 2**30
 _EXTRAS = {"s3": "pip install 'vidgen-dist[s3]'", "s3a": "pip install 'vidgen-dist[s3]'"}
 
 
+ATTEMPTS = 3
+FIRST_DELAY = 0.25
+"""Seconds before the second attempt; each later one waits twice as long."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
 class StorageError(OSError):
-    """Storage did not do what it was asked: names the URI (without credentials) and the reason."""
+    """Storage did not do what it was asked: names the URI (without credentials) and the reason.
+
+    Attributes:
+        transient: Whether asking again later may help.
+    """
+
+    transient = False
+
+
+def _patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Repeat a call that failed for a reason that may pass."""
+
+    @wraps(call)
+    def patient(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return call(*args, **kwargs)
+            except StorageError as error:
+                if not error.transient:
+                    raise
+            # Workers that were refused together should not come back together.
+            time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        return call(*args, **kwargs)
+
+    return patient
 
 
 # --- names -----------------------------------------------------------------------------------------
@@ -86,6 +125,33 @@ def redact(uri: str) -> str:
     rest = uri[scheme.end() :]
     host, slash, path = rest[password.end() if (password := _PASSWORD.match(rest)) else 0 :].partition("/")
     return scheme[0] + (host.rpartition("@")[2] + slash + path).partition("?")[0]
+
+
+def redact_message(text: str) -> str:
+    """A text without what is secret: URIs in it as `redact` shows them, values of secret settings left out.
+
+    Such settings are the environment variables and the entries of fsspec's configuration whose names end
+    like `AWS_SECRET_ACCESS_KEY` or `HF_TOKEN` do.
+    """
+    text = re.sub(_SCHEME.pattern + r"[^\s'\"<>]*", lambda found: redact(found[0]), text)
+    for secret in _secrets(os.environ) + _secrets(fsspec.config.conf):
+        text = text.replace(secret, "***")
+    return text
+
+
+_SECRET_NAME = re.compile(r".*(secret|token|password|key|connection_string)", re.IGNORECASE)
+# A shorter one would take words out of messages.
+_SECRET_LENGTH = 8
+
+
+def _secrets(settings: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _secrets(value)
+        elif isinstance(value, str) and len(value) >= _SECRET_LENGTH and _SECRET_NAME.fullmatch(name):
+            found.append(value)
+    return found
 
 
 def resolve_path(path: str, base: str) -> str:
@@ -151,6 +217,7 @@ class Storage:
                 yield file
             self.put_file(local, path)
 
+    @_patient
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file, replacing one of that name."""
         uri = self.uri(path)
@@ -165,6 +232,7 @@ class Storage:
                 with _moved_into_place(fs, target) as temporary:
                     fs.pipe_file(temporary, data)
 
+    @_patient
     def put_file(self, local: str | os.PathLike[str], path: str) -> None:
         """Copy a local file here, replacing one of that name."""
         uri = self.uri(path)
@@ -188,6 +256,7 @@ class Storage:
         """The whole content of a file."""
         return read_bytes(self.uri(path))
 
+    @_patient
     def exists(self, path: str) -> bool:
         """Whether there is a file (or a folder) of that name."""
         uri = self.uri(path)
@@ -200,6 +269,7 @@ class Storage:
                 return False
             return True
 
+    @_patient
     def list(self, prefix: str = "") -> list[str]:
         """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
 
@@ -213,6 +283,7 @@ class Storage:
         before = f"{prefix}/" if prefix else ""
         return sorted(before + name for name in found)
 
+    @_patient
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
         uri = self.uri(path)
@@ -263,6 +334,7 @@ def is_local(uri: str) -> bool:
     return scheme is None or scheme[1].lower() in _LOCAL
 
 
+@_patient
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file.
 
@@ -278,6 +350,7 @@ def read_bytes(uri: str) -> bytes:
         return bytes(fs.cat_file(path))
 
 
+@_patient
 def open_input(uri: str) -> BinaryIO:
     """A file open for reading at any position; the caller closes it. Errors as `read_bytes`.
 
@@ -293,6 +366,7 @@ def open_input(uri: str) -> BinaryIO:
         return fs.open(path, "rb", **uncached)
 
 
+@_patient
 def expand(uri: str | os.PathLike[str]) -> list[str]:
     """The files that a file, a folder or a glob (``*``, ``**``, ``?``, ``[…]``) stands for, sorted.
 
@@ -327,6 +401,7 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
         return sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
 
 
+@_patient
 def stamp(uri: str) -> str:
     """A text that differs when the file was written anew: its size and its ETag or time of change."""
     with _naming("look for", uri):
@@ -364,7 +439,7 @@ def _place(uri: str) -> tuple[Any, str]:
         hint = _EXTRAS.get(scheme[1].lower(), str(error))
         raise Refused(f"{redact(uri)}: reading {scheme[0]} needs another package: {hint}") from None
     except ValueError as error:
-        raise Refused(f"{redact(uri)}: {error}") from None
+        raise Refused(f"{redact(uri)}: {redact_message(str(error))}") from None
     return fs, path
 
 
@@ -389,11 +464,14 @@ def _naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[
         yield
     except (Refused, StorageError):
         raise
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"cannot {what} {redact(uri)}: {_reason(_cause(error, uri), uri)}") from None
     except kind as error:
-        named = StorageError(f"cannot {what} {redact(uri)}: {_reason(error, uri)}")
-        named.errno = getattr(error, "errno", None)
+        cause = _cause(error, uri)
+        message = f"cannot {what} {redact(uri)}: {_reason(cause, uri)}"
+        if isinstance(cause, FileNotFoundError) or _status(cause) in (404, 410):
+            raise FileNotFoundError(message) from None
+        named = StorageError(message)
+        named.errno = getattr(cause, "errno", None)
+        named.transient = _is_transient(cause)
         raise named from None
 
 
@@ -402,17 +480,49 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _cause(error: FileNotFoundError, uri: str) -> BaseException:
-    """The error, or what is behind it: fsspec's HTTP client calls a host that is down "not found"."""
-    return error.__cause__ or error if uri.lower().startswith("http") else error
+_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PASSING_ERRNO = frozenset({errno.EAGAIN, errno.ESTALE})
+# Clients of object stores and of HTTP have classes of their own, which are not imported for this.
+_PASSING_CLASS = re.compile(r".*(Timeout(Error)?|ServerDisconnectedError|ClientPayloadError|IncompleteRead)")
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether an error, or one behind it, is of those that pass by themselves."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        passing = isinstance(
+            error, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
+        )
+        passing = passing or _status(error) in _PASSING_STATUS
+        passing = passing or getattr(error, "errno", None) in _PASSING_ERRNO
+        if passing or _PASSING_CLASS.fullmatch(type(error).__name__):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error
+    return False
+
+
+def _status(error: BaseException) -> Any:
+    """The HTTP status that an error tells of, as clients of S3, HTTP, Google, Azure and the hub name it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    names = ("status", "status_code", "code")
+    statuses = (getattr(holder, name, None) for holder in (error, response) for name in names)
+    return next((status for status in statuses if isinstance(status, int)), None)
+
+
+def _cause(error: BaseException, uri: str) -> BaseException:
+    """The error, or what is behind it: fsspec's HTTP client calls whatever a host refuses "not found"."""
+    hidden = isinstance(error, FileNotFoundError) and uri.lower().startswith("http")
+    return error.__cause__ or error if hidden else error
 
 
 def _reason(error: BaseException, uri: str) -> str:
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     if isinstance(error, FileNotFoundError) and text in uri:
         text = "there is no such file"
-    text = text.replace(uri, redact(uri))
-    text = re.sub(_SCHEME.pattern + r"[^\s'\"<>]*", lambda found: redact(found[0]), text)
+    text = redact_message(text.replace(uri, redact(uri)))
     kind = "" if isinstance(error, OSError) else type(error).__name__
     return ": ".join(part for part in (kind, text) if part)
 

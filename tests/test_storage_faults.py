@@ -1,0 +1,319 @@
+"""Storages that refuse: what is waited out, what is told at once, and what no message holds."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import fsspec
+import pytest
+import s3fs
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from fsspec.exceptions import FSTimeoutError
+from s3fs.errors import translate_boto_error
+
+from vidgen_dist import storage
+from vidgen_dist.errors import Refused
+from vidgen_dist.storage import ATTEMPTS, FIRST_DELAY, Storage, StorageError, open_storage, redact_message
+
+
+def s3_error(status: int, code: str = "SlowDown") -> BaseException:
+    """What s3fs raises when a service answers so."""
+    told = {"Error": {"Code": code, "Message": "please"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return translate_boto_error(ClientError(told, "PutObject"))
+
+
+def http_error(status: int) -> BaseException:
+    request: Any = SimpleNamespace(real_url="https://host/a?sig=hunter2")
+    return aiohttp.ClientResponseError(request, (), status=status, message="sorry")
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that are waited for, instead of waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=waited.append))
+    return waited
+
+
+# --- S3 ----------------------------------------------------------------------------------------------
+
+
+OPERATIONS: dict[str, Callable[[Storage, Path], Any]] = {
+    "write_bytes": lambda out, _: out.write_bytes("new", b"v"),
+    "put_file": lambda out, local: out.put_file(local, "new"),
+    "create": lambda out, _: created(out),
+    "read_bytes": lambda out, _: out.read_bytes("old"),
+    "exists": lambda out, _: out.exists("old"),
+    "list": lambda out, _: out.list(),
+    "delete": lambda out, _: out.delete("old"),
+    "open_input": lambda out, _: storage.open_input(out.uri("old")).read(),
+    "expand": lambda out, _: storage.expand(out.uri()),
+    "stamp": lambda out, _: storage.stamp(out.uri("old")),
+}
+
+
+def created(output: Storage) -> None:
+    with output.create("new") as file:
+        file.write(b"v")
+
+
+class Refusing:
+    """Stands before the S3 client and raises instead of asking, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+        self.times = 0
+        ask = s3fs.S3FileSystem._call_s3
+
+        async def call(fs: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.times > 0:
+                self.times -= 1
+                raise error
+            return await ask(fs, *args, **kwargs)
+
+        monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+
+
+@pytest.fixture
+def output(s3_bucket: str) -> Storage:
+    out = open_storage(f"s3://{s3_bucket}/out")
+    out.write_bytes("old", b"old")
+    return out
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_storage_that_is_busy_is_asked_again(
+    name: str, output: Storage, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").write_bytes(b"v")
+    refusing = Refusing(monkeypatch, s3_error(503))
+    refusing.times = ATTEMPTS - 1
+    OPERATIONS[name](output, tmp_path / "local")
+    assert refusing.times == 0
+    assert len(waits) == ATTEMPTS - 1
+    for attempt, waited in enumerate(waits):
+        assert 0.75 <= waited / (FIRST_DELAY * 2**attempt) <= 1.25
+    if name in ("write_bytes", "put_file", "create"):
+        assert output.read_bytes("new") == b"v"
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_storage_that_stays_busy_is_given_up(
+    name: str, output: Storage, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").write_bytes(b"v")
+    refusing = Refusing(monkeypatch, s3_error(503))
+    refusing.times = 1000
+    with pytest.raises(StorageError, match=r"^cannot .*: please") as caught:
+        OPERATIONS[name](output, tmp_path / "local")
+    assert caught.value.transient
+    assert len(waits) == ATTEMPTS - 1
+    refusing.times = 0
+    assert output.list() == ["old"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_storage_that_forbids_is_not_asked_again(
+    name: str, output: Storage, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").write_bytes(b"v")
+    refusing = Refusing(monkeypatch, s3_error(403, "AccessDenied"))
+    refusing.times = 1000
+    with pytest.raises(StorageError, match=r"^cannot ") as caught:
+        OPERATIONS[name](output, tmp_path / "local")
+    assert not caught.value.transient
+    assert waits == []
+
+
+def test_what_is_not_there_is_told_at_once(output: Storage, waits: list[float]) -> None:
+    with pytest.raises(FileNotFoundError):
+        output.read_bytes("nothing")
+    assert not output.exists("nothing")
+    assert waits == []
+
+
+# --- HTTP --------------------------------------------------------------------------------------------
+
+
+class Host(http.server.ThreadingHTTPServer):
+    """Answers `busy` requests with 503, then all with a file; `/missing` with 404, `/secret` with 403."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.busy = 0
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    server: Host
+
+    def do_GET(self) -> None:
+        if self.server.busy > 0:
+            self.server.busy -= 1
+            self.send_error(503)
+        elif self.path.startswith(("/missing", "/secret")):
+            self.send_error(404 if self.path.startswith("/missing") else 403)
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"data")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+READ: dict[str, Callable[[str], Any]] = {
+    "read_bytes": storage.read_bytes,
+    "open_input": storage.open_input,
+    "expand": storage.expand,
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_host_that_is_busy_is_asked_again(name: str, host: Host, waits: list[float]) -> None:
+    host.busy = 2
+    READ[name](f"http://127.0.0.1:{host.server_port}/a.png")
+    assert host.busy == 0
+    assert 1 <= len(waits) < ATTEMPTS
+
+
+@pytest.mark.parametrize("name", READ)
+def test_busy_missing_and_forbidden_are_told_apart(name: str, host: Host, waits: list[float]) -> None:
+    url = f"http://127.0.0.1:{host.server_port}"
+    with pytest.raises(FileNotFoundError):
+        READ[name](f"{url}/missing")
+    with pytest.raises(StorageError, match="403") as forbidden:
+        READ[name](f"{url}/secret?sig=hunter2")
+    assert not forbidden.value.transient
+    assert waits == []
+    host.busy = 1000
+    with pytest.raises(StorageError, match="503") as busy:
+        READ[name](f"{url}/a.png?sig=hunter2")
+    assert busy.value.transient
+    assert "hunter2" not in f"{busy.value} {forbidden.value}"
+
+
+# --- which faults pass -------------------------------------------------------------------------------
+
+
+def chained(error: BaseException) -> BaseException:
+    outer = OSError(errno.EIO, "failed")
+    outer.__cause__ = error
+    return outer
+
+
+class HubError(OSError):
+    """As huggingface_hub has it: the status is that of the response."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("hub")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        *((s3_error(status, "InternalError"), True) for status in (500, 502, 503, 504, 429)),
+        (s3_error(403, "AccessDenied"), False),
+        (s3_error(400, "InvalidRequest"), False),
+        (s3_error(501, "NotImplemented"), False),
+        (http_error(503), True),
+        (http_error(401), False),
+        (HubError(502), True),
+        (HubError(403), False),
+        (chained(http_error(500)), True),
+        (chained(PermissionError("no")), False),
+        (TimeoutError(), True),
+        (FSTimeoutError(), True),
+        (ReadTimeoutError(endpoint_url="http://host"), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ClientPayloadError(), True),
+        (ConnectionResetError(), True),
+        (BrokenPipeError(), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (ConnectionRefusedError(), False),
+        (EndpointConnectionError(endpoint_url="http://host"), False),
+        (ValueError("bad"), False),
+    ],
+    ids=repr,
+)
+def test_faults_that_pass(
+    error: BaseException, passes: bool, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", refuse)
+    with pytest.raises(StorageError) as caught:
+        storage.read_bytes("memory://folder/file")
+    assert caught.value.transient == passes
+    assert len(waits) == (ATTEMPTS - 1 if passes else 0)
+
+
+def test_errors_that_are_each_others_cause_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = OSError("one"), OSError("other")
+    one.__cause__, other.__cause__ = other, one
+
+    def refuse(*_: object, **__: object) -> None:
+        raise one
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", refuse)
+    with pytest.raises(StorageError):
+        storage.read_bytes("memory://folder/file")
+
+
+# --- what no message holds ---------------------------------------------------------------------------
+
+
+def test_secrets_of_the_environment_and_of_fsspec_are_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2/abc+def")
+    monkeypatch.setenv("HF_TOKEN", "hf_hunter2hunter2")
+    monkeypatch.setenv("VIDGEN_REGION", "eu-central-1")
+    monkeypatch.setenv("SHORT_TOKEN", "the")
+    monkeypatch.setitem(fsspec.config.conf, "abfs", {"account_key": "hunter2hunter2==", "anon": False})
+    said = redact_message(
+        "hunter2/abc+def in the eu-central-1, hf_hunter2hunter2 for https://u:hunter2@host/a?sig=hunter2 "
+        "and AccountKey=hunter2hunter2=="
+    )
+    assert said == "*** in the eu-central-1, *** for https://host/a and AccountKey=***"
+
+
+def test_a_client_that_prints_its_password(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("bad signature by hunter2hunter2 of https://host/x?X-Amz-Signature=hunter2")
+
+    for name in ("pipe_file", "cat_file", "find"):
+        monkeypatch.setattr(fsspec.filesystem("s3"), name, refuse)
+    calls: list[Callable[[], Any]] = [
+        lambda: output.write_bytes("a", b"v"),
+        lambda: output.read_bytes("a"),
+        output.list,
+        output.check_writable,
+    ]
+    for call in calls:
+        with pytest.raises((StorageError, Refused), match="bad signature") as caught:
+            call()
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__cause__ is None
