@@ -16,6 +16,8 @@ import pytest
 import s3fs
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from fsspec.exceptions import FSTimeoutError
+from hypothesis import given
+from hypothesis import strategies as st
 from s3fs.errors import translate_boto_error
 
 from vidgen_dist import storage
@@ -283,6 +285,22 @@ def test_errors_that_are_each_others_cause_end(monkeypatch: pytest.MonkeyPatch) 
 
 
 # --- what no message holds ---------------------------------------------------------------------------
+
+
+around = st.text(
+    st.characters(exclude_characters="@/?#[]'\"<>", exclude_categories=["Cs", "Cc", "Z"]), max_size=8
+)
+
+
+@given(st.sampled_from(["https", "s3", "ftp", "abfs+x"]), around, around, st.booleans(), st.booleans())
+def test_no_part_of_a_credential_is_shown(
+    scheme: str, before: str, after: str, as_user: bool, slashed: bool
+) -> None:
+    secret = f"{before}{'hun/ter' if slashed else 'hunter'}2{after}"
+    credential = secret.replace(":", "").replace("/", "") if as_user else f"user:{secret}"
+    uri = f"{scheme}://{credential}@host/folder/a.mp4?sig={secret}"
+    assert storage.redact(uri) == f"{scheme}://host/folder/a.mp4"
+    assert "ter2" not in redact_message(f"cannot read {uri}: no")
 
 
 def test_secrets_of_the_environment_and_of_fsspec_are_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
