@@ -313,7 +313,10 @@ class _Gang:
         return hops * self._beyond(hop, attention / self.degrees.ring) + hops * self._overhead(3)
 
     def _encode(self) -> float:
-        """Every rank encodes the prompts of its half of guidance, the next block's weights under way."""
+        """Every rank encodes the row's prompt, the next block's weights under way.
+
+        The negative prompt is that of many rows, and is kept from the first of them.
+        """
         part = self.size.text_encoder
         stack = part.stack
         assert stack is not None
@@ -326,7 +329,7 @@ class _Gang:
         prompt = len(part.blocks) * (compute + self._beyond(gather, compute)) + min(gather, compute)
         batches = -(-self.work.encoded_frames // self.work.frames_at_once)
         pixels = self._convolve(self.size.vae.encoder, self.work.encoded_frames, batches)
-        return self._samples * prompt + pixels
+        return prompt + pixels
 
     def _decode(self) -> float:
         return self._convolve(self.size.vae.decoder, self.work.frames, self.work.batches)
