@@ -421,6 +421,36 @@ def test_merging_is_independent_of_order_and_repetition(
     assert verdicts(found(parts)) == verdicts(state)
 
 
+@given(entries=st.lists(attempts, max_size=8), later=st.lists(attempts, max_size=8))
+def test_failures_undo_nothing_and_done_is_done_however_often(
+    entries: list[LedgerEntry], later: list[LedgerEntry]
+) -> None:
+    before = found([entries])
+    failures = [each for each in later if each.status == "failed"]
+    after = found([failures, entries, entries])
+    for id in "abc":
+        for fingerprint in "fg":
+            assert after.is_done(id, fingerprint) == before.is_done(id, fingerprint)
+            assert after.attempts(id, fingerprint) >= before.attempts(id, fingerprint)
+
+
+@given(entries=st.lists(attempts, max_size=12))
+def test_many_are_looked_up_as_one_by_one(entries: list[LedgerEntry]) -> None:
+    state = found([entries])
+    keys = [(id, fingerprint) for id in "abcd" for fingerprint in "fgh"]
+    outcomes = state.look_up(*(pa.array(column) for column in zip(*keys, strict=True)))
+    for (id, fingerprint), done, tried, failed in zip(
+        keys, outcomes.done, outcomes.attempts, outcomes.failed(), strict=True
+    ):
+        alike = [e for e in entries if (e.id, e.fingerprint) == (id, fingerprint)]
+        assert done == state.is_done(id, fingerprint)
+        assert tried == max((e.attempt for e in alike), default=0)
+        assert failed == (bool(alike) and all(e.status == "failed" for e in alike))
+    by_class = [outcomes.failed(name) for name in ("ValueError", "OSError", "MediaError", "KeyError")]
+    assert np.array_equal(np.sum(by_class, axis=0), outcomes.failed())
+    assert state.knows(pa.array(list("abcd"))).tolist() == [any(e.id == id for e in entries) for id in "abcd"]
+
+
 def test_ids_whose_digests_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     def alike(ids: pa.Array) -> np.ndarray:
         return text_hashes(ids) * np.array([0, 1], np.uint64)

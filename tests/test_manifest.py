@@ -667,6 +667,81 @@ def test_defaults_and_the_models_rules_are_part_of_the_check(tmp_path: Path) -> 
     )
 
 
+VALUES: dict[str, list[tuple[pa.DataType, list[Any]]]] = {
+    "prompt": [
+        (kind, ["a", "", None, 'é"\\']) for kind in (pa.string(), pa.large_string(), pa.string_view())
+    ],
+    "id": [(pa.string(), ["x", "y", "", None]), (pa.int64(), [1, 2, None])],
+    "seed": [
+        (pa.int64(), [1, 2, None, -1]),
+        (pa.uint64(), [1, None, 2**63]),
+        (pa.float64(), [1.0, 2.5, None]),
+    ],
+    "height": [(pa.int32(), [16, 32, None, 17, -1]), (pa.float32(), [16.0, 17.0, 0.5, None])],
+    "guidance_scale": [(pa.float64(), [0.0, -0.0, 1.5, None, float("nan"), float("inf")])],
+    "negative_prompt": [
+        (pa.string(), ["n", "", None]),
+        (pa.dictionary(pa.int32(), pa.string()), ["n", None]),
+    ],
+    "image": [
+        (pa.string(), ["a.png", "", None]),
+        (pa.binary(), [b"x", b"", None]),
+        (
+            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+            [None, {"bytes": b"x"}, {"path": "p"}, {"bytes": None, "path": None}, {"path": ""}],
+        ),
+    ],
+    "use_dynamic_cfg": [(pa.bool_(), [True, False, None]), (pa.null(), [None])],
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    rows = draw(st.integers(0, 12))
+    columns = {}
+    for name, kinds in VALUES.items():
+        if name == "prompt" or draw(st.booleans()):
+            kind, values = draw(st.sampled_from(kinds))
+            column = draw(st.lists(st.sampled_from(values), min_size=rows, max_size=rows))
+            flat = kind.value_type if pa.types.is_dictionary(kind) else kind
+            columns[name] = pa.array(column, flat).cast(kind)
+    return pa.table(columns)
+
+
+@settings(max_examples=150)
+@given(table=tables(), group=st.integers(1, 12), height=st.sampled_from([None, 16, 17]))
+def test_rows_looked_at_together_are_as_rows_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, table: pa.Table, group: int, height: int | None
+) -> None:
+    manifest = open_manifest(write(tmp_path_factory.mktemp("m") / "m.parquet", table, row_group_size=group))
+
+    def resolve(request: RenderRequest) -> RenderRequest:
+        if request.height is not None and request.height % 16:
+            raise RequestError("height", request.height, "a multiple of 16")
+        if request.image is not None and request.negative_prompt is not None:
+            raise RequestError("negative_prompt", request.negative_prompt, "none with an image")
+        return request
+
+    given: dict[str, Any] = {"defaults": {"height": height}, "resolve": resolve, "limit": 100}
+    # Whoever probes looks at every row.
+    assert check(manifest, **given) == check(manifest, **given, probe=lambda _: None)
+    rows = rows_of(manifest)
+    assert list(manifest.ids()) == [row.id for row in rows]
+    taken = 0
+    for batch in manifest.batches():
+        for row, places in batch.groups(np.ones(len(batch), np.bool_)):
+            assert row.request is None or len(places) == len(batch.prompts(places))
+            for place, prompt, seed in zip(places, batch.prompts(places), batch.seeds(places), strict=True):
+                like = rows[batch.start + place]
+                assert (like.request is None) == (row.request is None)
+                if row.request is not None:
+                    own = {"id": like.id, "prompt": prompt, "seed": seed}
+                    image = None if like.request is None else like.request.image
+                    assert like.request == dataclasses.replace(row.request, image=image, **own)
+                taken += 1
+    assert taken <= len(rows)
+
+
 def test_media_that_do_not_open_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"an image")
     columns = {"prompt": list("pqrs"), "image": ["a.png", "none.png", "bad.png", None]}

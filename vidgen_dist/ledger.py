@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, TypeVar
@@ -72,6 +73,12 @@ SCHEMA = pa.schema(
 
 # What the merge reads.
 _MERGED = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
+
+PART_TIME = "%Y%m%dT%H%M%S%fZ"
+"""How the name of a part begins: when it was made, UTC."""
+
+COMPACTED = "-compacted-"
+"""In the name of a part that was made of others."""
 
 LARGE = ".large.parquet"
 """How the name of a part ends that is read in pieces, and never compacted again."""
@@ -258,7 +265,7 @@ class LedgerWriter:
             table = pa.Table.from_batches(batches, self.schema).combine_chunks()
             pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
             # A name of its own for each try: what a failed one may have left is whole, or not there.
-            moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+            moment = datetime.now(UTC).strftime(PART_TIME)
             name = f"{moment}-{self._writer_id}-{self._parts:06d}-{uuid.uuid4().hex[:8]}.parquet"
             self._output.write_bytes(f"{FOLDER}/{name}", sink.getvalue().to_pybytes())
             with self._guard:
@@ -454,7 +461,10 @@ def read_ledger(output: Storage) -> LedgerState:
 
 
 def read_parts(
-    output: Storage, columns: Sequence[str], use: Callable[[str, pa.Table], object]
+    output: Storage,
+    columns: Sequence[str],
+    use: Callable[[str, pa.Table], object],
+    wanted: Callable[[str], bool] = lambda _: True,
 ) -> tuple[str, ...]:
     """Hands all entries, some at a time, to a function; returns the paths of the parts.
 
@@ -465,6 +475,7 @@ def read_parts(
         output: The run's output.
         columns: Those of `SCHEMA` that are wanted; the tables have them with its types, in this order.
         use: Called with a part's path and a table, of one row group of the part.
+        wanted: Whether to read a part, by its path.
 
     Raises:
         Refused: A file in the folder is no whole ledger part; names it.
@@ -472,7 +483,7 @@ def read_parts(
     """
     read: dict[str, None] = {}
     for _ in range(_LISTINGS):
-        names = [name for name in part_names(output) if name not in read]
+        names = [name for name in part_names(output) if name not in read and wanted(name)]
         gone = 0
         for name, tables in _read_all(output, names, columns):
             if tables is None:
@@ -484,6 +495,21 @@ def read_parts(
         if not gone:
             return tuple(read)
     raise StorageError(f"cannot read {redact(output.uri(FOLDER))}: parts vanish as fast as they are listed")
+
+
+def read_part(output: Storage, name: str) -> pa.Table | None:
+    """All columns of a small part; None if it is gone. Raises as `read_parts`."""
+    content = _unless_gone(output.read_bytes, name)
+    if content is None:
+        return None
+    return pa.concat_tables(_tables(output.uri(name), io.BytesIO(content), None))
+
+
+@contextmanager
+def open_part(output: Storage, name: str, columns: Sequence[str]) -> Iterator[Iterator[pa.Table]]:
+    """A part of any size, its row groups read as they are asked for. Raises as `read_parts`."""
+    with open_input(output.uri(name)) as source:
+        yield _tables(output.uri(name), source, columns)
 
 
 def part_names(output: Storage) -> list[str]:
@@ -531,17 +557,20 @@ def _unless_gone(read: Callable[[str], T], name: str) -> T | None:
         return None
 
 
-def _tables(uri: str, source: BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """A part's row groups."""
+def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    """A part's row groups, an empty one if it has none; all columns without `columns`."""
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         there = set(file.schema_arrow.names)
         missing = [column for column in SCHEMA.names if column not in there]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
+        wanted = file.schema_arrow.names if columns is None else list(columns)
+        if not file.num_row_groups:
+            yield file.schema_arrow.empty_table().select(wanted)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, list(columns), use_threads=False).select(list(columns))
-            for column in columns:
+            table = file.read_row_group(group, wanted, use_threads=False).select(wanted)
+            for column in SCHEMA.names if columns is None else columns:
                 table = _typed(table, SCHEMA.field(column))
             yield table
     except StorageError:

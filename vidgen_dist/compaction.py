@@ -1,0 +1,168 @@
+"""Many small ledger parts into few, while writers write and readers read.
+
+A new part is written whole, read back, and only then are the parts removed whose entries it has. Whoever
+reads meanwhile sees entries twice, which changes nothing (`vidgen_dist.ledger`), or finds a part gone and
+lists the folder again. The new part says in its metadata which parts it holds: if the process dies between,
+the next compaction removes what is left of them. Two at a time lose nothing either, but may leave entries
+twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import (
+    COMPACTED,
+    FOLDER,
+    LARGE,
+    PART_TIME,
+    SCHEMA,
+    open_part,
+    part_names,
+    read_part,
+)
+from vidgen_dist.storage import Storage, StorageError, open_input, redact
+from vidgen_dist.threads import map_ahead
+
+_PARTS = b"vidgen.parts"
+"""Key of a part's metadata: JSON, names of the parts whose entries it has."""
+
+_MOST_PARTS = 5000
+"""Their names are in the footer of the new one, which each reader reads."""
+
+_GROUP_ROWS = 2**16
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What a compaction did.
+
+    Args:
+        before, after: Parts of the ledger then and now.
+        entries: That were moved.
+    """
+
+    before: int
+    after: int
+    entries: int
+
+
+@dataclass
+class _Pile:
+    """Small parts of one schema, to become one."""
+
+    names: list[str] = field(default_factory=list)
+    tables: list[pa.Table] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+
+    def put(self, name: str, table: pa.Table) -> None:
+        self.names.append(name)
+        self.tables.append(table)
+        self.rows += len(table)
+        self.size += table.nbytes
+
+
+def compact(
+    output: Storage,
+    *,
+    part_rows: int = 250_000,
+    part_bytes: int = 256 * 2**20,
+    min_age: timedelta = timedelta(minutes=1),
+) -> Compaction:
+    """Merge the small parts of a ledger.
+
+    Args:
+        output: A run's output; the run may go on.
+        part_rows, part_bytes: Entries of a new part, and their bytes in memory, roughly.
+        min_age: Parts that are younger stay: of a gang that has just died, the driver reads them by name.
+
+    Raises:
+        Refused: A file in the folder is no whole ledger part; names it. It and the parts of its pile stay.
+        OSError: The storage failed; what was moved by then is moved.
+    """
+    names = part_names(output)
+    before = len(names)
+    _finish_removals(output, names)
+    latest = datetime.now(UTC) - min_age
+    small = [n for n in part_names(output) if not n.endswith(LARGE) and _made_at(n) <= latest]
+    entries = 0
+    for pile in _piles(output, small, part_rows, part_bytes):
+        _write(output, pile, large=2 * pile.rows >= part_rows or 2 * pile.size >= part_bytes)
+        _remove(output, pile.names)
+        entries += pile.rows
+    return Compaction(before, len(part_names(output)), entries)
+
+
+def _piles(output: Storage, names: list[str], most_rows: int, most_bytes: int) -> Iterator[_Pile]:
+    """Parts with the same columns; none of a single small part, for that would change nothing."""
+    piles: dict[pa.Schema, _Pile] = {}
+    tables = map_ahead(lambda name: read_part(output, name), names, threads=_THREADS)
+    for name, table in zip(names, tables, strict=True):
+        if table is None:
+            continue
+        table = table.replace_schema_metadata(None)
+        pile = piles.setdefault(table.schema, _Pile())
+        pile.put(name, table)
+        if pile.rows >= most_rows or pile.size >= most_bytes or len(pile.names) == _MOST_PARTS:
+            yield piles.pop(table.schema)
+    yield from (pile for pile in piles.values() if len(pile.names) > 1)
+
+
+def _write(output: Storage, pile: _Pile, *, large: bool) -> None:
+    table = pa.concat_tables(pile.tables).replace_schema_metadata({_PARTS: json.dumps(pile.names)})
+    moment = datetime.now(UTC).strftime(PART_TIME)
+    suffix = LARGE if large else ".parquet"
+    name = f"{FOLDER}/{moment}{COMPACTED}{uuid.uuid4().hex[:16]}{suffix}"
+    with output.create(name) as file:
+        pq.write_table(table, file, row_group_size=_GROUP_ROWS, compression="zstd", write_page_checksum=True)
+    with open_part(output, name, SCHEMA.names) as tables:
+        found = sum(map(len, tables))
+    if found != pile.rows:
+        raise StorageError(
+            f"{redact(output.uri(name))}: has {found:,} entries where {pile.rows:,} were written; "
+            "nothing was removed"
+        )
+
+
+def _finish_removals(output: Storage, names: list[str]) -> None:
+    """Remove the parts whose entries are in a compacted one, whose maker died before it did so."""
+    there = set(names)
+    for name in names:
+        if COMPACTED in name:
+            with suppress(FileNotFoundError):
+                _remove(output, [part for part in _parts_in(output, name) if part in there])
+
+
+def _parts_in(output: Storage, name: str) -> list[str]:
+    try:
+        with open_input(output.uri(name)) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+    except pa.ArrowException as error:
+        raise Refused(f"{redact(output.uri(name))}: is no whole ledger part: {error}") from error
+    parts: list[str] = json.loads(metadata.get(_PARTS, b"[]"))
+    return parts
+
+
+def _remove(output: Storage, names: list[str]) -> None:
+    for _ in map_ahead(output.delete, names, threads=_THREADS):
+        pass
+
+
+def _made_at(name: str) -> datetime:
+    """When a part was made, by its name; long ago, if that does not say."""
+    found = re.match(rf"{FOLDER}/(\d{{8}}T\d{{12}}Z)-", name)
+    if found is None:
+        return datetime.min.replace(tzinfo=UTC)
+    return datetime.strptime(found[1], PART_TIME).replace(tzinfo=UTC)
