@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import posixpath
 import sys
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vidgen_dist import __version__
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 REFUSED, INTERRUPTED = 2, 130
 """Exit statuses beside those of a run that was started, see `RunResult`."""
+
+_SHOWN_FAILURES = 100
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -96,6 +100,9 @@ def render(
         str | None, typer.Option(help="A running Ray cluster; by default a local one is started.")
     ] = None,
     shard_size: Annotated[int | None, typer.Option(help="Rows handed to a worker at once, at most.")] = None,
+    retry: Annotated[
+        str | None, typer.Option(metavar="failed[:CLASS]", help="Only rows that were given up.")
+    ] = None,
 ) -> None:
     """Render a manifest, or go on with it: rows that are done are left out.
 
@@ -109,6 +116,7 @@ def render(
         "model.dtype": dtype,
         "model.adapter": adapter,
         "manifest.passthrough": _names(passthrough),
+        "manifest.retry": retry,
         "output.uri": output,
         "output.format": format,
         "output.fps": fps,
@@ -217,12 +225,68 @@ def status(
     if as_json:
         print(json.dumps(found))
         return
+    failures, pace, left = (found.pop(name) for name in ("failures", "videos_per_minute", "seconds_left"))
+    if pace is not None:
+        found["pace"] = f"{pace:.1f} videos/min"
+    if left is not None:
+        found["time left"] = str(timedelta(seconds=round(left)))
     table = Table(show_header=False, box=None)
     for name, value in found.items():
         table.add_row(
-            name, "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+            name, "unknown" if value is None else f"{value:,}" if isinstance(value, int) else escape(value)
         )
+        if name == "failed":
+            for error_class, count in failures.items():
+                table.add_row("", f"{count:,} {escape(error_class)}")
     Console().print(table)
+
+
+@app.command()
+def failures(
+    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    export: Annotated[
+        str | None, typer.Option(metavar="PARQUET", help="Write them to a file instead of printing.")
+    ] = None,
+) -> None:
+    """Say which rows were given up and not done since: id, error, attempts, when."""
+    import pyarrow.parquet as pq
+
+    from vidgen_dist.runtime.status import read_failures
+    from vidgen_dist.storage import open_storage, redact
+
+    found = read_failures(output)
+    if export is not None:
+        folder, slash, name = export.rpartition("/")
+        if not name.lower().endswith(".parquet"):
+            raise Refused(f"--export {redact(export)}: is no name of a Parquet file; allowed: *.parquet")
+        try:
+            with open_storage(folder or slash or ".").create(name) as file:
+                pq.write_table(found, file)
+        except OSError as error:
+            raise Refused(f"--export: {error}") from None
+        print(f"{redact(export)}: {len(found):,} rows")
+        return
+    if as_json:
+        print(json.dumps(found.to_pylist(), default=datetime.isoformat))
+        return
+    table = Table("id", "error", "message", "attempts", "when")
+    for row in found.slice(max(0, len(found) - _SHOWN_FAILURES)).to_pylist():
+        when = f"{row['finished_at']:%Y-%m-%d %H:%M:%S}Z"
+        texts = (row["id"], row["error_class"] or "", row["error_message"] or "", str(row["attempts"]), when)
+        table.add_row(*map(escape, texts))
+    Console().print(table)
+    if len(found) > _SHOWN_FAILURES:
+        _err(f"the last {_SHOWN_FAILURES} of {len(found):,}; --json and --export have all")
+
+
+@app.command()
+def compact(output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")]) -> None:
+    """Merge the many small parts of a ledger into few."""
+    from vidgen_dist.runtime.status import compact_ledger
+
+    done = compact_ledger(output)
+    print(f"{done.before:,} parts are now {done.after:,}; {done.entries:,} entries were moved")
 
 
 @app.command()

@@ -343,6 +343,8 @@ class LedgerState:
     # Whether its video is there: done, and the id not done with another fingerprint since.
     _in_place: np.ndarray
     _attempts: np.ndarray
+    # Whether it is the latest outcome of its id, and a failure.
+    _dead: np.ndarray
     # Place in `_class_names` of a failure's error class, -1 of a video.
     _error_class: np.ndarray
     _class_names: tuple[str, ...]
@@ -373,6 +375,11 @@ class LedgerState:
             error_class=self._at(self._error_class, index, -1),
             class_names=self._class_names,
         )
+
+    def dead_place(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
+        """Numbers of the dead letters among some rows, -1 for other rows: int64 (N,)."""
+        index = self._find(_id_hashes(ids), text_hashes(fingerprints)[:, 0])
+        return np.where(self._at(self._dead, index, False), index, -1)
 
     @staticmethod
     def _at(values: np.ndarray, index: np.ndarray, otherwise: Any) -> np.ndarray:
@@ -431,6 +438,9 @@ class Summary:
         total: Rows of the manifest; None if that is not known.
         done, failed, failures: As in `LedgerState`.
         pending: Rows of which the ledger says nothing; None without `total`.
+        videos_per_minute: Over the last `RECENT` seconds, from the first video in them; None if there are
+            not two.
+        seconds_left: Until nothing is pending, at that pace; None if either is not known.
     """
 
     total: int | None
@@ -438,6 +448,8 @@ class Summary:
     failed: int
     pending: int | None
     failures: Mapping[str, int]
+    videos_per_minute: float | None = None
+    seconds_left: float | None = None
 
 
 def summary(output: Storage, total: int | None = None) -> Summary:
@@ -445,7 +457,61 @@ def summary(output: Storage, total: int | None = None) -> Summary:
     state = read_ledger(output)
     # A ledger may hold ids that the manifest has no more.
     pending = None if total is None else max(0, total - state.done - state.failed)
-    return Summary(total, state.done, state.failed, pending, state.failures)
+    pace = 60 * state.recent / state.recent_seconds if state.recent > 1 and state.recent_seconds else None
+    left = None if pace is None or pending is None else 60 * pending / pace
+    return Summary(total, state.done, state.failed, pending, state.failures, pace, left)
+
+
+DEAD_LETTERS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("error_class", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("finished_at", SCHEMA.field("finished_at").type, nullable=False),
+    ]
+)
+"""Columns of `dead_letters`."""
+
+
+def dead_letters(output: Storage) -> pa.Table:
+    """The rows whose latest outcome is a failure, with `DEAD_LETTERS`' columns, in the order of their ends.
+
+    Error and time are those of the last attempt. Raises as `read_ledger`.
+    """
+    state = read_ledger(output)
+    found = [_LETTERS.empty_table()]
+
+    def pick(_name: str, table: pa.Table) -> None:
+        table = table.filter(pc.equal(table.column("status"), FAILED)).combine_chunks()
+        if len(table):
+            ids, fingerprints = (table.column(name).combine_chunks() for name in ("id", "fingerprint"))
+            place = state.dead_place(ids, fingerprints)
+            table = table.append_column("place", pa.array(place))
+            found.append(table.select(_LETTERS.names).filter(pa.array(place >= 0)).cast(_LETTERS))
+
+    if state.failed:
+        read_parts(output, ("status", "fingerprint", *_LETTERS.names[:-1]), pick)
+    letters = pa.concat_tables(found).sort_by(
+        [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
+    )
+    places = letters.column("place").to_numpy()
+    letters = letters.filter(pa.array(np.diff(places, append=-1) != 0))
+    attempts = state._attempts[letters.column("place").to_numpy()]
+    letters = letters.append_column("attempts", pa.array(attempts, pa.int32()))
+    return (
+        letters.select(DEAD_LETTERS.names)
+        .cast(DEAD_LETTERS)
+        .sort_by([("finished_at", "ascending"), ("id", "ascending")])
+    )
+
+
+_LETTERS = pa.schema(
+    [
+        *(SCHEMA.field(name) for name in ("id", "error_class", "error_message", "attempt", "finished_at")),
+        pa.field("place", pa.int64()),
+    ]
+)
 
 
 def read_ledger(output: Storage) -> LedgerState:
@@ -744,8 +810,8 @@ class _Share:
 
     best: np.ndarray
     in_place: np.ndarray
+    dead: np.ndarray
     done: int
-    failed: int
     classes: np.ndarray
     recent: int
     first_recent: int
@@ -763,15 +829,15 @@ def _settle(best: np.ndarray, since: int) -> _Share:
     latest[several] = _last_of_id(chosen)
     done = chosen["done"]
     in_place[several[done]] = _last_of_id(chosen[done])
-    dead = best[latest & ~best["done"]]
+    dead = latest & ~best["done"]
     times = best["finished_at"][in_place]
     times = times[times >= since]
     return _Share(
         best=best,
         in_place=in_place,
+        dead=dead,
         done=int(np.count_nonzero(latest & best["done"])),
-        failed=len(dead),
-        classes=np.bincount(dead["error_class"]),
+        classes=np.bincount(best["error_class"][dead]),
         recent=len(times),
         first_recent=int(times.min(initial=np.iinfo(np.int64).max)),
     )
@@ -793,7 +859,7 @@ def _state(shares: list[_Share], classes: Mapping[str, int], parts: tuple[str, .
     errors[column("done")] = -1
     return LedgerState(
         done=sum(share.done for share in shares),
-        failed=sum(share.failed for share in shares),
+        failed=int(counts.sum()),
         failures=dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))),
         recent=recent,
         recent_seconds=max(0.0, time.time() - first / 1e6) if recent else 0.0,
@@ -803,6 +869,7 @@ def _state(shares: list[_Share], classes: Mapping[str, int], parts: tuple[str, .
         _fingerprint=column("fingerprint"),
         _in_place=np.concatenate([share.in_place for share in shares]),
         _attempts=column("attempts"),
+        _dead=np.concatenate([share.dead for share in shares]),
         _error_class=errors,
         _class_names=names,
     )

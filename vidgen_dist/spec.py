@@ -58,6 +58,12 @@ def _is_size(text: str) -> str:
     return text
 
 
+def _is_retry(text: str) -> str:
+    if re.fullmatch(r"failed(:\S+)?", text) is None:
+        raise PydanticCustomError("retry", "it should be failed or failed:CLASS, such as failed:MediaError")
+    return text
+
+
 def _replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     # Of a union pydantic tells what is wrong with each of its members, one error each.
     try:
@@ -69,6 +75,7 @@ def _replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
 Size = Annotated[Text, AfterValidator(_is_size)]
+Retry = Annotated[Text, AfterValidator(_is_retry)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, strict=True)]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE, strict=True)]
 Replicas = Annotated[
@@ -112,10 +119,13 @@ class Manifest(_Part):
     Args:
         uri: A Parquet file, a folder or a glob of them.
         passthrough: Columns that are no request field and are copied to the ledger.
+        retry: `failed`: only the rows that were given up and are not done since; `failed:CLASS`: of these
+            the ones with that error class. Good for one run, not kept in `run.yaml`.
     """
 
     uri: Text
     passthrough: tuple[Text, ...] = ()
+    retry: Retry | None = None
 
 
 class Output(_Part):

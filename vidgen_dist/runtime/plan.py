@@ -144,7 +144,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             crf=spec.output.crf if spec.output.format == "mp4" else None,
         )
         resolving = Resolving(model.rules, spec.seed, identity)
-        found = find_done(manifest, sampling_defaults(spec), resolving, ledger)
+        found = find_done(manifest, sampling_defaults(spec), resolving, ledger, spec.manifest.retry)
     except OSError as error:
         raise Refused(str(error)) from None
     return Plan(spec, device, model, identity, manifest, output, found)
@@ -172,6 +172,7 @@ def write_run_file(plan: Plan) -> None:
             "model.task": plan.model.rules.task,
             "model.revision": plan.model.revision,
             "manifest.uri": redact(plan.spec.manifest.uri),
+            "manifest.retry": None,
         }
     )
     try:
