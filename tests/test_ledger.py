@@ -610,6 +610,31 @@ def test_summary(output: Storage) -> None:
     assert summary(output, 2).pending == 0
 
 
+@given(entries=st.lists(attempts, max_size=12), cut=st.integers(0, 12))
+def test_dead_letters_are_the_rows_that_count_as_failed(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[LedgerEntry], cut: int
+) -> None:
+    output = open_storage(tmp_path_factory.mktemp("out"))
+    for part in (entries[:cut], entries[cut:], entries[:3]):
+        write(output, *part)
+    state, letters = read_ledger(output), ledger.dead_letters(output)
+    assert letters.schema.equals(ledger.DEAD_LETTERS)
+    rows = letters.to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows) == state.failed
+    classes = [row["error_class"] for row in rows]
+    assert {name: classes.count(name) for name in classes} == state.failures
+    assert [row["finished_at"] for row in rows] == sorted(row["finished_at"] for row in rows)
+    for row in rows:
+        alike = [e for e in entries if e.id == row["id"]]
+        assert not any(e.status == "done" and e.finished_at > row["finished_at"] for e in alike), "done since"
+        own = [
+            e for e in alike if e.finished_at == row["finished_at"] and e.error_class == row["error_class"]
+        ]
+        assert row["attempts"] in {
+            max(e.attempt for e in alike if e.fingerprint == letter.fingerprint) for letter in own
+        }
+
+
 def test_killed_between_video_and_entry(anywhere: Storage, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     local = media.write_video(frames, tmp_path / "clip.mp4", format="mp4", fps=8, crf=18)

@@ -434,10 +434,9 @@ class Batch:
         if not len(places):
             return
         try:
-            values = {name: _values(self._some(name, places)) for name in self.fields}
+            values = {name: _values(self.some(name, places)) for name in self.fields}
             extra = {
-                field.name: _extra_values(self._some(field.name, places), field)
-                for field in self.extra_schema
+                field.name: _extra_values(self.some(field.name, places), field) for field in self.extra_schema
             }
         except StorageError as error:
             raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
@@ -452,7 +451,8 @@ class Batch:
         wanted[place] = True
         return next(self.rows(wanted))
 
-    def _some(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
+    def some(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
+        """The values of some rows, by their places."""
         column = self.columns.column(name)
         if len(places) == len(self):
             return column
@@ -551,11 +551,11 @@ class Batch:
 
     def prompts(self, places: np.ndarray) -> list[str]:
         """Prompts of some plain rows, by their places."""
-        return as_list(self._some("prompt", places))
+        return as_list(self.some("prompt", places))
 
     def seeds(self, places: np.ndarray) -> list[int | None]:
         """Likewise the seeds that they have of their own."""
-        seeds = self._some("seed", places) if "seed" in self.fields else pa.nulls(len(places))
+        seeds = self.some("seed", places) if "seed" in self.fields else pa.nulls(len(places))
         return seeds.to_pylist() if seeds.null_count else as_list(seeds)
 
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
 from vidgen_dist.ledger import SCHEMA
+from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime.plan import make_plan, write_run_file
 from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.runtime.status import read_status
@@ -113,10 +114,11 @@ def _build(scratch: Path, rows: int, part_rows: int, seeds: bool) -> None:
     random = np.random.default_rng(0)
     part = 0
     for batch in plan.manifest.batches():
-        places, fingerprints = resolving.fingerprints(batch, np.ones(len(batch), np.bool_))
+        looking = list(resolving.fingerprints(batch, np.ones(len(batch), np.bool_), InPlace()))
+        places = np.concatenate([each.places for each in looking])
         order = random.permutation(len(places))
         ids = batch.ids.take(pa.array(places[order]))
-        prints = pa.array(fingerprints, pa.string()).take(pa.array(order))
+        prints = pa.concat_arrays([each.fingerprints.result() for each in looking]).take(pa.array(order))
         for start in range(0, len(order), part_rows):
             table = _entries(ids.slice(start, part_rows), prints.slice(start, part_rows))
             pq.write_table(

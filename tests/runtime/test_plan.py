@@ -18,6 +18,7 @@ from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
+from vidgen_dist.runtime import resume
 from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.plan import Plan, load_spec, make_plan, write_run_file
@@ -36,7 +37,13 @@ def rows_of(plan: Plan) -> list[Row]:
     return list(plan.rows())
 
 
-def enter(plan: Plan, rows: list[Row], status: str = "done", media: dict[str, str] | None = None) -> None:
+def enter(
+    plan: Plan,
+    rows: list[Row],
+    status: str = "done",
+    media: dict[str, str] | None = None,
+    error: str = "Error",
+) -> None:
     """Ledger entries for rows, as if they had been rendered."""
     if not plan.output.exists("run.yaml"):
         write_run_file(plan)
@@ -50,7 +57,7 @@ def enter(plan: Plan, rows: list[Row], status: str = "done", media: dict[str, st
                     attempt=row.attempt,
                     finished_at=datetime.now(UTC),
                     uri="somewhere" if status == "done" else None,
-                    error_class="Error" if status == "failed" else None,
+                    error_class=error if status == "failed" else None,
                 )
             )
 
@@ -86,6 +93,73 @@ def test_done_rows_are_left_out_and_failed_ones_tried_again(
     again = plan_of(spec)
     assert again.done == 1
     assert [(row.id, row.attempt) for row in rows_of(again)] == [("b", 2), ("c", 1)]
+
+
+def test_retry_chooses_what_has_failed_and_is_not_done(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    spec = make_spec(make_manifest("one", "two", "three", "four"))
+    plan = plan_of(spec)
+    a, b, c, _ = rows_of(plan)
+    enter(plan, [a, b], "failed")
+    enter(plan, [b])
+    enter(plan, [c], "failed", error="MediaError")
+    again = plan_of(spec.override({"manifest.retry": "failed"}))
+    assert [(row.id, row.attempt) for row in rows_of(again)] == [("a", 2), ("c", 2)]
+    assert (again.total, again.done) == (3, 1)
+    assert [row.id for row in rows_of(plan_of(spec.override({"manifest.retry": "failed:MediaError"})))] == [
+        "c"
+    ]
+    none = plan_of(spec.override({"manifest.retry": "failed:Media"}))
+    assert (rows_of(none), none.total, none.done) == ([], 1, 1)
+    # It is for one run: the next goes on with all.
+    write_run_file(again)
+    assert load_spec(again.output.uri("run.yaml")).manifest.retry is None
+    # What decides the pixels has changed: nothing of that has failed.
+    assert rows_of(plan_of(spec.override({"manifest.retry": "failed", "seed": 4}))) == []
+
+
+def test_retry_where_nothing_was_rendered(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    plan = plan_of(make_spec(make_manifest("one"), manifest__retry="failed"))
+    assert (plan.total, rows_of(plan)) == (0, [])
+
+
+@pytest.mark.parametrize("retry", ["done", "failed:", "failed:A B", "Failed"])
+def test_another_retry_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest, retry: str) -> None:
+    with pytest.raises(Refused, match=r"manifest\.retry.*failed or failed:CLASS"):
+        make_spec(make_manifest("one"), manifest__retry=retry)
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_every_kind_of_row_is_found_again(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, processes: int | None
+) -> None:
+    """With and without id, seed and quotes; alike and not; in this process and in others."""
+    if processes:
+        monkeypatch.setattr(resume, "MANY", 1)
+        monkeypatch.setattr(resume, "_cores", lambda: processes)
+    rows = [
+        {
+            "id": None if n % 5 == 0 else f"row {n}",
+            "prompt": f'{n} "é" \\',
+            "negative_prompt": None,
+            "num_frames": [3, None, 5][n % 3],
+            "guidance_scale": [0.0, -0.0, None, 7.5][n % 4],
+            "seed": None if n % 2 else n,
+        }
+        for n in range(40)
+    ]
+    spec = make_spec(make_manifest(*rows), seed=7)
+    plan = plan_of(spec)
+    everything = rows_of(plan)
+    enter(plan, everything[::2])
+    enter(plan, everything[1::4], "failed")
+    again = plan_of(spec)
+    assert again.found.is_done.tolist() == [n % 2 == 0 for n in range(40)]
+    assert again.found.attempts.tolist() == [int(n % 4 != 3) for n in range(40)]
+    assert [row.id for row in rows_of(again)] == [row.id for row in everything[1::2]]
+    floats = [row | {"seed": None if row["seed"] is None else float(row["seed"])} for row in rows]
+    assert plan_of(make_spec(make_manifest(*floats), seed=7)).done == 20
 
 
 def test_workers_shards_and_order_undo_nothing_but_pixels_do(

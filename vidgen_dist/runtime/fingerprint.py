@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from vidgen_dist.digests import JsonTemplate, json_template
+from vidgen_dist.digests import JsonTemplate, as_list, json_template
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 
 _NOT_PIXELS = ("id", *MEDIA_FIELDS)
@@ -74,3 +75,27 @@ def row_seeds(run_seed: int, row_ids: Iterable[str]) -> list[int]:
     first = np.frombuffer(b"".join(digests), ">u8")[::4]
     seeds: list[int] = (first >> np.uint64(1)).tolist()
     return seeds
+
+
+def fingerprints_of(
+    template: JsonTemplate,
+    prompts: pa.Array,
+    seeds: pa.Array | int | None,
+    ids: pa.Array | None,
+    run_seed: int,
+) -> pa.Array:
+    """Fingerprints of rows that differ in id, prompt and seed alone: strings (N,).
+
+    Args:
+        template: Made by `Identity.template` of one of them.
+        prompts: Theirs (N,).
+        seeds: Theirs (N,), or the one that they share; None for those that `row_seed` gives.
+        ids: Theirs (N,), if seeds are None.
+        run_seed: See `row_seed`.
+    """
+    each: list[int]
+    if seeds is None:
+        each = row_seeds(run_seed, as_list(ids))
+    else:
+        each = [seeds] * len(prompts) if isinstance(seeds, int) else as_list(seeds)
+    return pa.array(template.digests(hashlib.sha256, as_list(prompts), each), pa.string())

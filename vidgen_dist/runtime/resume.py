@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import as_list
 from vidgen_dist.ledger import LedgerState
 from vidgen_dist.manifest import Batch, Manifest
 from vidgen_dist.manifest import Row as ManifestRow
 from vidgen_dist.media import MediaError, media_digest
 from vidgen_dist.pipelines.rules import Rules
+from vidgen_dist.processes import InPlace, open_pool
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
-from vidgen_dist.runtime.fingerprint import Identity, row_seed, row_seeds
+from vidgen_dist.runtime.fingerprint import Identity, fingerprints_of, row_seed
 from vidgen_dist.threads import map_ahead
 
+MANY = 500_000
+"""Rows from which on several processes are worth their start."""
+
 _READERS = 16
+_AHEAD = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,37 +80,38 @@ class Resolving:
             return None
         return self.identity.fingerprint(request, media)
 
-    def fingerprints(self, batch: Batch, wanted: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Places and fingerprints of some rows of a batch, but for those that have none."""
+    def fingerprints(self, batch: Batch, wanted: np.ndarray, pool: Executor) -> Iterator[Looking]:
+        """Starts to work out the fingerprints of some rows of a batch, but for those that have none."""
         wanted = wanted.copy()
-        places: list[int] = []
-        found: list[str] = []
         if self.rules.media is None:
-            for row, group in batch.groups(wanted):
-                found += self._alike(batch, row, group)
-                places += group.tolist()
-                wanted[group] = False
+            for row, places in batch.groups(wanted):
+                yield self._alike(batch, row, places, pool)
+                wanted[places] = False
         if wanted.any():
-            rest = np.flatnonzero(wanted).tolist()
-            single = map_ahead(self.fingerprint, batch.rows(wanted), threads=_READERS)
-            for place, fingerprint in zip(rest, single, strict=True):
-                if fingerprint is not None:
-                    places.append(place)
-                    found.append(fingerprint)
-        return np.array(places, np.int64), found
+            single = list(map_ahead(self.fingerprint, batch.rows(wanted), threads=_READERS))
+            known = [fingerprint for fingerprint in single if fingerprint is not None]
+            places = np.flatnonzero(wanted)[[fingerprint is not None for fingerprint in single]]
+            yield Looking(places, InPlace().submit(pa.array, known, pa.string()))
 
-    def _alike(self, batch: Batch, row: ManifestRow, places: np.ndarray) -> list[str]:
-        """Fingerprints of rows that differ in id, prompt and seed alone; `row` is one of them."""
+    def _alike(self, batch: Batch, row: ManifestRow, places: np.ndarray, pool: Executor) -> Looking:
+        """Of rows that differ in id, prompt and seed alone; `row` is one of them."""
         assert row.request is not None
         request = self.request(row)
-        seeds: Sequence[int | None] = batch.seeds(places)
-        if seeds[0] is None:
-            if row.request.seed is None:
-                ids = as_list(batch.ids.take(pa.array(places)))
-                seeds = row_seeds(self.run_seed, ids)
-            else:
-                seeds = [row.request.seed] * len(places)
-        return self.identity.template(request).digests(hashlib.sha256, batch.prompts(places), seeds)
+        seeds = batch.some("seed", places) if "seed" in batch.fields else pa.nulls(len(places))
+        if seeds.null_count:
+            seeds = row.request.seed
+        ids = batch.ids.take(pa.array(places)) if seeds is None else None
+        template = self.identity.template(request)
+        prompts = batch.some("prompt", places)
+        return Looking(places, pool.submit(fingerprints_of, template, prompts, seeds, ids, self.run_seed))
+
+
+@dataclass(frozen=True, eq=False)
+class Looking:
+    """Rows of a batch, by their places, and their fingerprints: strings (n,), once they are known."""
+
+    places: np.ndarray
+    fingerprints: Future[pa.Array]
 
 
 def find_done(
@@ -133,15 +140,30 @@ def find_done(
     if not ledger.parts:
         return found
     error_class = None if retry is None else retry.partition(":")[2] or None
-    first = 0
-    for batch in manifest.batches(defaults, extras=False):
-        known = ledger.knows(batch.ids)
-        if known.any():
-            places, fingerprints = resolving.fingerprints(batch, known)
-            outcomes = ledger.look_up(batch.ids.take(pa.array(places)), pa.array(fingerprints, pa.string()))
-            found.is_done[first + places] = outcomes.done
-            found.attempts[first + places] = outcomes.attempts
-            if retry is not None:
-                found.chosen[first + places] = outcomes.failed(error_class)
-        first += len(batch)
+
+    def enter(first: int, ids: pa.Array, looking: Looking) -> None:
+        outcomes = ledger.look_up(ids, looking.fingerprints.result())
+        places = first + looking.places
+        found.is_done[places] = outcomes.done
+        found.attempts[places] = outcomes.attempts
+        if retry is not None:
+            found.chosen[places] = outcomes.failed(error_class)
+
+    # Hashing one by one is most of the work, and Python does it on one core.
+    processes = _cores() if total >= MANY else 1
+    waiting: deque[tuple[int, pa.Array, Looking]] = deque()
+    with open_pool(processes) as pool:
+        first = 0
+        for batch in manifest.batches(defaults, extras=False):
+            for looking in resolving.fingerprints(batch, ledger.knows(batch.ids), pool):
+                waiting.append((first, batch.ids.take(pa.array(looking.places)), looking))
+                if len(waiting) > _AHEAD * processes:
+                    enter(*waiting.popleft())
+            first += len(batch)
+        while waiting:
+            enter(*waiting.popleft())
     return found
+
+
+def _cores() -> int:
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)

@@ -1,0 +1,175 @@
+"""What can be asked of an output alone: `vidgen status`, `failures` and `compact`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from vidgen_dist import cli
+from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
+from vidgen_dist.runtime.status import read_status
+from vidgen_dist.storage import open_storage
+
+Vidgen = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def output(tmp_path: Path, make_manifest: Callable[..., str]) -> Path:
+    """Eight rows: two done, of which one failed before; three failed, one twice; three pending."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    manifest = make_manifest(*map(str, range(8)))
+    run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{folder}'}}\n"
+    (folder / "run.yaml").write_text(run_file)
+    now = datetime.now(UTC)
+    with LedgerWriter(open_storage(folder), "w", max_entries=2) as writer:
+        for row, attempt, error, age in (
+            ("a", 1, "OSError", 100),
+            ("a", 2, None, 90),
+            ("b", 1, None, 30),
+            ("c", 1, "OSError", 80),
+            ("c", 2, "MediaError", 70),
+            ("d", 1, "OSError", 60),
+            ("e", 1, "[bold]", 50),
+        ):
+            writer.append(
+                LedgerEntry(
+                    id=row,
+                    status="failed" if error else "done",
+                    fingerprint="f",
+                    attempt=attempt,
+                    finished_at=now - timedelta(seconds=age),
+                    uri=None if error else "somewhere",
+                    error_class=error,
+                    error_message=error and f"{row} broke [red]{attempt}",
+                )
+            )
+    return folder
+
+
+@pytest.fixture
+def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
+    """Runs the command in this process: exit status, output, errors."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_status_says_pace_and_time_left(output: Path, vidgen: Vidgen) -> None:
+    found = read_status(str(output))
+    counts = {name: found[name] for name in ("total", "done", "failed", "pending")}
+    assert counts == {"total": 8, "done": 2, "failed": 3, "pending": 3}
+    assert found["failures"] == {"MediaError": 1, "OSError": 1, "[bold]": 1}
+    # Two videos in the 90 seconds since the first.
+    assert found["videos_per_minute"] == pytest.approx(2 * 60 / 90, rel=0.2)
+    assert found["seconds_left"] == pytest.approx(3 * 60 / found["videos_per_minute"])
+    status, shown, _ = vidgen("status", output)
+    assert status == 0
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["1", "MediaError"] in lines
+    assert ["1", "[bold]"] in lines
+    assert any(line[0] == "pace" and line[2] == "videos/min" for line in lines)
+    assert any(line[:2] == ["time", "left"] for line in lines)
+
+
+def test_status_of_a_run_that_rests(output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidgen_dist.ledger.RECENT", 20)
+    found = json.loads(vidgen("status", output, "--json")[1])
+    assert (found["videos_per_minute"], found["seconds_left"], found["done"]) == (None, None, 2)
+    assert "time left" not in vidgen("status", output)[1]
+
+
+def test_failures_are_those_not_done_since(output: Path, vidgen: Vidgen) -> None:
+    status, shown, _ = vidgen("failures", output, "--json")
+    assert status == 0
+    rows = json.loads(shown)
+    assert [(row["id"], row["error_class"], row["attempts"]) for row in rows] == [
+        ("c", "MediaError", 2),
+        ("d", "OSError", 1),
+        ("e", "[bold]", 1),
+    ]
+    assert rows[0]["error_message"] == "c broke [red]2"
+    assert datetime.now(UTC) - datetime.fromisoformat(rows[0]["finished_at"]) < timedelta(minutes=5)
+    shown = vidgen("failures", output)[1]
+    assert "c broke [red]2" in shown
+    assert "[bold]" in shown
+    assert "broke [red]1" in shown
+    assert "OSError" in shown
+
+
+def test_only_the_last_failures_are_shown(
+    output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_SHOWN_FAILURES", 2)
+    _, shown, said = vidgen("failures", output)
+    assert "MediaError" not in shown
+    assert "[bold]" in shown
+    assert "the last 2 of 3" in said
+
+
+def test_failures_as_a_file(
+    output: Path, vidgen: Vidgen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("letters.parquet", str(tmp_path / "sub" / "letters.parquet")):
+        status, shown, _ = vidgen("failures", output, "--export", name)
+        assert (status, "3 rows" in shown) == (0, True)
+        found = pq.read_table(name)
+        assert found.schema.equals(DEAD_LETTERS)
+        assert found["id"].to_pylist() == ["c", "d", "e"]
+    status, _, said = vidgen("failures", output, "--export", "letters.csv")
+    assert (status, "allowed: *.parquet" in said) == (2, True)
+    (tmp_path / "file").write_bytes(b"")
+    assert vidgen("failures", output, "--export", "file/letters.parquet")[0] == 2
+
+
+def test_compact_changes_no_answer(output: Path, vidgen: Vidgen) -> None:
+    before = json.loads(vidgen("failures", output, "--json")[1])
+    parts = len(list((output / "ledger").iterdir()))
+    assert f"{parts} parts are now {parts}; 0 entries" in vidgen("compact", output)[1]
+    for part in (output / "ledger").iterdir():
+        part.rename(part.with_name("20200101T000000000000Z" + part.name[22:]))
+    assert f"{parts} parts are now 1; 7 entries were moved" in vidgen("compact", output)[1]
+    assert json.loads(vidgen("failures", output, "--json")[1]) == before
+
+
+@pytest.mark.parametrize("command", ["status", "failures", "compact"])
+def test_what_is_no_output(vidgen: Vidgen, tmp_path: Path, command: str) -> None:
+    status, _, said = vidgen(command, tmp_path)
+    assert (status, "no run.yaml" in said) == (2, True)
+
+
+WITHOUT_THEM = """
+import sys
+from vidgen_dist.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("mindspore", "ray", "transformers") if name in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", ["failures", "compact"])
+def test_neither_mindspore_nor_ray_is_loaded(output: Path, command: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THEM, command, str(output)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert ran.stderr.strip() == "[]"

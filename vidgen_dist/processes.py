@@ -1,0 +1,56 @@
+"""Processes for what keeps Python busy."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+
+class InPlace(Executor):
+    """Does at once, in the caller's thread, what is submitted."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """The result of the call, or what it raised, as a future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def open_pool(processes: int) -> Iterator[Executor]:
+    """Processes that end with the block, and with this process however that ends.
+
+    What is submitted must be a module's function. With less than two processes it is done in place.
+    """
+    if processes < 2:
+        yield InPlace()
+        return
+    # Not forked: this process has threads.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_attend)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _attend() -> None:
+    # Ctrl-C is for the parent to heed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
