@@ -111,7 +111,10 @@ def test_a_member_that_dies_or_hangs(
     prompts = [f"sign:{struck} {fault}:{happened}", *[f"sign:{signs} sleep:0.1"] * 49]
     manifest = make_manifest(*({"id": f"{i:02d}", "prompt": prompt} for i, prompt in enumerate(prompts)))
     spec = make_spec(
-        manifest, topology__ulysses=ranks, topology__shard_size=1, topology__watchdog={"denoise": 5}
+        manifest,
+        topology__ulysses=ranks,
+        topology__shard_size=1,
+        topology__watchdog={"encode": 5, "denoise": 5},
     )
     result = run(spec)
     assert (result.done, result.failed, result.exit_status) == (50, 0, 0)

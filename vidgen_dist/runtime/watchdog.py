@@ -65,5 +65,6 @@ def overdue(silent: Mapping[str, float], limits: Mapping[str, float]) -> str | N
 
 def patience(silent: Mapping[str, float], limits: Mapping[str, float]) -> float:
     """Seconds that one may take to answer, who was last seen like that."""
-    # Whoever had nothing to do may have been given a row since, which begins with its encoding.
-    return limits[next(iter(silent), "encode")]
+    # Whoever had nothing to do but to write may have been given a row since, which begins with its encoding.
+    rendering = [stage for stage in silent if stage != "write"]
+    return limits[rendering[0] if rendering else "encode"]

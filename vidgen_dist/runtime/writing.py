@@ -102,7 +102,8 @@ class WriteThread:
                 item = self._outcomes.get(timeout=TICK_SECONDS)
             except queue.Empty:
                 item = None
-            self.pulse.beat("write")
+            if item is not None or writer.waiting:
+                self.pulse.beat("write")
             if isinstance(item, Outcome):
                 self._room.release()
                 if not self._abandon.is_set():
