@@ -88,7 +88,7 @@ def render(
     gang: Annotated[
         int | None, typer.Option(help="Ranks of a gang, one NPU each: ulysses * ring * cfg.")
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="Device memory of a rank, such as 64GB.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of an NPU, such as 64GB.")] = None,
     npus: Annotated[int | None, typer.Option(help="NPUs to use; by default all there are.")] = None,
     format: Annotated[str | None, typer.Option(help="mp4, gif, png or npy.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of rows that do not say.")] = None,
@@ -163,7 +163,7 @@ def plan(
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
     set_: SetOption = None,
     npus: Annotated[int | None, typer.Option(help="NPUs to divide; by default those of a host.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Device memory of an NPU, such as 64GB.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of an NPU, such as 64GB.")] = None,
     device_name: Annotated[str | None, typer.Option(help="910B, A3 or CPU.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Videos to render; by default many.")] = None,
     replicas: Annotated[str | None, typer.Option(help="Gangs that the run asks for.")] = None,

@@ -153,7 +153,7 @@ class Watchdog(_Part):
         load: From the start to the loaded model, with the download of a hub id's weights.
         encode: Prompt, image and clip, fetched and encoded.
         denoise: One step.
-        decode: One run of frames.
+        decode: All of a video's frames, or a step of it where the model tells.
         write: The file encoded and stored, and the ledger's part.
     """
 
@@ -175,7 +175,7 @@ class Topology(_Part):
         cfg: 2 gives each half of guidance its own ranks.
         gang: Ranks of a replica, one NPU each, on CPU the cores divided between all: the product of the
             three degrees, which it is checked against.
-        memory: Device memory that a rank may use, such as `64GB`.
+        memory: Memory of an NPU, such as `64GB`; most of it is the model's to use.
         npus: NPUs that the run may use, where a cluster has more, or may grow to; by default what it has.
         address: A running Ray cluster to attach to (`auto`, `host:port`, `ray://…`); by default a local
             Ray is started, and stopped at the end.

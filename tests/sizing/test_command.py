@@ -103,6 +103,10 @@ def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Plan) -> N
         (["--set", "frames=9"], "sampling.frames is no field of a request"),
         (["--memory", "1MB"], "No gang of up to 8 ranks fits"),
         (["--memory", "1MB", "--ulysses", "2"], "does not fit into the memory given"),
+        (
+            ["--memory", "5500kB", "--device-name", "CPU", "--replicas", "4"],
+            "does not fit into the memory given",
+        ),
         (["--dtype", "bfloat16", "--device-name", "CPU"], "float32"),
         (["--task", "image-to-video"], "is not one that this checkpoint can do"),
     ],

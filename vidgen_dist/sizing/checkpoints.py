@@ -181,7 +181,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
             f"allowed: at most {npus // degrees.size} replicas of it, or gangs of up to {npus} ranks"
         )
     asked = None
-    if degrees.size > 1 or spec.topology.gang is not None:
+    if needed > 1 or spec.topology.gang is not None:
         asked = splits.Split(job.check_fits(degrees, npus), replicas, rows)
     return Outlook(job, rules.task, npus, rows, job.choose(npus, rows), asked)
 
