@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import Storage, StorageError, is_hidden, open_input, redact
+from vidgen_dist.storage import Storage, StorageError, is_hidden, is_local, open_input, redact
 from vidgen_dist.threads import map_ahead
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ RECENT = 600
 """Seconds over which the pace of a run is taken."""
 
 _READERS = 16
+# A disk answers at once; more threads would only wait for each other.
+_LOCAL_READERS = 4
 _BATCH = 2**16
 _MERGE = 2**20
 _SHARES = 16
@@ -605,7 +607,8 @@ def _read_all(
         return None if content is None else list(_tables(output.uri(name), io.BytesIO(content), columns))
 
     small = [name for name in names if not name.endswith(LARGE)]
-    yield from zip(small, map_ahead(read_small, small, threads=_READERS), strict=True)
+    readers = _LOCAL_READERS if is_local(output.root) else _READERS
+    yield from zip(small, map_ahead(read_small, small, threads=readers), strict=True)
     for name in (name for name in names if name.endswith(LARGE)):
         # Read where they lie, one row group after another.
         source = _unless_gone(open_input, output.uri(name))

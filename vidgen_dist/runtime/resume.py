@@ -28,6 +28,7 @@ MANY = 500_000
 
 _READERS = 16
 _AHEAD = 32
+_LOOKED_UP = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +142,24 @@ def find_done(
         return found
     error_class = None if retry is None else retry.partition(":")[2] or None
 
+    ready: list[tuple[np.ndarray, pa.Array, pa.Array]] = []
+
     def enter(first: int, ids: pa.Array, looking: Looking) -> None:
-        outcomes = ledger.look_up(ids, looking.fingerprints.result())
-        places = first + looking.places
-        found.is_done[places] = outcomes.done
-        found.attempts[places] = outcomes.attempts
-        if retry is not None:
-            found.chosen[places] = outcomes.failed(error_class)
+        ready.append((first + looking.places, ids, looking.fingerprints.result()))
+        # Looked up many at a time: the state is large, and neighbours in it share memory's cache.
+        if sum(len(places) for places, _, _ in ready) >= _LOOKED_UP:
+            look_up()
+
+    def look_up() -> None:
+        if ready:
+            places = np.concatenate([each[0] for each in ready])
+            ids, fingerprints = (pa.concat_arrays([each[n] for each in ready]) for n in (1, 2))
+            outcomes = ledger.look_up(ids, fingerprints)
+            found.is_done[places] = outcomes.done
+            found.attempts[places] = outcomes.attempts
+            if retry is not None:
+                found.chosen[places] = outcomes.failed(error_class)
+            ready.clear()
 
     # Hashing one by one is most of the work, and Python does it on one core.
     processes = _cores() if total >= MANY else 1
@@ -162,6 +174,7 @@ def find_done(
             first += len(batch)
         while waiting:
             enter(*waiting.popleft())
+    look_up()
     return found
 
 
