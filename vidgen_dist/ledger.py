@@ -54,6 +54,10 @@ SCHEMA = pa.schema(
         pa.field("fps", pa.float64()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("mean_luma", pa.float64()),
+        pa.field("motion", pa.float64()),
+        pa.field("clipped", pa.float64()),
+        pa.field("flags", pa.list_(pa.field("element", pa.string()))),
         pa.field("seed", pa.int64()),
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("model", pa.string()),
@@ -70,6 +74,9 @@ SCHEMA = pa.schema(
     ]
 )
 """The ledger's own columns; the manifest's `passthrough` columns follow them."""
+
+LATER = ("mean_luma", "motion", "clipped", "flags")
+"""Columns that parts of the first versions do not have; they are read as nulls."""
 
 # What the merge reads.
 _MERGED = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
@@ -109,6 +116,9 @@ class LedgerEntry:
             failed row None. If an output is moved as a whole, what follows the last `/videos/` still
             holds below the new place's `videos/`.
         bytes, sha256, frames, fps, width, height: Of the video's file, see `media.EncodedVideo`.
+        mean_luma, motion, clipped: Of the frames before encoding, see `quality.Quality`; also of a video that
+            was rejected. `motion` is None of a single frame.
+        flags: What seems to be wrong with the video, of `quality.FLAGS`; None if it was not measured.
         seed: Seed of the noise.
         model, revision: The checkpoint: hub id or folder, and commit.
         seconds_encode, seconds_denoise, seconds_decode, seconds_write: Seconds of each stage that ran.
@@ -134,6 +144,10 @@ class LedgerEntry:
     fps: float | None = None
     width: int | None = None
     height: int | None = None
+    mean_luma: float | None = None
+    motion: float | None = None
+    clipped: float | None = None
+    flags: Sequence[str] | None = None
     seed: int | None = None
     model: str | None = None
     revision: str | None = None
@@ -627,21 +641,20 @@ def _unless_gone(read: Callable[[str], T], name: str) -> T | None:
 
 
 def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    """A part's row groups, an empty one if it has none; all columns without `columns`."""
+    """A part's row groups, an empty one if it has none; without `columns` `SCHEMA`'s and all others after."""
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         there = set(file.schema_arrow.names)
-        missing = [column for column in SCHEMA.names if column not in there]
+        missing = [column for column in SCHEMA.names if column not in there and column not in LATER]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
-        wanted = file.schema_arrow.names if columns is None else list(columns)
+        own = SCHEMA.names if columns is None else list(columns)
+        extra = [name for name in file.schema_arrow.names if name not in SCHEMA.names and columns is None]
+        stored = [name for name in (*own, *extra) if name in there]
         if not file.num_row_groups:
-            yield file.schema_arrow.empty_table().select(wanted)
+            yield _with_own(file.schema_arrow.empty_table(), own, extra)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, wanted, use_threads=False).select(wanted)
-            for column in SCHEMA.names if columns is None else columns:
-                table = _typed(table, SCHEMA.field(column))
-            yield table
+            yield _with_own(file.read_row_group(group, stored, use_threads=False), own, extra)
     except StorageError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -652,17 +665,25 @@ def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterat
         ) from error
 
 
-def _typed(table: pa.Table, column: pa.Field) -> pa.Table:
-    """The table with one column as `SCHEMA` has it: other tools, merging parts, may widen types."""
-    index = table.column_names.index(column.name)
-    values = table.column(index)
+def _with_own(table: pa.Table, own: Sequence[str], extra: Sequence[str]) -> pa.Table:
+    """Some columns of `SCHEMA`, with its types, and after them others as they are."""
+    columns = [_typed(table, SCHEMA.field(name)) for name in own] + [table.column(name) for name in extra]
+    kept = [SCHEMA.field(name) for name in own] + [table.schema.field(name) for name in extra]
+    return pa.Table.from_arrays(columns, schema=pa.schema(kept))
+
+
+def _typed(table: pa.Table, column: pa.Field) -> pa.ChunkedArray:
+    """A column as `SCHEMA` has it: other tools, merging parts, may widen types, and old parts lack some."""
+    if column.name not in table.column_names:
+        return pa.chunked_array([pa.nulls(len(table), column.type)])
+    values = table.column(column.name)
     try:
         values = values.cast(column.type)
     except pa.ArrowException as error:
         raise ValueError(f"column {column.name!r} is {values.type}, not {column.type}: {error}") from None
     if values.null_count and not column.nullable:
         raise ValueError(f"column {column.name!r} has {values.null_count} missing values")
-    return table.set_column(index, column, values)
+    return values
 
 
 class _Merge:
