@@ -93,6 +93,13 @@ def render(
     format: Annotated[str | None, typer.Option(help="mp4, gif, png or npy.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of rows that do not say.")] = None,
     crf: Annotated[int | None, typer.Option(help="Quality of mp4, 0 (lossless) to 51.")] = None,
+    reject: Annotated[
+        list[str] | None,
+        typer.Option(help="Videos that are failures: black, frozen or blown-out, with commas between."),
+    ] = None,
+    aigc_producer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who is named in each file's label of GB 45438-2025.")
+    ] = None,
     set_: SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Decides the seeds of rows that bring none.")] = None,
     passthrough: PassthroughOption = None,
@@ -121,6 +128,8 @@ def render(
         "output.format": format,
         "output.fps": fps,
         "output.crf": crf,
+        "output.reject": _names(reject),
+        "output.aigc_producer": aigc_producer,
         "topology.device": device,
         "topology.replicas": None if replicas is None else _value(replicas),
         "topology.ulysses": ulysses,

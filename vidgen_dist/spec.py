@@ -29,6 +29,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.provenance import check_producer
+from vidgen_dist.quality import FLAGS
 
 MAX_REPLICAS = 100_000
 MAX_DEGREE = 1_024
@@ -64,6 +66,20 @@ def _is_retry(text: str) -> str:
     return text
 
 
+def _is_flag(text: str) -> str:
+    if text not in FLAGS:
+        raise PydanticCustomError("flag", "it should be one of {flags}", {"flags": ", ".join(FLAGS)})
+    return text
+
+
+def _is_producer(text: str) -> str:
+    try:
+        return check_producer(text)
+    except Refused as error:
+        allowed = str(error).rpartition("allowed: ")[2]
+        raise PydanticCustomError("producer", "it should be {allowed}", {"allowed": allowed}) from None
+
+
 def _replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     # Of a union pydantic tells what is wrong with each of its members, one error each.
     try:
@@ -76,6 +92,8 @@ def _replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
 Size = Annotated[Text, AfterValidator(_is_size)]
 Retry = Annotated[Text, AfterValidator(_is_retry)]
+Flag = Annotated[Text, AfterValidator(_is_flag)]
+Producer = Annotated[Text, AfterValidator(_is_producer)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, strict=True)]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE, strict=True)]
 Replicas = Annotated[
@@ -136,12 +154,18 @@ class Output(_Part):
         format: `mp4`, `gif`, `png` (a folder of frames a row) or `npy` (uint8 frames, lossless).
         fps: Frames per second of rows that do not say; by default the model's.
         crf: Quality of mp4, 0 (lossless) to 51 (worst).
+        reject: Flags, of `quality.FLAGS`, of videos that are failures. It decides nothing about the pixels: a
+            row that is done stays so.
+        aigc_producer: Name or code of who provides the generating service: each file gets the label of
+            GB 45438-2025, see `vidgen_dist.provenance`. It decides nothing about the pixels either.
     """
 
     uri: Text
     format: Format = "mp4"
     fps: Annotated[float, Field(ge=0.01, le=1000, strict=True)] | None = None
     crf: Annotated[int, Field(ge=0, le=51, strict=True)] = 18
+    reject: tuple[Flag, ...] = ()
+    aigc_producer: Producer | None = None
 
 
 class Watchdog(_Part):

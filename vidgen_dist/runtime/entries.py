@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.media import EncodedVideo
+from vidgen_dist.quality import Quality, flags
 from vidgen_dist.runtime.job import Job, Row
 from vidgen_dist.storage import Storage
 
@@ -27,6 +29,7 @@ def done_entry(
     video: EncodedVideo,
     uri: str,
     seconds: Mapping[str, float],
+    quality: Quality,
 ) -> LedgerEntry:
     """The entry of a video that lies at `uri`."""
     stages: dict[str, Any] = {
@@ -51,13 +54,20 @@ def done_entry(
         worker=worker,
         extra=row.passthrough,
         **stages,
+        **_measured(quality),
     )
 
 
 def failed_entry(
-    job: Job, worker: str, row: Row, fingerprint: str, error_class: str, message: str
+    job: Job,
+    worker: str,
+    row: Row,
+    fingerprint: str,
+    error_class: str,
+    message: str,
+    quality: Quality | None = None,
 ) -> LedgerEntry:
-    """The entry of a row that is given up: a dead letter."""
+    """The entry of a row that is given up: a dead letter; with the numbers of a video that was measured."""
     return LedgerEntry(
         id=row.id,
         status=ledger.FAILED,
@@ -71,18 +81,25 @@ def failed_entry(
         error_class=error_class,
         error_message=message,
         extra=row.passthrough,
+        **({} if quality is None else _measured(quality)),
     )
+
+
+def _measured(quality: Quality) -> dict[str, Any]:
+    return dataclasses.asdict(quality) | {"flags": flags(quality)}
 
 
 def latest_entries(output: Storage) -> dict[str, dict[str, Any]]:
     """Id -> its latest entry, by column. All are held in memory: for small runs."""
     latest: dict[str, dict[str, Any]] = {}
-    columns = ledger.SCHEMA.names
-    for values in _read(output, ledger.read_ledger(output).parts, *columns):
-        entry = dict(zip(columns, values, strict=True))
-        before = latest.get(entry["id"])
-        if before is None or before["finished_at"] <= entry["finished_at"]:
-            latest[entry["id"]] = entry
+
+    def keep_latest(_name: str, table: pa.Table) -> None:
+        for entry in table.to_pylist():
+            before = latest.get(entry["id"])
+            if before is None or before["finished_at"] <= entry["finished_at"]:
+                latest[entry["id"]] = entry
+
+    ledger.read_parts(output, ledger.SCHEMA.names, keep_latest)
     return latest
 
 

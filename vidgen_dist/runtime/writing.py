@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidgen_dist import media, storage
+from vidgen_dist import media, quality, storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.watchdog import Pulse
+from vidgen_dist.storage import redact_message
 
 FRAMES_WAITING = 1
 """Videos that may wait, in memory, for the write thread; then rendering waits for it."""
@@ -121,33 +123,49 @@ class WriteThread:
 
     def _commit(self, output: storage.Storage, outcome: Outcome) -> tuple[LedgerEntry, Event]:
         """Encode and store a video; its entry, or a dead letter."""
-        row, error = outcome.row, outcome.error
+        row, error, measured = outcome.row, outcome.error, None
         if error is None:
             begun = time.perf_counter()
             try:
+                measured = quality.measure(outcome.frames)
+                quality.reject(measured, self._job.output.reject)
                 with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
                     video = self._encode(outcome, Path(folder))
                     self.pulse.beat("write")
                     name = storage.safe_name(row.id)
                     uri = with_retries(lambda: media.commit_video(output, video, name), hurry=self._abandon)
                 seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
-                entry = done_entry(self._job, self._name, row, outcome.fingerprint, video, uri, seconds)
+                entry = done_entry(
+                    self._job, self._name, row, outcome.fingerprint, video, uri, seconds, measured
+                )
                 return entry, Event("done", row.id)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 error = failure
                 if storage.is_full(failure):
                     # Every further row would be rendered in vain.
-                    self._say(Event("stuck", error=type(failure).__name__, message=str(failure)))
+                    self._say(Event("stuck", error=type(failure).__name__, message=told(failure)))
         kind, message = type(error).__name__, told(error)
-        entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message)
+        entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message, measured)
         return entry, Event("failed", row.id, kind, message)
 
     def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
-        output, fps = self._job.output, outcome.row.request.fps
-        assert fps is not None, "rules fill it in"
+        output, request = self._job.output, outcome.row.request
+        assert request.fps is not None, "rules fill it in"
         suffix = "" if output.format == "png" else f".{output.format}"
         return media.write_video(
-            outcome.frames, folder / f"video{suffix}", format=output.format, fps=fps, crf=output.crf
+            outcome.frames,
+            folder / f"video{suffix}",
+            format=output.format,
+            fps=request.fps,
+            crf=output.crf,
+            tags=provenance_tags(
+                id=outcome.row.id,
+                model=self._job.model.id,
+                revision=self._job.model.revision,
+                seed=request.seed,
+                fingerprint=outcome.fingerprint,
+                aigc_producer=output.aigc_producer,
+            ),
         )
 
     def _enter(self, writer: LedgerWriter, entry: LedgerEntry, event: Event) -> Event:
@@ -165,15 +183,16 @@ class WriteThread:
             else:
                 with_retries(flush, hurry=self._abandon)
         except OSError as error:
-            self._say(Event("stuck", error=type(error).__name__, message=str(error)))
+            self._say(Event("stuck", error=type(error).__name__, message=told(error)))
             return False
         return True
 
 
 def told(error: BaseException) -> str:
-    """An error's message, and where in our code it came from when it is none of ours."""
+    """An error's message without secrets, and where in our code it came from when it is none of ours."""
+    message = redact_message(str(error))
     if isinstance(error, OSError | ValueError | Refused):
-        return str(error)
+        return message
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{error}{place}"
+    return f"{message}{place}"
