@@ -165,6 +165,8 @@ def test_a_checkpoint_without_a_component(
         (["--cfg", "3"], ["topology.cfg", "3"]),
         (["--memory", "much"], ["topology.memory", "'much'", "64GB"]),
         (["--crf", "99"], ["output.crf", "99", "51"]),
+        (["--reject", "black,dark"], ["output.reject", "'dark'", "black, frozen, blown-out"]),
+        (["--aigc-producer", 'A"B'], ["output.aigc_producer", "200 printable characters"]),
         (["--format", "avi"], ["output.format", "'avi'", "'mp4'"]),
         (["--fps", "-1"], ["output.fps", "-1"]),
         (["--passthrough", "source"], ["'source'"]),
@@ -219,6 +221,7 @@ def test_flags_and_run_file_are_one_thing(
     )
     flags += " --set negative_prompt=no"
     flags += " --ulysses 2 --ring 3 --cfg 2 --gang 12 --memory 64GB --npus 36"
+    flags += " --reject black,frozen --reject blown-out --aigc-producer ACME"
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
     run_file = tmp_path / "run.yaml"
@@ -233,6 +236,8 @@ def test_flags_and_run_file_are_one_thing(
         "negative_prompt": "no",
     }
     assert specs[0].manifest.passthrough == ("source", "licence")
+    assert specs[0].output.reject == ("black", "frozen", "blown-out")
+    assert specs[0].output.aigc_producer == "ACME"
     assert (specs[0].topology.replicas, specs[0].topology.ranks) == (3, 12)
     assert specs[2].output.uri == "other"
     assert specs[2].sampling["num_frames"] == 17

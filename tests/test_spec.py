@@ -56,6 +56,18 @@ def test_yaml_comes_back_as_it_went() -> None:
     assert parse_spec(spec.to_yaml(), "again.yaml") == spec
 
 
+def test_what_decides_no_pixels_of_the_output() -> None:
+    text = "model: {id: m}\nmanifest: {uri: a}\n"
+    text += "output: {uri: b, reject: [black, blown-out], aigc_producer: 机器}\n"
+    spec = parse_spec(text, "run.yaml")
+    assert (spec.output.reject, spec.output.aigc_producer) == (("black", "blown-out"), "机器")
+    assert parse_spec(spec.to_yaml(), "again.yaml") == spec
+    with pytest.raises(Refused, match=r"line 3: output\.reject\.0: 'dark' is not allowed; .* black, frozen"):
+        parse_spec(text.replace("black", "dark"), "run.yaml")
+    with pytest.raises(Refused, match=r"line 3: output\.aigc_producer: .*1 to 200 printable characters"):
+        parse_spec(text.replace("机器", "' 机器'"), "run.yaml")
+
+
 def test_flags_and_yaml_give_the_same_spec() -> None:
     text = "model: {id: m}\nmanifest: {uri: rows.parquet}\noutput: {uri: out}\nsampling: {num_frames: 9}\n"
     flags = {"model.id": "m", "manifest.uri": "rows.parquet", "output.uri": "out", "sampling.num_frames": 9}

@@ -24,7 +24,7 @@ SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "png": "", "npy": ".npy"}
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
 ODD_IDS = [
     "a\nb\r\nc", "🎬", "a=b;c#d\\e", "x" * 1000, "🎬" * 1000, "a\0b", "\ud800", ' "q" ', "é", "[STREAM]",
-    ";FFMETADATA1", "50%", "<a>&amp;</a>", "x" * 200_000,
+    ";FFMETADATA1", "50%", "\\", "a\\\nb", "<a>&amp;</a>", "x" * 200_000,
 ]  # fmt: skip
 
 
@@ -47,9 +47,10 @@ def read_mp4(path: Path) -> dict[str, str]:
     # bitexact: or it signs what it prints.
     command += ["-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
     done = subprocess.run(command, capture_output=True, check=True)
-    lines = re.split(r"(?<!\\)\n", done.stdout.decode())
+    # A backslash takes the next character with it, be it a line's end or another backslash.
+    lines = re.findall(r"(?:[^\\\n]|\\.)+", done.stdout.decode(), re.DOTALL)
     assert lines[0] == ";FFMETADATA1"
-    pairs = [re.match(r"((?:[^\\=]|\\.)*)=(.*)", line, re.DOTALL) for line in lines[1:] if line]
+    pairs = [re.match(r"((?:[^\\=]|\\.)*)=(.*)", line, re.DOTALL) for line in lines[1:]]
     found = {match[1]: re.sub(r"\\(.)", r"\1", match[2], flags=re.DOTALL) for match in pairs if match}
     return {k: v for k, v in found.items() if k not in ("major_brand", "minor_version", "compatible_brands")}
 
@@ -64,9 +65,14 @@ def read_png(path: Path) -> dict[str, str]:
         return {k: str(v) for k, v in image.text.items() if k != "XML:com.adobe.xmp"}
 
 
-def read(video: media.EncodedVideo, format: str) -> dict[str, str]:
-    path = video.path / "000000.png" if format == "png" else video.path
+def read_tags(path: Path, format: str) -> dict[str, str]:
+    """Of a video's file, or folder of frames."""
+    path = path / "000000.png" if format == "png" else path
     return {"mp4": read_mp4, "gif": read_gif, "png": read_png}[format](path)
+
+
+def read(video: media.EncodedVideo, format: str) -> dict[str, str]:
+    return read_tags(video.path, format)
 
 
 def label_of_xmp(packet: str | bytes) -> str:

@@ -13,6 +13,8 @@ Prompts are texts of words; those with a colon are orders:
     sign:FOLDER     makes a file in FOLDER, once, that is named after the rank, the process, NPUs and cores
     wait:FILE       goes on when FILE is there (60 s at most)
     replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
+    black:          renders black frames
+    frozen:         renders the first frame again and again
     ignore-steps:   shows no sign of life, as a long denoising step would
 
 `ORDER@RANK:` is heeded by that rank of a gang alone. Ranks of a gang wait for each other before every step,
@@ -155,7 +157,13 @@ class FakePipeline:
         self._mesh.meet()
         rng = np.random.Generator(np.random.PCG64(request.seed or 0))
         shape = (request.num_frames, request.height, request.width, 3)
-        return Rendering(rng.random(shape, np.float32), {"denoise": time.perf_counter() - begun})
+        frames = rng.random(shape, np.float32)
+        wanted = {order for order, _ in words}
+        if "black" in wanted:
+            frames[:] = 0
+        if "frozen" in wanted:
+            frames[:] = frames[:1]
+        return Rendering(frames, {"denoise": time.perf_counter() - begun})
 
     def _orders(self, prompt: str) -> list[tuple[str, str]]:
         """The orders of a prompt that are for this rank, and their arguments."""

@@ -52,6 +52,20 @@ def test_a_run_and_going_on_with_it(make_spec: MakeSpec, make_manifest: MakeMani
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_what_decides_no_pixels_renders_nothing_again(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    two = make_manifest("noise", "black:")
+    assert counts(run(make_spec(two))) == (0, 2, 0, 0)
+    strict = {"output__reject": ["black"], "output__aigc_producer": "ACME"}
+    three = make_manifest("noise", "black:", "black: again")
+    assert counts(run(make_spec(three, **strict))) == (2, 0, 1, 1)
+    assert entries(tmp_path / "out")[-1]["error_class"] == "VideoRejected"
+    # No longer rejected.
+    assert counts(run(make_spec(three))) == (2, 1, 0, 0)
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_frames_do_not_depend_on_the_workers(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
-from vidgen_dist.ledger import LedgerWriter
+from tests.test_tags import read_tags
+from vidgen_dist.ledger import LATER, LedgerWriter
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import unison
@@ -351,6 +353,82 @@ def test_formats(start: Callable[..., Heard], tmp_path: Path, format: str) -> No
     else:
         assert path.suffix == f".{format}"
         assert path.stat().st_size == entry["bytes"]
+
+
+# --- what files say of themselves, and whether they look right -------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["mp4", "gif", "png"])
+def test_a_stored_file_says_what_it_is(start: Callable[..., Heard], tmp_path: Path, format: str) -> None:
+    heard = start(format=format)
+    heard.worker.submit([row("A row / 1")])
+    heard.until("done", "failed")
+    finish(heard)
+    (entry,) = entries(tmp_path / "out")
+    expected = {"id": "A row / 1", "model": "fake", "seed": "7", "fingerprint": entry["fingerprint"]}
+    assert read_tags(Path(entry["uri"]), format) == expected
+
+
+def test_a_producer_is_named_in_the_file(start: Callable[..., Heard], tmp_path: Path) -> None:
+    heard = start(format="mp4", aigc_producer="ACME & Söhne")
+    heard.worker.submit([row("x")])
+    heard.until("done", "failed")
+    finish(heard)
+    (entry,) = entries(tmp_path / "out")
+    label = json.loads(read_tags(Path(entry["uri"]), "mp4")["AIGC"])
+    assert (label["Label"], label["ContentProducer"]) == ("1", "ACME & Söhne")
+    assert label["ProduceID"] == f"x/{entry['fingerprint']}"
+
+
+def test_the_ledger_tells_what_videos_look_like(start: Callable[..., Heard], tmp_path: Path) -> None:
+    heard = start()
+    heard.worker.submit(
+        [row("noise"), row("dark", "black:"), row("one", num_frames=1), row("bad", "raise:x")]
+    )
+    heard.until("failed")
+    finish(heard)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    assert found["noise"]["flags"] == []
+    assert found["noise"]["mean_luma"] == pytest.approx(0.5, abs=0.03)
+    assert found["noise"]["motion"] == pytest.approx(1 / 3, abs=0.03)
+    dark = {name: found["dark"][name] for name in ("status", *LATER)}
+    assert dark == {
+        "status": "done",
+        "mean_luma": 0.0,
+        "motion": 0.0,
+        "clipped": 1.0,
+        "flags": ["black", "frozen"],
+    }
+    assert found["one"]["motion"] is None
+    assert [found["bad"][name] for name in LATER] == [None] * len(LATER)
+
+
+def test_rejected_videos_are_dead_letters_and_not_stored(start: Callable[..., Heard], tmp_path: Path) -> None:
+    heard = start(reject=("black",))
+    heard.worker.submit([row("dark", "black:"), row("still", "frozen:")])
+    heard.until("done")
+    finish(heard)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    dark, still = found["dark"], found["still"]
+    assert (dark["status"], dark["error_class"], dark["uri"]) == ("failed", "VideoRejected", None)
+    assert dark["error_message"] == "the video is black: mean luma 0, motion 0, clipped 1"
+    assert (dark["mean_luma"], dark["flags"]) == (0.0, ["black", "frozen"])
+    assert (still["status"], still["flags"]) == ("done", ["frozen"])
+    stored = [file for file in (tmp_path / "out" / "videos").rglob("*") if file.is_file()]
+    assert stored == [Path(still["uri"])]
+
+
+def test_messages_hold_no_secrets(
+    start: Callable[..., Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_SECRET", "sesame-open-42")
+    heard = start()
+    heard.worker.submit([row("x", "raise:sesame-open-42,https://anna:pw@host/clip?signature=abc")])
+    (event,) = [event for event in heard.until("failed") if event.kind == "failed"]
+    finish(heard)
+    (entry,) = entries(tmp_path / "out")
+    assert entry["error_message"] == event.message
+    assert event.message.startswith("***,https://host/clip (fake_engine.py, line ")
 
 
 # --- a gang, all of its ranks in this process -----------------------------------------------------------
