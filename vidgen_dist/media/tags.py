@@ -47,7 +47,8 @@ def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def ffmetadata(tags: Mapping[str, str]) -> bytes:
     """The tags in the text format that ffmpeg reads metadata from."""
-    lines = [f"{key}=" + _FFMETADATA_SPECIAL.sub(r"\\\1", value) for key, value in tags.items()]
+    # ffmpeg reads on after a backslash at a line's end, also an escaped one; a null byte ends any line.
+    lines = [f"{key}=" + _FFMETADATA_SPECIAL.sub(r"\\\1", value) + "\0" for key, value in tags.items()]
     return "\n".join([";FFMETADATA1", *lines, ""]).encode()
 
 
