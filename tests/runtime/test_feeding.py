@@ -74,18 +74,27 @@ def test_a_suspect_is_rendered_alone() -> None:
 def test_rows_that_were_begun_are_suspects() -> None:
     held = hand(3)
     held.started |= {"0", "1"}
-    assert held.suspects() == {"0", "1"}
+    assert held.suspects(writing=True) == {"0", "1"}
 
 
 def test_the_next_row_is_a_suspect_while_nothing_is_in_the_model() -> None:
     held = hand(3)
-    assert held.suspects() == {"0"}
+    assert held.suspects(writing=True) == {"0"}
     held.started.add("0")
     held.ahead.discard("0")
-    assert held.suspects() == {"0", "1"}
+    assert held.suspects(writing=True) == {"0", "1"}
     held.drop("0")
-    assert held.suspects() == {"1"}
+    assert held.suspects(writing=True) == {"1"}
+
+
+def test_what_left_the_model_is_no_suspect_of_one_who_does_not_write() -> None:
+    held = hand(3)
+    held.started |= {"0", "1"}
+    held.ahead.discard("0")
+    assert held.suspects(writing=False) == {"1"}
+    held.ahead.discard("1")
+    assert held.suspects(writing=False) == {"2"}
 
 
 def test_empty_hands_have_no_suspects() -> None:
-    assert Hand().suspects() == set()
+    assert Hand().suspects(writing=True) == set()

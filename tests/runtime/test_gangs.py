@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -17,8 +18,9 @@ from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, NPUS, entries, signs_in
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime import crew
+from vidgen_dist.runtime import crew, driver
 from vidgen_dist.runtime.driver import RunResult, render
+from vidgen_dist.runtime.entries import outcomes_of
 from vidgen_dist.spec import RunSpec
 
 PATIENCE = 60.0
@@ -136,6 +138,44 @@ def test_a_member_that_dies_or_hangs(
     names = {entry["worker"] for entry in done if at < entry["finished_at"] < rebuilt}
     assert len(names) == 1
     assert len({entry["worker"] for entry in done}) <= 3
+
+
+def test_a_followers_death_takes_no_finished_video_with_it(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Entries that wait to be written are written, and what was being encoded is finished."""
+    signs, happened = folder(tmp_path / "signs"), tmp_path / "happened"
+    prompts = [f"sign:{folder(signs / i)}" for i in "abc"] + [f"die-once@1:{happened}", *"efgh"]
+    spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__ulysses=2)
+    assert run(spec).done == 8
+    done = entries(tmp_path / "out")
+    assert sorted((entry["id"], entry["status"]) for entry in done) == [(i, "done") for i in "abcdefgh"]
+    # The leader finished them after the death: they are of one shard.
+    assert {entry["worker"] for entry in done if entry["id"] in "abc"} == {done[0]["worker"]}
+    for row_id in "abc":
+        assert len(signs_in(signs / row_id)) == 2
+
+
+def test_what_a_frozen_leader_entered_is_asked_when_it_is_gone(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray says that a worker is dead before its process is: its entries may still come."""
+    signs, asked = folder(tmp_path / "signs"), []
+
+    def ask(*where: Any) -> dict[str, str]:
+        asked.append([is_gone(sign.pid) for sign in signs_in(signs)])
+        return outcomes_of(*where)
+
+    monkeypatch.setattr(driver, "outcomes_of", ask)
+    monkeypatch.setattr(crew, "LAST_WORDS_SECONDS", 1.0)
+    monkeypatch.setattr(crew, "POLL_SECONDS", 0.5)
+    spec = make_spec(
+        make_manifest(f"sign:{signs} stop-once:{tmp_path}/happened"),
+        topology__replicas=1,
+        topology__watchdog={"encode": 2, "denoise": 2},
+    )
+    assert run(spec).done == 1
+    assert asked == [[True]]
 
 
 def test_an_error_of_all_ranks_is_the_rows(

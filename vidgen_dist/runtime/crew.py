@@ -3,6 +3,10 @@
 Rows go to whoever has room. A gang one of whose members dies, hangs or disagrees with the others is replaced
 as a whole, and its unfinished rows go back; the other gangs do not hear of it. Which of its rows killed it
 is not known at first, see `feeding`. A row with `MAX_DEATHS` is given up; its neighbours go through.
+
+What a lost gang has finished counts. So its leader, if it still answers, is told to finish its writing, and
+what its ledger entries say is asked when it can write no more: a row that went back too early would be done
+twice.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -40,9 +45,58 @@ BLAME_SECONDS = 2.0
 STOP_SECONDS = 20.0
 """What an ordered stop may take; writing the ledger is all that is left to do."""
 
+LAST_WORDS_SECONDS = 10.0
+"""What the leader of a lost gang may take to finish its writing."""
+
+ANSWER_SECONDS = 5.0
+"""A leader whose answer is late by so much is not told to finish anything."""
+
+DEATH_SECONDS = 10.0
+"""Until then Ray must say that a leader is dead that was killed."""
+
+LINGER_SECONDS = 6.0
+"""How long a process may write after Ray says it is dead: Ray says so when it has asked it to end, which was
+seen to take 190 ms, and kills one that does not heed it after 5 s."""
+
 
 class Stopped(Exception):
     """The run cannot go on; what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a gang is lost.
+
+    Args:
+        why: For a person.
+        member: Who died or is silent; None where the members themselves say that they cannot go on.
+        dead: Whether Ray says that it is dead.
+        error: Class of the error, for the dead letter of a row that is given up for it.
+    """
+
+    why: str
+    member: Member | None = None
+    dead: bool = False
+    error: str = "WorkerDied"
+
+
+@dataclass(eq=False)
+class Dying:
+    """A gang that is lost and may still write.
+
+    Args:
+        gang: Which one.
+        loss: Why.
+        until: When its leader must have stopped, or be dead.
+        killed: Whether its members were.
+        silent: Whether its leader can write no more.
+    """
+
+    gang: Gang
+    loss: Loss
+    until: float
+    killed: bool = False
+    silent: bool = False
 
 
 class Crew:
@@ -89,6 +143,7 @@ class Crew:
         self._hiring = Hiring(job, replicas)
         self._feed = Feed(rows, pending, shard_size, replicas)
         self._gangs: list[Gang] = []
+        self._dying: list[Dying] = []
         self._made = 0
         self._placed = False
         self._losses = [0] * replicas
@@ -106,17 +161,20 @@ class Crew:
         try:
             for replica in range(len(self._losses)):
                 self._hire(replica)
-            while self._gangs and self._interrupts.level < 2:
+            while (self._gangs or self._dying) and self._interrupts.level < 2:
                 self._feed_all()
                 # What is told of an interrupt is told when the gangs know of it.
                 self._tick(self._ready())
                 self._listen()
                 self._watch()
-            if self._gangs:
+                self._bury_the_dead()
+            if self._gangs or self._dying:
                 self._stop_now()
         finally:
             for gang in list(self._gangs):
                 self._dismiss(gang)
+            for dying in self._dying:
+                self._kill(dying)
         if self._fault is not None:
             raise self._fault
         if not self._ending and not self._feed.empty:
@@ -143,41 +201,93 @@ class Crew:
         self._gangs.remove(gang)
         self._hiring.dismiss(gang)
 
-    def _bury(self, gang: Gang, why: str) -> None:
-        """A gang is lost: take its rows back and hire another."""
-        self._dismiss(gang)
-        self._last_loss = why
+    # Losing a gang
+
+    def _lose(self, gang: Gang, loss: Loss) -> None:
+        """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
+        self._gangs.remove(gang)
+        self._last_loss = loss.why
+        now = time.monotonic()
+        dying = Dying(gang, loss, now + LAST_WORDS_SECONDS)
+        self._dying.append(dying)
+        leader = gang.leader
+        if gang.stopped or not gang.hand.tasks or (loss.member is leader and loss.dead):
+            dying.silent = True
+        elif now - leader.asked < POLL_SECONDS + ANSWER_SECONDS:
+            leader.order("stop", True)
+            return
+        self._kill(dying)
+
+    def _kill(self, dying: Dying) -> None:
+        if not dying.killed:
+            dying.killed = True
+            dying.until = time.monotonic() + DEATH_SECONDS
+            self._hiring.dismiss(dying.gang)
+
+    def _hear_of_dying(self, dying: Dying, call: Any, what: Any) -> None:
+        """What the leader of a lost gang, or Ray, still has to say."""
+        gang, leader = dying.gang, dying.gang.leader
+        if call in leader.orders:
+            leader.orders.remove(call)
+        elif isinstance(what, Exception):
+            leader.answer = None
+            if dying.killed:
+                dying.until = time.monotonic() + LINGER_SECONDS
+            else:
+                dying.silent = True
+        else:
+            for event in what.events:
+                if event.id is not None:
+                    self._hear_of_row(gang, event, event.id)
+                dying.silent |= event.kind == "stopped"
+            leader.poll(POLL_SECONDS)
+
+    def _bury_the_dead(self) -> None:
+        for dying in list(self._dying):
+            late = time.monotonic() > dying.until
+            if dying.silent or (dying.killed and late):
+                self._kill(dying)
+                self._bury(dying)
+            elif late:
+                self._kill(dying)
+
+    def _bury(self, dying: Dying) -> None:
+        """A lost gang writes no more: take its rows back and hire another."""
+        self._dying.remove(dying)
+        gang, loss = dying.gang, dying.loss
         # Its last words may have been lost on the way.
         try:
             outcomes = self._outcomes_of(gang.name) if gang.hand.tasks else {}
         except OSError as error:
             outcomes = {}
             self._end(Stopped(f"the ledger cannot be read: {error}"))
-        suspects = gang.hand.suspects()
+        for row_id in [row_id for row_id in gang.hand.tasks if row_id in outcomes]:
+            gang.hand.drop(row_id)
+            self._on_result(Event("done" if outcomes[row_id] == DONE else "failed", row_id))
+        # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
+        suspects = gang.hand.suspects(writing=loss.member is gang.leader or len(gang.members) == 1)
         for row_id, task in gang.hand.tasks.items():
-            if row_id in outcomes:
-                self._on_result(Event("done" if outcomes[row_id] == DONE else "failed", row_id))
-            elif row_id not in suspects:
-                self._feed.put_back(task)
+            if row_id in suspects:
+                self._suspect(task, loss)
             else:
-                self._suspect(task, why)
+                self._feed.put_back(task)
         self._losses[gang.replica] = 0 if gang.ready else self._losses[gang.replica] + 1
         if self._losses[gang.replica] < MAX_DEATHS and not self._ending:
             self._hire(gang.replica)
 
-    def _suspect(self, task: Task, why: str) -> None:
+    def _suspect(self, task: Task, loss: Loss) -> None:
         task.deaths += 1
         if task.deaths < MAX_DEATHS:
             self._feed.put_back(task)
             return
-        message = f"{task.deaths} workers died with this row; the last: {why}"
+        message = f"{task.deaths} workers died with this row; the last: {loss.why}"
         try:
-            self._give_up(task.row, "WorkerDied", message)
+            self._give_up(task.row, loss.error, message)
         except OSError as error:
             self._feed.put_back(task)
             self._end(Stopped(f"the ledger cannot be written: {error}"))
         else:
-            self._on_result(Event("failed", task.row.id, "WorkerDied", message))
+            self._on_result(Event("failed", task.row.id, loss.error, message))
 
     # Feeding
 
@@ -185,7 +295,8 @@ class Crew:
         for gang in self._gangs:
             if not self._ending and gang.ready and not gang.told_to_stop and gang.broken is None:
                 self._feed_one(gang)
-        if not self._ending and (not self._feed.empty or any(gang.hand.tasks for gang in self._gangs)):
+        holding = [*self._gangs, *(dying.gang for dying in self._dying)]
+        if not self._ending and (not self._feed.empty or any(gang.hand.tasks for gang in holding)):
             return
         for gang in list(self._gangs):
             if not gang.ready:
@@ -209,13 +320,17 @@ class Crew:
 
     def _listen(self) -> None:
         """Hear whatever there is to hear, for a quarter of a second at most where there is nothing."""
-        asked = {
+        asked: dict[Any, tuple[Gang | Dying, Member]] = {
             call: (gang, member)
             for gang in self._gangs
             for member in gang.members
             for call in (member.answer, *member.orders)
         }
+        for dying in self._dying:
+            leader = dying.gang.leader
+            asked |= {call: (dying, leader) for call in (leader.answer, *leader.orders) if call is not None}
         if not asked:
+            time.sleep(0.05)
             return
         answered, _ = ray.wait(list(asked), num_returns=1, timeout=0.25)
         if answered:
@@ -224,17 +339,26 @@ class Crew:
         said = [(call, _result(call)) for call in answered]
         # Of a gang that lost a member, the others complain: the death is the cause.
         for call, what in sorted(said, key=lambda pair: not isinstance(pair[1], Exception)):
-            gang, member = asked[call]
-            if gang not in self._gangs:
-                continue
-            if isinstance(what, Exception):
-                self._bury(gang, f"{gang.rank_of(member)}: {_cause(what)}")
+            whose, member = asked[call]
+            if isinstance(whose, Dying):
+                self._hear_of_dying(whose, call, what)
+            elif whose not in self._gangs:
+                self._hear_too_late(whose, call, what)
+            elif isinstance(what, Exception):
+                why = f"{whose.rank_of(member)}: {_cause(what)}"
+                self._lose(whose, Loss(why, member, dead=isinstance(what, ray.exceptions.RayActorError)))
             elif call in member.orders:
                 member.orders.remove(call)
             else:
-                self._hear(gang, member, what)
+                self._hear(whose, member, what)
         if not self._placed and time.monotonic() - self._begun > START_SECONDS:
             self._end(Stopped(f"the cluster had no place for a worker within {START_SECONDS:g} s"))
+
+    def _hear_too_late(self, gang: Gang, call: Any, what: Any) -> None:
+        """What came together with the news by which its gang was lost."""
+        for dying in self._dying:
+            if dying.gang is gang and call in (gang.leader.answer, *gang.leader.orders):
+                self._hear_of_dying(dying, call, what)
 
     def _hear(self, gang: Gang, member: Member, said: Place | Report) -> None:
         if isinstance(said, Place):
@@ -273,16 +397,19 @@ class Crew:
             what = "broke down" if gang.ready else "could not load the model"
             why = f"{gang.rank_of(member)} {what}: {event.error}: {event.message}"
             gang.broken = gang.broken or (why, time.monotonic())
-        elif event.kind == "stopped" and (gang.broken is None or self._interrupts.level > 1):
-            self._dismiss(gang)
+        elif event.kind == "stopped":
+            gang.stopped = True
+            if gang.broken is None or self._interrupts.level > 1:
+                self._dismiss(gang)
 
     def _others(self, gang: Gang) -> list[Gang]:
-        return [other for other in self._gangs if other is not gang]
+        there = (*self._gangs, *(dying.gang for dying in self._dying))
+        return [other for other in there if other is not gang]
 
     # Watching
 
     def _watch(self) -> None:
-        """Bury the gangs that something is wrong with."""
+        """Lose the gangs that something is wrong with."""
         now = time.monotonic()
         # If this process itself was held up, that says nothing about the others.
         held_up = max(0.0, now - self._looked - 2 * POLL_SECONDS)
@@ -290,23 +417,23 @@ class Crew:
         for gang in list(self._gangs):
             for member in gang.members:
                 member.asked += held_up
-            if why := self._wrong_with(gang, now):
-                self._bury(gang, why)
+            if loss := self._wrong_with(gang, now):
+                self._lose(gang, loss)
 
-    def _wrong_with(self, gang: Gang, now: float) -> str | None:
+    def _wrong_with(self, gang: Gang, now: float) -> Loss | None:
         if gang.broken is not None:
             why, since = gang.broken
             # A gang of one has nobody else who could have died.
-            return why if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
+            return Loss(why) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
         if gang.gathering_since is not None and now - gang.gathering_since > GATHER_SECONDS:
             missing = [gang.rank_of(member) for member in gang.members if not member.address]
-            return f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s"
+            return Loss(f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s")
         for member in gang.members:
             if silence := overdue(member.silent, self._limits):
-                return f"{gang.rank_of(member)}: {silence}"
+                return Loss(f"{gang.rank_of(member)}: {silence}", member)
             allowed = POLL_SECONDS + patience(member.silent, self._limits)
             if member.place is not None and now - member.asked > allowed:
-                return f"{gang.rank_of(member)}: no answer for {allowed:.0f} s"
+                return Loss(f"{gang.rank_of(member)}: no answer for {allowed:.0f} s", member)
         return None
 
     def _stop_now(self) -> None:
@@ -318,8 +445,9 @@ class Crew:
             else:
                 self._dismiss(gang)
         until = time.monotonic() + STOP_SECONDS
-        while self._gangs and time.monotonic() < until:
+        while (self._gangs or self._dying) and time.monotonic() < until:
             self._listen()
+            self._bury_the_dead()
 
 
 def _result(call: Any) -> Any:

@@ -48,12 +48,17 @@ class Hand:
         self.started.discard(row_id)
         del self.tasks[row_id]
 
-    def suspects(self) -> set[str]:
-        """The rows that a gang can have died of: begun and not done, or the next if the news was lost."""
+    def suspects(self, *, writing: bool) -> set[str]:
+        """The rows that a gang can have died of: begun and not done, or the next if the news was lost.
+
+        Args:
+            writing: Whether it can have died of writing a row; else only of what was in the model.
+        """
         begun = {row_id for row_id in self.tasks if row_id in self.started}
         following = next((row_id for row_id in self.tasks if row_id not in begun), None)
         nothing_in_the_model = not (begun & self.ahead)
-        return begun | ({following} if following is not None and nothing_in_the_model else set())
+        suspects = begun if writing else begun & self.ahead
+        return suspects | ({following} if following is not None and nothing_in_the_model else set())
 
 
 class Feed:

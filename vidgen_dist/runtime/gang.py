@@ -125,6 +125,7 @@ class Gang:
         hand: The rows that it has.
         gathering_since: When the first of several had a place; None before, and once all have joined.
         told_to_stop: Whether it was.
+        stopped: Whether its leader said that it has written all that it will.
         broken: What a member said is wrong with it, and when.
     """
 
@@ -135,6 +136,7 @@ class Gang:
     hand: Hand = field(default_factory=Hand)
     gathering_since: float | None = None
     told_to_stop: bool = False
+    stopped: bool = False
     broken: tuple[str, float] | None = None
 
     @property
