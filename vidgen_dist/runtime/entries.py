@@ -16,7 +16,7 @@ from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.quality import Quality, flags
 from vidgen_dist.runtime.job import Job, Row
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage import Storage, redact_message
 
 SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 
@@ -79,7 +79,8 @@ def failed_entry(
         revision=job.model.revision,
         worker=worker,
         error_class=error_class,
-        error_message=message,
+        # Of a row that killed its gangs, it quotes what Ray and the ranks said.
+        error_message=redact_message(message),
         extra=row.passthrough,
         **({} if quality is None else _measured(quality)),
     )

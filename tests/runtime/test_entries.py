@@ -1,0 +1,27 @@
+"""Ledger entries as the runtime makes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, row
+from vidgen_dist.quality import Quality
+from vidgen_dist.runtime.entries import failed_entry
+from vidgen_dist.runtime.job import Job
+from vidgen_dist.spec import Model, Output
+
+JOB = Job("engine", Model(id="m"), "cpu", Output(uri="out"), IDENTITY, PASSTHROUGH)
+
+
+def test_whatever_a_dead_letter_quotes_is_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    message = "2 workers died with this row; the last: rank 1 raised E: s3://me:pw@b/x?sig=1 hf_0123456789"
+    entry = failed_entry(JOB, "driver", row("x"), "f", "WorkerDied", message)
+    assert entry.error_message == "2 workers died with this row; the last: rank 1 raised E: s3://b/x ***"
+
+
+def test_the_numbers_of_a_rejected_video_are_kept() -> None:
+    entry = failed_entry(JOB, "w", row("x"), "f", "VideoRejected", "…", Quality(0.9, None, 0.75))
+    assert (entry.mean_luma, entry.motion, entry.clipped, entry.flags) == (0.9, None, 0.75, ("blown-out",))
+    unmeasured = failed_entry(JOB, "w", row("x"), "f", "MediaError", "…")
+    assert (unmeasured.mean_luma, unmeasured.flags) == (None, None)
