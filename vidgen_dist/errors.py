@@ -7,3 +7,10 @@ class Refused(Exception):
     The message names the file, row, column or key and says what is allowed. `vidgen` prints it
     without a traceback and exits with status 2.
     """
+
+
+class RowError(Exception):
+    """What is known to be a row's own fault: all ranks of a gang raise it alike, at the same place.
+
+    After it they go on together. Any other error may have come in the middle of an exchange.
+    """

@@ -13,12 +13,14 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
+from vidgen_dist.errors import RowError
+
 MAX_SEED = 2**63 - 1
 # A frame of a gif lasts 65,535 hundredths of a second at most.
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 
 
-class RequestError(ValueError):
+class RequestError(RowError, ValueError):
     """A field of a request that cannot be: names the field, its value and what is allowed."""
 
     def __init__(self, field: str, value: Any, allowed: str) -> None:

@@ -161,3 +161,19 @@ def test_every_rank_is_in_one_group_of_each_kind() -> None:
         for mesh in meshes:
             group = getattr(mesh, name)
             assert group.ranks[group.index] == mesh.rank
+
+
+def count_exchanges(mesh: Mesh) -> dict[tuple[int, ...], int]:
+    one = nn.from_numpy(np.ones(1, np.float32))
+    mesh.gang.all_gather(one, [1] * 3, what="test").wait()
+    mesh.traffic.clear()
+    mesh.gang.all_to_all([one] * 3, [(1,)] * 3, what="test").wait()
+    first = mesh.gang.first(2)
+    if first is not None:
+        first.all_gather(one, [1] * 2, what="test").wait()
+    return dict(mesh.traffic.issued)
+
+
+def test_exchanges_are_counted_by_group(ranks: Ranks) -> None:
+    counts = ranks.run(count_exchanges, degrees=Degrees(3))
+    assert counts == [{(0, 1, 2): 2, (0, 1): 1}, {(0, 1, 2): 2, (0, 1): 1}, {(0, 1, 2): 2}]

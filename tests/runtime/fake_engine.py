@@ -3,6 +3,8 @@
 Prompts are texts of words; those with a colon are orders:
     sleep:SECONDS   takes that long, in steps of a twentieth of a second
     raise:TEXT      raises RuntimeError
+    nan:TEXT        raises NumericalError, which is a row's own fault
+    uncounted:      counts a collective that no other rank knows of
     exit-once:FILE  raises SystemExit unless FILE is there, and makes it
     die:            ends the process
     die-once:FILE   ends the process unless FILE is there, and makes it
@@ -28,7 +30,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,10 @@ import numpy as np
 
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.collectives import Traffic
 from vidgen_dist.parallel.links import Links, Listener
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.pipelines.rendering import Rendering
+from vidgen_dist.pipelines.rendering import NumericalError, Rendering
 from vidgen_dist.pipelines.rules import Rules, compute_dtype
 from vidgen_dist.pipelines.tasks import TaskRules
 from vidgen_dist.request import RenderRequest
@@ -92,6 +95,7 @@ class FakeMesh:
     rank: int = 0
     ranks: int = 1
     links: Links | None = None
+    traffic: Traffic = field(default_factory=Traffic)
 
     def meet(self) -> None:
         """Wait for all ranks.
@@ -101,6 +105,7 @@ class FakeMesh:
         """
         if self.links is None:
             return
+        self.traffic.issued[tuple(range(self.ranks))] += 1
         others = [rank for rank in range(self.ranks) if rank != self.rank]
         got = [bytearray(1) for _ in others]
         sends = [(rank, memoryview(b"x")) for rank in others]
@@ -196,6 +201,10 @@ class FakePipeline:
             file.touch()
         elif order == "raise" or (order == "raise-once" and _is_first(file)):
             raise RuntimeError(argument)
+        elif order == "nan":
+            raise NumericalError(argument)
+        elif order == "uncounted":
+            self._mesh.traffic.issued[tuple(range(self._mesh.ranks))] += 1
         elif order == "exit-once" and _is_first(file):
             raise SystemExit("the model wants to leave")
         elif order == "die" or (order == "die-once" and _is_first(file)):

@@ -178,7 +178,7 @@ def test_what_a_frozen_leader_entered_is_asked_when_it_is_gone(
     assert asked == [[True]]
 
 
-def test_an_error_of_all_ranks_is_the_rows(
+def test_a_rows_own_error_leaves_the_gang_standing(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     signs = folder(tmp_path / "signs")
@@ -186,7 +186,7 @@ def test_an_error_of_all_ranks_is_the_rows(
     (tmp_path / "bad.png").write_bytes(b"no picture")
     rows = [
         ("a", "", "good"),
-        ("b", "raise:oops", "good"),
+        ("b", "nan:oops", "good"),
         ("c", "", "bad"),
         ("d", "", "missing"),
         ("e", "", "good"),
@@ -198,7 +198,13 @@ def test_an_error_of_all_ranks_is_the_rows(
     result = run(spec)
     assert (result.done, result.failed) == (2, 3)
     errors = {entry["id"]: entry["error_class"] for entry in entries(tmp_path / "out")}
-    assert errors == {"a": None, "b": "RuntimeError", "c": "MediaError", "d": "FileNotFoundError", "e": None}
+    assert errors == {
+        "a": None,
+        "b": "NumericalError",
+        "c": "MediaError",
+        "d": "FileNotFoundError",
+        "e": None,
+    }
     # The processes of the first row rendered all of them.
     assert len(signs_in(signs)) == 2
     assert len({entry["worker"] for entry in entries(tmp_path / "out")}) == 1
@@ -217,14 +223,23 @@ def test_an_error_of_one_rank_breaks_the_gang(
         assert len({sign.pid for sign in signs_in(signs)}) == 4
 
 
+@pytest.mark.parametrize(
+    ("fault", "error", "last"),
+    [
+        ("die@1:", "WorkerDied", "rank 1 on "),
+        # An error of the same class on all ranks does not say that they are at the same place.
+        ("raise:oops", "RuntimeError", "raised RuntimeError: oops"),
+    ],
+)
 def test_a_row_that_breaks_every_gang_is_given_up(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, fault: str, error: str, last: str
 ) -> None:
-    result = run(make_spec(make_manifest("one", "die@1:"), topology__replicas=1, topology__ulysses=2))
+    result = run(make_spec(make_manifest("one", fault), topology__replicas=1, topology__ulysses=2))
     assert (result.done, result.failed) == (1, 1)
     (failed,) = [entry for entry in entries(tmp_path / "out") if entry["status"] == "failed"]
-    assert failed["error_class"] == "WorkerDied"
-    assert f"{crew.MAX_DEATHS} workers died with this row; the last: rank 1 on " in failed["error_message"]
+    assert failed["error_class"] == error
+    assert f"{crew.MAX_DEATHS} workers died with this row; the last: rank " in failed["error_message"]
+    assert last in failed["error_message"]
 
 
 def test_ranks_have_an_npu_each_and_follow_their_order(

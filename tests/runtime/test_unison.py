@@ -1,4 +1,4 @@
-"""What ranks agree on: an error of all is the row's, an error of one breaks the gang."""
+"""What ranks agree on: a row's own error, raised by all, is the row's; any other breaks the gang."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ from concurrent.futures import Future
 
 import pytest
 
+from vidgen_dist.media import MediaError
 from vidgen_dist.parallel.collectives import PeerLost
-from vidgen_dist.runtime import unison
+from vidgen_dist.request import RequestError
 from vidgen_dist.runtime.unison import Ending, GangBroken, Unison
 
-OOPS = Ending.of(RuntimeError("oops"))
+OOPS = Ending.of(MediaError("oops"))
+FIRE = Ending.of(RuntimeError("out of memory"))
 LOST = Ending.of(PeerLost("rank 2 is gone"))
 
 
 class Row:
     """A row on a leader and two followers."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 60.0) -> None:
         self.endings: list[Future[Ending]] = [Future(), Future()]
         self.said: queue.SimpleQueue[GangBroken] = queue.SimpleQueue()
-        self.unison = Unison(self.endings, self.said.put)
+        self.unison = Unison(self.endings, patience, self.said.put)
 
     def end(self, *endings: Ending) -> None:
         for future, ending in zip(self.endings, endings, strict=False):
             future.set_result(ending)
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unison, "SETTLE_SECONDS", 0.2)
-
-
-@pytest.mark.parametrize("own", [Ending(), OOPS, Ending.of(RuntimeError("said in other words"))])
+@pytest.mark.parametrize("own", [Ending(), OOPS, Ending.of(MediaError("said in other words"))])
 def test_alike(own: Ending) -> None:
     row = Row()
     row.end(*[Ending() if own.error is None else OOPS] * 2)
@@ -44,13 +41,15 @@ def test_alike(own: Ending) -> None:
 @pytest.mark.parametrize(
     ("own", "others", "told"),
     [
-        (OOPS, (OOPS, Ending()), "rank 0 raised RuntimeError: oops; rank 2 rendered it"),
-        (Ending(), (Ending(), OOPS), "rank 0 rendered it; rank 2 raised RuntimeError: oops"),
+        (OOPS, (OOPS, Ending()), "rank 0 raised MediaError: oops; rank 2 rendered it"),
+        (Ending(), (Ending(), OOPS), "rank 0 rendered it; rank 2 raised MediaError: oops"),
         (
             OOPS,
-            (Ending.of(ValueError("x")), OOPS),
-            "rank 0 raised RuntimeError: oops; rank 1 raised ValueError: x",
+            (Ending.of(RequestError("fps", 0, "more")), OOPS),
+            "rank 0 raised MediaError: oops; rank 1 raised RequestError: fps",
         ),
+        (FIRE, (FIRE, FIRE), "rank 0 raised RuntimeError: out of memory"),
+        (OOPS, (OOPS, FIRE), "rank 2 raised RuntimeError: out of memory"),
         (LOST, (LOST, LOST), "rank 0 raised PeerLost: rank 2 is gone"),
         (OOPS, (OOPS, LOST), "rank 2 raised PeerLost"),
     ],
@@ -62,29 +61,46 @@ def test_not_alike(own: Ending, others: tuple[Ending, Ending], told: str) -> Non
         row.unison.settle(own)
 
 
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("own", [Ending(), OOPS])
 def test_a_follower_that_does_not_end_the_row(own: Ending) -> None:
-    row = Row()
+    row = Row(patience=0.2)
     row.end(own)
     with pytest.raises(GangBroken, match=r"rank 2 is not done with it after 0\.2 s"):
         row.unison.settle(own)
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_follower_that_gives_up_while_the_leader_waits_for_it() -> None:
-    row = Row()
+    row = Row(patience=0.2)
     row.end(OOPS)
-    assert "rank 1 raised RuntimeError: oops; rank 0 still renders" in str(row.said.get(timeout=10))
+    assert "rank 1 raised MediaError: oops; rank 0 still renders" in str(row.said.get(timeout=10))
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_leader_that_raises_in_time_is_not_complained_of() -> None:
-    row = Row()
+    row = Row(patience=1.0)
     row.end(OOPS, OOPS)
     row.unison.settle(OOPS)
     with pytest.raises(queue.Empty):
-        row.said.get(timeout=1)
+        row.said.get(timeout=1.5)
+
+
+def test_what_is_not_the_rows_is_said_at_once_and_what_it_was() -> None:
+    row = Row()
+    row.end(FIRE)
+    said = row.said.get(timeout=10)
+    assert (str(said), said.error) == ("rank 1 raised RuntimeError: out of memory", "RuntimeError")
+
+
+@pytest.mark.parametrize("error", [None, "MediaError"])
+def test_ranks_that_are_out_of_step(error: str | None) -> None:
+    """The ranks of a group must have begun as many exchanges there; groups may differ."""
+    rows = error is not None
+    row = Row()
+    row.end(*[Ending(error, rows=rows, issued={(0, 1, 2): 5, (1, 2): 7})] * 2)
+    row.unison.settle(Ending(error, rows=rows, issued={(0, 1, 2): 5}))
+    row = Row()
+    row.end(*[Ending(error, rows=rows, issued={(0, 1, 2): n}) for n in (5, 6)])
+    with pytest.raises(GangBroken, match=r"out of step: they have begun \[5, 5, 6\] exchanges"):
+        row.unison.settle(Ending(error, rows=rows, issued={(0, 1, 2): 5}))
 
 
 def test_a_follower_that_cannot_be_reached_is_said_at_once() -> None:

@@ -20,7 +20,6 @@ from tests.test_tags import read_tags
 from vidgen_dist.ledger import LATER, LedgerWriter
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.runtime import unison
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.unison import Ending
@@ -438,7 +437,7 @@ def test_a_gang_renders_together_and_its_leader_alone_writes(tmp_path: Path) -> 
     Image.new("RGB", (24, 16)).save(tmp_path / "fox.png")
     (leader, *others), followers = start_gang(tmp_path / "out", 3)
     missing = row("y", image=str(tmp_path / "none.png"))
-    leader.worker.submit([row("x", image=str(tmp_path / "fox.png")), missing, row("z", "raise:oops")])
+    leader.worker.submit([row("x", image=str(tmp_path / "fox.png")), missing, row("z", "nan:oops")])
     while len(leader.of("done") + leader.of("failed")) < 3:
         leader.events += leader.worker.poll(0.2).events
     assert (leader.of("done"), sorted(leader.of("failed"))) == (["x"], ["y", "z"])
@@ -452,13 +451,20 @@ def test_a_gang_renders_together_and_its_leader_alone_writes(tmp_path: Path) -> 
         assert [event.kind for event in heard.events] == ["seated", "ready"]
 
 
-def test_a_gang_that_disagrees_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unison, "SETTLE_SECONDS", 0.3)
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        ("raise@1:oops", "RuntimeError", "rank 1 raised RuntimeError: oops"),
+        ("raise:oops", "RuntimeError", "raised RuntimeError: oops"),
+        ("uncounted@1:", "GangBroken", "ranks (0, 1) are out of step: they have begun [3, 4] exchanges"),
+    ],
+)
+def test_a_gang_that_is_out_of_step_says_so(tmp_path: Path, prompt: str, error: str, message: str) -> None:
     (leader, _), _ = start_gang(tmp_path / "out", 2)
-    leader.worker.submit([row("x", "raise@1:oops")])
-    (event,) = [event for event in leader.until("broken") if event.kind == "broken"]
-    assert (event.error, leader.of("done"), leader.of("failed")) == ("GangBroken", [], [])
-    assert "rank 1 raised RuntimeError: oops; rank 0 still renders" in event.message
+    leader.worker.submit([row("x", prompt)])
+    event = next(event for event in leader.until("broken") if event.kind == "broken")
+    assert (event.error, leader.of("done"), leader.of("failed")) == (error, [], [])
+    assert message in event.message
 
 
 def test_a_rank_may_be_told_to_take_another_seat(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import imageio_ffmpeg
 from PIL import Image, ImageOps
 
 from vidgen_dist import storage
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, RowError
 from vidgen_dist.media.hashing import BLOCK, feed
 from vidgen_dist.storage import StorageError
 
@@ -33,7 +33,7 @@ MAX_IMAGE_PIXELS = 89_478_485
 MAX_CLIP_PIXELS = 2**31
 
 
-class MediaError(ValueError):
+class MediaError(RowError, ValueError):
     """An image or a clip that cannot be read: names the source and what is allowed."""
 
 

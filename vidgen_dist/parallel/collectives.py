@@ -64,13 +64,16 @@ class Traffic:
     Args:
         sent: Purpose -> bytes that went to other ranks.
         waited: Purpose -> seconds in which the rank had nothing to do but wait.
+        issued: Ranks of a group -> collectives that were begun there, ever. All of them must have begun as
+            many, or they are at different places of the program.
     """
 
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     waited: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    issued: dict[Shape, int] = field(default_factory=lambda: defaultdict(int))
 
     def clear(self) -> None:
-        """Count from nought again."""
+        """Count bytes and seconds from nought again."""
         self.sent.clear()
         self.waited.clear()
 
@@ -139,6 +142,7 @@ class Group:
             return Done(list(pieces))
         sent = sum(piece.nbytes for i, piece in enumerate(pieces) if i != self.index)
         self.traffic.sent[what] += sent
+        self.traffic.issued[self.ranks] += 1
         return _Timed(self.transport.all_to_all(self.ranks, pieces, shapes), self.traffic, what)
 
     def all_gather(
@@ -156,6 +160,7 @@ class Group:
         if self.transport is None:
             return Done(piece)
         self.traffic.sent[what] += piece.nbytes * (self.size - 1)
+        self.traffic.issued[self.ranks] += 1
         return _Timed(self.transport.all_gather(self.ranks, piece, lengths, out), self.traffic, what)
 
 

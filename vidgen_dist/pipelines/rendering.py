@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 from PIL import Image
 
+from vidgen_dist.errors import RowError
 from vidgen_dist.request import RenderRequest
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ OnProgress = Callable[[str, int, int], None]
 life of a rendering. Stages without steps have one, which is not reported when it is done."""
 
 
-class NumericalError(ValueError):
+class NumericalError(RowError, ValueError):
     """Values that are NaN or infinite, of which no video can be made: names the stage and the step."""
 
 

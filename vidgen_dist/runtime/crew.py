@@ -25,6 +25,7 @@ from vidgen_dist.runtime.feeding import Feed, Task
 from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Report, Row
+from vidgen_dist.runtime.unison import GangBroken
 from vidgen_dist.runtime.watchdog import overdue, patience
 
 MAX_DEATHS = 3
@@ -396,7 +397,8 @@ class Crew:
         elif event.kind == "broken":
             what = "broke down" if gang.ready else "could not load the model"
             why = f"{gang.rank_of(member)} {what}: {event.error}: {event.message}"
-            gang.broken = gang.broken or (why, time.monotonic())
+            error = "WorkerDied" if event.error in (None, GangBroken.__name__) else event.error
+            gang.broken = gang.broken or (why, error, time.monotonic())
         elif event.kind == "stopped":
             gang.stopped = True
             if gang.broken is None or self._interrupts.level > 1:
@@ -422,9 +424,9 @@ class Crew:
 
     def _wrong_with(self, gang: Gang, now: float) -> Loss | None:
         if gang.broken is not None:
-            why, since = gang.broken
+            why, error, since = gang.broken
             # A gang of one has nobody else who could have died.
-            return Loss(why) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
+            return Loss(why, error=error) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
         if gang.gathering_since is not None and now - gang.gathering_since > GATHER_SECONDS:
             missing = [gang.rank_of(member) for member in gang.members if not member.address]
             return Loss(f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s")

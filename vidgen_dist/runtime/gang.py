@@ -126,7 +126,7 @@ class Gang:
         gathering_since: When the first of several had a place; None before, and once all have joined.
         told_to_stop: Whether it was.
         stopped: Whether its leader said that it has written all that it will.
-        broken: What a member said is wrong with it, and when.
+        broken: What a member said is wrong with it, the error's class, and when.
     """
 
     replica: int
@@ -137,7 +137,7 @@ class Gang:
     gathering_since: float | None = None
     told_to_stop: bool = False
     stopped: bool = False
-    broken: tuple[str, float] | None = None
+    broken: tuple[str, str, float] | None = None
 
     @property
     def leader(self) -> Member:

@@ -46,6 +46,7 @@ class Job:
         identity: What decides the pixels of every row.
         passthrough: Names and types of the manifest's columns that are copied to the ledger.
         degrees: How a gang divides the work of one video.
+        patience: Seconds within which the ranks of a gang raise what is a row's fault.
     """
 
     engine: str
@@ -55,6 +56,7 @@ class Job:
     identity: Identity
     passthrough: pa.Schema
     degrees: Degrees = field(default_factory=Degrees)
+    patience: float = 600.0
 
 
 @dataclass(frozen=True)

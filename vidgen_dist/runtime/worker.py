@@ -73,6 +73,7 @@ class Worker:
         self._pulse = Pulse()
         self._writing = WriteThread(job, name, self._say, self._abandon)
         self._followers: Followers | None = None
+        self._mesh: Any = None
 
     def start(self, cores: Sequence[int] | None, host: str | None = None) -> None:
         """Load the model and begin.
@@ -141,8 +142,10 @@ class Worker:
             self._news.notify_all()
 
     def _say_broken(self, error: BaseException) -> None:
-        message = str(error) if isinstance(error, GangBroken) else told(error)
-        self._say(Event("broken", error=type(error).__name__, message=message))
+        if isinstance(error, GangBroken):
+            self._say(Event("broken", error=error.error or GangBroken.__name__, message=str(error)))
+        else:
+            self._say(Event("broken", error=type(error).__name__, message=told(error)))
 
     # The render thread
 
@@ -162,8 +165,8 @@ class Worker:
         threads = len(cores) if cores else None
         try:
             engine = get_engine(self._job.engine)
-            rank, mesh = (0, None) if host is None else self._take_place(engine, threads, host)
-            pipeline = engine.load(self._job.model, self._job.device, threads, mesh)
+            rank = 0 if host is None else self._take_place(engine, threads, host)
+            pipeline = engine.load(self._job.model, self._job.device, threads, self._mesh)
         except Refused as error:
             self._say(Event("refused", error=type(error).__name__, message=str(error)))
             return
@@ -174,14 +177,15 @@ class Worker:
         else:
             self._follow(pipeline)
 
-    def _take_place(self, engine: ModuleType, threads: int | None, host: str) -> tuple[int, Any]:
-        """Take a seat, tell its address and join the gang: its rank and mesh."""
+    def _take_place(self, engine: ModuleType, threads: int | None, host: str) -> int:
+        """Take a seat, tell its address and join the gang; returns the rank."""
         while True:
             seat = engine.open_seat(self._job.device, threads, host)
             self._say(Event("seated", message=seat.address))
             order = self._orders.get()
             if order is not None:
-                return order.rank, seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
+                self._mesh = seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
+                return order.rank
 
     def _follow(self, pipeline: Any) -> None:
         while True:
@@ -189,9 +193,9 @@ class Worker:
             self._pulse.beat("encode")
             try:
                 pipeline.render(row.request, on_progress=self._progressed)
-                ended = Ending()
+                ended = Ending(issued=self._issued())
             except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
-                ended = Ending.of(error)
+                ended = Ending.of(error, self._issued())
             self._pulse.rest()
             ending.set_result(ended)
 
@@ -238,16 +242,20 @@ class Worker:
         """
         if self._followers is None:
             return pipeline.render(row.request, on_progress=self._progressed)
-        unison = Unison(self._followers.announce(row), self._say_broken)
+        unison = Unison(self._followers.announce(row), self._job.patience, self._say_broken)
         try:
             rendering = pipeline.render(row.request, on_progress=self._progressed)
         except _Abandoned:
             raise
         except Exception as error:
-            unison.settle(Ending.of(error))
+            unison.settle(Ending.of(error, self._issued()))
             raise
-        unison.settle(Ending())
+        unison.settle(Ending(issued=self._issued()))
         return rendering
+
+    def _issued(self) -> dict[tuple[int, ...], int]:
+        """Collectives that this rank has begun, by group."""
+        return dict(self._mesh.traffic.issued)
 
     def _progressed(self, stage: str, _done: int, _of: int) -> None:
         self._pulse.beat(stage)
