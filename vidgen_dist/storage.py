@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import fcntl
 import hashlib
 import io
 import mimetypes
@@ -47,6 +48,7 @@ from vidgen_dist.errors import Refused
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # What stands before the host; a secret key may hold slashes, a port is digits alone.
 _PASSWORD = re.compile(r"[^/@:\[]*:(?!\d*(?:/|$))[^@]*@")
+_S3_URI = re.compile(r"s3a?://", re.IGNORECASE)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _LOCAL = frozenset({"file", "local"})
 _S3 = frozenset({"s3", "s3a"})
@@ -73,6 +75,10 @@ class StorageError(OSError):
     """
 
     transient = False
+
+
+class Changed(StorageError):
+    """A shared file is not what its writer took it for: somebody else wrote or removed it."""
 
 
 def _patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -323,6 +329,175 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     if not path.strip("/"):
         raise Refused(f"{redact(text)}: names no folder; give a bucket or a folder")
     return Storage(text.rstrip("/"))
+
+
+# --- one file, several writers -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A small file that several processes write, each only in place of what it knows to be there.
+
+    What is there is named by a tag, which differs for every content. S3 compares and writes in one request,
+    and a local file that is not there is made by one alone. Everywhere else there is a moment between
+    comparing and writing, in which another may write too: the last one's content stays.
+
+    Args:
+        storage: The folder.
+        path: The file in it.
+        conditional: Whether comparing and writing are one; see `share`.
+    """
+
+    storage: Storage
+    path: str
+    conditional: bool
+
+    def makes_alone(self) -> bool:
+        """Whether only one of several can make the file where there is none."""
+        return self.conditional or is_local(self.storage.root)
+
+    @_patient
+    def read(self) -> tuple[bytes, str] | None:
+        """The content and its tag; None if there is no file.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        uri = self.storage.uri(self.path)
+        try:
+            with _naming("read", uri):
+                fs, target = _place(uri)
+                fs.invalidate_cache()
+                # The tag first: of a content that is newer than its tag, no write can come.
+                tag = fs.info(target)["ETag"] if self.conditional else ""
+                content = bytes(fs.cat_file(target))
+        except FileNotFoundError:
+            return None
+        return content, tag or _tag(content)
+
+    @_patient
+    def write(self, content: bytes, tag: str | None) -> str:
+        """Write the file where its tag is this one, None where there is no file; returns the new tag.
+
+        Raises:
+            Changed: It is another one. Also, where an answer was lost on the way, of a file that this very
+                call has written: read it to see.
+            StorageError: It cannot be written.
+        """
+        uri = self.storage.uri(self.path)
+        if self.conditional:
+            return _write_if(uri, content, {"mode": "create"} if tag is None else {"IfMatch": tag})
+        if tag is None and is_local(uri):
+            with _naming("write", uri):
+                _make_folders(os.path.dirname(uri))
+                try:
+                    with open(uri, "xb") as file:
+                        file.write(content)
+                except FileExistsError:
+                    raise Changed(f"{redact(uri)}: is there already") from None
+            return _tag(content)
+        found = self.read()
+        if (found and found[1]) != tag:
+            raise Changed(f"{redact(uri)}: was changed by somebody else")
+        self.storage.write_bytes(self.path, content)
+        return _tag(content)
+
+    def delete(self) -> None:
+        """Remove the file, whatever is in it."""
+        self.storage.delete(self.path)
+
+
+def share(storage: Storage, path: str) -> SharedFile:
+    """A file for several writers.
+
+    Services that speak S3 but do not know conditional writes ignore the condition, so it is tried: with one
+    that cannot hold.
+
+    Raises:
+        StorageError: The storage does not answer.
+    """
+    if not _S3_URI.match(storage.root):
+        return SharedFile(storage, path, conditional=False)
+    probe = f".{uuid.uuid4().hex}.tmp"
+    try:
+        _write_if(storage.uri(probe), b"", {"IfMatch": _tag(b"")})
+    except Changed:
+        return SharedFile(storage, path, conditional=True)
+    except StorageError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    else:
+        storage.delete(probe)
+    return SharedFile(storage, path, conditional=False)
+
+
+@_patient
+def _write_if(uri: str, content: bytes, condition: Mapping[str, str]) -> str:
+    """Write to S3 under a condition; the new tag. Raises Changed where it does not hold."""
+    with _naming("write", uri):
+        fs, target = _place(uri)
+        try:
+            return str(fs.pipe_file(target, content, **condition)["ETag"])
+        except OSError as error:
+            # 409: somebody else is writing at this moment; 404: what was to be replaced is gone.
+            changed = (404, 409, 412) if "IfMatch" in condition else (409, 412)
+            if _status(error.__cause__ or error) in changed:
+                raise Changed(f"{redact(uri)}: was changed by somebody else") from None
+            raise
+
+
+def _tag(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class FileLock:
+    """The operating system's lock on a local file, which ends with the process that holds it.
+
+    Whether processes on other machines see it is up to the file system.
+    """
+
+    def __init__(self, path: str, handle: int) -> None:
+        self._path = path
+        self._handle = handle
+
+    def release(self) -> None:
+        """Let go, and remove the file."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+        os.close(self._handle)
+
+
+def lock(path: str) -> FileLock | None:
+    """Lock a local file, which is made if it is not there; None where the file system knows no locks.
+
+    Raises:
+        BlockingIOError: Another process, or another call in this one, holds it.
+        StorageError: The file cannot be made.
+    """
+    with _naming("lock", path):
+        _make_folders(os.path.dirname(path))
+    while True:
+        with _naming("lock", path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(path, handle):
+                return FileLock(path, handle)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:
+            os.close(handle)
+            return None
+        # Its holder removed it between the two calls.
+        os.close(handle)
+
+
+def _is_still(path: str, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 # --- any URI -----------------------------------------------------------------------------------------

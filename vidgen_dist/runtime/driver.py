@@ -6,24 +6,29 @@ import contextlib
 import dataclasses
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from vidgen_dist import ledger
+from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerWriter
 from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.runtime import engine as engines
+from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.cluster import choose_device, connected
 from vidgen_dist.runtime.entries import failed_entry, outcomes_of
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
-from vidgen_dist.runtime.plan import Plan, make_plan, write_run_file
+from vidgen_dist.runtime.lease import Lease, acquire
+from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.progress import RunProgress
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import AUTO, Model, RunSpec
+from vidgen_dist.storage import Storage, open_storage
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
 
@@ -87,9 +92,9 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
         KeyboardInterrupt: Interrupted before anything was started.
     """
     engine = engine or engines.ENGINE
-    with Interrupts() as interrupts:
-        device = choose_device(spec.topology)
-        plan = make_plan(spec, device=device, engine=engine)
+    run = uuid.uuid4().hex[:12]
+    device = choose_device(spec.topology)
+    with Interrupts() as interrupts, _planned(spec, device, engine, run, console) as (plan, lease):
         for name in plan.manifest.unknown_columns:
             console.print(describe_unknown(name), markup=False, highlight=False)
         write_run_file(plan)
@@ -108,17 +113,51 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.total - plan.done)
             if spec.topology.replicas == AUTO:
                 progress.say(str(gangs))
-            return _render(plan, decided.model, gangs, engine, interrupts, progress)
+            progress.say(f"run {run}")
+            return _render(plan, decided.model, gangs, engine, lease, interrupts, progress)
+
+
+@contextlib.contextmanager
+def _planned(
+    spec: RunSpec, device: str, engine: str, run: str, console: Console
+) -> Iterator[tuple[Plan, Lease]]:
+    """What is to be done, and the output's lease: what is refused leaves no trace in the output."""
+    output = open_storage(spec.output.uri)
+    before = _standing(output)
+    plan = make_plan(spec, device=device, engine=engine)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with acquire(output, run, say=say, interval=leases.INTERVAL_SECONDS) as lease:
+        if _standing(output) != before:
+            # Another run was at work until a moment ago.
+            plan = make_plan(spec, device=device, engine=engine)
+        yield plan, lease
+
+
+def _standing(output: Storage) -> tuple[bool, list[str]]:
+    """What a plan depends on and a run changes."""
+    try:
+        return output.exists(RUN_FILE), output.list(ledger.FOLDER)
+    except OSError as error:
+        raise Refused(str(error)) from None
 
 
 def _render(
-    plan: Plan, model: Model, gangs: Gangs, engine: str, interrupts: Interrupts, progress: RunProgress
+    plan: Plan,
+    model: Model,
+    gangs: Gangs,
+    engine: str,
+    lease: Lease,
+    interrupts: Interrupts,
+    progress: RunProgress,
 ) -> RunResult:
     # Ray is not needed to find that nothing is to be done.
     from vidgen_dist.runtime.crew import Crew, Stopped
 
     topology = plan.spec.topology
-    run = uuid.uuid4().hex[:12]
+    limits = limits_of(topology.watchdog, plan.device)
     job = Job(
         engine=engine,
         model=model,
@@ -127,8 +166,9 @@ def _render(
         identity=plan.identity,
         passthrough=plan.manifest.extra_schema,
         degrees=gangs.degrees,
+        patience=limits["encode"],
     )
-    writer = LedgerWriter(plan.output, f"{run}-driver", job.passthrough, max_seconds=0.0)
+    writer = LedgerWriter(plan.output, f"{lease.run}-driver", job.passthrough, max_seconds=0.0)
     failures: list[str] = []
     told = 0
 
@@ -146,6 +186,9 @@ def _render(
 
     def tick(ready: int) -> None:
         nonlocal told
+        if lease.lost:
+            # Another run renders these rows.
+            interrupts.level = 2
         if interrupts.level > told:
             told = interrupts.level
             progress.say(
@@ -158,11 +201,11 @@ def _render(
     crew = Crew(
         job=job,
         replicas=gangs.replicas,
-        run=run,
+        run=lease.run,
         rows=plan.rows(),
         pending=plan.total - plan.done,
         shard_size=topology.shard_size,
-        limits=limits_of(topology.watchdog, plan.device),
+        limits=limits,
         on_result=on_result,
         give_up=give_up,
         outcomes_of=lambda gang: outcomes_of(plan.output, gang),
@@ -177,6 +220,9 @@ def _render(
     finally:
         progress.tick(0)
     result = _result(plan, progress, tuple(failures), DONE, message)
+    if lease.lost and result.pending:
+        message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
+        return dataclasses.replace(result, exit_status=DEAD_LETTERS, message=message)
     if interrupts.level and result.pending:
         return dataclasses.replace(
             result, exit_status=INTERRUPTED, message=message or "interrupted; run it again to go on"
