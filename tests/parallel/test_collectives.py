@@ -177,3 +177,21 @@ def count_exchanges(mesh: Mesh) -> dict[tuple[int, ...], int]:
 def test_exchanges_are_counted_by_group(ranks: Ranks) -> None:
     counts = ranks.run(count_exchanges, degrees=Degrees(3))
     assert counts == [{(0, 1, 2): 2, (0, 1): 1}, {(0, 1, 2): 2, (0, 1): 1}, {(0, 1, 2): 2}]
+
+
+def rehearse(mesh: Mesh) -> dict[tuple[int, ...], int]:
+    mesh.rehearse()
+    return dict(mesh.traffic.issued)
+
+
+def test_a_rehearsal_reaches_every_group_once(ranks: Ranks) -> None:
+    counts = ranks.run(rehearse, degrees=Degrees(ulysses=2, cfg=2))
+    gang = (0, 1, 2, 3)
+    assert [set(issued) for issued in counts] == [
+        {gang, (0, 1), (0, 2)},
+        {gang, (0, 1), (1, 3)},
+        {gang, (2, 3), (0, 2)},
+        {gang, (2, 3), (1, 3)},
+    ]
+    assert all(count == 1 for issued in counts for count in issued.values())
+    assert rehearse(alone()) == {}

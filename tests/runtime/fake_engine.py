@@ -97,6 +97,9 @@ class FakeMesh:
     links: Links | None = None
     traffic: Traffic = field(default_factory=Traffic)
 
+    def rehearse(self) -> None:
+        self.meet()
+
     def meet(self) -> None:
         """Wait for all ranks.
 
@@ -135,12 +138,15 @@ def load(model: Model, _device: str, _threads: int | None, mesh: FakeMesh | None
         os._exit(1)
     if model.id == "hangs-when-loaded":
         time.sleep(3600)
-    return FakePipeline(mesh or FakeMesh())
+    if mesh is not None:
+        assert mesh.traffic.issued, "a mesh is rehearsed before the model is loaded"
+    return FakePipeline(mesh or FakeMesh(), order="die:" if model.id == "dies-in-every-row" else "")
 
 
 class FakePipeline:
-    def __init__(self, mesh: FakeMesh) -> None:
+    def __init__(self, mesh: FakeMesh, order: str = "") -> None:
         self._mesh = mesh
+        self._order = order
 
     def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
         begun = time.perf_counter()
@@ -149,7 +155,7 @@ class FakePipeline:
         if request.image is not None:
             media.read_image(request.image)
         progress("denoise", 0, 2)
-        words = self._orders(request.prompt)
+        words = self._orders(f"{request.prompt} {self._order}")
         if any(order == "ignore-steps" for order, _ in words):
             progress = _ignore
         self._mesh.meet()

@@ -71,6 +71,24 @@ def test_a_suspect_is_rendered_alone() -> None:
     assert source.next_shard(alone)
 
 
+def test_fresh_rows_may_come_first_one_at_a_time() -> None:
+    source = feed(12, shard_size=2, replicas=1)
+    first, second = source.next_shard(Hand())
+    first.deaths = 1
+    source.put_back(first)
+    source.put_back(second)
+    held = Hand()
+    held.take(source.next_shard(held, fresh=True))
+    assert list(held.tasks) == ["1"]
+    held.ahead.clear()
+    assert source.next_shard(held, fresh=True) == []
+    assert ids(source.next_shard(Hand(), fresh=True)) == ["2"]
+    while len(shard := source.next_shard(Hand(), fresh=True)) == 1 and not shard[0].deaths:
+        pass
+    assert ids(shard) == ["0"]
+    assert source.empty
+
+
 def test_rows_that_were_begun_are_suspects() -> None:
     held = hand(3)
     held.started |= {"0", "1"}

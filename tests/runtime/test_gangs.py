@@ -303,6 +303,27 @@ def test_a_gang_that_cannot_load_ends_the_run(
     assert told in result.message
 
 
+def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    spec = make_spec(make_manifest(*"abcdef"), model__id="dies-in-every-row", topology__replicas=1)
+    result = run(spec)
+    assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
+    assert "no worker can be kept alive: the worker: " in result.message
+    assert not (tmp_path / "out" / "ledger").exists()
+
+
+def test_rows_that_kill_every_gang_do_not_end_a_replica(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Neither the first one, with nothing done before it, nor several at the end."""
+    spec = make_spec(make_manifest("die:", "two", "three", "die:", "die:"), topology__replicas=1)
+    result = run(spec)
+    assert (result.done, result.failed, result.exit_status) == (2, 3, 1)
+    failed = {entry["id"] for entry in entries(tmp_path / "out") if entry["status"] == "failed"}
+    assert failed == {"a", "d", "e"}
+
+
 def test_a_member_that_does_not_come_ends_the_start(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -456,7 +456,7 @@ def test_a_gang_renders_together_and_its_leader_alone_writes(tmp_path: Path) -> 
     [
         ("raise@1:oops", "RuntimeError", "rank 1 raised RuntimeError: oops"),
         ("raise:oops", "RuntimeError", "raised RuntimeError: oops"),
-        ("uncounted@1:", "GangBroken", "ranks (0, 1) are out of step: they have begun [3, 4] exchanges"),
+        ("uncounted@1:", "GangBroken", "ranks (0, 1) are out of step: they have begun [4, 5] exchanges"),
     ],
 )
 def test_a_gang_that_is_out_of_step_says_so(tmp_path: Path, prompt: str, error: str, message: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vidgen_dist.errors import Refused
-from vidgen_dist.parallel.collectives import Group, Traffic, Transport
+from vidgen_dist.parallel.collectives import Group, PeerLost, Traffic, Transport
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,26 @@ class Mesh:
     def traffic(self) -> Traffic:
         """What this rank has sent."""
         return self.gang.traffic
+
+    def rehearse(self) -> None:
+        """Exchange a number in every group; all ranks call this together.
+
+        Groups of HCCL are made at their first exchange: what keeps them from it is to show before a model is
+        loaded, and not in the first row.
+
+        Raises:
+            PeerLost: A rank is gone, or cannot be reached.
+        """
+        # This module is read by those that must not load MindSpore yet.
+        from vidgen_dist import nn
+
+        one = nn.from_numpy(np.ones(1, np.float32))
+        groups = (self.gang, self.sequence, self.ulysses, self.ring, self.cfg)
+        for group in {group.ranks: group for group in groups if group.size > 1}.values():
+            told = group.all_gather(one, [1] * group.size, what="rehearsal").wait()
+            # Also of a device, which works on while the host goes on.
+            if nn.to_numpy(told).sum() != group.size:
+                raise PeerLost(f"rank {self.rank}: a rehearsal among {group.ranks} gave {told}")
 
     def close(self) -> None:
         """Leave the gang."""

@@ -29,7 +29,8 @@ from vidgen_dist.runtime.unison import GangBroken
 from vidgen_dist.runtime.watchdog import overdue, patience
 
 MAX_DEATHS = 3
-"""Gangs that one row may kill; and gangs in a row that one replica may lose before their model is loaded."""
+"""Gangs that one row may kill; and gangs that one replica may lose with no row done in between. If its rows
+were at fault, they were different ones: none of them is given up for what ails the replica."""
 
 POLL_SECONDS = 5.0
 """A worker answers at the latest then, news or not."""
@@ -263,8 +264,8 @@ class Crew:
             outcomes = {}
             self._end(Stopped(f"the ledger cannot be read: {error}"))
         for row_id in [row_id for row_id in gang.hand.tasks if row_id in outcomes]:
-            gang.hand.drop(row_id)
-            self._on_result(Event("done" if outcomes[row_id] == DONE else "failed", row_id))
+            event = Event("done" if outcomes[row_id] == DONE else "failed", row_id)
+            self._hear_of_row(gang, event, row_id)
         # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
         suspects = gang.hand.suspects(writing=loss.member is gang.leader or len(gang.members) == 1)
         for row_id, task in gang.hand.tasks.items():
@@ -272,7 +273,9 @@ class Crew:
                 self._suspect(task, loss)
             else:
                 self._feed.put_back(task)
-        self._losses[gang.replica] = 0 if gang.ready else self._losses[gang.replica] + 1
+        # A row that kills every gang must not end a replica: its second death says no more of that.
+        if not suspects or any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects):
+            self._losses[gang.replica] += 1
         if self._losses[gang.replica] < MAX_DEATHS and not self._ending:
             self._hire(gang.replica)
 
@@ -309,7 +312,8 @@ class Crew:
 
     def _feed_one(self, gang: Gang) -> None:
         try:
-            shard = self._feed.next_shard(gang.hand)
+            # After a loss, whether the gang or its row was at fault shows with another row.
+            shard = self._feed.next_shard(gang.hand, fresh=self._losses[gang.replica] > 0)
         except OSError as error:
             self._end(Stopped(f"the manifest cannot be read any more: {error}"))
             return
@@ -382,6 +386,7 @@ class Crew:
             gang.hand.ahead.discard(row_id)
         else:
             gang.hand.drop(row_id)
+            self._losses[gang.replica] = 0
             self._on_result(event)
 
     def _hear_of_member(self, gang: Gang, member: Member, event: Event) -> None:

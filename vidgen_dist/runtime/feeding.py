@@ -88,8 +88,13 @@ class Feed:
         """A row comes back; one that gangs died with will be rendered alone."""
         (self._alone if task.deaths else self._back).append(task)
 
-    def next_shard(self, hand: Hand) -> list[Task]:
+    def next_shard(self, hand: Hand, *, fresh: bool = False) -> list[Task]:
         """What a gang gets next, which has these rows; nothing while it has enough, or there is none.
+
+        Args:
+            hand: What it has.
+            fresh: Whether rows that no gang has died with come first, as long as there are any, and one at a
+                time.
 
         Raises:
             OSError: The manifest cannot be read any more.
@@ -99,13 +104,15 @@ class Feed:
         lookahead = 1 if self._unsent > 2 * self._replicas else 0
         if len(hand.ahead) > lookahead or any(task.deaths for task in hand.tasks.values()):
             return []
-        if self._alone:
+        if fresh and hand.tasks:
+            return []
+        if self._alone and not (fresh and (self._back or self._unsent)):
             # The first gang that has nothing left takes it.
             return [] if hand.tasks else [self._alone.popleft()]
         if self._back:
             return [self._back.popleft()]
         # Shards shrink, so that all gangs end at about the same time.
-        size = max(1, min(self._shard_size, self._unsent // (2 * self._replicas)))
+        size = 1 if fresh else max(1, min(self._shard_size, self._unsent // (2 * self._replicas)))
         shard = [Task(row) for row in itertools.islice(self._rows, size)]
         self._unsent -= len(shard)
         return shard

@@ -185,6 +185,7 @@ class Worker:
             order = self._orders.get()
             if order is not None:
                 self._mesh = seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
+                self._mesh.rehearse()
                 return order.rank
 
     def _follow(self, pipeline: Any) -> None:
