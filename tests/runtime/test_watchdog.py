@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from vidgen_dist.parallel.links import TIMEOUT
 from vidgen_dist.runtime.watchdog import LIMITS, Pulse, limits_of, overdue, patience
 from vidgen_dist.spec import Watchdog
 
@@ -49,3 +50,7 @@ def test_patience_is_that_of_the_stage_last_seen() -> None:
     # One that only writes may have begun a row since.
     assert patience({"write": 1.0}, limits) == 5
     assert patience({}, limits) == 5
+
+
+def test_who_supervises_a_gang_is_quicker_than_its_links() -> None:
+    assert max(limit for limits in LIMITS.values() for limit in limits.values()) < TIMEOUT

@@ -28,6 +28,9 @@ _WORLD = "hccl_world_group"
 # collective.
 _MINDSPORES_CONNECT_TIMEOUT = "600"
 
+# Seconds; what HCCL takes at most.
+_MAX_EXEC_TIMEOUT, _MAX_CONNECT_TIMEOUT = 17340, 7200
+
 
 def start(host: str, port: int, rank: int, size: int, timeout: float) -> HcclTransport:
     """Connect this process with the others; once in its life, before its first tensor.
@@ -55,14 +58,15 @@ def start(host: str, port: int, rank: int, size: int, timeout: float) -> HcclTra
 
 
 def _be_patient() -> None:
-    """Let HCCL wait as long as links do, unless the environment says how long.
+    """Let HCCL wait as long as links do, or as long as it can, unless the environment says how long.
 
     When its time is up, HCCL ends the process by SIGTERM, with no word of which rank or stage was slow.
-    Whoever supervises the gang knows both, and its limit is to be the shorter one.
+    Whoever supervises the gang knows both. Its limits, an hour at most by default on Ascend, are to be the
+    shorter ones; those that a run raises above these go unheard.
     """
-    os.environ.setdefault("HCCL_EXEC_TIMEOUT", f"{TIMEOUT:.0f}")
+    os.environ.setdefault("HCCL_EXEC_TIMEOUT", f"{min(TIMEOUT, _MAX_EXEC_TIMEOUT):.0f}")
     if os.environ.get("HCCL_CONNECT_TIMEOUT", _MINDSPORES_CONNECT_TIMEOUT) == _MINDSPORES_CONNECT_TIMEOUT:
-        os.environ["HCCL_CONNECT_TIMEOUT"] = f"{TIMEOUT:.0f}"
+        os.environ["HCCL_CONNECT_TIMEOUT"] = f"{min(TIMEOUT, _MAX_CONNECT_TIMEOUT):.0f}"
 
 
 class HcclTransport:

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 
 from vidgen_dist.parallel.collectives import PeerLost
 
-TIMEOUT = 3600.0
+TIMEOUT = 16200.0
 """Seconds after which a peer that neither sends nor ends its connection is given up. Whoever supervises a
-gang knows its stages and is quicker."""
+gang knows its stages; its limits, four hours at most by default, are to be the shorter ones."""
 
 _HELLO = struct.Struct("!16sI")
 _WELCOME = b"\x01"
