@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import ray
 from PIL import Image
-from ray.util import placement_group_table
+from ray.util import placement_group, placement_group_table, remove_placement_group
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, NPUS, entries, signs_in
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime import crew, driver
+from vidgen_dist.runtime import crew, driver, progress
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.entries import outcomes_of
 from vidgen_dist.spec import RunSpec
@@ -322,6 +322,28 @@ def test_rows_that_kill_every_gang_do_not_end_a_replica(
     assert (result.done, result.failed, result.exit_status) == (2, 3, 1)
     failed = {entry["id"] for entry in entries(tmp_path / "out") if entry["status"] == "failed"}
     assert failed == {"a", "d", "e"}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "START_SECONDS", 2.0)
+    monkeypatch.setattr(crew, "PLACE_SECONDS", 0.5)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    said = io.StringIO()
+    held = placement_group([{"NPU": 3}])
+    ray.get(held.ready())
+    spec = make_spec(
+        make_manifest("one"), topology__device="ascend", topology__replicas=1, topology__ulysses=2
+    )
+    try:
+        result = run(spec, Console(file=said, width=200))
+    finally:
+        remove_placement_group(held)
+    assert (result.done, result.exit_status) == (0, 1)
+    assert "a replica needs 2 NPUs, the cluster has 4, of which 1 are free" in result.message
+    assert "waiting for 2 NPUs: 0 of 1 rows" in said.getvalue()
 
 
 def test_a_member_that_does_not_come_ends_the_start(

@@ -36,7 +36,10 @@ POLL_SECONDS = 5.0
 """A worker answers at the latest then, news or not."""
 
 START_SECONDS = 1800.0
-"""Until then one gang at least must have a place to run: a cluster that grows takes minutes for a node."""
+"""How long there may be no gang that has a place to run: a cluster that grows takes minutes for a node."""
+
+PLACE_SECONDS = 10.0
+"""A gang that has waited so long for a place is spoken of."""
 
 GATHER_SECONDS = 600.0
 """What a gang may take from the first member that has a place to the last that has a seat."""
@@ -116,7 +119,8 @@ class Crew:
         give_up: Called with a row that killed its gangs, an error class and a message; writes its entry.
         outcomes_of: Called with the name of a gang that died; returns id -> status of its ledger entries.
         interrupts: Says when to end.
-        tick: Called a few times a second with the number of gangs whose model is loaded.
+        tick: Called a few times a second with the number of gangs whose model is loaded, and what others wait
+            for, if it takes long.
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class Crew:
         give_up: Callable[[Row, str, str], None],
         outcomes_of: Callable[[str], dict[str, str]],
         interrupts: Interrupts,
-        tick: Callable[[int], None],
+        tick: Callable[[int, str], None],
     ) -> None:
         self._run = run
         self._limits = limits
@@ -147,11 +151,10 @@ class Crew:
         self._gangs: list[Gang] = []
         self._dying: list[Dying] = []
         self._made = 0
-        self._placed = False
         self._losses = [0] * replicas
         self._last_loss = ""
         self._fault: Exception | None = None
-        self._begun = self._looked = time.monotonic()
+        self._placed = self._looked = time.monotonic()
 
     def work(self) -> None:
         """Run until the end.
@@ -166,7 +169,7 @@ class Crew:
             while (self._gangs or self._dying) and self._interrupts.level < 2:
                 self._feed_all()
                 # What is told of an interrupt is told when the gangs know of it.
-                self._tick(self._ready())
+                self._tick(self._ready(), self._waiting())
                 self._listen()
                 self._watch()
                 self._bury_the_dead()
@@ -192,6 +195,12 @@ class Crew:
 
     def _ready(self) -> int:
         return sum(gang.ready for gang in self._gangs)
+
+    def _waiting(self) -> str:
+        """What gangs wait for, for long."""
+        now = time.monotonic()
+        late = [gang for gang in self._gangs if not gang.placed and now - gang.hired > PLACE_SECONDS]
+        return self._hiring.needs(len(late)) if late else ""
 
     # Hiring and dismissing
 
@@ -356,8 +365,6 @@ class Crew:
                 member.orders.remove(call)
             else:
                 self._hear(whose, member, what)
-        if not self._placed and time.monotonic() - self._begun > START_SECONDS:
-            self._end(Stopped(f"the cluster had no place for a worker within {START_SECONDS:g} s"))
 
     def _hear_too_late(self, gang: Gang, call: Any, what: Any) -> None:
         """What came together with the news by which its gang was lost."""
@@ -367,7 +374,6 @@ class Crew:
 
     def _hear(self, gang: Gang, member: Member, said: Place | Report) -> None:
         if isinstance(said, Place):
-            self._placed = True
             self._hiring.placed(gang, member, said, self._others(gang))
         else:
             member.silent = said.silent
@@ -426,6 +432,15 @@ class Crew:
                 member.asked += held_up
             if loss := self._wrong_with(gang, now):
                 self._lose(gang, loss)
+        if self._dying or any(gang.placed for gang in self._gangs):
+            self._placed = now
+        elif now - self._placed - held_up > START_SECONDS:
+            self._end(
+                Stopped(
+                    f"no worker found a place within {START_SECONDS:g} s: a replica needs "
+                    f"{self._hiring.needs(1)}, the cluster has {self._hiring.there()}"
+                )
+            )
 
     def _wrong_with(self, gang: Gang, now: float) -> Loss | None:
         if gang.broken is not None:
@@ -445,7 +460,7 @@ class Crew:
 
     def _stop_now(self) -> None:
         """An ordered stop: what is finished gets its entry, no more."""
-        self._tick(self._ready())
+        self._tick(self._ready(), self._waiting())
         for gang in list(self._gangs):
             if gang.ready and gang.broken is None:
                 gang.leader.order("stop", True)

@@ -184,7 +184,7 @@ def _render(
             writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
         with_retries(writer.flush, hurry=threading.Event())
 
-    def tick(ready: int) -> None:
+    def tick(ready: int, waiting: str) -> None:
         nonlocal told
         if lease.lost:
             # Another run renders these rows.
@@ -196,7 +196,7 @@ def _render(
                 if told > 1
                 else "finishing the rows that are being rendered; Ctrl-C again stops at once"
             )
-        progress.tick(ready)
+        progress.tick(ready, waiting)
 
     crew = Crew(
         job=job,

@@ -123,6 +123,7 @@ class Gang:
         members: In the order of ranks, once all have a place.
         group: Its placement group; None for a gang of one.
         hand: The rows that it has.
+        hired: When it was.
         gathering_since: When the first of several had a place; None before, and once all have joined.
         told_to_stop: Whether it was.
         stopped: Whether its leader said that it has written all that it will.
@@ -134,6 +135,7 @@ class Gang:
     members: list[Member]
     group: Any = None
     hand: Hand = field(default_factory=Hand)
+    hired: float = field(default_factory=time.monotonic)
     gathering_since: float | None = None
     told_to_stop: bool = False
     stopped: bool = False
@@ -142,6 +144,11 @@ class Gang:
     @property
     def leader(self) -> Member:
         return self.members[0]
+
+    @property
+    def placed(self) -> bool:
+        """Whether a member has a place, and so the others have theirs."""
+        return any(member.place is not None for member in self.members)
 
     @property
     def ready(self) -> bool:
@@ -171,13 +178,14 @@ class Hiring:
         self._size = job.degrees.size
         self._replicas = replicas
         self._actor = ray.remote(WorkerActor)
+        self._kind = "CPU" if job.device == "cpu" else "NPU"
         self._share = 1.0
         if job.device == "cpu":
             self._share = cpu_share([node.cpus for node in alive_nodes()], replicas * self._size)
 
     def hire(self, replica: int, name: str) -> Gang:
         """A new gang, whose members will say where they are."""
-        kind = "CPU" if self._job.device == "cpu" else "NPU"
+        kind = self._kind
         needs: dict[str, Any] = (
             {"num_cpus": self._share} if kind == "CPU" else {"num_cpus": 0, "resources": {"NPU": 1}}
         )
@@ -199,6 +207,15 @@ class Hiring:
             ).remote(self._job, name)
             members.append(Member(actor, actor.where.remote()))
         return Gang(replica, name, members, group)
+
+    def needs(self, gangs: int) -> str:
+        """What so many gangs need, for a person."""
+        return f"{_count(gangs * self._size * self._share)} {self._kind}s"
+
+    def there(self) -> str:
+        """What there is of it, for a person."""
+        whole, free = ray.cluster_resources(), ray.available_resources()
+        return f"{_count(whole.get(self._kind, 0))}, of which {_count(free.get(self._kind, 0))} are free"
 
     def dismiss(self, gang: Gang) -> None:
         """End all members and give their places back."""
@@ -259,6 +276,10 @@ def pack_strategy(there: Sequence[float], need: float, size: int, replicas: int)
     # A whisker more: a third, as Ray counts, is 0.3333.
     whole = sum(math.floor(units / (need * size) + 1e-9) for units in there)
     return "STRICT_PACK" if whole >= replicas else "PACK"
+
+
+def _count(units: float) -> str:
+    return f"{round(units, 2):g}"
 
 
 def _neighbourhood(member: Member) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ class RunProgress:
         self._total = total
         self._before = done
         self._ready = 0
+        self._waiting = ""
         self._begun: float | None = None
         self._said = time.monotonic()
         self.done = 0
@@ -64,16 +65,18 @@ class RunProgress:
         else:
             self.done += 1
 
-    def tick(self, ready: int) -> None:
+    def tick(self, ready: int, waiting: str = "") -> None:
         """Show how things stand.
 
         Args:
             ready: Workers whose model is loaded.
+            waiting: What others wait for, for long: `2 NPUs`.
         """
         if ready and self._begun is None:
             # Loading the model is no part of the pace.
             self._begun = time.monotonic()
         self._ready = ready
+        self._waiting = waiting
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -106,6 +109,8 @@ class RunProgress:
         return 60 * self.done / max(time.monotonic() - self._begun, 1e-9)
 
     def _state(self) -> str:
+        if self._waiting:
+            return f"{'rendering, ' if self._ready else ''}waiting for {self._waiting}"
         if self._ready:
             return "rendering"
         return "loading the model" if self._begun is None else "waiting"
