@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -52,6 +53,10 @@ def wait_until(is_so: Callable[[], object]) -> None:
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def only_one_is_left(held: list[Lease]) -> bool:
+    return sum(lease.lost is None for lease in held) == 1
 
 
 def holder_of(output: Storage) -> Holder:
@@ -225,7 +230,7 @@ def test_of_several_that_start_at_once_one_wins(
             held = [lease for lease in pool.map(start, range(together)) if lease is not None]
         if certain:
             assert len(held) == 1
-        wait_until(lambda held=held: sum(lease.lost is None for lease in held) == 1)
+        wait_until(partial(only_one_is_left, held))
         (winner,) = (lease for lease in held if lease.lost is None)
         assert holder_of(output).run == winner.run
         for lease in held:
