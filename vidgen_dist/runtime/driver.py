@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -49,6 +50,7 @@ class RunResult:
         videos_per_minute: From the first loaded model to the end.
         exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
         message: What else there is to say.
+        sent: Bytes that the first rank of a gang sent to the others, a video, by purpose.
     """
 
     total: int
@@ -61,6 +63,7 @@ class RunResult:
     videos_per_minute: float
     exit_status: int
     message: str = ""
+    sent: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:
@@ -75,6 +78,10 @@ class RunResult:
             lines.append(("pending", f"{self.pending:,}"))
         if self.videos_per_minute:
             lines.append(("pace", f"{self.videos_per_minute:.1f} videos/min"))
+        if self.sent:
+            parts = sorted(self.sent.items(), key=lambda part: -part[1])
+            by_purpose = ", ".join(f"{what} {_size(count)}" for what, count in parts)
+            lines.append(("sent", f"{_size(sum(self.sent.values()))} a video by rank 0: {by_purpose}"))
         return [*lines, ("videos", self.videos), ("ledger", self.ledger)]
 
 
@@ -170,10 +177,13 @@ def _render(
     )
     writer = LedgerWriter(plan.output, f"{lease.run}-driver", job.passthrough, max_seconds=0.0)
     failures: list[str] = []
+    sent: list[Mapping[str, int]] = []
     told = 0
 
     def on_result(event: Event) -> None:
         progress.add(failed=event.kind == "failed")
+        if event.sent:
+            sent.append(event.sent)
         if event.kind == "failed" and len(failures) < SHOWN_FAILURES:
             failures.append(f"{event.id}: {event.error}: {event.message}")
 
@@ -220,6 +230,7 @@ def _render(
     finally:
         progress.tick(0)
     result = _result(plan, progress, tuple(failures), DONE, message)
+    result = dataclasses.replace(result, sent=_mean(sent))
     if lease.lost and result.pending:
         message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
         return dataclasses.replace(result, exit_status=DEAD_LETTERS, message=message)
@@ -228,6 +239,18 @@ def _render(
             result, exit_status=INTERRUPTED, message=message or "interrupted; run it again to go on"
         )
     return dataclasses.replace(result, exit_status=DEAD_LETTERS if progress.failed or message else DONE)
+
+
+def _mean(sent: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """Purpose -> bytes, over all videos."""
+    total: Counter[str] = Counter()
+    for each in sent:
+        total.update(each)
+    return {what: count / len(sent) for what, count in total.items()}
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
 
 
 def _result(

@@ -72,6 +72,7 @@ class Event:
         id: The row's.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: Its message.
+        sent: For `done`, bytes that the gang's first rank sent to the others for this video, by purpose.
     """
 
     kind: Literal[
@@ -80,6 +81,7 @@ class Event:
     id: str | None = None
     error: str | None = None
     message: str = ""
+    sent: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ class Worker:
             rendering = self._render_together(pipeline, dataclasses.replace(row, request=request))
             # A quarter of the memory while it waits to be written.
             frames = media.to_uint8(rendering.frames)
-            return Outcome(row, fingerprint, dict(rendering.seconds), frames=frames)
+            return Outcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
         except (_Abandoned, GangBroken):
             raise
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run

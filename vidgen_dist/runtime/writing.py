@@ -8,8 +8,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Outcome:
     seconds: dict[str, float]
     frames: Any = None
     error: BaseException | None = None
+    sent: Mapping[str, int] = field(default_factory=dict)
 
 
 _SHARD_END = object()
@@ -138,7 +139,7 @@ class WriteThread:
                 entry = done_entry(
                     self._job, self._name, row, outcome.fingerprint, video, uri, seconds, measured
                 )
-                return entry, Event("done", row.id)
+                return entry, Event("done", row.id, sent=outcome.sent)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 error = failure
                 if storage.is_full(failure):
