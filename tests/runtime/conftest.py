@@ -23,14 +23,25 @@ NPUS = 4
 
 
 @pytest.fixture(scope="session")
-def local_ray(s3_endpoint: str) -> Iterator[None]:
-    """A local Ray that runs share; starting one takes seconds. Workers inherit the S3 server's address."""
+def _for_all_of_ray(s3_endpoint: str) -> Iterator[None]:
+    """What every local Ray inherits; workers, the S3 server's address too."""
     assert s3_endpoint
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def local_ray(_for_all_of_ray: None) -> None:
+    """A local Ray that runs share; starting one takes seconds."""
+    import ray
+
+    # A test with a cluster of its own ends it.
+    if not ray.is_initialized():
         ray.init(
             address="local",
             resources={"NPU": NPUS},
@@ -40,8 +51,6 @@ def local_ray(s3_endpoint: str) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -141,8 +142,12 @@ def test_a_member_that_dies_or_hangs(
     rest = [sign for sign in signs_in(signs) if sign.pid not in struck_pids]
     assert len(rest) in (ranks, 2 * ranks)
     rebuilt = rest[ranks].at if rest[ranks:] else datetime.max.replace(tzinfo=UTC)
-    names = {entry["worker"] for entry in done if at < entry["finished_at"] < rebuilt}
-    assert len(names) == 1
+    meanwhile = [entry for entry in done if at < entry["finished_at"] < rebuilt]
+    (name,) = {entry["worker"] for entry in meanwhile}
+    # It never paused for as long as the other one took to be noticed and replaced.
+    ended = [entry["finished_at"] for entry in meanwhile]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise([at, *ended])]
+    assert max(gaps) < max(2.0, (ended[-1] - at).total_seconds() / 2), (name, gaps)
     assert len({entry["worker"] for entry in done}) <= 3
 
 
