@@ -222,8 +222,9 @@ def test_a_rows_own_error_leaves_the_gang_standing(
 
 
 def test_an_error_of_one_rank_breaks_the_gang(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(crew, "BLAME_SECONDS", 0.2)
     one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
     prompts = [f"sign:{one} raise-once@1:{tmp_path}/f1", f"sign:{two} raise-once@0:{tmp_path}/f2", "three"]
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__ulysses=2)
@@ -300,6 +301,9 @@ def test_a_gang_that_cannot_load_ends_the_run(
     told: str,
 ) -> None:
     monkeypatch.setattr(crew, "POLL_SECONDS", 0.5)
+    if model.startswith("breaks"):
+        # No death is to be waited for.
+        monkeypatch.setattr(crew, "BLAME_SECONDS", 0.2)
     limits = {"load": 2} if model.startswith("hangs") else {}
     spec = make_spec(
         make_manifest("one"),
