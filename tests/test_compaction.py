@@ -14,10 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidgen_dist import compaction, ledger
-from vidgen_dist.compaction import Compaction, compact
+from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, read_ledger
+from vidgen_dist.ledger import (
+    Compaction,
+    LedgerEntry,
+    LedgerState,
+    LedgerWriter,
+    compact,
+    compaction,
+    read_ledger,
+)
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
 NOW = timedelta(seconds=-1)

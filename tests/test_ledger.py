@@ -22,7 +22,11 @@ from hypothesis import strategies as st
 from vidgen_dist import ledger, media
 from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger, summary
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter, merging, read_ledger, summary, writing
+from vidgen_dist.ledger import attempts as attempts_module
+from vidgen_dist.ledger import state as state_module
+from vidgen_dist.ledger.entries import entry_row
+from vidgen_dist.ledger.merging import Merge
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -156,7 +160,7 @@ def test_all_parts_open_as_one_table(output: Storage) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(ledger.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -377,9 +381,9 @@ def expected(entries: list[LedgerEntry]) -> dict:
 
 def found(entries: list[list[LedgerEntry]]) -> ledger.LedgerState:
     """The state of a ledger of these parts, without storage."""
-    merge = ledger._Merge()
+    merge = Merge()
     for group in entries:
-        batches = [ledger._row(each, ledger.SCHEMA) for each in group]
+        batches = [entry_row(each, ledger.SCHEMA) for each in group]
         merge.add(pa.Table.from_batches(batches, ledger.SCHEMA), "x.parquet")
     return merge.state(())
 
@@ -455,7 +459,8 @@ def test_ids_whose_digests_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     def alike(ids: pa.Array) -> np.ndarray:
         return text_hashes(ids) * np.array([0, 1], np.uint64)
 
-    monkeypatch.setattr(ledger, "_id_hashes", alike)
+    for module in (attempts_module, state_module):
+        monkeypatch.setattr(module, "id_hashes", alike)
     state = found([[entry("b"), entry("a", "failed")], [entry("c", fingerprint="g"), entry("a", at=1)]])
     assert [state.is_done(id, "f") for id in "abcd"] == [True, True, False, False]
     assert state.is_done("c", "g")
@@ -463,13 +468,14 @@ def test_ids_whose_digests_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_attempts_than_are_merged_at_once(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_BATCH", 3)
+    for module in (attempts_module, merging):
+        monkeypatch.setattr(module, "BATCH", 3)
     sizes = []
-    merge = ledger._best
+    merge = merging._best
     monkeypatch.setattr(
-        ledger, "_best", lambda rows, classes: sizes.append(len(rows)) or merge(rows, classes)
+        merging, "_best", lambda rows, classes: sizes.append(len(rows)) or merge(rows, classes)
     )
-    monkeypatch.setattr(ledger, "_MERGE", 4)
+    monkeypatch.setattr(merging, "_MERGE", 4)
     for at in range(4):
         failures = [
             entry(str(id), "failed", at=at, attempt=at + 1, error_class=f"E{at}") for id in range(4, 8)
@@ -517,7 +523,7 @@ def put_table(output: Storage, changed: pa.Table) -> None:
 
 
 def one_row(**columns: pa.Array) -> pa.Table:
-    whole = pa.Table.from_batches([ledger._row(entry(), ledger.SCHEMA)])
+    whole = pa.Table.from_batches([entry_row(entry(), ledger.SCHEMA)])
     for name, values in columns.items():
         whole = whole.set_column(whole.column_names.index(name), name, values)
     return whole

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidgen_dist import ledger
-from vidgen_dist.compaction import compact
-from vidgen_dist.ledger import LedgerEntry, LedgerWriter, dead_letters, read_ledger
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact, dead_letters, read_ledger
 from vidgen_dist.runtime.entries import latest_entries
 from vidgen_dist.storage import Storage, open_storage
 
@@ -85,5 +85,5 @@ def test_any_other_column_may_not_be_missing(output: Storage) -> None:
     table = pq.read_table(output.uri(name)).drop_columns(["attempt"])
     with output.create(name) as file:
         pq.write_table(table, file)
-    with pytest.raises(ledger.Refused, match="it has no column 'attempt'"):
+    with pytest.raises(Refused, match="it has no column 'attempt'"):
         read_ledger(output)

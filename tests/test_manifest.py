@@ -21,9 +21,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidgen_dist import manifest as module
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest import COLUMNS, Manifest, Row, check, open_manifest, row_digest
+from vidgen_dist.manifest import (
+    COLUMNS,
+    Manifest,
+    Row,
+    check,
+    describe_unknown,
+    open_manifest,
+    opening,
+    row_digest,
+)
 from vidgen_dist.request import FIELDS, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, open_storage
 
@@ -362,7 +370,8 @@ def test_every_row_comes_once_and_in_order(
         first += rows
     manifest = open_manifest(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BATCH_ROWS", batch)
+        patch.setattr(opening, "_BATCH_ROWS", batch)
+        patch.setattr(opening, "_COLUMN_ROWS", batch)
         whole = list(manifest.rows())
         assert [request_of(row).prompt for row in whole] == prompts
         assert [row.index for row in whole] == [n for rows in files for n in range(rows)]
@@ -819,4 +828,4 @@ def test_checking_holds_few_rows(tmp_path: Path) -> None:
     [("num_frame", "not read (did you mean 'num_frames'?); --pass"), ("source", "not read; --pass")],
 )
 def test_unknown_column_is_told_with_the_nearest(column, hint):
-    assert hint in module.describe_unknown(column)
+    assert hint in describe_unknown(column)

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from vidgen_dist import ledger
-from vidgen_dist.compaction import Compaction, compact
 from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
 from vidgen_dist.spec import RunSpec
@@ -63,7 +63,7 @@ def read_failures(uri: str) -> pa.Table:
 
 
 def compact_ledger(uri: str) -> Compaction:
-    """Merge the small parts of an output's ledger, see `compaction.compact`. Raises as `read_status`."""
+    """Merge the small parts of an output's ledger, see `ledger.compact`. Raises as `read_status`."""
     output, _ = open_output(uri)
     try:
         return compact(output)

@@ -21,16 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import (
-    COMPACTED,
-    FOLDER,
-    LARGE,
-    PART_TIME,
-    SCHEMA,
-    open_part,
-    part_names,
-    read_part,
-)
+from vidgen_dist.ledger.entries import SCHEMA
+from vidgen_dist.ledger.parts import COMPACTED, FOLDER, LARGE, PART_TIME, open_part, part_names, read_part
 from vidgen_dist.storage import Storage, StorageError, open_input, redact
 from vidgen_dist.threads import map_ahead
 

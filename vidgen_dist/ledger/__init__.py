@@ -1,0 +1,60 @@
+"""Parquet out: what became of each row; resume; dead letters.
+
+`OUTPUT/ledger/` is a folder of Parquet parts, one row an attempt at a manifest row. A part is written once,
+by one writer, and never changed, so any number of workers write at the same time and a reader needs no
+lock. Parts of one run share one schema: the folder opens as one table in pandas, DuckDB and `datasets`.
+
+An entry is written after its video is whole under its final name (`media.commit_video`). What was rendered
+but not entered when a run was killed is rendered again, to the same name.
+
+Among the entries of one id and one fingerprint `done` beats `failed`, and else the later beats the
+earlier. A video of another fingerprint takes the same file's place, so a row counts as done for the
+fingerprint that was done last. The order in which parts are read and entries that are there twice change
+nothing.
+"""
+
+from vidgen_dist.ledger.compaction import Compaction, compact
+from vidgen_dist.ledger.entries import DONE, FAILED, LATER, MAX_MESSAGE, SCHEMA, LedgerEntry, ledger_schema
+from vidgen_dist.ledger.merging import RECENT, read_ledger
+from vidgen_dist.ledger.parts import (
+    COMPACTED,
+    FOLDER,
+    LARGE,
+    PART_TIME,
+    open_part,
+    part_names,
+    read_part,
+    read_parts,
+)
+from vidgen_dist.ledger.report import DEAD_LETTERS, Summary, dead_letters, summary
+from vidgen_dist.ledger.state import LedgerState, Outcomes
+from vidgen_dist.ledger.writing import LedgerWriter
+
+__all__ = [
+    "COMPACTED",
+    "DEAD_LETTERS",
+    "DONE",
+    "FAILED",
+    "FOLDER",
+    "LARGE",
+    "LATER",
+    "MAX_MESSAGE",
+    "PART_TIME",
+    "RECENT",
+    "SCHEMA",
+    "Compaction",
+    "LedgerEntry",
+    "LedgerState",
+    "LedgerWriter",
+    "Outcomes",
+    "Summary",
+    "compact",
+    "dead_letters",
+    "ledger_schema",
+    "open_part",
+    "part_names",
+    "read_ledger",
+    "read_part",
+    "read_parts",
+    "summary",
+]

@@ -1,0 +1,167 @@
+"""One entry: what became of one attempt at one row, its columns and its row in Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from vidgen_dist.errors import Refused
+
+DONE = "done"
+FAILED = "failed"
+MAX_MESSAGE = 4000
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("frames", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("mean_luma", pa.float64()),
+        pa.field("motion", pa.float64()),
+        pa.field("clipped", pa.float64()),
+        pa.field("flags", pa.list_(pa.field("element", pa.string()))),
+        pa.field("seed", pa.int64()),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("model", pa.string()),
+        pa.field("revision", pa.string()),
+        pa.field("seconds_encode", pa.float64()),
+        pa.field("seconds_denoise", pa.float64()),
+        pa.field("seconds_decode", pa.float64()),
+        pa.field("seconds_write", pa.float64()),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("worker", pa.string()),
+        pa.field("error_class", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("finished_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""The ledger's own columns; the manifest's `passthrough` columns follow them."""
+
+LATER = ("mean_luma", "motion", "clipped", "flags")
+"""Columns that parts of the first versions do not have; they are read as nulls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
+    """What became of one attempt at one row; the fields are the ledger's columns.
+
+    Attributes:
+        id: The row's identity.
+        status: "done" or "failed".
+        fingerprint: Digest of all that decides the pixels.
+        attempt: 1 for the first attempt at this id with this fingerprint, and so on, over all runs.
+        finished_at: When the attempt ended; with a time zone, kept as UTC.
+        uri: Where the video is, as a full URI or absolute path, so that it opens from anywhere; of a
+            failed row None. If an output is moved as a whole, what follows the last `/videos/` still
+            holds below the new place's `videos/`.
+        bytes, sha256, frames, fps, width, height: Of the video's file, see `media.EncodedVideo`.
+        mean_luma, motion, clipped: Of the frames before encoding, see `quality.Quality`; also of a video that
+            was rejected. `motion` is None of a single frame.
+        flags: What seems to be wrong with the video, of `quality.FLAGS`; None if it was not measured.
+        seed: Seed of the noise.
+        model, revision: The checkpoint: hub id or folder, and commit.
+        seconds_encode, seconds_denoise, seconds_decode, seconds_write: Seconds of each stage that ran.
+        worker: Who made the attempt.
+        error_class, error_message: Of a failed row; messages are cut to `MAX_MESSAGE` characters.
+        extra: Values of the passthrough columns, as Python values or Arrow scalars; one that is missing
+            is null.
+
+    Raises:
+        ValueError: Another status, a done row without its URI, a failed one without its error, a time
+            without a zone.
+    """
+
+    id: str
+    status: str
+    fingerprint: str
+    attempt: int
+    finished_at: datetime
+    uri: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    mean_luma: float | None = None
+    motion: float | None = None
+    clipped: float | None = None
+    flags: Sequence[str] | None = None
+    seed: int | None = None
+    model: str | None = None
+    revision: str | None = None
+    seconds_encode: float | None = None
+    seconds_denoise: float | None = None
+    seconds_decode: float | None = None
+    seconds_write: float | None = None
+    worker: str | None = None
+    error_class: str | None = None
+    error_message: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        needed = {DONE: "uri", FAILED: "error_class"}.get(self.status)
+        if needed is None:
+            raise ValueError(f"status: {self.status!r} is not allowed; allowed: {DONE!r} or {FAILED!r}")
+        if getattr(self, needed) is None:
+            raise ValueError(f"{needed}: may not be missing when the status is {self.status!r}")
+        if self.finished_at.tzinfo is None:
+            raise ValueError(f"finished_at: {self.finished_at} has no time zone")
+
+
+def ledger_schema(passthrough: pa.Schema | None = None) -> pa.Schema:
+    """`SCHEMA` and, after it, the passthrough columns with the types that they have in the manifest.
+
+    Raises:
+        Refused: A passthrough column has the name of one of the ledger's own.
+    """
+    extra = [column.remove_metadata().with_nullable(True) for column in passthrough or ()]
+    clashes = sorted({column.name for column in extra} & set(SCHEMA.names))
+    if clashes:
+        raise Refused(
+            f"passthrough: column {clashes[0]!r} cannot be copied to the ledger, which has a column of that "
+            f"name; rename it in the manifest. The ledger's own columns: {', '.join(SCHEMA.names)}"
+        )
+    return pa.schema([*SCHEMA, *extra])
+
+
+def entry_row(entry: LedgerEntry, schema: pa.Schema) -> pa.RecordBatch:
+    """An entry as one row of a ledger with this schema.
+
+    Raises:
+        ValueError: A value that its column cannot hold, or an unknown passthrough column.
+    """
+    values = {column.name: getattr(entry, column.name) for column in fields(entry) if column.name != "extra"}
+    if entry.error_message is not None:
+        # Messages quote whatever broke, also what is no text.
+        text = entry.error_message.encode("utf-8", "backslashreplace").decode()
+        values["error_message"] = text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 3]}..."
+    unknown = sorted(set(entry.extra) - (set(schema.names) - set(values)))
+    if unknown:
+        raise ValueError(f"ledger entry {entry.id!r}: {unknown[0]!r} is no passthrough column of this ledger")
+    values |= entry.extra
+    arrays = []
+    for column in schema:
+        value = values.get(column.name)
+        try:
+            array = pa.array([value], column.type)
+            if array.null_count and not column.nullable:
+                raise ValueError("may not be missing")
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"ledger entry {entry.id!r}: {column.name}: {str(value)[:100]!r} is not allowed; "
+                f"allowed: {column.type} ({error})"
+            ) from error
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,0 +1,116 @@
+"""All entries of a ledger merged into its state: the best attempt by id and fingerprint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from vidgen_dist.ledger.attempts import ATTEMPT, BATCH, MERGED, in_runs, read_attempts, run_starts
+from vidgen_dist.ledger.parts import read_parts
+from vidgen_dist.ledger.state import LedgerState, join_shares, settle
+from vidgen_dist.storage import Storage
+
+RECENT = 600
+"""Seconds over which the pace of a run is taken."""
+
+_MERGE = 2**20
+_SHARES = 16
+
+
+def read_ledger(output: Storage) -> LedgerState:
+    """Reads and merges all parts. An output without a ledger gives an empty state.
+
+    Raises:
+        Refused: A file in the folder is no whole ledger part; names it.
+        OSError: The storage failed.
+    """
+    merge = Merge()
+    names = read_parts(output, MERGED, lambda name, table: merge.add(table, output.uri(name)))
+    return merge.state(names)
+
+
+class Merge:
+    """Merges attempts, in any order; memory follows the rows, not the attempts.
+
+    Attempts are kept apart by the first bits of their ids' hashes, so that each step of the merge, which
+    needs some copies, has only a share of them.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[str, int] = {}
+        self._best = [np.empty(0, ATTEMPT)] * _SHARES
+        self._read: list[list[np.ndarray]] = [[] for _ in range(_SHARES)]
+        self._waiting: list[tuple[str, pa.Table]] = []
+        self._rows = 0
+        self._count = 0
+        self._kept = 0
+
+    def add(self, table: pa.Table, uri: str) -> None:
+        """Takes attempts with the columns `MERGED`, of the part `uri`.
+
+        Raises:
+            Refused: A status that is none, of this part or one before.
+        """
+        self._waiting.append((uri, table))
+        self._rows += len(table)
+        # Small parts cost less together.
+        if self._rows >= BATCH:
+            self._take()
+        # Whenever as much again was read.
+        if self._count > max(self._kept, _MERGE):
+            for share in range(_SHARES):
+                self._merge(share)
+            self._count, self._kept = 0, sum(map(len, self._best))
+
+    def _take(self) -> None:
+        for chunk in read_attempts(self._waiting, self._classes):
+            shares = chunk["id_high"] >> np.uint64(64 - _SHARES.bit_length() + 1)
+            order = np.argsort(shares, kind="stable")
+            chunk = chunk[order]
+            bounds = shares[order].searchsorted(np.arange(_SHARES + 1, dtype=np.uint64))
+            for share, read in enumerate(self._read):
+                read.append(chunk[bounds[share] : bounds[share + 1]].copy())
+            self._count += len(chunk)
+        self._waiting, self._rows = [], 0
+
+    def state(self, parts: tuple[str, ...]) -> LedgerState:
+        """The state; nothing can be added any more. Raises as `add`."""
+        self._take()
+        since = time.time_ns() // 1000 - RECENT * 1_000_000
+        shares = []
+        for share in range(_SHARES):
+            self._merge(share)
+            shares.append(settle(self._best[share], since))
+            self._best[share] = self._best[share][:0].copy()
+        return join_shares(shares, self._classes, parts)
+
+    def _merge(self, share: int) -> None:
+        if self._read[share]:
+            attempts = np.concatenate([self._best[share], *self._read[share]])
+            self._best[share], self._read[share] = _best(attempts, self._classes), []
+
+
+def _best(attempts: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:
+    """The best attempt by id and fingerprint, sorted by these; a maximum, so merging is in any order."""
+    attempts = attempts[np.argsort(attempts["id_high"], kind="stable")]
+    # Most ids have one attempt, and sorting by all keys takes ten times as long: only where it matters.
+    several = in_runs(attempts, "id_high")
+    chosen = attempts[several]
+    keys = [chosen[key] for key in ("attempt", "finished_at", "done", "fingerprint", "id_low", "id_high")]
+    attempts[several] = chosen[np.lexsort([_ranks(classes)[chosen["error_class"]], *keys])]
+    starts = run_starts(attempts, "id_high", "id_low", "fingerprint")
+    best = attempts[starts + np.diff(starts, append=len(attempts)) - 1]
+    if len(best):
+        best["attempts"] = np.maximum.reduceat(attempts["attempts"], starts)
+    return best
+
+
+def _ranks(classes: Mapping[str, int]) -> np.ndarray:
+    """Of each error class's number its place in the alphabet; numbers follow the order of reading."""
+    ranks = np.zeros(len(classes), np.int32)
+    for rank, name in enumerate(sorted(classes)):
+        ranks[classes[name]] = rank
+    return ranks

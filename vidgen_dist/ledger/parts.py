@@ -1,0 +1,181 @@
+"""The parts of a ledger: where they are, how they are called, and reading them.
+
+They may be read while others write and compact. What is read is checked, and has `SCHEMA`'s types.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger.entries import LATER, SCHEMA
+from vidgen_dist.storage import Storage, StorageError, is_hidden, is_local, open_input, redact
+from vidgen_dist.threads import map_ahead
+
+_T = TypeVar("_T")
+
+FOLDER = "ledger"
+
+PART_TIME = "%Y%m%dT%H%M%S%fZ"
+"""How the name of a part begins: when it was made, UTC."""
+
+COMPACTED = "-compacted-"
+"""In the name of a part that was made of others."""
+
+LARGE = ".large.parquet"
+"""How the name of a part ends that is read in pieces, and never compacted again."""
+
+_READERS = 16
+# A disk answers at once; more threads would only wait for each other.
+_LOCAL_READERS = 4
+_LISTINGS = 20
+
+
+def part_names(output: Storage) -> list[str]:
+    """Paths of the ledger's parts, sorted: oldest first.
+
+    Raises:
+        Refused: Another file is in the folder.
+        OSError: The storage failed.
+    """
+    names = []
+    for name in output.list(FOLDER):
+        if is_hidden(name):
+            continue
+        if not name.endswith(".parquet"):
+            raise Refused(f"{redact(output.uri(name))}: is no ledger part; allowed in {FOLDER}/: *.parquet")
+        names.append(name)
+    return names
+
+
+def read_parts(
+    output: Storage,
+    columns: Sequence[str],
+    use: Callable[[str, pa.Table], object],
+    wanted: Callable[[str], bool] = lambda _: True,
+) -> tuple[str, ...]:
+    """Hands all entries, some at a time, to a function; returns the paths of the parts.
+
+    Parts may be compacted meanwhile. What was in one that is gone is in another by then, so the folder is
+    listed again; an entry may thus come twice.
+
+    Args:
+        output: The run's output.
+        columns: Those of `SCHEMA` that are wanted; the tables have them with its types, in this order.
+        use: Called with a part's path and a table, of one row group of the part.
+        wanted: Whether to read a part, by its path.
+
+    Raises:
+        Refused: A file in the folder is no whole ledger part; names it.
+        OSError: The storage failed.
+    """
+    read: dict[str, None] = {}
+    for _ in range(_LISTINGS):
+        names = [name for name in part_names(output) if name not in read and wanted(name)]
+        gone = 0
+        for name, tables in _read_all(output, names, columns):
+            if tables is None:
+                gone += 1
+                continue
+            for table in tables:
+                use(name, table)
+            read[name] = None
+        if not gone:
+            return tuple(read)
+    raise StorageError(f"cannot read {redact(output.uri(FOLDER))}: parts vanish as fast as they are listed")
+
+
+def read_part(output: Storage, name: str) -> pa.Table | None:
+    """All columns of a small part; None if it is gone. Raises as `read_parts`."""
+    content = _unless_gone(output.read_bytes, name)
+    if content is None:
+        return None
+    return pa.concat_tables(_tables(output.uri(name), io.BytesIO(content), None))
+
+
+@contextmanager
+def open_part(output: Storage, name: str, columns: Sequence[str]) -> Iterator[Iterator[pa.Table]]:
+    """A part of any size, its row groups read as they are asked for. Raises as `read_parts`."""
+    with open_input(output.uri(name)) as source:
+        yield _tables(output.uri(name), source, columns)
+
+
+def _read_all(
+    output: Storage, names: list[str], columns: Sequence[str]
+) -> Iterator[tuple[str, Iterable[pa.Table] | None]]:
+    """Each part's tables; None for a part that is gone."""
+
+    def read_small(name: str) -> list[pa.Table] | None:
+        content = _unless_gone(output.read_bytes, name)
+        return None if content is None else list(_tables(output.uri(name), io.BytesIO(content), columns))
+
+    small = [name for name in names if not name.endswith(LARGE)]
+    readers = _LOCAL_READERS if is_local(output.root) else _READERS
+    yield from zip(small, map_ahead(read_small, small, threads=readers), strict=True)
+    for name in (name for name in names if name.endswith(LARGE)):
+        # Read where they lie, one row group after another.
+        source = _unless_gone(open_input, output.uri(name))
+        if source is None:
+            yield name, None
+            continue
+        with source:
+            yield name, _tables(output.uri(name), source, columns)
+
+
+def _unless_gone(read: Callable[[str], _T], name: str) -> _T | None:
+    try:
+        return read(name)
+    except FileNotFoundError:
+        return None
+
+
+def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    """A part's row groups, an empty one if it has none; without `columns` `SCHEMA`'s and all others after."""
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        there = set(file.schema_arrow.names)
+        missing = [column for column in SCHEMA.names if column not in there and column not in LATER]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]!r}")
+        own = SCHEMA.names if columns is None else list(columns)
+        extra = [name for name in file.schema_arrow.names if name not in SCHEMA.names and columns is None]
+        stored = [name for name in (*own, *extra) if name in there]
+        if not file.num_row_groups:
+            yield _with_own(file.schema_arrow.empty_table(), own, extra)
+        for group in range(file.num_row_groups):
+            yield _with_own(file.read_row_group(group, stored, use_threads=False), own, extra)
+    except StorageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # OSError too: the bytes are here, but Arrow says so of some that do not unpack.
+        raise Refused(
+            f"{redact(uri)}: is no whole ledger part: {error}; move it elsewhere, "
+            "and the rows that only it knows are rendered again"
+        ) from error
+
+
+def _with_own(table: pa.Table, own: Sequence[str], extra: Sequence[str]) -> pa.Table:
+    """Some columns of `SCHEMA`, with its types, and after them others as they are."""
+    columns = [_typed(table, SCHEMA.field(name)) for name in own] + [table.column(name) for name in extra]
+    kept = [SCHEMA.field(name) for name in own] + [table.schema.field(name) for name in extra]
+    return pa.Table.from_arrays(columns, schema=pa.schema(kept))
+
+
+def _typed(table: pa.Table, column: pa.Field) -> pa.ChunkedArray:
+    """A column as `SCHEMA` has it: other tools, merging parts, may widen types, and old parts lack some."""
+    if column.name not in table.column_names:
+        return pa.chunked_array([pa.nulls(len(table), column.type)])
+    values = table.column(column.name)
+    try:
+        values = values.cast(column.type)
+    except pa.ArrowException as error:
+        raise ValueError(f"column {column.name!r} is {values.type}, not {column.type}: {error}") from None
+    if values.null_count and not column.nullable:
+        raise ValueError(f"column {column.name!r} has {values.null_count} missing values")
+    return values

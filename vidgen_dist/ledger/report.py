@@ -1,0 +1,99 @@
+"""What people are told of a ledger: counts and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidgen_dist.ledger.entries import FAILED, SCHEMA
+from vidgen_dist.ledger.merging import read_ledger
+from vidgen_dist.ledger.parts import read_parts
+from vidgen_dist.storage import Storage
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts for `vidgen status`.
+
+    Attributes:
+        total: Rows of the manifest; None if that is not known.
+        done, failed, failures: As in `LedgerState`.
+        pending: Rows of which the ledger says nothing; None without `total`.
+        videos_per_minute: Over the last `RECENT` seconds, from the first video in them; None if there are
+            not two.
+        seconds_left: Until nothing is pending, at that pace; None if either is not known.
+    """
+
+    total: int | None
+    done: int
+    failed: int
+    pending: int | None
+    failures: Mapping[str, int]
+    videos_per_minute: float | None = None
+    seconds_left: float | None = None
+
+
+def summary(output: Storage, total: int | None = None) -> Summary:
+    """Counts a ledger's rows by their latest outcome. Raises as `read_ledger`."""
+    state = read_ledger(output)
+    # A ledger may hold ids that the manifest has no more.
+    pending = None if total is None else max(0, total - state.done - state.failed)
+    pace = 60 * state.recent / state.recent_seconds if state.recent > 1 and state.recent_seconds else None
+    left = None if pace is None or pending is None else 60 * pending / pace
+    return Summary(total, state.done, state.failed, pending, state.failures, pace, left)
+
+
+DEAD_LETTERS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("error_class", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("finished_at", SCHEMA.field("finished_at").type, nullable=False),
+    ]
+)
+"""Columns of `dead_letters`."""
+
+
+_LETTERS = pa.schema(
+    [
+        *(SCHEMA.field(name) for name in ("id", "error_class", "error_message", "attempt", "finished_at")),
+        pa.field("place", pa.int64()),
+    ]
+)
+
+
+def dead_letters(output: Storage) -> pa.Table:
+    """The rows whose latest outcome is a failure, with `DEAD_LETTERS`' columns, in the order of their ends.
+
+    Error and time are those of the last attempt. Raises as `read_ledger`.
+    """
+    state = read_ledger(output)
+    found = [_LETTERS.empty_table()]
+
+    def pick(_name: str, table: pa.Table) -> None:
+        table = table.filter(pc.equal(table.column("status"), FAILED)).combine_chunks()
+        if len(table):
+            ids, fingerprints = (table.column(name).combine_chunks() for name in ("id", "fingerprint"))
+            place = state.dead_place(ids, fingerprints)
+            table = table.append_column("place", pa.array(place))
+            found.append(table.select(_LETTERS.names).filter(pa.array(place >= 0)).cast(_LETTERS))
+
+    if state.failed:
+        read_parts(output, ("status", "fingerprint", *_LETTERS.names[:-1]), pick)
+    letters = pa.concat_tables(found).sort_by(
+        [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
+    )
+    places = letters.column("place").to_numpy()
+    letters = letters.filter(pa.array(np.diff(places, append=-1) != 0))
+    attempts = state.dead_attempts(letters.column("place").to_numpy())
+    letters = letters.append_column("attempts", pa.array(attempts, pa.int32()))
+    return (
+        letters.select(DEAD_LETTERS.names)
+        .cast(DEAD_LETTERS)
+        .sort_by([("finished_at", "ascending"), ("id", "ascending")])
+    )

@@ -1,0 +1,226 @@
+"""What a ledger says once its attempts are merged, and looking rows up in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vidgen_dist.digests import text_hashes
+from vidgen_dist.ledger.attempts import id_hashes, in_runs, run_starts
+
+
+@dataclass(frozen=True, eq=False)
+class LedgerState:
+    """What a ledger says, merged. Made by `read_ledger`; plain arrays, may be sent to other processes.
+
+    Attributes:
+        done: Ids whose latest outcome is a video.
+        failed: Ids whose latest outcome is a failure: the dead letters.
+        failures: Number of dead letters by error class, the most frequent first.
+        recent: Videos that were done in the `RECENT` seconds before the ledger was read.
+        recent_seconds: Since the first of them.
+        parts: Paths of the parts that were read.
+    """
+
+    done: int
+    failed: int
+    failures: Mapping[str, int]
+    recent: int
+    recent_seconds: float
+    parts: tuple[str, ...]
+    # Best attempt by id and fingerprint, sorted by `id_high`.
+    _id_high: np.ndarray
+    _id_low: np.ndarray
+    _fingerprint: np.ndarray
+    # Whether its video is there: done, and the id not done with another fingerprint since.
+    _in_place: np.ndarray
+    _attempts: np.ndarray
+    # Whether it is the latest outcome of its id, and a failure.
+    _dead: np.ndarray
+    # Place in `_class_names` of a failure's error class, -1 of a video.
+    _error_class: np.ndarray
+    _class_names: tuple[str, ...]
+
+    def is_done(self, id: str, fingerprint: str) -> bool:
+        """Whether the row's video with this fingerprint is there."""
+        return bool(self.look_up(pa.array([id]), pa.array([fingerprint])).done[0])
+
+    def attempts(self, id: str, fingerprint: str) -> int:
+        """The highest attempt number of the row with this fingerprint; 0 if it was never tried."""
+        return int(self.look_up(pa.array([id]), pa.array([fingerprint])).attempts[0])
+
+    def knows(self, ids: pa.Array) -> np.ndarray:
+        """Which ids have any entry: bool (N,)."""
+        return self._find(id_hashes(ids), None) >= 0
+
+    def look_up(self, ids: pa.Array, fingerprints: pa.Array) -> Outcomes:
+        """What became of rows.
+
+        Args:
+            ids, fingerprints: Texts (N,) without nulls.
+        """
+        index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
+        found = index >= 0
+        return Outcomes(
+            done=found & self._at(self._in_place, index, False),
+            attempts=self._at(self._attempts, index, 0),
+            error_class=self._at(self._error_class, index, -1),
+            class_names=self._class_names,
+        )
+
+    def dead_place(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
+        """Numbers of the dead letters among some rows, -1 for other rows: int64 (N,)."""
+        index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
+        return np.where(self._at(self._dead, index, False), index, -1)
+
+    def dead_attempts(self, places: np.ndarray) -> np.ndarray:
+        """The highest attempt numbers of dead letters, by their numbers: int32 (N,)."""
+        return self._attempts[places]
+
+    @staticmethod
+    def _at(values: np.ndarray, index: np.ndarray, otherwise: Any) -> np.ndarray:
+        if not len(values):
+            return np.full(len(index), otherwise, values.dtype)
+        return np.where(index >= 0, values[index], otherwise)
+
+    def _find(self, ids: np.ndarray, fingerprints: np.ndarray | None) -> np.ndarray:
+        """Where each entry is, of any fingerprint if there are none; -1 for those that are not there."""
+        found = np.full(len(ids), -1, np.int64)
+        # Sorted needles go through the haystack once: many times faster.
+        left = np.argsort(ids[:, 0])
+        at = self._id_high.searchsorted(ids[left, 0])
+        while len(left):
+            there = at < len(self._id_high)
+            left, at = left[there], at[there]
+            there = self._id_high[at] == ids[left, 0]
+            left, at = left[there], at[there]
+            hit = self._id_low[at] == ids[left, 1]
+            if fingerprints is not None:
+                hit &= self._fingerprint[at] == fingerprints[left]
+            found[left[hit]] = at[hit]
+            left, at = left[~hit], at[~hit] + 1
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What became of some rows, each with its fingerprint.
+
+    Attributes:
+        done: Whether the video is there: bool (N,).
+        attempts: The highest attempt number, 0 if there was none: int32 (N,).
+        error_class: Place in `class_names` if the best attempt is a failure, else -1: int32 (N,).
+        class_names: Error classes.
+    """
+
+    done: np.ndarray
+    attempts: np.ndarray
+    error_class: np.ndarray
+    class_names: tuple[str, ...]
+
+    def failed(self, error_class: str | None = None) -> np.ndarray:
+        """Which have failed and are not done, with that error class or any: bool (N,)."""
+        if error_class is None:
+            return (self.error_class >= 0) & ~self.done
+        wanted = [place for place, name in enumerate(self.class_names) if name == error_class]
+        return np.isin(self.error_class, wanted) & ~self.done
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """A share of the ids, settled.
+
+    Attributes:
+        best: The best attempt by id and fingerprint, sorted by these: `ATTEMPT` (N,).
+        in_place: Whether its video is there: done, and the id not done with another fingerprint since.
+        dead: Whether it is the latest outcome of its id, and a failure.
+        done: Ids whose latest outcome is a video.
+        classes: Number of dead letters by the error class's number.
+        recent: Videos that were done since the time from which they are counted.
+        first_recent: When the first of them was, in microseconds since 1970.
+    """
+
+    best: np.ndarray
+    in_place: np.ndarray
+    dead: np.ndarray
+    done: int
+    classes: np.ndarray
+    recent: int
+    first_recent: int
+
+
+def settle(best: np.ndarray, since: int) -> Share:
+    """Chooses, for ids with several fingerprints, the video in place and the latest outcome.
+
+    Args:
+        best: As in `Share`.
+        since: From when on videos are recent, in microseconds since 1970.
+    """
+    in_place = best["done"].copy()
+    latest = np.ones(len(best), np.bool_)
+    several = in_runs(best, "id_high", "id_low")
+    chosen = best[several]
+    keys = ("fingerprint", "attempt", "done", "finished_at", "id_low", "id_high")
+    order = np.lexsort([chosen[key] for key in keys])
+    several, chosen = several[order], chosen[order]
+    latest[several] = _last_of_id(chosen)
+    done = chosen["done"]
+    in_place[several[done]] = _last_of_id(chosen[done])
+    dead = latest & ~best["done"]
+    times = best["finished_at"][in_place]
+    times = times[times >= since]
+    return Share(
+        best=best,
+        in_place=in_place,
+        dead=dead,
+        done=int(np.count_nonzero(latest & best["done"])),
+        classes=np.bincount(best["error_class"][dead]),
+        recent=len(times),
+        first_recent=int(times.min(initial=np.iinfo(np.int64).max)),
+    )
+
+
+def _last_of_id(attempts: np.ndarray) -> np.ndarray:
+    """Whether each of some attempts, sorted by id, is the last of its id."""
+    last = np.zeros(len(attempts), np.bool_)
+    last[-1:] = True
+    last[run_starts(attempts, "id_high", "id_low")[1:] - 1] = True
+    return last
+
+
+def join_shares(shares: list[Share], classes: Mapping[str, int], parts: tuple[str, ...]) -> LedgerState:
+    """The state of the ids of all shares, in their order; `classes` numbers the error classes."""
+    names = tuple(classes)
+    counts = np.zeros(len(names), np.int64)
+    for share in shares:
+        counts[: len(share.classes)] += share.classes
+    failures = {names[number]: int(counts[number]) for number in np.flatnonzero(counts)}
+    recent = sum(share.recent for share in shares)
+    first = min(share.first_recent for share in shares)
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([share.best[name] for share in shares])
+
+    errors = column("error_class")
+    errors[column("done")] = -1
+    return LedgerState(
+        done=sum(share.done for share in shares),
+        failed=int(counts.sum()),
+        failures=dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))),
+        recent=recent,
+        recent_seconds=max(0.0, time.time() - first / 1e6) if recent else 0.0,
+        parts=parts,
+        _id_high=column("id_high"),
+        _id_low=column("id_low"),
+        _fingerprint=column("fingerprint"),
+        _in_place=np.concatenate([share.in_place for share in shares]),
+        _attempts=column("attempts"),
+        _dead=np.concatenate([share.dead for share in shares]),
+        _error_class=errors,
+        _class_names=names,
+    )

@@ -1,0 +1,225 @@
+"""Rows by columns: for what looks at millions of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidgen_dist.digests import as_list, json_template
+from vidgen_dist.manifest.columns import is_text
+from vidgen_dist.manifest.identity import digest_text, new_digest, plain_value
+from vidgen_dist.manifest.rows import Row, column_values, extra_values, make_row
+from vidgen_dist.request import MAX_SEED, MEDIA_FIELDS
+from vidgen_dist.storage import StorageError, redact
+
+_ROWS_OWN = ("id", "prompt", "seed", *MEDIA_FIELDS)
+"""Fields whose values differ from row to row; what a model can do does not depend on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of a manifest that follow one another, by columns. Made by `Manifest.batches`.
+
+    Args:
+        file: URI of the file that they are in.
+        start: The first one's place in it.
+        columns: Their values.
+        fields: Those columns that are fields of a request.
+        extra_schema: Names and types of those that are passed through.
+        defaults: Values of request fields where a row has none.
+    """
+
+    file: str
+    start: int
+    columns: pa.RecordBatch
+    fields: tuple[str, ...]
+    extra_schema: pa.Schema
+    defaults: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    def rows(self, wanted: np.ndarray | None = None) -> Iterator[Row]:
+        """The rows, or those `wanted`, a mask (N,), one by one.
+
+        Raises:
+            StorageError: A value that cannot be passed through.
+        """
+        places = range(len(self)) if wanted is None else np.flatnonzero(wanted).tolist()
+        if not len(places):
+            return
+        try:
+            values = {name: column_values(self.some(name, places)) for name in self.fields}
+            extra = {
+                field.name: extra_values(self.some(field.name, places), field) for field in self.extra_schema
+            }
+        except StorageError as error:
+            raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
+        for at, place in enumerate(places):
+            present = {name: column[at] for name, column in values.items() if column[at] is not None}
+            passed = {name: column[at] for name, column in extra.items()}
+            yield make_row(present, passed, self.file, self.start + place, self.defaults)
+
+    def row(self, place: int) -> Row:
+        """One of the rows, by its place in the batch."""
+        wanted = np.zeros(len(self), np.bool_)
+        wanted[place] = True
+        return next(self.rows(wanted))
+
+    def some(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
+        """The values of some rows, by their places."""
+        column = self.columns.column(name)
+        if len(places) == len(self):
+            return column
+        try:
+            return column.take(pa.array(places, pa.int64()))
+        except pa.ArrowNotImplementedError:
+            # Views, of text for example, can be cut but not picked from.
+            return pa.concat_arrays([column.slice(place, 1) for place in places])
+
+    @cached_property
+    def plain(self) -> np.ndarray:
+        """Whether a row's id, prompt, seed and media are certainly fine by themselves: bool (N,).
+
+        What a row asks for then depends on its other fields alone, see `groups`.
+        """
+        texts = [self.columns.column(name) for name in self.fields if is_text(self._kind(name))]
+        try:
+            for column in texts:
+                column.validate(full=True)
+        except pa.ArrowException:
+            # Text that is no UTF-8: which, is found one by one.
+            return np.zeros(len(self), np.bool_)
+        plain = np.ones(len(self), np.bool_)
+        for name in self.fields:
+            if name in _ROWS_OWN:
+                plain &= _mask(_surely_fine(name, self.columns.column(name)), len(self))
+        return plain
+
+    def _kind(self, name: str) -> pa.DataType:
+        return self.columns.schema.field(name).type
+
+    @cached_property
+    def _group_numbers(self) -> np.ndarray:
+        """Of each row the number of its group: int64 (N,)."""
+        numbers = np.zeros(len(self), np.int64)
+        for name in self.fields:
+            column = self.columns.column(name)
+            if name in _ROWS_OWN:
+                # Whether there is one matters also where its value does not.
+                codes, kinds = column.is_null().to_numpy(zero_copy_only=False).astype(np.int64), 2
+            else:
+                codes, kinds = _codes(column)
+            if kinds > 1:
+                _, numbers = np.unique(numbers * kinds + codes, return_inverse=True)
+        return numbers
+
+    def groups(self, wanted: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
+        """The plain ones of some rows, by what they ask for beside id, prompt, seed and media.
+
+        Args:
+            wanted: Mask of rows (N,).
+
+        Yields:
+            One row, and the places of all that differ from it in these fields alone: int64 (n,).
+        """
+        places = np.flatnonzero(wanted & self.plain)
+        numbers = self._group_numbers[places]
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+        for group in np.split(places[order], bounds[1:]) if len(places) else ():
+            yield self.row(int(group[0])), group
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """The rows' ids: strings (N,)."""
+        own = self.columns.column("id") if "id" in self.fields else None
+        if own is not None and self.plain.all() and not own.null_count:
+            return _as_strings(own)
+        ids: list[str] = [""] * len(self)
+        named = np.zeros(len(self), np.bool_)
+        if own is not None:
+            named = self.plain & ~own.is_null().to_numpy(zero_copy_only=False)
+            given = _as_strings(own.filter(pa.array(named))).to_pylist()
+            for place, row_id in zip(np.flatnonzero(named).tolist(), given, strict=True):
+                ids[place] = row_id
+        unnamed = ~named
+        if not any(name in self.fields for name in MEDIA_FIELDS):
+            for row, places in self.groups(unnamed):
+                for place, digest in zip(places.tolist(), self._digests(row, places), strict=True):
+                    ids[place] = digest
+                unnamed[places] = False
+        bare = dataclasses.replace(self, extra_schema=pa.schema([]))
+        for row in bare.rows(unnamed):
+            ids[row.index - self.start] = row.id
+        return pa.array(ids, pa.string())
+
+    def _digests(self, row: Row, places: np.ndarray) -> list[str]:
+        """`row_digest` of the rows of a group without media."""
+        one = self.columns.slice(row.index - self.start, 1)
+        values = {name: column_values(one.column(name))[0] for name in self.fields}
+        values.pop("id", None)
+        text = digest_text(values)
+        seed = plain_value(values.get("seed"))
+        template = json_template(text, values["prompt"], seed, ":")
+        return template.digests(new_digest, self.prompts(places), self.seeds(places))
+
+    def prompts(self, places: np.ndarray) -> list[str]:
+        """Prompts of some plain rows, by their places."""
+        return as_list(self.some("prompt", places))
+
+    def seeds(self, places: np.ndarray) -> list[int | None]:
+        """Likewise the seeds that they have of their own."""
+        seeds = self.some("seed", places) if "seed" in self.fields else pa.nulls(len(places))
+        return seeds.to_pylist() if seeds.null_count else as_list(seeds)
+
+
+def _surely_fine(name: str, column: pa.Array) -> pa.Array | bool:
+    """Which values certainly are allowed, nulls too where they are; others are looked at one by one."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return name != "prompt"
+    if name == "prompt":
+        return column.is_valid() if is_text(kind) else False
+    if name == "seed":
+        if not pa.types.is_integer(kind):
+            return False
+        seeds = column.fill_null(0).to_numpy()
+        return pa.array(seeds <= np.uint64(MAX_SEED) if seeds.dtype == np.uint64 else seeds >= 0)
+    if name == "id" and pa.types.is_integer(kind):
+        return True
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+        return False
+    return pc.fill_null(pc.greater(pc.binary_length(column), 0), True)
+
+
+def _mask(values: pa.Array | bool, length: int) -> np.ndarray:
+    if isinstance(values, bool):
+        return np.full(length, values)
+    return values.to_numpy(zero_copy_only=False).astype(np.bool_)
+
+
+def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
+    """A number for each value, the same for the same; and how many numbers there are."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(column), np.int64), 1
+    if pa.types.is_floating(kind):
+        # Bit by bit: 0.0 and -0.0 are told apart.
+        column = column.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width])
+    elif pa.types.is_string_view(kind):
+        column = column.cast(pa.string())
+    encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
+    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+    return codes + 1, len(encoded.dictionary) + 1
+
+
+def _as_strings(column: pa.Array) -> pa.Array:
+    return column if pa.types.is_string(column.type) else column.cast(pa.string())

@@ -1,0 +1,202 @@
+"""Looking at every row without a model, and the report of what is wrong."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vidgen_dist.digests import text_hashes
+from vidgen_dist.errors import Refused
+from vidgen_dist.manifest.batches import Batch
+from vidgen_dist.manifest.columns import is_bytes, is_text
+from vidgen_dist.manifest.opening import Manifest
+from vidgen_dist.manifest.rows import Row
+from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError
+from vidgen_dist.storage import redact
+from vidgen_dist.threads import map_ahead
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a manifest's row.
+
+    Args:
+        file: URI of the file.
+        row: The row's place in the file, from 0.
+        id: The row's id.
+        column: The column that is at fault; empty if no single one is.
+        message: What is wrong and what is allowed.
+    """
+
+    file: str
+    row: int
+    id: str
+    column: str
+    message: str
+
+    def __str__(self) -> str:
+        shown = self.id if len(self.id) <= 60 else self.id[:57] + "..."
+        return f"{redact(self.file)}, row {self.row} (id {shown!r}): {self.message}"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    Args:
+        rows: Rows looked at.
+        problems: The first of the rows that cannot be rendered, and of those whose id is another's.
+        counts: Column -> rows that are at fault in it; all of them, not only those in `problems`.
+        unknown_columns: Columns that a run would ignore.
+    """
+
+    rows: int
+    problems: tuple[Problem, ...]
+    counts: Mapping[str, int]
+    unknown_columns: tuple[str, ...]
+
+    @property
+    def num_problems(self) -> int:
+        """All problems, not only those in `problems`."""
+        return sum(self.counts.values())
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row can be rendered."""
+        return self.num_problems == 0
+
+
+def check(
+    manifest: Manifest,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    resolve: Callable[[RenderRequest], RenderRequest] | None = None,
+    probe: Callable[[RenderRequest], object] | None = None,
+    limit: int = 20,
+) -> CheckReport:
+    """Look at every row without a model.
+
+    Rows that differ in id, prompt, seed and media alone are looked at as one, unless they are probed. Of each
+    row 8 bytes are kept, so 10 million rows need about 200 MB.
+
+    Args:
+        manifest: What to check.
+        defaults: The run's values where a row has none.
+        resolve: Fills a request's defaults in and raises RequestError for what the model cannot do;
+            a `Rules.resolve`. Of id, prompt, seed and media it may only ask whether they are there.
+        probe: Opens and decodes a request's image and video, and raises ValueError or OSError if that
+            fails. Called from several threads.
+        limit: How many bad rows, and how many rows with another's id, to name.
+
+    Raises:
+        Refused: A file of the manifest cannot be read, is damaged or was changed since it was opened.
+    """
+    problems: list[Problem] = []
+    counts: Counter[str] = Counter()
+    hashes: list[np.ndarray] = []
+
+    def look(row: Row) -> Problem | None:
+        return _problem(row, resolve, probe)
+
+    try:
+        for batch in manifest.batches(defaults):
+            hashes.append(text_hashes(batch.ids)[:, 0])
+            if probe is not None:
+                found = map_ahead(look, batch.rows(), threads=8)
+            else:
+                found = map(look, batch.rows(_doubtful(batch, look)))
+            for problem in filter(None, found):
+                counts[problem.column] += 1
+                if len(problems) < limit:
+                    problems.append(problem)
+        repeated, surplus = _repeated(hashes)
+        shared = _shared_ids(manifest, repeated, limit) if surplus else []
+    except OSError as error:
+        raise Refused(str(error)) from None
+    if shared:
+        counts["id"] += surplus
+    return CheckReport(manifest.num_rows, tuple(problems + shared), dict(counts), manifest.unknown_columns)
+
+
+def _doubtful(batch: Batch, look: Callable[[Row], Problem | None]) -> np.ndarray:
+    """Which rows of a batch are to be looked at one by one: bool (N,)."""
+    if not all(_passes(field.type) for field in batch.extra_schema):
+        return np.ones(len(batch), np.bool_)
+    doubtful = ~batch.plain
+    for row, places in batch.groups(batch.plain):
+        if look(row) is not None:
+            doubtful[places] = True
+    return doubtful
+
+
+def _passes(kind: pa.DataType) -> bool:
+    """Whether whatever a column of that type holds can be passed through."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return number or is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)
+
+
+def _problem(
+    row: Row,
+    resolve: Callable[[RenderRequest], RenderRequest] | None,
+    probe: Callable[[RenderRequest], object] | None,
+) -> Problem | None:
+    if row.request is None:
+        assert row.error is not None
+        return Problem(row.file, row.index, row.id, row.error.field, str(row.error))
+    try:
+        request = row.request if resolve is None else resolve(row.request)
+        if probe is not None:
+            probe(request)
+    except RequestError as error:
+        return Problem(row.file, row.index, row.id, error.field, str(error))
+    except (ValueError, OSError, Refused) as error:
+        column = next((field for field in MEDIA_FIELDS if getattr(row.request, field) is not None), "")
+        return Problem(row.file, row.index, row.id, column, f"{column}: {error}" if column else str(error))
+    return None
+
+
+def repeated_hashes(hashes: array[int]) -> tuple[frozenset[int], int]:
+    """Hashes that are there more than once (the first 100,000), and how many are too many."""
+    if not hashes:
+        return frozenset(), 0
+    # In place: the array may be gigabytes.
+    numbers = np.frombuffer(hashes, np.int64)
+    numbers.sort()
+    again = numbers[1:][numbers[1:] == numbers[:-1]]
+    return frozenset(np.unique(again)[:100_000].tolist()), len(again)
+
+
+def _repeated(hashes: list[np.ndarray]) -> tuple[np.ndarray, int]:
+    """As `repeated_hashes`; empties the list, for there may be gigabytes."""
+    numbers = np.concatenate([np.empty(0, np.uint64), *hashes])
+    hashes.clear()
+    numbers.sort()
+    again = numbers[1:][numbers[1:] == numbers[:-1]]
+    return np.unique(again)[:100_000], len(again)
+
+
+def _shared_ids(manifest: Manifest, repeated: np.ndarray, limit: int) -> list[Problem]:
+    first: dict[str, tuple[str, int]] = {}
+    found: list[Problem] = []
+    for batch in manifest.batches(extras=False):
+        ids = batch.ids
+        for place in np.flatnonzero(np.isin(text_hashes(ids)[:, 0], repeated)).tolist():
+            row_id, index = ids[place].as_py(), batch.start + place
+            if row_id not in first:
+                first[row_id] = batch.file, index
+                continue
+            other_file, other = first[row_id]
+            message = (
+                f"id: the same as that of row {other} of {redact(other_file)}; "
+                "each row needs an id of its own (rows without one need to differ, in `seed` for example)"
+            )
+            found.append(Problem(batch.file, index, row_id, "id", message))
+            if len(found) == limit:
+                return found
+    return found

@@ -1,0 +1,168 @@
+"""Columns of a manifest: which there may be, and which types they may have."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.request import FIELDS
+from vidgen_dist.storage import redact, split
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's texts."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's binary ones."""
+    of_any_length = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return of_any_length or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    # SQL's 6.0 is a decimal: DuckDB and Spark write it as such.
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return is_text(kind) or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return is_text(kind) or is_bytes(kind)
+    members = {field.name: field.type for field in kind}
+    allowed = {"bytes": is_bytes, "path": is_text}
+    return bool(members) and all(
+        name in allowed and (allowed[name](t) or pa.types.is_null(t)) for name, t in members.items()
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A request field as a column.
+
+    Args:
+        fits: Whether a type can hold the field.
+        allowed: Which types those are, for messages.
+        written: The type that `manifest_build.build` gives it.
+    """
+
+    fits: Callable[[pa.DataType], bool]
+    allowed: str
+    written: pa.DataType
+
+
+_TEXT = Column(is_text, "a string column", pa.string())
+_INTEGER = Column(_is_number, "an integer column, or a float column that holds whole numbers", pa.int64())
+_NUMBER = Column(_is_number, "a float or integer column", pa.float64())
+_IMAGE = (
+    "a string column (paths or URIs), a binary column (encoded images) or a struct of bytes and path, "
+    "as Hugging Face datasets writes it"
+)
+
+COLUMNS: Mapping[str, Column] = {
+    "prompt": _TEXT,
+    "id": Column(_is_id, "a string or integer column", pa.string()),
+    "negative_prompt": _TEXT,
+    "image": Column(_is_image, _IMAGE, pa.string()),
+    "video": Column(is_text, "a string column (paths or URIs)", pa.string()),
+    "height": _INTEGER,
+    "width": _INTEGER,
+    "num_frames": _INTEGER,
+    "num_inference_steps": _INTEGER,
+    "guidance_scale": _NUMBER,
+    "use_dynamic_cfg": Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
+    "eta": _NUMBER,
+    "strength": _NUMBER,
+    "max_sequence_length": _INTEGER,
+    "seed": _INTEGER,
+    "fps": _NUMBER,
+}
+"""Of each field of a request, by its name."""
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column's values, also where they are dictionary-encoded."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def extra_type(kind: pa.DataType) -> pa.DataType:
+    """The type with which a column of this one is passed through."""
+    kind = value_type(kind)
+    # Python has no nanoseconds.
+    return pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) and kind.unit == "ns" else kind
+
+
+def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> None:
+    """Whether a file can be read as a manifest.
+
+    Raises:
+        Refused: A column is missing, there twice, of another type, or a folder's name alone; names the file.
+    """
+    shown = redact(uri)
+    there = ", ".join(schema.names[:50]) + (", …" if len(schema.names) > 50 else "")
+    if "prompt" not in schema.names:
+        near = difflib.get_close_matches("prompt", [name.lower() for name in schema.names], 1)
+        hint = f" (is {near[0]!r} meant to be it?)" if near else ""
+        raise Refused(
+            f"{shown}: there is no column 'prompt', which every manifest needs{hint}; it has: {there}"
+        )
+    for name in passthrough:
+        if name not in schema.names:
+            raise Refused(f"{shown}: there is no column {name!r} to pass through; it has: {there}")
+    for part in split(uri)[0].split("/"):
+        name = part.partition("=")[0]
+        if part != name and name in FIELDS and name not in schema.names:
+            raise Refused(
+                f"{shown}: {name!r} is in a folder's name alone, which is not read; "
+                "write it as a column, too (partitioned writers leave it out)"
+            )
+    for name in (*FIELDS, *passthrough):
+        if schema.names.count(name) > 1:
+            raise Refused(
+                f"{shown}: column {name!r} is there {schema.names.count(name)} times; allowed: once"
+            )
+    for name, column in COLUMNS.items():
+        if name in schema.names:
+            kind = value_type(schema.field(name).type)
+            if not column.fits(kind) and not pa.types.is_null(kind):
+                raise Refused(
+                    f"{shown}: column {name!r} has type {schema.field(name).type}; allowed: {column.allowed}"
+                )
+
+
+def check_alike(
+    uri: str, schema: pa.Schema, first_uri: str, first: pa.Schema, passthrough: Sequence[str]
+) -> None:
+    """Whether a file goes with a manifest's first one.
+
+    Raises:
+        Refused: Their request columns, or the types of passed-through columns, differ; names both.
+    """
+    for name in FIELDS:
+        if (name in schema.names) != (name in first.names):
+            has, lacks = (uri, first_uri) if name in schema.names else (first_uri, uri)
+            raise Refused(
+                f"{redact(lacks)}: there is no column {name!r}, which {redact(has)} has; "
+                "all files of a manifest need the same request columns (nulls are allowed)"
+            )
+    for name in passthrough:
+        kinds = extra_type(schema.field(name).type), extra_type(first.field(name).type)
+        if kinds[0] != kinds[1]:
+            raise Refused(
+                f"{redact(uri)}: column {name!r} has type {kinds[0]} but {kinds[1]} in {redact(first_uri)}; "
+                "a passed-through column needs one type in all files"
+            )
+
+
+def describe_unknown(column: str) -> str:
+    """What to tell a person of a column that is not read."""
+    near = difflib.get_close_matches(column, FIELDS, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"column {column!r} is no field of a request and is not read{hint}; --passthrough keeps it"

@@ -1,0 +1,175 @@
+"""The Parquet files of a manifest: finding them, opening them and reading their row groups."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.manifest.columns import check_columns
+from vidgen_dist.storage import StorageError, expand, open_input, redact, stamp
+
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
+
+_BATCH_BYTES = 32 * 2**20
+# Row groups up to this size are fetched in one go; larger ones are streamed.
+_PREFETCH_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One Parquet file of a manifest.
+
+    Args:
+        uri: Where it is.
+        digest: SHA-256 of its footer; tells whether the file is still the one that was opened.
+        row_groups: Rows of each row group.
+    """
+
+    uri: str
+    digest: str
+    row_groups: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return sum(self.row_groups)
+
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """Each row group's number, its first row and the one after its last."""
+        start = 0
+        for group, rows in enumerate(self.row_groups):
+            yield group, start, start + rows
+            start += rows
+
+
+def find_files(uri: str) -> list[str]:
+    """The files that a URI stands for, see `storage.expand`; refused if there are none."""
+    found = expand(uri)
+    if not found:
+        raise Refused(f"{redact(uri)}: there is no such file, folder with files or match")
+    return found
+
+
+def parquet_files(uri: str) -> list[str]:
+    """The Parquet files that a URI stands for; a single file may have any name.
+
+    Raises:
+        Refused: There are none.
+    """
+    found = find_files(uri)
+    if len(found) == 1 and posixpath.basename(found[0]) == posixpath.basename(uri):
+        return found
+    files = [file for file in found if file.lower().endswith(PARQUET_SUFFIXES)]
+    if not files:
+        names = ", ".join(posixpath.basename(redact(file)) for file in found[:5])
+        raise Refused(f"{redact(uri)}: holds no .parquet file; it holds {names}")
+    return files
+
+
+def open_file(uri: str, passthrough: Sequence[str]) -> tuple[ManifestFile, pa.Schema]:
+    """A file and its schema, from its footer.
+
+    Raises:
+        Refused: It is not Parquet, or cut short; or as `check_columns`.
+    """
+    footer = _read_footer(uri)
+    schema = footer.metadata.schema.to_arrow_schema()
+    check_columns(uri, schema, passthrough)
+    groups = tuple(footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
+    return ManifestFile(uri, footer.digest, groups), schema
+
+
+@dataclass(frozen=True)
+class _Footer:
+    metadata: pq.FileMetaData
+    digest: str
+
+
+def _read_footer(uri: str) -> _Footer:
+    with open_input(uri) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2**16))
+        tail = file.read()
+        if tail[-4:] != b"PAR1" or size < 12:
+            file.seek(0)
+            raise Refused(f"{redact(uri)}: {_not_parquet(uri, file.read(4), tail[-4:])}")
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > size - 4:
+            raise Refused(f"{redact(uri)}: its Parquet footer is damaged; write the file again")
+        if length > len(tail):
+            file.seek(size - length)
+            tail = file.read()
+    footer = tail[-length:]
+    try:
+        # The footer is all that a reader of the metadata looks at.
+        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
+    except (pa.ArrowException, OSError) as error:
+        raise Refused(f"{redact(uri)}: its Parquet footer is damaged ({error})") from None
+    return _Footer(metadata, hashlib.sha256(footer).hexdigest())
+
+
+def _not_parquet(uri: str, head: bytes, tail: bytes) -> str:
+    if b"PARE" in (head, tail):
+        return "is encrypted Parquet; allowed: plain Parquet"
+    if head == b"PAR1":
+        return "is a Parquet file cut short; write it again"
+    build = "; `vidgen manifest build` makes one from it" if uri.endswith(INPUT_SUFFIXES) else ""
+    return f"is not Parquet{build}"
+
+
+# Of a file of many row groups the footer has megabytes: read once, as long as the file stays the same.
+@lru_cache(maxsize=1)
+def _known_footer(uri: str, _stamp: str) -> _Footer:
+    return _read_footer(uri)
+
+
+def read_group(
+    file: ManifestFile, index: int, columns: Sequence[str], most_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """A row group from front to back, in batches small enough whatever the group's size.
+
+    Args:
+        file, index: The file, and the row group's number.
+        columns: Names of those to read.
+        most_rows: Rows of a batch at most.
+
+    Raises:
+        StorageError: The file cannot be read, or is no longer the one that was opened.
+    """
+    try:
+        footer = _known_footer(file.uri, stamp(file.uri))
+        if footer.digest != file.digest:
+            raise StorageError(
+                f"{redact(file.uri)}: the manifest was changed while in use; start again to take it as it is"
+            )
+        group = footer.metadata.row_group(index)
+        small = group.total_byte_size <= _PREFETCH_BYTES
+        row_bytes = group.total_byte_size / max(1, group.num_rows)
+        rows = max(1, min(most_rows, int(_BATCH_BYTES / max(1.0, row_bytes))))
+        missing = group.num_rows
+        with (
+            open_input(file.uri) as source,
+            pq.ParquetFile(
+                source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
+            ) as parquet,
+        ):
+            for batch in parquet.iter_batches(
+                rows, row_groups=[index], columns=list(columns), use_threads=False
+            ):
+                missing -= batch.num_rows
+                yield batch
+        if missing:
+            raise OSError("it has fewer rows than the footer says")
+    except (StorageError, FileNotFoundError):
+        raise
+    except (pa.ArrowException, OSError, Refused) as error:
+        raise StorageError(f"cannot read {redact(file.uri)}, row group {index}: {error}") from None

@@ -1,0 +1,140 @@
+"""Opening a manifest and going through its rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vidgen_dist.digests import as_list
+from vidgen_dist.errors import Refused
+from vidgen_dist.manifest.batches import Batch
+from vidgen_dist.manifest.columns import check_alike, extra_type
+from vidgen_dist.manifest.files import ManifestFile, open_file, parquet_files, read_group
+from vidgen_dist.manifest.rows import Row
+from vidgen_dist.request import FIELDS
+from vidgen_dist.threads import map_ahead
+
+# Decoded rows held at once; rows may carry images.
+_BATCH_ROWS = 4096
+# Those of which most never become Python objects.
+_COLUMN_ROWS = 2**16
+_OPEN_FILES = 16
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An opened manifest. Made by `open_manifest`.
+
+    Args:
+        uri: What was opened.
+        files: Its files, sorted by URI.
+        columns: The request columns that it has.
+        unknown_columns: Columns that are neither that nor passed through; they are not read.
+        extra_schema: Names and Arrow types of the passed-through columns.
+    """
+
+    uri: str
+    files: tuple[ManifestFile, ...]
+    columns: tuple[str, ...]
+    unknown_columns: tuple[str, ...]
+    extra_schema: pa.Schema
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.num_rows for file in self.files)
+
+    def rows(
+        self, defaults: Mapping[str, Any] | None = None, wanted: np.ndarray | None = None
+    ) -> Iterator[Row]:
+        """The rows, in order, read as they are asked for.
+
+        Args:
+            defaults: Values of request fields where a row has none.
+            wanted: Which rows to give, all by default: bool (rows,). Row groups without any are not read.
+
+        Raises:
+            StorageError: A file cannot be read, or is no longer the one that was opened.
+        """
+        first = 0
+        for file in self.files:
+            for group, start, stop in file.spans():
+                here = None if wanted is None else wanted[first + start : first + stop]
+                if here is None or here.any():
+                    yield from self._group_rows(file, group, start, defaults or {}, here)
+            first += file.num_rows
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all rows: as those of `rows`, and much faster."""
+        for batch in self.batches(extras=False):
+            yield from as_list(batch.ids)
+
+    def batches(self, defaults: Mapping[str, Any] | None = None, *, extras: bool = True) -> Iterator[Batch]:
+        """The rows, in order, by columns: for what looks at millions of them.
+
+        Args:
+            defaults: Values of request fields where a row has none.
+            extras: Whether to read the passed-through columns.
+
+        Raises:
+            StorageError: As `rows`.
+        """
+        passed = self.extra_schema if extras else pa.schema([])
+        names = tuple(dict.fromkeys((*self.columns, *passed.names)))
+        for file in self.files:
+            for group, start, _ in file.spans():
+                for columns in read_group(file, group, names, _COLUMN_ROWS):
+                    yield Batch(file.uri, start, columns, self.columns, passed, defaults or {})
+                    start += columns.num_rows
+
+    def _group_rows(
+        self,
+        file: ManifestFile,
+        group: int,
+        index: int,
+        defaults: Mapping[str, Any],
+        wanted: np.ndarray | None,
+    ) -> Iterator[Row]:
+        start = 0
+        names = tuple(dict.fromkeys((*self.columns, *self.extra_schema.names)))
+        for columns in read_group(file, group, names, _BATCH_ROWS):
+            batch = Batch(file.uri, index + start, columns, self.columns, self.extra_schema, defaults)
+            yield from batch.rows(None if wanted is None else wanted[start : start + len(batch)])
+            start += len(batch)
+
+
+def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = ()) -> Manifest:
+    """Open a Parquet file, a folder of them or a glob, and check the columns of every file.
+
+    Args:
+        uri: Where; in a folder, and folders in it, all files named ``.parquet``, ``.parq`` or ``.pq``.
+        passthrough: Columns whose values come along with each row, for the ledger.
+
+    Raises:
+        Refused: Nothing is there; a file is not Parquet, or cut short; `prompt` or a passed-through
+            column is missing; a column has a type that cannot be; files differ in their request columns.
+    """
+    text = os.fspath(uri)
+    passthrough = tuple(dict.fromkeys(passthrough))
+    try:
+        uris = parquet_files(text)
+        opened = list(map_ahead(lambda file: open_file(file, passthrough), uris, threads=_OPEN_FILES))
+    except OSError as error:
+        raise Refused(str(error)) from None
+    (first, schema), rest = opened[0], opened[1:]
+    for file, other in rest:
+        check_alike(file.uri, other, first.uri, schema, passthrough)
+    known = {*FIELDS, *passthrough}
+    unknown = dict.fromkeys(name for _, s in opened for name in s.names if name not in known)
+    return Manifest(
+        uri=text,
+        files=tuple(file for file, _ in opened),
+        columns=tuple(name for name in FIELDS if name in schema.names),
+        unknown_columns=tuple(unknown),
+        extra_schema=pa.schema([(name, extra_type(schema.field(name).type)) for name in passthrough]),
+    )

@@ -1,0 +1,111 @@
+"""One row of a manifest: its columns' values as Python has them, and the request that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from vidgen_dist.manifest.columns import is_text, value_type
+from vidgen_dist.manifest.identity import row_digest, usable_id
+from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError
+from vidgen_dist.storage import StorageError, resolve_path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a manifest.
+
+    Args:
+        id: The row's identity.
+        file: URI of the file that it is in.
+        index: Its place in the file, from 0.
+        request: What is to be rendered; None if the row cannot be a request.
+        error: Why not, if so.
+        extra: Values of the passed-through columns.
+    """
+
+    id: str
+    file: str
+    index: int
+    request: RenderRequest | None
+    error: RequestError | None
+    extra: Mapping[str, Any]
+
+
+def make_row(
+    values: dict[str, Any], extra: dict[str, Any], file: str, index: int, defaults: Mapping[str, Any]
+) -> Row:
+    """A row, also if it cannot be a request.
+
+    Args:
+        values: Its fields that are not null; they are changed.
+        extra: Values of the passed-through columns.
+        file, index: Where it is, as in `Row`.
+        defaults: Values of request fields where it has none.
+    """
+    image = values.get("image")
+    if isinstance(image, dict):
+        values["image"] = image.get("bytes") or image.get("path")
+        if values["image"] is None:
+            del values["image"]
+    given = values.pop("id", None)
+    own_id = usable_id(given)
+    row_id = row_digest(values) if own_id is None else own_id
+    try:
+        if given is not None and own_id is None:
+            raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
+        for field in MEDIA_FIELDS:
+            # An empty one would become the folder.
+            if isinstance(values.get(field), str) and values[field]:
+                values[field] = resolve_path(values[field], file)
+        request = RenderRequest(**{"prompt": None, **defaults, **values, "id": row_id})
+    except RequestError as error:
+        return Row(row_id, file, index, None, error, extra)
+    return Row(row_id, file, index, request, None, extra)
+
+
+def column_values(column: pa.Array) -> list[Any]:
+    """A request column's values (N,).
+
+    Raises:
+        StorageError: Text within a nested column that is not UTF-8.
+    """
+    values = _pylist(column, "surrogateescape")
+    if pa.types.is_decimal(value_type(column.type)):
+        return [
+            value if value is None else int(value) if value % 1 == 0 else float(value) for value in values
+        ]
+    return values
+
+
+def extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
+    """A passed-through column's values (N,), with the type of `field`.
+
+    Raises:
+        StorageError: A value that cannot be passed through.
+    """
+    try:
+        return _pylist(
+            column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column, "replace"
+        )
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        # Such as a time after the year 9999, or of nanoseconds within a list.
+        raise StorageError(
+            f"column {field.name!r} ({field.type}) holds what cannot be passed through ({error}); "
+            "make it a text in the manifest"
+        ) from None
+
+
+def _pylist(column: pa.Array, errors: str) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        # One bad text must not take its neighbours with it: `RenderRequest` refuses it by itself.
+        flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        if not is_text(flat.type):
+            raise StorageError("a nested column holds text that is not UTF-8") from None
+        raw = flat.cast(pa.large_binary()).to_pylist()
+        return [value if value is None else value.decode("utf-8", errors) for value in raw]
