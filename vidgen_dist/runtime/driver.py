@@ -163,6 +163,7 @@ def _render(
     # Ray is not needed to find that nothing is to be done.
     from vidgen_dist.runtime.crew import Crew, Stopped
 
+    begun = datetime.now(UTC)
     topology = plan.spec.topology
     limits = limits_of(topology.watchdog, plan.device)
     job = Job(
@@ -218,7 +219,7 @@ def _render(
         limits=limits,
         on_result=on_result,
         give_up=give_up,
-        outcomes_of=lambda gang: outcomes_of(plan.output, gang),
+        outcomes_of=lambda gang: outcomes_of(plan.output, gang, begun),
         interrupts=interrupts,
         tick=tick,
     )

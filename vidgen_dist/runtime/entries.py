@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry
@@ -17,6 +16,8 @@ from vidgen_dist.media import EncodedVideo
 from vidgen_dist.quality import Quality, flags
 from vidgen_dist.runtime.job import Job, Row
 from vidgen_dist.storage import Storage, redact_message
+
+CLOCKS_DIFFER = timedelta(hours=1)
 
 SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 
@@ -104,26 +105,27 @@ def latest_entries(output: Storage) -> dict[str, dict[str, Any]]:
     return latest
 
 
-def outcomes_of(output: Storage, worker: str) -> dict[str, str]:
-    """Id -> status, of the rows whose entries a worker wrote; a worker's name is never used twice."""
-    parts = [name for name in output.list(ledger.FOLDER) if f"-{worker}-" in name]
-    found = _read(output, parts, "id", "status")
-    return {str(row_id): str(status) for row_id, status in found}
+def outcomes_of(output: Storage, worker: str, since: datetime) -> dict[str, str]:
+    """Id -> status, of the rows whose entries a worker wrote; a worker's name is never used twice.
 
+    Args:
+        output: The run's output.
+        worker: Its name.
+        since: When its run began: what was compacted long before cannot hold its entries.
+    """
+    # Whoever compacts may have another clock.
+    earliest = (since - CLOCKS_DIFFER).strftime(ledger.PART_TIME)
+    found: dict[str, str] = {}
 
-def known_ids(output: Storage, state: ledger.LedgerState) -> np.ndarray:
-    """`hash` of every id that the ledger has, sorted: int64 (ids,). Good in this process only."""
-    hashes = [hash(row_id) for (row_id,) in _read(output, state.parts, "id")]
-    return np.unique(np.array(hashes, np.int64))
+    def wanted(part: str) -> bool:
+        name = part.rpartition("/")[2]
+        return f"-{worker}-" in name or (ledger.COMPACTED in name and name >= earliest)
 
+    def keep_own(_name: str, table: pa.Table) -> None:
+        own = table.filter(pc.equal(table["worker"], worker))
+        for row_id, status in zip(own["id"].to_pylist(), own["status"].to_pylist(), strict=True):
+            if found.get(row_id) != ledger.DONE:
+                found[row_id] = status
 
-def is_known(row_id: str, known: np.ndarray) -> bool:
-    """Whether the ledger has the id, according to `known_ids`; once in 2**64 it says so wrongly."""
-    index = int(known.searchsorted(hash(row_id)))
-    return index < len(known) and int(known[index]) == hash(row_id)
-
-
-def _read(output: Storage, parts: tuple[str, ...] | list[str], *columns: str) -> Iterator[tuple[Any, ...]]:
-    for part in parts:
-        table = pq.read_table(pa.BufferReader(output.read_bytes(part)), columns=list(columns))
-        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+    ledger.read_parts(output, ("id", "status", "worker"), keep_own, wanted)
+    return found
