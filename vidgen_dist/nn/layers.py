@@ -11,6 +11,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import initializer
+from mindspore.nn.utils import no_init_parameters
 
 from vidgen_dist.nn import backend
 from vidgen_dist.nn import functional as F
@@ -18,8 +19,9 @@ from vidgen_dist.nn import functional as F
 
 def empty_parameter(shape: Sequence[int], name: str, dtype: Any = backend.float32) -> Parameter:
     """A parameter of that shape that takes no memory until weights are loaded into it."""
-    # An initializer that is never run: a parameter made of an empty tensor copies it, and so touches it.
-    return Parameter(initializer("zeros", tuple(shape), dtype), name=name, requires_grad=False)
+    # Elsewhere MindSpore runs the initializer at once, into memory that may have to be touched.
+    with no_init_parameters():
+        return Parameter(initializer("zeros", tuple(shape), dtype), name=name, requires_grad=False)
 
 
 class Module(ms.nn.Cell):
