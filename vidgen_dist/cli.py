@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import posixpath
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,7 +144,7 @@ def render(
         "seed": seed,
         **_settings(set_),
     }
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = _given(flags)
     result = run(_spec(manifest, given))
     raise typer.Exit(result.exit_status)
 
@@ -203,7 +204,7 @@ def plan(
         "topology.gang": gang,
         **_settings(set_),
     }
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = _given(flags)
     if run_file is not None:
         spec = load_spec(run_file).override(given)
     elif model is not None:
@@ -341,7 +342,7 @@ def check_manifest(
         "manifest.passthrough": _names(passthrough),
         **_settings(set_),
     }
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = _given(flags)
     report = check(uri, given)
     for name in report.unknown_columns:
         _err(f"{uri}: {describe_unknown(name)}")
@@ -448,6 +449,11 @@ def _names(options: list[str] | None) -> list[str] | None:
     if not options:
         return None
     return [name.strip() for option in options for name in option.split(",") if name.strip()]
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that the command line has."""
+    return {key: value for key, value in flags.items() if value is not None}
 
 
 def _settings(options: list[str] | None) -> dict[str, Any]:

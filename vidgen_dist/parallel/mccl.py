@@ -20,7 +20,7 @@ from mindspore.mint.distributed import distributed
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Pending, Shape, Then
 from vidgen_dist.parallel.process_group import peer_lost
-from vidgen_dist.parallel.sockets import contiguous
+from vidgen_dist.parallel.sockets import contiguous, room_for
 
 _WORLD = "mccl_world_group"
 
@@ -67,10 +67,7 @@ class McclTransport:
         self, ranks: Sequence[int], pieces: Sequence[nn.Tensor], shapes: Sequence[Shape]
     ) -> Pending[list[nn.Tensor]]:
         own = ranks.index(self._rank)
-        results = [
-            pieces[own] if i == own else mint.empty(tuple(shape), dtype=pieces[own].dtype)
-            for i, shape in enumerate(shapes)
-        ]
+        results = room_for(shapes, pieces[own], own)
         others = [i for i in range(len(ranks)) if i != own]
         with peer_lost(self._rank):
             for i in others:

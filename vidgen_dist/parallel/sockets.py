@@ -32,10 +32,7 @@ class SocketTransport:
         own = ranks.index(self._links.rank)
         pieces = [contiguous(piece) for piece in pieces]
         arrays = [piece.asnumpy() for piece in pieces]
-        results = [
-            pieces[own] if i == own else mint.empty(tuple(shape), dtype=pieces[own].dtype)
-            for i, shape in enumerate(shapes)
-        ]
+        results = room_for(shapes, pieces[own], own)
         places = [result.asnumpy() for result in results]
         others = [i for i in range(len(ranks)) if i != own]
         sends = [(ranks[i], _bytes(arrays[i])) for i in others if arrays[i].size]
@@ -74,6 +71,13 @@ class _Exchanged(Generic[T]):
     def wait(self) -> T:
         self.exchange.wait()
         return self.result
+
+
+def room_for(shapes: Sequence[Shape], piece: nn.Tensor, own: int) -> list[nn.Tensor]:
+    """Tensors of those shapes for what other ranks give; in this rank's place, its own piece."""
+    return [
+        piece if i == own else mint.empty(tuple(shape), dtype=piece.dtype) for i, shape in enumerate(shapes)
+    ]
 
 
 def contiguous(x: nn.Tensor) -> nn.Tensor:
