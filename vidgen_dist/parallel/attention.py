@@ -41,7 +41,7 @@ def attention(
     """
     mesh, lengths = split.mesh, split.lengths
     if mesh.sequence.size == 1:
-        return _heads_last(nn.attention(*(_heads_first(x) for x in (q, k, v)), scale=scale))
+        return _swapped(nn.attention(*(_swapped(x) for x in (q, k, v)), scale=scale))
     batch, n, heads, size = q.shape
     ulysses, ring = mesh.ulysses, mesh.ring
     rows = [lengths[i * ulysses.size : (i + 1) * ulysses.size] for i in range(ring.size)]
@@ -52,11 +52,9 @@ def attention(
     return nn.reshape(mixed, (n, batch, heads, size)).permute(1, 0, 2, 3)
 
 
-def _heads_first(x: nn.Tensor) -> nn.Tensor:
+def _swapped(x: nn.Tensor) -> nn.Tensor:
+    """(B, n, H, D) to (B, H, n, D), and back."""
     return x.permute(0, 2, 1, 3)
-
-
-_heads_last = _heads_first
 
 
 def _pairs(x: nn.Tensor) -> nn.Tensor:
