@@ -17,7 +17,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
@@ -28,7 +27,6 @@ from diffusers import (
     CogVideoXVideoToVideoPipeline,
 )
 from PIL import Image
-from safetensors.numpy import save_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 HERE = Path(__file__).parent
@@ -41,7 +39,6 @@ PIPELINES = {
     "video-to-video": CogVideoXVideoToVideoPipeline,
 }
 SCHEDULERS = {"ddim": (CogVideoXDDIMScheduler, 3.0), "dpm": (CogVideoXDPMScheduler, 1.0)}
-CLIPPED_AT_MOST = 0.2
 
 TRANSFORMER = {
     # Three heads: no power of two divides them. 16 is the smallest head that rotary positions split well.
@@ -463,14 +460,6 @@ def record_vae(vae: AutoencoderKLCogVideoX, seed: int) -> dict[str, np.ndarray]:
     return pieces
 
 
-def save_media(folder: Path, media: dict[str, np.ndarray]) -> None:
-    for name, frames in media.items():
-        if name.endswith(".png"):
-            Image.fromarray(frames[0]).save(folder / name, optimize=True)
-        else:
-            np.savez_compressed(folder / name, frames=frames)
-
-
 def make(name: str, case: Case) -> None:
     folder = HERE / "cogvideox" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -485,28 +474,14 @@ def make(name: str, case: Case) -> None:
     if case.vae_pieces:
         pieces |= record_vae(pipeline.vae, case.seed)
 
-    clipped = []
-    for k, video in enumerate(videos):
-        np.save(folder / f"frames.{k}.npy", video)
-        clipped.append(round(float(np.mean((video <= 0) | (video >= 1))), 4))
-        level = f"mean {video.mean():.3f}, std {video.std():.3f}, clipped {clipped[-1]}"
-        print(f"{name} {k}: {video.shape}, {level}")
-    if max(clipped) > CLIPPED_AT_MOST:
-        raise SystemExit(f"{name}: a clipped pixel hides errors, and {max(clipped):.0%} of them are clipped")
-
-    save_file(pieces, folder / "pieces.safetensors")
-    save_media(folder, case.media)
-    making.write_json(folder / "request.json", case.requests)
-    making.write_json(
-        folder / "case.json",
-        {
-            "task": case.task,
-            "variant": case.save.get("variant"),
-            "clipped_share": clipped,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-        },
+    making.save_reference(
+        folder,
+        task=case.task,
+        variant=case.save.get("variant"),
+        requests=case.requests,
+        videos=videos,
+        pieces=pieces,
+        media=case.media,
     )
 
 

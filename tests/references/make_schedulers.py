@@ -1,11 +1,15 @@
-"""Records single steps of diffusers' CogVideoX schedulers over a grid of configs.
+"""Records single steps of diffusers' schedulers over grids of configs.
 
     python tests/references/make_schedulers.py
 
-Writes `schedulers/steps.npz`: `runs` is JSON, a list of {scheduler, config, num_inference_steps, eta,
-seed}; `model_outputs` (N, ...) and `sample` are every run's inputs. For run k, `k.timesteps` (S,),
-`k.samples` and `k.originals` (S, ...) hold x_t-1 and x₀ of its steps, `k.noised` (S, ...) is
+Of CogVideoX's it writes `schedulers/steps.npz`: `runs` is JSON, a list of {scheduler, config,
+num_inference_steps, eta, seed}; `model_outputs` (N, ...) and `sample` are every run's inputs. For run k,
+`k.timesteps` (S,), `k.samples` and `k.originals` (S, ...) hold x_t-1 and x₀ of its steps, `k.noised` (S, ...) is
 `add_noise(sample, model_outputs[0], t)`, `k.alphas` every 37th ᾱ.
+
+Of the flow-matching one `schedulers/flow_match.npz`: `runs` is JSON, a list of {config, arguments (of
+`set_timesteps`; `tokens` in place of mu), seed}; `model_outputs` and `sample` likewise. For run k,
+`k.timesteps` (S,), `k.sigmas` (S + 1,) and `k.samples` (S, ...).
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -97,24 +102,92 @@ def record(run: dict[str, Any], outputs: torch.Tensor, sample: torch.Tensor) -> 
     }
 
 
+LTX = {
+    "base_image_seq_len": 1024,
+    "base_shift": 0.95,
+    "invert_sigmas": False,
+    "max_image_seq_len": 4096,
+    "max_shift": 2.05,
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "shift_terminal": 0.1,
+    "use_beta_sigmas": False,
+    "use_dynamic_shifting": True,
+    "use_exponential_sigmas": False,
+    "use_karras_sigmas": False,
+}
+HUNYUAN = {"num_train_timesteps": 1000, "shift": 7.0, "use_dynamic_shifting": False, "invert_sigmas": False}
+MOCHI = {"num_train_timesteps": 1000, "shift": 1.0, "invert_sigmas": True}
+
+
+def flow_match_runs() -> Iterator[dict[str, Any]]:
+    """Published configs with the sigmas of their pipelines, then what the keys do one by one."""
+
+    def even(steps: int, last: float | None = None) -> list[float]:
+        return np.linspace(1.0, 1 / steps if last is None else last, steps).tolist()
+
+    yield {"config": LTX, "arguments": {"sigmas": even(50), "tokens": 6930}}
+    yield {"config": LTX, "arguments": {"sigmas": even(7), "tokens": 24}}
+    yield {"config": LTX | {"time_shift_type": "linear"}, "arguments": {"sigmas": even(5), "tokens": 3000}}
+    yield {"config": LTX | {"shift_terminal": 0}, "arguments": {"sigmas": even(1), "tokens": 6930}}
+    yield {"config": LTX, "arguments": {"num_inference_steps": 6, "tokens": 500}}
+    yield {"config": HUNYUAN, "arguments": {"sigmas": np.linspace(1.0, 0.0, 31)[:-1].tolist()}}
+    yield {"config": HUNYUAN, "arguments": {"num_inference_steps": 50}}
+    yield {"config": MOCHI, "arguments": {"sigmas": [1.0, 0.99, 0.975, 0.8, 0.4]}}
+    yield {"config": MOCHI | {"shift": 2.5}, "arguments": {"num_inference_steps": 9}}
+    yield {"config": {}, "arguments": {"timesteps": [1000, 700.5, 300, 1]}}
+    yield {"config": HUNYUAN, "arguments": {"timesteps": [900, 500, 20], "sigmas": [0.9, 0.5, 0.1]}}
+    yield {"config": MOCHI, "arguments": {"timesteps": [900, 500, 20]}}
+    for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+        yield {"config": {"shift": 3.0, key: True}, "arguments": {"num_inference_steps": 8}}
+        yield {"config": LTX | {key: True}, "arguments": {"sigmas": even(8), "tokens": 2000}}
+    yield {"config": {"stochastic_sampling": True}, "arguments": {"num_inference_steps": 5}}
+
+
+def record_flow_match(
+    run: dict[str, Any], outputs: torch.Tensor, sample: torch.Tensor
+) -> dict[str, np.ndarray]:
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(run["config"])
+    arguments = dict(run["arguments"])
+    if "tokens" in arguments:
+        keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        arguments["mu"] = calculate_shift(arguments.pop("tokens"), *(scheduler.config[key] for key in keys))
+    scheduler.set_timesteps(**arguments)
+    timesteps, samples = scheduler.timesteps, []
+    with making.numpy_noise(run["seed"]):
+        for i, t in enumerate(timesteps):
+            (sample,) = scheduler.step(outputs[i], t, sample, return_dict=False)
+            samples.append(sample)
+    return {
+        "timesteps": timesteps.numpy(),
+        "sigmas": scheduler.sigmas.numpy(),
+        "samples": torch.stack(samples).numpy(),
+    }
+
+
 def main() -> None:
     rng = np.random.Generator(np.random.PCG64(0))
     outputs = rng.standard_normal((MOST_STEPS, *SHAPE)).astype(np.float32)
     sample = rng.standard_normal(SHAPE).astype(np.float32)
-    arrays: dict[str, np.ndarray] = {"model_outputs": outputs, "sample": sample}
-    table = []
-    for k, run in enumerate(runs()):
-        run["num_inference_steps"] = run.pop("steps")
-        run["seed"] = 100 + k
-        table.append(run)
-        recorded = record(run, torch.from_numpy(outputs), torch.from_numpy(sample))
-        if not all(np.isfinite(array).all() for array in recorded.values()):
-            raise SystemExit(f"not finite: {run}")
-        arrays |= {f"{k}.{name}": array for name, array in recorded.items()}
-    arrays["runs"] = np.array(json.dumps(table))
     (HERE / "schedulers").mkdir(exist_ok=True)
-    np.savez_compressed(HERE / "schedulers" / "steps.npz", **arrays)
-    print(f"{len(table)} runs")
+    for name, listed, recording in (
+        ("steps", runs(), record),
+        ("flow_match", flow_match_runs(), record_flow_match),
+    ):
+        arrays: dict[str, np.ndarray] = {"model_outputs": outputs, "sample": sample}
+        table = []
+        for k, run in enumerate(listed):
+            if "steps" in run:
+                run["num_inference_steps"] = run.pop("steps")
+            run["seed"] = 100 + k
+            table.append(run)
+            recorded = recording(run, torch.from_numpy(outputs), torch.from_numpy(sample))
+            if not all(np.isfinite(array).all() for array in recorded.values()):
+                raise SystemExit(f"not finite: {run}")
+            arrays |= {f"{k}.{key}": array for key, array in recorded.items()}
+        arrays["runs"] = np.array(json.dumps(table))
+        np.savez_compressed(HERE / "schedulers" / f"{name}.npz", **arrays)
+        print(f"{name}: {len(table)} runs")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
+
+CLIPPED_AT_MOST = 0.2
 
 SENTENCES = """
 A red fox runs through the snow while the sun sets behind the mountains.
@@ -77,27 +80,35 @@ def sentencepiece_model(vocabulary: int = 300) -> bytes:
 
 @contextlib.contextmanager
 def numpy_noise(seed: int) -> Iterator[None]:
-    """Within, diffusers' `randn_tensor` draws from NumPy's PCG64 in every loaded module."""
+    """Within, what diffusers draws comes from NumPy's PCG64, in its order.
+
+    It draws by its own `randn_tensor`, for which most modules have a name, and here and there by torch's
+    `randn` and `randn_like`.
+    """
     rng = np.random.Generator(np.random.PCG64(seed))
 
     def draw(shape: Any, *_: Any, dtype: Any = None, **__: Any) -> torch.Tensor:
         return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype or torch.float32)
 
-    modules = [
-        module
+    def draw_like(tensor: torch.Tensor, **_: Any) -> torch.Tensor:
+        return draw(tensor.shape, dtype=tensor.dtype)
+
+    places = [
+        (module, "randn_tensor", draw)
         for name, module in list(sys.modules.items())
         if name.split(".")[0] == "diffusers"
         and hasattr(module, "__dict__")
         and "randn_tensor" in vars(module)
     ]
-    originals = [module.randn_tensor for module in modules]
-    for module in modules:
-        module.randn_tensor = draw
+    places += [(torch, "randn", draw), (torch, "randn_like", draw_like)]
+    originals = [getattr(module, name) for module, name, _ in places]
+    for module, name, drawing in places:
+        setattr(module, name, drawing)
     try:
         yield
     finally:
-        for module, original in zip(modules, originals, strict=True):
-            module.randn_tensor = original
+        for (module, name, _), original in zip(places, originals, strict=True):
+            setattr(module, name, original)
 
 
 @contextlib.contextmanager
@@ -139,6 +150,50 @@ def clip(seed: int, frames: int, height: int, width: int) -> np.ndarray:
 def numbers(value: torch.Tensor) -> np.ndarray:
     """A contiguous copy; safetensors writes memory as it lies."""
     return np.ascontiguousarray(value.detach().cpu().numpy())
+
+
+def save_reference(
+    folder: Path,
+    *,
+    task: str,
+    variant: str | None,
+    requests: list[dict[str, Any]],
+    videos: list[np.ndarray],
+    pieces: dict[str, np.ndarray],
+    media: dict[str, np.ndarray],
+) -> None:
+    """Writes what `tests.references.Case` reads, beside the checkpoint.
+
+    `media` maps a file name, which a request names, to the uint8 frames (F, H, W, 3) saved under it.
+    """
+    import diffusers
+    import transformers
+
+    clipped = []
+    for k, video in enumerate(videos):
+        np.save(folder / f"frames.{k}.npy", video)
+        clipped.append(round(float(np.mean((video <= 0) | (video >= 1))), 4))
+        level = f"mean {video.mean():.3f}, std {video.std():.3f}, clipped {clipped[-1]}"
+        print(f"{folder.name} {k}: {video.shape}, {level}")
+    if max(clipped) > CLIPPED_AT_MOST:
+        share = f"{max(clipped):.0%}"
+        raise SystemExit(f"{folder.name}: a clipped pixel hides errors, and {share} of them are clipped")
+    save_file(pieces, folder / "pieces.safetensors")
+    for name, frames in media.items():
+        if name.endswith(".png"):
+            Image.fromarray(frames[0]).save(folder / name, optimize=True)
+        else:
+            np.savez_compressed(folder / name, frames=frames)
+    write_json(folder / "request.json", requests)
+    facts = {
+        "task": task,
+        "variant": variant,
+        "clipped_share": clipped,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+    write_json(folder / "case.json", facts)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers.ddim import CogVideoXDDIMScheduler
 from vidgen_dist.schedulers.dpm import CogVideoXDPMScheduler
+from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 
-SCHEDULERS: dict[str, type[CogVideoXDDIMScheduler] | type[CogVideoXDPMScheduler]] = {
+SCHEDULERS: dict[str, Any] = {
     "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
+    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
 }
 """Schedulers by the class name that `model_index.json` gives."""
 
 
-def load_scheduler(
-    class_name: str, config: Mapping[str, Any]
-) -> CogVideoXDDIMScheduler | CogVideoXDPMScheduler:
-    """The scheduler of that name.
+def load_scheduler(class_name: str, config: Mapping[str, Any]) -> Any:
+    """The scheduler of that name; which ones a family may have, its rules say.
 
     Raises:
         Refused: No such scheduler, or a config that it cannot have.
@@ -29,4 +29,10 @@ def load_scheduler(
     return SCHEDULERS[class_name].from_config(config)
 
 
-__all__ = ["SCHEDULERS", "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "load_scheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "load_scheduler",
+]

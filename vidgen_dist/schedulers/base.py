@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers import tables
-
-logger = logging.getLogger(__name__)
+from vidgen_dist.schedulers.config import is_number, is_whole, known_values, require
 
 _DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -142,41 +141,21 @@ def scalars(dtype: np.dtype, *values: np.floating) -> list[Any]:
 
 
 def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    for key in config:
-        if key not in _DEFAULTS and not key.startswith("_"):
-            logger.warning("config of %s: %s is not known and not used", name, key)
-    known = _DEFAULTS | {key: value for key, value in config.items() if key in _DEFAULTS}
-
-    def require(key: str, right: bool, allowed: str) -> None:
-        if not right:
-            raise Refused(f"{name}'s config: {key} {_shown(known[key])} is not allowed; {allowed}")
-
+    known = known_values(name, config, _DEFAULTS)
+    check = partial(require, name, known)
     for key, choices in _CHOICES.items():
-        require(key, known[key] in choices, f"one of {', '.join(choices)}")
+        check(key, known[key] in choices, f"one of {', '.join(choices)}")
     for key in ("clip_sample", "set_alpha_to_one", "rescale_betas_zero_snr"):
-        require(key, isinstance(known[key], bool), "true or false")
-    require("num_train_timesteps", _whole(known["num_train_timesteps"], 1), "a whole number from 1")
-    require("steps_offset", _whole(known["steps_offset"], 0), "a whole number from 0")
+        check(key, isinstance(known[key], bool), "true or false")
+    check("num_train_timesteps", is_whole(known["num_train_timesteps"], 1), "a whole number from 1")
+    check("steps_offset", is_whole(known["steps_offset"], 0), "a whole number from 0")
     for key in ("beta_start", "beta_end"):
-        require(key, _number(known[key]) and 0 < known[key] < 1, "a number between 0 and 1")
+        check(key, is_number(known[key]) and 0 < known[key] < 1, "a number between 0 and 1")
     shift = known["snr_shift_scale"]
-    require("snr_shift_scale", _number(shift) and shift > 0, "a number above 0")
+    check("snr_shift_scale", is_number(shift) and shift > 0, "a number above 0")
     trained, length = known["trained_betas"], known["num_train_timesteps"]
     if trained is not None:
         fits = isinstance(trained, list | tuple) and len(trained) == length
-        right = fits and all(_number(beta) and 0 < beta < 1 for beta in trained)
-        require("trained_betas", right, f"null or {length} numbers between 0 and 1, one a training step")
+        right = fits and all(is_number(beta) and 0 < beta < 1 for beta in trained)
+        check("trained_betas", right, f"null or {length} numbers between 0 and 1, one a training step")
     return known
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,124 @@
+"""Flow matching: every step against diffusers' (tests/references/make_schedulers.py says how recorded), and
+what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.references import HERE, largest_difference
+from vidgen_dist.errors import Refused
+from vidgen_dist.schedulers import FlowMatchEulerDiscreteScheduler, load_scheduler
+
+with np.load(HERE / "schedulers" / "flow_match.npz") as archive:
+    RECORDED = {name: archive[name] for name in archive.files}
+RUNS: list[dict[str, Any]] = json.loads(str(RECORDED["runs"]))
+SAMPLE = RECORDED["sample"]
+NAME = "FlowMatchEulerDiscreteScheduler"
+
+
+def scheduled(run: dict[str, Any]) -> FlowMatchEulerDiscreteScheduler:
+    scheduler: FlowMatchEulerDiscreteScheduler = load_scheduler(NAME, run["config"])
+    arguments = dict(run["arguments"])
+    if "tokens" in arguments:
+        arguments["mu"] = scheduler.mu(arguments.pop("tokens"))
+    scheduler.set_timesteps(**arguments)
+    return scheduler
+
+
+@pytest.mark.parametrize("k", range(len(RUNS)))
+def test_schedule_is_diffusers(k: int) -> None:
+    scheduler = scheduled(RUNS[k])
+    assert scheduler.sigmas.dtype == scheduler.timesteps.dtype == np.float32
+    assert largest_difference(scheduler.sigmas, RECORDED[f"{k}.sigmas"]) <= 1e-6
+    assert largest_difference(scheduler.timesteps, RECORDED[f"{k}.timesteps"]) <= 1e-3
+
+
+@pytest.mark.parametrize("k", range(len(RUNS)))
+def test_steps_are_diffusers(k: int) -> None:
+    scheduler = scheduled(RUNS[k])
+    rng = np.random.Generator(np.random.PCG64(RUNS[k]["seed"]))
+    sample = SAMPLE
+    for i in range(len(scheduler.timesteps)):
+        sample = scheduler.step(RECORDED["model_outputs"][i], i, sample, rng)
+    assert sample.dtype == np.float32
+    assert largest_difference(sample, RECORDED[f"{k}.samples"][-1]) <= 5e-6
+
+
+def test_the_grid_covers_what_pipelines_ask_for() -> None:
+    said = {key for run in RUNS for key in run["arguments"]}
+    assert said == {"sigmas", "tokens", "timesteps", "num_inference_steps"}
+    spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    for key in ("invert_sigmas", "shift_terminal", "stochastic_sampling", *spacings):
+        assert any(run["config"].get(key) for run in RUNS)
+
+
+def test_the_true_direction_leads_to_the_clean_sample() -> None:
+    scheduler = scheduled({"config": {"shift": 3.0}, "arguments": {"num_inference_steps": 6}})
+    noise = RECORDED["model_outputs"][0]
+    latents = scheduler.sigmas[0] * noise + (1 - scheduler.sigmas[0]) * SAMPLE
+    for i in range(6):
+        latents = scheduler.step(noise - SAMPLE, i, latents)
+    np.testing.assert_allclose(latents, SAMPLE, atol=1e-5)
+
+
+def test_the_shift_grows_along_a_line() -> None:
+    scheduler = load_scheduler(NAME, RUNS[0]["config"])
+    assert scheduler.mu(1024) == pytest.approx(0.95)
+    assert scheduler.mu(4096) == pytest.approx(2.05)
+    assert scheduler.mu(2560) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"time_shift_type": "cubic"}, r"time_shift_type 'cubic' .*one of exponential, linear"),
+        (
+            {"use_karras_sigmas": True, "use_beta_sigmas": True},
+            r"use_karras_sigmas True .*false where use_beta",
+        ),
+        ({"invert_sigmas": 1}, r"invert_sigmas 1 .*true or false"),
+        ({"num_train_timesteps": 0}, r"num_train_timesteps 0 .*a whole number from 1"),
+        ({"max_image_seq_len": 256}, r"max_image_seq_len 256 .*another number than base_image_seq_len"),
+        ({"shift": 0}, r"shift 0 .*a number above 0"),
+        ({"base_shift": None}, r"base_shift None .*a number"),
+        ({"shift_terminal": 1}, r"shift_terminal 1 .*null or a number from 0 to below 1"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=f"^{NAME}'s config: {message}"):
+        load_scheduler(NAME, config)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"num_inference_steps": 0},
+        {"sigmas": []},
+        {"num_inference_steps": 3, "sigmas": [1.0, 0.5]},
+        {"sigmas": [1.0, 0.5], "timesteps": [1000.0]},
+    ],
+)
+def test_numbers_of_steps_that_do_not_agree(arguments: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"num_inference_steps: .* is not allowed; 1 or more"):
+        load_scheduler(NAME, {}).set_timesteps(**arguments)
+
+
+def test_a_single_step_cannot_be_stretched() -> None:
+    run = {"config": RUNS[0]["config"], "arguments": {"sigmas": [1.0], "tokens": 1024}}
+    with pytest.raises(Refused, match=r"num_inference_steps: 1 .*2 or more: .*shift_terminal 0\.1"):
+        scheduled(run)
+
+
+def test_a_dynamic_shift_needs_mu() -> None:
+    with pytest.raises(ValueError, match="mu: the config says use_dynamic_shifting"):
+        load_scheduler(NAME, RUNS[0]["config"]).set_timesteps(4)
+
+
+def test_unknown_key_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    load_scheduler(NAME, {"thresholding": True, "_class_name": NAME})
+    assert caplog.messages == [f"config of {NAME}: thresholding is not known and not used"]
