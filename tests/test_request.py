@@ -87,7 +87,11 @@ def test_media_that_cannot_be(field: str, value: Any) -> None:
 
 RANGES = [
     ("guidance_scale", [0, 1, 6.5], [-0.1, 1e7], "a number from 0 to 1e+06"),
+    ("guidance_rescale", [0, 0.7, 1], [-0.1, 1.1], "a number from 0 to 1"),
     ("eta", [0, 0.5, 1], [-0.1, 1.1], "a number from 0 to 1"),
+    ("decode_timestep", [0, 0.05, 1], [-0.1, 1.1], "a number from 0 to 1"),
+    ("decode_noise_scale", [0, 0.025, 1], [-0.1, 1.1], "a number from 0 to 1"),
+    ("frame_rate", [0.01, 25, 1000], [0, -24, 1001], "a number from 0.01 to 1000"),
     ("strength", [1e-9, 0.8, 1], [0, -1, 1.1], "a number above 0 up to 1"),
     ("fps", [0.01, 0.5, 8, 1000], [0, 0.009, -8, 1001], "a number from 0.01 to 1000"),
 ]

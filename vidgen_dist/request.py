@@ -52,10 +52,16 @@ class RenderRequest:
         num_frames: Frames of the video.
         num_inference_steps: Denoising steps.
         guidance_scale: Classifier-free guidance weight; 1 or less turns guidance off.
+        guidance_rescale: Share of the guided prediction, 0 to 1, that is scaled back to the spread of the
+            prompt's own (arXiv:2305.08891, section 3.4).
         use_dynamic_cfg: Let the guidance weight grow along a cosine of the step (CogVideoX).
         eta: Share of noise put back by DDIM, 0 (none) to 1 (DDPM).
         strength: Video-to-video: how much of the clip is noised away, above 0 up to 1.
         max_sequence_length: Tokens of the encoded prompt.
+        frame_rate: Frames per second that the model is to take the video for, 0.01 to 1000 (LTX-Video).
+        decode_timestep: Noise that the decoder is to expect in the latents, 0 to 1 (LTX-Video from 0.9.1).
+        decode_noise_scale: Share of noise in the latents that it is given, 0 to 1; by default
+            `decode_timestep`.
         seed: Seed of the noise, 0 to 2**63 - 1.
         fps: Frames per second written into the file, 0.01 to 1000.
 
@@ -73,10 +79,14 @@ class RenderRequest:
     num_frames: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_rescale: float | None = None
     use_dynamic_cfg: bool | None = None
     eta: float | None = None
     strength: float | None = None
     max_sequence_length: int | None = None
+    frame_rate: float | None = None
+    decode_timestep: float | None = None
+    decode_noise_scale: float | None = None
     seed: int | None = None
     fps: float | None = None
 
@@ -92,9 +102,11 @@ class RenderRequest:
             _integer(self, field, 1, 2**31 - 1)
         _integer(self, "seed", 0, MAX_SEED)
         _number(self, "guidance_scale", 0.0, 1e6)
-        _number(self, "eta", 0.0, 1.0)
+        for field in ("guidance_rescale", "eta", "decode_timestep", "decode_noise_scale"):
+            _number(self, field, 0.0, 1.0)
         _number(self, "strength", 0.0, 1.0, open_low=True)
-        _number(self, "fps", MIN_FPS, MAX_FPS)
+        for field in ("frame_rate", "fps"):
+            _number(self, field, MIN_FPS, MAX_FPS)
         if self.use_dynamic_cfg is not None and not isinstance(self.use_dynamic_cfg, bool):
             raise RequestError("use_dynamic_cfg", self.use_dynamic_cfg, "true or false")
 

@@ -33,7 +33,15 @@ def test_what_decides_every_row(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "a Fox"}, {"seed": 2}, {"num_frames": 13}, {"fps": 16.0}, {"negative_prompt": ""}],
+    [
+        {"prompt": "a Fox"},
+        {"seed": 2},
+        {"num_frames": 13},
+        {"fps": 16.0},
+        {"negative_prompt": ""},
+        {"frame_rate": 24.0},
+        {"guidance_rescale": 0.0},
+    ],
 )
 def test_what_decides_one_row(change: dict[str, Any]) -> None:
     other = dataclasses.replace(REQUEST, **change)

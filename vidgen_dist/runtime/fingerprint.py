@@ -15,6 +15,9 @@ from vidgen_dist.digests import JsonTemplate, as_list, json_template
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 
 _NOT_PIXELS = ("id", *MEDIA_FIELDS)
+_LATER = frozenset({"guidance_rescale", "frame_rate", "decode_timestep", "decode_noise_scale"})
+"""Fields that requests were given after the first ledgers were written. A digest leaves them out where they
+are empty: rows that do not use them keep the fingerprints under which ledgers know them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,11 @@ class Identity:
 
     def _text(self, request: RenderRequest, media: Mapping[str, str]) -> str:
         fields = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
-        decides = {name: value for name, value in fields.items() if name not in _NOT_PIXELS}
+        decides = {
+            name: value
+            for name, value in fields.items()
+            if name not in _NOT_PIXELS and (value is not None or name not in _LATER)
+        }
         whole = {"run": dataclasses.asdict(self), "row": decides, "media": dict(media)}
         # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
         return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
