@@ -17,7 +17,7 @@ import sentencepiece
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
-from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize
+from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize, tokenize_with_mask
 
 TEXTS = (
     "a red fox runs through deep snow",
@@ -122,6 +122,21 @@ def test_longer_prompt_is_cut_and_what_is_left_out_is_told(
     )
 
 
+@pytest.mark.parametrize(("text", "length"), [(TEXTS[0], 40), (TEXTS[2], 5), ("", 3), (TEXTS[0], 1)])
+def test_mask_is_of_the_prompts_own_tokens(published: Path, tokenizer: Any, text: str, length: int) -> None:
+    ids, mask = tokenize_with_mask(tokenizer, text, length)
+    np.testing.assert_array_equal(ids, tokenize(tokenizer, text, length))
+    assert mask.dtype == np.bool_
+    own = min(len(pieces(published, text)), length)
+    np.testing.assert_array_equal(mask, [[True] * own + [False] * (length - own)])
+
+
+def test_padding_that_a_prompt_writes_is_its_own(tokenizer: Any) -> None:
+    ids, mask = tokenize_with_mask(tokenizer, "<pad>", 4)
+    assert (ids[0, 0], mask[0, 0]) == (0, True)
+    np.testing.assert_array_equal(mask, [[True, True, False, False]])
+
+
 def test_length_of_the_config_limits_nothing(tokenizer: Any) -> None:
     assert tokenizer.model_max_length == 12
     assert tokenize(tokenizer, TEXTS[2], 64).shape == (1, 64)
@@ -137,7 +152,7 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 socket.create_connection = refuse
 from vidgen_dist.weights.checkpoint import open_checkpoint
-from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize
+from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize, tokenize_with_mask
 ids = tokenize(load_tokenizer(open_checkpoint({str(published)!r})), "a fox", 8)
 assert ids.shape == (1, 8)
 assert "torch" not in sys.modules and "mindspore" not in sys.modules

@@ -42,7 +42,12 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
 
 
 def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
-    """Token ids of a prompt, padded or cut to `max_length`.
+    """Token ids of a prompt, padded or cut to `max_length`: the first of `tokenize_with_mask`."""
+    return tokenize_with_mask(tokenizer, prompt, max_length)[0]
+
+
+def tokenize_with_mask(tokenizer: Any, prompt: str, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of a prompt, padded or cut to `max_length`, and which of them are the prompt's.
 
     What is cut off is logged as a warning.
 
@@ -52,20 +57,21 @@ def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
         max_length: Tokens of the result, the end token included.
 
     Returns:
-        int32 (1, L), L = `max_length`.
+        int32 (1, L) and bool (1, L), L = `max_length`.
     """
     whole = tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
     if max_length == 1:
         # transformers gives up cutting where nothing but the end token would be left.
-        ids = whole[-1:]
+        ids, mask = whole[-1:], [1]
     else:
         cut = {"padding": "max_length", "max_length": max_length, "truncation": True}
-        ids = tokenizer(prompt, add_special_tokens=True, **cut)["input_ids"]
+        made = tokenizer(prompt, add_special_tokens=True, **cut)
+        ids, mask = made["input_ids"], made["attention_mask"]
     if len(whole) > max_length:
         # The last place of `ids` is the end token's: the text is cut one token before it.
         removed = tokenizer.decode(whole[max_length - 1 : -1])
         _log.warning("The prompt is longer than %d tokens; left out: %s", max_length, removed)
-    return np.array([ids], np.int32)
+    return np.array([ids], np.int32), np.array([mask], np.bool_)
 
 
 def _tokenizer_class(checkpoint: Checkpoint, component: str) -> Any:
