@@ -281,6 +281,17 @@ def test_group_norm_in_two_steps(stand_in, affine):
     check(half, cpu.group_norm(x, 3, w, b, 1e-3), 5e-3)
 
 
+def test_rms_norm_of_channels(stand_in):
+    stand_in(mint, "mean", lambda input, dim, keepdim, **_: input.mean(dim, keepdims=keepdim))
+    stand_in(mint, "square", lambda input: np.square(input))
+    stand_in(mint, "rsqrt", lambda input: 1 / np.sqrt(input))
+    x = tensor(draw(2, 6, 3, 6))
+    check(ascend.channel_rms_norm(x, 1e-3), cpu.channel_rms_norm(x, 1e-3))
+    half = ascend.channel_rms_norm(x.astype(nn.float16), 1e-3)
+    assert half.dtype == nn.float16
+    check(half, cpu.channel_rms_norm(x, 1e-3), 5e-3)
+
+
 def test_activations(stand_in):
     stand_in(F, "silu", lambda input, inplace: plain.silu(input) if not inplace else None)
     stand_in(F, "gelu", lambda input, approximate: plain.gelu(input, approximate))

@@ -56,6 +56,14 @@ def test_norms_over_the_last_axis(draw, shape, affine):
     check(nn.rms_norm(tensor(x), tensor(w), 1e-6), plain.rms_norm(x, w, 1e-6))
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 2), (1, 3, 7), (2, 130, 3, 33, 21)])
+def test_rms_norm_of_channels(draw, shape):
+    x = draw(*shape) * 3 + 1
+    expected = np.moveaxis(plain.rms_norm(np.moveaxis(x, 1, -1), None, 1e-8), -1, 1)
+    check(nn.channel_rms_norm(tensor(x), 1e-8), expected)
+    check(nn.channel_rms_norm(tensor(x)[:, :, 1:], 1e-8), expected[:, :, 1:])
+
+
 @pytest.mark.parametrize(
     ("shape", "groups"), [((2, 6), 3), ((1, 4, 9), 4), ((2, 6, 3, 5, 7), 2), ((1, 2, 5, 150, 100), 1)]
 )

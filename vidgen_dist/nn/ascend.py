@@ -42,6 +42,12 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return ops.rms_norm(x, weight, eps)[0]
 
 
+def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Divide x (B, C, ...) by the root mean square over its channels."""
+    square = mint.mean(mint.square(x.astype(ms.float32)), 1, keepdim=True)
+    return (x * mint.rsqrt(square + eps)).astype(x.dtype)
+
+
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
     return F.group_norm(x, groups, weight, bias, eps)

@@ -110,6 +110,25 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return Tensor.from_numpy(out.reshape(rows.shape))
 
 
+def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Divide x (B, C, ...) by the root mean square over its channels, block of places by block."""
+    source = _contiguous(x)
+    batch, channels = source.shape[:2]
+    places = source.reshape(batch, channels, -1)
+    out = empty(places.shape)
+    mean_of = np.full(channels, 1 / channels, np.float32)
+
+    def normalise(job: tuple[int, slice]) -> None:
+        b, block = job
+        values = places[b, :, block]
+        square = mean_of @ np.square(values, out=scratch("square", values.shape))
+        np.multiply(values, 1 / np.sqrt(square + np.float32(eps)), out=out[b, :, block])
+
+    step = max(1, _BLOCK // channels)
+    each([(b, block) for b in range(batch) for block in slices(places.shape[2], step)], normalise)
+    return Tensor.from_numpy(out.reshape(source.shape))
+
+
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
     grouped = _grouped(x, groups)

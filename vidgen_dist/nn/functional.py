@@ -44,6 +44,11 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     return backend.current().body.rms_norm(x, weight, eps)
 
 
+def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Divide x (B, C, ...) at every place by the root mean square of its channels there."""
+    return backend.current().body.channel_rms_norm(x, eps)
+
+
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:

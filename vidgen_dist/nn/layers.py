@@ -93,10 +93,10 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Division of x (..., dim) by its root mean square over the last axis. `weight` (dim,)."""
 
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, eps: float = 1e-6, elementwise_affine: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = empty_parameter((dim,), "weight")
+        self.weight = empty_parameter((dim,), "weight") if elementwise_affine else None
 
     def construct(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight, self.eps)
