@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import (
     COLUMNS,
+    KNOWN_COLUMNS,
+    PRIORITY,
     Manifest,
     Row,
     check,
@@ -34,6 +36,8 @@ from vidgen_dist.manifest import (
 )
 from vidgen_dist.request import FIELDS, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, open_storage
+
+LEAST = -(2**63)
 
 
 def write(path: Path, columns: Mapping[str, Any] | pa.Table, **options: Any) -> str:
@@ -150,6 +154,10 @@ def test_a_column_of_nulls_is_as_none(tmp_path: Path, column: str) -> None:
         ("image", pa.array([1]), "struct of bytes and path"),
         ("image", pa.array([{"data": b"1"}]), "struct of bytes and path"),
         ("video", pa.array([b"clip"]), "a string column"),
+        ("priority", pa.array([1.0]), "an integer column of at most 64 bits with a sign (nulls are 0"),
+        ("priority", pa.array(["high"]), "an integer column"),
+        ("priority", pa.array([True]), "an integer column"),
+        ("priority", pa.array([1], pa.uint64()), "an integer column"),
     ],
 )
 def test_a_column_of_another_type_is_refused(
@@ -323,6 +331,9 @@ def test_a_field_in_a_folders_name_alone_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "lost" / "height=480" / "a.parquet", {"prompt": ["p"]})
     with pytest.raises(Refused, match=r"height=480/a\.parquet: 'height' is in a folder's name alone"):
         open_manifest(tmp_path / "lost")
+    write(tmp_path / "first" / "priority=9" / "a.parquet", {"prompt": ["p"]})
+    with pytest.raises(Refused, match=r"priority=9/a\.parquet: 'priority' is in a folder's name alone"):
+        open_manifest(tmp_path / "first")
 
 
 def test_an_empty_path_is_not_the_manifests_folder(tmp_path: Path) -> None:
@@ -345,6 +356,38 @@ def test_every_field_of_a_request_has_a_column_type() -> None:
     assert COLUMNS.keys() == set(FIELDS)
     for column in COLUMNS.values():
         assert column.fits(column.written)
+    assert tuple(KNOWN_COLUMNS) == (*FIELDS, PRIORITY)
+    assert KNOWN_COLUMNS[PRIORITY].fits(KNOWN_COLUMNS[PRIORITY].written)
+
+
+def test_priorities_are_known_of_all_files_and_decide_nothing_else(tmp_path: Path) -> None:
+    prompts = ["p", "q", "r"]
+    kinds = [
+        pa.array([5, None, LEAST]),
+        None,
+        pa.array([7, 0, 1], pa.int8()).dictionary_encode(),
+        pa.nulls(3),
+    ]
+    for number, kind in enumerate(kinds):
+        columns = {"prompt": prompts, "seed": [number] * 3} | ({} if kind is None else {"priority": kind})
+        write(tmp_path / f"{number}.parquet", columns, row_group_size=2)
+    manifest = open_manifest(tmp_path)
+    assert manifest.unknown_columns == ()
+    assert manifest.columns == ("prompt", "seed")
+    priorities = manifest.priorities()
+    assert priorities is not None
+    assert priorities.tolist() == [5, 0, LEAST, 0, 0, 0, 7, 0, 1, 0, 0, 0]
+    without = open_manifest(tmp_path / "1.parquet")
+    assert without.priorities() is None
+    assert [row.id for row in rows_of(without)] == [row_digest({"prompt": p, "seed": 1}) for p in prompts]
+    assert [row.id for row in rows_of(manifest)][:1] == [row_digest({"prompt": "p", "seed": 0})]
+
+
+def test_a_priority_may_also_be_passed_through(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["p", "q"], "priority": [1, None]})
+    manifest = open_manifest(path, passthrough=("priority",))
+    assert [row.extra for row in rows_of(manifest)] == [{"priority": 1}, {"priority": None}]
+    assert (manifest.extra_schema.field("priority").type, manifest.unknown_columns) == (pa.int64(), ())
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -745,7 +788,7 @@ def test_rows_looked_at_together_are_as_rows_one_by_one(
         for row, places in batch.groups(np.ones(len(batch), np.bool_)):
             assert row.request is None or len(places) == len(batch.prompts(places))
             for place, prompt, seed in zip(places, batch.prompts(places), batch.seeds(places), strict=True):
-                like = rows[batch.start + place]
+                like = rows[batch.indices[place]]
                 assert (like.request is None) == (row.request is None)
                 if row.request is not None:
                     own = {"id": like.id, "prompt": prompt, "seed": seed}
@@ -829,7 +872,11 @@ def test_checking_holds_few_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "hint"),
-    [("num_frame", "not read (did you mean 'num_frames'?); --pass"), ("source", "not read; --pass")],
+    [
+        ("priorty", "did you mean 'priority'?"),
+        ("num_frame", "not read (did you mean 'num_frames'?); --pass"),
+        ("source", "not read; --pass"),
+    ],
 )
 def test_unknown_column_is_told_with_the_nearest(column, hint):
     assert hint in describe_unknown(column)

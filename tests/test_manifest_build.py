@@ -93,7 +93,30 @@ def test_row_groups_are_small_enough_to_hand_out(tmp_path: Path) -> None:
     assert max(open_manifest(tmp_path / "m.parquet").files[0].row_groups) < 200
 
 
+def test_priorities_are_whole_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,priority\na,-3\nb,\nc,4.0\n")
+    (tmp_path / "b.jsonl").write_text(
+        '{"prompt": "d", "priority": 9223372036854775807}\n{"prompt": "e", "priority": null}\n'
+    )
+    (tmp_path / "c.txt").write_text("f\n")
+    report = build([tmp_path / name for name in ("a.csv", "b.jsonl", "c.txt")], tmp_path / "m.parquet")
+    assert (report.columns, report.unknown_columns) == (("prompt", "id", "priority"), ())
+    table = pq.read_table(tmp_path / "m.parquet")
+    assert table.schema.field("priority").type == pa.int64()
+    assert table["priority"].to_pylist() == [-3, None, 4, 2**63 - 1, None, None]
+    assert check(open_manifest(tmp_path / "m.parquet")).ok
+
+
 BAD_INPUTS = [
+    ("p.csv", b"prompt,priority\na,high\n", "p.csv, line 2: priority: 'high' is not allowed; a whole number"),
+    ("p.csv", b"prompt,priority\na,1.5\n", "p.csv, line 2: priority: 1.5 is not allowed; a whole number"),
+    ("p.jsonl", b'{"prompt": "a", "priority": "1"}\n', "p.jsonl, line 1: priority: '1' is not allowed"),
+    ("p.jsonl", b'{"prompt": "a", "priority": true}\n', "p.jsonl, line 1: priority: True is not allowed"),
+    (
+        "p.jsonl",
+        b'{"prompt": "a", "priority": 9223372036854775808}\n',
+        "p.jsonl, line 1: priority: 9223372036854775808 is not allowed; a whole number from -2**63 to",
+    ),
     ("p.csv", b"text,seed\na,1\n", "p.csv: the header has no column 'prompt'; it has: text, seed"),
     ("p.csv", b"prompt,seed,seed\na,1,2\n", "p.csv: the header"),
     ("p.csv", b"", "p.csv: is empty; its first line must name the columns"),

@@ -18,8 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest import COLUMNS, INPUT_SUFFIXES, PARQUET_SUFFIXES, find_files, repeated_hashes
-from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
+from vidgen_dist.manifest import (
+    COLUMNS,
+    INPUT_SUFFIXES,
+    KNOWN_COLUMNS,
+    PARQUET_SUFFIXES,
+    PRIORITY,
+    find_files,
+    repeated_hashes,
+)
+from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
 from vidgen_dist.storage import open_input, open_storage, redact, resolve_path, split
 
 _GROUP_ROWS = 4096
@@ -34,9 +42,8 @@ class BuildReport:
     Args:
         uri: The manifest.
         rows: Its rows.
-        columns: Its request columns.
-        unknown_columns: Columns that are not a request's, kept as text; a run ignores them unless they are
-            named under `passthrough`.
+        columns: Its columns that a run reads.
+        unknown_columns: Others, kept as text; a run ignores them unless they are named under `passthrough`.
     """
 
     uri: str
@@ -84,7 +91,7 @@ def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[s
         sources = _sources(inputs, target)
         columns, unknown, rows = _check_sources(sources)
         schema = pa.schema(
-            [(c, COLUMNS[c].written) for c in columns] + [(c, pa.string()) for c in unknown],
+            [(c, KNOWN_COLUMNS[c].written) for c in columns] + [(c, pa.string()) for c in unknown],
         )
         with storage.create(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for group in _groups(sources, schema.names):
@@ -118,8 +125,10 @@ class _Source:
         values["id"] = f"{self.id_prefix}-{line.number:06d}" if given is None else given
         try:
             for name, value in values.items():
-                if not is_utf8(name) or (name not in COLUMNS and not is_utf8(value)):
+                if not is_utf8(name) or (name not in KNOWN_COLUMNS and not is_utf8(value)):
                     raise RequestError(name, value, "a text that UTF-8 can hold")
+            if PRIORITY in values:
+                values[PRIORITY] = _priority(values[PRIORITY])
             for field in MEDIA_FIELDS:
                 if not isinstance(values.get(field, ""), str):
                     raise RequestError(field, values[field], "a text: a path or a URI")
@@ -129,6 +138,13 @@ class _Source:
         except RequestError as error:
             return error
         return values | {name: getattr(request, name) for name in values if name in COLUMNS}
+
+
+def _priority(value: Any) -> int:
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    if not whole or not -(2**63) <= value < 2**63:
+        raise RequestError(PRIORITY, value, "a whole number from -2**63 to 2**63 - 1")
+    return int(value)
 
 
 class _Raw(io.RawIOBase):
@@ -174,7 +190,7 @@ def _sources(inputs: Sequence[str | os.PathLike[str]], target: str) -> list[_Sou
 
 
 def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """The request columns and the other columns of all inputs, and the number of rows."""
+    """The columns of all inputs that a run reads, the others, and the number of rows."""
     columns: dict[str, None] = {}
     errors: list[str] = []
     bad = 0
@@ -197,8 +213,8 @@ def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[s
         raise Refused("\n".join(errors))
     if not rows:
         raise Refused(f"{', '.join(redact(source.uri) for source in sources)}: there are no rows")
-    known = tuple(name for name in FIELDS if name in columns)
-    return known, tuple(name for name in columns if name not in FIELDS), rows
+    known = tuple(name for name in KNOWN_COLUMNS if name in columns)
+    return known, tuple(name for name in columns if name not in KNOWN_COLUMNS), rows
 
 
 def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
@@ -287,7 +303,7 @@ def _json_object(text: str) -> dict[str, Any]:
         raise RequestError("line", text.strip(), f"a JSON object ({error})") from None
     if not isinstance(value, dict):
         raise RequestError("line", text.strip(), "a JSON object")
-    return {name: cell if name in COLUMNS else _as_text(cell) for name, cell in value.items()}
+    return {name: cell if name in KNOWN_COLUMNS else _as_text(cell) for name, cell in value.items()}
 
 
 def _as_text(value: Any) -> str | None:
@@ -341,7 +357,7 @@ def _csv_line(number: int, header: Sequence[str], cells: Sequence[str]) -> _Line
 
 
 def _csv_value(field: str, cell: str) -> Any:
-    kind = COLUMNS[field].written if field in COLUMNS else pa.string()
+    kind = KNOWN_COLUMNS[field].written if field in KNOWN_COLUMNS else pa.string()
     if kind in (pa.int64(), pa.float64()):
         allowed = "a whole number" if kind == pa.int64() else "a number"
         text = _matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", allowed)

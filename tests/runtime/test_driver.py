@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.runtime import crew
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.status import read_status
@@ -170,6 +175,72 @@ def test_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str)
     result = run(spec)
     assert counts(result) == (0, 2, 0, 0)
     assert read_status(f"s3://{s3_bucket}/out")["done"] == 2
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_manifest_that_changes_ends_the_run_and_the_next_takes_it_as_it_is(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    manifest, begun, changed = (tmp_path / name for name in ("m.parquet", "begun", "changed"))
+    prompts = ["one", f"touch:{begun} wait:{changed}", *(f"row {n}" for n in range(20))]
+
+    def write(prompts: list[str]) -> None:
+        table = pa.table({"id": [f"{n:02d}" for n in range(len(prompts))], "prompt": prompts})
+        pq.write_table(table, tmp_path / "new", row_group_size=1)
+        os.replace(tmp_path / "new", manifest)
+
+    def change() -> None:
+        until = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        write([*prompts, "one more"])
+        changed.touch()
+
+    write(prompts)
+    spec = make_spec(str(manifest), topology__replicas=1, topology__shard_size=1)
+    person = threading.Thread(target=change)
+    person.start()
+    result = run(spec)
+    person.join()
+    assert result.exit_status == 1
+    assert "m.parquet: the manifest was changed while in use" in result.message
+    assert 2 <= result.done < 20
+    assert result.failed == 0
+    assert sorted(entry["id"] for entry in entries(tmp_path / "out"))[:2] == ["00", "01"]
+    assert counts(run(spec)) == (result.done, 23 - result.done, 0, 0)
+    assert len(entries(tmp_path / "out")) == 23
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_prompts_of_100_kilobytes(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    long = "é" * 50_000
+    manifest = make_manifest(long, f"raise:{long}", f"{long} {long}", f"nan:{long}")
+    spec = make_spec(manifest, output__format="mp4", manifest__passthrough=["prompt"])
+    assert counts(run(spec)) == (0, 2, 2, 1)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    assert found["c"]["prompt"] == f"{long} {long}"
+    assert found["b"]["error_message"] == "é" * (MAX_MESSAGE - 3) + "..."
+    assert counts(run(spec)) == (2, 0, 2, 1)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_highest_priority_is_rendered_first(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    rows = [{"id": str(n), "prompt": "x", "priority": n, "height": 16 + 8 * (n % 2)} for n in range(6)]
+    assert counts(run(make_spec(make_manifest(*rows), topology__replicas=1))) == (0, 6, 0, 0)
+    assert [entry["id"] for entry in entries(tmp_path / "out")] == list("543210")
+
+
+def test_a_manifest_without_rows_is_nothing_to_render(make_spec: MakeSpec, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "m.parquet")
+    spec = make_spec(str(tmp_path / "m.parquet"))
+    for _ in range(2):
+        result = run(spec)
+        assert counts(result) == (0, 0, 0, 0)
+        assert result.message == "nothing to render: the manifest has no rows"
+        status = read_status(str(tmp_path / "out"))
+        assert [status[name] for name in ("total", "done", "failed", "pending")] == [0, 0, 0, 0]
 
 
 def test_nothing_to_do_starts_no_ray(

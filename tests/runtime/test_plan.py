@@ -135,6 +135,10 @@ def test_every_kind_of_row_is_found_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, processes: int | None
 ) -> None:
     """With and without id, seed and quotes; alike and not; in this process and in others."""
+
+    def number(row: Row) -> int:
+        return int(row.request.prompt.split()[0])
+
     if processes:
         monkeypatch.setattr(resume, "MANY", 1)
         monkeypatch.setattr(resume, "_cores", lambda: processes)
@@ -151,15 +155,46 @@ def test_every_kind_of_row_is_found_again(
     ]
     spec = make_spec(make_manifest(*rows), seed=7)
     plan = plan_of(spec)
-    everything = rows_of(plan)
+    everything = sorted(rows_of(plan), key=number)
     enter(plan, everything[::2])
     enter(plan, everything[1::4], "failed")
     again = plan_of(spec)
     assert again.found.is_done.tolist() == [n % 2 == 0 for n in range(40)]
     assert again.found.attempts.tolist() == [int(n % 4 != 3) for n in range(40)]
-    assert [row.id for row in rows_of(again)] == [row.id for row in everything[1::2]]
+    assert sorted(rows_of(again), key=number) == [
+        dataclasses.replace(row, attempt=1 + int(n % 4 != 3)) for n, row in enumerate(everything) if n % 2
+    ]
     floats = [row | {"seed": None if row["seed"] is None else float(row["seed"])} for row in rows]
     assert plan_of(make_spec(make_manifest(*floats), seed=7)).done == 20
+
+
+def test_rows_come_by_priority_and_shape_with_their_attempts(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    def row(row_id: str, num_frames: int | None, priority: int | None) -> dict[str, Any]:
+        return {"id": row_id, "prompt": "x", "num_frames": num_frames, "priority": priority}
+
+    # The model's own number of frames is 2.
+    rows = [row("a", None, None), row("b", 5, None), row("c", 2, 0), row("d", 5, -1), row("e", 5, 3)]
+    spec = make_spec(make_manifest(*rows), manifest__passthrough=["priority"])
+    plan = plan_of(spec)
+    everything = rows_of(plan)
+    assert [each.id for each in everything] == ["e", "a", "c", "b", "d"]
+    assert [each.passthrough["priority"] for each in everything] == [3, None, 0, None, -1]
+    assert plan.manifest.unknown_columns == ()
+    enter(plan, everything[2:3], "failed")
+    enter(plan, everything[:2])
+    # The run's default is b's and d's number of frames.
+    five = plan_of(spec.override({"sampling.num_frames": 5}))
+    assert [(each.id, each.attempt) for each in rows_of(five)] == [("a", 1), ("b", 1), ("c", 2), ("d", 1)]
+    assert five.done == 1
+
+
+def test_priority_decides_no_pixels(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    plan = plan_of(make_spec(make_manifest({"prompt": "x"}, {"prompt": "y"})))
+    enter(plan, rows_of(plan))
+    first = make_manifest({"prompt": "x", "priority": 1}, {"prompt": "y", "priority": 2})
+    assert plan_of(make_spec(first)).done == 2
 
 
 def test_workers_shards_and_order_undo_nothing_but_pixels_do(

@@ -25,11 +25,11 @@ _ROWS_OWN = ("id", "prompt", "seed", *MEDIA_FIELDS)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of a manifest that follow one another, by columns. Made by `Manifest.batches`.
+    """Rows of a manifest's file, by columns. Made by `Manifest.batches` and `Manifest.some_batches`.
 
     Args:
         file: URI of the file that they are in.
-        start: The first one's place in it.
+        indices: Their places in it, from 0.
         columns: Their values.
         fields: Those columns that are fields of a request.
         extra_schema: Names and types of those that are passed through.
@@ -37,7 +37,7 @@ class Batch:
     """
 
     file: str
-    start: int
+    indices: Sequence[int] | np.ndarray
     columns: pa.RecordBatch
     fields: tuple[str, ...]
     extra_schema: pa.Schema
@@ -52,7 +52,10 @@ class Batch:
         Raises:
             StorageError: A value that cannot be passed through.
         """
-        places = range(len(self)) if wanted is None else np.flatnonzero(wanted).tolist()
+        yield from self.pick(range(len(self)) if wanted is None else np.flatnonzero(wanted))
+
+    def pick(self, places: Sequence[int] | np.ndarray) -> Iterator[Row]:
+        """Some rows one by one, by their places in the batch, in the order given. Raises as `rows`."""
         if not len(places):
             return
         try:
@@ -65,18 +68,28 @@ class Batch:
         for at, place in enumerate(places):
             present = {name: column[at] for name, column in values.items() if column[at] is not None}
             passed = {name: column[at] for name, column in extra.items()}
-            yield make_row(present, passed, self.file, self.start + place, self.defaults)
+            yield make_row(present, passed, self.file, int(self.indices[place]), self.defaults)
 
     def row(self, place: int) -> Row:
         """One of the rows, by its place in the batch."""
-        wanted = np.zeros(len(self), np.bool_)
-        wanted[place] = True
-        return next(self.rows(wanted))
+        return next(self.pick([place]))
+
+    def take(self, places: np.ndarray) -> Batch:
+        """Some of the rows, by their places, in the order given."""
+        names = self.columns.schema.names
+        columns = pa.RecordBatch.from_arrays([self.some(name, places) for name in names], names)
+        return dataclasses.replace(self, columns=columns, indices=np.asarray(self.indices)[places])
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The rows from one place to before another; nothing is copied."""
+        return dataclasses.replace(
+            self, columns=self.columns.slice(start, stop - start), indices=self.indices[start:stop]
+        )
 
     def some(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
         """The values of some rows, by their places."""
         column = self.columns.column(name)
-        if len(places) == len(self):
+        if len(places) == len(self) and np.array_equal(places, np.arange(len(self))):
             return column
         try:
             return column.take(pa.array(places, pa.int64()))
@@ -152,18 +165,18 @@ class Batch:
                 ids[place] = row_id
         unnamed = ~named
         if not any(name in self.fields for name in MEDIA_FIELDS):
-            for row, places in self.groups(unnamed):
-                for place, digest in zip(places.tolist(), self._digests(row, places), strict=True):
+            for _, places in self.groups(unnamed):
+                for place, digest in zip(places.tolist(), self._digests(places), strict=True):
                     ids[place] = digest
                 unnamed[places] = False
         bare = dataclasses.replace(self, extra_schema=pa.schema([]))
-        for row in bare.rows(unnamed):
-            ids[row.index - self.start] = row.id
+        for place, row in zip(np.flatnonzero(unnamed).tolist(), bare.rows(unnamed), strict=True):
+            ids[place] = row.id
         return pa.array(ids, pa.string())
 
-    def _digests(self, row: Row, places: np.ndarray) -> list[str]:
+    def _digests(self, places: np.ndarray) -> list[str]:
         """`row_digest` of the rows of a group without media."""
-        one = self.columns.slice(row.index - self.start, 1)
+        one = self.columns.slice(int(places[0]), 1)
         values = {name: column_values(one.column(name))[0] for name in self.fields}
         values.pop("id", None)
         text = digest_text(values)

@@ -187,7 +187,7 @@ def _shared_ids(manifest: Manifest, repeated: np.ndarray, limit: int) -> list[Pr
     for batch in manifest.batches(extras=False):
         ids = batch.ids
         for place in np.flatnonzero(np.isin(text_hashes(ids)[:, 0], repeated)).tolist():
-            row_id, index = ids[place].as_py(), batch.start + place
+            row_id, index = ids[place].as_py(), int(batch.indices[place])
             if row_id not in first:
                 first[row_id] = batch.file, index
                 continue

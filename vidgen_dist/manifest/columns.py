@@ -6,11 +6,15 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import FIELDS
 from vidgen_dist.storage import redact, split
+
+PRIORITY = "priority"
+"""The column that decides the order alone: rows with a higher number are rendered first."""
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -27,6 +31,10 @@ def is_bytes(kind: pa.DataType) -> bool:
 def _is_number(kind: pa.DataType) -> bool:
     # SQL's 6.0 is a decimal: DuckDB and Spark write it as such.
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _is_priority(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
 
 
 def _is_id(kind: pa.DataType) -> bool:
@@ -66,6 +74,8 @@ _IMAGE = (
     "as Hugging Face datasets writes it"
 )
 
+_PRIORITY = "an integer column of at most 64 bits with a sign (nulls are 0; pandas keeps them in an Int64)"
+
 COLUMNS: Mapping[str, Column] = {
     "prompt": _TEXT,
     "id": Column(_is_id, "a string or integer column", pa.string()),
@@ -90,10 +100,27 @@ COLUMNS: Mapping[str, Column] = {
 }
 """Of each field of a request, by its name."""
 
+KNOWN_COLUMNS: Mapping[str, Column] = {
+    **{name: COLUMNS[name] for name in FIELDS},
+    PRIORITY: Column(_is_priority, _PRIORITY, pa.int64()),
+}
+"""Of each column that is read, whether named to be passed through or not."""
+
 
 def value_type(kind: pa.DataType) -> pa.DataType:
     """The type of a column's values, also where they are dictionary-encoded."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def whole_numbers(column: pa.Array, missing: int) -> np.ndarray:
+    """The values of a column of whole numbers, of whatever type holds them: int64 (N,).
+
+    Args:
+        column: Without fractions and numbers that int64 does not hold.
+        missing: What stands for nulls.
+    """
+    flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return flat.cast(pa.int64(), safe=False).fill_null(missing).to_numpy(zero_copy_only=False)
 
 
 def extra_type(kind: pa.DataType) -> pa.DataType:
@@ -122,17 +149,17 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> No
             raise Refused(f"{shown}: there is no column {name!r} to pass through; it has: {there}")
     for part in split(uri)[0].split("/"):
         name = part.partition("=")[0]
-        if part != name and name in FIELDS and name not in schema.names:
+        if part != name and name in KNOWN_COLUMNS and name not in schema.names:
             raise Refused(
                 f"{shown}: {name!r} is in a folder's name alone, which is not read; "
                 "write it as a column, too (partitioned writers leave it out)"
             )
-    for name in (*FIELDS, *passthrough):
+    for name in (*KNOWN_COLUMNS, *passthrough):
         if schema.names.count(name) > 1:
             raise Refused(
                 f"{shown}: column {name!r} is there {schema.names.count(name)} times; allowed: once"
             )
-    for name, column in COLUMNS.items():
+    for name, column in KNOWN_COLUMNS.items():
         if name in schema.names:
             kind = value_type(schema.field(name).type)
             if not column.fits(kind) and not pa.types.is_null(kind):
@@ -167,6 +194,6 @@ def check_alike(
 
 def describe_unknown(column: str) -> str:
     """What to tell a person of a column that is not read."""
-    near = difflib.get_close_matches(column, FIELDS, 1)
+    near = difflib.get_close_matches(column, KNOWN_COLUMNS, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"column {column!r} is no field of a request and is not read{hint}; --passthrough keeps it"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest.columns import check_columns
+from vidgen_dist.manifest.columns import PRIORITY, check_columns
 from vidgen_dist.storage import StorageError, expand, open_input, redact, stamp
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -32,11 +32,13 @@ class ManifestFile:
         uri: Where it is.
         digest: SHA-256 of its footer; tells whether the file is still the one that was opened.
         row_groups: Rows of each row group.
+        has_priority: Whether it has a column of priorities.
     """
 
     uri: str
     digest: str
     row_groups: tuple[int, ...]
+    has_priority: bool
 
     @property
     def num_rows(self) -> int:
@@ -85,7 +87,7 @@ def open_file(uri: str, passthrough: Sequence[str]) -> tuple[ManifestFile, pa.Sc
     schema = footer.metadata.schema.to_arrow_schema()
     check_columns(uri, schema, passthrough)
     groups = tuple(footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
-    return ManifestFile(uri, footer.digest, groups), schema
+    return ManifestFile(uri, footer.digest, groups, PRIORITY in schema.names), schema
 
 
 @dataclass(frozen=True)

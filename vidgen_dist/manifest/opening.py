@@ -13,7 +13,7 @@ import pyarrow as pa
 from vidgen_dist.digests import as_list
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.columns import check_alike, extra_type
+from vidgen_dist.manifest.columns import KNOWN_COLUMNS, PRIORITY, check_alike, extra_type, whole_numbers
 from vidgen_dist.manifest.files import ManifestFile, open_file, parquet_files, read_group
 from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import FIELDS
@@ -34,7 +34,7 @@ class Manifest:
         uri: What was opened.
         files: Its files, sorted by URI.
         columns: The request columns that it has.
-        unknown_columns: Columns that are neither that nor passed through; they are not read.
+        unknown_columns: Columns that are neither that nor `priority` nor passed through; they are not read.
         extra_schema: Names and Arrow types of the passed-through columns.
     """
 
@@ -61,13 +61,8 @@ class Manifest:
         Raises:
             StorageError: A file cannot be read, or is no longer the one that was opened.
         """
-        first = 0
-        for file in self.files:
-            for group, start, stop in file.spans():
-                here = None if wanted is None else wanted[first + start : first + stop]
-                if here is None or here.any():
-                    yield from self._group_rows(file, group, start, defaults or {}, here)
-            first += file.num_rows
+        for first, batch in self._read(_BATCH_ROWS, defaults, self.extra_schema, wanted):
+            yield from batch.rows(None if wanted is None else wanted[first : first + len(batch)])
 
     def ids(self) -> Iterator[str]:
         """The ids of all rows: as those of `rows`, and much faster."""
@@ -84,28 +79,66 @@ class Manifest:
         Raises:
             StorageError: As `rows`.
         """
-        passed = self.extra_schema if extras else pa.schema([])
-        names = tuple(dict.fromkeys((*self.columns, *passed.names)))
-        for file in self.files:
-            for group, start, _ in file.spans():
-                for columns in read_group(file, group, names, _COLUMN_ROWS):
-                    yield Batch(file.uri, start, columns, self.columns, passed, defaults or {})
-                    start += columns.num_rows
+        for _, batch in self._read(_COLUMN_ROWS, defaults, self.extra_schema if extras else pa.schema([])):
+            yield batch
 
-    def _group_rows(
+    def some_batches(
+        self, defaults: Mapping[str, Any], wanted: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Some rows, in order, by columns, each time with their places in the manifest: int64 (n,).
+
+        Args:
+            defaults: Values of request fields where a row has none.
+            wanted: Which rows to give: bool (rows,). Row groups without any are not read.
+
+        Raises:
+            StorageError: As `rows`.
+        """
+        for first, batch in self._read(_COLUMN_ROWS, defaults, self.extra_schema, wanted):
+            chosen = np.flatnonzero(wanted[first : first + len(batch)])
+            if len(chosen):
+                yield first + chosen, batch.take(chosen)
+
+    def priorities(self) -> np.ndarray | None:
+        """The column `priority`, 0 where a row has none: int64 (rows,); None if no file has the column.
+
+        Raises:
+            StorageError: As `rows`.
+        """
+        if not any(file.has_priority for file in self.files):
+            return None
+        found = np.zeros(self.num_rows, np.int64)
+        first = 0
+        for file in self.files:
+            for group, start, _ in file.spans() if file.has_priority else ():
+                for columns in read_group(file, group, (PRIORITY,), _COLUMN_ROWS):
+                    here = slice(first + start, first + start + columns.num_rows)
+                    found[here] = whole_numbers(columns.column(0), 0)
+                    start += columns.num_rows
+            first += file.num_rows
+        return found
+
+    def _read(
         self,
-        file: ManifestFile,
-        group: int,
-        index: int,
-        defaults: Mapping[str, Any],
-        wanted: np.ndarray | None,
-    ) -> Iterator[Row]:
-        start = 0
-        names = tuple(dict.fromkeys((*self.columns, *self.extra_schema.names)))
-        for columns in read_group(file, group, names, _BATCH_ROWS):
-            batch = Batch(file.uri, index + start, columns, self.columns, self.extra_schema, defaults)
-            yield from batch.rows(None if wanted is None else wanted[start : start + len(batch)])
-            start += len(batch)
+        most_rows: int,
+        defaults: Mapping[str, Any] | None,
+        extra_schema: pa.Schema,
+        wanted: np.ndarray | None = None,
+    ) -> Iterator[tuple[int, Batch]]:
+        """Row groups with wanted rows, by batches; with each its first row's place in the manifest."""
+        names = tuple(dict.fromkeys((*self.columns, *extra_schema.names)))
+        first = 0
+        for file in self.files:
+            for group, start, stop in file.spans():
+                if wanted is None or wanted[first + start : first + stop].any():
+                    for columns in read_group(file, group, names, most_rows):
+                        indices = range(start, start + columns.num_rows)
+                        yield (
+                            first + start,
+                            Batch(file.uri, indices, columns, self.columns, extra_schema, defaults or {}),
+                        )
+                        start += columns.num_rows
+            first += file.num_rows
 
 
 def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = ()) -> Manifest:
@@ -129,7 +162,7 @@ def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = (
     (first, schema), rest = opened[0], opened[1:]
     for file, other in rest:
         check_alike(file.uri, other, first.uri, schema, passthrough)
-    known = {*FIELDS, *passthrough}
+    known = {*KNOWN_COLUMNS, *passthrough}
     unknown = dict.fromkeys(name for _, s in opened for name in s.names if name not in known)
     return Manifest(
         uri=text,

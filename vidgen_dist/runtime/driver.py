@@ -107,7 +107,10 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             console.print(describe_unknown(name), markup=False, highlight=False)
         write_run_file(plan)
         if plan.done == plan.total:
-            return _result(plan, None, (), DONE, f"nothing to render: all {plan.total:,} rows are done")
+            why = (
+                f"all {plan.total:,} rows are done" if plan.manifest.num_rows else "the manifest has no rows"
+            )
+            return _result(plan, None, (), DONE, f"nothing to render: {why}")
         # From here on there are processes to be ended, and soon rows to be finished.
         interrupts.soften()
         with (

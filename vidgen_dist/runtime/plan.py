@@ -14,7 +14,7 @@ import numpy as np
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerState, ledger_schema, read_ledger
-from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest
+from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
 from vidgen_dist.media import read_image, read_video
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
@@ -72,15 +72,15 @@ class Plan:
         return self.found.chosen & ~self.found.is_done
 
     def rows(self) -> Iterator[Row]:
-        """The rows that are to be rendered, in the manifest's order, read as they are asked for.
+        """The rows that are to be rendered, see `manifest.ordering`, read as they are asked for.
 
         Raises:
             OSError: The manifest cannot be read, or was changed.
         """
         resolving = Resolving(self.model.rules, self.spec.seed, self.identity)
-        wanted = self._wanted
-        rows = self.manifest.rows(sampling_defaults(self.spec), wanted)
-        for place, row in zip(np.flatnonzero(wanted), rows, strict=True):
+        defaults = sampling_defaults(self.spec)
+        rows = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
+        for place, row in rows:
             yield Row(
                 request=resolving.request(row),
                 attempt=int(self.found.attempts[place]) + 1,

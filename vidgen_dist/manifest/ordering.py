@@ -1,0 +1,189 @@
+"""The order in which rows are rendered: by priority, rows of one shape together.
+
+Rows of a higher `priority` come first. Those of one priority are taken in the manifest's order, a window of
+at most `WINDOW_ROWS` rows at a time. Within a window, rows of one shape come together, the shape that comes
+first in the manifest first, so that who renders them can go on with compiled graphs and buffers; rows of one
+shape keep the manifest's order.
+
+Windows are held by columns, at most `WINDOW_BYTES` of them, the next being read while one is handed out. All
+windows of a priority are read in one pass over the row groups that have rows of it. Priorities of few rows
+are read together, as many as a window holds: however many priorities N rows have, there are at most
+1 + 2 * N / WINDOW_ROWS passes, if it is not the bytes that fill the windows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist.manifest.batches import Batch
+from vidgen_dist.manifest.columns import whole_numbers
+from vidgen_dist.manifest.opening import Manifest
+from vidgen_dist.manifest.rows import Row
+
+SHAPE_FIELDS = ("height", "width", "num_frames")
+"""Fields that decide the shape of what is computed."""
+
+WINDOW_ROWS = 2**16
+WINDOW_BYTES = 128 * 2**20
+
+# Rows that are Python objects at the same time.
+_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Rows that are put in order together.
+
+    Args:
+        pieces: They, by columns, in the manifest's order; with each piece its rows' places there, int64 (n,).
+    """
+
+    pieces: tuple[tuple[np.ndarray, Batch], ...]
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The rows' places in the manifest: int64 (N,)."""
+        return np.concatenate([places for places, _ in self.pieces])
+
+    def field(self, name: str, default: int | None) -> np.ndarray:
+        """A field of whole numbers: int64 (N,), 0 where neither row nor default says anything."""
+        missing = default or 0
+        return np.concatenate(
+            [
+                whole_numbers(batch.columns.column(name), missing)
+                if name in batch.fields
+                else np.full(len(batch), missing)
+                for _, batch in self.pieces
+            ]
+        )
+
+    def rows(self, order: np.ndarray) -> Iterator[tuple[int, Row]]:
+        """The rows, each with its place in the manifest, in the order given: int64 (N,)."""
+        size = sum(batch.columns.nbytes for _, batch in self.pieces)
+        step = max(1, min(_CHUNK_ROWS, len(order) * _CHUNK_BYTES // max(1, size)))
+        starts = np.cumsum([0, *(len(batch) for _, batch in self.pieces)])
+        for begin in range(0, len(order), step):
+            chunk = order[begin : begin + step]
+            owner = np.searchsorted(starts, chunk, side="right") - 1
+            made: dict[int, Row] = {}
+            for number in np.unique(owner).tolist():
+                mine = chunk[owner == number]
+                made.update(
+                    zip(mine.tolist(), self.pieces[number][1].pick(mine - starts[number]), strict=True)
+                )
+            for at in chunk.tolist():
+                yield int(self.places[at]), made[at]
+
+
+def ordered_rows(
+    manifest: Manifest, wanted: np.ndarray, defaults: Mapping[str, Any], model_defaults: Mapping[str, Any]
+) -> Iterator[tuple[int, Row]]:
+    """Some rows in the order in which they are to be rendered, each with its place in the manifest.
+
+    They are read as they are asked for; without priorities and shapes as `Manifest.rows` does.
+
+    Args:
+        manifest: A manifest that was checked.
+        wanted: Which rows to give: bool (rows,).
+        defaults: Values of request fields where a row has none.
+        model_defaults: What these are where there is no default either; they decide shapes alone.
+
+    Raises:
+        StorageError: A file cannot be read, or is no longer the one that was opened.
+    """
+    priorities = manifest.priorities()
+    if priorities is None and not any(name in manifest.columns for name in SHAPE_FIELDS):
+        rows = manifest.rows(defaults, wanted)
+        yield from ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
+        return
+    shape = {name: {**model_defaults, **defaults}.get(name) for name in SHAPE_FIELDS}
+    ended = threading.Event()
+    if priorities is None:
+        windows = _windows(manifest, wanted, defaults, ended)
+    else:
+        windows = _by_priority(manifest, wanted, defaults, priorities, ended)
+    with ThreadPoolExecutor(1, "manifest") as pool:
+        try:
+            coming = pool.submit(next, windows, None)
+            while (window := coming.result()) is not None:
+                coming = pool.submit(next, windows, None)
+                # The complement turns the order around, and unlike the negative there is one of every number.
+                levels = np.zeros_like(window.places) if priorities is None else ~priorities[window.places]
+                shapes = [window.field(name, default) for name, default in shape.items()]
+                yield from window.rows(_order(levels, shapes))
+        finally:
+            ended.set()
+
+
+def _order(levels: np.ndarray, shapes: Sequence[np.ndarray]) -> np.ndarray:
+    """By level, and within one rows of a shape together; all (N,)."""
+    keys = np.stack([levels, *shapes])
+    if (keys == keys[:, :1]).all():
+        return np.arange(len(levels))
+    _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    return np.lexsort((first[group], levels))
+
+
+def _windows(
+    manifest: Manifest, wanted: np.ndarray, defaults: Mapping[str, Any], ended: threading.Event
+) -> Iterator[Window]:
+    """Some rows, in order, a window at a time; no more once it has ended."""
+    held: list[tuple[np.ndarray, Batch]] = []
+    rows = size = 0
+    for places, batch in manifest.some_batches(defaults, wanted):
+        if ended.is_set():
+            return
+        if held and size + batch.columns.nbytes > WINDOW_BYTES:
+            yield Window(tuple(held))
+            held, rows, size = [], 0, 0
+        while rows + len(batch) >= WINDOW_ROWS:
+            room = WINDOW_ROWS - rows
+            yield Window((*held, (places[:room], batch.slice(0, room))))
+            held, rows, size = [], 0, 0
+            places, batch = places[room:], batch.slice(room, len(batch))
+        if len(batch):
+            held.append((places, batch))
+            rows, size = rows + len(batch), size + batch.columns.nbytes
+    if held:
+        yield Window(tuple(held))
+
+
+def _by_priority(
+    manifest: Manifest,
+    wanted: np.ndarray,
+    defaults: Mapping[str, Any],
+    priorities: np.ndarray,
+    ended: threading.Event,
+) -> Iterator[Window]:
+    """Likewise, by priority: windows of one, or of as many whole ones as a window holds."""
+    places = np.flatnonzero(wanted)
+    places = places[np.argsort(~priorities[places], kind="stable")]
+    ordered = priorities[places]
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    del ordered
+    bounds = np.concatenate([[0], changes, [len(places)]])
+    at, most = 0, WINDOW_ROWS
+    while at < len(bounds) - 1:
+        end = max(at + 1, int(np.searchsorted(bounds, bounds[at] + most, side="right")) - 1)
+        some = np.zeros(len(wanted), np.bool_)
+        some[places[bounds[at] : bounds[end]]] = True
+        windows = _windows(manifest, some, defaults, ended)
+        first = next(windows, None)
+        if first is None:
+            return
+        if end > at + 1 and len(first.places) < bounds[end] - bounds[at]:
+            # The window was full of bytes before it had all priorities.
+            most = len(first.places) // 2
+            continue
+        yield first
+        del first
+        yield from windows
+        at = end
