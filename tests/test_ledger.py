@@ -79,7 +79,8 @@ def test_entries_have_the_columns_of_the_schema() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"status": "skipped"}, "'done' or 'failed'"),
+        ({"status": "skipped"}, "allowed: done, failed, lost"),
+        ({"status": "lost", "error_class": None}, "error_class: may not be missing"),
         ({"uri": None}, "uri: may not be missing"),
         ({"status": "failed", "error_class": None}, "error_class: may not be missing"),
         ({"finished_at": datetime(2026, 1, 1)}, "no time zone"),
@@ -346,10 +347,43 @@ def test_the_latest_failure_is_the_dead_letter(output: Storage) -> None:
     assert state.attempts("a", "f") == 3
 
 
+def test_a_lost_video_is_rendered_again(anywhere: Storage) -> None:
+    write(
+        anywhere,
+        entry("a", at=5, uri="there"),
+        entry("b", at=5),
+        entry("c", at=5),
+        entry("c", "failed", at=0),
+    )
+    lost = [entry(id, "lost", at=5, error_class="VideoMissing") for id in "ac"]
+    write(anywhere, *lost)
+    state = read_ledger(anywhere)
+    assert [state.is_done(id, "f") for id in "abc"] == [False, True, False]
+    assert [state.attempts(id, "f") for id in "abc"] == [1, 1, 1]
+    assert (state.done, state.failed, dict(state.failures)) == (1, 0, {})
+    assert not state.look_up(pa.array(["a"]), pa.array(["f"])).failed()[0]
+    assert summary(anywhere, 3).pending == 2
+    assert not len(ledger.dead_letters(anywhere))
+    write(anywhere, entry("a", at=6, attempt=2), entry("c", "failed", at=7, attempt=2), *lost)
+    state = read_ledger(anywhere)
+    assert [state.is_done(id, "f") for id in "abc"] == [True, True, False]
+    assert (state.done, state.failed, dict(state.failures)) == (2, 1, {"ValueError": 1})
+    assert ledger.dead_letters(anywhere)["id"].to_pylist() == ["c"]
+
+
+def test_what_a_lost_video_replaced_is_not_there_either(output: Storage) -> None:
+    write(output, entry("a", at=0, fingerprint="old"), entry("a", at=1, fingerprint="new"))
+    write(output, entry("a", "lost", at=1, fingerprint="new"))
+    state = read_ledger(output)
+    assert not state.is_done("a", "new")
+    assert not state.is_done("a", "old")
+    assert (state.done, state.failed) == (0, 0)
+
+
 attempts = st.builds(
     entry,
     id=st.sampled_from(["a", "b", "c"]),
-    status=st.sampled_from(["done", "failed"]),
+    status=st.sampled_from(["done", "failed", "lost"]),
     at=st.integers(0, 3),
     fingerprint=st.sampled_from(["f", "g"]),
     attempt=st.integers(1, 3),
@@ -357,26 +391,42 @@ attempts = st.builds(
 )
 
 
+def of_row(entries: list[LedgerEntry], id: str, fingerprint: str) -> list[LedgerEntry]:
+    return [each for each in entries if (each.id, each.fingerprint) == (id, fingerprint)]
+
+
+def video(entries: list[LedgerEntry]) -> LedgerEntry | None:
+    """Of entries of one id and fingerprint the last word about the video, done or lost."""
+    settled = [each for each in entries if each.status != "failed"]
+    return max(settled, key=lambda e: (e.finished_at, e.attempt, e.status == "lost"), default=None)
+
+
+def counting(entries: list[LedgerEntry]) -> LedgerEntry | None:
+    """Of entries of one id and fingerprint the one that counts."""
+    failures = [each for each in entries if each.status == "failed"]
+    failure = max(failures, key=lambda e: (e.finished_at, e.attempt, e.error_class), default=None)
+    last = video(entries)
+    if last is None or (last.status == "lost" and failure and failure.finished_at > last.finished_at):
+        return failure
+    return last
+
+
 def expected(entries: list[LedgerEntry]) -> dict:
     """The rules of the module's docstring, one entry at a time."""
-    best: dict[tuple[str, str], LedgerEntry] = {}
-    order = {}
-    for each in entries:
-        key = (each.id, each.fingerprint)
-        rank = (each.status == "done", each.finished_at, each.attempt, each.error_class or "")
-        if key not in best or rank > order[key]:
-            best[key], order[key] = each, rank
-    live = {}
+    live, verdicts = {}, {}
     for id in {each.id for each in entries}:
-        videos = [each for each in best.values() if each.id == id and each.status == "done"]
-        if videos:
-            last = max(videos, key=lambda each: (each.finished_at, each.attempt))
-            ties = [v for v in videos if (v.finished_at, v.attempt) == (last.finished_at, last.attempt)]
-            live[id] = {each.fingerprint for each in ties}
-    return {
-        "live": live,
-        "attempts": {key: max(e.attempt for e in entries if (e.id, e.fingerprint) == key) for key in best},
-    }
+        rows = [rows for f in "fg" if (rows := of_row(entries, id, f))]
+        videos = [last for last in map(video, rows) if last]
+        # What is lost was in place: an older video, of another fingerprint, is long gone.
+        order = [(each.finished_at, each.status == "lost", each.attempt) for each in videos]
+        last = [each for each, rank in zip(videos, order, strict=True) if rank == max(order)]
+        live[id] = {each.fingerprint for each in last if each.status == "done"}
+        latest = max(
+            filter(None, map(counting, rows)),
+            key=lambda e: (e.finished_at, e.status != "failed", e.status == "lost", e.attempt),
+        )
+        verdicts[id] = latest.status
+    return {"live": live, "verdicts": verdicts}
 
 
 def found(entries: list[list[LedgerEntry]]) -> ledger.LedgerState:
@@ -410,11 +460,14 @@ def test_merging_is_independent_of_order_and_repetition(
     truth = expected(entries)
     for id in "abc":
         in_place = {fingerprint for fingerprint in "fg" if state.is_done(id, fingerprint)}
-        assert in_place <= truth["live"].get(id, set())
-        assert len(in_place) == (id in truth["live"])
+        live = truth["live"].get(id, set())
+        assert in_place <= live
+        assert len(in_place) == bool(live)
         for fingerprint in "fg":
-            assert state.attempts(id, fingerprint) == truth["attempts"].get((id, fingerprint), 0)
-    assert state.done + state.failed == len({each.id for each in entries})
+            tried = [each.attempt for each in of_row(entries, id, fingerprint)]
+            assert state.attempts(id, fingerprint) == max(tried, default=0)
+    verdict = list(truth["verdicts"].values())
+    assert (state.done, state.failed) == (verdict.count("done"), verdict.count("failed"))
     assert sum(state.failures.values()) == state.failed
 
     shuffled = random.Random(seed)
@@ -446,10 +499,11 @@ def test_many_are_looked_up_as_one_by_one(entries: list[LedgerEntry]) -> None:
     for (id, fingerprint), done, tried, failed in zip(
         keys, outcomes.done, outcomes.attempts, outcomes.failed(), strict=True
     ):
-        alike = [e for e in entries if (e.id, e.fingerprint) == (id, fingerprint)]
+        alike = of_row(entries, id, fingerprint)
+        counts = counting(alike)
         assert done == state.is_done(id, fingerprint)
         assert tried == max((e.attempt for e in alike), default=0)
-        assert failed == (bool(alike) and all(e.status == "failed" for e in alike))
+        assert failed == (counts is not None and counts.status == "failed")
     by_class = [outcomes.failed(name) for name in ("ValueError", "OSError", "MediaError", "KeyError")]
     assert np.array_equal(np.sum(by_class, axis=0), outcomes.failed())
     assert state.knows(pa.array(list("abcd"))).tolist() == [any(e.id == id for e in entries) for id in "abcd"]
@@ -555,7 +609,7 @@ def test_messages_say_what_is_wrong(output: Storage) -> None:
         "foreign": "has no column 'id'",
         "null id": "column 'id' has 1 missing values",
         "type": "column 'attempt' is string, not int32",
-        "status": "row 0: status: 'skipped' is not allowed; allowed: 'done' or 'failed'",
+        "status": "row 0: status: 'skipped' is not allowed; allowed: done, failed, lost",
     }.items():
         BAD[kind](output)
         with pytest.raises(Refused, match=message):

@@ -88,6 +88,19 @@ def test_written_files_are_read_listed_and_deleted(root: str, tmp_path: Path) ->
     assert output.list() == everything[:2]
 
 
+def test_sizes_and_what_lies_in_a_folder_itself(root: str) -> None:
+    output = open_storage(root)
+    assert output.sizes("videos") == {}
+    assert output.entries("videos") == ({}, [])
+    half = f"videos/ab/.{'0' * 32}.tmp"
+    for path, size in (("videos/x", 3), ("videos/ab/y", 0), ("videos/ab/c/z", 5), (half, 2), ("other", 1)):
+        output.write_bytes(path, b"." * size)
+    assert output.sizes("videos") == {"videos/x": 3, "videos/ab/y": 0, "videos/ab/c/z": 5, half: 2}
+    assert [path for path in output.sizes() if storage.is_temporary(path)] == [half]
+    assert output.entries("videos") == ({"videos/x": 3}, ["videos/ab"])
+    assert output.entries() == ({"other": 1}, ["videos"])
+
+
 def test_a_listing_is_fresh_also_after_another_writer(root: str) -> None:
     output = open_storage(root)
     assert output.list() == []

@@ -5,6 +5,7 @@ Whatever is heavy is imported by the command that needs it: `vidgen status` load
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import posixpath
 import sys
@@ -25,11 +26,14 @@ from vidgen_dist.spec import RunSpec, spec_from_flags
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.driver import RunResult
+    from vidgen_dist.runtime.verifying import Verification
 
 REFUSED, INTERRUPTED = 2, 130
 """Exit statuses beside those of a run that was started, see `RunResult`."""
 
 _SHOWN_FAILURES = 100
+_SHOWN_FINDINGS, _TOLD_FINDINGS = 20, 1000
+"""Of each kind, as text and as JSON."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -300,6 +304,43 @@ def compact(output: Annotated[str, typer.Argument(help="Output of a run, which m
 
 
 @app.command()
+def verify(
+    output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every video: its SHA-256, and whether it decodes.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Have missing and torn videos rendered again by the next run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare the ledger with the videos in storage.
+
+    Exit status: 0 every video is there and whole, 1 some are missing or torn, 2 refused.
+    """
+    from rich.progress import Progress
+
+    from vidgen_dist.runtime.verifying import verify as compare
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        folders = bar.add_task("folders", total=None)
+        found = compare(
+            output,
+            deep=deep,
+            repair=repair,
+            limit=_TOLD_FINDINGS if as_json else _SHOWN_FINDINGS,
+            say=_err,
+            progress=lambda done, total: bar.update(folders, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), "whole": found.whole}))
+    else:
+        _print_verification(found)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
 def demo(
     output: Annotated[str, typer.Argument(help="Folder for videos and ledger.")] = "vidgen-demo",
 ) -> None:
@@ -391,6 +432,41 @@ def print_result(result: RunResult, console: Console) -> None:
         _err(f"failed: {failure}")
     if result.failed > len(result.failures):
         _err(f"and {result.failed - len(result.failures):,} more: see the ledger")
+
+
+def _print_verification(found: Verification) -> None:
+    """Counts, what is wrong by name, and what to do about it."""
+    how = "read and decoded" if found.deep else "by size; --deep reads them"
+    notes = {
+        "videos": "that the ledger names",
+        "whole": how,
+        "missing": "",
+        "torn": "",
+        "orphaned": "named by no entry: not entered yet, or of a killed run; the row's next one replaces it",
+        "superseded": "frames of earlier renderings, which may be deleted",
+        "temporary": "being written, or left by a killed run",
+    }
+    table = Table(show_header=False, box=None)
+    for name, note in notes.items():
+        count = getattr(found, name)
+        if count or name in ("videos", "whole", "missing", "torn"):
+            table.add_row(name, f"{count:,}", note)
+    Console().print(table)
+    for finding in found.findings:
+        whose = "" if finding.id is None else f" (id {_shortened(finding.id)!r})"
+        print(f"{finding.kind}: {finding.path}{whose}: {finding.message}")
+    if found.missing + found.torn + found.orphaned > len(found.findings):
+        _err(f"the first {len(found.findings):,}; --json has up to {_TOLD_FINDINGS:,} of each kind")
+    if found.run is not None:
+        _err(f"{found.run} holds this output: what it is writing at this moment may be among them")
+    if found.lost:
+        print(f"{found.lost:,} marked as lost: the next `vidgen render` renders them again")
+    elif not found.ok:
+        _err("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _print_demo(spec: RunSpec) -> None:

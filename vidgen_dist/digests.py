@@ -74,6 +74,33 @@ def _mixed(content: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.n
     return out
 
 
+def find_hashes(
+    known: np.ndarray, wanted: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]] = ()
+) -> np.ndarray:
+    """Where hashes are among known ones; -1 for those that are not there: int64 (N,).
+
+    Args:
+        known: Sorted uint64 (M,); may have some several times.
+        wanted: uint64 (N,).
+        others: What must be equal besides: pairs of values (M,) and (N,).
+    """
+    found = np.full(len(wanted), -1, np.int64)
+    # Sorted needles go through the haystack once: many times faster.
+    left = np.argsort(wanted)
+    at = known.searchsorted(wanted[left])
+    while len(left):
+        there = at < len(known)
+        left, at = left[there], at[there]
+        there = known[at] == wanted[left]
+        left, at = left[there], at[there]
+        hit = np.ones(len(left), np.bool_)
+        for values, sought in others:
+            hit &= values[at] == sought[left]
+        found[left[hit]] = at[hit]
+        left, at = left[~hit], at[~hit] + 1
+    return found
+
+
 @dataclass(frozen=True)
 class JsonTemplate:
     """A JSON text of an object that holds a `prompt` and perhaps, behind it, a `seed`, for others' values.

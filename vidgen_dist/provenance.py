@@ -58,8 +58,7 @@ def provenance_tags(
     Raises:
         Refused: A producer that `check_producer` refuses.
     """
-    shown = model if revision is not None else _folder_name(model)
-    tags = {"id": id, "model": shown, "revision": revision, "fingerprint": fingerprint}
+    tags = {"id": id, "model": shown_model(model, revision), "revision": revision, "fingerprint": fingerprint}
     told = {key: _escaped(value) for key, value in tags.items() if value}
     if seed is not None:
         told["seed"] = str(seed)
@@ -115,6 +114,11 @@ def check_producer(name: str) -> str:
             'characters, without " and \\ and without spaces around them'
         )
     return name
+
+
+def shown_model(model: str, revision: str | None) -> str:
+    """A model as others may read it: a hub id, or of a local checkpoint the name of its folder."""
+    return model if revision is not None else _folder_name(model)
 
 
 def _folder_name(model: str) -> str:

@@ -33,7 +33,7 @@ import tempfile
 import time
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -177,6 +177,11 @@ def split(uri: str) -> tuple[str, str]:
     return folder or "/", name
 
 
+def is_temporary(path: str) -> bool:
+    """Whether a path is the temporary name under which a file is written before it appears."""
+    return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
+
+
 def is_hidden(path: str) -> bool:
     """Whether readers of data sets pass over a relative path: a part of it begins with ``_`` or ``.``."""
     return any(part[:1] in ("_", ".") for part in path.split("/"))
@@ -258,6 +263,34 @@ class Storage:
                 with _moved_into_place(fs, target) as temporary:
                     fs.put_file(os.fspath(local), temporary)
 
+    def copy_file(self, source: str, path: str) -> None:
+        """Copy a file of any storage here, replacing one of that name; object stores do it by themselves.
+
+        Args:
+            source: The file's URI.
+            path: Where to.
+        """
+        if is_local(source):
+            self.put_file(_place(source)[1], path)
+            return
+        if not self._copy_within(source, path):
+            with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+                local = os.path.join(folder, "file")
+                fetch(source, local)
+                self.put_file(local, path)
+
+    @_patient
+    def _copy_within(self, source: str, path: str) -> bool:
+        """Have an object store copy one of its own files; False if it is none."""
+        with _naming(f"copy {redact(source)} to", self.uri(path)):
+            fs, target = _place(self.uri(path))
+            source_fs, source_path = _place(source)
+            if source_fs is not fs or not _speaks(fs, _OBJECT_STORES):
+                return False
+            fs.invalidate_cache()
+            fs.cp_file(source_path, target)
+            return True
+
     def read_bytes(self, path: str) -> bytes:
         """The whole content of a file."""
         return read_bytes(self.uri(path))
@@ -288,6 +321,38 @@ class Storage:
             found = _files_below(fs, folder)
         before = f"{prefix}/" if prefix else ""
         return sorted(before + name for name in found)
+
+    @_patient
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Path -> bytes of all files in the folder `prefix` and the folders in it, at this moment.
+
+        Files that are still being written, or were when their writer died, are among them; see
+        `is_temporary`. The listing is what costs: there is no request for each file on object stores.
+        """
+        with _naming("list", self.uri(prefix)):
+            fs, folder = _place(self.uri(prefix))
+            found = _below(fs, folder)
+        before = f"{prefix}/" if prefix else ""
+        return {before + name: int(info["size"]) for name, info in found.items()}
+
+    @_patient
+    def entries(self, prefix: str = "") -> tuple[dict[str, int], Sequence[str]]:
+        """What lies in the folder `prefix` itself: path -> bytes of its files, and the paths of its folders.
+
+        None where there is no such folder.
+        """
+        with _naming("list", self.uri(prefix)):
+            fs, folder = _place(self.uri(prefix))
+            fs.invalidate_cache()
+            try:
+                found = fs.ls(folder, detail=True)
+            except FileNotFoundError:
+                return {}, []
+        before, start = f"{prefix}/" if prefix else "", folder.rstrip("/") + "/"
+        # Object stores may have an empty object of the folder's own name in it.
+        there = {info["name"][len(start) :].rstrip("/"): info for info in found}
+        files = {before + name: int(i["size"]) for name, i in there.items() if name and i["type"] == "file"}
+        return files, sorted(before + name for name, i in there.items() if name and i["type"] == "directory")
 
     @_patient
     def delete(self, path: str) -> None:
@@ -526,6 +591,16 @@ def read_bytes(uri: str) -> bytes:
 
 
 @_patient
+def fetch(uri: str, local: str | os.PathLike[str]) -> None:
+    """Copy a file to this machine's disk, replacing what is there. Errors as `read_bytes`."""
+    with _naming("read", uri):
+        fs, path = _place(uri)
+        # s3fs cuts a file that has grown at the size that it remembers.
+        fs.invalidate_cache()
+        fs.get_file(path, os.fspath(local))
+
+
+@_patient
 def open_input(uri: str) -> BinaryIO:
     """A file open for reading at any position; the caller closes it. Errors as `read_bytes`.
 
@@ -574,6 +649,15 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
             found = fs.glob(path, detail=True) if re.search(r"[*?\[]", path) else {}
             names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
         return sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
+
+
+@_patient
+def size(uri: str) -> int:
+    """Bytes of a file. Errors as `read_bytes`."""
+    with _naming("look for", uri):
+        fs, path = _place(uri)
+        fs.invalidate_cache()
+        return int(fs.info(path)["size"])
 
 
 @_patient
@@ -770,13 +854,21 @@ def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
 
 def _files_below(fs: Any, folder: str) -> list[str]:
     """Paths, relative to a folder, of the files in it and below; temporary ones left out."""
+    return [name for name in _below(fs, folder) if not is_temporary(name)]
+
+
+def _below(fs: Any, folder: str) -> dict[str, Any]:
+    """What fsspec knows of the files in a folder and below, by their paths relative to it."""
     fs.invalidate_cache()
     # fsspec's own walk takes a folder that it may not read for an empty one.
     strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
     try:
-        found = fs.find(folder, **strict)
+        found = fs.find(folder, detail=True, **strict)
     except FileNotFoundError:
-        return []
+        return {}
     start = folder.rstrip("/") + "/"
-    names = (path[len(start) :] for path in found if path.startswith(start) and not path.endswith("/"))
-    return [name for name in names if not _TEMPORARY.fullmatch(name.rpartition("/")[2])]
+    return {
+        path[len(start) :]: info
+        for path, info in found.items()
+        if path.startswith(start) and not path.endswith("/")
+    }

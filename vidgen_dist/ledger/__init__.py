@@ -9,12 +9,23 @@ but not entered when a run was killed is rendered again, to the same name.
 
 Among the entries of one id and one fingerprint `done` beats `failed`, and else the later beats the
 earlier. A video of another fingerprint takes the same file's place, so a row counts as done for the
-fingerprint that was done last. The order in which parts are read and entries that are there twice change
+fingerprint that was done last. A `lost` entry repeats id, fingerprint, attempt and time of the `done` entry
+that it takes back: with it the row is done with no fingerprint, as if it had not been tried, until a later
+`done` or `failed` says else. The order in which parts are read and entries that are there twice change
 nothing.
 """
 
 from vidgen_dist.ledger.compaction import Compaction, compact
-from vidgen_dist.ledger.entries import DONE, FAILED, LATER, MAX_MESSAGE, SCHEMA, LedgerEntry, ledger_schema
+from vidgen_dist.ledger.entries import (
+    DONE,
+    FAILED,
+    LATER,
+    LOST,
+    MAX_MESSAGE,
+    SCHEMA,
+    LedgerEntry,
+    ledger_schema,
+)
 from vidgen_dist.ledger.merging import RECENT, read_ledger
 from vidgen_dist.ledger.parts import (
     COMPACTED,
@@ -23,6 +34,7 @@ from vidgen_dist.ledger.parts import (
     PART_TIME,
     open_part,
     part_names,
+    passthrough_of,
     read_part,
     read_parts,
 )
@@ -38,6 +50,7 @@ __all__ = [
     "FOLDER",
     "LARGE",
     "LATER",
+    "LOST",
     "MAX_MESSAGE",
     "PART_TIME",
     "RECENT",
@@ -53,6 +66,7 @@ __all__ = [
     "ledger_schema",
     "open_part",
     "part_names",
+    "passthrough_of",
     "read_ledger",
     "read_part",
     "read_parts",

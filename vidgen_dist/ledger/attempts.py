@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger.entries import DONE, FAILED
+from vidgen_dist.ledger.entries import FAILED, LOST, STATUSES
 from vidgen_dist.storage import redact
 
 BATCH = 2**16
@@ -24,14 +24,18 @@ ATTEMPT = np.dtype(
         ("id_high", np.uint64),
         ("id_low", np.uint64),
         ("fingerprint", np.uint64),
-        ("done", np.bool_),
+        ("settled", np.bool_),
+        ("lost", np.bool_),
         ("finished_at", np.int64),
         ("attempt", np.int32),
         ("attempts", np.int32),
         ("error_class", np.int32),
     ]
 )
-"""One attempt, or the best of some. Digests in place of texts: 10 million rows fit in half a gigabyte."""
+"""One attempt, or the best of some. Digests in place of texts: 10 million rows fit in half a gigabyte.
+
+Settled are those that say something of the video: that it is there (done), or was (lost).
+"""
 
 
 def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -> Iterator[np.ndarray]:
@@ -47,13 +51,14 @@ def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -
     if not tables:
         return
     whole = pa.concat_tables([table for _, table in tables]).combine_chunks()
-    if not pc.all(pc.is_in(whole.column("status"), pa.array([DONE, FAILED])), min_count=0).as_py():
+    if not pc.all(pc.is_in(whole.column("status"), pa.array(STATUSES)), min_count=0).as_py():
         _check_statuses(tables)
     for batch in whole.to_batches(max_chunksize=BATCH):
         out = np.empty(batch.num_rows, ATTEMPT)
         out["id_high"], out["id_low"] = id_hashes(batch.column("id")).T
         out["fingerprint"] = text_hashes(batch.column("fingerprint"))[:, 0]
-        out["done"] = pc.equal(batch.column("status"), DONE).to_numpy(zero_copy_only=False)
+        out["settled"] = pc.not_equal(batch.column("status"), FAILED).to_numpy(zero_copy_only=False)
+        out["lost"] = pc.equal(batch.column("status"), LOST).to_numpy(zero_copy_only=False)
         out["finished_at"] = batch.column("finished_at").cast(pa.int64()).to_numpy()
         out["attempt"] = out["attempts"] = batch.column("attempt").to_numpy()
         names = batch.column("error_class").fill_null("").dictionary_encode()
@@ -65,11 +70,11 @@ def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -
 def _check_statuses(tables: list[tuple[str, pa.Table]]) -> None:
     for uri, table in tables:
         found = table.column("status").to_pylist()
-        if strange := set(found) - {DONE, FAILED}:
+        if strange := set(found) - set(STATUSES):
             status = min(strange)
             raise Refused(
                 f"{redact(uri)}: row {found.index(status)}: status: {status!r} is not allowed; "
-                f"allowed: {DONE!r} or {FAILED!r}"
+                f"allowed: {', '.join(STATUSES)}"
             )
 
 

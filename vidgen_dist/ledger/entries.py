@@ -13,6 +13,8 @@ from vidgen_dist.errors import Refused
 
 DONE = "done"
 FAILED = "failed"
+LOST = "lost"
+STATUSES = (DONE, FAILED, LOST)
 MAX_MESSAGE = 4000
 
 
@@ -58,13 +60,14 @@ class LedgerEntry:
 
     Attributes:
         id: The row's identity.
-        status: "done" or "failed".
+        status: "done", "failed" or "lost": the video of the `done` entry with the same id, fingerprint,
+            attempt and `finished_at` was found to be missing or torn since.
         fingerprint: Digest of all that decides the pixels.
         attempt: 1 for the first attempt at this id with this fingerprint, and so on, over all runs.
         finished_at: When the attempt ended; with a time zone, kept as UTC.
         uri: Where the video is, as a full URI or absolute path, so that it opens from anywhere; of a
             failed row None. If an output is moved as a whole, what follows the last `/videos/` still
-            holds below the new place's `videos/`.
+            holds below the new place's `videos/`. Of a lost video where it was.
         bytes, sha256, frames, fps, width, height: Of the video's file, see `media.EncodedVideo`.
         mean_luma, motion, clipped: Of the frames before encoding, see `quality.Quality`; also of a video that
             was rejected. `motion` is None of a single frame.
@@ -73,7 +76,8 @@ class LedgerEntry:
         model, revision: The checkpoint: hub id or folder, and commit.
         seconds_encode, seconds_denoise, seconds_decode, seconds_write: Seconds of each stage that ran.
         worker: Who made the attempt.
-        error_class, error_message: Of a failed row; messages are cut to `MAX_MESSAGE` characters.
+        error_class, error_message: Of a failed row or a lost video; messages are cut to `MAX_MESSAGE`
+            characters.
         extra: Values of the passthrough columns, as Python values or Arrow scalars; one that is missing
             is null.
 
@@ -111,9 +115,9 @@ class LedgerEntry:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        needed = {DONE: "uri", FAILED: "error_class"}.get(self.status)
+        needed = {DONE: "uri", FAILED: "error_class", LOST: "error_class"}.get(self.status)
         if needed is None:
-            raise ValueError(f"status: {self.status!r} is not allowed; allowed: {DONE!r} or {FAILED!r}")
+            raise ValueError(f"status: {self.status!r} is not allowed; allowed: {', '.join(STATUSES)}")
         if getattr(self, needed) is None:
             raise ValueError(f"{needed}: may not be missing when the status is {self.status!r}")
         if self.finished_at.tzinfo is None:

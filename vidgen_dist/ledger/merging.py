@@ -1,4 +1,4 @@
-"""All entries of a ledger merged into its state: the best attempt by id and fingerprint."""
+"""All entries of a ledger merged into its state: the best attempts by id and fingerprint."""
 
 from __future__ import annotations
 
@@ -94,14 +94,18 @@ class Merge:
 
 
 def _best(attempts: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:
-    """The best attempt by id and fingerprint, sorted by these; a maximum, so merging is in any order."""
+    """By id and fingerprint the latest failure and the latest that is settled, sorted by these.
+
+    Both are maxima, so merging is in any order; which of the two counts, `settle` says.
+    """
     attempts = attempts[np.argsort(attempts["id_high"], kind="stable")]
     # Most ids have one attempt, and sorting by all keys takes ten times as long: only where it matters.
     several = in_runs(attempts, "id_high")
     chosen = attempts[several]
-    keys = [chosen[key] for key in ("attempt", "finished_at", "done", "fingerprint", "id_low", "id_high")]
+    names = ("lost", "attempt", "finished_at", "settled", "fingerprint", "id_low", "id_high")
+    keys = [chosen[name] for name in names]
     attempts[several] = chosen[np.lexsort([_ranks(classes)[chosen["error_class"]], *keys])]
-    starts = run_starts(attempts, "id_high", "id_low", "fingerprint")
+    starts = run_starts(attempts, "id_high", "id_low", "fingerprint", "settled")
     best = attempts[starts + np.diff(starts, append=len(attempts)) - 1]
     if len(best):
         best["attempts"] = np.maximum.reduceat(attempts["attempts"], starts)

@@ -91,6 +91,23 @@ def read_parts(
     raise StorageError(f"cannot read {redact(output.uri(FOLDER))}: parts vanish as fast as they are listed")
 
 
+def passthrough_of(output: Storage) -> pa.Schema:
+    """The columns that the newest part has beside the ledger's own; none if there is no part.
+
+    Raises as `read_parts`.
+    """
+    for name in reversed(part_names(output)):
+        source = _unless_gone(open_input, output.uri(name))
+        if source is not None:
+            with source:
+                try:
+                    there = pq.read_schema(source).remove_metadata()
+                except (pa.ArrowException, OSError) as error:
+                    raise _no_part(output.uri(name), error) from error
+            return pa.schema([column for column in there if column.name not in SCHEMA.names])
+    return pa.schema([])
+
+
 def read_part(output: Storage, name: str) -> pa.Table | None:
     """All columns of a small part; None if it is gone. Raises as `read_parts`."""
     content = _unless_gone(output.read_bytes, name)
@@ -154,10 +171,14 @@ def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterat
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         # OSError too: the bytes are here, but Arrow says so of some that do not unpack.
-        raise Refused(
-            f"{redact(uri)}: is no whole ledger part: {error}; move it elsewhere, "
-            "and the rows that only it knows are rendered again"
-        ) from error
+        raise _no_part(uri, error) from error
+
+
+def _no_part(uri: str, error: Exception) -> Refused:
+    return Refused(
+        f"{redact(uri)}: is no whole ledger part: {error}; move it elsewhere, "
+        "and the rows that only it knows are rendered again"
+    )
 
 
 def _with_own(table: pa.Table, own: Sequence[str], extra: Sequence[str]) -> pa.Table:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import text_hashes
+from vidgen_dist.digests import find_hashes, text_hashes
 from vidgen_dist.ledger.attempts import id_hashes, in_runs, run_starts
 
 
@@ -20,7 +20,8 @@ class LedgerState:
 
     Attributes:
         done: Ids whose latest outcome is a video.
-        failed: Ids whose latest outcome is a failure: the dead letters.
+        failed: Ids whose latest outcome is a failure: the dead letters. An id whose video was lost, and that
+            was not tried since, is neither.
         failures: Number of dead letters by error class, the most frequent first.
         recent: Videos that were done in the `RECENT` seconds before the ledger was read.
         recent_seconds: Since the first of them.
@@ -33,16 +34,16 @@ class LedgerState:
     recent: int
     recent_seconds: float
     parts: tuple[str, ...]
-    # Best attempt by id and fingerprint, sorted by `id_high`.
+    # The attempt that counts by id and fingerprint, sorted by `id_high`.
     _id_high: np.ndarray
     _id_low: np.ndarray
     _fingerprint: np.ndarray
-    # Whether its video is there: done, and the id not done with another fingerprint since.
+    # Whether its video is there: done, not lost, and the id not done with another fingerprint since.
     _in_place: np.ndarray
     _attempts: np.ndarray
     # Whether it is the latest outcome of its id, and a failure.
     _dead: np.ndarray
-    # Place in `_class_names` of a failure's error class, -1 of a video.
+    # Place in `_class_names` of a failure's error class, -1 of a video, also of a lost one.
     _error_class: np.ndarray
     _class_names: tuple[str, ...]
 
@@ -90,21 +91,10 @@ class LedgerState:
 
     def _find(self, ids: np.ndarray, fingerprints: np.ndarray | None) -> np.ndarray:
         """Where each entry is, of any fingerprint if there are none; -1 for those that are not there."""
-        found = np.full(len(ids), -1, np.int64)
-        # Sorted needles go through the haystack once: many times faster.
-        left = np.argsort(ids[:, 0])
-        at = self._id_high.searchsorted(ids[left, 0])
-        while len(left):
-            there = at < len(self._id_high)
-            left, at = left[there], at[there]
-            there = self._id_high[at] == ids[left, 0]
-            left, at = left[there], at[there]
-            hit = self._id_low[at] == ids[left, 1]
-            if fingerprints is not None:
-                hit &= self._fingerprint[at] == fingerprints[left]
-            found[left[hit]] = at[hit]
-            left, at = left[~hit], at[~hit] + 1
-        return found
+        others = [(self._id_low, ids[:, 1])]
+        if fingerprints is not None:
+            others.append((self._fingerprint, fingerprints))
+        return find_hashes(self._id_high, ids[:, 0], others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +126,9 @@ class Share:
     """A share of the ids, settled.
 
     Attributes:
-        best: The best attempt by id and fingerprint, sorted by these: `ATTEMPT` (N,).
-        in_place: Whether its video is there: done, and the id not done with another fingerprint since.
+        best: The attempt that counts by id and fingerprint, sorted by these: `ATTEMPT` (N,).
+        in_place: Whether its video is there: done, not lost, and the id not done with another fingerprint
+            since.
         dead: Whether it is the latest outcome of its id, and a failure.
         done: Ids whose latest outcome is a video.
         classes: Number of dead letters by the error class's number.
@@ -155,34 +146,59 @@ class Share:
 
 
 def settle(best: np.ndarray, since: int) -> Share:
-    """Chooses, for ids with several fingerprints, the video in place and the latest outcome.
+    """Chooses by id and fingerprint what counts, and by id the video in place and the latest outcome.
 
     Args:
-        best: As in `Share`.
+        best: By id and fingerprint the latest failure and the latest that is settled, sorted by these.
         since: From when on videos are recent, in microseconds since 1970.
     """
-    in_place = best["done"].copy()
+    in_place = best["settled"].copy()
+    several, chosen = _by_time(best, in_runs(best, "id_high", "id_low"))
+    settled = chosen["settled"]
+    in_place[several[settled]] = _last_of_id(chosen[settled])
+    in_place &= ~best["lost"]
+
+    counts = _counting(best)
+    best, in_place = best[counts], in_place[counts]
     latest = np.ones(len(best), np.bool_)
-    several = in_runs(best, "id_high", "id_low")
-    chosen = best[several]
-    keys = ("fingerprint", "attempt", "done", "finished_at", "id_low", "id_high")
-    order = np.lexsort([chosen[key] for key in keys])
-    several, chosen = several[order], chosen[order]
+    several, chosen = _by_time(best, in_runs(best, "id_high", "id_low"))
     latest[several] = _last_of_id(chosen)
-    done = chosen["done"]
-    in_place[several[done]] = _last_of_id(chosen[done])
-    dead = latest & ~best["done"]
+    dead = latest & ~best["settled"]
     times = best["finished_at"][in_place]
     times = times[times >= since]
     return Share(
         best=best,
         in_place=in_place,
         dead=dead,
-        done=int(np.count_nonzero(latest & best["done"])),
+        done=int(np.count_nonzero(latest & best["settled"] & ~best["lost"])),
         classes=np.bincount(best["error_class"][dead]),
         recent=len(times),
         first_recent=int(times.min(initial=np.iinfo(np.int64).max)),
     )
+
+
+def _counting(best: np.ndarray) -> np.ndarray:
+    """Which of the two best attempts by id and fingerprint counts, bool (N,); both are told of all attempts.
+
+    A video does, whatever failed since; one that was lost does only if nothing failed since.
+    """
+    counts = np.ones(len(best), np.bool_)
+    starts = run_starts(best, "id_high", "id_low", "fingerprint")
+    failed = starts[np.diff(starts, append=len(best)) > 1]
+    settled = failed + 1
+    failure = best["lost"][settled] & (best["finished_at"][failed] > best["finished_at"][settled])
+    counts[failed], counts[settled] = failure, ~failure
+    attempts = best["attempts"]
+    attempts[failed] = attempts[settled] = np.maximum(attempts[failed], attempts[settled])
+    return counts
+
+
+def _by_time(best: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of some attempts, sorted by id and time, and the attempts."""
+    chosen = best[places]
+    keys = ("fingerprint", "attempt", "lost", "settled", "finished_at", "id_low", "id_high")
+    order = np.lexsort([chosen[key] for key in keys])
+    return places[order], chosen[order]
 
 
 def _last_of_id(attempts: np.ndarray) -> np.ndarray:
@@ -207,7 +223,7 @@ def join_shares(shares: list[Share], classes: Mapping[str, int], parts: tuple[st
         return np.concatenate([share.best[name] for share in shares])
 
     errors = column("error_class")
-    errors[column("done")] = -1
+    errors[column("settled")] = -1
     return LedgerState(
         done=sum(share.done for share in shares),
         failed=int(counts.sum()),

@@ -6,6 +6,7 @@ same settings and tags give the same bytes on every host that has the same ffmpe
 
 from PIL import Image
 
+from vidgen_dist.media.checking import count_frames
 from vidgen_dist.media.reading import (
     ANIMATION_FORMATS,
     IMAGE_FORMATS,
@@ -39,6 +40,7 @@ __all__ = [
     "Frames",
     "MediaError",
     "commit_video",
+    "count_frames",
     "media_digest",
     "read_image",
     "read_video",

@@ -151,11 +151,7 @@ def _check_clip(frames: int, width: int, height: int, shown: str) -> None:
 
 
 def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin"]
-    # Only files: a playlist in disguise must not make us call other hosts.
-    command += ["-protocol_whitelist", "file"]
-    # By default ffmpeg makes do with what it can decode.
-    command += ["-xerror", "-max_error_rate", "0", "-i", f"file:{path.absolute()}"]
+    command = decoder(path)
     command += ["-an", "-sn", "-dn", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     frames: list[Image.Image] = []
     with tempfile.TemporaryFile() as said:
@@ -174,12 +170,26 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
         complaint = said.read().decode("utf-8", "replace")
     # Of a Matroska file cut short ffmpeg says so, and that is all.
     if status != 0 or "ended prematurely" in complaint or not frames:
-        reason = re.sub(r" @ 0x[0-9a-f]+", "", complaint.replace(f"file:{path.absolute()}", shown))
         raise MediaError(
-            f"{shown}: does not decode as a clip ({' '.join(reason.split())[:300] or 'no video in it'}); "
+            f"{describe_broken(path, shown, complaint)}; "
             "allowed: any container and codec that ffmpeg reads, unbroken"
         )
     return frames
+
+
+def decoder(path: Path, *options: str) -> list[str]:
+    """ffmpeg's command line, up to a file that it is to decode whole or not at all."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin"]
+    # Only files: a playlist in disguise must not make us call other hosts.
+    command += ["-protocol_whitelist", "file"]
+    # By default ffmpeg makes do with what it can decode.
+    return [*command, "-xerror", "-max_error_rate", "0", *options, "-i", f"file:{path.absolute()}"]
+
+
+def describe_broken(path: Path, shown: str, complaint: str) -> str:
+    """What is wrong with a clip, from what ffmpeg said of it."""
+    reason = re.sub(r" @ 0x[0-9a-f]+", "", complaint.replace(f"file:{path.absolute()}", shown))
+    return f"{shown}: does not decode as a clip ({' '.join(reason.split())[:300] or 'no video in it'})"
 
 
 def _read_ppm(stream: IO[bytes], index: int, shown: str) -> Image.Image | None:

@@ -1,0 +1,56 @@
+"""Whether a file of a video still is one: all of it is decoded, nothing is kept."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vidgen_dist.media.reading import MediaError, decoder, describe_broken
+
+
+def count_frames(path: Path, format: str) -> int:
+    """Frames that a file, or for "png" a folder, which `write_video` made decodes to.
+
+    Args:
+        path: Where it is, on this machine.
+        format: One of `FORMATS`.
+
+    Raises:
+        MediaError: It does not decode from front to back.
+    """
+    if format == "mp4":
+        return _count_in_clip(path)
+    try:
+        if format == "npy":
+            # Only mapped: that it is as long as its header says is all there is to know.
+            return len(np.load(path, mmap_mode="r", allow_pickle=False))
+        if format == "gif":
+            return _count_in_image(path)
+        return sum(_count_in_image(file) for file in sorted(path.iterdir()))
+    except Exception as error:  # decoders of foreign bytes raise whatever they please
+        raise MediaError(f"{path.name}: does not decode ({type(error).__name__}: {error})") from error
+
+
+def _count_in_image(path: Path) -> int:
+    with Image.open(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        for index in range(frames):
+            image.seek(index)
+            image.load()
+    return int(frames)
+
+
+def _count_in_clip(path: Path) -> int:
+    # One line a frame, beside comments. Files are many, so each is decoded by one thread.
+    command = [*decoder(path, "-threads", "1"), "-map", "0:v:0", "-f", "framecrc", "pipe:1"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
+    )
+    complaint = done.stderr.decode("utf-8", "replace")
+    frames = sum(not line.startswith(b"#") for line in done.stdout.splitlines())
+    if done.returncode != 0 or not frames:
+        raise MediaError(describe_broken(path, path.name, complaint))
+    return frames
