@@ -1,5 +1,4 @@
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.models.embeddings import sincos_3d, timestep_embedding
 from vidgen_dist.models.transformers import cogvideox
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
-from vidgen_dist.parallel.mesh import alone
-from vidgen_dist.parallel.tokens import split_tokens
 from vidgen_dist.request import RequestError
 from vidgen_dist.weights.load import load_weights
 
@@ -213,81 +210,6 @@ def test_learned_positions_are_the_checkpoints_and_sincos_for_other_frame_counts
     np.testing.assert_allclose(
         added(2)[5:], sincos_3d(32, (2, 2, 3), spatial_interpolation_scale=1.875), atol=1e-6
     )
-
-
-def test_text_does_not_turn():
-    """The first L tokens stay as they are; pairs of the others' channels turn as complex numbers do."""
-    rng = np.random.default_rng(0)
-    x, angles = rng.standard_normal((2, 7, 3, 8)).astype(np.float32), rng.standard_normal((4, 4))
-    table = [np.repeat(wave(angles), 2, axis=1).astype(np.float32) for wave in (np.cos, np.sin)]
-    split = split_tokens(alone(), text=3, video=4)
-    turned = nn.to_numpy(cogvideox._turn(nn.from_numpy(x), cogvideox._joint_rotary(table, split, nn.float32)))
-    np.testing.assert_array_equal(turned[:, :3], x[:, :3])
-
-    def numbers(pairs):
-        return pairs[..., 0::2] + 1j * pairs[..., 1::2]
-
-    expected = numbers(x[:, 3:]) * np.exp(1j * angles)[None, :, None, :]
-    np.testing.assert_allclose(numbers(turned[:, 3:]), expected, atol=1e-6)
-
-
-# Activations. ----------------------------------------------------------------------------------
-
-erf = np.vectorize(math.erf)
-
-
-def sigmoid(x):
-    return np.exp(-np.logaddexp(0, -x))
-
-
-def gelu(x):
-    return x * (1 + erf(x / np.sqrt(2))) / 2
-
-
-FEED_FORWARD = {
-    "gelu": gelu,
-    "gelu-approximate": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
-    "geglu": lambda x: x[:, :64] * gelu(x[:, 64:]),
-    "geglu-approximate": lambda x: x * sigmoid(1.702 * x),
-    "swiglu": lambda x: x[:, :64] * x[:, 64:] * sigmoid(x[:, 64:]),
-    "linear-silu": lambda x: x * sigmoid(x),
-}
-
-
-@pytest.mark.parametrize("activation", FEED_FORWARD)
-def test_feed_forward_activations(activation):
-    module = randomise(cogvideox.FeedForward(16, activation))
-    weights = {
-        key: nn.to_numpy(value).astype(np.float64) for key, value in nn.named_parameters(module).items()
-    }
-    x = 3 * np.random.default_rng(2).standard_normal((5, 16))
-    hidden = FEED_FORWARD[activation](x @ weights["net.0.proj.weight"].T + weights["net.0.proj.bias"])
-    expected = hidden @ weights["net.2.weight"].T + weights["net.2.bias"]
-    ours = nn.to_numpy(module(nn.from_numpy(x.astype(np.float32))))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
-
-
-TIMESTEP = {
-    "silu": lambda x: x * sigmoid(x),
-    "Swish": lambda x: x * sigmoid(x),
-    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
-    "gelu": gelu,
-    "relu": lambda x: np.maximum(x, 0),
-}
-
-
-@pytest.mark.parametrize("activation", TIMESTEP)
-def test_timestep_activations(activation):
-    module = randomise(cogvideox.TimestepEmbedding(8, 12, activation))
-    weights = {
-        key: nn.to_numpy(value).astype(np.float64) for key, value in nn.named_parameters(module).items()
-    }
-    # Large ones too: mish's exponential must not overflow.
-    x = np.random.default_rng(2).standard_normal((5, 8)) * np.array([1, 3, 10, 100, 1000])[:, None]
-    hidden = TIMESTEP[activation](x @ weights["linear_1.weight"].T + weights["linear_1.bias"])
-    expected = hidden @ weights["linear_2.weight"].T + weights["linear_2.bias"]
-    ours = nn.to_numpy(module(nn.from_numpy(x.astype(np.float32))))
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{}, {"flip_sin_to_cos": False, "freq_shift": 1}])

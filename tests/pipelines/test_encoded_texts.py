@@ -13,7 +13,7 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.parallel.mesh import Degrees, Mesh
-from vidgen_dist.pipelines.encoded_texts import EncodedTexts
+from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
 
 KEPT = 4 * 10 + 4
 """Bytes of ten float32 and a prompt of one character."""
@@ -26,11 +26,12 @@ class Encoder:
         self.prompts: list[str] = []
 
     def ask(self, texts: EncodedTexts, prompt: str, length: int = 8) -> np.ndarray:
-        def encode() -> np.ndarray:
+        def encode() -> Encoded:
             self.prompts.append(prompt)
-            return np.full((1, 10), ord(prompt[0]) + length, np.float32)
+            return (np.full((1, 10), ord(prompt[0]) + length, np.float32),)
 
-        return texts.get(prompt, length, encode)
+        (numbers,) = texts.get(prompt, length, encode)
+        return numbers
 
 
 def test_a_prompt_is_encoded_once() -> None:
@@ -65,7 +66,7 @@ def test_what_fails_is_not_kept() -> None:
     texts, encoder = EncodedTexts(), Encoder()
     calls: list[str] = []
 
-    def fail() -> np.ndarray:
+    def fail() -> Encoded:
         calls.append("a")
         raise RuntimeError("out of memory")
 
@@ -80,9 +81,10 @@ def test_what_fails_is_not_kept() -> None:
 
 def test_memory_of_the_encoder_may_change_after() -> None:
     texts, memory = EncodedTexts(), np.ones((1, 10), np.float32)
-    texts.get("a", 8, lambda: memory)
+    texts.get("a", 8, lambda: (memory, memory))
     memory[:] = 2
-    assert texts.get("a", 8, lambda: memory)[0, 0] == 1
+    first, second = texts.get("a", 8, lambda: (memory, memory))
+    assert first[0, 0] == second[0, 0] == 1
 
 
 @given(st.lists(st.text("abcdef", min_size=1, max_size=30), max_size=60), st.integers(0, 5 * KEPT))

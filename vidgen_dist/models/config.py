@@ -59,6 +59,19 @@ def select_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
     return kind(**values)
 
 
+def select_sizes(kind: type[C], config: Mapping[str, Any], model: str) -> C:
+    """As `select_config`, where all numbers must be 1 or more.
+
+    Raises:
+        Refused: A value of the wrong type, or a number below 1.
+    """
+    selected = select_config(kind, config, model)
+    for key, value in vars(selected).items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 1:
+            raise bad_key(model, key, value, "a number from 1")
+    return selected
+
+
 def bad_key(model: str, key: str, value: Any, allowed: str) -> Refused:
     """The error for a key whose value cannot be."""
     return Refused(f"config of {model}: {key} is {value!r}; allowed is {allowed}")

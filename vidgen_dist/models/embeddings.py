@@ -9,6 +9,7 @@ Numbers agree with diffusers' `models/embeddings.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -102,15 +103,34 @@ def rotary_3d(
         theta: The longest wavelength, over 2π.
 
     Returns:
-        (cos, sin), each (T * H * W, D) float32, width running fastest; channels 2i and 2i + 1 turn by
-        one angle and so hold one value twice.
+        As `rotary_axes`, D wide.
     """
     if dim % 16:
         raise ValueError(f"3D rotary embedding: dim is {dim}, must be a multiple of 16")
-    angles = np.empty((len(t), len(y), len(x), dim // 2), dtype=np.float32)
-    time_end, y_end = dim // 8, dim // 8 + 3 * dim // 16
-    angles[..., :time_end] = rotary_1d(dim // 4, t, theta)[:, None, None, :]
-    angles[..., time_end:y_end] = rotary_1d(3 * dim // 8, y, theta)[None, :, None, :]
-    angles[..., y_end:] = rotary_1d(3 * dim // 8, x, theta)[None, None, :, :]
-    angles = angles.reshape(-1, dim // 2)
+    return rotary_axes((dim // 4, 3 * dim // 8, 3 * dim // 8), (t, y, x), theta)
+
+
+def rotary_axes(
+    dims: Sequence[int], positions: Sequence[np.ndarray], theta: float = MAX_PERIOD
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotary table of the points of a grid, each axis turning its own channels.
+
+    Args:
+        dims: Channels of each axis, even; together D, the width of a head.
+        positions: Along each axis: (T,), (H,), (W,).
+        theta: The longest wavelength, over 2π.
+
+    Returns:
+        (cos, sin), each (T * H * W, D) float32, the last axis running fastest; channels 2i and 2i + 1 turn by
+        one angle and so hold one value twice.
+    """
+    grid = tuple(len(along) for along in positions)
+    angles = np.empty((*grid, sum(dims) // 2), dtype=np.float32)
+    start = 0
+    for axis, (dim, along) in enumerate(zip(dims, positions, strict=True)):
+        of_axis = [1] * len(grid) + [dim // 2]
+        of_axis[axis] = len(along)
+        angles[..., start : start + dim // 2] = rotary_1d(dim, along, theta).reshape(of_axis)
+        start += dim // 2
+    angles = angles.reshape(-1, angles.shape[-1])
     return np.repeat(np.cos(angles), 2, axis=1), np.repeat(np.sin(angles), 2, axis=1)

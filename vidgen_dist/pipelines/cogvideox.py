@@ -22,7 +22,7 @@ from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.parallel.mesh import Mesh, alone, bounds, shares
 from vidgen_dist.pipelines.cogvideox_rules import Geometry
-from vidgen_dist.pipelines.encoded_texts import EncodedTexts
+from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
 from vidgen_dist.pipelines.rendering import (
     OnProgress,
     Rendering,
@@ -156,12 +156,13 @@ class CogVideoXPipeline:
         length = request.max_sequence_length
         assert length is not None
 
-        def encode() -> np.ndarray:
+        def encode() -> Encoded:
             hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(tokenize(self.tokenizer, prompt, length))))
             check_finite(hidden, "encode, text")
-            return hidden
+            return (hidden,)
 
-        return self._texts.get(prompt, length, encode)
+        (hidden,) = self._texts.get(prompt, length, encode)
+        return hidden
 
     def _start(self, request: RenderRequest, rng: np.random.Generator) -> Start:
         assert request.num_inference_steps is not None

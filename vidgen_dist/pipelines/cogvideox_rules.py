@@ -6,19 +6,22 @@ CogVideoXVideoToVideoPipeline; frames per second are those of the model cards (8
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.models.config import bad_key, select_config
-from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO, TaskRules
+from vidgen_dist.models.config import bad_key, select_sizes
+from vidgen_dist.pipelines.tasks import (
+    IMAGE_TO_VIDEO,
+    TEXT_TO_VIDEO,
+    VIDEO_TO_VIDEO,
+    TaskRules,
+    check_classes,
+    warn_of_frames,
+)
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.weights.checkpoint import Checkpoint
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,6 @@ class _Scheduler:
     num_train_timesteps: int = 1000
 
 
-C = TypeVar("C")
-
-
-def _read(kind: type[C], config: Mapping[str, Any], name: str) -> C:
-    """`kind` from a config whose numbers must be 1 or more."""
-    read = select_config(kind, config, name)
-    for key, value in vars(read).items():
-        if value is not None and not isinstance(value, bool) and value < 1:
-            raise bad_key(name, key, value, "a number from 1")
-    return read
-
-
 @dataclass(frozen=True)
 class Geometry:
     """How pixels become latents become tokens.
@@ -89,7 +80,7 @@ class Geometry:
         Raises:
             Refused: Names the key whose value cannot be.
         """
-        trained, latents = _read(Trained, transformer, "transformer"), _read(_Vae, vae, "vae")
+        trained, latents = select_sizes(Trained, transformer, "transformer"), select_sizes(_Vae, vae, "vae")
         blocks = vae.get("block_out_channels", (128, 256, 256, 512))
         if not isinstance(blocks, list | tuple) or not blocks:
             raise bad_key("vae", "block_out_channels", blocks, "a list of whole numbers")
@@ -124,17 +115,11 @@ def read(checkpoint: Checkpoint) -> dict[str, TaskRules]:
     Raises:
         Refused: The transformer's channels fit neither task, or a class is not CogVideoX's.
     """
-    for component, expected in _CLASSES.items():
-        found = checkpoint.class_name(component)
-        if found not in expected:
-            raise Refused(
-                f"{checkpoint.folder / 'model_index.json'}: {component} is a {found}; "
-                f"allowed: {', '.join(expected)}"
-            )
+    check_classes(checkpoint, _CLASSES)
     config = checkpoint.config("transformer")
     geometry = Geometry.of(config, checkpoint.config("vae"))
-    trained = _read(Trained, config, "transformer")
-    scheduler = _read(_Scheduler, checkpoint.config("scheduler"), "scheduler")
+    trained = select_sizes(Trained, config, "transformer")
+    scheduler = select_sizes(_Scheduler, checkpoint.config("scheduler"), "scheduler")
     tasks: tuple[str, ...]
     if trained.in_channels == geometry.latent_channels:
         tasks = (TEXT_TO_VIDEO, VIDEO_TO_VIDEO)
@@ -196,7 +181,8 @@ def _task_rules(task: str, trained: Trained, geometry: Geometry, train_timesteps
             _check_strength(request)
         _check_positions(request, trained, geometry)
         if request.num_frames is not None:
-            _warn_of_frames(request.num_frames, geometry)
+            made = geometry.decoded_frames(geometry.latent_frames(request.num_frames))
+            warn_of_frames(request.num_frames, made)
 
     return TaskRules(
         defaults=defaults,
@@ -244,11 +230,3 @@ def _check_clip(request: RenderRequest, frames: int, geometry: Geometry) -> None
             f"{geometry.patch_size_t}, such as 1 + {geometry.temporal} * (k * {geometry.patch_size_t} - 1); "
             "num_frames cuts a clip",
         )
-
-
-@functools.cache
-def _warn_of_frames(num_frames: int, geometry: Geometry) -> None:
-    """Say it once for each number of frames: the reference pipeline rounds in silence."""
-    made = geometry.decoded_frames(geometry.latent_frames(num_frames))
-    if made != num_frames:
-        logger.warning("num_frames %d makes %d frames with this model", num_frames, made)

@@ -10,6 +10,9 @@ import numpy as np
 BUDGET = 256 * 2**20
 """Bytes: 70 prompts of CogVideoX, whose encoded text is 226 tokens of 4096 float32."""
 
+Encoded = tuple[np.ndarray, ...]
+"""All that a family's encoders make of a prompt."""
+
 
 class EncodedTexts:
     """Encoded prompts, in this host's memory; the ones used longest ago go first.
@@ -23,11 +26,11 @@ class EncodedTexts:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
-        self._kept: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], Encoded] = OrderedDict()
         self._bytes = 0
 
-    def get(self, prompt: str, max_sequence_length: int, encode: Callable[[], np.ndarray]) -> np.ndarray:
-        """What the encoder makes of a prompt; not to be written to.
+    def get(self, prompt: str, max_sequence_length: int, encode: Callable[[], Encoded]) -> Encoded:
+        """What the encoders make of a prompt; not to be written to.
 
         Args:
             prompt: As the row has it.
@@ -38,8 +41,8 @@ class EncodedTexts:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        # A copy: memory of an encoder's output may be the encoder's own.
-        encoded = np.array(encode())
+        # Copies: memory of an encoder's output may be the encoder's own.
+        encoded = tuple(np.array(made) for made in encode())
         self._kept[key] = encoded
         self._bytes += _size(key, encoded)
         while self._bytes > self._budget:
@@ -47,6 +50,6 @@ class EncodedTexts:
         return encoded
 
 
-def _size(key: tuple[str, int], encoded: np.ndarray) -> int:
+def _size(key: tuple[str, int], encoded: Encoded) -> int:
     # Python stores a character in up to 4 bytes; a prompt may be longer than what is made of it.
-    return encoded.nbytes + 4 * len(key[0])
+    return sum(made.nbytes for made in encoded) + 4 * len(key[0])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vidgen_dist.errors import Refused
 from vidgen_dist.request import RenderRequest
+from vidgen_dist.weights.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 TEXT_TO_VIDEO = "text-to-video"
 IMAGE_TO_VIDEO = "image-to-video"
@@ -38,3 +44,29 @@ class TaskRules:
     check: Callable[[RenderRequest], None]
     optional: tuple[str, ...] = ()
     check_clip: Callable[[RenderRequest, int], None] = _any_clip
+
+
+def check_classes(checkpoint: Checkpoint, allowed: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse a checkpoint whose components are not the family's.
+
+    Args:
+        checkpoint: Of which `model_index.json` is looked at.
+        allowed: Component -> classes that it may be.
+
+    Raises:
+        Refused: Names the component, its class and those that it may be.
+    """
+    for component, classes in allowed.items():
+        found = checkpoint.class_name(component)
+        if found not in classes:
+            raise Refused(
+                f"{checkpoint.folder / 'model_index.json'}: {component} is a {found}; "
+                f"allowed: {', '.join(classes)}"
+            )
+
+
+@functools.cache
+def warn_of_frames(num_frames: int, made: int) -> None:
+    """Say, once for each number of frames, that another one is made: reference pipelines round in silence."""
+    if made != num_frames:
+        logger.warning("num_frames %d makes %d frames with this model", num_frames, made)

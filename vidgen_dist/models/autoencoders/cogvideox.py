@@ -18,10 +18,10 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
-
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
+from vidgen_dist.models.activations import DIFFUSERS, Activation
+from vidgen_dist.models.autoencoders.tiles import Tiles, in_tiles
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
@@ -35,25 +35,6 @@ FIXED_NORM_EPS = 1e-6
 
 DOWN_BLOCK = "CogVideoXDownBlock3D"
 UP_BLOCK = "CogVideoXUpBlock3D"
-
-
-def mish(x: nn.Tensor) -> nn.Tensor:
-    """x * tanh(log(1 + e^x)), any shape (arXiv:1908.08681)."""
-    # With e = e^x the tanh is e(e + 2) / (e(e + 2) + 2), which is 1 in float32 long before x = 20.
-    e = nn.exp(nn.clip(x, -100.0, 20.0))
-    n = e * (e + 2.0)
-    return x * (n / (n + 2.0))
-
-
-Activation = Callable[[nn.Tensor], nn.Tensor]
-
-ACTIVATIONS: Mapping[str, Activation] = {
-    "swish": nn.silu,
-    "silu": nn.silu,
-    "mish": mish,
-    "gelu": lambda x: nn.gelu(x, approximate="none"),
-    "relu": nn.relu,
-}
 
 
 @dataclass(frozen=True)
@@ -106,9 +87,9 @@ class AutoencoderConfig:
                     f"config.json of the autoencoder: {key} names {len(types)} blocks, "
                     f"block_out_channels {blocks}; they must be as many"
                 )
-        if self.act_fn.lower() not in ACTIVATIONS:
+        if self.act_fn.lower() not in DIFFUSERS:
             raise Refused(
-                f"config.json of the autoencoder: act_fn: {self.act_fn!r}; allowed: {', '.join(ACTIVATIONS)}"
+                f"config.json of the autoencoder: act_fn: {self.act_fn!r}; allowed: {', '.join(DIFFUSERS)}"
             )
         indivisible = [c for c in self.block_out_channels if c % self.norm_num_groups]
         if indivisible:
@@ -130,7 +111,7 @@ class AutoencoderConfig:
 
     @property
     def activation(self) -> Activation:
-        return ACTIVATIONS[self.act_fn.lower()]
+        return DIFFUSERS[self.act_fn.lower()]
 
     @property
     def spatial_ratio(self) -> int:
@@ -432,17 +413,6 @@ class Decoder3D(nn.Module):
         return self.conv_out(nn.silu(self.norm_out(x, cache.rows, zq)), cache)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """How one axis is cut: tiles of `size` in the input, one every `step`; `blend` of a tile's output is
-    mixed with the tile before and `keep` of it is kept."""
-
-    size: int
-    step: int
-    blend: int
-    keep: int
-
-
 class AutoencoderKLCogVideoX(nn.Module):
     """CogVideoX's autoencoder.
 
@@ -617,38 +587,3 @@ def cut(samples: int, overlap: float, ratio: int, *, decoding: bool) -> Tiles:
             f"of {ratio} pixels per latent; size and overlap (0 to below 1) must both be whole latents"
         )
     return Tiles(size, step, blend, keep)
-
-
-def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-    """Run x (B, C, T, H, W) through in blended tiles, or whole if it is no larger than a tile."""
-    rows, columns = tiles
-    height, width = x.shape[3:]
-    if height <= rows.size and width <= columns.size:
-        return run(x)
-    bands = []
-    above: list[nn.Tensor] = []
-    for top in range(0, height, rows.step):
-        band: list[nn.Tensor] = []
-        for left in range(0, width, columns.step):
-            tile = run(x[:, :, :, top : top + rows.size, left : left + columns.size])
-            if above:
-                tile = blend(above[len(band)], tile, rows.blend, axis=3)
-            if band:
-                tile = blend(band[-1], tile, columns.blend, axis=4)
-            band.append(tile)
-        bands.append(nn.cat([tile[:, :, :, : rows.keep, : columns.keep] for tile in band], axis=4))
-        above = band
-    return nn.cat(bands, axis=3)
-
-
-def blend(before: nn.Tensor, x: nn.Tensor, extent: int, axis: int) -> nn.Tensor:
-    """x (B, C, T, H, W), its first `extent` along an axis faded in over the last of `before`."""
-    extent = min(before.shape[axis], x.shape[axis], extent)
-    if extent == 0:
-        return x
-    everything = (slice(None),) * axis
-    ramp = np.arange(extent, dtype=np.float32).reshape(-1, *[1] * (x.ndim - axis - 1)) / extent
-    share = nn.from_numpy(ramp, dtype=x.dtype)
-    last, first = before[(*everything, slice(-extent, None))], x[(*everything, slice(extent))]
-    faded = nn.multiply_add(first, share, nn.multiply(last, 1.0 - share))
-    return nn.cat([faded, x[(*everything, slice(extent, None))]], axis=axis)

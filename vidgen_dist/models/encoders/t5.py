@@ -10,13 +10,14 @@ Letters: B batch, L tokens, D model width, S width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
+from vidgen_dist.models.activations import TRANSFORMERS
 from vidgen_dist.models.config import bad_key, select_config
 
 NAME = "T5EncoderModel"
@@ -78,9 +79,9 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
         parsed.feed_forward_proj,
     ):
         refuse("feed_forward_proj", "an activation or gated-activation, as in relu and gated-gelu")
-    if parsed.activation not in _ACTIVATIONS:
+    if parsed.activation not in TRANSFORMERS:
         key = "feed_forward_proj" if parsed.dense_act_fn is None else "dense_act_fn"
-        refuse(key, "an activation among " + ", ".join(_ACTIVATIONS))
+        refuse(key, "an activation among " + ", ".join(TRANSFORMERS))
     if parsed.relative_attention_num_buckets < 4 or parsed.relative_attention_num_buckets % 2:
         refuse("relative_attention_num_buckets", "an even number, 4 or more: half for each direction")
     if parsed.relative_attention_max_distance <= parsed.relative_attention_num_buckets // 4:
@@ -237,7 +238,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self._gated, self._activation = config.gated, _ACTIVATIONS[config.activation]
+        self._gated, self._activation = config.gated, TRANSFORMERS[config.activation]
         if self._gated:
             self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
             self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
@@ -274,22 +275,5 @@ def _finite(hidden: nn.Tensor) -> nn.Tensor:
     """Half precision overflows in T5's residuals; transformers clamps to what float16 holds, less 1000."""
     return nn.clip(hidden, -64504.0, 64504.0) if hidden.dtype == nn.float16 else hidden
 
-
-def _gelu(x: nn.Tensor) -> nn.Tensor:
-    return nn.gelu(x, approximate="none")
-
-
-def _gelu_tanh(x: nn.Tensor) -> nn.Tensor:
-    return nn.gelu(x, approximate="tanh")
-
-
-_ACTIVATIONS: dict[str, Callable[[nn.Tensor], nn.Tensor]] = {
-    "relu": nn.relu,
-    "gelu": _gelu,
-    "gelu_new": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "silu": nn.silu,
-    "swish": nn.silu,
-}
 
 _MODEL_TYPES = ("t5", "mt5")

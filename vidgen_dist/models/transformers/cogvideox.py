@@ -10,15 +10,24 @@ tokens, N = L + V, D model width, E width of the time embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
+from vidgen_dist.models.activations import DIFFUSERS
 from vidgen_dist.models.config import bad_key, read_config
 from vidgen_dist.models.embeddings import rotary_3d, sincos_3d, timestep_embedding
+from vidgen_dist.models.layers import (
+    FEED_FORWARD_ACTIVATIONS,
+    FeedForward,
+    Rotary,
+    TimestepEmbedding,
+    joint_rotary,
+    turn,
+)
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
@@ -93,10 +102,10 @@ def _check(config: CogVideoXConfig) -> None:
     for key, value in vars(config).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             refuse(key, "1 or more")
-    if config.activation_fn not in _FEED_FORWARD_ACTIVATIONS:
-        refuse("activation_fn", "one of " + ", ".join(_FEED_FORWARD_ACTIVATIONS))
-    if config.timestep_activation_fn.lower() not in _TIMESTEP_ACTIVATIONS:
-        refuse("timestep_activation_fn", "one of " + ", ".join(_TIMESTEP_ACTIVATIONS))
+    if config.activation_fn not in FEED_FORWARD_ACTIVATIONS:
+        refuse("activation_fn", "one of " + ", ".join(FEED_FORWARD_ACTIVATIONS))
+    if config.timestep_activation_fn.lower() not in DIFFUSERS:
+        refuse("timestep_activation_fn", "one of " + ", ".join(DIFFUSERS))
     if config.use_rotary_positional_embeddings and config.attention_head_dim % 16:
         refuse("attention_head_dim", "a multiple of 16 (the rotary table is split over three axes)")
     if config.has_position_table and config.inner_dim % 16:
@@ -170,39 +179,6 @@ def _spread(start: int, stop: int, count: int) -> np.ndarray:
     return np.linspace(start, stop * (count - 1) / count, count, dtype=np.float32)
 
 
-class Rotary(NamedTuple):
-    """What turns queries and keys: x -> x * cos + (x @ swap) * sin, over x (B, N, heads, head size).
-
-    cos and sin are (1, N, 1, head size) float32; text does not turn. swap (head size, head size) takes
-    channels (2i, 2i + 1) to (-x[2i + 1], x[2i]): as a product it runs at the speed of the matrix unit,
-    where strided slices and a stack do not, and it is exact.
-    """
-
-    cos: nn.Tensor
-    sin: nn.Tensor
-    swap: nn.Tensor
-
-
-def _joint_rotary(tables: Any, split: TokenSplit, dtype: Any) -> Rotary | None:
-    """Of this rank's tokens, text first, from the video's (cos, sin), each (V, head size)."""
-    if tables is None:
-        return None
-    cos, sin = (_array(table)[split.at("video")] for table in tables)
-    text = split.at("text")
-    no_turn = np.zeros((text.stop - text.start, cos.shape[1]), np.float32)
-    swap = np.kron(np.eye(cos.shape[1] // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
-    return Rotary(
-        nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
-        nn.from_numpy(np.concatenate([no_turn, sin])[None, :, None]),
-        nn.from_numpy(swap, dtype),
-    )
-
-
-def _turn(x: nn.Tensor, rotary: Rotary) -> nn.Tensor:
-    crossed = nn.multiply(nn.matmul(x, rotary.swap), rotary.sin)
-    return nn.multiply_add(x, rotary.cos, crossed).astype(x.dtype)
-
-
 class CogVideoXTransformer3DModel(nn.Module):
     """Predicts a video's noise (or velocity, as the scheduler has it) from noisy latents, text and time.
 
@@ -262,7 +238,9 @@ class CogVideoXTransformer3DModel(nn.Module):
         dtype = hidden_states.dtype
         time = nn.silu(self._time(timestep, ofs, dtype))
         text, video, split = self.patch_embed(encoder_hidden_states, hidden_states)
-        rotary = _joint_rotary(image_rotary_emb, split, dtype)
+        rotary = None
+        if image_rotary_emb is not None:
+            rotary = joint_rotary([_array(table) for table in image_rotary_emb], split, dtype)
         for block in self.transformer_blocks:
             text, video = block(text, video, time, rotary, split)
         video = self.proj_out(self.norm_out(self.norm_final(video), time))
@@ -387,19 +365,6 @@ class PatchEmbed(nn.Module):
         return latent_frames, height // c.patch_size, width // c.patch_size
 
 
-class TimestepEmbedding(nn.Module):
-    """Sinusoids (B, in) to an embedding (B, E): two linear maps with an activation between."""
-
-    def __init__(self, in_channels: int, embed_dim: int, activation: str) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(in_channels, embed_dim)
-        self.linear_2 = nn.Linear(embed_dim, embed_dim)
-        self._activation = _TIMESTEP_ACTIVATIONS[activation.lower()]
-
-    def construct(self, sinusoids: nn.Tensor) -> nn.Tensor:
-        return self.linear_2(self._activation(self.linear_1(sinusoids)))
-
-
 class Block(nn.Module):
     """Attention over text and video together, then a feed-forward; each kind of token is scaled, shifted
     and gated by the time in its own way."""
@@ -487,78 +452,9 @@ class Attention(nn.Module):
         key = self.norm_k(self.to_k(tokens).reshape(heads))
         value = self.to_v(tokens).reshape(heads)
         if rotary is not None:
-            query, key = _turn(query, rotary), _turn(key, rotary)
+            query, key = turn(query, rotary), turn(key, rotary)
         mixed = attention(query, key, value, split)
         return self.to_out[0](nn.reshape(mixed, (batch, length, dim)))
-
-
-class FeedForward(nn.Module):
-    """Two linear maps, four times the width between them."""
-
-    def __init__(self, dim: int, activation: str) -> None:
-        super().__init__()
-        # The checkpoint counts a dropout as 1.
-        self.net = nn.ModuleList(
-            [ActivatedLinear(dim, 4 * dim, activation), nn.Module(), nn.Linear(4 * dim, dim)]
-        )
-
-    def construct(self, tokens: nn.Tensor) -> nn.Tensor:
-        return self.net[2](self.net[0](tokens))
-
-
-class ActivatedLinear(nn.Module):
-    """A linear map and its activation; gated ones compute the gate beside the value."""
-
-    def __init__(self, dim: int, inner_dim: int, activation: str) -> None:
-        super().__init__()
-        self._gated, self._activation = _FEED_FORWARD_ACTIVATIONS[activation]
-        self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim)
-
-    def construct(self, tokens: nn.Tensor) -> nn.Tensor:
-        hidden = self.proj(tokens)
-        if not self._gated:
-            return self._activation(hidden)
-        value, gate = nn.chunk(hidden, 2, -1)
-        return nn.multiply(value, self._activation(gate))
-
-
-def _gelu(x: nn.Tensor) -> nn.Tensor:
-    return nn.gelu(x, approximate="none")
-
-
-def _gelu_tanh(x: nn.Tensor) -> nn.Tensor:
-    return nn.gelu(x, approximate="tanh")
-
-
-def _gelu_sigmoid(x: nn.Tensor) -> nn.Tensor:
-    """The sigmoid form of GELU (arXiv:1606.08415, section 2)."""
-    return nn.multiply(x, nn.sigmoid(nn.multiply(x, 1.702)))
-
-
-def _mish(x: nn.Tensor) -> nn.Tensor:
-    """x tanh(ln(1 + eˣ)) (arXiv:1908.08681), as a ratio in eˣ: from 20 on the ratio is 1 in float32."""
-    e = nn.exp(nn.clip(x.astype(nn.float32), None, 20.0))
-    ratio = e * (e + 2) / (e * (e + 2) + 2)
-    return x * ratio.astype(x.dtype)
-
-
-# (gated, activation). "geglu-approximate" is not gated: the name is diffusers'.
-_FEED_FORWARD_ACTIVATIONS: dict[str, tuple[bool, Callable[[nn.Tensor], nn.Tensor]]] = {
-    "gelu": (False, _gelu),
-    "gelu-approximate": (False, _gelu_tanh),
-    "geglu": (True, _gelu),
-    "geglu-approximate": (False, _gelu_sigmoid),
-    "swiglu": (True, nn.silu),
-    "linear-silu": (False, nn.silu),
-}
-
-_TIMESTEP_ACTIVATIONS: dict[str, Callable[[nn.Tensor], nn.Tensor]] = {
-    "silu": nn.silu,
-    "swish": nn.silu,
-    "mish": _mish,
-    "gelu": _gelu,
-    "relu": nn.relu,
-}
 
 
 def _array(x: Any) -> np.ndarray:

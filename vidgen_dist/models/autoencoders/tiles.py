@@ -1,0 +1,91 @@
+"""Videos in tiles that overlap, for less memory: each goes through an autoencoder alone, seams are blended.
+
+Letters: B videos, C channels, T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidgen_dist import nn
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How one axis is cut: tiles of `size` in the input, one every `step`; `blend` of a tile's output is
+    mixed with the tile before and `keep` of it is kept."""
+
+    size: int
+    step: int
+    blend: int
+    keep: int
+
+
+def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
+    """Run x (B, C, T, H, W) through in blended tiles, or whole if it is no larger than a tile."""
+    rows, columns = tiles
+    height, width = x.shape[3:]
+    if height <= rows.size and width <= columns.size:
+        return run(x)
+    bands = []
+    above: list[nn.Tensor] = []
+    for top in range(0, height, rows.step):
+        band: list[nn.Tensor] = []
+        for left in range(0, width, columns.step):
+            tile = run(x[:, :, :, top : top + rows.size, left : left + columns.size])
+            if above:
+                tile = blend(above[len(band)], tile, rows.blend, axis=3)
+            if band:
+                tile = blend(band[-1], tile, columns.blend, axis=4)
+            band.append(tile)
+        bands.append(nn.cat([tile[:, :, :, : rows.keep, : columns.keep] for tile in band], axis=4))
+        above = band
+    return nn.cat(bands, axis=3)
+
+
+def blend(before: nn.Tensor, x: nn.Tensor, extent: int, axis: int) -> nn.Tensor:
+    """x (B, C, T, H, W), its first `extent` along an axis faded in over the last of `before`."""
+    extent = min(before.shape[axis], x.shape[axis], extent)
+    if extent == 0:
+        return x
+    everything = (slice(None),) * axis
+    ramp = np.arange(extent, dtype=np.float32).reshape(-1, *[1] * (x.ndim - axis - 1)) / extent
+    share = nn.from_numpy(ramp, dtype=x.dtype)
+    last, first = before[(*everything, slice(-extent, None))], x[(*everything, slice(extent))]
+    faded = nn.multiply_add(first, share, nn.multiply(last, 1.0 - share))
+    return nn.cat([faded, x[(*everything, slice(extent, None))]], axis=axis)
+
+
+def in_frame_tiles(
+    x: nn.Tensor, tiles: Tiles, run: Callable[[nn.Tensor], nn.Tensor], shortest: int
+) -> nn.Tensor:
+    """Run x (B, C, T, H, W) through in tiles of frames, or whole if it has no more than a tile.
+
+    For causal autoencoders, whose first frame stands for itself: each tile has one frame more than its
+    `size`, the one before; what comes of that is the first tile's alone, and left out of the others.
+
+    Args:
+        x: The video.
+        tiles: Of its frames.
+        run: Puts a tile through.
+        shortest: Frames of which nothing is left without that first one.
+    """
+    frames = x.shape[2]
+    if frames <= tiles.size:
+        return run(x)
+    kept: list[nn.Tensor] = []
+    before: nn.Tensor | None = None
+    for start in range(0, frames, tiles.step):
+        if before is not None and frames - start <= shortest:
+            break
+        tile = run(x[:, :, start : start + tiles.size + 1])
+        if before is None:
+            kept.append(tile[:, :, : tiles.keep + 1])
+        else:
+            tile = blend(before, tile[:, :, 1:], tiles.blend, axis=2)
+            kept.append(tile[:, :, : tiles.keep])
+        before = tile
+    return nn.cat(kept, axis=2)

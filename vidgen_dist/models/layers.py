@@ -1,0 +1,110 @@
+"""What transformers of several families are made of: the time's embedding, feed-forwards, rotary positions.
+
+Parameters are named as in diffusers.
+
+Letters: B batch, N tokens, D model width, E width of the time embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.models.activations import DIFFUSERS, Activation, gelu, gelu_sigmoid, gelu_tanh
+from vidgen_dist.parallel.tokens import TokenSplit
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoids (B, in) to an embedding (B, E): two linear maps with an activation between."""
+
+    def __init__(self, in_channels: int, embed_dim: int, activation: str = "silu") -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, embed_dim)
+        self.linear_2 = nn.Linear(embed_dim, embed_dim)
+        self._activation = DIFFUSERS[activation.lower()]
+
+    def construct(self, sinusoids: nn.Tensor) -> nn.Tensor:
+        return self.linear_2(self._activation(self.linear_1(sinusoids)))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps, of (B, N, D) to (B, N, D), with `inner_dim` (by default four times D) between them."""
+
+    def __init__(self, dim: int, activation: str, inner_dim: int | None = None) -> None:
+        super().__init__()
+        inner_dim = inner_dim or 4 * dim
+        # The checkpoint counts a dropout as 1.
+        self.net = nn.ModuleList(
+            [ActivatedLinear(dim, inner_dim, activation), nn.Module(), nn.Linear(inner_dim, dim)]
+        )
+
+    def construct(self, tokens: nn.Tensor) -> nn.Tensor:
+        return self.net[2](self.net[0](tokens))
+
+
+class ActivatedLinear(nn.Module):
+    """A linear map and its activation; gated ones compute the gate beside the value."""
+
+    def __init__(self, dim: int, inner_dim: int, activation: str) -> None:
+        super().__init__()
+        self._gated, self._activation = FEED_FORWARD_ACTIVATIONS[activation]
+        self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim)
+
+    def construct(self, tokens: nn.Tensor) -> nn.Tensor:
+        hidden = self.proj(tokens)
+        if not self._gated:
+            return self._activation(hidden)
+        value, gate = nn.chunk(hidden, 2, -1)
+        return nn.multiply(value, self._activation(gate))
+
+
+FEED_FORWARD_ACTIVATIONS: Mapping[str, tuple[bool, Activation]] = {
+    "gelu": (False, gelu),
+    "gelu-approximate": (False, gelu_tanh),
+    "geglu": (True, gelu),
+    "geglu-approximate": (False, gelu_sigmoid),
+    "swiglu": (True, nn.silu),
+    "linear-silu": (False, nn.silu),
+}
+"""(gated, activation) by diffusers' names; "geglu-approximate" is not gated."""
+
+
+class Rotary(NamedTuple):
+    """What turns queries and keys: x -> x * cos + (x @ swap) * sin, over x (B, N, heads, head size).
+
+    cos and sin are (1, N, 1, head size) float32. swap (head size, head size) takes the two channels of a
+    pair, (a, b), to (-b, a): as a product it runs at the speed of the matrix unit, where strided slices and a
+    stack do not, and it is exact.
+    """
+
+    cos: nn.Tensor
+    sin: nn.Tensor
+    swap: nn.Tensor
+
+
+def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) -> Rotary:
+    """Of this rank's tokens, text first, which does not turn, then video.
+
+    Args:
+        tables: (cos, sin) of all video tokens, each (V, head size); neighbouring channels are a pair.
+        split: Where the streams `text` and `video` lie.
+        dtype: Of what is turned.
+    """
+    cos, sin = (table[split.at("video")] for table in tables)
+    text = split.at("text")
+    no_turn = np.zeros((text.stop - text.start, cos.shape[1]), np.float32)
+    swap = np.kron(np.eye(cos.shape[1] // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
+    return Rotary(
+        nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
+        nn.from_numpy(np.concatenate([no_turn, sin])[None, :, None]),
+        nn.from_numpy(swap, dtype),
+    )
+
+
+def turn(x: nn.Tensor, rotary: Rotary) -> nn.Tensor:
+    """Queries or keys (B, N, heads, head size), turned."""
+    crossed = nn.multiply(nn.matmul(x, rotary.swap), rotary.sin)
+    return nn.multiply_add(x, rotary.cos, crossed).astype(x.dtype)
