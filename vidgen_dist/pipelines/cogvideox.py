@@ -25,8 +25,11 @@ from vidgen_dist.pipelines.cogvideox_rules import Geometry
 from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
 from vidgen_dist.pipelines.rendering import (
     OnProgress,
+    OnState,
     Rendering,
     StageClock,
+    State,
+    Steps,
     check_finite,
     draw_noise,
     round_to,
@@ -106,12 +109,21 @@ class CogVideoXPipeline:
         """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
         return self.render(request).frames
 
-    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
+    def render(
+        self,
+        request: RenderRequest,
+        on_progress: OnProgress | None = None,
+        *,
+        resume: State | None = None,
+        on_state: OnState | None = None,
+    ) -> Rendering:
         """Render one request.
 
         Args:
             request: What to render; fields left out take the model's defaults, and seed 0.
             on_progress: Called when a stage begins and after each denoising step.
+            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
+            on_state: Called with the state after each denoising step.
 
         Raises:
             RequestError: A field that the model cannot do, or a clip that does not fit.
@@ -125,8 +137,9 @@ class CogVideoXPipeline:
         with clock.stage("encode"):
             text = self._encode_text(request)
             start = self._start(request, rng)
-        with clock.stage("denoise", len(start.timesteps)):
-            latents = self._denoise(request, text, start, rng, clock)
+        steps = Steps(len(start.timesteps), rng, clock, resume, on_state)
+        with clock.stage("denoise", steps.count):
+            latents = self._denoise(request, text, start, steps)
         with clock.stage("decode"):
             frames = self._decode(latents[:, start.padding :])
         return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
@@ -242,35 +255,28 @@ class CogVideoXPipeline:
 
     # Denoising
 
-    def _denoise(
-        self,
-        request: RenderRequest,
-        text: nn.Tensor,
-        start: Start,
-        rng: np.random.Generator,
-        clock: StageClock,
-    ) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, text: nn.Tensor, start: Start, steps: Steps) -> np.ndarray:
         """Latents (1, T, C, H, W) after the last step."""
         rotary = self._rotary(request, start.latents.shape[1])
-        latents, previous = start.latents, None
-        for i, timestep in enumerate(start.timesteps):
-            predicted = self._predict(request, latents, start.image, text, int(timestep), rotary)
+        latents, previous = steps.begin(latents=start.latents, previous=None)
+        for i in steps:
+            timestep = int(start.timesteps[i])
+            predicted = self._predict(request, latents, start.image, text, timestep, rotary)
             if _guided(request):
-                weight = _guidance(request, int(timestep), len(start.timesteps))
+                weight = _guidance(request, timestep, steps.count)
                 unconditional, conditional = predicted[:1], predicted[1:]
                 predicted = unconditional + np.float32(weight) * (conditional - unconditional)
             if isinstance(self.scheduler, CogVideoXDPMScheduler):
                 before = int(start.timesteps[i - 1]) if i else None
                 latents, previous = self.scheduler.step(
-                    predicted, previous, int(timestep), before, latents, rng
+                    predicted, previous, timestep, before, latents, steps.rng
                 )
             else:
                 latents = self.scheduler.step(
-                    predicted, int(timestep), latents, eta=request.eta or 0.0, rng=rng
+                    predicted, timestep, latents, eta=request.eta or 0.0, rng=steps.rng
                 )
             latents = round_to(latents, self.dtype)
-            check_finite(latents, f"denoise, step {i + 1} of {len(start.timesteps)}")
-            clock.tell("denoise", i + 1, len(start.timesteps))
+            steps.end(i, latents=latents, previous=previous)
         return latents
 
     def _predict(

@@ -1,0 +1,182 @@
+"""Files of saved renderings: what goes in comes out, and what cannot be gone on from is as good as none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidgen_dist.pipelines.rendering import State, seeded
+from vidgen_dist.runtime import scratch
+from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unpack
+from vidgen_dist.storage import Storage, StorageError, open_storage
+
+
+def state(step: int = 3) -> State:
+    rng = seeded(step)
+    latents = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    return State(step, {"latents": latents, "previous": latents.T}, rng.bit_generator.state)
+
+
+def test_what_goes_in_comes_out() -> None:
+    before = state()
+    after = unpack(pack(before, "f"), "f")
+    assert after.step == 3
+    assert after.rng == before.rng
+    assert after.arrays.keys() == before.arrays.keys()
+    for name, array in before.arrays.items():
+        assert after.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(after.arrays[name], array)
+
+
+@given(st.data())
+def test_a_file_with_a_fault_is_refused(data: st.DataObject) -> None:
+    file = bytearray(pack(state(), "f"))
+    at = data.draw(st.integers(0, len(file) - 1))
+    if data.draw(st.booleans()):
+        del file[at:]
+    else:
+        file[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError, match="is torn"):
+        unpack(bytes(file), "f")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda file: file[:-1], "is torn, or of another format"),
+        (lambda _: b"", "is torn, or of another format"),
+        (lambda _: pack(state(), "g"), "is of another fingerprint"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[bytes], bytes], told: str
+) -> None:
+    files = Scratch(str(tmp_path))
+    files.keep(Saved("a row / 1", "f", state()))
+    (path,) = (tmp_path / "scratch").iterdir()
+    assert files.load("a row / 1", "f") is not None
+    path.write_bytes(change(path.read_bytes()))
+    later = Scratch(str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert later.load("a row / 1", "f") is None
+    assert f"{path}: {told}; the rendering begins at step 0" in caplog.text
+    later.leave("a row / 1")
+    assert not path.exists()
+
+
+def test_a_file_of_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "__version__", "0.0.1")
+    file = pack(state(), "f")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"is of release 0\.0\.1"):
+        unpack(file, "f")
+
+
+def test_a_storage_that_refuses_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError("503 slow down")
+
+    files = Scratch(str(tmp_path))
+    for method in ("write_bytes", "delete"):
+        monkeypatch.setattr(Storage, method, refuse)
+    with caplog.at_level(logging.WARNING):
+        for step in (1, 2):
+            files.keep(Saved("x", "f", state(step)))
+        files.leave("x")
+    assert caplog.text.count("503 slow down") == 1
+
+
+def test_a_storage_that_cannot_be_read_means_step_0(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise StorageError("503 slow down")
+
+    monkeypatch.setattr(Storage, "read_bytes", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert Scratch(str(tmp_path)).load("x", "f") is None
+    assert "503 slow down; the rendering begins at step 0" in caplog.text
+
+
+def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, asked = Scratch(str(tmp_path)), []
+    monkeypatch.setattr(Storage, "delete", lambda _, path: asked.append(path))
+    assert files.load("x", "f") is None
+    files.leave("x")
+    assert asked == []
+    files.keep(Saved("x", "f", state()))
+    files.leave("x")
+    files.leave("x")
+    assert asked == ["scratch/x.state"]
+
+
+def test_clear(tmp_path: Path) -> None:
+    clear(open_storage(tmp_path))
+    for row_id in "abc":
+        Scratch(str(tmp_path)).keep(Saved(row_id, "f", state()))
+    (tmp_path / "run.yaml").touch()
+    clear(open_storage(tmp_path))
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert (tmp_path / "run.yaml").exists()
+
+
+# --- which states are saved ------------------------------------------------------------------------------
+
+
+def run(saving: Saving, *steps: int) -> None:
+    listener = saving.listener("x", "f")
+    assert listener is not None
+    for step in steps:
+        listener(state(step))
+
+
+def step_of(saved: Saved) -> int | None:
+    return None if saved.state is None else saved.state.step
+
+
+def test_every_kth_is_saved_and_on_demand_the_latest_and_all_after() -> None:
+    saved: list[Saved] = []
+    saving = Saving(3, saved.append)
+    run(saving, *range(1, 8))
+    assert [step_of(each) for each in saved] == [3, 6]
+    saving.save_latest(and_all_after=True)
+    saving.save_latest()
+    assert [step_of(each) for each in saved] == [3, 6, 7]
+    run(saving, 8, 9)
+    assert [step_of(each) for each in saved] == [3, 6, 7, 8, 9]
+    assert {(each.row_id, each.fingerprint) for each in saved} == {("x", "f")}
+
+
+def test_what_is_rendered_is_not_saved() -> None:
+    saved: list[Saved] = []
+    saving = Saving(3, saved.append)
+    run(saving, 1)
+    saving.forget()
+    saving.save_latest()
+    assert saved == []
+
+
+def test_what_is_not_trusted_is_replaced_by_nothing() -> None:
+    saved: list[Saved] = []
+    saving = Saving(3, saved.append)
+    run(saving, 1)
+    saving.distrust("x", "f")
+    saving.save_latest()
+    assert [step_of(each) for each in saved] == [None]
+
+
+def test_nothing_is_saved_where_nobody_asked_for_it() -> None:
+    saved: list[Saved] = []
+    saving = Saving(None, saved.append)
+    assert saving.listener("x", "f") is None
+    saving.save_latest(and_all_after=True)
+    saving.distrust("x", "f")
+    assert saved == []
