@@ -18,6 +18,8 @@ Prompts are texts of words; those with a colon are orders:
     black:          renders black frames
     frozen:         renders the first frame again and again
     ignore-steps:   shows no sign of life, as a long denoising step would
+    mark:FOLDER     makes a file in FOLDER after every step, named after the step, the rank and the process
+    at:STEP         orders are obeyed after that step (the first)
 
 `ORDER@RANK:` is heeded by that rank of a gang alone. Ranks of a gang wait for each other before every step,
 over the links that models use.
@@ -25,6 +27,7 @@ over the links that models use.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import signal
@@ -41,7 +44,16 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.collectives import Traffic
 from vidgen_dist.parallel.links import Links, Listener
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.pipelines.rendering import NumericalError, Rendering
+from vidgen_dist.pipelines.rendering import (
+    NumericalError,
+    OnProgress,
+    OnState,
+    Rendering,
+    StageClock,
+    State,
+    Steps,
+    seeded,
+)
 from vidgen_dist.pipelines.rules import Rules, compute_dtype
 from vidgen_dist.pipelines.tasks import TaskRules
 from vidgen_dist.request import RenderRequest
@@ -61,8 +73,6 @@ _DEFAULTS = {
     "guidance_scale": 6.0,
     "fps": 8.0,
 }
-
-OnProgress = Callable[[str, int, int], None]
 
 
 def open_model(model: Model, device: str) -> OpenedModel:
@@ -148,33 +158,45 @@ class FakePipeline:
         self._mesh = mesh
         self._order = order
 
-    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
-        begun = time.perf_counter()
-        progress = on_progress or _ignore
-        progress("encode", 0, 1)
-        if request.image is not None:
-            media.read_image(request.image)
-        progress("denoise", 0, 2)
+    def render(
+        self,
+        request: RenderRequest,
+        on_progress: OnProgress | None = None,
+        *,
+        resume: State | None = None,
+        on_state: OnState | None = None,
+    ) -> Rendering:
         words = self._orders(f"{request.prompt} {self._order}")
-        if any(order == "ignore-steps" for order, _ in words):
-            progress = _ignore
-        self._mesh.meet()
-        progress("denoise", 1, 2)
-        for order, argument in words:
-            self._obey(order, argument, lambda: progress("denoise", 1, 2))
-        self._mesh.meet()
-        progress("denoise", 2, 2)
-        progress("decode", 0, 1)
-        self._mesh.meet()
-        rng = np.random.Generator(np.random.PCG64(request.seed or 0))
-        shape = (request.num_frames, request.height, request.width, 3)
-        frames = rng.random(shape, np.float32)
-        wanted = {order for order, _ in words}
+        wanted = dict(words)
+        clock = StageClock(on_progress)
+        with clock.stage("encode"):
+            if request.image is not None:
+                media.read_image(request.image)
+        rng = seeded(request.seed or 0)
+        noise = rng.random((request.num_frames, request.height, request.width, 3), np.float32)
+        steps = Steps(request.num_inference_steps or 2, rng, clock, resume, on_state)
+        with clock.stage("denoise", steps.count):
+            if "ignore-steps" in wanted:
+                clock.on_progress = None
+            (latents,) = steps.begin(latents=noise)
+            for i in steps:
+                self._mesh.meet()
+                latents = (latents + rng.random(latents.shape, np.float32)) % 1
+                if "mark" in wanted:
+                    Path(wanted["mark"], f"{i + 1},{self._mesh.rank},{os.getpid()}").touch()
+                steps.end(i, latents=latents)
+                if i + 1 == int(wanted.get("at", 1)):
+                    step = functools.partial(clock.tell, "denoise", i + 1, steps.count)
+                    for order, argument in words:
+                        self._obey(order, argument, step)
+        with clock.stage("decode"):
+            self._mesh.meet()
+            frames = latents.copy()
         if "black" in wanted:
             frames[:] = 0
         if "frozen" in wanted:
             frames[:] = frames[:1]
-        return Rendering(frames, {"denoise": time.perf_counter() - begun})
+        return Rendering(frames, clock.seconds)
 
     def _orders(self, prompt: str) -> list[tuple[str, str]]:
         """The orders of a prompt that are for this rank, and their arguments."""
@@ -220,10 +242,6 @@ class FakePipeline:
         elif order == "hang-once" and _is_first(file):
             while True:
                 time.sleep(3600)
-
-
-def _ignore(_stage: str, _done: int, _of: int) -> None:
-    """A step that nobody hears of."""
 
 
 def _wait_until(is_so: Callable[[], Any], step: Callable[[], None]) -> None:

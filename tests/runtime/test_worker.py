@@ -84,7 +84,9 @@ class Announcing:
         return [self.pool.submit(follower.follow, row) for follower in self.followers]
 
 
-def start_gang(output: Path, ranks: int) -> tuple[list[Heard], Announcing]:
+def start_gang(
+    output: Path, ranks: int, checkpoint_every: int | None = None
+) -> tuple[list[Heard], Announcing]:
     """Workers that are a gang, the leader first, their models loaded."""
     degrees = Degrees(ulysses=ranks)
     job = Job(
@@ -95,6 +97,7 @@ def start_gang(output: Path, ranks: int) -> tuple[list[Heard], Announcing]:
         IDENTITY,
         PASSTHROUGH,
         degrees,
+        checkpoint_every=checkpoint_every,
     )
     gang = [Heard(Worker(job, f"w{rank}")) for rank in range(ranks)]
     for heard in gang:

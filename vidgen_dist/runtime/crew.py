@@ -328,7 +328,7 @@ class Crew:
             return
         if shard:
             gang.hand.take(shard)
-            gang.leader.order("submit", [task.row for task in shard])
+            gang.leader.order("submit", [task.order for task in shard])
 
     # Listening
 

@@ -7,12 +7,16 @@ has one suspect; the others go back as they were.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vidgen_dist.runtime.job import Row
+
+AFRESH_DEATHS = 2
+"""A row that so many gangs have died with begins at step 0: they may have died of what was saved of it."""
 
 
 @dataclass
@@ -21,6 +25,11 @@ class Task:
 
     row: Row
     deaths: int = 0
+
+    @property
+    def order(self) -> Row:
+        """The row as the next gang is told of it."""
+        return dataclasses.replace(self.row, afresh=self.deaths >= AFRESH_DEATHS)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.pipelines.rendering import State
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output
@@ -22,11 +23,15 @@ class Row:
         request: With id, seed and every default filled in.
         attempt: 1 for the first at this id and fingerprint, counted over all runs on this output.
         passthrough: Values that go to the ledger as they are.
+        afresh: Whether it begins at step 0, also if an earlier rendering of it was saved.
+        state: Where all ranks of a gang begin, told by their leader; None for step 0.
     """
 
     request: RenderRequest
     attempt: int = 1
     passthrough: dict[str, Any] = field(default_factory=dict)
+    afresh: bool = False
+    state: State | None = None
 
     @property
     def id(self) -> str:
@@ -47,6 +52,7 @@ class Job:
         passthrough: Names and types of the manifest's columns that are copied to the ledger.
         degrees: How a gang divides the work of one video.
         patience: Seconds within which the ranks of a gang raise what is a row's fault.
+        checkpoint_every: Denoising steps after which a rendering is saved; None: never.
     """
 
     engine: str
@@ -57,6 +63,7 @@ class Job:
     passthrough: pa.Schema
     degrees: Degrees = field(default_factory=Degrees)
     patience: float = 600.0
+    checkpoint_every: int | None = None
 
 
 @dataclass(frozen=True)

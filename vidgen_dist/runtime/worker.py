@@ -26,11 +26,12 @@ from typing import Any
 
 from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.pipelines.rendering import Rendering
+from vidgen_dist.pipelines.rendering import Rendering, State
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.job import Event, Job, Report, Row
 from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.scratch import Saving, Scratch
 from vidgen_dist.runtime.unison import Ending, Followers, GangBroken, Unison
 from vidgen_dist.runtime.watchdog import Pulse
 from vidgen_dist.runtime.writing import Outcome, WriteThread, told
@@ -71,7 +72,9 @@ class Worker:
         self._stopping = threading.Event()
         self._abandon = threading.Event()
         self._pulse = Pulse()
-        self._writing = WriteThread(job, name, self._say, self._abandon)
+        self._scratch = Scratch(job.output.uri)
+        self._writing = WriteThread(job, name, self._say, self._abandon, self._scratch)
+        self._saving = Saving(job.checkpoint_every, self._writing.save)
         self._followers: Followers | None = None
         self._mesh: Any = None
 
@@ -123,16 +126,25 @@ class Worker:
             events, self._events = tuple(self._events), []
         return Report(events, {**self._pulse.silent(), **self._writing.pulse.silent()})
 
+    def save(self) -> None:
+        """Save the row that is being rendered as it is after its latest step, and after each one from now on.
+
+        Only where the job saves rows at all.
+        """
+        self._saving.save_latest(and_all_after=True)
+
     def stop(self, now: bool) -> None:
         """Take no further row; the event `stopped` follows.
 
         Args:
-            now: Give up the row that is being rendered, too. Either way, what is finished gets its entry.
+            now: Give up the row that is being rendered, too; where the job saves rows, it is saved. Either
+                way, what is finished gets its entry.
         """
         self._stopping.set()
         self._rows.put(_THE_END)
         if now:
             self._abandon.set()
+            self._saving.save_latest()
             # A step may take minutes: the write thread does not wait for the render thread.
             self._writing.end()
 
@@ -156,6 +168,8 @@ class Worker:
             self._say_broken(error)
         finally:
             self._pulse.rest()
+            # A gang that breaks has rendered well until then.
+            self._saving.save_latest()
             self._writing.end()
 
     def _render_rows(self, cores: Sequence[int] | None, host: str | None) -> None:
@@ -193,7 +207,7 @@ class Worker:
             row, ending = self._rows.get()
             self._pulse.beat("encode")
             try:
-                pipeline.render(row.request, on_progress=self._progressed)
+                pipeline.render(row.request, on_progress=self._progressed, resume=row.state)
                 ended = Ending(issued=self._issued())
             except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
                 ended = Ending.of(error, self._issued())
@@ -215,6 +229,7 @@ class Worker:
                 return
             finally:
                 self._pulse.rest()
+            self._saving.forget()
             self._say(Event("rendered", row.id))
             if not self._writing.put(outcome):
                 return
@@ -225,7 +240,9 @@ class Worker:
         try:
             request, digests = self._fetch_media(row.request)
             fingerprint = self._job.identity.fingerprint(row.request, digests)
-            rendering = self._render_together(pipeline, dataclasses.replace(row, request=request))
+            state = self._saved_state(row, fingerprint)
+            whole = dataclasses.replace(row, request=request, state=state)
+            rendering = self._render_together(pipeline, whole, fingerprint)
             # A quarter of the memory while it waits to be written.
             frames = media.to_uint8(rendering.frames)
             return Outcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
@@ -234,24 +251,36 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run
             return Outcome(row, fingerprint, {}, error=_with_source(error, row.request))
 
-    def _render_together(self, pipeline: Any, row: Row) -> Rendering:
-        """Render a row here and on the followers.
+    def _render_together(self, pipeline: Any, row: Row, fingerprint: str) -> Rendering:
+        """Render a row here and on the followers, and save it now and then.
 
         Raises:
             GangBroken: They do not agree on what became of it.
             Exception: What the model raised, on all ranks alike.
         """
+        render = functools.partial(
+            pipeline.render,
+            row.request,
+            on_progress=self._progressed,
+            resume=row.state,
+            on_state=self._saving.listener(row.id, fingerprint),
+        )
         if self._followers is None:
-            return pipeline.render(row.request, on_progress=self._progressed)
+            return render()
         unison = Unison(self._followers.announce(row), self._job.patience, self._say_broken)
         try:
-            rendering = pipeline.render(row.request, on_progress=self._progressed)
+            rendering = render()
         except _Abandoned:
             raise
         except Exception as error:
             unison.settle(Ending.of(error, self._issued()))
             raise
-        unison.settle(Ending(issued=self._issued()))
+        try:
+            unison.settle(Ending(issued=self._issued()))
+        except GangBroken:
+            # Ranks that are out of step may have been so for some steps.
+            self._saving.distrust(row.id, fingerprint)
+            raise
         return rendering
 
     def _issued(self) -> dict[tuple[int, ...], int]:
@@ -262,6 +291,13 @@ class Worker:
         self._pulse.beat(stage)
         if self._abandon.is_set():
             raise _Abandoned
+
+    def _saved_state(self, row: Row, fingerprint: str) -> State | None:
+        """Where an earlier rendering of a row is to be gone on from; None for step 0."""
+        if self._job.checkpoint_every is None:
+            return None
+        state = self._scratch.load(row.id, fingerprint)
+        return None if row.afresh else state
 
     def _fetch_media(self, request: RenderRequest) -> tuple[RenderRequest, dict[str, str]]:
         """The request with its media's bytes in place of their address, and the digest of each."""

@@ -20,6 +20,7 @@ from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.watchdog import Pulse
 from vidgen_dist.storage import redact_message
 
@@ -45,6 +46,7 @@ class Outcome:
     sent: Mapping[str, int] = field(default_factory=dict)
 
 
+_SAVED = object()
 _SHARD_END = object()
 _THE_END = object()
 
@@ -56,14 +58,20 @@ class WriteThread:
         job: What is to be done.
         name: What the ledger calls the worker.
         say: Told of what happens.
-        abandon: Once set, what is not yet begun to be written is given up, and nothing is waited for.
+        abandon: Once set, videos that are not begun to be written are given up, and nothing is waited for.
+        scratch: Where renderings are saved.
     """
 
-    def __init__(self, job: Job, name: str, say: Callable[..., None], abandon: threading.Event) -> None:
+    def __init__(
+        self, job: Job, name: str, say: Callable[..., None], abandon: threading.Event, scratch: Scratch
+    ) -> None:
         self._job = job
         self._name = name
         self._say = say
         self._abandon = abandon
+        self._scratch = scratch
+        self._saved: Saved | None = None
+        self._saved_lock = threading.Lock()
         self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._room = threading.Semaphore(FRAMES_WAITING)
         self.pulse = Pulse()
@@ -79,6 +87,13 @@ class WriteThread:
                 return False
         self._outcomes.put(outcome)
         return True
+
+    def save(self, saved: Saved) -> None:
+        """Save how far a rendering is, in place of what waits to be saved; returns at once."""
+        with self._saved_lock:
+            waits, self._saved = self._saved is not None, saved
+        if not waits:
+            self._outcomes.put(_SAVED)
 
     def end_shard(self) -> None:
         """Enter what there is into the ledger: the driver may have nothing else to wait for."""
@@ -111,16 +126,27 @@ class WriteThread:
                 self._room.release()
                 if not self._abandon.is_set():
                     unsaid.append(self._enter(writer, *self._commit(output, item)))
+            elif item is _SAVED:
+                self._keep_saved()
             # A part at the end of a shard: it is small, and the driver may have nothing else to wait for.
             ends = item is _SHARD_END or item is _THE_END
             # The driver ends the run when it hears of a refusal; only the last try has patience again.
             stuck = not self._flush(writer, force=ends, once=stuck and item is not _THE_END)
             if unsaid and not writer.waiting:
                 self._say(*unsaid)
+                for event in unsaid:
+                    assert event.id is not None
+                    self._scratch.leave(event.id)
                 unsaid = []
             if item is _THE_END:
                 self._say(Event("stopped"))
                 return
+
+    def _keep_saved(self) -> None:
+        with self._saved_lock:
+            saved, self._saved = self._saved, None
+        assert saved is not None
+        self._scratch.keep(saved)
 
     def _commit(self, output: storage.Storage, outcome: Outcome) -> tuple[LedgerEntry, Event]:
         """Encode and store a video; its entry, or a dead letter."""

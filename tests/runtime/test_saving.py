@@ -1,0 +1,290 @@
+"""Renderings that are cut short go on where they were: in another worker, another gang, another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.runtime.conftest import FAKE_ENGINE, entries
+from tests.runtime.fake_engine import FakeMesh, FakePipeline
+from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
+from vidgen_dist.media import to_uint8
+from vidgen_dist.runtime.job import Job, Row
+from vidgen_dist.runtime.scratch import Saved, Scratch, unpack
+from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.spec import Model, Output
+from vidgen_dist.storage import Storage, StorageError
+
+STEPS = 8
+STOP = 5
+"""The step after which the rows of these tests wait, or die."""
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+def steps_in(marks: Path, rank: int = 0) -> list[list[int]]:
+    """The steps that processes of a rank did, in the order of the processes."""
+    done: dict[str, list[tuple[int, int]]] = {}
+    for file in marks.iterdir():
+        step, of_rank, pid = file.name.split(",")
+        if int(of_rank) == rank:
+            done.setdefault(pid, []).append((file.stat().st_mtime_ns, int(step)))
+    in_order = sorted((sorted(steps) for steps in done.values()), key=lambda steps: steps[0])
+    return [[step for _, step in steps] for steps in in_order]
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# --- workers of this process -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Heard]:
+    """Starts a worker that saves every so many steps, whose output is `tmp_path / "out"`."""
+
+    def begin(checkpoint_every: int | None) -> Heard:
+        output = Output(uri=str(tmp_path / "out"), format="npy")
+        job = Job(
+            FAKE_ENGINE,
+            Model(id="fake"),
+            "cpu",
+            output,
+            IDENTITY,
+            PASSTHROUGH,
+            checkpoint_every=checkpoint_every,
+        )
+        heard = Heard(Worker(job, "w"))
+        heard.worker.start(None)
+        return heard
+
+    return begin
+
+
+@pytest.fixture
+def long_row(tmp_path: Path, marks: Path) -> Row:
+    """A row of eight steps that waits after the fifth for a file named `go`."""
+    return row("x", f"mark:{marks} at:{STOP} wait:{tmp_path}/go", num_inference_steps=STEPS)
+
+
+def scratch_of(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "out" / "scratch"
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def saved_step(file: Path, of: Row) -> int:
+    return unpack(file.read_bytes(), IDENTITY.fingerprint(of.request, {})).step
+
+
+def begin_and_stop(start: Callable[..., Heard], long_row: Row, marks: Path) -> None:
+    """Render a row up to the step at which it waits, stop at once, and forget the marks."""
+    heard = start(100)
+    heard.worker.submit([long_row])
+    wait_until(lambda: steps_in(marks) == [list(range(1, STOP + 1))])
+    heard.worker.stop(now=True)
+    heard.until("stopped")
+    assert heard.of("done") == []
+    for mark in marks.iterdir():
+        mark.unlink()
+
+
+def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
+    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (file,) = scratch_of(tmp_path)
+    assert saved_step(file, long_row) == STOP
+    heard = start(100)
+    heard.worker.submit([long_row])
+    heard.until("done", "failed")
+    finish(heard)
+    assert steps_in(marks) == [[6, 7, 8]]
+    (entry,) = entries(tmp_path / "out")
+    (tmp_path / "go").touch()
+    whole = FakePipeline(FakeMesh()).render(long_row.request)
+    np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))
+    assert scratch_of(tmp_path) == []
+
+
+def test_a_gang_goes_on_with_what_one_worker_saved(
+    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (leader, _), followers = start_gang(tmp_path / "out", 2, checkpoint_every=100)
+    leader.worker.submit([long_row])
+    leader.until("done", "failed", "broken")
+    finish(leader)
+    assert [steps_in(marks, rank) for rank in (0, 1)] == [[[6, 7, 8]]] * 2
+    (announced,) = followers.announced
+    assert announced.state is not None
+    assert announced.state.step == STOP
+    assert scratch_of(tmp_path) == []
+
+
+def test_a_row_that_is_to_begin_afresh_does(
+    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (tmp_path / "go").touch()
+    heard = start(100)
+    heard.worker.submit([dataclasses.replace(long_row, afresh=True)])
+    heard.until("done", "failed")
+    finish(heard)
+    assert steps_in(marks) == [list(range(1, STEPS + 1))]
+    assert scratch_of(tmp_path) == []
+
+
+def test_what_was_saved_of_another_row_is_not_gone_on_from(
+    start: Callable[..., Heard],
+    long_row: Row,
+    marks: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (tmp_path / "go").touch()
+    other = dataclasses.replace(long_row, request=dataclasses.replace(long_row.request, seed=8))
+    heard = start(100)
+    with caplog.at_level(logging.WARNING):
+        heard.worker.submit([other])
+        heard.until("done", "failed")
+    finish(heard)
+    assert steps_in(marks) == [list(range(1, STEPS + 1))]
+    assert "is of another fingerprint" in caplog.text
+    assert scratch_of(tmp_path) == []
+
+
+def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
+    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    keep = Scratch.keep
+
+    def remember(files: Scratch, saved: Saved) -> None:
+        assert saved.state is not None
+        kept.append(saved.state.step)
+        keep(files, saved)
+
+    monkeypatch.setattr(Scratch, "keep", remember)
+    heard = start(100)
+    heard.worker.submit([long_row])
+    wait_until(lambda: STOP in steps_in(marks)[-1] if steps_in(marks) else False)
+    assert scratch_of(tmp_path) == []
+    heard.worker.save()
+    wait_until(lambda: scratch_of(tmp_path))
+    assert kept == [STOP]
+    (tmp_path / "go").touch()
+    heard.until("done", "failed")
+    finish(heard)
+    # A newer one replaces one that waits.
+    assert kept == sorted(kept)
+    assert kept[-1] == STEPS
+    assert scratch_of(tmp_path) == []
+
+
+def test_storage_that_is_slow_does_not_hold_up_the_steps(
+    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits to be saved is replaced by what is newer."""
+    written: list[int] = []
+    go_on = threading.Event()
+    write = Storage.write_bytes
+
+    def slow(storage: Storage, path: str, data: bytes) -> None:
+        if path.startswith("scratch/"):
+            written.append(unpack(data, IDENTITY.fingerprint(long_row.request, {})).step)
+            go_on.wait(PATIENCE)
+        write(storage, path, data)
+
+    monkeypatch.setattr(Storage, "write_bytes", slow)
+    (tmp_path / "go").touch()
+    heard = start(1)
+    heard.worker.submit([long_row])
+    heard.until("rendered")
+    assert steps_in(marks) == [list(range(1, STEPS + 1))]
+    go_on.set()
+    heard.until("done", "failed")
+    finish(heard)
+    assert len(written) <= 2
+    assert written[-1] == STEPS
+    assert scratch_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_row_that_cannot_be_saved_is_rendered(
+    start: Callable[..., Heard], long_row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Storage.write_bytes
+
+    def refuse(storage: Storage, path: str, data: bytes) -> None:
+        if path.startswith("scratch/"):
+            raise StorageError("503 slow down")
+        write(storage, path, data)
+
+    monkeypatch.setattr(Storage, "write_bytes", refuse)
+    (tmp_path / "go").touch()
+    heard = start(1)
+    heard.worker.submit([long_row])
+    heard.until("done", "failed")
+    finish(heard)
+    assert heard.of("done") == ["x"]
+
+
+@pytest.mark.parametrize(("checkpoint_every", "asked"), [(None, []), (100, ["read_bytes"])])
+def test_what_it_asks_of_the_storage(
+    start: Callable[..., Heard],
+    long_row: Row,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_every: int | None,
+    asked: list[str],
+) -> None:
+    """Without saving nothing; with it one look a video, where nothing was or is saved."""
+    found: list[str] = []
+
+    def watch(method: str) -> None:
+        real = getattr(Storage, method)
+
+        def watched(storage: Storage, path: str = "", *args: Any) -> Any:
+            if path.startswith("scratch"):
+                found.append(method)
+            return real(storage, path, *args)
+
+        monkeypatch.setattr(Storage, method, watched)
+
+    for method in ("read_bytes", "write_bytes", "delete", "list", "exists"):
+        watch(method)
+    (tmp_path / "go").touch()
+    heard = start(checkpoint_every)
+    heard.worker.submit([long_row])
+    heard.until("rendered")
+    if checkpoint_every is None:
+        heard.worker.save()
+    heard.until("done", "failed")
+    finish(heard)
+    assert found == asked
+
+
+def test_steps_of_ranks_that_were_out_of_step_are_not_gone_on_from(tmp_path: Path) -> None:
+    (leader, _), _ = start_gang(tmp_path / "out", 2, checkpoint_every=1)
+    leader.worker.submit([row("x", "uncounted@1:")])
+    leader.until("stopped")
+    assert (tmp_path / "out" / "scratch").exists()
+    assert scratch_of(tmp_path) == []
