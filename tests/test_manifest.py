@@ -870,6 +870,21 @@ def test_checking_holds_few_rows(tmp_path: Path) -> None:
     assert 0 < most < 80 * 2**20
 
 
+def test_a_long_prompt_that_rows_share_is_not_read_for_all_at_once(tmp_path: Path) -> None:
+    # Stored once, as a dictionary; of 4,000 rows it would be 381 MiB.
+    prompts = pa.DictionaryArray.from_arrays(np.zeros(4000, np.int8), pa.array(["x" * 100_000]))
+    columns = {"prompt": prompts, "seed": range(4000)}
+    manifest = open_manifest(write(tmp_path / "m.parquet", columns, store_schema=False))
+    pool = pa.default_memory_pool()
+    before, most, rows = pool.bytes_allocated(), 0, 0
+    for batch in manifest.batches():
+        assert batch.columns.column("prompt").type == pa.string()
+        rows += len(batch)
+        most = max(most, pool.bytes_allocated() - before)
+    assert rows == 4000
+    assert 0 < most < 250 * 2**20
+
+
 @pytest.mark.parametrize(
     ("column", "hint"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,8 @@ PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 _BATCH_BYTES = 32 * 2**20
+# Rows decoded at once: a text of 100 kB that all rows share is stored once, but each row gets a copy.
+_PIECE_ROWS = 1024
 # Row groups up to this size are fetched in one go; larger ones are streamed.
 _PREFETCH_BYTES = 64 * 2**20
 
@@ -164,9 +166,10 @@ def read_group(
                 source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
             ) as parquet,
         ):
-            for batch in parquet.iter_batches(
-                rows, row_groups=[index], columns=list(columns), use_threads=False
-            ):
+            pieces = parquet.iter_batches(
+                min(rows, _PIECE_ROWS), row_groups=[index], columns=list(columns), use_threads=False
+            )
+            for batch in _joined(pieces, rows):
                 missing -= batch.num_rows
                 yield batch
         if missing:
@@ -175,3 +178,21 @@ def read_group(
         raise
     except (pa.ArrowException, OSError, Refused) as error:
         raise StorageError(f"cannot read {redact(file.uri)}, row group {index}: {error}") from None
+
+
+def _joined(pieces: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches made of as many pieces as fit."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for piece in pieces:
+        if held and (rows + piece.num_rows > most_rows or size + piece.nbytes > _BATCH_BYTES):
+            yield _one(held)
+            held, rows, size = [], 0, 0
+        held.append(piece)
+        rows, size = rows + piece.num_rows, size + piece.nbytes
+    if held:
+        yield _one(held)
+
+
+def _one(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(pieces).combine_chunks().to_batches()[0] if len(pieces) > 1 else pieces[0]
