@@ -72,6 +72,7 @@ def test_every_field_comes_through(tmp_path: Path) -> None:
         "num_inference_steps": 50,
         "guidance_scale": 6.5,
         "guidance_rescale": 0.7,
+        "true_cfg_scale": 4.0,
         "use_dynamic_cfg": True,
         "eta": 0.5,
         "strength": 0.8,

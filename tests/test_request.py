@@ -87,6 +87,7 @@ def test_media_that_cannot_be(field: str, value: Any) -> None:
 
 RANGES = [
     ("guidance_scale", [0, 1, 6.5], [-0.1, 1e7], "a number from 0 to 1e+06"),
+    ("true_cfg_scale", [0, 1, 6.5], [-0.1, 1e7], "a number from 0 to 1e+06"),
     ("guidance_rescale", [0, 0.7, 1], [-0.1, 1.1], "a number from 0 to 1"),
     ("eta", [0, 0.5, 1], [-0.1, 1.1], "a number from 0 to 1"),
     ("decode_timestep", [0, 0.05, 1], [-0.1, 1.1], "a number from 0 to 1"),

@@ -45,7 +45,7 @@ class RenderRequest:
     Args:
         prompt: Text that describes the video.
         id: The row's identity; decides the file's name and, without `seed`, the seed.
-        negative_prompt: Text to steer away from; used when `guidance_scale` > 1.
+        negative_prompt: Text to steer away from; used where there is guidance.
         image: First frame for image-to-video: a path, URI, encoded bytes or PIL image.
         video: Clip for video-to-video: a path or URI, or a sequence of PIL images.
         height, width: Size of the frames in pixels.
@@ -54,6 +54,8 @@ class RenderRequest:
         guidance_scale: Classifier-free guidance weight; 1 or less turns guidance off.
         guidance_rescale: Share of the guided prediction, 0 to 1, that is scaled back to the spread of the
             prompt's own (arXiv:2305.08891, section 3.4).
+        true_cfg_scale: Classifier-free guidance weight of a model that is told its `guidance_scale`
+            (HunyuanVideo); 1 or less, or no `negative_prompt`, turns it off.
         use_dynamic_cfg: Let the guidance weight grow along a cosine of the step (CogVideoX).
         eta: Share of noise put back by DDIM, 0 (none) to 1 (DDPM).
         strength: Video-to-video: how much of the clip is noised away, above 0 up to 1.
@@ -80,6 +82,7 @@ class RenderRequest:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_rescale: float | None = None
+    true_cfg_scale: float | None = None
     use_dynamic_cfg: bool | None = None
     eta: float | None = None
     strength: float | None = None
@@ -101,7 +104,8 @@ class RenderRequest:
         for field in ("height", "width", "num_frames", "num_inference_steps", "max_sequence_length"):
             _integer(self, field, 1, 2**31 - 1)
         _integer(self, "seed", 0, MAX_SEED)
-        _number(self, "guidance_scale", 0.0, 1e6)
+        for field in ("guidance_scale", "true_cfg_scale"):
+            _number(self, field, 0.0, 1e6)
         for field in ("guidance_rescale", "eta", "decode_timestep", "decode_noise_scale"):
             _number(self, field, 0.0, 1.0)
         _number(self, "strength", 0.0, 1.0, open_low=True)

@@ -41,6 +41,7 @@ def test_what_decides_every_row(change: dict[str, Any]) -> None:
         {"negative_prompt": ""},
         {"frame_rate": 24.0},
         {"guidance_rescale": 0.0},
+        {"true_cfg_scale": 1.0},
     ],
 )
 def test_what_decides_one_row(change: dict[str, Any]) -> None:

@@ -88,6 +88,7 @@ COLUMNS: Mapping[str, Column] = {
     "num_inference_steps": _INTEGER,
     "guidance_scale": _NUMBER,
     "guidance_rescale": _NUMBER,
+    "true_cfg_scale": _NUMBER,
     "use_dynamic_cfg": Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
     "eta": _NUMBER,
     "strength": _NUMBER,

@@ -15,7 +15,9 @@ from vidgen_dist.digests import JsonTemplate, as_list, json_template
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 
 _NOT_PIXELS = ("id", *MEDIA_FIELDS)
-_LATER = frozenset({"guidance_rescale", "frame_rate", "decode_timestep", "decode_noise_scale"})
+_LATER = frozenset(
+    {"guidance_rescale", "true_cfg_scale", "frame_rate", "decode_timestep", "decode_noise_scale"}
+)
 """Fields that requests were given after the first ledgers were written. A digest leaves them out where they
 are empty: rows that do not use them keep the fingerprints under which ledgers know them."""
 
