@@ -1,0 +1,130 @@
+"""HunyuanVideo's autoencoder: parity with diffusers, tiles, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.references import case, cases, largest_difference
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderConfig, AutoencoderKLHunyuanVideo, cut
+from vidgen_dist.models.autoencoders.tiles import Tiles, in_frame_tiles
+from vidgen_dist.weights.load import load_weights
+
+FAMILY = "hunyuan_video"
+TOLERANCE = 2e-5
+PIECES = [
+    (name, key.split(".")[1])
+    for name in cases(FAMILY)
+    for key in case(name, FAMILY).pieces
+    if key.startswith("vae.") and key.endswith(".input")
+]
+DECODED = [(name, piece) for name, piece in PIECES if "decode" in piece]
+ENCODED = [(name, piece) for name, piece in PIECES if "encode" in piece]
+TINY = {"block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2, "layers_per_block": 1, "latent_channels": 2}
+
+
+def loaded(name, piece="decode"):
+    folder = case(name, FAMILY).checkpoint / "vae"
+    model = AutoencoderKLHunyuanVideo(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    load_weights(model, folder, variant=case(name, FAMILY).variant)
+    if piece.startswith("tiled"):
+        model.enable_tiling(32, 24, 8, 24, 16, 4)
+    return model
+
+
+def piece_of(name, piece, part):
+    return case(name, FAMILY).pieces[f"vae.{piece}.{part}"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cpu():
+    nn.set_device("cpu")
+
+
+@pytest.mark.parametrize(("name", "piece"), DECODED)
+def test_decoding(name, piece):
+    frames = nn.to_numpy(loaded(name, piece).decode(nn.from_numpy(piece_of(name, piece, "input"))))
+    difference = largest_difference(frames, piece_of(name, piece, "output"))
+    print(f"{name} {piece}: largest difference {difference:.2e}")
+    assert difference < TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "piece"), ENCODED)
+def test_encoding(name, piece):
+    moments = loaded(name, piece).encode(nn.from_numpy(piece_of(name, piece, "input")))
+    for moment, part in zip(moments, ("mean", "logvar"), strict=True):
+        difference = largest_difference(nn.to_numpy(moment), piece_of(name, piece, part))
+        print(f"{name} {piece} {part}: largest difference {difference:.2e}")
+        assert difference < TOLERANCE
+
+
+def test_slices_of_a_batch():
+    model = loaded("t2v")
+    latents = nn.from_numpy(piece_of("t2v", "decode_one", "input"))
+    together = nn.to_numpy(model.decode(latents))
+    model.use_slicing = True
+    np.testing.assert_allclose(nn.to_numpy(model.decode(latents)), together, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("frames", "shortest", "runs"),
+    [
+        (4, 1, [(0, 4)]),
+        (5, 1, [(0, 5), (3, 5)]),
+        (6, 1, [(0, 5), (3, 6)]),
+        # The last tile would have but the frame that is the one before's.
+        (7, 1, [(0, 5), (3, 7)]),
+        (8, 1, [(0, 5), (3, 8), (6, 8)]),
+    ],
+)
+def test_tiles_of_frames(frames, shortest, runs):
+    seen = []
+
+    def run(part):
+        values = nn.to_numpy(part)[0, 0, :, 0, 0]
+        seen.append((int(values[0]), int(values[-1]) + 1))
+        return part
+
+    x = np.arange(frames, dtype=np.float32).reshape(1, 1, frames, 1, 1)
+    # What goes in comes out: tiles that are blended with what they are give what they are.
+    out = in_frame_tiles(nn.from_numpy(x), Tiles(size=4, step=3, blend=1, keep=3), run, shortest)
+    assert seen == runs
+    np.testing.assert_allclose(nn.to_numpy(out), x)
+
+
+def test_blocks_that_change_the_size():
+    published = AutoencoderConfig()
+    assert [published.steps(level) for level in range(4)] == [(1, 2, 2), (2, 2, 2), (2, 2, 2), None]
+    coarser = AutoencoderConfig(spatial_compression_ratio=16)
+    assert coarser.steps(3) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("decoding", [True, False])
+def test_tiles_that_do_not_meet_are_refused(decoding):
+    for samples, stride in ((30, 16), (32, 12), (32, 40), (32, 0)):
+        with pytest.raises(Refused, match=f"tiles of {samples}, one every {stride}"):
+            cut(samples, stride, 8, decoding=decoding)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"down_block_types": ["DownBlock3D"] * 4},
+            "down_block_types: .*; allowed: HunyuanVideoDownBlock3D, 4",
+        ),
+        (
+            {"up_block_types": ["HunyuanVideoUpBlock3D"]},
+            "up_block_types: .*; allowed: HunyuanVideoUpBlock3D, 4",
+        ),
+        ({"act_fn": "snake"}, "act_fn: 'snake'; allowed: silu,"),
+        ({"norm_num_groups": 3}, "block_out_channels: .*; allowed: multiples of norm_num_groups, 3"),
+        ({"temporal_compression_ratio": 8}, "temporal_compression_ratio: 8; allowed: 4"),
+        ({"spatial_compression_ratio": 12}, "spatial_compression_ratio: 12; allowed: a power of 2, up to 16"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
+    with pytest.raises(Refused, match=message):
+        AutoencoderKLHunyuanVideo({**TINY, **changes})

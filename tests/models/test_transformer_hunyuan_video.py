@@ -1,0 +1,186 @@
+"""HunyuanVideo's transformer: parity with diffusers, what padding does, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.references import case, cases, largest_difference
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.models.transformers import hunyuan_video
+from vidgen_dist.models.transformers.hunyuan_video import (
+    HunyuanVideoTransformer3DModel,
+    from_patches,
+    refiner_mask,
+    to_patches,
+)
+from vidgen_dist.weights.load import load_weights
+
+FAMILY = "hunyuan_video"
+TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "rope_axes_dim": [4, 2, 2],
+    "in_channels": 3,
+    "out_channels": 2,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_refiner_layers": 1,
+    "patch_size_t": 2,
+    "text_embed_dim": 6,
+    "pooled_projection_dim": 5,
+}
+
+
+def loaded(name):
+    folder = case(name, FAMILY).checkpoint / "transformer"
+    model = HunyuanVideoTransformer3DModel(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    load_weights(model, folder, variant=case(name, FAMILY).variant)
+    return model
+
+
+def pieces_of(name, step):
+    prefix = f"transformer.{step}."
+    pieces = case(name, FAMILY).pieces
+    return {key[len(prefix) :]: value for key, value in pieces.items() if key.startswith(prefix)}
+
+
+def run(model, pieces):
+    """The output for inputs named as in the references."""
+    output = model(
+        nn.from_numpy(pieces["hidden_states"]),
+        pieces["timestep"],
+        nn.from_numpy(pieces["encoder_hidden_states"]),
+        pieces["encoder_attention_mask"],
+        nn.from_numpy(pieces["pooled_projections"]),
+        pieces.get("guidance"),
+    )
+    return nn.to_numpy(output)
+
+
+def tiny(**changes):
+    """A model with random weights."""
+    model = HunyuanVideoTransformer3DModel({**TINY, **changes})
+    rng = np.random.default_rng(0)
+    for parameter in nn.named_parameters(model).values():
+        values = 0.3 * rng.standard_normal(parameter.shape)
+        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
+    return model
+
+
+def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
+    """Random ones, of as many samples as there are numbers of tokens."""
+    rng = np.random.default_rng(1)
+    batch, length = len(tokens), 6
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return {
+        "hidden_states": normal(batch, 3, frames, height, width),
+        "timestep": np.linspace(900, 30, batch),
+        "encoder_hidden_states": normal(batch, length, 6),
+        "encoder_attention_mask": np.arange(length) < np.array(tokens)[:, None],
+        "pooled_projections": normal(batch, 5),
+        "guidance": np.linspace(6000, 1000, batch),
+    }
+
+
+def part(pieces, samples):
+    return {key: value[samples] for key, value in pieces.items()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cpu():
+    nn.set_device("cpu")
+
+
+@pytest.mark.parametrize("step", ["first", "last"])
+@pytest.mark.parametrize("name", cases(FAMILY))
+def test_parity(name, step):
+    pieces = pieces_of(name, step)
+    difference = largest_difference(run(loaded(name), pieces), pieces["output"])
+    print(f"transformer {name}, {step} step: largest difference {difference:.2e}")
+    # A guidance of 6,000 turns the last bit of the sinusoids' frequencies into a difference that is seen.
+    assert difference < 1e-4
+
+
+def test_samples_of_a_batch_do_not_see_each_other():
+    model, both = tiny(), inputs(tokens=(5, 1, 6))
+    alone = [run(model, part(both, slice(i, i + 1))) for i in range(3)]
+    np.testing.assert_allclose(run(model, both), np.concatenate(alone), atol=1e-4)
+
+
+def test_padding_changes_nothing():
+    model, pieces = tiny(), inputs(tokens=(4,))
+    before = run(model, pieces)
+    pieces["encoder_hidden_states"][:, 4:] = 7
+    np.testing.assert_array_equal(run(model, pieces), before)
+    longer = np.pad(pieces["encoder_hidden_states"], [(0, 0), (0, 3), (0, 0)])
+    mask = np.pad(pieces["encoder_attention_mask"], [(0, 0), (0, 3)])
+    padded = run(model, {**pieces, "encoder_hidden_states": longer, "encoder_attention_mask": mask})
+    np.testing.assert_allclose(padded, before, atol=1e-4)
+
+
+def test_who_attends_to_whom_in_the_refiner():
+    allowed = refiner_mask(np.array([[True, True, False], [False, True, True]]))
+    assert allowed[0, 0].tolist() == [[True, True, False], [True, True, False], [True, False, False]]
+    assert allowed[1, 0].tolist() == [[True, False, False], [True, True, True], [True, True, True]]
+
+
+@pytest.mark.parametrize("patch", [(1, 2, 2), (2, 1, 3)])
+def test_patches_and_back(patch):
+    x = np.arange(2 * 3 * 4 * 6 * 12, dtype=np.float32).reshape(2, 3, 4, 6, 12)
+    patches = nn.to_numpy(to_patches(nn.from_numpy(x), patch))
+    t, p, q = patch
+    np.testing.assert_array_equal(patches[1, 0], x[1, :, :t, :p, :q].reshape(-1))
+    np.testing.assert_array_equal(patches[0, -1], x[0, :, -t:, -p:, -q:].reshape(-1))
+    grid = (4 // t, 6 // p, 12 // q)
+    np.testing.assert_array_equal(nn.to_numpy(from_patches(nn.from_numpy(patches), grid, patch)), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; allowed is rms_norm"),
+        (
+            {"image_condition_type": "latent_concat"},
+            "image_condition_type is 'latent_concat'; allowed is null",
+        ),
+        ({"rope_axes_dim": [4, 2]}, "rope_axes_dim is .*; allowed is three even numbers"),
+        ({"rope_axes_dim": [3, 3, 2]}, "rope_axes_dim is .*; allowed is three even numbers"),
+        ({"rope_axes_dim": [4, 4, 2]}, "rope_axes_dim is .*; allowed is numbers that sum to .*, 8"),
+        ({"patch_size": "2"}, "patch_size is '2'; allowed is a whole number"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
+    with pytest.raises(Refused, match=f"^config of HunyuanVideoTransformer3DModel: {message}"):
+        HunyuanVideoTransformer3DModel({**TINY, **changes})
+
+
+def test_an_empty_config_is_the_published_one():
+    config, axes = hunyuan_video.parse_config({})
+    assert (config.inner_dim, config.mlp_dim, config.patch) == (3072, 12288, (1, 2, 2))
+    assert axes == (16, 56, 56)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"height": 5}, r"latents of \(2, 5, 6\)"),
+        ({"frames": 3}, r"latents of \(3, 4, 6\)"),
+        ({"tokens": (3, 0)}, "a prompt has no token"),
+    ],
+)
+def test_inputs_that_do_not_fit(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tiny(), inputs(**sizes))
+
+
+def test_guidance_is_needed_where_it_is_embedded():
+    with pytest.raises(ValueError, match="needs guidance"):
+        run(tiny(), {**inputs(), "guidance": None})
+    unguided = tiny(guidance_embeds=False)
+    np.testing.assert_array_equal(run(unguided, {**inputs(), "guidance": None}), run(unguided, inputs()))

@@ -1,0 +1,417 @@
+"""Makes the HunyuanVideo references: tiny random checkpoints, and what diffusers renders from them.
+
+    python tests/references/make_hunyuan_video.py [case ...]
+
+Needs torch, diffusers, transformers 4, tokenizers (README.md names the versions). Configs have the keys and,
+but for their sizes and what a case is for, the values of hunyuanvideo-community/HunyuanVideo.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    LlamaTokenizerFast,
+)
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import making  # noqa: E402
+
+CLIPPED_AT_MOST = 0.2
+
+TRANSFORMER = {
+    # Three heads: no power of two divides them.
+    "num_attention_heads": 3,
+    "attention_head_dim": 8,
+    "rope_axes_dim": (4, 2, 2),
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "num_refiner_layers": 2,
+    "mlp_ratio": 4.0,
+    "patch_size": 2,
+    "patch_size_t": 1,
+    "qk_norm": "rms_norm",
+    "guidance_embeds": True,
+    "text_embed_dim": 24,
+    "pooled_projection_dim": 20,
+    "rope_theta": 256.0,
+}
+VAE = {
+    "block_out_channels": (4, 8, 8, 8),
+    # Two channels a group at least: normalising a channel alone takes its bias away unseen.
+    "norm_num_groups": 2,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "scaling_factor": 0.476986,
+}
+LLAMA = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    # Two are run: the hidden state that is taken is the third from the end.
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    # Not hidden_size / num_attention_heads: a layer that takes one for the other does not load.
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 8192,
+}
+CLIP = {
+    "hidden_size": 20,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "projection_dim": 20,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    # Wrong, as in the published config: then the end token is where the id is highest.
+    "eos_token_id": 2,
+}
+PROMPT = "A red fox runs through the snow while a violin plays at night."
+BOS, PAD, EOT = "<|begin_of_text|>", "<pad>", "<|eot_id|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One checkpoint and the requests that are rendered with it."""
+
+    seed: int
+    requests: list[dict[str, Any]]
+    transformer: dict[str, Any] = field(default_factory=dict)
+    vae: dict[str, Any] = field(default_factory=dict)
+    llama: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    true_end: bool = False
+    padding_side: str = "right"
+    dtype: torch.dtype = torch.float32
+    save: dict[str, Any] = field(default_factory=dict)
+    vae_pieces: bool = False
+
+
+CASES = {
+    "t2v": Case(
+        seed=70,
+        vae_pieces=True,
+        requests=[
+            {
+                "prompt": PROMPT,
+                "height": 32,
+                "width": 48,
+                "num_frames": 9,
+                "num_inference_steps": 4,
+                "max_sequence_length": 48,
+                "seed": 7,
+            },
+            {
+                # A prompt and a negative one of another length; two tiles of frames; a single row of tokens.
+                "prompt": "Waves roll over a quiet beach.",
+                "negative_prompt": "blurry, low quality, watermark",
+                "true_cfg_scale": 3.5,
+                "height": 16,
+                "width": 32,
+                "num_frames": 21,
+                "num_inference_steps": 3,
+                "guidance_scale": 2.5,
+                "max_sequence_length": 40,
+                "seed": 2**62 + 11,
+            },
+            {
+                # More words than both encoders take, frames that are rounded, no guidance for want of a
+                # negative prompt, and the pipeline's own max_sequence_length.
+                "prompt": " ".join(making.SENTENCES * 2),
+                "true_cfg_scale": 4.0,
+                "height": 48,
+                "width": 16,
+                "num_frames": 8,
+                "num_inference_steps": 2,
+                "guidance_scale": 1.0,
+                "seed": 0,
+            },
+        ],
+    ),
+    "odd": Case(
+        seed=71,
+        transformer={"guidance_embeds": False, "num_single_layers": 3, "num_refiner_layers": 1},
+        vae={"spatial_compression_ratio": 4, "mid_block_add_attention": False, "layers_per_block": 2},
+        llama={"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True, "num_hidden_layers": 3},
+        clip={"hidden_act": "gelu"},
+        true_end=True,
+        padding_side="left",
+        dtype=torch.bfloat16,
+        save={"max_shard_size": "100KB", "variant": "bf16"},
+        requests=[
+            {
+                "prompt": PROMPT,
+                "negative_prompt": "",
+                "true_cfg_scale": 2.0,
+                "height": 16,
+                "width": 48,
+                "num_frames": 5,
+                "num_inference_steps": 3,
+                "max_sequence_length": 64,
+                "seed": 8,
+            },
+            {
+                "prompt": "Ein Zug im Regen — 雨",
+                "height": 32,
+                "width": 16,
+                "num_frames": 1,
+                "num_inference_steps": 5,
+                "max_sequence_length": 32,
+                "seed": 123456789,
+            },
+        ],
+    ),
+}
+
+
+def llama_tokenizer(padding_side: str) -> LlamaTokenizerFast:
+    """Byte-level pairs, trained until the template's tokens are about as many as are cropped."""
+    template = DEFAULT_PROMPT_TEMPLATE["template"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = [BOS, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", EOT, PAD]
+    trainer = trainers.BpeTrainer(
+        vocab_size=580,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*making.SENTENCES, *[template] * 3], trainer)
+    return LlamaTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token="<|end_of_text|>",
+        unk_token=None,
+        pad_token=AddedToken(PAD, special=True),
+        padding_side=padding_side,
+    )
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Bytes, a few pairs of letters, and the two special tokens, whose ids are the highest."""
+    letters = list(bytes_to_unicode().values())
+    pairs = ["t h", "th e</w>", "i n", "in g</w>", "r o", "a n", "an d</w>", "s n", "sn o", "sno w</w>"]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *(p.replace(" ", "") for p in pairs)]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        words, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        words.write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}), encoding="utf-8")
+        merges.write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")
+        return CLIPTokenizer(str(words), str(merges), model_max_length=77)
+
+
+def build(case: Case, folder: Path) -> None:
+    """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
+    folder.mkdir(parents=True)
+    tokenizer, tokenizer_2 = llama_tokenizer(case.padding_side), clip_tokenizer()
+    clip = {**CLIP, **case.clip}
+    if case.true_end:
+        clip["eos_token_id"] = tokenizer_2.eos_token_id
+    torch.manual_seed(case.seed)
+    text_encoder = LlamaModel(LlamaConfig(vocab_size=len(tokenizer), **{**LLAMA, **case.llama}))
+    text_encoder_2 = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer_2), **clip))
+    transformer = HunyuanVideoTransformer3DModel(**{**TRANSFORMER, **case.transformer})
+    vae = AutoencoderKLHunyuanVideo(**{**VAE, **case.vae})
+    for offset, module in enumerate((text_encoder, text_encoder_2, transformer, vae)):
+        making.randomise(module, 1000 * case.seed + offset)
+    pipeline = HunyuanVideoPipeline(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+
+    decoded: list[torch.Tensor] = []
+    with making.recorded(vae, "decode", lambda result, *_, **__: decoded.append(result[0])):
+        for request in case.requests:
+            render(pipeline, request)
+    level = torch.cat([video.flatten(2) for video in decoded], dim=2)
+    conv_out = vae.decoder.conv_out.conv
+    with torch.no_grad():
+        gain = 0.45 / level.std()
+        conv_out.weight *= gain
+        conv_out.bias.copy_((conv_out.bias - level.mean((0, 2))) * gain + 0.05 * torch.randn(3))
+
+    pipeline.to(case.dtype)
+    pipeline.save_pretrained(folder, safe_serialization=True, **case.save)
+
+
+def render(pipeline: Any, request: dict[str, Any]) -> np.ndarray:
+    """Frames (F, H, W, 3), float32 in [0, 1], with the noise of the request's seed."""
+    arguments = dict(request)
+    with making.numpy_noise(arguments.pop("seed")):
+        return pipeline(**arguments, output_type="np").frames[0].astype(np.float32)
+
+
+def record_request(pipeline: Any, request: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Renders a request and keeps what goes in and out of each model."""
+    pieces: dict[str, np.ndarray] = {}
+    steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
+
+    def text(result: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> None:
+        which = "prompt" if "text_encoder.prompt.input_ids" not in pieces else "negative_prompt"
+        pieces[f"text_encoder.{which}.input_ids"] = making.numbers(input_ids)
+        pieces[f"text_encoder.{which}.attention_mask"] = making.numbers(attention_mask)
+        pieces[f"text_encoder.{which}.output"] = making.numbers(result.hidden_states[-3])
+
+    def text_2(result: Any, input_ids: torch.Tensor, **_: Any) -> None:
+        which = "prompt" if "text_encoder_2.prompt.input_ids" not in pieces else "negative_prompt"
+        pieces[f"text_encoder_2.{which}.input_ids"] = making.numbers(input_ids)
+        pieces[f"text_encoder_2.{which}.hidden"] = making.numbers(result.last_hidden_state)
+        pieces[f"text_encoder_2.{which}.pooled"] = making.numbers(result.pooler_output)
+
+    def step(result: Any, **inputs: Any) -> None:
+        steps.append((result[0], inputs))
+
+    def decode(result: Any, latents: torch.Tensor, **_: Any) -> None:
+        pieces["vae.decode.input"] = making.numbers(latents)
+        pieces["vae.decode.output"] = making.numbers(result[0])
+
+    with (
+        making.recorded(pipeline.text_encoder, "forward", text),
+        making.recorded(pipeline.text_encoder_2, "forward", text_2),
+        making.recorded(pipeline.transformer, "forward", step),
+        making.recorded(pipeline.vae, "decode", decode),
+    ):
+        frames = render(pipeline, request)
+
+    inputs_kept = (
+        "hidden_states",
+        "timestep",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "pooled_projections",
+        "guidance",
+    )
+    for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
+        for key in inputs_kept:
+            pieces[f"transformer.{name}.{key}"] = making.numbers(inputs[key])
+        pieces[f"transformer.{name}.output"] = making.numbers(output)
+    return frames, pieces
+
+
+@torch.no_grad()
+def record_vae(vae: AutoencoderKLHunyuanVideo, seed: int) -> dict[str, np.ndarray]:
+    """Whole videos, tiles of frames with every remainder, a batch of two, and tiles of rows and columns."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    pieces: dict[str, np.ndarray] = {}
+
+    def decode(name: str, *shape: int) -> None:
+        latents = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+        pieces[f"vae.{name}.input"] = making.numbers(latents)
+        pieces[f"vae.{name}.output"] = making.numbers(vae.decode(latents).sample)
+
+    def encode(name: str, batch: int, frames: int, height: int, width: int) -> None:
+        clips = np.stack([making.clip(seed + b, frames, height, width) for b in range(batch)])
+        video = torch.from_numpy(clips.astype(np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3).contiguous()
+        distribution = vae.encode(video).latent_dist
+        pieces[f"vae.{name}.input"] = making.numbers(video)
+        pieces[f"vae.{name}.mean"] = making.numbers(distribution.mean)
+        pieces[f"vae.{name}.logvar"] = making.numbers(distribution.logvar)
+
+    channels = vae.config.latent_channels
+    decode("decode_one", 2, channels, 1, 2, 3)
+    # Of the second, the last tile would have but the frame that is the one before's.
+    decode("decode_tiles", 1, channels, 6, 2, 2)
+    decode("decode_last_tile_empty", 1, channels, 7, 1, 2)
+    encode("encode_one", 2, 1, 16, 24)
+    encode("encode_whole", 1, 16, 16, 16)
+    encode("encode_tiles", 1, 30, 16, 8)
+    vae.enable_tiling(
+        tile_sample_min_height=32,
+        tile_sample_min_width=24,
+        tile_sample_min_num_frames=8,
+        tile_sample_stride_height=24,
+        tile_sample_stride_width=16,
+        tile_sample_stride_num_frames=4,
+    )
+    decode("tiled_decode", 1, channels, 3, 5, 4)
+    encode("tiled_encode", 1, 9, 40, 32)
+    vae.disable_tiling()
+    return pieces
+
+
+def make(name: str, case: Case) -> None:
+    folder = HERE / "hunyuan_video" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    build(case, folder / "checkpoint")
+    pipeline = HunyuanVideoPipeline.from_pretrained(
+        folder / "checkpoint", torch_dtype=torch.float32, variant=case.save.get("variant")
+    )
+    pipeline.set_progress_bar_config(disable=True)
+
+    frames, pieces = record_request(pipeline, case.requests[0])
+    videos = [frames, *(render(pipeline, request) for request in case.requests[1:])]
+    if case.vae_pieces:
+        pieces |= record_vae(pipeline.vae, case.seed)
+
+    clipped = []
+    for k, video in enumerate(videos):
+        np.save(folder / f"frames.{k}.npy", video)
+        clipped.append(round(float(np.mean((video <= 0) | (video >= 1))), 4))
+        level = f"mean {video.mean():.3f}, std {video.std():.3f}, clipped {clipped[-1]}"
+        print(f"{name} {k}: {video.shape}, {level}")
+    if max(clipped) > CLIPPED_AT_MOST:
+        raise SystemExit(f"{name}: a clipped pixel hides errors, and {max(clipped):.0%} of them are clipped")
+
+    save_file(pieces, folder / "pieces.safetensors")
+    making.write_json(folder / "request.json", case.requests)
+    making.write_json(
+        folder / "case.json",
+        {
+            "task": "text-to-video",
+            "variant": case.save.get("variant"),
+            "clipped_share": clipped,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    for name in names or CASES:
+        make(name, CASES[name])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,422 @@
+"""HunyuanVideo's causal 3D autoencoder: videos to latents and back.
+
+Source: Kong et al. 2024, "HunyuanVideo: A Systematic Framework For Large Video Generative Models"
+(arXiv:2412.03603), section 4.1; the reference is diffusers 0.35.2, `AutoencoderKLHunyuanVideo`, whose
+parameter names and configuration keys are used here.
+
+Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
+Long videos go through in tiles of frames that are blended, as the weights are used everywhere. Over the ranks
+of a gang a video is split into rows: each module works on a rank's own, and says through `Rows` what it needs
+of the others'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from vidgen_dist import nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.models.activations import DIFFUSERS, Activation
+from vidgen_dist.models.autoencoders.tiles import Tiles, in_frame_tiles, in_tiles
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.rows import GroupNorm, Rows
+
+NORM_EPS = 1e-6
+DOWN_BLOCK = "HunyuanVideoDownBlock3D"
+UP_BLOCK = "HunyuanVideoUpBlock3D"
+
+Steps = tuple[int, int, int]
+"""By how much frames, rows and columns are fewer, or more."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The keys of a HunyuanVideo autoencoder's config.json, with the reference's defaults.
+
+    Raises:
+        Refused: A block type or activation that does not exist; lengths, channels and ratios that cannot be.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 16
+    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
+    up_block_types: Sequence[str] = (UP_BLOCK,) * 4
+    block_out_channels: Sequence[int] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    act_fn: str = "silu"
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.476986
+    spatial_compression_ratio: int = 8
+    temporal_compression_ratio: int = 4
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
+        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
+        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+
+    def __post_init__(self) -> None:
+        def refuse(key: str, allowed: str) -> None:
+            raise Refused(
+                f"config.json of the autoencoder: {key}: {getattr(self, key)!r}; allowed: {allowed}"
+            )
+
+        blocks = len(self.block_out_channels)
+        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
+            if list(getattr(self, key)) != [known] * blocks:
+                refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
+        if self.act_fn.lower() not in DIFFUSERS:
+            refuse("act_fn", ", ".join(DIFFUSERS))
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
+        # The reference's decoder knows no other, and its blocks do not double frames more often.
+        if self.temporal_compression_ratio != 4:
+            refuse("temporal_compression_ratio", "4")
+        if blocks < 3:
+            refuse("block_out_channels", "3 or more: frames are halved between two pairs of blocks")
+        ratio = self.spatial_compression_ratio
+        if ratio < 1 or not math.log2(ratio).is_integer() or ratio > 2**blocks:
+            refuse("spatial_compression_ratio", f"a power of 2, up to {2**blocks}: each block halves once")
+
+    @property
+    def activation(self) -> Activation:
+        return DIFFUSERS[self.act_fn.lower()]
+
+    def steps(self, level: int) -> Steps | None:
+        """What the resampler does that ends the level-th block, of the encoder as of the decoder."""
+        last = len(self.block_out_channels) - 1
+        space = 2 if level < int(math.log2(self.spatial_compression_ratio)) else 1
+        time = 2 if last - int(math.log2(self.temporal_compression_ratio)) <= level < last else 1
+        return None if (time, space) == (1, 1) else (time, space, space)
+
+
+class CausalConv3d(nn.Module):
+    """A 3D convolution of (B, C, T, H, W) that sees no later frame.
+
+    Before the first frame stands the first frame again, around the image its edge.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: Steps = (1, 1, 1)
+    ) -> None:
+        super().__init__()
+        edge = kernel_size // 2
+        self._padding = (edge, edge, edge, edge, kernel_size - 1, 0)
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.conv(rows.pad(x, self._padding, "replicate") if any(self._padding) else x)
+
+
+class ResnetBlock3D(nn.Module):
+    """Two causal convolutions around a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.norm1 = GroupNorm(config.norm_num_groups, in_channels, eps=NORM_EPS)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = GroupNorm(config.norm_num_groups, out_channels, eps=NORM_EPS)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.conv_shortcut = (
+            CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        """x (B, C, T, H, W) to (B, O, T, H, W)."""
+        hidden = self.conv1(self.activation(self.norm1(x, rows)), rows)
+        hidden = self.conv2(self.activation(self.norm2(hidden, rows)), rows)
+        return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x, rows))
+
+
+class Attention(nn.Module):
+    """Attention of every place to all places of its own frame and of those before it, in one head."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.group_norm = GroupNorm(groups, channels, eps=NORM_EPS)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        """x (B, C, T, H, W) to the same."""
+        places = nn.copy(self.group_norm(x, rows).permute(0, 2, 3, 4, 1))
+        query, key, value = (linear(places)[:, None] for linear in (self.to_q, self.to_k, self.to_v))
+        mixed = rows.attention(query, key, value, causal=True)[:, 0]
+        return nn.add(x, self.to_out[0](mixed).permute(0, 4, 1, 2, 3))
+
+
+class MidBlock3D(nn.Module):
+    """Two residual blocks, attention between them where the config has it."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = config.block_out_channels[-1]
+        self.attentions = nn.ModuleList()
+        if config.mid_block_add_attention:
+            self.attentions.append(Attention(channels, config.norm_num_groups))
+        self.resnets = nn.ModuleList(ResnetBlock3D(channels, channels, config) for _ in range(2))
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        x = self.resnets[0](x, rows)
+        for attention in self.attentions:
+            x = attention(x, rows)
+        return self.resnets[1](x, rows)
+
+
+class Downsample3D(nn.Module):
+    """Fewer frames, rows and columns of (B, C, T, H, W), by a convolution with steps."""
+
+    def __init__(self, channels: int, steps: Steps) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, stride=steps)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.conv(x, rows)
+
+
+class Upsample3D(nn.Module):
+    """More frames, rows and columns of (B, C, T, H, W), then a convolution; the first frame stays one."""
+
+    def __init__(self, channels: int, steps: Steps) -> None:
+        super().__init__()
+        self._steps = steps
+        self.conv = CausalConv3d(channels, channels)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        time, space, _ = self._steps
+        parts = [nn.interpolate_nearest(x[:, :, :1], scale=(1, space, space))]
+        if x.shape[2] > 1:
+            parts.append(nn.interpolate_nearest(x[:, :, 1:], scale=(time, space, space)))
+        return self.conv(nn.cat(parts, axis=2), rows)
+
+
+class DownBlock3D(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, level: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = [in_channels, *[out_channels] * config.layers_per_block]
+        self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
+        steps = config.steps(level)
+        self.downsamplers = nn.ModuleList([Downsample3D(out_channels, steps)] if steps else [])
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        for module in (*self.resnets, *self.downsamplers):
+            x = module(x, rows)
+        return x
+
+
+class UpBlock3D(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, level: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = [in_channels, *[out_channels] * (config.layers_per_block + 1)]
+        self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
+        steps = config.steps(level)
+        self.upsamplers = nn.ModuleList([Upsample3D(out_channels, steps)] if steps else [])
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        for module in (*self.resnets, *self.upsamplers):
+            x = module(x, rows)
+        return x
+
+
+class Encoder3D(nn.Module):
+    """Frames (B, C, T, H, W) to the moments of the latents (B, 2 Z, t, h, w)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = list(config.block_out_channels)
+        self.conv_in = CausalConv3d(config.in_channels, channels[0])
+        self.down_blocks = nn.ModuleList(
+            DownBlock3D(i, o, level, config)
+            for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+        )
+        self.mid_block = MidBlock3D(config)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
+        self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        x = self.conv_in(x, rows)
+        for block in self.down_blocks:
+            x = block(x, rows)
+        x = self.mid_block(x, rows)
+        return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
+
+
+class Decoder3D(nn.Module):
+    """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = list(reversed(config.block_out_channels))
+        self.conv_in = CausalConv3d(config.latent_channels, channels[0])
+        self.mid_block = MidBlock3D(config)
+        self.up_blocks = nn.ModuleList(
+            UpBlock3D(i, o, level, config) for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+        )
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
+        self.conv_out = CausalConv3d(channels[-1], config.out_channels)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        x = self.conv_in(x, rows)
+        x = self.mid_block(x, rows)
+        for block in self.up_blocks:
+            x = block(x, rows)
+        return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
+
+
+class AutoencoderKLHunyuanVideo(nn.Module):
+    """HunyuanVideo's autoencoder.
+
+    Args:
+        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
+            `encode` and `decode`, with the same values.
+
+    Attributes:
+        config: The configuration, an `AutoencoderConfig`.
+        use_slicing: Take the videos of a batch one by one: less memory.
+        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
+            quite the same picture. Tiles are not split: the first rank works, the others wait.
+
+    Raises:
+        Refused: A configuration that cannot be.
+    """
+
+    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+        super().__init__()
+        self.mesh = mesh or alone()
+        self.config = known = AutoencoderConfig.from_mapping(config)
+        self.encoder = Encoder3D(known)
+        self.decoder = Decoder3D(known)
+        self.quant_conv = nn.Conv3d(2 * known.latent_channels, 2 * known.latent_channels, 1)
+        self.post_quant_conv = nn.Conv3d(known.latent_channels, known.latent_channels, 1)
+        self.use_slicing = False
+        self.use_tiling = False
+        self.tile_sample_min_height = 256
+        self.tile_sample_min_width = 256
+        self.tile_sample_min_num_frames = 16
+        self.tile_sample_stride_height = 192
+        self.tile_sample_stride_width = 192
+        self.tile_sample_stride_num_frames = 12
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_sample_min_num_frames: int | None = None,
+        tile_sample_stride_height: int | None = None,
+        tile_sample_stride_width: int | None = None,
+        tile_sample_stride_num_frames: int | None = None,
+    ) -> None:
+        """Take frames larger than a tile tile by tile from now on.
+
+        Args:
+            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels (256).
+            tile_sample_min_num_frames: Frames of a tile, the one before it not counted (16); longer videos go
+                through in tiles of frames with or without this method.
+            tile_sample_stride_height, tile_sample_stride_width: Pixels from one tile to the next (192).
+            tile_sample_stride_num_frames: Frames from one tile to the next (12).
+
+        Raises:
+            Refused: Tiles that would not meet on the grid of latents.
+        """
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        for name, value in given.items():
+            setattr(self, name, value)
+        for decoding in (False, True):
+            self._tiles(decoding)
+            self._frame_tiles(decoding)
+        self.use_tiling = True
+
+    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
+        """The distribution of a video's latents, on every rank.
+
+        Args:
+            video: (B, C, T, H, W) in [-1, 1].
+
+        Returns:
+            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
+            within [-30, 20].
+        """
+        ratio = self.config.spatial_compression_ratio
+        rows = self._divide(video.shape[3] // ratio)
+        moments = None
+        if rows.holds:
+            run = self._network(rows, decoding=False)
+            moments = self._by_slices(rows.take(video, ratio), run)
+        mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
+        return mean, nn.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: nn.Tensor) -> nn.Tensor:
+        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
+
+        On the first rank; the others get (B, C, T, 0, W).
+        """
+        rows = self._divide(latents.shape[3])
+        frames = None
+        if rows.holds:
+            frames = self._by_slices(rows.take(latents), self._network(rows, decoding=True))
+        return rows.gather_at_first(frames, latents.dtype)
+
+    def _divide(self, latent_rows: int) -> Rows:
+        divide = Rows.of_first if self.use_tiling else Rows.divide
+        return divide(self.mesh.gang, latent_rows)
+
+    def _by_slices(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
+        if not self.use_slicing or x.shape[0] == 1:
+            return run(x)
+        return nn.cat([run(x[i : i + 1]) for i in range(x.shape[0])], axis=0)
+
+    def _network(self, rows: Rows, decoding: bool) -> Callable[[nn.Tensor], nn.Tensor]:
+        """Puts a video of this rank's rows through one half, in tiles."""
+
+        def whole(part: nn.Tensor) -> nn.Tensor:
+            if decoding:
+                return self.decoder(self.post_quant_conv(part), rows)
+            return self.quant_conv(self.encoder(part, rows))
+
+        def frame_tile(part: nn.Tensor) -> nn.Tensor:
+            return in_tiles(part, self._tiles(decoding), whole) if self.use_tiling else whole(part)
+
+        shortest = 1 if decoding else self.config.temporal_compression_ratio
+        return lambda x: in_frame_tiles(x, self._frame_tiles(decoding), frame_tile, shortest)
+
+    def _tiles(self, decoding: bool) -> tuple[Tiles, Tiles]:
+        """Tiles of the rows and the columns of what goes in."""
+        ratio = self.config.spatial_compression_ratio
+        return (
+            cut(self.tile_sample_min_height, self.tile_sample_stride_height, ratio, decoding=decoding),
+            cut(self.tile_sample_min_width, self.tile_sample_stride_width, ratio, decoding=decoding),
+        )
+
+    def _frame_tiles(self, decoding: bool) -> Tiles:
+        return cut(
+            self.tile_sample_min_num_frames,
+            self.tile_sample_stride_num_frames,
+            self.config.temporal_compression_ratio,
+            decoding=decoding,
+        )
+
+
+def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
+    """Tiles of `samples` pixels or frames, one every `stride`, at `ratio` of them per latent.
+
+    Raises:
+        Refused: Tiles that are apart, or not of whole latents.
+    """
+    if samples % ratio or stride % ratio or not 0 < stride <= samples:
+        raise Refused(
+            f"tiles of {samples}, one every {stride}: both must be multiples of {ratio}, which are one "
+            f"latent, and no tile may begin behind the end of the one before"
+        )
+    latents, step = samples // ratio, stride // ratio
+    if decoding:
+        return Tiles(size=latents, step=step, blend=samples - stride, keep=stride)
+    return Tiles(size=samples, step=stride, blend=latents - step, keep=step)
