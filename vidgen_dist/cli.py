@@ -232,13 +232,14 @@ def status(
     output: Annotated[str, typer.Argument(help="Output of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how far a run is, from its ledger."""
-    from vidgen_dist.runtime.status import read_status
+    """Say how far a run is and how it fares, from its output alone."""
+    from vidgen_dist.runtime.status import describe_run, read_status
 
     found = read_status(output)
     if as_json:
         print(json.dumps(found))
         return
+    run = found.pop("run")
     failures, pace, left = (found.pop(name) for name in ("failures", "videos_per_minute", "seconds_left"))
     if pace is not None:
         found["pace"] = f"{pace:.1f} videos/min"
@@ -252,6 +253,8 @@ def status(
         if name == "failed":
             for error_class, count in failures.items():
                 table.add_row("", f"{count:,} {escape(error_class)}")
+    for name, value in describe_run(run) if run else ():
+        table.add_row(name, escape(value))
     Console().print(table)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from vidgen_dist import cli
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
 from vidgen_dist.runtime.status import read_status
+from vidgen_dist.runtime.status_file import FILE, GangStatus, RunStatus
+from vidgen_dist.runtime.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import open_storage
 
 Vidgen = Callable[..., tuple[int, str, str]]
@@ -91,6 +94,83 @@ def test_status_of_a_run_that_rests(output: Path, vidgen: Vidgen, monkeypatch: p
     found = json.loads(vidgen("status", output, "--json")[1])
     assert (found["videos_per_minute"], found["seconds_left"], found["done"]) == (None, None, 2)
     assert "time left" not in vidgen("status", output)[1]
+
+
+def write_status(output: Path, *, age: float = 1.0, **fields: Any) -> None:
+    """What a run says of itself; other numbers than the ledger's."""
+    now = datetime.now(UTC)
+    gangs = [GangStatus(gang=f"r-{n}", replica=n, state="rendering" if n else "loading") for n in range(3)]
+    told = {
+        "run": "r",
+        "state": "running",
+        "since": now - timedelta(hours=3),
+        "updated": now - timedelta(seconds=age),
+        "total": 8,
+        "done": 5,
+        "failed": 1,
+        "pending": 2,
+        "failures": {"VideoRejected": 1},
+        "videos_per_minute": 0.5,
+        "seconds_left": 240.0,
+        "gangs": gangs,
+        "slow_rows": [SlowRow("[x]", "r-1", 600.0, 120.0)],
+        "slow_gangs": [SlowGang("r-2", 2.5)],
+        **fields,
+    }
+    status = RunStatus.model_validate(told)
+    (output / FILE).write_text(json.dumps(status.model_dump(mode="json")))
+
+
+def test_a_run_at_work_is_asked_itself(output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_status(output)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a ledger of any size would be read")
+
+    monkeypatch.setattr("vidgen_dist.ledger.summary", never)
+    found = json.loads(vidgen("status", output, "--json")[1])
+    assert [found[name] for name in ("total", "done", "failed", "pending")] == [8, 5, 1, 2]
+    assert (found["failures"], found["seconds_left"]) == ({"VideoRejected": 1}, 240)
+    assert (found["run"]["live"], found["run"]["slow_rows"][0]["row"]) == (True, "[x]")
+    assert found["run"]["gangs"][0]["state"] == "loading"
+    shown = vidgen("status", output)[1]
+    assert "0:04:00" in shown
+    assert "1 loading, 2 rendering" in shown
+    assert "row [x] on r-1: for 10 min 00 s, usual are 2 min 00 s" in shown
+    assert "gang r-2: 2.5 times the usual" in shown
+
+
+def test_only_the_worst_stragglers_are_shown(output: Path, vidgen: Vidgen) -> None:
+    write_status(output, slow_rows=[SlowRow(f"row{n}", "r-1", 600.0, 120.0) for n in range(100)])
+    shown = vidgen("status", output)[1]
+    assert ("row9 " in shown, "row10 " in shown, "and 91 more" in shown) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"age": 7200.0}, "r no sign of life for 2 h 00 min"),
+        ({"state": "interrupted"}, "r interrupted"),
+        ({"state": "stopped", "message": "the disk is full"}, ": the disk is full"),
+        ({"state": "finished"}, "r finished"),
+    ],
+)
+def test_of_a_run_that_is_not_at_work_the_ledger_is_asked(
+    output: Path, vidgen: Vidgen, fields: dict[str, Any], said: str
+) -> None:
+    write_status(output, **fields)
+    found = json.loads(vidgen("status", output, "--json")[1])
+    assert [found[name] for name in ("total", "done", "failed", "pending")] == [8, 2, 3, 3]
+    assert not found["run"]["live"]
+    shown = vidgen("status", output)[1]
+    assert said in shown
+    assert "usual" not in shown
+
+
+def test_a_status_file_of_another_kind_is_left_aside(output: Path, vidgen: Vidgen) -> None:
+    (output / FILE).write_text('{"run": "r", "state": "runn')
+    status, shown, _ = vidgen("status", output, "--json")
+    assert (status, json.loads(shown)["done"], json.loads(shown)["run"]) == (0, 2, None)
 
 
 def test_failures_are_those_not_done_since(output: Path, vidgen: Vidgen) -> None:

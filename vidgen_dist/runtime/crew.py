@@ -115,6 +115,8 @@ class Crew:
         pending: How many there are.
         shard_size: How many a gang gets at once, at most.
         limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
+        on_news: Called with what a gang says of a row that it has, before that is heeded.
+        on_loss: Called with a gang that is lost, and why.
         on_result: Called for each row that is done or failed, after its ledger entry is written.
         give_up: Called with a row that killed its gangs, an error class and a message; writes its entry.
         outcomes_of: Called with the name of a gang that died; returns id -> status of its ledger entries.
@@ -133,6 +135,8 @@ class Crew:
         pending: int,
         shard_size: int,
         limits: Mapping[str, float],
+        on_news: Callable[[Gang, Event], None],
+        on_loss: Callable[[Gang, str], None],
         on_result: Callable[[Event], None],
         give_up: Callable[[Row, str, str], None],
         outcomes_of: Callable[[str], dict[str, str]],
@@ -141,6 +145,8 @@ class Crew:
     ) -> None:
         self._run = run
         self._limits = limits
+        self._on_news = on_news
+        self._on_loss = on_loss
         self._on_result = on_result
         self._give_up = give_up
         self._outcomes_of = outcomes_of
@@ -186,6 +192,11 @@ class Crew:
             raise Stopped(f"no worker can be kept alive: {self._last_loss}")
 
     @property
+    def gangs(self) -> tuple[Gang, ...]:
+        """The gangs that there are, but for those that are lost."""
+        return tuple(self._gangs)
+
+    @property
     def _ending(self) -> bool:
         return self._interrupts.level > 0 or self._fault is not None
 
@@ -218,6 +229,7 @@ class Crew:
         """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
         self._gangs.remove(gang)
         self._last_loss = loss.why
+        self._on_loss(gang, loss.why)
         now = time.monotonic()
         dying = Dying(gang, loss, now + LAST_WORDS_SECONDS)
         self._dying.append(dying)
@@ -386,6 +398,7 @@ class Crew:
             member.poll(POLL_SECONDS)
 
     def _hear_of_row(self, gang: Gang, event: Event, row_id: str) -> None:
+        self._on_news(gang, event)
         if event.kind == "started":
             gang.hand.started.add(row_id)
         elif event.kind == "rendered":

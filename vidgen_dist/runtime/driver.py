@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -27,10 +28,15 @@ from vidgen_dist.runtime.lease import Lease, acquire
 from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.progress import RunProgress
 from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.status_file import State
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import AUTO, Model, RunSpec
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage import Storage, open_storage, redact_message
+
+if TYPE_CHECKING:
+    from vidgen_dist.runtime.gang import Gang
+    from vidgen_dist.runtime.overview import Overview
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
 
@@ -125,7 +131,13 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             if spec.topology.replicas == AUTO:
                 progress.say(str(gangs))
             progress.say(f"run {run}")
-            return _render(plan, decided.model, gangs, engine, lease, interrupts, progress)
+            # Ray is not needed to find that nothing is to be done.
+            from vidgen_dist.runtime.overview import Overview
+
+            with Overview(plan.output, lease, decided.model.id, progress) as overview:
+                result = _render(plan, decided.model, gangs, engine, lease, interrupts, progress, overview)
+                overview.end(_end_of(result), result.message)
+            return result
 
 
 @contextlib.contextmanager
@@ -163,8 +175,8 @@ def _render(
     lease: Lease,
     interrupts: Interrupts,
     progress: RunProgress,
+    overview: Overview,
 ) -> RunResult:
-    # Ray is not needed to find that nothing is to be done.
     from vidgen_dist.runtime.crew import Crew, Stopped
 
     begun = datetime.now(UTC)
@@ -186,7 +198,8 @@ def _render(
     told = 0
 
     def on_result(event: Event) -> None:
-        progress.add(failed=event.kind == "failed")
+        # The class of a lost gang's failure stands in the ledger alone.
+        progress.add((event.error or "unknown") if event.kind == "failed" else None)
         if event.sent:
             sent.append(event.sent)
         if event.kind == "failed" and len(failures) < SHOWN_FAILURES:
@@ -198,6 +211,11 @@ def _render(
         with contextlib.suppress(OSError):
             writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
         with_retries(writer.flush, hurry=threading.Event())
+        overview.gave_up(error)
+
+    def on_loss(gang: Gang, why: str) -> None:
+        progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
+        overview.lose()
 
     def tick(ready: int, waiting: str) -> None:
         nonlocal told
@@ -212,6 +230,7 @@ def _render(
                 else "finishing the rows that are being rendered; Ctrl-C again stops at once"
             )
         progress.tick(ready, waiting)
+        overview.refresh(crew.gangs)
 
     crew = Crew(
         job=job,
@@ -221,6 +240,8 @@ def _render(
         pending=plan.total - plan.done,
         shard_size=topology.shard_size,
         limits=limits,
+        on_news=overview.hear,
+        on_loss=on_loss,
         on_result=on_result,
         give_up=give_up,
         outcomes_of=lambda gang: outcomes_of(plan.output, gang, begun),
@@ -244,6 +265,13 @@ def _render(
             result, exit_status=INTERRUPTED, message=message or "interrupted; run it again to go on"
         )
     return dataclasses.replace(result, exit_status=DEAD_LETTERS if progress.failed or message else DONE)
+
+
+def _end_of(result: RunResult) -> State:
+    """What `status.json` says of how a run ended."""
+    if not result.pending:
+        return "finished"
+    return "interrupted" if result.exit_status == INTERRUPTED else "stopped"
 
 
 def _mean(sent: Sequence[Mapping[str, int]]) -> dict[str, float]:

@@ -23,8 +23,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
 from vidgen_dist.runtime.feeding import Hand
 from vidgen_dist.runtime.job import Job, Row
+from vidgen_dist.runtime.metrics import WorkerMetrics
+from vidgen_dist.runtime.notes import together
 from vidgen_dist.runtime.unison import Ending, GangBroken
 from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.runtime.worker_log import log_file, open_log
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,31 @@ class RayFollowers:
 
 
 class WorkerActor(Worker):
-    """A `Worker` as Ray starts it."""
+    """A `Worker` as Ray starts it, with a log and metrics.
+
+    Args:
+        job, name: See `Worker`.
+        replica: Which replica it is of.
+    """
+
+    def __init__(self, job: Job, name: str, replica: int) -> None:
+        context = ray.get_runtime_context()
+        actor = context.get_actor_id()
+        # Members of a gang have one name, and no rank yet.
+        log_name = name if job.degrees.size == 1 else f"{name}-{actor[:8]}"
+        ray_logs = os.path.join(context.get_temp_dir(), context.get_session_name(), "logs")
+        log = open_log(
+            log_file(job.output.uri, log_name, ray_logs),
+            name,
+            replica=replica,
+            model=job.model.id,
+            revision=job.model.revision,
+            host=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            npus=context.get_accelerator_ids().get("NPU", []),
+            actor=actor,
+        )
+        super().__init__(job, name, together(WorkerMetrics(job.model.id, replica), log))
 
     def where(self) -> Place:
         """Where it runs."""
@@ -204,7 +231,7 @@ class Hiring:
             # Three threads: one waits in `poll`, one in `follow`, the other takes rows and orders.
             actor = self._actor.options(
                 max_concurrency=3, max_restarts=0, max_task_retries=0, **needs, **place
-            ).remote(self._job, name)
+            ).remote(self._job, name, replica)
             members.append(Member(actor, actor.where.remote()))
         return Gang(replica, name, members, group)
 

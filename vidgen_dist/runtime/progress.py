@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from types import TracebackType
 
 from rich.console import Console
@@ -11,26 +12,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_SECONDS = 15.0
 """Seconds between two lines where there is no terminal."""
 
+RECENT_SECONDS = 600.0
+"""Over which the pace is taken that the time left follows from; a run's is that of all of it."""
+
+_STEPS = 60
+
 
 class RunProgress:
     """Counts rows and shows them, with videos per minute and the time left.
 
     Args:
         console: Where to.
-        total: Rows of the manifest.
+        total: Rows that are done or to be rendered.
         done: Rows that were done before.
+
+    Attributes:
+        total, before: As given.
+        done, failed: Rows of this run.
+        failures: Error class -> rows that failed with it.
     """
 
     def __init__(self, console: Console, *, total: int, done: int) -> None:
         self._console = console
-        self._total = total
-        self._before = done
+        self.total = total
+        self.before = done
         self._ready = 0
         self._waiting = ""
         self._begun: float | None = None
         self._said = time.monotonic()
         self.done = 0
         self.failed = 0
+        self.failures: Counter[str] = Counter()
+        # When, and how many were done then: a few points within the last `RECENT_SECONDS`, and one before.
+        self._points: deque[tuple[float, int]] = deque()
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -56,12 +70,18 @@ class RunProgress:
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def add(self, *, failed: bool) -> None:
-        """One more row is done, or failed."""
-        if failed:
+    @property
+    def left(self) -> int:
+        """Rows that are neither done nor failed."""
+        return self.total - self.before - self.done - self.failed
+
+    def add(self, error: str | None = None) -> None:
+        """One more row is done, or failed with an error of this class."""
+        if error is not None:
             self.failed += 1
+            self.failures[error] += 1
         else:
             self.done += 1
 
@@ -77,27 +97,25 @@ class RunProgress:
             self._begun = time.monotonic()
         self._ready = ready
         self._waiting = waiting
+        self._mark()
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 description=self._state(),
-                completed=self._before + self.done + self.failed,
+                completed=self.before + self.done + self.failed,
                 pace=self.pace(),
             )
         elif time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
-            count = self._before + self.done + self.failed
-            self.say(
-                f"{self._state()}: {count} of {self._total} rows{f', {p}' if (p := self.pace()) else ''}"
-            )
+            count = self.before + self.done + self.failed
+            self.say(f"{self._state()}: {count} of {self.total} rows{f', {p}' if (p := self.pace()) else ''}")
 
     def pace(self) -> str:
         """Videos per minute, time left and failures, as far as they are known."""
         parts = []
-        rate = self.videos_per_minute()
+        rate = self.recent_pace()
         if rate:
-            left = self._total - self._before - self.done - self.failed
-            parts += [f"{rate:.1f} videos/min", f"{_span(60 * left / rate)} left"]
+            parts += [f"{rate:.1f} videos/min", f"{span(60 * self.left / rate)} left"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
@@ -108,6 +126,22 @@ class RunProgress:
             return 0.0
         return 60 * self.done / max(time.monotonic() - self._begun, 1e-9)
 
+    def recent_pace(self) -> float:
+        """Videos done per minute within the last `RECENT_SECONDS`; 0 while none is done."""
+        if not self._points:
+            return 0.0
+        since, done = self._points[0]
+        return 60 * (self.done - done) / max(time.monotonic() - since, 1e-9)
+
+    def _mark(self) -> None:
+        if self._begun is None:
+            return
+        now = time.monotonic()
+        if not self._points or now - self._points[-1][0] >= RECENT_SECONDS / _STEPS:
+            self._points.append((now, self.done))
+        while len(self._points) > 1 and now - self._points[1][0] >= RECENT_SECONDS:
+            self._points.popleft()
+
     def _state(self) -> str:
         if self._waiting:
             return f"{'rendering, ' if self._ready else ''}waiting for {self._waiting}"
@@ -116,7 +150,8 @@ class RunProgress:
         return "loading the model" if self._begun is None else "waiting"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Seconds as a person says them."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

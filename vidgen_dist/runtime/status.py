@@ -1,7 +1,13 @@
-"""How far a run is and what failed, from its output alone; and the care of its ledger."""
+"""How far a run is and what failed, from its output alone; and the care of its ledger.
+
+While a run is at work, it says itself how it stands, in `status.json`: that is one file to read however many
+rows there are. Otherwise the ledger is read and counted.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +17,14 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
+from vidgen_dist.runtime.progress import span
+from vidgen_dist.runtime.status_file import read_status_file
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, open_storage, redact
+
+SHOWN_STRAGGLERS = 10
+
+_COUNTS = {"total", "done", "failed", "pending", "failures", "videos_per_minute", "seconds_left"}
 
 
 def read_status(uri: str) -> dict[str, Any]:
@@ -24,18 +36,16 @@ def read_status(uri: str) -> dict[str, Any]:
     Returns:
         `total` and `pending` (None if the manifest can no longer be read), `done`, `failed`, `failures`
         (error class -> rows), `videos_per_minute` and `seconds_left` (None if it does not go on), `manifest`,
-        `model`, `task`, `output`.
+        `model`, `task`, `output`; and `run`, what `status.json` says of the latest run, with `live` (whether
+        it is at work, and so where the counts are from) and `silent_seconds`; None if it says nothing.
 
     Raises:
         Refused: There is no run's output.
     """
     output, spec = open_output(uri)
     try:
-        try:
-            total = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough).num_rows
-        except Refused:
-            total = None
-        counts = ledger.summary(output, total)
+        run = read_status_file(output)
+        counts = run if run is not None and run.is_live else _count(output, spec)
     except OSError as error:
         raise Refused(str(error)) from None
     return {
@@ -50,7 +60,48 @@ def read_status(uri: str) -> dict[str, Any]:
         "model": spec.model.id,
         "task": spec.model.task,
         "output": spec.output.uri,
+        "run": run
+        and {
+            **run.model_dump(mode="json", exclude=_COUNTS),
+            "live": run.is_live,
+            "silent_seconds": run.silent_seconds,
+        },
     }
+
+
+def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a person wants to know of the latest run: name and value.
+
+    Args:
+        run: As `read_status` gives it.
+    """
+    silent = span(run["silent_seconds"])
+    if run["live"]:
+        lines = [("run", f"{run['run']} at work since {run['since']}, seen {silent} ago")]
+        states = Counter(gang["state"] for gang in run["gangs"])
+        lines.append(("gangs", ", ".join(f"{count:,} {state}" for state, count in states.items())))
+        slow = [
+            f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usual are "
+            f"{span(row['usual_seconds'])}"
+            for row in run["slow_rows"]
+        ]
+        slow += [f"gang {gang['gang']}: {gang['times']:.1f} times the usual" for gang in run["slow_gangs"]]
+        if len(slow) > SHOWN_STRAGGLERS:
+            slow[SHOWN_STRAGGLERS:] = [f"and {len(slow) - SHOWN_STRAGGLERS:,} more: see --json"]
+        return lines + [("stragglers" if line is slow[0] else "", line) for line in slow]
+    if run["state"] == "running":
+        told = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
+    else:
+        told = f"{run['state']} {run['updated']}" + (f": {run['message']}" if run["message"] else "")
+    return [("run", f"{run['run']} {told}")]
+
+
+def _count(output: Storage, spec: RunSpec) -> ledger.Summary:
+    try:
+        total = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough).num_rows
+    except Refused:
+        total = None
+    return ledger.summary(output, total)
 
 
 def read_failures(uri: str) -> pa.Table:

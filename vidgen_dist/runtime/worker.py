@@ -30,6 +30,7 @@ from vidgen_dist.pipelines.rendering import Rendering, State
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.job import Event, Job, Report, Row
+from vidgen_dist.runtime.notes import Note, Notes, ignore
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.scratch import Saving, Scratch
 from vidgen_dist.runtime.unison import Ending, Followers, GangBroken, Unison
@@ -61,10 +62,12 @@ class Worker:
     Args:
         job: What is to be done.
         name: What the ledger calls this worker.
+        note: Takes notes of what happens.
     """
 
-    def __init__(self, job: Job, name: str) -> None:
+    def __init__(self, job: Job, name: str, note: Notes = ignore) -> None:
         self._job = job
+        self._note = note
         self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[_Join | None] = queue.SimpleQueue()
         self._events: list[Event] = []
@@ -73,7 +76,7 @@ class Worker:
         self._abandon = threading.Event()
         self._pulse = Pulse()
         self._scratch = Scratch(job.output.uri)
-        self._writing = WriteThread(job, name, self._say, self._abandon, self._scratch)
+        self._writing = WriteThread(job, name, self._say, self._abandon, self._scratch, note)
         self._saving = Saving(job.checkpoint_every, self._writing.save)
         self._followers: Followers | None = None
         self._mesh: Any = None
@@ -149,6 +152,8 @@ class Worker:
             self._writing.end()
 
     def _say(self, *events: Event) -> None:
+        for event in events:
+            self._note(Note.of(event))
         with self._news:
             self._events.extend(events)
             self._news.notify_all()
@@ -200,11 +205,13 @@ class Worker:
             if order is not None:
                 self._mesh = seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
                 self._mesh.rehearse()
+                self._note(Note("joined", rank=order.rank))
                 return order.rank
 
     def _follow(self, pipeline: Any) -> None:
         while True:
             row, ending = self._rows.get()
+            self._note(Note("started", row.id))
             self._pulse.beat("encode")
             try:
                 pipeline.render(row.request, on_progress=self._progressed, resume=row.state)
@@ -212,6 +219,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
                 ended = Ending.of(error, self._issued())
             self._pulse.rest()
+            self._note(Note("rendered", row.id, error=ended.error, message=ended.message))
             ending.set_result(ended)
 
     def _lead(self, pipeline: Any) -> None:
@@ -308,7 +316,9 @@ class Worker:
             if source is None:
                 continue
             if isinstance(source, str):
-                source = with_retries(functools.partial(storage.read_bytes, source), hurry=self._abandon)
+                source = with_retries(
+                    functools.partial(storage.read_bytes, source), hurry=self._abandon, note=self._note
+                )
                 fetched[name] = source
             digests[name] = media.media_digest(source)
         return dataclasses.replace(request, **fetched), digests

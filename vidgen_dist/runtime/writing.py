@@ -19,6 +19,7 @@ from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
 from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.notes import Note, Notes
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.watchdog import Pulse
@@ -60,10 +61,17 @@ class WriteThread:
         say: Told of what happens.
         abandon: Once set, videos that are not begun to be written are given up, and nothing is waited for.
         scratch: Where renderings are saved.
+        note: Takes notes of what is not said.
     """
 
     def __init__(
-        self, job: Job, name: str, say: Callable[..., None], abandon: threading.Event, scratch: Scratch
+        self,
+        job: Job,
+        name: str,
+        say: Callable[..., None],
+        abandon: threading.Event,
+        scratch: Scratch,
+        note: Notes,
     ) -> None:
         self._job = job
         self._name = name
@@ -72,6 +80,7 @@ class WriteThread:
         self._scratch = scratch
         self._saved: Saved | None = None
         self._saved_lock = threading.Lock()
+        self._note = note
         self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._room = threading.Semaphore(FRAMES_WAITING)
         self.pulse = Pulse()
@@ -133,6 +142,7 @@ class WriteThread:
             # The driver ends the run when it hears of a refusal; only the last try has patience again.
             stuck = not self._flush(writer, force=ends, once=stuck and item is not _THE_END)
             if unsaid and not writer.waiting:
+                self._note(Note("entered", entries=len(unsaid)))
                 self._say(*unsaid)
                 for event in unsaid:
                     assert event.id is not None
@@ -160,11 +170,14 @@ class WriteThread:
                     video = self._encode(outcome, Path(folder))
                     self.pulse.beat("write")
                     name = storage.safe_name(row.id)
-                    uri = with_retries(lambda: media.commit_video(output, video, name), hurry=self._abandon)
+                    uri = with_retries(
+                        lambda: media.commit_video(output, video, name), hurry=self._abandon, note=self._note
+                    )
                 seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
                 entry = done_entry(
                     self._job, self._name, row, outcome.fingerprint, video, uri, seconds, measured
                 )
+                self._note(Note("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes))
                 return entry, Event("done", row.id, sent=outcome.sent)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 error = failure
@@ -208,7 +221,7 @@ class WriteThread:
             if once:
                 flush()
             else:
-                with_retries(flush, hurry=self._abandon)
+                with_retries(flush, hurry=self._abandon, note=self._note)
         except OSError as error:
             self._say(Event("stuck", error=type(error).__name__, message=told(error)))
             return False

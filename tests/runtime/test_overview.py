@@ -1,0 +1,176 @@
+"""What is to be seen of a run from outside while it runs: its status, its logs and Ray's metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.runtime.conftest import FAKE_ENGINE, entries
+from vidgen_dist.errors import Refused
+from vidgen_dist.runtime import overview
+from vidgen_dist.runtime.driver import RunResult, render
+from vidgen_dist.runtime.entries import latest_entries
+from vidgen_dist.runtime.status import read_status
+from vidgen_dist.runtime.status_file import RunStatus, read_status_file
+from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage import open_storage
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
+
+PATIENCE = 120.0
+
+
+def run(spec: RunSpec) -> RunResult:
+    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+
+
+def status_of(output: Path) -> RunStatus:
+    found = read_status_file(open_storage(output))
+    assert found is not None
+    return found
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_says_how_it_stands(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("vidgen_dist.runtime.status_file.LOCAL_SECONDS", 0.0)
+    output, go = tmp_path / "out", tmp_path / "go"
+    prompts = ["one", "raise:oops", f"wait:{go}", f"wait:{go}"]
+    spec = make_spec(make_manifest(*prompts), topology__shard_size=1)
+
+    def at_last() -> RunStatus | None:
+        assert not running.done()
+        found = read_status_file(open_storage(output))
+        rows = {gang.row for gang in found.gangs} if found and found.pending == 2 else set()
+        return found if rows == {"c", "d"} else None
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, spec)
+        try:
+            found = wait_for(at_last)
+            asked = read_status(str(output))
+        finally:
+            go.touch()
+        result = running.result(PATIENCE)
+    assert (found.state, found.total, found.done, found.failed, found.pending) == ("running", 4, 1, 1, 2)
+    assert found.failures == {"RuntimeError": 1}
+    assert {gang.state for gang in found.gangs} == {"rendering"}
+    assert {gang.replica for gang in found.gangs} == {0, 1}
+    assert all(gang.since is not None and gang.since <= found.updated for gang in found.gangs)
+    assert (asked["done"], asked["pending"], asked["run"]["live"]) == (1, 2, True)
+    last = status_of(output)
+    assert (last.run, last.state, last.done, last.pending, last.gangs) == (found.run, "finished", 3, 0, ())
+    assert result.exit_status == 1
+    asked = read_status(str(output))
+    assert (asked["done"], asked["failed"], asked["run"]["live"]) == (3, 1, False)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_how_a_run_ended(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        run(make_spec(make_manifest("x"), model__id="refused-by-workers"))
+    last = status_of(tmp_path / "out")
+    assert (last.state, last.pending) == ("stopped", 1)
+    assert "transformer.weight: missing" in last.message
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_each_worker_has_a_log(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    spec = make_spec(make_manifest("one", "two", "three"), topology__ulysses=2, topology__replicas=1)
+    assert run(spec).exit_status == 0
+    logs = sorted((tmp_path / "out" / "logs").iterdir())
+    assert len(logs) == 2
+    (worker,) = {entry["worker"] for entry in entries(tmp_path / "out")}
+    ranks = {}
+    for log in logs:
+        assert re.fullmatch(rf"{worker}-[0-9a-f]{{8}}\.jsonl", log.name)
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert lines[0]["event"] == "born"
+        assert {line["worker"] for line in lines} == {worker}
+        (rank,) = [line["rank"] for line in lines if line["event"] == "joined"]
+        ranks[rank] = [line["row"] for line in lines if line["event"] == "started"]
+    assert ranks == {0: ["a", "b", "c"], 1: ["a", "b", "c"]}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_prometheus_and_rays_dashboard_get(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, s3_bucket: str
+) -> None:
+    import ray
+
+    output = open_storage(f"s3://{s3_bucket}/out")
+    model = f"org/{s3_bucket}"
+    go = tmp_path / "go"
+    prompts = ["one", "two", "raise:oops", f"wait:{go}"]
+    spec = make_spec(
+        make_manifest(*prompts),
+        model__id=model,
+        output__uri=output.root,
+        topology__replicas=1,
+        topology__shard_size=1,
+    )
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def scraped() -> dict[tuple[str, ...], float]:
+        """Name and the labels that are ours, of this test's model -> value."""
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            text = answer.read().decode()
+        found = {}
+        for name, labels, value in re.findall(r"^ray_(vidgen_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+            of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            if of["model"] == model and "le" not in of:
+                key = (name, *(of[label] for label in ("replica", "stage", "error") if label in of))
+                found[key] = float(value)
+        return found
+
+    def at_last() -> dict[tuple[str, ...], float] | None:
+        found = scraped()
+        done = found.get(("vidgen_videos_total", "0")) == 2 and found.get(
+            ("vidgen_failures_total", "0", "RuntimeError")
+        )
+        return found if done and found.get(("vidgen_rows_pending",)) == 1 else None
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, spec)
+        try:
+            found = wait_for(at_last)
+        finally:
+            go.touch()
+        running.result(PATIENCE)
+    written = [entry for row_id, entry in latest_entries(output).items() if row_id in "ab"]
+    assert found["vidgen_failures_total", "0", "RuntimeError"] == 1
+    assert found["vidgen_frames_total", "0"] == sum(entry["frames"] for entry in written)
+    assert found["vidgen_written_bytes_total", "0"] == sum(entry["bytes"] for entry in written)
+    for stage in ("denoise", "write"):
+        seconds = sum(entry[f"seconds_{stage}"] for entry in written)
+        assert found["vidgen_busy_seconds_total", "0", stage] == pytest.approx(seconds, rel=1e-4)
+        assert found["vidgen_stage_seconds_count", "0", stage] == 2
+    assert found["vidgen_gangs",] == found["vidgen_gangs_ready",] == 1
+    assert found["vidgen_stragglers",] == 0
+    # Nothing is appended to on an object store: the log is among Ray's.
+    assert not [name for name in output.list() if name.startswith("logs/")]
+    context = ray.get_runtime_context()
+    logs = Path(context.get_temp_dir(), context.get_session_name(), "logs")
+    assert '"committed"' in (logs / f"vidgen-{written[0]['worker']}.jsonl").read_text()

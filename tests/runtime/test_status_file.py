@@ -1,0 +1,139 @@
+"""`status.json`: written whole and in time, never in the way, read whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidgen_dist.runtime.status_file import FILE, GangStatus, RunStatus, StatusFile, read_status_file
+from vidgen_dist.runtime.stragglers import SlowGang, SlowRow
+from vidgen_dist.storage import Storage, StorageError, open_storage
+
+
+def status(**fields: Any) -> RunStatus:
+    now = datetime.now(UTC)
+    counts = {"total": 8, "done": 3, "failed": 1, "pending": 4}
+    return RunStatus(**{"run": "r", "state": "running", "since": now, "updated": now, **counts, **fields})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Storage:
+    return open_storage(tmp_path / "out")
+
+
+def test_what_is_written_is_what_is_read(output: Storage) -> None:
+    now = datetime.now(UTC)
+    told = status(
+        failures={"MediaError": 1},
+        videos_per_minute=1.5,
+        gangs=(
+            GangStatus(gang="r-0001", replica=0, state="rendering", row="ünï\n", since=now, stage="decode"),
+        ),
+        slow_rows=(SlowRow("x", "r-0001", 10.0, 5.0),),
+        slow_gangs=(SlowGang("r-0001", 2.0),),
+        message="no UTF-8: \udcff",
+    )
+    file = StatusFile(output)
+    file.put(status())
+    file.close(told)
+    found = read_status_file(output)
+    assert found == told.model_copy(update={"message": "no UTF-8: ?"})
+    assert not [name for name in output.list() if name != FILE]
+
+
+def test_a_storage_that_hangs_is_in_nobodys_way(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidgen_dist.runtime.status_file.END_SECONDS", 0.0)
+    asked, go = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        asked.set()
+        go.wait()
+
+    monkeypatch.setattr(Storage, "write_bytes", hang)
+    file = StatusFile(output)
+    file.seconds = 0.0
+    assert file.due
+    file.put(status())
+    assert asked.wait(60)
+    # Nothing piles up behind it.
+    assert not file.due
+    file.close(status(state="finished"))
+    go.set()
+
+
+def test_a_storage_that_refuses_is_asked_again(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, refused = Storage.write_bytes, threading.Event()
+
+    def refuse_once(self: Storage, path: str, data: bytes) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise StorageError("out of order")
+        write(self, path, data)
+
+    monkeypatch.setattr(Storage, "write_bytes", refuse_once)
+    file = StatusFile(output)
+    file.put(status())
+    file.close(status(state="finished"))
+    found = read_status_file(output)
+    assert refused.is_set()
+    assert found is not None
+    assert found.state == "finished"
+
+
+def whole() -> dict[str, Any]:
+    return status().model_dump(mode="json")
+
+
+def contents() -> Iterator[tuple[str, bytes, bool]]:
+    yield "of a later release", json.dumps({**whole(), "mood": "good", "gangs": []}).encode(), True
+    few = {name: value for name, value in whole().items() if name not in ("gangs", "slow_rows", "message")}
+    yield "of an earlier release", json.dumps(few).encode(), True
+    yield "half", json.dumps(whole()).encode()[:100], False
+    yield "empty", b"", False
+    yield "no object", b"[1, 2]", False
+    yield "no text", b"\xff\x00", False
+    yield "another state", json.dumps({**whole(), "state": "dancing"}).encode(), False
+    yield "no time", json.dumps({**whole(), "updated": "2026-01-01T00:00:00"}).encode(), False
+
+
+@pytest.mark.parametrize(
+    ("content", "understood"), [c[1:] for c in contents()], ids=[c[0] for c in contents()]
+)
+def test_any_content(output: Storage, content: bytes, understood: bool) -> None:
+    assert read_status_file(output) is None
+    output.write_bytes(FILE, content)
+    assert (read_status_file(output) is not None) == understood
+
+
+@pytest.mark.parametrize(
+    ("age", "fields", "live", "stale"),
+    [
+        (10, {}, True, False),
+        (100, {}, False, True),
+        (100, {"refresh_seconds": 30.0}, True, False),
+        (1000, {"refresh_seconds": 30.0}, False, True),
+        (1000, {"state": "finished"}, False, False),
+        # The writer's clock is ahead.
+        (-1000, {}, True, False),
+    ],
+)
+def test_silence(age: float, fields: dict[str, Any], live: bool, stale: bool) -> None:
+    told = status(updated=datetime.now(UTC) - timedelta(seconds=age), **fields)
+    assert (told.is_live, told.is_stale) == (live, stale)
+
+
+def test_an_object_store_is_asked_more_rarely(s3_bucket: str, tmp_path: Path) -> None:
+    remote, local = StatusFile(open_storage(f"s3://{s3_bucket}/out")), StatusFile(open_storage(tmp_path))
+    assert remote.seconds > local.seconds
+    remote.close(status(refresh_seconds=remote.seconds))
+    local.close(None)
+    found = read_status_file(open_storage(f"s3://{s3_bucket}/out"))
+    assert found is not None
+    assert found.refresh_seconds == remote.seconds
+    assert read_status_file(open_storage(tmp_path)) is None

@@ -1,0 +1,121 @@
+"""A worker's log: a JSON object for whatever happens, and no harm where it cannot be written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.conftest import FAKE_ENGINE
+from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
+from vidgen_dist.runtime import worker_log
+from vidgen_dist.runtime.job import Event, Job
+from vidgen_dist.runtime.notes import Note
+from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.runtime.worker_log import log_file, open_log
+from vidgen_dist.spec import Model, Output
+from vidgen_dist.storage import Storage, StorageError
+
+
+def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The lines, once there is one like that: they are written by another thread."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        if any(map(until, lines)):
+            return lines
+        assert time.monotonic() < end, lines
+        time.sleep(0.01)
+
+
+def is_event(what: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda line: line["event"] == what
+
+
+def start(tmp_path: Path, file: Path) -> Heard:
+    output = Output(uri=str(tmp_path / "out"), format="npy")
+    job = Job(FAKE_ENGINE, Model(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
+    worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
+    worker.start(None)
+    return Heard(worker)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+    put_file = Storage.put_file
+
+    def refuse_once(self: Storage, local: str, path: str) -> None:
+        if not refused:
+            refused.append(path)
+            raise StorageError("s3://key:hidden-secret@bucket/x is out of order")
+        put_file(self, local, path)
+
+    monkeypatch.setattr(Storage, "put_file", refuse_once)
+    file = tmp_path / "logs" / "w1.jsonl"
+    heard = start(tmp_path, file)
+    heard.worker.submit([row("x"), row("y", "raise:oops")])
+    heard.until("failed")
+    finish(heard)
+    lines = lines_of(file, is_event("stopped"))
+    events = [(line["event"], line.get("row")) for line in lines]
+    assert events[:3] == [("born", None), ("ready", None), ("started", "x")]
+    for earlier, later in (("started", "rendered"), ("rendered", "committed"), ("committed", "done")):
+        assert events.index((earlier, "x")) < events.index((later, "x"))
+    assert ("retried", None) in events
+    assert events[-1] == ("stopped", None)
+    of = {line["event"]: line for line in lines}
+    assert {line["worker"] for line in lines} == {"w1"}
+    assert (of["born"]["replica"], of["born"]["host"]) == (3, "10.0.0.1")
+    committed = of["committed"]
+    assert set(committed["seconds"]) == {"denoise", "write"}
+    (video,) = (tmp_path / "out" / "videos").rglob("*.npy")
+    assert (committed["bytes"], committed["frames"]) == (video.stat().st_size, 3)
+    assert sum(line.get("entries", 0) for line in lines) == 2
+    assert (of["failed"]["error"], of["failed"]["level"]) == ("RuntimeError", "warning")
+    assert of["failed"]["message"].startswith("oops")
+    assert of["retried"]["message"] == "s3://bucket/x is out of order"
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+
+
+def test_texts_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "0123456789abcdef")
+    take = open_log(str(tmp_path / "w.jsonl"), "w")
+    take(Note.of(Event("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef")))
+    _, line = lines_of(tmp_path / "w.jsonl", is_event("failed"))
+    assert (line["row"], line["message"]) == ("a\nb 雪 \udcff %s", "token ***")
+
+
+def test_files_that_grow_are_kept_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_log, "MAX_BYTES", 2000)
+    take = open_log(str(tmp_path / "w.jsonl"), "w")
+    for number in range(200):
+        take(Note("started", str(number)))
+    lines_of(tmp_path / "w.jsonl", lambda line: line.get("row") == "199")
+    files = list(tmp_path.iterdir())
+    assert len(files) == 1 + worker_log.OLD_FILES
+    assert all(file.stat().st_size <= 2000 for file in files)
+
+
+def test_a_log_that_cannot_be_written_harms_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    heard = start(tmp_path, tmp_path / "file" / "w1.jsonl")
+    heard.worker.submit([row("x")])
+    heard.until("done")
+    finish(heard)
+    assert heard.of("done") == ["x"]
+    end, said = time.monotonic() + PATIENCE, ""
+    while "FileExistsError" not in said:
+        assert time.monotonic() < end, said
+        said += capsys.readouterr().err
+
+
+def test_where_it_is() -> None:
+    assert log_file("/data/out", "w", "/ray/logs") == "/data/out/logs/w.jsonl"
+    assert log_file("s3://bucket/out", "w", "/ray/logs") == "/ray/logs/vidgen-w.jsonl"

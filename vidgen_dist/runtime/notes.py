@@ -1,0 +1,58 @@
+"""What a worker notes of its work as it goes: for its log, and for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from vidgen_dist.runtime.job import Event
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that happened in a worker: whatever it says to the driver, and more.
+
+    Args:
+        what: An `Event`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the storage),
+            `retried` (the storage refused, and is asked again), `entered` (rows, into the ledger). Followers
+            of a gang note `started` and `rendered`, too.
+        row: The row's id.
+        rank: For `joined`.
+        seconds: For `committed`, stage -> seconds.
+        frames, bytes: For `committed`, the video's.
+        entries: For `entered`, how many.
+        error, message: Class and text of what went wrong.
+    """
+
+    what: str
+    row: str | None = None
+    rank: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    frames: int | None = None
+    bytes: int | None = None
+    entries: int | None = None
+    error: str | None = None
+    message: str = ""
+
+    @classmethod
+    def of(cls, event: Event) -> Note:
+        """The note of what is said to the driver."""
+        return cls(event.kind, event.id, error=event.error, message=event.message)
+
+
+Notes = Callable[[Note], None]
+"""Takes notes, from any thread, and neither raises nor waits."""
+
+
+def ignore(_note: Note) -> None:
+    """Nobody wants to know."""
+
+
+def together(*takers: Notes) -> Notes:
+    """All of them take each note."""
+
+    def take(note: Note) -> None:
+        for taker in takers:
+            taker(note)
+
+    return take

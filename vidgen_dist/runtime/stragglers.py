@@ -1,0 +1,153 @@
+"""Stragglers: rows that render for far longer than others of their shape, and gangs on which rows do.
+
+Rows of other sizes, frames or steps take other times: a row is compared with the median of the latest ones of
+its shape.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from vidgen_dist.request import RenderRequest
+
+SLOW_ROW = 2.0
+"""Times the usual seconds after which a row is a straggler."""
+
+SLOW_GANG = 1.5
+"""Times the usual seconds at which a gang is one, in the median of its latest rows."""
+
+GRACE_SECONDS = 5.0
+"""Added to what is compared: rows of a second vary by more than rows of an hour."""
+
+ENOUGH = 5
+"""Rows of a shape, or of a gang, on which a judgement may rest."""
+
+_SAMPLES = 64
+_OF_A_GANG = 9
+_SHAPES = 256
+
+
+@dataclass(frozen=True)
+class SlowRow:
+    """A row that is being rendered for far longer than others of its shape.
+
+    Args:
+        row: Its id.
+        gang: Who renders it.
+        seconds: For how long.
+        usual_seconds: What others of its shape took.
+    """
+
+    row: str
+    gang: str
+    seconds: float
+    usual_seconds: float
+
+
+@dataclass(frozen=True)
+class SlowGang:
+    """A gang whose rows take far longer than those of others.
+
+    Args:
+        gang: Its name.
+        times: Seconds of its latest rows, as times those usual for their shapes.
+    """
+
+    gang: str
+    times: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A row that a gang renders.
+
+    Args:
+        row: Its id.
+        shape: What rows it is compared with.
+        at: When it was begun, by the clock of the one who keeps `Paces`.
+    """
+
+    row: str
+    shape: tuple[object, ...]
+    at: float
+
+
+class Paces:
+    """How long rows take, by shape and by gang. Times are seconds of any one clock."""
+
+    def __init__(self) -> None:
+        self._usual: OrderedDict[tuple[object, ...], deque[float]] = OrderedDict()
+        self._times: dict[str, deque[float]] = {}
+        self._begun: dict[str, Begun] = {}
+        self._rendered: dict[str, dict[str, tuple[tuple[object, ...], float]]] = {}
+
+    def started(self, gang: str, request: RenderRequest, now: float) -> None:
+        """A gang begins a row."""
+        self._begun[gang] = Begun(request.id or "", shape_of(request), now)
+
+    def rendered(self, gang: str, row: str, now: float) -> None:
+        """A row has left a gang's model, with frames or without."""
+        begun = self._begun.get(gang)
+        if begun is not None and begun.row == row:
+            del self._begun[gang]
+            self._rendered.setdefault(gang, {})[row] = begun.shape, now - begun.at
+
+    def ended(self, gang: str, row: str, *, done: bool) -> None:
+        """A gang's row is done, or failed: how long it took to fail says nothing."""
+        rendered = self._rendered.get(gang, {}).pop(row, None)
+        if rendered is None or not done:
+            return
+        shape, seconds = rendered
+        self._usual.setdefault(shape, deque(maxlen=_SAMPLES)).append(seconds)
+        self._usual.move_to_end(shape)
+        if len(self._usual) > _SHAPES:
+            self._usual.popitem(last=False)
+        if (usual := self._usual_seconds(shape)) is not None:
+            self._times.setdefault(gang, deque(maxlen=_OF_A_GANG)).append(_times(seconds, usual))
+
+    def keep(self, gangs: Collection[str]) -> None:
+        """Forget the gangs that are no more."""
+        known: tuple[dict[str, Any], ...] = (self._begun, self._times, self._rendered)
+        for of_gangs in known:
+            for gone in of_gangs.keys() - set(gangs):
+                del of_gangs[gone]
+
+    def begun(self, gang: str) -> Begun | None:
+        """The row that is in a gang's model."""
+        return self._begun.get(gang)
+
+    def slow_rows(self, now: float) -> list[SlowRow]:
+        """Rows that are stragglers, the slowest first."""
+        found = []
+        for gang, begun in self._begun.items():
+            usual, seconds = self._usual_seconds(begun.shape), now - begun.at
+            if usual is not None and _times(seconds, usual) > SLOW_ROW:
+                found.append(SlowRow(begun.row, gang, seconds, usual))
+        return sorted(found, key=lambda slow: -_times(slow.seconds, slow.usual_seconds))
+
+    def slow_gangs(self) -> list[SlowGang]:
+        """Gangs that are stragglers, the slowest first."""
+        medians = {
+            gang: statistics.median(times) for gang, times in self._times.items() if len(times) >= ENOUGH
+        }
+        found = [SlowGang(gang, times) for gang, times in medians.items() if times > SLOW_GANG]
+        return sorted(found, key=lambda slow: -slow.times)
+
+    def _usual_seconds(self, shape: tuple[object, ...]) -> float | None:
+        samples = self._usual.get(shape, ())
+        return statistics.median(samples) if len(samples) >= ENOUGH else None
+
+
+def shape_of(request: RenderRequest) -> tuple[object, ...]:
+    """What decides how long a request takes on the same hardware."""
+    steps = (request.num_inference_steps or 0) * (1.0 if request.strength is None else request.strength)
+    guided = request.guidance_scale is None or request.guidance_scale > 1
+    return request.height, request.width, request.num_frames, round(steps), guided
+
+
+def _times(seconds: float, usual: float) -> float:
+    return (seconds + GRACE_SECONDS) / (usual + GRACE_SECONDS)

@@ -1,0 +1,99 @@
+"""The log of a worker: one JSON object a line, one line an event.
+
+In an output folder it is `logs/WORKER.jsonl`. An object store knows no appending, and a request for each few
+lines would cost more than the videos: there it is `vidgen-WORKER.jsonl` in Ray's log folder on the worker's
+node, where Ray's dashboard shows it and a cluster's log shipper finds it.
+
+Lines are written by a thread of their own. A folder that hangs, or a full disk, must not hold up a rendering
+that would survive it; Ray's log of the process then says what is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import logging.handlers
+import os
+import queue
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from typing import Any
+
+from vidgen_dist.runtime.notes import Note, Notes
+from vidgen_dist.storage import is_local, open_storage, redact_message
+
+FOLDER = "logs"
+
+MAX_BYTES = 64 * 2**20
+"""Of a file; then it is renamed to `….1`, and so on, and a new one is begun."""
+
+OLD_FILES = 3
+"""How many of a worker's older files are kept."""
+
+_FATAL = frozenset({"refused", "broken", "stuck"})
+"""What ends the worker."""
+
+
+def log_file(output: str, worker: str, ray_logs: str) -> str:
+    """Where the log of a worker is.
+
+    Args:
+        output: URI of the run's output.
+        worker: The worker's name.
+        ray_logs: Ray's log folder on this node.
+    """
+    if is_local(output):
+        return open_storage(output).uri(f"{FOLDER}/{worker}.jsonl")
+    return os.path.join(ray_logs, f"vidgen-{worker}.jsonl")
+
+
+def open_log(file: str, worker: str, **about: Any) -> Notes:
+    """Begin a worker's log, with a line `born`.
+
+    Args:
+        file: Its path; folders are made.
+        worker: The worker's name.
+        about: What the first line says besides.
+    """
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = _LogFile(
+        file,
+        maxBytes=MAX_BYTES,
+        backupCount=OLD_FILES,
+        encoding="utf-8",
+        errors="backslashreplace",
+        delay=True,
+    )
+    logging.handlers.QueueListener(lines, handler).start()
+    # None of `logging.getLogger`: what others configure there is no business of this file.
+    logger = logging.Logger(worker)
+    logger.addHandler(logging.handlers.QueueHandler(lines))
+
+    def take(note: Note) -> None:
+        logger.info(_line(note, worker))
+
+    logger.info(_line(Note("born"), worker, about))
+    return take
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """Makes its folder, too, when the first line is written."""
+
+    def _open(self) -> TextIOWrapper:
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+        return super()._open()
+
+
+def _line(note: Note, worker: str, about: Mapping[str, Any] | None = None) -> str:
+    level = "error" if note.what in _FATAL else "warning" if note.error else "info"
+    facts = {name: value for name, value in dataclasses.asdict(note).items() if value not in (None, {}, "")}
+    what = facts.pop("what")
+    if "message" in facts:
+        facts["message"] = redact_message(note.message)
+    if "seconds" in facts:
+        facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in note.seconds.items()}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "level": level, "event": what, "worker": worker, **facts, **(about or {})}
+    return json.dumps(line, ensure_ascii=False)
