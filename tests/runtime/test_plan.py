@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
+from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime import resume
 from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
@@ -166,6 +169,41 @@ def test_every_kind_of_row_is_found_again(
     ]
     floats = [row | {"seed": None if row["seed"] is None else float(row["seed"])} for row in rows]
     assert plan_of(make_spec(make_manifest(*floats), seed=7)).done == 20
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 1), (10 * 2**20, 10)])
+def test_prompts_that_wait_to_be_hashed_are_bounded(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int
+) -> None:
+    """With what is submitted and not asked for; a row is a batch, its prompt a megabyte."""
+    prompts = [f"{n} " + "x" * 2**20 for n in range(12)]
+    pq.write_table(
+        pa.table({"id": list(map(str, range(12))), "prompt": prompts}), tmp_path / "m", row_group_size=1
+    )
+    spec = make_spec(str(tmp_path / "m"))
+    plan = plan_of(spec)
+    enter(plan, rows_of(plan))
+    waiting, highest = 0, 0
+
+    class Late(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            nonlocal waiting
+            waiting -= 1
+            return super().result(timeout)
+
+    class Counting(InPlace):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            nonlocal waiting, highest
+            waiting += 1
+            highest = max(highest, waiting)
+            late = Late()
+            late.set_result(fn(*args, **kwargs))
+            return late
+
+    monkeypatch.setattr(resume, "open_pool", lambda _: contextlib.nullcontext(Counting()))
+    monkeypatch.setattr(resume, "_AHEAD_BYTES", size)
+    assert plan_of(spec).done == 12
+    assert (waiting, highest) == (0, most)
 
 
 def test_rows_come_by_priority_and_shape_with_their_attempts(

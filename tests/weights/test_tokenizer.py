@@ -122,6 +122,17 @@ def test_longer_prompt_is_cut_and_what_is_left_out_is_told(
     )
 
 
+def test_of_a_prompt_of_100_kilobytes_little_is_told(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = tokenize(tokenizer, " ".join(["waves break"] * 8500), 11)
+    np.testing.assert_array_equal(ids, tokenize(tokenizer, " ".join(["waves break"] * 10), 11))
+    told = caplog.records[0].getMessage()
+    assert "waves break waves" in told
+    assert told.endswith(" characters)")
+    assert len(told) < 1100
+
+
 @pytest.mark.parametrize(("text", "length"), [(TEXTS[0], 40), (TEXTS[2], 5), ("", 3), (TEXTS[0], 1)])
 def test_mask_is_of_the_prompts_own_tokens(published: Path, tokenizer: Any, text: str, length: int) -> None:
     ids, mask = tokenize_with_mask(tokenizer, text, length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ MANY = 500_000
 
 _READERS = 16
 _AHEAD = 32
+_AHEAD_BYTES = 256 * 2**20
 _LOOKED_UP = 2**18
 
 
@@ -104,15 +105,20 @@ class Resolving:
         ids = batch.ids.take(pa.array(places)) if seeds is None else None
         template = self.identity.template(request)
         prompts = batch.some("prompt", places)
-        return Looking(places, pool.submit(fingerprints_of, template, prompts, seeds, ids, self.run_seed))
+        hashing = pool.submit(fingerprints_of, template, prompts, seeds, ids, self.run_seed)
+        return Looking(places, hashing, prompts.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
 class Looking:
-    """Rows of a batch, by their places, and their fingerprints: strings (n,), once they are known."""
+    """Rows of a batch, by their places, and their fingerprints: strings (n,), once they are known.
+
+    Until then they hold so many bytes of prompts.
+    """
 
     places: np.ndarray
     fingerprints: Future[pa.Array]
+    size: int = 0
 
 
 def find_done(
@@ -169,13 +175,17 @@ def find_done(
         for batch in manifest.batches(defaults, extras=False):
             for looking in resolving.fingerprints(batch, ledger.knows(batch.ids), pool):
                 waiting.append((first, batch.ids.take(pa.array(looking.places)), looking))
-                if len(waiting) > _AHEAD * processes:
+                while len(waiting) > _AHEAD * processes or _size(waiting) > _AHEAD_BYTES:
                     enter(*waiting.popleft())
             first += len(batch)
         while waiting:
             enter(*waiting.popleft())
     look_up()
     return found
+
+
+def _size(waiting: Iterable[tuple[int, pa.Array, Looking]]) -> int:
+    return sum(looking.size for _, _, looking in waiting)
 
 
 def _cores() -> int:

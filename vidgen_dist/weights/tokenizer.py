@@ -14,6 +14,9 @@ from vidgen_dist.weights.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
 
+# Characters of what is cut off: prompts of 100 kB would fill the logs of a large run.
+_MOST_TOLD = 1000
+
 
 def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
     """Load a component's tokenizer, of the very class that `model_index.json` names.
@@ -49,7 +52,7 @@ def tokenize(tokenizer: Any, prompt: str, max_length: int) -> np.ndarray:
 def tokenize_with_mask(tokenizer: Any, prompt: str, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of a prompt, padded or cut to `max_length`, and which of them are the prompt's.
 
-    What is cut off is logged as a warning.
+    What is cut off is logged as a warning, its beginning at least.
 
     Args:
         tokenizer: From `load_tokenizer`.
@@ -70,6 +73,8 @@ def tokenize_with_mask(tokenizer: Any, prompt: str, max_length: int) -> tuple[np
     if len(whole) > max_length:
         # The last place of `ids` is the end token's: the text is cut one token before it.
         removed = tokenizer.decode(whole[max_length - 1 : -1])
+        if len(removed) > _MOST_TOLD:
+            removed = f"{removed[:_MOST_TOLD]}… ({len(removed):,} characters)"
         _log.warning("The prompt is longer than %d tokens; left out: %s", max_length, removed)
     return np.array([ids], np.int32), np.array([mask], np.bool_)
 
