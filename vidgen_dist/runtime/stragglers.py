@@ -1,7 +1,7 @@
-"""Stragglers: rows that render for far longer than others of their shape, and gangs on which rows do.
+"""Stragglers: rows that render for far longer than others like them, and gangs on which rows do.
 
-Rows of other sizes, frames or steps take other times: a row is compared with the median of the latest ones of
-its shape.
+Rows of other sizes, frames or steps take other times: a row is compared with the median of the latest ones
+like it, see `kind_of`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from vidgen_dist.manifest.ordering import SHAPE_FIELDS
 from vidgen_dist.request import RenderRequest
 
 SLOW_ROW = 2.0
@@ -24,22 +25,24 @@ GRACE_SECONDS = 5.0
 """Added to what is compared: rows of a second vary by more than rows of an hour."""
 
 ENOUGH = 5
-"""Rows of a shape, or of a gang, on which a judgement may rest."""
+"""Rows of a kind, or of a gang, on which a judgement may rest."""
+
+Kind = tuple[Any, ...]
 
 _SAMPLES = 64
 _OF_A_GANG = 9
-_SHAPES = 256
+_KINDS = 256
 
 
 @dataclass(frozen=True)
 class SlowRow:
-    """A row that is being rendered for far longer than others of its shape.
+    """A row that is being rendered for far longer than others like it.
 
     Args:
         row: Its id.
         gang: Who renders it.
         seconds: For how long.
-        usual_seconds: What others of its shape took.
+        usual_seconds: What others like it took.
     """
 
     row: str
@@ -54,7 +57,7 @@ class SlowGang:
 
     Args:
         gang: Its name.
-        times: Seconds of its latest rows, as times those usual for their shapes.
+        times: Seconds of its latest rows, as times those usual for such rows.
     """
 
     gang: str
@@ -67,46 +70,46 @@ class Begun:
 
     Args:
         row: Its id.
-        shape: What rows it is compared with.
+        kind: What rows it is compared with, see `kind_of`.
         at: When it was begun, by the clock of the one who keeps `Paces`.
     """
 
     row: str
-    shape: tuple[object, ...]
+    kind: Kind
     at: float
 
 
 class Paces:
-    """How long rows take, by shape and by gang. Times are seconds of any one clock."""
+    """How long rows take, by kind and by gang. Times are seconds of any one clock."""
 
     def __init__(self) -> None:
-        self._usual: OrderedDict[tuple[object, ...], deque[float]] = OrderedDict()
+        self._usual: OrderedDict[Kind, deque[float]] = OrderedDict()
         self._times: dict[str, deque[float]] = {}
         self._begun: dict[str, Begun] = {}
-        self._rendered: dict[str, dict[str, tuple[tuple[object, ...], float]]] = {}
+        self._rendered: dict[str, dict[str, tuple[Kind, float]]] = {}
 
     def started(self, gang: str, request: RenderRequest, now: float) -> None:
         """A gang begins a row."""
-        self._begun[gang] = Begun(request.id or "", shape_of(request), now)
+        self._begun[gang] = Begun(request.id or "", kind_of(request), now)
 
     def rendered(self, gang: str, row: str, now: float) -> None:
         """A row has left a gang's model, with frames or without."""
         begun = self._begun.get(gang)
         if begun is not None and begun.row == row:
             del self._begun[gang]
-            self._rendered.setdefault(gang, {})[row] = begun.shape, now - begun.at
+            self._rendered.setdefault(gang, {})[row] = begun.kind, now - begun.at
 
     def ended(self, gang: str, row: str, *, done: bool) -> None:
         """A gang's row is done, or failed: how long it took to fail says nothing."""
         rendered = self._rendered.get(gang, {}).pop(row, None)
         if rendered is None or not done:
             return
-        shape, seconds = rendered
-        self._usual.setdefault(shape, deque(maxlen=_SAMPLES)).append(seconds)
-        self._usual.move_to_end(shape)
-        if len(self._usual) > _SHAPES:
+        kind, seconds = rendered
+        self._usual.setdefault(kind, deque(maxlen=_SAMPLES)).append(seconds)
+        self._usual.move_to_end(kind)
+        if len(self._usual) > _KINDS:
             self._usual.popitem(last=False)
-        if (usual := self._usual_seconds(shape)) is not None:
+        if (usual := self._usual_seconds(kind)) is not None:
             self._times.setdefault(gang, deque(maxlen=_OF_A_GANG)).append(_times(seconds, usual))
 
     def keep(self, gangs: Collection[str]) -> None:
@@ -124,7 +127,7 @@ class Paces:
         """Rows that are stragglers, the slowest first."""
         found = []
         for gang, begun in self._begun.items():
-            usual, seconds = self._usual_seconds(begun.shape), now - begun.at
+            usual, seconds = self._usual_seconds(begun.kind), now - begun.at
             if usual is not None and _times(seconds, usual) > SLOW_ROW:
                 found.append(SlowRow(begun.row, gang, seconds, usual))
         return sorted(found, key=lambda slow: -_times(slow.seconds, slow.usual_seconds))
@@ -137,16 +140,16 @@ class Paces:
         found = [SlowGang(gang, times) for gang, times in medians.items() if times > SLOW_GANG]
         return sorted(found, key=lambda slow: -slow.times)
 
-    def _usual_seconds(self, shape: tuple[object, ...]) -> float | None:
-        samples = self._usual.get(shape, ())
+    def _usual_seconds(self, kind: Kind) -> float | None:
+        samples = self._usual.get(kind, ())
         return statistics.median(samples) if len(samples) >= ENOUGH else None
 
 
-def shape_of(request: RenderRequest) -> tuple[object, ...]:
-    """What decides how long a request takes on the same hardware."""
+def kind_of(request: RenderRequest) -> Kind:
+    """What decides how long a request takes on the same hardware: its shape, steps, and guidance or none."""
     steps = (request.num_inference_steps or 0) * (1.0 if request.strength is None else request.strength)
     guided = request.guidance_scale is None or request.guidance_scale > 1
-    return request.height, request.width, request.num_frames, round(steps), guided
+    return *(getattr(request, name) for name in SHAPE_FIELDS), round(steps), guided
 
 
 def _times(seconds: float, usual: float) -> float:

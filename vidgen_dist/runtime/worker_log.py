@@ -79,7 +79,14 @@ def open_log(file: str, worker: str, **about: Any) -> Notes:
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """Makes its folder, too, when the first line is written."""
+    """Makes its folder, too, when the first line is written; complains once."""
+
+    _complained = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._complained:
+            self._complained = True
+            super().handleError(record)
 
     def _open(self) -> TextIOWrapper:
         os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
