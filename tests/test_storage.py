@@ -101,6 +101,22 @@ def test_sizes_and_what_lies_in_a_folder_itself(root: str) -> None:
     assert output.entries() == ({"other": 1}, ["videos"])
 
 
+def test_files_are_copied_from_anywhere(root: str, tmp_path: Path) -> None:
+    (tmp_path / "local").write_bytes(b"local")
+    output = open_storage(root)
+    output.copy_file(str(tmp_path / "local"), "a/b")
+    output.copy_file(output.uri("a/b"), "c")
+    output.write_bytes("c", b"anew")
+    output.copy_file(output.uri("c"), "a/b")
+    assert storage.size(output.uri("a/b")) == 4
+    storage.fetch(output.uri("a/b"), tmp_path / "local")
+    assert (tmp_path / "local").read_bytes() == b"anew"
+    for call in (storage.size, lambda uri: output.copy_file(uri, "d"), lambda uri: storage.fetch(uri, "d")):
+        with pytest.raises(FileNotFoundError):
+            call(output.uri("nothing"))
+    assert sorted(output.sizes()) == ["a/b", "c"]
+
+
 def test_a_listing_is_fresh_also_after_another_writer(root: str) -> None:
     output = open_storage(root)
     assert output.list() == []

@@ -344,6 +344,49 @@ def verify(
 
 
 @app.command()
+def export(
+    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    destination: Annotated[str, typer.Argument(metavar="URI", help="An empty folder.")],
+    to: Annotated[str, typer.Option(metavar="hf|webdataset", help="A videofolder, or tar shards.")],
+    manifest: Annotated[str | None, typer.Option(help="Where the run's manifest is now.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Size of a tar shard, at most.")] = "1GB",
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a tar shard, at most.")] = 10_000,
+) -> None:
+    """Write the rows that are done, with their videos, as a data set; goes on where it was killed.
+
+    Exit status: 0 all of them are there, 1 videos were missing or torn and are left out, 2 refused.
+    """
+    from rich.progress import Progress
+
+    from vidgen_dist.runtime.exporting import export as write
+    from vidgen_dist.storage import redact
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        rows = bar.add_task("rows", total=None)
+        made = write(
+            output,
+            to,
+            destination,
+            manifest=manifest,
+            shard_size=shard_size,
+            shard_rows=shard_rows,
+            limit=_SHOWN_FINDINGS,
+            progress=lambda done, total: bar.update(rows, completed=done, total=total),
+        )
+    where = f"{made.files:,} {'shards' if to == 'webdataset' else 'files'}"
+    print(f"{redact(destination)}: {made.videos:,} rows in {where}, {made.kept:,} of them from before")
+    for count, why in ((made.failed, "failed"), (made.pending, "pending"), (made.missing, "missing or torn")):
+        if count:
+            print(f"left out: {count:,} {why}")
+    for left in made.left:
+        _err(f"id {_shortened(left.id)!r}: {left.message}")
+    if made.missing:
+        _err("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
+    raise typer.Exit(1 if made.missing else 0)
+
+
+@app.command()
 def demo(
     output: Annotated[str, typer.Argument(help="Folder for videos and ledger.")] = "vidgen-demo",
 ) -> None:

@@ -32,10 +32,15 @@ ODD_IDS = ("a", "../b/c", "line\nbreak", "熊猫 🐼", "x" * 1000, "Case", "cas
 Make = Callable[..., Storage]
 
 
-def put_run(uri: str, folder: Path, format: str = "mp4", ids: tuple[str, ...] = ODD_IDS) -> Storage:
+def put_run(
+    uri: str, folder: Path, format: str = "mp4", ids: tuple[str, ...] = ODD_IDS, manifest: str = "nowhere"
+) -> Storage:
     """An output with a small real video a row."""
     output = open_storage(uri)
-    run = f"model: {{id: m}}\nmanifest: {{uri: nowhere}}\noutput: {{uri: '{uri}', format: {format}}}\n"
+    run = (
+        f"model: {{id: m}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
+        f"output: {{uri: '{uri}', format: {format}}}\nsampling: {{guidance_scale: 6}}\n"
+    )
     output.write_bytes("run.yaml", run.encode())
     with LedgerWriter(output, "w", pa.schema([("source", pa.string())]), max_entries=3) as writer:
         for number, row in enumerate(ids):
@@ -56,6 +61,12 @@ def put_video(output: Storage, folder: Path, row: str, number: int, format: str 
         bytes=local.bytes,
         sha256=local.sha256,
         frames=local.frames,
+        fps=local.fps,
+        width=local.width,
+        height=local.height,
+        seed=number,
+        model="/home/somebody/checkpoint",
+        worker="w",
         extra={"source": "s"},
     )
 
