@@ -375,11 +375,10 @@ def test_priorities_are_known_of_all_files_and_decide_nothing_else(tmp_path: Pat
     manifest = open_manifest(tmp_path)
     assert manifest.unknown_columns == ()
     assert manifest.columns == ("prompt", "seed")
-    priorities = manifest.priorities()
-    assert priorities is not None
-    assert priorities.tolist() == [5, 0, LEAST, 0, 0, 0, 7, 0, 1, 0, 0, 0]
+    assert manifest.has_priorities
+    assert manifest.priorities().tolist() == [5, 0, LEAST, 0, 0, 0, 7, 0, 1, 0, 0, 0]
     without = open_manifest(tmp_path / "1.parquet")
-    assert without.priorities() is None
+    assert not without.has_priorities
     assert [row.id for row in rows_of(without)] == [row_digest({"prompt": p, "seed": 1}) for p in prompts]
     assert [row.id for row in rows_of(manifest)][:1] == [row_digest({"prompt": "p", "seed": 0})]
 

@@ -99,14 +99,17 @@ class Manifest:
             if len(chosen):
                 yield first + chosen, batch.take(chosen)
 
-    def priorities(self) -> np.ndarray | None:
-        """The column `priority`, 0 where a row has none: int64 (rows,); None if no file has the column.
+    @property
+    def has_priorities(self) -> bool:
+        """Whether a file has the column `priority`."""
+        return any(file.has_priority for file in self.files)
+
+    def priorities(self) -> np.ndarray:
+        """The column `priority`, 0 where a row has none: int64 (rows,).
 
         Raises:
             StorageError: As `rows`.
         """
-        if not any(file.has_priority for file in self.files):
-            return None
         found = np.zeros(self.num_rows, np.int64)
         first = 0
         for file in self.files:

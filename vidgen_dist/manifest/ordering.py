@@ -13,6 +13,7 @@ are read together, as many as a window holds: however many priorities N rows hav
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,11 @@ class Window:
         """The rows' places in the manifest: int64 (N,)."""
         return np.concatenate([places for places, _ in self.pieces])
 
-    def field(self, name: str, default: int | None) -> np.ndarray:
-        """A field of whole numbers: int64 (N,), 0 where neither row nor default says anything."""
-        missing = default or 0
+    def shapes(self, defaults: Mapping[str, int | None]) -> list[np.ndarray]:
+        """Each field that decides shapes: int64 (N,), 0 where neither row nor default says anything."""
+        return [self._field(name, default or 0) for name, default in defaults.items()]
+
+    def _field(self, name: str, missing: int) -> np.ndarray:
         return np.concatenate(
             [
                 whole_numbers(batch.columns.column(name), missing)
@@ -88,7 +91,8 @@ def ordered_rows(
 ) -> Iterator[tuple[int, Row]]:
     """Some rows in the order in which they are to be rendered, each with its place in the manifest.
 
-    They are read as they are asked for; without priorities and shapes as `Manifest.rows` does.
+    Without priorities and shapes they are read as they are asked for, as by `Manifest.rows`; else the reading
+    begins at once, in a thread that ends with the iterator.
 
     Args:
         manifest: A manifest that was checked.
@@ -99,28 +103,47 @@ def ordered_rows(
     Raises:
         StorageError: A file cannot be read, or is no longer the one that was opened.
     """
-    priorities = manifest.priorities()
-    if priorities is None and not any(name in manifest.columns for name in SHAPE_FIELDS):
+    if not manifest.has_priorities and not any(name in manifest.columns for name in SHAPE_FIELDS):
         rows = manifest.rows(defaults, wanted)
-        yield from ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
-        return
+        return ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
     shape = {name: {**model_defaults, **defaults}.get(name) for name in SHAPE_FIELDS}
     ended = threading.Event()
-    if priorities is None:
-        windows = _windows(manifest, wanted, defaults, ended)
-    else:
-        windows = _by_priority(manifest, wanted, defaults, priorities, ended)
+    reading = _read_ahead(_in_order(manifest, wanted, defaults, shape, ended), ended)
+    next(reading)
+    return itertools.chain.from_iterable(window.rows(order) for window, order in filter(None, reading))
+
+
+def _read_ahead(
+    windows: Iterator[tuple[Window, np.ndarray]], ended: threading.Event
+) -> Iterator[tuple[Window, np.ndarray] | None]:
+    """None, when it has begun to read; then the windows, the next being read while one is used."""
     with ThreadPoolExecutor(1, "manifest") as pool:
         try:
             coming = pool.submit(next, windows, None)
+            yield None
             while (window := coming.result()) is not None:
                 coming = pool.submit(next, windows, None)
-                # The complement turns the order around, and unlike the negative there is one of every number.
-                levels = np.zeros_like(window.places) if priorities is None else ~priorities[window.places]
-                shapes = [window.field(name, default) for name, default in shape.items()]
-                yield from window.rows(_order(levels, shapes))
+                yield window
         finally:
             ended.set()
+
+
+def _in_order(
+    manifest: Manifest,
+    wanted: np.ndarray,
+    defaults: Mapping[str, Any],
+    shape: Mapping[str, int | None],
+    ended: threading.Event,
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Windows, and the order of each one's rows."""
+    if not manifest.has_priorities:
+        for window in _windows(manifest, wanted, defaults, ended):
+            yield window, _order(np.zeros_like(window.places), window.shapes(shape))
+        return
+    # The complement turns the order around, and unlike the negative there is one of every number.
+    levels = ~manifest.priorities()
+    for window in _by_level(manifest, wanted, defaults, levels, ended):
+        yield window, _order(levels[window.places], window.shapes(shape))
 
 
 def _order(levels: np.ndarray, shapes: Sequence[np.ndarray]) -> np.ndarray:
@@ -156,17 +179,17 @@ def _windows(
         yield Window(tuple(held))
 
 
-def _by_priority(
+def _by_level(
     manifest: Manifest,
     wanted: np.ndarray,
     defaults: Mapping[str, Any],
-    priorities: np.ndarray,
+    levels: np.ndarray,
     ended: threading.Event,
 ) -> Iterator[Window]:
-    """Likewise, by priority: windows of one, or of as many whole ones as a window holds."""
+    """Likewise, the lowest level first: windows of one, or of as many whole ones as a window holds."""
     places = np.flatnonzero(wanted)
-    places = places[np.argsort(~priorities[places], kind="stable")]
-    ordered = priorities[places]
+    places = places[np.argsort(levels[places], kind="stable")]
+    ordered = levels[places]
     changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     del ordered
     bounds = np.concatenate([[0], changes, [len(places)]])
@@ -180,7 +203,7 @@ def _by_priority(
         if first is None:
             return
         if end > at + 1 and len(first.places) < bounds[end] - bounds[at]:
-            # The window was full of bytes before it had all priorities.
+            # The window was full of bytes before it had all levels.
             most = len(first.places) // 2
             continue
         yield first

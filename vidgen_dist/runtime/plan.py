@@ -72,7 +72,7 @@ class Plan:
         return self.found.chosen & ~self.found.is_done
 
     def rows(self) -> Iterator[Row]:
-        """The rows that are to be rendered, see `manifest.ordering`, read as they are asked for.
+        """The rows that are to be rendered, see `manifest.ordered_rows`.
 
         Raises:
             OSError: The manifest cannot be read, or was changed.
@@ -80,12 +80,14 @@ class Plan:
         resolving = Resolving(self.model.rules, self.spec.seed, self.identity)
         defaults = sampling_defaults(self.spec)
         rows = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
-        for place, row in rows:
-            yield Row(
+        return (
+            Row(
                 request=resolving.request(row),
                 attempt=int(self.found.attempts[place]) + 1,
                 passthrough=dict(row.extra),
             )
+            for place, row in rows
+        )
 
 
 def load_spec(uri: str) -> RunSpec:
