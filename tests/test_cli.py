@@ -20,7 +20,7 @@ from PIL import Image
 import vidgen_dist
 from vidgen_dist import cli
 from vidgen_dist.runtime import driver
-from vidgen_dist.spec import RunSpec
+from vidgen_dist.spec import Faults, RunSpec
 
 REFERENCES = Path(__file__).parent / "references" / "cogvideox"
 
@@ -221,6 +221,7 @@ def test_flags_and_run_file_are_one_thing(
     )
     flags += " --set negative_prompt=no"
     flags += " --ulysses 2 --ring 3 --cfg 2 --gang 12 --memory 64GB --npus 36"
+    flags += " --max-attempts 5 --max-failures 2.5% --grace 10m"
     flags += " --reject black,frozen --reject blown-out --aigc-producer ACME"
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
@@ -239,6 +240,7 @@ def test_flags_and_run_file_are_one_thing(
     assert specs[0].output.reject == ("black", "frozen", "blown-out")
     assert specs[0].output.aigc_producer == "ACME"
     assert (specs[0].topology.replicas, specs[0].topology.ranks) == (3, 12)
+    assert specs[0].faults == Faults(max_attempts=5, max_failures="2.5%", grace="10m")
     assert specs[2].output.uri == "other"
     assert specs[2].sampling["num_frames"] == 17
     assert specs[2].topology == specs[0].topology

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling
-from vidgen_dist.spec import AUTO, RunSpec, nearest_degrees, parse_bytes, parse_spec, spec_from_flags
+from vidgen_dist.spec import (
+    AUTO,
+    Faults,
+    RunSpec,
+    nearest_degrees,
+    parse_bytes,
+    parse_seconds,
+    parse_spec,
+    spec_from_flags,
+)
 
 FULL = """\
 model:
@@ -129,6 +140,18 @@ def test_defaults_are_a_local_run() -> None:
         ("denoise: 90", "denois: 90", ["line 26", "did you mean topology.watchdog.denoise?"]),
         ("denoise: 90", "denoise: 0", ["line 26", "topology.watchdog.denoise", "greater than 0"]),
         ("  fps: 12.5", "  fps: on", ["line 13", "output.fps", "True", "number"]),
+        (
+            "seed: 7",
+            "faults: {max_failures: 5 rows}",
+            ["line 30", "faults.max_failures", "'5 rows'", "a share of them from 0% to 100%"],
+        ),
+        ("seed: 7", "faults: {max_failures: 101%}", ["line 30", "faults.max_failures", "'101%'"]),
+        ("seed: 7", "faults: {max_failures: -1}", ["line 30", "faults.max_failures", "-1"]),
+        ("seed: 7", "faults: {max_failures: true}", ["line 30", "faults.max_failures", "True"]),
+        ("seed: 7", "faults: {max_failures: 1.5}", ["line 30", "faults.max_failures", "1.5"]),
+        ("seed: 7", "faults: {grace: 30}", ["line 30", "faults.grace", "30 is not allowed"]),
+        ("seed: 7", "faults: {grace: 30 days}", ["line 30", "faults.grace", "such as 30s or 10m"]),
+        ("seed: 7", "faults: {max_attempts: 0}", ["line 30", "faults.max_attempts", "equal to 1"]),
         ("seed: 7", "seed: true", ["line 30", "seed", "True", "integer"]),
         ("[source, licence]", "source", ["line 9", "manifest.passthrough", "'source'", "a list"]),
         ("seed: 7", "sampling2:", ["line 30", "did you mean sampling?"]),
@@ -186,6 +209,27 @@ def test_sizes(text: str, size: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="such as 64GB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "tried", "rows", "allowed"),
+    [
+        (None, 1000, 1000, math.inf),
+        (0, 1000, 1000, 0),
+        (7, 1, 1000, 7),
+        ("5%", 1, 1000, 5),
+        ("5%", 1000, 10_000, 50),
+        ("2.5 %", 1, 40, 1),
+        ("0%", 1000, 1000, 0),
+    ],
+)
+def test_failures_that_a_run_puts_up_with(given: Any, tried: int, rows: int, allowed: float) -> None:
+    assert Faults(max_failures=given).failures_allowed(tried, rows) == allowed
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("0s", 0), ("1.5 m", 90), ("2h", 7200)])
+def test_spans(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
 
 
 def test_auto_stands_alone() -> None:

@@ -112,6 +112,15 @@ def render(
         str | None, typer.Option(help="A running Ray cluster; by default a local one is started.")
     ] = None,
     shard_size: Annotated[int | None, typer.Option(help="Rows handed to a worker at once, at most.")] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Times that a row is tried when its gang dies or memory is short.")
+    ] = None,
+    max_failures: Annotated[
+        str | None, typer.Option(metavar="N|P%", help="Stop when more rows have failed; by default never.")
+    ] = None,
+    grace: Annotated[
+        str | None, typer.Option(help="Time to finish rows after SIGTERM, such as 30s or 10m.")
+    ] = None,
     retry: Annotated[
         str | None, typer.Option(metavar="failed[:CLASS]", help="Only rows that were given up.")
     ] = None,
@@ -145,6 +154,9 @@ def render(
         "topology.npus": npus,
         "topology.address": address,
         "topology.shard_size": shard_size,
+        "faults.max_attempts": max_attempts,
+        "faults.max_failures": None if max_failures is None else _value(max_failures),
+        "faults.grace": grace,
         "seed": seed,
         **_settings(set_),
     }

@@ -18,6 +18,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -50,6 +51,38 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"{text!r} is not allowed; it should be a size with its unit, such as 64GB or 60GiB")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1))
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a span with its unit: `30s`, `10m`, `2h`.
+
+    Raises:
+        ValueError: It is no such text.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not allowed; it should be a span with its unit, such as 30s or 10m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _is_span(text: str) -> str:
+    try:
+        parse_seconds(text)
+    except ValueError:
+        raise PydanticCustomError(
+            "span", "it should be a span with its unit, s, m or h, such as 30s or 10m"
+        ) from None
+    return text
+
+
+def _is_failures(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value.strip()) if isinstance(value, str) else None
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not whole and (match is None or float(match[1]) > 100):
+        raise PydanticCustomError(
+            "failures", "it should be a number of rows, or a share of them from 0% to 100%"
+        )
+    return value
 
 
 def _is_size(text: str) -> str:
@@ -94,6 +127,8 @@ Size = Annotated[Text, AfterValidator(_is_size)]
 Retry = Annotated[Text, AfterValidator(_is_retry)]
 Flag = Annotated[Text, AfterValidator(_is_flag)]
 Producer = Annotated[Text, AfterValidator(_is_producer)]
+Span = Annotated[Text, AfterValidator(_is_span)]
+Failures = Annotated[int | str, BeforeValidator(_is_failures)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, strict=True)]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE, strict=True)]
 Replicas = Annotated[
@@ -262,11 +297,43 @@ def nearest_degrees(gang: int, ulysses: int, ring: int, cfg: int) -> tuple[int, 
     return min(possible, key=away)
 
 
+class Faults(_Part):
+    """What a run puts up with. Decides nothing about the pixels.
+
+    Args:
+        max_attempts: Times that a row is tried before it is given up, when what it failed of may pass: its
+            gang died, or memory was short. Other errors are final at once; storage has a patience of its own.
+        max_failures: Failed rows, as a number or as a share such as `5%` of the rows that were tried, with
+            which the run goes on; with one more it stops. A share counts from the 100th row that was tried
+            on, or of all rows where there are fewer. By default it never stops for them.
+        grace: After SIGTERM, what rows that are being rendered may take to end, such as `30s` or `10m`; then
+            they are given up and wait for the next run.
+    """
+
+    max_attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 3
+    max_failures: Failures | None = None
+    grace: Span = "20s"
+
+    def failures_allowed(self, tried: int, rows: int) -> float:
+        """Rows that may have failed.
+
+        Args:
+            tried: Rows that are done or failed so far.
+            rows: Rows that the run is to render.
+        """
+        if self.max_failures is None:
+            return math.inf
+        if isinstance(self.max_failures, int):
+            return self.max_failures
+        share = float(self.max_failures.strip().rstrip("%")) / 100
+        return share * max(tried, min(rows, 100))
+
+
 class RunSpec(_Part):
     """What a run is.
 
     Args:
-        model, manifest, output, topology: See their classes.
+        model, manifest, output, topology, faults: See their classes.
         sampling: Values for `RenderRequest` fields that rows may override.
         seed: Decides, together with a row's id, the seed of rows that bring none.
     """
@@ -275,6 +342,7 @@ class RunSpec(_Part):
     manifest: Manifest
     output: Output
     topology: Topology = Topology()
+    faults: Faults = Faults()
     sampling: dict[str, Any] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)] = 0
 

@@ -1,10 +1,12 @@
 """What `vidgen render` costs over a bare loop: videos per minute of one replica over those of the pipeline.
 
-    python -m tests.benchmarks.run [--rows 8] [--steps 120] [--rounds 3]
+    python -m tests.benchmarks.run [--rows 40] [--steps 100] [--turn 3]
 
-Both sides render the same rows of the demo's checkpoint with all cores, each in a process of its own, in
-turns. Loading and starting are left out on both: the time that counts runs from the first finished
-video to the last. The bare loop calls the pipeline and nothing else: it neither encodes nor writes.
+Both sides render the same rows of the demo's checkpoint with all cores, each in a process of its own. They
+take turns of a few seconds, in which the processes of the other side are stopped, so that a machine whose
+speed changes favours neither. What counts is the time of a side's own turns, from its first finished video to
+its last: loading and starting are left out on both. The bare loop calls the pipeline and nothing else: it
+neither encodes nor writes.
 
 On CPU encoding takes its time from the model's cores, which an NPU's host does not. The number of steps makes
 up for that a little: a video renders for seconds here, for minutes with a published model.
@@ -13,43 +15,43 @@ up for that a little: a video renders for seconds here, for minutes with a publi
 from __future__ import annotations
 
 import argparse
-import statistics
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.processes import descendants
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.demo import checkpoint_path
+
+Turn = tuple[float, float]
+"""When it began and when it ended, in seconds of `time.time()`."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--turn", type=float, default=3.0, help="Seconds of a turn.")
     parser.add_argument("--bare", metavar="MANIFEST", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:
-        print(_bare_loop(Path(arguments.bare)))
+        _bare_loop(Path(arguments.bare))
         return
     with tempfile.TemporaryDirectory() as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         _write_manifest(manifest, arguments.rows, arguments.steps)
-        ratios = []
-        for i in range(arguments.rounds):
-            bare = _run_bare(manifest)
-            whole = _run_whole(manifest, Path(scratch) / f"output-{i}", arguments.rows)
-            ratios.append(whole / bare)
-            print(f"vidgen render {whole:.2f} videos/min, bare loop {bare:.2f}, ratio {ratios[-1]:.3f}")
-    print(f"whole-run efficiency: {statistics.median(ratios):.3f}")
+        _compare(manifest, Path(scratch), arguments.turn)
 
 
 def _write_manifest(path: Path, rows: int, steps: int) -> None:
@@ -65,32 +67,82 @@ def _write_manifest(path: Path, rows: int, steps: int) -> None:
     pq.write_table(table, path)
 
 
-def _bare_loop(manifest: Path) -> float:
-    """Videos per minute of the pipeline alone."""
+def _bare_loop(manifest: Path) -> None:
+    """The pipeline alone; prints when each video is finished."""
     pipeline = load_pipeline(str(checkpoint_path()))
-    requests = [RenderRequest(**row) for row in pq.read_table(manifest).to_pylist()]
-    pipeline(requests[0])
-    begun = time.perf_counter()
-    for request in requests[1:]:
-        pipeline(request)
-    return 60 * (len(requests) - 1) / (time.perf_counter() - begun)
+    for row in pq.read_table(manifest).to_pylist():
+        pipeline(RenderRequest(**row))
+        print(time.time(), flush=True)
 
 
-def _run_bare(manifest: Path) -> float:
-    command = [sys.executable, "-m", "tests.benchmarks.run", "--bare", str(manifest)]
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return float(finished.stdout.strip().splitlines()[-1])
+def _compare(manifest: Path, scratch: Path, turn: float) -> None:
+    output, times = scratch / "output", scratch / "times"
+    render = [sys.executable, "-m", "vidgen_dist", "render", str(manifest), str(output)]
+    render += ["--model", str(checkpoint_path()), "--device", "cpu", "--replicas", "1"]
+    bare = [sys.executable, "-m", "tests.benchmarks.run", "--bare", str(manifest)]
+    with (
+        times.open("w") as file,
+        _started(render, subprocess.DEVNULL) as whole,
+        _started(bare, file) as loop,
+    ):
+        turns = _take_turns([whole, loop], turn)
+    finished = [
+        sorted(at.timestamp() for at in pq.read_table(output / "ledger")["finished_at"].to_pylist()),
+        [float(line) for line in times.read_text().split()],
+    ]
+    seconds = [_seconds_a_video(*side) for side in zip(finished, turns, strict=True)]
+    print(f"a video: vidgen render {seconds[0]:.3f} s, bare loop {seconds[1]:.3f} s")
+    print(f"whole-run efficiency: {seconds[1] / seconds[0]:.3f}")
 
 
-def _run_whole(manifest: Path, output: Path, rows: int) -> float:
-    """Videos per minute of a whole run, from the times in its ledger."""
-    command = [sys.executable, "-m", "vidgen_dist", "render", str(manifest), str(output)]
-    command += ["--model", str(checkpoint_path()), "--device", "cpu", "--replicas", "1"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finished: list[datetime] = sorted(pq.read_table(output / "ledger")["finished_at"].to_pylist())
-    if len(finished) != rows:
-        raise RuntimeError(f"{output}: {len(finished)} of {rows} rows are in the ledger")
-    return 60 * (rows - 1) / (finished[-1] - finished[0]).total_seconds()
+@contextmanager
+def _started(command: Sequence[str], stdout: object) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        for pid in (process.pid, *descendants(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def _take_turns(sides: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[list[Turn]]:
+    """Let each side run in turns until both have ended; the turns of each while the other ran as well."""
+    turns: list[list[Turn]] = [[], []]
+    for side in sides:
+        _send(side, signal.SIGSTOP)
+    while all(side.poll() is None for side in sides):
+        for side, its_turns in zip(sides, turns, strict=True):
+            begun = time.time()
+            _send(side, signal.SIGCONT)
+            with suppress(subprocess.TimeoutExpired):
+                side.wait(seconds)
+            _send(side, signal.SIGSTOP)
+            its_turns.append((begun, time.time()))
+    for side in sides:
+        _send(side, signal.SIGCONT)
+        if side.wait():
+            raise RuntimeError(f"{side.args}: exit status {side.returncode}")
+    return turns
+
+
+def _send(side: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a process and all that it has started."""
+    if side.poll() is None:
+        for pid in (side.pid, *descendants(side.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _seconds_a_video(finished: Sequence[float], turns: Sequence[Turn]) -> float:
+    """Seconds of a side's turns between its first finished video and its last within them, a video."""
+    within = [at for at in finished if at <= turns[-1][1]]
+
+    def elapsed(at: float) -> float:
+        return sum(min(at, end) - begun for begun, end in turns if begun < at)
+
+    return (elapsed(within[-1]) - elapsed(within[0])) / (len(within) - 1)
 
 
 if __name__ == "__main__":

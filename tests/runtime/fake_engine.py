@@ -11,6 +11,7 @@ Prompts are texts of words; those with a colon are orders:
     stop-once:FILE  stops the process, as SIGSTOP does, unless FILE is there, and makes it
     hang-once:FILE  never comes back, unless FILE is there, and makes it
     raise-once:FILE raises RuntimeError unless FILE is there, and makes it
+    starve:FILE     finds no memory, and adds a line to FILE, until that has two
     touch:FILE      makes FILE when rendering begins
     sign:FOLDER     makes a file in FOLDER, once, that is named after the rank, the process, NPUs and cores
     wait:FILE       goes on when FILE is there (60 s at most)
@@ -233,6 +234,8 @@ class FakePipeline:
             raise NumericalError(argument)
         elif order == "uncounted":
             self._mesh.traffic.issued[tuple(range(self._mesh.ranks))] += 1
+        elif order == "starve" and _count(file) <= 2:
+            raise RuntimeError("Device(id:0) memory isn't enough and alloc failed, kernel name: MatMul")
         elif order == "exit-once" and _is_first(file):
             raise SystemExit("the model wants to leave")
         elif order == "die" or (order == "die-once" and _is_first(file)):
@@ -251,6 +254,14 @@ def _wait_until(is_so: Callable[[], Any], step: Callable[[], None]) -> None:
             raise TimeoutError
         time.sleep(STEP_SECONDS)
         step()
+
+
+def _count(file: Path) -> int:
+    """Lines of a file after one more was added."""
+    with file.open("a+") as lines:
+        lines.write("x\n")
+        lines.seek(0)
+        return len(lines.readlines())
 
 
 def _is_first(file: Path) -> bool:

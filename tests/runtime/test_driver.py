@@ -114,6 +114,38 @@ def test_a_row_that_kills_workers_is_given_up_and_its_neighbours_are_not(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_a_row_has_as_many_attempts_as_the_run_gives_it(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    spec = make_spec(make_manifest("one", "die:", "three"), faults__max_attempts=1)
+    assert counts(run(spec)) == (0, 2, 1, 1)
+    [failed] = [entry for entry in entries(tmp_path / "out") if entry["id"] == "b"]
+    assert failed["error_message"].startswith("1 worker died with this row")
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("allowed", [2, "20%"])
+def test_too_many_failures_end_the_run_and_lose_nothing(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, allowed: int | str
+) -> None:
+    rows = ["raise:oops", "two", "raise:oops", "four", "raise:oops", *["later"] * 7]
+    spec = make_spec(
+        make_manifest(*rows), faults__max_failures=allowed, topology__replicas=1, topology__shard_size=1
+    )
+    result = run(spec)
+    assert result.exit_status == 1
+    assert result.failed == 3
+    # A few may have begun before the third failure was heard of.
+    assert 2 <= result.done < 9
+    assert result.pending == 9 - result.done
+    assert "rows failed, faults.max_failures is" in result.message
+    found = entries(tmp_path / "out")
+    assert [entry["status"] for entry in found].count("done") == result.done
+    again = run(make_spec(make_manifest(*rows), topology__replicas=1))
+    assert counts(again) == (result.done, 9 - result.done, 3, 1)
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_rows_of_a_worker_that_breaks_down_are_not_forgotten(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from vidgen_dist.runtime import interrupts as interrupts_module
 from vidgen_dist.runtime.interrupts import Interrupts
 
 
@@ -27,6 +28,25 @@ def test_sigterm_stays_a_wish() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.level == 1
         os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.level == 2
+
+
+def test_sigterm_becomes_an_order_when_its_grace_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(interrupts_module.time, "monotonic", lambda: now)
+    with Interrupts(grace=30) as interrupts:
+        interrupts.soften()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not interrupts.preempted
+        now += 50
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (interrupts.level, interrupts.preempted) == (1, True)
+        now += 20
+        # It is repeated, which gives no more time.
+        os.kill(os.getpid(), signal.SIGTERM)
+        now += 9
+        assert interrupts.level == 1
+        now += 2
         assert interrupts.level == 2
 
 

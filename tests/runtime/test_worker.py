@@ -55,7 +55,7 @@ class Heard:
 def start(tmp_path: Path) -> Callable[..., Heard]:
     """Starts a worker whose output is `tmp_path / "out"`."""
 
-    def begin(model: str = "fake", **output: Any) -> Heard:
+    def begin(model: str = "fake", max_attempts: int = 3, **output: Any) -> Heard:
         job = Job(
             engine=FAKE_ENGINE,
             model=Model(id=model),
@@ -63,6 +63,7 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             output=Output(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
             identity=IDENTITY,
             passthrough=PASSTHROUGH,
+            max_attempts=max_attempts,
         )
         worker = Worker(job, "w1")
         worker.start(None)
@@ -355,6 +356,24 @@ def test_formats(start: Callable[..., Heard], tmp_path: Path, format: str) -> No
     else:
         assert path.suffix == f".{format}"
         assert path.stat().st_size == entry["bytes"]
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(("max_attempts", "status"), [(2, "failed"), (3, "done")])
+def test_a_row_for_which_memory_is_short_is_tried_again(
+    start: Callable[..., Heard], tmp_path: Path, max_attempts: int, status: str
+) -> None:
+    heard = start(max_attempts=max_attempts)
+    heard.worker.submit([row("x", f"starve:{tmp_path}/x"), row("y", f"touch:{tmp_path}/y raise:oops")])
+    while len(heard.of("done") + heard.of("failed")) < 2:
+        heard.events += heard.worker.poll(0.2).events
+    finish(heard)
+    found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
+    assert (tmp_path / "x").read_text() == "x\n" * max_attempts
+    assert found["x"]["status"] == status
+    # Another error is final.
+    assert heard.of("started") == ["x", "y"]
+    assert found["y"]["error_class"] == "RuntimeError"
 
 
 # --- what files say of themselves, and whether they look right -------------------------------------------

@@ -2,7 +2,8 @@
 
 Rows go to whoever has room. A gang one of whose members dies, hangs or disagrees with the others is replaced
 as a whole, and its unfinished rows go back; the other gangs do not hear of it. Which of its rows killed it
-is not known at first, see `feeding`. A row with `MAX_DEATHS` is given up; its neighbours go through.
+is not known at first, see `feeding`. A row that killed as many as it has attempts is given up; its neighbours
+go through.
 
 What a lost gang has finished counts. So its leader, if it still answers, is told to finish its writing, and
 what its ledger entries say is asked when it can write no more: a row that went back too early would be done
@@ -29,8 +30,8 @@ from vidgen_dist.runtime.unison import GangBroken
 from vidgen_dist.runtime.watchdog import overdue, patience
 
 MAX_DEATHS = 3
-"""Gangs that one row may kill; and gangs that one replica may lose with no row done in between. If its rows
-were at fault, they were different ones: none of them is given up for what ails the replica."""
+"""Gangs that one replica may lose with no row done in between. If its rows were at fault, they were different
+ones: none of them is given up for what ails the replica."""
 
 POLL_SECONDS = 5.0
 """A worker answers at the latest then, news or not."""
@@ -153,6 +154,7 @@ class Crew:
         self._interrupts = interrupts
         self._tick = tick
         self._hiring = Hiring(job, replicas)
+        self._max_attempts = job.max_attempts
         self._feed = Feed(rows, pending, shard_size, replicas)
         self._gangs: list[Gang] = []
         self._dying: list[Dying] = []
@@ -200,8 +202,8 @@ class Crew:
     def _ending(self) -> bool:
         return self._interrupts.level > 0 or self._fault is not None
 
-    def _end(self, fault: Exception) -> None:
-        """Let the run end with this error, the first one."""
+    def end(self, fault: Exception) -> None:
+        """Let the run end with this error, the first one: what is being rendered is finished."""
         self._fault = self._fault or fault
 
     def _ready(self) -> int:
@@ -283,7 +285,7 @@ class Crew:
             outcomes = self._outcomes_of(gang.name) if gang.hand.tasks else {}
         except OSError as error:
             outcomes = {}
-            self._end(Stopped(f"the ledger cannot be read: {error}"))
+            self.end(Stopped(f"the ledger cannot be read: {error}"))
         for row_id in [row_id for row_id in gang.hand.tasks if row_id in outcomes]:
             event = Event("done" if outcomes[row_id] == DONE else "failed", row_id)
             self._hear_of_row(gang, event, row_id)
@@ -291,7 +293,7 @@ class Crew:
         suspects = gang.hand.suspects(writing=loss.member is gang.leader or len(gang.members) == 1)
         for row_id, task in gang.hand.tasks.items():
             if row_id in suspects:
-                self._suspect(task, loss)
+                self._suspect(task, loss, alone=len(suspects) == 1)
             else:
                 self._feed.put_back(task)
         # A row that kills every gang must not end a replica: its second death says no more of that.
@@ -300,17 +302,19 @@ class Crew:
         if self._losses[gang.replica] < MAX_DEATHS and not self._ending:
             self._hire(gang.replica)
 
-    def _suspect(self, task: Task, loss: Loss) -> None:
+    def _suspect(self, task: Task, loss: Loss, *, alone: bool) -> None:
         task.deaths += 1
-        if task.deaths < MAX_DEATHS:
+        # Where another row can have done it, this one may be a neighbour; from now on each is rendered alone.
+        if task.deaths < self._max_attempts or not alone:
             self._feed.put_back(task)
             return
-        message = f"{task.deaths} workers died with this row; the last: {loss.why}"
+        workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
+        message = f"{workers} died with this row; the last: {loss.why}"
         try:
             self._give_up(task.row, loss.error, message)
         except OSError as error:
             self._feed.put_back(task)
-            self._end(Stopped(f"the ledger cannot be written: {error}"))
+            self.end(Stopped(f"the ledger cannot be written: {error}"))
         else:
             self._on_result(Event("failed", task.row.id, loss.error, message))
 
@@ -336,7 +340,7 @@ class Crew:
             # After a loss, whether the gang or its row was at fault shows with another row.
             shard = self._feed.next_shard(gang.hand, fresh=self._losses[gang.replica] > 0)
         except OSError as error:
-            self._end(Stopped(f"the manifest cannot be read any more: {error}"))
+            self.end(Stopped(f"the manifest cannot be read any more: {error}"))
             return
         if shard:
             gang.hand.take(shard)
@@ -414,10 +418,10 @@ class Crew:
         elif event.kind == "ready":
             member.ready = True
         elif event.kind == "stuck":
-            self._end(Stopped(f"the output cannot be written: {event.message}"))
+            self.end(Stopped(f"the output cannot be written: {event.message}"))
         elif event.kind == "refused":
             # Another gang may have loaded the model, and rendered: then it is no refusal before start.
-            self._end(Stopped(event.message) if self._ready() else Refused(event.message))
+            self.end(Stopped(event.message) if self._ready() else Refused(event.message))
         elif event.kind == "broken":
             what = "broke down" if gang.ready else "could not load the model"
             why = f"{gang.rank_of(member)} {what}: {event.error}: {event.message}"
@@ -448,7 +452,7 @@ class Crew:
         if self._dying or any(gang.placed for gang in self._gangs):
             self._placed = now
         elif now - self._placed - held_up > START_SECONDS:
-            self._end(
+            self.end(
                 Stopped(
                     f"no worker found a place within {START_SECONDS:g} s: a replica needs "
                     f"{self._hiring.needs(1)}, the cluster has {self._hiring.there()}"

@@ -31,7 +31,7 @@ from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.status_file import State
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.watchdog import limits_of
-from vidgen_dist.spec import AUTO, Model, RunSpec
+from vidgen_dist.spec import AUTO, Model, RunSpec, parse_seconds
 from vidgen_dist.storage import Storage, open_storage, redact_message
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
     engine = engine or engines.ENGINE
     run = uuid.uuid4().hex[:12]
     device = choose_device(spec.topology)
-    with Interrupts() as interrupts, _planned(spec, device, engine, run, console) as (plan, lease):
+    grace = parse_seconds(spec.faults.grace)
+    with Interrupts(grace) as interrupts, _planned(spec, device, engine, run, console) as (plan, lease):
         for name in plan.manifest.unknown_columns:
             console.print(describe_unknown(name), markup=False, highlight=False)
         write_run_file(plan)
@@ -190,11 +191,13 @@ def _render(
         identity=plan.identity,
         passthrough=plan.manifest.extra_schema,
         degrees=gangs.degrees,
+        max_attempts=plan.spec.faults.max_attempts,
         patience=limits["encode"],
     )
     writer = LedgerWriter(plan.output, f"{lease.run}-driver", job.passthrough, max_seconds=0.0)
     failures: list[str] = []
     sent: list[Mapping[str, int]] = []
+    pending = plan.total - plan.done
     told = 0
 
     def on_result(event: Event) -> None:
@@ -202,8 +205,16 @@ def _render(
         progress.add((event.error or "unknown") if event.kind == "failed" else None)
         if event.sent:
             sent.append(event.sent)
-        if event.kind == "failed" and len(failures) < SHOWN_FAILURES:
-            failures.append(f"{event.id}: {event.error}: {event.message}")
+        if event.kind == "failed":
+            if len(failures) < SHOWN_FAILURES:
+                failures.append(f"{event.id}: {event.error}: {event.message}")
+            if progress.failed > plan.spec.faults.failures_allowed(progress.done + progress.failed, pending):
+                crew.end(
+                    Stopped(
+                        f"{progress.failed:,} of {progress.done + progress.failed:,} rows failed, "
+                        f"faults.max_failures is {plan.spec.faults.max_failures}"
+                    )
+                )
 
     def give_up(row: Row, error: str, message: str) -> None:
         fingerprint = plan.identity.fingerprint(row.request, {})
@@ -221,13 +232,15 @@ def _render(
         nonlocal told
         if lease.lost:
             # Another run renders these rows.
-            interrupts.level = 2
+            interrupts.stop()
         if interrupts.level > told:
             told = interrupts.level
             progress.say(
                 "stopping at once; what is finished is kept"
                 if told > 1
-                else "finishing the rows that are being rendered; Ctrl-C again stops at once"
+                else "finishing the rows that are being rendered"
+                + (f", within {plan.spec.faults.grace}" if interrupts.preempted else "")
+                + "; Ctrl-C stops at once"
             )
         progress.tick(ready, waiting)
         overview.refresh(crew.gangs)
@@ -237,7 +250,7 @@ def _render(
         replicas=gangs.replicas,
         run=lease.run,
         rows=plan.rows(),
-        pending=plan.total - plan.done,
+        pending=pending,
         shard_size=topology.shard_size,
         limits=limits,
         on_news=overview.hear,

@@ -1,9 +1,11 @@
-"""Ctrl-C and SIGTERM: a wish first, an order the second time."""
+"""Ctrl-C: a wish first, an order the second time. SIGTERM: a wish, and an order when its grace ends."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,12 +16,29 @@ class Interrupts:
     In front of `soften` a signal raises KeyboardInterrupt, for there is nothing to finish yet. After it,
     `level` says what is wanted: 0 nothing, 1 finish what is being rendered, 2 stop at once. Outside the
     main thread no signal arrives, and the level stays 0.
+
+    Args:
+        grace: Seconds from a SIGTERM until what is being rendered is given up.
+
+    Attributes:
+        preempted: Whether a SIGTERM came: soon there will be no time for anything.
     """
 
-    def __init__(self) -> None:
-        self.level = 0
+    def __init__(self, grace: float = math.inf) -> None:
+        self.preempted = False
+        self._grace = grace
+        self._until = math.inf
+        self._level = 0
         self._soft = False
         self._before: dict[int, Any] = {}
+
+    @property
+    def level(self) -> int:
+        return 2 if time.monotonic() > self._until else self._level
+
+    def stop(self) -> None:
+        """What is wanted is to stop at once."""
+        self._level = 2
 
     def soften(self) -> None:
         """From here on only count."""
@@ -38,5 +57,11 @@ class Interrupts:
     def _arrived(self, number: int, _frame: FrameType | None) -> None:
         if not self._soft:
             raise KeyboardInterrupt
-        # A second SIGTERM says no more than the first: schedulers repeat it.
-        self.level = max(self.level, 1) if number == signal.SIGTERM else min(self.level + 1, 2)
+        if number == signal.SIGTERM:
+            # A second one says no more than the first: schedulers repeat it.
+            self._level = max(self._level, 1)
+            if not self.preempted:
+                self.preempted = True
+                self._until = time.monotonic() + self._grace
+        else:
+            self._level = min(self._level + 1, 2)

@@ -51,6 +51,7 @@ class Job:
         identity: What decides the pixels of every row.
         passthrough: Names and types of the manifest's columns that are copied to the ledger.
         degrees: How a gang divides the work of one video.
+        max_attempts: See `spec.Faults`.
         patience: Seconds within which the ranks of a gang raise what is a row's fault.
         checkpoint_every: Denoising steps after which a rendering is saved; None: never.
     """
@@ -62,6 +63,7 @@ class Job:
     identity: Identity
     passthrough: pa.Schema
     degrees: Degrees = field(default_factory=Degrees)
+    max_attempts: int = 3
     patience: float = 600.0
     checkpoint_every: int | None = None
 

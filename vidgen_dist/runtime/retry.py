@@ -1,10 +1,11 @@
-"""Asking a storage again when it refuses."""
+"""What is tried again: a storage that refuses, a row for which memory was short."""
 
 from __future__ import annotations
 
 import random
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from vidgen_dist.runtime.notes import Note, Notes, ignore
@@ -15,6 +16,25 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_DELAY = 0.5
 """Seconds before the second attempt; each later one waits twice as long."""
+
+
+# MindSpore and CANN raise a RuntimeError with one of many texts.
+_NO_MEMORY = re.compile(
+    r"out of memory|memory (not|isn't) enough|failed to alloc(ate)? \w*\s*memory", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of the host or of the NPU."""
+    told = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(told)
+
+
+def delays(attempts: int) -> Iterator[float]:
+    """Seconds to wait before each attempt after the first, each twice as long."""
+    for attempt in range(attempts - 1):
+        # Workers that were refused together should not come back together.
+        yield FIRST_DELAY * 2**attempt * random.uniform(0.75, 1.25)
 
 
 def with_retries(call: Callable[[], T], *, hurry: threading.Event, note: Notes = ignore) -> T:
@@ -29,7 +49,7 @@ def with_retries(call: Callable[[], T], *, hurry: threading.Event, note: Notes =
         OSError: What the last attempt raised; FileNotFoundError, a full disk and the like at once, for
             they stay so.
     """
-    for attempt in range(ATTEMPTS):
+    for delay in delays(ATTEMPTS):
         try:
             return call()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -37,11 +57,7 @@ def with_retries(call: Callable[[], T], *, hurry: threading.Event, note: Notes =
         except OSError as error:
             if is_full(error):
                 raise
-            # Workers that were refused together should not come back together.
-            delay = FIRST_DELAY * 2**attempt * random.uniform(0.75, 1.25)
-            if attempt == ATTEMPTS - 1:
-                raise
             note(Note("retried", error=type(error).__name__, message=str(error)))
             if hurry.wait(delay):
                 raise
-    raise AssertionError("unreachable")
+    return call()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import os
 import queue
 import threading
@@ -31,7 +32,7 @@ from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.job import Event, Job, Report, Row
 from vidgen_dist.runtime.notes import Note, Notes, ignore
-from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.retry import delays, is_out_of_memory, with_retries
 from vidgen_dist.runtime.scratch import Saving, Scratch
 from vidgen_dist.runtime.unison import Ending, Followers, GangBroken, Unison
 from vidgen_dist.runtime.watchdog import Pulse
@@ -160,7 +161,8 @@ class Worker:
 
     def _say_broken(self, error: BaseException) -> None:
         if isinstance(error, GangBroken):
-            self._say(Event("broken", error=error.error or GangBroken.__name__, message=str(error)))
+            message = storage.redact_message(str(error))
+            self._say(Event("broken", error=error.error or GangBroken.__name__, message=message))
         else:
             self._say(Event("broken", error=type(error).__name__, message=told(error)))
 
@@ -232,7 +234,7 @@ class Worker:
             self._say(Event("started", row.id))
             self._pulse.beat("encode")
             try:
-                outcome = self._render_row(pipeline, row)
+                outcome = self._render_row_patiently(pipeline, row)
             except _Abandoned:
                 return
             finally:
@@ -241,6 +243,23 @@ class Worker:
             self._say(Event("rendered", row.id))
             if not self._writing.put(outcome):
                 return
+
+    def _render_row_patiently(self, pipeline: Any, row: Row) -> Outcome:
+        """Render a row; again, `max_attempts` times in all, while memory is short.
+
+        Here for a gang of one. To a gang of several it happens as a gang that breaks, and the crew counts.
+        """
+        for delay in delays(self._job.max_attempts):
+            outcome = self._render_row(pipeline, row)
+            if outcome.error is None or not is_out_of_memory(outcome.error):
+                return outcome
+            # The error's traceback holds on to what filled the memory.
+            del outcome
+            gc.collect()
+            self._pulse.rest()
+            self._stopping.wait(delay)
+            self._pulse.beat("encode")
+        return self._render_row(pipeline, row)
 
     def _render_row(self, pipeline: Any, row: Row) -> Outcome:
         # Known before the media are, so that a row whose image is missing has one as well.

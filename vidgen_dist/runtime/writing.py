@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import tempfile
 import threading
@@ -30,6 +31,9 @@ FRAMES_WAITING = 1
 
 FLUSH_ENTRIES = 64
 """Entries of a ledger part, at most: what of a fast model's work a killed worker can lose."""
+
+NICENESS = 10
+"""Of the write thread and the encoder, where the model computes on the same cores."""
 
 TICK_SECONDS = 1.0
 """How often the write thread looks whether entries have waited long enough."""
@@ -113,6 +117,9 @@ class WriteThread:
         self._outcomes.put(_THE_END)
 
     def _write(self) -> None:
+        # Whatever computes with several threads waits for the slowest: the model's go first, also before the
+        # encoder, which inherits this.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             self._write_outcomes()
         except Exception as error:  # noqa: BLE001 - without this thread the worker is of no use
