@@ -117,9 +117,9 @@ def test_a_row_that_kills_workers_is_given_up_and_its_neighbours_are_not(
 def test_a_row_has_as_many_attempts_as_the_run_gives_it(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    spec = make_spec(make_manifest("one", "die:", "three"), faults__max_attempts=1)
+    spec = make_spec(make_manifest("die:", "two", "three"), faults__max_attempts=1, topology__shard_size=1)
     assert counts(run(spec)) == (0, 2, 1, 1)
-    [failed] = [entry for entry in entries(tmp_path / "out") if entry["id"] == "b"]
+    [failed] = [entry for entry in entries(tmp_path / "out") if entry["id"] == "a"]
     assert failed["error_message"].startswith("1 worker died with this row")
 
 
