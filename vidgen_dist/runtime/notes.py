@@ -14,7 +14,7 @@ class Note:
 
     Args:
         what: An `Event`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the storage),
-            `retried` (the storage refused, and is asked again), `entered` (rows, into the ledger). Followers
+            `retried` (the storage refused, or memory was short), `entered` (rows, into the ledger). Followers
             of a gang note `started` and `rendered`, too.
         row: The row's id.
         rank: For `joined`.

@@ -253,8 +253,10 @@ class Worker:
             outcome = self._render_row(pipeline, row)
             if outcome.error is None or not is_out_of_memory(outcome.error):
                 return outcome
+            error = outcome.error
+            self._note(Note("retried", row.id, error=type(error).__name__, message=told(error)))
             # The error's traceback holds on to what filled the memory.
-            del outcome
+            del outcome, error
             gc.collect()
             self._pulse.rest()
             self._stopping.wait(delay)
