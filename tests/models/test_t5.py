@@ -14,14 +14,14 @@ from vidgen_dist.weights.load import load_weights
 TINY = {"vocab_size": 20, "d_model": 8, "d_kv": 6, "d_ff": 10, "num_layers": 2, "num_heads": 3}
 
 
-def folder_of(name):
-    return case(name).checkpoint / "text_encoder"
+def folder_of(name, family="cogvideox"):
+    return case(name, family).checkpoint / "text_encoder"
 
 
-def loaded(name, folder=None):
-    config = json.loads((folder_of(name) / "config.json").read_text(encoding="utf-8"))
-    model = T5Encoder(config)
-    load_weights(model, folder or folder_of(name), variant=case(name).variant, rename=encoder_key)
+def loaded(name, folder=None, family="cogvideox"):
+    folder = folder or folder_of(name, family)
+    model = T5Encoder(json.loads((folder_of(name, family) / "config.json").read_text(encoding="utf-8")))
+    load_weights(model, folder, variant=case(name, family).variant, rename=encoder_key)
     return model
 
 
@@ -58,6 +58,18 @@ def test_parity(name, prompt):
     print(f"T5 {name}, {prompt}: largest difference {difference:.2e}")
     # Scores are not scaled by the head's width: float32's rounding grows in the softmax.
     assert difference < 5e-5
+
+
+def test_parity_with_mask():
+    """Two prompts side by side, the second one the end token alone."""
+    pieces = case("0.9.0", "ltx").pieces
+    ids, mask, output = (pieces[f"text_encoder.masked.{key}"] for key in ("input_ids", "mask", "output"))
+    assert mask.sum(1).tolist()[1] == 1
+    ours = encode(loaded("0.9.0", family="ltx"), ids, mask)
+    difference = largest_difference(ours, output)
+    print(f"T5 with mask: largest difference {difference:.2e}")
+    assert difference < 5e-5
+    assert largest_difference(encode(loaded("0.9.0", family="ltx"), ids), output) > 1e-3
 
 
 def test_every_parameter_is_used():

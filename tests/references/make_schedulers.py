@@ -4,8 +4,8 @@
 
 Of CogVideoX's it writes `schedulers/steps.npz`: `runs` is JSON, a list of {scheduler, config,
 num_inference_steps, eta, seed}; `model_outputs` (N, ...) and `sample` are every run's inputs. For run k,
-`k.timesteps` (S,), `k.samples` and `k.originals` (S, ...) hold x_t-1 and x₀ of its steps, `k.noised` (S, ...) is
-`add_noise(sample, model_outputs[0], t)`, `k.alphas` every 37th ᾱ.
+`k.timesteps` (S,), `k.samples` and `k.originals` (S, ...) hold x_t-1 and x₀ of its steps, `k.noised`
+(S, ...) is `add_noise(sample, model_outputs[0], t)`, `k.alphas` every 37th ᾱ.
 
 Of the flow-matching one `schedulers/flow_match.npz`: `runs` is JSON, a list of {config, arguments (of
 `set_timesteps`; `tokens` in place of mu), seed}; `model_outputs` and `sample` likewise. For run k,

@@ -14,7 +14,10 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import DIFFUSERS, Activation, gelu, gelu_sigmoid, gelu_tanh
+from vidgen_dist.models.embeddings import timestep_embedding
 from vidgen_dist.parallel.tokens import TokenSplit
+
+SINUSOIDS = 256
 
 
 class TimestepEmbedding(nn.Module):
@@ -28,6 +31,18 @@ class TimestepEmbedding(nn.Module):
 
     def construct(self, sinusoids: nn.Tensor) -> nn.Tensor:
         return self.linear_2(self._activation(self.linear_1(sinusoids)))
+
+
+class SinusoidEmbedding(nn.Module):
+    """Timesteps (B,) to an embedding (B, E), by 256 sinusoids (Chen et al. 2023, arXiv:2310.00426)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedding(SINUSOIDS, embed_dim)
+
+    def construct(self, timesteps: np.ndarray, dtype: Any) -> nn.Tensor:
+        waves = timestep_embedding(timesteps, SINUSOIDS, flip_sin_to_cos=True, freq_shift=0)
+        return self.timestep_embedder(nn.from_numpy(waves, dtype))
 
 
 class FeedForward(nn.Module):
@@ -75,9 +90,9 @@ FEED_FORWARD_ACTIVATIONS: Mapping[str, tuple[bool, Activation]] = {
 class Rotary(NamedTuple):
     """What turns queries and keys: x -> x * cos + (x @ swap) * sin, over x (B, N, heads, head size).
 
-    cos and sin are (1, N, 1, head size) float32. swap (head size, head size) takes the two channels of a
-    pair, (a, b), to (-b, a): as a product it runs at the speed of the matrix unit, where strided slices and a
-    stack do not, and it is exact.
+    cos and sin are (1, N, heads or 1, head size) float32. swap (head size, head size) takes the two channels
+    of a pair, (a, b), to (-b, a): as a product it runs at the speed of the matrix unit, where strided slices
+    and a stack do not, and it is exact.
     """
 
     cos: nn.Tensor
@@ -96,12 +111,16 @@ def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) ->
     cos, sin = (table[split.at("video")] for table in tables)
     text = split.at("text")
     no_turn = np.zeros((text.stop - text.start, cos.shape[1]), np.float32)
-    swap = np.kron(np.eye(cos.shape[1] // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
     return Rotary(
         nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
         nn.from_numpy(np.concatenate([no_turn, sin])[None, :, None]),
-        nn.from_numpy(swap, dtype),
+        nn.from_numpy(pair_swap(cos.shape[1]), dtype),
     )
+
+
+def pair_swap(size: int) -> np.ndarray:
+    """`Rotary.swap` where neighbouring channels are a pair."""
+    return np.kron(np.eye(size // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
 
 
 def turn(x: nn.Tensor, rotary: Rotary) -> nn.Tensor:

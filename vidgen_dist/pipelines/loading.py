@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
+from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
 from vidgen_dist.models.encoders.t5 import T5Encoder, encoder_key
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
+from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.pipelines.cogvideox import CogVideoXPipeline
+from vidgen_dist.pipelines.ltx import LTXPipeline
 from vidgen_dist.pipelines.rendering import Pipeline
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.schedulers import load_scheduler
@@ -20,12 +23,14 @@ from vidgen_dist.weights.tokenizer import load_tokenizer
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "AutoencoderKLCogVideoX": AutoencoderKLCogVideoX,
+    "AutoencoderKLLTXVideo": AutoencoderKLLTXVideo,
     "CogVideoXTransformer3DModel": CogVideoXTransformer3DModel,
+    "LTXVideoTransformer3DModel": LTXVideoTransformer3DModel,
     "T5EncoderModel": T5Encoder,
 }
 """The models, by the class names of `model_index.json`."""
 
-_DIVIDED = frozenset({"AutoencoderKLCogVideoX", "CogVideoXTransformer3DModel"})
+_DIVIDED = frozenset(MODELS) - {"T5EncoderModel"}
 """Those whose work the ranks of a gang divide. Of the others every rank does the same."""
 
 
@@ -97,4 +102,21 @@ def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh
     )
 
 
-_LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str, Mesh], Pipeline]] = {"CogVideoX": _load_cogvideox}
+def _load_ltx(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> LTXPipeline:
+    return LTXPipeline(
+        rules=rules,
+        tokenizer=load_tokenizer(checkpoint),
+        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
+        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
+        vae=_load_model(checkpoint, "vae", dtype, mesh),
+        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        vae_config=checkpoint.config("vae"),
+        dtype=dtype,
+        mesh=mesh,
+    )
+
+
+_LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str, Mesh], Pipeline]] = {
+    "CogVideoX": _load_cogvideox,
+    "LTX-Video": _load_ltx,
+}

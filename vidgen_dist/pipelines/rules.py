@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.pipelines import cogvideox_rules
+from vidgen_dist.pipelines import cogvideox_rules, ltx_rules
 from vidgen_dist.pipelines.tasks import (
     IMAGE_TO_VIDEO,
     MEDIA_OF_TASK,
@@ -111,6 +111,12 @@ FAMILIES: tuple[Family, ...] = (
         },
         components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
         read=cogvideox_rules.read,
+    ),
+    Family(
+        name="LTX-Video",
+        pipeline_tasks={"LTXPipeline": TEXT_TO_VIDEO, "LTXImageToVideoPipeline": IMAGE_TO_VIDEO},
+        components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
+        read=ltx_rules.read,
     ),
 )
 

@@ -1,0 +1,287 @@
+"""LTX-Video: text- and image-to-video (HaCohen et al. 2024, arXiv:2501.00103).
+
+Parity with diffusers' LTXPipeline and LTXImageToVideoPipeline. Latents live in numpy between the
+transformer's calls, in float32 whatever the models compute in, and as tokens: each is one latent pixel.
+
+Shapes: B batch, N tokens, C latent channels, T latent frames, H and W height and width of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import media, nn
+from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
+from vidgen_dist.models.encoders.t5 import T5Encoder
+from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
+from vidgen_dist.pipelines.guidance import both_halves, guide, is_guided, own_halves
+from vidgen_dist.pipelines.ltx_rules import Geometry
+from vidgen_dist.pipelines.rendering import (
+    OnProgress,
+    Rendering,
+    StageClock,
+    check_finite,
+    draw_noise,
+    round_to,
+    seeded,
+    to_frames,
+    to_pixels,
+)
+from vidgen_dist.pipelines.rules import Rules
+from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO
+from vidgen_dist.request import RenderRequest
+from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
+from vidgen_dist.weights.tokenizer import tokenize_with_mask
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts of this rank's halves of guidance.
+
+    Args:
+        hidden: (B, L, D).
+        mask: (B, L) bool, true of the prompts' own tokens.
+    """
+
+    hidden: nn.Tensor
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where denoising begins.
+
+    Args:
+        tokens: float32 (1, N, C): noise, the first of them an image's if there is one.
+        size: Latent frames, rows and columns.
+        given: How many of the tokens are the image's. They are told that their time is over, and stay.
+    """
+
+    tokens: np.ndarray
+    size: tuple[int, int, int]
+    given: int
+
+
+class LTXPipeline:
+    """Renders requests with one LTX-Video checkpoint.
+
+    Args:
+        rules: What the checkpoint takes, for the task it was loaded for.
+        tokenizer: The checkpoint's T5 tokenizer.
+        text_encoder, transformer, vae: Models with their weights loaded.
+        scheduler: The checkpoint's noise schedule.
+        vae_config: `config.json` of the VAE, as published.
+        dtype: Name of the models' dtype.
+        mesh: The gang that renders together. All ranks render the same requests in the same order.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        tokenizer: Any,
+        text_encoder: T5Encoder,
+        transformer: LTXVideoTransformer3DModel,
+        vae: AutoencoderKLLTXVideo,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        vae_config: Mapping[str, Any],
+        dtype: str,
+        mesh: Mesh | None = None,
+    ) -> None:
+        self.rules = rules
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.transformer = transformer
+        self.vae = vae
+        self.scheduler = scheduler
+        self.dtype = dtype
+        self.mesh = mesh or alone()
+        self.geometry = Geometry.of(vae_config)
+        self._texts = EncodedTexts()
+
+    def __call__(self, request: RenderRequest) -> np.ndarray:
+        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
+        return self.render(request).frames
+
+    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
+        """Render one request.
+
+        Args:
+            request: What to render; fields left out take the model's defaults, and seed 0.
+            on_progress: Called when a stage begins and after each denoising step.
+
+        Raises:
+            RequestError: A field that the model cannot do.
+            MediaError: An image that does not decode.
+            NumericalError: Values that are NaN or infinite, instead of a video.
+        """
+        request = self.rules.resolve(request)
+        rng = seeded(request.seed or 0)
+        self.mesh.traffic.clear()
+        clock = StageClock(on_progress)
+        with clock.stage("encode"):
+            text = self._encode_text(request)
+            start = self._start(request, rng)
+        with clock.stage("denoise", len(self.scheduler.timesteps)):
+            tokens = self._denoise(request, text, start, rng, clock)
+        with clock.stage("decode"):
+            frames = self._decode(request, tokens, start.size, rng)
+        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
+
+    # Conditioning
+
+    def _encode_text(self, request: RenderRequest) -> Text:
+        prompts = [request.prompt]
+        if is_guided(request):
+            prompts.insert(0, request.negative_prompt or "")
+        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
+        # be there to gather the encoder's weights with those that do not.
+        texts = [self._encoded(prompt, request) for prompt in prompts]
+        if is_guided(request):
+            texts = list(own_halves(texts, self.mesh))
+        hidden, masks = zip(*texts, strict=True)
+        return Text(self._tensor(np.concatenate(hidden)), np.concatenate(masks))
+
+    def _encoded(self, prompt: str, request: RenderRequest) -> tuple[np.ndarray, np.ndarray]:
+        """Text hidden states of one prompt, float32 (1, L, D), and which of them are its own, (1, L)."""
+        length = request.max_sequence_length
+        assert length is not None
+
+        def encode() -> Encoded:
+            ids, mask = tokenize_with_mask(self.tokenizer, prompt, length)
+            # Padding is attended to here: it is left out in the transformer alone.
+            hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(ids)))
+            check_finite(hidden, "encode, text")
+            return hidden, mask
+
+        hidden, mask = self._texts.get(prompt, length, encode)
+        return hidden, mask
+
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> Start:
+        assert request.num_frames is not None
+        assert request.num_inference_steps is not None
+        height, width = _size(request)
+        frames, spatial = self.geometry.latent_frames(request.num_frames), self.geometry.spatial
+        size = frames, height // spatial, width // spatial
+        steps = request.num_inference_steps
+        self.scheduler.set_timesteps(
+            sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.scheduler.mu(int(np.prod(size)))
+        )
+        image = None
+        if self.rules.task == IMAGE_TO_VIDEO:
+            image = self._image_latents(request, rng)
+        latents = draw_noise(rng, (1, self.geometry.latent_channels, *size), "float32")
+        if image is None:
+            return Start(_pack(latents), size, 0)
+        latents[:, :, :1] = image
+        return Start(_pack(latents), size, size[1] * size[2])
+
+    def _image_latents(self, request: RenderRequest, rng: np.random.Generator) -> np.ndarray:
+        """The image's latents as the transformer knows them, (1, C, 1, H, W)."""
+        pixels = to_pixels([media.read_image(request.image)], *_size(request))
+        mean, logvar = (nn.to_numpy(moment) for moment in self.vae.encode(self._tensor(pixels)))
+        sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
+        check_finite(sample, "encode, pixels")
+        latents_mean, latents_std = self._statistics()
+        return (round_to(sample, self.dtype) - latents_mean) / latents_std
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the VAE's latents, (C, 1, 1, 1)."""
+        mean, std = (nn.to_numpy(value) for value in (self.vae.latents_mean, self.vae.latents_std))
+        return mean.reshape(-1, 1, 1, 1), std.reshape(-1, 1, 1, 1)
+
+    def _tensor(self, values: np.ndarray) -> nn.Tensor:
+        return nn.from_numpy(values, nn.dtype(self.dtype))
+
+    # Denoising
+
+    def _denoise(
+        self, request: RenderRequest, text: Text, start: Start, rng: np.random.Generator, clock: StageClock
+    ) -> np.ndarray:
+        """Tokens (1, N, C) after the last step."""
+        assert request.guidance_scale is not None
+        assert request.guidance_rescale is not None
+        tokens, steps = start.tokens, len(self.scheduler.timesteps)
+        for i, timestep in enumerate(self.scheduler.timesteps):
+            predicted = self._predict(request, tokens, text, start, timestep)
+            if is_guided(request):
+                predicted = guide(predicted, request.guidance_scale, request.guidance_rescale)
+            given, noisy = np.split(tokens, [start.given], axis=1)
+            noisy = self.scheduler.step(predicted[:, start.given :], i, noisy, rng)
+            tokens = np.concatenate([given, noisy], axis=1)
+            check_finite(tokens, f"denoise, step {i + 1} of {steps}")
+            clock.tell("denoise", i + 1, steps)
+        return tokens
+
+    def _predict(
+        self, request: RenderRequest, tokens: np.ndarray, text: Text, start: Start, timestep: np.float32
+    ) -> np.ndarray:
+        """The transformer's output, float32 (B, N, C): both halves when guidance is on."""
+        assert request.frame_rate is not None
+        batch = len(text.mask)
+        times = np.full((batch,), timestep, np.float32)
+        if start.given:
+            times = np.repeat(times[:, None], tokens.shape[1], axis=1)
+            times[:, : start.given] = 0
+        frames, height, width = start.size
+        spatial = self.geometry.spatial
+        predicted = self.transformer(
+            self._tensor(np.concatenate([tokens] * batch)),
+            text.hidden,
+            times,
+            text.mask,
+            frames,
+            height,
+            width,
+            rope_interpolation_scale=(self.geometry.temporal / request.frame_rate, spatial, spatial),
+        )
+        if is_guided(request):
+            predicted = both_halves(predicted, self.mesh)
+        return nn.to_numpy(predicted)
+
+    # Decoding
+
+    def _decode(
+        self,
+        request: RenderRequest,
+        tokens: np.ndarray,
+        size: tuple[int, int, int],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Tokens (1, N, C) to frames (F, height, width, 3) in [0, 1]."""
+        mean, std = self._statistics()
+        scale = np.float32(self.vae.config.scaling_factor)
+        latents = round_to(_unpack(tokens, size) * std / scale + mean, self.dtype)
+        timestep = None
+        if self.vae.config.timestep_conditioning:
+            assert request.decode_timestep is not None
+            timestep = np.array([request.decode_timestep], np.float32)
+            asked = request.decode_noise_scale
+            share = np.float32(request.decode_timestep if asked is None else asked)
+            noise = draw_noise(rng, latents.shape, self.dtype)
+            latents = (np.float32(1) - share) * latents + share * noise
+        video = self.vae.decode(self._tensor(latents), timestep, rng)
+        return to_frames(nn.to_numpy(video), self.mesh.gang)
+
+
+def _size(request: RenderRequest) -> tuple[int, int]:
+    """Height and width of a request whose defaults are filled in."""
+    assert request.height is not None
+    assert request.width is not None
+    return request.height, request.width
+
+
+def _pack(latents: np.ndarray) -> np.ndarray:
+    """Latents (1, C, T, H, W) to tokens (1, N, C)."""
+    return latents.transpose(0, 2, 3, 4, 1).reshape(1, -1, latents.shape[1])
+
+
+def _unpack(tokens: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Tokens (1, N, C) to latents (1, C, T, H, W)."""
+    return tokens.reshape(1, *size, -1).transpose(0, 4, 1, 2, 3)
