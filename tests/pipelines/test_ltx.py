@@ -13,7 +13,7 @@ import pytest
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
 from vidgen_dist.pipelines.ltx_rules import Geometry
-from vidgen_dist.pipelines.rendering import Pipeline
+from vidgen_dist.pipelines.rendering import Pipeline, State
 from vidgen_dist.pipelines.rules import Rules, load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
@@ -77,6 +77,17 @@ def test_what_a_field_decides(name: str, fields: dict[str, float], changes: bool
     pipeline = load_pipeline(str(case.checkpoint), task=case.task)
     same = np.array_equal(pipeline(_small(case)), pipeline(_small(case, **fields)))
     assert same != changes
+
+
+@pytest.mark.parametrize("name", ["0.9.0", "0.9.1-i2v"])
+def test_a_rendering_goes_on_from_any_of_its_states(name: str) -> None:
+    case = references.case(name, "ltx")
+    pipeline = load_pipeline(str(case.checkpoint), task=case.task)
+    states: list[State] = []
+    whole = pipeline.render(case.requests[0], on_state=states.append)
+    assert [state.step for state in states] == list(range(1, len(states) + 1))
+    for state in states[::2]:
+        np.testing.assert_array_equal(pipeline.render(case.requests[0], resume=state).frames, whole.frames)
 
 
 # Rules. ----------------------------------------------------------------------------------------

@@ -24,8 +24,11 @@ from vidgen_dist.pipelines.guidance import both_halves, guide, is_guided, own_ha
 from vidgen_dist.pipelines.ltx_rules import Geometry
 from vidgen_dist.pipelines.rendering import (
     OnProgress,
+    OnState,
     Rendering,
     StageClock,
+    State,
+    Steps,
     check_finite,
     draw_noise,
     round_to,
@@ -109,12 +112,21 @@ class LTXPipeline:
         """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
         return self.render(request).frames
 
-    def render(self, request: RenderRequest, on_progress: OnProgress | None = None) -> Rendering:
+    def render(
+        self,
+        request: RenderRequest,
+        on_progress: OnProgress | None = None,
+        *,
+        resume: State | None = None,
+        on_state: OnState | None = None,
+    ) -> Rendering:
         """Render one request.
 
         Args:
             request: What to render; fields left out take the model's defaults, and seed 0.
             on_progress: Called when a stage begins and after each denoising step.
+            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
+            on_state: Called with the state after each denoising step.
 
         Raises:
             RequestError: A field that the model cannot do.
@@ -128,8 +140,9 @@ class LTXPipeline:
         with clock.stage("encode"):
             text = self._encode_text(request)
             start = self._start(request, rng)
-        with clock.stage("denoise", len(self.scheduler.timesteps)):
-            tokens = self._denoise(request, text, start, rng, clock)
+        steps = Steps(len(self.scheduler.timesteps), rng, clock, resume, on_state)
+        with clock.stage("denoise", steps.count):
+            tokens = self._denoise(request, text, start, steps)
         with clock.stage("decode"):
             frames = self._decode(request, tokens, start.size, rng)
         return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
@@ -201,22 +214,19 @@ class LTXPipeline:
 
     # Denoising
 
-    def _denoise(
-        self, request: RenderRequest, text: Text, start: Start, rng: np.random.Generator, clock: StageClock
-    ) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, text: Text, start: Start, steps: Steps) -> np.ndarray:
         """Tokens (1, N, C) after the last step."""
         assert request.guidance_scale is not None
         assert request.guidance_rescale is not None
-        tokens, steps = start.tokens, len(self.scheduler.timesteps)
-        for i, timestep in enumerate(self.scheduler.timesteps):
-            predicted = self._predict(request, tokens, text, start, timestep)
+        (tokens,) = steps.begin(latents=start.tokens)
+        for i in steps:
+            predicted = self._predict(request, tokens, text, start, self.scheduler.timesteps[i])
             if is_guided(request):
                 predicted = guide(predicted, request.guidance_scale, request.guidance_rescale)
             given, noisy = np.split(tokens, [start.given], axis=1)
-            noisy = self.scheduler.step(predicted[:, start.given :], i, noisy, rng)
+            noisy = self.scheduler.step(predicted[:, start.given :], i, noisy, steps.rng)
             tokens = np.concatenate([given, noisy], axis=1)
-            check_finite(tokens, f"denoise, step {i + 1} of {steps}")
-            clock.tell("denoise", i + 1, steps)
+            steps.end(i, latents=tokens)
         return tokens
 
     def _predict(
