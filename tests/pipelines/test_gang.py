@@ -25,29 +25,43 @@ DEGREES = [
     Degrees(ulysses=4),
 ]
 # Every task goes through all of them, on one checkpoint; the other checkpoints through the uneven one.
-CASES = [(name, degrees) for name in ("5b", "i2v", "v2v") for degrees in DEGREES]
-CASES += [(name, Degrees(ulysses=3)) for name in references.cases() if name not in ("5b", "i2v", "v2v")]
+CASES = [("cogvideox", name, degrees) for name in ("5b", "i2v", "v2v") for degrees in DEGREES]
+CASES += [
+    ("cogvideox", name, Degrees(ulysses=3)) for name in references.cases() if name not in ("5b", "i2v", "v2v")
+]
+CASES += [
+    ("ltx", "0.9.0", Degrees(ulysses=2, ring=2)),
+    ("ltx", "0.9.0", Degrees(ulysses=2, cfg=2)),
+    ("ltx", "0.9.0-i2v", Degrees(ulysses=4)),
+    ("ltx", "0.9.1", Degrees(ulysses=2)),
+    ("ltx", "0.9.1-i2v", Degrees(ring=2)),
+    ("ltx", "0.9.1-i2v", Degrees(ulysses=3)),
+    ("ltx", "0.9.5-i2v", Degrees(ulysses=3)),
+]
 
 
-def render(mesh: Mesh | None, name: str, requests: list[RenderRequest]) -> list[Rendering]:
-    case = references.case(name)
+def render(
+    mesh: Mesh | None, name: str, requests: list[RenderRequest], family: str = "cogvideox"
+) -> list[Rendering]:
+    case = references.case(name, family)
     pipeline = load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
     return [pipeline.render(request) for request in requests]
 
 
-def _few_steps(name: str) -> list[RenderRequest]:
-    return [dataclasses.replace(request, num_inference_steps=2) for request in references.case(name).requests]
+def _few_steps(name: str, family: str = "cogvideox") -> list[RenderRequest]:
+    requests = references.case(name, family).requests
+    return [dataclasses.replace(request, num_inference_steps=2) for request in requests]
 
 
 @functools.cache
-def _of_one_rank(name: str) -> list[Rendering]:
-    return render(None, name, _few_steps(name))
+def _of_one_rank(name: str, family: str = "cogvideox") -> list[Rendering]:
+    return render(None, name, _few_steps(name, family), family)
 
 
-@pytest.mark.parametrize(("name", "degrees"), CASES, ids=str)
-def test_frames_equal_those_of_one_rank(ranks: Ranks, name: str, degrees: Degrees) -> None:
-    expected = _of_one_rank(name)
-    renderings = ranks.run(render, name, _few_steps(name), degrees=degrees)
+@pytest.mark.parametrize(("family", "name", "degrees"), CASES, ids=str)
+def test_frames_equal_those_of_one_rank(ranks: Ranks, family: str, name: str, degrees: Degrees) -> None:
+    expected = _of_one_rank(name, family)
+    renderings = ranks.run(render, name, _few_steps(name, family), family, degrees=degrees)
     worst = max(
         references.largest_difference(of_gang.frames, alone.frames)
         for of_gang, alone in zip(renderings[0], expected, strict=True)
