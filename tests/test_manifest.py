@@ -221,6 +221,14 @@ def test_what_is_not_a_whole_parquet_file(
     assert said in str(caught.value)
 
 
+def test_one_file_of_many_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path / f"{name}.parquet", {"prompt": ["p"]})
+    (tmp_path / "b.parquet").write_bytes(_cut((tmp_path / "b.parquet").read_bytes()))
+    with pytest.raises(Refused, match=r"/b\.parquet: is a Parquet file cut short"):
+        open_manifest(tmp_path)
+
+
 def test_nothing_to_open(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()

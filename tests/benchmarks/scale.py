@@ -1,11 +1,13 @@
 """What a manifest of millions of rows costs: to check, to resume, to ask for its status and to compact.
 
-    python -m tests.benchmarks.scale [--rows 100_000] [--part-rows 1000] [--seeds] [--from 100_000]
+    python -m tests.benchmarks.scale [--rows 100_000] [--part-rows 1000] [--seeds] [--priorities 5]
+        [--from 100_000]
 
 With `--from` it runs at that number of rows, ten times as many and so on up to `--rows`, and says how things
 grow. Manifest and ledger are made by formula, every row done, its fingerprint the one that a run would have
 written; the model is `tests.runtime.fake_engine`, of which only the rules are asked. Every step is a fresh
-process: `resume` is all that `vidgen render` does before Ray starts, and must find every row done.
+process: `resume` is all that `vidgen render` does before Ray starts, and must find every row done; `order`
+reads the first 131,072 rows, of mixed shapes and so many `--priorities`, as a run that has none done would.
 CPU seconds are given beside those on the clock, for the machine may be busy; memory is the most that was
 resident.
 """
@@ -13,6 +15,7 @@ resident.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -27,6 +30,7 @@ import pyarrow.parquet as pq
 
 from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
 from vidgen_dist.ledger import SCHEMA
+from vidgen_dist.manifest import open_manifest, ordered_rows
 from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime.plan import make_plan, write_run_file
 from vidgen_dist.runtime.resume import Resolving
@@ -35,7 +39,8 @@ from vidgen_dist.spec import RunSpec, spec_from_flags
 
 ROW_GROUP = 100_000
 PROMPT = "take {}: a red fox runs over fresh snow at dawn, cinematic light, slow motion, 35 mm film"
-STEPS = ("resume", "status")
+STEPS = ("resume", "status", "order")
+ORDERED = 2**17
 
 
 def main() -> None:
@@ -46,6 +51,7 @@ def main() -> None:
     parser.add_argument("--from", dest="first", type=int, help="Run at several numbers of rows.")
     parser.add_argument("--part-rows", type=int, default=1000, help="Entries of a ledger part.")
     parser.add_argument("--seeds", action="store_true", help="Rows bring seeds.")
+    parser.add_argument("--priorities", type=int, default=1, help="Different priorities of rows.")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
@@ -54,7 +60,7 @@ def main() -> None:
     rows = arguments.first or arguments.rows
     while rows <= arguments.rows:
         with tempfile.TemporaryDirectory() as scratch:
-            _build(Path(scratch), rows, arguments.part_rows, arguments.seeds)
+            _build(Path(scratch), rows, arguments.part_rows, arguments.seeds, arguments.priorities)
             for step in STEPS:
                 print(f"{rows:>12,} rows  {step:8} {_measure(step, scratch)}", flush=True)
         rows *= 10
@@ -69,7 +75,7 @@ def _step(step: str, scratch: Path) -> None:
     """One step, in this process; prints what it took."""
     start, cpu = time.perf_counter(), time.process_time()
     base = _peak()
-    {"resume": _resume, "status": _status}[step](scratch)
+    {"resume": _resume, "status": _status, "order": _order}[step](scratch)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(f"{seconds:7.1f} s  {cpu:7.1f} s of CPU  {_peak():7.0f} MB at most ({base:.0f} MB at the start)")
 
@@ -102,10 +108,18 @@ def _status(scratch: Path) -> None:
     assert found["done"] == found["total"], found
 
 
-def _build(scratch: Path, rows: int, part_rows: int, seeds: bool) -> None:
-    with pq.ParquetWriter(scratch / "manifest.parquet", _manifest_rows(0, 1, seeds).schema) as writer:
+def _order(scratch: Path) -> None:
+    manifest = open_manifest(scratch / "manifest.parquet")
+    wanted = np.ones(manifest.num_rows, np.bool_)
+    rows = itertools.islice(ordered_rows(manifest, wanted, {}, {}), ORDERED)
+    assert sum(1 for _ in rows) == min(ORDERED, manifest.num_rows)
+
+
+def _build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int) -> None:
+    schema = _manifest_rows(0, 1, seeds, priorities).schema
+    with pq.ParquetWriter(scratch / "manifest.parquet", schema) as writer:
         for start in range(0, rows, ROW_GROUP):
-            writer.write_table(_manifest_rows(start, min(rows, start + ROW_GROUP), seeds))
+            writer.write_table(_manifest_rows(start, min(rows, start + ROW_GROUP), seeds, priorities))
     plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
     write_run_file(plan)
     (scratch / "output" / "ledger").mkdir()
@@ -130,7 +144,7 @@ def _build(scratch: Path, rows: int, part_rows: int, seeds: bool) -> None:
             part += 1
 
 
-def _manifest_rows(start: int, stop: int, seeds: bool) -> pa.Table:
+def _manifest_rows(start: int, stop: int, seeds: bool, priorities: int) -> pa.Table:
     numbers = range(start, stop)
     columns = {
         "id": [f"clip-{number:012d}" for number in numbers],
@@ -138,7 +152,12 @@ def _manifest_rows(start: int, stop: int, seeds: bool) -> pa.Table:
         "num_frames": [(17, 33, 49)[number % 3] for number in numbers],
         "guidance_scale": [4.0 + number % 5 for number in numbers],
     }
-    return pa.table(columns | ({"seed": list(numbers)} if seeds else {}))
+    if seeds:
+        columns["seed"] = list(numbers)
+    if priorities > 1:
+        # Spread by the multiplier of Lehmer's generator.
+        columns["priority"] = [number * 48271 % (2**31 - 1) % priorities for number in numbers]
+    return pa.table(columns)
 
 
 def _entries(ids: pa.Array, fingerprints: pa.Array) -> pa.Table:
