@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime import overview
+from vidgen_dist.runtime import overview, stragglers
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.entries import latest_entries
 from vidgen_dist.runtime.status import read_status
@@ -54,16 +54,17 @@ def test_a_run_says_how_it_stands(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overview, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(stragglers, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(stragglers, "ENOUGH", 2)
     monkeypatch.setattr("vidgen_dist.runtime.status_file.LOCAL_SECONDS", 0.0)
     output, go = tmp_path / "out", tmp_path / "go"
-    prompts = ["one", "raise:oops", f"wait:{go}", f"wait:{go}"]
+    prompts = ["one", "two", "raise:oops", f"wait:{go}", f"wait:{go}"]
     spec = make_spec(make_manifest(*prompts), topology__shard_size=1)
 
     def at_last() -> RunStatus | None:
         assert not running.done()
         found = read_status_file(open_storage(output))
-        rows = {gang.row for gang in found.gangs} if found and found.pending == 2 else set()
-        return found if rows == {"c", "d"} else None
+        return found if found and {slow.row for slow in found.slow_rows} == {"d", "e"} else None
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, spec)
@@ -73,17 +74,19 @@ def test_a_run_says_how_it_stands(
         finally:
             go.touch()
         result = running.result(PATIENCE)
-    assert (found.state, found.total, found.done, found.failed, found.pending) == ("running", 4, 1, 1, 2)
+    assert (found.state, found.total, found.done, found.failed, found.pending) == ("running", 5, 2, 1, 2)
+    assert {gang.row for gang in found.gangs} == {"d", "e"}
+    assert all(slow.seconds > 2 * slow.usual_seconds > 0 for slow in found.slow_rows)
     assert found.failures == {"RuntimeError": 1}
     assert {gang.state for gang in found.gangs} == {"rendering"}
     assert {gang.replica for gang in found.gangs} == {0, 1}
     assert all(gang.since is not None and gang.since <= found.updated for gang in found.gangs)
-    assert (asked["done"], asked["pending"], asked["run"]["live"]) == (1, 2, True)
+    assert (asked["done"], asked["pending"], asked["run"]["live"]) == (2, 2, True)
     last = status_of(output)
-    assert (last.run, last.state, last.done, last.pending, last.gangs) == (found.run, "finished", 3, 0, ())
+    assert (last.run, last.state, last.done, last.pending, last.gangs) == (found.run, "finished", 4, 0, ())
     assert result.exit_status == 1
     asked = read_status(str(output))
-    assert (asked["done"], asked["failed"], asked["run"]["live"]) == (3, 1, False)
+    assert (asked["done"], asked["failed"], asked["run"]["live"]) == (4, 1, False)
 
 
 @pytest.mark.usefixtures("local_ray")
