@@ -20,9 +20,10 @@ from vidgen_dist import media, nn
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
-from vidgen_dist.parallel.mesh import Mesh, alone, bounds, shares
+from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.pipelines.cogvideox_rules import Geometry
 from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
+from vidgen_dist.pipelines.guidance import both_halves, guide, is_guided, own_halves
 from vidgen_dist.pipelines.rendering import (
     OnProgress,
     OnState,
@@ -152,13 +153,13 @@ class CogVideoXPipeline:
         Where the halves of guidance have ranks of their own, only this rank's half.
         """
         prompts = [request.prompt]
-        if _guided(request):
+        if is_guided(request):
             prompts.insert(0, request.negative_prompt or "")
         # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
         # be there to gather the encoder's weights with those that do not.
         texts = [self._encoded(prompt, request) for prompt in prompts]
-        if _guided(request):
-            texts = texts[bounds(self._halves, self.mesh.cfg.index)]
+        if is_guided(request):
+            texts = list(own_halves(texts, self.mesh))
         return self._tensor(np.concatenate(texts))
 
     def _encoded(self, prompt: str, request: RenderRequest) -> np.ndarray:
@@ -245,11 +246,6 @@ class CogVideoXPipeline:
         return nn.from_numpy(values, nn.dtype(self.dtype))
 
     @property
-    def _halves(self) -> tuple[int, ...]:
-        """How many of guidance's two halves each rank of `mesh.cfg` has."""
-        return shares(2, self.mesh.cfg.size)
-
-    @property
     def _scaling_factor(self) -> float:
         return self.vae_config.get("scaling_factor", 1.15258426)
 
@@ -262,10 +258,8 @@ class CogVideoXPipeline:
         for i in steps:
             timestep = int(start.timesteps[i])
             predicted = self._predict(request, latents, start.image, text, timestep, rotary)
-            if _guided(request):
-                weight = _guidance(request, timestep, steps.count)
-                unconditional, conditional = predicted[:1], predicted[1:]
-                predicted = unconditional + np.float32(weight) * (conditional - unconditional)
+            if is_guided(request):
+                predicted = guide(predicted, _guidance(request, timestep, steps.count))
             if isinstance(self.scheduler, CogVideoXDPMScheduler):
                 before = int(start.timesteps[i - 1]) if i else None
                 latents, previous = self.scheduler.step(
@@ -304,8 +298,8 @@ class CogVideoXPipeline:
             image_rotary_emb=rotary,
             ofs=ofs,
         )
-        if _guided(request):
-            predicted = self.mesh.cfg.all_gather(predicted, self._halves, what="cfg").wait()
+        if is_guided(request):
+            predicted = both_halves(predicted, self.mesh)
         return nn.to_numpy(predicted)
 
     def _rotary(self, request: RenderRequest, latent_frames: int) -> tuple[nn.Tensor, nn.Tensor] | None:
@@ -328,11 +322,6 @@ def _size(request: RenderRequest) -> tuple[int, int]:
     assert request.height is not None
     assert request.width is not None
     return request.height, request.width
-
-
-def _guided(request: RenderRequest) -> bool:
-    assert request.guidance_scale is not None
-    return request.guidance_scale > 1.0
 
 
 def _guidance(request: RenderRequest, timestep: int, num_inference_steps: int) -> float:
