@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from tests import references
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize, tokenize_with_mask
@@ -201,3 +202,31 @@ def test_missing_component(published: Path) -> None:
     checkpoint: Checkpoint = open_checkpoint(published)
     with pytest.raises(Refused, match="no component 'tokenizer_2'; it has tokenizer"):
         load_tokenizer(checkpoint, "tokenizer_2")
+
+
+LLAMA = references.case("t2v", "hunyuan_video").checkpoint
+
+
+def test_what_is_left_out_where_there_is_no_end_token(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = load_tokenizer(open_checkpoint(LLAMA))
+    whole = tokenizer("a red fox runs<|eot_id|>")["input_ids"]
+    with caplog.at_level(logging.WARNING):
+        ids = tokenize(tokenizer, "a red fox runs<|eot_id|>", 3)
+    assert ids.tolist() == [whole[:3]]
+    removed = tokenizer.decode(whole[3:-1])
+    assert caplog.messages == [f"The prompt is longer than 3 tokens; left out: {removed}"]
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(LLAMA, folder)
+    for name, key in (
+        ("tokenizer_config.json", "pad_token"),
+        ("special_tokens_map.json", "pad_token"),
+        ("tokenizer.json", "padding"),
+    ):
+        path = folder / "tokenizer" / name
+        known = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(known | {key: None}), encoding="utf-8")
+    with pytest.raises(Refused, match="LlamaTokenizerFast has no pad_token"):
+        load_tokenizer(open_checkpoint(folder))

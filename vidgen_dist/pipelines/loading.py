@@ -7,12 +7,17 @@ from collections.abc import Callable, Mapping
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
+from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
+from vidgen_dist.models.encoders.clip import CLIPTextEncoder, text_key
+from vidgen_dist.models.encoders.llama import LlamaEncoder
 from vidgen_dist.models.encoders.t5 import T5Encoder, encoder_key
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
+from vidgen_dist.models.transformers.hunyuan_video import HunyuanVideoTransformer3DModel
 from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.pipelines.cogvideox import CogVideoXPipeline
+from vidgen_dist.pipelines.hunyuan_video import HunyuanVideoPipeline
 from vidgen_dist.pipelines.ltx import LTXPipeline
 from vidgen_dist.pipelines.rendering import Pipeline
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
@@ -23,14 +28,18 @@ from vidgen_dist.weights.tokenizer import load_tokenizer
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "AutoencoderKLCogVideoX": AutoencoderKLCogVideoX,
+    "AutoencoderKLHunyuanVideo": AutoencoderKLHunyuanVideo,
     "AutoencoderKLLTXVideo": AutoencoderKLLTXVideo,
+    "CLIPTextModel": CLIPTextEncoder,
     "CogVideoXTransformer3DModel": CogVideoXTransformer3DModel,
+    "HunyuanVideoTransformer3DModel": HunyuanVideoTransformer3DModel,
     "LTXVideoTransformer3DModel": LTXVideoTransformer3DModel,
+    "LlamaModel": LlamaEncoder,
     "T5EncoderModel": T5Encoder,
 }
 """The models, by the class names of `model_index.json`."""
 
-_DIVIDED = frozenset(MODELS) - {"T5EncoderModel"}
+_DIVIDED = frozenset(MODELS) - {"CLIPTextModel", "LlamaModel", "T5EncoderModel"}
 """Those whose work the ranks of a gang divide. Of the others every rank does the same."""
 
 
@@ -81,10 +90,17 @@ def _load_model(checkpoint: Checkpoint, component: str, dtype: str, mesh: Mesh) 
         checkpoint.component_folder(component),
         variant=checkpoint.variant,
         dtype=dtype,
-        rename=encoder_key if kind is T5Encoder else None,
+        rename=_own_keys(model),
         mesh=mesh,
     )
     return model
+
+
+def _own_keys(model: nn.Module) -> Callable[[str], str | None] | None:
+    """The model's name of a checkpoint's key, where that is not the key."""
+    if isinstance(model, LlamaEncoder):
+        return model.own_key
+    return {T5Encoder: encoder_key, CLIPTextEncoder: text_key}.get(type(model))
 
 
 def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> CogVideoXPipeline:
@@ -116,7 +132,25 @@ def _load_ltx(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> L
     )
 
 
+def _load_hunyuan_video(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> HunyuanVideoPipeline:
+    return HunyuanVideoPipeline(
+        rules=rules,
+        tokenizer=load_tokenizer(checkpoint),
+        tokenizer_2=load_tokenizer(checkpoint, "tokenizer_2"),
+        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
+        text_encoder_2=_load_model(checkpoint, "text_encoder_2", dtype, mesh),
+        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
+        vae=_load_model(checkpoint, "vae", dtype, mesh),
+        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        transformer_config=checkpoint.config("transformer"),
+        vae_config=checkpoint.config("vae"),
+        dtype=dtype,
+        mesh=mesh,
+    )
+
+
 _LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str, Mesh], Pipeline]] = {
     "CogVideoX": _load_cogvideox,
     "LTX-Video": _load_ltx,
+    "HunyuanVideo": _load_hunyuan_video,
 }

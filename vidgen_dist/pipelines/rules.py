@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.pipelines import cogvideox_rules, ltx_rules
+from vidgen_dist.pipelines import cogvideox_rules, hunyuan_video_rules, ltx_rules
 from vidgen_dist.pipelines.tasks import (
     IMAGE_TO_VIDEO,
     MEDIA_OF_TASK,
@@ -117,6 +117,20 @@ FAMILIES: tuple[Family, ...] = (
         pipeline_tasks={"LTXPipeline": TEXT_TO_VIDEO, "LTXImageToVideoPipeline": IMAGE_TO_VIDEO},
         components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
         read=ltx_rules.read,
+    ),
+    Family(
+        name="HunyuanVideo",
+        pipeline_tasks={"HunyuanVideoPipeline": TEXT_TO_VIDEO},
+        components=(
+            "tokenizer",
+            "tokenizer_2",
+            "text_encoder",
+            "text_encoder_2",
+            "transformer",
+            "vae",
+            "scheduler",
+        ),
+        read=hunyuan_video_rules.read,
     ),
 )
 

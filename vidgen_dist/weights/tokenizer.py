@@ -25,7 +25,7 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
     does that diffusers loads.
 
     Raises:
-        Refused: No such component or class, no vocabulary file, or one that does not parse.
+        Refused: No such component or class, no vocabulary file, one that does not parse, or no padding.
     """
     folder = checkpoint.component_folder(component)
     kind = _tokenizer_class(checkpoint, component)
@@ -41,6 +41,8 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
     # transformers returns False where sentencepiece cannot parse the vocabulary.
     if not isinstance(tokenizer, kind):
         raise Refused(f"{damaged}: no vocabulary in {', '.join(vocabularies)}")
+    if tokenizer.pad_token is None:
+        raise Refused(f"{folder}: {kind.__name__} has no pad_token; shorter prompts need one")
     return tokenizer
 
 
@@ -71,8 +73,9 @@ def tokenize_with_mask(tokenizer: Any, prompt: str, max_length: int) -> tuple[np
         made = tokenizer(prompt, add_special_tokens=True, **cut)
         ids, mask = made["input_ids"], made["attention_mask"]
     if len(whole) > max_length:
-        # The last place of `ids` is the end token's: the text is cut one token before it.
-        removed = tokenizer.decode(whole[max_length - 1 : -1])
+        # One more token than is missing may be cut off, in favour of the end token.
+        kept = next((i for i in range(max_length) if ids[i] != whole[i]), max_length)
+        removed = tokenizer.decode(whole[kept:], skip_special_tokens=True)
         if len(removed) > _MOST_TOLD:
             removed = f"{removed[:_MOST_TOLD]}… ({len(removed):,} characters)"
         _log.warning("The prompt is longer than %d tokens; left out: %s", max_length, removed)
