@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -16,13 +17,18 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
+from tests.runtime.conftest import FAKE_ENGINE, entries
 from tests.runtime.test_status import WITHOUT_THEM, Vidgen, vidgen
 from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.runtime import lease as leases
+from vidgen_dist.runtime.driver import render
+from vidgen_dist.runtime.status import read_status
 from vidgen_dist.runtime.verifying import Verification, verify
+from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, open_storage, safe_name
 
 __all__ = ["vidgen"]
@@ -213,8 +219,7 @@ def test_repair_takes_the_ledgers_word_back(output: Storage, tmp_path: Path) -> 
     assert not after.is_done("a", "f0")
     assert not after.is_done("Case", "f5")
     assert (after.done, after.failed) == (len(ODD_IDS) - 2, 0)
-    entries = [row for name in output.list("ledger") for row in ledger.read_part(output, name).to_pylist()]
-    lost = {row["id"]: row for row in entries if row["status"] == "lost"}
+    lost = {row["id"]: row for row in entries(output.root) if row["status"] == "lost"}
     assert {row: entry["error_class"] for row, entry in lost.items()} == {
         "a": "VideoMissing",
         "Case": "VideoTorn",
@@ -230,6 +235,32 @@ def test_repair_takes_the_ledgers_word_back(output: Storage, tmp_path: Path) -> 
             writer.append(replace(put_video(output, tmp_path, row, number), extra={}, attempt=2))
     assert counts(verify(output.root, deep=True)) == (len(ODD_IDS), 0, 0, 0)
     assert read_ledger(output).done == len(ODD_IDS)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_next_run_renders_what_was_lost(
+    make_spec: Callable[..., RunSpec], make_manifest: Callable[..., str], tmp_path: Path
+) -> None:
+    spec = make_spec(make_manifest("one", "two", "three", "four"))
+    console = Console(file=io.StringIO())
+    assert render(spec, console, engine=FAKE_ENGINE).done == 4
+    output = open_storage(tmp_path / "out")
+    contents = {path: output.read_bytes(path) for path in output.list("videos")}
+    Path(output.uri(path_of(output, "b"))).unlink()
+    output.write_bytes(path_of(output, "d"), b"torn")
+    assert verify(output.root, repair=True).lost == 2
+    found = read_status(output.root)
+    assert (found["done"], found["failed"], found["pending"]) == (2, 0, 2)
+    again = render(spec, console, engine=FAKE_ENGINE)
+    assert (again.done_before, again.done, again.exit_status) == (2, 2, 0)
+    assert {path: output.read_bytes(path) for path in output.list("videos")} == contents
+    assert counts(verify(output.root, deep=True)) == (4, 0, 0, 0)
+    tried = [(entry["id"], entry["attempt"], entry["status"]) for entry in entries(output.root)]
+    assert sorted(row for row in tried if row[0] == "b") == [
+        ("b", 1, "done"),
+        ("b", 1, "lost"),
+        ("b", 2, "done"),
+    ]
 
 
 def test_repair_refuses_an_output_that_a_run_holds(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
