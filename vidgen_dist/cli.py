@@ -516,7 +516,10 @@ def _print_verification(found: Verification) -> None:
     if found.missing + found.torn + found.orphaned > len(found.findings):
         _err(f"the first {len(found.findings):,}; --json has up to {_TOLD_FINDINGS:,} of each kind")
     if found.run is not None:
-        _err(f"{found.run} holds this output: what it is writing at this moment may be among them")
+        _err(
+            f"{found.run} holds this output, or did when it was killed; "
+            "what it is writing at this moment may be among them"
+        )
     if found.lost:
         print(f"{found.lost:,} marked as lost: the next `vidgen render` renders them again")
     elif not found.ok:

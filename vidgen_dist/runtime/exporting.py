@@ -158,6 +158,11 @@ def _check(output: Storage, spec: RunSpec, to: str, place: Storage) -> None:
             f"{redact(output.root)}: its videos are {spec.output.format}; --to {to} takes "
             f"{', '.join(KINDS[to])}; --to {WEBDATASET} takes all formats"
         )
+    if place.root.startswith("hf://"):
+        raise Refused(
+            f"{redact(place.root)}: the Hub makes a commit of each file; export to a folder, and upload that "
+            "with `hf upload-large-folder`"
+        )
     if f"{place.root}/".startswith(f"{output.root.rstrip('/')}/"):
         raise Refused(f"{redact(place.root)}: lies in the output that is exported; give a folder elsewhere")
 
