@@ -105,6 +105,9 @@ def render(
     aigc_producer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who is named in each file's label of GB 45438-2025.")
     ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(metavar="K", help="Save renderings every K steps; by default never.")
+    ] = None,
     set_: SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Decides the seeds of rows that bring none.")] = None,
     passthrough: PassthroughOption = None,
@@ -144,6 +147,7 @@ def render(
         "output.crf": crf,
         "output.reject": _names(reject),
         "output.aigc_producer": aigc_producer,
+        "output.checkpoint_every": checkpoint_every,
         "topology.device": device,
         "topology.replicas": None if replicas is None else _value(replicas),
         "topology.ulysses": ulysses,

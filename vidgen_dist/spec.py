@@ -193,6 +193,8 @@ class Output(_Part):
             row that is done stays so.
         aigc_producer: Name or code of who provides the generating service: each file gets the label of
             GB 45438-2025, see `vidgen_dist.provenance`. It decides nothing about the pixels either.
+        checkpoint_every: Denoising steps after which a rendering is saved in `scratch/`, to be gone on from;
+            by default it is not. Nor does this decide anything about the pixels.
     """
 
     uri: Text
@@ -201,6 +203,7 @@ class Output(_Part):
     crf: Annotated[int, Field(ge=0, le=51, strict=True)] = 18
     reject: tuple[Flag, ...] = ()
     aigc_producer: Producer | None = None
+    checkpoint_every: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
 class Watchdog(_Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -12,16 +12,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from tests.runtime.fake_engine import FakeMesh, FakePipeline
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
 from vidgen_dist.media import to_uint8
+from vidgen_dist.runtime import driver
+from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Job, Row
+from vidgen_dist.runtime.notes import Note, Notes, ignore
 from vidgen_dist.runtime.scratch import Saved, Scratch, unpack
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.spec import Model, Output
+from vidgen_dist.spec import Model, Output, RunSpec
 from vidgen_dist.storage import Storage, StorageError
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
 
 STEPS = 8
 STOP = 5
@@ -60,18 +67,10 @@ def wait_until(is_so: Callable[[], Any]) -> None:
 def start(tmp_path: Path) -> Callable[..., Heard]:
     """Starts a worker that saves every so many steps, whose output is `tmp_path / "out"`."""
 
-    def begin(checkpoint_every: int | None) -> Heard:
-        output = Output(uri=str(tmp_path / "out"), format="npy")
-        job = Job(
-            FAKE_ENGINE,
-            Model(id="fake"),
-            "cpu",
-            output,
-            IDENTITY,
-            PASSTHROUGH,
-            checkpoint_every=checkpoint_every,
-        )
-        heard = Heard(Worker(job, "w"))
+    def begin(checkpoint_every: int | None, note: Notes = ignore) -> Heard:
+        output = Output(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
+        job = Job(FAKE_ENGINE, Model(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
+        heard = Heard(Worker(job, "w", note))
         heard.worker.start(None)
         return heard
 
@@ -85,8 +84,8 @@ def long_row(tmp_path: Path, marks: Path) -> Row:
 
 
 def scratch_of(tmp_path: Path) -> list[Path]:
-    folder = tmp_path / "out" / "scratch"
-    return sorted(folder.iterdir()) if folder.exists() else []
+    # What a process was writing when it was killed stays under a hidden name, as everywhere.
+    return sorted((tmp_path / "out" / "scratch").glob("[!.]*"))
 
 
 def saved_step(file: Path, of: Row) -> int:
@@ -111,11 +110,13 @@ def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
     begin_and_stop(start, long_row, marks)
     (file,) = scratch_of(tmp_path)
     assert saved_step(file, long_row) == STOP
-    heard = start(100)
+    notes: list[Note] = []
+    heard = start(100, notes.append)
     heard.worker.submit([long_row])
     heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [[6, 7, 8]]
+    assert [(note.row, note.step) for note in notes if note.what == "resumed"] == [("x", STOP)]
     (entry,) = entries(tmp_path / "out")
     (tmp_path / "go").touch()
     whole = FakePipeline(FakeMesh()).render(long_row.request)
@@ -152,22 +153,19 @@ def test_a_row_that_is_to_begin_afresh_does(
 
 
 def test_what_was_saved_of_another_row_is_not_gone_on_from(
-    start: Callable[..., Heard],
-    long_row: Row,
-    marks: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (tmp_path / "go").touch()
     other = dataclasses.replace(long_row, request=dataclasses.replace(long_row.request, seed=8))
-    heard = start(100)
-    with caplog.at_level(logging.WARNING):
-        heard.worker.submit([other])
-        heard.until("done", "failed")
+    notes: list[Note] = []
+    heard = start(100, notes.append)
+    heard.worker.submit([other])
+    heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
-    assert "is of another fingerprint" in caplog.text
+    (note,) = [note for note in notes if note.what == "resumed"]
+    assert "is of another fingerprint" in note.message
     assert scratch_of(tmp_path) == []
 
 
@@ -287,4 +285,91 @@ def test_steps_of_ranks_that_were_out_of_step_are_not_gone_on_from(tmp_path: Pat
     leader.worker.submit([row("x", "uncounted@1:")])
     leader.until("stopped")
     assert (tmp_path / "out" / "scratch").exists()
+    assert scratch_of(tmp_path) == []
+
+
+# --- gangs and runs on a local Ray -----------------------------------------------------------------------
+
+
+def run(spec: RunSpec) -> driver.RunResult:
+    return driver.render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("fault", "ranks", "went_on"),
+    [
+        # A process that is killed leaves what was saved: every third step.
+        ("die-once@0", 1, 4),
+        # A leader whose follower dies saves what it has.
+        ("die-once@1", 2, STOP + 1),
+    ],
+)
+def test_a_lost_gangs_row_is_gone_on_with_by_another(
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    tmp_path: Path,
+    marks: Path,
+    fault: str,
+    ranks: int,
+    went_on: int,
+) -> None:
+    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state {fault}:{tmp_path}/happened"
+    spec = make_spec(
+        make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS, "seed": 7}),
+        topology__replicas=1,
+        topology__ulysses=ranks,
+        output__checkpoint_every=3,
+    )
+    result = run(spec)
+    assert (result.done, result.failed) == (1, 0)
+    expected = [list(range(1, STOP + 1)), list(range(went_on, STEPS + 1))]
+    assert [steps_in(marks, rank) for rank in range(ranks)] == [expected] * ranks
+    (entry,) = entries(tmp_path / "out")
+    same = row("x", num_inference_steps=STEPS, width=16, num_frames=2)
+    whole = FakePipeline(FakeMesh()).render(same.request)
+    np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))
+    assert scratch_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_row_that_two_gangs_died_with_begins_at_its_first_step(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
+) -> None:
+    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die:"
+    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
+    result = run(make_spec(manifest, topology__replicas=1, output__checkpoint_every=3))
+    assert (result.done, result.failed) == (0, 1)
+    assert steps_in(marks) == [[1, 2, 3, 4, 5], [4, 5], [1, 2, 3, 4, 5]]
+    assert scratch_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_goes_on_where_the_one_before_was_stopped(
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    tmp_path: Path,
+    marks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And when nothing is left to be rendered, nothing is left of what was saved."""
+
+    class Impatient(Interrupts):
+        level = property(lambda _: 2 if (tmp_path / "waits").exists() else 0, lambda *_: None)
+
+    prompt = f"mark:{marks} at:{STOP} touch:{tmp_path}/waits wait:{tmp_path}/never"
+    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
+    spec = make_spec(manifest, topology__replicas=1, output__checkpoint_every=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "Interrupts", Impatient)
+        stopped = run(spec)
+    assert (stopped.done, stopped.exit_status) == (0, 130)
+    assert [file.name for file in scratch_of(tmp_path)] == ["x.state"]
+    # Of a row whose worker was killed between the entry and this.
+    (tmp_path / "out" / "scratch" / "y.state").touch()
+    assert run(spec).exit_status == 0
+    assert steps_in(marks) == [[1, 2, 3, 4, 5], [6, 7, 8]]
+    assert scratch_of(tmp_path) == []
+    (tmp_path / "out" / "scratch" / "z.state").touch()
+    assert "nothing to render" in run(spec).message
     assert scratch_of(tmp_path) == []

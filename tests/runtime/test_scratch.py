@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from vidgen_dist.pipelines.rendering import State, seeded
 from vidgen_dist.runtime import scratch
+from vidgen_dist.runtime.notes import Note, ignore
 from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unpack
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
@@ -55,17 +55,19 @@ def test_a_file_with_a_fault_is_refused(data: st.DataObject) -> None:
     ],
 )
 def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[bytes], bytes], told: str
+    tmp_path: Path, change: Callable[[bytes], bytes], told: str
 ) -> None:
-    files = Scratch(str(tmp_path))
+    notes: list[Note] = []
+    files = Scratch(str(tmp_path), ignore)
     files.keep(Saved("a row / 1", "f", state()))
     (path,) = (tmp_path / "scratch").iterdir()
     assert files.load("a row / 1", "f") is not None
     path.write_bytes(change(path.read_bytes()))
-    later = Scratch(str(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        assert later.load("a row / 1", "f") is None
-    assert f"{path}: {told}; the rendering begins at step 0" in caplog.text
+    later = Scratch(str(tmp_path), notes.append)
+    assert later.load("a row / 1", "f") is None
+    (note,) = notes
+    assert (note.what, note.row, note.error) == ("resumed", "a row / 1", "ValueError")
+    assert note.message == f"{path} {told}; the rendering begins at step 0"
     later.leave("a row / 1")
     assert not path.exists()
 
@@ -78,36 +80,28 @@ def test_a_file_of_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -
         unpack(file, "f")
 
 
-def test_a_storage_that_refuses_is_told_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise StorageError("503 slow down")
-
-    files = Scratch(str(tmp_path))
-    for method in ("write_bytes", "delete"):
-        monkeypatch.setattr(Storage, method, refuse)
-    with caplog.at_level(logging.WARNING):
-        for step in (1, 2):
-            files.keep(Saved("x", "f", state(step)))
-        files.leave("x")
-    assert caplog.text.count("503 slow down") == 1
-
-
-def test_a_storage_that_cannot_be_read_means_step_0(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_storage_that_refuses_is_told_of_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bytes:
         raise StorageError("503 slow down")
 
-    monkeypatch.setattr(Storage, "read_bytes", refuse)
-    with caplog.at_level(logging.WARNING):
-        assert Scratch(str(tmp_path)).load("x", "f") is None
-    assert "503 slow down; the rendering begins at step 0" in caplog.text
+    notes: list[Note] = []
+    files = Scratch(str(tmp_path), notes.append)
+    for method in ("read_bytes", "write_bytes", "delete"):
+        monkeypatch.setattr(Storage, method, refuse)
+    assert files.load("x", "f") is None
+    files.keep(Saved("x", "f", state()))
+    files.leave("x")
+    assert [(note.what, note.row, note.message) for note in notes] == [
+        ("resumed", "x", "503 slow down"),
+        ("saved", "x", "503 slow down"),
+        ("saved", "x", "503 slow down"),
+    ]
 
 
 def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, asked = Scratch(str(tmp_path)), []
+    files, asked = Scratch(str(tmp_path), ignore), []
     monkeypatch.setattr(Storage, "delete", lambda _, path: asked.append(path))
     assert files.load("x", "f") is None
     files.leave("x")
@@ -121,7 +115,7 @@ def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.Monke
 def test_clear(tmp_path: Path) -> None:
     clear(open_storage(tmp_path))
     for row_id in "abc":
-        Scratch(str(tmp_path)).keep(Saved(row_id, "f", state()))
+        Scratch(str(tmp_path), ignore).keep(Saved(row_id, "f", state()))
     (tmp_path / "run.yaml").touch()
     clear(open_storage(tmp_path))
     assert list((tmp_path / "scratch").iterdir()) == []

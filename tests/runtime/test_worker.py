@@ -94,11 +94,10 @@ def start_gang(
         FAKE_ENGINE,
         Model(id="fake"),
         "cpu",
-        Output(uri=str(output), format="npy"),
+        Output(uri=str(output), format="npy", checkpoint_every=checkpoint_every),
         IDENTITY,
         PASSTHROUGH,
         degrees,
-        checkpoint_every=checkpoint_every,
     )
     gang = [Heard(Worker(job, f"w{rank}")) for rank in range(ranks)]
     for heard in gang:

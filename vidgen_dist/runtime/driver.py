@@ -28,6 +28,7 @@ from vidgen_dist.runtime.lease import Lease, acquire
 from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.progress import RunProgress
 from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
 from vidgen_dist.runtime.status_file import State
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.watchdog import limits_of
@@ -114,6 +115,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             console.print(describe_unknown(name), markup=False, highlight=False)
         write_run_file(plan)
         if plan.done == plan.total:
+            _clear_scratch(plan, console)
             why = (
                 f"all {plan.total:,} rows are done" if plan.manifest.num_rows else "the manifest has no rows"
             )
@@ -138,6 +140,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             with Overview(plan.output, lease, decided.model.id, progress) as overview:
                 result = _render(plan, decided.model, gangs, engine, lease, interrupts, progress, overview)
                 overview.end(_end_of(result), result.message)
+            if not result.pending and not lease.lost:
+                _clear_scratch(plan, console)
             return result
 
 
@@ -195,6 +199,7 @@ def _render(
         patience=limits["encode"],
     )
     writer = LedgerWriter(plan.output, f"{lease.run}-driver", job.passthrough, max_seconds=0.0)
+    scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
     failures: list[str] = []
     sent: list[Mapping[str, int]] = []
     pending = plan.total - plan.done
@@ -223,6 +228,8 @@ def _render(
             writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
         with_retries(writer.flush, hurry=threading.Event())
         overview.gave_up(error)
+        if job.output.checkpoint_every is not None:
+            scratch.remove(row.id)
 
     def on_loss(gang: Gang, why: str) -> None:
         progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
@@ -285,6 +292,18 @@ def _end_of(result: RunResult) -> State:
     if not result.pending:
         return "finished"
     return "interrupted" if result.exit_status == INTERRUPTED else "stopped"
+
+
+def _clear_scratch(plan: Plan, console: Console) -> None:
+    """Remove what killed workers have left of rows that are done."""
+    # A run of chosen rows knows nothing of the others.
+    if plan.spec.manifest.retry is not None:
+        return
+    try:
+        clear(plan.output)
+    except OSError as error:
+        line = f"{FOLDER}/ is not needed any more, and cannot be emptied: {error}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _mean(sent: Sequence[Mapping[str, int]]) -> dict[str, float]:

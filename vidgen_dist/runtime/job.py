@@ -53,7 +53,6 @@ class Job:
         degrees: How a gang divides the work of one video.
         max_attempts: See `spec.Faults`.
         patience: Seconds within which the ranks of a gang raise what is a row's fault.
-        checkpoint_every: Denoising steps after which a rendering is saved; None: never.
     """
 
     engine: str
@@ -65,7 +64,6 @@ class Job:
     degrees: Degrees = field(default_factory=Degrees)
     max_attempts: int = 3
     patience: float = 600.0
-    checkpoint_every: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Scratch: renderings that were saved between two steps, in the output, until their rows are done.
 
 A file a row, written whole in place of the one before. One that cannot be gone on from (of a row that was
-changed, of another release, torn) is as good as none: the rendering begins at step 0. Nothing here raises
-what a storage raises: a row is rendered also where it cannot be saved.
+changed, of another release, torn) is as good as none: the rendering begins at step 0. A `Scratch` does not
+raise what a storage raises: a row is rendered also where it cannot be saved.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ import safetensors.numpy
 
 from vidgen_dist import __version__
 from vidgen_dist.pipelines.rendering import OnState, State
+from vidgen_dist.runtime.notes import Note, Notes
 from vidgen_dist.storage import Storage, open_storage, redact, safe_name
 
 FOLDER = "scratch"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +45,13 @@ class Scratch:
 
     Args:
         uri: The run's output.
+        note: Takes notes of what is saved, and of what cannot be.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, note: Notes) -> None:
         self._uri = uri
+        self._note = note
         self._seen: set[str] = set()
-        self._complained = False
 
     @functools.cached_property
     def _output(self) -> Storage:
@@ -71,14 +70,14 @@ class Scratch:
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("%s; the rendering begins at step 0", error)
+            self._complain("resumed", row_id, error)
             return None
         self._seen.add(row_id)
         try:
             return unpack(content, fingerprint)
         except ValueError as error:
             uri = redact(self._output.uri(path))
-            logger.warning("%s: %s; the rendering begins at step 0", uri, error)
+            self._complain("resumed", row_id, ValueError(f"{uri} {error}; the rendering begins at step 0"))
             return None
 
     def keep(self, saved: Saved) -> None:
@@ -91,7 +90,9 @@ class Scratch:
         try:
             self._output.write_bytes(_path(saved.row_id), content)
         except OSError as error:
-            self._complain(error)
+            self._complain("saved", saved.row_id, error)
+        else:
+            self._note(Note("saved", saved.row_id, step=saved.state.step, bytes=len(content)))
 
     def leave(self, row_id: str) -> None:
         """A row is done: remove its file if there is one that this worker has read or written."""
@@ -104,12 +105,10 @@ class Scratch:
         try:
             self._output.delete(_path(row_id))
         except OSError as error:
-            self._complain(error)
+            self._complain("saved", row_id, error)
 
-    def _complain(self, error: OSError) -> None:
-        if not self._complained:
-            self._complained = True
-            logger.warning("%s; renderings go on, further faults of this kind are not told", error)
+    def _complain(self, what: str, row_id: str, error: Exception) -> None:
+        self._note(Note(what, row_id, error=type(error).__name__, message=str(error)))
 
 
 class Saving:
@@ -166,12 +165,13 @@ class Saving:
 
 
 def clear(output: Storage) -> None:
-    """Remove all files; for an output none of whose rows is still to be rendered."""
-    try:
-        for path in output.list(FOLDER):
-            output.delete(path)
-    except OSError as error:
-        logger.warning("%s; %s/ is not needed any more", error, redact(output.uri(FOLDER)))
+    """Remove all files; for an output none of whose rows is still to be rendered.
+
+    Raises:
+        OSError: The storage failed.
+    """
+    for path in output.list(FOLDER):
+        output.delete(path)
 
 
 def pack(state: State, fingerprint: str) -> bytes:

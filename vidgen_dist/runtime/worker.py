@@ -76,9 +76,9 @@ class Worker:
         self._stopping = threading.Event()
         self._abandon = threading.Event()
         self._pulse = Pulse()
-        self._scratch = Scratch(job.output.uri)
+        self._scratch = Scratch(job.output.uri, note)
         self._writing = WriteThread(job, name, self._say, self._abandon, self._scratch, note)
-        self._saving = Saving(job.checkpoint_every, self._writing.save)
+        self._saving = Saving(job.output.checkpoint_every, self._writing.save)
         self._followers: Followers | None = None
         self._mesh: Any = None
 
@@ -323,10 +323,13 @@ class Worker:
 
     def _saved_state(self, row: Row, fingerprint: str) -> State | None:
         """Where an earlier rendering of a row is to be gone on from; None for step 0."""
-        if self._job.checkpoint_every is None:
+        if self._job.output.checkpoint_every is None:
             return None
         state = self._scratch.load(row.id, fingerprint)
-        return None if row.afresh else state
+        if state is None or row.afresh:
+            return None
+        self._note(Note("resumed", row.id, step=state.step))
+        return state
 
     def _fetch_media(self, request: RenderRequest) -> tuple[RenderRequest, dict[str, str]]:
         """The request with its media's bytes in place of their address, and the digest of each."""
