@@ -20,8 +20,9 @@ PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 _BATCH_BYTES = 32 * 2**20
-# Rows decoded at once: a text of 100 kB that all rows share is stored once, but each row gets a copy.
-_PIECE_ROWS = 1024
+# Rows decoded at once: a text that all rows share is stored once, but each row gets a copy.
+_PIECE_ROWS = 4096
+_PIECE_ROWS_OF_LONG = 512
 # Row groups up to this size are fetched in one go; larger ones are streamed.
 _PREFETCH_BYTES = 64 * 2**20
 
@@ -166,8 +167,9 @@ def read_group(
                 source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
             ) as parquet,
         ):
+            most = _PIECE_ROWS_OF_LONG if _has_long_values(group) else _PIECE_ROWS
             pieces = parquet.iter_batches(
-                min(rows, _PIECE_ROWS), row_groups=[index], columns=list(columns), use_threads=False
+                min(rows, most), row_groups=[index], columns=list(columns), use_threads=False
             )
             for batch in _joined(pieces, rows):
                 missing -= batch.num_rows
@@ -178,6 +180,18 @@ def read_group(
         raise
     except (pa.ArrowException, OSError, Refused) as error:
         raise StorageError(f"cannot read {redact(file.uri)}, row group {index}: {error}") from None
+
+
+def _has_long_values(group: pq.RowGroupMetaData) -> bool:
+    """Whether a text may be longer than what writers keep as a column's least and greatest (often 4 kB)."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        known = column.statistics
+        if column.physical_type == "BYTE_ARRAY" and (
+            known is None or not (known.has_min_max or known.null_count == column.num_values)
+        ):
+            return True
+    return False
 
 
 def _joined(pieces: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.RecordBatch]:
