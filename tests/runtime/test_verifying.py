@@ -12,11 +12,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3fs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
@@ -297,6 +301,97 @@ def test_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     found = verify(output.root, deep=True, repair=True)
     assert (found.whole, found.missing, found.torn, found.orphaned, found.lost) == (6, 1, 1, 0, 2)
     assert read_ledger(output).done == 6
+
+
+def folder_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:2]
+
+
+def test_requests_are_by_folder_not_by_video(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = open_storage(f"s3://{s3_bucket}/run")
+    put_run(output.root, Path(), ids=())
+    names = [name for name in map(str, range(10_000)) if folder_of(name) in ("00", "7f")][:50]
+    now = datetime.now(UTC)
+    with LedgerWriter(output, "w") as writer:
+        writer._last_part = 0.0
+        for name in names:
+            path = f"videos/{folder_of(name)}/{name}.mp4"
+            output.write_bytes(path, b"video")
+            entry = {"uri": output.uri(path), "bytes": 5, "sha256": "0" * 64, "frames": 1}
+            writer.append(
+                LedgerEntry(id=name, status="done", fingerprint="f", attempt=1, finished_at=now, **entry)
+            )
+    requests: list[str] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        requests.append(method)
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    pages = s3fs.S3FileSystem._iterdir
+    monkeypatch.setattr(
+        s3fs.S3FileSystem, "_iterdir", lambda *a, **options: requests.append("list") or pages(*a, **options)
+    )
+    found = verify(output.root)
+    assert counts(found) == (50, 0, 0, 0)
+    assert requests.count("list") >= 3, "the folder, and the two in it"
+    assert len(requests) < len(names) / 2
+
+
+# What a row's entries may say: (status, when, bytes); and what lies in its place: bytes, or nothing.
+histories = st.lists(
+    st.tuples(st.sampled_from(["done", "failed", "lost"]), st.integers(0, 3), st.integers(1, 2)), max_size=4
+)
+rows = st.dictionaries(st.sampled_from("abcd"), st.tuples(histories, st.none() | st.integers(1, 2)))
+
+
+@settings(max_examples=50)
+@given(rows=rows)
+def test_whatever_the_ledger_says(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: dict[str, tuple[list[tuple[str, int, int]], int | None]],
+) -> None:
+    folder = tmp_path_factory.mktemp("out")
+    output = put_run(str(folder), folder, ids=())
+    noon = datetime(2026, 1, 1, tzinfo=UTC)
+    expected = dict.fromkeys(("whole", "missing", "torn", "orphaned"), 0)
+    with LedgerWriter(output, "w") as writer:
+        for row, (history, stored) in rows.items():
+            path = f"videos/{folder_of(row)}/{row}.mp4"
+            if stored is not None:
+                output.write_bytes(path, b"." * stored)
+            for status, at, size in history:
+                writer.append(
+                    LedgerEntry(
+                        id=row,
+                        status=status,
+                        fingerprint="f",
+                        attempt=size,
+                        finished_at=noon + timedelta(seconds=at),
+                        uri=None if status == "failed" else output.uri(path),
+                        bytes=size if status == "done" else None,
+                        sha256=str(size) * 64 if status == "done" else None,
+                        error_class=None if status == "done" else "OSError",
+                    )
+                )
+            settled = [(at, size, status == "lost") for status, at, size in history if status != "failed"]
+            _, size, lost = max(settled, default=(0, 0, True))
+            if lost:
+                verdict = None if stored is None else "orphaned"
+            elif stored is None:
+                verdict = "missing"
+            else:
+                verdict = "whole" if size == stored else "torn"
+            if verdict is not None:
+                expected[verdict] += 1
+    found = verify(output.root)
+    assert {name: getattr(found, name) for name in expected} == expected
+    state = read_ledger(output)
+    assert found.videos == sum(state.is_done(row, "f") for row in rows)
+    if expected["missing"] + expected["torn"] and (output.list("videos")):
+        assert verify(output.root, repair=True).lost == expected["missing"] + expected["torn"]
+        assert read_ledger(output).done == found.whole == verify(output.root).videos
 
 
 def test_the_command(output: Storage, vidgen: Vidgen) -> None:
