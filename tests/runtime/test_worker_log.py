@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +119,37 @@ def test_a_log_that_cannot_be_written_harms_nobody(
         said = capsys.readouterr().err
     # Once, not with every line.
     assert said.count("Logging error") == said.count("\nFileExistsError") == 1
+
+
+def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, asked = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        asked.set()
+        go.wait()
+
+    monkeypatch.setattr("vidgen_dist.runtime.worker_log.os.makedirs", hang)
+    take = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
+    assert asked.wait(PATIENCE)
+    take(Note("started", "x"))
+    monkeypatch.undo()
+    (tmp_path / "logs").mkdir()
+    go.set()
+    lines = lines_of(tmp_path / "logs" / "w.jsonl", is_event("started"))
+    assert [line["event"] for line in lines] == ["born", "started"]
+
+
+def test_the_log_of_a_process_that_dies_says_what_it_died_of(tmp_path: Path) -> None:
+    log = tmp_path / "w1.jsonl"
+    code = f"""
+from pathlib import Path
+from tests.runtime.test_worker_log import row, start
+start(Path({str(tmp_path)!r}), Path({str(log)!r})).worker.submit([row("fine"), row("x", "die:")])
+import time; time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == 1
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert (last["event"], last["row"]) == ("started", "x")
 
 
 def test_where_it_is() -> None:

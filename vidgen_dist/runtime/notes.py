@@ -44,7 +44,7 @@ class Note:
 
 
 Notes = Callable[[Note], None]
-"""Takes notes, from any thread, and neither raises nor waits."""
+"""Takes notes, from any thread, and neither raises nor waits for long."""
 
 
 def ignore(_note: Note) -> None:

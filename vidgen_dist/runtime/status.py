@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -75,9 +76,9 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     Args:
         run: As `read_status` gives it.
     """
-    silent = span(run["silent_seconds"])
+    silent, since, updated = span(run["silent_seconds"]), _moment(run["since"]), _moment(run["updated"])
     if run["live"]:
-        lines = [("run", f"{run['run']} at work since {run['since']}, seen {silent} ago")]
+        lines = [("run", f"{run['run']} at work since {since}, seen {silent} ago")]
         states = Counter(gang["state"] for gang in run["gangs"])
         lines.append(("gangs", ", ".join(f"{count:,} {state}" for state, count in states.items())))
         slow = [
@@ -92,8 +93,12 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     if run["state"] == "running":
         told = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
     else:
-        told = f"{run['state']} {run['updated']}" + (f": {run['message']}" if run["message"] else "")
+        told = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
     return [("run", f"{run['run']} {told}")]
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}Z"
 
 
 def _count(output: Storage, spec: RunSpec) -> ledger.Summary:

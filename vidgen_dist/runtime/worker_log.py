@@ -4,8 +4,9 @@ In an output folder it is `logs/WORKER.jsonl`. An object store knows no appendin
 lines would cost more than the videos: there it is `vidgen-WORKER.jsonl` in Ray's log folder on the worker's
 node, where Ray's dashboard shows it and a cluster's log shipper finds it.
 
-Lines are written by a thread of their own. A folder that hangs, or a full disk, must not hold up a rendering
-that would survive it; Ray's log of the process then says what is wrong.
+A line is written before what it tells of goes on, so that the log of a process that dies says what it died of.
+But a folder that hangs, or a full disk, must not hold up a rendering that would survive it: lines are written
+by a thread of their own, which is not waited for long, and Ray's log of the process says what is wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import logging.handlers
 import os
 import queue
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -31,6 +33,9 @@ MAX_BYTES = 64 * 2**20
 
 OLD_FILES = 3
 """How many of a worker's older files are kept."""
+
+PATIENCE = 0.05
+"""Seconds that a line is waited for."""
 
 _FATAL = frozenset({"refused", "broken", "stuck"})
 """What ends the worker."""
@@ -57,7 +62,7 @@ def open_log(file: str, worker: str, **about: Any) -> Notes:
         worker: The worker's name.
         about: What the first line says besides.
     """
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    lines: queue.SimpleQueue[tuple[str, threading.Event]] = queue.SimpleQueue()
     handler = _LogFile(
         file,
         maxBytes=MAX_BYTES,
@@ -66,15 +71,20 @@ def open_log(file: str, worker: str, **about: Any) -> Notes:
         errors="backslashreplace",
         delay=True,
     )
-    logging.handlers.QueueListener(lines, handler).start()
-    # None of `logging.getLogger`: what others configure there is no business of this file.
-    logger = logging.Logger(worker)
-    logger.addHandler(logging.handlers.QueueHandler(lines))
 
-    def take(note: Note) -> None:
-        logger.info(_line(note, worker))
+    def write() -> None:
+        while True:
+            line, written = lines.get()
+            handler.emit(logging.makeLogRecord({"msg": line}))
+            written.set()
 
-    logger.info(_line(Note("born"), worker, about))
+    def take(note: Note, about: Mapping[str, Any] | None = None) -> None:
+        written = threading.Event()
+        lines.put((_line(note, worker, about), written))
+        written.wait(PATIENCE)
+
+    threading.Thread(target=write, name="log", daemon=True).start()
+    take(Note("born"), about)
     return take
 
 
@@ -93,7 +103,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         return super()._open()
 
 
-def _line(note: Note, worker: str, about: Mapping[str, Any] | None = None) -> str:
+def _line(note: Note, worker: str, about: Mapping[str, Any] | None) -> str:
     level = "error" if note.what in _FATAL else "warning" if note.error else "info"
     facts = {name: value for name, value in dataclasses.asdict(note).items() if value not in (None, {}, "")}
     what = facts.pop("what")
