@@ -4,7 +4,7 @@ In an output folder it is `logs/WORKER.jsonl`. An object store knows no appendin
 lines would cost more than the videos: there it is `vidgen-WORKER.jsonl` in Ray's log folder on the worker's
 node, where Ray's dashboard shows it and a cluster's log shipper finds it.
 
-A line is written before what it tells of goes on, so that the log of a process that dies says what it died of.
+A line is written before what it tells of goes on: the log of a process that dies says what it died of.
 But a folder that hangs, or a full disk, must not hold up a rendering that would survive it: lines are written
 by a thread of their own, which is not waited for long, and Ray's log of the process says what is wrong.
 """
