@@ -139,7 +139,8 @@ def test_what_is_not_finished_when_the_grace_ends_is_given_up(
 ) -> None:
     began, go, output = tmp_path / "began", tmp_path / "go", tmp_path / "out"
     prompts = [f"touch:{began}-1 wait:{go}", f"touch:{began}-2 ignore-steps: wait:{tmp_path}/never", "three"]
-    with vidgen_render(make_manifest(*prompts), output, "--grace", "3s", "--shard-size", "1") as process:
+    flags = ["--grace", "3s", "--shard-size", "1", "--checkpoint-every", "100"]
+    with vidgen_render(make_manifest(*prompts), output, *flags) as process:
         wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
         children = descendants(process.pid)
         terminate(process)
@@ -153,6 +154,7 @@ def test_what_is_not_finished_when_the_grace_ends_is_given_up(
         assert process.returncode == 130, rest
     assert "stopping at once" in rest
     assert ledger(output) == {"a": "done"}
+    assert [file.name for file in (output / "scratch").iterdir()] == ["b.state"]
     assert_all_gone(children)
 
 

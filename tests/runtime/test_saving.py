@@ -353,18 +353,21 @@ def test_a_run_goes_on_where_the_one_before_was_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And when nothing is left to be rendered, nothing is left of what was saved."""
+    waits, saved = tmp_path / "waits", tmp_path / "out" / "scratch" / "x.state"
 
-    class Impatient(Interrupts):
-        level = property(lambda _: 2 if (tmp_path / "waits").exists() else 0, lambda *_: None)
+    class Preempted(Interrupts):
+        preempted = property(lambda _: waits.exists(), lambda *_: None)
+        # The grace ends when the row is saved.
+        level = property(lambda _: 2 if saved.exists() else 1 if waits.exists() else 0, lambda *_: None)
 
-    prompt = f"mark:{marks} at:{STOP} touch:{tmp_path}/waits wait:{tmp_path}/never"
+    prompt = f"mark:{marks} at:{STOP} touch:{waits} wait:{tmp_path}/never"
     manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
     spec = make_spec(manifest, topology__replicas=1, output__checkpoint_every=100)
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "Interrupts", Impatient)
+        patch.setattr(driver, "Interrupts", Preempted)
         stopped = run(spec)
     assert (stopped.done, stopped.exit_status) == (0, 130)
-    assert [file.name for file in scratch_of(tmp_path)] == ["x.state"]
+    assert scratch_of(tmp_path) == [saved]
     # Of a row whose worker was killed between the entry and this.
     (tmp_path / "out" / "scratch" / "y.state").touch()
     assert run(spec).exit_status == 0

@@ -163,6 +163,7 @@ class Crew:
         self._last_loss = ""
         self._fault: Exception | None = None
         self._placed = self._looked = time.monotonic()
+        self._told_to_save = False
 
     def work(self) -> None:
         """Run until the end.
@@ -176,6 +177,7 @@ class Crew:
                 self._hire(replica)
             while (self._gangs or self._dying) and self._interrupts.level < 2:
                 self._feed_all()
+                self._save_in_time()
                 # What is told of an interrupt is told when the gangs know of it.
                 self._tick(self._ready(), self._waiting())
                 self._listen()
@@ -345,6 +347,14 @@ class Crew:
         if shard:
             gang.hand.take(shard)
             gang.leader.order("submit", [task.order for task in shard])
+
+    def _save_in_time(self) -> None:
+        """After a SIGTERM the machine may go before the grace ends: let what is rendered be saved now."""
+        if self._interrupts.preempted and not self._told_to_save:
+            self._told_to_save = True
+            for gang in self._gangs:
+                if gang.ready:
+                    gang.leader.order("save")
 
     # Listening
 
