@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -108,6 +109,7 @@ def test_ctrl_c_or_sigterm_finishes_what_runs(
     began = len(list(tmp_path.glob("began-*")))
     assert 2 <= began <= 4
     assert list(ledger(output).values()) == ["done"] * began
+    assert json.loads((output / "status.json").read_text())["state"] == "interrupted"
     assert_all_gone(children)
 
 

@@ -20,8 +20,11 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.runtime import overview, stragglers
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.entries import latest_entries
+from vidgen_dist.runtime.lease import Holder, acquire
+from vidgen_dist.runtime.overview import Overview
+from vidgen_dist.runtime.progress import RunProgress
 from vidgen_dist.runtime.status import read_status
-from vidgen_dist.runtime.status_file import RunStatus, read_status_file
+from vidgen_dist.runtime.status_file import FILE, RunStatus, read_status_file
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import open_storage
 
@@ -96,6 +99,22 @@ def test_how_a_run_ended(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_p
     last = status_of(tmp_path / "out")
     assert (last.state, last.pending) == ("stopped", 1)
     assert "transformer.weight: missing" in last.message
+
+
+def test_the_status_of_a_run_that_took_over_is_left_alone(tmp_path: Path) -> None:
+    output = open_storage(tmp_path)
+    progress = RunProgress(Console(file=io.StringIO()), total=8, done=2)
+    with acquire(output, "mine", say=print, interval=60.0) as lease:
+        with Overview(output, lease, "m", progress) as kept:
+            kept.refresh([])
+            kept.end("finished", "")
+        assert status_of(tmp_path).run == "mine"
+        (tmp_path / FILE).unlink()
+        lease.lost = Holder("usurper", "then", "later")
+        with Overview(output, lease, "m", progress) as kept:
+            kept.refresh([])
+            kept.end("stopped", "another run took over")
+    assert not (tmp_path / FILE).exists()
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -51,7 +51,7 @@ class WorkerMetrics:
         self._frames = Counter("vidgen_frames", "Their frames.", _REPLICA).set_default_tags(tags)
         self._bytes = Counter("vidgen_written_bytes", "Their bytes.", _REPLICA).set_default_tags(tags)
         self._retries = Counter(
-            "vidgen_storage_retries", "Times that the storage refused and was asked again.", _REPLICA
+            "vidgen_retries", "Times that something was tried again.", (*_REPLICA, "error")
         ).set_default_tags(tags)
         self._failures = _failures(model, str(replica))
         self._stages = Histogram(
@@ -76,7 +76,7 @@ class WorkerMetrics:
         elif note.what == "failed":
             self._failures.inc(tags={"error": note.error or ""})
         elif note.what == "retried":
-            self._retries.inc()
+            self._retries.inc(tags={"error": note.error or ""})
 
 
 class RunMetrics:
