@@ -80,7 +80,8 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     if run["live"]:
         lines = [("run", f"{run['run']} at work since {since}, seen {silent} ago")]
         states = Counter(gang["state"] for gang in run["gangs"])
-        lines.append(("gangs", ", ".join(f"{count:,} {state}" for state, count in states.items())))
+        counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
+        lines.append(("gangs", counts or "none"))
         slow = [
             f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usual are "
             f"{span(row['usual_seconds'])}"
