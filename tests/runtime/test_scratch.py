@@ -112,6 +112,21 @@ def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.Monke
     assert asked == ["scratch/x.state"]
 
 
+def test_on_an_object_store(s3_bucket: str) -> None:
+    notes: list[Note] = []
+    output = open_storage(f"s3://{s3_bucket}/out")
+    files = Scratch(output.root, notes.append)
+    assert files.load("x", "f") is None
+    for step in (1, 2):
+        files.keep(Saved("x", "f", state(step)))
+    after = Scratch(output.root, notes.append).load("x", "f")
+    assert after is not None
+    assert after.step == 2
+    files.leave("x")
+    assert output.list("scratch") == []
+    assert [(note.what, note.step, note.error) for note in notes] == [("saved", 1, None), ("saved", 2, None)]
+
+
 def test_clear(tmp_path: Path) -> None:
     clear(open_storage(tmp_path))
     for row_id in "abc":
