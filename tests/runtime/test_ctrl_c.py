@@ -136,14 +136,16 @@ def test_ctrl_c_twice_stops_at_once_and_keeps_what_is_finished(
     assert_all_gone(children)
 
 
-def test_what_is_not_finished_when_the_grace_ends_is_given_up(
+def test_what_is_not_finished_when_the_grace_ends_is_saved(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    began, go, output = tmp_path / "began", tmp_path / "go", tmp_path / "out"
-    prompts = [f"touch:{began}-1 wait:{go}", f"touch:{began}-2 ignore-steps: wait:{tmp_path}/never", "three"]
-    flags = ["--grace", "3s", "--shard-size", "1", "--checkpoint-every", "100"]
-    with vidgen_render(make_manifest(*prompts), output, *flags) as process:
-        wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
+    marks, go, later, output = tmp_path / "marks", tmp_path / "go", tmp_path / "later", tmp_path / "out"
+    marks.mkdir()
+    prompts = [f"touch:{tmp_path}/began wait:{go}", f"mark:{marks} at:2 wait:{later}", "three"]
+    manifest = make_manifest(*prompts)
+    flags = ["--shard-size", "1", "--set", "num_inference_steps=4", "--checkpoint-every", "100"]
+    with vidgen_render(manifest, output, *flags, "--grace", "3s") as process:
+        wait_until(lambda: (tmp_path / "began").exists() and len(list(marks.iterdir())) == 2, process)
         children = descendants(process.pid)
         terminate(process)
         assert process.stdout is not None
@@ -158,6 +160,15 @@ def test_what_is_not_finished_when_the_grace_ends_is_given_up(
     assert ledger(output) == {"a": "done"}
     assert [file.name for file in (output / "scratch").iterdir()] == ["b.state"]
     assert_all_gone(children)
+    later.touch()
+    with vidgen_render(manifest, output, *flags) as process:
+        said, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, said
+    assert ledger(output) == dict.fromkeys("abc", "done")
+    # Each step was done once: steps 1 and 2 by the first run's worker, 3 and 4 by the second's.
+    done = sorted(mark.name.split(",")[::2] for mark in marks.iterdir())
+    assert [step for step, _ in done] == ["1", "2", "3", "4"]
+    assert len({pid for _, pid in done}) == 2
 
 
 @pytest.mark.usefixtures("local_ray")
