@@ -13,6 +13,7 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from tests.parallel.ranks import Ranks
+from tests.s3_traffic import Traffic
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("vidgen", deadline=None)
@@ -34,15 +35,35 @@ def ranks() -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """URL of a moto server on a free port.
-
-    Client settings are put into the environment, as a user would, so that child processes find the
-    server too; it and the settings are gone after the session.
-    """
+def s3_server() -> Iterator[ThreadedMotoServer]:
+    """A moto server on a free port."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_traffic(s3_server: ThreadedMotoServer, s3_endpoint: str) -> Iterator[Traffic]:
+    """All requests to `s3_endpoint`, which a test may count and spoil."""
+    assert s3_endpoint
+    server = s3_server._server
+    assert server is not None
+    app = server.app
+    traffic = Traffic(app)
+    server.app = traffic
+    yield traffic
+    server.app = app
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_server: ThreadedMotoServer) -> Iterator[str]:
+    """URL of the moto server.
+
+    Client settings are put into the environment, as a user would, so that child processes find the
+    server too; the settings are gone after the session.
+    """
+    host, port = s3_server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     settings = {
         **_NOT_SECRET,
@@ -59,7 +80,6 @@ def s3_endpoint() -> Iterator[str]:
         s3fs.S3FileSystem.clear_instance_cache()
         yield endpoint
         s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ Prompts are texts of words; those with a colon are orders:
     raise-once:FILE raises RuntimeError unless FILE is there, and makes it
     starve:FILE     finds no memory, and adds a line to FILE, until that has two
     touch:FILE      makes FILE when rendering begins
+    stamp:FILE      makes a file beside FILE: its name, a comma and the nanoseconds since 1970
     sign:FOLDER     makes a file in FOLDER, once, that is named after the rank, the process, NPUs and cores
     wait:FILE       goes on when FILE is there (60 s at most)
     replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
@@ -213,6 +214,8 @@ class FakePipeline:
         file = Path(argument)
         if order == "touch":
             file.touch()
+        elif order == "stamp":
+            file.with_name(f"{file.name},{time.time_ns()}").touch()
         elif order == "sign":
             npus = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
             cores = "+".join(map(str, sorted(os.sched_getaffinity(0))))

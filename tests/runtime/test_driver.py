@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
-from vidgen_dist.runtime import crew
+from vidgen_dist.runtime import books, crew
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.plan import make_plan
 from vidgen_dist.runtime.status import read_status
@@ -185,8 +185,9 @@ def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: Ma
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
     ledger = tmp_path / "out" / "ledger"
     # The first row is entered; the second puts a file where the ledger was.
     prompts = ["one", f"replace:{ledger}", *(f"row {i} sleep:0.2" for i in range(200))]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +24,9 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
 from vidgen_dist.pipelines.loading import load_pipeline
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.runtime import crew, driver, progress
+from vidgen_dist.runtime import crew, progress
 from vidgen_dist.runtime.driver import RunResult, render
-from vidgen_dist.runtime.entries import outcomes_of
+from vidgen_dist.runtime.feeding import Feed, Task
 from vidgen_dist.spec import RunSpec
 
 PATIENCE = 60.0
@@ -155,7 +154,7 @@ def test_a_member_that_dies_or_hangs(
 def test_a_followers_death_takes_no_finished_video_with_it(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """Entries that wait to be written are written, and what was being encoded is finished."""
+    """What was being encoded is finished, and told."""
     signs, happened = folder(tmp_path / "signs"), tmp_path / "happened"
     prompts = [f"sign:{folder(signs / i)}" for i in "abc"] + [f"die-once@1:{happened}", *"efgh"]
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__ulysses=2)
@@ -168,17 +167,18 @@ def test_a_followers_death_takes_no_finished_video_with_it(
         assert len(signs_in(signs / row_id)) == 2
 
 
-def test_what_a_frozen_leader_entered_is_asked_when_it_is_gone(
+def test_the_row_of_a_frozen_leader_goes_back_when_it_is_gone(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray says that a worker is dead before its process is: its entries may still come."""
-    signs, asked = folder(tmp_path / "signs"), []
+    """Ray says that a worker is dead before its process is: it may still be storing the video."""
+    signs, back = folder(tmp_path / "signs"), []
+    put_back = Feed.put_back
 
-    def ask(*where: Any) -> dict[str, str]:
-        asked.append([is_gone(sign.pid) for sign in signs_in(signs)])
-        return outcomes_of(*where)
+    def note(feed: Feed, task: Task) -> None:
+        back.append([is_gone(sign.pid) for sign in signs_in(signs)])
+        put_back(feed, task)
 
-    monkeypatch.setattr(driver, "outcomes_of", ask)
+    monkeypatch.setattr(Feed, "put_back", note)
     monkeypatch.setattr(crew, "LAST_WORDS_SECONDS", 1.0)
     monkeypatch.setattr(crew, "POLL_SECONDS", 0.5)
     spec = make_spec(
@@ -187,7 +187,7 @@ def test_what_a_frozen_leader_entered_is_asked_when_it_is_gone(
         topology__watchdog={"encode": 2, "denoise": 2},
     )
     assert run(spec).done == 1
-    assert asked == [[True]]
+    assert back == [[True]]
 
 
 def test_a_rows_own_error_leaves_the_gang_standing(

@@ -25,6 +25,8 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import read_ledger
+from vidgen_dist.runtime import books
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.driver import render
 from vidgen_dist.runtime.lease import FILE, LOCK, Holder, Lease, acquire, read_holder
@@ -409,6 +411,7 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.5)
+    monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
     began = tmp_path / "began"
     prompts = ["one", "two", f"touch:{began} ignore-steps: wait:{tmp_path}/never", "four"]
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__shard_size=1)
@@ -417,6 +420,7 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE)
         wait_until(lambda: began.exists() or first.done())
+        wait_until(lambda: read_ledger(output).done == 2)
         write_holder(output, run="usurper")
         result = first.result(PATIENCE)
     assert result.exit_status == 1

@@ -117,7 +117,7 @@ def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
     finish(heard)
     assert steps_in(marks) == [[6, 7, 8]]
     assert [(note.row, note.step) for note in notes if note.what == "resumed"] == [("x", STOP)]
-    (entry,) = entries(tmp_path / "out")
+    (entry,) = heard.entries()
     (tmp_path / "go").touch()
     whole = FakePipeline(FakeMesh()).render(long_row.request)
     np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))

@@ -78,7 +78,7 @@ def compact(
     Args:
         output: A run's output; the run may go on.
         part_rows, part_bytes: Entries of a new part, and their bytes in memory, roughly.
-        min_age: Parts that are younger stay: of a gang that has just died, the driver reads them by name.
+        min_age: Parts that are younger stay: whose writer got no answer, he writes them once more.
 
     Raises:
         Refused: A file in the folder is no whole ledger part; names it. It and the parts of its pile stay.

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -16,20 +17,31 @@ from vidgen_dist.ledger.parts import FOLDER, PART_TIME
 from vidgen_dist.storage import Storage
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part as it is written: its path, its bytes, and how many entries it holds."""
+
+    path: str
+    content: bytes
+    entries: int
+
+
 class LedgerWriter:
     """Collects entries and writes them as Parquet parts. May be used from many threads.
 
-    A part is due when `max_entries` wait, or when any wait and the last part is `max_seconds` old. Entries
-    that come more rarely than that are thus written at once, and a killed run loses at most the last
-    `max_seconds`. There is no timer: between entries, call `flush_due` now and then. As a context
-    manager it flushes at the end, also when the block raised.
+    A part is due when `max_entries` wait, when `min_entries` wait and the last part is `max_seconds` old, or
+    when an entry has waited for `patience` seconds. What waits is what a killed process loses. There is no
+    timer: between entries, call `flush_due` now and then. As a context manager it flushes at the end, also
+    when the block raised.
 
     Args:
         output: The run's output.
         writer_id: Part of the file names, for people; letters, digits, `.`, `_` and `-`.
         passthrough: Columns of the manifest that are copied, see `ledger_schema`.
         max_entries: Entries of a part at most, roughly.
-        max_seconds: How long an entry may wait.
+        max_seconds: Between two parts, while less than `max_entries` wait.
+        min_entries: Entries of a part at least, from 1, while none has waited for `patience`.
+        patience: Seconds that an entry waits for others.
 
     Raises:
         Refused: See `ledger_schema`.
@@ -44,6 +56,8 @@ class LedgerWriter:
         *,
         max_entries: int = 1000,
         max_seconds: float = 15.0,
+        min_entries: int = 1,
+        patience: float = float("inf"),
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", writer_id):
             raise ValueError(
@@ -54,7 +68,11 @@ class LedgerWriter:
         self._writer_id = writer_id
         self._max_entries = max_entries
         self._max_seconds = max_seconds
+        self._min_entries = min_entries
+        self._patience = patience
         self._waiting: list[pa.RecordBatch] = []
+        self._waiting_since = 0.0
+        self._refused: _Part | None = None
         self._guard = threading.Lock()
         self._flushing = threading.Lock()
         self._parts = 0
@@ -76,42 +94,68 @@ class LedgerWriter:
         """Takes an entry, and writes a part if one is due.
 
         Raises:
+            ValueError: As `take`.
+            OSError: As `flush`; the entry is taken, do not append it again.
+        """
+        self.take(entry)
+        self.flush_due()
+
+    def take(self, entry: LedgerEntry) -> None:
+        """Takes an entry; `flush_due` is to be called before long.
+
+        Raises:
             ValueError: A value that its column cannot hold, or an unknown passthrough column; the entry
                 is not taken, and the others are not held up by it.
-            OSError: As `flush`; the entry is taken, do not append it again.
         """
         row = entry_row(entry, self.schema)
         with self._guard:
+            if not self._waiting:
+                self._waiting_since = time.monotonic()
             self._waiting.append(row)
-        self.flush_due()
+
+    @property
+    def due(self) -> bool:
+        """Whether a part is."""
+        now = time.monotonic()
+        with self._guard:
+            count = len(self._waiting)
+            old = now - self._last_part >= self._max_seconds
+            long = now - self._waiting_since >= self._patience
+        return count >= self._max_entries or (count >= self._min_entries and old) or (count > 0 and long)
 
     def flush_due(self) -> None:
         """Writes a part if one is due. Raises as `flush`."""
-        with self._guard:
-            count = len(self._waiting)
-            old = time.monotonic() - self._last_part >= self._max_seconds
-        if count >= self._max_entries or (count and old):
+        if self.due:
             self.flush()
 
     def flush(self) -> None:
-        """Writes all entries that wait as one part; nothing when none do.
+        """Writes all entries that wait; nothing when none do.
 
         Raises:
             OSError: The storage refused; the entries go on waiting.
         """
         with self._flushing:
+            if self._refused is not None:
+                # It may lie there, and the answer was lost: by the same name no entry is there twice.
+                self._write(self._refused)
             with self._guard:
                 batches = list(self._waiting)
-            if not batches:
-                return
-            sink = pa.BufferOutputStream()
-            table = pa.Table.from_batches(batches, self.schema).combine_chunks()
-            pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-            # A name of its own for each try: what a failed one may have left is whole, or not there.
-            moment = datetime.now(UTC).strftime(PART_TIME)
-            name = f"{moment}-{self._writer_id}-{self._parts:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            self._output.write_bytes(f"{FOLDER}/{name}", sink.getvalue().to_pybytes())
-            with self._guard:
-                del self._waiting[: len(batches)]
-                self._parts += 1
-                self._last_part = time.monotonic()
+            if batches:
+                self._write(self._part_of(batches))
+
+    def _part_of(self, batches: list[pa.RecordBatch]) -> _Part:
+        sink = pa.BufferOutputStream()
+        table = pa.Table.from_batches(batches, self.schema).combine_chunks()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        moment = datetime.now(UTC).strftime(PART_TIME)
+        name = f"{moment}-{self._writer_id}-{self._parts:06d}-{uuid.uuid4().hex[:8]}.parquet"
+        return _Part(f"{FOLDER}/{name}", sink.getvalue().to_pybytes(), len(batches))
+
+    def _write(self, part: _Part) -> None:
+        self._refused = part
+        self._output.write_bytes(part.path, part.content)
+        self._refused = None
+        with self._guard:
+            del self._waiting[: part.entries]
+            self._parts += 1
+            self._last_part = self._waiting_since = time.monotonic()

@@ -5,9 +5,8 @@ as a whole, and its unfinished rows go back; the other gangs do not hear of it. 
 is not known at first, see `feeding`. A row that killed as many as it has attempts is given up; its neighbours
 go through.
 
-What a lost gang has finished counts. So its leader, if it still answers, is told to finish its writing, and
-what its ledger entries say is asked when it can write no more: a row that went back too early would be done
-twice.
+What a lost gang has said that it has finished counts, so its leader, if it still answers, is told to finish
+its writing. Its other rows go back when it can write no more: two gangs would store the same video.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from typing import Any
 import ray
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import DONE
 from vidgen_dist.runtime.feeding import Feed, Task
 from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place
 from vidgen_dist.runtime.interrupts import Interrupts
@@ -49,7 +47,7 @@ BLAME_SECONDS = 2.0
 """How long a gang that says it is broken is kept: if a member died, Ray says so, and why, a moment later."""
 
 STOP_SECONDS = 20.0
-"""What an ordered stop may take; writing the ledger is all that is left to do."""
+"""What an ordered stop may take; storing a video is all that is left to do."""
 
 LAST_WORDS_SECONDS = 10.0
 """What the leader of a lost gang may take to finish its writing."""
@@ -118,9 +116,9 @@ class Crew:
         limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
         on_news: Called with what a gang says of a row that it has, before that is heeded.
         on_loss: Called with a gang that is lost, and why.
-        on_result: Called for each row that is done or failed, after its ledger entry is written.
-        give_up: Called with a row that killed its gangs, an error class and a message; writes its entry.
-        outcomes_of: Called with the name of a gang that died; returns id -> status of its ledger entries.
+        on_result: Called for each row that is done or failed, with what its gang says; enters it.
+        give_up: Called with a row that killed its gangs, an error class and a message; enters it.
+        stuck: Says why the ledger cannot be written; empty while it can.
         interrupts: Says when to end.
         tick: Called a few times a second with the number of gangs whose model is loaded, and what others wait
             for, if it takes long.
@@ -140,7 +138,7 @@ class Crew:
         on_loss: Callable[[Gang, str], None],
         on_result: Callable[[Event], None],
         give_up: Callable[[Row, str, str], None],
-        outcomes_of: Callable[[str], dict[str, str]],
+        stuck: Callable[[], str],
         interrupts: Interrupts,
         tick: Callable[[int, str], None],
     ) -> None:
@@ -150,7 +148,7 @@ class Crew:
         self._on_loss = on_loss
         self._on_result = on_result
         self._give_up = give_up
-        self._outcomes_of = outcomes_of
+        self._stuck = stuck
         self._interrupts = interrupts
         self._tick = tick
         self._hiring = Hiring(job, replicas)
@@ -176,6 +174,8 @@ class Crew:
             for replica in range(len(self._losses)):
                 self._hire(replica)
             while (self._gangs or self._dying) and self._interrupts.level < 2:
+                if why := self._stuck():
+                    self.end(Stopped(f"the output cannot be written: {why}"))
                 self._feed_all()
                 self._save_in_time()
                 # What is told of an interrupt is told when the gangs know of it.
@@ -282,15 +282,6 @@ class Crew:
         """A lost gang writes no more: take its rows back and hire another."""
         self._dying.remove(dying)
         gang, loss = dying.gang, dying.loss
-        # Its last words may have been lost on the way.
-        try:
-            outcomes = self._outcomes_of(gang.name) if gang.hand.tasks else {}
-        except OSError as error:
-            outcomes = {}
-            self.end(Stopped(f"the ledger cannot be read: {error}"))
-        for row_id in [row_id for row_id in gang.hand.tasks if row_id in outcomes]:
-            event = Event("done" if outcomes[row_id] == DONE else "failed", row_id)
-            self._hear_of_row(gang, event, row_id)
         # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
         suspects = gang.hand.suspects(writing=loss.member is gang.leader or len(gang.members) == 1)
         for row_id, task in gang.hand.tasks.items():
@@ -312,13 +303,7 @@ class Crew:
             return
         workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
         message = f"{workers} died with this row; the last: {loss.why}"
-        try:
-            self._give_up(task.row, loss.error, message)
-        except OSError as error:
-            self._feed.put_back(task)
-            self.end(Stopped(f"the ledger cannot be written: {error}"))
-        else:
-            self._on_result(Event("failed", task.row.id, loss.error, message))
+        self._give_up(task.row, loss.error, message)
 
     # Feeding
 
@@ -486,7 +471,7 @@ class Crew:
         return None
 
     def _stop_now(self) -> None:
-        """An ordered stop: what is finished gets its entry, no more."""
+        """An ordered stop: what is being stored is finished, no more."""
         self._tick(self._ready(), self._waiting())
         for gang in list(self._gangs):
             if gang.ready and gang.broken is None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,16 +17,17 @@ from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerWriter
 from vidgen_dist.manifest import describe_unknown
+from vidgen_dist.runtime import books as bookkeeping
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime import lease as leases
+from vidgen_dist.runtime.books import Books
 from vidgen_dist.runtime.cluster import choose_device, connected
-from vidgen_dist.runtime.entries import failed_entry, outcomes_of
+from vidgen_dist.runtime.entries import failed_entry
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.lease import Lease, acquire
 from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.progress import RunProgress
-from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
 from vidgen_dist.runtime.status_file import State
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
@@ -184,7 +184,6 @@ def _render(
 ) -> RunResult:
     from vidgen_dist.runtime.crew import Crew, Stopped
 
-    begun = datetime.now(UTC)
     topology = plan.spec.topology
     limits = limits_of(topology.watchdog, plan.device)
     job = Job(
@@ -198,7 +197,7 @@ def _render(
         max_attempts=plan.spec.faults.max_attempts,
         patience=limits["encode"],
     )
-    writer = LedgerWriter(plan.output, f"{lease.run}-driver", job.passthrough, max_seconds=0.0)
+    books = open_books(plan.output, job, lease)
     scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
     failures: list[str] = []
     sent: list[Mapping[str, int]] = []
@@ -206,8 +205,9 @@ def _render(
     told = 0
 
     def on_result(event: Event) -> None:
-        # The class of a lost gang's failure stands in the ledger alone.
-        progress.add((event.error or "unknown") if event.kind == "failed" else None)
+        assert event.entry is not None, "whoever ends a row says what there is to say of it"
+        books.enter(event.entry)
+        progress.add(event.error if event.kind == "failed" else None)
         if event.sent:
             sent.append(event.sent)
         if event.kind == "failed":
@@ -223,10 +223,8 @@ def _render(
 
     def give_up(row: Row, error: str, message: str) -> None:
         fingerprint = plan.identity.fingerprint(row.request, {})
-        # The entry is taken also if the storage refuses; `flush` asks it again.
-        with contextlib.suppress(OSError):
-            writer.append(failed_entry(job, "driver", row, fingerprint, error, message))
-        with_retries(writer.flush, hurry=threading.Event())
+        entry = failed_entry(job, "driver", row, fingerprint, error, message)
+        on_result(Event("failed", row.id, error, message, entry=entry))
         overview.gave_up(error)
         if job.output.checkpoint_every is not None:
             scratch.remove(row.id)
@@ -264,19 +262,24 @@ def _render(
         on_loss=on_loss,
         on_result=on_result,
         give_up=give_up,
-        outcomes_of=lambda gang: outcomes_of(plan.output, gang, begun),
+        stuck=lambda: books.fault,
         interrupts=interrupts,
         tick=tick,
     )
     message = ""
     try:
+        while time.monotonic() < lease.settled and not interrupts.level:
+            time.sleep(0.1)
         crew.work()
     except Stopped as error:
         message = f"the run stopped: {error}; run it again to go on"
     finally:
         progress.tick(0)
+        books.close()
+    if books.fault and not message:
+        message = f"the run stopped: the output cannot be written: {books.fault}; run it again to go on"
     result = _result(plan, progress, tuple(failures), DONE, message)
-    result = dataclasses.replace(result, sent=_mean(sent))
+    result = dataclasses.replace(result, done=books.done, failed=books.failed, sent=_mean(sent))
     if lease.lost and result.pending:
         message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
         return dataclasses.replace(result, exit_status=DEAD_LETTERS, message=message)
@@ -304,6 +307,20 @@ def _clear_scratch(plan: Plan, console: Console) -> None:
     except OSError as error:
         line = f"{FOLDER}/ is not needed any more, and cannot be emptied: {error}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def open_books(output: Storage, job: Job, lease: Lease) -> Books:
+    """The books of a run."""
+    writer = LedgerWriter(
+        output,
+        lease.run,
+        job.passthrough,
+        max_entries=bookkeeping.MANY_ENTRIES,
+        max_seconds=bookkeeping.WAIT_SECONDS,
+        min_entries=bookkeeping.FEW_ENTRIES,
+        patience=bookkeeping.PATIENCE_SECONDS,
+    )
+    return Books(writer, lease)
 
 
 def _mean(sent: Sequence[Mapping[str, int]]) -> dict[str, float]:

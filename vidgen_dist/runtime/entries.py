@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry
@@ -16,8 +15,6 @@ from vidgen_dist.media import EncodedVideo
 from vidgen_dist.quality import Quality, flags
 from vidgen_dist.runtime.job import Job, Row
 from vidgen_dist.storage import Storage, redact_message
-
-CLOCKS_DIFFER = timedelta(hours=1)
 
 SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 
@@ -103,29 +100,3 @@ def latest_entries(output: Storage) -> dict[str, dict[str, Any]]:
 
     ledger.read_parts(output, ledger.SCHEMA.names, keep_latest)
     return latest
-
-
-def outcomes_of(output: Storage, worker: str, since: datetime) -> dict[str, str]:
-    """Id -> status, of the rows whose entries a worker wrote; a worker's name is never used twice.
-
-    Args:
-        output: The run's output.
-        worker: Its name.
-        since: When its run began: what was compacted long before cannot hold its entries.
-    """
-    # Whoever compacts may have another clock.
-    earliest = (since - CLOCKS_DIFFER).strftime(ledger.PART_TIME)
-    found: dict[str, str] = {}
-
-    def wanted(part: str) -> bool:
-        name = part.rpartition("/")[2]
-        return f"-{worker}-" in name or (ledger.COMPACTED in name and name >= earliest)
-
-    def keep_own(_name: str, table: pa.Table) -> None:
-        own = table.filter(pc.equal(table["worker"], worker))
-        for row_id, status in zip(own["id"].to_pylist(), own["status"].to_pylist(), strict=True):
-            if found.get(row_id) != ledger.DONE:
-                found[row_id] = status
-
-    ledger.read_parts(output, ("id", "status", "worker"), keep_own, wanted)
-    return found

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.pipelines.rendering import State
 from vidgen_dist.request import RenderRequest
@@ -72,14 +73,15 @@ class Event:
 
     Args:
         kind: `seated` (ready to join its gang; the message is its address), `ready` (the model is loaded),
-            `started` (a row), `rendered` (it left the model), `done` or `failed` (its ledger entry is on the
-            storage), `stopped` (nothing more will come), `refused` (the model cannot be loaded anywhere),
-            `broken` (it could not be loaded here, or the worker can do no more), `stuck` (the output takes
-            no more).
+            `started` (a row), `rendered` (it left the model), `done` or `failed` (its video is on the
+            storage, or there will be none: its ledger entry can be written), `stopped` (nothing more will
+            come), `refused` (the model cannot be loaded anywhere), `broken` (it could not be loaded here, or
+            the worker can do no more), `stuck` (the output takes no more).
         id: The row's.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: Its message.
         sent: For `done`, bytes that the gang's first rank sent to the others for this video, by purpose.
+        entry: For `done` and `failed`, what the ledger is to say of the row.
     """
 
     kind: Literal[
@@ -89,6 +91,7 @@ class Event:
     error: str | None = None
     message: str = ""
     sent: Mapping[str, int] = field(default_factory=dict)
+    entry: LedgerEntry | None = None
 
 
 @dataclass(frozen=True)

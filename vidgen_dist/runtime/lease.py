@@ -9,11 +9,17 @@ storage was away for so long, learns it with its next heartbeat.
 In a local folder there is the operating system's lock besides. It ends with its process, so that a run that
 died is followed at once. Machines that share a folder do not always share its locks; therefore it says
 something about runs of the same machine only, which a lease tells by a hash of the machine's boot, the file
-system and the run.
+system and the run. Workers of the dead run may be at work for some seconds more, until Ray has ended them;
+they cannot enter anything into the ledger, and `Lease.settled` says when no video comes of them any more.
 
 What is certain: where storage compares and writes in one (S3; a local lock; a new file in a local folder)
 two runs never take the same lease. Elsewhere each looks again `SETTLE_SECONDS` after it wrote, so two are
 possible if one is held up for longer just then; the first heartbeat ends one of them.
+
+Before each ledger part, a holder whose last heartbeat is `FRESH_INTERVALS` old makes sure of its lease
+(`Lease.assure`), so that one that was suspended enters nothing beside the run that took over. What remains is
+a process that is suspended between that and the write, or a request that is under way, for more than the rest
+of `STALE_INTERVALS`.
 """
 
 from __future__ import annotations
@@ -42,6 +48,13 @@ INTERVAL_SECONDS = 15.0
 
 STALE_INTERVALS = 4
 """A holder that is silent for so many intervals is taken for dead."""
+
+FRESH_INTERVALS = 3
+"""A holder whose last heartbeat is older than so many intervals asks before it writes."""
+
+ORPHAN_SECONDS = 6.0
+"""How long workers may live whose driver was killed: those of a Ray of its own end within two seconds or so,
+and one that runs on kills those after 5 s that do not heed it."""
 
 SETTLE_SECONDS = 2.0
 """After it, a lease is looked at again where the storage cannot compare and write in one."""
@@ -84,22 +97,36 @@ def read_holder(content: bytes) -> Holder:
         return Holder("of unknown name", "unknown", "unknown")
 
 
+class LeaseLost(Exception):
+    """Another run has taken the output over."""
+
+
 class Lease:
     """A lease that is held until the block ends.
 
     Attributes:
         lost: Who took it over, once that is known. Then the run must end: another one renders its rows.
+        settled: From when on, by the monotonic clock, no worker of a run that held it before is left.
     """
 
     def __init__(
-        self, file: SharedFile, holder: Holder, tag: str, os_lock: FileLock | None, interval: float
+        self,
+        file: SharedFile,
+        holder: Holder,
+        tag: str,
+        os_lock: FileLock | None,
+        interval: float,
+        settled: float,
     ) -> None:
         self.lost: Holder | None = None
+        self.settled = settled
         self._file = file
         self._holder = holder
         self._tag = tag
         self._lock = os_lock
         self._interval = interval
+        self._beaten = time.monotonic()
+        self._beating = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -117,6 +144,19 @@ class Lease:
     ) -> None:
         self.release()
 
+    def assure(self) -> None:
+        """Make sure that it is held, before something is written that only the holder may write.
+
+        Raises:
+            LeaseLost: It is not.
+            OSError: The storage does not say.
+        """
+        with self._beating:
+            if self.lost is None and time.monotonic() - self._beaten > FRESH_INTERVALS * self._interval:
+                self._refresh()
+        if self.lost is not None:
+            raise LeaseLost(f"{self.lost} took over this output")
+
     def release(self) -> None:
         """Let the next run have it at once."""
         self._end.set()
@@ -132,23 +172,29 @@ class Lease:
     def _beat(self) -> None:
         while self.lost is None and not self._end.wait(self._interval):
             # While storage is away the run goes on: nobody else can take the lease either.
-            with suppress(OSError):
-                self._refresh()
+            with suppress(OSError), self._beating:
+                if self.lost is None:
+                    self._refresh()
 
     def _refresh(self) -> None:
         self._holder = _next_beat(self._holder)
         try:
-            self._tag = self._file.write(self._holder.to_bytes(), self._tag)
+            self._write(self._tag)
         except Changed:
             found = self._file.read()
             if found is None:
                 if not self._end.is_set():
-                    self._tag = self._file.write(self._holder.to_bytes(), None)
+                    self._write(None)
             elif (holder := read_holder(found[0])).run == self._holder.run:
                 # The answer to an earlier write was lost on its way.
-                self._tag = found[1]
+                self._write(found[1])
             else:
                 self.lost = holder
+
+    def _write(self, tag: str | None) -> None:
+        begun = time.monotonic()
+        self._tag = self._file.write(self._holder.to_bytes(), tag)
+        self._beaten = begun
 
 
 def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: float) -> Lease:
@@ -169,7 +215,8 @@ def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: 
             os_lock = _lock(output)
         file = share(output, FILE)
         holder = _new_holder(output, run)
-        return Lease(file, holder, _take(file, holder, os_lock, say, interval), os_lock, interval)
+        tag, settled = _take(file, holder, os_lock, say, interval)
+        return Lease(file, holder, tag, os_lock, interval, settled)
     except BaseException as error:
         if os_lock is not None:
             os_lock.release()
@@ -180,8 +227,9 @@ def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: 
 
 def _take(
     file: SharedFile, mine: Holder, os_lock: FileLock | None, say: Callable[[str], None], interval: float
-) -> str:
-    """Write the lease; its tag."""
+) -> tuple[str, float]:
+    """Write the lease; its tag, and `Lease.settled`."""
+    settled = time.monotonic()
     while True:
         found = file.read()
         certain = file.conditional
@@ -190,6 +238,7 @@ def _take(
         elif os_lock is not None and _is_of_this_machine(file.storage, read_holder(found[0])):
             # It cannot live without the lock.
             tag, certain = found[1], True
+            settled = time.monotonic() + ORPHAN_SECONDS
             say(f"taking over the lease of {read_holder(found[0])}, which has died")
         else:
             tag = _wait(file, found, say, interval)
@@ -203,11 +252,11 @@ def _take(
                 time.sleep(min(SETTLE_SECONDS, interval))
         if certain:
             assert tag is not None
-            return tag
+            return tag, settled
         found = file.read()
         if found is not None:
             if (holder := read_holder(found[0])).run == mine.run:
-                return found[1]
+                return found[1], settled
             raise _held(file.storage, holder)
 
 

@@ -1,10 +1,11 @@
-"""A worker: one process, one rank, rows in, videos and ledger entries out. Knows nothing of Ray.
+"""A worker: one process, one rank, rows in, videos and news of them out. Knows nothing of Ray.
 
 Two threads share the work, so that the next video is denoised while the last one is encoded and sent:
 
-    submit -> rows -> [render thread: model] -> frames -> [write thread: encode, commit, ledger] -> poll
+    submit -> rows -> [render thread: model] -> frames -> [write thread: encode, commit] -> poll
 
-A row is reported as done or failed only when its ledger entry lies on the storage.
+A row is reported as done only when its video lies on the storage; the report holds its ledger entry, which
+the driver writes.
 
 A gang has one worker a rank. Rank 0, the leader, does the above; before it renders a row, it announces it
 to the other ranks, its followers, which render it too and write nothing.
@@ -41,7 +42,6 @@ from vidgen_dist.runtime.writing import Outcome, WriteThread, told
 JOIN_SECONDS = 300.0
 """Until then every rank of a gang must have connected with every other: all are there and know of all."""
 
-_SHARD_END = object()
 _THE_END = object()
 
 
@@ -115,7 +115,6 @@ class Worker:
         """Add a shard behind those that are there; for one that leads."""
         for row in rows:
             self._rows.put(row)
-        self._rows.put(_SHARD_END)
 
     def follow(self, row: Row) -> Ending:
         """Render what the leader renders; returns when it has ended here."""
@@ -142,7 +141,7 @@ class Worker:
 
         Args:
             now: Give up the row that is being rendered, too; where the job saves rows, it is saved. Either
-                way, what is finished gets its entry.
+                way, what is being stored is finished.
         """
         self._stopping.set()
         self._rows.put(_THE_END)
@@ -228,9 +227,6 @@ class Worker:
         while (row := self._rows.get()) is not _THE_END:
             if self._stopping.is_set():
                 return
-            if row is _SHARD_END:
-                self._writing.end_shard()
-                continue
             self._say(Event("started", row.id))
             self._pulse.beat("encode")
             try:

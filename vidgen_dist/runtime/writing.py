@@ -1,8 +1,7 @@
-"""The write thread of a worker: frames in, videos and ledger entries out."""
+"""The write thread of a worker: frames in, videos and their ledger entries out."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import tempfile
@@ -16,7 +15,6 @@ from typing import Any
 
 from vidgen_dist import media, quality, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
 from vidgen_dist.runtime.job import Event, Job, Row
@@ -29,14 +27,8 @@ from vidgen_dist.storage import redact_message
 FRAMES_WAITING = 1
 """Videos that may wait, in memory, for the write thread; then rendering waits for it."""
 
-FLUSH_ENTRIES = 64
-"""Entries of a ledger part, at most: what of a fast model's work a killed worker can lose."""
-
 NICENESS = 10
 """Of the write thread and the encoder, where the model computes on the same cores."""
-
-TICK_SECONDS = 1.0
-"""How often the write thread looks whether entries have waited long enough."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +44,11 @@ class Outcome:
 
 
 _SAVED = object()
-_SHARD_END = object()
 _THE_END = object()
 
 
 class WriteThread:
-    """Commits outcomes in the order in which they come, and enters them into the ledger.
+    """Commits outcomes in the order in which they come, and says so.
 
     Args:
         job: What is to be done.
@@ -108,10 +99,6 @@ class WriteThread:
         if not waits:
             self._outcomes.put(_SAVED)
 
-    def end_shard(self) -> None:
-        """Enter what there is into the ledger: the driver may have nothing else to wait for."""
-        self._outcomes.put(_SHARD_END)
-
     def end(self) -> None:
         """Finish, and say `stopped`."""
         self._outcomes.put(_THE_END)
@@ -127,37 +114,17 @@ class WriteThread:
 
     def _write_outcomes(self) -> None:
         output = storage.open_storage(self._job.output.uri)
-        writer = LedgerWriter(output, self._name, self._job.passthrough, max_entries=FLUSH_ENTRIES)
-        unsaid: list[Event] = []
-        stuck = False
-        while True:
-            self.pulse.rest()
-            try:
-                item = self._outcomes.get(timeout=TICK_SECONDS)
-            except queue.Empty:
-                item = None
-            if item is not None or writer.waiting:
-                self.pulse.beat("write")
-            if isinstance(item, Outcome):
+        while (item := self._outcomes.get()) is not _THE_END:
+            self.pulse.beat("write")
+            if item is _SAVED:
+                self._keep_saved()
+            else:
                 self._room.release()
                 if not self._abandon.is_set():
-                    unsaid.append(self._enter(writer, *self._commit(output, item)))
-            elif item is _SAVED:
-                self._keep_saved()
-            # A part at the end of a shard: it is small, and the driver may have nothing else to wait for.
-            ends = item is _SHARD_END or item is _THE_END
-            # The driver ends the run when it hears of a refusal; only the last try has patience again.
-            stuck = not self._flush(writer, force=ends, once=stuck and item is not _THE_END)
-            if unsaid and not writer.waiting:
-                self._note(Note("entered", entries=len(unsaid)))
-                self._say(*unsaid)
-                for event in unsaid:
-                    assert event.id is not None
-                    self._scratch.leave(event.id)
-                unsaid = []
-            if item is _THE_END:
-                self._say(Event("stopped"))
-                return
+                    self._say(self._commit(output, item))
+                    self._scratch.leave(item.row.id)
+            self.pulse.rest()
+        self._say(Event("stopped"))
 
     def _keep_saved(self) -> None:
         with self._saved_lock:
@@ -165,8 +132,8 @@ class WriteThread:
         assert saved is not None
         self._scratch.keep(saved)
 
-    def _commit(self, output: storage.Storage, outcome: Outcome) -> tuple[LedgerEntry, Event]:
-        """Encode and store a video; its entry, or a dead letter."""
+    def _commit(self, output: storage.Storage, outcome: Outcome) -> Event:
+        """Encode and store a video; what there is to say of it, or of a dead letter."""
         row, error, measured = outcome.row, outcome.error, None
         if error is None:
             begun = time.perf_counter()
@@ -185,7 +152,7 @@ class WriteThread:
                     self._job, self._name, row, outcome.fingerprint, video, uri, seconds, measured
                 )
                 self._note(Note("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes))
-                return entry, Event("done", row.id, sent=outcome.sent)
+                return Event("done", row.id, sent=outcome.sent, entry=entry)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 error = failure
                 if storage.is_full(failure):
@@ -193,7 +160,7 @@ class WriteThread:
                     self._say(Event("stuck", error=type(failure).__name__, message=told(failure)))
         kind, message = type(error).__name__, told(error)
         entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message, measured)
-        return entry, Event("failed", row.id, kind, message)
+        return Event("failed", row.id, kind, message, entry=entry)
 
     def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
         output, request = self._job.output, outcome.row.request
@@ -214,25 +181,6 @@ class WriteThread:
                 aigc_producer=output.aigc_producer,
             ),
         )
-
-    def _enter(self, writer: LedgerWriter, entry: LedgerEntry, event: Event) -> Event:
-        # The entry is taken also if the storage refuses; `_flush` asks it again, and says if that is in vain.
-        with contextlib.suppress(OSError):
-            writer.append(entry)
-        return event
-
-    def _flush(self, writer: LedgerWriter, *, force: bool, once: bool) -> bool:
-        """Write a part if one is due, or in any case; whether nothing went wrong."""
-        flush = writer.flush if force else writer.flush_due
-        try:
-            if once:
-                flush()
-            else:
-                with_retries(flush, hurry=self._abandon, note=self._note)
-        except OSError as error:
-            self._say(Event("stuck", error=type(error).__name__, message=told(error)))
-            return False
-        return True
 
 
 def told(error: BaseException) -> str:

@@ -1,0 +1,160 @@
+"""The books: when parts are written, and what becomes of entries if the storage or the lease is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.runtime.test_entries import JOB
+from tests.runtime.test_lease import wait_until, write_holder
+from vidgen_dist.ledger import LedgerEntry, read_ledger
+from vidgen_dist.runtime import books as bookkeeping
+from vidgen_dist.runtime.books import FEW_ENTRIES, Books
+from vidgen_dist.runtime.driver import open_books
+from vidgen_dist.runtime.lease import FRESH_INTERVALS, Lease, acquire
+from vidgen_dist.storage import Storage, StorageError, open_storage
+
+
+def entry(row_id: str, status: str = "done") -> LedgerEntry:
+    given: dict[str, Any] = {"uri": "somewhere"} if status == "done" else {"error_class": "OSError"}
+    return LedgerEntry(
+        id=row_id, status=status, fingerprint="f", attempt=1, finished_at=datetime.now(UTC), **given
+    )
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Storage:
+    return open_storage(tmp_path / "out")
+
+
+@pytest.fixture
+def lease(output: Storage) -> Iterator[Lease]:
+    with acquire(output, "run", say=print, interval=3600.0) as lease:
+        yield lease
+
+
+@pytest.fixture
+def open_quick(
+    output: Storage, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Books]]:
+    """Opens books that look often."""
+    monkeypatch.setattr(bookkeeping, "TICK_SECONDS", 0.01)
+    opened: list[Books] = []
+
+    def open_now() -> Books:
+        opened.append(open_books(output, JOB, lease))
+        return opened[-1]
+
+    yield open_now
+    for books in opened:
+        books.close()
+
+
+def parts(output: Storage) -> list[int]:
+    return [pq.read_metadata(output.uri(name)).num_rows for name in output.list("ledger")]
+
+
+def test_entries_wait_for_each_other_and_are_written_at_the_end(
+    output: Storage, open_quick: Callable[[], Books]
+) -> None:
+    books = open_quick()
+    for number in range(FEW_ENTRIES - 1):
+        books.enter(entry(str(number)))
+    time.sleep(0.2)
+    assert (parts(output), books.done) == ([], 0)
+    books.enter(entry("bad", "failed"))
+    wait_until(lambda: books.failed)
+    assert (parts(output), books.done) == ([FEW_ENTRIES], FEW_ENTRIES - 1)
+    for number in range(20):
+        books.enter(entry(f"later-{number}"))
+    time.sleep(0.2)
+    # The last part is not old enough.
+    assert parts(output) == [FEW_ENTRIES]
+    books.close()
+    assert parts(output) == [FEW_ENTRIES, 20]
+    assert (books.done, books.failed, books.fault) == (FEW_ENTRIES + 19, 1, "")
+
+
+def test_an_entry_does_not_wait_for_ever(
+    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.3)
+    books = open_quick()
+    books.enter(entry("a"))
+    wait_until(lambda: books.done)
+    assert parts(output) == [1]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
+    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.0)
+    books = open_quick()
+
+    def refuse(*_: object) -> None:
+        raise StorageError("503 slow down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write_bytes", refuse)
+        books.enter(entry("a"))
+        wait_until(lambda: books.fault)
+        books.enter(entry("b"))
+    assert books.fault == "503 slow down"
+    assert books.done == 0
+    books.close()
+    assert books.done == 2
+    assert sum(parts(output)) == 2
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_answer_that_is_lost_enters_nothing_twice(
+    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.0)
+    write, lost = Storage.write_bytes, []
+
+    def lose(storage: Storage, path: str, content: bytes) -> None:
+        write(storage, path, content)
+        if len(lost) < 2:
+            lost.append(path)
+            # Came while the answer was waited for.
+            books.enter(entry(f"late-{len(lost)}"))
+            raise StorageError("cut")
+
+    monkeypatch.setattr(Storage, "write_bytes", lose)
+    books = open_quick()
+    books.enter(entry("a"))
+    wait_until(lambda: books.done == 3)
+    assert lost[0] == lost[1]
+    assert sum(parts(output)) == 3
+
+
+def test_without_the_lease_nothing_is_entered(
+    output: Storage, lease: Lease, open_quick: Callable[[], Books]
+) -> None:
+    """Its heartbeats are old, and another run is there."""
+    books = open_quick()
+    books.enter(entry("a"))
+    write_holder(output, run="usurper")
+    lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
+    books.close()
+    assert lease.lost is not None
+    assert (books.done, books.fault, parts(output)) == (0, "", [])
+
+
+def test_one_whose_heartbeats_are_late_asks_and_goes_on(
+    output: Storage, lease: Lease, open_quick: Callable[[], Books]
+) -> None:
+    books = open_quick()
+    books.enter(entry("a"))
+    lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
+    books.close()
+    assert (lease.lost, books.done) == (None, 1)
+    assert read_ledger(output).is_done("a", "f")

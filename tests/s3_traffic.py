@@ -1,0 +1,79 @@
+"""What goes between S3 clients and moto's server: counted, and spoiled if it is asked for."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+HANG_SECONDS = 3.0
+"""How long a request hangs: longer than clients wait that are told so."""
+
+_REFUSALS = {
+    "500 Internal Server Error": "InternalError",
+    "503 Service Unavailable": "SlowDown",
+}
+
+
+class Traffic:
+    """A WSGI application before another one.
+
+    A spoiled request is, by chance, refused with a 500 or 503 status, obeyed and then answered with a 500
+    status, obeyed and its connection cut without an answer, or left hanging and then cut.
+
+    Attributes:
+        counts: Requests by method and path.
+        spoiled: Requests that were, by kind.
+
+    Args:
+        app: Who answers.
+        share: Of the requests, those to be spoiled.
+        seed: Of the chance.
+    """
+
+    def __init__(self, app: Any, share: float = 0.0, seed: int = 0) -> None:
+        self.share = share
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.spoiled: Counter[str] = Counter()
+        self._app = app
+        self._random = random.Random(seed)
+        self._guard = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with self._guard:
+            self.counts[environ["REQUEST_METHOD"], environ["PATH_INFO"]] += 1
+            spoil = self._random.random() < self.share
+            kind = self._random.choice(["refused", "obeyed", "cut", "hanging"]) if spoil else ""
+            if kind:
+                self.spoiled[kind] += 1
+            status = self._random.choice(list(_REFUSALS))
+        if kind == "refused":
+            # Else the connection's next request would begin with what was not read of this one.
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            return _refuse(status, start_response)
+        if kind in ("obeyed", "cut"):
+            answer = self._app(environ, lambda *_: _ignore)
+            for _ in answer:
+                pass
+            if kind == "obeyed":
+                return _refuse("500 Internal Server Error", start_response)
+        if kind == "hanging":
+            time.sleep(HANG_SECONDS)
+        if kind:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            return _refuse("500 Internal Server Error", start_response)
+        return self._app(environ, start_response)  # type: ignore[no-any-return]
+
+
+def _refuse(status: str, start_response: Any) -> list[bytes]:
+    body = f"<Error><Code>{_REFUSALS[status]}</Code><Message>sorry</Message></Error>".encode()
+    start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _ignore(_data: bytes) -> None:
+    """What writes the body of an answer that nobody gets."""

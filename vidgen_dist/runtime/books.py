@@ -1,0 +1,117 @@
+"""The books: what gangs have done, entered into the ledger by the driver, and by nobody else.
+
+A gang stores its videos and tells the driver, which holds the lease of the output. One writer for all gangs
+has three merits:
+
+- Entries of all gangs share parts. A part costs a request to write, and each resume another to read; gangs
+  that take minutes for a video would each write a part a video, or keep finished work unsaid for long.
+- Nobody enters a row behind the driver's back: neither a gang that was given up for dead, nor one whose
+  driver was killed and which works on for a moment beside the next run. So each row is entered once.
+- A gang that is killed takes nothing with it that it has told.
+
+What a killed driver loses are the entries of the last seconds, see `WAIT_SECONDS` and `PATIENCE_SECONDS`;
+their rows are rendered again. Each gang loses the video that it is rendering then anyhow, half of one on
+average, so that this is little beside it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter, deque
+
+from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
+from vidgen_dist.runtime.lease import Lease, LeaseLost
+from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.runtime.writing import told
+
+FEW_ENTRIES = 8
+"""Entries of a part at least, so that the ledger asks an eighth of a request a video."""
+
+WAIT_SECONDS = 15.0
+"""Between two parts, however many entries there are."""
+
+PATIENCE_SECONDS = 60.0
+"""An entry is written after so long, though there are only a few: that is a part a minute, of a run that does
+less than eight videos a minute. Its heartbeats are four."""
+
+MANY_ENTRIES = 1000
+"""With so many, nothing is waited for."""
+
+TICK_SECONDS = 0.5
+"""How often it is looked whether entries have waited long enough."""
+
+CLOSE_SECONDS = 300.0
+"""What the last write under way may take at the end of a run."""
+
+
+class Books:
+    """Enters rows in a thread of its own, until it is closed.
+
+    Attributes:
+        fault: Why the ledger cannot be written, once it cannot; then it is only tried again at the end.
+
+    Args:
+        writer: Writes the parts.
+        lease: Without it nothing may be entered.
+    """
+
+    def __init__(self, writer: LedgerWriter, lease: Lease) -> None:
+        self.fault = ""
+        self._writer = writer
+        self._lease = lease
+        self._entries: queue.SimpleQueue[LedgerEntry] = queue.SimpleQueue()
+        self._unwritten: deque[str] = deque()
+        self._written: Counter[str] = Counter()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="books", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> int:
+        """Videos whose entries lie on the storage."""
+        return self._written[DONE]
+
+    @property
+    def failed(self) -> int:
+        """Dead letters that lie on the storage."""
+        return self._written[FAILED]
+
+    def enter(self, entry: LedgerEntry) -> None:
+        """Take an entry; it is written before long, and at the latest when the books are closed."""
+        self._entries.put(entry)
+
+    def close(self) -> None:
+        """Write what is left; sets `fault` if that cannot be done."""
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self.fault = f"the storage has not answered for {CLOSE_SECONDS:g} s"
+        else:
+            self._keep(at_the_end=True)
+
+    def _work(self) -> None:
+        while not self._closing.wait(TICK_SECONDS) and not self.fault:
+            self._keep(at_the_end=False)
+
+    def _keep(self, *, at_the_end: bool) -> None:
+        try:
+            for _ in range(self._entries.qsize()):
+                entry = self._entries.get()
+                self._writer.take(entry)
+                self._unwritten.append(entry.status)
+            if self._writer.due or (at_the_end and self._unwritten):
+                with_retries(self._write, hurry=threading.Event())
+        except LeaseLost:
+            # The driver learns it from the lease. What is unwritten is the other run's to render.
+            return
+        except Exception as error:  # noqa: BLE001 - the driver lets the rows that run come to their end
+            self.fault = told(error)
+
+    def _write(self) -> None:
+        self._lease.assure()
+        try:
+            self._writer.flush()
+        finally:
+            while len(self._unwritten) > self._writer.waiting:
+                self._written[self._unwritten.popleft()] += 1
