@@ -34,8 +34,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     },
 }
 
-_OTHERS: dict[str, dict[str, Any]] = {
-    "vae": {"block_out_channels": [128, 256, 256, 512], "layers_per_block": 3},
+_T5_XXL = {
     "text_encoder": {
         "vocab_size": 32128,
         "d_model": 4096,
@@ -46,26 +45,101 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "feed_forward_proj": "gated-gelu",
     },
     "tokenizer": {},
+}
+
+_OTHERS: dict[str, dict[str, Any]] = {
+    "vae": {"block_out_channels": [128, 256, 256, 512], "layers_per_block": 3},
+    **_T5_XXL,
     "scheduler": {},
+}
+
+_T5_INDEX = {
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
 }
 
 _INDEX = {
     "_class_name": "CogVideoXPipeline",
     "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
-    "text_encoder": ["transformers", "T5EncoderModel"],
-    "tokenizer": ["transformers", "T5Tokenizer"],
+    **_T5_INDEX,
     "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLCogVideoX"],
 }
 
+# What decoders from 0.9.1 on have in common.
+_LTX_TOLD = {
+    "decoder_block_out_channels": [256, 512, 1024],
+    "decoder_spatio_temporal_scaling": [True] * 3,
+    "timestep_conditioning": True,
+    "upsample_factor": [2] * 3,
+    "upsample_residual": [True] * 3,
+}
+
+LTX_VAES: dict[str, dict[str, Any]] = {
+    "0.9.0": {
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": [4, 3, 3, 3, 4],
+        "spatio_temporal_scaling": [True, True, True, False],
+    },
+    "0.9.1": {
+        **_LTX_TOLD,
+        "decoder_inject_noise": [True, True, True, False],
+        "decoder_layers_per_block": [5, 6, 7, 8],
+    },
+    "0.9.8": {
+        **_LTX_TOLD,
+        "block_out_channels": [128, 256, 512, 1024, 2048],
+        "decoder_inject_noise": [False] * 4,
+        "decoder_layers_per_block": [5] * 4,
+        "down_block_types": ["LTXVideo095DownBlock3D"] * 4,
+        "downsample_type": ["spatial", "temporal", "spatiotemporal", "spatiotemporal"],
+        "layers_per_block": [4, 6, 6, 2, 2],
+        "spatio_temporal_scaling": [True] * 4,
+        "spatial_compression_ratio": 32,
+        "temporal_compression_ratio": 8,
+    },
+}
+
+_LTX_SCHEDULER = {
+    "base_image_seq_len": 1024,
+    "base_shift": 0.95,
+    "max_image_seq_len": 4096,
+    "max_shift": 2.05,
+    "shift_terminal": 0.1,
+    "use_dynamic_shifting": True,
+}
+
+_LTX_INDEX = {
+    "_class_name": "LTXPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    **_T5_INDEX,
+    "transformer": ["diffusers", "LTXVideoTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLLTXVideo"],
+}
+
 
 def checkpoint(folder: Path, name: str) -> Checkpoint:
-    """A published checkpoint of which only the configs were downloaded."""
-    configs = {"transformer": TRANSFORMERS[name], **_OTHERS}
+    """A published checkpoint of which only the configs were downloaded.
+
+    Args:
+        folder: Where they are put.
+        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`.
+    """
+    if name.startswith("ltx-"):
+        vae = LTX_VAES[name.removeprefix("ltx-")]
+        return _written(
+            folder, name, _LTX_INDEX, {"transformer": {}, "vae": vae, **_T5_XXL, "scheduler": _LTX_SCHEDULER}
+        )
+    return _written(folder, f"CogVideoX-{name}", _INDEX, {"transformer": TRANSFORMERS[name], **_OTHERS})
+
+
+def _written(
+    folder: Path, name: str, index: dict[str, Any], configs: dict[str, dict[str, Any]]
+) -> Checkpoint:
     for component, config in configs.items():
         (folder / component).mkdir(parents=True)
         (folder / component / "config.json").write_text(json.dumps(config))
-    return Checkpoint(f"CogVideoX-{name}", "0" * 40, folder, None, _INDEX, tuple(configs))
+    return Checkpoint(name, "0" * 40, folder, None, index, tuple(configs))
 
 
 def spec(**flags: Any) -> RunSpec:

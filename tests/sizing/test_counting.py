@@ -17,15 +17,18 @@ from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
 
 
-def reference_job(name: str, **flags: object) -> tuple[Checkpoint, Job]:
-    case = references.case(name)
+def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, Job]:
+    case = references.case(name, family)
     checkpoint = open_checkpoint(str(case.checkpoint), variant=case.variant)
     return checkpoint, read_job(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
 
 
-@pytest.mark.parametrize("name", references.cases())
-def test_parameters_are_those_of_the_files(name: str) -> None:
-    checkpoint, job = reference_job(name)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family in ("cogvideox", "ltx") for name in references.cases(family)],
+)
+def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
+    checkpoint, job = reference_job(name, family)
     for part in job.size.components:
         files = TensorFiles.open(checkpoint.component_folder(part.name), checkpoint.variant)
         # T5's table of tokens is there under two names.

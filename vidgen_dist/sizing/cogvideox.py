@@ -12,14 +12,13 @@ from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.sizing.counting import Shapes, component, count, linear_weights
 from vidgen_dist.sizing.model import Convolution, ModelSize, Stack, Workload
+from vidgen_dist.sizing.text_encoders import t5_encoder
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 # The fullest moment of a block: the streams of tokens, their normed sum, queries, keys and values, what they
 # are turned with and in, and their copies in the layout of the attention. Measured on CPU: 15.4.
 _ALIVE = 16
 _OPERATORS = 50
-_T5_ALIVE = 8
-_T5_OPERATORS = 20
 
 
 def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
@@ -29,9 +28,8 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
         Refused: A config that cannot be.
     """
     transformer = count(checkpoint, "transformer")
-    text_encoder = count(checkpoint, "text_encoder")
     vae = count(checkpoint, "vae")
-    config, t5 = checkpoint.config("transformer"), checkpoint.config("text_encoder")
+    config = checkpoint.config("transformer")
     heads = config.get("num_attention_heads", 30)
     dit = Stack(
         heads=heads,
@@ -43,21 +41,13 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
         alive=_ALIVE,
         operators=_OPERATORS,
     )
-    t5_heads = t5.get("num_heads", 8)
-    encoder = Stack(
-        heads=t5_heads,
-        width=t5_heads * t5.get("d_kv", 64),
-        linear=linear_weights(text_encoder, "encoder.block.0", leave_out=("relative_attention_bias",)),
-        alive=_T5_ALIVE,
-        operators=_T5_OPERATORS,
-    )
     levels = len(checkpoint.config("vae").get("block_out_channels", (128, 256, 256, 512)))
     halvings = int(math.log2(Geometry.of(config, checkpoint.config("vae")).temporal))
     return ModelSize(
         model=checkpoint.model,
         family=rules.family,
         transformer=component("transformer", transformer, dit),
-        text_encoder=component("text_encoder", text_encoder, encoder),
+        text_encoder=t5_encoder(checkpoint),
         vae=component(
             "vae",
             vae,

@@ -5,7 +5,7 @@ and what of that no arithmetic hides, and what each operator and each exchange c
 leaves out the loading of the model and the writing of files, and that exchanges which are under way at the
 same time share the links.
 
-Letters: N tokens of a sample (text and video), D width of the transformer, P ranks.
+Letters: N tokens of a sample that attend to each other, D width of the transformer, P ranks.
 """
 
 from __future__ import annotations
@@ -182,14 +182,10 @@ class _Gang:
         """Samples of a step that one rank works on."""
         return -(-self.work.samples // self.degrees.cfg)
 
-    @property
-    def _tokens(self) -> int:
-        return self.work.tokens + self.work.text_tokens
-
     # Memory
 
     def memory(self) -> Memory:
-        tokens = -(-self._tokens // self._sequence)
+        tokens = -(-self.work.attending // self._sequence)
         held = self._stack.alive + self._exchanged()
         # The positions' table of cosines and sines, in float32.
         denoise = int(self._samples * tokens * self._stack.width * held) * self._item + 8 * tokens * (
@@ -256,8 +252,8 @@ class _Gang:
         of_step = self._samples * blocks
         latents = self.work.latents * self._item
         return {
-            "ulysses": of_step * ulysses_bytes(self._tokens, stack.width, self.degrees, self._item),
-            "ring": of_step * ring_bytes(self._tokens, stack.width, self.degrees, self._item),
+            "ulysses": of_step * ulysses_bytes(self.work.attending, stack.width, self.degrees, self._item),
+            "ring": of_step * ring_bytes(self.work.attending, stack.width, self.degrees, self._item),
             # What was predicted is put together, then the halves of guidance change it.
             "tokens": gathered_bytes(self._samples * latents, self._sequence),
             "cfg": latents * (self.degrees.cfg - 1),
@@ -279,13 +275,15 @@ class _Gang:
     def _step(self) -> tuple[float, float]:
         """Arithmetic of a step, and what is waited for."""
         stack, part = self._stack, self.size.transformer
-        queries = -(-self._tokens // self.degrees.ring)
+        queries = -(-self.work.attending // self.degrees.ring)
         # Heads of all samples together are divided; the fullest rank is waited for.
         pairs = self._samples * stack.heads
         heads = -(-pairs // self.degrees.ulysses) / pairs
-        local = -(-self._tokens // self._sequence)
-        attention = 4 * self._samples * queries * self._tokens * stack.width * heads / self._matmul
+        local = -(-self.work.attending // self._sequence)
+        attention = 4 * self._samples * queries * self.work.attending * stack.width * heads / self._matmul
         linear = 2 * self._samples * local * stack.linear / self._matmul
+        if not self.work.text_joins:
+            linear += 4 * self._samples * local * self.work.text_tokens * stack.width / self._matmul
         compute = max(attention + linear, self._reading(part)) + self._overhead(stack.operators)
         blocks, sent = len(part.blocks), self.sent()
         gather = self._exchange(sent["weights"] / blocks, self.degrees.size, stride=1)

@@ -72,12 +72,12 @@ def linear_weights(counted: Counted, block: str, leave_out: tuple[str, ...] = ()
 
     Args:
         block: The block's attribute path.
-        leave_out: Modules that do not multiply every token.
+        leave_out: Modules and parameters that do not multiply every token.
     """
     return sum(
         math.prod(shape)
         for key, shape in counted.shapes.items()
         if key.startswith(f"{block}.")
         and len(shape) == 2
-        and not any(f"{name}." in key for name in leave_out)
+        and not any(f"{name}." in f"{key}." for name in leave_out)
     )

@@ -114,12 +114,14 @@ class Workload:
         steps: Denoising steps.
         guided: Whether each step predicts twice, with the prompt and without.
         tokens: Video tokens of the transformer.
-        text_tokens: Tokens of the prompt, which join them in the attention.
+        text_tokens: Tokens of the prompt.
         latents: Numbers of a sample's latents.
         latent_rows: Rows of a latent frame, which a gang divides for the autoencoder.
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
         batches: Of such batches in a video.
         encoded_frames: Frames of an image or clip that the autoencoder encodes first.
+        text_joins: Whether text and video tokens attend to each other; else the video's attend to the text's
+            apart, and these neither change nor travel.
     """
 
     frames: int
@@ -134,6 +136,12 @@ class Workload:
     frames_at_once: int
     batches: int
     encoded_frames: int = 0
+    text_joins: bool = True
+
+    @property
+    def attending(self) -> int:
+        """Tokens of a sample that attend to each other."""
+        return self.tokens + (self.text_tokens if self.text_joins else 0)
 
     @property
     def samples(self) -> int:

@@ -1,0 +1,28 @@
+"""Text encoders as a plan sees them."""
+
+from __future__ import annotations
+
+from vidgen_dist.sizing.counting import component, count, linear_weights
+from vidgen_dist.sizing.model import Component, Stack
+from vidgen_dist.weights.checkpoint import Checkpoint
+
+_T5_ALIVE = 8
+_T5_OPERATORS = 20
+
+
+def t5_encoder(checkpoint: Checkpoint) -> Component:
+    """The T5 that is a checkpoint's `text_encoder`.
+
+    Raises:
+        Refused: A config that cannot be.
+    """
+    counted, config = count(checkpoint, "text_encoder"), checkpoint.config("text_encoder")
+    heads = config.get("num_heads", 8)
+    stack = Stack(
+        heads=heads,
+        width=heads * config.get("d_kv", 64),
+        linear=linear_weights(counted, "encoder.block.0", leave_out=("relative_attention_bias",)),
+        alive=_T5_ALIVE,
+        operators=_T5_OPERATORS,
+    )
+    return component("text_encoder", counted, stack)
