@@ -59,7 +59,7 @@ def put_failure(output: Storage, row: str) -> None:
 @pytest.fixture
 def output(tmp_path: Path) -> Storage:
     """Ten rows: eight done, one failed, one pending."""
-    output = put_run(str(tmp_path / "out"), tmp_path, manifest=put_manifest(tmp_path / "manifest.parquet"))
+    output = put_run(str(tmp_path / "out"), manifest=put_manifest(tmp_path / "manifest.parquet"))
     put_failure(output, "bad")
     return output
 
@@ -126,9 +126,7 @@ def test_a_folder_for_datasets(output: Storage, place: str) -> None:
 def test_names_say_nothing_of_splits(tmp_path: Path, place: str) -> None:
     """Of `test-1.mp4` `datasets` would make a split, and leave out all that are in none."""
     ids = ("test-1", "validation.x", "train_2")
-    output = put_run(
-        str(tmp_path / "out"), tmp_path, ids=ids, manifest=put_manifest(tmp_path / "m.parquet", ids)
-    )
+    output = put_run(str(tmp_path / "out"), ids=ids, manifest=put_manifest(tmp_path / "m.parquet", ids))
     export(output.root, "hf", place)
     names = pq.read_table(f"{place}/metadata.parquet")["file_name"].to_pylist()
     assert names == [f"videos/00000/00000000{place}.mp4" for place in range(3)]
@@ -138,7 +136,7 @@ def test_columns_that_datasets_takes_for_itself(tmp_path: Path, place: str) -> N
     manifest = put_manifest(
         tmp_path / "m.parquet", ("a",), video=["clip.mp4"], image=[{"bytes": b"1"}], old_file_name=["x"]
     )
-    output = put_run(str(tmp_path / "out"), tmp_path, ids=("a",), manifest=manifest)
+    output = put_run(str(tmp_path / "out"), ids=("a",), manifest=manifest)
     run = output.read_bytes("run.yaml").replace(b"[source]", b"[source, old_file_name]")
     output.write_bytes("run.yaml", run)
     export(output.root, "hf", place)
@@ -159,7 +157,7 @@ def test_folders_are_small(output: Storage, place: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("format", media.FORMATS)
 def test_shards(tmp_path: Path, place: str, format: str) -> None:
     manifest = put_manifest(tmp_path / "manifest.parquet")
-    output = put_run(str(tmp_path / "out"), tmp_path, format, manifest=manifest)
+    output = put_run(str(tmp_path / "out"), format, manifest=manifest)
     made = export(output.root, "webdataset", place, shard_rows=3)
     assert (made.videos, made.files, made.missing) == (8, 3, 0)
     found = samples(place)
@@ -264,9 +262,9 @@ def test_videos_that_are_not_what_the_ledger_says_are_left_out(output: Storage, 
     assert (made.videos, made.pending, made.missing) == (6, 3, 0)
 
 
-def test_the_video_in_place_is_the_latest(output: Storage, tmp_path: Path, place: str) -> None:
+def test_the_video_in_place_is_the_latest(output: Storage, place: str) -> None:
     with LedgerWriter(output, "w1") as writer:
-        again = replace(put_video(output, tmp_path, "a", 77), extra={}, fps=24.0)
+        again = replace(put_video(output, "a", 77), extra={}, fps=24.0)
         writer.append(again)
     put_failure(output, "a")
     made = export(output.root, "hf", place)
@@ -275,7 +273,7 @@ def test_the_video_in_place_is_the_latest(output: Storage, tmp_path: Path, place
     assert (rows["a"]["seed"], rows["a"]["fps"], rows["a"]["sha256"]) == (77, 24.0, again.sha256)
 
 
-def test_what_is_in_the_destination(output: Storage, place: str, tmp_path: Path) -> None:
+def test_what_is_in_the_destination(output: Storage, place: str) -> None:
     Path(place).mkdir()
     Path(place, "mine.txt").write_text("mine")
     with pytest.raises(Refused, match=r"something else in it, such as mine\.txt; give an empty folder"):
@@ -285,7 +283,7 @@ def test_what_is_in_the_destination(output: Storage, place: str, tmp_path: Path)
     with pytest.raises(Refused, match="has another export"):
         export(output.root, "webdataset", place)
     with LedgerWriter(output, "w1") as writer:
-        writer.append(replace(put_video(output, tmp_path, "late", 50), extra={}))
+        writer.append(replace(put_video(output, "late", 50), extra={}))
     with pytest.raises(Refused, match="as it was before more rows were done"):
         export(output.root, "hf", place)
     for inside in (output.root, f"{output.root}/videos/x"):
@@ -300,7 +298,7 @@ def test_what_cannot_be_exported(output: Storage, tmp_path: Path, place: str) ->
         export(output.root, "webdataset", place, shard_size="1000")
     with pytest.raises(Refused, match="upload-large-folder"):
         export(output.root, "hf", "hf://datasets/me/videos")
-    gifs = put_run(str(tmp_path / "gifs"), tmp_path, "gif", ids=("a",))
+    gifs = put_run(str(tmp_path / "gifs"), "gif", ids=("a",))
     with pytest.raises(Refused, match="its videos are gif; --to hf takes mp4"):
         export(gifs.root, "hf", place)
     manifest = Path(output.root).parent / "manifest.parquet"
@@ -328,7 +326,7 @@ def test_a_manifest_without_ids(tmp_path: Path, place: str) -> None:
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"prompt": pa.array(["x", "y"]).dictionary_encode(), "source": [1, 2]}), path)
     ids = tuple(open_manifest(path).ids())
-    output = put_run(str(tmp_path / "out"), tmp_path, ids=ids, manifest=str(path))
+    output = put_run(str(tmp_path / "out"), ids=ids, manifest=str(path))
     assert export(output.root, "hf", place).videos == 2
     told = pq.read_table(f"{place}/metadata.parquet")
     assert told.select(["prompt", "source"]).to_pylist() == [
@@ -346,7 +344,7 @@ def test_values_that_json_does_not_know(tmp_path: Path, place: str) -> None:
         "l": [1.5],
     }
     pq.write_table(pa.Table.from_pylist([{"id": "a", "prompt": "p", "source": values}]), path)
-    output = put_run(str(tmp_path / "out"), tmp_path, ids=("a",), manifest=str(path))
+    output = put_run(str(tmp_path / "out"), ids=("a",), manifest=str(path))
     export(output.root, "webdataset", place)
     (sample,) = samples(place).values()
     source = json.loads(sample["json"], parse_constant=pytest.fail)["source"]
@@ -356,7 +354,7 @@ def test_values_that_json_does_not_know(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("to", ["hf", "webdataset"])
 def test_from_s3_to_s3_and_back(s3_bucket: str, tmp_path: Path, place: str, to: str) -> None:
     manifest = put_manifest(tmp_path / "manifest.parquet")
-    output = put_run(f"s3://{s3_bucket}/run", tmp_path, ids=DONE[:3], manifest=manifest)
+    output = put_run(f"s3://{s3_bucket}/run", ids=DONE[:3], manifest=manifest)
     remote = f"s3://{s3_bucket}/exported/{to}"
     assert export(output.root, to, remote, shard_rows=2).videos == 3
     again = export(output.root, to, remote, shard_rows=2)
