@@ -15,8 +15,8 @@ class Note:
     Args:
         what: An `Event`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the storage),
             `retried` (the storage refused, or memory was short), `saved` (a rendering, after a step) or
-            `resumed` (one that was saved), these two with an error if it could not be. Followers of a gang note
-            `started` and `rendered`, too.
+            `resumed` (one that was saved), these two with an error if it could not be. Followers of a gang
+            note `started` and `rendered`, too.
         row: The row's id.
         rank: For `joined`.
         seconds: For `committed`, stage -> seconds.
