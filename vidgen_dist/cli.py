@@ -504,7 +504,7 @@ def _print_verification(found: Verification) -> None:
         "whole": how,
         "missing": "",
         "torn": "",
-        "orphaned": "named by no entry: not entered yet, or of a killed run; the row's next one replaces it",
+        "orphaned": "of no entry: a run has yet to write it, or was killed; no harm",
         "superseded": "frames of earlier renderings, which may be deleted",
         "temporary": "being written, or left by a killed run",
     }

@@ -320,6 +320,17 @@ def test_more_rows_than_are_joined_at_once(
     assert one == two
 
 
+@pytest.mark.parametrize("ids", [(), ("late",)])
+def test_nothing_is_done(tmp_path: Path, place: str, ids: tuple[str, ...]) -> None:
+    manifest = put_manifest(tmp_path / "m.parquet", ids)
+    output = put_run(str(tmp_path / "out"), ids=(), manifest=manifest)
+    for to in ("hf", "webdataset"):
+        made = export(output.root, to, place + to)
+        assert (made.videos, made.files, made.pending) == (0, 0, len(ids))
+    assert pq.read_table(f"{place}hf/metadata.parquet").num_rows == 0
+    assert verify(output.root, deep=True).ok
+
+
 def test_a_manifest_without_ids(tmp_path: Path, place: str) -> None:
     from vidgen_dist.manifest import open_manifest
 

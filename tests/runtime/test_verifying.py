@@ -243,6 +243,7 @@ def test_repair_takes_the_ledgers_word_back(output: Storage) -> None:
 
     again = verify(output.root, repair=True)
     assert (again.ok, again.lost, again.orphaned) == (True, 0, 1)
+    assert [finding.message for finding in again.findings] == ["its row was marked as lost"]
     with LedgerWriter(output, "w1") as writer:
         for number, row in ((0, "a"), (5, "Case")):
             writer.append(replace(put_video(output, row, number), extra={}, attempt=2))

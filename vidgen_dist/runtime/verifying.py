@@ -369,7 +369,8 @@ class _Check:
         named = np.concatenate([np.empty(0, _VIDEO), *self._with_paths])
         still = np.flatnonzero(_find(orphans, named, nested=self._nested) >= 0)
         for place in still[: self._limit]:
-            yield Finding(ORPHANED, self._orphan_paths[place], None, "no ledger entry names it")
+            message = "its row was marked as lost" if named["lost"][place] else "no ledger entry names it"
+            yield Finding(ORPHANED, self._orphan_paths[place], None, message)
 
 
 class _Named:
