@@ -82,14 +82,14 @@ class Joined:
         self._sort(output)
         self.counts = Counts(pending=manifest.num_rows)
         digest = hashlib.sha256(repr([file.digest for file in manifest.files]).encode())
-        digest.update(repr(sorted(defaults.items())).encode())
+        digest.update(repr((sorted(defaults.items()), self.schema.to_string())).encode())
         for run in range(self._runs):
             videos = self._videos(run, count=True)
             for name in (ROW, "finished_at", "attempt"):
                 digest.update(videos.column(name).cast(pa.int64()).to_numpy().tobytes())
             digest.update(text_hashes(videos.column("sha256").fill_null("").combine_chunks()).tobytes())
         self.digest = digest.hexdigest()
-        """Of which rows there are and which videos they have."""
+        """Of which rows there are, which videos they have, and which columns are told of them."""
 
     @property
     def schema(self) -> pa.Schema:
