@@ -25,7 +25,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, merging, read_ledger, summary, writing
 from vidgen_dist.ledger import attempts as attempts_module
 from vidgen_dist.ledger import state as state_module
-from vidgen_dist.ledger.entries import entry_row
+from vidgen_dist.ledger.entries import entry_rows
 from vidgen_dist.ledger.merging import Merge
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
@@ -256,8 +256,12 @@ def test_a_bad_entry_does_not_hold_up_the_others(output: Storage) -> None:
         with pytest.raises(ValueError, match=r"ledger entry 'bad': .*(seed|score|colour|uri|fingerprint)"):
             writer.append(entry("bad", **values))  # type: ignore[arg-type]
     writer.append(entry("better"))
+    # Nor those that come together with it.
+    with pytest.raises(ValueError, match="ledger entry 'bad': seed: "):
+        writer.take([entry("best"), entry("bad", seed=2**63), entry("last")])
+    assert writer.waiting == 3
     writer.flush()
-    assert sorted(table(output)["id"].to_pylist()) == ["better", "good"]
+    assert sorted(table(output)["id"].to_pylist()) == ["best", "better", "good", "last"]
 
 
 def test_error_messages_fit(output: Storage) -> None:
@@ -433,7 +437,7 @@ def found(entries: list[list[LedgerEntry]]) -> ledger.LedgerState:
     """The state of a ledger of these parts, without storage."""
     merge = Merge()
     for group in entries:
-        batches = [entry_row(each, ledger.SCHEMA) for each in group]
+        batches = [entry_rows([each], ledger.SCHEMA) for each in group]
         merge.add(pa.Table.from_batches(batches, ledger.SCHEMA), "x.parquet")
     return merge.state(())
 
@@ -577,7 +581,7 @@ def put_table(output: Storage, changed: pa.Table) -> None:
 
 
 def one_row(**columns: pa.Array) -> pa.Table:
-    whole = pa.Table.from_batches([entry_row(entry(), ledger.SCHEMA)])
+    whole = pa.Table.from_batches([entry_rows([entry()], ledger.SCHEMA)])
     for name, values in columns.items():
         whole = whole.set_column(whole.column_names.index(name), name, values)
     return whole

@@ -74,7 +74,7 @@ def test_parts_of_the_ledger_are_few_and_nothing_waits_for_long(
         now[0] += min(seconds / gangs, books.TICK_SECONDS)
         while len(begun) < now[0] * gangs / seconds:
             begun.append(now[0])
-            writer.take(entry(str(len(begun))))
+            writer.take([entry(str(len(begun)))])
         waiting = begun[len(begun) - writer.waiting :]
         longest = max([longest, *(now[0] - since for since in waiting[:1])])
         writer.flush_due()

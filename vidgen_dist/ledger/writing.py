@@ -6,24 +6,25 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidgen_dist.ledger.entries import LedgerEntry, entry_row, ledger_schema
+from vidgen_dist.ledger.entries import LedgerEntry, entry_rows, ledger_schema
 from vidgen_dist.ledger.parts import FOLDER, PART_TIME
 from vidgen_dist.storage import Storage
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A part as it is written: its path, its bytes, and how many entries it holds."""
+    """A part as it is written: its path, its bytes, and how many batches of entries it holds."""
 
     path: str
     content: bytes
-    entries: int
+    batches: int
 
 
 class LedgerWriter:
@@ -88,7 +89,7 @@ class LedgerWriter:
     def waiting(self) -> int:
         """Entries that no part holds yet."""
         with self._guard:
-            return len(self._waiting)
+            return sum(rows.num_rows for rows in self._waiting)
 
     def append(self, entry: LedgerEntry) -> None:
         """Takes an entry, and writes a part if one is due.
@@ -97,28 +98,44 @@ class LedgerWriter:
             ValueError: As `take`.
             OSError: As `flush`; the entry is taken, do not append it again.
         """
-        self.take(entry)
+        self.take([entry])
         self.flush_due()
 
-    def take(self, entry: LedgerEntry) -> None:
-        """Takes an entry; `flush_due` is to be called before long.
+    def take(self, entries: Sequence[LedgerEntry]) -> None:
+        """Takes entries; `flush_due` is to be called before long.
 
         Raises:
-            ValueError: A value that its column cannot hold, or an unknown passthrough column; the entry
-                is not taken, and the others are not held up by it.
+            ValueError: A value that its column cannot hold, or an unknown passthrough column; that entry
+                is not taken, the others are.
         """
-        row = entry_row(entry, self.schema)
+        try:
+            rows = entry_rows(entries, self.schema)
+        except ValueError:
+            if len(entries) == 1:
+                raise
+            self._take_apart(entries)
+            return
         with self._guard:
             if not self._waiting:
                 self._waiting_since = time.monotonic()
-            self._waiting.append(row)
+            self._waiting.append(rows)
+
+    def _take_apart(self, entries: Sequence[LedgerEntry]) -> None:
+        """Take the entries that can be; raises as `take`."""
+        faults = []
+        for entry in entries:
+            try:
+                self.take([entry])
+            except ValueError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
 
     @property
     def due(self) -> bool:
         """Whether a part is."""
-        now = time.monotonic()
+        now, count = time.monotonic(), self.waiting
         with self._guard:
-            count = len(self._waiting)
             old = now - self._last_part >= self._max_seconds
             long = now - self._waiting_since >= self._patience
         return count >= self._max_entries or (count >= self._min_entries and old) or (count > 0 and long)
@@ -156,6 +173,6 @@ class LedgerWriter:
         self._output.write_bytes(part.path, part.content)
         self._refused = None
         with self._guard:
-            del self._waiting[: part.entries]
+            del self._waiting[: part.batches]
             self._parts += 1
             self._last_part = self._waiting_since = time.monotonic()

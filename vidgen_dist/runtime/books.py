@@ -96,11 +96,11 @@ class Books:
 
     def _keep(self, *, at_the_end: bool) -> None:
         try:
-            for _ in range(self._entries.qsize()):
-                entry = self._entries.get()
-                self._writer.take(entry)
-                self._unwritten.append(entry.status)
-            if self._writer.due or (at_the_end and self._unwritten):
+            entries = [self._entries.get() for _ in range(self._entries.qsize())]
+            if entries:
+                self._writer.take(entries)
+                self._unwritten.extend(entry.status for entry in entries)
+            if self._writer.due or (at_the_end and self._writer.waiting):
                 with_retries(self._write, hurry=threading.Event())
         except LeaseLost:
             # The driver learns it from the lease. What is unwritten is the other run's to render.
