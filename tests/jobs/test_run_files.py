@@ -16,6 +16,10 @@ from vidgen_dist.sizing import checkpoints
 JOBS = Path(__file__).parents[2] / "jobs"
 
 EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "hunyuanvideo.yaml": (
+        "hunyuan-video",
+        {"frames": 61, "height": 320, "width": 512, "steps": 30, "guided": False, "tokens": 16 * 20 * 32},
+    ),
     "ltx.yaml": (
         "ltx-0.9.0",
         {"frames": 161, "height": 480, "width": 704, "steps": 50, "guided": True, "tokens": 21 * 15 * 22},

@@ -117,14 +117,52 @@ _LTX_INDEX = {
     "vae": ["diffusers", "AutoencoderKLLTXVideo"],
 }
 
+HUNYUAN_VIDEO: dict[str, dict[str, Any]] = {
+    "transformer": {"guidance_embeds": True, "rope_axes_dim": [16, 56, 56]},
+    "vae": {},
+    "text_encoder": {
+        "vocab_size": 128320,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+    },
+    "text_encoder_2": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "eos_token_id": 2,
+    },
+    "tokenizer": {},
+    "tokenizer_2": {},
+    "scheduler": {"shift": 7.0},
+}
+
+_HUNYUAN_VIDEO_INDEX = {
+    "_class_name": "HunyuanVideoPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "LlamaModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "LlamaTokenizerFast"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "transformer": ["diffusers", "HunyuanVideoTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLHunyuanVideo"],
+}
+
 
 def checkpoint(folder: Path, name: str) -> Checkpoint:
     """A published checkpoint of which only the configs were downloaded.
 
     Args:
         folder: Where they are put.
-        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`.
+        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`.
     """
+    if name == "hunyuan-video":
+        return _written(folder, name, _HUNYUAN_VIDEO_INDEX, HUNYUAN_VIDEO)
     if name.startswith("ltx-"):
         vae = LTX_VAES[name.removeprefix("ltx-")]
         return _written(

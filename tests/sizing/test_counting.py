@@ -9,12 +9,18 @@ import pytest
 
 from tests import references
 from tests.sizing.published import spec
+from vidgen_dist.models.encoders.llama import LlamaEncoder
 from vidgen_dist.models.encoders.t5 import encoder_key
 from vidgen_dist.pipelines.rules import load_rules
 from vidgen_dist.sizing.checkpoints import Job, read_job
 from vidgen_dist.sizing.model import Convolution
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
+
+OWN_KEYS = {
+    "T5EncoderModel": lambda _: encoder_key,
+    "LlamaModel": lambda checkpoint: LlamaEncoder(checkpoint.config("text_encoder")).own_key,
+}
 
 
 def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, Job]:
@@ -25,14 +31,14 @@ def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tupl
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in ("cogvideox", "ltx") for name in references.cases(family)],
+    [(family, name) for family in ("cogvideox", "hunyuan_video", "ltx") for name in references.cases(family)],
 )
 def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)
     for part in job.size.components:
         files = TensorFiles.open(checkpoint.component_folder(part.name), checkpoint.variant)
-        # T5's table of tokens is there under two names.
-        rename = encoder_key if part.name == "text_encoder" else str
+        # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
+        rename = OWN_KEYS.get(checkpoint.class_name(part.name), lambda _: str)(checkpoint)
         stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}
         assert part.parameters == sum(size for key, size in stored.items() if key is not None), part.name
 

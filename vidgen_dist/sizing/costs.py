@@ -173,6 +173,11 @@ class _Gang:
         return stack
 
     @property
+    def _blocks(self) -> int:
+        """Blocks of a step that see all tokens."""
+        return self._stack.blocks or len(self.size.transformer.blocks)
+
+    @property
     def _sequence(self) -> int:
         """Ranks that share a sample's tokens."""
         return self.degrees.ulysses * self.degrees.ring
@@ -248,8 +253,8 @@ class _Gang:
 
     def sent(self) -> dict[str, int]:
         """Bytes that a rank sends in one step, by purpose."""
-        stack, blocks = self._stack, len(self.size.transformer.blocks)
-        of_step = self._samples * blocks
+        stack = self._stack
+        of_step = self._samples * self._blocks
         latents = self.work.latents * self._item
         return {
             "ulysses": of_step * ulysses_bytes(self.work.attending, stack.width, self.degrees, self._item),
@@ -285,7 +290,7 @@ class _Gang:
         if not self.work.text_joins:
             linear += 4 * self._samples * local * self.work.text_tokens * stack.width / self._matmul
         compute = max(attention + linear, self._reading(part)) + self._overhead(stack.operators)
-        blocks, sent = len(part.blocks), self.sent()
+        blocks, sent = self._blocks, self.sent()
         gather = self._exchange(sent["weights"] / blocks, self.degrees.size, stride=1)
         waiting = (
             # Queries, keys and values in one, and what comes of them.
@@ -330,7 +335,8 @@ class _Gang:
         return prompt + pixels
 
     def _decode(self) -> float:
-        return self._convolve(self.size.vae.decoder, self.work.frames, self.work.batches)
+        frames = self.work.frames + self.work.repeated_frames
+        return self._convolve(self.size.vae.decoder, frames, self.work.batches)
 
     def _convolve(self, convolutions: tuple[Convolution, ...], frames: int, batches: int) -> float:
         """Frames through one half of the autoencoder; edges and moments are waited for."""

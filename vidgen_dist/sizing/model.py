@@ -18,6 +18,8 @@ class Stack:
         linear: Weights of a block that multiply every token.
         alive: Tensors of (tokens, D) that are in memory at once at the block's fullest moment.
         operators: Operators of a block.
+        blocks: How many of the component's blocks see all tokens; the others, which see few, cost next to
+            nothing. None: all do.
     """
 
     heads: int
@@ -25,6 +27,7 @@ class Stack:
     linear: int
     alive: float
     operators: int
+    blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class ModelSize:
         model: Hub id or folder.
         family: Name of the model family.
         transformer, text_encoder, vae: Its components.
+        others: Components that are in memory too, and take next to no time.
     """
 
     model: str
@@ -98,11 +102,12 @@ class ModelSize:
     transformer: Component
     text_encoder: Component
     vae: Component
+    others: tuple[Component, ...] = ()
 
     @property
     def components(self) -> tuple[Component, ...]:
         """All that have weights."""
-        return self.transformer, self.text_encoder, self.vae
+        return self.transformer, self.text_encoder, *self.others, self.vae
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class Workload:
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
         batches: Of such batches in a video.
         encoded_frames: Frames of an image or clip that the autoencoder encodes first.
+        repeated_frames: Frames that the autoencoder makes twice, where the batches overlap.
         text_joins: Whether text and video tokens attend to each other; else the video's attend to the text's
             apart, and these neither change nor travel.
     """
@@ -136,6 +142,7 @@ class Workload:
     frames_at_once: int
     batches: int
     encoded_frames: int = 0
+    repeated_frames: int = 0
     text_joins: bool = True
 
     @property

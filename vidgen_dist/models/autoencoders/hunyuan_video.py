@@ -25,6 +25,11 @@ from vidgen_dist.models.autoencoders.tiles import Tiles, in_frame_tiles, in_tile
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import GroupNorm, Rows
 
+# Long videos go through in tiles of so many frames and the one before, one every so many: other numbers would
+# change the picture.
+FRAMES_OF_A_TILE = 16
+FRAMES_TO_THE_NEXT = 12
+
 NORM_EPS = 1e-6
 DOWN_BLOCK = "HunyuanVideoDownBlock3D"
 UP_BLOCK = "HunyuanVideoUpBlock3D"
@@ -301,10 +306,10 @@ class AutoencoderKLHunyuanVideo(nn.Module):
         self.use_tiling = False
         self.tile_sample_min_height = 256
         self.tile_sample_min_width = 256
-        self.tile_sample_min_num_frames = 16
+        self.tile_sample_min_num_frames = FRAMES_OF_A_TILE
         self.tile_sample_stride_height = 192
         self.tile_sample_stride_width = 192
-        self.tile_sample_stride_num_frames = 12
+        self.tile_sample_stride_num_frames = FRAMES_TO_THE_NEXT
 
     def enable_tiling(
         self,
