@@ -2,7 +2,8 @@
 
 Parameters are named as in diffusers.
 
-Letters: B batch, N tokens, D model width, E width of the time embedding.
+Letters: B batch, N tokens, D model width, E width of the time embedding; in patches C channels, T latent
+frames, H, W latent height and width, V video tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ from vidgen_dist.models.embeddings import timestep_embedding
 from vidgen_dist.parallel.tokens import TokenSplit
 
 SINUSOIDS = 256
+
+MODULATED_EPS = 1e-6
+"""Of layer norms whose scale and shift come from the time."""
+
+
+def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
+    """(B, C, T, H, W) to (B, V, numbers of a patch), channels first in a patch."""
+    batch, channels, *sizes = x.shape
+    (t, p, q), (frames, rows, columns) = patch, (n // m for n, m in zip(sizes, patch, strict=True))
+    pieces = nn.reshape(x, (batch, channels, frames, t, rows, p, columns, q))
+    return nn.reshape(pieces.permute(0, 2, 4, 6, 1, 3, 5, 7), (batch, frames * rows * columns, -1))
 
 
 class TimestepEmbedding(nn.Module):
@@ -45,15 +57,32 @@ class SinusoidEmbedding(nn.Module):
         return self.timestep_embedder(nn.from_numpy(waves, dtype))
 
 
+class FinalNorm(nn.Module):
+    """Layer norm of tokens (B, N, D) that the time (B, D), after its SiLU, scales and shifts."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 2 * dim)
+
+    def construct(self, tokens: nn.Tensor, time: nn.Tensor) -> nn.Tensor:
+        scale, shift = nn.chunk(self.linear(time)[:, None, :], 2, -1)
+        return modulated(tokens, shift, scale)
+
+
+def modulated(tokens: nn.Tensor, shift: nn.Tensor, scale: nn.Tensor) -> nn.Tensor:
+    """Layer norm of tokens (B, N, D), times 1 + scale, plus shift, each (B, 1, D)."""
+    return nn.multiply_add(nn.layer_norm(tokens, eps=MODULATED_EPS), nn.add(scale, 1.0), shift)
+
+
 class FeedForward(nn.Module):
     """Two linear maps, of (B, N, D) to (B, N, D), with `inner_dim` (by default four times D) between them."""
 
-    def __init__(self, dim: int, activation: str, inner_dim: int | None = None) -> None:
+    def __init__(self, dim: int, activation: str, inner_dim: int | None = None, bias: bool = True) -> None:
         super().__init__()
         inner_dim = inner_dim or 4 * dim
         # The checkpoint counts a dropout as 1.
         self.net = nn.ModuleList(
-            [ActivatedLinear(dim, inner_dim, activation), nn.Module(), nn.Linear(inner_dim, dim)]
+            [ActivatedLinear(dim, inner_dim, activation, bias), nn.Module(), nn.Linear(inner_dim, dim, bias)]
         )
 
     def construct(self, tokens: nn.Tensor) -> nn.Tensor:
@@ -63,10 +92,10 @@ class FeedForward(nn.Module):
 class ActivatedLinear(nn.Module):
     """A linear map and its activation; gated ones compute the gate beside the value."""
 
-    def __init__(self, dim: int, inner_dim: int, activation: str) -> None:
+    def __init__(self, dim: int, inner_dim: int, activation: str, bias: bool = True) -> None:
         super().__init__()
         self._gated, self._activation = FEED_FORWARD_ACTIVATIONS[activation]
-        self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim)
+        self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim, bias)
 
     def construct(self, tokens: nn.Tensor) -> nn.Tensor:
         hidden = self.proj(tokens)

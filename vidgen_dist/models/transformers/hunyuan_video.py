@@ -25,7 +25,16 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.models.config import bad_key, read_config
 from vidgen_dist.models.embeddings import rotary_axes, timestep_embedding
-from vidgen_dist.models.layers import FeedForward, Rotary, TimestepEmbedding, joint_rotary, turn
+from vidgen_dist.models.layers import (
+    FeedForward,
+    FinalNorm,
+    Rotary,
+    TimestepEmbedding,
+    joint_rotary,
+    modulated,
+    to_patches,
+    turn,
+)
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
@@ -241,14 +250,6 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         return sample.split.gather(self.proj_out(self.norm_out(video, sample.time)), "video")
 
 
-def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
-    """(B, C, T, H, W) to (B, V, numbers of a patch), channels first in a patch."""
-    batch, channels, *sizes = x.shape
-    (t, p, q), (frames, rows, columns) = patch, (n // m for n, m in zip(sizes, patch, strict=True))
-    pieces = nn.reshape(x, (batch, channels, frames, t, rows, p, columns, q))
-    return nn.reshape(pieces.permute(0, 2, 4, 6, 1, 3, 5, 7), (batch, frames * rows * columns, -1))
-
-
 def from_patches(x: nn.Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> nn.Tensor:
     """(B, V, numbers of a patch) to (B, C, T, H, W)."""
     batch, (t, p, q), (frames, rows, columns) = x.shape[0], patch, grid
@@ -409,23 +410,6 @@ class AdaptiveNorm(nn.Module):
     def construct(self, tokens: nn.Tensor, time: nn.Tensor) -> tuple[nn.Tensor, ...]:
         shift, scale, *others = nn.chunk(self.linear(time)[:, None, :], self._parts, -1)
         return modulated(tokens, shift, scale), *others
-
-
-class FinalNorm(nn.Module):
-    """As `AdaptiveNorm` without others; of the time's two parts the first scales."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, 2 * dim)
-
-    def construct(self, tokens: nn.Tensor, time: nn.Tensor) -> nn.Tensor:
-        scale, shift = nn.chunk(self.linear(time)[:, None, :], 2, -1)
-        return modulated(tokens, shift, scale)
-
-
-def modulated(tokens: nn.Tensor, shift: nn.Tensor, scale: nn.Tensor) -> nn.Tensor:
-    """Layer norm of tokens (B, N, D), times 1 + scale, plus shift, each (B, 1, D)."""
-    return nn.multiply_add(nn.layer_norm(tokens, eps=EPS), nn.add(scale, 1.0), shift)
 
 
 class Block(nn.Module):
