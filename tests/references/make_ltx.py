@@ -271,7 +271,7 @@ CASES = {
         vae=VAE_095,
         dtype=torch.bfloat16,
         transformer={"norm_elementwise_affine": True, "attention_bias": False, "attention_out_bias": False},
-        scheduler={"shift": 3.0},
+        scheduler={"shift": 3.0, "stochastic_sampling": True},
         media={"image.png": making.clip(5, 1, 32, 64)},
         requests=[
             {
@@ -284,6 +284,17 @@ CASES = {
                 "decode_timestep": 0.05,
                 "max_sequence_length": 24,
                 "seed": 10,
+            },
+            {
+                # Nothing but the image.
+                "prompt": "A hummingbird",
+                "image": "image.png",
+                "height": 32,
+                "width": 32,
+                "num_frames": 1,
+                "num_inference_steps": 1,
+                "max_sequence_length": 24,
+                "seed": 11,
             },
         ],
     ),

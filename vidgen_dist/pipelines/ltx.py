@@ -8,6 +8,7 @@ Shapes: B batch, N tokens, C latent channels, T latent frames, H and W height an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -181,10 +182,10 @@ class LTXPipeline:
         assert request.num_inference_steps is not None
         height, width = _size(request)
         frames, spatial = self.geometry.latent_frames(request.num_frames), self.geometry.spatial
-        size = frames, height // spatial, width // spatial
+        size = (frames, height // spatial, width // spatial)
         steps = request.num_inference_steps
         self.scheduler.set_timesteps(
-            sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.scheduler.mu(int(np.prod(size)))
+            sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.scheduler.mu(math.prod(size))
         )
         image = None
         if self.rules.task == IMAGE_TO_VIDEO:
@@ -223,11 +224,24 @@ class LTXPipeline:
             predicted = self._predict(request, tokens, text, start, self.scheduler.timesteps[i])
             if is_guided(request):
                 predicted = guide(predicted, request.guidance_scale, request.guidance_rescale)
-            given, noisy = np.split(tokens, [start.given], axis=1)
-            noisy = self.scheduler.step(predicted[:, start.given :], i, noisy, steps.rng)
-            tokens = np.concatenate([given, noisy], axis=1)
+            if start.given:
+                tokens = self._step_beside_image(predicted, i, tokens, start, steps.rng)
+            else:
+                tokens = self.scheduler.step(predicted, i, tokens, steps.rng)
             steps.end(i, latents=tokens)
         return tokens
+
+    def _step_beside_image(
+        self, predicted: np.ndarray, index: int, tokens: np.ndarray, start: Start, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Tokens (1, N, C) one step on, the image's as they are."""
+        frames, height, width = start.size
+        given, noisy = np.split(tokens, [start.given], axis=1)
+        # As latents: where the scheduler draws noise, the reference draws it in their order.
+        size = (frames - 1, height, width)
+        direction = _unpack(predicted[:, start.given :], size)
+        stepped = self.scheduler.step(direction, index, _unpack(noisy, size), rng)
+        return np.concatenate([given, _pack(stepped)], axis=1)
 
     def _predict(
         self, request: RenderRequest, tokens: np.ndarray, text: Text, start: Start, timestep: np.float32
@@ -289,9 +303,10 @@ def _size(request: RenderRequest) -> tuple[int, int]:
 
 def _pack(latents: np.ndarray) -> np.ndarray:
     """Latents (1, C, T, H, W) to tokens (1, N, C)."""
-    return latents.transpose(0, 2, 3, 4, 1).reshape(1, -1, latents.shape[1])
+    channels, *size = latents.shape[1:]
+    return latents.transpose(0, 2, 3, 4, 1).reshape(1, math.prod(size), channels)
 
 
 def _unpack(tokens: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     """Tokens (1, N, C) to latents (1, C, T, H, W)."""
-    return tokens.reshape(1, *size, -1).transpose(0, 4, 1, 2, 3)
+    return tokens.reshape(1, *size, tokens.shape[2]).transpose(0, 4, 1, 2, 3)
