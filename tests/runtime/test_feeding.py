@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from vidgen_dist.request import RenderRequest
-from vidgen_dist.runtime.feeding import Feed, Hand, Task
-from vidgen_dist.runtime.job import Row
-
-
-def rows(count: int) -> list[Row]:
-    return [Row(RenderRequest(prompt="x", id=f"{i}")) for i in range(count)]
+from tests.runtime.simulation import rows
+from vidgen_dist.runtime.feeding import Feed, Hand, Task, to_ask_back
 
 
 def feed(count: int, *, shard_size: int = 4, replicas: int = 2) -> Feed:
@@ -116,3 +111,27 @@ def test_what_left_the_model_is_no_suspect_of_one_who_does_not_write() -> None:
 
 def test_empty_hands_have_no_suspects() -> None:
     assert Hand().suspects(writing=True) == set()
+
+
+def test_what_waits_behind_the_row_in_the_model_can_be_asked_back() -> None:
+    held = hand(4)
+    assert held.spare == 3
+    held.asked_back = 2
+    assert held.spare == 1
+    assert held.returned("3").row.id == "3"
+    assert (held.spare, list(held.tasks)) == (1, ["0", "1", "2"])
+    # The other one had been begun, as shows when the one before leaves the model.
+    held.rendered("0")
+    assert (held.spare, held.asked_back) == (1, 0)
+    held.rendered("1")
+    assert held.spare == 0
+
+
+def test_those_who_have_most_give_most() -> None:
+    hands = [hand(1), hand(6), hand(3), Hand()]
+    assert to_ask_back(hands, 2) == [0, 2, 0, 0]
+    assert to_ask_back(hands, 5) == [0, 4, 1, 0]
+    assert to_ask_back(hands, 100) == [0, 5, 2, 0]
+    assert to_ask_back(hands, 0) == [0, 0, 0, 0]
+    hands[1].asked_back = 5
+    assert to_ask_back(hands, 2) == [0, 0, 2, 0]

@@ -16,25 +16,19 @@ from vidgen_dist.spec import Model, Output
 
 
 class Actor:
-    """Remembers calls; stands for a handle and for its methods at once."""
+    """Stands for a handle."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def __getattr__(self, method: str) -> Any:
-        calls = self.calls
 
-        class Method:
-            @staticmethod
-            def remote(*arguments: Any) -> None:
-                calls.append((method, *arguments))
-
-        return Method
+def remember(member: Member, *call: Any) -> None:
+    member.actor.calls.append(call)
 
 
 def make_gang(replica: int, places: list[Place]) -> tuple[Gang, list[tuple[Member, Place]]]:
-    members = [Member(Actor(), None) for _ in places]
-    return Gang(replica, f"g{replica}", list(members), group="a group"), list(
+    members = [Member(Actor(), remember) for _ in places]
+    return Gang(replica, f"g{replica}", list(members), hired=0.0, group="a group"), list(
         zip(members, places, strict=True)
     )
 

@@ -165,6 +165,25 @@ def test_the_order_of_events(start: Callable[..., Heard]) -> None:
     finish(heard)
 
 
+def test_rows_that_are_not_begun_are_given_back(start: Callable[..., Heard], tmp_path: Path) -> None:
+    heard = start()
+    go = tmp_path / "go"
+    heard.worker.submit([row("a", f"wait:{go}"), row("b"), row("c")])
+    heard.worker.submit([row("d")])
+    heard.until("started")
+    heard.worker.give_back(2)
+    heard.until("returned")
+    assert heard.of("returned") == ["c", "d"]
+    # Of what is begun nothing is given back, nor more than there is.
+    heard.worker.give_back(5)
+    go.touch()
+    finish(heard)
+    assert heard.of("returned") == ["c", "d", "b"]
+    assert heard.of("done") == ["a"]
+    heard.worker.give_back(1)
+    assert not heard.worker.poll(0).events
+
+
 def test_bad_rows_become_dead_letters_and_the_others_go_on(
     start: Callable[..., Heard], tmp_path: Path
 ) -> None:

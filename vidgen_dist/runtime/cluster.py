@@ -111,18 +111,20 @@ class Node:
     Args:
         cpus: CPUs.
         npus: NPUs.
+        id: Ray's id of it.
     """
 
     cpus: float
     npus: float
+    id: str = ""
 
 
 def alive_nodes() -> list[Node]:
     """The nodes of the cluster that this process is connected to."""
     import ray
 
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(of_node.get("CPU", 0.0), of_node.get("NPU", 0.0)) for of_node in resources]
+    alive = [(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
+    return [Node(has.get("CPU", 0.0), has.get("NPU", 0.0), node) for has, node in alive]
 
 
 def cpu_share(node_cpus: Sequence[float], ranks: int) -> float:

@@ -1,29 +1,29 @@
 """The crew: gangs kept alive and fed until nothing is left.
 
-Rows go to whoever has room. A gang one of whose members dies, hangs or disagrees with the others is replaced
-as a whole, and its unfinished rows go back; the other gangs do not hear of it. Which of its rows killed it
-is not known at first, see `feeding`. A row that killed as many as it has attempts is given up; its neighbours
-go through.
+Rows go to whoever has room; when none is left to go out, to whoever has nothing to do goes what others have
+not begun. A gang one of whose members dies, hangs or disagrees with the others is replaced as a whole, and
+its unfinished rows go back; the other gangs do not hear of it. Which of its rows killed it is not known at
+first, see `feeding`. A row that killed as many as it has attempts is given up; its neighbours go through. A
+gang whose node has left the cluster died of nothing else: that is held against none of its rows, and it is
+hired again.
 
 What a lost gang has said that it has finished counts, so its leader, if it still answers, is told to finish
 its writing. Its other rows go back when it can write no more: two gangs would store the same video.
+
+A turn of the crew costs what its news cost, however many gangs there are; only `LOOK_SECONDS` apart, all of
+them are looked at.
 """
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import ray
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.feeding import Feed, Task
-from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place
+from vidgen_dist.runtime.feeding import Feed, Task, to_ask_back
+from vidgen_dist.runtime.gang import Answer, Gang, Hiring, Lost, Member, Place
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.job import Event, Job, Report, Row
+from vidgen_dist.runtime.job import Event, Report, Row
 from vidgen_dist.runtime.unison import GangBroken
 from vidgen_dist.runtime.watchdog import overdue, patience
 
@@ -33,6 +33,9 @@ ones: none of them is given up for what ails the replica."""
 
 POLL_SECONDS = 5.0
 """A worker answers at the latest then, news or not."""
+
+LOOK_SECONDS = 0.25
+"""How often all gangs are looked at, and how things stand is told."""
 
 START_SECONDS = 1800.0
 """How long there may be no gang that has a place to run: a cluster that grows takes minutes for a node."""
@@ -54,6 +57,9 @@ LAST_WORDS_SECONDS = 10.0
 
 ANSWER_SECONDS = 5.0
 """A leader whose answer is late by so much is not told to finish anything."""
+
+NODE_SECONDS = 30.0
+"""Until then Ray must say what became of a member that is out of reach: it misses a node after 15 s or so."""
 
 DEATH_SECONDS = 10.0
 """Until then Ray must say that a leader is dead that was killed."""
@@ -92,6 +98,7 @@ class Dying:
         gang: Which one.
         loss: Why.
         until: When its leader must have stopped, or be dead.
+        unclear: Whether Ray has yet to say what became of the member that is lost: its node may have left.
         killed: Whether its members were.
         silent: Whether its leader can write no more.
     """
@@ -99,6 +106,7 @@ class Dying:
     gang: Gang
     loss: Loss
     until: float
+    unclear: bool = False
     killed: bool = False
     silent: bool = False
 
@@ -107,12 +115,13 @@ class Crew:
     """Runs rows on gangs until all are done, given up, or the run is to end.
 
     Args:
-        job: What the workers are told.
+        hiring: Makes gangs, hears them and ends them; it has the time that they live in.
         replicas: How many gangs there are at once.
         run: Name of the run, unique; part of the gangs' names.
         rows: The rows that are to be rendered.
         pending: How many there are.
         shard_size: How many a gang gets at once, at most.
+        max_attempts: Gangs that a row may kill.
         limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
         on_news: Called with what a gang says of a row that it has, before that is heeded.
         on_loss: Called with a gang that is lost, and why.
@@ -127,12 +136,13 @@ class Crew:
     def __init__(
         self,
         *,
-        job: Job,
+        hiring: Hiring,
         replicas: int,
         run: str,
         rows: Iterator[Row],
         pending: int,
         shard_size: int,
+        max_attempts: int,
         limits: Mapping[str, float],
         on_news: Callable[[Gang, Event], None],
         on_loss: Callable[[Gang, str], None],
@@ -151,16 +161,23 @@ class Crew:
         self._stuck = stuck
         self._interrupts = interrupts
         self._tick = tick
-        self._hiring = Hiring(job, replicas)
-        self._max_attempts = job.max_attempts
+        self._hiring = hiring
+        self._clock = hiring.clock
+        self._max_attempts = max_attempts
         self._feed = Feed(rows, pending, shard_size, replicas)
-        self._gangs: list[Gang] = []
-        self._dying: list[Dying] = []
+        self._pending = pending
+        # By name: those at work; of them those that have said something since they were last fed, and those
+        # that have room and got nothing; those that are lost.
+        self._gangs: dict[str, Gang] = {}
+        self._spoke: dict[str, Gang] = {}
+        self._idle: dict[str, Gang] = {}
+        self._dying: dict[str, Dying] = {}
+        self._gang_of: dict[Member, Gang] = {}
         self._made = 0
         self._losses = [0] * replicas
         self._last_loss = ""
         self._fault: Exception | None = None
-        self._placed = self._looked = time.monotonic()
+        self._placed = self._turned = self._clock()
         self._told_to_save = False
 
     def work(self) -> None:
@@ -173,32 +190,36 @@ class Crew:
         try:
             for replica in range(len(self._losses)):
                 self._hire(replica)
+            looked = float("-inf")
             while (self._gangs or self._dying) and self._interrupts.level < 2:
                 if why := self._stuck():
                     self.end(Stopped(f"the output cannot be written: {why}"))
                 self._feed_all()
                 self._save_in_time()
-                # What is told of an interrupt is told when the gangs know of it.
-                self._tick(self._ready(), self._waiting())
+                due = self._clock() - looked >= LOOK_SECONDS
+                if due:
+                    looked = self._clock()
+                    # What is told of an interrupt is told when the gangs know of it.
+                    self._tick(self._ready(), self._waiting())
                 self._listen()
-                self._watch()
+                self._watch(everyone=due)
                 self._bury_the_dead()
             if self._gangs or self._dying:
                 self._stop_now()
         finally:
-            for gang in list(self._gangs):
+            for gang in list(self._gangs.values()):
                 self._dismiss(gang)
-            for dying in self._dying:
+            for dying in self._dying.values():
                 self._kill(dying)
         if self._fault is not None:
             raise self._fault
-        if not self._ending and not self._feed.empty:
+        if not self._ending and self._pending:
             raise Stopped(f"no worker can be kept alive: {self._last_loss}")
 
     @property
     def gangs(self) -> tuple[Gang, ...]:
         """The gangs that there are, but for those that are lost."""
-        return tuple(self._gangs)
+        return tuple(self._gangs.values())
 
     @property
     def _ending(self) -> bool:
@@ -209,34 +230,47 @@ class Crew:
         self._fault = self._fault or fault
 
     def _ready(self) -> int:
-        return sum(gang.ready for gang in self._gangs)
+        return sum(gang.ready for gang in self._gangs.values())
 
     def _waiting(self) -> str:
         """What gangs wait for, for long."""
-        now = time.monotonic()
-        late = [gang for gang in self._gangs if not gang.placed and now - gang.hired > PLACE_SECONDS]
-        return self._hiring.needs(len(late)) if late else ""
+        now = self._clock()
+        late = sum(not gang.placed and now - gang.hired > PLACE_SECONDS for gang in self._gangs.values())
+        return self._hiring.needs(late) if late else ""
 
     # Hiring and dismissing
 
     def _hire(self, replica: int) -> None:
         self._made += 1
-        self._gangs.append(self._hiring.hire(replica, f"{self._run}-{self._made:04d}"))
+        gang = self._hiring.hire(replica, f"{self._run}-{self._made:04d}")
+        self._gangs[gang.name] = gang
+        self._gang_of |= dict.fromkeys(gang.members, gang)
 
     def _dismiss(self, gang: Gang) -> None:
-        self._gangs.remove(gang)
+        self._strike(gang)
+        self._forget(gang)
         self._hiring.dismiss(gang)
+
+    def _strike(self, gang: Gang) -> None:
+        """A gang is no longer at work."""
+        for gangs in (self._gangs, self._spoke, self._idle):
+            gangs.pop(gang.name, None)
+
+    def _forget(self, gang: Gang) -> None:
+        """What a gang's members may still say is of no interest."""
+        for member in gang.members:
+            del self._gang_of[member]
 
     # Losing a gang
 
-    def _lose(self, gang: Gang, loss: Loss) -> None:
+    def _lose(self, gang: Gang, loss: Loss, *, unclear: bool = False) -> None:
         """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
-        self._gangs.remove(gang)
+        self._strike(gang)
         self._last_loss = loss.why
         self._on_loss(gang, loss.why)
-        now = time.monotonic()
-        dying = Dying(gang, loss, now + LAST_WORDS_SECONDS)
-        self._dying.append(dying)
+        now = self._clock()
+        until = now + (NODE_SECONDS if unclear else LAST_WORDS_SECONDS)
+        dying = self._dying[gang.name] = Dying(gang, loss, until, unclear)
         leader = gang.leader
         if gang.stopped or not gang.hand.tasks or (loss.member is leader and loss.dead):
             dying.silent = True
@@ -248,31 +282,35 @@ class Crew:
     def _kill(self, dying: Dying) -> None:
         if not dying.killed:
             dying.killed = True
-            dying.until = time.monotonic() + DEATH_SECONDS
+            dying.until = self._clock() + DEATH_SECONDS
             self._hiring.dismiss(dying.gang)
 
-    def _hear_of_dying(self, dying: Dying, call: Any, what: Any) -> None:
+    def _hear_of_dying(self, dying: Dying, member: Member, what: Answer) -> None:
         """What the leader of a lost gang, or Ray, still has to say."""
         gang, leader = dying.gang, dying.gang.leader
-        if call in leader.orders:
-            leader.orders.remove(call)
-        elif isinstance(what, Exception):
-            leader.answer = None
+        if isinstance(what, Lost) and not what.dead:
+            member.poll(POLL_SECONDS, self._clock())
+            return
+        if member is dying.loss.member:
+            dying.unclear = False
+        if member is not leader:
+            return
+        if isinstance(what, Lost):
             if dying.killed:
-                dying.until = time.monotonic() + LINGER_SECONDS
+                dying.until = self._clock() + LINGER_SECONDS
             else:
                 dying.silent = True
-        else:
+        elif isinstance(what, Report):
             for event in what.events:
                 if event.id is not None:
                     self._hear_of_row(gang, event, event.id)
                 dying.silent |= event.kind == "stopped"
-            leader.poll(POLL_SECONDS)
+            leader.poll(POLL_SECONDS, self._clock())
 
     def _bury_the_dead(self) -> None:
-        for dying in list(self._dying):
-            late = time.monotonic() > dying.until
-            if dying.silent or (dying.killed and late):
+        for dying in list(self._dying.values()):
+            late = self._clock() > dying.until
+            if (dying.silent and not dying.unclear) or (dying.killed and late):
                 self._kill(dying)
                 self._bury(dying)
             elif late:
@@ -280,17 +318,21 @@ class Crew:
 
     def _bury(self, dying: Dying) -> None:
         """A lost gang writes no more: take its rows back and hire another."""
-        self._dying.remove(dying)
         gang, loss = dying.gang, dying.loss
+        del self._dying[gang.name]
+        self._forget(gang)
+        left = self._hiring.left(gang)
         # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
-        suspects = gang.hand.suspects(writing=loss.member is gang.leader or len(gang.members) == 1)
+        writing = loss.member is gang.leader or len(gang.members) == 1
+        suspects = set() if left else gang.hand.suspects(writing=writing)
         for row_id, task in gang.hand.tasks.items():
             if row_id in suspects:
                 self._suspect(task, loss, alone=len(suspects) == 1)
             else:
                 self._feed.put_back(task)
         # A row that kills every gang must not end a replica: its second death says no more of that.
-        if not suspects or any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects):
+        first = not suspects or any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects)
+        if first and not left:
             self._losses[gang.replica] += 1
         if self._losses[gang.replica] < MAX_DEATHS and not self._ending:
             self._hire(gang.replica)
@@ -303,18 +345,52 @@ class Crew:
             return
         workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
         message = f"{workers} died with this row; the last: {loss.why}"
+        self._pending -= 1
         self._give_up(task.row, loss.error, message)
 
     # Feeding
 
     def _feed_all(self) -> None:
-        for gang in self._gangs:
-            if not self._ending and gang.ready and not gang.told_to_stop and gang.broken is None:
-                self._feed_one(gang)
-        holding = [*self._gangs, *(dying.gang for dying in self._dying)]
-        if not self._ending and (not self._feed.empty or any(gang.hand.tasks for gang in holding)):
+        if self._ending or not self._pending:
+            self._tell_to_stop()
             return
-        for gang in list(self._gangs):
+        # Those who got nothing before are looked at as soon as there is something.
+        hungry = self._spoke if self._feed.empty else self._idle | self._spoke
+        self._spoke = {}
+        for gang in hungry.values():
+            if gang.ready and gang.broken is None:
+                self._feed_one(gang)
+        if self._idle and self._feed.empty:
+            self._ask_back()
+
+    def _feed_one(self, gang: Gang) -> None:
+        # After a loss, whether the gang or its row was at fault shows with another row.
+        fresh = self._losses[gang.replica] > 0
+        try:
+            shard = self._feed.next_shard(gang.hand, fresh=fresh)
+        except OSError as error:
+            self.end(Stopped(f"the manifest cannot be read any more: {error}"))
+            return
+        self._idle.pop(gang.name, None)
+        if shard:
+            gang.hand.take(shard)
+            gang.leader.order("submit", [task.order for task in shard])
+        elif self._feed.has_room(gang.hand, fresh=fresh):
+            self._idle[gang.name] = gang
+
+    def _ask_back(self) -> None:
+        """Let gangs give back what they have not begun, a row for each that has nothing to do."""
+        lenders = [gang for gang in self._gangs.values() if gang.broken is None]
+        hands = [gang.hand for gang in lenders]
+        on_their_way = sum(hand.asked_back for hand in hands)
+        wanted = sum(not gang.hand.ahead for gang in self._idle.values()) - on_their_way
+        for gang, count in zip(lenders, to_ask_back(hands, wanted), strict=True):
+            if count:
+                gang.hand.asked_back += count
+                gang.leader.order("give_back", count)
+
+    def _tell_to_stop(self) -> None:
+        for gang in list(self._gangs.values()):
             if not gang.ready:
                 # It has no rows, and loading cannot be hurried.
                 self._dismiss(gang)
@@ -322,68 +398,36 @@ class Crew:
                 gang.told_to_stop = True
                 gang.leader.order("stop", False)
 
-    def _feed_one(self, gang: Gang) -> None:
-        try:
-            # After a loss, whether the gang or its row was at fault shows with another row.
-            shard = self._feed.next_shard(gang.hand, fresh=self._losses[gang.replica] > 0)
-        except OSError as error:
-            self.end(Stopped(f"the manifest cannot be read any more: {error}"))
-            return
-        if shard:
-            gang.hand.take(shard)
-            gang.leader.order("submit", [task.order for task in shard])
-
     def _save_in_time(self) -> None:
         """After a SIGTERM the machine may go before the grace ends: let what is rendered be saved now."""
         if self._interrupts.preempted and not self._told_to_save:
             self._told_to_save = True
-            for gang in self._gangs:
+            for gang in self._gangs.values():
                 if gang.ready:
                     gang.leader.order("save")
 
     # Listening
 
     def _listen(self) -> None:
-        """Hear whatever there is to hear, for a quarter of a second at most where there is nothing."""
-        asked: dict[Any, tuple[Gang | Dying, Member]] = {
-            call: (gang, member)
-            for gang in self._gangs
-            for member in gang.members
-            for call in (member.answer, *member.orders)
-        }
-        for dying in self._dying:
-            leader = dying.gang.leader
-            asked |= {call: (dying, leader) for call in (leader.answer, *leader.orders) if call is not None}
-        if not asked:
-            time.sleep(0.05)
-            return
-        answered, _ = ray.wait(list(asked), num_returns=1, timeout=0.25)
-        if answered:
-            # Whatever else is there already, without waiting for it.
-            answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
-        said = [(call, _result(call)) for call in answered]
+        """Hear whatever there is to hear, waiting a little where there is nothing."""
+        said = self._hiring.hear(LOOK_SECONDS)
         # Of a gang that lost a member, the others complain: the death is the cause.
-        for call, what in sorted(said, key=lambda pair: not isinstance(pair[1], Exception)):
-            whose, member = asked[call]
-            if isinstance(whose, Dying):
-                self._hear_of_dying(whose, call, what)
-            elif whose not in self._gangs:
-                self._hear_too_late(whose, call, what)
-            elif isinstance(what, Exception):
-                why = f"{whose.rank_of(member)}: {_cause(what)}"
-                self._lose(whose, Loss(why, member, dead=isinstance(what, ray.exceptions.RayActorError)))
-            elif call in member.orders:
-                member.orders.remove(call)
-            else:
-                self._hear(whose, member, what)
-
-    def _hear_too_late(self, gang: Gang, call: Any, what: Any) -> None:
-        """What came together with the news by which its gang was lost."""
-        for dying in self._dying:
-            if dying.gang is gang and call in (gang.leader.answer, *gang.leader.orders):
-                self._hear_of_dying(dying, call, what)
+        for member, what in sorted(said, key=lambda pair: not isinstance(pair[1], Lost)):
+            gang = self._gang_of.get(member)
+            if gang is None:
+                continue
+            if gang.name in self._dying:
+                self._hear_of_dying(self._dying[gang.name], member, what)
+            elif isinstance(what, Lost):
+                loss = Loss(f"{gang.rank_of(member)}: {what.why}", member, what.dead)
+                self._lose(gang, loss, unclear=not what.dead)
+                if not what.dead:
+                    member.poll(POLL_SECONDS, self._clock())
+            elif what is not None:
+                self._hear(gang, member, what)
 
     def _hear(self, gang: Gang, member: Member, said: Place | Report) -> None:
+        self._spoke[gang.name] = gang
         if isinstance(said, Place):
             self._hiring.placed(gang, member, said, self._others(gang))
         else:
@@ -393,18 +437,22 @@ class Crew:
                     self._hear_of_row(gang, event, event.id)
                 else:
                     self._hear_of_member(gang, member, event)
-        if gang in self._gangs:
-            member.poll(POLL_SECONDS)
+        if gang.name in self._gangs:
+            member.poll(POLL_SECONDS, self._clock())
 
     def _hear_of_row(self, gang: Gang, event: Event, row_id: str) -> None:
+        if event.kind == "returned":
+            self._feed.put_back(gang.hand.returned(row_id))
+            return
         self._on_news(gang, event)
         if event.kind == "started":
             gang.hand.started.add(row_id)
         elif event.kind == "rendered":
-            gang.hand.ahead.discard(row_id)
+            gang.hand.rendered(row_id)
         else:
             gang.hand.drop(row_id)
             self._losses[gang.replica] = 0
+            self._pending -= 1
             self._on_result(event)
 
     def _hear_of_member(self, gang: Gang, member: Member, event: Event) -> None:
@@ -421,30 +469,33 @@ class Crew:
             what = "broke down" if gang.ready else "could not load the model"
             why = f"{gang.rank_of(member)} {what}: {event.error}: {event.message}"
             error = "WorkerDied" if event.error in (None, GangBroken.__name__) else event.error
-            gang.broken = gang.broken or (why, error, time.monotonic())
+            gang.broken = gang.broken or (why, error, self._clock())
         elif event.kind == "stopped":
             gang.stopped = True
             if gang.broken is None or self._interrupts.level > 1:
                 self._dismiss(gang)
 
-    def _others(self, gang: Gang) -> list[Gang]:
-        there = (*self._gangs, *(dying.gang for dying in self._dying))
+    def _others(self, gang: Gang) -> Iterable[Gang]:
+        there = (*self._gangs.values(), *(dying.gang for dying in self._dying.values()))
         return [other for other in there if other is not gang]
 
     # Watching
 
-    def _watch(self) -> None:
-        """Lose the gangs that something is wrong with."""
-        now = time.monotonic()
+    def _watch(self, *, everyone: bool) -> None:
+        """Lose the gangs that something is wrong with, of those that spoke or of all."""
+        now = self._clock()
         # If this process itself was held up, that says nothing about the others.
-        held_up = max(0.0, now - self._looked - 2 * POLL_SECONDS)
-        self._looked = now
-        for gang in list(self._gangs):
-            for member in gang.members:
+        held_up = max(0.0, now - self._turned - 2 * POLL_SECONDS)
+        self._turned = now
+        if held_up:
+            for member in self._gang_of:
                 member.asked += held_up
+        for gang in list((self._gangs if everyone else self._spoke).values()):
             if loss := self._wrong_with(gang, now):
                 self._lose(gang, loss)
-        if self._dying or any(gang.placed for gang in self._gangs):
+        if not everyone:
+            return
+        if self._dying or any(gang.placed for gang in self._gangs.values()):
             self._placed = now
         elif now - self._placed - held_up > START_SECONDS:
             self.end(
@@ -473,26 +524,12 @@ class Crew:
     def _stop_now(self) -> None:
         """An ordered stop: what is being stored is finished, no more."""
         self._tick(self._ready(), self._waiting())
-        for gang in list(self._gangs):
+        for gang in list(self._gangs.values()):
             if gang.ready and gang.broken is None:
                 gang.leader.order("stop", True)
             else:
                 self._dismiss(gang)
-        until = time.monotonic() + STOP_SECONDS
-        while (self._gangs or self._dying) and time.monotonic() < until:
+        until = self._clock() + STOP_SECONDS
+        while (self._gangs or self._dying) and self._clock() < until:
             self._listen()
             self._bury_the_dead()
-
-
-def _result(call: Any) -> Any:
-    """What a call gave, or why it failed."""
-    try:
-        return ray.get(call, timeout=60)
-    except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
-        return error
-
-
-def _cause(error: Exception) -> str:
-    """Ray's account in one line, without colours; of a long one, the cause is at the end."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return f"{type(error).__name__}: {text if len(text) <= 500 else f'{text[:150]} … {text[-350:]}'}"

@@ -183,6 +183,7 @@ def _render(
     overview: Overview,
 ) -> RunResult:
     from vidgen_dist.runtime.crew import Crew, Stopped
+    from vidgen_dist.runtime.gang import Hiring
 
     topology = plan.spec.topology
     limits = limits_of(topology.watchdog, plan.device)
@@ -251,12 +252,13 @@ def _render(
         overview.refresh(crew.gangs)
 
     crew = Crew(
-        job=job,
+        hiring=Hiring(job, gangs.replicas),
         replicas=gangs.replicas,
         run=lease.run,
         rows=plan.rows(),
         pending=pending,
         shard_size=topology.shard_size,
+        max_attempts=job.max_attempts,
         limits=limits,
         on_news=overview.hear,
         on_loss=on_loss,

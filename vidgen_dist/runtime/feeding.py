@@ -2,15 +2,17 @@
 
 Rows go out a shard at a time. Of the rows that a dead gang had, those that it can have died of count one
 death and are from then on rendered alone, with nothing beside them in their gang, so that a second death
-has one suspect; the others go back as they were.
+has one suspect; the others go back as they were. When no row is left to go out, gangs that have nothing to
+do get what others have not begun.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vidgen_dist.runtime.job import Row
@@ -40,11 +42,18 @@ class Hand:
         tasks: Id -> task, in the order of rendering.
         ahead: Ids of those that have not left the model.
         started: Ids of those that are known to have been begun.
+        asked_back: How many the gang was asked to give back and did not, since a row last left its model.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
     ahead: set[str] = field(default_factory=set)
     started: set[str] = field(default_factory=set)
+    asked_back: int = 0
+
+    @property
+    def spare(self) -> int:
+        """How many rows wait behind the one in the model and were not asked for."""
+        return max(0, len(self.ahead) - 1 - self.asked_back)
 
     def take(self, shard: list[Task]) -> None:
         """Add rows behind those that are there."""
@@ -52,10 +61,22 @@ class Hand:
             self.tasks[task.row.id] = task
             self.ahead.add(task.row.id)
 
-    def drop(self, row_id: str) -> None:
-        """A row is done, or failed."""
+    def rendered(self, row_id: str) -> None:
+        """A row has left the model."""
+        self.ahead.discard(row_id)
+        # What was not given back by now had been begun.
+        self.asked_back = 0
+
+    def returned(self, row_id: str) -> Task:
+        """A row was not begun, and is given back."""
+        self.asked_back = max(0, self.asked_back - 1)
+        return self.drop(row_id)
+
+    def drop(self, row_id: str) -> Task:
+        """A row is done, failed, or no longer the gang's."""
+        self.ahead.discard(row_id)
         self.started.discard(row_id)
-        del self.tasks[row_id]
+        return self.tasks.pop(row_id)
 
     def suspects(self, *, writing: bool) -> set[str]:
         """The rows that a gang can have died of: begun and not done, or the next if the news was lost.
@@ -97,6 +118,15 @@ class Feed:
         """A row comes back; one that gangs died with will be rendered alone."""
         (self._alone if task.deaths else self._back).append(task)
 
+    def has_room(self, hand: Hand, *, fresh: bool = False) -> bool:
+        """Whether a gang could do with more rows than these; `fresh` as for `next_shard`."""
+        # One row ahead keeps the model busy. Towards the end a gang gets no row that it would only hold
+        # while others have nothing to do.
+        lookahead = 1 if self._unsent > 2 * self._replicas else 0
+        if len(hand.ahead) > lookahead or any(task.deaths for task in hand.tasks.values()):
+            return False
+        return not (fresh and hand.tasks)
+
     def next_shard(self, hand: Hand, *, fresh: bool = False) -> list[Task]:
         """What a gang gets next, which has these rows; nothing while it has enough, or there is none.
 
@@ -108,12 +138,7 @@ class Feed:
         Raises:
             OSError: The manifest cannot be read any more.
         """
-        # One row ahead keeps the model busy. Towards the end a gang gets no row that it would only hold
-        # while others have nothing to do.
-        lookahead = 1 if self._unsent > 2 * self._replicas else 0
-        if len(hand.ahead) > lookahead or any(task.deaths for task in hand.tasks.values()):
-            return []
-        if fresh and hand.tasks:
+        if not self.has_room(hand, fresh=fresh):
             return []
         if self._alone and not (fresh and (self._back or self._unsent)):
             # The first gang that has nothing left takes it.
@@ -125,3 +150,24 @@ class Feed:
         shard = [Task(row) for row in itertools.islice(self._rows, size)]
         self._unsent -= len(shard)
         return shard
+
+
+def to_ask_back(hands: Sequence[Hand], wanted: int) -> list[int]:
+    """How many rows to ask back of each gang, so that those which have most give most.
+
+    Args:
+        hands: What each has.
+        wanted: How many rows others could begin.
+    """
+    counts = [0] * len(hands)
+    most = [(-hand.spare, place) for place, hand in enumerate(hands) if hand.spare]
+    heapq.heapify(most)
+    while most and wanted > 0:
+        spare, place = most[0]
+        counts[place] += 1
+        wanted -= 1
+        if spare == -1:
+            heapq.heappop(most)
+        else:
+            heapq.heapreplace(most, (spare + 1, place))
+    return counts

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import queue
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
 from vidgen_dist.runtime.feeding import Hand
-from vidgen_dist.runtime.job import Job, Row
+from vidgen_dist.runtime.job import Job, Report, Row
 from vidgen_dist.runtime.metrics import WorkerMetrics
 from vidgen_dist.runtime.notes import together
 from vidgen_dist.runtime.unison import Ending, GangBroken
@@ -104,15 +106,31 @@ class WorkerActor(Worker):
         self.join(addresses, 0, RayFollowers(actors))
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Why a call has no answer.
+
+    Args:
+        why: Ray's account, in one line.
+        dead: Whether Ray says that the actor is dead; else it may be out of reach for the moment.
+    """
+
+    why: str
+    dead: bool
+
+
+Answer = Place | Report | Lost | None
+"""What comes of a call: of `where`, of `poll`, of one that failed, of an order that was heard."""
+
+
 @dataclass(eq=False)
 class Member:
     """One rank of a gang, or what will be one.
 
     Args:
         actor: Its handle.
-        answer: The call that is under way: `where` at first, then `poll` after `poll`.
-        asked: When it began.
-        orders: Calls whose result says no more than that they were heard.
+        post: Calls a method of a member's actor, with arguments; the answer is heard later.
+        asked: When it was last asked for news.
         place: Where it runs; None until it says.
         slot: Its place among our actors on its node.
         address: Its seat's; empty until it has one.
@@ -121,9 +139,8 @@ class Member:
     """
 
     actor: Any
-    answer: Any
-    asked: float = field(default_factory=time.monotonic)
-    orders: list[Any] = field(default_factory=list)
+    post: Callable[..., None]
+    asked: float = 0.0
     place: Place | None = None
     slot: int = -1
     address: str = ""
@@ -131,13 +148,13 @@ class Member:
     silent: Mapping[str, float] = field(default_factory=dict)
 
     def order(self, method: str, *arguments: Any) -> None:
-        """Call a method that returns at once; the answer is looked at when it comes."""
-        self.orders.append(getattr(self.actor, method).remote(*arguments))
+        """Call a method that returns at once."""
+        self.post(self, method, *arguments)
 
-    def poll(self, seconds: float) -> None:
+    def poll(self, seconds: float, now: float) -> None:
         """Ask for news, for so long."""
-        self.answer = self.actor.poll.remote(seconds)
-        self.asked = time.monotonic()
+        self.asked = now
+        self.post(self, "poll", seconds)
 
 
 @dataclass(eq=False)
@@ -148,9 +165,9 @@ class Gang:
         replica: Which replica it stands for.
         name: What the ledger calls it.
         members: In the order of ranks, once all have a place.
+        hired: When it was.
         group: Its placement group; None for a gang of one.
         hand: The rows that it has.
-        hired: When it was.
         gathering_since: When the first of several had a place; None before, and once all have joined.
         told_to_stop: Whether it was.
         stopped: Whether its leader said that it has written all that it will.
@@ -160,9 +177,9 @@ class Gang:
     replica: int
     name: str
     members: list[Member]
+    hired: float
     group: Any = None
     hand: Hand = field(default_factory=Hand)
-    hired: float = field(default_factory=time.monotonic)
     gathering_since: float | None = None
     told_to_stop: bool = False
     stopped: bool = False
@@ -193,7 +210,7 @@ class Gang:
 
 
 class Hiring:
-    """Makes gangs and ends them; nothing here waits.
+    """Makes gangs, hears what they answer and ends them; nothing but `hear` waits.
 
     Args:
         job: What their members are told.
@@ -205,10 +222,15 @@ class Hiring:
         self._size = job.degrees.size
         self._replicas = replicas
         self._actor = ray.remote(WorkerActor)
+        self._answers: queue.SimpleQueue[tuple[Member, Future[Any]]] = queue.SimpleQueue()
         self._kind = "CPU" if job.device == "cpu" else "NPU"
         self._share = 1.0
         if job.device == "cpu":
             self._share = cpu_share([node.cpus for node in alive_nodes()], replicas * self._size)
+
+    def clock(self) -> float:
+        """The time that gangs live in, in seconds."""
+        return time.monotonic()
 
     def hire(self, replica: int, name: str) -> Gang:
         """A new gang, whose members will say where they are."""
@@ -232,8 +254,29 @@ class Hiring:
             actor = self._actor.options(
                 max_concurrency=3, max_restarts=0, max_task_retries=0, **needs, **place
             ).remote(self._job, name, replica)
-            members.append(Member(actor, actor.where.remote()))
-        return Gang(replica, name, members, group)
+            members.append(Member(actor, self._post))
+            members[-1].order("where")
+        return Gang(replica, name, members, self.clock(), group)
+
+    def _post(self, member: Member, method: str, *arguments: Any) -> None:
+        # Called back, not waited for: the time that it takes does not grow with the number of gangs.
+        answer = getattr(member.actor, method).remote(*arguments).future()
+        answer.add_done_callback(lambda answer: self._answers.put((member, answer)))
+
+    def hear(self, seconds: float) -> list[tuple[Member, Answer]]:
+        """What members have answered since; where nobody has, the first is waited for, for so long."""
+        said = []
+        try:
+            said.append(self._answers.get(timeout=seconds))
+            while True:
+                said.append(self._answers.get_nowait())
+        except queue.Empty:
+            return [(member, _answer(call)) for member, call in said]
+
+    def left(self, gang: Gang) -> bool:
+        """Whether a node that the gang was on is no longer part of the cluster."""
+        there = {node.id for node in alive_nodes()}
+        return any(member.place is not None and member.place.node not in there for member in gang.members)
 
     def needs(self, gangs: int) -> str:
         """What so many gangs need, for a person."""
@@ -255,7 +298,7 @@ class Hiring:
         """A member says where it is. Once all have, they get their ranks and cores, and begin."""
         member.place = place
         if gang.gathering_since is None and gang.group is not None:
-            gang.gathering_since = time.monotonic()
+            gang.gathering_since = self.clock()
         if any(each.place is None for each in gang.members):
             return
         gang.members.sort(key=_neighbourhood)
@@ -303,6 +346,19 @@ def pack_strategy(there: Sequence[float], need: float, size: int, replicas: int)
     # A whisker more: a third, as Ray counts, is 0.3333.
     whole = sum(math.floor(units / (need * size) + 1e-9) for units in there)
     return "STRICT_PACK" if whole >= replicas else "PACK"
+
+
+def _answer(call: Future[Any]) -> Answer:
+    error = call.exception()
+    if error is None:
+        return call.result()
+    return Lost(_account(error), isinstance(error, ray.exceptions.ActorDiedError))
+
+
+def _account(error: BaseException) -> str:
+    """Ray's account in one line, without colours; of a long one, the cause is at the end."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return f"{type(error).__name__}: {text if len(text) <= 500 else f'{text[:150]} … {text[-350:]}'}"
 
 
 def _count(units: float) -> str:

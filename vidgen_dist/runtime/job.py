@@ -74,9 +74,10 @@ class Event:
     Args:
         kind: `seated` (ready to join its gang; the message is its address), `ready` (the model is loaded),
             `started` (a row), `rendered` (it left the model), `done` or `failed` (its video is on the
-            storage, or there will be none: its ledger entry can be written), `stopped` (nothing more will
-            come), `refused` (the model cannot be loaded anywhere), `broken` (it could not be loaded here, or
-            the worker can do no more), `stuck` (the output takes no more).
+            storage, or there will be none: its ledger entry can be written), `returned` (it was asked back,
+            and will not be begun), `stopped` (nothing more will come), `refused` (the model cannot be loaded
+            anywhere), `broken` (it could not be loaded here, or the worker can do no more), `stuck` (the
+            output takes no more).
         id: The row's.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: Its message.
@@ -85,7 +86,17 @@ class Event:
     """
 
     kind: Literal[
-        "seated", "ready", "started", "rendered", "done", "failed", "stopped", "refused", "broken", "stuck"
+        "seated",
+        "ready",
+        "started",
+        "rendered",
+        "done",
+        "failed",
+        "returned",
+        "stopped",
+        "refused",
+        "broken",
+        "stuck",
     ]
     id: str | None = None
     error: str | None = None

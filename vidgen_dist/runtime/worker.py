@@ -20,6 +20,7 @@ import gc
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -57,6 +58,35 @@ class _Abandoned(Exception):
     """Rendering was told to stop at once."""
 
 
+class Waiting:
+    """What is to be rendered, in order: rows, and what marks the end of a shard or of all."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._changed = threading.Condition()
+
+    def put(self, *items: Any) -> None:
+        """Add items behind those that are there."""
+        with self._changed:
+            self._items.extend(items)
+            self._changed.notify_all()
+
+    def get(self) -> Any:
+        """The next item, when there is one; a row is begun with it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items)
+            return self._items.popleft()
+
+    def take_back(self, count: int) -> list[Row]:
+        """The last rows that are not begun, so many at most; they are no longer there."""
+        with self._changed:
+            rows = [item for item in self._items if isinstance(item, Row)]
+            back = rows[max(0, len(rows) - count) :]
+            gone = {id(row) for row in back}
+            self._items = deque(item for item in self._items if id(item) not in gone)
+            return back
+
+
 class Worker:
     """Renders rows in threads of its own; every method but `follow` returns at once or within its timeout.
 
@@ -69,7 +99,7 @@ class Worker:
     def __init__(self, job: Job, name: str, note: Notes = ignore) -> None:
         self._job = job
         self._note = note
-        self._rows: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._rows = Waiting()
         self._orders: queue.SimpleQueue[_Join | None] = queue.SimpleQueue()
         self._events: list[Event] = []
         self._news = threading.Condition()
@@ -113,8 +143,11 @@ class Worker:
 
     def submit(self, rows: Sequence[Row]) -> None:
         """Add a shard behind those that are there; for one that leads."""
-        for row in rows:
-            self._rows.put(row)
+        self._rows.put(*rows)
+
+    def give_back(self, count: int) -> None:
+        """Let go of rows that are not begun, so many at most: an event `returned` for each."""
+        self._say(*(Event("returned", row.id) for row in self._rows.take_back(count)))
 
     def follow(self, row: Row) -> Ending:
         """Render what the leader renders; returns when it has ended here."""
