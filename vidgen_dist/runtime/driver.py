@@ -7,7 +7,7 @@ import dataclasses
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -201,16 +201,19 @@ def _render(
     books = open_books(plan.output, job, lease)
     scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
     failures: list[str] = []
-    sent: list[Mapping[str, int]] = []
+    sent: Counter[str] = Counter()
+    senders = 0
     pending = plan.total - plan.done
     told = 0
 
     def on_result(event: Event) -> None:
+        nonlocal senders
         assert event.entry is not None, "whoever ends a row says what there is to say of it"
         books.enter(event.entry)
         progress.add(event.error if event.kind == "failed" else None)
         if event.sent:
-            sent.append(event.sent)
+            sent.update(event.sent)
+            senders += 1
         if event.kind == "failed":
             if len(failures) < SHOWN_FAILURES:
                 failures.append(f"{event.id}: {event.error}: {event.message}")
@@ -281,7 +284,12 @@ def _render(
     if books.fault and not message:
         message = f"the run stopped: the output cannot be written: {books.fault}; run it again to go on"
     result = _result(plan, progress, tuple(failures), DONE, message)
-    result = dataclasses.replace(result, done=books.done, failed=books.failed, sent=_mean(sent))
+    result = dataclasses.replace(
+        result,
+        done=books.done,
+        failed=books.failed,
+        sent={what: count / senders for what, count in sent.items()},
+    )
     if lease.lost and result.pending:
         message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
         return dataclasses.replace(result, exit_status=DEAD_LETTERS, message=message)
@@ -323,14 +331,6 @@ def open_books(output: Storage, job: Job, lease: Lease) -> Books:
         patience=bookkeeping.PATIENCE_SECONDS,
     )
     return Books(writer, lease)
-
-
-def _mean(sent: Sequence[Mapping[str, int]]) -> dict[str, float]:
-    """Purpose -> bytes, over all videos."""
-    total: Counter[str] = Counter()
-    for each in sent:
-        total.update(each)
-    return {what: count / len(sent) for what, count in total.items()}
 
 
 def _size(count: float) -> str:
