@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -111,6 +112,26 @@ def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
     books.close()
     assert books.done == 2
     assert sum(parts(output)) == 2
+
+
+def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
+    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, answers = Storage.write_bytes, threading.Event()
+
+    def hang(*arguments: Any) -> None:
+        answers.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(Storage, "write_bytes", hang)
+    monkeypatch.setattr(bookkeeping, "CLOSE_SECONDS", 0.2)
+    books = open_quick()
+    books.enter(entry("a"))
+    books.close()
+    assert (books.fault, books.done) == ("the storage has not answered for 0.2 s", 0)
+    answers.set()
+    wait_until(lambda: books.done)
+    assert parts(output) == [1]
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -42,7 +42,7 @@ TICK_SECONDS = 0.5
 """How often it is looked whether entries have waited long enough."""
 
 CLOSE_SECONDS = 300.0
-"""What the last write under way may take at the end of a run."""
+"""What the writing of the last entries may take at the end of a run."""
 
 
 class Books:
@@ -87,12 +87,13 @@ class Books:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self.fault = f"the storage has not answered for {CLOSE_SECONDS:g} s"
-        else:
-            self._keep(at_the_end=True)
 
     def _work(self) -> None:
         while not self._closing.wait(TICK_SECONDS) and not self.fault:
             self._keep(at_the_end=False)
+        self._closing.wait()
+        # In this thread, which can be left behind: a storage that hangs must not keep a run from ending.
+        self._keep(at_the_end=True)
 
     def _keep(self, *, at_the_end: bool) -> None:
         try:
