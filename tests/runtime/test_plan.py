@@ -307,10 +307,12 @@ def test_no_query_with_a_signature_is_written_down(
 ) -> None:
     plan = plan_of(make_spec(make_manifest("one")))
     signed = "https://host/manifest.parquet?X-Amz-Signature=abcdef"
-    spec = plan.spec.override({"manifest.uri": signed})
+    image = "https://user:abcdef@host/fox.png?X-Amz-Signature=abcdef"
+    spec = plan.spec.override({"manifest.uri": signed, "sampling.image": image})
     write_run_file(dataclasses.replace(plan, spec=spec))
     text = (tmp_path / "out" / "run.yaml").read_text()
     assert "https://host/manifest.parquet" in text
+    assert "https://host/fox.png" in text
     assert "abcdef" not in text
 
 

@@ -175,6 +175,7 @@ def write_run_file(plan: Plan) -> None:
             "model.revision": plan.model.revision,
             "manifest.uri": redact(plan.spec.manifest.uri),
             "manifest.retry": None,
+            **{f"sampling.{name}": redact(uri) for name, uri in _media_defaults(plan.spec).items()},
         }
     )
     try:
@@ -215,11 +216,15 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
     folder = Path(spec.model.id).expanduser()
     if folder.is_dir():
         flags["model.id"] = str(folder.absolute())
-    media = {n: v for n, v in spec.sampling.items() if n in MEDIA_FIELDS and isinstance(v, str)}
-    for name, value in media.items():
+    for name, value in _media_defaults(spec).items():
         if storage.is_local(value):
             flags[f"sampling.{name}"] = str(Path(value).expanduser().absolute())
     return spec.override(flags)
+
+
+def _media_defaults(spec: RunSpec) -> dict[str, str]:
+    """Paths and URIs of the image or clip of rows that bring none, by field."""
+    return {n: v for n, v in spec.sampling.items() if n in MEDIA_FIELDS and isinstance(v, str)}
 
 
 def describe_problems(report: CheckReport) -> str:
