@@ -131,6 +131,8 @@ def test_clear(tmp_path: Path) -> None:
     clear(open_storage(tmp_path))
     for row_id in "abc":
         Scratch(str(tmp_path), ignore).keep(Saved(row_id, "f", state()))
+    # Of a worker that was killed while it wrote.
+    (tmp_path / "scratch" / f".{'0' * 32}.tmp").write_bytes(b"half")
     (tmp_path / "run.yaml").touch()
     clear(open_storage(tmp_path))
     assert list((tmp_path / "scratch").iterdir()) == []

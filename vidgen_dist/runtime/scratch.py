@@ -165,12 +165,12 @@ class Saving:
 
 
 def clear(output: Storage) -> None:
-    """Remove all files; for an output none of whose rows is still to be rendered.
+    """Remove all files, half written ones too; for an output none of whose rows is still to be rendered.
 
     Raises:
         OSError: The storage failed.
     """
-    for path in output.list(FOLDER):
+    for path in output.sizes(FOLDER):
         output.delete(path)
 
 
