@@ -479,8 +479,31 @@ def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
     pairs = [(0, 0)] * source.ndim
     for i in range(len(widths) // 2):
         pairs[-1 - i] = (widths[2 * i], widths[2 * i + 1])
-    numpy_mode: Any = {"constant": "constant", "replicate": "edge", "reflect": "reflect"}[mode]
-    return Tensor.from_numpy(np.pad(source, pairs, mode=numpy_mode))
+    if source.ndim < 4 or any(map(any, pairs[:2])) or source.dtype != np.float32 or mode == "reflect":
+        numpy_mode: Any = {"constant": "constant", "replicate": "edge", "reflect": "reflect"}[mode]
+        return Tensor.from_numpy(np.pad(source, pairs, mode=numpy_mode))
+    out = empty([before + n + after for n, (before, after) in zip(source.shape, pairs, strict=True)])
+    each(np.ndindex(source.shape[:2]), lambda at: _fill(out[at], source[at], pairs[2:], mode))
+    return Tensor.from_numpy(out)
+
+
+def _fill(out: Array, source: Array, pairs: Sequence[tuple[int, int]], mode: str) -> None:
+    """out = source with (before, after) added to each axis: zeros, or its edge again."""
+    places = [slice(before, before + n) for n, (before, _) in zip(source.shape, pairs, strict=True)]
+    out[tuple(places)] = source
+    for axis, (before, after) in enumerate(pairs):
+        # Axes that are done are filled whole, those to come where the source is.
+        inside = places[axis]
+        beyond = (
+            (slice(0, before), inside.start),
+            (slice(inside.stop, inside.stop + after), inside.stop - 1),
+        )
+        for place, edge in beyond:
+            places[axis] = place
+            target = out[tuple(places)]
+            places[axis] = slice(edge, edge + 1)
+            target[...] = out[tuple(places)] if mode == "replicate" else 0
+        places[axis] = slice(None)
 
 
 def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
