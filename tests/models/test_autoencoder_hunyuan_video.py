@@ -60,14 +60,6 @@ def test_encoding(name, piece):
         assert difference < TOLERANCE
 
 
-def test_slices_of_a_batch():
-    model = loaded("t2v")
-    latents = nn.from_numpy(piece_of("t2v", "decode_one", "input"))
-    together = nn.to_numpy(model.decode(latents))
-    model.use_slicing = True
-    np.testing.assert_allclose(nn.to_numpy(model.decode(latents)), together, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("frames", "shortest", "runs"),
     [

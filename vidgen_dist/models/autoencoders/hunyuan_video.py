@@ -286,7 +286,6 @@ class AutoencoderKLHunyuanVideo(nn.Module):
 
     Attributes:
         config: The configuration, an `AutoencoderConfig`.
-        use_slicing: Take the videos of a batch one by one: less memory.
         use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
             quite the same picture. Tiles are not split: the first rank works, the others wait.
 
@@ -302,7 +301,6 @@ class AutoencoderKLHunyuanVideo(nn.Module):
         self.decoder = Decoder3D(known)
         self.quant_conv = nn.Conv3d(2 * known.latent_channels, 2 * known.latent_channels, 1)
         self.post_quant_conv = nn.Conv3d(known.latent_channels, known.latent_channels, 1)
-        self.use_slicing = False
         self.use_tiling = False
         self.tile_sample_min_height = 256
         self.tile_sample_min_width = 256
@@ -351,11 +349,11 @@ class AutoencoderKLHunyuanVideo(nn.Module):
             within [-30, 20].
         """
         ratio = self.config.spatial_compression_ratio
-        rows = self._divide(video.shape[3] // ratio)
+        # A latent of its own also for rows that are too few for one.
+        rows = self._divide(-(-video.shape[3] // ratio))
         moments = None
         if rows.holds:
-            run = self._network(rows, decoding=False)
-            moments = self._by_slices(rows.take(video, ratio), run)
+            moments = self._network(rows, decoding=False)(rows.take(video, ratio))
         mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
         return mean, nn.clip(logvar, -30.0, 20.0)
 
@@ -367,17 +365,12 @@ class AutoencoderKLHunyuanVideo(nn.Module):
         rows = self._divide(latents.shape[3])
         frames = None
         if rows.holds:
-            frames = self._by_slices(rows.take(latents), self._network(rows, decoding=True))
+            frames = self._network(rows, decoding=True)(rows.take(latents))
         return rows.gather_at_first(frames, latents.dtype)
 
     def _divide(self, latent_rows: int) -> Rows:
         divide = Rows.of_first if self.use_tiling else Rows.divide
         return divide(self.mesh.gang, latent_rows)
-
-    def _by_slices(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-        if not self.use_slicing or x.shape[0] == 1:
-            return run(x)
-        return nn.cat([run(x[i : i + 1]) for i in range(x.shape[0])], axis=0)
 
     def _network(self, rows: Rows, decoding: bool) -> Callable[[nn.Tensor], nn.Tensor]:
         """Puts a video of this rank's rows through one half, in tiles."""

@@ -1,0 +1,63 @@
+"""HunyuanVideo's autoencoder with its rows over ranks: what one rank computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.models.test_autoencoder_hunyuan_video import TINY
+from tests.parallel.ranks import Ranks
+from vidgen_dist import nn
+from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo
+from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+
+TOLERANCE = 1e-5
+
+SPLITS = [(5, 4, False), (2, 3, False), (3, 2, True)]
+"""Rows of latents, ranks, whether in tiles."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cpu() -> None:
+    nn.set_device("cpu")
+
+
+def autoencoder(mesh: Mesh, tiling: bool) -> AutoencoderKLHunyuanVideo:
+    vae = AutoencoderKLHunyuanVideo(TINY, mesh)
+    rng = np.random.default_rng(0)
+    for parameter in nn.named_parameters(vae).values():
+        scale = np.prod(parameter.shape[1:]) ** -0.5
+        values = (rng.standard_normal(parameter.shape) * scale).astype(np.float32)
+        parameter.set_data(nn.from_numpy(values))
+    if tiling:
+        vae.enable_tiling(16, 16, 8, 8, 8, 4)
+    return vae
+
+
+def encode(mesh: Mesh, video: np.ndarray, tiling: bool) -> np.ndarray:
+    """Moments (B, 2 Z, t, h, w)."""
+    moments = autoencoder(mesh, tiling).encode(nn.from_numpy(video))
+    return np.concatenate([nn.to_numpy(moment) for moment in moments], axis=1)
+
+
+def decode(mesh: Mesh, latents: np.ndarray, tiling: bool) -> np.ndarray:
+    return nn.to_numpy(autoencoder(mesh, tiling).decode(nn.from_numpy(latents)))
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "size", "tiling"), SPLITS)
+def test_rows_make_what_one_rank_makes(ranks: Ranks, rows: int, size: int, tiling: bool) -> None:
+    # Two tiles of frames each way, and what is beyond the last whole latent.
+    video, latents = normal(1, 3, 18, 8 * rows + 3, 16), normal(1, 2, 6, rows, 2)
+    degrees = Degrees(ulysses=size)
+    expected = encode(alone(), video, tiling)
+    for moments in ranks.run(encode, video, tiling, degrees=degrees):
+        np.testing.assert_allclose(moments, expected, atol=TOLERANCE)
+    frames, *others = ranks.run(decode, latents, tiling, degrees=degrees)
+    np.testing.assert_allclose(frames, decode(alone(), latents, tiling), atol=TOLERANCE)
+    assert all(other.shape == (1, 3, 21, 0, 16) for other in others)
