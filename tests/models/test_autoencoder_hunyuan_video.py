@@ -8,8 +8,8 @@ import pytest
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderConfig, AutoencoderKLHunyuanVideo, cut
-from vidgen_dist.models.autoencoders.tiles import Tiles, in_frame_tiles
+from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderConfig, AutoencoderKLHunyuanVideo
+from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_frame_tiles
 from vidgen_dist.weights.load import load_weights
 
 FAMILY = "hunyuan_video"

@@ -298,6 +298,8 @@ def test_activations(stand_in):
     stand_in(F, "softmax", lambda input, dim, **_: plain.softmax(input, dim))
     stand_in(mint, "tanh", lambda input: np.tanh(input))
     stand_in(mint, "exp", lambda input: np.exp(input))
+    stand_in(mint, "sin", lambda input: np.sin(input))
+    stand_in(mint, "cos", lambda input: np.cos(input))
     stand_in(mint, "sigmoid", lambda input: 1 / (1 + np.exp(-input)))
     x = tensor(draw(3, 5, 4))
     check(ascend.silu(x), cpu.silu(x))
@@ -306,6 +308,8 @@ def test_activations(stand_in):
     check(ascend.softmax(x, 1), cpu.softmax(x, 1))
     check(ascend.tanh(x), cpu.tanh(x))
     check(ascend.exp(x), cpu.exp(x))
+    check(ascend.sin(x), cpu.sin(x))
+    check(ascend.cos(x), cpu.cos(x))
     check(ascend.sigmoid(x), cpu.sigmoid(x))
 
 

@@ -100,6 +100,16 @@ def exp(x: Tensor) -> Tensor:
     return mint.exp(x)
 
 
+def sin(x: Tensor) -> Tensor:
+    """Sine of x in radians."""
+    return mint.sin(x)
+
+
+def cos(x: Tensor) -> Tensor:
+    """Cosine of x in radians."""
+    return mint.cos(x)
+
+
 def clip(x: Tensor, low: float | None, high: float | None) -> Tensor:
     """x, no smaller than low and no larger than high."""
     return ops.clamp(x, low, high)

@@ -213,6 +213,16 @@ def exp(x: Tensor) -> Tensor:
     return _elementwise(x, lambda a, y: np.exp(a, out=y))
 
 
+def sin(x: Tensor) -> Tensor:
+    """Sine of x in radians."""
+    return _elementwise(x, lambda a, y: np.sin(a, out=y))
+
+
+def cos(x: Tensor) -> Tensor:
+    """Cosine of x in radians."""
+    return _elementwise(x, lambda a, y: np.cos(a, out=y))
+
+
 def clip(x: Tensor, low: float | None, high: float | None) -> Tensor:
     """x, no smaller than low and no larger than high."""
     return _elementwise(x, lambda a, y: np.clip(a, low, high, out=y))

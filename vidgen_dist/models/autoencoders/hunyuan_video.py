@@ -21,7 +21,8 @@ from typing import Any
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.activations import DIFFUSERS, Activation
-from vidgen_dist.models.autoencoders.tiles import Tiles, in_frame_tiles, in_tiles
+from vidgen_dist.models.autoencoders.layers import CausalConv3d, Steps
+from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_frame_tiles, in_tiles
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import GroupNorm, Rows
 
@@ -33,9 +34,6 @@ FRAMES_TO_THE_NEXT = 12
 NORM_EPS = 1e-6
 DOWN_BLOCK = "HunyuanVideoDownBlock3D"
 UP_BLOCK = "HunyuanVideoUpBlock3D"
-
-Steps = tuple[int, int, int]
-"""By how much frames, rows and columns are fewer, or more."""
 
 
 @dataclass(frozen=True)
@@ -98,24 +96,6 @@ class AutoencoderConfig:
         space = 2 if level < int(math.log2(self.spatial_compression_ratio)) else 1
         time = 2 if last - int(math.log2(self.temporal_compression_ratio)) <= level < last else 1
         return None if (time, space) == (1, 1) else (time, space, space)
-
-
-class CausalConv3d(nn.Module):
-    """A 3D convolution of (B, C, T, H, W) that sees no later frame.
-
-    Before the first frame stands the first frame again, around the image its edge.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: Steps = (1, 1, 1)
-    ) -> None:
-        super().__init__()
-        edge = kernel_size // 2
-        self._padding = (edge, edge, edge, edge, kernel_size - 1, 0)
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride)
-
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return self.conv(rows.pad(x, self._padding, "replicate") if any(self._padding) else x)
 
 
 class ResnetBlock3D(nn.Module):
@@ -401,20 +381,3 @@ class AutoencoderKLHunyuanVideo(nn.Module):
             self.config.temporal_compression_ratio,
             decoding=decoding,
         )
-
-
-def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
-    """Tiles of `samples` pixels or frames, one every `stride`, at `ratio` of them per latent.
-
-    Raises:
-        Refused: Tiles that are apart, or not of whole latents.
-    """
-    if samples % ratio or stride % ratio or not 0 < stride <= samples:
-        raise Refused(
-            f"tiles of {samples}, one every {stride}: both must be multiples of {ratio}, which are one "
-            f"latent, and no tile may begin behind the end of the one before"
-        )
-    latents, step = samples // ratio, stride // ratio
-    if decoding:
-        return Tiles(size=latents, step=step, blend=samples - stride, keep=stride)
-    return Tiles(size=samples, step=stride, blend=latents - step, keep=step)

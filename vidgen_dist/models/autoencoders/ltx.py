@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vidgen_dist import nn
+from vidgen_dist.models.autoencoders.layers import from_channels, to_channels
 from vidgen_dist.models.config import bad_key
 from vidgen_dist.models.layers import SinusoidEmbedding
 from vidgen_dist.parallel.mesh import Mesh, alone
@@ -359,23 +360,6 @@ def activate(x: nn.Tensor, shift: nn.Tensor | None = None, scale: nn.Tensor | No
 def add_noise(x: nn.Tensor, scale: nn.Tensor | None, on: Pass) -> nn.Tensor:
     """x (B, C, T, H, W) and noise times scale (C, 1, 1), if there is one."""
     return x if scale is None else nn.multiply_add(on.noise(x), scale[None, :, None], x)
-
-
-def to_channels(x: nn.Tensor, stride: tuple[int, int, int]) -> nn.Tensor:
-    """x (B, C, T, H, W), `stride` frames, rows and columns of it as channels."""
-    batch, channels, *size = x.shape
-    frames, rows, columns = (n // s for n, s in zip(size, stride, strict=True))
-    st, sh, sw = stride
-    cut = nn.reshape(x, (batch, channels, frames, st, rows, sh, columns, sw)).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return nn.reshape(cut, (batch, channels * st * sh * sw, frames, rows, columns))
-
-
-def from_channels(x: nn.Tensor, stride: tuple[int, int, int]) -> nn.Tensor:
-    """What `to_channels` takes to x."""
-    batch, _, frames, rows, columns = x.shape
-    st, sh, sw = stride
-    cut = nn.reshape(x, (batch, -1, st, sh, sw, frames, rows, columns)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return nn.reshape(cut, (batch, -1, frames * st, rows * sh, columns * sw))
 
 
 class Downsampler3d(nn.Module):

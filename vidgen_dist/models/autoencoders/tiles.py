@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidgen_dist import nn
+from vidgen_dist.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,23 @@ class Tiles:
     step: int
     blend: int
     keep: int
+
+
+def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
+    """Tiles of `samples` pixels or frames, one every `stride`, at `ratio` of them per latent.
+
+    Raises:
+        Refused: Tiles that are apart, or not of whole latents.
+    """
+    if samples % ratio or stride % ratio or not 0 < stride <= samples:
+        raise Refused(
+            f"tiles of {samples}, one every {stride}: both must be multiples of {ratio}, which are one "
+            f"latent, and no tile may begin behind the end of the one before"
+        )
+    latents, step = samples // ratio, stride // ratio
+    if decoding:
+        return Tiles(size=latents, step=step, blend=samples - stride, keep=stride)
+    return Tiles(size=samples, step=stride, blend=latents - step, keep=step)
 
 
 def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:

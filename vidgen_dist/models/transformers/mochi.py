@@ -345,7 +345,6 @@ class Block(nn.Module):
     def __init__(self, config: MochiConfig, last: bool) -> None:
         super().__init__()
         dim, text_dim = config.inner_dim, config.pooled_projection_dim
-        self._last = last
         self.norm1 = Gates(dim, dim)
         self.norm1_context = Scale(dim, text_dim) if last else Gates(dim, text_dim)
         self.attn1 = JointAttention(config, last)
@@ -358,7 +357,7 @@ class Block(nn.Module):
         text_scale, *text_parts = self.norm1_context(sample.time)
         video, text = self.attn1(_scaled(sample.video, video_scale), _scaled(sample.text, text_scale), sample)
         sample = replace(sample, video=_added(sample.video, video, self.ff, *video_parts))
-        if text is None:
+        if text is None or self.ff_context is None:
             return sample
         return replace(sample, text=_added(sample.text, text, self.ff_context, *text_parts))
 
