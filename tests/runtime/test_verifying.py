@@ -31,6 +31,7 @@ from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.runtime import lease as leases
+from vidgen_dist.runtime import verifying
 from vidgen_dist.runtime.driver import render
 from vidgen_dist.runtime.status import read_status
 from vidgen_dist.runtime.verifying import Verification, verify
@@ -315,6 +316,14 @@ def test_on_s3(s3_bucket: str) -> None:
 
 def folder_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:2]
+
+
+@pytest.mark.parametrize(
+    ("files", "folders", "listers"),
+    [(0, 0, 1), (100, 256, 16), (10**7, 256, 13), (10**8, 256, 1), (10**9, 256, 1)],
+)
+def test_large_folders_are_listed_one_after_the_other(files: int, folders: int, listers: int) -> None:
+    assert verifying._listers(files, folders) == listers
 
 
 def test_requests_are_by_folder_not_by_video(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,9 @@ LOST_CLASSES = {MISSING: "VideoMissing", TORN: "VideoTorn"}
 """Error class of the `lost` entry of a video."""
 
 _LISTERS = 16
+_LISTED = 2**20
+"""Files that are listed at the same time, roughly: of each some 1 kB is kept until its folder is listed."""
+
 _READERS = 8
 _BATCH = 2**16
 
@@ -223,7 +226,7 @@ class _Check:
         strays, folders = self._output.entries(VIDEOS)
         self._join(np.empty(0, _VIDEO), _Stored(strays, self._nested))
         # Frames are many: one folder's at a time.
-        threads = 1 if self._nested else _LISTERS
+        threads = 1 if self._nested else _listers(named.entries, len(folders))
         listings = map_ahead(lambda folder: (folder, self._output.sizes(folder)), folders, threads=threads)
         for done, (folder, sizes) in enumerate(listings):
             self._join(named.pop(folder.rpartition("/")[2]), _Stored(sizes, self._nested))
@@ -373,17 +376,28 @@ class _Check:
             yield Finding(ORPHANED, self._orphan_paths[place], None, message)
 
 
+def _listers(files: int, folders: int) -> int:
+    """How many folders with so many files in all to list at the same time; twice as many are taken ahead."""
+    return min(_LISTERS, max(1, _LISTED * folders // (2 * max(1, files))))
+
+
 class _Named:
-    """The videos that a ledger names, by the folder of `videos/` that they are in."""
+    """The videos that a ledger names, by the folder of `videos/` that they are in.
+
+    Attributes:
+        entries: How many were added.
+    """
 
     def __init__(self, nested: bool) -> None:
         self._nested = nested
+        self.entries = 0
         self._waiting: list[pa.Table] = []
         self._rows = 0
         self._read: dict[str, list[np.ndarray]] = {}
 
     def add(self, table: pa.Table) -> None:
         """Takes entries with the columns `_COLUMNS`."""
+        self.entries += len(table)
         self._waiting.append(table)
         self._rows += len(table)
         # Small parts cost less together.
