@@ -262,6 +262,49 @@ def test_videos_that_are_not_what_the_ledger_says_are_left_out(output: Storage, 
     assert (made.videos, made.pending, made.missing) == (6, 3, 0)
 
 
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_a_shard_that_lacks_a_row_is_made_again(tmp_path: Path, place: str, format: str) -> None:
+    """Also where it has the size of one that lacks none, or that size is not known."""
+    manifest = put_manifest(tmp_path / "m.parquet")
+    output = put_run(str(tmp_path / "out"), format, manifest=manifest)
+    shown = output.uri(next(path for path in output.list("videos") if "case" in path))
+    hidden = f"{shown}.hidden"
+    Path(shown).rename(hidden)
+    for _ in range(2):
+        made = export(output.root, "webdataset", place)
+        assert (made.videos, made.missing, made.kept) == (7, 1, 0)
+        left = json.loads(Path(place, ".00000.tar.left.json").read_bytes())
+        assert list(left.values()) == ["its video is not there"]
+        assert [row.id for row in made.left] == list(left)
+    Path(hidden).rename(shown)
+    for kept in (0, 1):
+        made = export(output.root, "webdataset", place)
+        assert (made.videos, made.missing, made.kept) == (8, 0, kept)
+        assert set(contents(place)) == {"00000.tar", ".export.json"}
+
+
+def test_a_manifest_that_was_changed_for_the_worse_is_named(
+    output: Storage, tmp_path: Path, place: str
+) -> None:
+    changed = put_manifest(tmp_path / "changed.parquet", num_inference_steps=[2.5] * len(IDS))
+    with pytest.raises(Refused, match=r"changed\.parquet: column 'num_inference_steps': .*2\.5"):
+        export(output.root, "hf", place, manifest=changed)
+
+
+def test_a_folder_is_listed_once(output: Storage, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the manifest's row groups are."""
+    listed: list[str] = []
+    sizes = Storage.sizes
+
+    def count(storage: Storage, prefix: str = "") -> dict[str, int]:
+        listed.append(prefix)
+        return sizes(storage, prefix)
+
+    monkeypatch.setattr(Storage, "sizes", count)
+    export(output.root, "hf", place)
+    assert listed == ["videos/00000"]
+
+
 def test_the_video_in_place_is_the_latest(output: Storage, place: str) -> None:
     with LedgerWriter(output, "w1") as writer:
         again = replace(put_video(output, "a", 77), extra={}, fps=24.0)

@@ -7,7 +7,8 @@
 
 Both have the manifest's order, and are the same bytes whenever the same output is exported. `.export.json` in
 the destination says of which rows and videos the export is. One that was killed goes on when it is started
-again: what is there was written whole, and is taken as it is if it has the right size.
+again: what is there was written whole, and is taken as it is if it has the right size. Beside a shard
+that lacks rows lies `.00000.tar.left.json`, which names them; the next export looks for their videos again.
 """
 
 from __future__ import annotations
@@ -266,19 +267,21 @@ class _Writing:
             self._place.create(METADATA) as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
+            listed, there = "", dict[str, int]()
             for table in joined.tables():
                 for folder, piece in _by_folder(table):
-                    whole = self._copy_all(folder, piece)
+                    if folder != listed:
+                        listed, there = folder, self._place.sizes(folder)
+                        _sweep(self._place, there)
+                    whole = self._copy_all(piece, there)
                     names = pa.array([_file_name(row) for row in piece.column(ROW).to_pylist()], pa.string())
                     told = [piece.column(name) for name in piece.column_names if name not in (ROW, URI)]
                     writer.write_table(
                         pa.table([names, *told], schema=schema).filter(pa.array(whole, pa.bool_()))
                     )
 
-    def _copy_all(self, folder: str, table: pa.Table) -> list[bool]:
-        """Copy the videos of a folder; of each row whether its video is there."""
-        there = self._place.sizes(folder)
-        _sweep(self._place, there)
+    def _copy_all(self, table: pa.Table, there: Mapping[str, int]) -> list[bool]:
+        """Copy the videos that were not there before; of each row whether its video is now."""
 
         def copy(row: Mapping[str, Any]) -> tuple[bool, str | None]:
             name = _file_name(row[ROW])
@@ -314,9 +317,14 @@ class _Writing:
 
         def pack(shard: tuple[str, list[_Sample]]) -> tuple[int, bool, list[Left]]:
             name, samples = shard
-            if there.get(name) == _shard_bytes(samples) or (name in there and self._format == "png"):
+            whole = there.get(name) == _shard_bytes(samples) or (name in there and self._format == "png")
+            # Without some rows it may have the size of one that has them all.
+            lacking = _left_out(name) in there
+            if whole and not lacking:
                 return len(samples), True, []
             left = with_retries(lambda: self._pack(name, samples), hurry=threading.Event())
+            if lacking and not left:
+                self._place.delete(_left_out(name))
             return len(samples), False, left
 
         shards = _shards(_samples(joined, self._output, self._format), most_bytes, most_rows)
@@ -346,6 +354,10 @@ class _Writing:
                     for local, suffix in zip(files, sample.suffixes, strict=True):
                         with local.open("rb") as video:
                             _add(tar, f"{sample.key}.{suffix}", video, local.stat().st_size)
+            if left:
+                # Before the shard appears: one that lacks rows is never alone.
+                told = {row.id: row.message for row in left}
+                self._place.write_bytes(_left_out(name), json.dumps(told, indent=1).encode())
         return left
 
     def _add(self, rows: int, left: Sequence[Left]) -> None:
@@ -425,6 +437,11 @@ def _shards(
         shard.append(sample)
     if shard:
         yield f"{count:05d}.tar", shard
+
+
+def _left_out(shard: str) -> str:
+    """What names the rows that a shard lacks."""
+    return f".{shard}.left.json"
 
 
 def _shard_bytes(samples: Sequence[_Sample]) -> int:

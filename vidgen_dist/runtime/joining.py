@@ -23,11 +23,12 @@ import pyarrow.compute as pc
 
 from vidgen_dist import ledger
 from vidgen_dist.digests import find_hashes, text_hashes
+from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import COLUMNS, Batch, Manifest
 from vidgen_dist.manifest.columns import is_text, value_type
 from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage import Storage, redact
 
 ROW, URI = "__row", "__uri"
 """Columns of a joined table that are no one's: the row's place in the manifest; where its video is."""
@@ -106,6 +107,7 @@ class Joined:
 
         Raises:
             OSError: The manifest cannot be read, or was changed.
+            Refused: It has a value that its column cannot have.
         """
         first, loaded, videos = 0, -1, _ENTRY.empty_table()
         for batch in self._manifest.batches():
@@ -126,12 +128,16 @@ class Joined:
         """Entries into the files of their runs."""
         places = _Places(self._manifest)
         waiting: list[pa.Table] = []
+        held = 0
         writers: dict[int, pa.RecordBatchStreamWriter] = {}
 
         def take(_name: str, table: pa.Table) -> None:
+            nonlocal held
             waiting.append(table)
-            if sum(map(len, waiting)) >= _RUN_ROWS:
+            held += len(table)
+            if held >= _RUN_ROWS:
                 write()
+                held = 0
 
         def write() -> None:
             table = pa.concat_tables([ledger.SCHEMA.empty_table(), *waiting])
@@ -186,7 +192,11 @@ class Joined:
         for name in self._fields:
             kind = COLUMNS[name].written
             column = batch.some(name, places) if _can_be_told(name, batch) else pa.nulls(len(places))
-            column = column.cast(value_type(column.type)).cast(kind)
+            try:
+                column = column.cast(value_type(column.type)).cast(kind)
+            except pa.ArrowException as error:
+                # Of a manifest that was changed since its rows were rendered.
+                raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
             default = self._defaults.get(name)
             columns[name] = column if default is None else column.fill_null(pa.scalar(default, kind))
         for field in self._manifest.extra_schema:
