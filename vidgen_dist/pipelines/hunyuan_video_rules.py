@@ -15,6 +15,7 @@ from typing import Any
 from vidgen_dist.models.config import bad_key, select_sizes
 from vidgen_dist.pipelines.tasks import TEXT_TO_VIDEO, TaskRules, check_classes, warn_of_frames
 from vidgen_dist.request import RenderRequest, RequestError
+from vidgen_dist.schedulers import load_scheduler
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,6 @@ class _Llama:
 class _Clip:
     hidden_size: int = 512
     max_position_embeddings: int = CLIP_TOKENS
-
-
-@dataclass(frozen=True)
-class _Scheduler:
-    use_dynamic_shifting: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,8 @@ def read(checkpoint: Checkpoint) -> dict[str, TaskRules]:
     """Task -> rules, for the one task that there is.
 
     Raises:
-        Refused: A class that is not HunyuanVideo's, or components that do not fit each other.
+        Refused: A class that is not HunyuanVideo's, a scheduler's config that cannot be, or components that
+            do not fit each other.
     """
     check_classes(checkpoint, _CLASSES)
     _check_fit(checkpoint)
@@ -136,34 +133,21 @@ def _check_fit(checkpoint: Checkpoint) -> None:
     vae = select_sizes(_Vae, checkpoint.config("vae"), "vae")
     llama = select_sizes(_Llama, checkpoint.config("text_encoder"), "text_encoder")
     clip = select_sizes(_Clip, checkpoint.config("text_encoder_2"), "text_encoder_2")
-    scheduler = select_sizes(_Scheduler, checkpoint.config("scheduler"), "scheduler")
-    wanted = (
-        ("in_channels", transformer.in_channels, "the VAE's latent_channels", vae.latent_channels),
-        (
-            "out_channels",
-            transformer.out_channels or transformer.in_channels,
-            "in_channels",
-            transformer.in_channels,
-        ),
-        ("text_embed_dim", transformer.text_embed_dim, "text_encoder's hidden_size", llama.hidden_size),
-        (
-            "pooled_projection_dim",
-            transformer.pooled_projection_dim,
-            "text_encoder_2's hidden_size",
-            clip.hidden_size,
-        ),
-    )
-    for key, value, other, needed in wanted:
-        if value != needed:
-            raise bad_key("transformer", key, value, f"{needed}, {other}")
-    if clip.max_position_embeddings < CLIP_TOKENS:
-        raise bad_key(
-            "text_encoder_2",
-            "max_position_embeddings",
-            clip.max_position_embeddings,
-            f"{CLIP_TOKENS} or more",
-        )
-    if scheduler.use_dynamic_shifting:
+    scheduler = load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler"))
+    for key, needed, of in (
+        ("in_channels", vae.latent_channels, "the VAE's latent_channels"),
+        ("out_channels", vae.latent_channels, "the VAE's latent_channels"),
+        ("text_embed_dim", llama.hidden_size, "text_encoder's hidden_size"),
+        ("pooled_projection_dim", clip.hidden_size, "text_encoder_2's hidden_size"),
+    ):
+        value = getattr(transformer, key)
+        # No out_channels are as many as in_channels.
+        if value is not None and value != needed:
+            raise bad_key("transformer", key, value, f"{needed}, {of}")
+    longest = clip.max_position_embeddings
+    if longest < CLIP_TOKENS:
+        raise bad_key("text_encoder_2", "max_position_embeddings", longest, f"{CLIP_TOKENS} or more")
+    if scheduler.config["use_dynamic_shifting"]:
         raise bad_key("scheduler", "use_dynamic_shifting", True, "false: HunyuanVideo's shift is a constant")
 
 
