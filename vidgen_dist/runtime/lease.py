@@ -53,8 +53,8 @@ FRESH_INTERVALS = 3
 """A holder whose last heartbeat is older than so many intervals asks before it writes."""
 
 ORPHAN_SECONDS = 6.0
-"""How long workers may live whose driver was killed: those of a Ray of its own end within two seconds or so,
-and one that runs on kills those after 5 s that do not heed it."""
+"""How long workers may live whose driver was killed: those of a Ray of its own were seen to end within 3 s,
+and one that runs on, which was seen to take 0.1 s, kills those after 5 s that do not heed it."""
 
 SETTLE_SECONDS = 2.0
 """After it, a lease is looked at again where the storage cannot compare and write in one."""
