@@ -106,15 +106,14 @@ def test_rotary_parity(name):
         assert difference < 2e-3
 
 
-@pytest.mark.parametrize("name", ["0.9.0", "0.9.5-i2v"])
-def test_every_parameter_is_used(name):
-    model, pieces = loaded(name), pieces_of(name)
+def test_every_parameter_is_used():
+    model, pieces = tiny(norm_elementwise_affine=True), inputs([500.0, 30.0])
     before = run(model, pieces)
     rng = np.random.default_rng(0)
     for key, parameter in nn.named_parameters(model).items():
         kept = nn.to_numpy(parameter).copy()
         parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
-        assert largest_difference(run(model, pieces), before) > 1e-4, key
+        assert largest_difference(run(model, pieces), before) > 1e-5, key
         parameter.set_data(nn.from_numpy(kept))
     np.testing.assert_array_equal(run(model, pieces), before)
 

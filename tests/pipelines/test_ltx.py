@@ -44,15 +44,15 @@ def _small(case: references.Case, **fields: object) -> RenderRequest:
     return dataclasses.replace(case.requests[0], num_inference_steps=2, **fields)
 
 
-def test_same_request_gives_same_frames(case: references.Case, pipeline: Pipeline) -> None:
-    np.testing.assert_array_equal(pipeline(_small(case)), pipeline(_small(case)))
-
-
 def test_seed_decides_frames(case: references.Case, pipeline: Pipeline) -> None:
-    assert not np.array_equal(pipeline(_small(case, seed=1)), pipeline(_small(case, seed=2)))
+    one, same, other = (pipeline(_small(case, seed=seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
-def test_stages_are_timed_and_steps_told(case: references.Case, pipeline: Pipeline) -> None:
+def test_stages_are_timed_and_steps_told() -> None:
+    case = references.case("0.9.1", "ltx")
+    pipeline = load_pipeline(str(case.checkpoint))
     told: list[tuple[str, int, int]] = []
     rendering = pipeline.render(_small(case), on_progress=lambda *progress: told.append(progress))
     assert set(rendering.seconds) == {"encode", "denoise", "decode"}
@@ -84,10 +84,11 @@ def test_a_rendering_goes_on_from_any_of_its_states(name: str) -> None:
     case = references.case(name, "ltx")
     pipeline = load_pipeline(str(case.checkpoint), task=case.task)
     states: list[State] = []
-    whole = pipeline.render(case.requests[0], on_state=states.append)
-    assert [state.step for state in states] == list(range(1, len(states) + 1))
-    for state in states[::2]:
-        np.testing.assert_array_equal(pipeline.render(case.requests[0], resume=state).frames, whole.frames)
+    request = _small(case)
+    whole = pipeline.render(request, on_state=states.append)
+    assert [state.step for state in states] == [1, 2]
+    for state in states:
+        np.testing.assert_array_equal(pipeline.render(request, resume=state).frames, whole.frames)
 
 
 # Rules. ----------------------------------------------------------------------------------------

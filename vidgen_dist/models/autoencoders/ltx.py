@@ -334,8 +334,10 @@ class ResnetBlock3d(nn.Module):
         """x (B, C, T, H, W) to (B, O, T, H, W); time (B, 4 C) where it is told."""
         affine = [] if self.scale_shift_table is None else modulation(time, self.scale_shift_table)
         hidden = self.conv1(activate(x, *affine[:2]), on)
+        # Step by step, for the sake of memory: what came before is let go of.
         hidden = add_noise(hidden, self.per_channel_scale1, on)
-        hidden = self.conv2(activate(hidden, *affine[2:]), on)
+        hidden = activate(hidden, *affine[2:])
+        hidden = self.conv2(hidden, on)
         hidden = add_noise(hidden, self.per_channel_scale2, on)
         if self.norm3 is not None and self.conv_shortcut is not None:
             x = self.conv_shortcut(self.norm3(x), on)
