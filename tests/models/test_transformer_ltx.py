@@ -107,13 +107,13 @@ def test_rotary_parity(name):
 
 
 def test_every_parameter_is_used():
-    model, pieces = tiny(norm_elementwise_affine=True), inputs([500.0, 30.0])
+    model, pieces = loaded("0.9.0"), pieces_of("0.9.0")
     before = run(model, pieces)
     rng = np.random.default_rng(0)
     for key, parameter in nn.named_parameters(model).items():
         kept = nn.to_numpy(parameter).copy()
         parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
-        assert largest_difference(run(model, pieces), before) > 1e-5, key
+        assert largest_difference(run(model, pieces), before) > 1e-4, key
         parameter.set_data(nn.from_numpy(kept))
     np.testing.assert_array_equal(run(model, pieces), before)
 
