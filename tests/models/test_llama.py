@@ -78,10 +78,19 @@ def test_blocks_that_are_not_run_are_not_loaded():
     assert model.own_key("lm_head.weight") is None
 
 
+def test_of_two_blocks_none_is_run():
+    model = LlamaEncoder({**TINY, "num_hidden_layers": 2})
+    assert nn.named_parameters(model).keys() == {"embed_tokens.weight"}
+    table = np.arange(320, dtype=np.float32).reshape(20, 16)
+    model.embed_tokens.weight.set_data(nn.from_numpy(table))
+    ids = np.array([[3, 5]])
+    np.testing.assert_array_equal(nn.to_numpy(model(ids, np.ones_like(ids))), table[ids])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 2}, "num_hidden_layers is 2; allowed is 3 or more"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers is 1; allowed is 2 or more"),
         (
             {"num_key_value_heads": 3},
             "num_key_value_heads is 3; allowed is a divisor of num_attention_heads, 4",

@@ -313,6 +313,13 @@ def test_a_rank_alone_keeps_its_modules_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(nn.to_numpy(parameter), weights()[key])
 
 
+def test_a_list_without_blocks_stays_as_it_is() -> None:
+    model = Model()
+    model.stack.blocks = nn.ModuleList()
+    assert sharding.shard(model, Group((0, 1)), read_zeros, lambda _: nn.float32) == {"table.weight"}
+    assert list(model.stack.blocks) == []
+
+
 def test_what_is_declared_must_be_a_list_or_a_table() -> None:
     class Wrong(Model):
         sharded = ("out",)

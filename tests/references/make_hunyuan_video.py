@@ -35,6 +35,7 @@ from transformers import (
     CLIPTokenizer,
     LlamaConfig,
     LlamaModel,
+    LlamaTokenizer,
     LlamaTokenizerFast,
 )
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
@@ -113,6 +114,7 @@ class Case:
     clip: dict[str, Any] = field(default_factory=dict)
     true_end: bool = False
     padding_side: str = "right"
+    sentencepiece: bool = False
     dtype: torch.dtype = torch.float32
     save: dict[str, Any] = field(default_factory=dict)
     vae_pieces: bool = False
@@ -192,6 +194,53 @@ CASES = {
             },
         ],
     ),
+    # Sizes of diffusers' own tests.
+    "dummy": Case(
+        seed=72,
+        transformer={
+            "num_attention_heads": 2,
+            "attention_head_dim": 10,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "num_refiner_layers": 1,
+            "patch_size": 1,
+            "text_embed_dim": 16,
+            "pooled_projection_dim": 8,
+            "rope_axes_dim": (2, 4, 4),
+        },
+        vae={"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4},
+        llama={
+            "hidden_size": 16,
+            "intermediate_size": 37,
+            # None is run.
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 4,
+            "head_dim": None,
+            "hidden_act": "gelu",
+        },
+        clip={
+            "hidden_size": 8,
+            "intermediate_size": 37,
+            "num_attention_heads": 4,
+            "projection_dim": 32,
+            "hidden_act": "gelu",
+        },
+        sentencepiece=True,
+        requests=[
+            {
+                "prompt": "dance monkey",
+                "negative_prompt": "bad",
+                "true_cfg_scale": 2.0,
+                "height": 16,
+                "width": 16,
+                "num_frames": 9,
+                "num_inference_steps": 2,
+                "guidance_scale": 4.5,
+                "max_sequence_length": 16,
+                "seed": 0,
+            },
+        ],
+    ),
 }
 
 
@@ -219,6 +268,16 @@ def llama_tokenizer(padding_side: str) -> LlamaTokenizerFast:
     )
 
 
+def sentencepiece_tokenizer() -> LlamaTokenizer:
+    """The slow class, with T5's words."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "tokenizer.model")
+        path.write_bytes(making.sentencepiece_model())
+        return LlamaTokenizer(
+            str(path), unk_token="<unk>", bos_token="</s>", eos_token="</s>", pad_token="<pad>"
+        )
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     """Bytes, a few pairs of letters, and the two special tokens, whose ids are the highest."""
     letters = list(bytes_to_unicode().values())
@@ -235,7 +294,8 @@ def clip_tokenizer() -> CLIPTokenizer:
 def build(case: Case, folder: Path) -> None:
     """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
-    tokenizer, tokenizer_2 = llama_tokenizer(case.padding_side), clip_tokenizer()
+    tokenizer = sentencepiece_tokenizer() if case.sentencepiece else llama_tokenizer(case.padding_side)
+    tokenizer_2 = clip_tokenizer()
     clip = {**CLIP, **case.clip}
     if case.true_end:
         clip["eos_token_id"] = tokenizer_2.eos_token_id

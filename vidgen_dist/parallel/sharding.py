@@ -82,6 +82,8 @@ def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set
 
 def _shared_out(whole: nn.Module, prefix: str, group: Group, read: Read, dtype_of: DtypeOf) -> nn.Module:
     if isinstance(whole, nn.ModuleList):
+        if not len(whole):
+            return whole
         dtypes = {dtype_of(parameter) for parameter in nn.named_parameters(whole).values()}
         if len(dtypes) != 1:
             raise ValueError(

@@ -73,8 +73,8 @@ def parse_config(config: Mapping[str, Any]) -> LlamaConfig:
     for key, value in vars(parsed).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             refuse(key, "1 or more")
-    if parsed.layers < 1:
-        refuse("num_hidden_layers", f"{SKIPPED_LAYERS + 1} or more: the last {SKIPPED_LAYERS} are not used")
+    if parsed.layers < 0:
+        refuse("num_hidden_layers", f"{SKIPPED_LAYERS} or more: as many at the end are not used")
     if parsed.num_attention_heads % parsed.key_heads:
         refuse("num_key_value_heads", f"a divisor of num_attention_heads, {parsed.num_attention_heads}")
     if parsed.head_dim is None and parsed.hidden_size % parsed.num_attention_heads:
