@@ -124,9 +124,14 @@ def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
         write(*arguments)
 
     monkeypatch.setattr(Storage, "write_bytes", hang)
+    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(bookkeeping, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(bookkeeping, "HANG_SECONDS", 0.1)
     books = open_quick()
+    assert books.stuck == ""
     books.enter(entry("a"))
+    wait_until(lambda: books.stuck)
+    assert (books.stuck, books.fault) == ("the storage has not answered for 0.1 s", "")
     books.close()
     assert (books.fault, books.done) == ("the storage has not answered for 0.2 s", 0)
     answers.set()

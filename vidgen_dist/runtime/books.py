@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter, deque
 
 from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
@@ -41,6 +42,9 @@ MANY_ENTRIES = 1000
 TICK_SECONDS = 0.5
 """How often it is looked whether entries have waited long enough."""
 
+HANG_SECONDS = 900.0
+"""A write that has not come back for so long is a fault: what is rendered meanwhile may never be entered."""
+
 CLOSE_SECONDS = 300.0
 """What the writing of the last entries may take at the end of a run."""
 
@@ -61,6 +65,7 @@ class Books:
         self._writer = writer
         self._lease = lease
         self._entries: queue.SimpleQueue[LedgerEntry] = queue.SimpleQueue()
+        self._asked: float | None = None
         self._unwritten: deque[str] = deque()
         self._written: Counter[str] = Counter()
         self._closing = threading.Event()
@@ -76,6 +81,14 @@ class Books:
     def failed(self) -> int:
         """Dead letters that lie on the storage."""
         return self._written[FAILED]
+
+    @property
+    def stuck(self) -> str:
+        """Why the run must end: `fault`, or that the storage has not answered for long; else empty."""
+        asked = self._asked
+        if asked is not None and time.monotonic() - asked > HANG_SECONDS:
+            return self.fault or f"the storage has not answered for {HANG_SECONDS:g} s"
+        return self.fault
 
     def enter(self, entry: LedgerEntry) -> None:
         """Take an entry; it is written before long, and at the latest when the books are closed."""
@@ -102,12 +115,15 @@ class Books:
                 self._writer.take(entries)
                 self._unwritten.extend(entry.status for entry in entries)
             if self._writer.due or (at_the_end and self._writer.waiting):
+                self._asked = time.monotonic()
                 with_retries(self._write, hurry=threading.Event())
         except LeaseLost:
             # The driver learns it from the lease. What is unwritten is the other run's to render.
             return
         except Exception as error:  # noqa: BLE001 - the driver lets the rows that run come to their end
             self.fault = told(error)
+        finally:
+            self._asked = None
 
     def _write(self) -> None:
         self._lease.assure()

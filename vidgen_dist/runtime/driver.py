@@ -267,7 +267,7 @@ def _render(
         on_loss=on_loss,
         on_result=on_result,
         give_up=give_up,
-        stuck=lambda: books.fault,
+        stuck=lambda: books.stuck,
         interrupts=interrupts,
         tick=tick,
     )
