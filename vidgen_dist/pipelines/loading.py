@@ -9,16 +9,20 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
+from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
 from vidgen_dist.models.encoders.clip import CLIPTextEncoder, text_key
 from vidgen_dist.models.encoders.llama import LlamaEncoder
 from vidgen_dist.models.encoders.t5 import T5Encoder, encoder_key
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
 from vidgen_dist.models.transformers.hunyuan_video import HunyuanVideoTransformer3DModel
 from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel
+from vidgen_dist.models.transformers.mochi import MochiTransformer3DModel
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.pipelines.cogvideox import CogVideoXPipeline
 from vidgen_dist.pipelines.hunyuan_video import HunyuanVideoPipeline
 from vidgen_dist.pipelines.ltx import LTXPipeline
+from vidgen_dist.pipelines.mochi import MochiPipeline
+from vidgen_dist.pipelines.mochi_rules import zeros_for_empty_prompt
 from vidgen_dist.pipelines.rendering import Pipeline
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.schedulers import load_scheduler
@@ -30,11 +34,13 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "AutoencoderKLCogVideoX": AutoencoderKLCogVideoX,
     "AutoencoderKLHunyuanVideo": AutoencoderKLHunyuanVideo,
     "AutoencoderKLLTXVideo": AutoencoderKLLTXVideo,
+    "AutoencoderKLMochi": AutoencoderKLMochi,
     "CLIPTextModel": CLIPTextEncoder,
     "CogVideoXTransformer3DModel": CogVideoXTransformer3DModel,
     "HunyuanVideoTransformer3DModel": HunyuanVideoTransformer3DModel,
     "LTXVideoTransformer3DModel": LTXVideoTransformer3DModel,
     "LlamaModel": LlamaEncoder,
+    "MochiTransformer3DModel": MochiTransformer3DModel,
     "T5EncoderModel": T5Encoder,
 }
 """The models, by the class names of `model_index.json`."""
@@ -149,8 +155,25 @@ def _load_hunyuan_video(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: 
     )
 
 
+def _load_mochi(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> MochiPipeline:
+    return MochiPipeline(
+        rules=rules,
+        tokenizer=load_tokenizer(checkpoint),
+        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
+        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
+        vae=_load_model(checkpoint, "vae", dtype, mesh),
+        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        transformer_config=checkpoint.config("transformer"),
+        vae_config=checkpoint.config("vae"),
+        zeros_for_empty_prompt=zeros_for_empty_prompt(checkpoint),
+        dtype=dtype,
+        mesh=mesh,
+    )
+
+
 _LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str, Mesh], Pipeline]] = {
     "CogVideoX": _load_cogvideox,
     "LTX-Video": _load_ltx,
     "HunyuanVideo": _load_hunyuan_video,
+    "Mochi": _load_mochi,
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.pipelines import cogvideox_rules, hunyuan_video_rules, ltx_rules
+from vidgen_dist.pipelines import cogvideox_rules, hunyuan_video_rules, ltx_rules, mochi_rules
 from vidgen_dist.pipelines.tasks import (
     IMAGE_TO_VIDEO,
     MEDIA_OF_TASK,
@@ -131,6 +131,12 @@ FAMILIES: tuple[Family, ...] = (
             "scheduler",
         ),
         read=hunyuan_video_rules.read,
+    ),
+    Family(
+        name="Mochi",
+        pipeline_tasks={"MochiPipeline": TEXT_TO_VIDEO},
+        components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
+        read=mochi_rules.read,
     ),
 )
 

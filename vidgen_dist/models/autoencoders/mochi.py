@@ -13,7 +13,7 @@ Over the ranks of a gang a video is split into rows: each module works on a rank
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -346,7 +346,6 @@ class AutoencoderKLMochi(nn.Module):
 
     Attributes:
         config: The configuration, an `AutoencoderConfig`.
-        use_slicing: Take the videos of a batch one by one: less memory.
         use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
             quite the same picture. Tiles are not split: the first rank works, the others wait.
 
@@ -360,7 +359,6 @@ class AutoencoderKLMochi(nn.Module):
         self.config = AutoencoderConfig.from_mapping(config)
         self.encoder = Encoder3D(self.config)
         self.decoder = Decoder3D(self.config)
-        self.use_slicing = False
         self.use_tiling = False
         self.tile_sample_min_height = 256
         self.tile_sample_min_width = 256
@@ -404,7 +402,7 @@ class AutoencoderKLMochi(nn.Module):
         rows = self._divide(video.shape[3] // ratio)
         moments = None
         if rows.holds:
-            moments = self._by_slices(rows.take(video, ratio), rows, decoding=False)
+            moments = self._run(rows.take(video, ratio), rows, decoding=False)
         mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
         return mean, nn.clip(logvar, -30.0, 20.0)
 
@@ -416,21 +414,15 @@ class AutoencoderKLMochi(nn.Module):
         rows = self._divide(latents.shape[3])
         frames = None
         if rows.holds:
-            frames = self._by_slices(rows.take(latents), rows, decoding=True)
+            frames = self._run(rows.take(latents), rows, decoding=True)
         return rows.gather_at_first(frames, latents.dtype)
 
     def _divide(self, latent_rows: int) -> Rows:
         divide = Rows.of_first if self.use_tiling else Rows.divide
         return divide(self.mesh.gang, latent_rows)
 
-    def _by_slices(self, x: nn.Tensor, rows: Rows, decoding: bool) -> nn.Tensor:
-        run = self._network(rows, decoding)
-        if not self.use_slicing or x.shape[0] == 1:
-            return run(x)
-        return nn.cat([run(x[i : i + 1]) for i in range(x.shape[0])], axis=0)
-
-    def _network(self, rows: Rows, decoding: bool) -> Callable[[nn.Tensor], nn.Tensor]:
-        """Puts a video of this rank's rows through one half, in tiles if so wanted."""
+    def _run(self, x: nn.Tensor, rows: Rows, decoding: bool) -> nn.Tensor:
+        """A video of this rank's rows through one half, in tiles if so wanted."""
 
         def whole(part: nn.Tensor) -> nn.Tensor:
             if not decoding:
@@ -440,7 +432,7 @@ class AutoencoderKLMochi(nn.Module):
             extra = self.config.temporal_compression_ratio - 1
             return frames[:, :, extra:] if frames.shape[2] > extra else frames
 
-        return lambda x: in_tiles(x, self._tiles(decoding), whole) if self.use_tiling else whole(x)
+        return in_tiles(x, self._tiles(decoding), whole) if self.use_tiling else whole(x)
 
     def _tiles(self, decoding: bool) -> tuple[Tiles, Tiles]:
         """Tiles of the rows and the columns of what goes in."""

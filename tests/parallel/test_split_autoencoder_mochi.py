@@ -1,0 +1,57 @@
+"""Mochi's autoencoder with its rows over ranks: what one rank computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.models.test_autoencoder_mochi import randomised
+from tests.parallel.ranks import Ranks
+from vidgen_dist import nn
+from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
+from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+
+TOLERANCE = 2e-5
+
+SPLITS = [(5, 4, 2, False), (2, 3, 4, False), (3, 2, 2, True)]
+"""Rows of latents, ranks, pixels of a latent, whether in tiles."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cpu() -> None:
+    nn.set_device("cpu")
+
+
+def autoencoder(mesh: Mesh, ratio: int, tiling: bool) -> AutoencoderKLMochi:
+    vae = randomised(mesh, spatial_expansions=[ratio])
+    if tiling:
+        vae.enable_tiling(4, 4, 2, 2)
+    return vae
+
+
+def encode(mesh: Mesh, video: np.ndarray, ratio: int, tiling: bool) -> np.ndarray:
+    """Moments (B, 2 Z, t, h, w)."""
+    moments = autoencoder(mesh, ratio, tiling).encode(nn.from_numpy(video))
+    return np.concatenate([nn.to_numpy(moment) for moment in moments], axis=1)
+
+
+def decode(mesh: Mesh, latents: np.ndarray, ratio: int, tiling: bool) -> np.ndarray:
+    return nn.to_numpy(autoencoder(mesh, ratio, tiling).decode(nn.from_numpy(latents)))
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "size", "ratio", "tiling"), SPLITS)
+def test_rows_make_what_one_rank_makes(ranks: Ranks, rows: int, size: int, ratio: int, tiling: bool) -> None:
+    video, latents = normal(1, 3, 5, ratio * rows, 4 * ratio), normal(1, 2, 2, rows, 4)
+    degrees = Degrees(ulysses=size)
+    expected = encode(alone(), video, ratio, tiling)
+    for moments in ranks.run(encode, video, ratio, tiling, degrees=degrees):
+        np.testing.assert_allclose(moments, expected, atol=TOLERANCE)
+    frames, *others = ranks.run(decode, latents, ratio, tiling, degrees=degrees)
+    np.testing.assert_allclose(frames, decode(alone(), latents, ratio, tiling), atol=TOLERANCE)
+    assert all(other.shape == (1, 3, 4, 0, 4 * ratio) for other in others)
