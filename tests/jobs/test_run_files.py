@@ -24,6 +24,11 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
         "ltx-0.9.0",
         {"frames": 161, "height": 480, "width": 704, "steps": 50, "guided": True, "tokens": 21 * 15 * 22},
     ),
+    "mochi.yaml": (
+        "mochi",
+        # 84 frames are made 79.
+        {"frames": 79, "height": 480, "width": 848, "steps": 64, "guided": True, "tokens": 14 * 30 * 53},
+    ),
     "ltx-0.9.1-i2v.yaml": ("ltx-0.9.1", {"frames": 161, "encoded_frames": 1, "tokens": 21 * 15 * 22}),
 }
 

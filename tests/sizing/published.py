@@ -154,13 +154,32 @@ _HUNYUAN_VIDEO_INDEX = {
 }
 
 
+_MOCHI: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "vae": {},
+    **_T5_XXL,
+    "scheduler": {"invert_sigmas": True},
+}
+
+_MOCHI_INDEX = {
+    "_class_name": "MochiPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    **_T5_INDEX,
+    "transformer": ["diffusers", "MochiTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLMochi"],
+}
+
+
 def checkpoint(folder: Path, name: str) -> Checkpoint:
     """A published checkpoint of which only the configs were downloaded.
 
     Args:
         folder: Where they are put.
-        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`.
+        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
+            `mochi`.
     """
+    if name == "mochi":
+        return _written(folder, name, _MOCHI_INDEX, _MOCHI)
     if name == "hunyuan-video":
         return _written(folder, name, _HUNYUAN_VIDEO_INDEX, HUNYUAN_VIDEO)
     if name.startswith("ltx-"):

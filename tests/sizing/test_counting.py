@@ -31,7 +31,11 @@ def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tupl
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in ("cogvideox", "hunyuan_video", "ltx") for name in references.cases(family)],
+    [
+        (family, name)
+        for family in ("cogvideox", "hunyuan_video", "ltx", "mochi")
+        for name in references.cases(family)
+    ],
 )
 def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)

@@ -10,7 +10,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.request import RenderRequest, RequestError
-from vidgen_dist.sizing import cogvideox, hunyuan_video, ltx, splits
+from vidgen_dist.sizing import cogvideox, hunyuan_video, ltx, mochi, splits
 from vidgen_dist.sizing.devices import Device, find_device
 from vidgen_dist.sizing.model import ModelSize, Workload
 from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
@@ -34,6 +34,7 @@ FAMILIES: Mapping[str, Family] = {
     "CogVideoX": Family(cogvideox.model_size, cogvideox.workload),
     "HunyuanVideo": Family(hunyuan_video.model_size, hunyuan_video.workload),
     "LTX-Video": Family(ltx.model_size, ltx.workload),
+    "Mochi": Family(mochi.model_size, mochi.workload),
 }
 
 

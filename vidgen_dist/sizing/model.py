@@ -125,7 +125,8 @@ class Workload:
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
         batches: Of such batches in a video.
         encoded_frames: Frames of an image or clip that the autoencoder encodes first.
-        repeated_frames: Frames that the autoencoder makes twice, where the batches overlap.
+        repeated_frames: Frames that the autoencoder makes beside those: twice, where batches overlap, or to
+            drop them.
         text_joins: Whether text and video tokens attend to each other; else the video's attend to the text's
             apart, and these neither change nor travel.
     """
