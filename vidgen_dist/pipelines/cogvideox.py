@@ -20,21 +20,16 @@ from vidgen_dist import media, nn
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
-from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.pipelines.cogvideox_rules import Geometry
-from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
-from vidgen_dist.pipelines.guidance import both_halves, guide, is_guided, own_halves
+from vidgen_dist.pipelines.encoded_texts import Encoded
+from vidgen_dist.pipelines.family import FamilyPipeline
+from vidgen_dist.pipelines.guidance import both_halves, guide, guiding_prompt, is_guided
 from vidgen_dist.pipelines.rendering import (
-    OnProgress,
-    OnState,
-    Rendering,
-    StageClock,
-    State,
     Steps,
     check_finite,
     draw_noise,
     round_to,
-    seeded,
     to_frames,
     to_pixels,
 )
@@ -54,19 +49,21 @@ class Start:
     """Where denoising begins.
 
     Args:
+        text: Text hidden states (B, L, D).
         latents: Noise, or a noised clip: float32 (1, T, C, H, W).
         image: The first frame's latents, put beside `latents` as channels: (1, T, C, H, W) or None.
         timesteps: Timesteps to go through, descending.
         padding: Latent frames in front that are cut off before decoding (CogVideoX 1.5).
     """
 
+    text: nn.Tensor
     latents: np.ndarray
     image: np.ndarray | None
     timesteps: np.ndarray
     padding: int
 
 
-class CogVideoXPipeline:
+class CogVideoXPipeline(FamilyPipeline[Start]):
     """Renders requests with one CogVideoX checkpoint.
 
     Args:
@@ -93,7 +90,7 @@ class CogVideoXPipeline:
         dtype: str,
         mesh: Mesh | None = None,
     ) -> None:
-        self.rules = rules
+        super().__init__(rules, dtype, mesh)
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.transformer = transformer
@@ -101,88 +98,25 @@ class CogVideoXPipeline:
         self.scheduler = scheduler
         self.transformer_config = transformer_config
         self.vae_config = vae_config
-        self.dtype = dtype
-        self.mesh = mesh or alone()
         self.geometry = Geometry.of(transformer_config, vae_config)
-        self._texts = EncodedTexts()
-
-    def __call__(self, request: RenderRequest) -> np.ndarray:
-        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
-        return self.render(request).frames
-
-    def render(
-        self,
-        request: RenderRequest,
-        on_progress: OnProgress | None = None,
-        *,
-        resume: State | None = None,
-        on_state: OnState | None = None,
-    ) -> Rendering:
-        """Render one request.
-
-        Args:
-            request: What to render; fields left out take the model's defaults, and seed 0.
-            on_progress: Called when a stage begins and after each denoising step.
-            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
-            on_state: Called with the state after each denoising step.
-
-        Raises:
-            RequestError: A field that the model cannot do, or a clip that does not fit.
-            MediaError: An image or clip that does not decode.
-            NumericalError: Values that are NaN or infinite, instead of a video.
-        """
-        request = self.rules.resolve(request)
-        rng = seeded(request.seed or 0)
-        self.mesh.traffic.clear()
-        clock = StageClock(on_progress)
-        with clock.stage("encode"):
-            text = self._encode_text(request)
-            start = self._start(request, rng)
-        steps = Steps(len(start.timesteps), rng, clock, resume, on_state)
-        with clock.stage("denoise", steps.count):
-            latents = self._denoise(request, text, start, steps)
-        with clock.stage("decode"):
-            frames = self._decode(latents[:, start.padding :])
-        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
 
     # Conditioning
 
-    def _encode_text(self, request: RenderRequest) -> nn.Tensor:
-        """Text hidden states (B, L, D): the negative prompt's first when guidance is on.
+    def _encode(self, prompt: str, length: int) -> Encoded:
+        """Text hidden states, float32 (1, L, D)."""
+        hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(tokenize(self.tokenizer, prompt, length))))
+        check_finite(hidden, "encode, text")
+        return (hidden,)
 
-        Where the halves of guidance have ranks of their own, only this rank's half.
-        """
-        prompts = [request.prompt]
-        if is_guided(request):
-            prompts.insert(0, request.negative_prompt or "")
-        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
-        # be there to gather the encoder's weights with those that do not.
-        texts = [self._encoded(prompt, request) for prompt in prompts]
-        if is_guided(request):
-            texts = list(own_halves(texts, self.mesh))
-        return self._tensor(np.concatenate(texts))
-
-    def _encoded(self, prompt: str, request: RenderRequest) -> np.ndarray:
-        """Text hidden states of one prompt, float32 (1, L, D).
-
-        One at a time: the encoder's activations at twice the batch are its peak of memory.
-        """
-        length = request.max_sequence_length
-        assert length is not None
-
-        def encode() -> Encoded:
-            hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(tokenize(self.tokenizer, prompt, length))))
-            check_finite(hidden, "encode, text")
-            return (hidden,)
-
-        (hidden,) = self._texts.get(prompt, length, encode)
-        return hidden
-
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> Start:
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[Start, int]:
         assert request.num_inference_steps is not None
+        (hidden,) = self._encode_texts(request, guiding_prompt(request))
         self.scheduler.set_timesteps(request.num_inference_steps)
-        if self.rules.task == VIDEO_TO_VIDEO:
-            return self._start_from_video(request, rng)
+        begin = self._start_from_video if self.rules.task == VIDEO_TO_VIDEO else self._start_from_noise
+        start = begin(request, self._tensor(hidden), rng)
+        return start, len(start.timesteps)
+
+    def _start_from_noise(self, request: RenderRequest, text: nn.Tensor, rng: np.random.Generator) -> Start:
         assert request.num_frames is not None
         latent_frames = self.geometry.latent_frames(request.num_frames)
         padding = self.geometry.padding_frames(latent_frames)
@@ -192,9 +126,9 @@ class CogVideoXPipeline:
             image = self._image_latents(request, frames, rng)
         noise = draw_noise(rng, self._latent_shape(request, frames), self.dtype)
         latents = noise * np.float32(self.scheduler.init_noise_sigma)
-        return Start(latents, image, self.scheduler.timesteps, padding)
+        return Start(text, latents, image, self.scheduler.timesteps, padding)
 
-    def _start_from_video(self, request: RenderRequest, rng: np.random.Generator) -> Start:
+    def _start_from_video(self, request: RenderRequest, text: nn.Tensor, rng: np.random.Generator) -> Start:
         assert request.num_inference_steps is not None
         assert request.strength is not None
         pixels = self._pixels(self._clip(request), request)
@@ -205,7 +139,7 @@ class CogVideoXPipeline:
         timesteps = self.scheduler.timesteps[steps - taken :]
         noised = self.scheduler.add_noise(round_to(clip, self.dtype), noise, timesteps[0])
         latents = round_to(noised, self.dtype) * np.float32(self.scheduler.init_noise_sigma)
-        return Start(latents, None, timesteps, 0)
+        return Start(text, latents, None, timesteps, 0)
 
     def _clip(self, request: RenderRequest) -> list[Any]:
         """The clip's frames as PIL images, their number checked against what the model can do."""
@@ -242,22 +176,19 @@ class CogVideoXPipeline:
         spatial = self.geometry.spatial
         return 1, latent_frames, self.geometry.latent_channels, height // spatial, width // spatial
 
-    def _tensor(self, values: np.ndarray) -> nn.Tensor:
-        return nn.from_numpy(values, nn.dtype(self.dtype))
-
     @property
     def _scaling_factor(self) -> float:
         return self.vae_config.get("scaling_factor", 1.15258426)
 
     # Denoising
 
-    def _denoise(self, request: RenderRequest, text: nn.Tensor, start: Start, steps: Steps) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, start: Start, steps: Steps) -> np.ndarray:
         """Latents (1, T, C, H, W) after the last step."""
         rotary = self._rotary(request, start.latents.shape[1])
         latents, previous = steps.begin(latents=start.latents, previous=None)
         for i in steps:
             timestep = int(start.timesteps[i])
-            predicted = self._predict(request, latents, start.image, text, timestep, rotary)
+            predicted = self._predict(request, latents, start, timestep, rotary)
             if is_guided(request):
                 predicted = guide(predicted, _guidance(request, timestep, steps.count))
             if isinstance(self.scheduler, CogVideoXDPMScheduler):
@@ -277,23 +208,22 @@ class CogVideoXPipeline:
         self,
         request: RenderRequest,
         latents: np.ndarray,
-        image: np.ndarray | None,
-        text: nn.Tensor,
+        start: Start,
         timestep: int,
         rotary: tuple[nn.Tensor, nn.Tensor] | None,
     ) -> np.ndarray:
         """The transformer's output, float32 (B, T, C, H, W): both halves when guidance is on."""
         inputs = self.scheduler.scale_model_input(latents, timestep)
-        if image is not None:
-            inputs = np.concatenate([inputs, image], axis=2)
-        batch = text.shape[0]
+        if start.image is not None:
+            inputs = np.concatenate([inputs, start.image], axis=2)
+        batch = start.text.shape[0]
         inputs = np.concatenate([inputs] * batch, axis=0)
         ofs = None
         if self.transformer_config.get("ofs_embed_dim") is not None:
             ofs = nn.from_numpy(np.full((1,), OFS, np.float32))
         predicted = self.transformer(
             self._tensor(inputs),
-            text,
+            start.text,
             nn.from_numpy(np.full((batch,), timestep, np.int64)),
             image_rotary_emb=rotary,
             ofs=ofs,
@@ -310,8 +240,11 @@ class CogVideoXPipeline:
         )
         return nn.from_numpy(cos), nn.from_numpy(sin)
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
+    def _decode(
+        self, _request: RenderRequest, start: Start, latents: np.ndarray, _rng: np.random.Generator
+    ) -> np.ndarray:
         """Latents (1, T, C, H, W) to frames (F, height, width, 3) in [0, 1]."""
+        latents = latents[:, start.padding :]
         scaled = latents.transpose(0, 2, 1, 3, 4) * np.float32(1 / self._scaling_factor)
         video = self.vae.decode(self._tensor(scaled))
         return to_frames(nn.to_numpy(video), self.mesh.gang)

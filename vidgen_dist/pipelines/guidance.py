@@ -23,6 +23,11 @@ def is_guided(request: RenderRequest) -> bool:
     return request.guidance_scale > 1.0
 
 
+def guiding_prompt(request: RenderRequest) -> str | None:
+    """The prompt that a request, its defaults filled in, is led away from; None without guidance."""
+    return (request.negative_prompt or "") if is_guided(request) else None
+
+
 def own_halves(both: Sequence[T], mesh: Mesh) -> Sequence[T]:
     """Those of the two halves that this rank works on."""
     return both[bounds(shares(2, mesh.cfg.size), mesh.cfg.index)]

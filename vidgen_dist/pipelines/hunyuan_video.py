@@ -9,6 +9,7 @@ Shapes: B batch, T latent frames, C latent channels, H and W height and width of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,12 @@ from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVi
 from vidgen_dist.models.encoders.clip import CLIPTextEncoder
 from vidgen_dist.models.encoders.llama import LlamaEncoder
 from vidgen_dist.models.transformers.hunyuan_video import HunyuanVideoTransformer3DModel
-from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
-from vidgen_dist.pipelines.guidance import both_halves, guide, own_halves
+from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.pipelines.encoded_texts import Encoded
+from vidgen_dist.pipelines.family import FamilyPipeline
+from vidgen_dist.pipelines.guidance import both_halves, guide
 from vidgen_dist.pipelines.hunyuan_video_rules import CLIP_TOKENS, Geometry, guided
-from vidgen_dist.pipelines.rendering import (
-    OnProgress,
-    OnState,
-    Rendering,
-    StageClock,
-    State,
-    Steps,
-    check_finite,
-    draw_noise,
-    round_to,
-    seeded,
-    to_frames,
-)
+from vidgen_dist.pipelines.rendering import Steps, check_finite, draw_noise, round_to, to_frames
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -55,7 +45,20 @@ CROP_START = 95
 """Tokens of the template before the prompt, which are cut off of LLaMA's answer."""
 
 
-class HunyuanVideoPipeline:
+@dataclass(frozen=True)
+class Start:
+    """Where denoising begins.
+
+    Args:
+        texts: What the encoders made of the prompts, see `_encode`; (B, ...) each.
+        noise: (1, C, T, H, W).
+    """
+
+    texts: Encoded
+    noise: np.ndarray
+
+
+class HunyuanVideoPipeline(FamilyPipeline[Start]):
     """Renders requests with one HunyuanVideo checkpoint.
 
     Args:
@@ -84,7 +87,7 @@ class HunyuanVideoPipeline:
         dtype: str,
         mesh: Mesh | None = None,
     ) -> None:
-        self.rules = rules
+        super().__init__(rules, dtype, mesh)
         self.tokenizer = tokenizer
         self.tokenizer_2 = tokenizer_2
         self.text_encoder = text_encoder
@@ -92,113 +95,48 @@ class HunyuanVideoPipeline:
         self.transformer = transformer
         self.vae = vae
         self.scheduler = scheduler
-        self.dtype = dtype
-        self.mesh = mesh or alone()
         self.geometry = Geometry.of(transformer_config, vae_config)
-        self._texts = EncodedTexts()
-
-    def __call__(self, request: RenderRequest) -> np.ndarray:
-        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
-        return self.render(request).frames
-
-    def render(
-        self,
-        request: RenderRequest,
-        on_progress: OnProgress | None = None,
-        *,
-        resume: State | None = None,
-        on_state: OnState | None = None,
-    ) -> Rendering:
-        """Render one request.
-
-        Args:
-            request: What to render; fields left out take the model's defaults, and seed 0.
-            on_progress: Called when a stage begins and after each denoising step.
-            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
-            on_state: Called with the state after each denoising step.
-
-        Raises:
-            RequestError: A field that the model cannot do.
-            NumericalError: Values that are NaN or infinite, instead of a video.
-        """
-        request = self.rules.resolve(request)
-        rng = seeded(request.seed or 0)
-        self.mesh.traffic.clear()
-        clock = StageClock(on_progress)
-        with clock.stage("encode"):
-            texts = self._encode_texts(request)
-            noise = self._start(request, rng)
-        steps = Steps(len(self.scheduler.timesteps), rng, clock, resume, on_state)
-        with clock.stage("denoise", steps.count):
-            latents = self._denoise(request, texts, noise, steps)
-        with clock.stage("decode"):
-            frames = self._decode(latents)
-        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
 
     # Conditioning
 
-    def _encode_texts(self, request: RenderRequest) -> Encoded:
-        """LLaMA's hidden states (B, L, D), which of them are the prompt's (B, L), and CLIP's pooled (B, P).
+    def _encode(self, prompt: str, length: int) -> Encoded:
+        """LLaMA's hidden states (1, L, D), which of them are the prompt's (1, L), CLIP's vector (1, P)."""
+        ids, mask = tokenize_with_mask(self.tokenizer, TEMPLATE.format(prompt), length + CROP_START)
+        hidden, mask = nn.to_numpy(self.text_encoder(ids, mask))[:, CROP_START:], mask[:, CROP_START:]
+        if not mask.any():
+            raise RequestError(
+                "prompt", prompt, f"one that makes tokens beyond the {CROP_START} that are cropped"
+            )
+        pooled = nn.to_numpy(self.text_encoder_2(tokenize(self.tokenizer_2, prompt, CLIP_TOKENS)).pooled)
+        check_finite(hidden, "encode, text")
+        check_finite(pooled, "encode, text")
+        return hidden, mask, pooled
 
-        The negative prompt's first where there is guidance; where its halves have ranks of their own, only
-        this rank's half.
-        """
-        prompts = [request.prompt]
-        if guided(request):
-            assert request.negative_prompt is not None
-            prompts.insert(0, request.negative_prompt)
-        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
-        # be there to gather the encoders' weights with those that do not.
-        texts = [self._encoded(prompt, request) for prompt in prompts]
-        if guided(request):
-            texts = list(own_halves(texts, self.mesh))
-        return tuple(np.concatenate(parts) for parts in zip(*texts, strict=True))
-
-    def _encoded(self, prompt: str, request: RenderRequest) -> Encoded:
-        """As `_encode_texts`, of one prompt."""
-        length = request.max_sequence_length
-        assert length is not None
-
-        def encode() -> Encoded:
-            ids, mask = tokenize_with_mask(self.tokenizer, TEMPLATE.format(prompt), length + CROP_START)
-            hidden = nn.to_numpy(self.text_encoder(ids, mask))[:, CROP_START:]
-            mask = mask[:, CROP_START:]
-            if not mask.any():
-                raise RequestError(
-                    "prompt", prompt, f"one that makes tokens beyond the {CROP_START} that are cropped"
-                )
-            pooled = self.text_encoder_2(tokenize(self.tokenizer_2, prompt, CLIP_TOKENS)).pooled
-            check_finite(hidden, "encode, text")
-            check_finite(nn.to_numpy(pooled), "encode, text")
-            return hidden, mask, nn.to_numpy(pooled)
-
-        return self._texts.get(prompt, length, encode)
-
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> np.ndarray:
-        """Noise (1, C, T, H, W), and the scheduler made ready. In float32, whatever the models compute in."""
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[Start, int]:
         assert request.num_inference_steps is not None
         assert request.num_frames is not None
         assert request.height is not None
         assert request.width is not None
-        self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, request.num_inference_steps + 1)[:-1])
+        texts = self._encode_texts(request, request.negative_prompt if guided(request) else None)
+        steps = request.num_inference_steps
+        self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1])
         g = self.geometry
         size = request.height // g.spatial, request.width // g.spatial
-        return draw_noise(rng, (1, g.latent_channels, g.latent_frames(request.num_frames), *size), "float32")
-
-    def _tensor(self, values: np.ndarray) -> nn.Tensor:
-        return nn.from_numpy(values, nn.dtype(self.dtype))
+        shape = (1, g.latent_channels, g.latent_frames(request.num_frames), *size)
+        # In float32, whatever the models compute in.
+        return Start(texts, draw_noise(rng, shape, "float32")), steps
 
     # Denoising
 
-    def _denoise(self, request: RenderRequest, texts: Encoded, noise: np.ndarray, steps: Steps) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, start: Start, steps: Steps) -> np.ndarray:
         """Latents (1, C, T, H, W) after the last step."""
         assert request.true_cfg_scale is not None
-        (latents,) = steps.begin(latents=noise)
+        (latents,) = steps.begin(latents=start.noise)
         for i in steps:
             timestep = self.scheduler.timesteps[i]
             # The reference has a timestep in the latents' dtype, and those are float32 before the first step.
             told = timestep if i == 0 else round_to(timestep, self.dtype)
-            predicted = self._predict(request, latents, texts, told)
+            predicted = self._predict(request, latents, start.texts, told)
             if guided(request):
                 predicted = guide(predicted, request.true_cfg_scale)
             latents = round_to(self.scheduler.step(predicted, i, latents, steps.rng), self.dtype)
@@ -224,7 +162,9 @@ class HunyuanVideoPipeline:
             predicted = both_halves(predicted, self.mesh)
         return nn.to_numpy(predicted)
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
+    def _decode(
+        self, _request: RenderRequest, _start: Start, latents: np.ndarray, _rng: np.random.Generator
+    ) -> np.ndarray:
         """Latents (1, C, T, H, W) to frames (F, height, width, 3) in [0, 1]."""
         scaled = latents / np.float32(self.vae.config.scaling_factor)
         return to_frames(nn.to_numpy(self.vae.decode(self._tensor(scaled))), self.mesh.gang)

@@ -19,21 +19,16 @@ from vidgen_dist import media, nn
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
 from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel
-from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
-from vidgen_dist.pipelines.guidance import both_halves, guide, is_guided, own_halves
+from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.pipelines.encoded_texts import Encoded
+from vidgen_dist.pipelines.family import FamilyPipeline
+from vidgen_dist.pipelines.guidance import both_halves, guide, guiding_prompt, is_guided
 from vidgen_dist.pipelines.ltx_rules import Geometry
 from vidgen_dist.pipelines.rendering import (
-    OnProgress,
-    OnState,
-    Rendering,
-    StageClock,
-    State,
     Steps,
     check_finite,
     draw_noise,
     round_to,
-    seeded,
     to_frames,
     to_pixels,
 )
@@ -62,17 +57,19 @@ class Start:
     """Where denoising begins.
 
     Args:
+        text: Encoded prompts.
         tokens: float32 (1, N, C): noise, the first of them an image's if there is one.
         size: Latent frames, rows and columns.
         given: How many of the tokens are the image's. They are told that their time is over, and stay.
     """
 
+    text: Text
     tokens: np.ndarray
     size: tuple[int, int, int]
     given: int
 
 
-class LTXPipeline:
+class LTXPipeline(FamilyPipeline[Start]):
     """Renders requests with one LTX-Video checkpoint.
 
     Args:
@@ -98,88 +95,29 @@ class LTXPipeline:
         dtype: str,
         mesh: Mesh | None = None,
     ) -> None:
-        self.rules = rules
+        super().__init__(rules, dtype, mesh)
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.transformer = transformer
         self.vae = vae
         self.scheduler = scheduler
-        self.dtype = dtype
-        self.mesh = mesh or alone()
         self.geometry = Geometry.of(vae_config)
-        self._texts = EncodedTexts()
-
-    def __call__(self, request: RenderRequest) -> np.ndarray:
-        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
-        return self.render(request).frames
-
-    def render(
-        self,
-        request: RenderRequest,
-        on_progress: OnProgress | None = None,
-        *,
-        resume: State | None = None,
-        on_state: OnState | None = None,
-    ) -> Rendering:
-        """Render one request.
-
-        Args:
-            request: What to render; fields left out take the model's defaults, and seed 0.
-            on_progress: Called when a stage begins and after each denoising step.
-            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
-            on_state: Called with the state after each denoising step.
-
-        Raises:
-            RequestError: A field that the model cannot do.
-            MediaError: An image that does not decode.
-            NumericalError: Values that are NaN or infinite, instead of a video.
-        """
-        request = self.rules.resolve(request)
-        rng = seeded(request.seed or 0)
-        self.mesh.traffic.clear()
-        clock = StageClock(on_progress)
-        with clock.stage("encode"):
-            text = self._encode_text(request)
-            start = self._start(request, rng)
-        steps = Steps(len(self.scheduler.timesteps), rng, clock, resume, on_state)
-        with clock.stage("denoise", steps.count):
-            tokens = self._denoise(request, text, start, steps)
-        with clock.stage("decode"):
-            frames = self._decode(request, tokens, start.size, rng)
-        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
 
     # Conditioning
 
-    def _encode_text(self, request: RenderRequest) -> Text:
-        prompts = [request.prompt]
-        if is_guided(request):
-            prompts.insert(0, request.negative_prompt or "")
-        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
-        # be there to gather the encoder's weights with those that do not.
-        texts = [self._encoded(prompt, request) for prompt in prompts]
-        if is_guided(request):
-            texts = list(own_halves(texts, self.mesh))
-        hidden, masks = zip(*texts, strict=True)
-        return Text(self._tensor(np.concatenate(hidden)), np.concatenate(masks))
-
-    def _encoded(self, prompt: str, request: RenderRequest) -> tuple[np.ndarray, np.ndarray]:
-        """Text hidden states of one prompt, float32 (1, L, D), and which of them are its own, (1, L)."""
-        length = request.max_sequence_length
-        assert length is not None
-
-        def encode() -> Encoded:
-            ids, mask = tokenize_with_mask(self.tokenizer, prompt, length)
-            # Padding is attended to here: it is left out in the transformer alone.
-            hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(ids)))
-            check_finite(hidden, "encode, text")
-            return hidden, mask
-
-        hidden, mask = self._texts.get(prompt, length, encode)
+    def _encode(self, prompt: str, length: int) -> Encoded:
+        """Text hidden states, float32 (1, L, D), and which of them are the prompt's own, (1, L)."""
+        ids, mask = tokenize_with_mask(self.tokenizer, prompt, length)
+        # Padding is attended to here: it is left out in the transformer alone.
+        hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(ids)))
+        check_finite(hidden, "encode, text")
         return hidden, mask
 
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> Start:
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[Start, int]:
         assert request.num_frames is not None
         assert request.num_inference_steps is not None
+        hidden, mask = self._encode_texts(request, guiding_prompt(request))
+        text = Text(self._tensor(hidden), mask)
         height, width = _size(request)
         frames, spatial = self.geometry.latent_frames(request.num_frames), self.geometry.spatial
         size = (frames, height // spatial, width // spatial)
@@ -192,9 +130,9 @@ class LTXPipeline:
             image = self._image_latents(request, rng)
         latents = draw_noise(rng, (1, self.geometry.latent_channels, *size), "float32")
         if image is None:
-            return Start(_pack(latents), size, 0)
+            return Start(text, _pack(latents), size, 0), steps
         latents[:, :, :1] = image
-        return Start(_pack(latents), size, size[1] * size[2])
+        return Start(text, _pack(latents), size, size[1] * size[2]), steps
 
     def _image_latents(self, request: RenderRequest, rng: np.random.Generator) -> np.ndarray:
         """The image's latents as the transformer knows them, (1, C, 1, H, W)."""
@@ -210,18 +148,15 @@ class LTXPipeline:
         mean, std = (nn.to_numpy(value) for value in (self.vae.latents_mean, self.vae.latents_std))
         return mean.reshape(-1, 1, 1, 1), std.reshape(-1, 1, 1, 1)
 
-    def _tensor(self, values: np.ndarray) -> nn.Tensor:
-        return nn.from_numpy(values, nn.dtype(self.dtype))
-
     # Denoising
 
-    def _denoise(self, request: RenderRequest, text: Text, start: Start, steps: Steps) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, start: Start, steps: Steps) -> np.ndarray:
         """Tokens (1, N, C) after the last step."""
         assert request.guidance_scale is not None
         assert request.guidance_rescale is not None
         (tokens,) = steps.begin(latents=start.tokens)
         for i in steps:
-            predicted = self._predict(request, tokens, text, start, self.scheduler.timesteps[i])
+            predicted = self._predict(request, tokens, start, self.scheduler.timesteps[i])
             if is_guided(request):
                 predicted = guide(predicted, request.guidance_scale, request.guidance_rescale)
             if start.given:
@@ -244,11 +179,11 @@ class LTXPipeline:
         return np.concatenate([given, _pack(stepped)], axis=1)
 
     def _predict(
-        self, request: RenderRequest, tokens: np.ndarray, text: Text, start: Start, timestep: np.float32
+        self, request: RenderRequest, tokens: np.ndarray, start: Start, timestep: np.float32
     ) -> np.ndarray:
         """The transformer's output, float32 (B, N, C): both halves when guidance is on."""
         assert request.frame_rate is not None
-        batch = len(text.mask)
+        batch = len(start.text.mask)
         times = np.full((batch,), timestep, np.float32)
         if start.given:
             times = np.repeat(times[:, None], tokens.shape[1], axis=1)
@@ -257,9 +192,9 @@ class LTXPipeline:
         spatial = self.geometry.spatial
         predicted = self.transformer(
             self._tensor(np.concatenate([tokens] * batch)),
-            text.hidden,
+            start.text.hidden,
             times,
-            text.mask,
+            start.text.mask,
             frames,
             height,
             width,
@@ -272,16 +207,12 @@ class LTXPipeline:
     # Decoding
 
     def _decode(
-        self,
-        request: RenderRequest,
-        tokens: np.ndarray,
-        size: tuple[int, int, int],
-        rng: np.random.Generator,
+        self, request: RenderRequest, start: Start, latents: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Tokens (1, N, C) to frames (F, height, width, 3) in [0, 1]."""
+        """Latents as tokens (1, N, C) to frames (F, height, width, 3) in [0, 1]."""
         mean, std = self._statistics()
         scale = np.float32(self.vae.config.scaling_factor)
-        latents = round_to(_unpack(tokens, size) * std / scale + mean, self.dtype)
+        latents = round_to(_unpack(latents, start.size) * std / scale + mean, self.dtype)
         timestep = None
         if self.vae.config.timestep_conditioning:
             assert request.decode_timestep is not None
