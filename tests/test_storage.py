@@ -517,7 +517,7 @@ def test_paths_are_resolved_beside_a_file(path: str, base: str, expected: str) -
 ODD_IDS = [
     "a/b", "a\\b", "..", ".", "../../etc/passwd", "", " ", "a\nb", "a\0b", "x" * 1000, "x" * 1001, "🎬",
     "Row", "row", "ROW", "café", "cafe\u0301", "row--1", "con", "nul.mp4", "a.", ".hidden", "-rf", "~",
-    "🎬🎬", "ı", "İ", "a:b", "a*b", "Ａ", "\ud800", "row-1", "row_1", "row.1", "_row",
+    "🎬🎬", "ı", "İ", "a:b", "a*b", "Ａ", "\ud800", "row-1", "row_1", "row.1", "_row", "videos",
 ]  # fmt: skip
 
 ids = st.text(max_size=40) | st.text("aAbB./-_ 🎬", max_size=8) | st.sampled_from(ODD_IDS)
@@ -553,6 +553,7 @@ def test_plain_ids_are_their_own_names_and_others_readable() -> None:
         assert safe_name(plain) == plain
     assert safe_name("Zoë's Cat / take 2").startswith("zoe-s-cat-take-2--")
     assert safe_name("🎬").startswith("row--")
+    assert safe_name("videos").startswith("videos--")
 
 
 @given(st.sampled_from(ODD_IDS))

@@ -105,17 +105,21 @@ def _patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
 _SAFE_NAME = re.compile(r"(?!.*--)[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9_-])?")
 # Names that Windows keeps for devices, with any extension.
 _DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+# A video's path in its output is what follows the last `/videos/`: no part of it may have that name.
+_FOLDER_NAME = "videos"
 
 
 def safe_name(row_id: str) -> str:
     """The file name of a row: one for each id, also where case does not count.
 
-    An id of up to 100 lower-case ASCII letters, digits, ``_``, ``-`` and ``.`` is its own name. Any other
-    id becomes a readable part of at most 60 characters, ``--`` and 100 bits of its SHA-256; as an id with
-    ``--`` in it is not its own name, the two kinds never meet. The name holds no separator, does not begin
-    with a dot and is never a name such as ``..``, so that a path made from it stays in its folder.
+    An id of up to 100 lower-case ASCII letters, digits, ``_``, ``-`` and ``.`` is its own name, but for
+    ``videos`` and what Windows keeps for devices. Any other id becomes a readable part of at most 60
+    characters, ``--`` and 100 bits of its SHA-256; as an id with ``--`` in it is not its own name, the two
+    kinds never meet. The name holds no separator, does not begin with a dot and is never a name such as
+    ``..``, so that a path made from it stays in its folder.
     """
-    if _SAFE_NAME.fullmatch(row_id) and not _DEVICE_NAME.fullmatch(row_id):
+    taken = row_id == _FOLDER_NAME or _DEVICE_NAME.fullmatch(row_id)
+    if _SAFE_NAME.fullmatch(row_id) and not taken:
         return row_id
     ascii_text = unicodedata.normalize("NFKD", row_id[:1000]).encode("ascii", "ignore").decode().lower()
     readable = re.sub(r"[^a-z0-9_]+", "-", ascii_text)[:60].strip("-") or "row"

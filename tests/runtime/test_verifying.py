@@ -120,6 +120,11 @@ def test_a_whole_output(tmp_path: Path, format: str) -> None:
         assert (found.ok, found.findings, found.run) == (True, (), None)
 
 
+def test_a_row_of_the_name_of_the_folder(tmp_path: Path) -> None:
+    output = put_run(str(tmp_path / "videos" / "out"), "png", ids=("videos", "videos/a"))
+    assert counts(verify(output.root)) == (2, 0, 0, 0)
+
+
 def test_missing_torn_and_orphaned(output: Storage) -> None:
     a, b, case = (path_of(output, row) for row in ("a", "../b/c", "Case"))
     Path(output.uri(a)).unlink()
