@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -26,6 +27,19 @@ from vidgen_dist.request import RenderRequest
 
 S = TypeVar("S")
 """What a family's denoising starts from: encoded prompts, noise, and what it remembers of both."""
+
+
+@dataclass(frozen=True)
+class TextAndNoise:
+    """Where denoising begins that is conditioned on text alone.
+
+    Args:
+        texts: What the text encoders made of the prompts, (B, ...) each.
+        noise: Latents, float32 (1, ...).
+    """
+
+    texts: Encoded
+    noise: np.ndarray
 
 
 class FamilyPipeline(ABC, Generic[S]):

@@ -9,7 +9,6 @@ Shapes: B batch, T latent frames, C latent channels, H and W height and width of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from vidgen_dist.models.encoders.llama import LlamaEncoder
 from vidgen_dist.models.transformers.hunyuan_video import HunyuanVideoTransformer3DModel
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.pipelines.encoded_texts import Encoded
-from vidgen_dist.pipelines.family import FamilyPipeline
+from vidgen_dist.pipelines.family import FamilyPipeline, TextAndNoise
 from vidgen_dist.pipelines.guidance import both_halves, guide
 from vidgen_dist.pipelines.hunyuan_video_rules import CLIP_TOKENS, Geometry, guided
 from vidgen_dist.pipelines.rendering import Steps, check_finite, draw_noise, round_to, to_frames
@@ -45,20 +44,7 @@ CROP_START = 95
 """Tokens of the template before the prompt, which are cut off of LLaMA's answer."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where denoising begins.
-
-    Args:
-        texts: What the encoders made of the prompts, see `_encode`; (B, ...) each.
-        noise: (1, C, T, H, W).
-    """
-
-    texts: Encoded
-    noise: np.ndarray
-
-
-class HunyuanVideoPipeline(FamilyPipeline[Start]):
+class HunyuanVideoPipeline(FamilyPipeline[TextAndNoise]):
     """Renders requests with one HunyuanVideo checkpoint.
 
     Args:
@@ -112,7 +98,7 @@ class HunyuanVideoPipeline(FamilyPipeline[Start]):
         check_finite(pooled, "encode, text")
         return hidden, mask, pooled
 
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[Start, int]:
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[TextAndNoise, int]:
         assert request.num_inference_steps is not None
         assert request.num_frames is not None
         assert request.height is not None
@@ -124,11 +110,11 @@ class HunyuanVideoPipeline(FamilyPipeline[Start]):
         size = request.height // g.spatial, request.width // g.spatial
         shape = (1, g.latent_channels, g.latent_frames(request.num_frames), *size)
         # In float32, whatever the models compute in.
-        return Start(texts, draw_noise(rng, shape, "float32")), steps
+        return TextAndNoise(texts, draw_noise(rng, shape, "float32")), steps
 
     # Denoising
 
-    def _denoise(self, request: RenderRequest, start: Start, steps: Steps) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, start: TextAndNoise, steps: Steps) -> np.ndarray:
         """Latents (1, C, T, H, W) after the last step."""
         assert request.true_cfg_scale is not None
         (latents,) = steps.begin(latents=start.noise)
@@ -163,7 +149,7 @@ class HunyuanVideoPipeline(FamilyPipeline[Start]):
         return nn.to_numpy(predicted)
 
     def _decode(
-        self, _request: RenderRequest, _start: Start, latents: np.ndarray, _rng: np.random.Generator
+        self, _request: RenderRequest, _start: TextAndNoise, latents: np.ndarray, _rng: np.random.Generator
     ) -> np.ndarray:
         """Latents (1, C, T, H, W) to frames (F, height, width, 3) in [0, 1]."""
         scaled = latents / np.float32(self.vae.config.scaling_factor)

@@ -17,23 +17,12 @@ from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
 from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.mochi import MochiTransformer3DModel
-from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.pipelines.encoded_texts import Encoded, EncodedTexts
-from vidgen_dist.pipelines.guidance import both_halves, guide, is_guided, own_halves
+from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.pipelines.encoded_texts import Encoded
+from vidgen_dist.pipelines.family import FamilyPipeline, TextAndNoise
+from vidgen_dist.pipelines.guidance import both_halves, guide, guiding_prompt, is_guided
 from vidgen_dist.pipelines.mochi_rules import SPATIAL, Geometry
-from vidgen_dist.pipelines.rendering import (
-    OnProgress,
-    OnState,
-    Rendering,
-    StageClock,
-    State,
-    Steps,
-    check_finite,
-    draw_noise,
-    round_to,
-    seeded,
-    to_frames,
-)
+from vidgen_dist.pipelines.rendering import Steps, check_finite, draw_noise, round_to, to_frames
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -43,7 +32,7 @@ THRESHOLD_NOISE = 0.025
 """How far the first half of the steps goes, of the way from noise to the video."""
 
 
-class MochiPipeline:
+class MochiPipeline(FamilyPipeline[TextAndNoise]):
     """Renders requests with one Mochi checkpoint.
 
     Args:
@@ -72,113 +61,48 @@ class MochiPipeline:
         dtype: str,
         mesh: Mesh | None = None,
     ) -> None:
-        self.rules = rules
+        super().__init__(rules, dtype, mesh)
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.transformer = transformer
         self.vae = vae
         self.scheduler = scheduler
         self.zeros_for_empty_prompt = zeros_for_empty_prompt
-        self.dtype = dtype
-        self.mesh = mesh or alone()
         self.geometry = Geometry.of(transformer_config, vae_config)
-        self._texts = EncodedTexts()
-
-    def __call__(self, request: RenderRequest) -> np.ndarray:
-        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
-        return self.render(request).frames
-
-    def render(
-        self,
-        request: RenderRequest,
-        on_progress: OnProgress | None = None,
-        *,
-        resume: State | None = None,
-        on_state: OnState | None = None,
-    ) -> Rendering:
-        """Render one request.
-
-        Args:
-            request: What to render; fields left out take the model's defaults, and seed 0.
-            on_progress: Called when a stage begins and after each denoising step.
-            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
-            on_state: Called with the state after each denoising step.
-
-        Raises:
-            RequestError: A field that the model cannot do.
-            NumericalError: Values that are NaN or infinite, instead of a video.
-        """
-        request = self.rules.resolve(request)
-        rng = seeded(request.seed or 0)
-        self.mesh.traffic.clear()
-        clock = StageClock(on_progress)
-        with clock.stage("encode"):
-            texts = self._encode_texts(request)
-            noise = self._start(request, rng)
-        steps = Steps(len(self.scheduler.timesteps), rng, clock, resume, on_state)
-        with clock.stage("denoise", steps.count):
-            latents = self._denoise(request, texts, noise, steps)
-        with clock.stage("decode"):
-            frames = self._decode(latents)
-        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
 
     # Conditioning
 
-    def _encode_texts(self, request: RenderRequest) -> Encoded:
-        """Text hidden states (B, L, D), and which of them are the prompt's (B, L).
+    def _encode(self, prompt: str, length: int) -> Encoded:
+        """Text hidden states (1, L, D), and which of them are the prompt's (1, L)."""
+        ids, mask = tokenize_with_mask(self.tokenizer, prompt, length)
+        if self.zeros_for_empty_prompt and not prompt:
+            ids, mask = np.zeros_like(ids), np.zeros_like(mask)
+        hidden = nn.to_numpy(self.text_encoder(ids, mask))
+        check_finite(hidden, "encode, text")
+        return hidden, mask
 
-        The negative prompt's first where there is guidance; where its halves have ranks of their own, only
-        this rank's half.
-        """
-        prompts = [request.prompt]
-        if is_guided(request):
-            prompts.insert(0, request.negative_prompt or "")
-        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
-        # be there to gather the encoder's weights with those that do not.
-        texts = [self._encoded(prompt, request) for prompt in prompts]
-        if is_guided(request):
-            texts = list(own_halves(texts, self.mesh))
-        return tuple(np.concatenate(parts) for parts in zip(*texts, strict=True))
-
-    def _encoded(self, prompt: str, request: RenderRequest) -> Encoded:
-        """As `_encode_texts`, of one prompt."""
-        length = request.max_sequence_length
-        assert length is not None
-
-        def encode() -> Encoded:
-            ids, mask = tokenize_with_mask(self.tokenizer, prompt, length)
-            if self.zeros_for_empty_prompt and not prompt:
-                ids, mask = np.zeros_like(ids), np.zeros_like(mask)
-            hidden = nn.to_numpy(self.text_encoder(ids, mask))
-            check_finite(hidden, "encode, text")
-            return hidden, mask
-
-        return self._texts.get(prompt, length, encode)
-
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> np.ndarray:
-        """Noise (1, C, T, H, W), and the scheduler made ready."""
+    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[TextAndNoise, int]:
         assert request.num_inference_steps is not None
         assert request.num_frames is not None
         assert request.height is not None
         assert request.width is not None
-        self.scheduler.set_timesteps(sigmas=linear_quadratic_sigmas(request.num_inference_steps))
+        texts = self._encode_texts(request, guiding_prompt(request))
+        steps = request.num_inference_steps
+        self.scheduler.set_timesteps(sigmas=linear_quadratic_sigmas(steps))
         g = self.geometry
         size = request.height // SPATIAL, request.width // SPATIAL
         noise = draw_noise(rng, (1, g.latent_channels, g.latent_frames(request.num_frames), *size), "float32")
-        return round_to(noise, self.dtype)
-
-    def _tensor(self, values: np.ndarray) -> nn.Tensor:
-        return nn.from_numpy(values, nn.dtype(self.dtype))
+        return TextAndNoise(texts, round_to(noise, self.dtype)), steps
 
     # Denoising
 
-    def _denoise(self, request: RenderRequest, texts: Encoded, noise: np.ndarray, steps: Steps) -> np.ndarray:
+    def _denoise(self, request: RenderRequest, start: TextAndNoise, steps: Steps) -> np.ndarray:
         """Latents (1, C, T, H, W) after the last step."""
         assert request.guidance_scale is not None
-        (latents,) = steps.begin(latents=noise)
+        (latents,) = steps.begin(latents=start.noise)
         for i in steps:
             predicted = self._predict(
-                request, latents, texts, round_to(self.scheduler.timesteps[i], self.dtype)
+                request, latents, start.texts, round_to(self.scheduler.timesteps[i], self.dtype)
             )
             if is_guided(request):
                 predicted = guide(predicted, request.guidance_scale)
@@ -204,7 +128,9 @@ class MochiPipeline:
 
     # Decoding
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
+    def _decode(
+        self, _request: RenderRequest, _start: TextAndNoise, latents: np.ndarray, _rng: np.random.Generator
+    ) -> np.ndarray:
         """Latents (1, C, T, H, W) to frames (F, height, width, 3) in [0, 1]."""
         config = self.vae.config
         scaled = latents / np.float32(config.scaling_factor)
