@@ -89,7 +89,7 @@ class Instant(WorkerActor):
 
     def _render_rows(self, _cores: Sequence[int] | None, _host: str | None) -> None:
         output = Path(self._job.output.uri)
-        (output / f"{os.getpid()}").touch()
+        (output / f"{os.getpid()}.here").touch()
         while not (output / "go").exists():
             time.sleep(0.05)
         self._say(Event("ready"))
@@ -125,7 +125,7 @@ def over_ray(gangs: int, count: int) -> tuple[int, float, float, int]:
         begun: list[tuple[float, float, int]] = []
 
         def start_together(_ready: int, _waiting: str) -> None:
-            if not begun and len(list(Path(output).iterdir())) == gangs:
+            if not begun and len(list(Path(output).glob("*.here"))) == gangs:
                 begun.append((time.perf_counter(), time.process_time(), hiring.messages))
                 go.touch()
 

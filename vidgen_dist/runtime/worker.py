@@ -20,6 +20,7 @@ import gc
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -42,6 +43,9 @@ from vidgen_dist.runtime.writing import Outcome, WriteThread, told
 
 JOIN_SECONDS = 300.0
 """Until then every rank of a gang must have connected with every other: all are there and know of all."""
+
+GATHER_SECONDS = 0.1
+"""Between two reports: what happens in quick succession travels together."""
 
 _THE_END = object()
 
@@ -103,6 +107,7 @@ class Worker:
         self._orders: queue.SimpleQueue[_Join | None] = queue.SimpleQueue()
         self._events: list[Event] = []
         self._news = threading.Condition()
+        self._reported = 0.0
         self._stopping = threading.Event()
         self._abandon = threading.Event()
         self._pulse = Pulse()
@@ -159,7 +164,11 @@ class Worker:
         """Wait for events, `timeout` seconds at most, and return them; each is returned once."""
         with self._news:
             self._news.wait_for(lambda: self._events, timeout)
+        if self._events:
+            time.sleep(max(0.0, self._reported + GATHER_SECONDS - time.monotonic()))
+        with self._news:
             events, self._events = tuple(self._events), []
+            self._reported = time.monotonic()
         return Report(events, {**self._pulse.silent(), **self._writing.pulse.silent()})
 
     def save(self) -> None:
