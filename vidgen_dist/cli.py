@@ -25,8 +25,8 @@ from vidgen_dist.request import MEDIA_FIELDS, TEXT_FIELDS
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 if TYPE_CHECKING:
+    from vidgen_dist.runtime.care.verifying import Verification
     from vidgen_dist.runtime.driver import RunResult
-    from vidgen_dist.runtime.verifying import Verification
 
 REFUSED, INTERRUPTED = 2, 130
 """Exit statuses beside those of a run that was started, see `RunResult`."""
@@ -249,7 +249,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how far a run is and how it fares, from its output alone."""
-    from vidgen_dist.runtime.status import describe_run, read_status
+    from vidgen_dist.runtime.care.status import describe_run, read_status
 
     found = read_status(output)
     if as_json:
@@ -285,7 +285,7 @@ def failures(
     """Say which rows were given up and not done since: id, error, attempts, when."""
     import pyarrow.parquet as pq
 
-    from vidgen_dist.runtime.status import read_failures
+    from vidgen_dist.runtime.care.status import read_failures
     from vidgen_dist.storage import open_storage, redact
 
     found = read_failures(output)
@@ -316,7 +316,7 @@ def failures(
 @app.command()
 def compact(output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")]) -> None:
     """Merge the many small parts of a ledger into few."""
-    from vidgen_dist.runtime.status import compact_ledger
+    from vidgen_dist.runtime.care.status import compact_ledger
 
     done = compact_ledger(output)
     print(f"{done.before:,} parts are now {done.after:,}; {done.entries:,} entries were moved")
@@ -339,7 +339,7 @@ def verify(
     """
     from rich.progress import Progress
 
-    from vidgen_dist.runtime.verifying import verify as compare
+    from vidgen_dist.runtime.care.verifying import verify as compare
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -374,7 +374,7 @@ def export(
     """
     from rich.progress import Progress
 
-    from vidgen_dist.runtime.exporting import export as write
+    from vidgen_dist.runtime.care.exporting import export as write
     from vidgen_dist.storage import redact
 
     console = Console(stderr=True)

@@ -20,9 +20,9 @@ from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.runtime import books, crew, gang
+from vidgen_dist.runtime.care.status import read_status
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.plan import make_plan
-from vidgen_dist.runtime.status import read_status
 from vidgen_dist.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]

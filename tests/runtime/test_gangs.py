@@ -24,9 +24,10 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
 from vidgen_dist.pipelines.loading import load_pipeline
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.runtime import crew, progress
+from vidgen_dist.runtime import crew
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.feeding import Feed, Task
+from vidgen_dist.runtime.observability import progress
 from vidgen_dist.spec import RunSpec
 
 PATIENCE = 60.0

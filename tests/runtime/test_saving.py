@@ -21,7 +21,7 @@ from vidgen_dist.media import to_uint8
 from vidgen_dist.runtime import driver
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Job, Row
-from vidgen_dist.runtime.notes import Note, Notes, ignore
+from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
 from vidgen_dist.runtime.scratch import Saved, Scratch, unpack
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output, RunSpec

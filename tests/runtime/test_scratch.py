@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vidgen_dist.pipelines.rendering import State, seeded
 from vidgen_dist.runtime import scratch
-from vidgen_dist.runtime.notes import Note, ignore
+from vidgen_dist.runtime.observability.notes import Note, ignore
 from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unpack
 from vidgen_dist.storage import Storage, StorageError, open_storage
 

@@ -26,10 +26,10 @@ from vidgen_dist.runtime.entries import failed_entry
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.lease import Lease, acquire
+from vidgen_dist.runtime.observability.progress import RunProgress
+from vidgen_dist.runtime.observability.status_file import State
 from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
-from vidgen_dist.runtime.progress import RunProgress
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
-from vidgen_dist.runtime.status_file import State
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import AUTO, Model, RunSpec, parse_seconds
@@ -37,7 +37,7 @@ from vidgen_dist.storage import Storage, open_storage, redact_message
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.gang import Gang
-    from vidgen_dist.runtime.overview import Overview
+    from vidgen_dist.runtime.observability.overview import Overview
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
 
@@ -135,7 +135,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
                 progress.say(str(gangs))
             progress.say(f"run {run}")
             # Ray is not needed to find that nothing is to be done.
-            from vidgen_dist.runtime.overview import Overview
+            from vidgen_dist.runtime.observability.overview import Overview
 
             with Overview(plan.output, lease, decided.model.id, progress) as overview:
                 result = _render(plan, decided.model, gangs, engine, lease, interrupts, progress, overview)

@@ -25,11 +25,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
 from vidgen_dist.runtime.feeding import Hand
 from vidgen_dist.runtime.job import Job, Report, Row
-from vidgen_dist.runtime.metrics import WorkerMetrics
-from vidgen_dist.runtime.notes import together
+from vidgen_dist.runtime.observability.metrics import WorkerMetrics
+from vidgen_dist.runtime.observability.notes import together
+from vidgen_dist.runtime.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.unison import Ending, GangBroken
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.runtime.worker_log import log_file, open_log
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from vidgen_dist.runtime.notes import Note, Notes, ignore
+from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
 from vidgen_dist.storage import is_full
 
 T = TypeVar("T")

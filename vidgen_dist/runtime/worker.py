@@ -34,7 +34,7 @@ from vidgen_dist.pipelines.rendering import Rendering, State
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.job import Event, Job, Report, Row
-from vidgen_dist.runtime.notes import Note, Notes, ignore
+from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
 from vidgen_dist.runtime.retry import delays, is_out_of_memory, with_retries
 from vidgen_dist.runtime.scratch import Saving, Scratch
 from vidgen_dist.runtime.unison import Ending, Followers, GangBroken, Unison

@@ -18,7 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
 from vidgen_dist.runtime.job import Event, Job, Row
-from vidgen_dist.runtime.notes import Note, Notes
+from vidgen_dist.runtime.observability.notes import Note, Notes
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.watchdog import Pulse

@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
-from vidgen_dist.runtime.status_file import FILE, GangStatus, RunStatus, StatusFile, read_status_file
-from vidgen_dist.runtime.stragglers import SlowGang, SlowRow
+from vidgen_dist.runtime.observability.status_file import (
+    FILE,
+    GangStatus,
+    RunStatus,
+    StatusFile,
+    read_status_file,
+)
+from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
 
@@ -48,7 +54,7 @@ def test_what_is_written_is_what_is_read(output: Storage) -> None:
 
 
 def test_a_storage_that_hangs_is_in_nobodys_way(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.runtime.status_file.END_SECONDS", 0.0)
+    monkeypatch.setattr("vidgen_dist.runtime.observability.status_file.END_SECONDS", 0.0)
     asked, go = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:

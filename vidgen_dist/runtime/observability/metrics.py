@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from vidgen_dist.runtime.notes import Note
+from vidgen_dist.runtime.observability.notes import Note
 
 SECONDS = [
     0.1,

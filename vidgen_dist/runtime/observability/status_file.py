@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from vidgen_dist.runtime.stragglers import SlowGang, SlowRow
+from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import Storage, is_local
 
 FILE = "status.json"

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.runtime.test_status import WITHOUT_THEM, Vidgen, vidgen
-from tests.runtime.test_verifying import ODD_IDS, path_of, put_run, put_video
+from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
+from tests.runtime.care.test_verifying import ODD_IDS, path_of, put_run, put_video
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
-from vidgen_dist.runtime import exporting, joining
-from vidgen_dist.runtime.exporting import export
-from vidgen_dist.runtime.verifying import verify
+from vidgen_dist.runtime.care import exporting, joining
+from vidgen_dist.runtime.care.exporting import export
+from vidgen_dist.runtime.care.verifying import verify
 from vidgen_dist.spec import parse_bytes
 from vidgen_dist.storage import Storage, open_storage
 

@@ -15,11 +15,11 @@ import pytest
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
-from vidgen_dist.runtime import worker_log
 from vidgen_dist.runtime.job import Event, Job
-from vidgen_dist.runtime.notes import Note
+from vidgen_dist.runtime.observability import worker_log
+from vidgen_dist.runtime.observability.notes import Note
+from vidgen_dist.runtime.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.runtime.worker_log import log_file, open_log
 from vidgen_dist.spec import Model, Output
 from vidgen_dist.storage import Storage, StorageError
 
@@ -127,7 +127,7 @@ def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
         asked.set()
         go.wait()
 
-    monkeypatch.setattr("vidgen_dist.runtime.worker_log.os.makedirs", hang)
+    monkeypatch.setattr("vidgen_dist.runtime.observability.worker_log.os.makedirs", hang)
     take = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
     assert asked.wait(PATIENCE)
     take(Note("started", "x"))
@@ -142,7 +142,7 @@ def test_the_log_of_a_process_that_dies_says_what_it_died_of(tmp_path: Path) -> 
     log = tmp_path / "w1.jsonl"
     code = f"""
 from pathlib import Path
-from tests.runtime.test_worker_log import row, start
+from tests.runtime.observability.test_worker_log import row, start
 start(Path({str(tmp_path)!r}), Path({str(log)!r})).worker.submit([row("fine"), row("x", "die:")])
 import time; time.sleep(60)
 """

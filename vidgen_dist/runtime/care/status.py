@@ -17,9 +17,9 @@ from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import open_manifest
+from vidgen_dist.runtime.observability.progress import span
+from vidgen_dist.runtime.observability.status_file import read_status_file
 from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
-from vidgen_dist.runtime.progress import span
-from vidgen_dist.runtime.status_file import read_status_file
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, open_storage, redact
 

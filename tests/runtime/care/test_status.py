@@ -15,9 +15,9 @@ import pytest
 
 from vidgen_dist import cli
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
-from vidgen_dist.runtime.status import read_status
-from vidgen_dist.runtime.status_file import FILE, GangStatus, RunStatus
-from vidgen_dist.runtime.stragglers import SlowGang, SlowRow
+from vidgen_dist.runtime.care.status import read_status
+from vidgen_dist.runtime.observability.status_file import FILE, GangStatus, RunStatus
+from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import open_storage
 
 Vidgen = Callable[..., tuple[int, str, str]]

@@ -30,9 +30,9 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import MediaError, count_frames
 from vidgen_dist.runtime import lease as leases
-from vidgen_dist.runtime.fetching import fetch_video
+from vidgen_dist.runtime.care.fetching import fetch_video
+from vidgen_dist.runtime.care.status import open_output
 from vidgen_dist.runtime.retry import with_retries
-from vidgen_dist.runtime.status import open_output
 from vidgen_dist.storage import Storage, is_temporary, redact
 from vidgen_dist.threads import map_ahead
 

@@ -25,16 +25,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
 from tests.runtime.conftest import FAKE_ENGINE, entries
-from tests.runtime.test_status import WITHOUT_THEM, Vidgen, vidgen
 from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.runtime import lease as leases
-from vidgen_dist.runtime import verifying
+from vidgen_dist.runtime.care import verifying
+from vidgen_dist.runtime.care.status import read_status
+from vidgen_dist.runtime.care.verifying import Verification, verify
 from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.status import read_status
-from vidgen_dist.runtime.verifying import Verification, verify
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, open_storage, safe_name
 

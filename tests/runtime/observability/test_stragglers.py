@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.runtime.stragglers import ENOUGH, Paces
+from vidgen_dist.runtime.observability.stragglers import ENOUGH, Paces
 
 
 def request(row: str, **fields: Any) -> RenderRequest:

@@ -10,10 +10,10 @@ from types import TracebackType
 from vidgen_dist.runtime.gang import Gang
 from vidgen_dist.runtime.job import Event
 from vidgen_dist.runtime.lease import Lease
-from vidgen_dist.runtime.metrics import RunMetrics
-from vidgen_dist.runtime.progress import RunProgress
-from vidgen_dist.runtime.status_file import GangStatus, RunStatus, State, StatusFile
-from vidgen_dist.runtime.stragglers import Paces
+from vidgen_dist.runtime.observability.metrics import RunMetrics
+from vidgen_dist.runtime.observability.progress import RunProgress
+from vidgen_dist.runtime.observability.status_file import GangStatus, RunStatus, State, StatusFile
+from vidgen_dist.runtime.observability.stragglers import Paces
 from vidgen_dist.storage import Storage, redact_message
 
 REFRESH_SECONDS = 5.0

@@ -35,12 +35,12 @@ import pyarrow.parquet as pq
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import Manifest, open_manifest
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.runtime.fetching import fetch_video
-from vidgen_dist.runtime.joining import ROW, URI, Counts, Joined
+from vidgen_dist.runtime.care.fetching import fetch_video
+from vidgen_dist.runtime.care.joining import ROW, URI, Counts, Joined
+from vidgen_dist.runtime.care.status import open_output
+from vidgen_dist.runtime.care.verifying import path_of
 from vidgen_dist.runtime.plan import sampling_defaults
 from vidgen_dist.runtime.retry import with_retries
-from vidgen_dist.runtime.status import open_output
-from vidgen_dist.runtime.verifying import path_of
 from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage import Storage, is_temporary, open_storage, redact, size
 from vidgen_dist.threads import map_ahead

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from typing import Any
 
-from vidgen_dist.runtime.notes import Note, Notes
+from vidgen_dist.runtime.observability.notes import Note, Notes
 from vidgen_dist.storage import is_local, open_storage, redact_message
 
 FOLDER = "logs"
