@@ -105,6 +105,25 @@ def test_decode_parity(name, piece):
     assert difference < 1e-4
 
 
+def test_tiled_parity():
+    pieces, vae = case("0.9.1", "ltx").pieces, published("0.9.1")
+    latents, video = (pieces[f"vae.tiled_{half}.input"] for half in ("decode", "encode"))
+    vae.enable_tiling(*(int(size) for size in pieces["vae.tile_sample"]))
+    differences = (
+        largest_difference(decode(vae, latents, [0.1]), pieces["vae.tiled_decode.output"]),
+        largest_difference(encode(vae, video)[0], pieces["vae.tiled_encode.mean"]),
+    )
+    print(f"autoencoder 0.9.1, tiled: largest difference {max(differences):.2e}")
+    assert max(differences) < 1e-4
+    vae.use_tiling = False
+    assert largest_difference(encode(vae, video)[0], pieces["vae.tiled_encode.mean"]) > 1e-3
+
+
+def test_tiles_off_the_grid_are_refused():
+    with pytest.raises(Refused, match="tiles of 18"):
+        randomised(AutoencoderKLLTXVideo(TINY)).enable_tiling(tile_sample_min_height=18)
+
+
 # The whole. -------------------------------------------------------------------------------------
 
 

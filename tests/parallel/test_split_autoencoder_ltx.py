@@ -59,3 +59,16 @@ def test_decode(ranks: Ranks, rows: int, size: int, changes: dict[str, Any]) -> 
     np.testing.assert_allclose(told[0], expected, atol=TOLERANCE)
     for others in told[1:]:
         assert others.shape == (*expected.shape[:3], 0, expected.shape[4])
+
+
+def decode_tiles(mesh: Mesh, latents: np.ndarray) -> np.ndarray:
+    vae = autoencoder(mesh, TOLD)
+    vae.enable_tiling(24, 16, 16, 8)
+    return nn.to_numpy(vae.decode(nn.from_numpy(latents), np.array([0.2], np.float32), seeded()))
+
+
+def test_tiles_are_not_split(ranks: Ranks) -> None:
+    latents = normal(1, 4, 1, 7, 5)
+    told = ranks.run(decode_tiles, latents, degrees=Degrees(2))
+    np.testing.assert_allclose(told[0], decode_tiles(alone(), latents), atol=TOLERANCE)
+    assert told[1].shape[3] == 0

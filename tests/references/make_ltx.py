@@ -133,6 +133,7 @@ class Case:
     scheduler: dict[str, Any] = field(default_factory=lambda: SCHEDULER)
     media: dict[str, np.ndarray] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    tiles: bool = False
 
 
 CASES = {
@@ -216,6 +217,7 @@ CASES = {
         seed=910,
         vae=VAE_091,
         dtype=torch.bfloat16,
+        tiles=True,
         requests=[
             {
                 "prompt": PROMPT,
@@ -425,6 +427,28 @@ def record_vae(vae: AutoencoderKLLTXVideo, seed: int) -> dict[str, np.ndarray]:
     return pieces
 
 
+@torch.no_grad()
+def record_tiles(vae: AutoencoderKLLTXVideo, seed: int) -> dict[str, np.ndarray]:
+    """Tiles that overlap, the last ones cut short."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    sizes = {"min_height": 64, "min_width": 48, "stride_height": 48, "stride_width": 32}
+    vae.enable_tiling(**{f"tile_sample_{name}": size for name, size in sizes.items()})
+    latents = torch.from_numpy(rng.standard_normal((1, 6, 1, 5, 4)).astype(np.float32))
+    video = torch.from_numpy(making.clip(seed, 1, 80, 64)[None].astype(np.float32) / 127.5 - 1)
+    video = video.permute(0, 4, 1, 2, 3).contiguous()
+    with making.numpy_noise(VAE_NOISE_SEED):
+        frames = vae.decode(latents, torch.tensor([0.1])).sample
+    distribution = vae.encode(video).latent_dist
+    vae.disable_tiling()
+    return {
+        "vae.tile_sample": np.array(list(sizes.values())),
+        "vae.tiled_decode.input": making.numbers(latents),
+        "vae.tiled_decode.output": making.numbers(frames),
+        "vae.tiled_encode.input": making.numbers(video),
+        "vae.tiled_encode.mean": making.numbers(distribution.mean),
+    }
+
+
 def make(name: str, case: Case) -> None:
     folder = HERE / "ltx" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -435,6 +459,8 @@ def make(name: str, case: Case) -> None:
     frames, pieces = record_request(pipeline, case)
     videos = [frames, *(render(pipeline, request, case) for request in case.requests[1:])]
     pieces |= record_masked_text(pipeline) | record_vae(pipeline.vae, case.seed)
+    if case.tiles:
+        pieces |= record_tiles(pipeline.vae, case.seed)
     making.save_reference(
         folder,
         task=case.task,

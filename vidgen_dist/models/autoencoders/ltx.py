@@ -12,7 +12,7 @@ Over the ranks of a gang a video is split into rows: each module works on a rank
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.layers import from_channels, to_channels
+from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_tiles
 from vidgen_dist.models.config import bad_key
 from vidgen_dist.models.layers import SinusoidEmbedding
 from vidgen_dist.parallel.mesh import Mesh, alone
@@ -570,6 +571,8 @@ class AutoencoderKLLTXVideo(nn.Module):
     Attributes:
         config: The configuration, an `AutoencoderConfig`.
         latents_mean, latents_std: What normalises latents for the transformer, (Z,).
+        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
+            quite the same picture. Tiles are not split: the first rank works, the others wait.
 
     Raises:
         Refused: A configuration that cannot be.
@@ -583,6 +586,34 @@ class AutoencoderKLLTXVideo(nn.Module):
         self.decoder = Decoder3d(known)
         self.latents_mean = nn.empty_parameter((known.latent_channels,), "latents_mean")
         self.latents_std = nn.empty_parameter((known.latent_channels,), "latents_std")
+        self.use_tiling = False
+        self.tile_sample_min_height = 512
+        self.tile_sample_min_width = 512
+        self.tile_sample_stride_height = 448
+        self.tile_sample_stride_width = 448
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_sample_stride_height: int | None = None,
+        tile_sample_stride_width: int | None = None,
+    ) -> None:
+        """Take frames larger than a tile tile by tile from now on.
+
+        Args:
+            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels (512).
+            tile_sample_stride_height, tile_sample_stride_width: Pixels from one tile to the next (448).
+
+        Raises:
+            Refused: Tiles that would not meet on the grid of latents.
+        """
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        for name, value in given.items():
+            setattr(self, name, value)
+        for decoding in (False, True):
+            self._tiles(decoding)
+        self.use_tiling = True
 
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
         """The distribution of a video's latents, on every rank.
@@ -595,8 +626,11 @@ class AutoencoderKLLTXVideo(nn.Module):
             within [-30, 20] and the same for all channels.
         """
         ratio = self.config.spatial_ratio
-        rows = Rows.divide(self.mesh.gang, video.shape[3] // ratio)
-        moments = self.encoder(rows.take(video, ratio), Pass(rows)) if rows.holds else None
+        rows = self._divide(video.shape[3] // ratio)
+        moments = None
+        if rows.holds:
+            on = self._pass(rows)
+            moments = self._run(rows.take(video, ratio), lambda x: self.encoder(x, on), decoding=False)
         mean, logvar = nn.split(rows.gather(moments, video.dtype), (self.config.latent_channels, 1), axis=1)
         return mean, nn.cat([nn.clip(logvar, -30.0, 20.0)] * self.config.latent_channels, 1)
 
@@ -614,6 +648,28 @@ class AutoencoderKLLTXVideo(nn.Module):
             timestep: (B,), 0 to 1; for `timestep_conditioning`.
             rng: What noise is drawn from, for `decoder_inject_noise`: all ranks' in one state.
         """
-        rows = Rows.divide(self.mesh.gang, latents.shape[3])
-        frames = self.decoder(rows.take(latents), Pass(rows, rng), timestep) if rows.holds else None
+        rows = self._divide(latents.shape[3])
+        frames = None
+        if rows.holds:
+            on = self._pass(rows, rng)
+            frames = self._run(rows.take(latents), lambda x: self.decoder(x, on, timestep), decoding=True)
         return rows.gather_at_first(frames, latents.dtype)
+
+    def _divide(self, latent_rows: int) -> Rows:
+        divide = Rows.of_first if self.use_tiling else Rows.divide
+        return divide(self.mesh.gang, latent_rows)
+
+    def _pass(self, rows: Rows, rng: np.random.Generator | None = None) -> Pass:
+        # A tile is an image of its own.
+        return Pass(Rows() if self.use_tiling else rows, rng)
+
+    def _run(self, x: nn.Tensor, network: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
+        return in_tiles(x, self._tiles(decoding), network) if self.use_tiling else network(x)
+
+    def _tiles(self, decoding: bool) -> tuple[Tiles, Tiles]:
+        """Tiles of the rows and the columns of what goes in."""
+        ratio = self.config.spatial_ratio
+        return (
+            cut(self.tile_sample_min_height, self.tile_sample_stride_height, ratio, decoding=decoding),
+            cut(self.tile_sample_min_width, self.tile_sample_stride_width, ratio, decoding=decoding),
+        )
