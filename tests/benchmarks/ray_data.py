@@ -4,14 +4,14 @@
     python -m tests.benchmarks.ray_data [--rows 80] [--seconds 0.2]
 
 The job: rows of a manifest, each rendered to a small mp4 by two workers. The engine is the tests' fake
-one: it sleeps, then makes noise, so that what is compared is everything around the model. Ray Data runs as its
-guide for batch inference does: `read_parquet`, `map_batches` with a pool of two actors that render and write
-the file, `write_parquet` for what became of the rows.
+one: it sleeps, then makes noise, so that what is compared is everything around the model. Ray Data runs as
+its guide for batch inference does: `read_parquet`, `map_batches` with a pool of two actors that render and
+write the file, `write_parquet` for what became of the rows.
 
 Each is run three times: undisturbed; with a worker killed half way (SIGKILL); with the driver and all that it
 started killed half way, and then started again. Seconds run from the start of the process to its end, Ray's
-own start included. What is counted is the rows of which two processes rendered frames, and at the end the rows
-with a whole video and with an entry in the results.
+own start included. What is counted is the rows of which two processes rendered frames, and at the end the
+rows with a whole video and with an entry in the results.
 """
 
 from __future__ import annotations
