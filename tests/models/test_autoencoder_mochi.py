@@ -8,6 +8,7 @@ import pytest
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
+from vidgen_dist.models.autoencoders import mochi
 from vidgen_dist.models.autoencoders.mochi import AutoencoderConfig, AutoencoderKLMochi
 from vidgen_dist.weights.load import load_weights
 
@@ -103,6 +104,15 @@ def test_every_parameter_is_used():
         after = run(half)
         assert largest_difference(after, before[half]) > 1e-5, key
         before[half] = after
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_batches_of_frames_make_what_all_make_at_once(at_once, monkeypatch):
+    model, latents = randomised(), normal(1, 2, 5, 2, 3)
+    monkeypatch.setattr(mochi, "LATENT_FRAMES_AT_ONCE", 5)
+    whole = nn.to_numpy(model.decode(latents))
+    monkeypatch.setattr(mochi, "LATENT_FRAMES_AT_ONCE", at_once)
+    np.testing.assert_allclose(nn.to_numpy(model.decode(latents)), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2, 3])

@@ -11,7 +11,8 @@ import pytest
 from tests.models.test_autoencoder_cogvideox import TINY, normal, randomised
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
-from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX, CausalConv3d, FrameCache
+from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX, CausalConv3d
+from vidgen_dist.models.autoencoders.layers import FrameCache
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 from vidgen_dist.parallel.rows import Rows
 

@@ -47,11 +47,12 @@ def normal(*shape: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(("rows", "size", "ratio", "tiling"), SPLITS)
 def test_rows_make_what_one_rank_makes(ranks: Ranks, rows: int, size: int, ratio: int, tiling: bool) -> None:
-    video, latents = normal(1, 3, 5, ratio * rows, 4 * ratio), normal(1, 2, 2, rows, 4)
+    # Two batches of latent frames.
+    video, latents = normal(1, 3, 5, ratio * rows, 4 * ratio), normal(1, 2, 4, rows, 4)
     degrees = Degrees(ulysses=size)
     expected = encode(alone(), video, ratio, tiling)
     for moments in ranks.run(encode, video, ratio, tiling, degrees=degrees):
         np.testing.assert_allclose(moments, expected, atol=TOLERANCE)
     frames, *others = ranks.run(decode, latents, ratio, tiling, degrees=degrees)
     np.testing.assert_allclose(frames, decode(alone(), latents, ratio, tiling), atol=TOLERANCE)
-    assert all(other.shape == (1, 3, 4, 0, 4 * ratio) for other in others)
+    assert all(other.shape == (1, 3, 10, 0, 4 * ratio) for other in others)

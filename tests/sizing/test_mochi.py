@@ -39,7 +39,13 @@ def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
     assert work.tokens == 4 * 30 * 53
     assert work.attending == work.tokens + 256
     assert work.latents == 12 * 4 * 60 * 106
-    assert (work.frames_at_once, work.batches, work.repeated_frames) == (24, 1, 5)
+    assert (work.frames_at_once, work.batches, work.repeated_frames) == (12, 2, 5)
+
+
+def test_the_first_batch_of_frames_has_the_remainder() -> None:
+    for frames, at_once, batches in ((1, 6, 1), (7, 12, 1), (13, 18, 1), (19, 12, 2), (25, 18, 2)):
+        _, job = reference_job("t2v", FAMILY, sampling__num_frames=frames)
+        assert (job.work.frames, job.work.frames_at_once, job.work.batches) == (frames, at_once, batches)
 
 
 def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:

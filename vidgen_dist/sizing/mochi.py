@@ -72,6 +72,9 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
 
 def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Workload:
     """What a request, its defaults filled in, asks of the model: with a prompt as long as may be."""
+    # Loads MindSpore.
+    from vidgen_dist.models.autoencoders.mochi import LATENT_FRAMES_AT_ONCE
+
     geometry = Geometry.of(checkpoint.config("transformer"), checkpoint.config("vae"))
     assert request.height is not None
     assert request.width is not None
@@ -82,8 +85,9 @@ def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Worklo
     rows, columns = request.height // SPATIAL, request.width // SPATIAL
     patches = (rows // geometry.patch_size) * (columns // geometry.patch_size)
     frames = geometry.decoded_frames(latent_frames)
-    # Those before the first frame are made, too, and dropped.
-    made = latent_frames * geometry.decoded_temporal
+    # The first batch also has the remainder.
+    batches = max(latent_frames // LATENT_FRAMES_AT_ONCE, 1)
+    largest = latent_frames - (batches - 1) * LATENT_FRAMES_AT_ONCE
     return Workload(
         frames=frames,
         height=request.height,
@@ -94,9 +98,10 @@ def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Worklo
         text_tokens=request.max_sequence_length,
         latents=latent_frames * geometry.latent_channels * rows * columns,
         latent_rows=rows,
-        frames_at_once=made,
-        batches=1,
-        repeated_frames=made - frames,
+        frames_at_once=largest * geometry.decoded_temporal,
+        batches=batches,
+        # Those before the first frame.
+        repeated_frames=geometry.decoded_temporal - 1,
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.activations import DIFFUSERS, Activation
+from vidgen_dist.models.autoencoders.layers import FrameCache, in_frame_batches
 from vidgen_dist.models.autoencoders.tiles import Tiles, in_tiles
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
@@ -122,30 +123,6 @@ class AutoencoderConfig:
     def temporal_levels(self) -> int:
         """How many blocks halve or double the frames."""
         return int(math.log2(self.temporal_compression_ratio))
-
-
-class FrameCache:
-    """What causal convolutions saw last, for the next batch of frames of the same video.
-
-    Args:
-        rows: This rank's rows of the video; by default all.
-    """
-
-    def __init__(self, rows: Rows | None = None) -> None:
-        self.rows = rows or Rows()
-        self._frames: dict[int, nn.Tensor] = {}
-        # Cleared for the last batch, whose frames nobody will ask for.
-        self.keeps = True
-
-    def before(self, conv: CausalConv3d) -> nn.Tensor | None:
-        """The frames that `store` was given of the batch before; None at the video's start."""
-        return self._frames.pop(id(conv), None)
-
-    def store(self, conv: CausalConv3d, frames: nn.Tensor) -> None:
-        """Keep frames (B, C, kernel - 1, H, W), the neighbours' rows around them included: they came once."""
-        if self.keeps:
-            # A copy: a view would keep the whole batch of frames alive.
-            self._frames[id(conv)] = nn.copy(frames)
 
 
 class CausalConv3d(nn.Module):
@@ -552,21 +529,6 @@ class AutoencoderKLCogVideoX(nn.Module):
             cut(self.tile_sample_min_height, self.tile_overlap_factor_height, ratio, decoding=True),
             cut(self.tile_sample_min_width, self.tile_overlap_factor_width, ratio, decoding=True),
         )
-
-
-def in_frame_batches(
-    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor], rows: Rows
-) -> nn.Tensor:
-    """Run x (B, C, T, h, W) through, `at_once` frames at a time; the first batch also has the remainder."""
-    frames = x.shape[2]
-    batches = max(frames // at_once, 1)
-    ends = [frames - at_once * later for later in reversed(range(batches))]
-    cache = FrameCache(rows)
-    done = []
-    for start, end in pairwise([0, *ends]):
-        cache.keeps = end < frames
-        done.append(run(x[:, :, start:end], cache))
-    return done[0] if batches == 1 else nn.cat(done, axis=2)
 
 
 def cut(samples: int, overlap: float, ratio: int, *, decoding: bool) -> Tiles:

@@ -5,11 +5,38 @@ Letters: B videos, C channels, T frames, H rows, W columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 from vidgen_dist import nn
 from vidgen_dist.parallel.rows import Rows
 
 Steps = tuple[int, int, int]
 """By how much frames, rows and columns are fewer, or more."""
+
+
+class FrameCache:
+    """What causal convolutions saw last, for the next batch of frames of the same video.
+
+    Args:
+        rows: This rank's rows of the video; by default all.
+    """
+
+    def __init__(self, rows: Rows | None = None) -> None:
+        self.rows = rows or Rows()
+        self._frames: dict[int, nn.Tensor] = {}
+        # Cleared for the last batch, whose frames nobody will ask for.
+        self.keeps = True
+
+    def before(self, conv: nn.Module) -> nn.Tensor | None:
+        """The frames that `store` was given of the batch before; None at the video's start."""
+        return self._frames.pop(id(conv), None)
+
+    def store(self, conv: nn.Module, frames: nn.Tensor) -> None:
+        """Keep frames (B, C, kernel - 1, H, W), the neighbours' rows around them included: they came once."""
+        if self.keeps:
+            # A copy: a view would keep the whole batch of frames alive.
+            self._frames[id(conv)] = nn.copy(frames)
 
 
 class CausalConv3d(nn.Module):
@@ -24,11 +51,21 @@ class CausalConv3d(nn.Module):
         super().__init__()
         frames, *sides = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
         above, left = ((side - 1) // 2 for side in sides)
-        self._padding = (left, left, above, above, frames - 1, 0)
+        self._history = frames - 1
+        self._edge = (left, left, above, above)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return self.conv(rows.pad(x, self._padding, "replicate") if any(self._padding) else x)
+    def construct(self, x: nn.Tensor, rows: Rows, cache: FrameCache | None = None) -> nn.Tensor:
+        """The frames of x; with a cache after those that it has from the last call, and kept in it."""
+        before = None if cache is None else cache.before(self)
+        padding = (*self._edge, self._history if before is None else 0, 0)
+        if any(padding):
+            x = rows.pad(x, padding, "replicate")
+        if before is not None:
+            x = nn.cat([before, x], 2)
+        if cache is not None and self._history:
+            cache.store(self, x[:, :, -self._history :])
+        return self.conv(x)
 
 
 def to_channels(x: nn.Tensor, stride: Steps) -> nn.Tensor:
@@ -46,3 +83,18 @@ def from_channels(x: nn.Tensor, stride: Steps) -> nn.Tensor:
     st, sh, sw = stride
     cut = nn.reshape(x, (batch, -1, st, sh, sw, frames, rows, columns)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return nn.reshape(cut, (batch, -1, frames * st, rows * sh, columns * sw))
+
+
+def in_frame_batches(
+    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor], rows: Rows
+) -> nn.Tensor:
+    """Run x (B, C, T, h, W) through, `at_once` frames at a time; the first batch also has the remainder."""
+    frames = x.shape[2]
+    batches = max(frames // at_once, 1)
+    ends = [frames - at_once * later for later in reversed(range(batches))]
+    cache = FrameCache(rows)
+    done = []
+    for start, end in pairwise([0, *ends]):
+        cache.keeps = end < frames
+        done.append(run(x[:, :, start:end], cache))
+    return done[0] if batches == 1 else nn.cat(done, axis=2)

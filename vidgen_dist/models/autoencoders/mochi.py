@@ -21,7 +21,13 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import DIFFUSERS, Activation
-from vidgen_dist.models.autoencoders.layers import CausalConv3d, Steps, from_channels
+from vidgen_dist.models.autoencoders.layers import (
+    CausalConv3d,
+    FrameCache,
+    Steps,
+    from_channels,
+    in_frame_batches,
+)
 from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_tiles
 from vidgen_dist.models.config import bad_key
 from vidgen_dist.parallel.mesh import Mesh, alone
@@ -40,6 +46,10 @@ HEAD_EPS = 1e-5
 
 OCTAVES = (6, 7)
 """The encoder sees a colour's waves of 2 to these, over its range's half."""
+
+
+LATENT_FRAMES_AT_ONCE = 2
+"""Of a video that is decoded: memory is that of so many, frames are those of all at once."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +190,10 @@ class ResnetBlock3D(nn.Module):
         self.norm2 = FrameNorm(channels)
         self.conv2 = CausalConv3d(channels, channels)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        hidden = self.conv1(self.norm1(x, rows, nn.silu), rows)
-        return nn.add(self.conv2(self.norm2(hidden, rows, nn.silu), rows), x)
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        rows = cache.rows
+        hidden = self.conv1(self.norm1(x, rows, nn.silu), rows, cache)
+        return nn.add(self.conv2(self.norm2(hidden, rows, nn.silu), rows, cache), x)
 
 
 class PastAttention(nn.Module):
@@ -234,12 +245,12 @@ class Layers(nn.Module):
         self.norms = nn.ModuleList([FrameNorm(channels) for _ in range(attentions)])
         self.attentions = nn.ModuleList([PastAttention(channels) for _ in range(attentions)])
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         """x (B, C, T, H, W) to the same."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, rows)
+            x = resnet(x, cache)
             if len(self.attentions):
-                x = nn.add(self.attentions[i](self.norms[i](x, rows)), x)
+                x = nn.add(self.attentions[i](self.norms[i](x, cache.rows)), x)
         return x
 
 
@@ -252,8 +263,8 @@ class DownBlock3D(Layers):
         super().__init__(out_channels, layers, attention)
         self.conv_in = CausalConv3d(in_channels, out_channels, steps, steps)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return super().construct(self.conv_in(x, rows), rows)
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
+        return super().construct(self.conv_in(x, cache.rows, cache), cache)
 
 
 class UpBlock3D(nn.Module):
@@ -265,9 +276,9 @@ class UpBlock3D(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock3D(in_channels) for _ in range(layers)])
         self.proj = PlaceLinear(in_channels, out_channels * math.prod(steps))
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         for resnet in self.resnets:
-            x = resnet(x, rows)
+            x = resnet(x, cache)
         return from_channels(self.proj(x), self._steps)
 
 
@@ -305,12 +316,12 @@ class Encoder3D(nn.Module):
         self.norm_out = FrameNorm(channels[-1])
         self.proj_out = PlaceLinear(channels[-1], 2 * config.latent_channels, bias=False)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         # The angles are up to 800, too many for half precision.
         x = self.proj_in(with_waves(x.astype(nn.float32)).astype(x.dtype))
         for block in (self.block_in, *self.down_blocks, self.block_out):
-            x = block(x, rows)
-        return self.proj_out(self.norm_out(x, rows, self._activation))
+            x = block(x, cache)
+        return self.proj_out(self.norm_out(x, cache.rows, self._activation))
 
 
 class Decoder3D(nn.Module):
@@ -329,10 +340,10 @@ class Decoder3D(nn.Module):
         self.block_out = Layers(channels[0], layers[0], attention=False)
         self.proj_out = PlaceLinear(channels[0], config.out_channels)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         x = self.conv_in(x)
         for block in (self.block_in, *self.up_blocks, self.block_out):
-            x = block(x, rows)
+            x = block(x, cache)
         return self.proj_out(self._activation(x))
 
 
@@ -426,8 +437,9 @@ class AutoencoderKLMochi(nn.Module):
 
         def whole(part: nn.Tensor) -> nn.Tensor:
             if not decoding:
-                return self.encoder(part, rows)
-            frames = self.decoder(part, rows)
+                # At once: its attention sees all of the past.
+                return in_frame_batches(part, part.shape[2], self.encoder, rows)
+            frames = in_frame_batches(part, LATENT_FRAMES_AT_ONCE, self.decoder, rows)
             # The first latent frame is the first frame's alone.
             extra = self.config.temporal_compression_ratio - 1
             return frames[:, :, extra:] if frames.shape[2] > extra else frames
