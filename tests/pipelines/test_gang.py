@@ -30,11 +30,10 @@ CASES += [
     ("cogvideox", name, Degrees(ulysses=3)) for name in references.cases() if name not in ("5b", "i2v", "v2v")
 ]
 CASES += [
-    ("hunyuan_video", "t2v", Degrees(ring=2)),
     ("hunyuan_video", "t2v", Degrees(ulysses=2, ring=2)),
     ("hunyuan_video", "t2v", Degrees(ulysses=2, cfg=2)),
     ("hunyuan_video", "odd", Degrees(ulysses=3)),
-    ("hunyuan_video", "dummy", Degrees(ulysses=2, cfg=2)),
+    ("hunyuan_video", "dummy", Degrees(ring=2, cfg=2)),
     ("ltx", "0.9.0", Degrees(ulysses=2, ring=2)),
     ("ltx", "0.9.0", Degrees(ulysses=2, cfg=2)),
     ("ltx", "0.9.0-i2v", Degrees(ulysses=4)),

@@ -84,15 +84,12 @@ def render(mesh: Mesh | None, request: RenderRequest) -> Rendering:
     return load("t2v", mesh).render(request)
 
 
-@pytest.mark.parametrize("degrees", [Degrees(ulysses=4), Degrees(ulysses=2, ring=2)], ids=str)
-def test_ranks_without_a_token_of_the_prompt(ranks: Ranks, degrees: Degrees) -> None:
+def test_ranks_without_a_token_of_the_prompt(ranks: Ranks) -> None:
     request = dataclasses.replace(
         references.case("t2v", FAMILY).requests[0], num_inference_steps=2, max_sequence_length=2
     )
-    of_gang, *_ = ranks.run(render, request, degrees=degrees)
-    worst = references.largest_difference(of_gang.frames, render(None, request).frames)
-    print(f"{degrees}: largest difference {worst:.2e}")
-    assert worst <= 1e-4
+    of_gang, *_ = ranks.run(render, request, degrees=Degrees(ulysses=4))
+    assert references.largest_difference(of_gang.frames, render(None, request).frames) <= 1e-4
     assert {"weights", "rows", "ulysses", "halo", "norm", "attention"} <= of_gang.sent.keys()
 
 

@@ -35,6 +35,16 @@ NORM_EPS = 1e-6
 DOWN_BLOCK = "HunyuanVideoDownBlock3D"
 UP_BLOCK = "HunyuanVideoUpBlock3D"
 
+_NUMBERS = (
+    "in_channels",
+    "out_channels",
+    "latent_channels",
+    "layers_per_block",
+    "norm_num_groups",
+    "spatial_compression_ratio",
+    "temporal_compression_ratio",
+)
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -69,13 +79,21 @@ class AutoencoderConfig:
                 f"config.json of the autoencoder: {key}: {getattr(self, key)!r}; allowed: {allowed}"
             )
 
-        blocks = len(self.block_out_channels)
+        for key in _NUMBERS:
+            if type(getattr(self, key)) is not int or getattr(self, key) < 1:
+                refuse(key, "a whole number from 1")
+        channels = self.block_out_channels
+        if not isinstance(channels, list | tuple) or any(type(n) is not int or n < 1 for n in channels):
+            refuse("block_out_channels", "a list of whole numbers from 1")
+        if not isinstance(self.scaling_factor, int | float) or self.scaling_factor <= 0:
+            refuse("scaling_factor", "a number above 0")
+        blocks = len(channels)
         for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
-            if list(getattr(self, key)) != [known] * blocks:
+            if list(getattr(self, key) or ()) != [known] * blocks:
                 refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
         if self.act_fn.lower() not in DIFFUSERS:
             refuse("act_fn", ", ".join(DIFFUSERS))
-        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+        if any(n % self.norm_num_groups for n in channels):
             refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
         # The reference's decoder knows no other, and its blocks do not double frames more often.
         if self.temporal_compression_ratio != 4:
@@ -83,7 +101,7 @@ class AutoencoderConfig:
         if blocks < 3:
             refuse("block_out_channels", "3 or more: frames are halved between two pairs of blocks")
         ratio = self.spatial_compression_ratio
-        if ratio < 1 or not math.log2(ratio).is_integer() or ratio > 2**blocks:
+        if not math.log2(ratio).is_integer() or ratio > 2**blocks:
             refuse("spatial_compression_ratio", f"a power of 2, up to {2**blocks}: each block halves once")
 
     @property
