@@ -27,7 +27,7 @@ from diffusers import (
     CogVideoXVideoToVideoPipeline,
 )
 from PIL import Image
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from transformers import T5Tokenizer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -66,22 +66,6 @@ VAE = {
     "sample_height": 32,
     "sample_width": 48,
 }
-TEXT_ENCODER = {
-    "d_model": 32,
-    # Three heads of 12 are 36, not d_model: a layer that takes one for the other does not load.
-    "d_kv": 12,
-    "num_heads": 3,
-    "d_ff": 40,
-    "num_layers": 2,
-    "feed_forward_proj": "gated-gelu",
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": 0,
-}
-PROMPT = "A red fox runs through the snow while a violin plays at night."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +96,7 @@ CASES = {
         vae_pieces=True,
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "negative_prompt": "blurry, low quality",
                 "num_inference_steps": 4,
                 "max_sequence_length": 24,
@@ -149,7 +133,7 @@ CASES = {
         save={"max_shard_size": "300KB"},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "height": 32,
                 "width": 64,
                 "num_inference_steps": 5,
@@ -181,7 +165,7 @@ CASES = {
         requests=[
             {
                 # 9 frames are 3 latent frames: one is added for patch_size_t.
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "height": 32,
                 "width": 48,
                 "num_frames": 9,
@@ -212,7 +196,7 @@ CASES = {
         },
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "image": "image.png",
                 # The learned positions are for sample_frames; the pipeline's own default is 49.
                 "num_frames": 9,
@@ -251,7 +235,7 @@ CASES = {
         media={"image.png": making.clip(3, 1, 50, 40)},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "image": "image.png",
                 "height": 48,
                 "width": 32,
@@ -283,7 +267,7 @@ CASES = {
         media={"clip.npz": making.clip(4, 9, 40, 60), "long.npz": making.clip(5, 17, 32, 48)},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "video": "clip.npz",
                 "num_inference_steps": 10,
                 "strength": 0.6,
@@ -312,7 +296,7 @@ CASES = {
         media={"clip.npz": making.clip(6, 9, 32, 48)},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "negative_prompt": "blurry",
                 "video": "clip.npz",
                 "num_inference_steps": 6,
@@ -328,12 +312,10 @@ CASES = {
 def build(case: Case, folder: Path) -> None:
     """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
-    (folder / "spiece.model").write_bytes(making.sentencepiece_model())
-    tokenizer = T5Tokenizer(str(folder / "spiece.model"), legacy=True)
-    (folder / "spiece.model").unlink()
+    tokenizer = making.t5_tokenizer(T5Tokenizer, legacy=True)
 
     torch.manual_seed(case.seed)
-    text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer) + 4, **TEXT_ENCODER))
+    text_encoder = making.t5_encoder(tokenizer)
     transformer = CogVideoXTransformer3DModel(**{**TRANSFORMER, **case.transformer})
     vae = AutoencoderKLCogVideoX(**{**VAE, **case.vae})
     for offset, module in enumerate((text_encoder, transformer, vae)):

@@ -98,7 +98,6 @@ CLIP = {
     # Wrong, as in the published config: then the end token is where the id is highest.
     "eos_token_id": 2,
 }
-PROMPT = "A red fox runs through the snow while a violin plays at night."
 BOS, PAD, EOT = "<|begin_of_text|>", "<pad>", "<|eot_id|>"
 
 
@@ -126,7 +125,7 @@ CASES = {
         vae_pieces=True,
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "height": 32,
                 "width": 48,
                 "num_frames": 9,
@@ -173,7 +172,7 @@ CASES = {
         save={"max_shard_size": "100KB", "variant": "bf16"},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "negative_prompt": "",
                 "true_cfg_scale": 2.0,
                 "height": 16,

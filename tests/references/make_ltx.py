@@ -25,7 +25,7 @@ from diffusers import (
     LTXVideoTransformer3DModel,
 )
 from PIL import Image
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from transformers import T5Tokenizer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -100,21 +100,6 @@ VAE_095 = {
     "spatial_compression_ratio": 16,
     "temporal_compression_ratio": 8,
 }
-TEXT_ENCODER = {
-    "d_model": 32,
-    "d_kv": 12,
-    "num_heads": 3,
-    "d_ff": 40,
-    "num_layers": 2,
-    "feed_forward_proj": "gated-gelu",
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": 0,
-}
-PROMPT = "A red fox runs through the snow while a violin plays at night."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +127,7 @@ CASES = {
         vae=VAE_090,
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "negative_prompt": "blurry, low quality",
                 "height": 32,
                 "width": 64,
@@ -190,7 +175,7 @@ CASES = {
         media={"image.png": making.clip(1, 1, 40, 52), "same_size.png": making.clip(2, 1, 32, 32)},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "image": "image.png",
                 "height": 32,
                 "width": 64,
@@ -221,7 +206,7 @@ CASES = {
         tiles=True,
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "negative_prompt": "watermark",
                 "height": 32,
                 "width": 64,
@@ -254,7 +239,7 @@ CASES = {
         media={"image.png": making.clip(3, 1, 50, 40)},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "image": "image.png",
                 "height": 64,
                 "width": 32,
@@ -307,12 +292,10 @@ CASES = {
 def build(case: Case, folder: Path) -> None:
     """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
-    (folder / "spiece.model").write_bytes(making.sentencepiece_model())
-    tokenizer = T5Tokenizer(str(folder / "spiece.model"), legacy=True, model_max_length=128)
-    (folder / "spiece.model").unlink()
+    tokenizer = making.t5_tokenizer(T5Tokenizer, legacy=True, model_max_length=128)
 
     torch.manual_seed(case.seed)
-    text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer) + 4, **TEXT_ENCODER))
+    text_encoder = making.t5_encoder(tokenizer)
     transformer = LTXVideoTransformer3DModel(**{**TRANSFORMER, **case.transformer})
     vae = AutoencoderKLLTXVideo(**case.vae)
     for offset, module in enumerate((text_encoder, transformer, vae)):
@@ -396,7 +379,7 @@ def record_request(pipeline: Any, case: Case) -> tuple[np.ndarray, dict[str, np.
 def record_masked_text(pipeline: Any) -> dict[str, np.ndarray]:
     """Two prompts of different lengths whose padding is not attended to, as other pipelines have it."""
     tokens = pipeline.tokenizer(
-        [PROMPT, ""], padding="max_length", max_length=20, truncation=True, return_tensors="pt"
+        [making.PROMPT, ""], padding="max_length", max_length=20, truncation=True, return_tensors="pt"
     )
     output = pipeline.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
     named = {"input_ids": tokens.input_ids, "mask": tokens.attention_mask, "output": output}

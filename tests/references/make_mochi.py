@@ -23,7 +23,7 @@ from diffusers import (
     MochiPipeline,
     MochiTransformer3DModel,
 )
-from transformers import T5Config, T5EncoderModel, T5Tokenizer, T5TokenizerFast
+from transformers import T5Tokenizer, T5TokenizerFast
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -51,21 +51,6 @@ VAE = {
     "layers_per_block": (1, 1, 0, 1, 1),
 }
 SCHEDULER = {"invert_sigmas": True}
-TEXT_ENCODER = {
-    "d_model": 32,
-    "d_kv": 12,
-    "num_heads": 3,
-    "d_ff": 40,
-    "num_layers": 2,
-    "feed_forward_proj": "gated-gelu",
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": 0,
-}
-PROMPT = "A red fox runs through the snow while a violin plays at night."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +79,7 @@ CASES = {
         requests=[
             {
                 # 8 frames are made 7.
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "negative_prompt": "blurry, low quality",
                 "height": 32,
                 "width": 48,
@@ -155,7 +140,7 @@ CASES = {
         save={"max_shard_size": "200KB"},
         requests=[
             {
-                "prompt": PROMPT,
+                "prompt": making.PROMPT,
                 "height": 48,
                 "width": 16,
                 "num_frames": 7,
@@ -181,12 +166,10 @@ CASES = {
 def build(case: Case, folder: Path) -> None:
     """Writes the case's checkpoint, its last linear map scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
-    (folder / "spiece.model").write_bytes(making.sentencepiece_model())
-    tokenizer = case.tokenizer(str(folder / "spiece.model"), legacy=True, model_max_length=256)
-    (folder / "spiece.model").unlink()
+    tokenizer = making.t5_tokenizer(case.tokenizer, legacy=True, model_max_length=256)
 
     torch.manual_seed(case.seed)
-    text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer) + 4, **TEXT_ENCODER))
+    text_encoder = making.t5_encoder(tokenizer)
     transformer = MochiTransformer3DModel(**{**TRANSFORMER, **case.transformer})
     vae = AutoencoderKLMochi(**case.vae)
     for offset, module in enumerate((text_encoder, transformer, vae)):

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 CLIPPED_AT_MOST = 0.2
 
+PROMPT = "A red fox runs through the snow while a violin plays at night."
 SENTENCES = """
 A red fox runs through the snow while the sun sets behind the mountains.
 Waves roll over a quiet beach; a dog chases a ball along the water.
@@ -76,6 +78,38 @@ def sentencepiece_model(vocabulary: int = 300) -> bytes:
         minloglevel=2,
     )
     return out.getvalue()
+
+
+def t5_tokenizer(kind: type, **settings: Any) -> Any:
+    """A tokenizer of one of T5's classes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spiece.model"
+        path.write_bytes(sentencepiece_model())
+        return kind(str(path), **settings)
+
+
+def t5_encoder(tokenizer: Any) -> torch.nn.Module:
+    """A tiny T5 v1.1, its weights not yet `randomise`d."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer) + 4,
+            d_model=32,
+            # Three heads of 12 are 36, not d_model: a layer that takes one for the other does not load.
+            d_kv=12,
+            num_heads=3,
+            d_ff=40,
+            num_layers=2,
+            feed_forward_proj="gated-gelu",
+            relative_attention_num_buckets=32,
+            relative_attention_max_distance=128,
+            tie_word_embeddings=False,
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    )
 
 
 @contextlib.contextmanager
