@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from tests.runtime.conftest import FAKE_ENGINE
+from tests.processes import descendants
+from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.runtime.driver import render
 from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place
 from vidgen_dist.spec import RunSpec
 
+SIZE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "num_cpus": 2, "resources": {"NPU": 2}}
+
+PATIENCE = 60.0
+
+SOON_MISSED = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 3,
+}
+"""Ray's own settings have it miss a node after a quarter of a minute."""
+
 
 @pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a cluster of two nodes with two NPUs each."""
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster of two nodes with two NPUs each."""
     import ray
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.shutdown()
-    size = {"object_store_memory": 80 * 2**20, "num_cpus": 2, "resources": {"NPU": 2}}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    head = {**SIZE, "include_dashboard": False, "_system_config": SOON_MISSED}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        cluster.add_node(**size)
-        yield cluster.address
+        cluster.add_node(**SIZE)
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def test_each_gang_is_on_one_node(
-    two_nodes: str,
-    make_spec: Callable[..., RunSpec],
-    make_manifest: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Name of a gang -> Ray's ids of its members' nodes, as they come."""
     places: dict[str, list[str]] = {}
     placed = Hiring.placed
 
@@ -48,12 +62,83 @@ def test_each_gang_is_on_one_node(
         placed(boss, gang, member, place, others)
 
     monkeypatch.setattr(Hiring, "placed", note)
+    return places
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def kill(node: Any) -> None:
+    """All processes of a node at once, as when its power is cut."""
+    raylet = node.all_processes["raylet"][0].process
+    for pid in (raylet.pid, *descendants(raylet.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_each_gang_is_on_one_node(
+    two_nodes: Cluster,
+    make_spec: Callable[..., RunSpec],
+    make_manifest: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = noted_places(monkeypatch)
     # Each waits for the other: both gangs are there.
     one, two = tmp_path / "one", tmp_path / "two"
     manifest = make_manifest(f"touch:{one} wait:{two}", f"touch:{two} wait:{one}")
-    spec = make_spec(manifest, topology__device="ascend", topology__ulysses=2, topology__address=two_nodes)
+    flags = {"topology__device": "ascend", "topology__ulysses": 2, "topology__address": two_nodes.address}
+    spec = make_spec(manifest, **flags)
     assert render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE).done == 2
     nodes = [set(where) for where in places.values()]
     assert [len(where) for where in places.values()] == [2, 2]
     assert all(len(where) == 1 for where in nodes)
     assert nodes[0] != nodes[1]
+
+
+def test_a_node_that_is_killed_gives_its_rows_back_and_one_that_joins_gets_work(
+    two_nodes: Cluster,
+    make_spec: Callable[..., RunSpec],
+    make_manifest: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places, left = noted_places(monkeypatch), []
+    has_left = Hiring.left
+
+    def note(boss: Hiring, gang: Gang) -> bool:
+        left.append(has_left(boss, gang))
+        return left[-1]
+
+    monkeypatch.setattr(Hiring, "left", note)
+    joined = tmp_path / "joined"
+    begun = [tmp_path / f"begun-{i}" for i in range(6)]
+
+    prompts = [f"touch:{file} wait:{joined}" for file in begun]
+    flags = {"topology__device": "ascend", "topology__ulysses": 2, "topology__address": two_nodes.address}
+    spec = make_spec(make_manifest(*prompts), **flags)
+    with ThreadPoolExecutor(1) as pool:
+        # Ray makes nodes in the main thread alone.
+        running = pool.submit(render, spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+        # Each gang has begun a row that it will not end before there is a third one.
+        wait_until(lambda: sum(file.exists() for file in begun) == 2)
+        (node,) = two_nodes.worker_nodes
+        kill(node)
+        for file in begun:
+            file.unlink(missing_ok=True)
+        two_nodes.add_node(**SIZE)
+        wait_until(lambda: any(file.exists() for file in begun))
+        joined.touch()
+        result = running.result()
+    assert (result.done, result.failed, result.exit_status) == (6, 0, 0)
+    found = entries(tmp_path / "out")
+    assert sorted((entry["id"], entry["status"]) for entry in found) == [(i, "done") for i in "abcdef"]
+    assert left == [True]
+    # Three gangs, each on a node of its own; the third one is on the node that joined.
+    *_, late = places
+    assert len(places) == len({node for nodes in places.values() for node in nodes}) == 3
+    assert late in {entry["worker"] for entry in found}

@@ -17,7 +17,7 @@ them are looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.feeding import Feed, Task, to_ask_back
@@ -61,6 +61,9 @@ ANSWER_SECONDS = 5.0
 NODE_SECONDS = 30.0
 """Until then Ray must say what became of a member that is out of reach: it misses a node after 15 s or so."""
 
+ASK_SECONDS = 1.0
+"""After it, a member that is out of reach is asked again: Ray refuses such a call at once."""
+
 DEATH_SECONDS = 10.0
 """Until then Ray must say that a leader is dead that was killed."""
 
@@ -101,6 +104,7 @@ class Dying:
         unclear: Whether Ray has yet to say what became of the member that is lost: its node may have left.
         killed: Whether its members were.
         silent: Whether its leader can write no more.
+        unreached: Members that were out of reach -> when to ask them again.
     """
 
     gang: Gang
@@ -109,6 +113,7 @@ class Dying:
     unclear: bool = False
     killed: bool = False
     silent: bool = False
+    unreached: dict[Member, float] = field(default_factory=dict)
 
 
 class Crew:
@@ -289,7 +294,7 @@ class Crew:
         """What the leader of a lost gang, or Ray, still has to say."""
         gang, leader = dying.gang, dying.gang.leader
         if isinstance(what, Lost) and not what.dead:
-            member.poll(POLL_SECONDS, self._clock())
+            dying.unreached[member] = self._clock() + ASK_SECONDS
             return
         if member is dying.loss.member:
             dying.unclear = False
@@ -309,7 +314,11 @@ class Crew:
 
     def _bury_the_dead(self) -> None:
         for dying in list(self._dying.values()):
-            late = self._clock() > dying.until
+            now = self._clock()
+            for member in [member for member, again in dying.unreached.items() if now >= again]:
+                del dying.unreached[member]
+                member.poll(POLL_SECONDS, now)
+            late = now > dying.until
             if (dying.silent and not dying.unclear) or (dying.killed and late):
                 self._kill(dying)
                 self._bury(dying)
@@ -422,7 +431,7 @@ class Crew:
                 loss = Loss(f"{gang.rank_of(member)}: {what.why}", member, what.dead)
                 self._lose(gang, loss, unclear=not what.dead)
                 if not what.dead:
-                    member.poll(POLL_SECONDS, self._clock())
+                    self._hear_of_dying(self._dying[gang.name], member, what)
             elif what is not None:
                 self._hear(gang, member, what)
 
