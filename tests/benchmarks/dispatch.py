@@ -43,7 +43,7 @@ ROWS_PER_SECOND = 2_000
 BUSY = 0.98
 """Share of time in which a thousand gangs must render."""
 
-CALL_SECONDS = 0.0002
+CALL_SECONDS = 0.0005
 """Processor seconds of the driver for a message to or from an actor; the measurement over Ray shows them."""
 
 WEEK = 7 * 24 * 3600.0
