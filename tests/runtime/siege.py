@@ -1,4 +1,4 @@
-"""A run whose processes are killed at random moments, with SIGKILL, until it is through; and what must hold."""
+"""A run whose processes are killed at random moments, with SIGKILL, until it is through; and what must hold.
 
 The drivers are real ones; instead of a model the fast fake engine makes noise, and small real mp4s of it.
 """
