@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
@@ -109,65 +110,46 @@ def _own_keys(model: nn.Module) -> Callable[[str], str | None] | None:
     return {T5Encoder: encoder_key, CLIPTextEncoder: text_key}.get(type(model))
 
 
+def _common_parts(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> dict[str, Any]:
+    """What the pipeline of every family is made of, by the names of its arguments."""
+    return {
+        "rules": rules,
+        "tokenizer": load_tokenizer(checkpoint),
+        "text_encoder": _load_model(checkpoint, "text_encoder", dtype, mesh),
+        "transformer": _load_model(checkpoint, "transformer", dtype, mesh),
+        "vae": _load_model(checkpoint, "vae", dtype, mesh),
+        "scheduler": load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        "vae_config": checkpoint.config("vae"),
+        "dtype": dtype,
+        "mesh": mesh,
+    }
+
+
 def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> CogVideoXPipeline:
     return CogVideoXPipeline(
-        rules=rules,
-        tokenizer=load_tokenizer(checkpoint),
-        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
-        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
-        vae=_load_model(checkpoint, "vae", dtype, mesh),
-        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        **_common_parts(checkpoint, rules, dtype, mesh),
         transformer_config=checkpoint.config("transformer"),
-        vae_config=checkpoint.config("vae"),
-        dtype=dtype,
-        mesh=mesh,
     )
 
 
 def _load_ltx(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> LTXPipeline:
-    return LTXPipeline(
-        rules=rules,
-        tokenizer=load_tokenizer(checkpoint),
-        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
-        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
-        vae=_load_model(checkpoint, "vae", dtype, mesh),
-        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
-        vae_config=checkpoint.config("vae"),
-        dtype=dtype,
-        mesh=mesh,
-    )
+    return LTXPipeline(**_common_parts(checkpoint, rules, dtype, mesh))
 
 
 def _load_hunyuan_video(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> HunyuanVideoPipeline:
     return HunyuanVideoPipeline(
-        rules=rules,
-        tokenizer=load_tokenizer(checkpoint),
+        **_common_parts(checkpoint, rules, dtype, mesh),
         tokenizer_2=load_tokenizer(checkpoint, "tokenizer_2"),
-        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
         text_encoder_2=_load_model(checkpoint, "text_encoder_2", dtype, mesh),
-        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
-        vae=_load_model(checkpoint, "vae", dtype, mesh),
-        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
         transformer_config=checkpoint.config("transformer"),
-        vae_config=checkpoint.config("vae"),
-        dtype=dtype,
-        mesh=mesh,
     )
 
 
 def _load_mochi(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> MochiPipeline:
     return MochiPipeline(
-        rules=rules,
-        tokenizer=load_tokenizer(checkpoint),
-        text_encoder=_load_model(checkpoint, "text_encoder", dtype, mesh),
-        transformer=_load_model(checkpoint, "transformer", dtype, mesh),
-        vae=_load_model(checkpoint, "vae", dtype, mesh),
-        scheduler=load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        **_common_parts(checkpoint, rules, dtype, mesh),
         transformer_config=checkpoint.config("transformer"),
-        vae_config=checkpoint.config("vae"),
         zeros_for_empty_prompt=zeros_for_empty_prompt(checkpoint),
-        dtype=dtype,
-        mesh=mesh,
     )
 
 
