@@ -448,6 +448,7 @@ def verdicts(state: ledger.LedgerState) -> tuple:
         [state.is_done(*key) for key in keys],
         [state.attempts(*key) for key in keys],
         (state.done, state.failed, state.failures),
+        state.newest,
     )
 
 

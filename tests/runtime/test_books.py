@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.runtime.conftest import entries
 from tests.runtime.test_entries import JOB
 from tests.runtime.test_lease import wait_until, write_holder
-from vidgen_dist.ledger import LedgerEntry, read_ledger
+from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
 from vidgen_dist.runtime import books as bookkeeping
 from vidgen_dist.runtime.books import FEW_ENTRIES, Books
 from vidgen_dist.runtime.driver import open_books
@@ -22,11 +26,10 @@ from vidgen_dist.runtime.lease import FRESH_INTERVALS, Lease, acquire
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
 
-def entry(row_id: str, status: str = "done") -> LedgerEntry:
-    given: dict[str, Any] = {"uri": "somewhere"} if status == "done" else {"error_class": "OSError"}
-    return LedgerEntry(
-        id=row_id, status=status, fingerprint="f", attempt=1, finished_at=datetime.now(UTC), **given
-    )
+def entry(row_id: str, status: str = "done", **given: Any) -> LedgerEntry:
+    whole = {"fingerprint": "f", "attempt": 1, "finished_at": datetime.now(UTC)}
+    whole |= {"uri": "somewhere"} if status == "done" else {"error_class": "OSError"}
+    return LedgerEntry(id=row_id, status=status, **{**whole, **given})
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def open_quick(
     opened: list[Books] = []
 
     def open_now() -> Books:
-        opened.append(open_books(output, JOB, lease))
+        opened.append(open_books(output, JOB, lease, read_ledger(output).newest))
         return opened[-1]
 
     yield open_now
@@ -184,3 +187,70 @@ def test_one_whose_heartbeats_are_late_asks_and_goes_on(
     books.close()
     assert (lease.lost, books.done) == (None, 1)
     assert read_ledger(output).is_done("a", "f")
+
+
+MINUTES = st.integers(-30, 30).map(lambda minutes: timedelta(minutes=minutes))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["done", "failed", "repair"]), st.sampled_from("fg"), MINUTES, MINUTES),
+        max_size=5,
+    )
+)
+def test_what_was_entered_last_counts_whatever_the_clocks_say(
+    steps: list[tuple[str, str, timedelta, timedelta]],
+) -> None:
+    """Each step is another run's, whose driver's and worker's clocks are minutes apart."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bookkeeping, "TICK_SECONDS", 0.001)
+        output, in_place = open_storage(folder), None
+        with acquire(output, "run", say=print, interval=3600.0) as lease:
+            for status, fingerprint, driver, worker in steps:
+                before = read_ledger(output)
+                if status == "repair" and in_place is not None:
+                    take_back(output, in_place)
+                    in_place = None
+                elif status != "repair" and in_place != fingerprint:
+                    patch.setattr(bookkeeping, "datetime", clock_that_is_wrong_by(driver))
+                    books = open_books(output, JOB, lease, before.newest)
+                    attempt = before.attempts("a", fingerprint) + 1
+                    ended = datetime.now(UTC) + worker
+                    books.enter(
+                        entry("a", status, fingerprint=fingerprint, attempt=attempt, finished_at=ended)
+                    )
+                    books.close()
+                    in_place = fingerprint if status == "done" else in_place
+                    after = read_ledger(output)
+                    assert (after.done, after.failed) == ((1, 0) if status == "done" else (0, 1))
+                assert placed(read_ledger(output)) == in_place
+        assert placed(compacted(output)) == in_place
+
+
+def clock_that_is_wrong_by(difference: timedelta) -> type[datetime]:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + difference
+
+    return Clock
+
+
+def take_back(output: Storage, fingerprint: str) -> None:
+    """What `vidgen verify --repair` enters."""
+    videos = [each for each in entries(output.root) if each["status"] == "done"]
+    last = [each for each in videos if each["fingerprint"] == fingerprint][-1]
+    kept = {name: last[name] for name in ("fingerprint", "attempt", "finished_at")}
+    with LedgerWriter(output, "verify", JOB.passthrough) as writer:
+        writer.append(entry("a", "lost", **kept))
+
+
+def placed(state: LedgerState) -> str | None:
+    (fingerprint,) = [each for each in "fg" if state.is_done("a", each)] or [None]
+    return fingerprint
+
+
+def compacted(output: Storage) -> LedgerState:
+    compact(output, min_age=timedelta(0))
+    return read_ledger(output)

@@ -8,11 +8,12 @@ An entry is written after its video is whole under its final name (`media.commit
 but not entered when a run was killed is rendered again, to the same name.
 
 Among the entries of one id and one fingerprint `done` beats `failed`, and else the later beats the
-earlier. A video of another fingerprint takes the same file's place, so a row counts as done for the
-fingerprint that was done last. A `lost` entry repeats id, fingerprint, attempt and time of the `done` entry
-that it takes back: with it the row is done with no fingerprint, as if it had not been tried, until a later
-`done` or `failed` says else. The order in which parts are read and entries that are there twice change
-nothing.
+earlier. Later is what was entered later: whoever enters attempts dates them, after all that the ledger
+holds, so that no two clocks are compared. A video of another fingerprint takes the same file's place, so a
+row counts as done for the fingerprint that was done last. A `lost` entry repeats id, fingerprint, attempt and
+time of the `done` entry that it takes back: with it the row is done with no fingerprint, as if it had not
+been tried, until a later `done` or `failed` says else. The order in which parts are read and entries that are
+there twice change nothing.
 """
 
 from vidgen_dist.ledger.compaction import Compaction, compact

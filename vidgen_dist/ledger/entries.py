@@ -64,7 +64,8 @@ class LedgerEntry:
             attempt and `finished_at` was found to be missing or torn since.
         fingerprint: Digest of all that decides the pixels.
         attempt: 1 for the first attempt at this id with this fingerprint, and so on, over all runs.
-        finished_at: When the attempt ended; with a time zone, kept as UTC.
+        finished_at: When the attempt ended; with a time zone, kept as UTC. Says of two entries of a row which
+            is the later.
         uri: Where the video is, as a full URI or absolute path, so that it opens from anywhere; of a
             failed row None. If an output is moved as a whole, what follows the last `/videos/` still
             holds below the new place's `videos/`. Of a lost video where it was.

@@ -47,6 +47,7 @@ class Merge:
         self._rows = 0
         self._count = 0
         self._kept = 0
+        self._newest = 0
 
     def add(self, table: pa.Table, uri: str) -> None:
         """Takes attempts with the columns `MERGED`, of the part `uri`.
@@ -74,6 +75,7 @@ class Merge:
             for share, read in enumerate(self._read):
                 read.append(chunk[bounds[share] : bounds[share + 1]].copy())
             self._count += len(chunk)
+            self._newest = max(self._newest, int(chunk["finished_at"].max(initial=0)))
         self._waiting, self._rows = [], 0
 
     def state(self, parts: tuple[str, ...]) -> LedgerState:
@@ -85,7 +87,7 @@ class Merge:
             self._merge(share)
             shares.append(settle(self._best[share], since))
             self._best[share] = self._best[share][:0].copy()
-        return join_shares(shares, self._classes, parts)
+        return join_shares(shares, self._classes, parts, self._newest)
 
     def _merge(self, share: int) -> None:
         if self._read[share]:

@@ -25,6 +25,7 @@ class LedgerState:
         failures: Number of dead letters by error class, the most frequent first.
         recent: Videos that were done in the `RECENT` seconds before the ledger was read.
         recent_seconds: Since the first of them.
+        newest: When the last of all attempts ended, in microseconds since 1970; 0 if there is none.
         parts: Paths of the parts that were read.
     """
 
@@ -33,6 +34,7 @@ class LedgerState:
     failures: Mapping[str, int]
     recent: int
     recent_seconds: float
+    newest: int
     parts: tuple[str, ...]
     # The attempt that counts by id and fingerprint, sorted by `id_high`.
     _id_high: np.ndarray
@@ -209,7 +211,9 @@ def _last_of_id(attempts: np.ndarray) -> np.ndarray:
     return last
 
 
-def join_shares(shares: list[Share], classes: Mapping[str, int], parts: tuple[str, ...]) -> LedgerState:
+def join_shares(
+    shares: list[Share], classes: Mapping[str, int], parts: tuple[str, ...], newest: int
+) -> LedgerState:
     """The state of the ids of all shares, in their order; `classes` numbers the error classes."""
     names = tuple(classes)
     counts = np.zeros(len(names), np.int64)
@@ -230,6 +234,7 @@ def join_shares(shares: list[Share], classes: Mapping[str, int], parts: tuple[st
         failures=dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))),
         recent=recent,
         recent_seconds=max(0.0, time.time() - first / 1e6) if recent else 0.0,
+        newest=newest,
         parts=parts,
         _id_high=column("id_high"),
         _id_low=column("id_low"),

@@ -1,13 +1,16 @@
 """The books: what gangs have done, entered into the ledger by the driver, and by nobody else.
 
 A gang stores its videos and tells the driver, which holds the lease of the output. One writer for all gangs
-has three merits:
+has four merits:
 
 - Entries of all gangs share parts. A part costs a request to write, and each resume another to read; gangs
   that take minutes for a video would each write a part a video, or keep finished work unsaid for long.
 - Nobody enters a row behind the driver's back: neither a gang that was given up for dead, nor one whose
   driver was killed and which works on for a moment beside the next run. So each row is entered once.
 - A gang that is killed takes nothing with it that it has told.
+- Of two entries of a row the later counts. One clock dates them all, the driver's, and what is entered is
+  dated after all that the ledger holds: other hosts' clocks, that of the driver before included, may go
+  wrong by minutes.
 
 What a killed driver loses are the entries of the last seconds, see `WAIT_SECONDS` and `PATIENCE_SECONDS`;
 their rows are rendered again. Each gang loses the video that it is rendering then anyhow, half of one on
@@ -16,10 +19,12 @@ average, so that this is little beside it.
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
 from collections import Counter, deque
+from datetime import UTC, datetime, timedelta
 
 from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
 from vidgen_dist.runtime.lease import Lease, LeaseLost
@@ -49,6 +54,9 @@ CLOSE_SECONDS = 300.0
 """What the writing of the last entries may take at the end of a run."""
 
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
 class Books:
     """Enters rows in a thread of its own, until it is closed.
 
@@ -58,14 +66,16 @@ class Books:
     Args:
         writer: Writes the parts.
         lease: Without it nothing may be entered.
+        newest: When the last attempt in the ledger ended, in microseconds since 1970.
     """
 
-    def __init__(self, writer: LedgerWriter, lease: Lease) -> None:
+    def __init__(self, writer: LedgerWriter, lease: Lease, newest: int) -> None:
         self.fault = ""
         self._writer = writer
         self._lease = lease
         self._entries: queue.SimpleQueue[LedgerEntry] = queue.SimpleQueue()
         self._asked: float | None = None
+        self._newest = _EPOCH + timedelta(microseconds=newest)
         self._unwritten: deque[str] = deque()
         self._written: Counter[str] = Counter()
         self._closing = threading.Event()
@@ -91,8 +101,9 @@ class Books:
         return self.fault
 
     def enter(self, entry: LedgerEntry) -> None:
-        """Take an entry; it is written before long, and at the latest when the books are closed."""
-        self._entries.put(entry)
+        """Date an entry and take it; it is written before long, at the latest when the books are closed."""
+        self._newest = max(datetime.now(UTC), self._newest + datetime.resolution)
+        self._entries.put(dataclasses.replace(entry, finished_at=self._newest))
 
     def close(self) -> None:
         """Write what is left; sets `fault` if that cannot be done."""

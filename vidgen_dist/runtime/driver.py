@@ -198,7 +198,7 @@ def _render(
         max_attempts=plan.spec.faults.max_attempts,
         patience=limits["encode"],
     )
-    books = open_books(plan.output, job, lease)
+    books = open_books(plan.output, job, lease, plan.newest)
     scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
     failures: list[str] = []
     sent: Counter[str] = Counter()
@@ -319,7 +319,7 @@ def _clear_scratch(plan: Plan, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def open_books(output: Storage, job: Job, lease: Lease) -> Books:
+def open_books(output: Storage, job: Job, lease: Lease, newest: int) -> Books:
     """The books of a run."""
     writer = LedgerWriter(
         output,
@@ -330,7 +330,7 @@ def open_books(output: Storage, job: Job, lease: Lease) -> Books:
         min_entries=bookkeeping.FEW_ENTRIES,
         patience=bookkeeping.PATIENCE_SECONDS,
     )
-    return Books(writer, lease)
+    return Books(writer, lease, newest)
 
 
 def _size(count: float) -> str:

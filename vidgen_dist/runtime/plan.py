@@ -47,6 +47,7 @@ class Plan:
         manifest: The opened manifest.
         output: The opened output.
         found: What is known of every row.
+        newest: `LedgerState.newest` of the output.
     """
 
     spec: RunSpec
@@ -56,6 +57,7 @@ class Plan:
     manifest: Manifest
     output: Storage
     found: Found
+    newest: int
 
     @property
     def total(self) -> int:
@@ -149,7 +151,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         found = find_done(manifest, sampling_defaults(spec), resolving, ledger, spec.manifest.retry)
     except OSError as error:
         raise Refused(str(error)) from None
-    return Plan(spec, device, model, identity, manifest, output, found)
+    return Plan(spec, device, model, identity, manifest, output, found, ledger.newest)
 
 
 def read_run_file(output: Storage) -> RunSpec | None:
