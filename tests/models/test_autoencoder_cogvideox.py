@@ -1,6 +1,7 @@
 """CogVideoX's autoencoder: parity with diffusers, its parts against NumPy, cache, tiles, refusals."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from vidgen_dist.models.autoencoders.cogvideox import (
     SpatialNorm3D,
     Upsample3D,
 )
+from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
 from vidgen_dist.parallel.rows import Rows
 from vidgen_dist.weights.load import load_weights
 
@@ -351,7 +353,8 @@ def test_frames_no_larger_than_a_tile_are_not_cut():
     vae = tiny()
     video, latents = normal(1, 3, 1, 16, 24), normal(1, 4, 1, 4, 6)
     whole = (*encode(vae, video), decode(vae, latents))
-    vae.enable_tiling(16, 24, 0.25, 0.5)
+    vae.tiles = OverlappingTiles(16, 24, 0.25, 0.5)
+    vae.enable_tiling()
     for ours, theirs in zip((*encode(vae, video), decode(vae, latents)), whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -377,7 +380,8 @@ def test_a_faded_edge_runs_from_one_tile_to_the_next():
     # A third tile, of the last two latents, would start where the second's kept half ends.
     last = decode(vae, latents[..., 4:])
     end = right[..., 8:] * (1 - ramp) + last * ramp
-    vae.enable_tiling(16, 16, 0.0, 0.5)
+    vae.tiles = OverlappingTiles(16, 16, 0.0, 0.5)
+    vae.enable_tiling()
     ours = decode(vae, latents)
     assert largest_difference(ours, np.concatenate([left[..., :8], seam, end], axis=-1)) < 1e-6
 
@@ -388,8 +392,15 @@ def test_a_faded_edge_runs_from_one_tile_to_the_next():
 )
 def test_tiles_off_the_grid_are_refused(tiles):
     vae = tiny()
+    before = vae.tiles
     with pytest.raises(Refused, match="do not meet on the grid of 4 pixels per latent"):
-        vae.enable_tiling(*tiles)
+        vae.enable_tiling(**asdict(OverlappingTiles(*tiles)))
+    assert (vae.tiles, vae.use_tiling) == (before, False)
+
+
+def test_a_size_that_tiles_do_not_have():
+    with pytest.raises(TypeError, match="tile_sample_stride_height"):
+        tiny().enable_tiling(tile_sample_stride_height=16)
 
 
 # Configurations. --------------------------------------------------------------------------------
@@ -398,7 +409,7 @@ def test_tiles_off_the_grid_are_refused(tiles):
 def test_defaults_are_those_of_the_reference():
     config = AutoencoderConfig.from_mapping({"_class_name": "AutoencoderKLCogVideoX"})
     assert config.block_out_channels == (128, 256, 256, 512)
-    assert config.spatial_ratio == 8
+    assert config.spatial_compression_ratio == 8
     assert config.temporal_levels == 2
     assert config.scaling_factor == 1.15258426
 

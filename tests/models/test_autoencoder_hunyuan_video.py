@@ -8,7 +8,11 @@ import pytest
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderConfig, AutoencoderKLHunyuanVideo
+from vidgen_dist.models.autoencoders.hunyuan_video import (
+    AutoencoderConfig,
+    AutoencoderKLHunyuanVideo,
+    FrameTiles,
+)
 from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_frame_tiles
 from vidgen_dist.weights.load import load_weights
 
@@ -30,7 +34,8 @@ def loaded(name, piece="decode"):
     model = AutoencoderKLHunyuanVideo(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     load_weights(model, folder, variant=case(name, FAMILY).variant)
     if piece.startswith("tiled"):
-        model.enable_tiling(32, 24, 8, 24, 16, 4)
+        model.tiles = FrameTiles(32, 24, 24, 16, 8, 4)
+        model.enable_tiling()
     return model
 
 

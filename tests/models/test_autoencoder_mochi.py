@@ -10,6 +10,7 @@ from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders import mochi
 from vidgen_dist.models.autoencoders.mochi import AutoencoderConfig, AutoencoderKLMochi
+from vidgen_dist.models.autoencoders.tiles import StridedTiles
 from vidgen_dist.weights.load import load_weights
 
 FAMILY = "mochi"
@@ -40,7 +41,8 @@ def loaded(name, piece="decode"):
     model = AutoencoderKLMochi(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     load_weights(model, folder, variant=case(name, FAMILY).variant)
     if piece.startswith("tiled"):
-        model.enable_tiling(32, 24, 24, 16)
+        model.tiles = StridedTiles(32, 24, 24, 16)
+        model.enable_tiling()
     return model
 
 
@@ -159,5 +161,5 @@ def test_an_empty_config_is_the_published_one():
 
 
 def test_tiles_that_do_not_meet_are_refused():
-    with pytest.raises(Refused, match="tiles of 33, one every 16"):
-        randomised().enable_tiling(33, 32, 16, 16)
+    with pytest.raises(Refused, match="tiles of 33, one every 192"):
+        randomised().enable_tiling(tile_sample_min_height=33)

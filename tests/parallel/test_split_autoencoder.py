@@ -13,6 +13,7 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX, CausalConv3d
 from vidgen_dist.models.autoencoders.layers import FrameCache
+from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 from vidgen_dist.parallel.rows import Rows
 
@@ -49,7 +50,8 @@ def set_up(
 ) -> AutoencoderKLCogVideoX:
     vae.use_slicing = slicing
     if tiling:
-        vae.enable_tiling(16, 16, 0.25, 0.25)
+        vae.tiles = OverlappingTiles(16, 16, 0.25, 0.25)
+        vae.enable_tiling()
     return vae
 
 

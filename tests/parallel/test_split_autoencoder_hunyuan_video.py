@@ -10,7 +10,7 @@ import pytest
 from tests.models.test_autoencoder_hunyuan_video import TINY
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
-from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo
+from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo, FrameTiles
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 1e-5
@@ -32,7 +32,8 @@ def autoencoder(mesh: Mesh, tiling: bool) -> AutoencoderKLHunyuanVideo:
         values = (rng.standard_normal(parameter.shape) * scale).astype(np.float32)
         parameter.set_data(nn.from_numpy(values))
     if tiling:
-        vae.enable_tiling(16, 16, 8, 8, 8, 4)
+        vae.tiles = FrameTiles(16, 16, 8, 8, 8, 4)
+        vae.enable_tiling()
     return vae
 
 

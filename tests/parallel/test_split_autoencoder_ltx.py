@@ -11,6 +11,7 @@ from tests.models.test_autoencoder_ltx import SHUFFLING, TINY, TOLD, normal, ran
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
+from vidgen_dist.models.autoencoders.tiles import StridedTiles
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 1e-5
@@ -63,7 +64,8 @@ def test_decode(ranks: Ranks, rows: int, size: int, changes: dict[str, Any]) -> 
 
 def decode_tiles(mesh: Mesh, latents: np.ndarray) -> np.ndarray:
     vae = autoencoder(mesh, TOLD)
-    vae.enable_tiling(24, 16, 16, 8)
+    vae.tiles = StridedTiles(24, 16, 16, 8)
+    vae.enable_tiling()
     return nn.to_numpy(vae.decode(nn.from_numpy(latents), np.array([0.2], np.float32), seeded()))
 
 

@@ -11,6 +11,7 @@ from tests.models.test_autoencoder_mochi import randomised
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
+from vidgen_dist.models.autoencoders.tiles import StridedTiles
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 2e-5
@@ -27,7 +28,8 @@ def cpu() -> None:
 def autoencoder(mesh: Mesh, ratio: int, tiling: bool) -> AutoencoderKLMochi:
     vae = randomised(mesh, spatial_expansions=[ratio])
     if tiling:
-        vae.enable_tiling(4, 4, 2, 2)
+        vae.tiles = StridedTiles(4, 4, 2, 2)
+        vae.enable_tiling()
     return vae
 
 

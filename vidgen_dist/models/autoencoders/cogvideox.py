@@ -21,9 +21,10 @@ from typing import Any, Literal
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.activations import DIFFUSERS, Activation
+from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import FrameCache, in_frame_batches
-from vidgen_dist.models.autoencoders.tiles import Tiles, in_tiles
-from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
 # Frames that go through at once. Group norms see one batch of frames, so other numbers change the
@@ -115,7 +116,7 @@ class AutoencoderConfig:
         return DIFFUSERS[self.act_fn.lower()]
 
     @property
-    def spatial_ratio(self) -> int:
+    def spatial_compression_ratio(self) -> int:
         """Pixels per latent, along rows and columns."""
         return 2 ** (len(self.block_out_channels) - 1)
 
@@ -390,120 +391,38 @@ class Decoder3D(nn.Module):
         return self.conv_out(nn.silu(self.norm_out(x, cache.rows, zq)), cache)
 
 
-class AutoencoderKLCogVideoX(nn.Module):
-    """CogVideoX's autoencoder.
+class AutoencoderKLCogVideoX(VideoAutoencoder):
+    """CogVideoX's autoencoder. Its tiles are by default half the configuration's sample size.
 
     Args:
         config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
-        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
-            `encode` and `decode`, with the same values.
+        mesh: As `VideoAutoencoder` has it.
 
     Attributes:
-        config: The configuration, an `AutoencoderConfig`.
         use_slicing: Take the videos of a batch one by one: less memory.
-        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture. Tiles are not split: the first rank works, the others wait.
 
     Raises:
         Refused: A configuration that cannot be.
     """
 
+    config: AutoencoderConfig
+
     def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        super().__init__()
-        self.mesh = mesh or alone()
-        self.config = known = AutoencoderConfig.from_mapping(config)
+        known = AutoencoderConfig.from_mapping(config)
+        super().__init__(known, known.spatial_compression_ratio, mesh)
         self.encoder = Encoder3D(known)
         self.decoder = Decoder3D(known)
         moments, latents = 2 * known.latent_channels, known.latent_channels
         self.quant_conv = nn.Conv3d(moments, moments, 1) if known.use_quant_conv else None
         self.post_quant_conv = nn.Conv3d(latents, latents, 1) if known.use_post_quant_conv else None
         self.use_slicing = False
-        self.use_tiling = False
-        self.tile_sample_min_height = known.sample_height // 2
-        self.tile_sample_min_width = known.sample_width // 2
-        self.tile_overlap_factor_height = 1 / 6
-        self.tile_overlap_factor_width = 1 / 5
-
-    def enable_tiling(
-        self,
-        tile_sample_min_height: int | None = None,
-        tile_sample_min_width: int | None = None,
-        tile_overlap_factor_height: float | None = None,
-        tile_overlap_factor_width: float | None = None,
-    ) -> None:
-        """Take frames larger than a tile tile by tile from now on.
-
-        Args:
-            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels; by default half the
-                configuration's sample size.
-            tile_overlap_factor_height, tile_overlap_factor_width: Share of a tile, from 0 to below 1,
-                that is blended with the tile before; by default 1/6 and 1/5.
-
-        Raises:
-            Refused: Tiles that would not meet on the grid of latents.
-        """
-        given = {
-            "tile_sample_min_height": tile_sample_min_height,
-            "tile_sample_min_width": tile_sample_min_width,
-            "tile_overlap_factor_height": tile_overlap_factor_height,
-            "tile_overlap_factor_width": tile_overlap_factor_width,
-        }
-        for name, value in given.items():
-            if value is not None:
-                setattr(self, name, value)
-        self._sample_tiles()
-        self._latent_tiles()
-        self.use_tiling = True
-
-    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """The distribution of a video's latents, on every rank.
-
-        Args:
-            video: (B, C, T, H, W) in [-1, 1].
-
-        Returns:
-            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
-            within [-30, 20].
-        """
-        ratio = self.config.spatial_ratio
-        rows = self._divide(video.shape[3] // ratio)
-        moments = None
-        if rows.holds:
-            moments = self._by_slices(rows.take(video, ratio), lambda part: self._encode(part, rows))
-        mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
-        return mean, nn.clip(logvar, -30.0, 20.0)
-
-    def decode(self, latents: nn.Tensor) -> nn.Tensor:
-        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
-
-        On the first rank; the others get (B, C, T, 0, W).
-        """
-        rows = self._divide(latents.shape[3])
-        frames = None
-        if rows.holds:
-            frames = self._by_slices(rows.take(latents), lambda part: self._decode(part, rows))
-        return rows.gather_at_first(frames, latents.dtype)
-
-    def _divide(self, latent_rows: int) -> Rows:
-        divide = Rows.of_first if self.use_tiling else Rows.divide
-        return divide(self.mesh.gang, latent_rows)
-
-    def _by_slices(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-        if not self.use_slicing or x.shape[0] == 1:
-            return run(x)
-        return nn.cat([run(x[i : i + 1]) for i in range(x.shape[0])], axis=0)
+        self.tiles = OverlappingTiles(known.sample_height // 2, known.sample_width // 2)
 
     def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
-        def run(part: nn.Tensor) -> nn.Tensor:
-            return in_frame_batches(part, SAMPLE_FRAMES_AT_ONCE, self._encode_frames, rows)
-
-        return in_tiles(video, self._sample_tiles(), run) if self.use_tiling else run(video)
+        return in_frame_batches(video, SAMPLE_FRAMES_AT_ONCE, self._encode_frames, rows)
 
     def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
-        def run(part: nn.Tensor) -> nn.Tensor:
-            return in_frame_batches(part, LATENT_FRAMES_AT_ONCE, self._decode_frames, rows)
-
-        return in_tiles(latents, self._latent_tiles(), run) if self.use_tiling else run(latents)
+        return in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self._decode_frames, rows)
 
     def _encode_frames(self, frames: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         moments = self.encoder(frames, cache)
@@ -514,38 +433,9 @@ class AutoencoderKLCogVideoX(nn.Module):
             latents = self.post_quant_conv(latents)
         return self.decoder(latents, cache)
 
-    def _sample_tiles(self) -> tuple[Tiles, Tiles]:
-        """Tiles of the rows and the columns of pixels, for encoding."""
-        ratio = self.config.spatial_ratio
-        return (
-            cut(self.tile_sample_min_height, self.tile_overlap_factor_height, ratio, decoding=False),
-            cut(self.tile_sample_min_width, self.tile_overlap_factor_width, ratio, decoding=False),
-        )
-
-    def _latent_tiles(self) -> tuple[Tiles, Tiles]:
-        """Tiles of the rows and the columns of latents, for decoding."""
-        ratio = self.config.spatial_ratio
-        return (
-            cut(self.tile_sample_min_height, self.tile_overlap_factor_height, ratio, decoding=True),
-            cut(self.tile_sample_min_width, self.tile_overlap_factor_width, ratio, decoding=True),
-        )
-
-
-def cut(samples: int, overlap: float, ratio: int, *, decoding: bool) -> Tiles:
-    """Tiles of `samples` pixels that share `overlap` of their length, at `ratio` pixels per latent.
-
-    Raises:
-        Refused: The reference's rounding leaves such tiles apart, or on top of one another.
-    """
-    latents = samples // ratio
-    size, out = (latents, samples) if decoding else (samples, latents)
-    # The order of these float operations decides the rounding.
-    step, blend = int(size * (1 - overlap)), int(out * overlap)
-    keep = out - blend
-    meet = step * ratio == keep if decoding else step == keep * ratio
-    if not 0 <= overlap < 1 or step < 1 or not meet:
-        raise Refused(
-            f"tiles of {samples} pixels that overlap by {overlap:g} of their length do not meet on the grid "
-            f"of {ratio} pixels per latent; size and overlap (0 to below 1) must both be whole latents"
-        )
-    return Tiles(size, step, blend, keep)
+    def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
+        in_parts = super()._in_parts
+        if not self.use_slicing or x.shape[0] == 1:
+            return in_parts(x, run, decoding=decoding)
+        slices = (x[i : i + 1] for i in range(x.shape[0]))
+        return nn.cat([in_parts(part, run, decoding=decoding) for part in slices], axis=0)

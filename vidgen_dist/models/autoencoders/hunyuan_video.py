@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.activations import DIFFUSERS, Activation
+from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import CausalConv3d, Steps
-from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_frame_tiles, in_tiles
-from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.models.autoencoders.tiles import StridedTiles, Tiles, cut, in_frame_tiles
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows
 
 # Long videos go through in tiles of so many frames and the one before, one every so many: other numbers would
@@ -274,128 +275,69 @@ class Decoder3D(nn.Module):
         return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
 
 
-class AutoencoderKLHunyuanVideo(nn.Module):
-    """HunyuanVideo's autoencoder.
+@dataclass(frozen=True)
+class FrameTiles(StridedTiles):
+    """Tiles of frames too.
+
+    Args:
+        tile_sample_min_num_frames: Frames of a tile, the one before it not counted.
+        tile_sample_stride_num_frames: Frames from one tile to the next.
+    """
+
+    tile_sample_min_num_frames: int = FRAMES_OF_A_TILE
+    tile_sample_stride_num_frames: int = FRAMES_TO_THE_NEXT
+
+    def cut_frames(self, ratio: int, *, decoding: bool) -> Tiles:
+        """As `cut`, of the frames, at `ratio` of them per latent."""
+        return cut(
+            self.tile_sample_min_num_frames, self.tile_sample_stride_num_frames, ratio, decoding=decoding
+        )
+
+
+class AutoencoderKLHunyuanVideo(VideoAutoencoder):
+    """HunyuanVideo's autoencoder. Long videos go through in tiles of frames, with or without `use_tiling`.
 
     Args:
         config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
-        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
-            `encode` and `decode`, with the same values.
-
-    Attributes:
-        config: The configuration, an `AutoencoderConfig`.
-        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture. Tiles are not split: the first rank works, the others wait.
+        mesh: As `VideoAutoencoder` has it.
 
     Raises:
         Refused: A configuration that cannot be.
     """
 
+    config: AutoencoderConfig
+    tiles: FrameTiles = FrameTiles()
+
     def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        super().__init__()
-        self.mesh = mesh or alone()
-        self.config = known = AutoencoderConfig.from_mapping(config)
+        known = AutoencoderConfig.from_mapping(config)
+        super().__init__(known, known.spatial_compression_ratio, mesh)
         self.encoder = Encoder3D(known)
         self.decoder = Decoder3D(known)
         self.quant_conv = nn.Conv3d(2 * known.latent_channels, 2 * known.latent_channels, 1)
         self.post_quant_conv = nn.Conv3d(known.latent_channels, known.latent_channels, 1)
-        self.use_tiling = False
-        self.tile_sample_min_height = 256
-        self.tile_sample_min_width = 256
-        self.tile_sample_min_num_frames = FRAMES_OF_A_TILE
-        self.tile_sample_stride_height = 192
-        self.tile_sample_stride_width = 192
-        self.tile_sample_stride_num_frames = FRAMES_TO_THE_NEXT
 
-    def enable_tiling(
-        self,
-        tile_sample_min_height: int | None = None,
-        tile_sample_min_width: int | None = None,
-        tile_sample_min_num_frames: int | None = None,
-        tile_sample_stride_height: int | None = None,
-        tile_sample_stride_width: int | None = None,
-        tile_sample_stride_num_frames: int | None = None,
-    ) -> None:
-        """Take frames larger than a tile tile by tile from now on.
-
-        Args:
-            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels (256).
-            tile_sample_min_num_frames: Frames of a tile, the one before it not counted (16); longer videos go
-                through in tiles of frames with or without this method.
-            tile_sample_stride_height, tile_sample_stride_width: Pixels from one tile to the next (192).
-            tile_sample_stride_num_frames: Frames from one tile to the next (12).
-
-        Raises:
-            Refused: Tiles that would not meet on the grid of latents.
-        """
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        for name, value in given.items():
-            setattr(self, name, value)
+    def enable_tiling(self, **sizes: Any) -> None:
+        tiles = replace(self.tiles, **sizes)
         for decoding in (False, True):
-            self._tiles(decoding)
-            self._frame_tiles(decoding)
-        self.use_tiling = True
+            tiles.cut_frames(self.config.temporal_compression_ratio, decoding=decoding)
+        super().enable_tiling(**sizes)
 
-    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """The distribution of a video's latents, on every rank.
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.quant_conv(self.encoder(video, rows))
 
-        Args:
-            video: (B, C, T, H, W) in [-1, 1].
+    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.decoder(self.post_quant_conv(latents), rows)
 
-        Returns:
-            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
-            within [-30, 20].
-        """
-        ratio = self.config.spatial_compression_ratio
+    def _latent_rows(self, height: int) -> int:
         # A latent of its own also for rows that are too few for one.
-        rows = self._divide(-(-video.shape[3] // ratio))
-        moments = None
-        if rows.holds:
-            moments = self._network(rows, decoding=False)(rows.take(video, ratio))
-        mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
-        return mean, nn.clip(logvar, -30.0, 20.0)
+        return -(-height // self.spatial_compression_ratio)
 
-    def decode(self, latents: nn.Tensor) -> nn.Tensor:
-        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
-
-        On the first rank; the others get (B, C, T, 0, W).
-        """
-        rows = self._divide(latents.shape[3])
-        frames = None
-        if rows.holds:
-            frames = self._network(rows, decoding=True)(rows.take(latents))
-        return rows.gather_at_first(frames, latents.dtype)
-
-    def _divide(self, latent_rows: int) -> Rows:
-        divide = Rows.of_first if self.use_tiling else Rows.divide
-        return divide(self.mesh.gang, latent_rows)
-
-    def _network(self, rows: Rows, decoding: bool) -> Callable[[nn.Tensor], nn.Tensor]:
-        """Puts a video of this rank's rows through one half, in tiles."""
-
-        def whole(part: nn.Tensor) -> nn.Tensor:
-            if decoding:
-                return self.decoder(self.post_quant_conv(part), rows)
-            return self.quant_conv(self.encoder(part, rows))
-
-        def frame_tile(part: nn.Tensor) -> nn.Tensor:
-            return in_tiles(part, self._tiles(decoding), whole) if self.use_tiling else whole(part)
-
-        shortest = 1 if decoding else self.config.temporal_compression_ratio
-        return lambda x: in_frame_tiles(x, self._frame_tiles(decoding), frame_tile, shortest)
-
-    def _tiles(self, decoding: bool) -> tuple[Tiles, Tiles]:
-        """Tiles of the rows and the columns of what goes in."""
-        ratio = self.config.spatial_compression_ratio
-        return (
-            cut(self.tile_sample_min_height, self.tile_sample_stride_height, ratio, decoding=decoding),
-            cut(self.tile_sample_min_width, self.tile_sample_stride_width, ratio, decoding=decoding),
-        )
-
-    def _frame_tiles(self, decoding: bool) -> Tiles:
-        return cut(
-            self.tile_sample_min_num_frames,
-            self.tile_sample_stride_num_frames,
-            self.config.temporal_compression_ratio,
-            decoding=decoding,
+    def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
+        ratio = self.config.temporal_compression_ratio
+        in_parts = super()._in_parts
+        return in_frame_tiles(
+            x,
+            self.tiles.cut_frames(ratio, decoding=decoding),
+            lambda part: in_parts(part, run, decoding=decoding),
+            shortest=1 if decoding else ratio,
         )

@@ -12,18 +12,19 @@ Over the ranks of a gang a video is split into rows: each module works on a rank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
+from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import from_channels, to_channels
-from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_tiles
+from vidgen_dist.models.autoencoders.tiles import StridedTiles
 from vidgen_dist.models.config import bad_key
 from vidgen_dist.models.layers import SinusoidEmbedding
-from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import Rows, join
 
 NAME = "AutoencoderKLLTXVideo"
@@ -188,11 +189,6 @@ class AutoencoderConfig:
             stages.append(stage)
             channels = stage.outputs
         return tuple(stages)
-
-    @property
-    def spatial_ratio(self) -> int:
-        """Pixels per latent, along rows and columns."""
-        return self.spatial_compression_ratio or self.patch_size * 2 ** sum(self.spatio_temporal_scaling)
 
 
 @dataclass(frozen=True)
@@ -560,79 +556,36 @@ class Decoder3d(nn.Module):
         )
 
 
-class AutoencoderKLLTXVideo(nn.Module):
+class AutoencoderKLLTXVideo(VideoAutoencoder):
     """LTX-Video's autoencoder.
 
     Args:
         config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
-        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
-            `encode` and `decode`, with the same values.
+        mesh: As `VideoAutoencoder` has it.
 
     Attributes:
-        config: The configuration, an `AutoencoderConfig`.
         latents_mean, latents_std: What normalises latents for the transformer, (Z,).
-        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture. Tiles are not split: the first rank works, the others wait.
 
     Raises:
         Refused: A configuration that cannot be.
     """
 
+    config: AutoencoderConfig
+    tiles = StridedTiles(512, 512, 448, 448)
+
     def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        super().__init__()
-        self.mesh = mesh or alone()
-        self.config = known = AutoencoderConfig.from_mapping(config)
+        known = AutoencoderConfig.from_mapping(config)
+        ratio = known.spatial_compression_ratio or known.patch_size * 2 ** sum(known.spatio_temporal_scaling)
+        super().__init__(known, ratio, mesh)
         self.encoder = Encoder3d(known)
         self.decoder = Decoder3d(known)
         self.latents_mean = nn.empty_parameter((known.latent_channels,), "latents_mean")
         self.latents_std = nn.empty_parameter((known.latent_channels,), "latents_std")
-        self.use_tiling = False
-        self.tile_sample_min_height = 512
-        self.tile_sample_min_width = 512
-        self.tile_sample_stride_height = 448
-        self.tile_sample_stride_width = 448
-
-    def enable_tiling(
-        self,
-        tile_sample_min_height: int | None = None,
-        tile_sample_min_width: int | None = None,
-        tile_sample_stride_height: int | None = None,
-        tile_sample_stride_width: int | None = None,
-    ) -> None:
-        """Take frames larger than a tile tile by tile from now on.
-
-        Args:
-            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels (512).
-            tile_sample_stride_height, tile_sample_stride_width: Pixels from one tile to the next (448).
-
-        Raises:
-            Refused: Tiles that would not meet on the grid of latents.
-        """
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        for name, value in given.items():
-            setattr(self, name, value)
-        for decoding in (False, True):
-            self._tiles(decoding)
-        self.use_tiling = True
 
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """The distribution of a video's latents, on every rank.
-
-        Args:
-            video: (B, C, T, H, W) in [-1, 1].
-
-        Returns:
-            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean not normalised, the logarithm
-            within [-30, 20] and the same for all channels.
-        """
-        ratio = self.config.spatial_ratio
-        rows = self._divide(video.shape[3] // ratio)
-        moments = None
-        if rows.holds:
-            on = self._pass(rows)
-            moments = self._run(rows.take(video, ratio), lambda x: self.encoder(x, on), decoding=False)
-        mean, logvar = nn.split(rows.gather(moments, video.dtype), (self.config.latent_channels, 1), axis=1)
-        return mean, nn.cat([nn.clip(logvar, -30.0, 20.0)] * self.config.latent_channels, 1)
+        """As `VideoAutoencoder.encode`: a variance is the same for all channels."""
+        mean, logvar = super().encode(video)
+        return mean, nn.cat([logvar] * self.config.latent_channels, 1)
 
     def decode(
         self,
@@ -640,36 +593,13 @@ class AutoencoderKLLTXVideo(nn.Module):
         timestep: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> nn.Tensor:
-        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
-
-        On the first rank; the others get (B, C, T, 0, W).
+        """As `VideoAutoencoder.decode`.
 
         Args:
             timestep: (B,), 0 to 1; for `timestep_conditioning`.
             rng: What noise is drawn from, for `decoder_inject_noise`: all ranks' in one state.
         """
-        rows = self._divide(latents.shape[3])
-        frames = None
-        if rows.holds:
-            on = self._pass(rows, rng)
-            frames = self._run(rows.take(latents), lambda x: self.decoder(x, on, timestep), decoding=True)
-        return rows.gather_at_first(frames, latents.dtype)
+        return self._decode_by(lambda x, rows: self.decoder(x, Pass(rows, rng), timestep), latents)
 
-    def _divide(self, latent_rows: int) -> Rows:
-        divide = Rows.of_first if self.use_tiling else Rows.divide
-        return divide(self.mesh.gang, latent_rows)
-
-    def _pass(self, rows: Rows, rng: np.random.Generator | None = None) -> Pass:
-        # A tile is an image of its own.
-        return Pass(Rows() if self.use_tiling else rows, rng)
-
-    def _run(self, x: nn.Tensor, network: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
-        return in_tiles(x, self._tiles(decoding), network) if self.use_tiling else network(x)
-
-    def _tiles(self, decoding: bool) -> tuple[Tiles, Tiles]:
-        """Tiles of the rows and the columns of what goes in."""
-        ratio = self.config.spatial_ratio
-        return (
-            cut(self.tile_sample_min_height, self.tile_sample_stride_height, ratio, decoding=decoding),
-            cut(self.tile_sample_min_width, self.tile_sample_stride_width, ratio, decoding=decoding),
-        )
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.encoder(video, Pass(rows))

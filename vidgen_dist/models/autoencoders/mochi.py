@@ -21,6 +21,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import DIFFUSERS, Activation
+from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import (
     CausalConv3d,
     FrameCache,
@@ -28,9 +29,8 @@ from vidgen_dist.models.autoencoders.layers import (
     from_channels,
     in_frame_batches,
 )
-from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_tiles
 from vidgen_dist.models.config import bad_key
-from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows
 
 NAME = "AutoencoderKLMochi"
@@ -347,109 +347,31 @@ class Decoder3D(nn.Module):
         return self.proj_out(self._activation(x))
 
 
-class AutoencoderKLMochi(nn.Module):
+class AutoencoderKLMochi(VideoAutoencoder):
     """Mochi's autoencoder.
 
     Args:
         config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
-        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
-            `encode` and `decode`, with the same values.
-
-    Attributes:
-        config: The configuration, an `AutoencoderConfig`.
-        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture. Tiles are not split: the first rank works, the others wait.
+        mesh: As `VideoAutoencoder` has it.
 
     Raises:
         Refused: A configuration that cannot be.
     """
 
+    config: AutoencoderConfig
+
     def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        super().__init__()
-        self.mesh = mesh or alone()
-        self.config = AutoencoderConfig.from_mapping(config)
-        self.encoder = Encoder3D(self.config)
-        self.decoder = Decoder3D(self.config)
-        self.use_tiling = False
-        self.tile_sample_min_height = 256
-        self.tile_sample_min_width = 256
-        self.tile_sample_stride_height = 192
-        self.tile_sample_stride_width = 192
+        known = AutoencoderConfig.from_mapping(config)
+        super().__init__(known, known.spatial_compression_ratio, mesh)
+        self.encoder = Encoder3D(known)
+        self.decoder = Decoder3D(known)
 
-    def enable_tiling(
-        self,
-        tile_sample_min_height: int | None = None,
-        tile_sample_min_width: int | None = None,
-        tile_sample_stride_height: int | None = None,
-        tile_sample_stride_width: int | None = None,
-    ) -> None:
-        """Take frames larger than a tile tile by tile from now on.
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+        # At once: its attention sees all of the past.
+        return in_frame_batches(video, video.shape[2], self.encoder, rows)
 
-        Args:
-            tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels (256).
-            tile_sample_stride_height, tile_sample_stride_width: Pixels from one tile to the next (192).
-
-        Raises:
-            Refused: Tiles that would not meet on the grid of latents.
-        """
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        for name, value in given.items():
-            setattr(self, name, value)
-        for decoding in (False, True):
-            self._tiles(decoding)
-        self.use_tiling = True
-
-    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """The distribution of a video's latents, on every rank.
-
-        Args:
-            video: (B, C, T, H, W) in [-1, 1].
-
-        Returns:
-            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
-            within [-30, 20].
-        """
-        ratio = self.config.spatial_compression_ratio
-        rows = self._divide(video.shape[3] // ratio)
-        moments = None
-        if rows.holds:
-            moments = self._run(rows.take(video, ratio), rows, decoding=False)
-        mean, logvar = nn.chunk(rows.gather(moments, video.dtype), 2, axis=1)
-        return mean, nn.clip(logvar, -30.0, 20.0)
-
-    def decode(self, latents: nn.Tensor) -> nn.Tensor:
-        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
-
-        On the first rank; the others get (B, C, T, 0, W).
-        """
-        rows = self._divide(latents.shape[3])
-        frames = None
-        if rows.holds:
-            frames = self._run(rows.take(latents), rows, decoding=True)
-        return rows.gather_at_first(frames, latents.dtype)
-
-    def _divide(self, latent_rows: int) -> Rows:
-        divide = Rows.of_first if self.use_tiling else Rows.divide
-        return divide(self.mesh.gang, latent_rows)
-
-    def _run(self, x: nn.Tensor, rows: Rows, decoding: bool) -> nn.Tensor:
-        """A video of this rank's rows through one half, in tiles if so wanted."""
-
-        def whole(part: nn.Tensor) -> nn.Tensor:
-            if not decoding:
-                # At once: its attention sees all of the past.
-                return in_frame_batches(part, part.shape[2], self.encoder, rows)
-            frames = in_frame_batches(part, LATENT_FRAMES_AT_ONCE, self.decoder, rows)
-            # The first latent frame is the first frame's alone.
-            extra = self.config.temporal_compression_ratio - 1
-            return frames[:, :, extra:] if frames.shape[2] > extra else frames
-
-        return in_tiles(x, self._tiles(decoding), whole) if self.use_tiling else whole(x)
-
-    def _tiles(self, decoding: bool) -> tuple[Tiles, Tiles]:
-        """Tiles of the rows and the columns of what goes in."""
-        ratio = self.config.spatial_compression_ratio
-        return (
-            cut(self.tile_sample_min_height, self.tile_sample_stride_height, ratio, decoding=decoding),
-            cut(self.tile_sample_min_width, self.tile_sample_stride_width, ratio, decoding=decoding),
-        )
+    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
+        frames = in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self.decoder, rows)
+        # The first latent frame is the first frame's alone.
+        extra = self.config.temporal_compression_ratio - 1
+        return frames[:, :, extra:] if frames.shape[2] > extra else frames

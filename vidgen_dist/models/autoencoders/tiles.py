@@ -42,6 +42,75 @@ def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
     return Tiles(size=samples, step=stride, blend=latents - step, keep=step)
 
 
+@dataclass(frozen=True)
+class StridedTiles:
+    """Tiles of rows and columns, one every so many pixels, under the reference's names.
+
+    Args:
+        tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels.
+        tile_sample_stride_height, tile_sample_stride_width: Pixels from one tile to the next.
+    """
+
+    tile_sample_min_height: int = 256
+    tile_sample_min_width: int = 256
+    tile_sample_stride_height: int = 192
+    tile_sample_stride_width: int = 192
+
+    def cut(self, ratio: int, *, decoding: bool) -> tuple[Tiles, Tiles]:
+        """Tiles of the rows and the columns of what goes in, at `ratio` pixels per latent.
+
+        Raises:
+            Refused: Tiles that would not meet on the grid of latents.
+        """
+        return (
+            cut(self.tile_sample_min_height, self.tile_sample_stride_height, ratio, decoding=decoding),
+            cut(self.tile_sample_min_width, self.tile_sample_stride_width, ratio, decoding=decoding),
+        )
+
+
+@dataclass(frozen=True)
+class OverlappingTiles:
+    """Tiles of rows and columns that share a part of their length, under the reference's names.
+
+    Args:
+        tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels.
+        tile_overlap_factor_height, tile_overlap_factor_width: Share of a tile, from 0 to below 1, that is
+            blended with the tile before.
+    """
+
+    tile_sample_min_height: int
+    tile_sample_min_width: int
+    tile_overlap_factor_height: float = 1 / 6
+    tile_overlap_factor_width: float = 1 / 5
+
+    def cut(self, ratio: int, *, decoding: bool) -> tuple[Tiles, Tiles]:
+        """As `StridedTiles.cut`."""
+        return (
+            overlap(self.tile_sample_min_height, self.tile_overlap_factor_height, ratio, decoding=decoding),
+            overlap(self.tile_sample_min_width, self.tile_overlap_factor_width, ratio, decoding=decoding),
+        )
+
+
+def overlap(samples: int, share: float, ratio: int, *, decoding: bool) -> Tiles:
+    """As `cut`, of tiles that share that much of their length.
+
+    Raises:
+        Refused: The reference's rounding leaves such tiles apart, or on top of one another.
+    """
+    latents = samples // ratio
+    size, out = (latents, samples) if decoding else (samples, latents)
+    # The order of these float operations decides the rounding.
+    step, blended = int(size * (1 - share)), int(out * share)
+    keep = out - blended
+    meet = step * ratio == keep if decoding else step == keep * ratio
+    if not 0 <= share < 1 or step < 1 or not meet:
+        raise Refused(
+            f"tiles of {samples} pixels that overlap by {share:g} of their length do not meet on the grid "
+            f"of {ratio} pixels per latent; size and overlap (0 to below 1) must both be whole latents"
+        )
+    return Tiles(size, step, blended, keep)
+
+
 def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
     """Run x (B, C, T, H, W) through in blended tiles, or whole if it is no larger than a tile."""
     rows, columns = tiles
