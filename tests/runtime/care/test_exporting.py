@@ -145,6 +145,23 @@ def test_columns_that_datasets_takes_for_itself(tmp_path: Path, place: str) -> N
     assert not {"video", "old_file_name", "image"} & set(names)
 
 
+@pytest.mark.parametrize("to", ["hf", "webdataset"])
+def test_credentials_of_media_are_not_handed_on(tmp_path: Path, place: str, to: str) -> None:
+    signed = "s3://me:pw@bucket/b.png?X-Amz-Signature=5ec4e7"
+    manifest = put_manifest(tmp_path / "m.parquet", ("a", "b", "c"), image=["a?.png", signed, None])
+    output = put_run(str(tmp_path / "out"), ids=("a", "b", "c"), manifest=manifest)
+    default = signed.replace("/b.png", "/c.png").encode()
+    output.write_bytes(
+        "run.yaml", output.read_bytes("run.yaml").replace(b"{guid", b"{image: '%b', guid" % default)
+    )
+    export(output.root, to, place)
+    if to == "hf":
+        told = pq.read_table(f"{place}/metadata.parquet")["image"].to_pylist()
+    else:
+        told = [json.loads(files["json"])["image"] for files in samples(place).values()]
+    assert [Path(told[0]).name, *told[1:]] == ["a?.png", "s3://bucket/b.png", "s3://bucket/c.png"]
+
+
 def test_folders_are_small(output: Storage, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "_FOLDER_ROWS", 4)
     export(output.root, "hf", place)

@@ -198,7 +198,8 @@ class Joined:
                 # Of a manifest that was changed since its rows were rendered.
                 raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
             default = self._defaults.get(name)
-            columns[name] = column if default is None else column.fill_null(pa.scalar(default, kind))
+            column = column if default is None else column.fill_null(pa.scalar(default, kind))
+            columns[name] = _without_credentials(column) if name in MEDIA_FIELDS else column
         for field in self._manifest.extra_schema:
             if field.name not in columns:
                 columns[field.name] = batch.some(field.name, places).cast(field.type, safe=False)
@@ -239,6 +240,11 @@ class _Places:
 def _last_of_each_row(entries: pa.Table) -> pa.Table:
     """Of entries sorted by row the last of each."""
     return entries.filter(pa.array(np.diff(entries.column(ROW).to_numpy(), append=-1) != 0))
+
+
+def _without_credentials(uris: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Where media came from, for others to read: a signed URL opens for everybody."""
+    return pa.array([None if uri is None else redact(uri) for uri in uris.to_pylist()], uris.type)
 
 
 def _without_folders(models: pa.ChunkedArray, revisions: pa.ChunkedArray) -> pa.Array:
