@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
+import ray
 
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.runtime import gang as gangs
 from vidgen_dist.runtime.cluster import Node
+from vidgen_dist.runtime.crew import Loss
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place, pack_strategy
 from vidgen_dist.runtime.job import Job
@@ -130,3 +133,66 @@ def test_a_gang_is_on_one_host_where_all_find_room_so(
     there: list[float], need: float, size: int, replicas: int, strategy: str
 ) -> None:
     assert pack_strategy(there, need, size, replicas) == strategy
+
+
+def test_what_is_stored_of_a_gang_names_its_nodes_by_their_places() -> None:
+    gang, placed = make_gang(0, [on_npu(host, "3") for host in ("10.0.0.1", "10.0.0.11", "10.0.0.1")])
+    for member, place in placed:
+        member.place = place
+    assert [gang.rank_of(member) for member in gang.members] == [
+        "rank 0 on node 1, NPU 3",
+        "rank 1 on node 2, NPU 3",
+        "rank 2 on node 1, NPU 3",
+    ]
+    said = "no answer of 10.0.0.11:4001, tcp://10.0.0.1:7, 110.0.0.1 or 10.0.0.1."
+    assert gang.without_hosts(said) == "no answer of node 2:4001, tcp://node 1:7, 110.0.0.1 or node 1."
+    loss = Loss(
+        f"{gang.rank_of(gang.members[1])} died", gang.members[1], dead=True, said="Ray: ip: 10.0.0.11"
+    )
+    assert str(loss) == "rank 1 on node 2, NPU 3 died (10.0.0.11; Ray: ip: 10.0.0.11)"
+
+
+def died(account: str, *, at_once: bool = False) -> ray.exceptions.ActorDiedError:
+    error = ray.exceptions.ActorDiedError()
+    error.error_msg, error._actor_init_failed = f"The actor died.\n\tip: 10.0.0.7\n{account}", at_once
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (died("The actor died because its node has died. Node Id: 8c."), "died with its node"),
+        (
+            died("its worker process has died. Worker exit type: SYSTEM_ERROR: SIGKILL by OOM killer, …"),
+            "died: its process crashed, or was killed (for want of memory, say)",
+        ),
+        (
+            died("its worker process has died. Worker exit type: NODE_OUT_OF_MEMORY"),
+            "was killed: its node ran out of memory",
+        ),
+        (
+            ray.exceptions.OutOfMemoryError("low on memory (IP: 10.0.0.7)"),
+            "was killed: its node ran out of memory",
+        ),
+        (died("The actor is dead because it was killed by `ray.kill`."), "was ended by the driver"),
+        (
+            died("ray::WorkerActor() (ip=10.0.0.7)\nKeyError: 'y'", at_once=True),
+            "could not be started: KeyError: 'y'",
+        ),
+        (died("Nobody knows why."), "died"),
+        (ray.exceptions.ActorUnavailableError("rpc to 10.0.0.7:99", None), "is out of reach"),
+        (ray.exceptions.RpcError("rpc to 10.0.0.7:99"), "is lost: RpcError"),
+        (
+            ray.exceptions.RayTaskError("poll", "…", OSError("no file")),
+            "raised OSError: no file",
+        ),
+    ],
+)
+def test_what_is_stored_of_a_death_names_no_host(error: Exception, told: str) -> None:
+    call: Future[None] = Future()
+    call.set_exception(error)
+    lost = gangs._answer(call)
+    assert isinstance(lost, gangs.Lost)
+    assert lost.why == told
+    # Who is at the console gets all of it.
+    assert lost.said == gangs._account(error)

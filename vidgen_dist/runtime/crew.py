@@ -81,16 +81,24 @@ class Loss:
     """Why a gang is lost.
 
     Args:
-        why: For a person.
+        why: For a person; it may be stored beside the videos, and names no host.
         member: Who died or is silent; None where the members themselves say that they cannot go on.
         dead: Whether Ray says that it is dead.
         error: Class of the error, for the dead letter of a row that is given up for it.
+        said: Ray's own account, if it gave one.
     """
 
     why: str
     member: Member | None = None
     dead: bool = False
     error: str = "WorkerDied"
+    said: str = ""
+
+    def __str__(self) -> str:
+        """For whoever runs the cluster: with the host, and all that Ray says."""
+        host = self.member.place.host if self.member is not None and self.member.place is not None else ""
+        details = "; ".join(filter(None, (host, self.said)))
+        return f"{self.why} ({details})" if details else self.why
 
 
 @dataclass(eq=False)
@@ -129,7 +137,7 @@ class Crew:
         max_attempts: Gangs that a row may kill.
         limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
         on_news: Called with what a gang says of a row that it has, before that is heeded.
-        on_loss: Called with a gang that is lost, and why.
+        on_loss: Called with a gang that is lost, and why, with its hosts: not to be stored.
         on_result: Called for each row that is done or failed, with what its gang says; enters it.
         give_up: Called with a row that killed its gangs, an error class and a message; enters it.
         stuck: Says why the ledger cannot be written; empty while it can.
@@ -272,7 +280,7 @@ class Crew:
         """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
         self._strike(gang)
         self._last_loss = loss.why
-        self._on_loss(gang, loss.why)
+        self._on_loss(gang, str(loss))
         now = self._clock()
         until = now + (NODE_SECONDS if unclear else LAST_WORDS_SECONDS)
         dying = self._dying[gang.name] = Dying(gang, loss, until, unclear)
@@ -428,7 +436,8 @@ class Crew:
             if gang.name in self._dying:
                 self._hear_of_dying(self._dying[gang.name], member, what)
             elif isinstance(what, Lost):
-                loss = Loss(f"{gang.rank_of(member)}: {what.why}", member, what.dead)
+                why = gang.without_hosts(f"{gang.rank_of(member)} {what.why}")
+                loss = Loss(why, member, what.dead, said=what.said)
                 self._lose(gang, loss, unclear=not what.dead)
                 if not what.dead:
                     self._hear_of_dying(self._dying[gang.name], member, what)
@@ -476,7 +485,7 @@ class Crew:
             self.end(Stopped(event.message) if self._ready() else Refused(event.message))
         elif event.kind == "broken":
             what = "broke down" if gang.ready else "could not load the model"
-            why = f"{gang.rank_of(member)} {what}: {event.error}: {event.message}"
+            why = gang.without_hosts(f"{gang.rank_of(member)} {what}: {event.error}: {event.message}")
             error = "WorkerDied" if event.error in (None, GangBroken.__name__) else event.error
             gang.broken = gang.broken or (why, error, self._clock())
         elif event.kind == "stopped":

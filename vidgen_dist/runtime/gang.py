@@ -22,6 +22,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from vidgen_dist.parallel.collectives import PeerLost
 from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
 from vidgen_dist.runtime.feeding import Hand
 from vidgen_dist.runtime.job import Job, Report, Row
@@ -30,6 +31,7 @@ from vidgen_dist.runtime.observability.notes import together
 from vidgen_dist.runtime.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.unison import Ending, GangBroken
 from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.storage import redact_message
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ class RayFollowers:
         try:
             # Once for all of them: there may be a clip in it.
             shared = ray.put(row)
-            return [actor.follow.remote(shared).future() for actor in self._actors]
+            return [_in_our_words(actor.follow.remote(shared).future()) for actor in self._actors]
         except ray.exceptions.RayError as error:
-            raise GangBroken(f"the row cannot be announced: {error}") from error
+            raise GangBroken(f"the row cannot be announced: {_cause(error)}") from error
 
 
 class WorkerActor(Worker):
@@ -111,12 +113,14 @@ class Lost:
     """Why a call has no answer.
 
     Args:
-        why: Ray's account, in one line.
+        why: In our words, which name no host: they may be stored beside the videos.
         dead: Whether Ray says that the actor is dead; else it may be out of reach for the moment.
+        said: Ray's own account, in one line, with addresses and all.
     """
 
     why: str
     dead: bool
+    said: str = ""
 
 
 Answer = Place | Report | Lost | None
@@ -200,13 +204,20 @@ class Gang:
         return all(member.ready for member in self.members)
 
     def rank_of(self, member: Member) -> str:
-        """What to call a member: its rank, and where it is."""
+        """What to call a member: its rank, and where in the gang it is."""
         if len(self.members) == 1:
             return "the worker"
         where = (
             "" if member.place is None else f" on {', NPU '.join((member.place.host, *member.place.devices))}"
         )
-        return f"rank {self.members.index(member)}{where}"
+        return self.without_hosts(f"rank {self.members.index(member)}{where}")
+
+    def without_hosts(self, text: str) -> str:
+        """A text with the numbers of the gang's nodes, from 1 in the order of ranks, for their addresses."""
+        hosts = dict.fromkeys(member.place.host for member in self.members if member.place is not None)
+        for number, host in enumerate(hosts, 1):
+            text = re.sub(rf"(?<![\w.:]){re.escape(host)}(?!\.?\w)", f"node {number}", text)
+        return text
 
 
 class Hiring:
@@ -352,7 +363,50 @@ def _answer(call: Future[Any]) -> Answer:
     error = call.exception()
     if error is None:
         return call.result()
-    return Lost(_account(error), isinstance(error, ray.exceptions.ActorDiedError))
+    return Lost(_cause(error), isinstance(error, ray.exceptions.ActorDiedError), _account(error))
+
+
+def _in_our_words(ending: Future[Ending]) -> Future[Ending]:
+    """A follower's ending, as it is; what Ray says where there is none, as `_cause` tells it."""
+    ours: Future[Ending] = Future()
+
+    def hear(ending: Future[Ending]) -> None:
+        error = ending.exception()
+        if error is None:
+            ours.set_result(ending.result())
+        else:
+            ours.set_exception(PeerLost(_cause(error)))
+
+    ending.add_done_callback(hear)
+    return ours
+
+
+_OUT_OF_MEMORY = re.compile("low on memory|memory pressure|OUT_OF_MEMORY|CRASH_OOM")
+
+
+def _cause(error: BaseException) -> str:
+    """Why a call has no answer, in a few words that name no host."""
+    account = str(error)
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"raised {type(error.cause).__name__}: {redact_message(str(error.cause))}"
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or _OUT_OF_MEMORY.search(account):
+        return "was killed: its node ran out of memory"
+    if isinstance(error, ray.exceptions.ActorUnavailableError):
+        return "is out of reach"
+    if isinstance(error, ray.exceptions.ActorDiedError):
+        if error.actor_init_failed:
+            # The last line is the error that its process raised; the others say where.
+            return f"could not be started: {account.strip().splitlines()[-1]}"
+        return next((cause for part, cause in _DEATHS.items() if part in account), "died")
+    return f"is lost: {type(error).__name__}"
+
+
+_DEATHS = {
+    "node has died": "died with its node",
+    "ray.kill": "was ended by the driver",
+    "worker process has died": "died: its process crashed, or was killed (for want of memory, say)",
+}
+"""Part of Ray's account of a death -> in our words."""
 
 
 def _account(error: BaseException) -> str:
