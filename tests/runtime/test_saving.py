@@ -345,6 +345,20 @@ def test_a_row_that_two_gangs_died_with_begins_at_its_first_step(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_a_row_that_is_given_up_leaves_nothing_and_begins_at_its_first_step_in_the_next_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
+) -> None:
+    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die-once:{tmp_path}/happened"
+    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
+    once = make_spec(manifest, topology__replicas=1, output__checkpoint_every=3, faults__max_attempts=1)
+    result = run(once)
+    assert (result.done, result.failed) == (0, 1)
+    assert scratch_of(tmp_path) == []
+    assert run(once).exit_status == 0
+    assert steps_in(marks) == [list(range(1, STOP + 1)), list(range(1, STEPS + 1))]
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_run_goes_on_where_the_one_before_was_stopped(
     make_spec: MakeSpec,
     make_manifest: MakeManifest,

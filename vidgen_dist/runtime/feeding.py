@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from vidgen_dist.runtime.job import Row
 
 AFRESH_DEATHS = 2
-"""A row that so many gangs have died with begins at step 0: they may have died of what was saved of it."""
+"""A row that so many gangs have died with begins at step 0: they may have died of what was saved of it.
+One that has no further attempt is given up, what was saved of it goes, and so it begins in the next run."""
 
 
 @dataclass
