@@ -562,6 +562,25 @@ def lock(path: str) -> FileLock | None:
         os.close(handle)
 
 
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock of a local file, see `lock`; also True where that does not show."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        # Beside others that only look; whoever wants the lock just then asks again.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
 def _is_still(path: str, handle: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))

@@ -29,7 +29,7 @@ from vidgen_dist.ledger import read_ledger
 from vidgen_dist.runtime import books
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.lease import FILE, LOCK, Holder, Lease, acquire, read_holder
+from vidgen_dist.runtime.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
@@ -320,11 +320,14 @@ def test_a_local_run_that_was_killed_is_followed_at_once(tmp_path: Path, hold: H
     process = hold(output, "first", 3600.0)
     with pytest.raises(Refused, match=r"run first \(since"):
         take(output, "second", interval=3600.0)
+    assert not has_died(output, "first")
     process.kill()
     process.wait()
+    assert has_died(output, "first")
     said: list[str] = []
     with take(output, "second", said, interval=3600.0):
         assert holder_of(output).run == "second"
+        assert (has_died(output, "first"), has_died(output, "second")) == (True, False)
     assert len(said) == 1
     assert "run first" in said[0]
     assert "which has died" in said[0]
@@ -339,6 +342,7 @@ def test_a_lease_of_another_machine_is_waited_for_although_the_lock_is_free(
     here = tmp_path / "boot"
     here.write_text("another")
     monkeypatch.setattr(leases, "_BOOT", here)
+    assert not has_died(output, "far")
     with pytest.raises(Refused, match="run far"):
         take(output, "near")
 

@@ -38,7 +38,17 @@ from pathlib import Path
 from types import TracebackType
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import Changed, FileLock, SharedFile, Storage, is_local, lock, redact, share
+from vidgen_dist.storage import (
+    Changed,
+    FileLock,
+    SharedFile,
+    Storage,
+    is_local,
+    is_locked,
+    lock,
+    redact,
+    share,
+)
 
 FILE = ".lease.json"
 LOCK = ".lease.lock"
@@ -195,6 +205,26 @@ class Lease:
         begun = time.monotonic()
         self._tag = self._file.write(self._holder.to_bytes(), tag)
         self._beaten = begun
+
+
+def has_died(output: Storage, run: str) -> bool:
+    """Whether it is certain that a run is at work no more; nothing is written to find out.
+
+    It is where the lease was taken on this machine: then the operating system's lock says so. Of a run
+    elsewhere only its silence tells.
+
+    Raises:
+        OSError: The storage failed.
+    """
+    if not is_local(output.root):
+        return False
+    try:
+        holder = read_holder(output.read_bytes(FILE))
+    except FileNotFoundError:
+        return False
+    if not _is_of_this_machine(output, holder):
+        return False
+    return holder.run != run or not is_locked(output.uri(LOCK))
 
 
 def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: float) -> Lease:

@@ -15,7 +15,9 @@ import pytest
 
 from vidgen_dist import cli
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
+from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.care.status import read_status
+from vidgen_dist.runtime.lease import acquire
 from vidgen_dist.runtime.observability.status_file import FILE, GangStatus, RunStatus
 from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import open_storage
@@ -165,6 +167,22 @@ def test_of_a_run_that_is_not_at_work_the_ledger_is_asked(
     shown = vidgen("status", output)[1]
     assert said in shown
     assert "usual" not in shown
+
+
+def test_a_run_of_this_machine_that_was_killed_is_at_once_known_to_be_dead(
+    output: Path, vidgen: Vidgen
+) -> None:
+    write_status(output)
+    storage = open_storage(output)
+    with acquire(storage, "r", say=print, interval=3600.0):
+        left = storage.read_bytes(leases.FILE)
+        assert json.loads(vidgen("status", output, "--json")[1])["run"]["live"]
+        assert "at work since" in (shown := vidgen("status", output)[1])
+        assert "last heard of " in shown
+    storage.write_bytes(leases.FILE, left)
+    found = json.loads(vidgen("status", output, "--json")[1])
+    assert (found["run"]["live"], found["run"]["died"], found["done"]) == (False, True, 2)
+    assert "r died; last heard of" in vidgen("status", output)[1]
 
 
 def test_a_status_file_of_another_kind_is_left_aside(output: Path, vidgen: Vidgen) -> None:

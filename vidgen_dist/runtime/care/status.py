@@ -17,6 +17,7 @@ from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import open_manifest
+from vidgen_dist.runtime.lease import has_died
 from vidgen_dist.runtime.observability.progress import span
 from vidgen_dist.runtime.observability.status_file import read_status_file
 from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
@@ -38,7 +39,8 @@ def read_status(uri: str) -> dict[str, Any]:
         `total` and `pending` (None if the manifest can no longer be read), `done`, `failed`, `failures`
         (error class -> rows), `videos_per_minute` and `seconds_left` (None if it does not go on), `manifest`,
         `model`, `task`, `output`; and `run`, what `status.json` says of the latest run, with `live` (whether
-        it is at work, and so where the counts are from) and `silent_seconds`; None if it says nothing.
+        it is at work, and so where the counts are from), `died` (whether it is certain that it is not, though
+        it says so) and `silent_seconds`; None if it says nothing.
 
     Raises:
         Refused: There is no run's output.
@@ -46,7 +48,9 @@ def read_status(uri: str) -> dict[str, Any]:
     output, spec = open_output(uri)
     try:
         run = read_status_file(output)
-        counts = run if run is not None and run.is_live else _count(output, spec)
+        died = run is not None and run.state == "running" and has_died(output, run.run)
+        live = run is not None and run.is_live and not died
+        counts = run if run is not None and live else _count(output, spec)
     except OSError as error:
         raise Refused(str(error)) from None
     return {
@@ -64,7 +68,8 @@ def read_status(uri: str) -> dict[str, Any]:
         "run": run
         and {
             **run.model_dump(mode="json", exclude=_COUNTS),
-            "live": run.is_live,
+            "live": live,
+            "died": died,
             "silent_seconds": run.silent_seconds,
         },
     }
@@ -78,7 +83,7 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     silent, since, updated = span(run["silent_seconds"]), _moment(run["since"]), _moment(run["updated"])
     if run["live"]:
-        lines = [("run", f"{run['run']} at work since {since}, seen {silent} ago")]
+        lines = [("run", f"{run['run']} at work since {since}, last heard of {silent} ago")]
         states = Counter(gang["state"] for gang in run["gangs"])
         counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
         lines.append(("gangs", counts or "none"))
@@ -91,7 +96,9 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         if len(slow) > SHOWN_STRAGGLERS:
             slow[SHOWN_STRAGGLERS:] = [f"and {len(slow) - SHOWN_STRAGGLERS:,} more: see --json"]
         return lines + [("stragglers" if line is slow[0] else "", line) for line in slow]
-    if run["state"] == "running":
+    if run["died"]:
+        told = f"died; last heard of {silent} ago; run it again to go on"
+    elif run["state"] == "running":
         told = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
     else:
         told = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
