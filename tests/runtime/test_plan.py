@@ -165,7 +165,9 @@ def test_every_kind_of_row_is_found_again(
     assert again.found.is_done.tolist() == [n % 2 == 0 for n in range(40)]
     assert again.found.attempts.tolist() == [int(n % 4 != 3) for n in range(40)]
     assert sorted(rows_of(again), key=number) == [
-        dataclasses.replace(row, attempt=1 + int(n % 4 != 3)) for n, row in enumerate(everything) if n % 2
+        dataclasses.replace(row, attempt=1 + int(n % 4 != 3), sought=True)
+        for n, row in enumerate(everything)
+        if n % 2
     ]
     floats = [row | {"seed": None if row["seed"] is None else float(row["seed"])} for row in rows]
     assert plan_of(make_spec(make_manifest(*floats), seed=7)).done == 20

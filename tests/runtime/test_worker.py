@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE
-from tests.test_tags import read_tags
 from vidgen_dist.ledger import LATER
+from vidgen_dist.media import read_tags
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.fingerprint import Identity

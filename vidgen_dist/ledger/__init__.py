@@ -4,8 +4,8 @@
 by one writer, and never changed, so any number of workers write at the same time and a reader needs no
 lock. Parts of one run share one schema: the folder opens as one table in pandas, DuckDB and `datasets`.
 
-An entry is written after its video is whole under its final name (`media.commit_video`). What was rendered
-but not entered when a run was killed is rendered again, to the same name.
+An entry is written after its video is whole under its final name (`media.commit_video`). A video that was
+not entered when a run was killed is entered by the next one, without being rendered again.
 
 Among the entries of one id and one fingerprint `done` beats `failed`, and else the later beats the
 earlier. Later is what was entered later: whoever enters attempts dates them, after all that the ledger

@@ -42,6 +42,8 @@ class LedgerState:
     _fingerprint: np.ndarray
     # Whether its video is there: done, not lost, and the id not done with another fingerprint since.
     _in_place: np.ndarray
+    # Whether a video of it was lost and none done since, whatever failed.
+    _lost: np.ndarray
     _attempts: np.ndarray
     # Whether it is the latest outcome of its id, and a failure.
     _dead: np.ndarray
@@ -71,6 +73,7 @@ class LedgerState:
         found = index >= 0
         return Outcomes(
             done=found & self._at(self._in_place, index, False),
+            lost=self._at(self._lost, index, False),
             attempts=self._at(self._attempts, index, 0),
             error_class=self._at(self._error_class, index, -1),
             class_names=self._class_names,
@@ -105,12 +108,14 @@ class Outcomes:
 
     Attributes:
         done: Whether the video is there: bool (N,).
+        lost: Whether it was there, is lost, and was not done since: bool (N,).
         attempts: The highest attempt number, 0 if there was none: int32 (N,).
         error_class: Place in `class_names` if the best attempt is a failure, else -1: int32 (N,).
         class_names: Error classes.
     """
 
     done: np.ndarray
+    lost: np.ndarray
     attempts: np.ndarray
     error_class: np.ndarray
     class_names: tuple[str, ...]
@@ -192,6 +197,7 @@ def _counting(best: np.ndarray) -> np.ndarray:
     counts[failed], counts[settled] = failure, ~failure
     attempts = best["attempts"]
     attempts[failed] = attempts[settled] = np.maximum(attempts[failed], attempts[settled])
+    best["lost"][failed] = best["lost"][settled]
     return counts
 
 
@@ -240,6 +246,7 @@ def join_shares(
         _id_low=column("id_low"),
         _fingerprint=column("fingerprint"),
         _in_place=np.concatenate([share.in_place for share in shares]),
+        _lost=column("lost"),
         _attempts=column("attempts"),
         _dead=np.concatenate([share.dead for share in shares]),
         _error_class=errors,

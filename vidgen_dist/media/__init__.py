@@ -18,19 +18,25 @@ from vidgen_dist.media.reading import (
     read_image,
     read_video,
 )
+from vidgen_dist.media.tags import read_tags
 from vidgen_dist.media.writing import (
+    FOLDER_DIGITS,
     FORMATS,
+    GIF_END,
     MAX_GIF_FPS,
     EncodedVideo,
     Frames,
     commit_video,
+    place_of,
     to_uint8,
     write_video,
 )
 
 __all__ = [
     "ANIMATION_FORMATS",
+    "FOLDER_DIGITS",
     "FORMATS",
+    "GIF_END",
     "IMAGE_FORMATS",
     "MAX_CLIP_PIXELS",
     "MAX_GIF_FPS",
@@ -42,7 +48,9 @@ __all__ = [
     "commit_video",
     "count_frames",
     "media_digest",
+    "place_of",
     "read_image",
+    "read_tags",
     "read_video",
     "to_uint8",
     "write_video",

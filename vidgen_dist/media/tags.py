@@ -13,17 +13,25 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from xml.sax.saxutils import escape
 
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from vidgen_dist.media.reading import MediaError, decoder, describe_broken
 from vidgen_dist.provenance import AIGC
 
 # What is a keyword of PNG, too.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,78}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FFMETADATA_SPECIAL = re.compile(r"([=;#\\])")
+# A backslash takes the next character with it, be it a line's end or another backslash.
+_FFMETADATA_LINE = re.compile(r"((?:[^\\=\n]|\\.)+)=((?:[^\\\n]|\\.)*)", re.DOTALL)
+_MP4_OWN = frozenset({"major_brand", "minor_version", "compatible_brands"})
+_XMP = "XML:com.adobe.xmp"
 
 
 def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -58,7 +66,7 @@ def png_chunks(tags: Mapping[str, str]) -> PngInfo:
     for key, value in tags.items():
         chunks.add_text(key, value)
     if AIGC in tags:
-        chunks.add_itxt("XML:com.adobe.xmp", _xmp(tags[AIGC]))
+        chunks.add_itxt(_XMP, _xmp(tags[AIGC]))
     return chunks
 
 
@@ -75,6 +83,46 @@ def gif_label(tags: Mapping[str, str]) -> bytes:
     # length of a block, the trailer leads it to the end.
     trailer = bytes([1, *range(255, -1, -1), 0])
     return b"!\xff\x0bXMP DataXMP" + _xmp(tags[AIGC]).encode() + trailer
+
+
+def read_tags(path: Path, format: str) -> dict[str, str]:
+    """The tags of a file, or for "png" of a folder's first frame, as they were given to `write_video`.
+
+    Args:
+        path: Where it is, on this machine.
+        format: One of `FORMATS`.
+
+    Raises:
+        MediaError: It cannot be read.
+        FileNotFoundError: There is no such file.
+    """
+    if format == "npy":
+        return {}
+    if format == "mp4":
+        return _read_ffmetadata(path)
+    try:
+        if format == "gif":
+            with Image.open(path, formats=["GIF"]) as image:
+                return dict(json.loads(image.info.get("comment", b"{}")))
+        with PngImageFile(path / "000000.png") as frame:
+            return {key: str(value) for key, value in frame.text.items() if key != _XMP}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders of foreign bytes raise whatever they please
+        raise MediaError(f"{path.name}: its tags cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _read_ffmetadata(path: Path) -> dict[str, str]:
+    # bitexact: or ffmpeg signs what it prints.
+    command = [*decoder(path), "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
+    )
+    if done.returncode != 0:
+        raise MediaError(describe_broken(path, path.name, done.stderr.decode("utf-8", "replace")))
+    pairs = _FFMETADATA_LINE.findall(done.stdout.decode("utf-8", "replace"))
+    tags = {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+    return {key: value for key, value in tags.items() if key not in _MP4_OWN}
 
 
 def _xmp(label: str) -> str:

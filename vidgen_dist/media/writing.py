@@ -26,8 +26,14 @@ FORMATS = ("mp4", "gif", "png", "npy")
 # Browsers show a frame of less than 2 hundredths of a second for 10.
 MAX_GIF_FPS = 50.0
 
+GIF_END = b";"
+"""The last byte of a gif."""
+
 # libx264's output depends on the number of its threads, which therefore must not follow the host's cores.
 X264_THREADS = 1
+
+FOLDER_DIGITS = 16
+"""Of the SHA-256 of a folder of frames those that name it."""
 
 Frames = np.ndarray
 """(F, H, W, 3) uint8."""
@@ -224,7 +230,7 @@ def _write_gif(frames: Frames, path: Path, fps: float, tags: Mapping[str, str]) 
                 GifImagePlugin.getdata(image.crop(box), box[:2], duration=10 * hundredths, disposal=1)
             )
             previous = image
-        file.write(b";")
+        file.write(GIF_END)
 
 
 def _indices(image: Image.Image) -> Image.Image:
@@ -276,12 +282,17 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
     Raises:
         OSError: The storage refused; nothing that a ledger entry names has been touched.
     """
-    folder = f"videos/{hashlib.sha256(name.encode()).hexdigest()[:2]}"
+    place = place_of(name)
     if local.path.is_dir():
-        target = f"{folder}/{name}/{local.sha256[:16]}"
+        target = f"{place}/{local.sha256[:FOLDER_DIGITS]}"
         for file in sorted(local.path.iterdir()):
             output.put_file(file, f"{target}/{file.name}")
     else:
-        target = f"{folder}/{name}{local.path.suffix}"
+        target = f"{place}{local.path.suffix}"
         output.put_file(local.path, target)
     return output.uri(target)
+
+
+def place_of(name: str) -> str:
+    """Where `commit_video` puts a video of this name: without its suffix, or the folder of its folders."""
+    return f"videos/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"

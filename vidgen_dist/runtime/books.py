@@ -12,9 +12,8 @@ has four merits:
   dated after all that the ledger holds: other hosts' clocks, that of the driver before included, may go
   wrong by minutes.
 
-What a killed driver loses are the entries of the last seconds, see `WAIT_SECONDS` and `PATIENCE_SECONDS`;
-their rows are rendered again. Each gang loses the video that it is rendering then anyhow, half of one on
-average, so that this is little beside it.
+What a killed driver loses are the entries of the last seconds, see `WAIT_SECONDS` and `PATIENCE_SECONDS`.
+Their videos say themselves of which row they are, and the next run enters them, see `adoption`.
 """
 
 from __future__ import annotations

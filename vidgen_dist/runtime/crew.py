@@ -8,7 +8,8 @@ gang whose node has left the cluster died of nothing else: that is held against 
 hired again.
 
 What a lost gang has said that it has finished counts, so its leader, if it still answers, is told to finish
-its writing. Its other rows go back when it can write no more: two gangs would store the same video.
+its writing. Its other rows go back when it can write no more: two gangs would store the same video. Whoever
+gets them looks whether theirs is stored already, see `adoption`.
 
 A turn of the crew costs what its news cost, however many gangs there are; only `LOOK_SECONDS` apart, all of
 them are looked at.
@@ -343,6 +344,8 @@ class Crew:
         writing = loss.member is gang.leader or len(gang.members) == 1
         suspects = set() if left else gang.hand.suspects(writing=writing)
         for row_id, task in gang.hand.tasks.items():
+            # It may have stored the video, and died before it could say so.
+            task.lost = True
             if row_id in suspects:
                 self._suspect(task, loss, alone=len(suspects) == 1)
             else:

@@ -54,6 +54,7 @@ class RunResult:
         done: Rows that it did.
         failed: Rows that it gave up on.
         failures: The first of them, each in a line.
+        adopted: Of the rows that it did, those whose videos were there, of a run or a gang that was killed.
         videos, ledger: URIs of the folders.
         videos_per_minute: From the first loaded model to the end.
         exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
@@ -72,6 +73,7 @@ class RunResult:
     exit_status: int
     message: str = ""
     sent: Mapping[str, float] = field(default_factory=dict)
+    adopted: int = 0
 
     @property
     def pending(self) -> int:
@@ -82,6 +84,8 @@ class RunResult:
         """What a person wants to know of it: name and value."""
         before = f" ({self.done_before:,} of them before)" if self.done_before else ""
         lines = [("done", f"{self.done_before + self.done:,}{before}"), ("failed", f"{self.failed:,}")]
+        if self.adopted:
+            lines.append(("adopted", f"{self.adopted:,} finished videos of a run or a gang that was killed"))
         if self.pending:
             lines.append(("pending", f"{self.pending:,}"))
         if self.videos_per_minute:
@@ -202,15 +206,16 @@ def _render(
     scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
     failures: list[str] = []
     sent: Counter[str] = Counter()
-    senders = 0
+    senders = adopted = 0
     pending = plan.total - plan.done
     told = 0
 
     def on_result(event: Event) -> None:
-        nonlocal senders
+        nonlocal senders, adopted
         assert event.entry is not None, "whoever ends a row says what there is to say of it"
         books.enter(event.entry)
         progress.add(event.error if event.kind == "failed" else None)
+        adopted += event.adopted
         if event.sent:
             sent.update(event.sent)
             senders += 1
@@ -289,6 +294,7 @@ def _render(
         done=books.done,
         failed=books.failed,
         sent={what: count / senders for what, count in sent.items()},
+        adopted=adopted,
     )
     if lease.lost and result.pending:
         message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"

@@ -24,15 +24,18 @@ One that has no further attempt is given up, what was saved of it goes, and so i
 
 @dataclass
 class Task:
-    """A row and how many gangs have died with it."""
+    """A row, how many gangs have died with it, and whether it was in the hand of one that is lost."""
 
     row: Row
     deaths: int = 0
+    lost: bool = False
 
     @property
     def order(self) -> Row:
         """The row as the next gang is told of it."""
-        return dataclasses.replace(self.row, afresh=self.deaths >= AFRESH_DEATHS)
+        return dataclasses.replace(
+            self.row, afresh=self.deaths >= AFRESH_DEATHS, sought=self.row.sought or self.lost
+        )
 
 
 @dataclass

@@ -26,6 +26,8 @@ class Row:
         passthrough: Values that go to the ledger as they are.
         afresh: Whether it begins at step 0, also if an earlier rendering of it was saved.
         state: Where all ranks of a gang begin, told by their leader; None for step 0.
+        sought: Whether its video may be there already, of a run or a gang that was killed.
+        spoilt: Whether the ledger took back a video of it: then what lies there is not trusted.
     """
 
     request: RenderRequest
@@ -33,6 +35,8 @@ class Row:
     passthrough: dict[str, Any] = field(default_factory=dict)
     afresh: bool = False
     state: State | None = None
+    sought: bool = False
+    spoilt: bool = False
 
     @property
     def id(self) -> str:
@@ -83,6 +87,7 @@ class Event:
         message: Its message.
         sent: For `done`, bytes that the gang's first rank sent to the others for this video, by purpose.
         entry: For `done` and `failed`, what the ledger is to say of the row.
+        adopted: For `done`, whether the video was there already.
     """
 
     kind: Literal[
@@ -103,6 +108,7 @@ class Event:
     message: str = ""
     sent: Mapping[str, int] = field(default_factory=dict)
     entry: LedgerEntry | None = None
+    adopted: bool = False
 
 
 @dataclass(frozen=True)

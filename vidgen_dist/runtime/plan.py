@@ -19,6 +19,7 @@ from vidgen_dist.media import read_image, read_video
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
 from vidgen_dist.runtime import engine as engines
+from vidgen_dist.runtime.adoption import most_left, seek
 from vidgen_dist.runtime.engine import OpenedModel, get_engine
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Row
@@ -48,6 +49,7 @@ class Plan:
         output: The opened output.
         found: What is known of every row.
         newest: `LedgerState.newest` of the output.
+        before: The run that the output is of, if there was one.
     """
 
     spec: RunSpec
@@ -58,6 +60,7 @@ class Plan:
     output: Storage
     found: Found
     newest: int
+    before: RunSpec | None
 
     @property
     def total(self) -> int:
@@ -81,15 +84,17 @@ class Plan:
         """
         resolving = Resolving(self.model.rules, self.spec.seed, self.identity)
         defaults = sampling_defaults(self.spec)
-        rows = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
-        return (
+        ordered = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
+        rows = (
             Row(
                 request=resolving.request(row),
                 attempt=int(self.found.attempts[place]) + 1,
                 passthrough=dict(row.extra),
+                spoilt=bool(self.found.spoilt[place]),
             )
-            for place, row in rows
+            for place, row in ordered
         )
+        return rows if self.before is None else seek(rows, most_left(self.before.topology))
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -151,7 +156,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         found = find_done(manifest, sampling_defaults(spec), resolving, ledger, spec.manifest.retry)
     except OSError as error:
         raise Refused(str(error)) from None
-    return Plan(spec, device, model, identity, manifest, output, found, ledger.newest)
+    return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, before)
 
 
 def read_run_file(output: Storage) -> RunSpec | None:

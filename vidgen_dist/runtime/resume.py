@@ -40,11 +40,13 @@ class Found:
         is_done: Whether its video is there: bool (rows,).
         attempts: How often it was tried with what decides its pixels: int32 (rows,).
         chosen: Whether `--retry` asks for it; all rows without: bool (rows,).
+        spoilt: Whether its video was there and is lost: bool (rows,).
     """
 
     is_done: np.ndarray
     attempts: np.ndarray
     chosen: np.ndarray
+    spoilt: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,12 @@ def find_done(
         OSError: The manifest cannot be read, or was changed.
     """
     total = manifest.num_rows
-    found = Found(np.zeros(total, np.bool_), np.zeros(total, np.int32), np.full(total, retry is None))
+    found = Found(
+        is_done=np.zeros(total, np.bool_),
+        attempts=np.zeros(total, np.int32),
+        chosen=np.full(total, retry is None),
+        spoilt=np.zeros(total, np.bool_),
+    )
     if not ledger.parts:
         return found
     error_class = None if retry is None else retry.partition(":")[2] or None
@@ -163,6 +170,7 @@ def find_done(
             outcomes = ledger.look_up(ids, fingerprints)
             found.is_done[places] = outcomes.done
             found.attempts[places] = outcomes.attempts
+            found.spoilt[places] = outcomes.lost
             if retry is not None:
                 found.chosen[places] = outcomes.failed(error_class)
             ready.clear()

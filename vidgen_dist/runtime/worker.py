@@ -32,6 +32,7 @@ from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.pipelines.rendering import Rendering, State
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
+from vidgen_dist.runtime.adoption import Stored, find_stored
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.job import Event, Job, Report, Row
 from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
@@ -307,6 +308,8 @@ class Worker:
         try:
             request, digests = self._fetch_media(row.request)
             fingerprint = self._job.identity.fingerprint(row.request, digests)
+            if row.sought and not row.spoilt and (stored := self._find_stored(row, fingerprint)) is not None:
+                return Outcome(row, fingerprint, {}, stored=stored)
             state = self._saved_state(row, fingerprint)
             whole = dataclasses.replace(row, request=request, state=state)
             rendering = self._render_together(pipeline, whole, fingerprint)
@@ -317,6 +320,17 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run
             return Outcome(row, fingerprint, {}, error=_with_source(error, row.request))
+
+    def _find_stored(self, row: Row, fingerprint: str) -> Stored | None:
+        """The row's finished video, if it is there."""
+        try:
+            return find_stored(self._job, row, fingerprint, self._abandon, self._note)
+        except OSError as error:
+            # Rendered again, it is the same.
+            self._note(Note("adopted", row.id, error=type(error).__name__, message=told(error)))
+            return None
+        finally:
+            self._pulse.beat("encode")
 
     def _render_together(self, pipeline: Any, row: Row, fingerprint: str) -> Rendering:
         """Render a row here and on the followers, and save it now and then.

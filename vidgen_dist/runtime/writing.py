@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidgen_dist import media, quality, storage
 from vidgen_dist.errors import Refused
@@ -24,6 +24,9 @@ from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.watchdog import Pulse
 from vidgen_dist.storage import redact_message
 
+if TYPE_CHECKING:
+    from vidgen_dist.runtime.adoption import Stored
+
 FRAMES_WAITING = 1
 """Videos that may wait, in memory, for the write thread; then rendering waits for it."""
 
@@ -33,12 +36,13 @@ NICENESS = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the render thread hands to the write thread: frames, or why there are none."""
+    """What the render thread hands to the write thread: frames, a video that was there, or an error."""
 
     row: Row
     fingerprint: str
     seconds: dict[str, float]
     frames: Any = None
+    stored: Stored | None = None
     error: BaseException | None = None
     sent: Mapping[str, int] = field(default_factory=dict)
 
@@ -135,6 +139,8 @@ class WriteThread:
     def _commit(self, output: storage.Storage, outcome: Outcome) -> Event:
         """Encode and store a video; what there is to say of it, or of a dead letter."""
         row, error, measured = outcome.row, outcome.error, None
+        if outcome.stored is not None:
+            return self._adopt(row, outcome.fingerprint, outcome.stored)
         if error is None:
             begun = time.perf_counter()
             try:
@@ -161,6 +167,13 @@ class WriteThread:
         kind, message = type(error).__name__, told(error)
         entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message, measured)
         return Event("failed", row.id, kind, message, entry=entry)
+
+    def _adopt(self, row: Row, fingerprint: str, stored: Stored) -> Event:
+        """What there is to say of a video that was there already."""
+        video = stored.video
+        entry = done_entry(self._job, self._name, row, fingerprint, video, stored.uri, {}, stored.quality)
+        self._note(Note("adopted", row.id, frames=video.frames, bytes=video.bytes))
+        return Event("done", row.id, entry=entry, adopted=True)
 
     def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
         output, request = self._job.output, outcome.row.request

@@ -14,13 +14,14 @@ class Note:
 
     Args:
         what: An `Event`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the storage),
-            `retried` (the storage refused, or memory was short), `saved` (a rendering, after a step) or
-            `resumed` (one that was saved), these two with an error if it could not be. Followers of a gang
-            note `started` and `rendered`, too.
+            `adopted` (it was there already, of a run or a gang that was killed), `retried` (the storage
+            refused, or memory was short), `saved` (a rendering, after a step) or `resumed` (one that was
+            saved), these two and `adopted` with an error if it could not be. Followers of a gang note
+            `started` and `rendered`, too.
         row: The row's id.
         rank: For `joined`.
         seconds: For `committed`, stage -> seconds.
-        frames, bytes: For `committed`, the video's; bytes for `saved`, too.
+        frames, bytes: For `committed` and `adopted`, the video's; bytes for `saved`, too.
         step: For `saved` and `resumed`, denoising steps that were done.
         error, message: Class and text of what went wrong.
     """

@@ -58,7 +58,8 @@ class Overview:
         elif event.kind == "rendered":
             self._paces.rendered(gang.name, event.id, now)
         else:
-            self._paces.ended(gang.name, event.id, done=event.kind == "done")
+            # How long it takes to find a video says nothing either.
+            self._paces.ended(gang.name, event.id, done=event.kind == "done" and not event.adopted)
 
     def lose(self) -> None:
         """A gang is lost."""
