@@ -56,8 +56,9 @@ class Ranks:
     def close(self) -> None:
         for process, connection in self._ranks:
             connection.close()
-            process.join(5)
+            # They hold nothing; MindSpore alone takes seconds to end.
             process.kill()
+            process.join()
         self._ranks = []
 
     def _start(self) -> tuple[Any, Connection]:

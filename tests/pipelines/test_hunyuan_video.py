@@ -1,11 +1,9 @@
-"""HunyuanVideo's frames against diffusers' own; what its rules refuse and round."""
+"""What HunyuanVideo alone does: two guidances, prompts in a template; what its rules refuse and round."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,59 +14,25 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
 from vidgen_dist.parallel.mesh import Degrees, Mesh
-from vidgen_dist.pipelines.rendering import Pipeline, Rendering, State
+from vidgen_dist.pipelines.rendering import Pipeline, Rendering
 from vidgen_dist.pipelines.rules import Rules, load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 FAMILY = "hunyuan_video"
-TOLERANCE = 1e-3
+T2V = references.case("t2v", FAMILY)
 
 
-def load(name: str, mesh: Mesh | None = None) -> Pipeline:
-    case = references.case(name, FAMILY)
-    return load_pipeline(str(case.checkpoint), variant=case.variant, mesh=mesh)
-
-
-@pytest.fixture(scope="module", params=references.cases(FAMILY))
-def case(request: pytest.FixtureRequest) -> references.Case:
-    return references.case(request.param, FAMILY)
+def load(mesh: Mesh | None = None) -> Pipeline:
+    return load_pipeline(str(T2V.checkpoint), mesh=mesh)
 
 
 @pytest.fixture(scope="module")
-def pipeline(case: references.Case) -> Pipeline:
-    return load(case.name)
+def pipeline() -> Pipeline:
+    return load()
 
 
-def test_frames_equal_diffusers(case: references.Case, pipeline: Pipeline) -> None:
-    for request, expected in zip(case.requests, case.frames, strict=True):
-        frames = pipeline(request)
-        assert frames.dtype == np.float32
-        worst = references.largest_difference(frames, expected)
-        print(f"{case.name}: largest difference {worst:.2e} over {len(frames)} frames")
-        assert worst <= TOLERANCE
-
-
-def test_stages_and_steps_are_told_and_a_state_is_enough_to_go_on(
-    case: references.Case, pipeline: Pipeline
-) -> None:
-    told: list[tuple[str, int, int]] = []
-    states: list[State] = []
-    request = case.requests[0]
-    whole = pipeline.render(request, lambda *progress: told.append(progress), on_state=states.append)
-    steps = request.num_inference_steps
-    assert steps is not None
-    denoising = [("denoise", i, steps) for i in range(steps + 1)]
-    assert told == [("encode", 0, 1), *denoising, ("decode", 0, 1)]
-    assert [state.step for state in states] == list(range(1, steps + 1))
-    rest = pipeline.render(request, resume=states[-2])
-    np.testing.assert_array_equal(rest.frames, whole.frames)
-
-
-def test_what_each_guidance_does() -> None:
-    pipeline = load("t2v")
-    request = dataclasses.replace(
-        references.case("t2v", FAMILY).requests[1], num_inference_steps=1, num_frames=1
-    )
+def test_what_each_guidance_does(pipeline: Pipeline) -> None:
+    request = dataclasses.replace(T2V.requests[1], num_inference_steps=1, num_frames=1)
 
     def frames(**fields: Any) -> np.ndarray:
         return pipeline(dataclasses.replace(request, **fields))
@@ -80,16 +44,14 @@ def test_what_each_guidance_does() -> None:
         assert references.largest_difference(frames(**fields), plain) > 1e-3
 
 
-def render(mesh: Mesh | None, request: RenderRequest) -> Rendering:
-    return load("t2v", mesh).render(request)
+def render(mesh: Mesh, request: RenderRequest) -> Rendering:
+    return load(mesh).render(request)
 
 
-def test_ranks_without_a_token_of_the_prompt(ranks: Ranks) -> None:
-    request = dataclasses.replace(
-        references.case("t2v", FAMILY).requests[0], num_inference_steps=2, max_sequence_length=2
-    )
+def test_ranks_without_a_token_of_the_prompt(ranks: Ranks, pipeline: Pipeline) -> None:
+    request = dataclasses.replace(T2V.requests[0], num_inference_steps=2, max_sequence_length=2)
     of_gang, *_ = ranks.run(render, request, degrees=Degrees(ulysses=4))
-    assert references.largest_difference(of_gang.frames, render(None, request).frames) <= 1e-4
+    assert references.largest_difference(of_gang.frames, pipeline(request)) <= 1e-4
     assert {"weights", "rows", "ulysses", "halo", "norm", "attention"} <= of_gang.sent.keys()
 
 
@@ -98,7 +60,7 @@ def test_ranks_without_a_token_of_the_prompt(ranks: Ranks) -> None:
 
 @pytest.fixture(scope="module")
 def rules() -> Rules:
-    return load_rules(open_checkpoint(references.case("t2v", FAMILY).checkpoint))
+    return load_rules(open_checkpoint(T2V.checkpoint))
 
 
 def test_defaults_are_the_pipelines(rules: Rules) -> None:
@@ -151,10 +113,10 @@ def test_guidance_without_a_negative_prompt_is_warned_of(
     assert caplog.messages == ["true_cfg_scale 7.25 does nothing in rows without a negative_prompt"]
 
 
-def test_a_prompt_of_which_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_of_which_nothing_is_left(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidgen_dist.pipelines.hunyuan_video.TEMPLATE", "{}")
     with pytest.raises(RequestError, match="prompt: 'a fox' is not allowed; one that makes"):
-        load("t2v")(dataclasses.replace(references.case("t2v", FAMILY).requests[0], prompt="a fox"))
+        pipeline(dataclasses.replace(T2V.requests[0], prompt="a fox"))
 
 
 @pytest.mark.parametrize(
@@ -184,19 +146,16 @@ def test_a_prompt_of_which_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> N
 def test_components_that_do_not_fit(
     tmp_path: Path, component: str, changes: dict[str, Any], message: str
 ) -> None:
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(references.case("t2v", FAMILY).checkpoint, folder)
+    folder = T2V.copy_checkpoint(tmp_path)
     (config,) = (path for path in (folder / component).glob("*config.json"))
-    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    references.edit_json(config, **changes)
     with pytest.raises(Refused, match=message):
         load_rules(open_checkpoint(folder))
 
 
 def test_frames_of_a_token_are_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(references.case("t2v", FAMILY).checkpoint, folder)
-    config = folder / "transformer" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"patch_size_t": 2}))
+    folder = T2V.copy_checkpoint(tmp_path)
+    references.edit_json(folder / "transformer/config.json", patch_size_t=2)
     rules = load_rules(open_checkpoint(folder))
     rules.resolve(RenderRequest(prompt="a fox", num_frames=61))
     with pytest.raises(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import subprocess
 import sys
@@ -26,11 +25,7 @@ def _rules(name: str, task: str | None = None) -> Rules:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A checkpoint folder to spoil."""
-    return Path(shutil.copytree(references.case("5b").checkpoint, tmp_path / "checkpoint"))
-
-
-def _edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return references.case("5b").copy_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("name", references.cases())
@@ -49,7 +44,7 @@ def test_task_is_what_model_index_says(name: str, task: str) -> None:
 
 
 def test_task_of_a_video_to_video_checkpoint(copied: Path) -> None:
-    _edit(copied / "model_index.json", _class_name="CogVideoXVideoToVideoPipeline")
+    references.edit_json(copied / "model_index.json", _class_name="CogVideoXVideoToVideoPipeline")
     assert load_rules(open_checkpoint(str(copied))).task == "video-to-video"
 
 
@@ -141,7 +136,7 @@ def test_rounded_number_of_frames_is_told_once(caplog: pytest.LogCaptureFixture)
 
 
 def test_unknown_pipeline_class(copied: Path) -> None:
-    _edit(copied / "model_index.json", _class_name="StableCascadePipeline")
+    references.edit_json(copied / "model_index.json", _class_name="StableCascadePipeline")
     with pytest.raises(
         Refused, match=r"model_index.json: _class_name 'StableCascadePipeline'.*CogVideoXPipeline"
     ):
@@ -149,13 +144,13 @@ def test_unknown_pipeline_class(copied: Path) -> None:
 
 
 def test_unknown_scheduler_class(copied: Path) -> None:
-    _edit(copied / "model_index.json", scheduler=["diffusers", "DDPMScheduler"])
+    references.edit_json(copied / "model_index.json", scheduler=["diffusers", "DDPMScheduler"])
     with pytest.raises(Refused, match="scheduler is a DDPMScheduler; allowed: CogVideoXDDIMScheduler"):
         load_rules(open_checkpoint(str(copied)))
 
 
 def test_channels_that_fit_no_task(copied: Path) -> None:
-    _edit(copied / "transformer" / "config.json", in_channels=7)
+    references.edit_json(copied / "transformer" / "config.json", in_channels=7)
     with pytest.raises(Refused, match=r"transformer/config.json: in_channels 7 does not fit"):
         load_rules(open_checkpoint(str(copied)))
 
@@ -173,7 +168,7 @@ def test_channels_that_fit_no_task(copied: Path) -> None:
     ],
 )
 def test_config_that_cannot_be(copied: Path, file: str, values: dict[str, object], message: str) -> None:
-    _edit(copied / file, **values)
+    references.edit_json(copied / file, **values)
     with pytest.raises(Refused, match=message):
         load_rules(open_checkpoint(str(copied)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +68,10 @@ class Case:
         """What went in and out of each model in the first request; README.md lists the keys."""
         return load_file(self.folder / "pieces.safetensors")
 
+    def copy_checkpoint(self, folder: Path) -> Path:
+        """A copy under `folder`, to spoil (`edit_json`)."""
+        return Path(shutil.copytree(self.checkpoint, folder / "checkpoint"))
+
     def _media(self, field: str, value: Any) -> Any:
         if field == "image":
             with Image.open(self.folder / value) as image:
@@ -82,6 +87,12 @@ def cases(family: str = "cogvideox") -> list[str]:
     return sorted(path.parent.name for path in (HERE / family).glob("*/case.json"))
 
 
+def all_cases() -> list[tuple[str, str]]:
+    """Families and names of all cases."""
+    families = sorted({path.parts[-3] for path in HERE.glob("*/*/case.json")})
+    return [(family, name) for family in families for name in cases(family)]
+
+
 def case(name: str, family: str = "cogvideox") -> Case:
     """The case of that name.
 
@@ -91,6 +102,22 @@ def case(name: str, family: str = "cogvideox") -> Case:
     if name not in cases(family):
         raise KeyError(f"{family} has no case {name!r}, only {', '.join(cases(family))}")
     return Case(family, name)
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    """Give keys of a JSON object other values."""
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+def check_close(what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    """Print by how much they differ.
+
+    Raises:
+        AssertionError: By more than `tolerance`.
+    """
+    told = f"{what}: largest difference {largest_difference(ours, theirs):.2e}"
+    print(told)
+    assert largest_difference(ours, theirs) <= tolerance, f"{told}; allowed is {tolerance:g}"
 
 
 def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
