@@ -10,7 +10,7 @@ import pytest
 
 from tests.runtime.simulation import NEVER, Actor, Habits, Simulation
 from vidgen_dist.runtime import crew
-from vidgen_dist.runtime.crew import MAX_DEATHS, Stopped
+from vidgen_dist.runtime.crew import MAX_DEATHS, MAX_KILLED, MAX_KILLED_FIRST, Stopped
 
 
 def spread(seed: int, count: int, *, slow: int = 0) -> Callable[[str, int], float]:
@@ -137,3 +137,24 @@ def test_rows_that_take_no_time_are_all_done() -> None:
     cluster = Simulation(Habits(render=lambda *_: 0.0, write=0.0, life=lambda _: NEVER), {"n": 64})
     cluster.crew(5_000, 64).work()
     assert set(cluster.done_at) == all_of(5_000)
+
+
+@pytest.mark.parametrize("first", [0, 90, 180])
+def test_rows_that_kill_one_after_the_other_do_not_end_a_replica(first: int) -> None:
+    killers = frozenset(str(i) for i in range(first, first + 20))
+    cluster = Simulation(Habits(render=lambda *_: 1.0, killers=killers, load=1.0, write=0.1), {"n": 1})
+    cluster.crew(200, 1).work()
+    assert set(cluster.given_up) == killers
+    assert set(cluster.done_at) == all_of(200) - killers
+
+
+@pytest.mark.parametrize(("good", "most"), [(0, MAX_KILLED_FIRST), (30, MAX_KILLED + 1)])
+def test_a_replica_that_loses_whatever_it_begins_ends_and_no_row_is_given_up(good: int, most: int) -> None:
+    killers = frozenset(str(i) for i in range(good, 10_000))
+    cluster = Simulation(Habits(render=lambda *_: 1.0, killers=killers, load=1.0, write=0.1), {"n": 1})
+    with pytest.raises(Stopped, match="no worker can be kept alive"):
+        cluster.crew(10_000, 1).work()
+    # The last one may have been on its way to the storage.
+    assert all_of(good - 1) <= set(cluster.done_at) <= all_of(good)
+    assert not cluster.given_up
+    assert len(cluster.actors) <= most

@@ -73,15 +73,27 @@ def test_fresh_rows_may_come_first_one_at_a_time() -> None:
     source.put_back(first)
     source.put_back(second)
     held = Hand()
-    held.take(source.next_shard(held, fresh=True))
-    assert list(held.tasks) == ["1"]
+    held.take(source.next_shard(held, losses=1))
+    # Not its neighbour: of the others, in their order, one from the middle.
+    assert list(held.tasks) == ["6"]
     held.ahead.clear()
-    assert source.next_shard(held, fresh=True) == []
-    assert ids(source.next_shard(Hand(), fresh=True)) == ["2"]
-    while len(shard := source.next_shard(Hand(), fresh=True)) == 1 and not shard[0].deaths:
+    assert source.next_shard(held, losses=1) == []
+    assert ids(source.next_shard(Hand(), losses=1)) != ["0"]
+    while len(shard := source.next_shard(Hand(), losses=1)) == 1 and not shard[0].deaths:
         pass
     assert ids(shard) == ["0"]
     assert source.empty
+
+
+def test_the_more_gangs_are_lost_the_farther_are_the_rows_that_come_next() -> None:
+    source = feed(5_000)
+    found = [row for losses in range(1, 5) for row in ids(source.next_shard(Hand(), losses=losses))]
+    assert found == ["8", "65", "3074", "514"]
+    while not source.empty:
+        found += ids(source.next_shard(Hand()))
+    # What was passed over comes in its order.
+    assert sorted(found, key=int) == [str(number) for number in range(5_000)]
+    assert found[4:] == sorted(found[4:], key=int)
 
 
 def test_rows_that_were_begun_are_suspects() -> None:

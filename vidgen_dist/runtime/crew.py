@@ -29,8 +29,14 @@ from vidgen_dist.runtime.unison import GangBroken
 from vidgen_dist.runtime.watchdog import overdue, patience
 
 MAX_DEATHS = 3
-"""Gangs that one replica may lose with no row done in between. If its rows were at fault, they were different
-ones: none of them is given up for what ails the replica."""
+"""Gangs that a replica may lose with no row done in between and none to blame: they cannot load the model."""
+
+MAX_KILLED = 32
+"""Gangs that a replica may lose with no row done in between, each in another row, see `Feed`. Rows that kill
+often have neighbours that do; a replica at fault, which loses whatever it begins, ends after so many."""
+
+MAX_KILLED_FIRST = 4
+"""The same of a replica that has done no row yet: nothing says that it can do any."""
 
 POLL_SECONDS = 5.0
 """A worker answers at the latest then, news or not."""
@@ -188,7 +194,10 @@ class Crew:
         self._dying: dict[str, Dying] = {}
         self._gang_of: dict[Member, Gang] = {}
         self._made = 0
+        # By replica: gangs lost since it last did a row, and those without one to blame; whether it did any.
         self._losses = [0] * replicas
+        self._blameless = [0] * replicas
+        self._proven = [False] * replicas
         self._last_loss = ""
         self._fault: Exception | None = None
         self._placed = self._turned = self._clock()
@@ -351,11 +360,16 @@ class Crew:
             else:
                 self._feed.put_back(task)
         # A row that kills every gang must not end a replica: its second death says no more of that.
-        first = not suspects or any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects)
-        if first and not left:
-            self._losses[gang.replica] += 1
-        if self._losses[gang.replica] < MAX_DEATHS and not self._ending:
+        first = any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects)
+        if not left:
+            self._losses[gang.replica] += first or not suspects
+            self._blameless[gang.replica] += not suspects
+        if not self._is_at_fault(gang.replica) and not self._ending:
             self._hire(gang.replica)
+
+    def _is_at_fault(self, replica: int) -> bool:
+        most = MAX_KILLED if self._proven[replica] else MAX_KILLED_FIRST
+        return self._blameless[replica] >= MAX_DEATHS or self._losses[replica] >= most
 
     def _suspect(self, task: Task, loss: Loss, *, alone: bool) -> None:
         task.deaths += 1
@@ -384,10 +398,9 @@ class Crew:
             self._ask_back()
 
     def _feed_one(self, gang: Gang) -> None:
-        # After a loss, whether the gang or its row was at fault shows with another row.
-        fresh = self._losses[gang.replica] > 0
+        losses = self._losses[gang.replica]
         try:
-            shard = self._feed.next_shard(gang.hand, fresh=fresh)
+            shard = self._feed.next_shard(gang.hand, losses=losses)
         except OSError as error:
             self.end(Stopped(f"the manifest cannot be read any more: {error}"))
             return
@@ -395,7 +408,7 @@ class Crew:
         if shard:
             gang.hand.take(shard)
             gang.leader.order("submit", [task.order for task in shard])
-        elif self._feed.has_room(gang.hand, fresh=fresh):
+        elif self._feed.has_room(gang.hand, losses=losses):
             self._idle[gang.name] = gang
 
     def _ask_back(self) -> None:
@@ -472,7 +485,8 @@ class Crew:
             gang.hand.rendered(row_id)
         else:
             gang.hand.drop(row_id)
-            self._losses[gang.replica] = 0
+            self._losses[gang.replica] = self._blameless[gang.replica] = 0
+            self._proven[gang.replica] = True
             self._pending -= 1
             self._on_result(event)
 

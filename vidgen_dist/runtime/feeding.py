@@ -2,8 +2,9 @@
 
 Rows go out a shard at a time. Of the rows that a dead gang had, those that it can have died of count one
 death and are from then on rendered alone, with nothing beside them in their gang, so that a second death
-has one suspect; the others go back as they were. When no row is left to go out, gangs that have nothing to
-do get what others have not begun.
+has one suspect; the others go back as they were. After a loss, whether the gang or its row was at fault
+shows with another row, but not with its neighbours, which may have what it has. When no row is left to go
+out, gangs that have nothing to do get what others have not begun.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from vidgen_dist.runtime.job import Row
 AFRESH_DEATHS = 2
 """A row that so many gangs have died with begins at step 0: they may have died of what was saved of it.
 One that has no further attempt is given up, what was saved of it goes, and so it begins in the next run."""
+
+
+WINDOW, MAX_WINDOW = 16, 4096
+"""After a loss a replica gets one of the next `WINDOW` rows, after two of `WINDOW` squared, and so on."""
 
 
 @dataclass
@@ -122,38 +127,57 @@ class Feed:
         """A row comes back; one that gangs died with will be rendered alone."""
         (self._alone if task.deaths else self._back).append(task)
 
-    def has_room(self, hand: Hand, *, fresh: bool = False) -> bool:
-        """Whether a gang could do with more rows than these; `fresh` as for `next_shard`."""
+    def has_room(self, hand: Hand, *, losses: int = 0) -> bool:
+        """Whether a gang could do with more rows than these; `losses` as for `next_shard`."""
         # One row ahead keeps the model busy. Towards the end a gang gets no row that it would only hold
         # while others have nothing to do.
         lookahead = 1 if self._unsent > 2 * self._replicas else 0
         if len(hand.ahead) > lookahead or any(task.deaths for task in hand.tasks.values()):
             return False
-        return not (fresh and hand.tasks)
+        return not (losses and hand.tasks)
 
-    def next_shard(self, hand: Hand, *, fresh: bool = False) -> list[Task]:
+    def next_shard(self, hand: Hand, *, losses: int = 0) -> list[Task]:
         """What a gang gets next, which has these rows; nothing while it has enough, or there is none.
 
         Args:
             hand: What it has.
-            fresh: Whether rows that no gang has died with come first, as long as there are any, and one at a
-                time.
+            losses: Gangs that its replica has lost since it last did a row. With any, rows that no gang has
+                died with come first, as long as there are any, one at a time and from ever farther away.
 
         Raises:
             OSError: The manifest cannot be read any more.
         """
-        if not self.has_room(hand, fresh=fresh):
+        if not self.has_room(hand, losses=losses):
             return []
-        if self._alone and not (fresh and (self._back or self._unsent)):
+        if losses and (self._back or self._unsent):
+            return [self._one_elsewhere(losses)]
+        if self._alone:
             # The first gang that has nothing left takes it.
             return [] if hand.tasks else [self._alone.popleft()]
         if self._back:
             return [self._back.popleft()]
         # Shards shrink, so that all gangs end at about the same time.
-        size = 1 if fresh else max(1, min(self._shard_size, self._unsent // (2 * self._replicas)))
-        shard = [Task(row) for row in itertools.islice(self._rows, size)]
-        self._unsent -= len(shard)
-        return shard
+        return self._read(max(1, min(self._shard_size, self._unsent // (2 * self._replicas))))
+
+    def _read(self, count: int) -> list[Task]:
+        tasks = [Task(row) for row in itertools.islice(self._rows, count)]
+        self._unsent -= len(tasks)
+        return tasks
+
+    def _one_elsewhere(self, losses: int) -> Task:
+        """One of the next rows that no gang has died with, each time in another part of them."""
+        window = min(WINDOW**losses, MAX_WINDOW)
+        self._back.extend(self._read(max(0, window - len(self._back))))
+        place = int(_spread(losses) * min(window, len(self._back)))
+        task = self._back[place]
+        del self._back[place]
+        return task
+
+
+def _spread(number: int) -> float:
+    """The numbers 1, 2, 3, … as 1/2, 1/4, 3/4, 1/8, …: however many, they are spread over 0 to 1."""
+    bits = f"{number:b}"
+    return int(bits[::-1], 2) / 2 ** len(bits)
 
 
 def to_ask_back(hands: Sequence[Hand], wanted: int) -> list[int]:
