@@ -27,7 +27,8 @@ class Traffic:
 
     Attributes:
         counts: Requests by method and path.
-        spoiled: Requests that were, by kind.
+        obeyed: When requests were first obeyed, by method and path, by the system's clock.
+        spoiled: Requests that were spoiled, by kind.
 
     Args:
         app: Who answers.
@@ -38,6 +39,7 @@ class Traffic:
     def __init__(self, app: Any, share: float = 0.0, seed: int = 0) -> None:
         self.share = share
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.obeyed: dict[tuple[str, str], float] = {}
         self.spoiled: Counter[str] = Counter()
         self._app = app
         self._random = random.Random(seed)
@@ -56,8 +58,7 @@ class Traffic:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             return _refuse(status, start_response)
         if kind in ("obeyed", "cut"):
-            answer = self._app(environ, lambda *_: _ignore)
-            for _ in answer:
+            for _ in self._obey(environ, lambda *_: _ignore):
                 pass
             if kind == "obeyed":
                 return _refuse("500 Internal Server Error", start_response)
@@ -66,7 +67,12 @@ class Traffic:
         if kind:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return _refuse("500 Internal Server Error", start_response)
-        return self._app(environ, start_response)  # type: ignore[no-any-return]
+        return self._obey(environ, start_response)
+
+    def _obey(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        answer: Iterable[bytes] = self._app(environ, start_response)
+        self.obeyed.setdefault((environ["REQUEST_METHOD"], environ["PATH_INFO"]), time.time())
+        return answer
 
 
 def _refuse(status: str, start_response: Any) -> list[bytes]:

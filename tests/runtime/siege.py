@@ -12,9 +12,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,13 +30,13 @@ from vidgen_dist.media import read_video
 from vidgen_dist.storage import Storage
 
 SEED = 20260514
-KILLS = 10
+KILLS = 20
 ROWS = 240
 SLEEP_SECONDS = 0.1
 
 PATIENCE = 180.0
 
-QUICK = {"books.WAIT_SECONDS": 1.0, "books.PATIENCE_SECONDS": 1.0, "books.TICK_SECONDS": 0.1}
+QUICK = {"books.WAIT_SECONDS": 2.0, "books.PATIENCE_SECONDS": 2.0, "books.TICK_SECONDS": 0.1}
 
 MakeManifest = Callable[..., str]
 
@@ -79,17 +80,21 @@ class Siege:
                 process_group=0,
             )
 
-    def attack(self, kinds: list[str]) -> None:
-        """Kill one of each of these kinds, in this order, spread over the run."""
-        moments = sorted(self.chance.sample(range(5, ROWS - 40), len(kinds)))
+    def attack(self, kinds: list[str], rows: range) -> None:
+        """Kill one of each of these kinds, in this order, at random moments, when so many rows were begun."""
+        moments = sorted(self.chance.sample(rows, len(kinds)))
         for moment, kind in zip(moments, kinds, strict=True):
             self._wait_until(lambda moment=moment: len(self.rows_begun()) >= moment)
             time.sleep(self.chance.uniform(0, 0.5))
-            if kind != "worker" and self.chance.random() < 0.5:
-                # Also one that has only just begun.
-                self._kill(kind)
+            if kind == "driver twice":
+                # The second one has only just begun.
+                self._kill("driver")
                 time.sleep(self.chance.uniform(0, 5))
-            self._kill(kind)
+            self._kill(kind.partition(" ")[0])
+
+    def attach(self, address: str, tree: int) -> None:
+        """Let drivers run on a cluster from now on, whose workers are below this process."""
+        self.flags, self.tree = [*self.flags, "--address", address], tree
 
     def _kill(self, kind: str) -> None:
         self._go_on()
@@ -166,14 +171,47 @@ def entered(output: Storage) -> Iterable[tuple[dict[str, Any], datetime]]:
             yield entry, moment.replace(tzinfo=UTC)
 
 
-def assert_whole(output: Storage, ids: list[str], begun: dict[str, list[datetime]]) -> None:
-    """Every row was done once, its video is as its entry says, and it was not rendered again after that."""
+class Watch:
+    """Notes when each file was first seen in a folder, until the block ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.seen: dict[str, float] = {}
+        self._folder = folder
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._end.wait(0.1):
+            for file in self._folder.glob("*/*.mp4"):
+                self.seen.setdefault(file.name, time.time())
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def assert_whole(
+    output: Storage, ids: list[str], begun: dict[str, list[datetime]], published: Mapping[str, float]
+) -> None:
+    """Every row was done once, its video is as its entry says, and was not rendered again once it was there.
+
+    Args:
+        output: Of the run.
+        ids: All rows.
+        begun: Id -> when its rendering began, each time.
+        published: Name of a video -> when it was there, in seconds since 1970.
+    """
     done = [(entry, moment) for entry, moment in entered(output) if entry["status"] == "done"]
     assert sorted(entry["id"] for entry, _ in done) == ids
     for entry, moment in done:
         video = output.read_bytes(entry["uri"].removeprefix(f"{output.root}/"))
+        there = datetime.fromtimestamp(published[entry["uri"].rpartition("/")[2]], UTC)
         assert (len(video), hashlib.sha256(video).hexdigest()) == (entry["bytes"], entry["sha256"])
         assert len(read_video(video)) == entry["frames"] == 2
-        assert max(begun[entry["id"]]) < moment
+        assert max(begun[entry["id"]]) < min(there, moment), entry["id"]
     # Nothing else is to be seen, whole or torn.
     assert output.list("videos") == sorted(entry["uri"].removeprefix(f"{output.root}/") for entry, _ in done)

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.runtime.siege import KILLS, QUICK, ROWS, SEED, MakeManifest, Siege, assert_whole, manifest_of
+from tests.runtime.siege import (
+    KILLS,
+    QUICK,
+    ROWS,
+    SEED,
+    MakeManifest,
+    Siege,
+    Watch,
+    assert_whole,
+    manifest_of,
+)
 from vidgen_dist.storage import open_storage
 
 
@@ -26,13 +36,15 @@ def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tm
     # Ray was seen to end such workers within 0.1 s.
     settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "lease.ORPHAN_SECONDS": 1.0})}
     siege = Siege(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
-    try:
-        siege.attack(chance.sample(["worker"] * (KILLS - 4) + ["driver"] * 4, KILLS))
-        siege.finish()
-    finally:
-        siege.end()
+    kinds = ["driver", "driver", "driver twice"] + ["worker"] * (KILLS - 4)
+    with Watch(tmp_path / "out" / "videos") as watch:
+        try:
+            siege.attack(chance.sample(kinds, len(kinds)), range(5, ROWS - 20))
+            siege.finish()
+        finally:
+            siege.end()
     print(siege.killed, siege.log.read_text())
-    assert siege.killed.total() >= KILLS
+    assert siege.killed.total() == KILLS
     begun = siege.rows_begun()
     assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
-    assert_whole(output, ids, begun)
+    assert_whole(output, ids, begun, watch.seen)

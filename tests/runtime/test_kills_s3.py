@@ -1,20 +1,25 @@
-"""Drivers, workers and all of Ray killed at random moments, to a storage that fails one request in ten."""
+"""Drivers, workers and all of a Ray killed at random moments, to a storage that fails one request in ten."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
+
+import pytest
+import ray
 
 from tests.runtime.siege import KILLS, QUICK, ROWS, SEED, MakeManifest, Siege, assert_whole, manifest_of
 from tests.s3_traffic import HANG_SECONDS, Traffic
 from vidgen_dist.storage import open_storage
 
 
-def test_with_a_ray_of_its_own_to_a_storage_that_fails(
+@pytest.mark.usefixtures("local_ray")
+def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
     make_manifest: MakeManifest, tmp_path: Path, s3_bucket: str, s3_traffic: Traffic
 ) -> None:
-    """One request in ten fails. Killed are workers, drivers, and drivers with all of Ray."""
+    """One request in ten fails. Killed are a driver with all of its Ray, then workers and drivers."""
     print(f"seed {SEED}")
     marks, output = tmp_path / "marks", open_storage(f"s3://{s3_bucket}/out")
     manifest, ids = manifest_of(make_manifest, marks)
@@ -27,14 +32,20 @@ def test_with_a_ray_of_its_own_to_a_storage_that_fails(
     s3_traffic.share = 0.1
     siege = Siege(flags, marks, tmp_path / "log", chance, settings)
     try:
-        siege.attack(chance.sample(["worker"] * (KILLS - 3) + ["driver", "node", "driver"], KILLS))
+        siege.attack(["worker", "node"], range(5, 40))
+        siege.attach(ray.get_runtime_context().gcs_address, os.getpid())
+        kinds = ["driver", "driver", "driver twice"] + ["worker"] * (KILLS - 6)
+        siege.attack(chance.sample(kinds, len(kinds)), range(40, ROWS - 20))
         siege.finish()
     finally:
         siege.end()
         s3_traffic.share = 0.0
     print(siege.killed, s3_traffic.spoiled, siege.log.read_text())
-    assert siege.killed.total() >= KILLS
+    assert siege.killed.total() == KILLS
     assert set(s3_traffic.spoiled) == {"refused", "obeyed", "cut", "hanging"}
     begun = siege.rows_begun()
     assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
-    assert_whole(output, ids, begun)
+    there = {
+        path.rpartition("/")[2]: at for (method, path), at in s3_traffic.obeyed.items() if method == "PUT"
+    }
+    assert_whole(output, ids, begun, there)
