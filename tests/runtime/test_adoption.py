@@ -25,8 +25,10 @@ from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.simulation import Actor, Habits, Simulation, rows
 from tests.runtime.test_lease import wait_until
 from tests.runtime.test_worker import Heard
+from tests.s3_traffic import Traffic
 from vidgen_dist import media, quality
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
+from vidgen_dist.pipelines.rendering import State
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import adoption, lease
@@ -37,6 +39,7 @@ from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.observability.notes import Note, ignore
 from vidgen_dist.runtime.plan import Plan
+from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output, RunSpec, Topology
 from vidgen_dist.storage import Storage, StorageError, open_storage, safe_name
@@ -115,6 +118,14 @@ def test_a_finished_video_is_found(root: str, format: str, tmp_path: Path) -> No
         assert measured == exact
     for name in ("mean_luma", "motion", "clipped"):
         assert getattr(measured, name) == pytest.approx(getattr(exact, name), abs=0.01)
+
+
+@pytest.mark.parametrize(("format", "requests"), [("mp4", 1), ("png", 3), ("npy", 0)])
+def test_what_it_costs_to_find_nothing(
+    format: str, requests: int, s3_bucket: str, s3_traffic: Traffic
+) -> None:
+    assert look(job(f"s3://{s3_bucket}/out", format)) is None
+    assert s3_traffic.counts.total() == requests
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "png"])
@@ -249,9 +260,13 @@ def worked(job: Job, *wanted: Row) -> tuple[list[Event], list[Note]]:
 
 
 def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
-    there = job(str(tmp_path / "out"), "mp4")
+    there = job(str(tmp_path / "out"), "mp4", checkpoint_every=1)
     rendered, _ = worked(there, row())
+    # As a worker leaves it that dies between the two.
+    Scratch(there.output.uri, ignore).keep(Saved(ODD_ID, FINGERPRINT, State(1, {}, {})))
+    assert open_storage(there.output.uri).list("scratch")
     adopted, notes = worked(there, row())
+    assert not open_storage(there.output.uri).list("scratch")
     assert [event.kind for event in adopted] == [event.kind for event in rendered]
     assert (rendered[-1].adopted, adopted[-1].adopted) == (False, True)
     whats = [note.what for note in notes]
@@ -313,8 +328,8 @@ def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:
     assert [row_id for row_id, is_lost in zip(ids, lost, strict=True) if is_lost] == ["lost", "lost-failed"]
 
 
-ROWS = 40
-STORED = 12
+ROWS = 24
+STORED = 10
 QUICK = {"INTERVAL_SECONDS": 0.3, "ORPHAN_SECONDS": 1.0}
 """Of the lease. Ray was seen to end workers of a dead driver within 0.1 s where it runs on."""
 

@@ -173,6 +173,9 @@ class WriteThread:
         video = stored.video
         entry = done_entry(self._job, self._name, row, fingerprint, video, stored.uri, {}, stored.quality)
         self._note(Note("adopted", row.id, frames=video.frames, bytes=video.bytes))
+        if self._job.output.checkpoint_every is not None:
+            # What was saved of it before it was stored.
+            self._scratch.remove(row.id)
         return Event("done", row.id, entry=entry, adopted=True)
 
     def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
