@@ -139,19 +139,18 @@ def _read(output: Storage, files: Sequence[str], format: str, row: Row, fingerpr
             path = Path(folder) if format == "png" else local[0]
             if _is_cut(path, files, digest, format) or not _is_of(read_tags(path, format), row, fingerprint):
                 return None
-            frames = [np.asarray(frame) for frame in read_video(local if format == "png" else path)]
+            frames = read_video(local if format == "png" else path)
         except (FileNotFoundError, MediaError):
             return None
         size = sum(file.stat().st_size for file in local)
     request = row.request
-    height, width, _ = frames[0].shape
-    if (height, width) != _size(request, format):
+    if frames[0].size != _size(request, format):
         return None
     assert request.fps is not None, "rules fill it in"
     fps = min(request.fps, MAX_GIF_FPS) if format == "gif" else request.fps
     uri = output.uri(files[0].rpartition("/")[0] if format == "png" else files[0])
-    video = EncodedVideo(path, size, digest, len(frames), float(fps), width, height)
-    return Stored(video, uri, measure(frames))
+    video = EncodedVideo(path, size, digest, len(frames), float(fps), *frames[0].size)
+    return Stored(video, uri, measure(np.asarray(frame) for frame in frames))
 
 
 def _is_of(tags: Mapping[str, str], row: Row, fingerprint: str) -> bool:
@@ -170,8 +169,8 @@ def _is_cut(path: Path, files: Sequence[str], digest: str, format: str) -> bool:
 
 
 def _size(request: RenderRequest, format: str) -> tuple[int, int]:
-    """Height and width that the file must have."""
-    assert request.height is not None
+    """Width and height that the file must have."""
     assert request.width is not None
-    odd = (request.height % 2, request.width % 2) if format == "mp4" else (0, 0)
-    return request.height + odd[0], request.width + odd[1]
+    assert request.height is not None
+    odd = (request.width % 2, request.height % 2) if format == "mp4" else (0, 0)
+    return request.width + odd[0], request.height + odd[1]
