@@ -78,6 +78,21 @@ def test_more_memory_is_needed_for_more_frames(job: MakeJob) -> None:
     assert more.memory.stages["denoise"] > 1.9 * of(job("5b")).memory.stages["denoise"]
 
 
+@pytest.mark.parametrize(
+    ("name", "times"), [("5b", 2), ("mochi", 25.5 / 23.4), ("hunyuan-video", 20.2 / 16.1)]
+)
+def test_guidance_takes_the_memory_of_a_second_sample_where_both_are_in_a_block(
+    job: MakeJob, name: str, times: float
+) -> None:
+    """As it was measured on CPU; Mochi and HunyuanVideo run one sample after the other."""
+    plain, guided = (
+        estimate(it.size, dataclasses.replace(it.work, guided=guided), it.device, Degrees()).memory
+        for it in [job(name)]
+        for guided in (False, True)
+    )
+    assert guided.stages["denoise"] == pytest.approx(times * plain.stages["denoise"], rel=0.05)
+
+
 def test_fits_leaves_room_for_what_is_not_the_models(job: MakeJob) -> None:
     it = job("5b")
     peak = of(it).memory.peak

@@ -191,9 +191,8 @@ class _Gang:
 
     def memory(self) -> Memory:
         tokens = -(-self.work.attending // self._sequence)
-        held = self._stack.alive + self._exchanged()
         # The positions' table of cosines and sines, in float32.
-        denoise = int(self._samples * tokens * self._stack.width * held) * self._item + 8 * tokens * (
+        denoise = int(tokens * self._stack.width * self._held()) * self._item + 8 * tokens * (
             self._stack.width // self._stack.heads
         )
         encoder = self.size.text_encoder.stack
@@ -213,6 +212,12 @@ class _Gang:
                 + frames * self.work.frames,
             },
         )
+
+    def _held(self) -> float:
+        """Tensors of (tokens, D) at the fullest moment of a step, of all samples."""
+        one = self._stack.alive + self._exchanged()
+        further = one if self._stack.waiting is None else self._stack.waiting
+        return one + (self._samples - 1) * further
 
     def _kept(self, part: Component) -> int:
         shared = sum(part.blocks) + part.tables

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # them, a third wider than its gate and value apart. Measured on CPU: 23.4 of one sample, and of two, which go
 # through a block one after the other, 25.5 together.
 _ALIVE = 24
+_WAITING = 2
 _OPERATORS = 60
 
 # What of a block does not multiply every token of the video.
@@ -54,6 +55,7 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
         linear=linear_weights(transformer, "transformer_blocks.0", leave_out=_OF_TIME_OR_TEXT),
         alive=_ALIVE,
         operators=_OPERATORS,
+        waiting=_WAITING,
     )
     known = AutoencoderConfig.from_mapping(checkpoint.config("vae"))
     return ModelSize(

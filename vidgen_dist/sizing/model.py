@@ -20,6 +20,8 @@ class Stack:
         operators: Operators of a block.
         blocks: How many of the component's blocks see all tokens; the others, which see few, cost next to
             nothing. None: all do.
+        waiting: Tensors of (tokens, D) that each further sample of a step holds, where a block runs one after
+            the other. None: it runs all at once.
     """
 
     heads: int
@@ -28,6 +30,7 @@ class Stack:
     alive: float
     operators: int
     blocks: int | None = None
+    waiting: float | None = None
 
 
 @dataclass(frozen=True)
