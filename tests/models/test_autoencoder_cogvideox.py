@@ -1,12 +1,12 @@
 """CogVideoX's autoencoder: parity with diffusers, its parts against NumPy, cache, tiles, refusals."""
 
-import json
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.cogvideox import (
@@ -20,7 +20,6 @@ from vidgen_dist.models.autoencoders.cogvideox import (
 )
 from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
 from vidgen_dist.parallel.rows import Rows
-from vidgen_dist.weights.load import load_weights
 
 TOLERANCE = 2e-5
 
@@ -40,44 +39,17 @@ MORE_DECODED = [("2b", f"decode_{kind}") for kind in ("one", "odd", "even")]
 
 
 def published(name):
-    folder = case(name).checkpoint / "vae"
-    vae = AutoencoderKLCogVideoX(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(vae, folder, variant=case(name).variant)
-    return vae
+    return tiny.loaded(AutoencoderKLCogVideoX, case(name), "vae")
 
 
-def randomised(module):
+def randomised(**changes):
+    return tiny.randomised(AutoencoderKLCogVideoX({**TINY, **changes}))
+
+
+def with_weights(module):
     """The module with random weights, and they in float64."""
-    rng = np.random.default_rng(0)
-    weights = {}
-    for key, parameter in nn.named_parameters(module).items():
-        fan_in = np.prod(parameter.shape[1:])
-        values = (rng.standard_normal(parameter.shape) / np.sqrt(fan_in)).astype(np.float32)
-        parameter.set_data(nn.from_numpy(values))
-        weights[key] = values.astype(np.float64)
-    return module, weights
-
-
-def tiny(**changes):
-    return randomised(AutoencoderKLCogVideoX({**TINY, **changes}))[0]
-
-
-def normal(*shape, seed=1):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def encode(vae, video):
-    mean, logvar = vae.encode(nn.from_numpy(video))
-    return nn.to_numpy(mean), nn.to_numpy(logvar)
-
-
-def decode(vae, latents):
-    return nn.to_numpy(vae.decode(nn.from_numpy(latents)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
+    parameters = nn.named_parameters(tiny.randomised(module))
+    return module, {key: nn.to_numpy(values).astype(np.float64) for key, values in parameters.items()}
 
 
 # Against diffusers. ----------------------------------------------------------------------------
@@ -85,23 +57,16 @@ def cpu():
 
 @pytest.mark.parametrize(("name", "piece"), ENCODED + MORE_ENCODED)
 def test_encode_parity(name, piece):
-    pieces = case(name).pieces
-    mean, logvar = encode(published(name), pieces[f"vae.{piece}.input"])
-    differences = (
-        largest_difference(mean, pieces[f"vae.{piece}.mean"]),
-        largest_difference(logvar, pieces[f"vae.{piece}.logvar"]),
-    )
-    print(f"autoencoder {name}, {piece}: largest difference {max(differences):.2e}")
-    assert max(differences) < TOLERANCE
+    recorded = tiny.pieces_of(case(name), f"vae.{piece}")
+    for part, moment in zip(("mean", "logvar"), tiny.encode(published(name), recorded["input"]), strict=True):
+        check_close(f"autoencoder {name}, {piece}, {part}", moment, recorded[part], TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "piece"), DECODED + MORE_DECODED)
 def test_decode_parity(name, piece):
-    pieces = case(name).pieces
-    video = decode(published(name), pieces[f"vae.{piece}.input"])
-    difference = largest_difference(video, pieces[f"vae.{piece}.output"])
-    print(f"autoencoder {name}, {piece}: largest difference {difference:.2e}")
-    assert difference < TOLERANCE
+    recorded = tiny.pieces_of(case(name), f"vae.{piece}")
+    video = tiny.decode(published(name), recorded["input"])
+    check_close(f"autoencoder {name}, {piece}", video, recorded["output"], TOLERANCE)
 
 
 def test_tiled_parity():
@@ -109,17 +74,12 @@ def test_tiled_parity():
     vae = published("2b")
     height, width = (int(size) for size in pieces["vae.tile_sample_min"])
     vae.enable_tiling(tile_sample_min_height=height, tile_sample_min_width=width)
-    mean, logvar = encode(vae, pieces["vae.tiled_encode.input"])
-    video = decode(vae, pieces["vae.tiled_decode.input"])
-    differences = (
-        largest_difference(mean, pieces["vae.tiled_encode.mean"]),
-        largest_difference(logvar, pieces["vae.tiled_encode.logvar"]),
-        largest_difference(video, pieces["vae.tiled_decode.output"]),
-    )
-    print(f"autoencoder 2b, tiled: largest difference {max(differences):.2e}")
-    assert max(differences) < TOLERANCE
+    mean, logvar = tiny.encode(vae, pieces["vae.tiled_encode.input"])
+    video = tiny.decode(vae, pieces["vae.tiled_decode.input"])
+    for ours, key in ((mean, "encode.mean"), (logvar, "encode.logvar"), (video, "decode.output")):
+        check_close(f"autoencoder 2b, tiled, {key}", ours, pieces[f"vae.tiled_{key}"], TOLERANCE)
     vae.use_tiling = False
-    whole = decode(vae, pieces["vae.tiled_decode.input"])
+    whole = tiny.decode(vae, pieces["vae.tiled_decode.input"])
     assert largest_difference(whole, pieces["vae.tiled_decode.output"]) > TOLERANCE
 
 
@@ -136,8 +96,8 @@ def convolved(x, weight, bias, stride=1):
 @pytest.mark.parametrize("pad_mode", ["first", "constant", "replicate"])
 @pytest.mark.parametrize("frames", [1, 4])
 def test_causal_convolution(pad_mode, frames):
-    conv, weights = randomised(CausalConv3d(3, 5, pad_mode=pad_mode))
-    x = normal(2, 3, frames, 5, 4)
+    conv, weights = with_weights(CausalConv3d(3, 5, pad_mode=pad_mode))
+    x = tiny.normal(2, 3, frames, 5, 4)
     padded = np.concatenate([x[:, :, :1], x[:, :, :1], x], axis=2)
     edges = [(0, 0)] * 3 + [(1, 1)] * 2
     padded = np.pad(padded, edges, mode="edge" if pad_mode == "replicate" else "constant")
@@ -147,8 +107,8 @@ def test_causal_convolution(pad_mode, frames):
 
 @pytest.mark.parametrize("batches", [[4, 3], [3, 1, 1, 2]])
 def test_causal_convolution_of_batches_is_that_of_the_whole(batches):
-    conv, _ = randomised(CausalConv3d(3, 5))
-    x = normal(1, 3, 7, 5, 4)
+    conv, _ = with_weights(CausalConv3d(3, 5))
+    x = tiny.normal(1, 3, 7, 5, 4)
     whole = nn.to_numpy(conv(nn.from_numpy(x), FrameCache()))
     cache = FrameCache()
     parts = [
@@ -169,8 +129,8 @@ def test_causal_convolution_of_batches_is_that_of_the_whole(batches):
     ],
 )
 def test_spatial_norm(frames, stretched):
-    norm, weights = randomised(SpatialNorm3D(6, 3, 2))
-    x, latents = normal(2, 6, frames, 4, 12), normal(2, 3, max(stretched) + 1, 2, 3, seed=2)
+    norm, weights = with_weights(SpatialNorm3D(6, 3, 2))
+    x, latents = tiny.normal(2, 6, frames, 4, 12), tiny.normal(2, 3, max(stretched) + 1, 2, 3, seed=2)
     zq = latents.astype(np.float64)[:, :, stretched].repeat(2, axis=3).repeat(4, axis=4)
     groups = x.astype(np.float64).reshape(2, 2, -1)
     groups = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(groups.var(-1, keepdims=True) + 1e-6)
@@ -197,8 +157,8 @@ def test_spatial_norm(frames, stretched):
     ],
 )
 def test_upsampling(compress_time, frames, doubled):
-    upsample, weights = randomised(Upsample3D(4, compress_time))
-    x = normal(2, 4, frames, 3, 5)
+    upsample, weights = with_weights(Upsample3D(4, compress_time))
+    x = tiny.normal(2, 4, frames, 3, 5)
     larger = x.astype(np.float64)[:, :, doubled].repeat(2, axis=3).repeat(2, axis=4)
     padded = np.pad(larger, [(0, 0)] * 3 + [(1, 1)] * 2)
     expected = convolved(padded, weights["conv.weight"][:, :, None], weights["conv.bias"])
@@ -218,8 +178,8 @@ def test_upsampling(compress_time, frames, doubled):
 )
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 def test_downsampling(compress_time, means, size):
-    downsample, weights = randomised(Downsample3D(4, compress_time))
-    x = normal(2, 4, means[-1][-1] + 1, *size)
+    downsample, weights = with_weights(Downsample3D(4, compress_time))
+    x = tiny.normal(2, 4, means[-1][-1] + 1, *size)
     halved = np.stack([x.astype(np.float64)[:, :, frames].mean(2) for frames in means], axis=2)
     padded = np.pad(halved, [(0, 0)] * 3 + [(0, 1)] * 2)
     expected = convolved(padded, weights["conv.weight"][:, :, None], weights["conv.bias"], stride=2)
@@ -237,55 +197,55 @@ def batches_of(frames, at_once):
 @pytest.mark.parametrize("levels", [0, 1, 2])
 @pytest.mark.parametrize("frames", [1, 2, 3, 6, 8, 9, 15, 16, 17, 19, 33])
 def test_frame_counts(levels, frames):
-    vae = tiny(temporal_compression_ratio=2**levels)
+    vae = randomised(temporal_compression_ratio=2**levels)
     batches = batches_of(frames, 8)
     for _ in range(levels):
         batches = [(n + 1) // 2 for n in batches]
-    mean, logvar = encode(vae, normal(1, 3, frames, 8, 12))
+    mean, logvar = tiny.encode(vae, tiny.normal(1, 3, frames, 8, 12))
     assert mean.shape == logvar.shape == (1, 4, sum(batches), 2, 3)
 
     batches = batches_of(frames, 2)
     for _ in range(levels):
         batches = [2 * n - n % 2 if n > 1 else 1 for n in batches]
-    assert decode(vae, normal(1, 4, frames, 2, 3)).shape == (1, 3, sum(batches), 8, 12)
+    assert tiny.decode(vae, tiny.normal(1, 4, frames, 2, 3)).shape == (1, 3, sum(batches), 8, 12)
 
 
 def test_frames_depend_on_no_later_batch():
-    vae = tiny()
-    latents = normal(1, 4, 7, 3, 4)
+    vae = randomised()
+    latents = tiny.normal(1, 4, 7, 3, 4)
     changed = latents.copy()
     changed[:, :, 5:] += 1.0
-    video, other = decode(vae, latents), decode(vae, changed)
+    video, other = tiny.decode(vae, latents), tiny.decode(vae, changed)
     # Batches of 3, 2 and 2 latents: 9, 8 and 8 frames.
     np.testing.assert_array_equal(video[:, :, :17], other[:, :, :17])
     assert largest_difference(video[:, :, 17:], other[:, :, 17:]) > 0.01
     # And the second batch does depend on the first.
     changed = latents.copy()
     changed[:, :, :3] += 1.0
-    assert largest_difference(video[:, :, 9:17], decode(vae, changed)[:, :, 9:17]) > 0.01
+    assert largest_difference(video[:, :, 9:17], tiny.decode(vae, changed)[:, :, 9:17]) > 0.01
 
 
 def test_one_video_leaves_nothing_for_the_next():
-    vae = tiny()
-    latents = normal(1, 4, 5, 3, 4)
-    first = decode(vae, latents)
-    np.testing.assert_array_equal(decode(vae, latents), first)
+    vae = randomised()
+    latents = tiny.normal(1, 4, 5, 3, 4)
+    first = tiny.decode(vae, latents)
+    np.testing.assert_array_equal(tiny.decode(vae, latents), first)
 
 
 def test_slices_are_the_videos():
-    vae = tiny()
-    video, latents = normal(3, 3, 9, 8, 12), normal(3, 4, 3, 2, 3)
-    whole = (*encode(vae, video), decode(vae, latents))
+    vae = randomised()
+    video, latents = tiny.normal(3, 3, 9, 8, 12), tiny.normal(3, 4, 3, 2, 3)
+    whole = (*tiny.encode(vae, video), tiny.decode(vae, latents))
     vae.use_slicing = True
-    for ours, theirs in zip((*encode(vae, video), decode(vae, latents)), whole, strict=True):
+    for ours, theirs in zip((*tiny.encode(vae, video), tiny.decode(vae, latents)), whole, strict=True):
         assert largest_difference(ours, theirs) < 1e-5
 
 
 def test_logvar_is_clamped():
-    vae = tiny()
+    vae = randomised()
     bias = nn.named_parameters(vae)["encoder.conv_out.conv.bias"]
     bias.set_data(nn.from_numpy(np.repeat(np.array([100.0, 100.0, -100.0], np.float32), [4, 2, 2])))
-    mean, logvar = encode(vae, normal(1, 3, 1, 8, 8))
+    mean, logvar = tiny.encode(vae, tiny.normal(1, 3, 1, 8, 8))
     assert (mean > 50).all()
     assert (logvar[:, :2] == 20).all()
     assert (logvar[:, 2:] == -30).all()
@@ -294,7 +254,7 @@ def test_logvar_is_clamped():
 def test_quantizing_convolutions():
     """Of the identity they change nothing; doubled, the moments double and the latents count twice."""
     changes = {"latent_channels": 3, "use_quant_conv": True, "use_post_quant_conv": True}
-    plain, vae = tiny(latent_channels=3), tiny(**changes)
+    plain, vae = randomised(latent_channels=3), randomised(**changes)
     for key, parameter in nn.named_parameters(vae).items():
         if key.startswith(("encoder.", "decoder.")):
             parameter.set_data(nn.from_numpy(nn.to_numpy(nn.named_parameters(plain)[key])))
@@ -302,10 +262,10 @@ def test_quantizing_convolutions():
         channels = conv.bias.shape[0]
         conv.weight.set_data(nn.from_numpy(2 * np.eye(channels, dtype=np.float32)[:, :, None, None, None]))
         conv.bias.set_data(nn.from_numpy(np.zeros(channels, np.float32)))
-    video, latents = normal(1, 3, 9, 8, 12), normal(1, 3, 5, 2, 3)
-    for ours, theirs in zip(encode(vae, video), encode(plain, video), strict=True):
+    video, latents = tiny.normal(1, 3, 9, 8, 12), tiny.normal(1, 3, 5, 2, 3)
+    for ours, theirs in zip(tiny.encode(vae, video), tiny.encode(plain, video), strict=True):
         assert largest_difference(ours, 2 * theirs) < 1e-5
-    assert largest_difference(decode(vae, latents), decode(plain, 2 * latents)) < 1e-5
+    assert largest_difference(tiny.decode(vae, latents), tiny.decode(plain, 2 * latents)) < 1e-5
 
 
 def test_every_parameter_is_used():
@@ -317,27 +277,28 @@ def test_every_parameter_is_used():
         "use_quant_conv": True,
         "use_post_quant_conv": True,
     }
-    vae = tiny(**changes)
-    video, latents = normal(1, 3, 1, 6, 8), normal(1, 3, 1, 3, 4)
+    vae = randomised(**changes)
+    video, latents = tiny.normal(1, 3, 1, 6, 8), tiny.normal(1, 3, 1, 3, 4)
 
-    def run(key):
-        if key.startswith(("encoder.", "quant_conv.")):
-            return np.concatenate(encode(vae, video), axis=1)
-        return decode(vae, latents)
+    def moments():
+        return np.concatenate(tiny.encode(vae, video), axis=1)
 
-    for key, parameter in nn.named_parameters(vae).items():
-        before = run(key)
-        # One value alone: group norms take no notice of an offset that all channels share.
-        values = nn.to_numpy(parameter).copy()
-        values.reshape(-1)[0] += 1.0
-        parameter.set_data(nn.from_numpy(values))
-        assert largest_difference(run(key), before) > 1e-5, key
+    def frames():
+        return tiny.decode(vae, latents)
+
+    runs = {"encoder.": moments, "quant_conv.": moments, "decoder.": frames, "post_quant_conv.": frames}
+    assert not tiny.without_effect(vae, runs)
 
 
 @pytest.mark.parametrize("act_fn", ["gelu", "relu", "mish"])
 def test_activations_differ(act_fn):
-    latents = normal(1, 4, 1, 2, 3)
-    assert largest_difference(decode(tiny(act_fn=act_fn), latents), decode(tiny(), latents)) > 1e-3
+    latents = tiny.normal(1, 4, 1, 2, 3)
+    assert (
+        largest_difference(
+            tiny.decode(randomised(act_fn=act_fn), latents), tiny.decode(randomised(), latents)
+        )
+        > 1e-3
+    )
 
 
 def test_no_module_takes_memory_for_its_weights():
@@ -350,39 +311,41 @@ def test_no_module_takes_memory_for_its_weights():
 
 
 def test_frames_no_larger_than_a_tile_are_not_cut():
-    vae = tiny()
-    video, latents = normal(1, 3, 1, 16, 24), normal(1, 4, 1, 4, 6)
-    whole = (*encode(vae, video), decode(vae, latents))
+    vae = randomised()
+    video, latents = tiny.normal(1, 3, 1, 16, 24), tiny.normal(1, 4, 1, 4, 6)
+    whole = (*tiny.encode(vae, video), tiny.decode(vae, latents))
     vae.tiles = OverlappingTiles(16, 24, 0.25, 0.5)
     vae.enable_tiling()
-    for ours, theirs in zip((*encode(vae, video), decode(vae, latents)), whole, strict=True):
+    for ours, theirs in zip((*tiny.encode(vae, video), tiny.decode(vae, latents)), whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_tiles_of_a_checkpoint_are_half_its_samples():
-    vae = tiny(sample_height=96, sample_width=160)
+    vae = randomised(sample_height=96, sample_width=160)
     vae.enable_tiling()
-    latents = normal(1, 4, 1, 12, 24)
-    tiled = decode(vae, latents)
+    latents = tiny.normal(1, 4, 1, 12, 24)
+    tiled = tiny.decode(vae, latents)
     vae.use_tiling = False
     assert tiled.shape == (1, 3, 1, 48, 96)
     # Up to the second tile, which starts at four fifths of the first.
-    np.testing.assert_array_equal(tiled[:, :, :, :40, :64], decode(vae, latents[..., :20])[:, :, :, :40, :64])
+    np.testing.assert_array_equal(
+        tiled[:, :, :, :40, :64], tiny.decode(vae, latents[..., :20])[:, :, :, :40, :64]
+    )
 
 
 def test_a_faded_edge_runs_from_one_tile_to_the_next():
     """Two tiles of 4 latents, 2 of them shared: by hand."""
-    vae = tiny()
-    latents = normal(1, 4, 1, 4, 6)
-    left, right = decode(vae, latents[..., :4]), decode(vae, latents[..., 2:])
+    vae = randomised()
+    latents = tiny.normal(1, 4, 1, 4, 6)
+    left, right = tiny.decode(vae, latents[..., :4]), tiny.decode(vae, latents[..., 2:])
     ramp = np.arange(8, dtype=np.float32) / 8
     seam = left[..., 8:] * (1 - ramp) + right[..., :8] * ramp
     # A third tile, of the last two latents, would start where the second's kept half ends.
-    last = decode(vae, latents[..., 4:])
+    last = tiny.decode(vae, latents[..., 4:])
     end = right[..., 8:] * (1 - ramp) + last * ramp
     vae.tiles = OverlappingTiles(16, 16, 0.0, 0.5)
     vae.enable_tiling()
-    ours = decode(vae, latents)
+    ours = tiny.decode(vae, latents)
     assert largest_difference(ours, np.concatenate([left[..., :8], seam, end], axis=-1)) < 1e-6
 
 
@@ -391,7 +354,7 @@ def test_a_faded_edge_runs_from_one_tile_to_the_next():
     [(16, 18, 0.25, 0.5), (16, 16, 0.3, 0.5), (16, 16, 0.5, 1.0), (16, 16, -0.25, 0.5), (0, 16, 0.5, 0.5)],
 )
 def test_tiles_off_the_grid_are_refused(tiles):
-    vae = tiny()
+    vae = randomised()
     before = vae.tiles
     with pytest.raises(Refused, match="do not meet on the grid of 4 pixels per latent"):
         vae.enable_tiling(**asdict(OverlappingTiles(*tiles)))
@@ -400,7 +363,7 @@ def test_tiles_off_the_grid_are_refused(tiles):
 
 def test_a_size_that_tiles_do_not_have():
     with pytest.raises(TypeError, match="tile_sample_stride_height"):
-        tiny().enable_tiling(tile_sample_stride_height=16)
+        randomised().enable_tiling(tile_sample_stride_height=16)
 
 
 # Configurations. --------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
 """HunyuanVideo's autoencoder: parity with diffusers, tiles, refusals."""
 
-import json
-
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders.hunyuan_video import (
@@ -14,55 +13,33 @@ from vidgen_dist.models.autoencoders.hunyuan_video import (
     FrameTiles,
 )
 from vidgen_dist.models.autoencoders.tiles import Tiles, cut, in_frame_tiles
-from vidgen_dist.weights.load import load_weights
 
 FAMILY = "hunyuan_video"
 TOLERANCE = 2e-5
-PIECES = [
-    (name, key.split(".")[1])
-    for name in cases(FAMILY)
-    for key in case(name, FAMILY).pieces
-    if key.startswith("vae.") and key.endswith(".input")
-]
-DECODED = [(name, piece) for name, piece in PIECES if "decode" in piece]
-ENCODED = [(name, piece) for name, piece in PIECES if "encode" in piece]
+CASES = [case(name, FAMILY) for name in cases(FAMILY)]
 TINY = {"block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2, "layers_per_block": 1, "latent_channels": 2}
 
 
-def loaded(name, piece="decode"):
-    folder = case(name, FAMILY).checkpoint / "vae"
-    model = AutoencoderKLHunyuanVideo(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case(name, FAMILY).variant)
+def loaded(name, piece):
+    """The model, in tiles for a piece that was made so; and the piece."""
+    model = tiny.loaded(AutoencoderKLHunyuanVideo, case(name, FAMILY), "vae")
     if piece.startswith("tiled"):
         model.tiles = FrameTiles(32, 24, 24, 16, 8, 4)
         model.enable_tiling()
-    return model
+    return model, tiny.pieces_of(case(name, FAMILY), f"vae.{piece}")
 
 
-def piece_of(name, piece, part):
-    return case(name, FAMILY).pieces[f"vae.{piece}.{part}"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
-@pytest.mark.parametrize(("name", "piece"), DECODED)
+@pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "decode"))
 def test_decoding(name, piece):
-    frames = nn.to_numpy(loaded(name, piece).decode(nn.from_numpy(piece_of(name, piece, "input"))))
-    difference = largest_difference(frames, piece_of(name, piece, "output"))
-    print(f"{name} {piece}: largest difference {difference:.2e}")
-    assert difference < TOLERANCE
+    model, recorded = loaded(name, piece)
+    check_close(f"{name} {piece}", tiny.decode(model, recorded["input"]), recorded["output"], TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "piece"), ENCODED)
+@pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "encode"))
 def test_encoding(name, piece):
-    moments = loaded(name, piece).encode(nn.from_numpy(piece_of(name, piece, "input")))
-    for moment, part in zip(moments, ("mean", "logvar"), strict=True):
-        difference = largest_difference(nn.to_numpy(moment), piece_of(name, piece, part))
-        print(f"{name} {piece} {part}: largest difference {difference:.2e}")
-        assert difference < TOLERANCE
+    model, recorded = loaded(name, piece)
+    for part, moment in zip(("mean", "logvar"), tiny.encode(model, recorded["input"]), strict=True):
+        check_close(f"{name} {piece} {part}", moment, recorded[part], TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
-import json
-
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders import ltx
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
 from vidgen_dist.models.autoencoders.tiles import StridedTiles
-from vidgen_dist.weights.load import load_weights
 
 CASES = cases("ltx")
 TINY = {
@@ -43,37 +41,12 @@ NOISE_SEED = 77
 """Of `record_vae` in tests/references/make_ltx.py."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 def published(name):
-    folder = case(name, "ltx").checkpoint / "vae"
-    vae = AutoencoderKLLTXVideo(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(vae, folder)
-    return vae
+    return tiny.loaded(AutoencoderKLLTXVideo, case(name, "ltx"), "vae")
 
 
 def seeded(seed=NOISE_SEED):
     return np.random.Generator(np.random.PCG64(seed))
-
-
-def randomised(vae):
-    """The autoencoder with random weights."""
-    rng = np.random.default_rng(0)
-    for parameter in nn.named_parameters(vae).values():
-        values = rng.standard_normal(parameter.shape) / np.sqrt(max(1, np.prod(parameter.shape[1:])))
-        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
-    return vae
-
-
-def normal(*shape, seed=1):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def encode(vae, video):
-    return [nn.to_numpy(moment) for moment in vae.encode(nn.from_numpy(video))]
 
 
 def decode(vae, latents, timestep=None, seed=NOISE_SEED):
@@ -86,24 +59,17 @@ def decode(vae, latents, timestep=None, seed=NOISE_SEED):
 @pytest.mark.parametrize("piece", ["encode_clip", "encode_image"])
 @pytest.mark.parametrize("name", CASES)
 def test_encode_parity(name, piece):
-    pieces = case(name, "ltx").pieces
-    mean, logvar = encode(published(name), pieces[f"vae.{piece}.input"])
-    difference = max(
-        largest_difference(mean, pieces[f"vae.{piece}.mean"]),
-        largest_difference(logvar, pieces[f"vae.{piece}.logvar"]),
-    )
-    print(f"autoencoder {name}, {piece}: largest difference {difference:.2e}")
-    assert difference < 1e-4
+    recorded = tiny.pieces_of(case(name, "ltx"), f"vae.{piece}")
+    for part, moment in zip(("mean", "logvar"), tiny.encode(published(name), recorded["input"]), strict=True):
+        check_close(f"autoencoder {name}, {piece}, {part}", moment, recorded[part], 1e-4)
 
 
 @pytest.mark.parametrize("piece", ["decode_two", "decode_one"])
 @pytest.mark.parametrize("name", CASES)
 def test_decode_parity(name, piece):
-    pieces = case(name, "ltx").pieces
-    video = decode(published(name), pieces[f"vae.{piece}.input"], pieces.get(f"vae.{piece}.timestep"))
-    difference = largest_difference(video, pieces[f"vae.{piece}.output"])
-    print(f"autoencoder {name}, {piece}: largest difference {difference:.2e}")
-    assert difference < 1e-4
+    recorded = tiny.pieces_of(case(name, "ltx"), f"vae.{piece}")
+    video = decode(published(name), recorded["input"], recorded.get("timestep"))
+    check_close(f"autoencoder {name}, {piece}", video, recorded["output"], 1e-4)
 
 
 def test_tiled_parity():
@@ -111,19 +77,15 @@ def test_tiled_parity():
     latents, video = (pieces[f"vae.tiled_{half}.input"] for half in ("decode", "encode"))
     vae.tiles = StridedTiles(*pieces["vae.tile_sample"].tolist())
     vae.enable_tiling()
-    differences = (
-        largest_difference(decode(vae, latents, [0.1]), pieces["vae.tiled_decode.output"]),
-        largest_difference(encode(vae, video)[0], pieces["vae.tiled_encode.mean"]),
-    )
-    print(f"autoencoder 0.9.1, tiled: largest difference {max(differences):.2e}")
-    assert max(differences) < 1e-4
+    check_close("tiled, decoding", decode(vae, latents, [0.1]), pieces["vae.tiled_decode.output"], 1e-4)
+    check_close("tiled, encoding", tiny.encode(vae, video)[0], pieces["vae.tiled_encode.mean"], 1e-4)
     vae.use_tiling = False
-    assert largest_difference(encode(vae, video)[0], pieces["vae.tiled_encode.mean"]) > 1e-3
+    assert largest_difference(tiny.encode(vae, video)[0], pieces["vae.tiled_encode.mean"]) > 1e-3
 
 
 def test_tiles_off_the_grid_are_refused():
     with pytest.raises(Refused, match="tiles of 18"):
-        randomised(AutoencoderKLLTXVideo(TINY)).enable_tiling(tile_sample_min_height=18)
+        tiny.randomised(AutoencoderKLLTXVideo(TINY)).enable_tiling(tile_sample_min_height=18)
 
 
 # The whole. -------------------------------------------------------------------------------------
@@ -131,39 +93,30 @@ def test_tiles_off_the_grid_are_refused():
 
 @pytest.mark.parametrize("changes", [{}, TOLD, SHUFFLING], ids=["0.9.0", "0.9.1", "0.9.5"])
 def test_every_parameter_is_used(changes):
-    vae = randomised(AutoencoderKLLTXVideo({**TINY, **changes}))
-    video, latents = normal(1, 3, 1, 8, 8), normal(1, 4, 2, 2, 2)
+    vae = tiny.randomised(AutoencoderKLLTXVideo({**TINY, **changes}))
+    video, latents = tiny.normal(1, 3, 1, 8, 8), tiny.normal(1, 4, 2, 2, 2)
     timestep = np.array([0.3], np.float32) if changes is TOLD else None
     runs = {
-        "encoder": lambda: np.concatenate(encode(vae, video)),
-        "decoder": lambda: decode(vae, latents, timestep),
+        "encoder.": lambda: np.concatenate(tiny.encode(vae, video)),
+        "decoder.": lambda: decode(vae, latents, timestep),
     }
-    before = {half: run() for half, run in runs.items()}
-    for key, parameter in nn.named_parameters(vae).items():
-        half = key.partition(".")[0]
-        if half not in runs:
-            continue  # the pipeline's
-        kept = nn.to_numpy(parameter).copy()
-        values = kept.copy()
-        values.reshape(-1)[0] += 1.0
-        parameter.set_data(nn.from_numpy(values))
-        assert largest_difference(runs[half](), before[half]) > 1e-5, key
-        parameter.set_data(nn.from_numpy(kept))
+    # Those that are in neither are the pipeline's.
+    assert not tiny.without_effect(vae, runs)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
 def test_frame_counts(frames):
-    plain = randomised(AutoencoderKLLTXVideo(TINY))
-    assert decode(plain, normal(1, 4, frames, 2, 3)).shape == (1, 3, 2 * frames - 1, 8, 12)
-    told = randomised(AutoencoderKLLTXVideo({**TINY, **TOLD}))
-    assert decode(told, normal(1, 4, frames, 2, 3), [0.1]).shape == (1, 3, 4 * frames - 3, 16, 24)
-    assert encode(plain, normal(1, 3, 2 * frames - 1, 8, 12))[0].shape == (1, 4, frames, 2, 3)
+    plain = tiny.randomised(AutoencoderKLLTXVideo(TINY))
+    assert decode(plain, tiny.normal(1, 4, frames, 2, 3)).shape == (1, 3, 2 * frames - 1, 8, 12)
+    told = tiny.randomised(AutoencoderKLLTXVideo({**TINY, **TOLD}))
+    assert decode(told, tiny.normal(1, 4, frames, 2, 3), [0.1]).shape == (1, 3, 4 * frames - 3, 16, 24)
+    assert tiny.encode(plain, tiny.normal(1, 3, 2 * frames - 1, 8, 12))[0].shape == (1, 4, frames, 2, 3)
 
 
 @pytest.mark.parametrize(("causal", "reaches_back"), [(True, False), (False, True)])
 def test_only_where_it_is_not_causal_do_frames_depend_on_later_ones(causal, reaches_back):
-    vae = randomised(AutoencoderKLLTXVideo({**TINY, "decoder_causal": causal}))
-    latents = normal(1, 4, 3, 2, 3)
+    vae = tiny.randomised(AutoencoderKLLTXVideo({**TINY, "decoder_causal": causal}))
+    latents = tiny.normal(1, 4, 3, 2, 3)
     changed = latents.copy()
     changed[:, :, 2] += 1
     first = largest_difference(decode(vae, latents)[:, :, :1], decode(vae, changed)[:, :, :1])
@@ -171,8 +124,8 @@ def test_only_where_it_is_not_causal_do_frames_depend_on_later_ones(causal, reac
 
 
 def test_noise_is_drawn_in_order_and_decides_the_frames():
-    vae = randomised(AutoencoderKLLTXVideo({**TINY, **TOLD}))
-    latents = normal(1, 4, 2, 2, 3)
+    vae = tiny.randomised(AutoencoderKLLTXVideo({**TINY, **TOLD}))
+    latents = tiny.normal(1, 4, 2, 2, 3)
     one, same, other = (decode(vae, latents, [0.1], seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert largest_difference(one, other) > 1e-3
@@ -185,16 +138,16 @@ def test_noise_is_drawn_in_order_and_decides_the_frames():
 
 
 def test_a_variance_is_shared_by_the_channels_and_clamped():
-    vae = randomised(AutoencoderKLLTXVideo(TINY))
+    vae = tiny.randomised(AutoencoderKLLTXVideo(TINY))
     bias = nn.named_parameters(vae)["encoder.conv_out.conv.bias"]
     bias.set_data(nn.from_numpy(np.array([0, 0, 0, 0, 100], np.float32)))
-    mean, logvar = encode(vae, normal(1, 3, 1, 8, 8))
+    mean, logvar = tiny.encode(vae, tiny.normal(1, 3, 1, 8, 8))
     assert mean.shape == logvar.shape
     assert (logvar == 20).all()
 
 
 def test_channels_and_back():
-    x = normal(2, 3, 4, 6, 8)
+    x = tiny.normal(2, 3, 4, 6, 8)
     for stride in ((2, 2, 2), (1, 2, 2), (2, 1, 1)):
         shuffled = ltx.to_channels(nn.from_numpy(x), stride)
         np.testing.assert_array_equal(nn.to_numpy(ltx.from_channels(shuffled, stride)), x)

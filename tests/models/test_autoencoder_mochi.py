@@ -1,28 +1,18 @@
 """Mochi's autoencoder: parity with diffusers, tiles, refusals."""
 
-import json
-
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
-from vidgen_dist import nn
+from tests.models import tiny
+from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.autoencoders import mochi
 from vidgen_dist.models.autoencoders.mochi import AutoencoderConfig, AutoencoderKLMochi
 from vidgen_dist.models.autoencoders.tiles import StridedTiles
-from vidgen_dist.weights.load import load_weights
 
 FAMILY = "mochi"
 TOLERANCE = 1e-4
-PIECES = [
-    (name, key.split(".")[1])
-    for name in cases(FAMILY)
-    for key in case(name, FAMILY).pieces
-    if key.startswith("vae.") and key.endswith(".input")
-]
-DECODED = [(name, piece) for name, piece in PIECES if "decode" in piece]
-ENCODED = [(name, piece) for name, piece in PIECES if "encode" in piece]
+CASES = [case(name, FAMILY) for name in cases(FAMILY)]
 TINY = {
     "encoder_block_out_channels": [32, 64],
     "decoder_block_out_channels": [32, 32],
@@ -36,54 +26,30 @@ TINY = {
 }
 
 
-def loaded(name, piece="decode"):
-    folder = case(name, FAMILY).checkpoint / "vae"
-    model = AutoencoderKLMochi(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case(name, FAMILY).variant)
+def loaded(name, piece):
+    """The model, in tiles for a piece that was made so; and the piece."""
+    model = tiny.loaded(AutoencoderKLMochi, case(name, FAMILY), "vae")
     if piece.startswith("tiled"):
         model.tiles = StridedTiles(32, 24, 24, 16)
         model.enable_tiling()
-    return model
+    return model, tiny.pieces_of(case(name, FAMILY), f"vae.{piece}")
 
 
 def randomised(mesh=None, **changes):
-    """A model with random weights."""
-    model = AutoencoderKLMochi({**TINY, **changes}, mesh)
-    rng = np.random.default_rng(0)
-    for parameter in nn.named_parameters(model).values():
-        values = rng.standard_normal(parameter.shape) / np.sqrt(max(1, np.prod(parameter.shape[1:])))
-        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
-    return model
+    return tiny.randomised(AutoencoderKLMochi({**TINY, **changes}, mesh))
 
 
-def normal(*shape):
-    return nn.from_numpy(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
-
-
-def piece_of(name, piece, part):
-    return case(name, FAMILY).pieces[f"vae.{piece}.{part}"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
-@pytest.mark.parametrize(("name", "piece"), DECODED)
+@pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "decode"))
 def test_decoding(name, piece):
-    frames = nn.to_numpy(loaded(name, piece).decode(nn.from_numpy(piece_of(name, piece, "input"))))
-    difference = largest_difference(frames, piece_of(name, piece, "output"))
-    print(f"{name} {piece}: largest difference {difference:.2e}")
-    assert difference < TOLERANCE
+    model, recorded = loaded(name, piece)
+    check_close(f"{name} {piece}", tiny.decode(model, recorded["input"]), recorded["output"], TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "piece"), ENCODED)
+@pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "encode"))
 def test_encoding(name, piece):
-    moments = loaded(name, piece).encode(nn.from_numpy(piece_of(name, piece, "input")))
-    for moment, part in zip(moments, ("mean", "logvar"), strict=True):
-        difference = largest_difference(nn.to_numpy(moment), piece_of(name, piece, part))
-        print(f"{name} {piece} {part}: largest difference {difference:.2e}")
-        assert difference < TOLERANCE
+    model, recorded = loaded(name, piece)
+    for part, moment in zip(("mean", "logvar"), tiny.encode(model, recorded["input"]), strict=True):
+        check_close(f"{name} {piece} {part}", moment, recorded[part], TOLERANCE)
 
 
 def test_every_parameter_is_used():
@@ -92,46 +58,38 @@ def test_every_parameter_is_used():
     model = randomised(
         encoder_block_out_channels=wide, decoder_block_out_channels=wide, layers_per_block=[1, 0, 1]
     )
-    video, latents = normal(1, 3, 4, 4, 4), normal(1, 2, 2, 2, 2)
-
-    def run(half):
-        return nn.to_numpy(model.encode(video)[0] if half == "encoder" else model.decode(latents))
-
-    before = {half: run(half) for half in ("encoder", "decoder")}
-    for key, parameter in nn.named_parameters(model).items():
-        half = key.split(".")[0]
-        values = nn.to_numpy(parameter).copy()
-        values.reshape(-1)[0] += 1.0
-        parameter.set_data(nn.from_numpy(values))
-        after = run(half)
-        assert largest_difference(after, before[half]) > 1e-5, key
-        before[half] = after
+    video, latents = tiny.normal(1, 3, 4, 4, 4), tiny.normal(1, 2, 2, 2, 2)
+    runs = {
+        "encoder.": lambda: tiny.encode(model, video)[0],
+        "decoder.": lambda: tiny.decode(model, latents),
+    }
+    assert not tiny.without_effect(model, runs)
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_batches_of_frames_make_what_all_make_at_once(at_once, monkeypatch):
-    model, latents = randomised(), normal(1, 2, 5, 2, 3)
+    model, latents = randomised(), tiny.normal(1, 2, 5, 2, 3)
     monkeypatch.setattr(mochi, "LATENT_FRAMES_AT_ONCE", 5)
-    whole = nn.to_numpy(model.decode(latents))
+    whole = tiny.decode(model, latents)
     monkeypatch.setattr(mochi, "LATENT_FRAMES_AT_ONCE", at_once)
-    np.testing.assert_allclose(nn.to_numpy(model.decode(latents)), whole, atol=1e-5)
+    np.testing.assert_allclose(tiny.decode(model, latents), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2, 3])
 def test_frame_counts(latent_frames):
     model = randomised()
     frames = 3 * (latent_frames - 1) + 1
-    assert model.decode(normal(2, 2, latent_frames, 2, 3)).shape == (2, 3, frames, 4, 6)
+    assert tiny.decode(model, tiny.normal(2, 2, latent_frames, 2, 3)).shape == (2, 3, frames, 4, 6)
     for more in range(3):
-        mean, _ = model.encode(normal(1, 3, frames + more, 4, 6))
+        mean, _ = tiny.encode(model, tiny.normal(1, 3, frames + more, 4, 6))
         assert mean.shape == (1, 2, (frames + more - 1) // 3 + 1, 2, 3)
 
 
 def test_frames_do_not_depend_on_later_ones():
-    model, video = randomised(), nn.to_numpy(normal(1, 3, 7, 4, 4))
+    model, video = randomised(), tiny.normal(1, 3, 7, 4, 4)
     changed = video.copy()
     changed[:, :, 4:] += 0.5
-    mean, other = (nn.to_numpy(model.encode(nn.from_numpy(x))[0]) for x in (video, changed))
+    mean, other = (tiny.encode(model, x)[0] for x in (video, changed))
     np.testing.assert_allclose(other[:, :, :2], mean[:, :, :2], atol=1e-5)
     assert largest_difference(other[:, :, 2:], mean[:, :, 2:]) > 1e-2
 

@@ -34,11 +34,6 @@ def loaded(name):
     return model
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 @pytest.mark.parametrize(("name", "prompt"), PROMPTS)
 def test_parity(name, prompt):
     pieces = case(name, FAMILY).pieces

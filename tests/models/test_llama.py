@@ -41,11 +41,6 @@ def inputs_of(name, prompt):
     return [pieces[f"text_encoder.{prompt}.{key}"] for key in ("input_ids", "attention_mask")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 @pytest.mark.parametrize(("name", "prompt"), PROMPTS)
 def test_parity(name, prompt):
     ours = nn.to_numpy(loaded(name)(*inputs_of(name, prompt)))

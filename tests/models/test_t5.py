@@ -41,11 +41,6 @@ def encode(model, ids, mask=None):
     return nn.to_numpy(model(nn.from_numpy(np.asarray(ids)), mask))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 # Against transformers. -------------------------------------------------------------------------
 
 

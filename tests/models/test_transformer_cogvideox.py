@@ -3,14 +3,14 @@ import json
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.embeddings import sincos_3d, timestep_embedding
 from vidgen_dist.models.transformers import cogvideox
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.request import RequestError
-from vidgen_dist.weights.load import load_weights
 
 TINY = {
     "num_attention_heads": 2,
@@ -36,14 +36,11 @@ def config_of(name):
 
 
 def loaded(name):
-    model = CogVideoXTransformer3DModel(config_of(name))
-    load_weights(model, case(name).checkpoint / "transformer", variant=case(name).variant)
-    return model
+    return tiny.loaded(CogVideoXTransformer3DModel, case(name), "transformer")
 
 
 def pieces_of(name, step):
-    prefix = f"transformer.{step}."
-    return {key[len(prefix) :]: value for key, value in case(name).pieces.items() if key.startswith(prefix)}
+    return tiny.pieces_of(case(name), f"transformer.{step}")
 
 
 def run(model, pieces):
@@ -58,17 +55,8 @@ def run(model, pieces):
     return nn.to_numpy(output)
 
 
-def randomise(model, seed=0):
-    rng = np.random.default_rng(seed)
-    for parameter in nn.named_parameters(model).values():
-        values = 0.3 * rng.standard_normal(parameter.shape)
-        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
-    return model
-
-
-def tiny(**changes):
-    """A model with random weights."""
-    return randomise(CogVideoXTransformer3DModel({**TINY, **changes}))
+def randomised(**changes):
+    return tiny.randomised(CogVideoXTransformer3DModel({**TINY, **changes}), scale=0.3)
 
 
 def inputs(frames=3, height=4, width=6, text=5):
@@ -78,11 +66,6 @@ def inputs(frames=3, height=4, width=6, text=5):
     return {**pieces, "timestep": STEPS}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 # Against diffusers. ----------------------------------------------------------------------------
 
 
@@ -90,9 +73,7 @@ def cpu():
 @pytest.mark.parametrize("name", cases())
 def test_parity(name, step):
     pieces = pieces_of(name, step)
-    difference = largest_difference(run(loaded(name), pieces), pieces["output"])
-    print(f"transformer {name}, {step} step: largest difference {difference:.2e}")
-    assert difference < 2e-5
+    check_close(f"transformer {name}, {step} step", run(loaded(name), pieces), pieces["output"], 2e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in cases() if "rotary_cos" in pieces_of(name, "first")])
@@ -101,25 +82,17 @@ def test_rotary_parity(name):
     _, frames, _, height, width = pieces["hidden_states"].shape
     tables = rotary_positions(config_of(name), height * 8, width * 8, frames, 8)
     for table, key in zip(tables, ("rotary_cos", "rotary_sin"), strict=True):
-        difference = largest_difference(table, pieces[key])
-        print(f"{key} {name}: largest difference {difference:.2e}")
-        assert difference < 1e-6
+        check_close(f"{key} {name}", table, pieces[key], 1e-6)
 
 
 @pytest.mark.parametrize("name", cases())
 def test_every_parameter_is_used(name):
     model, pieces = loaded(name), pieces_of(name, "first")
-    before = run(model, pieces)
-    rng = np.random.default_rng(0)
-    for key, parameter in nn.named_parameters(model).items():
-        if key.endswith("norm_k.bias") and "rotary_cos" not in pieces:
-            # One vector added to all keys shifts a query's scores alike, which softmax does not see.
-            continue
-        kept = nn.to_numpy(parameter).copy()
-        parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
-        assert largest_difference(run(model, pieces), before) > 1e-4, key
-        parameter.set_data(nn.from_numpy(kept))
-    np.testing.assert_array_equal(run(model, pieces), before)
+    unused = tiny.without_effect(model, {"": lambda: run(model, pieces)})
+    if "rotary_cos" not in pieces:
+        # One vector added to all keys shifts a query's scores alike, which softmax does not see.
+        unused = [key for key in unused if not key.endswith("norm_k.bias")]
+    assert not unused
 
 
 # Positions. ------------------------------------------------------------------------------------
@@ -175,10 +148,10 @@ def test_1_5_has_no_positions_beyond_its_training_size(field, height, width):
 @pytest.mark.parametrize(("frames", "height", "width"), [(3, 4, 6), (3, 6, 4), (5, 4, 6), (1, 2, 12)])
 def test_sincos_positions_fit_every_size(frames, height, width):
     scales = {"spatial_interpolation_scale": 1.3, "temporal_interpolation_scale": 0.7}
-    embed = tiny(**scales).patch_embed
+    embed = randomised(**scales).patch_embed
     pieces = inputs(frames, height, width)
     text, video = nn.from_numpy(pieces["encoder_hidden_states"]), nn.from_numpy(pieces["hidden_states"])
-    without = tiny(**ROTARY).patch_embed(text, video)
+    without = randomised(**ROTARY).patch_embed(text, video)
     text_tokens, tokens, _ = embed(text, video)
     np.testing.assert_array_equal(nn.to_numpy(text_tokens), nn.to_numpy(without[0]))
     table = sincos_3d(32, (frames, height // 2, width // 2), **scales)
@@ -186,14 +159,14 @@ def test_sincos_positions_fit_every_size(frames, height, width):
 
 
 def test_a_model_renders_one_size_after_another():
-    model = tiny()
+    model = randomised()
     first = run(model, inputs())
     assert run(model, inputs(height=8, width=4)).shape == (2, 3, 3, 8, 4)
     np.testing.assert_array_equal(run(model, inputs()), first)
 
 
 def test_learned_positions_are_the_checkpoints_and_sincos_for_other_frame_counts():
-    model, plain = tiny(**LEARNED).patch_embed, tiny(**ROTARY).patch_embed
+    model, plain = randomised(**LEARNED).patch_embed, randomised(**ROTARY).patch_embed
     for name in ("proj", "text_proj"):
         for parameter in ("weight", "bias"):
             value = nn.to_numpy(getattr(getattr(model, name), parameter))
@@ -214,7 +187,7 @@ def test_learned_positions_are_the_checkpoints_and_sincos_for_other_frame_counts
 
 @pytest.mark.parametrize("changes", [{}, {"flip_sin_to_cos": False, "freq_shift": 1}])
 def test_time_and_ofs_are_embedded_and_added(changes):
-    model = tiny(ofs_embed_dim=10, **changes)
+    model = randomised(ofs_embed_dim=10, **changes)
     flip, shift = (True, 0) if not changes else (False, 1)
 
     def embedded(module, steps, dim):
@@ -271,7 +244,7 @@ def test_an_empty_config_is_2b():
 )
 def test_inputs_that_do_not_fit(changes, sizes, message):
     with pytest.raises(ValueError, match=message):
-        run(tiny(**changes), inputs(**sizes))
+        run(randomised(**changes), inputs(**sizes))
 
 
 def test_unknown_key_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:

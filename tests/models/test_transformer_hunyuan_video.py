@@ -1,11 +1,10 @@
 """HunyuanVideo's transformer: parity with diffusers, what padding does, refusals."""
 
-import json
-
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.transformers import hunyuan_video
@@ -15,7 +14,6 @@ from vidgen_dist.models.transformers.hunyuan_video import (
     refiner_mask,
     to_patches,
 )
-from vidgen_dist.weights.load import load_weights
 
 FAMILY = "hunyuan_video"
 TINY = {
@@ -34,16 +32,11 @@ TINY = {
 
 
 def loaded(name):
-    folder = case(name, FAMILY).checkpoint / "transformer"
-    model = HunyuanVideoTransformer3DModel(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case(name, FAMILY).variant)
-    return model
+    return tiny.loaded(HunyuanVideoTransformer3DModel, case(name, FAMILY), "transformer")
 
 
 def pieces_of(name, step):
-    prefix = f"transformer.{step}."
-    pieces = case(name, FAMILY).pieces
-    return {key[len(prefix) :]: value for key, value in pieces.items() if key.startswith(prefix)}
+    return tiny.pieces_of(case(name, FAMILY), f"transformer.{step}")
 
 
 def run(model, pieces):
@@ -59,14 +52,8 @@ def run(model, pieces):
     return nn.to_numpy(output)
 
 
-def tiny(**changes):
-    """A model with random weights."""
-    model = HunyuanVideoTransformer3DModel({**TINY, **changes})
-    rng = np.random.default_rng(0)
-    for parameter in nn.named_parameters(model).values():
-        values = 0.3 * rng.standard_normal(parameter.shape)
-        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
-    return model
+def randomised(**changes):
+    return tiny.randomised(HunyuanVideoTransformer3DModel({**TINY, **changes}), scale=0.3)
 
 
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
@@ -91,29 +78,22 @@ def part(pieces, samples):
     return {key: value[samples] for key, value in pieces.items()}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 @pytest.mark.parametrize("step", ["first", "last"])
 @pytest.mark.parametrize("name", cases(FAMILY))
 def test_parity(name, step):
     pieces = pieces_of(name, step)
-    difference = largest_difference(run(loaded(name), pieces), pieces["output"])
-    print(f"transformer {name}, {step} step: largest difference {difference:.2e}")
     # A guidance of 6,000 turns the last bit of the sinusoids' frequencies into a difference that is seen.
-    assert difference < 1e-4
+    check_close(f"transformer {name}, {step} step", run(loaded(name), pieces), pieces["output"], 1e-4)
 
 
 def test_samples_of_a_batch_do_not_see_each_other():
-    model, both = tiny(), inputs(tokens=(5, 1, 6))
+    model, both = randomised(), inputs(tokens=(5, 1, 6))
     alone = [run(model, part(both, slice(i, i + 1))) for i in range(3)]
     np.testing.assert_allclose(run(model, both), np.concatenate(alone), atol=1e-4)
 
 
 def test_padding_changes_nothing():
-    model, pieces = tiny(), inputs(tokens=(4,))
+    model, pieces = randomised(), inputs(tokens=(4,))
     before = run(model, pieces)
     pieces["encoder_hidden_states"][:, 4:] = 7
     np.testing.assert_array_equal(run(model, pieces), before)
@@ -176,11 +156,11 @@ def test_an_empty_config_is_the_published_one():
 )
 def test_inputs_that_do_not_fit(sizes, message):
     with pytest.raises(ValueError, match=message):
-        run(tiny(), inputs(**sizes))
+        run(randomised(), inputs(**sizes))
 
 
 def test_guidance_is_needed_where_it_is_embedded():
     with pytest.raises(ValueError, match="needs guidance"):
-        run(tiny(), {**inputs(), "guidance": None})
-    unguided = tiny(guidance_embeds=False)
+        run(randomised(), {**inputs(), "guidance": None})
+    unguided = randomised(guidance_embeds=False)
     np.testing.assert_array_equal(run(unguided, {**inputs(), "guidance": None}), run(unguided, inputs()))

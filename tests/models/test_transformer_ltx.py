@@ -1,14 +1,12 @@
-import json
-
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.transformers import ltx
 from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel, rotary_positions
-from vidgen_dist.weights.load import load_weights
 
 CASES = cases("ltx")
 TINY = {
@@ -24,26 +22,14 @@ SIZE = (2, 3, 2)
 SCALE = (4 / 25, 8, 8)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 def loaded(name):
-    folder = case(name, "ltx").checkpoint / "transformer"
-    model = LTXVideoTransformer3DModel(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder)
-    return model
+    return tiny.loaded(LTXVideoTransformer3DModel, case(name, "ltx"), "transformer")
 
 
 def pieces_of(name, step="first"):
     pieces = case(name, "ltx").pieces
-    prefix = f"transformer.{step}."
-    return {
-        key.removeprefix("transformer.").removeprefix(f"{step}."): pieces[key]
-        for key in pieces
-        if key.startswith(("transformer.size", "transformer.rope", prefix))
-    }
+    shared = {key: pieces[f"transformer.{key}"] for key in ("size", "rope_interpolation_scale")}
+    return tiny.pieces_of(case(name, "ltx"), f"transformer.{step}") | shared
 
 
 def run(model, pieces):
@@ -59,14 +45,8 @@ def run(model, pieces):
     return nn.to_numpy(output)
 
 
-def tiny(**changes):
-    """A model with random weights."""
-    model = LTXVideoTransformer3DModel({**TINY, **changes})
-    rng = np.random.default_rng(0)
-    for parameter in nn.named_parameters(model).values():
-        values = 0.3 * rng.standard_normal(parameter.shape)
-        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
-    return model
+def randomised():
+    return tiny.randomised(LTXVideoTransformer3DModel(TINY), scale=0.3)
 
 
 def inputs(timestep, text=5, own_text=4):
@@ -89,9 +69,7 @@ def inputs(timestep, text=5, own_text=4):
 @pytest.mark.parametrize("name", CASES)
 def test_parity(name, step):
     pieces = pieces_of(name, step)
-    difference = largest_difference(run(loaded(name), pieces), pieces["output"])
-    print(f"transformer {name}, {step} step: largest difference {difference:.2e}")
-    assert difference < 1e-4
+    check_close(f"transformer {name}, {step} step", run(loaded(name), pieces), pieces["output"], 1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -100,29 +78,20 @@ def test_rotary_parity(name):
     size, scale = (pieces[f"transformer.{key}"].tolist() for key in ("size", "rope_interpolation_scale"))
     tables = rotary_positions(model.config.inner_dim, *size, scale)
     for table, key in zip(tables, ("cos", "sin"), strict=True):
-        difference = largest_difference(table, pieces[f"transformer.rotary_{key}"])
-        print(f"rotary {key} {name}: largest difference {difference:.2e}")
         # The fastest angles are beyond 10,000, where float32 is a thousandth apart: they are the very same.
-        assert difference < 1e-6
+        check_close(f"rotary {key} {name}", table, pieces[f"transformer.rotary_{key}"], 1e-6)
 
 
 def test_every_parameter_is_used():
     model, pieces = loaded("0.9.0"), pieces_of("0.9.0")
-    before = run(model, pieces)
-    rng = np.random.default_rng(0)
-    for key, parameter in nn.named_parameters(model).items():
-        kept = nn.to_numpy(parameter).copy()
-        parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
-        assert largest_difference(run(model, pieces), before) > 1e-4, key
-        parameter.set_data(nn.from_numpy(kept))
-    np.testing.assert_array_equal(run(model, pieces), before)
+    assert not tiny.without_effect(model, {"": lambda: run(model, pieces)})
 
 
 # Times, text and positions. --------------------------------------------------------------------
 
 
 def test_times_by_sample_and_by_token_are_one_thing():
-    model = tiny()
+    model = randomised()
     by_sample = run(model, inputs([700.0, 20.0]))
     by_token = run(model, inputs(np.repeat([[700.0], [20.0]], 12, axis=1)))
     np.testing.assert_allclose(by_token, by_sample, atol=1e-5)
@@ -132,7 +101,7 @@ def test_times_by_sample_and_by_token_are_one_thing():
 
 def test_a_tokens_time_is_its_own():
     """Where nothing is mixed among tokens, each is what it would be if all had its time."""
-    model = tiny()
+    model = randomised()
     for block in model.transformer_blocks:
         for parameter in nn.named_parameters(block.attn1.to_out[0]).values():
             parameter.set_data(nn.from_numpy(np.zeros(parameter.shape, np.float32)))
@@ -144,7 +113,7 @@ def test_a_tokens_time_is_its_own():
 
 
 def test_padding_of_the_text_is_not_attended_to():
-    model, pieces = tiny(), inputs([500.0, 500.0])
+    model, pieces = randomised(), inputs([500.0, 500.0])
     before = run(model, pieces)
     pieces["encoder_hidden_states"][0, 4:] += 3
     pieces["encoder_hidden_states"][1, 1:] -= 2
@@ -169,7 +138,7 @@ def test_positions_are_fractions_of_seconds_and_pixels():
 
 
 def test_a_model_renders_one_video_after_another():
-    model, pieces = tiny(), inputs([500.0, 500.0])
+    model, pieces = randomised(), inputs([500.0, 500.0])
     first = run(model, pieces)
     other = {**pieces, "size": np.array([3, 2, 2])}
     assert largest_difference(run(model, other), first) > 1e-3

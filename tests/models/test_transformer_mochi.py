@@ -1,16 +1,14 @@
 """Mochi's transformer: parity with diffusers, what padding does, refusals."""
 
-import json
-
 import numpy as np
 import pytest
 
-from tests.references import case, cases, largest_difference
+from tests.models import tiny
+from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.models.transformers import mochi
 from vidgen_dist.models.transformers.mochi import MochiTransformer3DModel, positions, rotary_angles
-from vidgen_dist.weights.load import load_weights
 
 FAMILY = "mochi"
 TINY = {
@@ -26,16 +24,11 @@ TINY = {
 
 
 def loaded(name):
-    folder = case(name, FAMILY).checkpoint / "transformer"
-    model = MochiTransformer3DModel(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case(name, FAMILY).variant)
-    return model
+    return tiny.loaded(MochiTransformer3DModel, case(name, FAMILY), "transformer")
 
 
 def pieces_of(name, step):
-    prefix = f"transformer.{step}."
-    pieces = case(name, FAMILY).pieces
-    return {key[len(prefix) :]: value for key, value in pieces.items() if key.startswith(prefix)}
+    return tiny.pieces_of(case(name, FAMILY), f"transformer.{step}")
 
 
 def run(model, pieces):
@@ -49,14 +42,8 @@ def run(model, pieces):
     return nn.to_numpy(output)
 
 
-def tiny(**changes):
-    """A model with random weights."""
-    model = MochiTransformer3DModel({**TINY, **changes})
-    rng = np.random.default_rng(0)
-    for parameter in nn.named_parameters(model).values():
-        values = 0.3 * rng.standard_normal(parameter.shape)
-        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
-    return model
+def randomised(**changes):
+    return tiny.randomised(MochiTransformer3DModel({**TINY, **changes}), scale=0.3)
 
 
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
@@ -79,18 +66,11 @@ def part(pieces, samples):
     return {key: value[samples] for key, value in pieces.items()}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cpu():
-    nn.set_device("cpu")
-
-
 @pytest.mark.parametrize("step", ["first", "last"])
 @pytest.mark.parametrize("name", cases(FAMILY))
 def test_parity(name, step):
     pieces = pieces_of(name, step)
-    difference = largest_difference(run(loaded(name), pieces), pieces["output"])
-    print(f"transformer {name}, {step} step: largest difference {difference:.2e}")
-    assert difference < 1e-4
+    check_close(f"transformer {name}, {step} step", run(loaded(name), pieces), pieces["output"], 1e-4)
 
 
 @pytest.mark.parametrize("name", cases(FAMILY))
@@ -99,32 +79,28 @@ def test_rotary_parity(name):
     _, _, frames, height, width = pieces["transformer.first.hidden_states"].shape
     angles = rotary_angles(nn.to_numpy(model.pos_frequencies), positions(frames, height // 2, width // 2))
     for wave, key in ((np.cos, "cos"), (np.sin, "sin")):
-        difference = largest_difference(wave(angles), pieces[f"transformer.rotary_{key}"])
-        print(f"rotary {key} {name}: largest difference {difference:.2e}")
-        assert difference < 1e-4
+        check_close(f"rotary {key} {name}", wave(angles), pieces[f"transformer.rotary_{key}"], 1e-4)
 
 
 def test_every_parameter_is_used():
-    model, pieces = tiny(), inputs()
-    before = run(model, pieces)
-    unused = [f"transformer_blocks.1.attn1.{name}.weight" for name in ("add_q_proj", "norm_added_q")]
-    for key, parameter in nn.named_parameters(model).items():
-        kept = nn.to_numpy(parameter).copy()
-        parameter.set_data(nn.from_numpy(kept + 1))
+    model, pieces = randomised(), inputs()
+
+    def output():
         model._rotary = None
-        changed = largest_difference(run(model, pieces), before)
-        assert (changed > 1e-5) == (key not in unused), key
-        parameter.set_data(nn.from_numpy(kept))
+        return run(model, pieces)
+
+    unused = tiny.without_effect(model, {"": output})
+    assert unused == [f"transformer_blocks.1.attn1.{name}.weight" for name in ("add_q_proj", "norm_added_q")]
 
 
 def test_samples_of_a_batch_do_not_see_each_other():
-    model, both = tiny(), inputs(tokens=(5, 0, 6))
+    model, both = randomised(), inputs(tokens=(5, 0, 6))
     alone = [run(model, part(both, slice(i, i + 1))) for i in range(3)]
     np.testing.assert_allclose(run(model, both), np.concatenate(alone), atol=1e-5)
 
 
 def test_padding_changes_nothing():
-    model, pieces = tiny(), inputs(tokens=(4, 0))
+    model, pieces = randomised(), inputs(tokens=(4, 0))
     before = run(model, pieces)
     pieces["encoder_hidden_states"][0, 4:] = 7
     pieces["encoder_hidden_states"][1] = 7
@@ -145,7 +121,7 @@ def test_positions_fill_the_base_area():
 
 
 def test_a_model_renders_one_size_after_another():
-    model, pieces = tiny(), inputs()
+    model, pieces = randomised(), inputs()
     first = run(model, pieces)
     other = inputs(height=6, width=4)
     assert run(model, other).shape == (2, 2, 2, 6, 4)
@@ -174,4 +150,4 @@ def test_an_empty_config_is_the_published_one():
 
 def test_latents_that_the_patches_do_not_fit():
     with pytest.raises(ValueError, match="latents of 5 x 6: patches of 2 x 2"):
-        run(tiny(), inputs(height=5))
+        run(randomised(), inputs(height=5))

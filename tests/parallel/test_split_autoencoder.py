@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models.test_autoencoder_cogvideox import TINY, normal, randomised
+from tests.models import tiny
+from tests.models.test_autoencoder_cogvideox import TINY
+from tests.models.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX, CausalConv3d
@@ -31,8 +33,7 @@ def cpu() -> None:
 
 
 def autoencoder(mesh: Mesh, changes: dict[str, Any]) -> AutoencoderKLCogVideoX:
-    vae: AutoencoderKLCogVideoX = randomised(AutoencoderKLCogVideoX({**TINY, **changes}, mesh))[0]
-    return vae
+    return tiny.randomised(AutoencoderKLCogVideoX({**TINY, **changes}, mesh))
 
 
 def encode(mesh: Mesh, video: np.ndarray, changes: dict[str, Any], **settings: Any) -> np.ndarray:
@@ -118,7 +119,7 @@ def tiled_decode(mesh: Mesh, latents: np.ndarray) -> np.ndarray:
 
 
 def convolve_batches(mesh: Mesh, x: np.ndarray, batches: list[int]) -> tuple[np.ndarray, int]:
-    conv = randomised(CausalConv3d(3, 5))[0]
+    conv = tiny.randomised(CausalConv3d(3, 5))
     rows = Rows.divide(mesh.gang, x.shape[3])
     cache = FrameCache(rows)
     parts = [
@@ -150,7 +151,7 @@ LARGE = {
 
 def decoding_memory(mesh: Mesh, latents: np.ndarray) -> int:
     """Bytes of this process while it decodes, at the most, over those that it had before."""
-    vae = randomised(AutoencoderKLCogVideoX(LARGE, mesh))[0]
+    vae = tiny.randomised(AutoencoderKLCogVideoX(LARGE, mesh))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     before = resident("VmRSS")
     vae.decode(nn.from_numpy(latents))

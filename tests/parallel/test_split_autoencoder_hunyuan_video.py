@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
+from tests.models import tiny
 from tests.models.test_autoencoder_hunyuan_video import TINY
+from tests.models.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo, FrameTiles
@@ -25,12 +25,7 @@ def cpu() -> None:
 
 
 def autoencoder(mesh: Mesh, tiling: bool) -> AutoencoderKLHunyuanVideo:
-    vae = AutoencoderKLHunyuanVideo(TINY, mesh)
-    rng = np.random.default_rng(0)
-    for parameter in nn.named_parameters(vae).values():
-        scale = np.prod(parameter.shape[1:]) ** -0.5
-        values = (rng.standard_normal(parameter.shape) * scale).astype(np.float32)
-        parameter.set_data(nn.from_numpy(values))
+    vae = tiny.randomised(AutoencoderKLHunyuanVideo(TINY, mesh))
     if tiling:
         vae.tiles = FrameTiles(16, 16, 8, 8, 8, 4)
         vae.enable_tiling()
@@ -45,10 +40,6 @@ def encode(mesh: Mesh, video: np.ndarray, tiling: bool) -> np.ndarray:
 
 def decode(mesh: Mesh, latents: np.ndarray, tiling: bool) -> np.ndarray:
     return nn.to_numpy(autoencoder(mesh, tiling).decode(nn.from_numpy(latents)))
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(("rows", "size", "tiling"), SPLITS)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models.test_autoencoder_ltx import SHUFFLING, TINY, TOLD, normal, randomised, seeded
+from tests.models import tiny
+from tests.models.test_autoencoder_ltx import SHUFFLING, TINY, TOLD, seeded
+from tests.models.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
@@ -26,8 +28,7 @@ def cpu() -> None:
 
 
 def autoencoder(mesh: Mesh, changes: dict[str, Any]) -> AutoencoderKLLTXVideo:
-    vae: AutoencoderKLLTXVideo = randomised(AutoencoderKLLTXVideo({**TINY, **changes}, mesh))
-    return vae
+    return tiny.randomised(AutoencoderKLLTXVideo({**TINY, **changes}, mesh))
 
 
 def encode(mesh: Mesh, video: np.ndarray, changes: dict[str, Any]) -> np.ndarray:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from tests.models.test_autoencoder_mochi import randomised
+from tests.models.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
@@ -41,10 +40,6 @@ def encode(mesh: Mesh, video: np.ndarray, ratio: int, tiling: bool) -> np.ndarra
 
 def decode(mesh: Mesh, latents: np.ndarray, ratio: int, tiling: bool) -> np.ndarray:
     return nn.to_numpy(autoencoder(mesh, ratio, tiling).decode(nn.from_numpy(latents)))
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(("rows", "size", "ratio", "tiling"), SPLITS)
