@@ -241,7 +241,8 @@ class Topology(_Part):
         npus: NPUs that the run may use, where a cluster has more, or may grow to; by default what it has.
         address: A running Ray cluster to attach to (`auto`, `host:port`, `ray://…`); by default a local
             Ray is started, and stopped at the end.
-        shard_size: Rows handed to a gang at once, at most.
+        shard_size: Rows handed to a gang at once, at most; more than 8 only as far as it renders them in a
+            second.
         watchdog: See its class.
     """
 
@@ -254,7 +255,7 @@ class Topology(_Part):
     memory: Size | None = None
     npus: Annotated[int, Field(ge=1, strict=True)] | None = None
     address: Text | None = None
-    shard_size: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
+    shard_size: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 64
     watchdog: Watchdog = Watchdog()
 
     @property

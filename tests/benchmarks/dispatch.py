@@ -1,12 +1,13 @@
 """How fast rows go out to gangs, and how well gangs are kept busy.
 
-    python -m tests.benchmarks.dispatch [--gangs 64] [--rows 20_000] [--without-ray]
+    python -m tests.benchmarks.dispatch [--gangs 64] [--rows 50_000] [--without-ray]
 
 Three measurements, all of the crew that `vidgen render` runs:
 
 - rows a second with gangs of one whose rows take no time, in this process, without Ray;
-- the same over Ray actors on this machine: real messages, workers that answer at once without a model or a
-  storage; from when all have started. Clock and processor seconds are printed, for the machine may be busy;
+- the same over Ray actors on this machine: real messages, workers that make entries at once, without a model,
+  a storage or a log; from when all have started. Processor seconds of the driver and of the workers are
+  printed beside those of the clock: on a cluster each worker has cores of its own, here all share a few;
 - a thousand simulated gangs: rows of a minute (log-normal, sigma 0.3), three gangs in a hundred three times
   slower, and a life of a week each, in simulated time on which the crew's own processor time is charged, and
   `CALL_SECONDS` for each message. `busy` is the share of time in which gangs with a loaded model rendered,
@@ -21,6 +22,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +30,17 @@ import pyarrow as pa
 import ray
 
 from tests.runtime.simulation import Habits, Simulation, rows
+from vidgen_dist.media import EncodedVideo
+from vidgen_dist.quality import Quality
 from vidgen_dist.runtime.cluster import connected
 from vidgen_dist.runtime.crew import Crew
+from vidgen_dist.runtime.entries import done_entry
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.gang import Hiring, WorkerActor
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.watchdog import LIMITS
+from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output, Topology
 
 ROWS_PER_SECOND = 2_000
@@ -43,11 +49,44 @@ ROWS_PER_SECOND = 2_000
 BUSY = 0.98
 """Share of time in which a thousand gangs must render."""
 
-CALL_SECONDS = 0.0005
-"""Processor seconds of the driver for a message to or from an actor; the measurement over Ray shows them."""
+CALL_SECONDS = 0.0009
+"""Processor seconds of the driver for a message to or from an actor, the most that was measured over Ray."""
 
 WEEK = 7 * 24 * 3600.0
-SHARD_SIZE = 8
+
+VIDEO = EncodedVideo(Path("video.mp4"), 400_000, "0" * 64, frames=49, fps=8.0, width=720, height=480)
+"""What a row becomes; nobody looks at it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What so many rows took.
+
+    Args:
+        rows: How many.
+        seconds: Of the clock.
+        driver, workers: Processor seconds of the driver, and of all workers together.
+        messages: To workers and from them.
+    """
+
+    rows: int
+    seconds: float
+    driver: float
+    workers: float
+    messages: int
+
+    def since(self, before: Pace) -> Pace:
+        """What was taken since."""
+        return Pace(*(getattr(self, f.name) - getattr(before, f.name) for f in fields(self)))
+
+    def __str__(self) -> str:
+        each = 1e6 / self.rows
+        return (
+            f"{self.rows / self.seconds:,.0f} rows/s ({self.rows / self.seconds / ROWS_PER_SECOND:.2f} of "
+            f"{ROWS_PER_SECOND:,}); processor time a row: {each * self.driver:.0f} µs of the driver, "
+            f"{each * self.workers:.0f} µs of the workers; {self.messages / self.rows:.3f} messages a row, "
+            f"of {1e6 * self.driver / self.messages:.0f} µs of the driver"
+        )
 
 
 def main() -> None:
@@ -55,37 +94,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gangs", type=int, default=64, help="Of those whose rows take no time.")
-    parser.add_argument("--rows", type=int, default=20_000, help="For them.")
+    parser.add_argument("--rows", type=int, default=50_000, help="For them.")
+    parser.add_argument(
+        "--shard-size", type=int, default=Topology().shard_size, help="Rows for a gang at once, at most."
+    )
     parser.add_argument("--without-ray", action="store_true", help="Leave the measurement over Ray out.")
     parser.add_argument("--simulated", type=int, default=1_000, help="Gangs with a real spread of times.")
     parser.add_argument("--each", type=int, default=100, help="Rows for each of them.")
     arguments = parser.parse_args()
-    _tell_pace("without Ray", *without_ray(arguments.gangs, arguments.rows))
+    gangs, count = arguments.gangs, arguments.rows
+    print(f"without Ray: {without_ray(gangs, count, arguments.shard_size)}", flush=True)
     if not arguments.without_ray:
-        _tell_pace("over Ray", *over_ray(arguments.gangs, arguments.rows))
-    simulate(arguments.simulated, arguments.each)
+        print(f"over Ray: {over_ray(gangs, count, arguments.shard_size)}", flush=True)
+    simulate(arguments.simulated, arguments.each, arguments.shard_size)
 
 
-def _tell_pace(where: str, count: int, seconds: float, cpu: float, calls: int) -> None:
-    print(
-        f"{where}: {count / seconds:,.0f} rows/s ({count / seconds / ROWS_PER_SECOND:.2f} of "
-        f"{ROWS_PER_SECOND:,}); {1e6 * cpu / count:.0f} µs of the driver's processor time a row, "
-        f"{calls / count:.2f} messages a row of {1e6 * cpu / max(calls, 1):.0f} µs",
-        flush=True,
-    )
-
-
-def without_ray(gangs: int, count: int) -> tuple[int, float, float, int]:
-    """Rows, seconds, the crew's processor seconds, messages."""
+def without_ray(gangs: int, count: int, shard_size: int) -> Pace:
+    """The crew alone."""
     cluster = Simulation(Habits(render=lambda *_: 0.0, load=0.0, write=0.0), {"n": gangs})
-    crew = cluster.crew(count, gangs, shard_size=SHARD_SIZE)
+    crew = cluster.crew(count, gangs, shard_size=shard_size)
     begun = time.perf_counter()
     crew.work()
-    return count, time.perf_counter() - begun, cluster.driver_seconds, cluster.messages
+    return Pace(count, time.perf_counter() - begun, cluster.driver_seconds, 0.0, cluster.messages)
 
 
 class Instant(WorkerActor):
-    """A worker whose rows are rendered and entered at once."""
+    """A worker whose rows are rendered and entered at once, and which keeps no log."""
+
+    def __init__(self, job: Job, name: str, _replica: int) -> None:
+        Worker.__init__(self, job, name)
 
     def _render_rows(self, _cores: Sequence[int] | None, _host: str | None) -> None:
         output = Path(self._job.output.uri)
@@ -94,7 +131,13 @@ class Instant(WorkerActor):
             time.sleep(0.05)
         self._say(Event("ready"))
         while isinstance(row := self._rows.get(), Row):
-            self._say(Event("started", row.id), Event("rendered", row.id), Event("done", row.id))
+            self._say(Event("started", row.id))
+            self._say(Event("rendered", row.id))
+            seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0, "write": 0.0}
+            entry = done_entry(
+                self._job, "worker", row, "0" * 32, VIDEO, str(VIDEO.path), seconds, Quality(0.5, 0.1, 0.0)
+            )
+            self._say(Event("done", row.id, entry=entry))
 
 
 class InstantHiring(Hiring):
@@ -115,39 +158,46 @@ class InstantHiring(Hiring):
         return said
 
 
-def over_ray(gangs: int, count: int) -> tuple[int, float, float, int]:
-    """Rows, seconds, the driver's processor seconds, messages."""
+def over_ray(gangs: int, count: int, shard_size: int) -> Pace:
+    """The crew and Ray."""
     with tempfile.TemporaryDirectory() as output, connected(Topology()):
         identity = Identity(model="m", task="t", dtype="float32", format="npy", crf=None)
         job = Job("none", Model(id="m"), "cpu", Output(uri=output), identity, pa.schema([]))
         hiring = InstantHiring(job, gangs)
         go = Path(output) / "go"
-        begun: list[tuple[float, float, int]] = []
+        done: list[Event] = []
+        taken: list[Pace] = []
+
+        def look(workers: list[Path]) -> None:
+            cpu = sum(_processor_seconds(int(worker.stem)) for worker in workers)
+            taken.append(Pace(len(done), time.perf_counter(), time.process_time(), cpu, hiring.messages))
 
         def start_together(_ready: int, _waiting: str) -> None:
-            if not begun and len(list(Path(output).glob("*.here"))) == gangs:
-                begun.append((time.perf_counter(), time.process_time(), hiring.messages))
+            if not taken and len(workers := list(Path(output).glob("*.here"))) == gangs:
+                look(workers)
                 go.touch()
-
-        done: list[Event] = []
-        ended: list[tuple[float, float, int]] = []
 
         def on_result(event: Event) -> None:
             done.append(event)
             if len(done) == count:
-                ended.append((time.perf_counter(), time.process_time(), hiring.messages))
+                look(list(Path(output).glob("*.here")))
 
-        crew = _crew(hiring, gangs, count, on_result, start_together)
-        crew.work()
-        seconds, cpu, messages = (b - a for a, b in zip(begun[0], ended[0], strict=True))
+        _crew(hiring, gangs, count, shard_size, on_result, start_together).work()
         assert len({event.id for event in done}) == count
-        return count, seconds, cpu, int(messages)
+        return taken[1].since(taken[0])
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of a process and all of its threads, since it began."""
+    numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _crew(
     hiring: Hiring,
     gangs: int,
     count: int,
+    shard_size: int,
     on_result: Callable[[Event], None],
     tick: Callable[[int, str], None],
 ) -> Crew:
@@ -160,7 +210,7 @@ def _crew(
         run="run",
         rows=iter(rows(count)),
         pending=count,
-        shard_size=SHARD_SIZE,
+        shard_size=shard_size,
         max_attempts=3,
         limits=LIMITS["cpu"],
         on_news=lambda _gang, _event: None,
@@ -173,7 +223,7 @@ def _crew(
     )
 
 
-def simulate(gangs: int, each: int) -> None:
+def simulate(gangs: int, each: int, shard_size: int) -> None:
     """Print how busy so many gangs are kept, with so many rows for each."""
     count = gangs * each
     rng = np.random.default_rng(1)
@@ -186,7 +236,7 @@ def simulate(gangs: int, each: int) -> None:
         charged=True,
     )
     cluster = Simulation(habits, {"n": gangs})
-    cluster.crew(count, gangs, shard_size=SHARD_SIZE).work()
+    cluster.crew(count, gangs, shard_size=shard_size).work()
     died = len(cluster.actors) - gangs
     busy, length = cluster.busy_share(), max(cluster.done_at.values())
     print(

@@ -21,6 +21,7 @@ from vidgen_dist.runtime.gang import Answer, Gang, Lost, Member, Place
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Report, Row
 from vidgen_dist.runtime.watchdog import LIMITS
+from vidgen_dist.spec import Topology
 
 NEVER = float("inf")
 
@@ -311,7 +312,7 @@ class Simulation:
 
     # A run
 
-    def crew(self, count: int, replicas: int, *, shard_size: int = 8) -> Crew:
+    def crew(self, count: int, replicas: int, *, shard_size: int = Topology().shard_size) -> Crew:
         """A crew of these gangs, for rows named "0", "1", …"""
 
         def enter(event: Event) -> None:

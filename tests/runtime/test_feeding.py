@@ -16,7 +16,7 @@ def ids(shard: list[Task]) -> list[str]:
 
 def hand(count: int) -> Hand:
     held = Hand()
-    held.take([Task(row) for row in rows(count)])
+    held.take([Task(row) for row in rows(count)], 0.0)
     return held
 
 
@@ -24,62 +24,73 @@ def test_shards_shrink_towards_the_end() -> None:
     source = feed(20)
     sizes = []
     while not source.empty:
-        sizes.append(len(source.next_shard(Hand())))
+        sizes.append(len(source.next_shard(Hand(), 0.0)))
     assert sum(sizes) == 20
     assert sizes == sorted(sizes, reverse=True)
     assert (sizes[0], sizes[-1]) == (4, 1)
 
 
+def test_a_gang_that_is_soon_back_gets_as_much_as_it_renders_in_a_second() -> None:
+    source, held = feed(10_000, shard_size=64), Hand()
+    sizes = []
+    for now in (0.0, 0.5, 0.6, 600.0):
+        shard = source.next_shard(held, now)
+        held.take(shard, now)
+        held.ahead.clear()
+        sizes.append(len(shard))
+    assert sizes == [8, 16, 64, 8]
+
+
 def test_one_row_ahead_and_none_towards_the_end() -> None:
     held = hand(1)
-    assert feed(20).next_shard(held)
-    assert feed(4).next_shard(held) == []
-    assert feed(20).next_shard(hand(2)) == []
+    assert feed(20).next_shard(held, 0.0)
+    assert feed(4).next_shard(held, 0.0) == []
+    assert feed(20).next_shard(hand(2), 0.0) == []
     held.ahead.clear()
-    assert feed(4).next_shard(held)
+    assert feed(4).next_shard(held, 0.0)
 
 
 def test_what_comes_back_goes_first() -> None:
     source = feed(20)
-    back = source.next_shard(Hand())
+    back = source.next_shard(Hand(), 0.0)
     for task in back:
         source.put_back(task)
-    assert ids(source.next_shard(Hand())) == ["0"]
-    assert ids(source.next_shard(Hand())) == ["1"]
+    assert ids(source.next_shard(Hand(), 0.0)) == ["0"]
+    assert ids(source.next_shard(Hand(), 0.0)) == ["1"]
 
 
 def test_a_suspect_is_rendered_alone() -> None:
     source = feed(20)
-    (first, *_) = source.next_shard(Hand())
+    (first, *_) = source.next_shard(Hand(), 0.0)
     first.deaths = 1
     source.put_back(first)
     busy = hand(1)
     busy.ahead.clear()
-    assert source.next_shard(busy) == []
+    assert source.next_shard(busy, 0.0) == []
     alone = Hand()
-    alone.take(source.next_shard(alone))
+    alone.take(source.next_shard(alone, 0.0), 0.0)
     assert list(alone.tasks) == ["0"]
     alone.ahead.clear()
     # Not while it is being written, either.
-    assert source.next_shard(alone) == []
+    assert source.next_shard(alone, 0.0) == []
     alone.drop("0")
-    assert source.next_shard(alone)
+    assert source.next_shard(alone, 0.0)
 
 
 def test_fresh_rows_may_come_first_one_at_a_time() -> None:
     source = feed(12, shard_size=2, replicas=1)
-    first, second = source.next_shard(Hand())
+    first, second = source.next_shard(Hand(), 0.0)
     first.deaths = 1
     source.put_back(first)
     source.put_back(second)
     held = Hand()
-    held.take(source.next_shard(held, losses=1))
+    held.take(source.next_shard(held, 0.0, losses=1), 0.0)
     # Not its neighbour: of the others, in their order, one from the middle.
     assert list(held.tasks) == ["6"]
     held.ahead.clear()
-    assert source.next_shard(held, losses=1) == []
-    assert ids(source.next_shard(Hand(), losses=1)) != ["0"]
-    while len(shard := source.next_shard(Hand(), losses=1)) == 1 and not shard[0].deaths:
+    assert source.next_shard(held, 0.0, losses=1) == []
+    assert ids(source.next_shard(Hand(), 0.0, losses=1)) != ["0"]
+    while len(shard := source.next_shard(Hand(), 0.0, losses=1)) == 1 and not shard[0].deaths:
         pass
     assert ids(shard) == ["0"]
     assert source.empty
@@ -87,10 +98,10 @@ def test_fresh_rows_may_come_first_one_at_a_time() -> None:
 
 def test_the_more_gangs_are_lost_the_farther_are_the_rows_that_come_next() -> None:
     source = feed(5_000)
-    found = [row for losses in range(1, 5) for row in ids(source.next_shard(Hand(), losses=losses))]
+    found = [row for losses in range(1, 5) for row in ids(source.next_shard(Hand(), 0.0, losses=losses))]
     assert found == ["8", "65", "3074", "514"]
     while not source.empty:
-        found += ids(source.next_shard(Hand()))
+        found += ids(source.next_shard(Hand(), 0.0))
     # What was passed over comes in its order.
     assert sorted(found, key=int) == [str(number) for number in range(5_000)]
     assert found[4:] == sorted(found[4:], key=int)

@@ -399,14 +399,15 @@ class Crew:
 
     def _feed_one(self, gang: Gang) -> None:
         losses = self._losses[gang.replica]
+        now = self._clock()
         try:
-            shard = self._feed.next_shard(gang.hand, losses=losses)
+            shard = self._feed.next_shard(gang.hand, now, losses=losses)
         except OSError as error:
             self.end(Stopped(f"the manifest cannot be read any more: {error}"))
             return
         self._idle.pop(gang.name, None)
         if shard:
-            gang.hand.take(shard)
+            gang.hand.take(shard, now)
             gang.leader.order("submit", [task.order for task in shard])
         elif self._feed.has_room(gang.hand, losses=losses):
             self._idle[gang.name] = gang

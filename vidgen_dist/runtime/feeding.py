@@ -5,6 +5,9 @@ death and are from then on rendered alone, with nothing beside them in their gan
 has one suspect; the others go back as they were. After a loss, whether the gang or its row was at fault
 shows with another row, but not with its neighbours, which may have what it has. When no row is left to go
 out, gangs that have nothing to do get what others have not begun.
+
+A shard is a few rows, or as many as a gang renders in a second where that is more: rows whose image is
+missing are done with in no time, and a message to a gang or from one costs the driver as much as many rows.
 """
 
 from __future__ import annotations
@@ -22,6 +25,12 @@ AFRESH_DEATHS = 2
 """A row that so many gangs have died with begins at step 0: they may have died of what was saved of it.
 One that has no further attempt is given up, what was saved of it goes, and so it begins in the next run."""
 
+
+FEW_ROWS = 8
+"""A shard of a gang that takes longer than `SHARD_SECONDS` for it, at most."""
+
+SHARD_SECONDS = 1.0
+"""For which a gang gets rows at once where it renders more than `FEW_ROWS` in it, by its latest shard."""
 
 WINDOW, MAX_WINDOW = 16, 4096
 """After a loss a replica gets one of the next `WINDOW` rows, after two of `WINDOW` squared, and so on."""
@@ -52,20 +61,30 @@ class Hand:
         ahead: Ids of those that have not left the model.
         started: Ids of those that are known to have been begun.
         asked_back: How many the gang was asked to give back and did not, since a row last left its model.
+        fed: When it last got rows, and how many; None if it has not yet.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
     ahead: set[str] = field(default_factory=set)
     started: set[str] = field(default_factory=set)
     asked_back: int = 0
+    fed: tuple[float, int] | None = None
 
     @property
     def spare(self) -> int:
         """How many rows wait behind the one in the model and were not asked for."""
         return max(0, len(self.ahead) - 1 - self.asked_back)
 
-    def take(self, shard: list[Task]) -> None:
+    def portion(self, now: float) -> int:
+        """How many rows a gang could do with that is back for more."""
+        if self.fed is None:
+            return FEW_ROWS
+        since, count = self.fed
+        return max(FEW_ROWS, int(count * SHARD_SECONDS / max(now - since, 1e-3)))
+
+    def take(self, shard: list[Task], now: float) -> None:
         """Add rows behind those that are there."""
+        self.fed = now, len(shard)
         for task in shard:
             self.tasks[task.row.id] = task
             self.ahead.add(task.row.id)
@@ -136,11 +155,12 @@ class Feed:
             return False
         return not (losses and hand.tasks)
 
-    def next_shard(self, hand: Hand, *, losses: int = 0) -> list[Task]:
+    def next_shard(self, hand: Hand, now: float, *, losses: int = 0) -> list[Task]:
         """What a gang gets next, which has these rows; nothing while it has enough, or there is none.
 
         Args:
             hand: What it has.
+            now: The time, in seconds.
             losses: Gangs that its replica has lost since it last did a row. With any, rows that no gang has
                 died with come first, as long as there are any, one at a time and from ever farther away.
 
@@ -157,7 +177,8 @@ class Feed:
         if self._back:
             return [self._back.popleft()]
         # Shards shrink, so that all gangs end at about the same time.
-        return self._read(max(1, min(self._shard_size, self._unsent // (2 * self._replicas))))
+        most = min(self._shard_size, hand.portion(now))
+        return self._read(max(1, min(most, self._unsent // (2 * self._replicas))))
 
     def _read(self, count: int) -> list[Task]:
         tasks = [Task(row) for row in itertools.islice(self._rows, count)]

@@ -261,9 +261,15 @@ class Hiring:
                 place["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                     placement_group=group, placement_group_bundle_index=index
                 )
-            # Three threads: one waits in `poll`, one in `follow`, the other takes rows and orders.
+            # Three threads: one waits in `poll`, one in `follow`, the other takes rows and orders. Of calls,
+            # which are many, Ray is to keep no accounts: they say nothing of the rows.
             actor = self._actor.options(
-                max_concurrency=3, max_restarts=0, max_task_retries=0, **needs, **place
+                max_concurrency=3,
+                max_restarts=0,
+                max_task_retries=0,
+                enable_task_events=False,
+                **needs,
+                **place,
             ).remote(self._job, name, replica)
             members.append(Member(actor, self._post))
             members[-1].order("where")

@@ -48,6 +48,9 @@ JOIN_SECONDS = 300.0
 GATHER_SECONDS = 0.1
 """Between two reports: what happens in quick succession travels together."""
 
+SETTLE_SECONDS = 0.02
+"""From the first event of a report to the report: where a row ends, the next one begins."""
+
 _THE_END = object()
 
 
@@ -166,7 +169,7 @@ class Worker:
         with self._news:
             self._news.wait_for(lambda: self._events, timeout)
         if self._events:
-            time.sleep(max(0.0, self._reported + GATHER_SECONDS - time.monotonic()))
+            time.sleep(max(SETTLE_SECONDS, self._reported + GATHER_SECONDS - time.monotonic()))
         with self._news:
             events, self._events = tuple(self._events), []
             self._reported = time.monotonic()
