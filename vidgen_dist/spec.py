@@ -156,6 +156,7 @@ class Model(_Part):
         variant: Variant of the weight files, such as `fp16`.
         dtype: What the models compute in; by default the device's own.
         adapter: AnimateDiff's motion adapter.
+        digest: What a run writes down of a folder, to know it again elsewhere; it asks for nothing.
     """
 
     id: Text
@@ -164,6 +165,7 @@ class Model(_Part):
     variant: Text | None = None
     dtype: Text | None = None
     adapter: Text | None = None
+    digest: Text | None = None
 
 
 class Manifest(_Part):

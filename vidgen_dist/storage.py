@@ -173,11 +173,14 @@ def resolve_path(path: str, base: str) -> str:
     return base[:start] + posixpath.normpath(posixpath.join(posixpath.dirname(base[start:]), path))
 
 
+def absolute(uri: str) -> str:
+    """A local path made absolute, without ``..`` (links are not followed); any other URI as it is."""
+    return _place(uri)[1] if is_local(uri) else uri
+
+
 def split(uri: str) -> tuple[str, str]:
     """The folder's URI and the file's name; a local path is made absolute."""
-    if is_local(uri):
-        uri = _place(uri)[1]
-    folder, _, name = uri.rpartition("/")
+    folder, _, name = absolute(uri).rpartition("/")
     return folder or "/", name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -22,12 +23,14 @@ from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
 from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime import resume
+from vidgen_dist.runtime.engine import ENGINE
 from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.plan import Plan, load_spec, make_plan, write_run_file
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
+REFERENCES = Path(__file__).parents[1] / "references"
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
@@ -409,6 +412,57 @@ def test_an_output_of_another_run(
     row = {"id": "a", "prompt": "one"} | ({"image": "x.png"} if key == "model.task" else {})
     with pytest.raises(Refused, match=f"output of another run: {key}"):
         plan_of(make_spec(make_manifest(row), **change))
+
+
+def test_a_folder_is_its_content_wherever_it_lies(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(folder: str) -> Plan:
+        return make_plan(make_spec(manifest, model__id=folder), device="cpu", engine=ENGINE)
+
+    manifest = make_manifest("one")
+    model = tmp_path / "models" / "tiny"
+    shutil.copytree(REFERENCES / "cogvideox" / "5b" / "checkpoint", model)
+    first = plan(str(model))
+    enter(first, rows_of(first))
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    there = plan("../models/tiny")
+    assert (there.spec.model.id, there.done) == (str(model), 1)
+    moved = model.rename(tmp_path / "moved")
+    elsewhere = plan(str(moved))
+    assert (elsewhere.spec.model.id, elsewhere.done) == (str(moved), 1)
+    assert plan_of_run_file(elsewhere).done == 1
+    other = shutil.copytree(moved, tmp_path / "other")
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(Refused, match=r"output of another run: model\.id is '.*/moved'.* here '.*/other'"):
+        plan(str(other))
+    # In its own place it is the same run with other pixels.
+    shutil.rmtree(moved)
+    other.rename(moved)
+    assert plan(str(moved)).done == 0
+
+
+def plan_of_run_file(plan: Plan) -> Plan:
+    """The plan of whoever goes on from the output's own run.yaml."""
+    write_run_file(plan)
+    return make_plan(load_spec(plan.output.uri("run.yaml")), device="cpu", engine=ENGINE)
+
+
+def test_local_paths_are_written_down_plainly(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    image = "file://../away/../fox.png"
+    plan = plan_of(
+        make_spec(
+            f"../{Path(make_manifest('one')).name}", sampling__image=image, model__task="image-to-video"
+        )
+    )
+    assert plan.spec.manifest.uri == str(tmp_path / "manifest.parquet")
+    assert plan.spec.sampling["image"] == str(tmp_path / "fox.png")
 
 
 def test_an_output_where_nothing_was_rendered_is_free(

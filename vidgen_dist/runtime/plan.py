@@ -143,7 +143,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         if before is not None:
             # A run that never got as far as a row leaves nothing to be mixed up with.
             if ledger.parts:
-                _check_same_run(spec, before, model.rules)
+                _check_same_run(spec, before, model)
             _check_manifest_belongs(spec, before, ledger, manifest)
         identity = Identity(
             model=model.digest,
@@ -180,6 +180,7 @@ def write_run_file(plan: Plan) -> None:
         {
             "model.task": plan.model.rules.task,
             "model.revision": plan.model.revision,
+            "model.digest": plan.model.digest if plan.model.revision is None else None,
             "manifest.uri": redact(plan.spec.manifest.uri),
             "manifest.retry": None,
             **{f"sampling.{name}": redact(uri) for name, uri in _media_defaults(plan.spec).items()},
@@ -217,16 +218,15 @@ def sampling_defaults(spec: RunSpec) -> dict[str, Any]:
 
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
     """The spec with local paths made absolute: workers, and the next reader of run.yaml, stand elsewhere."""
-    flags: dict[str, Any] = {"output.uri": open_storage(spec.output.uri).root}
-    if storage.is_local(spec.manifest.uri):
-        flags["manifest.uri"] = str(Path(spec.manifest.uri.removeprefix("file://")).expanduser().absolute())
-    folder = Path(spec.model.id).expanduser()
-    if folder.is_dir():
-        flags["model.id"] = str(folder.absolute())
-    for name, value in _media_defaults(spec).items():
-        if storage.is_local(value):
-            flags[f"sampling.{name}"] = str(Path(value).expanduser().absolute())
-    return spec.override(flags)
+    folder = storage.absolute(spec.model.id)
+    return spec.override(
+        {
+            "output.uri": open_storage(spec.output.uri).root,
+            "manifest.uri": storage.absolute(spec.manifest.uri),
+            "model.id": folder if Path(folder).is_dir() else spec.model.id,
+            **{f"sampling.{name}": storage.absolute(uri) for name, uri in _media_defaults(spec).items()},
+        }
+    )
 
 
 def _media_defaults(spec: RunSpec) -> dict[str, str]:
@@ -259,11 +259,13 @@ def _previous_run(output: Storage) -> RunSpec | None:
     return None
 
 
-def _check_same_run(spec: RunSpec, before: RunSpec, rules: Rules) -> None:
+def _check_same_run(spec: RunSpec, before: RunSpec, model: OpenedModel) -> None:
     """Refuse an output that is another run's."""
+    # A folder elsewhere with the same in it is the same model.
+    same = model.revision is None and before.model.digest == model.digest
     for key, then, now in (
-        ("model.id", before.model.id, spec.model.id),
-        ("model.task", before.model.task, rules.task),
+        ("model.id", before.model.id, before.model.id if same else spec.model.id),
+        ("model.task", before.model.task, model.rules.task),
         ("output.format", before.output.format, spec.output.format),
     ):
         if then != now:
