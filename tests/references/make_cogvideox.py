@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import (
@@ -396,50 +395,31 @@ def record_request(pipeline: Any, case: Case) -> tuple[np.ndarray, dict[str, np.
     ):
         frames = render(pipeline, case.requests[0], case)
 
-    for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
-        for key in ("hidden_states", "encoder_hidden_states", "timestep", "ofs"):
-            if inputs.get(key) is not None:
-                pieces[f"transformer.{name}.{key}"] = making.numbers(inputs[key])
+    pieces |= making.first_and_last(steps, "hidden_states", "encoder_hidden_states", "timestep", "ofs")
+    for name, (_, inputs) in (("first", steps[0]), ("last", steps[-1])):
         if inputs["image_rotary_emb"] is not None:
             for key, table in zip(("rotary_cos", "rotary_sin"), inputs["image_rotary_emb"], strict=True):
                 pieces[f"transformer.{name}.{key}"] = making.numbers(table)
-        pieces[f"transformer.{name}.output"] = making.numbers(output)
     return frames, pieces
 
 
-@torch.no_grad()
 def record_vae(vae: AutoencoderKLCogVideoX, seed: int) -> dict[str, np.ndarray]:
     """Frame batches with and without remainder, a batch of two, and tiles."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    pieces: dict[str, np.ndarray] = {}
-
-    def decode(name: str, *shape: int) -> None:
-        latents = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-        pieces[f"vae.{name}.input"] = making.numbers(latents)
-        pieces[f"vae.{name}.output"] = making.numbers(vae.decode(latents).sample)
-
-    def encode(name: str, batch: int, frames: int, height: int, width: int) -> None:
-        clips = np.stack([making.clip(seed + b, frames, height, width) for b in range(batch)])
-        video = torch.from_numpy(clips.astype(np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3).contiguous()
-        distribution = vae.encode(video).latent_dist
-        pieces[f"vae.{name}.input"] = making.numbers(video)
-        pieces[f"vae.{name}.mean"] = making.numbers(distribution.mean)
-        pieces[f"vae.{name}.logvar"] = making.numbers(distribution.logvar)
-
+    recorder = making.VaePieces(vae, seed)
     channels = vae.config.latent_channels
-    decode("decode_one", 1, channels, 1, 4, 6)
-    decode("decode_even", 2, channels, 4, 4, 2)
-    decode("decode_odd", 1, channels, 7, 2, 4)
-    encode("encode_one", 2, 1, 32, 48)
-    encode("encode_batches", 1, 25, 16, 32)
-    encode("encode_even", 1, 16, 32, 16)
+    recorder.decode("decode_one", 1, channels, 1, 4, 6)
+    recorder.decode("decode_even", 2, channels, 4, 4, 2)
+    recorder.decode("decode_odd", 1, channels, 7, 2, 4)
+    recorder.encode("encode_one", 2, 1, 32, 48)
+    recorder.encode("encode_batches", 1, 25, 16, 32)
+    recorder.encode("encode_even", 1, 16, 32, 16)
     # The overlaps, a sixth of 48 rows and a fifth of 40 columns, are then whole latent rows and columns.
     vae.enable_tiling(tile_sample_min_height=48, tile_sample_min_width=40)
-    pieces["vae.tile_sample_min"] = np.array([48, 40])
-    decode("tiled_decode", 1, channels, 3, 8, 9)
-    encode("tiled_encode", 1, 9, 64, 72)
+    recorder.pieces["vae.tile_sample_min"] = np.array([48, 40])
+    recorder.decode("tiled_decode", 1, channels, 3, 8, 9)
+    recorder.encode("tiled_encode", 1, 9, 64, 72)
     vae.disable_tiling()
-    return pieces
+    return recorder.pieces
 
 
 def make(name: str, case: Case) -> None:
@@ -467,13 +447,5 @@ def make(name: str, case: Case) -> None:
     )
 
 
-def main(names: list[str]) -> None:
-    torch.set_num_threads(1)
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    for name in names or CASES:
-        make(name, CASES[name])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    making.main(make, CASES)

@@ -16,10 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     FlowMatchEulerDiscreteScheduler,
@@ -27,7 +25,6 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
 )
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
-from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
@@ -43,8 +40,6 @@ from transformers.models.clip.tokenization_clip import bytes_to_unicode
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import making  # noqa: E402
-
-CLIPPED_AT_MOST = 0.2
 
 TRANSFORMER = {
     # Three heads: no power of two divides them.
@@ -370,7 +365,8 @@ def record_request(pipeline: Any, request: dict[str, Any]) -> tuple[np.ndarray, 
     ):
         frames = render(pipeline, request)
 
-    inputs_kept = (
+    pieces |= making.first_and_last(
+        steps,
         "hidden_states",
         "timestep",
         "encoder_hidden_states",
@@ -378,40 +374,20 @@ def record_request(pipeline: Any, request: dict[str, Any]) -> tuple[np.ndarray, 
         "pooled_projections",
         "guidance",
     )
-    for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
-        for key in inputs_kept:
-            pieces[f"transformer.{name}.{key}"] = making.numbers(inputs[key])
-        pieces[f"transformer.{name}.output"] = making.numbers(output)
     return frames, pieces
 
 
-@torch.no_grad()
 def record_vae(vae: AutoencoderKLHunyuanVideo, seed: int) -> dict[str, np.ndarray]:
     """Whole videos, tiles of frames with every remainder, a batch of two, and tiles of rows and columns."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    pieces: dict[str, np.ndarray] = {}
-
-    def decode(name: str, *shape: int) -> None:
-        latents = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-        pieces[f"vae.{name}.input"] = making.numbers(latents)
-        pieces[f"vae.{name}.output"] = making.numbers(vae.decode(latents).sample)
-
-    def encode(name: str, batch: int, frames: int, height: int, width: int) -> None:
-        clips = np.stack([making.clip(seed + b, frames, height, width) for b in range(batch)])
-        video = torch.from_numpy(clips.astype(np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3).contiguous()
-        distribution = vae.encode(video).latent_dist
-        pieces[f"vae.{name}.input"] = making.numbers(video)
-        pieces[f"vae.{name}.mean"] = making.numbers(distribution.mean)
-        pieces[f"vae.{name}.logvar"] = making.numbers(distribution.logvar)
-
+    recorder = making.VaePieces(vae, seed)
     channels = vae.config.latent_channels
-    decode("decode_one", 2, channels, 1, 2, 3)
+    recorder.decode("decode_one", 2, channels, 1, 2, 3)
     # Of the second, the last tile would have but the frame that is the one before's.
-    decode("decode_tiles", 1, channels, 6, 2, 2)
-    decode("decode_last_tile_empty", 1, channels, 7, 1, 2)
-    encode("encode_one", 2, 1, 16, 24)
-    encode("encode_whole", 1, 16, 16, 16)
-    encode("encode_tiles", 1, 30, 16, 8)
+    recorder.decode("decode_tiles", 1, channels, 6, 2, 2)
+    recorder.decode("decode_last_tile_empty", 1, channels, 7, 1, 2)
+    recorder.encode("encode_one", 2, 1, 16, 24)
+    recorder.encode("encode_whole", 1, 16, 16, 16)
+    recorder.encode("encode_tiles", 1, 30, 16, 8)
     vae.enable_tiling(
         tile_sample_min_height=32,
         tile_sample_min_width=24,
@@ -420,10 +396,10 @@ def record_vae(vae: AutoencoderKLHunyuanVideo, seed: int) -> dict[str, np.ndarra
         tile_sample_stride_width=16,
         tile_sample_stride_num_frames=4,
     )
-    decode("tiled_decode", 1, channels, 3, 5, 4)
-    encode("tiled_encode", 1, 9, 40, 32)
+    recorder.decode("tiled_decode", 1, channels, 3, 5, 4)
+    recorder.encode("tiled_encode", 1, 9, 40, 32)
     vae.disable_tiling()
-    return pieces
+    return recorder.pieces
 
 
 def make(name: str, case: Case) -> None:
@@ -440,37 +416,16 @@ def make(name: str, case: Case) -> None:
     if case.vae_pieces:
         pieces |= record_vae(pipeline.vae, case.seed)
 
-    clipped = []
-    for k, video in enumerate(videos):
-        np.save(folder / f"frames.{k}.npy", video)
-        clipped.append(round(float(np.mean((video <= 0) | (video >= 1))), 4))
-        level = f"mean {video.mean():.3f}, std {video.std():.3f}, clipped {clipped[-1]}"
-        print(f"{name} {k}: {video.shape}, {level}")
-    if max(clipped) > CLIPPED_AT_MOST:
-        raise SystemExit(f"{name}: a clipped pixel hides errors, and {max(clipped):.0%} of them are clipped")
-
-    save_file(pieces, folder / "pieces.safetensors")
-    making.write_json(folder / "request.json", case.requests)
-    making.write_json(
-        folder / "case.json",
-        {
-            "task": "text-to-video",
-            "variant": case.save.get("variant"),
-            "clipped_share": clipped,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-        },
+    making.save_reference(
+        folder,
+        task="text-to-video",
+        variant=case.save.get("variant"),
+        requests=case.requests,
+        videos=videos,
+        pieces=pieces,
+        media={},
     )
 
 
-def main(names: list[str]) -> None:
-    torch.set_num_threads(1)
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    for name in names or CASES:
-        make(name, CASES[name])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    making.main(make, CASES)

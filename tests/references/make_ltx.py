@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import (
@@ -365,10 +364,9 @@ def record_request(pipeline: Any, case: Case) -> tuple[np.ndarray, dict[str, np.
     ):
         frames = render(pipeline, case.requests[0], case)
 
-    for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
-        for key in ("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"):
-            pieces[f"transformer.{name}.{key}"] = making.numbers(inputs[key])
-        pieces[f"transformer.{name}.output"] = making.numbers(output)
+    pieces |= making.first_and_last(
+        steps, "hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"
+    )
     _, inputs = steps[0]
     pieces["transformer.size"] = np.array([inputs[key] for key in ("num_frames", "height", "width")])
     pieces["transformer.rope_interpolation_scale"] = np.array(inputs["rope_interpolation_scale"])
@@ -401,14 +399,10 @@ def record_vae(vae: AutoencoderKLLTXVideo, seed: int) -> dict[str, np.ndarray]:
         pieces[f"vae.decode_{name}.output"] = making.numbers(video)
         if told:
             pieces[f"vae.decode_{name}.timestep"] = making.numbers(timestep)
-    for name, frames, height, width in (("clip", 9, 16, 32), ("image", 1, 48, 16)):
-        clip = making.clip(seed, frames, height, width)[None].astype(np.float32) / 127.5 - 1
-        video = torch.from_numpy(clip).permute(0, 4, 1, 2, 3).contiguous()
-        distribution = vae.encode(video).latent_dist
-        pieces[f"vae.encode_{name}.input"] = making.numbers(video)
-        pieces[f"vae.encode_{name}.mean"] = making.numbers(distribution.mean)
-        pieces[f"vae.encode_{name}.logvar"] = making.numbers(distribution.logvar)
-    return pieces
+    recorder = making.VaePieces(vae, seed)
+    recorder.encode("encode_clip", 1, 9, 16, 32)
+    recorder.encode("encode_image", 1, 1, 48, 16)
+    return pieces | recorder.pieces
 
 
 @torch.no_grad()
@@ -456,13 +450,5 @@ def make(name: str, case: Case) -> None:
     )
 
 
-def main(names: list[str]) -> None:
-    torch.set_num_threads(1)
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    for name in names or CASES:
-        make(name, CASES[name])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    making.main(make, CASES)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import (
@@ -239,36 +238,19 @@ def record_request(
     ):
         frames = render(pipeline, request)
 
-    for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
-        for key in ("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"):
-            pieces[f"transformer.{name}.{key}"] = making.numbers(inputs[key])
-        pieces[f"transformer.{name}.output"] = making.numbers(output)
+    pieces |= making.first_and_last(
+        steps, "hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"
+    )
     return frames, pieces
 
 
-@torch.no_grad()
 def record_vae(vae: AutoencoderKLMochi, seed: int, tiles: bool) -> dict[str, np.ndarray]:
     """A batch of two and a single frame, decoded and encoded; and, if asked for, blended tiles."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    pieces: dict[str, np.ndarray] = {}
-
-    def decode(name: str, *shape: int) -> None:
-        latents = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-        pieces[f"vae.{name}.input"] = making.numbers(latents)
-        pieces[f"vae.{name}.output"] = making.numbers(vae.decode(latents).sample)
-
-    def encode(name: str, frames: int, height: int, width: int) -> None:
-        clip = making.clip(seed, frames, height, width)[None].astype(np.float32) / 127.5 - 1
-        video = torch.from_numpy(clip).permute(0, 4, 1, 2, 3).contiguous()
-        distribution = vae.encode(video).latent_dist
-        pieces[f"vae.{name}.input"] = making.numbers(video)
-        pieces[f"vae.{name}.mean"] = making.numbers(distribution.mean)
-        pieces[f"vae.{name}.logvar"] = making.numbers(distribution.logvar)
-
-    decode("decode_two", 2, 12, 2, 1, 2)
-    decode("decode_one", 1, 12, 1, 3, 2)
-    encode("encode_clip", 8, 16, 24)
-    encode("encode_image", 1, 24, 16)
+    recorder = making.VaePieces(vae, seed)
+    recorder.decode("decode_two", 2, 12, 2, 1, 2)
+    recorder.decode("decode_one", 1, 12, 1, 3, 2)
+    recorder.encode("encode_clip", 1, 8, 16, 24)
+    recorder.encode("encode_image", 1, 1, 24, 16)
     if tiles:
         vae.enable_tiling(
             tile_sample_min_height=32,
@@ -276,10 +258,10 @@ def record_vae(vae: AutoencoderKLMochi, seed: int, tiles: bool) -> dict[str, np.
             tile_sample_stride_height=24,
             tile_sample_stride_width=16,
         )
-        decode("tiled_decode", 1, 12, 1, 5, 4)
-        encode("tiled_encode", 7, 40, 32)
+        recorder.decode("tiled_decode", 1, 12, 1, 5, 4)
+        recorder.encode("tiled_encode", 1, 7, 40, 32)
         vae.disable_tiling()
-    return pieces
+    return recorder.pieces
 
 
 def make(name: str, case: Case) -> None:
@@ -305,13 +287,5 @@ def make(name: str, case: Case) -> None:
     )
 
 
-def main(names: list[str]) -> None:
-    torch.set_num_threads(1)
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    for name in names or CASES:
-        make(name, CASES[name])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    making.main(make, CASES)

@@ -186,6 +186,57 @@ def numbers(value: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(value.detach().cpu().numpy())
 
 
+def first_and_last(steps: list[tuple[Any, dict[str, Any]]], *keys: str) -> dict[str, np.ndarray]:
+    """What went in and out of the transformer at the first and the last step: its output and inputs."""
+    pieces = {}
+    for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
+        for key in keys:
+            if inputs.get(key) is not None:
+                pieces[f"transformer.{name}.{key}"] = numbers(inputs[key])
+        pieces[f"transformer.{name}.output"] = numbers(output)
+    return pieces
+
+
+class VaePieces:
+    """What a VAE makes of random latents and of clips.
+
+    Attributes:
+        pieces: Of what was decoded `vae.<name>.{input,output}`, of what was encoded
+            `vae.<name>.{input,mean,logvar}`.
+    """
+
+    def __init__(self, vae: Any, seed: int) -> None:
+        self.pieces: dict[str, np.ndarray] = {}
+        self._vae, self._seed = vae, seed
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+
+    @torch.no_grad()
+    def decode(self, name: str, *shape: int) -> None:
+        latents = torch.from_numpy(self._rng.standard_normal(shape).astype(np.float32))
+        self.pieces[f"vae.{name}.input"] = numbers(latents)
+        self.pieces[f"vae.{name}.output"] = numbers(self._vae.decode(latents).sample)
+
+    @torch.no_grad()
+    def encode(self, name: str, batch: int, frames: int, height: int, width: int) -> None:
+        clips = np.stack([clip(self._seed + b, frames, height, width) for b in range(batch)])
+        video = torch.from_numpy(clips.astype(np.float32) / 127.5 - 1).permute(0, 4, 1, 2, 3).contiguous()
+        distribution = self._vae.encode(video).latent_dist
+        self.pieces[f"vae.{name}.input"] = numbers(video)
+        self.pieces[f"vae.{name}.mean"] = numbers(distribution.mean)
+        self.pieces[f"vae.{name}.logvar"] = numbers(distribution.logvar)
+
+
+def main(make: Callable[[str, Any], None], cases: dict[str, Any]) -> None:
+    """Makes the cases that the command line names, or all."""
+    import diffusers
+
+    torch.set_num_threads(1)
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    for name in sys.argv[1:] or cases:
+        make(name, cases[name])
+
+
 def save_reference(
     folder: Path,
     *,
