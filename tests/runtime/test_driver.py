@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.runtime import books, crew, gang
-from vidgen_dist.runtime.care.status import read_status
+from vidgen_dist.runtime.care.status import read_failures, read_status
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.plan import make_plan
 from vidgen_dist.spec import RunSpec
@@ -275,6 +276,46 @@ def test_a_manifest_without_rows_is_nothing_to_render(make_spec: MakeSpec, tmp_p
         assert result.message == "nothing to render: the manifest has no rows"
         status = read_status(str(tmp_path / "out"))
         assert [status[name] for name in ("total", "done", "failed", "pending")] == [0, 0, 0, 0]
+
+
+@pytest.mark.usefixtures("local_ray", "no_waiting")
+def test_retry_renders_what_has_failed_once_its_image_is_mended(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """One image does not decode, two are missing, of which one still is."""
+    names = ("good", "torn", "late", "never")
+    rows = [{"id": name, "prompt": name, "image": f"{name}.png"} for name in names]
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "good.png")
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    spec = make_spec(make_manifest(*rows), model__task="image-to-video")
+
+    def tried(found: RunResult) -> list[tuple[str, str, int]]:
+        latest = entries(tmp_path / "out")[-(found.done + found.failed) :]
+        return sorted((entry["id"], entry["status"], entry["attempt"]) for entry in latest)
+
+    assert counts(run(spec)) == (0, 1, 3, 1)
+    classes = {entry["id"]: entry["error_class"] for entry in entries(tmp_path / "out")}
+    assert (classes["torn"], classes["late"]) == ("MediaError", "FileNotFoundError")
+    again = run(spec)
+    assert counts(again) == (1, 0, 3, 1)
+    assert tried(again) == [(name, "failed", 2) for name in ("late", "never", "torn")]
+
+    for name in ("torn", "late"):
+        Image.new("RGB", (8, 8), "blue").save(tmp_path / f"{name}.png")
+    mended = run(spec.override({"manifest.retry": "failed:MediaError"}))
+    assert counts(mended) == (1, 1, 0, 0)
+    assert tried(mended) == [("torn", "done", 1)]
+    rest = run(spec.override({"manifest.retry": "failed"}))
+    assert counts(rest) == (2, 1, 1, 1)
+    assert tried(rest) == [("late", "done", 1), ("never", "failed", 3)]
+    assert read_failures(str(tmp_path / "out"))["id"].to_pylist() == ["never"]
+
+    none = run(spec.override({"manifest.retry": "failed:MediaError"}))
+    assert (none.exit_status, none.message) == (0, "nothing to render: no row has failed with MediaError")
+    Image.new("RGB", (8, 8)).save(tmp_path / "never.png")
+    assert counts(run(spec.override({"manifest.retry": "failed"}))) == (3, 1, 0, 0)
+    none = run(spec.override({"manifest.retry": "failed"}))
+    assert (none.exit_status, none.message) == (0, "nothing to render: no row has failed")
 
 
 def test_nothing_to_do_starts_no_ray(

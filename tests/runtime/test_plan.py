@@ -121,8 +121,12 @@ def test_retry_chooses_what_has_failed_and_is_not_done(
     # It is for one run: the next goes on with all.
     write_run_file(again)
     assert load_spec(again.output.uri("run.yaml")).manifest.retry is None
-    # What decides the pixels has changed: nothing of that has failed.
-    assert rows_of(plan_of(spec.override({"manifest.retry": "failed", "seed": 4}))) == []
+    # What decides the pixels has changed: they are tried with that, for the first time.
+    changed = plan_of(spec.override({"manifest.retry": "failed", "seed": 4}))
+    assert [(row.id, row.attempt) for row in rows_of(changed)] == [("a", 1), ("c", 1)]
+    enter(changed, rows_of(changed)[:1])
+    still = spec.override({"manifest.retry": "failed"})
+    assert [row.id for row in rows_of(plan_of(still))] == ["c"]
 
 
 def test_retry_where_nothing_was_rendered(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:

@@ -75,9 +75,20 @@ class LedgerState:
             done=found & self._at(self._in_place, index, False),
             lost=self._at(self._lost, index, False),
             attempts=self._at(self._attempts, index, 0),
-            error_class=self._at(self._error_class, index, -1),
-            class_names=self._class_names,
         )
+
+    def dead_letters(self, ids: pa.Array, error_class: str | None = None) -> np.ndarray:
+        """Numbers of the dead letters of some ids, of that error class or any; -1 without: int64 (N,).
+
+        Whatever the fingerprint with which the row failed: an image that was missing has none.
+        """
+        hashes = id_hashes(ids)
+        others = [(self._id_low, hashes[:, 1]), (self._dead, np.ones(len(ids), np.bool_))]
+        if error_class is not None:
+            number = self._class_names.index(error_class) if error_class in self._class_names else -1
+            # Those of videos are -1 too, and not dead.
+            others.append((self._error_class, np.full(len(ids), number, np.int32)))
+        return find_hashes(self._id_high, hashes[:, 0], others)
 
     def dead_place(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
         """Numbers of the dead letters among some rows, -1 for other rows: int64 (N,)."""
@@ -110,22 +121,11 @@ class Outcomes:
         done: Whether the video is there: bool (N,).
         lost: Whether it was there, is lost, and was not done since: bool (N,).
         attempts: The highest attempt number, 0 if there was none: int32 (N,).
-        error_class: Place in `class_names` if the best attempt is a failure, else -1: int32 (N,).
-        class_names: Error classes.
     """
 
     done: np.ndarray
     lost: np.ndarray
     attempts: np.ndarray
-    error_class: np.ndarray
-    class_names: tuple[str, ...]
-
-    def failed(self, error_class: str | None = None) -> np.ndarray:
-        """Which have failed and are not done, with that error class or any: bool (N,)."""
-        if error_class is None:
-            return (self.error_class >= 0) & ~self.done
-        wanted = [place for place, name in enumerate(self.class_names) if name == error_class]
-        return np.isin(self.error_class, wanted) & ~self.done
 
 
 @dataclass(frozen=True, eq=False)

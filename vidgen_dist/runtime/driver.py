@@ -29,6 +29,7 @@ from vidgen_dist.runtime.lease import Lease, acquire
 from vidgen_dist.runtime.observability.progress import RunProgress
 from vidgen_dist.runtime.observability.status_file import State
 from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
+from vidgen_dist.runtime.resume import error_class_of
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.watchdog import limits_of
@@ -120,10 +121,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
         write_run_file(plan)
         if plan.done == plan.total:
             _clear_scratch(plan, console)
-            why = (
-                f"all {plan.total:,} rows are done" if plan.manifest.num_rows else "the manifest has no rows"
-            )
-            return _result(plan, None, (), DONE, f"nothing to render: {why}")
+            return _result(plan, None, (), DONE, f"nothing to render: {_why_nothing(plan)}")
         # From here on there are processes to be ended, and soon rows to be finished.
         interrupts.soften()
         with (
@@ -147,6 +145,17 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             if not result.pending and not lease.lost:
                 _clear_scratch(plan, console)
             return result
+
+
+def _why_nothing(plan: Plan) -> str:
+    """Why there is nothing to render."""
+    retry = plan.spec.manifest.retry
+    if not plan.manifest.num_rows:
+        return "the manifest has no rows"
+    if retry is not None:
+        error_class = error_class_of(retry)
+        return "no row has failed" + (f" with {error_class}" if error_class else "")
+    return f"all {plan.total:,} rows are done"
 
 
 @contextlib.contextmanager

@@ -38,8 +38,9 @@ class Found:
 
     Args:
         is_done: Whether its video is there: bool (rows,).
-        attempts: How often it was tried with what decides its pixels: int32 (rows,).
-        chosen: Whether `--retry` asks for it; all rows without: bool (rows,).
+        attempts: How often it was tried with what decides its pixels; as long as its image or clip cannot be
+            read, as often as its dead letter says: int32 (rows,).
+        chosen: Whether `--retry` asks for it, whose id has a dead letter; all rows without: bool (rows,).
         spoilt: Whether its video was there and is lost: bool (rows,).
     """
 
@@ -153,7 +154,8 @@ def find_done(
     )
     if not ledger.parts:
         return found
-    error_class = None if retry is None else retry.partition(":")[2] or None
+    error_class = error_class_of(retry)
+    by_id = ledger.failed > 0 and (retry is not None or resolving.rules.media is not None)
 
     ready: list[tuple[np.ndarray, pa.Array, pa.Array]] = []
 
@@ -171,9 +173,15 @@ def find_done(
             found.is_done[places] = outcomes.done
             found.attempts[places] = outcomes.attempts
             found.spoilt[places] = outcomes.lost
-            if retry is not None:
-                found.chosen[places] = outcomes.failed(error_class)
             ready.clear()
+
+    def choose(first: int, ids: pa.Array) -> None:
+        """By ids alone: what failed may have had another image, or none that could be read."""
+        letters = ledger.dead_letters(ids, error_class)
+        dead = np.flatnonzero(letters >= 0)
+        found.attempts[first + dead] = ledger.dead_attempts(letters[dead])
+        if retry is not None:
+            found.chosen[first + dead] = True
 
     # Hashing one by one is most of the work, and Python does it on one core.
     processes = _cores() if total >= MANY else 1
@@ -181,6 +189,8 @@ def find_done(
     with open_pool(processes) as pool:
         first = 0
         for batch in manifest.batches(defaults, extras=False):
+            if by_id:
+                choose(first, batch.ids)
             for looking in resolving.fingerprints(batch, ledger.knows(batch.ids), pool):
                 waiting.append((first, batch.ids.take(pa.array(looking.places)), looking))
                 while len(waiting) > _AHEAD * processes or _size(waiting) > _AHEAD_BYTES:
@@ -190,6 +200,11 @@ def find_done(
             enter(*waiting.popleft())
     look_up()
     return found
+
+
+def error_class_of(retry: str | None) -> str | None:
+    """The error class that `--retry failed:CLASS` names, if any."""
+    return None if retry is None else retry.partition(":")[2] or None
 
 
 def _size(waiting: Iterable[tuple[int, pa.Array, Looking]]) -> int:
