@@ -158,7 +158,8 @@ def test_a_checkpoint_without_a_component(
         (["--revision", "main"], ["revision", "is a folder"]),
         (["--set", "num_frams=9"], ["sampling.num_frams", "did you mean sampling.num_frames?"]),
         (["--set", "num_frames"], ["--set num_frames", "KEY=VALUE"]),
-        (["--set", "height=17"], ["height", "17", "multiple of"]),
+        (["--set", "height=17"], ["sampling.height", "17", "multiple of"]),
+        (["--set", "strength=0.5"], ["sampling.strength", "does not take it"]),
         (["--replicas", "0"], ["topology.replicas", "0"]),
         (["--replicas", "many"], ["topology.replicas", "'many'", "or auto"]),
         (["--gang", "8", "--ring", "3"], ["topology.gang: 8", "are 3 ranks", "nearest degrees of 8"]),
@@ -181,6 +182,25 @@ def test_bad_flags(
     for part in parts:
         assert part in ran.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("setting", ["height=31", "frame_rate=8", "image=x.png"])
+def test_no_row_is_to_blame_for_a_setting(
+    vidgen: Vidgen, tmp_path: Path, checkpoint: Path, manifest: Path, setting: str
+) -> None:
+    empty = tmp_path / "empty.parquet"
+    pq.write_table(pq.read_table(manifest).slice(0, 0), empty)
+    flags = ("--model", checkpoint, "--set", setting)
+    for path in (manifest, empty):
+        for ran in (
+            vidgen("render", path, tmp_path / "out", *flags),
+            vidgen("manifest", "check", path, *flags),
+        ):
+            assert ran.status == 2
+            assert ran.err.startswith(f"sampling.{setting.partition('=')[0]}: ")
+            assert "row" not in ran.err
+            assert str(path) not in ran.err
 
 
 @pytest.mark.usefixtures("no_ray")

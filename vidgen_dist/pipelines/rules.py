@@ -83,6 +83,23 @@ class Rules:
         self.of_task.check(resolved)
         return resolved
 
+    def resolve_defaults(self, sampling: Mapping[str, Any]) -> RenderRequest:
+        """The request of a row that says nothing of its own; what it is conditioned on is not opened.
+
+        Args:
+            sampling: The run's values of fields where rows have none.
+
+        Raises:
+            Refused: One that the model does not take, or cannot do: names it, for no row is to blame.
+        """
+        given = {name: value for name, value in sampling.items() if value is not None}
+        if self.media is not None:
+            given.setdefault(self.media, "of each row")
+        try:
+            return self.resolve(RenderRequest(**{"prompt": "", **given}))
+        except RequestError as error:
+            raise Refused(f"sampling.{error}") from None
+
 
 @dataclass(frozen=True)
 class Family:

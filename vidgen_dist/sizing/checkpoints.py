@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
-from vidgen_dist.request import RenderRequest, RequestError
+from vidgen_dist.request import RenderRequest
 from vidgen_dist.sizing import cogvideox, hunyuan_video, ltx, mochi, splits
 from vidgen_dist.sizing.devices import Device, find_device
 from vidgen_dist.sizing.model import ModelSize, Workload
@@ -87,7 +86,7 @@ def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -
     text = spec.topology.memory
     return Job(
         size=family.model_size(checkpoint, rules),
-        work=family.workload(checkpoint, rules, _plain_request(rules, spec.sampling)),
+        work=family.workload(checkpoint, rules, rules.resolve_defaults(spec.sampling)),
         device=found,
         dtype=dtype,
         memory=found.memory if text is None else parse_bytes(text),
@@ -187,14 +186,3 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
     if needed > 1 or spec.topology.gang is not None:
         asked = splits.Split(job.check_fits(degrees, npus), replicas, rows)
     return Outlook(job, rules.task, npus, rows, job.choose(npus, rows), asked)
-
-
-def _plain_request(rules: Rules, sampling: Mapping[str, Any]) -> RenderRequest:
-    """The request of a row that says nothing of its own; what it is conditioned on is not opened."""
-    given = {name: value for name, value in sampling.items() if value is not None}
-    if rules.media is not None:
-        given.setdefault(rules.media, "of each row")
-    try:
-        return rules.resolve(RenderRequest(**{"prompt": "", **given}))
-    except RequestError as error:
-        raise Refused(f"sampling.{error}") from None
