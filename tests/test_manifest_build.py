@@ -207,6 +207,8 @@ def test_inputs_and_outputs_that_cannot_be(tmp_path: Path) -> None:
         build([tmp_path / "p.txt"], tmp_path / "m.csv")
     with pytest.raises(Refused, match=r"cannot write .*p\.txt/m\.parquet: "):
         build([tmp_path / "p.txt"], tmp_path / "p.txt" / "m.parquet")
+    with pytest.raises(Refused, match="a memory of its own"):
+        build([tmp_path / "p.txt"], "memory://m.parquet")
 
 
 @settings(max_examples=30)

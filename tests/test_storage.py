@@ -25,7 +25,15 @@ from hypothesis import strategies as st
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import Storage, StorageError, expand, open_input, open_storage, safe_name
+from vidgen_dist.storage import (
+    Storage,
+    StorageError,
+    expand,
+    open_input,
+    open_storage,
+    open_writable_file,
+    safe_name,
+)
 
 
 class PlainFileSystem(LocalFileSystem):
@@ -440,6 +448,7 @@ def test_storage_that_answers_no_one_is_refused(s3_bucket: str, monkeypatch: pyt
     ("uri", "said"),
     [
         ("nonsense://a/b", "nonsense://a/b: Protocol not known"),
+        ("b://a/b", "b://a/b: Protocol not known"),
         ("s3://key:hunter2@bucket/out", "s3://bucket/out: the URI holds a password"),
         ("s3://KEY:hun/ter/hunter2@bucket/out", "s3://bucket/out: the URI holds a password"),
         ("simplecache::s3://bucket/out", "chained"),
@@ -451,6 +460,31 @@ def test_uris_that_cannot_be_output(uri: str, said: str) -> None:
     with pytest.raises(Refused, match=said) as caught:
         open_storage(uri)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_to_write_is_a_folder_and_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Storage(str(tmp_path))
+    assert open_writable_file("x.parquet") == open_writable_file(f"file://{tmp_path}/x.parquet")
+    assert open_writable_file("x.parquet") == (here, "x.parquet")
+    assert open_writable_file("/x.parquet") == (Storage("/"), "x.parquet")
+    assert open_writable_file("s3://bucket/x.parquet") == (Storage("s3://bucket"), "x.parquet")
+    assert open_writable_file("s3://bucket/a/x.parquet") == (Storage("s3://bucket/a"), "x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://x.parquet", "s3://x.parquet: names no file"),
+        ("s3://bucket/", "s3://bucket: names no file"),
+        ("memory://x.parquet", "memory://x.parquet: each process has a memory of its own"),
+        ("memory://a/x.parquet", "memory://a: each process has a memory of its own"),
+        ("b://a/x.parquet", "b://a: Protocol not known: b"),
+    ],
+)
+def test_files_that_cannot_be_written(uri: str, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        open_writable_file(uri)
 
 
 class _Busy(http.server.BaseHTTPRequestHandler):

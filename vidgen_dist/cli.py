@@ -286,15 +286,15 @@ def failures(
     import pyarrow.parquet as pq
 
     from vidgen_dist.runtime.care.status import read_failures
-    from vidgen_dist.storage import open_storage, redact
+    from vidgen_dist.storage import open_writable_file, redact
 
     found = read_failures(output)
     if export is not None:
-        folder, slash, name = export.rpartition("/")
-        if not name.lower().endswith(".parquet"):
+        if not export.lower().endswith(".parquet"):
             raise Refused(f"--export {redact(export)}: is no name of a Parquet file; allowed: *.parquet")
+        place, name = open_writable_file(export)
         try:
-            with open_storage(folder or slash or ".").create(name) as file:
+            with place.create(name) as file:
                 pq.write_table(found, file)
         except OSError as error:
             raise Refused(f"--export: {error}") from None

@@ -28,7 +28,7 @@ from vidgen_dist.manifest import (
     repeated_hashes,
 )
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
-from vidgen_dist.storage import open_input, open_storage, redact, resolve_path, split
+from vidgen_dist.storage import open_input, open_writable_file, redact, resolve_path, split
 
 _GROUP_ROWS = 4096
 _GROUP_CHARACTERS = 16 * 2**20
@@ -84,8 +84,7 @@ def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[s
     out = os.fspath(out_uri)
     if not out.endswith(PARQUET_SUFFIXES):
         raise Refused(f"{redact(out)}: a manifest's name ends in .parquet")
-    folder, name = split(out)
-    storage = open_storage(folder)
+    storage, name = open_writable_file(out)
     target = storage.uri(name)
     try:
         sources = _sources(inputs, target)

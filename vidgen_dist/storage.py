@@ -179,8 +179,15 @@ def absolute(uri: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """The folder's URI and the file's name; a local path is made absolute."""
-    folder, _, name = absolute(uri).rpartition("/")
+    """The folder's URI and the file's name; a local path is made absolute.
+
+    The name is empty where there is but a scheme and a host: a bucket is no file.
+    """
+    whole = absolute(uri)
+    scheme = _SCHEME.match(whole)
+    folder, slash, name = whole[scheme.end() if scheme else 0 :].rpartition("/")
+    if scheme:
+        return (scheme[0] + folder, name) if slash else (whole, "")
     return folder or "/", name
 
 
@@ -401,6 +408,33 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     if not path.strip("/"):
         raise Refused(f"{redact(text)}: names no folder; give a bucket or a folder")
     return Storage(text.rstrip("/"))
+
+
+def open_writable(uri: str | os.PathLike[str]) -> Storage:
+    """`open_storage` of a folder that is to outlive this process.
+
+    Raises:
+        Refused: As `open_storage`; also ``memory://``.
+    """
+    storage = open_storage(uri)
+    if _speaks(_place(storage.root)[0], frozenset({"memory"})):
+        raise Refused(
+            f"{redact(storage.root)}: each process has a memory of its own; give a folder or an object store"
+        )
+    return storage
+
+
+def open_writable_file(uri: str | os.PathLike[str]) -> tuple[Storage, str]:
+    """The folder, and the name in it, of a file that is to outlive this process.
+
+    Raises:
+        Refused: As `open_writable`; also a bucket alone.
+    """
+    folder, name = split(os.fspath(uri))
+    storage = open_writable(folder)
+    if not name:
+        raise Refused(f"{redact(folder)}: names no file; give a name in a bucket or a folder")
+    return storage, name
 
 
 # --- one file, several writers -----------------------------------------------------------------------
@@ -713,6 +747,9 @@ def _place(uri: str) -> tuple[Any, str]:
             raise Refused("an empty path; give a file or a folder")
         return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
     assert scheme is not None
+    if len(scheme[1]) == 1:
+        # fsspec takes it for a drive of Windows, that is for a local path.
+        raise Refused(f"{redact(uri)}: Protocol not known: {scheme[1]}")
     if _PASSWORD.match(uri, scheme.end()):
         raise Refused(
             f"{redact(uri)}: the URI holds a password; give credentials through the environment or "

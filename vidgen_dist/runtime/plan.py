@@ -25,7 +25,7 @@ from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.resume import Found, Resolving, find_done
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
-from vidgen_dist.storage import Storage, open_storage, redact
+from vidgen_dist.storage import Storage, open_storage, open_writable, redact
 
 RUN_FILE = "run.yaml"
 
@@ -123,11 +123,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     """
     check_sampling(spec)
     spec = with_absolute_paths(spec)
-    output = open_storage(spec.output.uri)
-    if output.root.startswith("memory://"):
-        raise Refused(
-            f"{spec.output.uri}: each process has a memory of its own; give a folder or an object store"
-        )
+    output = open_writable(spec.output.uri)
     before = _previous_run(output)
     if before is not None and spec.model.revision is None and before.model.id == spec.model.id:
         # A branch that has moved since must not have finished rows rendered again.

@@ -233,6 +233,11 @@ def test_failures_as_a_file(
     assert (status, "allowed: *.parquet" in said) == (2, True)
     (tmp_path / "file").write_bytes(b"")
     assert vidgen("failures", output, "--export", "file/letters.parquet")[0] == 2
+    for scheme, why in (("memory", "a memory of its own"), ("b", "Protocol not known: b")):
+        status, shown, said = vidgen("failures", output, "--export", f"{scheme}://a/letters.parquet")
+        assert (status, shown) == (2, "")
+        assert why in said
+        assert not Path(f"{scheme}:").exists()
 
 
 def test_compact_changes_no_answer(output: Path, vidgen: Vidgen) -> None:

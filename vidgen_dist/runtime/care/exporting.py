@@ -42,7 +42,7 @@ from vidgen_dist.runtime.care.verifying import path_of
 from vidgen_dist.runtime.plan import sampling_defaults
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.spec import RunSpec, parse_bytes
-from vidgen_dist.storage import Storage, is_temporary, open_storage, redact, size
+from vidgen_dist.storage import Storage, is_temporary, open_writable, redact, size
 from vidgen_dist.threads import map_ahead
 
 HF, WEBDATASET = "hf", "webdataset"
@@ -127,7 +127,7 @@ def export(
             something else is in the destination.
     """
     output, spec = open_output(uri)
-    place = open_storage(destination)
+    place = open_writable(destination)
     _check(output, spec, to, place)
     try:
         most_bytes = parse_bytes(shard_size)
