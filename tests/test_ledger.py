@@ -366,7 +366,7 @@ def test_a_lost_video_is_rendered_again(anywhere: Storage) -> None:
     assert [state.attempts(id, "f") for id in "abc"] == [1, 1, 1]
     assert (state.done, state.failed, dict(state.failures)) == (1, 0, {})
     assert state.dead_letters(pa.array(["a", "b", "c"])).tolist() == [-1, -1, -1]
-    assert summary(anywhere, 3).pending == 2
+    assert summary(anywhere, 3, [pa.array(["a", "b"]), pa.array(["c"])]).pending == 2
     assert not len(ledger.dead_letters(anywhere))
     write(anywhere, entry("a", at=6, attempt=2), entry("c", "failed", at=7, attempt=2), *lost)
     state = read_ledger(anywhere)
@@ -512,6 +512,9 @@ def test_many_are_looked_up_as_one_by_one(entries: list[LedgerEntry]) -> None:
     by_class = [state.dead_letters(ids, name) for name in ("ValueError", "OSError", "MediaError", "KeyError")]
     assert np.array_equal(np.max(by_class, axis=0), letters)
     assert sum(np.count_nonzero(each >= 0) for each in by_class) == state.failed
+    counts = state.count([ids[:1], ids[1:]])
+    assert (counts.done, counts.failed, counts.failures) == (state.done, state.failed, state.failures)
+    assert state.count([ids[:1]]).done == (verdicts.get("a") == "done")
     assert state.knows(pa.array(list("abcd"))).tolist() == [any(e.id == id for e in entries) for id in "abcd"]
 
 
@@ -669,11 +672,14 @@ def test_summary(output: Storage) -> None:
     assert summary(output, 5) == ledger.Summary(5, 0, 0, 5, {})
     failures = [entry(f"f{index}", "failed", error_class=name) for index, name in enumerate(("A", "B", "B"))]
     write(output, entry("a"), entry("a"), *failures)
-    counted = summary(output, 10)
+    ids = pa.array(["a", *(f"f{index}" for index in range(9))])
+    counted = summary(output, 10, [ids[:4], ids[4:]])
     assert (counted.total, counted.done, counted.failed, counted.pending) == (10, 1, 3, 6)
     assert list(counted.failures.items()) == [("B", 2), ("A", 1)]
     assert summary(output) == dataclasses.replace(counted, total=None, pending=None)
-    assert summary(output, 2).pending == 0
+    # Of rows that the manifest has no more, nothing is counted.
+    fewer = summary(output, 3, [pa.array(["f0", "f1", "new"])])
+    assert fewer == ledger.Summary(3, 0, 2, 1, {"A": 1, "B": 1})
 
 
 @given(entries=st.lists(attempts, max_size=12), cut=st.integers(0, 12))

@@ -249,13 +249,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how far a run is and how it fares, from its output alone."""
-    from vidgen_dist.runtime.care.status import describe_run, read_status
+    from vidgen_dist.runtime.care.status import COUNTED, describe_run, read_status
 
     found = read_status(output)
     if as_json:
         print(json.dumps(found))
         return
     run = found.pop("run")
+    found["counted"] = COUNTED[found["counted"]]
     failures, pace, left = (found.pop(name) for name in ("failures", "videos_per_minute", "seconds_left"))
     if pace is not None:
         found["pace"] = f"{pace:.1f} videos/min"

@@ -267,6 +267,36 @@ def test_the_highest_priority_is_rendered_first(
     assert [entry["id"] for entry in entries(tmp_path / "out")] == list("543210")
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_status_counts_as_the_latest_run_did(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Of rows that were done with other settings too, and of a manifest that changed."""
+
+    def status() -> list[Any]:
+        found = read_status(str(tmp_path / "out"))
+        return [found[name] for name in ("counted", "total", "done", "failed", "pending")]
+
+    first = {"id": "a", "prompt": "raise:oops", "priority": 1}
+    others = [{"id": letter, "prompt": letter, "priority": 0} for letter in "bcdefghijklm"]
+    spec = make_spec(make_manifest(first, *others), topology__replicas=1)
+    assert counts(run(spec)) == (0, 12, 1, 1)
+    assert status() == ["run", 13, 12, 1, 0]
+    # It stops at the first row that fails.
+    changed = run(spec.override({"sampling.num_inference_steps": 20, "faults.max_failures": 0}))
+    assert changed.pending
+    assert status() == ["run", 13, changed.done, 1, changed.pending]
+    # The videos that it made are in the others' place.
+    back = run(spec.override({"manifest.retry": "failed"}))
+    assert back.failed == 1
+    assert status() == ["ids", 13, 12, 1, 0]
+    make_manifest(*others[:3], {"id": "new", "prompt": "x", "priority": 0})
+    assert status() == ["ids", 4, 3, 0, 1]
+    make_manifest(*others[9:])
+    assert run(spec).message == "nothing to render: all 3 rows are done"
+    assert status() == ["run", 3, 3, 0, 0]
+
+
 def test_a_manifest_without_rows_is_nothing_to_render(make_spec: MakeSpec, tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "m.parquet")
     spec = make_spec(str(tmp_path / "m.parquet"))

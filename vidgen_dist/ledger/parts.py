@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -52,6 +53,13 @@ def part_names(output: Storage) -> list[str]:
             raise Refused(f"{redact(output.uri(name))}: is no ledger part; allowed in {FOLDER}/: *.parquet")
         names.append(name)
     return names
+
+
+def has_later_parts(output: Storage, when: datetime) -> bool:
+    """Whether something was entered since a time, by the clocks of who entered it. Raises as `part_names`."""
+    # What was merged meanwhile had been entered before.
+    names = [name.rpartition("/")[2] for name in part_names(output) if COMPACTED not in name]
+    return any(name > when.strftime(PART_TIME) for name in names)
 
 
 def read_parts(

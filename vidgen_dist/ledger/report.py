@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ class Summary:
 
     Attributes:
         total: Rows of the manifest; None if that is not known.
-        done, failed, failures: As in `LedgerState`.
-        pending: Rows of which the ledger says nothing; None without `total`.
+        done, failed, failures: Its ids by their latest outcomes; all ids of the ledger without a manifest.
+        pending: Its other ids; None without `total`.
         videos_per_minute: Over the last `RECENT` seconds, from the first video in them; None if there are
             not two.
         seconds_left: Until nothing is pending, at that pace; None if either is not known.
@@ -37,14 +37,25 @@ class Summary:
     seconds_left: float | None = None
 
 
-def summary(output: Storage, total: int | None = None) -> Summary:
-    """Counts a ledger's rows by their latest outcome. Raises as `read_ledger`."""
+def summary(output: Storage, total: int | None = None, ids: Iterable[pa.Array] = ()) -> Summary:
+    """Counts a manifest's rows by the latest outcomes of their ids, whatever their fingerprints.
+
+    Args:
+        output: The run's output.
+        total: Rows of the manifest; None if it cannot be read.
+        ids: Theirs, some at a time.
+
+    Raises as `read_ledger`.
+    """
     state = read_ledger(output)
-    # A ledger may hold ids that the manifest has no more.
-    pending = None if total is None else max(0, total - state.done - state.failed)
     pace = 60 * state.recent / state.recent_seconds if state.recent > 1 and state.recent_seconds else None
-    left = None if pace is None or pending is None else 60 * pending / pace
-    return Summary(total, state.done, state.failed, pending, state.failures, pace, left)
+    if total is None:
+        return Summary(None, state.done, state.failed, None, state.failures, pace)
+    # A ledger may hold ids that the manifest has no more.
+    counts = state.count(ids if state.parts else ())
+    pending = total - counts.done - counts.failed
+    left = None if pace is None else 60 * pending / pace
+    return Summary(total, counts.done, counts.failed, pending, counts.failures, pace, left)
 
 
 DEAD_LETTERS = pa.schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,8 @@ class LedgerState:
     # Whether a video of it was lost and none done since, whatever failed.
     _lost: np.ndarray
     _attempts: np.ndarray
-    # Whether it is the latest outcome of its id, and a failure.
-    _dead: np.ndarray
+    # Whether it is the latest outcome of its id; each id has one.
+    _latest: np.ndarray
     # Place in `_class_names` of a failure's error class, -1 of a video, also of a lost one.
     _error_class: np.ndarray
     _class_names: tuple[str, ...]
@@ -82,18 +82,34 @@ class LedgerState:
 
         Whatever the fingerprint with which the row failed: an image that was missing has none.
         """
-        hashes = id_hashes(ids)
-        others = [(self._id_low, hashes[:, 1]), (self._dead, np.ones(len(ids), np.bool_))]
-        if error_class is not None:
-            number = self._class_names.index(error_class) if error_class in self._class_names else -1
-            # Those of videos are -1 too, and not dead.
-            others.append((self._error_class, np.full(len(ids), number, np.int32)))
-        return find_hashes(self._id_high, hashes[:, 0], others)
+        index = self._find_latest(ids)
+        classes = self._at(self._error_class, index, -1)
+        wanted = np.array(
+            [error_class is None or name == error_class for name in self._class_names], np.bool_
+        )
+        dead = classes >= 0
+        dead[dead] = wanted[classes[dead]]
+        return np.where(dead, index, -1)
+
+    def count(self, ids: Iterable[pa.Array]) -> Counts:
+        """What became of some ids, by their latest outcomes, whatever their fingerprints.
+
+        Args:
+            ids: Texts without nulls, some at a time.
+        """
+        done, by_class = 0, np.zeros(len(self._class_names), np.int64)
+        for some in ids:
+            index = self._find_latest(some)
+            classes = self._at(self._error_class, index, -1)
+            by_class += np.bincount(classes[classes >= 0], minlength=len(by_class))
+            done += int(np.count_nonzero((index >= 0) & (classes < 0) & ~self._at(self._lost, index, False)))
+        return Counts(done, int(by_class.sum()), _most_frequent(self._class_names, by_class))
 
     def dead_place(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
         """Numbers of the dead letters among some rows, -1 for other rows: int64 (N,)."""
         index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
-        return np.where(self._at(self._dead, index, False), index, -1)
+        dead = self._at(self._latest, index, False) & (self._at(self._error_class, index, -1) >= 0)
+        return np.where(dead, index, -1)
 
     def dead_attempts(self, places: np.ndarray) -> np.ndarray:
         """The highest attempt numbers of dead letters, by their numbers: int32 (N,)."""
@@ -111,6 +127,27 @@ class LedgerState:
         if fingerprints is not None:
             others.append((self._fingerprint, fingerprints))
         return find_hashes(self._id_high, ids[:, 0], others)
+
+    def _find_latest(self, ids: pa.Array) -> np.ndarray:
+        """Where the latest outcome of each id is; -1 for those that are not there."""
+        hashes = id_hashes(ids)
+        others = [(self._id_low, hashes[:, 1]), (self._latest, np.ones(len(ids), np.bool_))]
+        return find_hashes(self._id_high, hashes[:, 0], others)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Ids by their latest outcomes.
+
+    Attributes:
+        done: Those whose latest outcome is a video.
+        failed: Those whose latest outcome is a failure.
+        failures: The same by error class, the most frequent first.
+    """
+
+    done: int
+    failed: int
+    failures: Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +173,7 @@ class Share:
         best: The attempt that counts by id and fingerprint, sorted by these: `ATTEMPT` (N,).
         in_place: Whether its video is there: done, not lost, and the id not done with another fingerprint
             since.
-        dead: Whether it is the latest outcome of its id, and a failure.
+        latest: Whether it is the latest outcome of its id.
         done: Ids whose latest outcome is a video.
         classes: Number of dead letters by the error class's number.
         recent: Videos that were done since the time from which they are counted.
@@ -145,7 +182,7 @@ class Share:
 
     best: np.ndarray
     in_place: np.ndarray
-    dead: np.ndarray
+    latest: np.ndarray
     done: int
     classes: np.ndarray
     recent: int
@@ -176,7 +213,7 @@ def settle(best: np.ndarray, since: int) -> Share:
     return Share(
         best=best,
         in_place=in_place,
-        dead=dead,
+        latest=latest,
         done=int(np.count_nonzero(latest & best["settled"] & ~best["lost"])),
         classes=np.bincount(best["error_class"][dead]),
         recent=len(times),
@@ -225,7 +262,6 @@ def join_shares(
     counts = np.zeros(len(names), np.int64)
     for share in shares:
         counts[: len(share.classes)] += share.classes
-    failures = {names[number]: int(counts[number]) for number in np.flatnonzero(counts)}
     recent = sum(share.recent for share in shares)
     first = min(share.first_recent for share in shares)
 
@@ -237,7 +273,7 @@ def join_shares(
     return LedgerState(
         done=sum(share.done for share in shares),
         failed=int(counts.sum()),
-        failures=dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))),
+        failures=_most_frequent(names, counts),
         recent=recent,
         recent_seconds=max(0.0, time.time() - first / 1e6) if recent else 0.0,
         newest=newest,
@@ -248,7 +284,13 @@ def join_shares(
         _in_place=np.concatenate([share.in_place for share in shares]),
         _lost=column("lost"),
         _attempts=column("attempts"),
-        _dead=np.concatenate([share.dead for share in shares]),
+        _latest=np.concatenate([share.latest for share in shares]),
         _error_class=errors,
         _class_names=names,
     )
+
+
+def _most_frequent(names: Sequence[str], counts: np.ndarray) -> dict[str, int]:
+    """How many there are of each name that there are any of, the most frequent first."""
+    found = {names[number]: int(counts[number]) for number in np.flatnonzero(counts)}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

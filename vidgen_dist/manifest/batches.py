@@ -150,11 +150,16 @@ class Batch:
         for group in np.split(places[order], bounds[1:]) if len(places) else ():
             yield self.row(int(group[0])), group
 
+    @property
+    def brings_ids(self) -> bool:
+        """Whether the ids are certainly those of the column `id`, as it is."""
+        return "id" in self.fields and not self.columns.column("id").null_count and bool(self.plain.all())
+
     @cached_property
     def ids(self) -> pa.Array:
         """The rows' ids: strings (N,)."""
         own = self.columns.column("id") if "id" in self.fields else None
-        if own is not None and self.plain.all() and not own.null_count:
+        if own is not None and self.brings_ids:
             return _as_strings(own)
         ids: list[str] = [""] * len(self)
         named = np.zeros(len(self), np.bool_)

@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,7 +28,7 @@ from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.lease import Lease, acquire
 from vidgen_dist.runtime.observability.progress import RunProgress
-from vidgen_dist.runtime.observability.status_file import State
+from vidgen_dist.runtime.observability.status_file import RunStatus, State, StatusFile, digest_of_counted
 from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.resume import error_class_of
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
@@ -118,9 +119,13 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
     with Interrupts(grace) as interrupts, _planned(spec, device, engine, run, console) as (plan, lease):
         for name in plan.manifest.unknown_columns:
             console.print(describe_unknown(name), markup=False, highlight=False)
-        write_run_file(plan)
+        run_file = write_run_file(plan)
+        # Of rows that were chosen, the counts are not those of the manifest.
+        counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         if plan.done == plan.total:
             _clear_scratch(plan, console)
+            if counted:
+                _say_finished(plan, run, counted)
             return _result(plan, None, (), DONE, f"nothing to render: {_why_nothing(plan)}")
         # From here on there are processes to be ended, and soon rows to be finished.
         interrupts.soften()
@@ -139,12 +144,29 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             # Ray is not needed to find that nothing is to be done.
             from vidgen_dist.runtime.observability.overview import Overview
 
-            with Overview(plan.output, lease, decided.model.id, progress) as overview:
+            with Overview(plan.output, lease, decided.model.id, progress, counted) as overview:
                 result = _render(plan, decided.model, gangs, engine, lease, interrupts, progress, overview)
                 overview.end(_end_of(result), result.message)
             if not result.pending and not lease.lost:
                 _clear_scratch(plan, console)
             return result
+
+
+def _say_finished(plan: Plan, run: str, counted: str) -> None:
+    """`status.json` of a run that has nothing to do: the one before may have been of other settings."""
+    now = datetime.now(UTC)
+    status = RunStatus(
+        run=run,
+        state="finished",
+        since=now,
+        updated=now,
+        total=plan.total,
+        done=plan.done,
+        failed=0,
+        pending=0,
+        counted=counted,
+    )
+    StatusFile(plan.output).close(status)
 
 
 def _why_nothing(plan: Plan) -> str:

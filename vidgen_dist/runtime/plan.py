@@ -166,8 +166,11 @@ def read_run_file(output: Storage) -> RunSpec | None:
     return load_spec(output.uri(RUN_FILE)) if output.exists(RUN_FILE) else None
 
 
-def write_run_file(plan: Plan) -> None:
+def write_run_file(plan: Plan) -> bytes:
     """Write `run.yaml`, the spec as it is run, which also shows that the output can be written to.
+
+    Returns:
+        What it holds.
 
     Raises:
         Refused: It cannot.
@@ -183,10 +186,12 @@ def write_run_file(plan: Plan) -> None:
             **{f"sampling.{name}": redact(uri) for name, uri in _media_defaults(plan.spec).items()},
         }
     )
+    content = spec.to_yaml().encode()
     try:
-        plan.output.write_bytes(RUN_FILE, spec.to_yaml().encode())
+        plan.output.write_bytes(RUN_FILE, content)
     except OSError as error:
         raise Refused(f"{redact(plan.spec.output.uri)} cannot be used for output: {error}") from None
+    return content
 
 
 def check_sampling(spec: RunSpec) -> None:

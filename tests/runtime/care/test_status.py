@@ -15,10 +15,17 @@ import pytest
 
 from vidgen_dist import cli
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
+from vidgen_dist.manifest import open_manifest
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.care.status import read_status
 from vidgen_dist.runtime.lease import acquire
-from vidgen_dist.runtime.observability.status_file import FILE, GangStatus, RunStatus
+from vidgen_dist.runtime.observability.status_file import (
+    FILE,
+    GangStatus,
+    RunStatus,
+    digest_of_counted,
+    forget_counts,
+)
 from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import open_storage
 
@@ -167,6 +174,51 @@ def test_of_a_run_that_is_not_at_work_the_ledger_is_asked(
     shown = vidgen("status", output)[1]
     assert said in shown
     assert "usual" not in shown
+
+
+def counted_now(output: Path) -> str:
+    manifest = open_manifest(output.parent / "manifest.parquet")
+    return digest_of_counted((output / "run.yaml").read_bytes(), manifest)
+
+
+def test_a_run_that_ended_is_asked_while_all_is_as_it_was(
+    output: Path, vidgen: Vidgen, make_manifest: Callable[..., str]
+) -> None:
+    """It had other settings than the videos in the ledger, of which it counts none."""
+    same = {"state": "interrupted", "age": 0.0, "done": 0, "failed": 0, "pending": 8}
+
+    def found() -> list[Any]:
+        status = json.loads(vidgen("status", output, "--json")[1])
+        return [status[name] for name in ("counted", "total", "done", "failed", "pending")]
+
+    write_status(output, **same, counted=counted_now(output))
+    assert found() == ["run", 8, 0, 0, 8]
+    assert "by the latest run" in vidgen("status", output)[1]
+    for part in (output / "ledger").iterdir():
+        part.rename(part.with_name("20200101T000000000000Z" + part.name[22:]))
+    assert vidgen("compact", output)[0] == 0
+    assert found() == ["run", 8, 0, 0, 8]
+    forget_counts(open_storage(output))
+    assert found() == ["ids", 8, 2, 3, 3]
+    assert "by the manifest's ids" in vidgen("status", output)[1]
+    # Somebody else entered something since.
+    write_status(output, **same, counted=counted_now(output))
+    with LedgerWriter(open_storage(output), "w") as writer:
+        now = datetime.now(UTC)
+        writer.append(
+            LedgerEntry(id="h", status="done", fingerprint="f", attempt=1, finished_at=now, uri="u")
+        )
+    assert found() == ["ids", 8, 3, 3, 2]
+    # Other settings, another manifest, none.
+    write_status(output, **same, counted=counted_now(output))
+    (output / "run.yaml").write_text((output / "run.yaml").read_text() + "seed: 3\n")
+    assert found()[0] == "ids"
+    write_status(output, **same, counted=counted_now(output))
+    assert found()[0] == "run"
+    make_manifest({"id": "b", "prompt": "b"}, {"id": "c", "prompt": "c"}, {"id": "new", "prompt": "n"})
+    assert found() == ["ids", 3, 1, 1, 1]
+    (output.parent / "manifest.parquet").unlink()
+    assert found() == ["ledger", None, 3, 3, None]
 
 
 def test_a_run_of_this_machine_that_was_killed_is_at_once_known_to_be_dead(

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
+from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen, write_status
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
@@ -35,6 +35,7 @@ from vidgen_dist.runtime.care import verifying
 from vidgen_dist.runtime.care.status import read_status
 from vidgen_dist.runtime.care.verifying import Verification, verify
 from vidgen_dist.runtime.driver import render
+from vidgen_dist.runtime.observability.status_file import read_status_file
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, open_storage, safe_name
 
@@ -123,6 +124,16 @@ def test_a_whole_output(tmp_path: Path, format: str) -> None:
 def test_a_row_of_the_name_of_the_folder(tmp_path: Path) -> None:
     output = put_run(str(tmp_path / "videos" / "out"), "png", ids=("videos", "videos/a"))
     assert counts(verify(output.root)) == (2, 0, 0, 0)
+
+
+def test_after_a_repair_nobody_counts_by_the_latest_run(output: Storage) -> None:
+    """Which knew nothing of what was lost since."""
+    write_status(Path(output.root), state="finished", counted="abc")
+    paths(output)[0].unlink()
+    assert verify(output.root, repair=True).lost == 1
+    told = read_status_file(output)
+    assert told is not None
+    assert (told.counted, told.state, told.done) == ("", "finished", 5)
 
 
 def test_missing_torn_and_orphaned(output: Storage) -> None:

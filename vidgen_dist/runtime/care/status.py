@@ -1,7 +1,8 @@
 """How far a run is and what failed, from its output alone; and the care of its ledger.
 
-While a run is at work, it says itself how it stands, in `status.json`: that is one file to read however many
-rows there are. Otherwise the ledger is read and counted.
+A run says itself how it stands, in `status.json`: that is one file to read however many rows there are. It
+counts rows as a run does: what other settings made is not done. Once the run is over that holds as long as
+settings, manifest and ledger stay as they are; else the manifest's ids are looked up in the ledger.
 """
 
 from __future__ import annotations
@@ -16,17 +17,24 @@ import pyarrow as pa
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import Compaction, compact
-from vidgen_dist.manifest import open_manifest
+from vidgen_dist.manifest import Manifest, open_manifest
 from vidgen_dist.runtime.lease import has_died
 from vidgen_dist.runtime.observability.progress import span
-from vidgen_dist.runtime.observability.status_file import read_status_file
+from vidgen_dist.runtime.observability.status_file import RunStatus, digest_of_counted, read_status_file
 from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import Storage, open_storage, redact
 
 SHOWN_STRAGGLERS = 10
 
-_COUNTS = {"total", "done", "failed", "pending", "failures", "videos_per_minute", "seconds_left"}
+COUNTED = {
+    "run": "by the latest run",
+    "ids": "in the ledger, by the manifest's ids, whatever they were rendered with",
+    "ledger": "in the ledger, all of its ids: the manifest cannot be read",
+}
+"""What the counts of `read_status` may be of."""
+
+_COUNTS = {"counted", "total", "done", "failed", "pending", "failures", "videos_per_minute", "seconds_left"}
 
 
 def read_status(uri: str) -> dict[str, Any]:
@@ -36,10 +44,10 @@ def read_status(uri: str) -> dict[str, Any]:
         uri: Output of a run.
 
     Returns:
-        `total` and `pending` (None if the manifest can no longer be read), `done`, `failed`, `failures`
-        (error class -> rows), `videos_per_minute` and `seconds_left` (None if it does not go on), `manifest`,
-        `model`, `task`, `output`; and `run`, what `status.json` says of the latest run, with `live` (whether
-        it is at work, and so where the counts are from), `died` (whether it is certain that it is not, though
+        `counted` (a key of `COUNTED`), `total` and `pending` (None if the manifest can no longer be read),
+        `done`, `failed`, `failures` (error class -> rows), `videos_per_minute` and `seconds_left` (None if it
+        does not go on), `manifest`, `model`, `task`, `output`; and `run`, what `status.json` says of the
+        latest run, with `live` (whether it is at work), `died` (whether it is certain that it is not, though
         it says so) and `silent_seconds`; None if it says nothing.
 
     Raises:
@@ -50,10 +58,11 @@ def read_status(uri: str) -> dict[str, Any]:
         run = read_status_file(output)
         died = run is not None and run.state == "running" and has_died(output, run.run)
         live = run is not None and run.is_live and not died
-        counts = run if run is not None and live else _count(output, spec)
+        counted, counts = ("run", run) if run is not None and live else _count(output, spec, run)
     except OSError as error:
         raise Refused(str(error)) from None
     return {
+        "counted": counted,
         "total": counts.total,
         "done": counts.done,
         "failed": counts.failed,
@@ -109,12 +118,22 @@ def _moment(text: str) -> str:
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}Z"
 
 
-def _count(output: Storage, spec: RunSpec) -> ledger.Summary:
+def _count(output: Storage, spec: RunSpec, run: RunStatus | None) -> tuple[str, RunStatus | ledger.Summary]:
+    """The counts of an output at rest, and what they are of."""
     try:
-        total = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough).num_rows
+        manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
     except Refused:
-        total = None
-    return ledger.summary(output, total)
+        return "ledger", ledger.summary(output)
+    if run is not None and _still_holds(run, output, manifest):
+        return "run", run
+    return "ids", ledger.summary(output, manifest.num_rows, manifest.id_arrays())
+
+
+def _still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
+    """Whether what a run said when it ended is so still."""
+    if run.state == "running" or run.counted != digest_of_counted(output.read_bytes(RUN_FILE), manifest):
+        return False
+    return not ledger.has_later_parts(output, run.updated)
 
 
 def read_failures(uri: str) -> pa.Table:

@@ -32,6 +32,7 @@ from vidgen_dist.media import MediaError, count_frames
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.status import open_output
+from vidgen_dist.runtime.observability.status_file import forget_counts
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.storage import Storage, is_temporary, redact
 from vidgen_dist.threads import map_ahead
@@ -341,6 +342,8 @@ class _Check:
 
     def _repair(self, wrong: np.ndarray, lease: leases.Lease) -> int:
         """Write `lost` entries; how many."""
+        # Compaction hides that something was entered after the run.
+        with_retries(lambda: forget_counts(self._output), hurry=threading.Event())
         lost = 0
         passthrough = ledger.passthrough_of(self._output)
         writer = LedgerWriter(self._output, lease.run, passthrough, max_entries=10_000)

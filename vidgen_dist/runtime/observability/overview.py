@@ -28,11 +28,15 @@ class Overview:
         lease: Its lease; once lost, another run keeps the output's overview.
         model: Id of the checkpoint.
         progress: The run's counts.
+        counted: What they are of, as in `RunStatus`.
     """
 
-    def __init__(self, output: Storage, lease: Lease, model: str, progress: RunProgress) -> None:
+    def __init__(
+        self, output: Storage, lease: Lease, model: str, progress: RunProgress, counted: str = ""
+    ) -> None:
         self._lease = lease
         self._progress = progress
+        self._counted = counted
         self._since = datetime.now(UTC)
         self._paces = Paces()
         self._metrics = RunMetrics(model)
@@ -118,6 +122,7 @@ class Overview:
             failures=dict(progress.failures.most_common()),
             videos_per_minute=pace or None,
             seconds_left=60 * progress.left / pace if pace and at_work else None,
+            counted=self._counted,
             message=redact_message(message),
             gangs=tuple(self._gang_status(gang, now) for gang in gangs),
             slow_rows=tuple(self._paces.slow_rows(now)),

@@ -7,6 +7,7 @@ or of another release.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import queue
 import threading
@@ -18,6 +19,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from vidgen_dist.manifest import Manifest
 from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.storage import Storage, is_local
 
@@ -75,6 +77,8 @@ class RunStatus(_Part):
         failures: Error class -> rows, of this run.
         videos_per_minute: Over the last minutes, and at the end over all of it; None while none is done.
         seconds_left: Until nothing is pending, at that pace.
+        counted: Digest of what the counts are of, see `digest_of_counted`; empty where that is not the whole
+            manifest, but rows that the run chose.
         message: Why it stopped.
         gangs: All that there are.
         slow_rows, slow_gangs: Stragglers, the slowest first.
@@ -92,6 +96,7 @@ class RunStatus(_Part):
     failures: Mapping[str, int] = {}
     videos_per_minute: float | None = None
     seconds_left: float | None = None
+    counted: str = ""
     message: str = ""
     gangs: tuple[GangStatus, ...] = ()
     slow_rows: tuple[SlowRow, ...] = ()
@@ -114,6 +119,19 @@ class RunStatus(_Part):
         return self.state == "running" and not self.is_stale
 
 
+def digest_of_counted(run_file: bytes, manifest: Manifest) -> str:
+    """SHA-256, as hex, of what a run's counts are of: its settings, and the manifest's files as they are.
+
+    Args:
+        run_file: The content of the output's `run.yaml`.
+        manifest: The run's manifest.
+    """
+    digest = hashlib.sha256(run_file)
+    for file in manifest.files:
+        digest.update(bytes.fromhex(file.digest))
+    return digest.hexdigest()
+
+
 def read_status_file(output: Storage) -> RunStatus | None:
     """How the latest run stands, or ended; None if there is no file, or none that can be understood.
 
@@ -124,6 +142,17 @@ def read_status_file(output: Storage) -> RunStatus | None:
         return RunStatus.model_validate_json(output.read_bytes(FILE))
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def forget_counts(output: Storage) -> None:
+    """Have nobody count by the latest run any more; what else it says stays.
+
+    Raises:
+        OSError: The storage failed.
+    """
+    status = read_status_file(output)
+    if status is not None and status.counted:
+        output.write_bytes(FILE, _content(status.model_copy(update={"counted": ""})))
 
 
 class StatusFile:
