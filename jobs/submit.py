@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling, load_spec
 from vidgen_dist.spec import RunSpec
+from vidgen_dist.yaml_core import read_value
 
 RUN_FILE = "run.yaml"
 ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
@@ -42,11 +42,7 @@ def read_spec(uri: str, settings: Sequence[str]) -> RunSpec:
         key, equals, value = setting.partition("=")
         if not equals:
             raise Refused(f"--set {setting}: is not KEY=VALUE, such as --set topology.replicas=16")
-        try:
-            flags[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            # As `vidgen render --set` does: a text that is no YAML is a text.
-            flags[key] = value
+        flags[key] = read_value(value)
     spec = load_spec(uri).override(flags)
     check_sampling(spec)
     return spec

@@ -237,7 +237,7 @@ def test_flags_and_run_file_are_one_thing(
         "--task text-to-video --revision r --variant fp16 --dtype bf16 --device cpu --replicas 3 --format gif"
     )
     flags += (
-        " --fps 12 --crf 20 --set num_frames=9 --set guidance_scale=1.5 --set use_dynamic_cfg=true --seed 4"
+        " --fps 12 --crf 20 --set num_frames=9 --set guidance_scale=15e-1 --set use_dynamic_cfg=true --seed 4"
     )
     flags += " --set negative_prompt=no"
     flags += " --ulysses 2 --ring 3 --cfg 2 --gang 12 --memory 64GB --npus 36"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling
@@ -20,6 +21,7 @@ from vidgen_dist.spec import (
     parse_spec,
     spec_from_flags,
 )
+from vidgen_dist.yaml_core import Loader, read_value, write
 
 FULL = """\
 model:
@@ -65,6 +67,44 @@ def test_yaml_comes_back_as_it_went() -> None:
     assert spec.topology.ranks == 12
     assert spec.topology.watchdog.denoise == 90
     assert parse_spec(spec.to_yaml(), "again.yaml") == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e3", 1000.0),
+        ("1e+06", 1e6),
+        ("-.5E1", -5.0),
+        ("12", 12),
+        ("0123", 123),
+        ("+0o17", "+0o17"),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        (".inf", math.inf),
+        ("1.", 1.0),
+        ("1e", "1e"),
+        ("9" * 5000, "9" * 5000),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    assert read_value(text) == value
+    assert type(read_value(text)) is type(value)
+    # A text is read back as one by either version.
+    written = write({"is": text})
+    assert yaml.load(written, Loader) == yaml.safe_load(written) == {"is": text}
+
+
+def test_numbers_of_a_run_file() -> None:
+    text = FULL.replace("guidance_scale: 6.0", "guidance_scale: 1e1").replace("seed: 7", "seed: 0123")
+    spec = parse_spec(text.replace("revision: main", "revision: '12345e67'"), "run.yaml")
+    assert (spec.sampling["guidance_scale"], spec.seed) == (10.0, 123)
+    check_sampling(spec)
+    assert parse_spec(spec.to_yaml(), "again.yaml") == spec
+    with pytest.raises(Refused, match="line 30: seed: '1:30' is not allowed"):
+        parse_spec(FULL.replace("seed: 7", "seed: 1:30"), "run.yaml")
 
 
 def test_what_decides_no_pixels_of_the_output() -> None:

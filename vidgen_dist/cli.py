@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +22,7 @@ from vidgen_dist import __version__
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import MEDIA_FIELDS, TEXT_FIELDS
 from vidgen_dist.spec import RunSpec, spec_from_flags
+from vidgen_dist.yaml_core import read_value
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.care.verifying import Verification
@@ -149,7 +149,7 @@ def render(
         "output.aigc_producer": aigc_producer,
         "output.checkpoint_every": checkpoint_every,
         "topology.device": device,
-        "topology.replicas": None if replicas is None else _value(replicas),
+        "topology.replicas": None if replicas is None else read_value(replicas),
         "topology.ulysses": ulysses,
         "topology.ring": ring,
         "topology.cfg": cfg,
@@ -159,7 +159,7 @@ def render(
         "topology.address": address,
         "topology.shard_size": shard_size,
         "faults.max_attempts": max_attempts,
-        "faults.max_failures": None if max_failures is None else _value(max_failures),
+        "faults.max_failures": None if max_failures is None else read_value(max_failures),
         "faults.grace": grace,
         "seed": seed,
         **_settings(set_),
@@ -217,7 +217,7 @@ def plan(
         "model.dtype": dtype,
         "topology.npus": npus,
         "topology.memory": memory,
-        "topology.replicas": None if replicas is None else _value(replicas),
+        "topology.replicas": None if replicas is None else read_value(replicas),
         "topology.ulysses": ulysses,
         "topology.ring": ring,
         "topology.cfg": cfg,
@@ -606,15 +606,8 @@ def _settings(options: list[str] | None) -> dict[str, Any]:
         if not equals or not key.strip():
             raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set num_frames=49")
         name = key.strip()
-        settings[f"sampling.{name}"] = text if name in (*TEXT_FIELDS, *MEDIA_FIELDS) else _value(text)
+        settings[f"sampling.{name}"] = text if name in (*TEXT_FIELDS, *MEDIA_FIELDS) else read_value(text)
     return settings
-
-
-def _value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
 
 
 def _err(line: str) -> None:

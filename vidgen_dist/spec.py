@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from vidgen_dist import yaml_core
 from vidgen_dist.errors import Refused
 from vidgen_dist.provenance import check_producer
 from vidgen_dist.quality import FLAGS
@@ -354,9 +355,7 @@ class RunSpec(_Part):
 
     def to_yaml(self) -> str:
         """The spec as YAML that `parse_spec` reads back; fields left at None are left out."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
-        )
+        return yaml_core.write(self.model_dump(mode="json", exclude_none=True))
 
     def override(self, flags: Mapping[str, Any]) -> RunSpec:
         """The spec with some values replaced.
@@ -387,10 +386,10 @@ def parse_spec(text: str | bytes, name: str) -> RunSpec:
     """
     try:
         stream = io.StringIO(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
-        node = yaml.compose(stream, Loader=yaml.SafeLoader)
+        node = yaml.compose(stream, yaml_core.Loader)
         lines = dict(_lines(node, name)) if node else {}
         stream.seek(0)
-        data = yaml.safe_load(stream)
+        data = yaml.load(stream, yaml_core.Loader)
     except UnicodeDecodeError as error:
         raise Refused(f"{name}: not a YAML text in UTF-8 ({error.reason} at byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
