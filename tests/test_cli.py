@@ -243,12 +243,12 @@ def test_flags_and_run_file_are_one_thing(
     flags += " --ulysses 2 --ring 3 --cfg 2 --gang 12 --memory 64GB --npus 36"
     flags += " --max-attempts 5 --max-failures 2.5% --grace 10m"
     flags += " --reject black,frozen --reject blown-out --aigc-producer ACME --checkpoint-every 10"
-    flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a"
+    flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a --vae-tiling"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
     run_file = tmp_path / "run.yaml"
     run_file.write_text(specs[0].to_yaml())
     vidgen("render", run_file)
-    vidgen("render", run_file, "other", "--set", "num_frames=17")
+    vidgen("render", run_file, "other", "--set", "num_frames=17", "--no-vae-tiling")
     assert specs[0] == specs[1]
     assert specs[0].sampling == {
         "num_frames": 9,
@@ -263,6 +263,7 @@ def test_flags_and_run_file_are_one_thing(
     assert (specs[0].topology.replicas, specs[0].topology.ranks) == (3, 12)
     assert specs[0].faults == Faults(max_attempts=5, max_failures="2.5%", grace="10m")
     assert specs[2].output.uri == "other"
+    assert (specs[0].model.vae_tiling, specs[2].model.vae_tiling) == (True, False)
     assert specs[2].sampling["num_frames"] == 17
     assert specs[2].topology == specs[0].topology
 

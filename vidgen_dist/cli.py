@@ -47,6 +47,9 @@ ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of the c
 TaskOption = Annotated[str | None, typer.Option(help="text-to-video, image-to-video or video-to-video.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 VariantOption = Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")]
+TilingOption = Annotated[
+    bool | None, typer.Option(help="VAE in blended tiles: less memory, not quite the same pixels.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A sampling default, which rows may override."),
@@ -83,6 +86,7 @@ def render(
     variant: VariantOption = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
     adapter: Annotated[str | None, typer.Option(help="AnimateDiff's motion adapter.")] = None,
+    vae_tiling: TilingOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, ascend or auto.")] = None,
     replicas: Annotated[
         str | None, typer.Option(help="Gangs at the same time; auto: the fastest split of the NPUs.")
@@ -139,6 +143,7 @@ def render(
         "model.variant": variant,
         "model.dtype": dtype,
         "model.adapter": adapter,
+        "model.vae_tiling": vae_tiling,
         "manifest.passthrough": _names(passthrough),
         "manifest.retry": retry,
         "output.uri": output,
@@ -191,6 +196,7 @@ def plan(
     revision: RevisionOption = None,
     variant: VariantOption = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    vae_tiling: TilingOption = None,
     set_: SetOption = None,
     npus: Annotated[int | None, typer.Option(help="NPUs to divide; by default those of a host.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory of an NPU, such as 64GB.")] = None,
@@ -215,6 +221,7 @@ def plan(
         "model.revision": revision,
         "model.variant": variant,
         "model.dtype": dtype,
+        "model.vae_tiling": vae_tiling,
         "topology.npus": npus,
         "topology.memory": memory,
         "topology.replicas": None if replicas is None else read_value(replicas),

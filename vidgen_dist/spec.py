@@ -157,6 +157,8 @@ class Model(_Part):
         variant: Variant of the weight files, such as `fp16`.
         dtype: What the models compute in; by default the device's own.
         adapter: AnimateDiff's motion adapter.
+        vae_tiling: Put frames that are larger than a tile through the VAE in blended tiles, of diffusers'
+            default sizes: less memory, not quite the same pixels.
         digest: What a run writes down of a folder, to know it again elsewhere; it asks for nothing.
     """
 
@@ -166,6 +168,7 @@ class Model(_Part):
     variant: Text | None = None
     dtype: Text | None = None
     adapter: Text | None = None
+    vae_tiling: Annotated[bool, Field(strict=True)] = False
     digest: Text | None = None
 
 

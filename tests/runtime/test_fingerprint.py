@@ -24,7 +24,14 @@ def test_it_is_written_down() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "n"}, {"task": "image-to-video"}, {"dtype": "bfloat16"}, {"format": "gif"}, {"crf": 19}],
+    [
+        {"model": "n"},
+        {"task": "image-to-video"},
+        {"dtype": "bfloat16"},
+        {"format": "gif"},
+        {"crf": 19},
+        {"vae_tiling": True},
+    ],
 )
 def test_what_decides_every_row(change: dict[str, Any]) -> None:
     other = dataclasses.replace(IDENTITY, **change)

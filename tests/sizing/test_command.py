@@ -85,6 +85,25 @@ def test_run_file(plan: Plan, tmp_path: Path) -> None:
     assert json.loads(plan(run, "--set", "num_inference_steps=7", "--json").out)["video"]["steps"] == 7
 
 
+def test_tiles_are_looked_at(plan: Plan, tmp_path: Path) -> None:
+    """Those of a checkpoint of whose samples tiles can be made; else it is refused."""
+    whole = json.loads(plan("--model", CHECKPOINT, "--json").out)
+    assert whole["video"]["vae_tiles"] is None
+    ran = plan("--model", CHECKPOINT, "--vae-tiling")
+    assert ran.status == 2
+    assert "do not meet on the grid" in ran.err
+    large = references.case("5b").copy_checkpoint(tmp_path)
+    references.edit_json(large / "vae" / "config.json", sample_height=96, sample_width=80)
+    flags = ("--model", large, "--vae-tiling", "--set", "height=64", "--set", "width=64")
+    tiled = json.loads(plan(*flags, "--json").out)
+    assert tiled["video"]["vae_tiles"] == {
+        "height": 48,
+        "width": 40,
+        "stride_height": 40,
+        "stride_width": 32,
+    }
+
+
 def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Plan) -> None:
     assert json.loads(plan("--model", CHECKPOINT, "--json").out)["npus"] == 8
 

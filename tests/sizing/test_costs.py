@@ -11,6 +11,7 @@ from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.sizing.checkpoints import Job
 from vidgen_dist.sizing.costs import Estimate, estimate, gathered_bytes, ring_bytes, ulysses_bytes
 from vidgen_dist.sizing.devices import Device, find_device
+from vidgen_dist.sizing.model import VaeTiles
 
 MakeJob = Callable[..., Job]
 
@@ -91,6 +92,25 @@ def test_guidance_takes_the_memory_of_a_second_sample_where_both_are_in_a_block(
         for guided in (False, True)
     )
     assert guided.stages["denoise"] == pytest.approx(times * plain.stages["denoise"], rel=0.05)
+
+
+def test_tiles_bound_the_decoder(job: MakeJob) -> None:
+    """Each is decoded alone, on one rank however many there are; what overlaps is decoded twice."""
+    whole = job("5b")
+    tiles = VaeTiles(240, 360, 200, 288)
+    tiled = dataclasses.replace(whole, work=dataclasses.replace(whole.work, vae_tiles=tiles))
+    assert tiles.sizes(480, 720) == ([240, 240, 80], [360, 360, 144])
+    alone, cut = of(whole), of(tiled)
+    activations = 4 * 3 * 480 * 720 * whole.work.frames
+    assert cut.memory.stages["decode"] - activations == pytest.approx(
+        (alone.memory.stages["decode"] - activations) / 4, rel=1e-6
+    )
+    overlap = (240 + 240 + 80) * (360 + 360 + 144) / (480 * 720)
+    assert cut.seconds.decode == pytest.approx(alone.seconds.decode * overlap, rel=0.02)
+    together = of(tiled, ulysses=8)
+    assert together.memory.stages["decode"] == cut.memory.stages["decode"]
+    assert together.seconds.decode == cut.seconds.decode
+    assert of(whole, ulysses=8).seconds.decode < alone.seconds.decode / 4
 
 
 def test_fits_leaves_room_for_what_is_not_the_models(job: MakeJob) -> None:

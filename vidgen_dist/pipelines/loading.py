@@ -88,10 +88,22 @@ def load_pipeline(
     return _LOADERS[rules.family](checkpoint, rules, compute_dtype(dtype, nn.device()), mesh or alone())
 
 
-def _load_model(checkpoint: Checkpoint, component: str, dtype: str, mesh: Mesh) -> nn.Module:
+def build_model(checkpoint: Checkpoint, component: str, mesh: Mesh | None = None) -> nn.Module:
+    """A component's model without its weights; its parameters take no memory.
+
+    Args:
+        mesh: As `load_pipeline` has it.
+
+    Raises:
+        Refused: A config that cannot be.
+    """
     name = checkpoint.class_name(component)
     kind, config = MODELS[name], checkpoint.config(component)
-    model = kind(config, mesh) if name in _DIVIDED else kind(config)
+    return kind(config, mesh) if name in _DIVIDED else kind(config)
+
+
+def _load_model(checkpoint: Checkpoint, component: str, dtype: str, mesh: Mesh) -> nn.Module:
+    model = build_model(checkpoint, component, mesh)
     load_weights(
         model,
         checkpoint.component_folder(component),

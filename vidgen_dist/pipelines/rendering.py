@@ -16,6 +16,7 @@ from vidgen_dist.errors import RowError
 from vidgen_dist.request import RenderRequest
 
 if TYPE_CHECKING:
+    from vidgen_dist.models.autoencoders.base import VideoAutoencoder
     from vidgen_dist.parallel.collectives import Group
 
 OnProgress = Callable[[str, int, int], None]
@@ -66,6 +67,10 @@ same frames; on another number of ranks to 1e-4, as any does."""
 
 class Pipeline(Protocol):
     """What `load_pipeline` returns."""
+
+    @property
+    def vae(self) -> VideoAutoencoder:
+        """Where its options are: `pipeline.vae.enable_tiling()`."""
 
     def render(
         self,

@@ -139,7 +139,7 @@ def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> P
     from vidgen_dist.pipelines.loading import load_pipeline
 
     nn.set_device(device, threads)
-    return load_pipeline(
+    pipeline = load_pipeline(
         model.id,
         task=model.task,
         revision=model.revision,
@@ -148,3 +148,6 @@ def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> P
         adapter=model.adapter,
         mesh=mesh,
     )
+    if model.vae_tiling:
+        pipeline.vae.enable_tiling()
+    return pipeline

@@ -32,6 +32,7 @@ class Identity:
         dtype: What the models compute in.
         format: Format of the files.
         crf: Quality of mp4; other formats do not know it.
+        vae_tiling: Whether the VAE works in blended tiles; it counts also where a row is no larger than one.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Identity:
     dtype: str
     format: str
     crf: int | None
+    vae_tiling: bool = False
 
     def fingerprint(self, request: RenderRequest, media: Mapping[str, str]) -> str:
         """The digest of all that decides a row's pixels.
@@ -63,7 +65,11 @@ class Identity:
             for name, value in fields.items()
             if name not in _NOT_PIXELS and (value is not None or name not in _LATER)
         }
-        whole = {"run": dataclasses.asdict(self), "row": decides, "media": dict(media)}
+        run = dataclasses.asdict(self)
+        if not self.vae_tiling:
+            # As before there was a choice.
+            del run["vae_tiling"]
+        whole = {"run": run, "row": decides, "media": dict(media)}
         # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
         return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
 

@@ -148,6 +148,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             dtype=model.dtype,
             format=spec.output.format,
             crf=spec.output.crf if spec.output.format == "mp4" else None,
+            vae_tiling=spec.model.vae_tiling,
         )
         resolving = Resolving(model.rules, spec.seed, identity)
         found = find_done(manifest, sampling_defaults(spec), resolving, ledger, spec.manifest.retry)

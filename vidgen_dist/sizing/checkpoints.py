@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.sizing import cogvideox, hunyuan_video, ltx, mochi, splits
+from vidgen_dist.sizing.counting import vae_tiles
 from vidgen_dist.sizing.devices import Device, find_device
 from vidgen_dist.sizing.model import ModelSize, Workload
 from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
@@ -74,7 +75,7 @@ def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -
     Args:
         checkpoint: An opened checkpoint.
         rules: What it takes from a request.
-        spec: The run: its sampling defaults, dtype and memory.
+        spec: The run: its sampling defaults, dtype, memory, and whether the VAE works in tiles.
         device: Name of a device, or its kind (`ascend`, `cpu`).
 
     Raises:
@@ -84,9 +85,12 @@ def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -
     dtype = compute_dtype(spec.model.dtype, found.kind)
     family = FAMILIES[rules.family]
     text = spec.topology.memory
+    work = family.workload(checkpoint, rules, rules.resolve_defaults(spec.sampling))
+    if spec.model.vae_tiling:
+        work = replace(work, vae_tiles=vae_tiles(checkpoint))
     return Job(
         size=family.model_size(checkpoint, rules),
-        work=family.workload(checkpoint, rules, rules.resolve_defaults(spec.sampling)),
+        work=work,
         device=found,
         dtype=dtype,
         memory=found.memory if text is None else parse_bytes(text),

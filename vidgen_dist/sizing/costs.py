@@ -236,23 +236,22 @@ class _Gang:
         if not frames:
             return 0
         frames = min(frames, self.work.frames_at_once)
+        rows, columns = self._parts()
         largest = kept = 0
         for conv in convolutions:
-            pixels = self._pixels(conv)
+            pixels = max(rows) * max(columns) * conv.pixels**2
             history = conv.kernel[0] - 1
             inputs = _CONVOLUTION_ALIVE * conv.inputs * (frames * conv.frames + history)
             largest = max(largest, int((inputs + conv.outputs * frames * conv.frames) * pixels))
             kept += int(history * conv.inputs * pixels)
         return (largest + kept) * self._item
 
-    def _rows(self) -> int:
-        """Rows of the video of the rank that has most."""
+    def _parts(self) -> tuple[list[int], list[int]]:
+        """What the fullest rank puts through the autoencoder of a frame: rows and columns of each part."""
+        if self.work.vae_tiles is not None:
+            return self.work.vae_tiles.sizes(self.work.height, self.work.width)
         rows = self.work.latent_rows
-        return -(-rows // self.degrees.size) * self.work.height // rows
-
-    def _pixels(self, conv: Convolution) -> float:
-        """Of each frame that a convolution makes on a rank."""
-        return self._rows() * conv.pixels * self.work.width * conv.pixels
+        return [-(-rows // self.degrees.size) * self.work.height // rows], [self.work.width]
 
     # What is sent
 
@@ -344,14 +343,18 @@ class _Gang:
         return self._convolve(self.size.vae.decoder, frames, self.work.batches)
 
     def _convolve(self, convolutions: tuple[Convolution, ...], frames: int, batches: int) -> float:
-        """Frames through one half of the autoencoder; edges and moments are waited for."""
+        """Frames through one half of the autoencoder; edges and moments are waited for, but for tiles'."""
         rate = self._peak * self.device.convolution_share
         link = self._link(self.degrees.size, stride=1)
+        rows, columns = self._parts()
+        exchanges = self.degrees.size > 1 and self.work.vae_tiles is None
+        batches *= len(rows) * len(columns)
         seconds = 0.0
         for conv in convolutions if frames else ():
-            seconds += 2 * conv.weights * frames * conv.frames * self._pixels(conv) / rate
+            pixels = sum(rows) * sum(columns) * conv.pixels**2
+            seconds += 2 * conv.weights * frames * conv.frames * pixels / rate
             seconds += batches * self._overhead(_CONVOLUTION_OPERATORS)
-            if self.degrees.size > 1 and conv.kernel[1] > 1:
+            if exchanges and conv.kernel[1] > 1:
                 edge = conv.inputs * frames * conv.frames * self.work.width * conv.pixels * self._item
                 seconds += edge * (conv.kernel[1] // 2) / (link.to_one * self.device.link_share)
                 seconds += batches * _EXCHANGES_OF_CONVOLUTION * link.latency

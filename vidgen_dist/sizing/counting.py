@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidgen_dist.sizing.model import Component, Convolution, Stack
+from vidgen_dist.sizing.model import Component, Convolution, Stack, VaeTiles
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,12 +35,28 @@ def count(checkpoint: Checkpoint, name: str) -> Counted:
     """
     # Loads MindSpore.
     from vidgen_dist import nn
-    from vidgen_dist.pipelines.loading import MODELS
+    from vidgen_dist.pipelines.loading import build_model
 
-    kind = MODELS[checkpoint.class_name(name)]
-    model = kind(checkpoint.config(name))
+    model = build_model(checkpoint, name)
     shapes = {key: tuple(value.shape) for key, value in nn.named_parameters(model).items()}
-    return Counted(shapes, getattr(kind, "sharded", ()))
+    return Counted(shapes, getattr(model, "sharded", ()))
+
+
+def vae_tiles(checkpoint: Checkpoint) -> VaeTiles:
+    """The tiles in which the VAE works if it is told to.
+
+    Raises:
+        Refused: A config that cannot be, or of which no tiles can be made.
+    """
+    # Loads MindSpore.
+    from vidgen_dist.models.autoencoders.base import VideoAutoencoder
+    from vidgen_dist.pipelines.loading import build_model
+
+    vae = build_model(checkpoint, "vae")
+    assert isinstance(vae, VideoAutoencoder)
+    vae.enable_tiling()
+    rows, columns = vae.tiles.cut(vae.spatial_compression_ratio, decoding=False)
+    return VaeTiles(rows.size, columns.size, rows.step, columns.step)
 
 
 def component(

@@ -114,6 +114,30 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
+class VaeTiles:
+    """Tiles of a frame that go through the autoencoder one after the other.
+
+    Args:
+        height, width: Pixels of each.
+        stride_height, stride_width: Pixels from one to the next.
+    """
+
+    height: int
+    width: int
+    stride_height: int
+    stride_width: int
+
+    def sizes(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """Rows of each band of tiles of a frame, and columns of each tile of a band."""
+        if height <= self.height and width <= self.width:
+            return [height], [width]
+        return (
+            [min(self.height, height - top) for top in range(0, height, self.stride_height)],
+            [min(self.width, width - left) for left in range(0, width, self.stride_width)],
+        )
+
+
+@dataclass(frozen=True)
 class Workload:
     """One video.
 
@@ -132,6 +156,8 @@ class Workload:
             drop them.
         text_joins: Whether text and video tokens attend to each other; else the video's attend to the text's
             apart, and these neither change nor travel.
+        vae_tiles: What frames are cut into for the autoencoder, on the first rank alone; None: each rank
+            takes its rows whole.
     """
 
     frames: int
@@ -148,6 +174,7 @@ class Workload:
     encoded_frames: int = 0
     repeated_frames: int = 0
     text_joins: bool = True
+    vae_tiles: VaeTiles | None = None
 
     @property
     def attending(self) -> int:
