@@ -296,6 +296,12 @@ def test_check_looks_at_pictures(vidgen: Vidgen, tmp_path: Path) -> None:
     assert "2 of 3 rows" in ran.err
 
 
+def test_check_counts_rows_not_problems(vidgen: Vidgen, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": None, "seed": 1}, {"prompt": None, "seed": 1})
+    ran = vidgen("manifest", "check", path)
+    assert "2 of 2 rows cannot be rendered (prompt 2, id 1)" in ran.err
+
+
 def test_check_of_a_good_manifest(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": "x", "source": "web"})
     ran = vidgen("manifest", "check", path, "--model", checkpoint)

@@ -669,7 +669,7 @@ def test_a_good_manifest_has_no_problems(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", {"prompt": ["p", "q"], "mood": ["gay", "grim"]})
     report = check(open_manifest(path))
     assert report.ok
-    assert (report.rows, report.problems, report.num_problems) == (2, (), 0)
+    assert (report.rows, report.bad_rows, report.problems, report.num_problems) == (2, 0, (), 0)
     assert report.unknown_columns == ("mood",)
 
 
@@ -711,6 +711,23 @@ def test_problems_are_counted_beyond_those_named(tmp_path: Path) -> None:
     report = check(open_manifest(write(tmp_path / "m.parquet", columns)), limit=3)
     assert report.counts == {"num_frames": 50, "id": 59}
     assert [p.column for p in report.problems] == ["num_frames"] * 3 + ["id"] * 3
+    assert (report.num_problems, report.bad_rows) == (109, 60)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=25), st.integers(1, 9))
+def test_a_bad_row_is_counted_once(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, bool]], group: int
+) -> None:
+    path = tmp_path_factory.mktemp("m") / "m.parquet"
+    columns = {
+        "prompt": pa.array(["p"] * len(rows), pa.string()),
+        "id": pa.array([number for number, _ in rows], pa.int64()),
+        "num_frames": pa.array([-1 if bad else 1 for _, bad in rows], pa.int64()),
+    }
+    report = check(open_manifest(write(path, columns, row_group_size=group)))
+    ids = [number for number, _ in rows]
+    assert report.bad_rows == sum(bad or ids[row] in ids[:row] for row, (_, bad) in enumerate(rows))
 
 
 def test_defaults_and_the_models_rules_are_part_of_the_check(tmp_path: Path) -> None:

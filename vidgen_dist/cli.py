@@ -461,9 +461,7 @@ def check_manifest(
         _err(str(problem))
     if not report.ok:
         by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
-        raise Refused(
-            f"{uri}: {report.num_problems:,} of {report.rows:,} rows cannot be rendered ({by_column})"
-        )
+        raise Refused(f"{uri}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})")
     print(f"{uri}: {report.rows:,} rows, all can be rendered")
 
 

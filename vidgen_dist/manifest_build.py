@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -207,7 +208,8 @@ def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[s
     if bad > _MOST_ERRORS:
         errors.append(f"and {bad - _MOST_ERRORS} more lines")
     if not errors:
-        errors = _same_ids(sources, repeated_hashes(ids)[0])
+        repeated, _ = repeated_hashes(np.asarray(ids))
+        errors = _same_ids(sources, frozenset(repeated.tolist()))
     if errors:
         raise Refused("\n".join(errors))
     if not rows:

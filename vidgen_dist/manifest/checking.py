@@ -51,12 +51,14 @@ class CheckReport:
 
     Args:
         rows: Rows looked at.
+        bad_rows: Those that cannot be rendered, or whose id is an earlier one's; each once.
         problems: The first of the rows that cannot be rendered, and of those whose id is another's.
         counts: Column -> rows that are at fault in it; all of them, not only those in `problems`.
         unknown_columns: Columns that a run would ignore.
     """
 
     rows: int
+    bad_rows: int
     problems: tuple[Problem, ...]
     counts: Mapping[str, int]
     unknown_columns: tuple[str, ...]
@@ -83,7 +85,7 @@ def check(
     """Look at every row without a model.
 
     Rows that differ in id, prompt, seed and media alone are looked at as one, unless they are probed. Of each
-    row 8 bytes are kept, so 10 million rows need about 200 MB.
+    row 8 bytes are kept, so 10 million rows need about 200 MB; more, where some are bad.
 
     Args:
         manifest: What to check.
@@ -100,6 +102,8 @@ def check(
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
     hashes: list[np.ndarray] = []
+    bad = array("q")
+    first = 0
 
     def look(row: Row) -> Problem | None:
         return _problem(row, resolve, probe)
@@ -113,15 +117,24 @@ def check(
                 found = map(look, batch.rows(_doubtful(batch, look)))
             for problem in filter(None, found):
                 counts[problem.column] += 1
+                bad.append(first + problem.row - batch.indices[0])
                 if len(problems) < limit:
                     problems.append(problem)
-        repeated, surplus = _repeated(hashes)
+            first += len(batch)
+        whole = np.concatenate([np.empty(0, np.uint64), *hashes])
+        # There may be gigabytes.
+        hashes.clear()
+        bad_twice = _count_seconds(whole, np.frombuffer(bad, np.int64)) if bad else 0
+        repeated, surplus = repeated_hashes(whole)
         shared = _shared_ids(manifest, repeated, limit) if surplus else []
     except OSError as error:
         raise Refused(str(error)) from None
+    bad_rows = len(bad)
     if shared:
         counts["id"] += surplus
-    return CheckReport(manifest.num_rows, tuple(problems + shared), dict(counts), manifest.unknown_columns)
+        bad_rows += surplus - bad_twice
+    named = tuple(problems + shared)
+    return CheckReport(manifest.num_rows, bad_rows, named, dict(counts), manifest.unknown_columns)
 
 
 def _doubtful(batch: Batch, look: Callable[[Row], Problem | None]) -> np.ndarray:
@@ -161,23 +174,20 @@ def _problem(
     return None
 
 
-def repeated_hashes(hashes: array[int]) -> tuple[frozenset[int], int]:
-    """Hashes that are there more than once (the first 100,000), and how many are too many."""
-    if not hashes:
-        return frozenset(), 0
-    # In place: the array may be gigabytes.
-    numbers = np.frombuffer(hashes, np.int64)
-    numbers.sort()
-    again = numbers[1:][numbers[1:] == numbers[:-1]]
-    return frozenset(np.unique(again)[:100_000].tolist()), len(again)
+def _count_seconds(hashes: np.ndarray, some: np.ndarray) -> int:
+    """How many of some rows (n,), by their places, have the hash of an earlier one, of all (N,)."""
+    alike = np.flatnonzero(np.isin(hashes, hashes[some]))
+    _, first = np.unique(hashes[alike], return_index=True)
+    return int(np.count_nonzero(~np.isin(some, alike[first])))
 
 
-def _repeated(hashes: list[np.ndarray]) -> tuple[np.ndarray, int]:
-    """As `repeated_hashes`; empties the list, for there may be gigabytes."""
-    numbers = np.concatenate([np.empty(0, np.uint64), *hashes])
-    hashes.clear()
-    numbers.sort()
-    again = numbers[1:][numbers[1:] == numbers[:-1]]
+def repeated_hashes(hashes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Hashes that are there more than once (the first 100,000), and how many are too many.
+
+    Sorts them in place: there may be gigabytes.
+    """
+    hashes.sort()
+    again = hashes[1:][hashes[1:] == hashes[:-1]]
     return np.unique(again)[:100_000], len(again)
 
 
