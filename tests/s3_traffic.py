@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-HANG_SECONDS = 3.0
+HANG_SECONDS = 1.5
 """How long a request hangs: longer than clients wait that are told so."""
 
 _REFUSALS = {

@@ -31,7 +31,7 @@ from vidgen_dist.storage import Storage
 
 SEED = 20260514
 KILLS = 20
-ROWS = 240
+ROWS = 200
 SLEEP_SECONDS = 0.1
 
 PATIENCE = 180.0
@@ -112,7 +112,9 @@ class Siege:
             with suppress(FileNotFoundError, ProcessLookupError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::WorkerActor"):
                     found.append(pid)
-        return found
+        # What a worker has just forked bears its name until it is an encoder.
+        forked = {pid for worker in found for pid in descendants(worker)}
+        return [pid for pid in found if pid not in forked]
 
     def _one_worker(self) -> list[int]:
         there = self._workers()

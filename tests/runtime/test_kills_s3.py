@@ -27,15 +27,15 @@ def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
     chance = random.Random(SEED)
     settings = {
         "VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "lease.INTERVAL_SECONDS": 0.5}),
-        "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 3}}),
+        "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 1.5}}),
     }
     s3_traffic.share = 0.1
     siege = Siege(flags, marks, tmp_path / "log", chance, settings)
     try:
-        siege.attack(["worker", "node"], range(5, 40))
+        siege.attack(["worker", "node"], range(5, 20))
         siege.attach(ray.get_runtime_context().gcs_address, os.getpid())
         kinds = ["driver", "driver", "driver twice"] + ["worker"] * (KILLS - 6)
-        siege.attack(chance.sample(kinds, len(kinds)), range(40, ROWS - 20))
+        siege.attack(chance.sample(kinds, len(kinds)), range(20, ROWS - 20))
         siege.finish()
     finally:
         siege.end()
