@@ -70,9 +70,13 @@ class Traffic:
         return self._obey(environ, start_response)
 
     def _obey(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        answer: Iterable[bytes] = self._app(environ, start_response)
-        self.obeyed.setdefault((environ["REQUEST_METHOD"], environ["PATH_INFO"]), time.time())
-        return answer
+        def start(status: str, *headers: Any) -> Any:
+            # A request that its client did not send to the end is not.
+            if status.startswith("2"):
+                self.obeyed.setdefault((environ["REQUEST_METHOD"], environ["PATH_INFO"]), time.time())
+            return start_response(status, *headers)
+
+        return self._app(environ, start)  # type: ignore[no-any-return]
 
 
 def _refuse(status: str, start_response: Any) -> list[bytes]:
