@@ -207,6 +207,9 @@ def test_inputs_and_outputs_that_cannot_be(tmp_path: Path) -> None:
         build([tmp_path / "p.txt"], tmp_path / "m.csv")
     with pytest.raises(Refused, match=r"cannot write .*p\.txt/m\.parquet: "):
         build([tmp_path / "p.txt"], tmp_path / "p.txt" / "m.parquet")
+    (tmp_path / "p.csv").write_text("id,prompt\n1,a\n")
+    with pytest.raises(Refused, match=r"p\.csv, line 2: id: '1' is also that of .*p\.csv, line 2"):
+        build([tmp_path / "p.csv"] * 2, tmp_path / "m.parquet")
     with pytest.raises(Refused, match="a memory of its own"):
         build([tmp_path / "p.txt"], "memory://m.parquet")
 

@@ -327,7 +327,8 @@ def compact(output: Annotated[str, typer.Argument(help="Output of a run, which m
     from vidgen_dist.runtime.care.status import compact_ledger
 
     done = compact_ledger(output)
-    print(f"{done.before:,} parts are now {done.after:,}; {done.entries:,} entries were moved")
+    parts = "1 part is" if done.before == 1 else f"{done.before:,} parts are"
+    print(f"{parts} now {done.after:,}; {done.entries:,} entries were moved")
 
 
 @app.command()

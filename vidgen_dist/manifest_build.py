@@ -26,6 +26,7 @@ from vidgen_dist.manifest import (
     PARQUET_SUFFIXES,
     PRIORITY,
     find_files,
+    later_places,
     repeated_hashes,
 )
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
@@ -221,21 +222,16 @@ def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[s
 def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
     if not repeated:
         return []
-    first: dict[str, str] = {}
-    errors: list[str] = []
-    for source in sources:
-        for number, record in source.records():
-            if isinstance(record, RequestError) or hash(record["id"]) not in repeated:
-                continue
-            place = f"{redact(source.uri)}, line {number}"
-            if record["id"] in first:
-                errors.append(
-                    f"{place}: id: {record['id']!r} is also that of {first[record['id']]}; allowed: once"
-                )
-            first.setdefault(record["id"], place)
-            if len(errors) == _MOST_ERRORS:
-                return errors
-    return errors
+    doubtful = (
+        (record["id"], f"{redact(source.uri)}, line {number}")
+        for source in sources
+        for number, record in source.records()
+        if not isinstance(record, RequestError) and hash(record["id"]) in repeated
+    )
+    return [
+        f"{place}: id: {row_id!r} is also that of {first}; allowed: once"
+        for row_id, place, first in later_places(doubtful, _MOST_ERRORS)
+    ]
 
 
 def _groups(sources: Sequence[_Source], columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ whether a column is absent or null.
 """
 
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.checking import CheckReport, Problem, check, repeated_hashes
+from vidgen_dist.manifest.checking import CheckReport, Problem, check, later_places, repeated_hashes
 from vidgen_dist.manifest.columns import COLUMNS, KNOWN_COLUMNS, PRIORITY, Column, describe_unknown
 from vidgen_dist.manifest.files import INPUT_SUFFIXES, PARQUET_SUFFIXES, ManifestFile, find_files
 from vidgen_dist.manifest.identity import row_digest
@@ -36,6 +36,7 @@ __all__ = [
     "check",
     "describe_unknown",
     "find_files",
+    "later_places",
     "open_manifest",
     "ordered_rows",
     "repeated_hashes",

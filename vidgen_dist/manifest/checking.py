@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError
 from vidgen_dist.storage import redact
 from vidgen_dist.threads import map_ahead
+
+_Place = TypeVar("_Place")
 
 
 @dataclass(frozen=True)
@@ -191,22 +193,35 @@ def repeated_hashes(hashes: np.ndarray) -> tuple[np.ndarray, int]:
     return np.unique(again)[:100_000], len(again)
 
 
+def later_places(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[str, _Place, _Place]]:
+    """Of rows, as ids and places, those with an earlier one's id: id, place, and where it was first."""
+    first: dict[str, _Place] = {}
+    later: list[tuple[str, _Place, _Place]] = []
+    for row_id, place in rows:
+        if row_id not in first:
+            first[row_id] = place
+            continue
+        later.append((row_id, place, first[row_id]))
+        if len(later) == limit:
+            break
+    return later
+
+
 def _shared_ids(manifest: Manifest, repeated: np.ndarray, limit: int) -> list[Problem]:
-    first: dict[str, tuple[str, int]] = {}
-    found: list[Problem] = []
-    for batch in manifest.batches(extras=False):
-        ids = batch.ids
-        for place in np.flatnonzero(np.isin(text_hashes(ids)[:, 0], repeated)).tolist():
-            row_id, index = ids[place].as_py(), int(batch.indices[place])
-            if row_id not in first:
-                first[row_id] = batch.file, index
-                continue
-            other_file, other = first[row_id]
-            message = (
-                f"id: the same as that of row {other} of {redact(other_file)}; "
-                "each row needs an id of its own (rows without one need to differ, in `seed` for example)"
-            )
-            found.append(Problem(batch.file, index, row_id, "id", message))
-            if len(found) == limit:
-                return found
-    return found
+    def doubtful() -> Iterator[tuple[str, tuple[str, int]]]:
+        for batch in manifest.batches(extras=False):
+            ids = batch.ids
+            for place in np.flatnonzero(np.isin(text_hashes(ids)[:, 0], repeated)).tolist():
+                yield ids[place].as_py(), (batch.file, int(batch.indices[place]))
+
+    return [
+        Problem(
+            file,
+            index,
+            row_id,
+            "id",
+            f"id: the same as that of row {other} of {redact(other_file)}; "
+            "each row needs an id of its own (rows without one need to differ, in `seed` for example)",
+        )
+        for row_id, (file, index), (other_file, other) in later_places(doubtful(), limit)
+    ]

@@ -92,9 +92,11 @@ def extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
             column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column, "replace"
         )
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        # Such as a time after the year 9999, or of nanoseconds within a list.
+        # Such as a time after the year 9999, or of nanoseconds within a list. For these Arrow advises pandas,
+        # which brings a NumPy that MindSpore does not work with.
+        reason = str(error).partition(" Install pandas")[0].rstrip(".")
         raise StorageError(
-            f"column {field.name!r} ({field.type}) holds what cannot be passed through ({error}); "
+            f"column {field.name!r} ({field.type}) holds what cannot be passed through ({reason}); "
             "make it a text in the manifest"
         ) from None
 

@@ -299,6 +299,7 @@ def test_compact_changes_no_answer(output: Path, vidgen: Vidgen) -> None:
     for part in (output / "ledger").iterdir():
         part.rename(part.with_name("20200101T000000000000Z" + part.name[22:]))
     assert f"{parts} parts are now 1; 7 entries were moved" in vidgen("compact", output)[1]
+    assert "1 part is now 1; 0 entries were moved" in vidgen("compact", output)[1]
     assert json.loads(vidgen("failures", output, "--json")[1]) == before
 
 
