@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_hub_that_is_down_leaves_what_is_cached(hub: Hub, client: Client) -> Non
     assert client.open() == online
 
 
-def test_no_connection_and_not_cached(client: Client) -> None:
+def test_no_connection_and_not_cached(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Refused) as refused:
         client.open(offline=True)
     message = str(refused.value)
@@ -154,8 +155,14 @@ def test_no_connection_and_not_cached(client: Client) -> None:
     assert "cannot be reached" in message
     assert str(client.home) in message
     assert "allowed: a folder that holds model_index.json, or a hub id" in message
-    with pytest.raises(Refused, match=r"http://127.0.0.1:9 cannot be reached"):
-        Client(client.home, "http://127.0.0.1:9").open()
+    log = logging.getLogger("huggingface_hub")
+    log.addHandler(caplog.handler)
+    try:
+        with pytest.raises(Refused, match=r"no such folder, and .* http://127.0.0.1:9 cannot be reached"):
+            Client(client.home, "http://127.0.0.1:9").open("nowhere/folder")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 def test_no_connection_and_another_revision_cached(client: Client) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -278,7 +280,8 @@ def _open_hub(
 
     try:
         # Asks the hub which commit the revision is; without a connection, the cache.
-        index = Path(hf_hub_download(model, INDEX, revision=revision))
+        with _attempts_untold():
+            index = Path(hf_hub_download(model, INDEX, revision=revision))
         commit, folder = index.parent.name, index.parent
         checkpoint = _described(model, commit, folder, variant, components)
         try:
@@ -298,6 +301,18 @@ def _open_hub(
     if weights:
         _check_weights(checkpoint)
     return checkpoint
+
+
+@contextmanager
+def _attempts_untold() -> Iterator[None]:
+    """Keep huggingface_hub from printing what each attempt failed of: `_hub_error` says it, once."""
+    log = logging.getLogger("huggingface_hub.utils._http")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _open_cached(checkpoint: Checkpoint, weights: bool, why: Exception) -> Checkpoint:
