@@ -401,9 +401,20 @@ def export(
         )
     where = f"{made.files:,} {'shards' if to == 'webdataset' else 'files'}"
     print(f"{redact(destination)}: {made.videos:,} rows in {where}, {made.kept:,} of them from before")
-    for count, why in ((made.failed, "failed"), (made.pending, "pending"), (made.missing, "missing or torn")):
+    left_out = (
+        (made.failed, "failed"),
+        (made.stale, "rendered with other settings: the next `vidgen render` renders them again"),
+        (made.pending, "pending"),
+        (made.missing, "missing or torn"),
+    )
+    for count, why in left_out:
         if count:
             print(f"left out: {count:,} {why}")
+    if made.unsure:
+        _err(
+            f"{made.unsure:,} may have been rendered with other settings than they are told to have; they "
+            f"could not be compared: {made.why_unsure}"
+        )
     for left in made.left:
         _err(f"id {_shortened(left.id)!r}: {left.message}")
     if made.missing:

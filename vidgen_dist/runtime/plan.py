@@ -142,19 +142,24 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             if ledger.parts:
                 _check_same_run(spec, before, model)
             _check_manifest_belongs(spec, before, ledger, manifest)
-        identity = Identity(
-            model=model.digest,
-            task=model.rules.task,
-            dtype=model.dtype,
-            format=spec.output.format,
-            crf=spec.output.crf if spec.output.format == "mp4" else None,
-            vae_tiling=spec.model.vae_tiling,
-        )
+        identity = identity_of(model, spec)
         resolving = Resolving(model.rules, spec.seed, identity)
         found = find_done(manifest, sampling_defaults(spec), resolving, ledger, spec.manifest.retry)
     except OSError as error:
         raise Refused(str(error)) from None
     return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, before)
+
+
+def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
+    """What decides the pixels of every row of a run alike."""
+    return Identity(
+        model=model.digest,
+        task=model.rules.task,
+        dtype=model.dtype,
+        format=spec.output.format,
+        crf=spec.output.crf if spec.output.format == "mp4" else None,
+        vae_tiling=spec.model.vae_tiling,
+    )
 
 
 def read_run_file(output: Storage) -> RunSpec | None:

@@ -17,16 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
 from tests.runtime.care.test_verifying import ODD_IDS, path_of, put_run, put_video
+from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.runtime.care import exporting, joining
-from vidgen_dist.runtime.care.exporting import export
+from vidgen_dist.runtime.care.exporting import Exported, export
 from vidgen_dist.runtime.care.verifying import verify
-from vidgen_dist.spec import parse_bytes
+from vidgen_dist.runtime.driver import render
+from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage import Storage, open_storage
 
 __all__ = ["vidgen"]
@@ -457,4 +460,57 @@ def test_neither_mindspore_nor_ray_is_loaded(output: Storage, place: str) -> Non
         timeout=120,
         check=True,
     )
-    assert ran.stderr.strip() == "[]"
+    assert ran.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_videos_of_other_settings_are_left_out(
+    make_spec: Callable[..., RunSpec], make_manifest: Callable[..., str], place: str
+) -> None:
+    """`metadata.parquet` would say of them what the run and the manifest say now."""
+    spec = make_spec(
+        make_manifest(
+            {"id": "a", "prompt": "raise:oops", "priority": 1},
+            {"id": "b", "prompt": "b", "priority": 0},
+            {"id": "c", "prompt": "c", "priority": 0},
+            {"id": "d", "prompt": "d", "priority": 0},
+        ),
+        output__format="mp4",
+        topology__replicas=1,
+        topology__device="auto",
+    )
+    console = Console(file=io.StringIO())
+    assert render(spec, console, engine=FAKE_ENGINE).done == 3
+
+    def exported(name: str) -> tuple[Exported, list[dict[str, Any]]]:
+        made = export(spec.output.uri, "hf", place + name, engine=FAKE_ENGINE)
+        return made, pq.read_table(f"{place}{name}/metadata.parquet").to_pylist()
+
+    made, told = exported("before")
+    assert (made.videos, made.failed, made.stale, made.pending, made.unsure) == (3, 1, 0, 0, 0)
+    changed = spec.override({"sampling.num_inference_steps": 20, "faults.max_failures": 0})
+    some = render(changed, console, engine=FAKE_ENGINE)
+    assert some.pending
+    made, told = exported("between")
+    assert (made.videos, made.failed, made.stale, made.pending) == (some.done, 1, 3 - some.done, 0)
+    assert len(told) == some.done
+    # Another prompt is another setting.
+    make_manifest({"id": "b", "prompt": "b"}, {"id": "c", "prompt": "another"}, {"id": "d", "prompt": "d"})
+    assert render(changed, console, engine=FAKE_ENGINE).exit_status == 0
+    made, told = exported("after")
+    assert (made.videos, made.stale, made.unsure) == (3, 0, 0)
+    assert [row["num_inference_steps"] for row in told] == [20, 20, 20]
+    # A checkpoint that is not there is not needed for what is done with all rows.
+    made = export(spec.output.uri, "hf", place + "without", engine="nowhere")
+    assert (made.videos, made.unsure) == (3, 0)
+    make_manifest({"id": "b", "prompt": "b"}, {"id": "c", "prompt": "third"}, {"id": "d", "prompt": "d"})
+    made, told = exported("stale")
+    assert (made.videos, made.stale, [row["id"] for row in told]) == (2, 1, ["b", "d"])
+
+
+def test_what_cannot_be_compared_is_counted(output: Storage, place: str, vidgen: Vidgen) -> None:
+    made = export(output.root, "hf", place)
+    assert (made.videos, made.stale, made.unsure) == (8, 0, 8)
+    assert "/gone/m" in made.why_unsure
+    status, _, said = vidgen("export", output.root, "--to", "hf", place)
+    assert (status, "8 may have been rendered with other settings" in said) == (0, True)

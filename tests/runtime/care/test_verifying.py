@@ -62,7 +62,7 @@ def put_run(
     """An output with a small real video a row."""
     output = open_storage(uri)
     run = (
-        f"model: {{id: m}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
+        f"model: {{id: /gone/m}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
         f"output: {{uri: '{uri}', format: {format}}}\nsampling: {{guidance_scale: 6}}\n"
     )
     output.write_bytes("run.yaml", run.encode())

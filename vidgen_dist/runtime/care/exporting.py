@@ -14,6 +14,7 @@ that lacks rows lies `.00000.tar.left.json`, which names them; the next export l
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -33,13 +34,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest import Manifest, open_manifest
+from vidgen_dist.manifest import Manifest, check, open_manifest
+from vidgen_dist.pipelines.rules import compute_dtype
 from vidgen_dist.request import RenderRequest
+from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.joining import ROW, URI, Counts, Joined
-from vidgen_dist.runtime.care.status import open_output
+from vidgen_dist.runtime.care.status import open_output, still_holds
 from vidgen_dist.runtime.care.verifying import path_of
-from vidgen_dist.runtime.plan import sampling_defaults
+from vidgen_dist.runtime.engine import get_engine
+from vidgen_dist.runtime.observability.status_file import read_status_file
+from vidgen_dist.runtime.plan import describe_problems, identity_of, sampling_defaults
+from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage import Storage, is_temporary, open_writable, redact, size
@@ -82,7 +88,10 @@ class Exported:
 
     Args:
         videos: Rows with their videos.
+        unsure: Those of them that may be of other settings than the run's: they could not be compared.
+        why_unsure: Why not.
         failed: Rows that were given up, and are not in it.
+        stale: Rows whose videos are of other settings, and are not in it.
         pending: Rows that were not done yet, and are not in it.
         missing: Rows that the ledger says are done, whose video is missing or torn.
         left: The first of them.
@@ -91,7 +100,10 @@ class Exported:
     """
 
     videos: int
+    unsure: int
+    why_unsure: str
     failed: int
+    stale: int
     pending: int
     missing: int
     left: tuple[Left, ...]
@@ -109,6 +121,7 @@ def export(
     shard_rows: int = SHARD_ROWS,
     limit: int = 20,
     progress: Told = lambda _done, _all: None,
+    engine: str | None = None,
 ) -> Exported:
     """Write the rows of an output that are done, with their videos, to another place.
 
@@ -121,6 +134,7 @@ def export(
         shard_rows: Its rows, at most.
         limit: How many rows that were left out to name.
         progress: Told how many rows of how many are done.
+        engine: Module name of what rendered; by default the models. Tests have one of their own.
 
     Raises:
         Refused: There is no run's output, its manifest cannot be read, its format cannot be exported so, or
@@ -136,7 +150,12 @@ def export(
     rows = _open_manifest(spec, manifest)
     try:
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-            joined = Joined(output, rows, _defaults(spec), Path(folder))
+            resolvings, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
+            joined = Joined(output, rows, _defaults(spec), Path(folder), resolvings)
+            if why_unsure:
+                joined.counts.unsure = joined.counts.videos
+            elif joined.counts.unsure:
+                why_unsure = "their images or clips cannot be read"
             mark: dict[str, Any] = {"to": to, "rows": joined.digest}
             if to == WEBDATASET:
                 mark |= {"shard_size": most_bytes, "shard_rows": shard_rows}
@@ -146,7 +165,7 @@ def export(
                 writing.write_folder(joined)
             else:
                 writing.write_shards(joined, there, most_bytes, shard_rows)
-            return writing.result()
+            return writing.result(why_unsure)
     except OSError as error:
         raise Refused(str(error)) from None
 
@@ -178,6 +197,31 @@ def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
             else "; an export has the prompts: if the manifest was moved, say with --manifest where to"
         )
         raise Refused(f"{error}{hint}") from None
+
+
+def _resolvings(
+    output: Storage, spec: RunSpec, manifest: Manifest, engine: str
+) -> tuple[list[Resolving], str]:
+    """How a run makes fingerprints of the manifest's rows; none if all are known to be done, or, with the
+    reason, if it cannot be known how."""
+    run = read_status_file(output)
+    if run is not None and still_holds(run, output, manifest) and run.done == run.total:
+        return [], ""
+    # Whose weights are hashed once. Ascend takes every dtype.
+    auto = spec.topology.device == "auto"
+    try:
+        opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
+        report = check(manifest, defaults=_defaults(spec), resolve=opened.rules.resolve)
+        if not report.ok:
+            raise Refused(describe_problems(report))
+    except Refused as error:
+        return [], str(error)
+    dtypes = [opened.dtype]
+    if auto and spec.model.dtype is None:
+        # The run may have been on another device than this machine has.
+        dtypes.append(compute_dtype(None, "cpu"))
+    models = (dataclasses.replace(opened, dtype=dtype) for dtype in dtypes)
+    return [Resolving(opened.rules, spec.seed, identity_of(model, spec)) for model in models], ""
 
 
 def _defaults(spec: RunSpec) -> dict[str, Any]:
@@ -248,11 +292,14 @@ class _Writing:
         self._left: list[Left] = []
         self._missing = self._done = self._files = self._kept = 0
 
-    def result(self) -> Exported:
+    def result(self, why_unsure: str) -> Exported:
         """What became of it."""
         return Exported(
             videos=self._counts.videos - self._missing,
+            unsure=self._counts.unsure,
+            why_unsure=why_unsure,
             failed=self._counts.failed,
+            stale=self._counts.stale,
             pending=self._counts.pending,
             missing=self._missing,
             left=tuple(self._left),

@@ -5,13 +5,14 @@ first sorted, by the places of their rows, into files on this machine's disk, ea
 after run is joined in memory. Of each row 48 bytes are kept.
 
 Rows and videos belong together by their ids. Of an id that was rendered several times, with other settings,
-the video in place is the one that was done last.
+the video in place is the one that was done last. If its fingerprint is not the one that the row has today,
+manifest and settings do not tell how it was made: it is stale, and left out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +27,10 @@ from vidgen_dist.digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import COLUMNS, Batch, Manifest
 from vidgen_dist.manifest.columns import is_text, value_type
+from vidgen_dist.processes import InPlace
 from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS
+from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.storage import Storage, redact
 
 ROW, URI = "__row", "__uri"
@@ -49,12 +52,16 @@ class Counts:
 
     Args:
         videos: Whose video is there, says the ledger.
+        unsure: Those of them whose image or clip cannot be read, so that nobody knows whether they are stale.
         failed: Given up, and not done.
+        stale: Whose video is one of other settings.
         pending: All others.
     """
 
     videos: int = 0
+    unsure: int = 0
     failed: int = 0
+    stale: int = 0
     pending: int = 0
 
 
@@ -66,6 +73,8 @@ class Joined:
         manifest: Its manifest.
         defaults: The run's values of request fields where a row has none.
         folder: An empty one on this machine, for as much as the ledger holds.
+        resolvings: How a run makes fingerprints of the rows, all of which must make requests; several where
+            its device is not known. Without any, no video is taken to be stale.
 
     Raises:
         Refused: A file of the ledger is no whole part.
@@ -73,7 +82,12 @@ class Joined:
     """
 
     def __init__(
-        self, output: Storage, manifest: Manifest, defaults: Mapping[str, Any], folder: Path
+        self,
+        output: Storage,
+        manifest: Manifest,
+        defaults: Mapping[str, Any],
+        folder: Path,
+        resolvings: Sequence[Resolving] = (),
     ) -> None:
         self._manifest = manifest
         self._defaults = defaults
@@ -82,6 +96,9 @@ class Joined:
         self._run_rows = max(_RUN_ROWS, -(-manifest.num_rows // _MOST_RUNS))
         self._sort(output)
         self.counts = Counts(pending=manifest.num_rows)
+        self._stale = np.zeros(manifest.num_rows, np.bool_)
+        if resolvings:
+            self._compare(resolvings)
         digest = hashlib.sha256(repr([file.digest for file in manifest.files]).encode())
         digest.update(repr((sorted(defaults.items()), self.schema.to_string())).encode())
         for run in range(self._runs):
@@ -109,16 +126,44 @@ class Joined:
             OSError: The manifest cannot be read, or was changed.
             Refused: It has a value that its column cannot have.
         """
+        for batch, first, videos in self._pieces(self._manifest.batches()):
+            yield self._with_fields(batch, first, videos)
+
+    def _pieces(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int, pa.Table]]:
+        """Batches of the manifest with their first rows' places, and entries of videos of them."""
         first, loaded, videos = 0, -1, _ENTRY.empty_table()
-        for batch in self._manifest.batches():
+        for batch in batches:
             last = first + len(batch)
             for run in range(first // self._run_rows, (last - 1) // self._run_rows + 1):
                 if run != loaded:
                     loaded, videos = run, self._videos(run)
                 start, stop = np.searchsorted(videos.column(ROW).to_numpy(), (first, last))
                 if start < stop:
-                    yield self._with_fields(batch, first, videos.slice(start, stop - start))
+                    yield batch, first, videos.slice(start, stop - start)
             first = last
+
+    def _compare(self, resolvings: Sequence[Resolving]) -> None:
+        """Find the stale videos."""
+        batches = self._manifest.batches(self._defaults, extras=False)
+        # Known before any is left out.
+        stale = np.zeros(len(self._stale), np.bool_)
+        for batch, first, videos in self._pieces(batches):
+            places = videos.column(ROW).to_numpy() - first
+            wanted = np.zeros(len(batch), np.bool_)
+            wanted[places] = True
+            known = np.zeros(len(batch), np.bool_)
+            same = np.zeros(len(batch), np.bool_)
+            for resolving in resolvings:
+                for looking in resolving.fingerprints(batch, wanted, InPlace()):
+                    theirs = videos.column("fingerprint").take(
+                        pa.array(np.searchsorted(places, looking.places))
+                    )
+                    equal = pc.equal(theirs.combine_chunks(), looking.fingerprints.result())
+                    same[looking.places] |= equal.to_numpy(zero_copy_only=False)
+                    known[looking.places] = True
+            stale[first : first + len(batch)] |= known & ~same
+            self.counts.unsure += int(np.count_nonzero(wanted & ~known))
+        self._stale = stale
 
     @property
     def _runs(self) -> int:
@@ -175,13 +220,19 @@ class Joined:
         entries = entries.append_column("lost", lost).sort_by(order).drop_columns(["lost"])
         settled = _last_of_each_row(entries.filter(pc.not_equal(entries.column("status"), ledger.FAILED)))
         videos = settled.filter(pc.equal(settled.column("status"), ledger.DONE))
+        stale = self._stale[videos.column(ROW).to_numpy()]
+        old = videos.column(ROW).filter(pa.array(stale))
+        videos = videos.filter(pa.array(~stale))
         if count:
             latest = _last_of_each_row(entries)
             failed = latest.filter(pc.equal(latest.column("status"), ledger.FAILED)).column(ROW)
             dead = int(pc.sum(pc.invert(pc.is_in(failed, videos.column(ROW).combine_chunks()))).as_py() or 0)
+            # What failed with today's settings may have a video of others.
+            left = int(np.count_nonzero(~np.isin(old.to_numpy(), failed.to_numpy())))
             self.counts.videos += len(videos)
             self.counts.failed += dead
-            self.counts.pending -= len(videos) + dead
+            self.counts.stale += left
+            self.counts.pending -= len(videos) + dead + left
         return videos
 
     def _with_fields(self, batch: Batch, first: int, videos: pa.Table) -> pa.Table:

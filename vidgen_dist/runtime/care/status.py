@@ -124,12 +124,12 @@ def _count(output: Storage, spec: RunSpec, run: RunStatus | None) -> tuple[str, 
         manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
     except Refused:
         return "ledger", ledger.summary(output)
-    if run is not None and _still_holds(run, output, manifest):
+    if run is not None and still_holds(run, output, manifest):
         return "run", run
     return "ids", ledger.summary(output, manifest.num_rows, manifest.id_arrays())
 
 
-def _still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
+def still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
     """Whether what a run said when it ended is so still."""
     if run.state == "running" or run.counted != digest_of_counted(output.read_bytes(RUN_FILE), manifest):
         return False
