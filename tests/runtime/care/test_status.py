@@ -171,9 +171,13 @@ def test_of_a_run_that_is_not_at_work_the_ledger_is_asked(
     found = json.loads(vidgen("status", output, "--json")[1])
     assert [found[name] for name in ("total", "done", "failed", "pending")] == [8, 2, 3, 3]
     assert not found["run"]["live"]
+    # Though there were videos in the last ten minutes.
+    assert (found["videos_per_minute"], found["seconds_left"]) == (None, None)
     shown = vidgen("status", output)[1]
     assert said in shown
     assert "usual" not in shown
+    assert "videos/min" not in shown
+    assert "time left" not in shown
 
 
 def counted_now(output: Path) -> str:
@@ -193,7 +197,9 @@ def test_a_run_that_ended_is_asked_while_all_is_as_it_was(
 
     write_status(output, **same, counted=counted_now(output))
     assert found() == ["run", 8, 0, 0, 8]
-    assert "by the latest run" in vidgen("status", output)[1]
+    shown = vidgen("status", output)[1]
+    assert "by the latest run" in shown
+    assert "videos/min" not in shown
     for part in (output / "ledger").iterdir():
         part.rename(part.with_name("20200101T000000000000Z" + part.name[22:]))
     assert vidgen("compact", output)[0] == 0

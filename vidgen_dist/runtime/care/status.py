@@ -45,8 +45,8 @@ def read_status(uri: str) -> dict[str, Any]:
 
     Returns:
         `counted` (a key of `COUNTED`), `total` and `pending` (None if the manifest can no longer be read),
-        `done`, `failed`, `failures` (error class -> rows), `videos_per_minute` and `seconds_left` (None if it
-        does not go on), `manifest`, `model`, `task`, `output`; and `run`, what `status.json` says of the
+        `done`, `failed`, `failures` (error class -> rows), `videos_per_minute` and `seconds_left` (None if no
+        run is at work), `manifest`, `model`, `task`, `output`; and `run`, what `status.json` says of the
         latest run, with `live` (whether it is at work), `died` (whether it is certain that it is not, though
         it says so) and `silent_seconds`; None if it says nothing.
 
@@ -61,6 +61,8 @@ def read_status(uri: str) -> dict[str, Any]:
         counted, counts = ("run", run) if run is not None and live else _count(output, spec, run)
     except OSError as error:
         raise Refused(str(error)) from None
+    # Without a word of a run, one that has just begun may be at work. The pace of one that ended was its own.
+    goes_on = live or run is None
     return {
         "counted": counted,
         "total": counts.total,
@@ -68,8 +70,8 @@ def read_status(uri: str) -> dict[str, Any]:
         "failed": counts.failed,
         "pending": counts.pending,
         "failures": dict(counts.failures),
-        "videos_per_minute": counts.videos_per_minute,
-        "seconds_left": counts.seconds_left,
+        "videos_per_minute": counts.videos_per_minute if goes_on else None,
+        "seconds_left": counts.seconds_left if goes_on else None,
         "manifest": spec.manifest.uri,
         "model": spec.model.id,
         "task": spec.model.task,
