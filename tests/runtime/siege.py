@@ -89,7 +89,7 @@ class Siege:
             if kind == "driver twice":
                 # The second one has only just begun.
                 self._kill("driver")
-                time.sleep(self.chance.uniform(0, 5))
+                time.sleep(self.chance.uniform(0, 3))
             self._kill(kind.partition(" ")[0])
 
     def attach(self, address: str, tree: int) -> None:

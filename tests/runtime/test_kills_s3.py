@@ -32,10 +32,10 @@ def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
     s3_traffic.share = 0.1
     siege = Siege(flags, marks, tmp_path / "log", chance, settings)
     try:
-        siege.attack(["worker", "node"], range(5, 20))
+        siege.attack(["node"], range(5, 15))
         siege.attach(ray.get_runtime_context().gcs_address, os.getpid())
-        kinds = ["driver", "driver", "driver twice"] + ["worker"] * (KILLS - 6)
-        siege.attack(chance.sample(kinds, len(kinds)), range(20, ROWS - 20))
+        kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 4)
+        siege.attack(chance.sample(kinds, len(kinds)), range(15, ROWS - 20))
         siege.finish()
     finally:
         siege.end()
