@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import vidgen_dist
+from tests.references import edit_json
 from vidgen_dist import cli
 from vidgen_dist.runtime import driver
 from vidgen_dist.spec import Faults, RunSpec
@@ -145,6 +146,19 @@ def test_a_checkpoint_without_a_component(
     assert ran.status == 2
     assert str(folder) in ran.err
     assert component in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_weights_of_another_model(vidgen: Vidgen, tmp_path: Path, checkpoint: Path, manifest: Path) -> None:
+    """Known from the files' headers."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    edit_json(folder / "transformer" / "config.json", num_layers=1)
+    ran = vidgen("render", manifest, tmp_path / "out", "--model", folder)
+    assert ran.status == 2
+    assert ran.err.startswith(f"{folder / 'transformer'}: these weights are not those of a CogVideoX")
+    assert "surplus: transformer_blocks.1." in ran.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 
-from vidgen_dist.processes import open_pool
+from vidgen_dist.processes import open_pool, run_apart
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -35,6 +36,14 @@ def test_nothing_is_left_waiting_when_the_block_raises() -> None:
     with pytest.raises(KeyError):
         give_up()
     assert sum(future.cancelled() for future in futures) > 150
+
+
+def test_what_runs_apart_returns_raises_or_dies() -> None:
+    assert run_apart(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="'x'"):
+        run_apart(int, "x")
+    with pytest.raises(BrokenExecutor):
+        run_apart(os._exit, 1)
 
 
 PARENT = """

@@ -7,6 +7,7 @@ from typing import Any
 
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
+from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo
 from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
@@ -25,10 +26,10 @@ from vidgen_dist.pipelines.ltx import LTXPipeline
 from vidgen_dist.pipelines.mochi import MochiPipeline
 from vidgen_dist.pipelines.mochi_rules import zeros_for_empty_prompt
 from vidgen_dist.pipelines.rendering import Pipeline
-from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.pipelines.rules import Rules, compute_dtype, find_family, load_rules
 from vidgen_dist.schedulers import load_scheduler
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
-from vidgen_dist.weights.load import load_weights
+from vidgen_dist.weights.load import load_weights, match_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
@@ -86,6 +87,30 @@ def load_pipeline(
     if adapter is not None:
         raise Refused(f"adapter {adapter!r}: {rules.family} takes none; leave it out")
     return _LOADERS[rules.family](checkpoint, rules, compute_dtype(dtype, nn.device()), mesh or alone())
+
+
+def check_models(checkpoint: Checkpoint, *, vae_tiling: bool = False) -> None:
+    """See that a checkpoint's models can be built and that its weights are theirs; none of these is read.
+
+    Weights that are not on this machine yet are left to `load_pipeline`.
+
+    Args:
+        checkpoint: It may have been opened without weights.
+        vae_tiling: Whether the VAE is to work in tiles.
+
+    Raises:
+        Refused: A config that cannot be, or of which no tiles can be made; keys or shapes of weights that
+            are not the model's, which names the keys and both shapes.
+    """
+    for component in find_family(checkpoint).components:
+        if checkpoint.class_name(component) not in MODELS:
+            continue
+        model = build_model(checkpoint, component)
+        if vae_tiling and isinstance(model, VideoAutoencoder):
+            model.enable_tiling()
+        if checkpoint.has_weights(component):
+            folder = checkpoint.component_folder(component)
+            match_weights(model, folder, variant=checkpoint.variant, rename=_own_keys(model))
 
 
 def build_model(checkpoint: Checkpoint, component: str, mesh: Mesh | None = None) -> nn.Module:

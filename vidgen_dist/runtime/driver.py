@@ -23,6 +23,7 @@ from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.books import Books
 from vidgen_dist.runtime.cluster import choose_device, connected
+from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.entries import failed_entry
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
@@ -133,10 +134,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             RunProgress(console, total=plan.total, done=plan.done) as progress,
             connected(spec.topology),
         ):
-            # Every worker, of today and of the next restart, reads the same commit.
-            decided = plan.spec.override(
-                {"model.revision": plan.model.revision, "model.task": plan.model.rules.task}
-            )
+            decided = plan.decided
             gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.total - plan.done)
             if spec.topology.replicas == AUTO:
                 progress.say(str(gangs))
@@ -184,10 +182,16 @@ def _why_nothing(plan: Plan) -> str:
 def _planned(
     spec: RunSpec, device: str, engine: str, run: str, console: Console
 ) -> Iterator[tuple[Plan, Lease]]:
-    """What is to be done, and the output's lease: what is refused leaves no trace in the output."""
+    """What is to be done, and the output's lease: what is refused here leaves no trace in the output.
+
+    Refused later, with a `run.yaml` in the output, are gangs that have no room on the cluster, and weights of
+    a hub id that are not the model's and were not on this machine.
+    """
     output = open_storage(spec.output.uri)
     before = _standing(output)
     plan = make_plan(spec, device=device, engine=engine)
+    if plan.done < plan.total:
+        get_engine(engine).check_models(plan.decided.model)
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,19 +1,22 @@
 """What renders: the seam between the runtime and the models.
 
-An engine is a module with five functions. The driver, which must not load the model, calls `open_model`, then
-`choose_gangs` or `check_memory`; a worker calls `load` once, and before it `open_seat` if it is a rank of a
-gang. This one is the engine; tests bring a fast one of their own.
+An engine is a module with six functions. The driver, which must not load the model, calls `open_model`, then
+`check_models`, then `choose_gangs` or `check_memory`; a worker calls `load` once, and before it `open_seat`
+if it is a rank of a gang. This one is the engine; tests bring a fast one of their own.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from vidgen_dist.pipelines.rendering import Pipeline
 
 ENGINE = __name__
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,30 @@ def open_model(model: Model, device: str) -> OpenedModel:
         revision=checkpoint.revision,
         dtype=compute_dtype(model.dtype, device),
     )
+
+
+def check_models(model: Model) -> None:
+    """See that a checkpoint's weights are its models', as far as they are on this machine.
+
+    In a process of its own, a few seconds: the driver's would keep what MindSpore takes, as long as it runs.
+
+    Args:
+        model: Which one, its revision a commit.
+
+    Raises:
+        Refused: They are not: names keys and shapes. Or a config that cannot be.
+    """
+    try:
+        run_apart(_check_models, model)
+    except (BrokenExecutor, ImportError, OSError) as error:
+        logger.warning("model %s could not be checked here (%s); the workers do", model.id, error)
+
+
+def _check_models(model: Model) -> None:
+    # Loads MindSpore.
+    from vidgen_dist.pipelines.loading import check_models
+
+    check_models(_open_configs(model), vae_tiling=model.vae_tiling)
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:

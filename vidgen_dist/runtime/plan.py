@@ -63,6 +63,13 @@ class Plan:
     before: RunSpec | None
 
     @property
+    def decided(self) -> RunSpec:
+        """The spec as every worker, of today and of the next restart, reads it: one commit, one task."""
+        return self.spec.override(
+            {"model.revision": self.model.revision, "model.task": self.model.rules.task}
+        )
+
+    @property
     def total(self) -> int:
         """Rows that are done or to be rendered: all of the manifest, unless the run chooses some."""
         return self.done + int(np.count_nonzero(self._wanted))

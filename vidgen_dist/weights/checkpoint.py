@@ -21,7 +21,7 @@ from typing import Any
 from vidgen_dist.errors import Refused
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import naming
-from vidgen_dist.weights.tensors import TensorFiles, read_json
+from vidgen_dist.weights.tensors import TensorFiles, read_index, read_json
 
 INDEX = "model_index.json"
 _HASHING = 8
@@ -96,6 +96,15 @@ class Checkpoint:
         folder = self.component_folder(component)
         chosen = naming.choose((path.name for path in folder.iterdir()), self.variant)
         return tuple(folder / name for name in chosen.files) if chosen else ()
+
+    def has_weights(self, component: str) -> bool:
+        """Whether all weights of a component are on this machine's disk: of a hub id they may not be yet."""
+        folder = self.component_folder(component)
+        chosen = naming.choose((path.name for path in folder.iterdir()), self.variant)
+        if chosen is None:
+            return False
+        names = read_index(folder / chosen.entry).values() if chosen.sharded else chosen.files
+        return all((folder / name).is_file() for name in names)
 
     def digest(self) -> str:
         """SHA-256, as hex, of all that decides the model.

@@ -46,17 +46,10 @@ def load_weights(
         mesh: The gang that runs the module; all ranks load alike. By default this process alone.
 
     Raises:
-        Refused: Missing or surplus keys, or another shape than the module's: names the keys (up to 10 of
-            each kind) and both shapes. Also what `TensorFiles.open` refuses.
+        Refused: As `match_weights`.
     """
-    files = TensorFiles.open(folder, variant)
+    files, sources = match_weights(module, folder, variant=variant, rename=rename)
     parameters = nn.named_parameters(module)
-    sources = _sources(files, rename)
-    complaint = _mismatch(files, sources, parameters)
-    if complaint:
-        raise Refused(
-            f"{files.folder}: these weights are not those of a {type(module).__name__}: {complaint}"
-        )
     wanted = "float32" if nn.device() == "cpu" else dtype
     shared: set[str] = set()
     if mesh is not None and mesh.size > 1:
@@ -69,6 +62,35 @@ def load_weights(
     for name, key in sources.items():
         if name not in shared:
             _assign(parameters[name], files.read(key), _dtype(parameters[name], wanted))
+
+
+def match_weights(
+    module: nn.Module,
+    folder: Path | str,
+    *,
+    variant: str | None = None,
+    rename: Callable[[str], str | None] | None = None,
+) -> tuple[TensorFiles, dict[str, str]]:
+    """Compare all keys and shapes in the headers of the files in `folder` with the parameters of `module`.
+
+    Args:
+        module, folder, variant, rename: As for `load_weights`.
+
+    Returns:
+        The files, and the checkpoint's key by the module's name.
+
+    Raises:
+        Refused: Missing or surplus keys, or another shape than the module's: names the keys (up to 10 of
+            each kind) and both shapes. Also what `TensorFiles.open` refuses.
+    """
+    files = TensorFiles.open(folder, variant)
+    sources = _sources(files, rename)
+    complaint = _mismatch(files, sources, nn.named_parameters(module))
+    if complaint:
+        raise Refused(
+            f"{files.folder}: these weights are not those of a {type(module).__name__}: {complaint}"
+        )
+    return files, sources
 
 
 def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> dict[str, str]:
