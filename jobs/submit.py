@@ -1,9 +1,10 @@
 """Submit a run file to a Ray cluster as a Ray job, and follow it.
 
-    python jobs/submit.py http://HEAD:8265 jobs/cogvideox-5b.yaml --set output.uri=s3://bucket/videos
+    python jobs/submit.py http://HEAD:8265 run.yaml --set output.uri=s3://bucket/videos
 
 The run file is checked here first. On the cluster it is `vidgen render run.yaml --address auto`: vidgen_dist
-must be installed there (`cluster/Dockerfile`), and manifest and output must be reachable from there.
+must be installed there (`cluster/Dockerfile`), and manifest and output must be reachable from there; relative
+paths are refused.
 `ray job stop ID` lets the rows that are being rendered finish only within Ray's RAY_JOB_STOP_WAIT_TIME_S,
 3 seconds by default; what is finished is kept either way.
 """
@@ -17,15 +18,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from vidgen_dist.cli import read_settings
 from vidgen_dist.errors import Refused
+from vidgen_dist.request import MEDIA_FIELDS
 from vidgen_dist.runtime.plan import check_sampling, load_spec
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.yaml_core import read_value
+from vidgen_dist.storage import is_relative
 
 RUN_FILE = "run.yaml"
 ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
@@ -37,19 +39,18 @@ def read_spec(uri: str, settings: Sequence[str]) -> RunSpec:
     Raises:
         Refused: The file or a setting cannot be.
     """
-    flags: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise Refused(f"--set {setting}: is not KEY=VALUE, such as --set topology.replicas=16")
-        flags[key] = read_value(value)
-    spec = load_spec(uri).override(flags)
+    spec = load_spec(uri).override(read_settings(settings))
     check_sampling(spec)
     return spec
 
 
 def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
-    """Hand a run to the cluster and return the job's id."""
+    """Hand a run to the cluster and return the job's id.
+
+    Raises:
+        Refused: A path of it is another one there.
+    """
+    _check_paths(spec)
     with tempfile.TemporaryDirectory(prefix="vidgen-job-") as folder:
         (Path(folder) / RUN_FILE).write_text(spec.to_yaml(), encoding="utf-8")
         return client.submit_job(
@@ -57,6 +58,20 @@ def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
             runtime_env={"working_dir": folder},
             metadata={"model": spec.model.id, "output": spec.output.uri},
         )
+
+
+def _check_paths(spec: RunSpec) -> None:
+    media = {f"sampling.{name}": spec.sampling.get(name) for name in MEDIA_FIELDS}
+    for key, path in {"manifest.uri": spec.manifest.uri, "output.uri": spec.output.uri, **media}.items():
+        if path is not None and is_relative(path):
+            raise Refused(f"{key}: {path!r} is not allowed; a URI or {_ABSOLUTE}")
+    model = spec.model.id
+    # Without a folder of that name it is a hub id.
+    if is_relative(model) and (model.startswith((".", "~")) or Path(model).is_dir()):
+        raise Refused(f"model.id: {model!r} is not allowed; a hub id or {_ABSOLUTE}")
+
+
+_ABSOLUTE = "an absolute path: the hosts of the cluster stand in another folder than this command"
 
 
 async def follow(client: JobSubmissionClient, job: str) -> None:
@@ -78,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec = read_spec(options.run_file, options.set)
         client = JobSubmissionClient(options.address)
+        job = submit(client, spec)
     except (Refused, ConnectionError, ValueError, RayError) as error:
         # ValueError: that is no address. RayError: the cluster asks for a token.
         print(error, file=sys.stderr)
         return 2
-    job = submit(client, spec)
     print(job)
     if options.no_wait:
         return 0

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import posixpath
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ REFUSED, INTERRUPTED = 2, 130
 _SHOWN_FAILURES = 100
 _SHOWN_FINDINGS, _TOLD_FINDINGS = 20, 1000
 """Of each kind, as text and as JSON."""
+_TEXT_KEYS = frozenset(f"sampling.{name}" for name in (*TEXT_FIELDS, *MEDIA_FIELDS))
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -167,7 +168,7 @@ def render(
         "faults.max_failures": None if max_failures is None else read_value(max_failures),
         "faults.grace": grace,
         "seed": seed,
-        **_settings(set_),
+        **_sampling(set_),
     }
     given = _given(flags)
     result = run(_spec(manifest, given))
@@ -229,7 +230,7 @@ def plan(
         "topology.ring": ring,
         "topology.cfg": cfg,
         "topology.gang": gang,
-        **_settings(set_),
+        **_sampling(set_),
     }
     given = _given(flags)
     if run_file is not None:
@@ -463,7 +464,7 @@ def check_manifest(
         "model.revision": revision,
         "model.variant": variant,
         "manifest.passthrough": _names(passthrough),
-        **_settings(set_),
+        **_sampling(set_),
     }
     given = _given(flags)
     report = check(uri, given)
@@ -615,16 +616,31 @@ def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value is not None}
 
 
-def _settings(options: list[str] | None) -> dict[str, Any]:
-    """`key=value` options as dotted keys; values are read as YAML reads them, texts as they are."""
+def read_settings(
+    options: Sequence[str], under: str = "", example: str = "topology.replicas=16"
+) -> dict[str, Any]:
+    """`KEY=VALUE` options as dotted keys of a spec; values are read as YAML reads them, texts as they are.
+
+    Args:
+        options: What follows each `--set`.
+        under: What their keys lack of those of a spec.
+        example: One, for the message.
+
+    Raises:
+        Refused: One is not `KEY=VALUE`.
+    """
     settings: dict[str, Any] = {}
-    for option in options or ():
-        key, equals, text = option.partition("=")
-        if not equals or not key.strip():
-            raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set num_frames=49")
-        name = key.strip()
-        settings[f"sampling.{name}"] = text if name in (*TEXT_FIELDS, *MEDIA_FIELDS) else read_value(text)
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or not name.strip():
+            raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set {example}")
+        key = under + name.strip()
+        settings[key] = text if key in _TEXT_KEYS else read_value(text)
     return settings
+
+
+def _sampling(options: list[str] | None) -> dict[str, Any]:
+    return read_settings(options or (), "sampling.", "num_frames=49")
 
 
 def _err(line: str) -> None:

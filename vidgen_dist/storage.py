@@ -634,6 +634,11 @@ def is_local(uri: str) -> bool:
     return scheme is None or scheme[1].lower() in _LOCAL
 
 
+def is_relative(uri: str) -> bool:
+    """Whether the URI is a path that depends on the current folder, or on who the user is."""
+    return is_local(uri) and not os.path.isabs(_SCHEME.sub("", uri, count=1))
+
+
 @_patient
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file.

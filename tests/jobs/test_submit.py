@@ -2,13 +2,70 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from vidgen_dist.errors import Refused
 
 ROOT = Path(__file__).parents[2]
+RUN_FILE = str(ROOT / "jobs" / "cogvideox-5b-i2v.yaml")
+ELSEWHERE = ["manifest.uri=s3://bucket/m.parquet", "output.uri=/shared/out"]
+
+
+class Client:
+    """What a cluster is handed."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, Any] = {}
+
+    def submit_job(self, *, runtime_env: dict[str, str], **_: Any) -> str:
+        self.run = yaml.safe_load((Path(runtime_env["working_dir"]) / "run.yaml").read_text())
+        return "job"
+
+
+@pytest.fixture(scope="module")
+def submitting() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "jobs" / "submit.py"))
+
+
+def test_settings_are_read_as_the_command_reads_them(submitting: dict[str, Any]) -> None:
+    client = Client()
+    settings = ["sampling.negative_prompt=no", "sampling.guidance_scale=1e1", "topology.replicas=auto"]
+    spec = submitting["read_spec"](RUN_FILE, [*ELSEWHERE, *settings, "sampling.image=/shared/1"])
+    assert submitting["submit"](client, spec) == "job"
+    assert client.run["sampling"]["negative_prompt"] == "no"
+    assert client.run["sampling"]["guidance_scale"] == 10.0
+    assert client.run["sampling"]["image"] == "/shared/1"
+    assert client.run["topology"]["replicas"] == "auto"
+    assert client.run["output"]["uri"] == "/shared/out"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("manifest.uri=m.parquet", "manifest.uri: 'm.parquet'"),
+        ("output.uri=file://out", "output.uri: 'file://out'"),
+        ("output.uri=~/out", "output.uri: '~/out'"),
+        ("sampling.image=fox.png", "sampling.image: 'fox.png'"),
+        ("model.id=./org/model", "model.id: './org/model'"),
+        ("model.id=org/model", "model.id: 'org/model' is not allowed; a hub id or an absolute path"),
+    ],
+)
+def test_paths_that_are_others_on_the_cluster(
+    submitting: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    client = Client()
+    with pytest.raises(Refused, match=said):
+        submitting["submit"](client, submitting["read_spec"](RUN_FILE, [*ELSEWHERE, setting]))
+    assert client.run == {}
 
 
 @pytest.mark.parametrize(
