@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import references
+from tests.sizing import published
 from tests.sizing.published import spec
+from vidgen_dist import nn
+from vidgen_dist.models.autoencoders.base import VideoAutoencoder
+from vidgen_dist.models.autoencoders.tiles import in_tiles
 from vidgen_dist.models.encoders.llama import LlamaEncoder
 from vidgen_dist.models.encoders.t5 import encoder_key
+from vidgen_dist.pipelines.loading import build_model
 from vidgen_dist.pipelines.rules import load_rules
 from vidgen_dist.sizing.checkpoints import Job, read_job
+from vidgen_dist.sizing.counting import vae_tiles
 from vidgen_dist.sizing.model import Convolution
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
@@ -117,3 +126,35 @@ def test_clip_and_image_are_encoded() -> None:
     assert image.work.encoded_frames == 1
     _, text = reference_job("5b")
     assert text.work.encoded_frames == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tiles"),
+    [
+        ("5b", (240, 360, 200, 288)),
+        ("hunyuan-video", (256, 256, 192, 192)),
+        ("ltx-0.9.0", (512, 512, 448, 448)),
+        ("mochi", (256, 256, 192, 192)),
+    ],
+)
+def test_tiles_are_those_that_a_frame_is_cut_into(tmp_path: Path, name: str, tiles: tuple[int, ...]) -> None:
+    checkpoint = published.checkpoint(tmp_path, name)
+    found = vae_tiles(checkpoint)
+    assert dataclasses.astuple(found) == tiles
+    vae = build_model(checkpoint, "vae")
+    assert isinstance(vae, VideoAutoencoder)
+    vae.enable_tiling()
+    ratio = vae.spatial_compression_ratio
+    seen: list[tuple[int, int]] = []
+
+    def look(part: nn.Tensor) -> nn.Tensor:
+        height, width = part.shape[3] * ratio, part.shape[4] * ratio
+        seen.append((height, width))
+        return nn.from_numpy(np.zeros((1, 1, 1, height, width), np.float32))
+
+    for height, width in ((480, 832), (192, 640), (128, 128)):
+        latents = nn.from_numpy(np.zeros((1, 1, 1, height // ratio, width // ratio), np.float32))
+        seen.clear()
+        in_tiles(latents, vae.tiles.cut(ratio, decoding=True), look)
+        rows, columns = found.sizes(height, width)
+        assert seen == [(of_band, of_tile) for of_band in rows for of_tile in columns]
