@@ -34,6 +34,7 @@ from vidgen_dist.manifest import (
     opening,
     row_digest,
 )
+from vidgen_dist.manifest.columns import extra_type
 from vidgen_dist.request import FIELDS, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, open_storage
 
@@ -921,3 +922,19 @@ def test_a_long_prompt_that_rows_share_is_not_read_for_all_at_once(tmp_path: Pat
 )
 def test_unknown_column_is_told_with_the_nearest(column, hint):
     assert hint in describe_unknown(column)
+
+
+def test_views_are_passed_through_as_what_they_are_views_of() -> None:
+    view, text = pa.string_view(), pa.string()
+    for kind, stored in (
+        (view, text),
+        (pa.binary_view(), pa.binary()),
+        (pa.dictionary(pa.int32(), view), text),
+        (pa.list_(view), pa.list_(text)),
+        (pa.list_(view, 2), pa.list_(text, 2)),
+        (pa.large_list_view(view), pa.large_list(text)),
+        (pa.map_(text, pa.list_view(view)), pa.map_(text, pa.list_(text))),
+        (pa.struct([pa.field("a", view, nullable=False)]), pa.struct([pa.field("a", text, nullable=False)])),
+        (pa.list_(pa.dictionary(pa.int32(), text)), pa.list_(pa.dictionary(pa.int32(), text))),
+    ):
+        assert extra_type(kind) == stored

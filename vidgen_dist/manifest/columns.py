@@ -127,8 +127,33 @@ def whole_numbers(column: pa.Array, missing: int) -> np.ndarray:
 def extra_type(kind: pa.DataType) -> pa.DataType:
     """The type with which a column of this one is passed through."""
     kind = value_type(kind)
-    # Python has no nanoseconds.
-    return pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) and kind.unit == "ns" else kind
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        # Python has no nanoseconds.
+        return pa.timestamp("us", kind.tz)
+    return _without_views(kind)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """A type with texts, binaries and lists in place of views of them, which few of Arrow's kernels take."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([_field_without_views(field) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_field_without_views(kind.key_field), _field_without_views(kind.item_field))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_field_without_views(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
+        return pa.large_list(_field_without_views(kind.value_field))
+    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
+        return pa.list_(_field_without_views(kind.value_field))
+    return kind
+
+
+def _field_without_views(field: pa.Field) -> pa.Field:
+    return field.with_type(_without_views(field.type))
 
 
 def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tests.runtime.care.test_verifying import ODD_IDS, path_of, put_run, put_vid
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
+from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.runtime.care import exporting, joining
 from vidgen_dist.runtime.care.exporting import Exported, export
 from vidgen_dist.runtime.care.verifying import verify
@@ -397,7 +399,6 @@ def test_nothing_is_done(tmp_path: Path, place: str, ids: tuple[str, ...]) -> No
 
 
 def test_a_manifest_without_ids(tmp_path: Path, place: str) -> None:
-    from vidgen_dist.manifest import open_manifest
 
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"prompt": pa.array(["x", "y"]).dictionary_encode(), "source": [1, 2]}), path)
@@ -514,3 +515,68 @@ def test_what_cannot_be_compared_is_counted(output: Storage, place: str, vidgen:
     assert "/gone/m" in made.why_unsure
     status, _, said = vidgen("export", output.root, "--to", "hf", place)
     assert (status, "8 may have been rendered with other settings" in said) == (0, True)
+
+
+EXTRAS: dict[str, tuple[pa.DataType, Any, Any]] = {
+    "nothing": (pa.null(), None, None),
+    "bool": (pa.bool_(), True, True),
+    "int8": (pa.int8(), -1, -1),
+    "uint64": (pa.uint64(), 2**64 - 1, 2**64 - 1),
+    "float16": (pa.float16(), np.float16(1.5), 1.5),
+    "double": (pa.float64(), 0.25, 0.25),
+    "decimal": (pa.decimal128(9, 2), Decimal("1.50"), "1.50"),
+    "decimal256": (pa.decimal256(50, 2), Decimal("1.50"), "1.50"),
+    "string": (pa.string(), "熊", "熊"),
+    "large_string": (pa.large_string(), "a", "a"),
+    "string_view": (pa.string_view(), "longer than twelve bytes", "longer than twelve bytes"),
+    "binary": (pa.binary(), b"a", "YQ=="),
+    "large_binary": (pa.large_binary(), b"a", "YQ=="),
+    "binary_view": (pa.binary_view(), b"a", "YQ=="),
+    "fixed": (pa.binary(3), b"abc", "YWJj"),
+    "date": (pa.date32(), date(2020, 1, 2), "2020-01-02"),
+    "date64": (pa.date64(), date(2020, 1, 2), "2020-01-02"),
+    "time": (pa.time32("ms"), time(1, 2), "01:02:00"),
+    "time64": (pa.time64("us"), time(1, 2), "01:02:00"),
+    "timestamp": (pa.timestamp("us"), datetime(2020, 1, 2), "2020-01-02T00:00:00"),
+    "nanoseconds": (pa.timestamp("ns"), datetime(2020, 1, 2), "2020-01-02T00:00:00"),
+    "duration": (pa.duration("us"), timedelta(seconds=1), "0:00:01"),
+    "dictionary": (pa.dictionary(pa.int32(), pa.string()), "a", "a"),
+    "list": (pa.list_(pa.string_view()), ["a", None], ["a", None]),
+    "large_list": (pa.large_list(pa.string_view()), ["a"], ["a"]),
+    "list_view": (pa.list_view(pa.string()), ["a"], ["a"]),
+    "large_list_view": (pa.large_list_view(pa.binary_view()), [b"a"], ["YQ=="]),
+    "struct": (
+        pa.struct([("text", pa.string_view()), ("list", pa.list_(pa.binary_view()))]),
+        {"text": "a", "list": [b"a"]},
+        {"text": "a", "list": ["YQ=="]},
+    ),
+    "map": (pa.map_(pa.string(), pa.string_view()), [("a", "b")], [["a", "b"]]),
+}
+"""Arrow's types that Parquet files hold: a value, and what a JSON object has in its place."""
+
+
+def test_columns_of_every_type_go_through_ledger_and_exports(tmp_path: Path, place: str) -> None:
+    ids = ("a", "b")
+    columns = {name: pa.array([value, None], kind) for name, (kind, value, _) in EXTRAS.items()}
+    manifest = put_manifest(tmp_path / "m.parquet", ids, **columns)
+    output = put_run(str(tmp_path / "out"), ids=(), manifest=manifest)
+    run = output.read_bytes("run.yaml")
+    output.write_bytes("run.yaml", run.replace(b"[source]", f"[{', '.join(EXTRAS)}]".encode()))
+    opened = open_manifest(manifest, passthrough=tuple(EXTRAS))
+    assert check(opened).ok
+    with LedgerWriter(output, "w", opened.extra_schema, max_entries=1) as writer:
+        for number, row in enumerate(opened.rows()):
+            writer.append(replace(put_video(output, row.id, number), extra=row.extra))
+    parts = pq.read_table(Path(output.root, "ledger")).select(list(EXTRAS)).sort_by("string").to_pylist()
+    assert compact(output, min_age=timedelta()).after == 1
+    (whole,) = Path(output.root, "ledger").iterdir()
+    stored = pq.read_table(whole).select(list(EXTRAS)).sort_by("string").to_pylist()
+    assert stored == parts == [{name: value for name, (_, value, _) in EXTRAS.items()}, dict.fromkeys(EXTRAS)]
+
+    export(output.root, "hf", f"{place}-hf")
+    told = pq.read_table(f"{place}-hf/metadata.parquet").select(list(EXTRAS)).to_pylist()
+    assert told == stored
+    export(output.root, "webdataset", place)
+    first, second = (json.loads(files["json"]) for files in samples(place).values())
+    assert {name: first[name] for name in EXTRAS} == {name: plain for name, (_, _, plain) in EXTRAS.items()}
+    assert {name: second[name] for name in EXTRAS} == dict.fromkeys(EXTRAS)

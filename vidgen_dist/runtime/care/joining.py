@@ -27,6 +27,7 @@ from vidgen_dist.digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import COLUMNS, Batch, Manifest
 from vidgen_dist.manifest.columns import is_text, value_type
+from vidgen_dist.manifest.rows import extra_values
 from vidgen_dist.processes import InPlace
 from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS
@@ -253,7 +254,9 @@ class Joined:
             columns[name] = _without_credentials(column) if name in MEDIA_FIELDS else column
         for field in self._manifest.extra_schema:
             if field.name not in columns:
-                columns[field.name] = batch.some(field.name, places).cast(field.type, safe=False)
+                # As the ledger was given them: Arrow's casts do not take every type either.
+                values = extra_values(batch.some(field.name, places), field)
+                columns[field.name] = pa.array(values, field.type)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
 
