@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -262,6 +263,25 @@ def test_a_video_that_cannot_be_stored_is_a_dead_letter(
     assert found["x"]["error_class"] == "StorageError"
     assert "503 slow down" in found["x"]["error_message"]
     assert found["y"]["status"] == "done"
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_encoder_that_is_killed_is_started_again(
+    start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ffmpeg, killed = tmp_path / "ffmpeg", tmp_path / "killed"
+    ffmpeg.write_text(
+        f"#!/bin/sh\n[ -e {killed} ] || {{ touch {killed}; kill -9 $$; }}\n"
+        f'exec {imageio_ffmpeg.get_ffmpeg_exe()} "$@"\n'
+    )
+    ffmpeg.chmod(0o700)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
+    heard = start(format="mp4")
+    heard.worker.submit([row("a")])
+    heard.until("done", "failed")
+    finish(heard)
+    assert killed.exists()
+    assert heard.of("done") == ["a"]
 
 
 def test_a_full_storage_is_said_at_once(start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,7 @@ def write_video(
         ValueError: Frames of another shape or type, an argument out of range, or a tag that not every
             format can hold.
         RuntimeError: ffmpeg failed; ends with what it said.
+        ChildProcessError: ffmpeg was killed; the same may be tried again.
         OSError: The disk refused.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
@@ -204,6 +205,9 @@ def _run_ffmpeg(frames: Frames, path: Path, fps: float, crf: int, options: Seque
         command, input=frames.data.cast("B"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True, check=False,
     )  # fmt: skip
+    if done.returncode < 0:
+        # It had no fault of its own: memory was short on the host, most likely.
+        raise ChildProcessError(f"ffmpeg was killed by signal {-done.returncode} while it wrote {path.name}")
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip()[-1000:]
         raise RuntimeError(f"ffmpeg could not write {path.name} (status {done.returncode}): {said}")

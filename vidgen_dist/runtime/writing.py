@@ -147,7 +147,10 @@ class WriteThread:
                 measured = quality.measure(outcome.frames)
                 quality.reject(measured, self._job.output.reject)
                 with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-                    video = self._encode(outcome, Path(folder))
+                    place = Path(folder)
+                    video = with_retries(
+                        lambda: self._encode(outcome, place), hurry=self._abandon, note=self._note
+                    )
                     self.pulse.beat("write")
                     name = storage.safe_name(row.id)
                     uri = with_retries(
