@@ -384,6 +384,14 @@ def test_what_a_lost_video_replaced_is_not_there_either(output: Storage) -> None
     assert (state.done, state.failed) == (0, 0)
 
 
+def test_a_failure_counts_once_another_fingerprint_has_taken_the_videos_place(output: Storage) -> None:
+    for at, (status, fingerprint) in enumerate([("done", "old"), ("done", "new"), ("failed", "old")]):
+        write(output, entry("a", status, at=at, fingerprint=fingerprint))
+    state = read_ledger(output)
+    assert state.is_done("a", "new")
+    assert (state.done, state.failed) == (0, 1)
+
+
 attempts = st.builds(
     entry,
     id=st.sampled_from(["a", "b", "c"]),
@@ -405,18 +413,19 @@ def video(entries: list[LedgerEntry]) -> LedgerEntry | None:
     return max(settled, key=lambda e: (e.finished_at, e.attempt, e.status == "lost"), default=None)
 
 
-def counting(entries: list[LedgerEntry]) -> LedgerEntry | None:
-    """Of entries of one id and fingerprint the one that counts."""
+def counting(entries: list[LedgerEntry], in_place: set[str]) -> LedgerEntry | None:
+    """Of entries of one id and fingerprint the one that counts; videos in place are these fingerprints'."""
     failures = [each for each in entries if each.status == "failed"]
     failure = max(failures, key=lambda e: (e.finished_at, e.attempt, e.error_class), default=None)
     last = video(entries)
-    if last is None or (last.status == "lost" and failure and failure.finished_at > last.finished_at):
+    gone = last is None or last.fingerprint not in in_place
+    if last is None or (gone and failure and failure.finished_at > last.finished_at):
         return failure
     return last
 
 
-def expected(entries: list[LedgerEntry]) -> dict:
-    """The rules of the module's docstring, one entry at a time."""
+def expected(entries: list[LedgerEntry], state: ledger.LedgerState) -> dict:
+    """The rules of the module's docstring, one entry at a time; of videos that tie, the state says which."""
     live, verdicts = {}, {}
     for id in {each.id for each in entries}:
         rows = [rows for f in "fg" if (rows := of_row(entries, id, f))]
@@ -425,8 +434,9 @@ def expected(entries: list[LedgerEntry]) -> dict:
         order = [(each.finished_at, each.status == "lost", each.attempt) for each in videos]
         last = [each for each, rank in zip(videos, order, strict=True) if rank == max(order)]
         live[id] = {each.fingerprint for each in last if each.status == "done"}
+        there = {fingerprint for fingerprint in live[id] if state.is_done(id, fingerprint)}
         latest = max(
-            filter(None, map(counting, rows)),
+            filter(None, (counting(each, there) for each in rows)),
             key=lambda e: (e.finished_at, e.status != "failed", e.status == "lost", e.attempt),
         )
         verdicts[id] = latest.status
@@ -462,7 +472,7 @@ def test_merging_is_independent_of_order_and_repetition(
     entries: list[LedgerEntry], seed: int, cuts: list[int]
 ) -> None:
     state = found([entries])
-    truth = expected(entries)
+    truth = expected(entries, state)
     for id in "abc":
         in_place = {fingerprint for fingerprint in "fg" if state.is_done(id, fingerprint)}
         live = truth["live"].get(id, set())
@@ -507,7 +517,7 @@ def test_many_are_looked_up_as_one_by_one(entries: list[LedgerEntry]) -> None:
         assert tried == max((e.attempt for e in alike), default=0)
     ids = pa.array(list("abcd"))
     letters = state.dead_letters(ids)
-    verdicts = expected(entries)["verdicts"]
+    verdicts = expected(entries, state)["verdicts"]
     assert (letters >= 0).tolist() == [verdicts.get(id) == "failed" for id in "abcd"]
     by_class = [state.dead_letters(ids, name) for name in ("ValueError", "OSError", "MediaError", "KeyError")]
     assert np.array_equal(np.max(by_class, axis=0), letters)

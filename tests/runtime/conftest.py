@@ -28,8 +28,6 @@ def _for_all_of_ray(s3_endpoint: str) -> Iterator[None]:
     assert s3_endpoint
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # A test waits for what is exported.
-        patch.setenv("RAY_metrics_report_interval_ms", "2000")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 

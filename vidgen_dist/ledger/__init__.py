@@ -7,13 +7,13 @@ lock. Parts of one run share one schema: the folder opens as one table in pandas
 An entry is written after its video is whole under its final name (`media.commit_video`). A video that was
 not entered when a run was killed is entered by the next one, without being rendered again.
 
-Among the entries of one id and one fingerprint `done` beats `failed`, and else the later beats the
-earlier. Later is what was entered later: whoever enters attempts dates them, after all that the ledger
-holds, so that no two clocks are compared. A video of another fingerprint takes the same file's place, so a
-row counts as done for the fingerprint that was done last. A `lost` entry repeats id, fingerprint, attempt and
-time of the `done` entry that it takes back: with it the row is done with no fingerprint, as if it had not
-been tried, until a later `done` or `failed` says else. The order in which parts are read and entries that are
-there twice change nothing.
+Among the entries of one id and one fingerprint `done` beats `failed`, as long as that video is in place, and
+else the later beats the earlier. Later is what was entered later: whoever enters attempts dates them, after
+all that the ledger holds, so that no two clocks are compared. A video of another fingerprint takes the same
+file's place, so a row counts as done for the fingerprint that was done last. A `lost` entry repeats id,
+fingerprint, attempt and time of the `done` entry that it takes back: with it the row is done with no
+fingerprint, as if it had not been tried, until a later `done` or `failed` says else. The order in which parts
+are read and entries that are there twice change nothing.
 """
 
 from vidgen_dist.ledger.compaction import Compaction, compact

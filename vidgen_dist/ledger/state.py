@@ -202,7 +202,7 @@ def settle(best: np.ndarray, since: int) -> Share:
     in_place[several[settled]] = _last_of_id(chosen[settled])
     in_place &= ~best["lost"]
 
-    counts = _counting(best)
+    counts = _counting(best, in_place)
     best, in_place = best[counts], in_place[counts]
     latest = np.ones(len(best), np.bool_)
     several, chosen = _by_time(best, in_runs(best, "id_high", "id_low"))
@@ -221,16 +221,17 @@ def settle(best: np.ndarray, since: int) -> Share:
     )
 
 
-def _counting(best: np.ndarray) -> np.ndarray:
+def _counting(best: np.ndarray, in_place: np.ndarray) -> np.ndarray:
     """Which of the two best attempts by id and fingerprint counts, bool (N,); both are told of all attempts.
 
-    A video does, whatever failed since; one that was lost does only if nothing failed since.
+    A video that is in place does, whatever failed since; one that was lost, or whose place another
+    fingerprint's video took, does only if nothing failed since.
     """
     counts = np.ones(len(best), np.bool_)
     starts = run_starts(best, "id_high", "id_low", "fingerprint")
     failed = starts[np.diff(starts, append=len(best)) > 1]
     settled = failed + 1
-    failure = best["lost"][settled] & (best["finished_at"][failed] > best["finished_at"][settled])
+    failure = ~in_place[settled] & (best["finished_at"][failed] > best["finished_at"][settled])
     counts[failed], counts[settled] = failure, ~failure
     attempts = best["attempts"]
     attempts[failed] = attempts[settled] = np.maximum(attempts[failed], attempts[settled])
