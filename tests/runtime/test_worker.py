@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,7 @@ from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
+from vidgen_dist.runtime import writing
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.unison import Ending
@@ -263,6 +266,20 @@ def test_a_video_that_cannot_be_stored_is_a_dead_letter(
     assert found["x"]["error_class"] == "StorageError"
     assert "503 slow down" in found["x"]["error_message"]
     assert found["y"]["status"] == "done"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 10), (5, 15), (15, 19)])
+def test_the_write_thread_gives_way_however_nice_the_worker_is(before: int, after: int) -> None:
+    """Ray's workers have a niceness of 15, and nobody but root may become less nice."""
+
+    def niceness() -> int:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, before)
+        writing._give_way()
+        return os.getpriority(os.PRIO_PROCESS, thread)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(niceness).result() == after
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -56,6 +56,8 @@ def connected(topology: Topology) -> Iterator[None]:
         "namespace": "vidgen",
     }
     if topology.address is None:
+        # By default workers give way to whatever else runs, and Ray's own processes share these few cores.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         with _signals_kept():
             ray.init(
                 address="local",

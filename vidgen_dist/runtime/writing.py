@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 FRAMES_WAITING = 1
 """Videos that may wait, in memory, for the write thread; then rendering waits for it."""
 
-NICENESS = 10
-"""Of the write thread and the encoder, where the model computes on the same cores."""
+NICER = 10
+"""By how much the write thread and the encoder give way to the model, which may compute on the same cores."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,7 @@ class WriteThread:
         self._outcomes.put(_THE_END)
 
     def _write(self) -> None:
-        # Whatever computes with several threads waits for the slowest: the model's go first, also before the
-        # encoder, which inherits this.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        _give_way()
         try:
             self._write_outcomes()
         except Exception as error:  # noqa: BLE001 - without this thread the worker is of no use
@@ -200,6 +198,17 @@ class WriteThread:
                 aigc_producer=output.aigc_producer,
             ),
         )
+
+
+def _give_way() -> None:
+    """Let other threads of the process go before this one, and before the encoder, which inherits that.
+
+    Whatever computes with several threads waits for the slowest, so the model's are to go first.
+    """
+    thread = threading.get_native_id()
+    # Ray's workers may be nicer than others already, and only root may become less so.
+    niceness = min(os.getpriority(os.PRIO_PROCESS, thread) + NICER, 19)
+    os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def told(error: BaseException) -> str:
