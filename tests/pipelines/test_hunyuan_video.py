@@ -95,6 +95,7 @@ def test_requests_that_cannot_be(rules: Rules, fields: dict[str, Any], message: 
         rules.resolve(RenderRequest(prompt="a fox", **fields))
 
 
+@pytest.mark.usefixtures("nothing_told")
 def test_frames_are_rounded_with_a_warning(rules: Rules, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         rules.resolve(RenderRequest(prompt="a fox", num_frames=61))
@@ -103,6 +104,7 @@ def test_frames_are_rounded_with_a_warning(rules: Rules, caplog: pytest.LogCaptu
     assert caplog.messages == ["num_frames 68 makes 65 frames with this model"]
 
 
+@pytest.mark.usefixtures("nothing_told")
 def test_guidance_without_a_negative_prompt_is_warned_of(
     rules: Rules, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -82,6 +82,7 @@ def test_requests_that_cannot_be(rules: Rules, fields: dict[str, Any], message: 
         rules.resolve(RenderRequest(prompt="a fox", **fields))
 
 
+@pytest.mark.usefixtures("nothing_told")
 def test_frames_are_rounded_with_a_warning(rules: Rules, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         rules.resolve(RenderRequest(prompt="a fox", num_frames=85))

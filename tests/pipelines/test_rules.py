@@ -128,6 +128,7 @@ def test_frames_that_the_model_makes(name: str) -> None:
         assert geometry.decoded_frames(geometry.latent_frames(num_frames)) == len(frames)
 
 
+@pytest.mark.usefixtures("nothing_told")
 def test_rounded_number_of_frames_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     rules = _rules("5b")
     for _ in range(2):
