@@ -215,7 +215,9 @@ def test_a_file_that_changes_is_named_when_it_is_read_on(
     monkeypatch.setattr(ordering, "WINDOW_ROWS", 10)
     rows = everything(numbered(tmp_path / "m.parquet", 100, height=[16, 32] * 50))
     next(rows)
-    numbered(tmp_path / "m.parquet", 100, height=[16, 64] * 50)
+    numbered(tmp_path / "other.parquet", 100, height=[16, 64] * 50)
+    # At once: what reads ahead would find half a file.
+    (tmp_path / "other.parquet").replace(tmp_path / "m.parquet")
     with pytest.raises(StorageError, match=r"m\.parquet: the manifest was changed while in use"):
         list(rows)
 
