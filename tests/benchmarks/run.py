@@ -1,15 +1,16 @@
 """What `vidgen render` costs over a bare loop: videos per minute of one replica over those of the pipeline.
 
-    python -m tests.benchmarks.run [--rows 40] [--steps 100] [--turn 3]
+    python -m tests.benchmarks.run [--rows 40] [--steps 100] [--turn 3] [--cores 1]
 
-Both sides render the same rows of the demo's checkpoint with all cores, each in a process of its own. They
+Both sides render the same rows of the demo's checkpoint, each in a process of its own. They
 take turns of a few seconds, in which the processes of the other side are stopped, so that a machine whose
 speed changes favours neither. What counts is the time of a side's own turns, from its first finished video to
 its last: loading and starting are left out on both. The bare loop calls the pipeline and nothing else: it
 neither encodes nor writes.
 
-On CPU encoding takes its time from the model's cores, which an NPU's host does not. The number of steps makes
-up for that a little: a video renders for seconds here, for minutes with a published model.
+On CPU the model computes on all cores, and Ray and the encoder take their time from it, which an NPU's host
+does not. With `--cores 1` both models keep to one core, and what is beside them has the others. The number of
+steps makes up for it a little: a video renders for seconds here, for minutes with a published model.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from tests.processes import descendants
 from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.cli import app
 from vidgen_dist.demo import checkpoint_path
 
 Turn = tuple[float, float]
@@ -43,15 +46,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--turn", type=float, default=3.0, help="Seconds of a turn.")
-    parser.add_argument("--bare", metavar="MANIFEST", help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="Of the model.")
+    parser.add_argument("--side", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.bare:
-        _bare_loop(Path(arguments.bare))
+    if arguments.side:
+        side, *rest = arguments.side
+        {"bare": _bare_loop, "render": _render}[side](arguments.cores, *rest)
         return
     with tempfile.TemporaryDirectory() as scratch:
         manifest = Path(scratch) / "manifest.parquet"
         _write_manifest(manifest, arguments.rows, arguments.steps)
-        _compare(manifest, Path(scratch), arguments.turn)
+        _compare(manifest, Path(scratch), arguments.cores, arguments.turn)
 
 
 def _write_manifest(path: Path, rows: int, steps: int) -> None:
@@ -67,25 +72,36 @@ def _write_manifest(path: Path, rows: int, steps: int) -> None:
     pq.write_table(table, path)
 
 
-def _bare_loop(manifest: Path) -> None:
+def _render(cores: int, *arguments: str) -> None:
+    """`vidgen render` on a Ray of as many CPUs, by which its one worker keeps to as many cores."""
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray has it so
+    ray.init(
+        address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, namespace="vidgen"
+    )
+    app(["render", *arguments])
+
+
+def _bare_loop(cores: int, manifest: str) -> None:
     """The pipeline alone; prints when each video is finished."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     pipeline = load_pipeline(str(checkpoint_path()))
     for row in pq.read_table(manifest).to_pylist():
         pipeline(RenderRequest(**row))
         print(time.time(), flush=True)
 
 
-def _compare(manifest: Path, scratch: Path, turn: float) -> None:
+def _compare(manifest: Path, scratch: Path, cores: int, turn: float) -> None:
     output, times = scratch / "output", scratch / "times"
-    render = [sys.executable, "-m", "vidgen_dist", "render", str(manifest), str(output)]
+    this = [sys.executable, "-m", "tests.benchmarks.run", "--cores", str(cores), "--side"]
+    render = [*this, "render", str(manifest), str(output)]
     render += ["--model", str(checkpoint_path()), "--device", "cpu", "--replicas", "1"]
-    bare = [sys.executable, "-m", "tests.benchmarks.run", "--bare", str(manifest)]
-    with (
-        times.open("w") as file,
-        _started(render, subprocess.DEVNULL) as whole,
-        _started(bare, file) as loop,
-    ):
-        turns = _take_turns([whole, loop], turn)
+    bare = [*this, "bare", str(manifest)]
+    videos = output / "videos"
+    with times.open("w") as file, _started(bare, file) as loop:
+        _stop_when(loop, lambda: times.stat().st_size > 0)
+        with _started(render, subprocess.DEVNULL) as whole:
+            _stop_when(whole, lambda: videos.is_dir() and any(videos.rglob("*.mp4")))
+            turns = _take_turns([whole, loop], turn)
     finished = [
         sorted(at.timestamp() for at in pq.read_table(output / "ledger")["finished_at"].to_pylist()),
         [float(line) for line in times.read_text().split()],
@@ -107,11 +123,16 @@ def _started(command: Sequence[str], stdout: object) -> Iterator[subprocess.Pope
         process.wait()
 
 
+def _stop_when(side: subprocess.Popen[bytes], begun: Callable[[], bool]) -> None:
+    """Let a side load, which is not to be interrupted, and stop it where its first video is finished."""
+    while side.poll() is None and not begun():
+        time.sleep(0.1)
+    _send(side, signal.SIGSTOP)
+
+
 def _take_turns(sides: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[list[Turn]]:
     """Let each side run in turns until both have ended; the turns of each while the other ran as well."""
     turns: list[list[Turn]] = [[], []]
-    for side in sides:
-        _send(side, signal.SIGSTOP)
     while all(side.poll() is None for side in sides):
         for side, its_turns in zip(sides, turns, strict=True):
             begun = time.time()
@@ -137,7 +158,7 @@ def _send(side: subprocess.Popen[bytes], number: int) -> None:
 
 def _seconds_a_video(finished: Sequence[float], turns: Sequence[Turn]) -> float:
     """Seconds of a side's turns between its first finished video and its last within them, a video."""
-    within = [at for at in finished if at <= turns[-1][1]]
+    within = [at for at in finished if turns[0][0] <= at <= turns[-1][1]]
 
     def elapsed(at: float) -> float:
         return sum(min(at, end) - begun for begun, end in turns if begun < at)
