@@ -380,15 +380,22 @@ def test_defaults_are_those_of_the_reference():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"down_block_types": ["DownBlock3D"] * 3}, "down_block_types: .*only CogVideoXDownBlock3D"),
-        (
-            {"up_block_types": ["CogVideoXUpBlock3D"] * 2},
-            "up_block_types names 2 blocks, block_out_channels 3",
-        ),
-        ({"act_fn": "tanh"}, "act_fn: 'tanh'; allowed: silu, swish, mish, gelu, relu"),
-        ({"norm_num_groups": 8}, r"block_out_channels \[4, 12\] are no multiples of norm_num_groups 8"),
-        ({"use_quant_conv": True}, r"out_channels \(3\) to equal latent_channels \(4\)"),
-        ({"temporal_compression_ratio": 3}, "temporal_compression_ratio: 3; allowed: powers of 2"),
+        ({"down_block_types": ["DownBlock3D"] * 3}, "down_block_types is .*CogVideoXDownBlock3D, 3 times"),
+        ({"up_block_types": ["CogVideoXUpBlock3D"] * 2}, "up_block_types is .*, 3 times: as many as block_"),
+        ({"up_block_types": "CogVideoXUpBlock3D"}, "up_block_types is 'Cog.*a list, of which each is a text"),
+        ({"act_fn": "tanh"}, "act_fn is 'tanh'; allowed is one of silu, swish, mish, gelu, relu"),
+        ({"act_fn": None}, "act_fn is None; allowed is a text"),
+        ({"norm_num_groups": 8}, r"block_out_channels is \(4, 8, 12\); .*multiples of norm_num_groups, 8"),
+        ({"norm_num_groups": 0}, "norm_num_groups is 0; allowed is 1 or more"),
+        ({"block_out_channels": [4, 8, "12"]}, "block_out_channels is '12'; allowed is a whole number"),
+        ({"block_out_channels": [4, 8, 0]}, r"block_out_channels is \(4, 8, 0\); allowed is 1 or more"),
+        ({"layers_per_block": "1"}, "layers_per_block is '1'; allowed is a whole number"),
+        ({"sample_height": None}, "sample_height is None; allowed is a whole number"),
+        ({"scaling_factor": None}, "scaling_factor is None; allowed is a number"),
+        ({"scaling_factor": 0}, "scaling_factor is 0.0; allowed is a number above 0"),
+        ({"norm_eps": -1}, "norm_eps is -1.0; allowed is a number from 0"),
+        ({"use_quant_conv": True}, r"use_quant_conv is True; .*false, where latent_channels \(4\)"),
+        ({"temporal_compression_ratio": 3}, "temporal_compression_ratio is 3.0; allowed is a power of 2"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(changes, message):

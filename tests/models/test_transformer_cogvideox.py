@@ -219,6 +219,9 @@ def test_time_and_ofs_are_embedded_and_added(changes):
         ({"use_learned_positional_embeddings": True}, "use_learned_positional_embeddings is True"),
         ({"patch_size_t": 2}, "patch_size_t is 2; allowed is null or 1"),
         ({"ofs_embed_dim": 12}, "ofs_embed_dim is 12; allowed is null or time_embed_dim, 10"),
+        ({"norm_eps": -1e-5}, "norm_eps is -1e-05; allowed is a number from 0"),
+        ({"freq_shift": 16}, "freq_shift is 16.0; allowed is any but the number of frequencies, 16"),
+        ({"spatial_interpolation_scale": 0}, "spatial_interpolation_scale is 0.0; allowed is any but 0"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):

@@ -63,7 +63,7 @@ def test_task_that_the_checkpoint_cannot_do(name: str, task: str) -> None:
     [
         ("height", 33, "a multiple of 16 for this model, such as 32"),
         ("width", 8, "a multiple of 16 for this model, such as 16"),
-        ("num_inference_steps", 1001, "at most the scheduler's num_train_timesteps, 1000"),
+        ("num_inference_steps", 1001, "from 1 to the scheduler's num_train_timesteps, 1000"),
         ("strength", 0.5, "CogVideoX text-to-video does not take it"),
         ("image", "first.png", "CogVideoX text-to-video does not take it"),
     ],
@@ -102,6 +102,35 @@ def test_clip_must_fit(name: str, num_frames: int | None, frames: int, field: st
     with pytest.raises(RequestError) as refusal:
         rules.of_task.check_clip(request, frames)
     assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("spacing", "strength", "allowed"),
+    [("trailing", None, False), ("leading", None, True), ("trailing", 1.0, False), ("trailing", 0.5, True)],
+)
+def test_no_clean_sample_is_seen_where_no_signal_is_left(
+    copied: Path, spacing: str, strength: float | None, allowed: bool
+) -> None:
+    scheduler = {"prediction_type": "epsilon", "rescale_betas_zero_snr": True, "timestep_spacing": spacing}
+    references.edit_json(copied / "scheduler" / "scheduler_config.json", **scheduler)
+    rules = load_rules(open_checkpoint(str(copied)), "video-to-video" if strength else "text-to-video")
+    clip = {"video": "clip.mp4", "strength": strength} if strength else {}
+    request = RenderRequest(prompt="a fox", num_inference_steps=4, **clip)
+    if allowed:
+        rules.resolve(request)
+        return
+    with pytest.raises(RequestError, match=r"num_inference_steps: 4 .* no step is at 999"):
+        rules.resolve(request)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "ratio", "latent_frames", "frames"), [(4, 8, 3, 17), (2, 4, 3, 5), (2, 4, 4, 8), (3, 2, 2, 4)]
+)
+def test_frames_of_other_autoencoders(blocks: int, ratio: int, latent_frames: int, frames: int) -> None:
+    vae = {"block_out_channels": [8] * blocks, "temporal_compression_ratio": ratio}
+    geometry = Geometry.of({}, vae)
+    assert geometry.decoded_frames(latent_frames) == frames
+    assert geometry.encoded_frames(frames) == latent_frames
 
 
 def test_learned_positions_are_for_one_size() -> None:
@@ -164,7 +193,8 @@ def test_channels_that_fit_no_task(copied: Path) -> None:
         ("transformer/config.json", {"max_text_seq_length": "x"}, "max_text_seq_length is 'x'"),
         ("vae/config.json", {"block_out_channels": 5}, "vae: block_out_channels is 5"),
         ("vae/config.json", {"latent_channels": None}, "vae: latent_channels is None"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}, "num_train_timesteps is '1000'"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}, "num_train_timesteps '1000' is"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, "beta_schedule 'x' is .* one of linear"),
         ("model_index.json", {"_class_name": ["CogVideoXPipeline"]}, "_class_name"),
     ],
 )

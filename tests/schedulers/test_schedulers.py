@@ -10,6 +10,7 @@ import pytest
 
 from tests.references import case, cases
 from vidgen_dist.errors import Refused
+from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
@@ -71,14 +72,14 @@ def test_keys_of_the_file_itself_are_not_looked_at() -> None:
 @pytest.mark.parametrize("scheduler", COGVIDEOX)
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_steps_are_bounded_by_training(scheduler: str, steps: int) -> None:
-    with pytest.raises(Refused, match=rf"num_inference_steps: {steps} .*from 1 to .*1000"):
+    with pytest.raises(RequestError, match=rf"num_inference_steps: {steps} .*from 1 to .*1000"):
         load_scheduler(scheduler, {}).set_timesteps(steps)
     load_scheduler(scheduler, {}).set_timesteps(1000)
 
 
 def test_a_step_beyond_training_is_refused() -> None:
     scheduler = load_scheduler("CogVideoXDDIMScheduler", {"steps_offset": 1})
-    with pytest.raises(Refused, match=r"num_inference_steps: 1000 .*steps_offset 1 the first step is 1000"):
+    with pytest.raises(RequestError, match=r"steps: 1000 .*steps_offset 1 the first step is 1000"):
         scheduler.set_timesteps(1000)
 
 
@@ -88,6 +89,8 @@ def test_epsilon_has_no_clean_sample_without_signal() -> None:
     ddim.set_timesteps(5)
     dpm.set_timesteps(5)
     rng = np.random.Generator(np.random.PCG64(0))
+    assert not ddim.can_start_at(999)
+    assert ddim.can_start_at(998)
     with pytest.raises(Refused, match="prediction_type: 'epsilon' is not allowed"):
         ddim.step(SAMPLE, 999, SAMPLE)
     with pytest.raises(Refused, match="prediction_type: 'epsilon' is not allowed"):

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from vidgen_dist.errors import Refused
@@ -25,7 +25,7 @@ _WORDS = {
 
 
 def read_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
-    """A `kind` (a dataclass of bool, int, float, str and None fields) from `config`.
+    """A `kind` (a dataclass of bool, int, float, str and None fields, and lists of them) from `config`.
 
     Keys that begin with an underscore are diffusers' own notes. A key that `kind` lacks is passed over, as
     diffusers does; a warning names it unless its value says "off" (null, false).
@@ -78,9 +78,24 @@ def bad_key(model: str, key: str, value: Any, allowed: str) -> Refused:
 
 
 def _typed(value: Any, hint: Any, model: str, key: str) -> Any:
-    kinds = typing.get_args(hint) or (hint,)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if type(value) in kinds:
         return value
     if type(value) is int and float in kinds:
         return float(value)
-    raise bad_key(model, key, value, " or ".join(_WORDS[kind] for kind in kinds))
+    for kind in kinds:
+        if _is_list(kind) and isinstance(value, list | tuple):
+            (of_each,) = typing.get_args(kind)
+            return tuple(_typed(item, of_each, model, key) for item in value)
+    raise bad_key(model, key, value, " or ".join(_word(kind) for kind in kinds))
+
+
+def _is_list(kind: Any) -> bool:
+    return typing.get_origin(kind) is Sequence
+
+
+def _word(kind: Any) -> str:
+    if _is_list(kind):
+        (of_each,) = typing.get_args(kind)
+        return f"a list, of which each is {_word(of_each)}"
+    return _WORDS[kind]

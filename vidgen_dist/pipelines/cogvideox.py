@@ -21,7 +21,7 @@ from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
 from vidgen_dist.models.encoders.t5 import T5Encoder
 from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.pipelines.cogvideox_rules import Geometry
+from vidgen_dist.pipelines.cogvideox_rules import Geometry, steps_taken
 from vidgen_dist.pipelines.encoded_texts import Encoded
 from vidgen_dist.pipelines.family import FamilyPipeline
 from vidgen_dist.pipelines.guidance import both_halves, guide, guiding_prompt, is_guided
@@ -97,7 +97,6 @@ class CogVideoXPipeline(FamilyPipeline[Start]):
         self.vae = vae
         self.scheduler = scheduler
         self.transformer_config = transformer_config
-        self.vae_config = vae_config
         self.geometry = Geometry.of(transformer_config, vae_config)
 
     # Conditioning
@@ -129,14 +128,10 @@ class CogVideoXPipeline(FamilyPipeline[Start]):
         return Start(text, latents, image, self.scheduler.timesteps, padding)
 
     def _start_from_video(self, request: RenderRequest, text: nn.Tensor, rng: np.random.Generator) -> Start:
-        assert request.num_inference_steps is not None
-        assert request.strength is not None
         pixels = self._pixels(self._clip(request), request)
         clip = self._encode_pixels(pixels, rng) * np.float32(self._scaling_factor)
         noise = draw_noise(rng, clip.shape, self.dtype)
-        steps = request.num_inference_steps
-        taken = min(int(steps * request.strength), steps)
-        timesteps = self.scheduler.timesteps[steps - taken :]
+        timesteps = self.scheduler.timesteps[-steps_taken(request) :]
         noised = self.scheduler.add_noise(round_to(clip, self.dtype), noise, timesteps[0])
         latents = round_to(noised, self.dtype) * np.float32(self.scheduler.init_noise_sigma)
         return Start(text, latents, None, timesteps, 0)
@@ -154,7 +149,7 @@ class CogVideoXPipeline(FamilyPipeline[Start]):
         pixels = self._pixels([media.read_image(request.image)], request)
         first = round_to(self._encode_pixels(pixels, rng), self.dtype)
         # CogVideoX 1.5 was trained with the factor the wrong way round; its config says so.
-        inverted = self.vae_config.get("invert_scale_latents", False)
+        inverted = self.vae.config.invert_scale_latents
         first = first * np.float32(1 / self._scaling_factor if inverted else self._scaling_factor)
         latents = np.zeros(self._latent_shape(request, latent_frames), np.float32)
         latents[:, :1] = first
@@ -178,7 +173,7 @@ class CogVideoXPipeline(FamilyPipeline[Start]):
 
     @property
     def _scaling_factor(self) -> float:
-        return self.vae_config.get("scaling_factor", 1.15258426)
+        return self.vae.config.scaling_factor
 
     # Denoising
 

@@ -21,6 +21,7 @@ from vidgen_dist.pipelines.tasks import (
     warn_of_frames,
 )
 from vidgen_dist.request import RenderRequest, RequestError
+from vidgen_dist.schedulers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, load_scheduler
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
@@ -51,17 +52,13 @@ class _Vae:
 
 
 @dataclass(frozen=True)
-class _Scheduler:
-    num_train_timesteps: int = 1000
-
-
-@dataclass(frozen=True)
 class Geometry:
     """How pixels become latents become tokens.
 
     Args:
         spatial: Pixels per latent along height and width.
-        temporal: Frames per latent frame.
+        temporal: Frames per latent frame, as the pipelines count.
+        resampled: Frames per latent frame as the VAE makes them: fewer where its blocks are too few.
         patch_size: Latents per token along height and width.
         patch_size_t: Latent frames per token in CogVideoX 1.5, None before.
         latent_channels: Channels of the VAE's latents.
@@ -69,6 +66,7 @@ class Geometry:
 
     spatial: int
     temporal: int
+    resampled: int
     patch_size: int
     patch_size_t: int | None
     latent_channels: int
@@ -84,9 +82,13 @@ class Geometry:
         blocks = vae.get("block_out_channels", (128, 256, 256, 512))
         if not isinstance(blocks, list | tuple) or not blocks:
             raise bad_key("vae", "block_out_channels", blocks, "a list of whole numbers")
+        spatial = 2 ** (len(blocks) - 1)
+        temporal = int(latents.temporal_compression_ratio)
         return cls(
-            spatial=2 ** (len(blocks) - 1),
-            temporal=int(latents.temporal_compression_ratio),
+            spatial=spatial,
+            temporal=temporal,
+            # A block that halves frames also halves rows.
+            resampled=min(temporal, spatial),
             patch_size=trained.patch_size,
             patch_size_t=trained.patch_size_t,
             latent_channels=latents.latent_channels,
@@ -102,7 +104,11 @@ class Geometry:
         It takes them two by two, an odd one with the first two; only in such a batch of an odd number is
         the first latent frame one frame alone.
         """
-        return self.temporal * latent_frames - (self.temporal - 1 if latent_frames % 2 else 0)
+        return self.resampled * latent_frames - (self.resampled - 1 if latent_frames % 2 else 0)
+
+    def encoded_frames(self, frames: int) -> int:
+        """Latent frames that the VAE makes of a clip."""
+        return (frames - 1) // self.resampled + 1
 
     def padding_frames(self, latent_frames: int) -> int:
         """Latent frames put in front so that `patch_size_t` divides their number (CogVideoX 1.5)."""
@@ -113,13 +119,14 @@ def read(checkpoint: Checkpoint) -> dict[str, TaskRules]:
     """Task -> rules, for the tasks that the checkpoint can do; the first is the likeliest.
 
     Raises:
-        Refused: The transformer's channels fit neither task, or a class is not CogVideoX's.
+        Refused: The transformer's channels fit neither task, a class is not CogVideoX's, or a scheduler's
+            config that cannot be.
     """
     check_classes(checkpoint, _CLASSES)
     config = checkpoint.config("transformer")
     geometry = Geometry.of(config, checkpoint.config("vae"))
     trained = select_sizes(Trained, config, "transformer")
-    scheduler = select_sizes(_Scheduler, checkpoint.config("scheduler"), "scheduler")
+    scheduler = load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler"))
     tasks: tuple[str, ...]
     if trained.in_channels == geometry.latent_channels:
         tasks = (TEXT_TO_VIDEO, VIDEO_TO_VIDEO)
@@ -131,7 +138,10 @@ def read(checkpoint: Checkpoint) -> dict[str, TaskRules]:
             f"{trained.in_channels} does not fit the VAE's latent_channels {geometry.latent_channels}; "
             f"allowed: the same (text- and video-to-video) or twice as many (image-to-video)"
         )
-    return {task: _task_rules(task, trained, geometry, scheduler.num_train_timesteps) for task in tasks}
+    return {task: _task_rules(task, trained, geometry, scheduler) for task in tasks}
+
+
+Scheduler = CogVideoXDDIMScheduler | CogVideoXDPMScheduler
 
 
 _CLASSES = {
@@ -143,7 +153,15 @@ _CLASSES = {
 }
 
 
-def _task_rules(task: str, trained: Trained, geometry: Geometry, train_timesteps: int) -> TaskRules:
+def steps_taken(request: RenderRequest) -> int:
+    """Denoising steps of a request, its defaults filled in: with a clip, `strength` leaves out the first."""
+    assert request.num_inference_steps is not None
+    if request.strength is None:
+        return request.num_inference_steps
+    return min(int(request.num_inference_steps * request.strength), request.num_inference_steps)
+
+
+def _task_rules(task: str, trained: Trained, geometry: Geometry, scheduler: Scheduler) -> TaskRules:
     defaults: dict[str, Any] = {
         "negative_prompt": "",
         "height": trained.sample_height * geometry.spatial,
@@ -169,16 +187,9 @@ def _task_rules(task: str, trained: Trained, geometry: Geometry, train_timesteps
     multiple = geometry.spatial * geometry.patch_size
 
     def check(request: RenderRequest) -> None:
-        steps = request.num_inference_steps
-        assert steps is not None
-        if steps > train_timesteps:
-            raise RequestError(
-                "num_inference_steps",
-                steps,
-                f"at most the scheduler's num_train_timesteps, {train_timesteps}",
-            )
         if task == VIDEO_TO_VIDEO:
             _check_strength(request)
+        _check_steps(request, scheduler)
         _check_positions(request, trained, geometry)
         if request.num_frames is not None:
             made = geometry.decoded_frames(geometry.latent_frames(request.num_frames))
@@ -207,10 +218,21 @@ def _check_positions(request: RenderRequest, trained: Trained, geometry: Geometr
             raise RequestError(field, value, f"this model has positions up to {size}")
 
 
+def _check_steps(request: RenderRequest, scheduler: Scheduler) -> None:
+    steps = request.num_inference_steps
+    assert steps is not None
+    first = scheduler.spaced_timesteps(steps)[-steps_taken(request)]
+    if not scheduler.can_start_at(first):
+        allowed = (
+            f"such that no step is at {first}, where the scheduler's rescale_betas_zero_snr leaves no signal "
+            "for its prediction_type, 'epsilon'"
+        )
+        raise RequestError("num_inference_steps", steps, allowed)
+
+
 def _check_strength(request: RenderRequest) -> None:
     assert request.num_inference_steps is not None
-    assert request.strength is not None
-    if int(request.num_inference_steps * request.strength) < 1:
+    if steps_taken(request) < 1:
         least = 1 / request.num_inference_steps
         raise RequestError(
             "strength", request.strength, f"{least:g} or more, or no step of num_inference_steps is taken"
@@ -221,12 +243,12 @@ def _check_clip(request: RenderRequest, frames: int, geometry: Geometry) -> None
     if request.num_frames is not None and request.num_frames > frames:
         raise RequestError("num_frames", request.num_frames, f"at most the clip's {frames} frames")
     taken = request.num_frames or frames
-    latent_frames = geometry.latent_frames(taken)
+    latent_frames = geometry.encoded_frames(taken)
     if geometry.padding_frames(latent_frames):
         raise RequestError(
             "video",
             f"{taken} frames",
             f"a number of frames whose latent frames (here {latent_frames}) are a multiple of "
-            f"{geometry.patch_size_t}, such as 1 + {geometry.temporal} * (k * {geometry.patch_size_t} - 1); "
+            f"{geometry.patch_size_t}, such as 1 + {geometry.resampled} * (k * {geometry.patch_size_t} - 1); "
             "num_frames cuts a clip",
         )

@@ -127,17 +127,22 @@ def build_model(checkpoint: Checkpoint, component: str, mesh: Mesh | None = None
     return kind(config, mesh) if name in _DIVIDED else kind(config)
 
 
-def _load_model(checkpoint: Checkpoint, component: str, dtype: str, mesh: Mesh) -> nn.Module:
-    model = build_model(checkpoint, component, mesh)
-    load_weights(
-        model,
-        checkpoint.component_folder(component),
-        variant=checkpoint.variant,
-        dtype=dtype,
-        rename=_own_keys(model),
-        mesh=mesh,
-    )
-    return model
+def _load_models(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> dict[str, nn.Module]:
+    """The models of all components that are one, by the components' names."""
+    components = find_family(checkpoint).components
+    names = [component for component in components if checkpoint.class_name(component) in MODELS]
+    # All are built before the first weight is read: a config that cannot be is refused at once.
+    models = {name: build_model(checkpoint, name, mesh) for name in names}
+    for name, model in models.items():
+        load_weights(
+            model,
+            checkpoint.component_folder(name),
+            variant=checkpoint.variant,
+            dtype=dtype,
+            rename=_own_keys(model),
+            mesh=mesh,
+        )
+    return models
 
 
 def _own_keys(model: nn.Module) -> Callable[[str], str | None] | None:
@@ -152,9 +157,7 @@ def _common_parts(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) 
     return {
         "rules": rules,
         "tokenizer": load_tokenizer(checkpoint),
-        "text_encoder": _load_model(checkpoint, "text_encoder", dtype, mesh),
-        "transformer": _load_model(checkpoint, "transformer", dtype, mesh),
-        "vae": _load_model(checkpoint, "vae", dtype, mesh),
+        **_load_models(checkpoint, dtype, mesh),
         "scheduler": load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
         "vae_config": checkpoint.config("vae"),
         "dtype": dtype,
@@ -177,7 +180,6 @@ def _load_hunyuan_video(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: 
     return HunyuanVideoPipeline(
         **_common_parts(checkpoint, rules, dtype, mesh),
         tokenizer_2=load_tokenizer(checkpoint, "tokenizer_2"),
-        text_encoder_2=_load_model(checkpoint, "text_encoder_2", dtype, mesh),
         transformer_config=checkpoint.config("transformer"),
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.config import is_number, is_whole, known_values, require
 
@@ -82,25 +83,31 @@ class CogVideoXScheduler:
         """Chooses the steps of a render and puts them into `timesteps`.
 
         Raises:
-            Refused: More steps than were trained, or a step after the last one trained.
+            RequestError: More steps than were trained, or a step after the last one trained.
         """
-        trained = self.config["num_train_timesteps"]
+        self.timesteps = self.spaced_timesteps(num_inference_steps)
+        self._stride = self.config["num_train_timesteps"] // num_inference_steps
+
+    def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
+        """The steps that `set_timesteps` chooses; raises as it does."""
+        trained, offset = self.config["num_train_timesteps"], self.config["steps_offset"]
         if not 1 <= num_inference_steps <= trained:
-            raise Refused(
-                f"num_inference_steps: {num_inference_steps} is not allowed; a whole number from 1 to the "
-                f"scheduler's num_train_timesteps, {trained}"
-            )
+            allowed = f"a whole number from 1 to the scheduler's num_train_timesteps, {trained}"
+            raise RequestError("num_inference_steps", num_inference_steps, allowed)
         timesteps = tables.spaced_timesteps(
-            self.config["timestep_spacing"], num_inference_steps, trained, self.config["steps_offset"]
+            self.config["timestep_spacing"], num_inference_steps, trained, offset
         )
         if timesteps[0] >= trained:
-            offset = self.config["steps_offset"]
-            raise Refused(
-                f"num_inference_steps: {num_inference_steps} is not allowed; with the scheduler's "
-                f"steps_offset {offset} the first step is {timesteps[0]}, the last one trained {trained - 1}"
+            allowed = (
+                f"with the scheduler's steps_offset {offset} the first step is {timesteps[0]}, the last one "
+                f"trained {trained - 1}"
             )
-        self.timesteps = timesteps
-        self._stride = trained // num_inference_steps
+            raise RequestError("num_inference_steps", num_inference_steps, allowed)
+        return timesteps
+
+    def can_start_at(self, timestep: int) -> bool:
+        """Whether a clean sample can be told there: not by its noise, where nothing else is left."""
+        return self.config["prediction_type"] != "epsilon" or bool(self.alphas_cumprod[timestep] > 0)
 
     def scale_model_input(self, sample: np.ndarray, timestep: int) -> np.ndarray:  # noqa: ARG002
         """The model's input for latents at a step: the latents themselves."""

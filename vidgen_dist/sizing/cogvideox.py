@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from vidgen_dist.pipelines.cogvideox_rules import Geometry, Trained
+from vidgen_dist.pipelines.cogvideox_rules import Geometry, Trained, steps_taken
 from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.pipelines.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO
 from vidgen_dist.request import RenderRequest
@@ -71,7 +71,6 @@ def workload(checkpoint: Checkpoint, rules: Rules, request: RenderRequest) -> Wo
     geometry = Geometry.of(config, checkpoint.config("vae"))
     assert request.height is not None
     assert request.width is not None
-    assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
     assert request.max_sequence_length is not None
     asked = request.num_frames or config.get("sample_frames", Trained.sample_frames)
@@ -82,15 +81,11 @@ def workload(checkpoint: Checkpoint, rules: Rules, request: RenderRequest) -> Wo
     batches = max(decoded // LATENT_FRAMES_AT_ONCE, 1)
     # The first batch also has the remainder.
     largest = min(decoded, LATENT_FRAMES_AT_ONCE + decoded % LATENT_FRAMES_AT_ONCE)
-    steps = request.num_inference_steps
-    if rules.task == VIDEO_TO_VIDEO:
-        assert request.strength is not None
-        steps = min(int(steps * request.strength), steps)
     return Workload(
         frames=geometry.decoded_frames(decoded),
         height=request.height,
         width=request.width,
-        steps=steps,
+        steps=steps_taken(request),
         guided=request.guidance_scale > 1,
         tokens=denoised // (geometry.patch_size_t or 1) * patches,
         text_tokens=request.max_sequence_length,

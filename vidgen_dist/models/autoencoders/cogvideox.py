@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 from vidgen_dist import nn
-from vidgen_dist.errors import Refused
 from vidgen_dist.models.activations import DIFFUSERS, Activation
 from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import FrameCache, in_frame_batches
 from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
+from vidgen_dist.models.config import bad_key, select_config
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
@@ -35,6 +35,7 @@ SAMPLE_FRAMES_AT_ONCE = 8
 # The spatial norms and the encoder's last norm do not follow `norm_eps`.
 FIXED_NORM_EPS = 1e-6
 
+NAME = "AutoencoderKLCogVideoX"
 DOWN_BLOCK = "CogVideoXDownBlock3D"
 UP_BLOCK = "CogVideoXUpBlock3D"
 
@@ -48,7 +49,8 @@ class AutoencoderConfig:
     `latents_std` and `force_upcast` are published but used by no CogVideoX pipeline.
 
     Raises:
-        Refused: A block type or activation that does not exist, or lengths and channels that do not fit.
+        Refused: A value that cannot be, a block type or activation that does not exist, or lengths and
+            channels that do not fit.
     """
 
     in_channels: int = 3
@@ -65,10 +67,6 @@ class AutoencoderConfig:
     sample_height: int = 480
     sample_width: int = 720
     scaling_factor: float = 1.15258426
-    shift_factor: float | None = None
-    latents_mean: Sequence[float] | None = None
-    latents_std: Sequence[float] | None = None
-    force_upcast: float = True
     use_quant_conv: bool = False
     use_post_quant_conv: bool = False
     invert_scale_latents: bool = False
@@ -76,40 +74,35 @@ class AutoencoderConfig:
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
         """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+        return select_config(cls, config, NAME)
 
     def __post_init__(self) -> None:
+        def refuse(key: str, allowed: str) -> None:
+            raise bad_key(NAME, key, getattr(self, key), allowed)
+
+        for key, value in vars(self).items():
+            numbers = value if key == "block_out_channels" else (value,)
+            if any(type(number) is int and number < 1 for number in numbers):
+                refuse(key, "1 or more")
+        if not 0 < self.scaling_factor < math.inf:
+            refuse("scaling_factor", "a number above 0")
+        if not 0 <= self.norm_eps < math.inf:
+            refuse("norm_eps", "a number from 0")
         blocks = len(self.block_out_channels)
         for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
-            types = getattr(self, key)
-            if any(name != known for name in types):
-                raise Refused(f"config.json of the autoencoder: {key}: {list(types)}; only {known} is known")
-            if len(types) != blocks:
-                raise Refused(
-                    f"config.json of the autoencoder: {key} names {len(types)} blocks, "
-                    f"block_out_channels {blocks}; they must be as many"
-                )
+            if list(getattr(self, key)) != [known] * blocks:
+                refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
         if self.act_fn.lower() not in DIFFUSERS:
-            raise Refused(
-                f"config.json of the autoencoder: act_fn: {self.act_fn!r}; allowed: {', '.join(DIFFUSERS)}"
-            )
-        indivisible = [c for c in self.block_out_channels if c % self.norm_num_groups]
-        if indivisible:
-            raise Refused(
-                f"config.json of the autoencoder: block_out_channels {indivisible} are no multiples of "
-                f"norm_num_groups {self.norm_num_groups}"
-            )
+            refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
         if self.temporal_compression_ratio < 1 or not math.log2(self.temporal_compression_ratio).is_integer():
-            raise Refused(
-                f"config.json of the autoencoder: temporal_compression_ratio: "
-                f"{self.temporal_compression_ratio}; allowed: powers of 2"
-            )
+            refuse("temporal_compression_ratio", "a power of 2")
         # The published layout sizes these convolutions by the pixels' channels, yet applies them to latents.
-        if (self.use_quant_conv or self.use_post_quant_conv) and self.out_channels != self.latent_channels:
-            raise Refused(
-                f"config.json of the autoencoder: use_quant_conv and use_post_quant_conv need out_channels "
-                f"({self.out_channels}) to equal latent_channels ({self.latent_channels})"
-            )
+        if self.out_channels != self.latent_channels:
+            for key in ("use_quant_conv", "use_post_quant_conv"):
+                if getattr(self, key):
+                    refuse(key, f"false, where latent_channels ({self.latent_channels}) is not out_channels")
 
     @property
     def activation(self) -> Activation:

@@ -10,6 +10,7 @@ tokens, N = L + V, D model width, E width of the time embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,11 @@ def _check(config: CogVideoXConfig) -> None:
     for key, value in vars(config).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             refuse(key, "1 or more")
+    if not 0 <= config.norm_eps < math.inf:
+        refuse("norm_eps", "a number from 0")
+    for dim in {config.inner_dim, config.ofs_embed_dim or config.inner_dim}:
+        if config.freq_shift == dim // 2:
+            refuse("freq_shift", f"any but the number of frequencies, {dim // 2}, from which it is taken")
     if config.activation_fn not in FEED_FORWARD_ACTIVATIONS:
         refuse("activation_fn", "one of " + ", ".join(FEED_FORWARD_ACTIVATIONS))
     if config.timestep_activation_fn.lower() not in DIFFUSERS:
@@ -110,6 +116,9 @@ def _check(config: CogVideoXConfig) -> None:
         refuse("attention_head_dim", "a multiple of 16 (the rotary table is split over three axes)")
     if config.has_position_table and config.inner_dim % 16:
         refuse("attention_head_dim", "a multiple of 16 when multiplied by num_attention_heads")
+    for key in ("spatial_interpolation_scale", "temporal_interpolation_scale"):
+        if config.has_position_table and getattr(config, key) == 0:
+            refuse(key, "any but 0: positions are divided by it")
     if config.use_learned_positional_embeddings and not config.use_rotary_positional_embeddings:
         refuse("use_learned_positional_embeddings", "false, unless use_rotary_positional_embeddings is true")
     if config.has_position_table and config.frames_per_patch > 1:
