@@ -15,8 +15,8 @@ from moto.server import ThreadedMotoServer
 from tests.parallel.ranks import Ranks
 from tests.s3_traffic import Traffic
 
-# How long an example takes says more about the machine than about the code.
-settings.register_profile("vidgen", deadline=None)
+# How long an example takes says more about the machine than about the code. Others are drawn in each run.
+settings.register_profile("vidgen", deadline=None, max_examples=50)
 settings.load_profile("vidgen")
 
 _NOT_SECRET = {

@@ -791,7 +791,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(table=tables(), group=st.integers(1, 12), height=st.sampled_from([None, 16, 17]))
 def test_rows_looked_at_together_are_as_rows_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, table: pa.Table, group: int, height: int | None

@@ -92,7 +92,7 @@ def in_order(rows: list[Wish], wanted: list[bool], window: int) -> list[int]:
     return order
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(
     files=st.lists(st.lists(wishes, max_size=20), min_size=1, max_size=3),
     group=st.integers(1, 12),

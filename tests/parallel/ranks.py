@@ -3,7 +3,9 @@
     def body(mesh, x): ...                      # at module level; runs on every rank
     results = ranks.run(body, x, degrees=Degrees(ulysses=2))   # its return values, by rank
 
-The processes are spawned once and used by all tests of a session; each run gives them a new mesh.
+The processes are started once and used by all tests of a session; each run gives them a new mesh. They are
+forks of one that has imported MindSpore and transformers, which takes seconds, and has not computed: forks of
+one that has, as the tests' own process, hang.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from vidgen_dist.parallel.mesh import Degrees
 
 START_SECONDS = 120.0
 
+PRELOADED = ["vidgen_dist.pipelines.loading", "transformers.models.t5.tokenization_t5_fast"]
+
 
 class Ranks:
     """Processes that play the ranks of a gang; more are started as they are needed.
@@ -29,7 +33,8 @@ class Ranks:
 
     def __init__(self, transport: str | None = None) -> None:
         self._transport = transport
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
         self._ranks: list[tuple[Any, Connection]] = []
 
     def run(
