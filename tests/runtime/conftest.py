@@ -29,6 +29,8 @@ def _for_all_of_ray(s3_endpoint: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # As in a run's own Ray; else workers give way to the tests that run beside this one.
+        patch.setenv("RAY_worker_niceness", "0")
         import ray
 
         yield

@@ -329,26 +329,26 @@ def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:
     assert [row_id for row_id, is_lost in zip(ids, lost, strict=True) if is_lost] == ["lost", "lost-failed"]
 
 
-ROWS = 24
-STORED = 10
+ROWS = 16
+STORED = 6
 QUICK = {"INTERVAL_SECONDS": 0.3, "ORPHAN_SECONDS": 1.0}
 """Of the lease. Ray was seen to end workers of a dead driver within 0.1 s where it runs on."""
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_what_a_killed_driver_had_not_entered_is_adopted(
-    root: str,
     make_manifest: Callable[..., str],
     make_spec: Callable[..., RunSpec],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is killed before it has written any part of the ledger."""
-    marks, output = tmp_path / "marks", open_storage(root)
+    marks, root = tmp_path / "marks", str(tmp_path / "out")
+    output = open_storage(root)
     marks.mkdir()
     ids = [f"row-{number:02d}" for number in range(ROWS)]
     manifest = make_manifest(*({"id": i, "prompt": f"stamp:{marks}/{i} sleep:0.1"} for i in ids))
-    flags = [manifest, root, "--model", "fake", "--device", "cpu", "--replicas", "2"]
+    flags = [manifest, root, "--model", "fake", "--device", "cpu", "--replicas", "1"]
     flags += ["--address", ray.get_runtime_context().gcs_address]
     constants = {"books.FEW_ENTRIES": 10**6, "books.PATIENCE_SECONDS": 3600.0}
     for name, value in QUICK.items():
@@ -373,7 +373,7 @@ def test_what_a_killed_driver_had_not_entered_is_adopted(
         return with_lease(plan)
 
     monkeypatch.setattr(Plan, "rows", note_stored)
-    spec = make_spec(manifest, output__uri=root, output__format="mp4")
+    spec = make_spec(manifest, output__format="mp4", topology__replicas=1)
     result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
     assert result.done == ROWS
     assert result.adopted >= len(stored) >= STORED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -139,13 +139,33 @@ def test_rows_that_take_no_time_are_all_done() -> None:
     assert set(cluster.done_at) == all_of(5_000)
 
 
-@pytest.mark.parametrize("first", [0, 90, 180])
-def test_rows_that_kill_one_after_the_other_do_not_end_a_replica(first: int) -> None:
-    killers = frozenset(str(i) for i in range(first, first + 20))
+@pytest.mark.parametrize(
+    ("count", "killing"),
+    [(200, range(20)), (200, range(90, 110)), (200, range(180, 200)), (5, (0, 3, 4))],
+)
+def test_rows_that_kill_one_after_the_other_do_not_end_a_replica(count: int, killing: Iterable[int]) -> None:
+    """Neither the first ones, with nothing done before them, nor those at the end."""
+    killers = frozenset(str(i) for i in killing)
     cluster = Simulation(Habits(render=lambda *_: 1.0, killers=killers, load=1.0, write=0.1), {"n": 1})
-    cluster.crew(200, 1).work()
+    cluster.crew(count, 1).work()
     assert set(cluster.given_up) == killers
-    assert set(cluster.done_at) == all_of(200) - killers
+    assert set(cluster.done_at) == all_of(count) - killers
+
+
+class NeverLoading(Simulation):
+    """Gangs that die while they load the model."""
+
+    def _start(self, actor: Actor, at: float) -> None:
+        self.at(at + self.habits.load, lambda at: self._end(actor, at))
+
+
+def test_a_model_that_never_loads_ends_the_run() -> None:
+    cluster = NeverLoading(Habits(render=lambda *_: 1.0), {"n": 1})
+    with pytest.raises(Stopped, match="no worker can be kept alive: the worker it died"):
+        cluster.crew(10, 1).work()
+    assert len(cluster.actors) == MAX_DEATHS
+    assert not cluster.done_at
+    assert not cluster.given_up
 
 
 @pytest.mark.parametrize(("good", "most"), [(0, MAX_KILLED_FIRST), (30, MAX_KILLED + 1)])

@@ -40,7 +40,7 @@ def counts(result: RunResult) -> tuple[int, int, int, int]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_and_going_on_with_it(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    spec = make_spec(make_manifest("one", "two", "raise:oops", "four", "five"))
+    spec = make_spec(make_manifest("one", "two", "raise:oops", "four", "five"), topology__replicas=1)
     result = run(spec)
     assert counts(result) == (0, 4, 1, 1)
     assert result.pending == 0
@@ -63,7 +63,7 @@ def test_what_decides_no_pixels_renders_nothing_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     two = make_manifest("noise", "black:")
-    assert counts(run(make_spec(two))) == (0, 2, 0, 0)
+    assert counts(run(make_spec(two, topology__replicas=1))) == (0, 2, 0, 0)
     strict = {"output__reject": ["black"], "output__aigc_producer": "ACME"}
     three = make_manifest("noise", "black:", "black: again")
     assert counts(run(make_spec(three, **strict))) == (2, 0, 1, 1)
@@ -76,9 +76,16 @@ def test_what_decides_no_pixels_renders_nothing_again(
 def test_frames_do_not_depend_on_the_workers(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    manifest = make_manifest(*(f"row {i}" for i in range(6)))
+    """One, or two of which both work: each of two rows waits for the other to have begun."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    prompts = (f"touch:{a} wait:{b}", f"touch:{b} wait:{a}", *(f"row {i}" for i in range(4)))
+    manifest = make_manifest(*prompts)
+    b.touch()
     run(make_spec(manifest, output__uri=str(tmp_path / "one"), topology__replicas=1))
+    for file in (a, b):
+        file.unlink()
     run(make_spec(manifest, output__uri=str(tmp_path / "two"), topology__shard_size=1))
+    assert [len({entry["worker"] for entry in entries(tmp_path / name)}) for name in ("one", "two")] == [1, 2]
     first = {entry["id"]: entry for entry in entries(tmp_path / "one")}
     second = {entry["id"]: entry for entry in entries(tmp_path / "two")}
     assert first.keys() == second.keys() == set("abcdef")
@@ -89,50 +96,31 @@ def test_frames_do_not_depend_on_the_workers(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_both_workers_work_and_one_is_enough(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
-) -> None:
-    """Each of two rows waits for the other to have begun."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    prompts = (f"touch:{one} wait:{two}", f"touch:{two} wait:{one}")
-    result = run(make_spec(make_manifest(*prompts), topology__shard_size=1))
-    assert counts(result) == (0, 2, 0, 0)
-    assert len({entry["worker"] for entry in entries(tmp_path / "out")}) == 2
-
-
-@pytest.mark.usefixtures("local_ray")
 def test_a_row_that_kills_workers_is_given_up_and_its_neighbours_are_not(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
+    """It has as many attempts as the run gives it."""
     once = tmp_path / "once"
     rows = ["one", "two", "die:", "four", f"die-once:{once}", "six", "seven", "eight"]
-    result = run(make_spec(make_manifest(*rows), topology__shard_size=4))
+    spec = make_spec(
+        make_manifest(*rows), faults__max_attempts=2, topology__replicas=1, topology__shard_size=4
+    )
+    result = run(spec)
     assert counts(result) == (0, 7, 1, 1)
     found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
     assert found["c"]["error_class"] == "WorkerDied"
-    assert f"{crew.MAX_DEATHS} workers died with this row" in found["c"]["error_message"]
+    assert found["c"]["error_message"].startswith("2 workers died with this row")
     assert all(entry["status"] == "done" for row_id, entry in found.items() if row_id != "c")
     assert len(entries(tmp_path / "out")) == 8
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_row_has_as_many_attempts_as_the_run_gives_it(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
-) -> None:
-    spec = make_spec(make_manifest("die:", "two", "three"), faults__max_attempts=1, topology__shard_size=1)
-    assert counts(run(spec)) == (0, 2, 1, 1)
-    [failed] = [entry for entry in entries(tmp_path / "out") if entry["id"] == "a"]
-    assert failed["error_message"].startswith("1 worker died with this row")
-
-
-@pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("allowed", [2, "20%"])
 def test_too_many_failures_end_the_run_and_lose_nothing(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, allowed: int | str
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     rows = ["raise:oops", "two", "raise:oops", "four", "raise:oops", *["later"] * 7]
     spec = make_spec(
-        make_manifest(*rows), faults__max_failures=allowed, topology__replicas=1, topology__shard_size=1
+        make_manifest(*rows), faults__max_failures="20%", topology__replicas=1, topology__shard_size=1
     )
     result = run(spec)
     assert result.exit_status == 1
@@ -152,15 +140,15 @@ def test_rows_of_a_worker_that_breaks_down_are_not_forgotten(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     manifest = make_manifest("one", f"exit-once:{tmp_path}/left", "three", "four", "five")
-    assert counts(run(make_spec(manifest))) == (0, 5, 0, 0)
+    assert counts(run(make_spec(manifest, topology__replicas=1))) == (0, 5, 0, 0)
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("model", ["dies-when-loaded", "breaks-when-loaded"])
 def test_a_model_that_never_loads_ends_the_run(
-    make_spec: MakeSpec, make_manifest: MakeManifest, model: str
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run(make_spec(make_manifest("one"), model__id=model, topology__replicas=1))
+    monkeypatch.setattr(crew, "MAX_DEATHS", 2)
+    result = run(make_spec(make_manifest("one"), model__id="breaks-when-loaded", topology__replicas=1))
     assert counts(result) == (0, 0, 0, 1)
     assert result.pending == 1
     assert "no worker can be kept alive" in result.message
@@ -181,14 +169,15 @@ def test_what_is_told_of_a_death_holds_its_cause() -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
     with pytest.raises(Refused, match=r"transformer\.weight: missing"):
-        run(make_spec(make_manifest("one", "two"), model__id="refused-by-workers"))
+        run(make_spec(make_manifest("one"), model__id="refused-by-workers"))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "no_waiting")
 def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(books, "WAIT_SECONDS", 0.5)
     ledger = tmp_path / "out" / "ledger"
     # The first row is entered; the second puts a file where the ledger was.
     prompts = ["one", f"replace:{ledger}", *(f"row {i} sleep:0.2" for i in range(200))]
@@ -206,10 +195,10 @@ def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
 
 @pytest.mark.usefixtures("local_ray")
 def test_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:
-    spec = make_spec(make_manifest("one", "two"), output__uri=f"s3://{s3_bucket}/out")
-    result = run(spec)
+    uri = f"s3://{s3_bucket}/out"
+    result = run(make_spec(make_manifest("one", "two"), output__uri=uri, topology__replicas=1))
     assert counts(result) == (0, 2, 0, 0)
-    assert read_status(f"s3://{s3_bucket}/out")["done"] == 2
+    assert read_status(uri)["done"] == 2
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -250,7 +239,7 @@ def test_a_manifest_that_changes_ends_the_run_and_the_next_takes_it_as_it_is(
 def test_prompts_of_100_kilobytes(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
     long = "é" * 50_000
     manifest = make_manifest(long, f"raise:{long}", f"{long} {long}", f"nan:{long}")
-    spec = make_spec(manifest, output__format="mp4", manifest__passthrough=["prompt"])
+    spec = make_spec(manifest, output__format="mp4", manifest__passthrough=["prompt"], topology__replicas=1)
     assert counts(run(spec)) == (0, 2, 2, 1)
     found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
     assert found["c"]["prompt"] == f"{long} {long}"
@@ -317,18 +306,17 @@ def test_retry_renders_what_has_failed_once_its_image_is_mended(
     rows = [{"id": name, "prompt": name, "image": f"{name}.png"} for name in names]
     Image.new("RGB", (8, 8), "red").save(tmp_path / "good.png")
     (tmp_path / "torn.png").write_bytes(b"no image")
-    spec = make_spec(make_manifest(*rows), model__task="image-to-video")
+    spec = make_spec(make_manifest(*rows), model__task="image-to-video", topology__replicas=1)
 
     def tried(found: RunResult) -> list[tuple[str, str, int]]:
         latest = entries(tmp_path / "out")[-(found.done + found.failed) :]
         return sorted((entry["id"], entry["status"], entry["attempt"]) for entry in latest)
 
-    assert counts(run(spec)) == (0, 1, 3, 1)
+    first = run(spec)
+    assert counts(first) == (0, 1, 3, 1)
+    assert tried(first) == [("good", "done", 1), *((name, "failed", 1) for name in ("late", "never", "torn"))]
     classes = {entry["id"]: entry["error_class"] for entry in entries(tmp_path / "out")}
     assert (classes["torn"], classes["late"]) == ("MediaError", "FileNotFoundError")
-    again = run(spec)
-    assert counts(again) == (1, 0, 3, 1)
-    assert tried(again) == [(name, "failed", 2) for name in ("late", "never", "torn")]
 
     for name in ("torn", "late"):
         Image.new("RGB", (8, 8), "blue").save(tmp_path / f"{name}.png")
@@ -337,7 +325,7 @@ def test_retry_renders_what_has_failed_once_its_image_is_mended(
     assert tried(mended) == [("torn", "done", 1)]
     rest = run(spec.override({"manifest.retry": "failed"}))
     assert counts(rest) == (2, 1, 1, 1)
-    assert tried(rest) == [("late", "done", 1), ("never", "failed", 3)]
+    assert tried(rest) == [("late", "done", 1), ("never", "failed", 2)]
     assert read_failures(str(tmp_path / "out"))["id"].to_pylist() == ["never"]
 
     none = run(spec.override({"manifest.retry": "failed:MediaError"}))

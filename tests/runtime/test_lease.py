@@ -153,7 +153,7 @@ def test_a_lease_that_is_given_back_while_another_waits(output: Storage) -> None
     write_holder(output)
     threading.Timer(INTERVAL, output.delete, [FILE]).start()
     said: list[str] = []
-    take(output, "second", said, interval=2.0).release()
+    take(output, "second", said, interval=1.0).release()
     assert len(said) == 1
 
 
@@ -216,7 +216,7 @@ def test_of_several_that_start_at_once_one_wins(
     at_once = {"local", "s3"} if stale else {"local", "s3", "local-without-locks"}
     certain = request.node.callspec.params["output"] in at_once
     together = 4
-    for _ in range(2 if stale else 8):
+    for _ in range(2 if stale else 5):
         if stale:
             write_holder(output)
         barrier = threading.Barrier(together)
@@ -391,7 +391,7 @@ def test_two_drivers_on_one_output(
     uri = str(tmp_path / "out") if where == "local" else f"s3://{s3_bucket}/out"
     began, go = tmp_path / "began", tmp_path / "go"
     prompts = [f"touch:{began} wait:{go}", "two", "three"]
-    spec = make_spec(make_manifest(*prompts), output__uri=uri)
+    spec = make_spec(make_manifest(*prompts), output__uri=uri, topology__replicas=1)
     told = io.StringIO()
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -438,7 +438,7 @@ def test_what_another_run_did_while_this_one_planned_is_not_done_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other begins after the first plan, and has ended when the lease is free."""
-    spec = make_spec(make_manifest("one", "two"))
+    spec = make_spec(make_manifest("one", "two"), topology__replicas=1)
     take_lease = leases.acquire
 
     def acquire_late(*args: object, **kwargs: object) -> Lease:

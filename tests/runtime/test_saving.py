@@ -354,6 +354,7 @@ def test_a_row_that_is_given_up_leaves_nothing_and_begins_at_its_first_step_in_t
     once = make_spec(manifest, topology__replicas=1, output__checkpoint_every=3, faults__max_attempts=1)
     result = run(once)
     assert (result.done, result.failed) == (0, 1)
+    assert result.failures[0].startswith("x: WorkerDied: 1 worker died with this row")
     assert scratch_of(tmp_path) == []
     assert run(once).exit_status == 0
     assert steps_in(marks) == [list(range(1, STOP + 1)), list(range(1, STEPS + 1))]
