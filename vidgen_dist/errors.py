@@ -9,6 +9,13 @@ class Refused(Exception):
     """
 
 
+class ConfigError(Refused):
+    """A key of a component's config whose value cannot be: names the key, its value and what is allowed.
+
+    What reads a config knows no files; who opened the checkpoint says which folder it is in.
+    """
+
+
 class RowError(Exception):
     """What is known to be a row's own fault: all ranks of a gang raise it alike, at the same place.
 

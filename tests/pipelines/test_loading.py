@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tests import references
 from vidgen_dist.errors import Refused
 from vidgen_dist.pipelines.loading import check_models
+from vidgen_dist.pipelines.rules import load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 
@@ -49,6 +50,42 @@ def test_weights_that_are_not_here_are_not_missed(tmp_path: Path) -> None:
     assert not opened.has_weights("transformer")
     assert not opened.has_weights("vae")
     check_models(opened)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "transformer/config.json",
+            {"num_layers": "2"},
+            "config of CogVideoXTransformer3DModel: num_layers is",
+        ),
+        ("transformer/config.json", {"patch_size": 0}, "config of transformer: patch_size is 0"),
+        (
+            "vae/config.json",
+            {"layers_per_block": None},
+            "config of AutoencoderKLCogVideoX: layers_per_block is",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "x"},
+            "CogVideoXDPMScheduler's config: predict",
+        ),
+    ],
+)
+def test_a_config_is_named_with_its_folder(
+    tmp_path: Path, file: str, change: dict[str, object], message: str
+) -> None:
+    folder = references.case("v2v").copy_checkpoint(tmp_path)
+    references.edit_json(folder / file, **change)
+
+    def prepare() -> None:
+        opened = open_checkpoint(folder)
+        load_rules(opened)
+        check_models(opened)
+
+    with pytest.raises(Refused, match=rf"^{folder}(/\w+)?: {message}"):
+        prepare()
 
 
 def test_tiles_that_cannot_be_made() -> None:

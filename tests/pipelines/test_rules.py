@@ -238,3 +238,15 @@ def test_rules_load_no_mindspore() -> None:
         "sys.exit('mindspore' in sys.modules or 'ray' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_models_default_is_no_fault_of_the_runs() -> None:
+    """Of 1 step 0.8 is none, but rows may bring another strength."""
+    rules = _rules("5b", "video-to-video")
+    rules.check_defaults({"num_inference_steps": 1})
+    request = RenderRequest(prompt="", video="clip.mp4", num_inference_steps=1)
+    assert rules.resolve(dataclasses.replace(request, strength=1.0)).strength == 1
+    with pytest.raises(RequestError, match=r"strength: 0\.8"):
+        rules.resolve(request)
+    with pytest.raises(Refused, match=r"sampling\.strength: 0\.4"):
+        rules.check_defaults({"num_inference_steps": 2, "strength": 0.4})

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import ConfigError
 
 C = TypeVar("C")
 
@@ -36,7 +36,7 @@ def read_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
         model: Names the model in messages.
 
     Raises:
-        Refused: Names the key, its value and what is allowed.
+        ConfigError: Names the key, its value and what is allowed.
     """
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key, value in config.items():
@@ -50,7 +50,7 @@ def select_config(kind: type[C], config: Mapping[str, Any], model: str) -> C:
     training and generation.
 
     Raises:
-        Refused: A value of the wrong type; names the key, its value and what is allowed.
+        ConfigError: A value of the wrong type; names the key, its value and what is allowed.
     """
     values = {}
     for name, hint in typing.get_type_hints(kind).items():
@@ -63,7 +63,7 @@ def select_sizes(kind: type[C], config: Mapping[str, Any], model: str) -> C:
     """As `select_config`, where all numbers must be 1 or more.
 
     Raises:
-        Refused: A value of the wrong type, or a number below 1.
+        ConfigError: A value of the wrong type, or a number below 1.
     """
     selected = select_config(kind, config, model)
     for key, value in vars(selected).items():
@@ -72,9 +72,22 @@ def select_sizes(kind: type[C], config: Mapping[str, Any], model: str) -> C:
     return selected
 
 
-def bad_key(model: str, key: str, value: Any, allowed: str) -> Refused:
+def check_sizes(config: Any, model: str) -> None:
+    """See that a config, a dataclass, has no whole number below 1 and no empty list.
+
+    Raises:
+        ConfigError: It has one.
+    """
+    for key, value in vars(config).items():
+        if type(value) is int and value < 1:
+            raise bad_key(model, key, value, "1 or more")
+        if isinstance(value, list | tuple) and not value:
+            raise bad_key(model, key, value, "a list that is not empty")
+
+
+def bad_key(model: str, key: str, value: Any, allowed: str) -> ConfigError:
     """The error for a key whose value cannot be."""
-    return Refused(f"config of {model}: {key} is {value!r}; allowed is {allowed}")
+    return ConfigError(f"config of {model}: {key} is {value!r}; allowed is {allowed}")
 
 
 def _typed(value: Any, hint: Any, model: str, key: str) -> Any:

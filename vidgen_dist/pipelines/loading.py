@@ -26,7 +26,7 @@ from vidgen_dist.pipelines.ltx import LTXPipeline
 from vidgen_dist.pipelines.mochi import MochiPipeline
 from vidgen_dist.pipelines.mochi_rules import zeros_for_empty_prompt
 from vidgen_dist.pipelines.rendering import Pipeline
-from vidgen_dist.pipelines.rules import Rules, compute_dtype, find_family, load_rules
+from vidgen_dist.pipelines.rules import Rules, compute_dtype, config_of, find_family, load_rules
 from vidgen_dist.schedulers import load_scheduler
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.load import load_weights, match_weights
@@ -90,7 +90,8 @@ def load_pipeline(
 
 
 def check_models(checkpoint: Checkpoint, *, vae_tiling: bool = False) -> None:
-    """See that a checkpoint's models can be built and that its weights are theirs; none of these is read.
+    """See that a checkpoint's models and its noise schedule can be built, and that its weights are theirs;
+    none of these is read.
 
     Weights that are not on this machine yet are left to `load_pipeline`.
 
@@ -102,6 +103,7 @@ def check_models(checkpoint: Checkpoint, *, vae_tiling: bool = False) -> None:
         Refused: A config that cannot be, or of which no tiles can be made; keys or shapes of weights that
             are not the model's, which names the keys and both shapes.
     """
+    _build_scheduler(checkpoint)
     for component in find_family(checkpoint).components:
         if checkpoint.class_name(component) not in MODELS:
             continue
@@ -124,7 +126,14 @@ def build_model(checkpoint: Checkpoint, component: str, mesh: Mesh | None = None
     """
     name = checkpoint.class_name(component)
     kind, config = MODELS[name], checkpoint.config(component)
-    return kind(config, mesh) if name in _DIVIDED else kind(config)
+    with config_of(checkpoint.component_folder(component)):
+        return kind(config, mesh) if name in _DIVIDED else kind(config)
+
+
+def _build_scheduler(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's noise schedule; raises as `build_model`."""
+    with config_of(checkpoint.component_folder("scheduler")):
+        return load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler"))
 
 
 def _load_models(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> dict[str, nn.Module]:
@@ -158,7 +167,7 @@ def _common_parts(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) 
         "rules": rules,
         "tokenizer": load_tokenizer(checkpoint),
         **_load_models(checkpoint, dtype, mesh),
-        "scheduler": load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler")),
+        "scheduler": _build_scheduler(checkpoint),
         "vae_config": checkpoint.config("vae"),
         "dtype": dtype,
         "mesh": mesh,

@@ -7,11 +7,13 @@ imports MindSpore. Each family has one function that reads its configs into a `R
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.pipelines import cogvideox_rules, hunyuan_video_rules, ltx_rules, mochi_rules
 from vidgen_dist.pipelines.tasks import (
     IMAGE_TO_VIDEO,
@@ -92,13 +94,27 @@ class Rules:
         Raises:
             Refused: One that the model does not take, or cannot do: names it, for no row is to blame.
         """
-        given = {name: value for name, value in sampling.items() if value is not None}
-        if self.media is not None:
-            given.setdefault(self.media, "of each row")
         try:
-            return self.resolve(RenderRequest(**{"prompt": "", **given}))
+            return self._resolve_given(_given(sampling))
         except RequestError as error:
             raise Refused(f"sampling.{error}") from None
+
+    def check_defaults(self, sampling: Mapping[str, Any]) -> None:
+        """As `resolve_defaults`, but rows may have a value of their own in place of the model's default."""
+        given = _given(sampling)
+        try:
+            self._resolve_given(given)
+        except RequestError as error:
+            if error.field in given:
+                raise Refused(f"sampling.{error}") from None
+
+    def _resolve_given(self, given: Mapping[str, Any]) -> RenderRequest:
+        media = {} if self.media is None else {self.media: "of each row"}
+        return self.resolve(RenderRequest(**{"prompt": "", **media, **given}))
+
+
+def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sampling.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -175,6 +191,15 @@ def find_family(checkpoint: Checkpoint) -> Family:
     )
 
 
+@contextmanager
+def config_of(folder: Path) -> Iterator[None]:
+    """Put the folder before what is wrong with a config that was read from it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise Refused(f"{folder}: {error}") from None
+
+
 def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules:
     """Read what a checkpoint can render from its configs.
 
@@ -188,7 +213,8 @@ def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules:
     family = find_family(checkpoint)
     for component in family.components:
         checkpoint.component_folder(component)
-    by_task = family.read(checkpoint)
+    with config_of(checkpoint.folder):
+        by_task = family.read(checkpoint)
     if task is None:
         declared = family.pipeline_tasks[checkpoint.model_index["_class_name"]]
         task = declared if declared in by_task else next(iter(by_task))

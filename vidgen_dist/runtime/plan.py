@@ -136,7 +136,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         # A branch that has moved since must not have finished rows rendered again.
         spec = spec.override({"model.revision": before.model.revision})
     model: OpenedModel = get_engine(engine).open_model(spec.model, device)
-    model.rules.resolve_defaults(spec.sampling)
+    model.rules.check_defaults(spec.sampling)
     manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
     ledger_schema(manifest.extra_schema)
     try:
@@ -317,7 +317,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
     rules: Rules | None = None
     if "model.id" in flags:
         rules = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules
-        rules.resolve_defaults(spec.sampling)
+        rules.check_defaults(spec.sampling)
     manifest = open_manifest(uri, passthrough=spec.manifest.passthrough)
     ledger_schema(manifest.extra_schema)
     try:

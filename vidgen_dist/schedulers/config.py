@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ def require(name: str, values: Mapping[str, Any], key: str, right: bool, allowed
     """Refuse a value that is not right.
 
     Raises:
-        Refused: Names the scheduler, the key, its value and what is allowed.
+        ConfigError: Names the scheduler, the key, its value and what is allowed.
     """
     if not right:
-        raise Refused(f"{name}'s config: {key} {_shown(values[key])} is not allowed; {allowed}")
+        raise ConfigError(f"{name}'s config: {key} {_shown(values[key])} is not allowed; {allowed}")
 
 
 def is_whole(value: Any, least: int) -> bool:

@@ -23,7 +23,7 @@ from vidgen_dist.models.activations import DIFFUSERS, Activation
 from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import FrameCache, in_frame_batches
 from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
-from vidgen_dist.models.config import bad_key, select_config
+from vidgen_dist.models.config import bad_key, check_sizes, select_config
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
@@ -80,10 +80,9 @@ class AutoencoderConfig:
         def refuse(key: str, allowed: str) -> None:
             raise bad_key(NAME, key, getattr(self, key), allowed)
 
-        for key, value in vars(self).items():
-            numbers = value if key == "block_out_channels" else (value,)
-            if any(type(number) is int and number < 1 for number in numbers):
-                refuse(key, "1 or more")
+        check_sizes(self, NAME)
+        if min(self.block_out_channels) < 1:
+            refuse("block_out_channels", "1 or more")
         if not 0 < self.scaling_factor < math.inf:
             refuse("scaling_factor", "a number above 0")
         if not 0 <= self.norm_eps < math.inf:

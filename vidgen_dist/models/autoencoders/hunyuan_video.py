@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from vidgen_dist import nn
-from vidgen_dist.errors import Refused
 from vidgen_dist.models.activations import DIFFUSERS, Activation
 from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import CausalConv3d, Steps
 from vidgen_dist.models.autoencoders.tiles import StridedTiles, Tiles, cut, in_frame_tiles
+from vidgen_dist.models.config import bad_key, check_sizes, select_config
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows
+
+NAME = "AutoencoderKLHunyuanVideo"
 
 # Long videos go through in tiles of so many frames and the one before, one every so many: other numbers would
 # change the picture.
@@ -35,16 +37,6 @@ FRAMES_TO_THE_NEXT = 12
 NORM_EPS = 1e-6
 DOWN_BLOCK = "HunyuanVideoDownBlock3D"
 UP_BLOCK = "HunyuanVideoUpBlock3D"
-
-_NUMBERS = (
-    "in_channels",
-    "out_channels",
-    "latent_channels",
-    "layers_per_block",
-    "norm_num_groups",
-    "spatial_compression_ratio",
-    "temporal_compression_ratio",
-)
 
 
 @dataclass(frozen=True)
@@ -72,38 +64,34 @@ class AutoencoderConfig:
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
         """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+        return select_config(cls, config, NAME)
 
     def __post_init__(self) -> None:
-        def refuse(key: str, allowed: str) -> None:
-            raise Refused(
-                f"config.json of the autoencoder: {key}: {getattr(self, key)!r}; allowed: {allowed}"
-            )
-
-        for key in _NUMBERS:
-            if type(getattr(self, key)) is not int or getattr(self, key) < 1:
-                refuse(key, "a whole number from 1")
+        check_sizes(self, NAME)
+        if self.scaling_factor <= 0:
+            self._refuse("scaling_factor", "a number above 0")
         channels = self.block_out_channels
-        if not isinstance(channels, list | tuple) or any(type(n) is not int or n < 1 for n in channels):
-            refuse("block_out_channels", "a list of whole numbers from 1")
-        if not isinstance(self.scaling_factor, int | float) or self.scaling_factor <= 0:
-            refuse("scaling_factor", "a number above 0")
         blocks = len(channels)
         for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
-            if list(getattr(self, key) or ()) != [known] * blocks:
-                refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
+            if list(getattr(self, key)) != [known] * blocks:
+                self._refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
         if self.act_fn.lower() not in DIFFUSERS:
-            refuse("act_fn", ", ".join(DIFFUSERS))
-        if any(n % self.norm_num_groups for n in channels):
-            refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
+            self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
+        if any(n < 1 or n % self.norm_num_groups for n in channels):
+            self._refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
         # The reference's decoder knows no other, and its blocks do not double frames more often.
         if self.temporal_compression_ratio != 4:
-            refuse("temporal_compression_ratio", "4")
+            self._refuse("temporal_compression_ratio", "4")
         if blocks < 3:
-            refuse("block_out_channels", "3 or more: frames are halved between two pairs of blocks")
+            self._refuse("block_out_channels", "3 or more: frames are halved between two pairs of blocks")
         ratio = self.spatial_compression_ratio
         if not math.log2(ratio).is_integer() or ratio > 2**blocks:
-            refuse("spatial_compression_ratio", f"a power of 2, up to {2**blocks}: each block halves once")
+            self._refuse(
+                "spatial_compression_ratio", f"a power of 2, up to {2**blocks}: each block halves once"
+            )
+
+    def _refuse(self, key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, getattr(self, key), allowed)
 
     @property
     def activation(self) -> Activation:

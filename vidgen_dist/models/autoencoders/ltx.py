@@ -13,7 +13,7 @@ Over the ranks of a gang a video is split into rows: each module works on a rank
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from vidgen_dist import nn
 from vidgen_dist.models.autoencoders.base import VideoAutoencoder
 from vidgen_dist.models.autoencoders.layers import from_channels, to_channels
 from vidgen_dist.models.autoencoders.tiles import StridedTiles
-from vidgen_dist.models.config import bad_key
+from vidgen_dist.models.config import bad_key, check_sizes, select_config
 from vidgen_dist.models.layers import SinusoidEmbedding
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import Rows, join
@@ -81,13 +81,10 @@ class AutoencoderConfig:
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
         """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+        return select_config(cls, config, NAME)
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            default = getattr(AutoencoderConfig, key)
-            if isinstance(default, tuple) and (not isinstance(value, list | tuple) or not value):
-                self._refuse(key, "a list that is not empty")
+        check_sizes(self, NAME)
         self._check_encoder()
         self._check_decoder()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from vidgen_dist.models.autoencoders.layers import (
     from_channels,
     in_frame_batches,
 )
-from vidgen_dist.models.config import bad_key
+from vidgen_dist.models.config import bad_key, check_sizes, select_config
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows
 
@@ -105,18 +105,10 @@ class AutoencoderConfig:
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
         """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+        return select_config(cls, config, NAME)
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            default = getattr(AutoencoderConfig, key)
-            nothing = value is None and key.startswith("latents_")
-            if (
-                isinstance(default, tuple)
-                and not nothing
-                and (not isinstance(value, list | tuple) or not value)
-            ):
-                self._refuse(key, "a list that is not empty")
+        check_sizes(self, NAME)
         if self.act_fn.lower() not in DIFFUSERS:
             self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
         waves = 1 + 2 * len(OCTAVES)
