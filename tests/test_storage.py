@@ -33,6 +33,7 @@ from vidgen_dist.storage import (
     open_storage,
     open_writable_file,
     safe_name,
+    would_find,
 )
 
 
@@ -204,6 +205,18 @@ def test_files_folders_and_globs_expand(root: str) -> None:
     assert expand(output.uri("x[1].parquet")) == [output.uri("x[1].parquet")]
     output.write_bytes("_hidden/e.parquet", b"z")
     assert expand(output.uri("_hidden") + "/*") == [output.uri("_hidden/e.parquet")]
+
+
+def test_what_would_be_found_is_what_expands(root: str) -> None:
+    output = open_storage(root)
+    names = ("a.parquet", "sub/b.parquet", "sub/sub/c.parquet", "_out/d.parquet", "subway/.e/f.parquet")
+    for name in names:
+        output.write_bytes(name, b"x")
+    patterns = ("", "/", "/sub", "/su", "/*", "/*.parquet", "/*/*.parquet", "/**/*.parquet", "/**", "/_out")
+    for pattern in patterns:
+        found = [output.uri(name) for name in names if would_find(root + pattern, output.uri(name))]
+        assert sorted(found) == expand(root + pattern), pattern
+    assert not would_find("/elsewhere", "memory://elsewhere/a.parquet")
 
 
 def test_storage_is_used_from_threads_and_sent_to_processes(root: str) -> None:

@@ -42,6 +42,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
+from fsspec.utils import glob_translate
 
 from vidgen_dist.errors import Refused
 
@@ -709,11 +710,22 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
         if kind == "directory":
             below, names = path.rstrip("/"), _files_below(fs, path)
         else:
-            # Only what the pattern leaves open can be hidden; the folder before it was asked for by name.
-            below = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
-            found = fs.glob(path, detail=True) if re.search(r"[*?\[]", path) else {}
+            below = _plain_start(path)
+            found = fs.glob(path, detail=True) if _GLOB.search(path) else {}
             names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
         return sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
+
+
+def would_find(uri: str, file: str) -> bool:
+    """Whether `expand` of a folder or a glob would find a file, given by its URI, if it were there."""
+    fs, path = _place(uri)
+    file_fs, file_path = _place(file)
+    if _GLOB.search(path):
+        below, fits = _plain_start(path), re.fullmatch(glob_translate(path), file_path) is not None
+    else:
+        below = path.rstrip("/")
+        fits = file_path.startswith(f"{below}/")
+    return file_fs is fs and fits and not is_hidden(file_path[len(below) + 1 :])
 
 
 @_patient
@@ -739,6 +751,14 @@ def stamp(uri: str) -> str:
 
 
 # --- how ---------------------------------------------------------------------------------------------
+
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+def _plain_start(glob: str) -> str:
+    """The folder before a glob's pattern. It was asked for by name: only what comes after can be hidden."""
+    return _GLOB.split(glob, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _place(uri: str) -> tuple[Any, str]:

@@ -491,6 +491,16 @@ def test_an_output_of_another_manifest(make_spec: MakeSpec, make_manifest: MakeM
     assert plan_of(make_spec(relative)).done == 1
 
 
+def test_an_output_in_the_manifest(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    """The next run would read the ledger as manifest."""
+    make_manifest("one")
+    for uri in (str(tmp_path), f"{tmp_path}/**/*.parquet"):
+        with pytest.raises(Refused, match=r"/out: lies in the manifest .*; give a folder outside of it"):
+            plan_of(make_spec(uri))
+    assert plan_of(make_spec(f"{tmp_path}/*.parquet")).total == 1
+    assert plan_of(make_spec(str(tmp_path), output__uri=str(tmp_path / "_out"))).total == 1
+
+
 @pytest.mark.parametrize("folder", ["videos", "ledger"])
 def test_a_folder_that_is_no_output(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, folder: str

@@ -13,7 +13,7 @@ import numpy as np
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerState, ledger_schema, read_ledger
+from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
 from vidgen_dist.media import read_image, read_video
 from vidgen_dist.pipelines.rules import Rules
@@ -131,6 +131,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     check_sampling(spec)
     spec = with_absolute_paths(spec)
     output = open_writable(spec.output.uri)
+    _check_apart(spec, output)
     before = _previous_run(output)
     if before is not None and spec.model.revision is None and before.model.id == spec.model.id:
         # A branch that has moved since must not have finished rows rendered again.
@@ -255,6 +256,15 @@ def describe_problems(report: CheckReport) -> str:
     if report.num_problems > len(lines):
         lines.append(f"and {report.num_problems - len(lines):,} more")
     return "\n".join(lines)
+
+
+def _check_apart(spec: RunSpec, output: Storage) -> None:
+    """Refuse an output in the manifest: the next run would take the ledger's parts for files of it."""
+    if storage.would_find(spec.manifest.uri, output.uri(f"{FOLDER}/part.parquet")):
+        raise Refused(
+            f"{redact(output.uri())}: lies in the manifest {redact(spec.manifest.uri)}, which would come to "
+            "hold the ledger; give a folder outside of it, or name the manifest's files: *.parquet"
+        )
 
 
 def _previous_run(output: Storage) -> RunSpec | None:
