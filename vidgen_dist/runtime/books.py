@@ -26,9 +26,9 @@ from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 
 from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
+from vidgen_dist.runtime.job import told
 from vidgen_dist.runtime.lease import Lease, LeaseLost
 from vidgen_dist.runtime.retry import with_retries
-from vidgen_dist.runtime.writing import told
 
 FEW_ENTRIES = 8
 """Entries of a part at least, so that the ledger asks an eighth of a request a video."""

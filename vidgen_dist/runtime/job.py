@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.pipelines.rendering import State
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output
+from vidgen_dist.storage import redact_message
 
 
 @dataclass(frozen=True)
@@ -123,3 +127,13 @@ class Report:
 
     events: tuple[Event, ...]
     silent: Mapping[str, float]
+
+
+def told(error: BaseException) -> str:
+    """An error's message without secrets, and where in our code it came from when it is none of ours."""
+    message = redact_message(str(error))
+    if isinstance(error, OSError | ValueError | Refused):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{message}{place}"

@@ -34,13 +34,13 @@ from vidgen_dist.pipelines.rendering import Rendering, State
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.adoption import Stored, find_stored
 from vidgen_dist.runtime.engine import get_engine
-from vidgen_dist.runtime.job import Event, Job, Report, Row
+from vidgen_dist.runtime.job import Event, Job, Report, Row, told
 from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
 from vidgen_dist.runtime.retry import delays, is_out_of_memory, with_retries
 from vidgen_dist.runtime.scratch import Saving, Scratch
 from vidgen_dist.runtime.unison import Ending, Followers, GangBroken, Unison
 from vidgen_dist.runtime.watchdog import Pulse
-from vidgen_dist.runtime.writing import Outcome, WriteThread, told
+from vidgen_dist.runtime.writing import Outcome, WriteThread
 
 JOIN_SECONDS = 300.0
 """Until then every rank of a gang must have connected with every other: all are there and know of all."""

@@ -7,22 +7,19 @@ import queue
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidgen_dist import media, quality, storage
-from vidgen_dist.errors import Refused
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
-from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.job import Event, Job, Row, told
 from vidgen_dist.runtime.observability.notes import Note, Notes
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.watchdog import Pulse
-from vidgen_dist.storage import redact_message
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.adoption import Stored
@@ -209,13 +206,3 @@ def _give_way() -> None:
     # Ray's workers may be nicer than others already, and only root may become less so.
     niceness = min(os.getpriority(os.PRIO_PROCESS, thread) + NICER, 19)
     os.setpriority(os.PRIO_PROCESS, thread, niceness)
-
-
-def told(error: BaseException) -> str:
-    """An error's message without secrets, and where in our code it came from when it is none of ours."""
-    message = redact_message(str(error))
-    if isinstance(error, OSError | ValueError | Refused):
-        return message
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{message}{place}"
