@@ -320,7 +320,7 @@ def test_check_of_a_good_manifest(vidgen: Vidgen, tmp_path: Path, checkpoint: Pa
     path = write(tmp_path / "m.parquet", {"prompt": "x", "source": "web"})
     ran = vidgen("manifest", "check", path, "--model", checkpoint)
     assert ran.status == 0, ran.err
-    assert "1 rows, all can be rendered" in ran.out
+    assert "1 row, all can be rendered" in ran.out
     assert "'source'" in ran.err
     assert "'source'" not in vidgen("manifest", "check", path, "--passthrough", "source").err
 

@@ -177,7 +177,7 @@ def test_no_prompt(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         open_manifest(path)
     assert str(caught.value) == (
-        f"{path}: there is no column 'prompt', which every manifest needs (is 'prompts' meant to be it?); "
+        f"{path}: there is no column 'prompt', which every manifest needs (is 'Prompts' meant to be it?); "
         "it has: Prompts, seed"
     )
 

@@ -154,13 +154,13 @@ BAD_INPUTS = [
     (
         "p.jsonl",
         b'{"prompt": "a"}\n{"prompt": \n',
-        "p.jsonl, line 2: line: '{\"prompt\":' is not allowed; a JSON object",
+        "p.jsonl, line 2: line: '{\"prompt\":' is not allowed; a JSON object (Expecting value: line 1 ",
     ),
     ("p.jsonl", b'["a"]\n', "p.jsonl, line 1: line: '[\"a\"]' is not allowed; a JSON object"),
     (
         "p.jsonl",
         b'{"prompt": "a", "prompt": "b"}\n',
-        "p.jsonl, line 1: prompt: 2 is not allowed; each key once",
+        "p.jsonl, line 1: prompt: '2 times' is not allowed; each key once",
     ),
     ("p.jsonl", b'{"seed": 1}\n', "p.jsonl, line 1: prompt: None is not allowed"),
     ("p.jsonl", b'{"prompt": 1}\n', "p.jsonl, line 1: prompt: 1 is not allowed; a text"),

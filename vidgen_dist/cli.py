@@ -307,7 +307,7 @@ def failures(
                 pq.write_table(found, file)
         except OSError as error:
             raise Refused(f"--export: {error}") from None
-        print(f"{redact(export)}: {len(found):,} rows")
+        print(f"{redact(export)}: {_counted(len(found), 'row')}")
         return
     if as_json:
         print(json.dumps(found.to_pylist(), default=datetime.isoformat))
@@ -400,8 +400,10 @@ def export(
             limit=_SHOWN_FINDINGS,
             progress=lambda done, total: bar.update(rows, completed=done, total=total),
         )
-    where = f"{made.files:,} {'shards' if to == 'webdataset' else 'files'}"
-    print(f"{redact(destination)}: {made.videos:,} rows in {where}, {made.kept:,} of them from before")
+    where = _counted(made.files, "shard" if to == "webdataset" else "file")
+    print(
+        f"{redact(destination)}: {_counted(made.videos, 'row')} in {where}, {made.kept:,} of them from before"
+    )
     left_out = (
         (made.failed, "failed"),
         (made.stale, "rendered with other settings: the next `vidgen render` renders them again"),
@@ -475,7 +477,7 @@ def check_manifest(
     if not report.ok:
         by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
         raise Refused(f"{uri}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})")
-    print(f"{uri}: {report.rows:,} rows, all can be rendered")
+    print(f"{uri}: {_counted(report.rows, 'row')}, all can be rendered")
 
 
 @manifest_app.command("build")
@@ -490,7 +492,7 @@ def build_manifest(
     report = build(inputs, out)
     for name in report.unknown_columns:
         _err(f"{report.uri}: {describe_unknown(name)}")
-    print(f"{report.uri}: {report.rows:,} rows, columns {', '.join(report.columns)}")
+    print(f"{report.uri}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
 
 
 def main() -> None:
@@ -547,6 +549,10 @@ def _print_verification(found: Verification) -> None:
         print(f"{found.lost:,} marked as lost: the next `vidgen render` renders them again")
     elif not found.ok:
         _err("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _shortened(text: str) -> str:

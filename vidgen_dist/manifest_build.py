@@ -289,11 +289,12 @@ def _json_object(text: str) -> dict[str, Any]:
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, times in Counter(name for name, _ in pairs).items():
             if times > 1:
-                raise RequestError(name, times, "each key once in an object")
+                raise RequestError(name, f"{times} times", "each key once in an object")
         return dict(pairs)
 
     try:
-        value = json.loads(text, object_pairs_hook=without_repeats)
+        # Its end of line would make the error's place one of a second line.
+        value = json.loads(text.strip(), object_pairs_hook=without_repeats)
     except RequestError:
         raise
     except (ValueError, RecursionError) as error:

@@ -165,8 +165,9 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> No
     shown = redact(uri)
     there = ", ".join(schema.names[:50]) + (", …" if len(schema.names) > 50 else "")
     if "prompt" not in schema.names:
-        near = difflib.get_close_matches("prompt", [name.lower() for name in schema.names], 1)
-        hint = f" (is {near[0]!r} meant to be it?)" if near else ""
+        by_lower_case = {name.lower(): name for name in schema.names}
+        near = difflib.get_close_matches("prompt", by_lower_case, 1)
+        hint = f" (is {by_lower_case[near[0]]!r} meant to be it?)" if near else ""
         raise Refused(
             f"{shown}: there is no column 'prompt', which every manifest needs{hint}; it has: {there}"
         )

@@ -369,6 +369,9 @@ def _hub_error(model: str, revision: str | None, error: Exception) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    # requests quotes all that urllib3 says around the reason why it has no connection.
+    reasons = [getattr(inner, "reason", None) for inner in error.args]
+    error = next((reason for reason in reasons if isinstance(reason, Exception)), error)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
