@@ -241,7 +241,7 @@ def test_a_storage_that_lists_what_is_not_there(output: Storage, monkeypatch: py
 
 def test_writers_readers_and_compactions_at_the_same_time(output: Storage) -> None:
     """What was in the ledger before a reading is in the reading; in the end every entry is there once."""
-    rows, writers = 150, 3
+    rows, writers = 80, 3
     written = [0] * writers
     over = threading.Event()
     wrong: list[str] = []

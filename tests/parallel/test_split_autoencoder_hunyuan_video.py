@@ -15,7 +15,7 @@ from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 1e-5
 
-SPLITS = [(5, 4, False), (2, 3, False), (3, 2, True)]
+SPLITS = [(5, 4, False), (2, 3, False), (2, 2, True)]
 """Rows of latents, ranks, whether in tiles."""
 
 

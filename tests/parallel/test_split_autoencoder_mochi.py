@@ -15,7 +15,7 @@ from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 2e-5
 
-SPLITS = [(5, 4, 2, False), (2, 3, 4, False), (3, 2, 2, True)]
+SPLITS = [(5, 4, 2, False), (2, 3, 4, False), (2, 2, 2, True)]
 """Rows of latents, ranks, pixels of a latent, whether in tiles."""
 
 
