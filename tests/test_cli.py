@@ -351,7 +351,7 @@ finally:
 """
 
 
-def test_status_loads_neither_mindspore_nor_ray(tmp_path: Path, manifest: Path) -> None:
+def test_status_loads_neither_mindspore_nor_ray(vidgen: Vidgen, tmp_path: Path, manifest: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
@@ -367,8 +367,7 @@ def test_status_loads_neither_mindspore_nor_ray(tmp_path: Path, manifest: Path) 
     }
     assert ran.stderr.strip() == "[]"
     manifest.unlink()
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert json.loads(ran.stdout)["total"] is None
+    assert json.loads(vidgen("status", output, "--json").out)["total"] is None
 
 
 def test_module_is_the_command() -> None:

@@ -31,10 +31,11 @@ def checkpoint_path() -> Path:
     """
     folder = cache_folder() / f"tiny-cogvideox-{CHECKPOINT_VERSION}"
     if not folder.is_dir():
-        # Loads MindSpore, which nothing else in the driver needs.
-        from vidgen_dist.demo.checkpoint import make_checkpoint
-
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Loads MindSpore, which takes seconds, and which nothing else in the driver needs.
+            from vidgen_dist.demo.checkpoint import make_checkpoint
+
             make_checkpoint(folder)
         except OSError as error:
             raise Refused(
