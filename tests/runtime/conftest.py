@@ -32,7 +32,12 @@ def _for_all_of_ray(s3_endpoint: str) -> Iterator[None]:
         # As in a run's own Ray; else workers give way to the tests that run beside this one.
         patch.setenv("RAY_worker_niceness", "0")
         import ray
+        from ray._private.node import Node
 
+        # What workers print is read by nobody, and no cluster grows: two processes less for each Ray, one of
+        # which looks ten times a second.
+        for start in ("start_log_monitor", "start_monitor"):
+            patch.setattr(Node, start, lambda _: None)
         yield
         ray.shutdown()
 

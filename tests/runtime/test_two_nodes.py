@@ -36,11 +36,10 @@ SOON_MISSED = {
 
 
 @pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def two_nodes(_for_all_of_ray: None) -> Iterator[Cluster]:
     """A cluster of two nodes with two NPUs each."""
     import ray
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.shutdown()
     head = {**SIZE, "include_dashboard": False, "_system_config": SOON_MISSED}
     cluster = Cluster(initialize_head=True, head_node_args=head)
