@@ -34,7 +34,6 @@ from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.resume import error_class_of
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
-from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import AUTO, Model, RunSpec, parse_seconds
 from vidgen_dist.storage import Storage, open_storage, redact_message
 
@@ -143,7 +142,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             from vidgen_dist.runtime.observability.overview import Overview
 
             with Overview(plan.output, lease, decided.model.id, progress, counted) as overview:
-                result = _render(plan, decided.model, gangs, engine, lease, interrupts, progress, overview)
+                job = _job_of(plan, decided.model, gangs, engine)
+                result = _Work(plan, job, gangs, lease, interrupts, progress, overview).run()
                 overview.end(_end_of(result), result.message)
             if not result.pending and not lease.lost:
                 _clear_scratch(plan, console)
@@ -211,22 +211,171 @@ def _standing(output: Storage) -> tuple[bool, list[str]]:
         raise Refused(str(error)) from None
 
 
-def _render(
-    plan: Plan,
-    model: Model,
-    gangs: Gangs,
-    engine: str,
-    lease: Lease,
-    interrupts: Interrupts,
-    progress: RunProgress,
-    overview: Overview,
-) -> RunResult:
-    from vidgen_dist.runtime.crew import Crew, Stopped
-    from vidgen_dist.runtime.gang import Hiring
+class _Work:
+    """A run under way: its crew, and what comes of its rows.
 
-    topology = plan.spec.topology
-    limits = limits_of(topology.watchdog, plan.device)
-    job = Job(
+    Args:
+        plan: What is to be rendered.
+        job: What workers are told of it.
+        gangs: Who renders it.
+        lease: The right to enter rows.
+        interrupts: Say when to end.
+        progress: Told how the run stands.
+        overview: Told of all that happens.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        job: Job,
+        gangs: Gangs,
+        lease: Lease,
+        interrupts: Interrupts,
+        progress: RunProgress,
+        overview: Overview,
+    ) -> None:
+        from vidgen_dist.runtime.crew import Crew
+        from vidgen_dist.runtime.gang import Hiring
+
+        self._plan = plan
+        self._job = job
+        self._lease = lease
+        self._interrupts = interrupts
+        self._progress = progress
+        self._overview = overview
+        self._books = open_books(plan.output, job, lease, plan.newest)
+        self._scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
+        self._pending = plan.total - plan.done
+        self._failures: list[str] = []
+        self._adopted = 0
+        self._sent: Counter[str] = Counter()
+        self._senders = 0
+        self._told = 0
+        self._crew = Crew(
+            hiring=Hiring(job, gangs.replicas),
+            replicas=gangs.replicas,
+            run=lease.run,
+            rows=plan.rows(),
+            pending=self._pending,
+            shard_size=plan.spec.topology.shard_size,
+            max_attempts=job.max_attempts,
+            limits=plan.limits,
+            on_news=overview.hear,
+            on_loss=self._lose,
+            on_result=self._enter,
+            give_up=self._give_up,
+            stuck=lambda: self._books.stuck,
+            interrupts=interrupts,
+            tick=self._tick,
+        )
+
+    def run(self) -> RunResult:
+        """Render until the end; returns what became of it.
+
+        Raises:
+            Refused: The model cannot be loaded.
+        """
+        from vidgen_dist.runtime.crew import Stopped
+
+        message = ""
+        try:
+            while time.monotonic() < self._lease.settled and not self._interrupts.level:
+                time.sleep(0.1)
+            self._crew.work()
+        except Stopped as error:
+            message = f"the run stopped: {error}; run it again to go on"
+        finally:
+            self._progress.tick(0)
+            self._books.close()
+        if self._books.fault and not message:
+            message = (
+                f"the run stopped: the output cannot be written: {self._books.fault}; run it again to go on"
+            )
+        return self._outcome(message)
+
+    def _outcome(self, message: str) -> RunResult:
+        result = dataclasses.replace(
+            _result(self._plan, self._progress, tuple(self._failures), DONE, message),
+            done=self._books.done,
+            failed=self._books.failed,
+            sent={what: count / self._senders for what, count in self._sent.items()},
+            adopted=self._adopted,
+        )
+        status = DEAD_LETTERS if self._progress.failed or message else DONE
+        if self._lease.lost and result.pending:
+            status = DEAD_LETTERS
+            message = f"the run stopped: {self._lease.lost} took over this output; what is finished is kept"
+        elif self._interrupts.level and result.pending:
+            status = INTERRUPTED
+            message = message or "interrupted; run it again to go on"
+        return dataclasses.replace(result, exit_status=status, message=message)
+
+    # What the crew tells of
+
+    def _enter(self, event: Event) -> None:
+        """A row is done, or has failed."""
+        progress = self._progress
+        assert event.entry is not None, "whoever ends a row says what there is to say of it"
+        self._books.enter(event.entry)
+        progress.add(event.error if event.kind == "failed" else None)
+        self._adopted += event.adopted
+        if event.sent:
+            self._sent.update(event.sent)
+            self._senders += 1
+        if event.kind == "failed":
+            if len(self._failures) < SHOWN_FAILURES:
+                self._failures.append(f"{event.id}: {event.error}: {event.message}")
+            self._end_if_too_many_failed()
+
+    def _end_if_too_many_failed(self) -> None:
+        from vidgen_dist.runtime.crew import Stopped
+
+        faults, failed = self._plan.spec.faults, self._progress.failed
+        tried = self._progress.done + failed
+        if failed > faults.failures_allowed(tried, self._pending):
+            why = f"{failed:,} of {tried:,} rows failed, faults.max_failures is {faults.max_failures}"
+            self._crew.end(Stopped(why))
+
+    def _give_up(self, row: Row, error: str, message: str) -> None:
+        fingerprint = self._plan.identity.fingerprint(row.request, {})
+        entry = failed_entry(self._job, "driver", row, fingerprint, error, message)
+        self._enter(Event("failed", row.id, error, message, entry=entry))
+        self._overview.gave_up(error)
+        if self._job.output.checkpoint_every is not None:
+            self._scratch.remove(row.id)
+
+    def _lose(self, gang: Gang, why: str) -> None:
+        self._progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
+        self._overview.lose()
+
+    def _tick(self, ready: int, waiting: str) -> None:
+        if self._lease.lost:
+            # Another run renders these rows.
+            self._interrupts.stop()
+        if self._interrupts.level > self._told:
+            self._told = self._interrupts.level
+            self._progress.say(self._ending())
+        self._progress.tick(ready, waiting)
+        self._overview.refresh(self._crew.gangs)
+
+    def _ending(self) -> str:
+        """What a person is told who has interrupted the run."""
+        if self._interrupts.level > 1:
+            return "stopping at once; what is finished is kept"
+        within = f", within {self._plan.spec.faults.grace}" if self._interrupts.preempted else ""
+        return f"finishing the rows that are being rendered{within}; Ctrl-C stops at once"
+
+
+def _job_of(plan: Plan, model: Model, gangs: Gangs, engine: str) -> Job:
+    """What the workers of a run are told.
+
+    Args:
+        plan: The run.
+        model: As all of them are to read it.
+        gangs: What they are ranks of.
+        engine: Module name of what renders.
+    """
+    return Job(
         engine=engine,
         model=model,
         device=plan.device,
@@ -235,110 +384,8 @@ def _render(
         passthrough=plan.manifest.extra_schema,
         degrees=gangs.degrees,
         max_attempts=plan.spec.faults.max_attempts,
-        patience=limits["encode"],
+        patience=plan.limits["encode"],
     )
-    books = open_books(plan.output, job, lease, plan.newest)
-    scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
-    failures: list[str] = []
-    sent: Counter[str] = Counter()
-    senders = adopted = 0
-    pending = plan.total - plan.done
-    told = 0
-
-    def on_result(event: Event) -> None:
-        nonlocal senders, adopted
-        assert event.entry is not None, "whoever ends a row says what there is to say of it"
-        books.enter(event.entry)
-        progress.add(event.error if event.kind == "failed" else None)
-        adopted += event.adopted
-        if event.sent:
-            sent.update(event.sent)
-            senders += 1
-        if event.kind == "failed":
-            if len(failures) < SHOWN_FAILURES:
-                failures.append(f"{event.id}: {event.error}: {event.message}")
-            if progress.failed > plan.spec.faults.failures_allowed(progress.done + progress.failed, pending):
-                crew.end(
-                    Stopped(
-                        f"{progress.failed:,} of {progress.done + progress.failed:,} rows failed, "
-                        f"faults.max_failures is {plan.spec.faults.max_failures}"
-                    )
-                )
-
-    def give_up(row: Row, error: str, message: str) -> None:
-        fingerprint = plan.identity.fingerprint(row.request, {})
-        entry = failed_entry(job, "driver", row, fingerprint, error, message)
-        on_result(Event("failed", row.id, error, message, entry=entry))
-        overview.gave_up(error)
-        if job.output.checkpoint_every is not None:
-            scratch.remove(row.id)
-
-    def on_loss(gang: Gang, why: str) -> None:
-        progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
-        overview.lose()
-
-    def tick(ready: int, waiting: str) -> None:
-        nonlocal told
-        if lease.lost:
-            # Another run renders these rows.
-            interrupts.stop()
-        if interrupts.level > told:
-            told = interrupts.level
-            progress.say(
-                "stopping at once; what is finished is kept"
-                if told > 1
-                else "finishing the rows that are being rendered"
-                + (f", within {plan.spec.faults.grace}" if interrupts.preempted else "")
-                + "; Ctrl-C stops at once"
-            )
-        progress.tick(ready, waiting)
-        overview.refresh(crew.gangs)
-
-    crew = Crew(
-        hiring=Hiring(job, gangs.replicas),
-        replicas=gangs.replicas,
-        run=lease.run,
-        rows=plan.rows(),
-        pending=pending,
-        shard_size=topology.shard_size,
-        max_attempts=job.max_attempts,
-        limits=limits,
-        on_news=overview.hear,
-        on_loss=on_loss,
-        on_result=on_result,
-        give_up=give_up,
-        stuck=lambda: books.stuck,
-        interrupts=interrupts,
-        tick=tick,
-    )
-    message = ""
-    try:
-        while time.monotonic() < lease.settled and not interrupts.level:
-            time.sleep(0.1)
-        crew.work()
-    except Stopped as error:
-        message = f"the run stopped: {error}; run it again to go on"
-    finally:
-        progress.tick(0)
-        books.close()
-    if books.fault and not message:
-        message = f"the run stopped: the output cannot be written: {books.fault}; run it again to go on"
-    result = _result(plan, progress, tuple(failures), DONE, message)
-    result = dataclasses.replace(
-        result,
-        done=books.done,
-        failed=books.failed,
-        sent={what: count / senders for what, count in sent.items()},
-        adopted=adopted,
-    )
-    if lease.lost and result.pending:
-        message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
-        return dataclasses.replace(result, exit_status=DEAD_LETTERS, message=message)
-    if interrupts.level and result.pending:
-        return dataclasses.replace(
-            result, exit_status=INTERRUPTED, message=message or "interrupted; run it again to go on"
-        )
-    return dataclasses.replace(result, exit_status=DEAD_LETTERS if progress.failed or message else DONE)
 
 
 def _end_of(result: RunResult) -> State:

@@ -24,6 +24,7 @@ from vidgen_dist.runtime.engine import OpenedModel, get_engine
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.resume import Found, Resolving, find_done
+from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
 from vidgen_dist.storage import Storage, open_storage, open_writable, redact
 
@@ -68,6 +69,11 @@ class Plan:
         return self.spec.override(
             {"model.revision": self.model.revision, "model.task": self.model.rules.task}
         )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Seconds that a gang may give no sign of life, by stage."""
+        return limits_of(self.spec.topology.watchdog, self.device)
 
     @property
     def total(self) -> int:
