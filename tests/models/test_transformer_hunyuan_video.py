@@ -140,6 +140,16 @@ def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
         HunyuanVideoTransformer3DModel({**TINY, **changes})
 
 
+def test_mlp_ratio_is_not_the_refiners():
+    parameters = nn.named_parameters(randomised(mlp_ratio=2.0))
+    for block, ratio in {
+        "transformer_blocks.0": 2,
+        "context_embedder.token_refiner.refiner_blocks.0": 4,
+    }.items():
+        inner, dim = parameters[f"{block}.ff.net.0.proj.weight"].shape
+        assert inner == ratio * dim
+
+
 def test_an_empty_config_is_the_published_one():
     config, axes = hunyuan_video.parse_config({})
     assert (config.inner_dim, config.mlp_dim, config.patch) == (3072, 12288, (1, 2, 2))

@@ -353,7 +353,8 @@ class RefinerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.inner_dim, EPS)
         self.attn = RefinerAttention(config)
         self.norm2 = nn.LayerNorm(config.inner_dim, EPS)
-        self.ff = FeedForward(config.inner_dim, "linear-silu", config.mlp_dim)
+        # Four times as wide, whatever mlp_ratio says of the other blocks.
+        self.ff = FeedForward(config.inner_dim, "linear-silu")
         self.norm_out = Modulation(config.inner_dim)
 
     def construct(self, text: nn.Tensor, time: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
