@@ -46,6 +46,16 @@ def test_schedule_is_diffusers(k: int) -> None:
         _assert_close(scheduler.add_noise(RECORDED["sample"], RECORDED["model_outputs"][0], t), noised)
 
 
+def _is_linear(config: dict[str, Any]) -> bool:
+    return config.get("beta_schedule") == "linear" and not config.get("rescale_betas_zero_snr")
+
+
+@pytest.mark.parametrize("k", [k for k, run in enumerate(RUNS) if _is_linear(run["config"])], ids=_name)
+def test_linear_schedule_is_diffusers_to_the_last_bit(k: int) -> None:
+    scheduler = load_scheduler(RUNS[k]["scheduler"], RUNS[k]["config"])
+    np.testing.assert_array_equal(scheduler.alphas_cumprod[::37], RECORDED[f"{k}.alphas"])
+
+
 @pytest.mark.parametrize("k", range(len(RUNS)), ids=_name)
 def test_steps_are_diffusers(k: int) -> None:
     run = RUNS[k]
