@@ -60,3 +60,13 @@ def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> Non
         message = f"topology.address: {address}: no Ray cluster answers"
         with pytest.raises(Refused, match=message), connected(Topology(address=address)):
             raise AssertionError("connected")
+
+
+def test_a_local_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("Timed out while waiting for GCS to become available.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(Refused, match="no local Ray can be started: Timed out"), connected(Topology()):
+        pass

@@ -40,7 +40,7 @@ def connected(topology: Topology) -> Iterator[None]:
         topology: Where.
 
     Raises:
-        Refused: There is no cluster at the address.
+        Refused: There is no cluster at the address, or none can be started here.
     """
     # Read when Ray is imported. Nothing is told to the outside, nothing is printed beside our progress.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -58,15 +58,18 @@ def connected(topology: Topology) -> Iterator[None]:
     if topology.address is None:
         # By default workers give way to whatever else runs, and Ray's own processes share these few cores.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        with _signals_kept():
-            ray.init(
-                address="local",
-                num_cpus=max(len(os.sched_getaffinity(0)), 1),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+        try:
+            with _signals_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=max(len(os.sched_getaffinity(0)), 1),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    **quiet,
+                )
+        except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+            raise Refused(f"no local Ray can be started: {error}") from None
     else:
         _check_answers(topology.address)
         try:
