@@ -1,4 +1,7 @@
-"""Ctrl-C, once and twice, and SIGTERM on a run in a process of its own with a Ray of its own."""
+"""Ctrl-C, once and twice, and SIGTERM on a run in a process of its own.
+
+Where it matters that Ctrl-C reaches Ray's processes, too, and that all of them end, the Ray is the run's own.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +73,30 @@ def assert_all_gone(children: dict[int, str]) -> None:
         time.sleep(0.1)
 
 
+def flags_to_attach() -> list[str]:
+    """Of a run on the cluster that runs on."""
+    return ["--address", ray.get_runtime_context().gcs_address]
+
+
+def assert_cluster_is_free() -> None:
+    """Nothing of a run is left on the cluster that runs on."""
+    end = time.monotonic() + PATIENCE
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
+
+
+def read_until(process: subprocess.Popen[str], part: str) -> str:
+    """The first line that the run says with this in it."""
+    assert process.stdout is not None
+    said = ""
+    while part not in said:
+        said = process.stdout.readline()
+        assert said, "it ended without a word"
+    return said
+
+
 def ledger(output: Path) -> dict[str, str]:
     if not (output / "ledger").exists():
         return {}
@@ -86,73 +113,94 @@ def terminate(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("ask", [press, terminate])
-def test_ctrl_c_or_sigterm_finishes_what_runs(
-    make_manifest: MakeManifest, tmp_path: Path, ask: Callable[[subprocess.Popen[str]], None]
-) -> None:
+def assert_finished_what_ran(process: subprocess.Popen[str], output: Path) -> None:
+    """The run ends as one that was asked to end, and has done what it was rendering."""
+    rest, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, rest
+    assert "interrupted" in rest
+    assert "stopping at once" not in rest
+    assert json.loads((output / "status.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ctrl_c_finishes_what_runs(make_manifest: MakeManifest, tmp_path: Path) -> None:
     go, output = tmp_path / "go", tmp_path / "out"
     prompts = [f"touch:{tmp_path}/began-{i} wait:{go}" for i in range(20)]
-    with vidgen_render(make_manifest(*prompts), output) as process:
+    with vidgen_render(make_manifest(*prompts), output, *flags_to_attach()) as process:
         wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
-        children = descendants(process.pid)
-        ask(process)
-        said = ""
-        assert process.stdout is not None
-        while "Ctrl-C stops" not in said:
-            said = process.stdout.readline()
-            assert said, "it ended without a word"
+        press(process)
+        read_until(process, "Ctrl-C stops")
         go.touch()
-        rest, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 130, rest
-    assert "interrupted" in rest
+        assert_finished_what_ran(process, output)
     # A worker may have begun another row before the order reached it.
     began = len(list(tmp_path.glob("began-*")))
     assert 2 <= began <= 4
     assert list(ledger(output).values()) == ["done"] * began
-    assert json.loads((output / "status.json").read_text())["state"] == "interrupted"
+    assert_cluster_is_free()
+
+
+def test_ctrl_c_twice_finishes_what_runs_until_the_second(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """The workers go on after the first, which reaches them, too."""
+    began, go, output = tmp_path / "began", tmp_path / "go", tmp_path / "out"
+    never = f"ignore-steps: wait:{tmp_path}/never"
+    # So few that none waits behind another.
+    prompts = [f"touch:{began}-a wait:{go}", *(f"touch:{began}-{i} {never}" for i in range(4))]
+    with vidgen_render(make_manifest(*prompts), output, "--shard-size", "1") as process:
+        wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
+        children = descendants(process.pid)
+        press(process)
+        read_until(process, "Ctrl-C stops")
+        go.touch()
+        wait_until(lambda: list(output.glob("videos/*/*.npy")), process)
+        press(process)
+        rest, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, rest
+    assert "stopping at once" in rest
+    assert "Traceback" not in rest
+    assert ledger(output) == {"a": "done"}
     assert_all_gone(children)
 
 
-@pytest.mark.parametrize("gang", ["1", "2"])
-def test_ctrl_c_twice_stops_at_once_and_keeps_what_is_finished(
-    make_manifest: MakeManifest, tmp_path: Path, gang: str
+@pytest.mark.usefixtures("local_ray")
+def test_ctrl_c_twice_stops_a_gang_at_once_and_keeps_what_is_finished(
+    make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     began, output = tmp_path / "began", tmp_path / "out"
     never = f"ignore-steps: wait:{tmp_path}/never"
     prompts = ["one", "two", f"touch:{began} {never}", *([never] * 5)]
-    with vidgen_render(make_manifest(*prompts), output, "--ulysses", gang) as process:
+    flags = ["--ulysses", "2", "--replicas", "1", *flags_to_attach()]
+    with vidgen_render(make_manifest(*prompts), output, *flags) as process:
         wait_until(lambda: began.exists() and len(list(output.glob("videos/*/*.npy"))) == 2, process)
-        children = descendants(process.pid)
         press(process)
-        assert process.stdout is not None
-        while "Ctrl-C stops" not in process.stdout.readline():
-            assert process.poll() is None
+        read_until(process, "Ctrl-C stops")
         press(process)
         rest, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, rest
     assert "stopping at once" in rest
     assert "Traceback" not in rest
     assert ledger(output) == {"a": "done", "b": "done"}
-    assert_all_gone(children)
+    assert_cluster_is_free()
 
 
-def test_what_is_not_finished_when_the_grace_ends_is_saved(
+@pytest.mark.usefixtures("local_ray")
+def test_sigterm_finishes_what_runs_within_the_grace_and_saves_the_rest(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
+    """The next run goes on with what was saved, and has the time to finish what runs."""
     marks, go, later, output = tmp_path / "marks", tmp_path / "go", tmp_path / "later", tmp_path / "out"
     marks.mkdir()
-    prompts = [f"touch:{tmp_path}/began wait:{go}", f"mark:{marks} at:2 wait:{later}", "three"]
+    # So few that none waits behind another.
+    prompts = [f"touch:{tmp_path}/began wait:{go}", f"mark:{marks} at:2 wait:{tmp_path}/never"]
+    prompts += [f"touch:{tmp_path}/began-{i} wait:{later}" for i in range(3)]
     manifest = make_manifest(*prompts)
     flags = ["--shard-size", "1", "--set", "num_inference_steps=4", "--checkpoint-every", "100"]
     with vidgen_render(manifest, output, *flags, "--grace", "3s") as process:
         wait_until(lambda: (tmp_path / "began").exists() and len(list(marks.iterdir())) == 2, process)
         children = descendants(process.pid)
         terminate(process)
-        assert process.stdout is not None
-        said = ""
-        while "within 3s" not in said:
-            said = process.stdout.readline()
-            assert said, "it ended without a word"
+        read_until(process, "within 3s")
         go.touch()
         rest, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, rest
@@ -160,11 +208,16 @@ def test_what_is_not_finished_when_the_grace_ends_is_saved(
     assert ledger(output) == {"a": "done"}
     assert [file.name for file in (output / "scratch").iterdir()] == ["b.state"]
     assert_all_gone(children)
-    later.touch()
-    with vidgen_render(manifest, output, *flags) as process:
-        said, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, said
-    assert ledger(output) == dict.fromkeys("abc", "done")
+    with vidgen_render(manifest, output, *flags, *flags_to_attach()) as process:
+        wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
+        terminate(process)
+        read_until(process, "within 20s")
+        later.touch()
+        assert_finished_what_ran(process, output)
+    found = ledger(output)
+    assert found == dict.fromkeys(found, "done")
+    assert (len(found), {"a", "b"} <= found.keys()) == (4, True)
+    assert_cluster_is_free()
     # Each step was done once: steps 1 and 2 by the first run's worker, 3 and 4 by the second's.
     done = sorted(mark.name.split(",")[::2] for mark in marks.iterdir())
     assert [step for step, _ in done] == ["1", "2", "3", "4"]
@@ -172,22 +225,15 @@ def test_what_is_not_finished_when_the_grace_ends_is_saved(
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("end", [press, subprocess.Popen.kill])
-def test_on_a_running_cluster_nothing_is_left(
-    make_manifest: MakeManifest, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None]
+def test_a_driver_that_is_killed_leaves_nothing_on_the_cluster(
+    make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """Also of a driver that has no time for it."""
     began, output = tmp_path / "began", tmp_path / "out"
     prompts = ["one", f"touch:{began} ignore-steps: wait:{tmp_path}/never"]
-    flags = ["--ulysses", "2", "--replicas", "1", "--address", ray.get_runtime_context().gcs_address]
+    flags = ["--ulysses", "2", "--replicas", "1", *flags_to_attach()]
     with vidgen_render(make_manifest(*prompts), output, *flags) as process:
         wait_until(began.exists, process)
         assert ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]
-        while process.poll() is None:
-            end(process)
-            time.sleep(0.5)
-    until = time.monotonic() + PATIENCE
-    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+        process.kill()
+        process.wait()
+    assert_cluster_is_free()

@@ -19,6 +19,7 @@ from tests.runtime.siege import (
     Siege,
     Watch,
     assert_whole,
+    flags_of,
     manifest_of,
 )
 from vidgen_dist.storage import open_storage
@@ -30,13 +31,12 @@ def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tm
     print(f"seed {SEED}")
     marks, output = tmp_path / "marks", open_storage(tmp_path / "out")
     manifest, ids = manifest_of(make_manifest, marks)
-    flags = [manifest, output.root, "--model", "fake", "--device", "cpu", "--replicas", "2"]
-    flags += ["--address", ray.get_runtime_context().gcs_address]
+    flags = [*flags_of(manifest, output), "--address", ray.get_runtime_context().gcs_address]
     chance = random.Random(SEED)
     # Ray was seen to end such workers within 0.1 s.
     settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "lease.ORPHAN_SECONDS": 1.0})}
     siege = Siege(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
-    kinds = ["driver", "driver", "driver twice"] + ["worker"] * (KILLS - 4)
+    kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 3)
     with Watch(tmp_path / "out" / "videos") as watch:
         try:
             siege.attack(chance.sample(kinds, len(kinds)), range(5, ROWS - 20))

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.runtime.siege import KILLS, QUICK, ROWS, SEED, MakeManifest, Siege, assert_whole, manifest_of
+from tests.runtime.siege import (
+    KILLS,
+    QUICK,
+    ROWS,
+    SEED,
+    MakeManifest,
+    Siege,
+    assert_whole,
+    flags_of,
+    manifest_of,
+)
 from tests.s3_traffic import HANG_SECONDS, Traffic
 from vidgen_dist.storage import open_storage
 
@@ -23,14 +33,13 @@ def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
     print(f"seed {SEED}")
     marks, output = tmp_path / "marks", open_storage(f"s3://{s3_bucket}/out")
     manifest, ids = manifest_of(make_manifest, marks)
-    flags = [manifest, output.root, "--model", "fake", "--device", "cpu", "--replicas", "2"]
     chance = random.Random(SEED)
     settings = {
         "VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "lease.INTERVAL_SECONDS": 0.5}),
         "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 1.5}}),
     }
     s3_traffic.share = 0.1
-    siege = Siege(flags, marks, tmp_path / "log", chance, settings)
+    siege = Siege(flags_of(manifest, output), marks, tmp_path / "log", chance, settings)
     try:
         siege.attack(["node"], range(5, 15))
         siege.attach(ray.get_runtime_context().gcs_address, os.getpid())
