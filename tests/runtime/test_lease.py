@@ -421,11 +421,18 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__shard_size=1)
     told = io.StringIO()
     output = open_storage(spec.output.uri)
+
+    def usurped() -> bool:
+        write_holder(output, run="usurper")
+        # A heartbeat that had looked before may have been written over it.
+        time.sleep(2 * leases.INTERVAL_SECONDS)
+        return holder_of(output).run == "usurper"
+
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE)
         wait_until(lambda: began.exists() or first.done())
         wait_until(lambda: read_ledger(output).done == 2)
-        write_holder(output, run="usurper")
+        wait_until(usurped)
         result = first.result(PATIENCE)
     assert result.exit_status == 1
     assert "run usurper (since then, last heartbeat later) took over" in result.message
