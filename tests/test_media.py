@@ -8,6 +8,7 @@ import io
 import subprocess
 import unicodedata
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,6 +60,27 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
 @pytest.fixture
 def picture() -> Image.Image:
     return Image.fromarray(smooth(1, 40, 60)[0])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        media.read_video,
+        lambda path: media.read_tags(path, "mp4"),
+        lambda path: media.count_frames(path, "mp4"),
+    ],
+)
+def test_a_decoder_that_is_killed_says_nothing_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    """A storage's fault is told likewise, and is tried again; a broken file is given up."""
+    video = write(smooth(2, 16, 16), tmp_path, "mp4").path
+    decoder = tmp_path / "ffmpeg"
+    decoder.write_text("#!/bin/sh\nkill -9 $$\n")
+    decoder.chmod(0o700)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(decoder))
+    with pytest.raises(ChildProcessError, match=r"killed by signal 9 while it read .*clip\.mp4"):
+        read(video)
 
 
 # --- to_uint8 ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidgen_dist.media.reading import MediaError, decoder, describe_broken
+from vidgen_dist.media.reading import MediaError, check_not_killed, decoder, describe_broken
 
 
 def count_frames(path: Path, format: str) -> int:
@@ -20,6 +20,7 @@ def count_frames(path: Path, format: str) -> int:
 
     Raises:
         MediaError: It does not decode from front to back.
+        ChildProcessError: ffmpeg was killed; the same may be tried again.
     """
     if format == "mp4":
         return _count_in_clip(path)
@@ -49,6 +50,7 @@ def _count_in_clip(path: Path) -> int:
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
     )
+    check_not_killed(done.returncode, path.name)
     complaint = done.stderr.decode("utf-8", "replace")
     frames = sum(not line.startswith(b"#") for line in done.stdout.splitlines())
     if done.returncode != 0 or not frames:

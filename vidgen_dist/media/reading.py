@@ -98,7 +98,7 @@ def read_video(source: Any) -> list[Image.Image]:
     Raises:
         MediaError: There is no such file, it is broken or no clip, its frames differ in size, or
             they are together more than `MAX_CLIP_PIXELS` large.
-        OSError: The storage failed for another reason; asking again may help.
+        OSError: The storage failed for another reason, or ffmpeg was killed; asking again may help.
     """
     shown = _shown(source)
     if _is_sequence(source):
@@ -168,6 +168,7 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
             process.communicate()
         said.seek(0)
         complaint = said.read().decode("utf-8", "replace")
+    check_not_killed(status, shown)
     # Of a Matroska file cut short ffmpeg says so, and that is all.
     if status != 0 or "ended prematurely" in complaint or not frames:
         raise MediaError(
@@ -184,6 +185,12 @@ def decoder(path: Path, *options: str) -> list[str]:
     command += ["-protocol_whitelist", "file"]
     # By default ffmpeg makes do with what it can decode.
     return [*command, "-xerror", "-max_error_rate", "0", *options, "-i", f"file:{path.absolute()}"]
+
+
+def check_not_killed(status: int, shown: str) -> None:
+    """Raise ChildProcessError if ffmpeg was killed: that is no fault of the file, which can be read again."""
+    if status < 0:
+        raise ChildProcessError(f"ffmpeg was killed by signal {-status} while it read {shown}")
 
 
 def describe_broken(path: Path, shown: str, complaint: str) -> str:

@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from vidgen_dist.media.reading import MediaError, decoder, describe_broken
+from vidgen_dist.media.reading import MediaError, check_not_killed, decoder, describe_broken
 from vidgen_dist.provenance import AIGC
 
 # What is a keyword of PNG, too.
@@ -95,6 +95,7 @@ def read_tags(path: Path, format: str) -> dict[str, str]:
     Raises:
         MediaError: It cannot be read.
         FileNotFoundError: There is no such file.
+        ChildProcessError: ffmpeg was killed; the same may be tried again.
     """
     if format == "npy":
         return {}
@@ -118,6 +119,7 @@ def _read_ffmetadata(path: Path) -> dict[str, str]:
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
     )
+    check_not_killed(done.returncode, path.name)
     if done.returncode != 0:
         raise MediaError(describe_broken(path, path.name, done.stderr.decode("utf-8", "replace")))
     pairs = _FFMETADATA_LINE.findall(done.stdout.decode("utf-8", "replace"))
