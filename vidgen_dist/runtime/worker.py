@@ -13,7 +13,6 @@ to the other ranks, its followers, which render it too and write nothing.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import gc
@@ -125,7 +124,7 @@ class Worker:
         """Load the model and begin.
 
         Args:
-            cores: Cores of this host that the worker keeps to; None for all.
+            cores: Cores of this host that the model keeps to; None for all.
             host: For a rank of a gang, the address at which others reach this host: the event `seated`
                 follows, and `join` is awaited.
         """
@@ -227,7 +226,9 @@ class Worker:
     def _render_rows(self, cores: Sequence[int] | None, host: str | None) -> None:
         self._pulse.beat("load")
         if cores is not None:
-            keep_to(cores)
+            # Of this thread and of the compute threads that it makes: MindSpore's matmul heeds nothing else.
+            # What encodes and what listens may take any core that is idle.
+            os.sched_setaffinity(0, cores)
         threads = len(cores) if cores else None
         try:
             engine = get_engine(self._job.engine)
@@ -401,14 +402,6 @@ class Worker:
                 fetched[name] = source
             digests[name] = media.media_digest(source)
         return dataclasses.replace(request, **fetched), digests
-
-
-def keep_to(cores: Sequence[int]) -> None:
-    """Keep this process, its threads of now and later, to some cores."""
-    # Compute threads inherit it from their maker; MindSpore's matmul heeds nothing else.
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(int(thread), cores)
 
 
 def _with_source(error: Exception, request: RenderRequest) -> Exception:
