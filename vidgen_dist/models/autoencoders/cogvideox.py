@@ -77,31 +77,33 @@ class AutoencoderConfig:
         return select_config(cls, config, NAME)
 
     def __post_init__(self) -> None:
-        def refuse(key: str, allowed: str) -> None:
-            raise bad_key(NAME, key, getattr(self, key), allowed)
-
         check_sizes(self, NAME)
         if min(self.block_out_channels) < 1:
-            refuse("block_out_channels", "1 or more")
+            self._refuse("block_out_channels", "1 or more")
         if not 0 < self.scaling_factor < math.inf:
-            refuse("scaling_factor", "a number above 0")
+            self._refuse("scaling_factor", "a number above 0")
         if not 0 <= self.norm_eps < math.inf:
-            refuse("norm_eps", "a number from 0")
+            self._refuse("norm_eps", "a number from 0")
         blocks = len(self.block_out_channels)
         for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
             if list(getattr(self, key)) != [known] * blocks:
-                refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
+                self._refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
         if self.act_fn.lower() not in DIFFUSERS:
-            refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
+            self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
         if any(channels % self.norm_num_groups for channels in self.block_out_channels):
-            refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
+            self._refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
         if self.temporal_compression_ratio < 1 or not math.log2(self.temporal_compression_ratio).is_integer():
-            refuse("temporal_compression_ratio", "a power of 2")
+            self._refuse("temporal_compression_ratio", "a power of 2")
         # The published layout sizes these convolutions by the pixels' channels, yet applies them to latents.
         if self.out_channels != self.latent_channels:
             for key in ("use_quant_conv", "use_post_quant_conv"):
                 if getattr(self, key):
-                    refuse(key, f"false, where latent_channels ({self.latent_channels}) is not out_channels")
+                    self._refuse(
+                        key, f"false, where latent_channels ({self.latent_channels}) is not out_channels"
+                    )
+
+    def _refuse(self, key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, getattr(self, key), allowed)
 
     @property
     def activation(self) -> Activation:

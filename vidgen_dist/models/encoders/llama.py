@@ -17,7 +17,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import TRANSFORMERS
-from vidgen_dist.models.config import bad_key, select_config
+from vidgen_dist.models.config import bad_key, check_sizes, select_config
 from vidgen_dist.models.embeddings import rotary_1d
 from vidgen_dist.models.layers import Rotary, turn
 
@@ -70,9 +70,7 @@ def parse_config(config: Mapping[str, Any]) -> LlamaConfig:
     def refuse(key: str, allowed: str) -> None:
         raise bad_key(NAME, key, config.get(key, getattr(parsed, key, None)), allowed)
 
-    for key, value in vars(parsed).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            refuse(key, "1 or more")
+    check_sizes(parsed, NAME)
     if parsed.layers < 0:
         refuse("num_hidden_layers", f"{SKIPPED_LAYERS} or more: as many at the end are not used")
     if parsed.num_attention_heads % parsed.key_heads:

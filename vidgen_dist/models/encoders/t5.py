@@ -18,7 +18,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import TRANSFORMERS
-from vidgen_dist.models.config import bad_key, select_config
+from vidgen_dist.models.config import bad_key, check_sizes, select_config
 
 NAME = "T5EncoderModel"
 
@@ -69,9 +69,7 @@ def parse_config(config: Mapping[str, Any]) -> T5Config:
     def refuse(key: str, allowed: str) -> None:
         raise bad_key(NAME, key, config[key], allowed)
 
-    for key, value in vars(parsed).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            refuse(key, "1 or more")
+    check_sizes(parsed, NAME)
     if parsed.model_type not in _MODEL_TYPES:
         refuse("model_type", "one of " + ", ".join(_MODEL_TYPES))
     if parsed.feed_forward_proj.count("-") > 1 or parsed.feed_forward_proj.split("-")[0] not in (

@@ -19,7 +19,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import DIFFUSERS
-from vidgen_dist.models.config import bad_key, read_config
+from vidgen_dist.models.config import bad_key, check_sizes, read_config
 from vidgen_dist.models.embeddings import rotary_3d, sincos_3d, timestep_embedding
 from vidgen_dist.models.layers import (
     FEED_FORWARD_ACTIVATIONS,
@@ -100,9 +100,7 @@ def _check(config: CogVideoXConfig) -> None:
     def refuse(key: str, allowed: str) -> None:
         raise bad_key(NAME, key, getattr(config, key), allowed)
 
-    for key, value in vars(config).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            refuse(key, "1 or more")
+    check_sizes(config, NAME)
     if not 0 <= config.norm_eps < math.inf:
         refuse("norm_eps", "a number from 0")
     for dim in {config.inner_dim, config.ofs_embed_dim or config.inner_dim}:

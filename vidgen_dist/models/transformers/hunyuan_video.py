@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.models.config import bad_key, read_config
+from vidgen_dist.models.config import bad_key, check_sizes, read_config
 from vidgen_dist.models.embeddings import rotary_axes, timestep_embedding
 from vidgen_dist.models.layers import (
     FeedForward,
@@ -103,9 +103,7 @@ def parse_config(config: Mapping[str, Any]) -> tuple[HunyuanVideoConfig, tuple[i
     def refuse(key: str, allowed: str) -> None:
         raise bad_key(NAME, key, config.get(key), allowed)
 
-    for key, value in vars(parsed).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            refuse(key, "1 or more")
+    check_sizes(parsed, NAME)
     if parsed.qk_norm != "rms_norm":
         refuse("qk_norm", "rms_norm")
     if parsed.image_condition_type is not None:

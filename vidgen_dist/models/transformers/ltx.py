@@ -18,7 +18,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.models.activations import gelu_tanh
-from vidgen_dist.models.config import bad_key, read_config
+from vidgen_dist.models.config import bad_key, check_sizes, read_config
 from vidgen_dist.models.layers import (
     FEED_FORWARD_ACTIVATIONS,
     FeedForward,
@@ -78,9 +78,7 @@ def parse_config(config: Mapping[str, Any]) -> LTXVideoConfig:
     def refuse(key: str, allowed: str) -> None:
         raise bad_key(NAME, key, getattr(parsed, key), allowed)
 
-    for key, value in vars(parsed).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            refuse(key, "1 or more")
+    check_sizes(parsed, NAME)
     for key in ("patch_size", "patch_size_t"):
         if getattr(parsed, key) != 1:
             refuse(key, "1: a token is one latent pixel")
