@@ -211,10 +211,10 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what fits and what is fastest, from the checkpoint's configs: no weights, no NPUs."""
+    from vidgen_dist.planner.checkpoints import look_ahead
+    from vidgen_dist.planner.report import as_json as outlook_as_json
+    from vidgen_dist.planner.report import summary, tables
     from vidgen_dist.runtime.plan import check_sampling, load_spec
-    from vidgen_dist.sizing.checkpoints import look_ahead
-    from vidgen_dist.sizing.report import as_json as outlook_as_json
-    from vidgen_dist.sizing.report import summary, tables
 
     flags = {
         "model.id": model,

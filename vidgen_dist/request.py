@@ -1,7 +1,7 @@
 """RenderRequest: one video, as one manifest row asks for it.
 
 Plain data. Field names are the manifest's column names and, where diffusers has the argument, its
-name. ``None`` means "the model's default"; a family's rules (`vidgen_dist.pipelines.rules`) fill the
+name. ``None`` means "the model's default"; a family's rules (`vidgen_dist.families.rules`) fill the
 defaults in and check what depends on the model.
 """
 

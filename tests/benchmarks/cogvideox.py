@@ -45,8 +45,8 @@ FRAMES = 9
 
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
-    from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX
-    from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
+    from vidgen_dist.families.cogvideox.autoencoder import AutoencoderKLCogVideoX
+    from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 
     nn.set_device("cpu")
     transformer = CogVideoXTransformer3DModel(TRANSFORMER)

@@ -122,7 +122,7 @@ class Rank:
 def _make_step(mesh: Mesh, work: Work) -> Callable[[], np.ndarray]:
     """A function that predicts both halves of guidance, as this rank of a gang has its part in it."""
     from vidgen_dist import nn
-    from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel, rotary_positions
+    from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 
     transformer = CogVideoXTransformer3DModel(work.config, mesh)
     rng = np.random.default_rng(0)

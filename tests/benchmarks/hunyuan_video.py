@@ -45,8 +45,8 @@ FRAMES = 9
 
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
-    from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo
-    from vidgen_dist.models.transformers.hunyuan_video import HunyuanVideoTransformer3DModel
+    from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderKLHunyuanVideo
+    from vidgen_dist.families.hunyuan_video.transformer import HunyuanVideoTransformer3DModel
 
     nn.set_device("cpu")
     transformer = HunyuanVideoTransformer3DModel(TRANSFORMER)

@@ -62,8 +62,8 @@ def _times() -> dict[str, np.ndarray]:
 
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
-    from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
-    from vidgen_dist.models.transformers.ltx import LTXVideoTransformer3DModel
+    from vidgen_dist.families.ltx.autoencoder import AutoencoderKLLTXVideo
+    from vidgen_dist.families.ltx.transformer import LTXVideoTransformer3DModel
 
     nn.set_device("cpu")
     transformer = LTXVideoTransformer3DModel(TRANSFORMER)

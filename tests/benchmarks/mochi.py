@@ -38,8 +38,8 @@ FRAMES = 7
 
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
-    from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
-    from vidgen_dist.models.transformers.mochi import MochiTransformer3DModel
+    from vidgen_dist.families.mochi.autoencoder import AutoencoderKLMochi
+    from vidgen_dist.families.mochi.transformer import MochiTransformer3DModel
 
     nn.set_device("cpu")
     transformer = MochiTransformer3DModel(TRANSFORMER)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.sizing import published
+from tests.planner import published
 from vidgen_dist import cli
-from vidgen_dist.sizing import checkpoints
+from vidgen_dist.planner import checkpoints
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -21,7 +21,7 @@ from vidgen_dist.parallel.mesh import Degrees
 
 START_SECONDS = 120.0
 
-PRELOADED = ["vidgen_dist.pipelines.loading", "transformers.models.t5.tokenization_t5_fast"]
+PRELOADED = ["vidgen_dist.families.loading", "transformers.models.t5.tokenization_t5_fast"]
 
 
 class Ranks:

@@ -15,14 +15,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tests.models.test_transformer_cogvideox import pieces_of
-from tests.models.test_transformer_cogvideox import run as run_transformer
+from tests.families.cogvideox.test_transformer import pieces_of
+from tests.families.cogvideox.test_transformer import run as run_transformer
 from tests.parallel.ranks import Ranks
 from tests.references import case
 from vidgen_dist import nn
+from vidgen_dist.encoders.t5 import T5Encoder, encoder_key
 from vidgen_dist.errors import Refused
-from vidgen_dist.models.encoders.t5 import T5Encoder, encoder_key
-from vidgen_dist.models.transformers.cogvideox import CogVideoXTransformer3DModel
+from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel
 from vidgen_dist.parallel import sharding
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone

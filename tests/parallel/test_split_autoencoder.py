@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import tiny
-from tests.models.test_autoencoder_cogvideox import TINY
-from tests.models.tiny import normal
+from tests.families import tiny
+from tests.families.cogvideox.test_autoencoder import TINY
+from tests.families.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
-from vidgen_dist.models.autoencoders.cogvideox import AutoencoderKLCogVideoX, CausalConv3d
-from vidgen_dist.models.autoencoders.layers import FrameCache
-from vidgen_dist.models.autoencoders.tiles import OverlappingTiles
+from vidgen_dist.families.cogvideox.autoencoder import AutoencoderKLCogVideoX, CausalConv3d
+from vidgen_dist.families.common.autoencoder_layers import FrameCache
+from vidgen_dist.families.common.tiles import OverlappingTiles
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 from vidgen_dist.parallel.rows import Rows
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.models import tiny
-from tests.models.test_autoencoder_hunyuan_video import TINY
-from tests.models.tiny import normal
+from tests.families import tiny
+from tests.families.hunyuan_video.test_autoencoder import TINY
+from tests.families.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
-from vidgen_dist.models.autoencoders.hunyuan_video import AutoencoderKLHunyuanVideo, FrameTiles
+from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderKLHunyuanVideo, FrameTiles
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 1e-5

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import tiny
-from tests.models.test_autoencoder_ltx import SHUFFLING, TINY, TOLD, seeded
-from tests.models.tiny import normal
+from tests.families import tiny
+from tests.families.ltx.test_autoencoder import SHUFFLING, TINY, TOLD, seeded
+from tests.families.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
-from vidgen_dist.models.autoencoders.ltx import AutoencoderKLLTXVideo
-from vidgen_dist.models.autoencoders.tiles import StridedTiles
+from vidgen_dist.families.common.tiles import StridedTiles
+from vidgen_dist.families.ltx.autoencoder import AutoencoderKLLTXVideo
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 1e-5

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.models.test_autoencoder_mochi import randomised
-from tests.models.tiny import normal
+from tests.families.mochi.test_autoencoder import randomised
+from tests.families.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
-from vidgen_dist.models.autoencoders.mochi import AutoencoderKLMochi
-from vidgen_dist.models.autoencoders.tiles import StridedTiles
+from vidgen_dist.families.common.tiles import StridedTiles
+from vidgen_dist.families.mochi.autoencoder import AutoencoderKLMochi
 from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
 
 TOLERANCE = 2e-5

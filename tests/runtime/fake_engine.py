@@ -43,10 +43,7 @@ import numpy as np
 
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
-from vidgen_dist.parallel.collectives import Traffic
-from vidgen_dist.parallel.links import Links, Listener
-from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.pipelines.rendering import (
+from vidgen_dist.families.common.rendering import (
     NumericalError,
     OnProgress,
     OnState,
@@ -56,8 +53,11 @@ from vidgen_dist.pipelines.rendering import (
     Steps,
     seeded,
 )
-from vidgen_dist.pipelines.rules import Rules, compute_dtype
-from vidgen_dist.pipelines.tasks import TaskRules
+from vidgen_dist.families.common.tasks import TaskRules
+from vidgen_dist.families.rules import Rules, compute_dtype
+from vidgen_dist.parallel.collectives import Traffic
+from vidgen_dist.parallel.links import Links, Listener
+from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.engine import OpenedModel
 from vidgen_dist.spec import Model, RunSpec, parse_bytes

@@ -27,8 +27,8 @@ from tests.runtime.test_lease import wait_until
 from tests.runtime.test_worker import Heard
 from tests.s3_traffic import Traffic
 from vidgen_dist import media, quality
+from vidgen_dist.families.common.rendering import State
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
-from vidgen_dist.pipelines.rendering import State
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import adoption, lease

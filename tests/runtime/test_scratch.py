@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgen_dist.pipelines.rendering import State, seeded
+from vidgen_dist.families.common.rendering import State, seeded
 from vidgen_dist.runtime import scratch
 from vidgen_dist.runtime.observability.notes import Note, ignore
 from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unpack

@@ -21,7 +21,7 @@ import sentencepiece
 from safetensors.numpy import save_file
 
 from vidgen_dist import nn
-from vidgen_dist.pipelines.loading import MODELS
+from vidgen_dist.families.loading import MODELS
 
 _D_MODEL = 32
 _TEXT_LENGTH = 32

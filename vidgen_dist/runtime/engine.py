@@ -15,15 +15,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.pipelines.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
+    from vidgen_dist.families.common.rendering import Pipeline
     from vidgen_dist.parallel.gang import Seat
     from vidgen_dist.parallel.mesh import Degrees, Mesh
-    from vidgen_dist.pipelines.rendering import Pipeline
 
 ENGINE = __name__
 
@@ -95,7 +95,7 @@ def check_models(model: Model) -> None:
 
 def _check_models(model: Model) -> None:
     # Loads MindSpore.
-    from vidgen_dist.pipelines.loading import check_models
+    from vidgen_dist.families.loading import check_models
 
     check_models(_open_configs(model), vae_tiling=model.vae_tiling)
 
@@ -112,7 +112,7 @@ def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int,
     Raises:
         Refused: The model does not fit, however it is divided.
     """
-    from vidgen_dist.sizing.checkpoints import choose_topology
+    from vidgen_dist.planner.checkpoints import choose_topology
 
     checkpoint = _open_configs(spec.model)
     return choose_topology(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device, rows)
@@ -127,7 +127,7 @@ def check_memory(spec: RunSpec, device: str, npus: int) -> None:
     Raises:
         Refused: It has not: with the numbers and the nearest choice that works.
     """
-    from vidgen_dist.sizing import checkpoints
+    from vidgen_dist.planner import checkpoints
 
     checkpoint = _open_configs(spec.model)
     checkpoints.check_memory(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device)
@@ -165,7 +165,7 @@ def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> P
     """
     # A driver, and a worker until its cores are set, must not load MindSpore.
     from vidgen_dist import nn
-    from vidgen_dist.pipelines.loading import load_pipeline
+    from vidgen_dist.families.loading import load_pipeline
 
     nn.set_device(device, threads)
     pipeline = load_pipeline(

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.families.common.rendering import State
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.pipelines.rendering import State
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output

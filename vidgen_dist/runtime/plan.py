@@ -13,10 +13,10 @@ import numpy as np
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.families.rules import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
 from vidgen_dist.media import read_image, read_video
-from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.adoption import most_left, seek

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vidgen_dist.families.rules import Rules
 from vidgen_dist.ledger import LedgerState
 from vidgen_dist.manifest import Batch, Manifest
 from vidgen_dist.manifest import Row as ManifestRow
 from vidgen_dist.media import MediaError, media_digest
-from vidgen_dist.pipelines.rules import Rules
 from vidgen_dist.processes import InPlace, open_pool
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.fingerprint import Identity, fingerprints_of, row_seed

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from vidgen_dist import __version__
-from vidgen_dist.pipelines.rendering import OnState, State
+from vidgen_dist.families.common.rendering import OnState, State
 from vidgen_dist.runtime.observability.notes import Note, Notes
 from vidgen_dist.storage import Storage, open_storage, redact, safe_name
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.pipelines.rendering import Rendering, State
+from vidgen_dist.families.common.rendering import Rendering, State
 from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
 from vidgen_dist.runtime.adoption import Stored, find_stored
 from vidgen_dist.runtime.engine import get_engine

@@ -34,8 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.manifest import Manifest, check, open_manifest
-from vidgen_dist.pipelines.rules import compute_dtype
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.care.fetching import fetch_video

@@ -1,0 +1,108 @@
+"""LLaMA as a text encoder: parity with transformers, what is left out, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.references import case, cases, largest_difference
+from vidgen_dist import nn
+from vidgen_dist.encoders import llama
+from vidgen_dist.encoders.llama import LlamaEncoder
+from vidgen_dist.errors import Refused
+from vidgen_dist.weights.load import load_weights
+
+FAMILY = "hunyuan_video"
+TINY = {
+    "vocab_size": 20,
+    "hidden_size": 16,
+    "intermediate_size": 10,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+PROMPTS = [
+    (name, key.split(".")[1])
+    for name in cases(FAMILY)
+    for key in case(name, FAMILY).pieces
+    if key.startswith("text_encoder.") and key.endswith(".output")
+]
+
+
+def loaded(name):
+    folder = case(name, FAMILY).checkpoint / "text_encoder"
+    model = LlamaEncoder(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    load_weights(model, folder, variant=case(name, FAMILY).variant, rename=model.own_key)
+    return model
+
+
+def inputs_of(name, prompt):
+    pieces = case(name, FAMILY).pieces
+    return [pieces[f"text_encoder.{prompt}.{key}"] for key in ("input_ids", "attention_mask")]
+
+
+@pytest.mark.parametrize(("name", "prompt"), PROMPTS)
+def test_parity(name, prompt):
+    ours = nn.to_numpy(loaded(name)(*inputs_of(name, prompt)))
+    difference = largest_difference(ours, case(name, FAMILY).pieces[f"text_encoder.{prompt}.output"])
+    print(f"LLaMA {name}, {prompt}: largest difference {difference:.2e}")
+    assert difference < 2e-5
+
+
+def test_no_token_sees_a_later_one_or_padding():
+    model = loaded("t2v")
+    ids, mask = np.array([[5, 6, 7, 8, 9]]), np.array([[1, 1, 0, 1, 1]])
+    before = nn.to_numpy(model(ids, mask))
+    later = ids.copy()
+    later[0, 4] = 10
+    np.testing.assert_array_equal(nn.to_numpy(model(later, mask))[:, :4], before[:, :4])
+    padding = ids.copy()
+    padding[0, 2] = 11
+    changed = nn.to_numpy(model(padding, mask)) != before
+    assert changed[0, 2].any()
+    assert not changed[0, [0, 1, 3, 4]].any()
+
+
+def test_blocks_that_are_not_run_are_not_loaded():
+    model = LlamaEncoder(TINY)
+    assert len(model.layers) == 1
+    assert model.own_key("layers.0.mlp.up_proj.weight") == "layers.0.mlp.up_proj.weight"
+    assert model.own_key("model.embed_tokens.weight") == "embed_tokens.weight"
+    for key in ("layers.1.mlp.up_proj.weight", "layers.0.self_attn.rotary_emb.inv_freq", "norm.weight"):
+        assert model.own_key(key) is None
+    assert model.own_key("lm_head.weight") is None
+
+
+def test_of_two_blocks_none_is_run():
+    model = LlamaEncoder({**TINY, "num_hidden_layers": 2})
+    assert nn.named_parameters(model).keys() == {"embed_tokens.weight"}
+    table = np.arange(320, dtype=np.float32).reshape(20, 16)
+    model.embed_tokens.weight.set_data(nn.from_numpy(table))
+    ids = np.array([[3, 5]])
+    np.testing.assert_array_equal(nn.to_numpy(model(ids, np.ones_like(ids))), table[ids])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 1}, "num_hidden_layers is 1; allowed is 2 or more"),
+        (
+            {"num_key_value_heads": 3},
+            "num_key_value_heads is 3; allowed is a divisor of num_attention_heads, 4",
+        ),
+        ({"hidden_size": 18}, "hidden_size is 18; allowed is a multiple of num_attention_heads, 4"),
+        ({"head_dim": 5}, "head_dim is 5; allowed is one that gives heads of an even width"),
+        ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
+        ({"vocab_size": 0}, "vocab_size is 0; allowed is 1 or more"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is .*; allowed is null"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is .*; allowed is none"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'; allowed is a number"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
+    with pytest.raises(Refused, match=f"^config of LlamaModel: {message}"):
+        LlamaEncoder({**TINY, **changes})
+
+
+def test_positions_that_need_no_scaling_are_taken():
+    assert llama.parse_config({**TINY, "rope_scaling": {"rope_type": "default"}}).layers == 1

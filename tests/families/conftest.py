@@ -1,0 +1,24 @@
+"""What the tests of families share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.planner.conftest import job
+from vidgen_dist import nn
+from vidgen_dist.families.common import tasks
+from vidgen_dist.families.hunyuan_video import rules as hunyuan_video_rules
+
+__all__ = ["job"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cpu() -> None:
+    nn.set_device("cpu")
+
+
+@pytest.fixture
+def nothing_told() -> None:
+    """What is told once in a process has not been told yet."""
+    tasks.warn_of_frames.cache_clear()
+    hunyuan_video_rules._warn_of_guidance.cache_clear()

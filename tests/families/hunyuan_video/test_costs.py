@@ -1,0 +1,92 @@
+"""HunyuanVideo in a plan: published sizes, its convolutions, and bytes that its gangs count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from tests import references
+from tests.families.common.test_counting import reference_job
+from tests.parallel.ranks import Ranks
+from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.planner.checkpoints import Job
+from vidgen_dist.planner.costs import estimate
+
+FAMILY = "hunyuan_video"
+STEPS = 2
+
+
+def test_published_sizes(job: Callable[..., Job]) -> None:
+    size = job("hunyuan-video").size
+    # Numbers of diffusers' and transformers' models without weights.
+    assert size.transformer.parameters == 12_821_012_544
+    assert size.vae.parameters == 246_478_803
+    (clip,) = size.others
+    assert clip.parameters == 123_060_480
+    # Of 32 blocks two are not run, nor is the norm behind them.
+    assert size.text_encoder.parameters == 30 * 218_112_000 + 128320 * 4096
+    assert (len(size.transformer.blocks), len(size.text_encoder.blocks)) == (2 + 20 + 40, 30)
+    stack = size.transformer.stack
+    assert stack is not None
+    assert stack.blocks == 60
+    assert stack.linear == 12 * 3072**2
+    assert size.transformer.rest < 0.01 * size.transformer.parameters
+
+
+def test_a_video_in_tokens_and_tiles(job: Callable[..., Job]) -> None:
+    work = job("hunyuan-video").work
+    assert (work.frames, work.height, work.width, work.steps, work.guided) == (129, 720, 1280, 50, False)
+    assert work.tokens == 33 * 45 * 80
+    assert work.attending == work.tokens + 256
+    assert work.latents == 16 * 33 * 90 * 160
+    # Tiles of 17 frames, one every 12, the last of 9.
+    assert (work.frames_at_once, work.batches, work.repeated_frames) == (17, 11, 10 * 17 + 9 - 129)
+
+
+def test_short_videos_are_one_tile() -> None:
+    for frames, tiles, repeated in ((1, 1, 0), (13, 1, 0), (17, 2, 5), (21, 2, 5), (25, 2, 5), (29, 3, 10)):
+        _, job = reference_job("t2v", FAMILY, sampling__num_frames=frames)
+        assert (job.work.frames, job.work.batches, job.work.repeated_frames) == (frames, tiles, repeated)
+
+
+def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:
+    vae = job("hunyuan-video").size.vae
+    for first, last in ((vae.encoder[0], vae.encoder[-1]), (vae.decoder[-1], vae.decoder[0])):
+        assert (first.frames, first.pixels) == (1, 1)
+        assert (last.frames, last.pixels) == (1 / 4, 1 / 8)
+    # What a block of the decoder works on: 512 channels before it doubles rows, then frames too.
+    sizes = list(dict.fromkeys((conv.outputs, conv.frames, conv.pixels) for conv in vae.decoder))
+    assert sizes == [
+        (512, 1 / 4, 1 / 8),
+        (512, 1 / 4, 1 / 4),
+        (512, 1 / 2, 1 / 2),
+        (256, 1 / 2, 1 / 2),
+        (256, 1, 1),
+        (128, 1, 1),
+        (3, 1, 1),
+    ]
+
+
+def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
+    pipeline = load_pipeline(str(references.case("t2v", FAMILY).checkpoint), mesh=mesh)
+    return dict(pipeline.render(request).sent)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=2, cfg=2), Degrees(ring=2)], ids=str)
+def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
+    # Two tokens of a prompt, which every prompt has: a plan takes it for as long as may be.
+    request = dataclasses.replace(
+        references.case("t2v", FAMILY).requests[1], num_inference_steps=STEPS, max_sequence_length=2
+    )
+    fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
+    asked = {f"sampling__{name}": getattr(request, name) for name in (*fields, "true_cfg_scale")}
+    _, job = reference_job("t2v", FAMILY, **asked, sampling__negative_prompt="blurry")
+    assert job.work.guided
+    told = estimate(job.size, job.work, job.device, degrees, dtype="float32")
+    counted = ranks.run(sent_by_rank, request, degrees=degrees)
+    for purpose in ("ulysses", "ring", "tokens", "cfg"):
+        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
+        assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose

@@ -1,0 +1,87 @@
+"""LTX-Video in a plan: published sizes, its convolutions, and bytes that its gangs count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from tests import references
+from tests.families.common.test_counting import reference_job
+from tests.parallel.ranks import Ranks
+from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.families.common.costs import Convolution
+from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.planner.checkpoints import Job
+from vidgen_dist.planner.costs import estimate
+
+
+# Numbers of diffusers' models without weights.
+@pytest.mark.parametrize(
+    ("version", "vae"), [("0.9.0", 419_193_905), ("0.9.1", 934_976_690), ("0.9.8", 1_246_913_778)]
+)
+def test_published_sizes(job: Callable[..., Job], version: str, vae: int) -> None:
+    size = job(f"ltx-{version}").size
+    assert size.transformer.parameters == 1_923_385_472
+    assert size.text_encoder.parameters == 4_762_310_656
+    assert size.vae.parameters == vae
+    assert len(size.transformer.blocks) == 28
+    stack = size.transformer.stack
+    assert stack is not None
+    # Queries, keys, values and the way out among the video's tokens, queries and the way out to the text, and
+    # a feed-forward four times as wide.
+    assert stack.linear == (4 + 2 + 8) * 2048**2
+
+
+@pytest.mark.parametrize("version", ["0.9.0", "0.9.1", "0.9.8"])
+def test_convolutions_lead_from_pixels_to_latents_and_back(job: Callable[..., Job], version: str) -> None:
+    vae = job(f"ltx-{version}").size.vae
+    for first, last in ((vae.encoder[0], vae.encoder[-1]), (vae.decoder[-1], vae.decoder[0])):
+        assert (first.frames, first.pixels) == (1, 1 / 4)
+        assert (last.frames, last.pixels) == (1 / 8, 1 / 32)
+    assert {conv.kernel for conv in vae.decoder} <= {(3, 3, 3), (1, 1, 1)}
+
+
+def test_what_shuffles_pixels_convolves_before(job: Callable[..., Job]) -> None:
+    def doubling(convolutions: tuple[Convolution, ...]) -> list[tuple[float, float]]:
+        return [(c.frames, c.pixels) for c in convolutions if c.outputs == 4 * c.inputs]
+
+    # Twice the frames, rows and columns, and half the channels.
+    assert doubling(job("ltx-0.9.1").size.vae.decoder) == [(1 / 8, 1 / 32), (1 / 4, 1 / 16), (1 / 2, 1 / 8)]
+    encoder = job("ltx-0.9.8").size.vae.encoder
+    narrowing = [(c.inputs, c.frames, c.pixels) for c in encoder if c.outputs < c.inputs]
+    assert narrowing[:3] == [(128, 1, 1 / 4), (512, 1 / 2, 1 / 8), (1024, 1 / 4, 1 / 16)]
+
+
+def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
+    work = job("ltx-0.9.0").work
+    assert (work.frames, work.height, work.width, work.steps, work.guided) == (161, 512, 704, 50, True)
+    assert work.tokens == work.attending == 21 * 16 * 22
+    assert work.latents == 128 * work.tokens
+    assert (work.frames_at_once, work.batches, work.encoded_frames) == (161, 1, 0)
+
+
+def test_an_image_is_encoded() -> None:
+    _, image = reference_job("0.9.1-i2v", "ltx")
+    assert image.work.encoded_frames == 1
+
+
+STEPS = 2
+
+
+def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
+    pipeline = load_pipeline(str(references.case("0.9.0", "ltx").checkpoint), mesh=mesh)
+    return dict(pipeline.render(request).sent)
+
+
+def test_bytes_of_a_gang_that_renders(ranks: Ranks) -> None:
+    degrees = Degrees(ulysses=2, cfg=2)
+    request = dataclasses.replace(references.case("0.9.0", "ltx").requests[0], num_inference_steps=STEPS)
+    fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
+    _, job = reference_job("0.9.0", "ltx", **{f"sampling__{name}": getattr(request, name) for name in fields})
+    told = estimate(job.size, job.work, job.device, degrees, dtype="float32")
+    counted = ranks.run(sent_by_rank, request, degrees=degrees)
+    for purpose in ("ulysses", "tokens", "cfg"):
+        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
+        assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose

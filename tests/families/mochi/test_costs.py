@@ -1,0 +1,94 @@
+"""Mochi in a plan: published sizes, its convolutions, and bytes that its gangs count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from tests import references
+from tests.families.common.test_counting import reference_job
+from tests.parallel.ranks import Ranks
+from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.planner.checkpoints import Job
+from vidgen_dist.planner.costs import estimate
+
+FAMILY = "mochi"
+STEPS = 2
+
+
+def test_published_sizes(job: Callable[..., Job]) -> None:
+    size = job("mochi").size
+    # Numbers of diffusers' models without weights.
+    assert size.transformer.parameters == 10_027_677_744
+    assert size.vae.parameters == 459_748_611
+    assert size.text_encoder.parameters == 4_762_310_656
+    assert len(size.transformer.blocks) == 48
+    assert (size.transformer.blocks[0], size.transformer.blocks[-1]) == (207_641_600, 169_886_720)
+    stack = size.transformer.stack
+    assert stack is not None
+    # Queries, keys, values and the way out, and a gated feed-forward 8/3 as wide.
+    assert stack.linear == (4 + 3 * 8 // 3) * 3072**2
+
+
+def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
+    work = job("mochi").work
+    assert (work.frames, work.height, work.width, work.steps, work.guided) == (19, 480, 848, 64, True)
+    assert work.tokens == 4 * 30 * 53
+    assert work.attending == work.tokens + 256
+    assert work.latents == 12 * 4 * 60 * 106
+    assert (work.frames_at_once, work.batches, work.repeated_frames) == (12, 2, 5)
+
+
+def test_the_first_batch_of_frames_has_the_remainder() -> None:
+    for frames, at_once, batches in ((1, 6, 1), (7, 12, 1), (13, 18, 1), (19, 12, 2), (25, 18, 2)):
+        _, job = reference_job("t2v", FAMILY, sampling__num_frames=frames)
+        assert (job.work.frames, job.work.frames_at_once, job.work.batches) == (frames, at_once, batches)
+
+
+def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:
+    vae = job("mochi").size.vae
+    sizes = list(dict.fromkeys((conv.inputs, conv.frames, conv.pixels) for conv in vae.decoder))
+    assert sizes == [
+        (12, 1 / 6, 1 / 8),
+        (768, 1 / 6, 1 / 8),
+        (512, 1 / 2, 1 / 4),
+        (256, 1, 1 / 2),
+        (128, 1, 1),
+    ]
+    # What makes pixels of channels makes as many more of them.
+    growing = [
+        conv.outputs for conv in vae.decoder if conv.outputs > conv.inputs and conv.kernel == (1, 1, 1)
+    ]
+    assert growing == [768, 512 * 3 * 4, 256 * 2 * 4, 128 * 4]
+    narrowing = [(conv.kernel, conv.frames, conv.pixels) for conv in vae.encoder if conv.kernel[1] == 2]
+    assert narrowing == [
+        ((1, 2, 2), 1, 1 / 2),
+        ((2, 2, 2), 1 / 2, 1 / 4),
+        ((3, 2, 2), 1 / 6, 1 / 8),
+    ]
+    # Two a block: 3, 3, 4, 6 and 3 blocks.
+    assert sum(conv.kernel == (3, 3, 3) for conv in vae.decoder) == 2 * 19
+
+
+def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
+    case = references.case("t2v", FAMILY)
+    pipeline = load_pipeline(str(case.checkpoint), variant=case.variant, mesh=mesh)
+    return dict(pipeline.render(request).sent)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=2, cfg=2), Degrees(ring=2)], ids=str)
+def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
+    # Two tokens of a prompt, which both prompts have: a plan takes them for as long as may be.
+    request = dataclasses.replace(
+        references.case("t2v", FAMILY).requests[0], num_inference_steps=STEPS, max_sequence_length=2
+    )
+    fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
+    _, job = reference_job("t2v", FAMILY, **{f"sampling__{name}": getattr(request, name) for name in fields})
+    told = estimate(job.size, job.work, job.device, degrees, dtype="float32")
+    counted = ranks.run(sent_by_rank, request, degrees=degrees)
+    for purpose in ("ulysses", "ring", "tokens", "cfg"):
+        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
+        assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose

@@ -1,0 +1,128 @@
+"""Gangs render what one rank renders: every task, every way to divide the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from tests import references
+from tests.parallel.ranks import Ranks
+from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.families.common.rendering import Pipeline, Rendering
+from vidgen_dist.parallel.mesh import Degrees, Mesh
+
+TOLERANCE = 1e-4
+
+# Of every family each degree, with others and on its own; the numbers are of the checkpoint's requests.
+CASES = [
+    ("cogvideox", "5b", Degrees(ring=2), (0, 1)),
+    # Of three heads the last rank has none.
+    ("cogvideox", "5b", Degrees(ulysses=4), (0,)),
+    ("cogvideox", "i2v", Degrees(ulysses=2, cfg=2), (0,)),
+    ("cogvideox", "i2v", Degrees(ulysses=3), (1,)),
+    ("cogvideox", "v2v", Degrees(ulysses=2, ring=2), (0,)),
+    ("cogvideox", "2b", Degrees(ulysses=3), (0,)),
+    ("cogvideox", "1.5", Degrees(ulysses=3), (0, 1)),
+    ("cogvideox", "1.5-i2v", Degrees(ulysses=3), (0,)),
+    ("cogvideox", "v2v-2b", Degrees(ulysses=3), (0,)),
+    ("hunyuan_video", "t2v", Degrees(ulysses=2, ring=2), (0, 1)),
+    ("hunyuan_video", "t2v", Degrees(ulysses=2, cfg=2), (2,)),
+    ("hunyuan_video", "odd", Degrees(ulysses=3), (0, 1)),
+    ("hunyuan_video", "dummy", Degrees(ring=2, cfg=2), (0,)),
+    ("ltx", "0.9.0", Degrees(ulysses=2, ring=2), (0, 2)),
+    ("ltx", "0.9.0", Degrees(ulysses=2, cfg=2), (1,)),
+    ("ltx", "0.9.0-i2v", Degrees(ulysses=4), (0,)),
+    ("ltx", "0.9.1", Degrees(ulysses=3), (1,)),
+    ("ltx", "0.9.1-i2v", Degrees(ring=2), (0,)),
+    ("ltx", "0.9.5-i2v", Degrees(ulysses=3), (0, 1)),
+    ("mochi", "t2v", Degrees(cfg=2), (0,)),
+    ("mochi", "t2v", Degrees(ulysses=2, ring=2), (0,)),
+    ("mochi", "t2v", Degrees(ulysses=2, cfg=2), (2,)),
+    # Of three heads, two rows of latents and one token of text some ranks have none.
+    ("mochi", "t2v", Degrees(ulysses=4), (0, 2)),
+    # Of the last request's prompt there is no token.
+    ("mochi", "odd", Degrees(ulysses=3), (0, 1)),
+]
+
+
+def render(
+    mesh: Mesh, name: str, requests: list[RenderRequest], family: str = "cogvideox"
+) -> list[Rendering]:
+    pipeline = _load(name, family, mesh)
+    return [pipeline.render(request) for request in requests]
+
+
+def _few_steps(name: str, family: str = "cogvideox") -> list[RenderRequest]:
+    requests = references.case(name, family).requests
+    return [dataclasses.replace(request, num_inference_steps=2) for request in requests]
+
+
+def _load(name: str, family: str, mesh: Mesh | None = None) -> Pipeline:
+    case = references.case(name, family)
+    return load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+
+
+_alone = functools.cache(_load)
+
+
+@functools.cache
+def _of_one_rank(name: str, number: int, family: str = "cogvideox") -> np.ndarray:
+    return _alone(name, family)(_few_steps(name, family)[number])
+
+
+def test_every_checkpoint_has_a_gang_and_every_family_each_degree() -> None:
+    assert {(family, name) for family, name, *_ in CASES} == set(references.all_cases())
+    for family, _ in references.all_cases():
+        gangs = [dataclasses.asdict(degrees) for of, _, degrees, _ in CASES if of == family]
+        assert all(any(degrees[kind] > 1 for degrees in gangs) for kind in ("ulysses", "ring", "cfg"))
+
+
+def check(
+    ranks: Ranks, family: str, name: str, degrees: Degrees, numbers: tuple[int, ...]
+) -> list[list[Rendering]]:
+    """A gang's renderings by rank, whose frames are those of one rank."""
+    requests = [_few_steps(name, family)[number] for number in numbers]
+    renderings = ranks.run(render, name, requests, family, degrees=degrees)
+    for number, of_gang, *others in zip(numbers, *renderings, strict=True):
+        alone = _of_one_rank(name, number, family)
+        references.check_close(f"{family} {name}, {degrees}", of_gang.frames, alone, TOLERANCE)
+        frames, _, width, channels = alone.shape
+        assert {other.frames.shape for other in others} == {(frames, 0, width, channels)}
+    return renderings
+
+
+@pytest.mark.parametrize(("family", "name", "degrees", "numbers"), CASES, ids=str)
+def test_frames_equal_those_of_one_rank(
+    ranks: Ranks, family: str, name: str, degrees: Degrees, numbers: tuple[int, ...]
+) -> None:
+    sent = check(ranks, family, name, degrees, numbers)[0][0].sent
+    assert {"weights", "rows"} <= sent.keys()
+    assert ("ulysses" in sent) == (degrees.ulysses > 1)
+    assert ("ring" in sent) == (degrees.ring > 1)
+
+
+def test_what_is_sent_is_told_by_purpose(ranks: Ranks) -> None:
+    for of_rank in check(ranks, "cogvideox", "5b", Degrees(ulysses=2, cfg=2), (0, 1)):
+        sent = of_rank[0].sent
+        assert {"ulysses", "cfg", "tokens", "weights", "rows"} <= sent.keys()
+        assert all(count > 0 for count in sent.values())
+
+
+def test_a_bad_request_is_refused_alike_and_the_gang_goes_on(ranks: Ranks) -> None:
+    told = ranks.run(refuse_then_render, "v2v", _few_steps("v2v")[0], degrees=Degrees(ulysses=2))
+    assert len({error for error, _ in told}) == 1
+    assert "num_frames: 1000" in told[0][0]
+    np.testing.assert_allclose(told[0][1], _of_one_rank("v2v", 0), atol=TOLERANCE)
+
+
+def refuse_then_render(mesh: Mesh, name: str, request: RenderRequest) -> tuple[str, np.ndarray]:
+    pipeline = _load(name, "cogvideox", mesh)
+    error = ""
+    try:
+        pipeline(dataclasses.replace(request, num_frames=1000))
+    except ValueError as refusal:
+        error = str(refusal)
+    return error, pipeline(request)

@@ -1,0 +1,82 @@
+"""Tiny models for tests, with a reference's weights or with random ones; what goes in and out of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.references import Case, largest_difference
+from vidgen_dist import nn
+from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+from vidgen_dist.weights.load import load_weights
+
+
+def loaded(kind: type, case: Case, component: str) -> Any:
+    """The model of a case's component, with its weights."""
+    folder = case.checkpoint / component
+    model = kind(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    load_weights(model, folder, variant=case.variant)
+    return model
+
+
+def randomised(model: Any, scale: float | None = None) -> Any:
+    """The model with normal weights, times `scale`, or by default of variance 1 / fan-in."""
+    rng = np.random.default_rng(0)
+    for parameter in nn.named_parameters(model).values():
+        times = scale or max(1, np.prod(parameter.shape[1:])) ** -0.5
+        values = times * rng.standard_normal(parameter.shape)
+        parameter.set_data(nn.from_numpy(values.astype(np.float32)))
+    return model
+
+
+def normal(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def pieces_of(case: Case, prefix: str) -> dict[str, np.ndarray]:
+    """The case's pieces `prefix.…`, by what is behind the prefix."""
+    start = f"{prefix}."
+    return {key.removeprefix(start): value for key, value in case.pieces.items() if key.startswith(start)}
+
+
+def recordings(cases: list[Case], half: str) -> list[tuple[str, str]]:
+    """Names of the cases and their VAE's pieces of one half, "encode" or "decode", tiled ones included."""
+    keys = [(case.name, *key.split(".")) for case in cases for key in case.pieces if key.startswith("vae.")]
+    return [(name, piece) for name, _, piece, *part in keys if half in piece and part == ["input"]]
+
+
+def encode(vae: VideoAutoencoder, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, logvar = vae.encode(nn.from_numpy(video))
+    return nn.to_numpy(mean), nn.to_numpy(logvar)
+
+
+def decode(vae: VideoAutoencoder, latents: np.ndarray) -> np.ndarray:
+    return nn.to_numpy(vae.decode(nn.from_numpy(latents)))
+
+
+def without_effect(model: Any, runs: Mapping[str, Callable[[], np.ndarray]]) -> list[str]:
+    """Keys of the parameters that may be changed, one at a time, with nothing to be seen of it.
+
+    Args:
+        model: The model.
+        runs: By the beginning of keys, what makes the output that these parameters decide; parameters that
+            begin otherwise are left aside.
+    """
+    # Not that of `randomised`: its weights made larger by a factor may be what a norm takes away again.
+    rng = np.random.default_rng(1)
+    before = {prefix: run() for prefix, run in runs.items()}
+    unseen = []
+    for key, parameter in nn.named_parameters(model).items():
+        for prefix in (prefix for prefix in runs if key.startswith(prefix)):
+            kept = nn.to_numpy(parameter).copy()
+            # Each value otherwise: norms take no notice of an offset that all channels share.
+            parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
+            if not largest_difference(runs[prefix](), before[prefix]) > 1e-4:
+                unseen.append(key)
+            parameter.set_data(nn.from_numpy(kept))
+    for prefix, run in runs.items():
+        np.testing.assert_array_equal(run(), before[prefix])
+    return unseen

@@ -1,0 +1,211 @@
+"""Checkpoints as published, their configs alone: what a plan is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vidgen_dist.families.rules import load_rules
+from vidgen_dist.planner.checkpoints import Job, read_job
+from vidgen_dist.spec import RunSpec, spec_from_flags
+from vidgen_dist.weights.checkpoint import Checkpoint
+
+_SHARED = {"in_channels": 16, "out_channels": 16, "text_embed_dim": 4096, "time_embed_dim": 512}
+
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "2b": {**_SHARED, "num_attention_heads": 30, "num_layers": 30},
+    "5b": {
+        **_SHARED,
+        "num_attention_heads": 48,
+        "num_layers": 42,
+        "use_rotary_positional_embeddings": True,
+    },
+    "1.5-5b": {
+        **_SHARED,
+        "num_attention_heads": 48,
+        "num_layers": 42,
+        "use_rotary_positional_embeddings": True,
+        "patch_size_t": 2,
+        "patch_bias": False,
+        "sample_height": 96,
+        "sample_width": 170,
+        "sample_frames": 81,
+    },
+}
+
+_T5_XXL = {
+    "text_encoder": {
+        "vocab_size": 32128,
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+        "feed_forward_proj": "gated-gelu",
+    },
+    "tokenizer": {},
+}
+
+_OTHERS: dict[str, dict[str, Any]] = {
+    "vae": {"block_out_channels": [128, 256, 256, 512], "layers_per_block": 3},
+    **_T5_XXL,
+    "scheduler": {},
+}
+
+_T5_INDEX = {
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
+}
+
+_INDEX = {
+    "_class_name": "CogVideoXPipeline",
+    "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
+    **_T5_INDEX,
+    "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+}
+
+# What decoders from 0.9.1 on have in common.
+_LTX_TOLD = {
+    "decoder_block_out_channels": [256, 512, 1024],
+    "decoder_spatio_temporal_scaling": [True] * 3,
+    "timestep_conditioning": True,
+    "upsample_factor": [2] * 3,
+    "upsample_residual": [True] * 3,
+}
+
+LTX_VAES: dict[str, dict[str, Any]] = {
+    "0.9.0": {
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": [4, 3, 3, 3, 4],
+        "spatio_temporal_scaling": [True, True, True, False],
+    },
+    "0.9.1": {
+        **_LTX_TOLD,
+        "decoder_inject_noise": [True, True, True, False],
+        "decoder_layers_per_block": [5, 6, 7, 8],
+    },
+    "0.9.8": {
+        **_LTX_TOLD,
+        "block_out_channels": [128, 256, 512, 1024, 2048],
+        "decoder_inject_noise": [False] * 4,
+        "decoder_layers_per_block": [5] * 4,
+        "down_block_types": ["LTXVideo095DownBlock3D"] * 4,
+        "downsample_type": ["spatial", "temporal", "spatiotemporal", "spatiotemporal"],
+        "layers_per_block": [4, 6, 6, 2, 2],
+        "spatio_temporal_scaling": [True] * 4,
+        "spatial_compression_ratio": 32,
+        "temporal_compression_ratio": 8,
+    },
+}
+
+_LTX_SCHEDULER = {
+    "base_image_seq_len": 1024,
+    "base_shift": 0.95,
+    "max_image_seq_len": 4096,
+    "max_shift": 2.05,
+    "shift_terminal": 0.1,
+    "use_dynamic_shifting": True,
+}
+
+_LTX_INDEX = {
+    "_class_name": "LTXPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    **_T5_INDEX,
+    "transformer": ["diffusers", "LTXVideoTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLLTXVideo"],
+}
+
+HUNYUAN_VIDEO: dict[str, dict[str, Any]] = {
+    "transformer": {"guidance_embeds": True, "rope_axes_dim": [16, 56, 56]},
+    "vae": {},
+    "text_encoder": {
+        "vocab_size": 128320,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+    },
+    "text_encoder_2": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "eos_token_id": 2,
+    },
+    "tokenizer": {},
+    "tokenizer_2": {},
+    "scheduler": {"shift": 7.0},
+}
+
+_HUNYUAN_VIDEO_INDEX = {
+    "_class_name": "HunyuanVideoPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "LlamaModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "LlamaTokenizerFast"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "transformer": ["diffusers", "HunyuanVideoTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLHunyuanVideo"],
+}
+
+
+_MOCHI: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "vae": {},
+    **_T5_XXL,
+    "scheduler": {"invert_sigmas": True},
+}
+
+_MOCHI_INDEX = {
+    "_class_name": "MochiPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    **_T5_INDEX,
+    "transformer": ["diffusers", "MochiTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLMochi"],
+}
+
+
+def checkpoint(folder: Path, name: str) -> Checkpoint:
+    """A published checkpoint of which only the configs were downloaded.
+
+    Args:
+        folder: Where they are put.
+        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
+            `mochi`.
+    """
+    if name == "mochi":
+        return _written(folder, name, _MOCHI_INDEX, _MOCHI)
+    if name == "hunyuan-video":
+        return _written(folder, name, _HUNYUAN_VIDEO_INDEX, HUNYUAN_VIDEO)
+    if name.startswith("ltx-"):
+        vae = LTX_VAES[name.removeprefix("ltx-")]
+        return _written(
+            folder, name, _LTX_INDEX, {"transformer": {}, "vae": vae, **_T5_XXL, "scheduler": _LTX_SCHEDULER}
+        )
+    return _written(folder, f"CogVideoX-{name}", _INDEX, {"transformer": TRANSFORMERS[name], **_OTHERS})
+
+
+def _written(
+    folder: Path, name: str, index: dict[str, Any], configs: dict[str, dict[str, Any]]
+) -> Checkpoint:
+    for component, config in configs.items():
+        (folder / component).mkdir(parents=True)
+        (folder / component / "config.json").write_text(json.dumps(config))
+    return Checkpoint(name, "0" * 40, folder, None, index, tuple(configs))
+
+
+def spec(**flags: Any) -> RunSpec:
+    """A run; flags with two underscores for the dot."""
+    given = {key.replace("__", "."): value for key, value in flags.items()}
+    return spec_from_flags({"model.id": "none", "manifest.uri": "none", "output.uri": "none", **given})
+
+
+def job(folder: Path, name: str) -> Job:
+    """A run of a published checkpoint on a 910B, its videos the model's own."""
+    opened = checkpoint(folder, name)
+    return read_job(opened, load_rules(opened), spec(), "910B")

@@ -1,0 +1,208 @@
+"""CLIP's text encoder: a prompt in one vector for HunyuanVideo, one a token for the UNet families.
+
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
+(arXiv:2103.00020). Names and numbers are those of transformers' `CLIPTextModel`.
+
+Letters: B batch, L tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.config import bad_key, select_config
+from vidgen_dist.nn.activations import TRANSFORMERS
+
+TEXT = "CLIPTextModel"
+
+LEGACY_END = 2
+"""The end token's id in configs that were written wrongly; there it is the highest id of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the text model and the vision model have in common, with the text model's defaults."""
+
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextConfig(Sizes):
+    """The keys of transformers' CLIP text config that decide the encoder, with its defaults."""
+
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    eos_token_id: int = 49407
+
+
+def check_sizes(parsed: Sizes, name: str) -> None:
+    """Refuse sizes that cannot be.
+
+    Raises:
+        Refused: Names the key and what is allowed.
+    """
+    for key, value in vars(parsed).items():
+        if isinstance(value, int) and value < 1 and not key.endswith("_token_id"):
+            raise bad_key(name, key, value, "1 or more")
+    if parsed.hidden_size % parsed.num_attention_heads:
+        heads = parsed.num_attention_heads
+        raise bad_key(name, "hidden_size", parsed.hidden_size, f"a multiple of num_attention_heads, {heads}")
+    if parsed.hidden_act not in TRANSFORMERS:
+        raise bad_key(name, "hidden_act", parsed.hidden_act, "one of " + ", ".join(TRANSFORMERS))
+
+
+def text_key(key: str) -> str | None:
+    """The text model's name of a checkpoint's key, for `load_weights(..., rename=text_key)`."""
+    # A table of whole numbers that older releases stored.
+    return None if key == "text_model.embeddings.position_ids" else key
+
+
+class TextOutput(NamedTuple):
+    """What the text encoder makes of prompts.
+
+    Args:
+        hidden: After the last norm, (B, L, D).
+        pooled: The end token's, (B, D).
+    """
+
+    hidden: nn.Tensor
+    pooled: nn.Tensor
+
+
+class CLIPTextEncoder(nn.Module):
+    """Token ids to a vector for each, and one for the whole prompt.
+
+    Args:
+        config: `text_encoder/config.json`.
+
+    Raises:
+        Refused: A config that is not possible; names the key.
+    """
+
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = ("text_model.embeddings.token_embedding", "text_model.encoder.layers")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = select_config(TextConfig, config, TEXT)
+        check_sizes(self.config, TEXT)
+        self.text_model = TextTransformer(self.config)
+
+    def construct(self, input_ids: np.ndarray) -> TextOutput:
+        """
+        Args:
+            input_ids: (B, L) whole numbers below `vocab_size`, L at most `max_position_embeddings`.
+        """
+        hidden = self.text_model(input_ids)
+        ends = end_positions(input_ids, self.config.eos_token_id)
+        pooled = nn.cat([hidden[i : i + 1, end] for i, end in enumerate(ends)], 0)
+        return TextOutput(hidden, pooled)
+
+
+def end_positions(input_ids: np.ndarray, end: int) -> list[int]:
+    """Where the first end token of each prompt (B, L) is."""
+    found = input_ids if end == LEGACY_END else input_ids == end
+    return [int(position) for position in np.argmax(found, axis=1)]
+
+
+class TextTransformer(nn.Module):
+    """Tokens see those before them only."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = Stack(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def construct(self, input_ids: np.ndarray) -> nn.Tensor:
+        """(B, L) to (B, L, D)."""
+        length = input_ids.shape[1]
+        causal = nn.from_numpy(np.tril(np.ones((1, 1, length, length), np.bool_)))
+        return self.final_layer_norm(self.encoder(self.embeddings(input_ids), causal))
+
+
+class TextEmbeddings(nn.Module):
+    """Tokens and their positions."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def construct(self, input_ids: np.ndarray) -> nn.Tensor:
+        tokens = self.token_embedding(nn.from_numpy(np.asarray(input_ids, np.int32)))
+        return nn.add(tokens, self.position_embedding.weight[: input_ids.shape[1]])
+
+
+class Stack(nn.Module):
+    """The layers of either model."""
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
+
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None = None) -> nn.Tensor:
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L) to (B, L, D)."""
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+
+class Layer(nn.Module):
+    """Self-attention, then a feed-forward, each before its residual."""
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = FeedForward(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        hidden = nn.add(hidden, self.self_attn(self.layer_norm1(hidden), mask))
+        return nn.add(hidden, self.mlp(self.layer_norm2(hidden)))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self._heads = config.num_attention_heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        """hidden (B, L, D) to (B, L, D)."""
+        batch, length, width = hidden.shape
+        heads = (batch, length, self._heads, width // self._heads)
+        query, key, value = (
+            nn.reshape(linear(hidden), heads).permute(0, 2, 1, 3)
+            for linear in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = nn.attention(query, key, value, mask=mask)
+        return self.out_proj(nn.reshape(mixed.permute(0, 2, 1, 3), (batch, length, width)))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self._activation = TRANSFORMERS[config.hidden_act]
+
+    def construct(self, hidden: nn.Tensor) -> nn.Tensor:
+        return self.fc2(self._activation(self.fc1(hidden)))

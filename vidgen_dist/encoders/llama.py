@@ -1,0 +1,208 @@
+"""LLaMA as a text encoder: the hidden states of one of its later blocks. HunyuanVideo's first encoder.
+
+Source: Grattafiori et al. 2024, "The Llama 3 Herd of Models" (arXiv:2407.21783), section 3.2: grouped-query
+attention (arXiv:2305.13245), rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202). Names and
+numbers are those of transformers' `LlamaModel`.
+
+Letters: B batch, L tokens, D model width, H heads, G key and value heads, S width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.config import bad_key, check_sizes, select_config
+from vidgen_dist.nn.activations import TRANSFORMERS
+from vidgen_dist.nn.embeddings import rotary_1d
+from vidgen_dist.nn.rotary import Rotary, turn
+
+NAME = "LlamaModel"
+
+SKIPPED_LAYERS = 2
+"""Blocks at the end that HunyuanVideo does not use: neither they nor the norm behind them are loaded."""
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The keys of transformers' LLaMA config that decide the encoder, with its defaults."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values: each serves as many heads of queries."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def layers(self) -> int:
+        """Blocks that are run."""
+        return self.num_hidden_layers - SKIPPED_LAYERS
+
+
+def parse_config(config: Mapping[str, Any]) -> LlamaConfig:
+    """The encoder's config, checked.
+
+    Raises:
+        Refused: A key's value is not possible; names the key and what is allowed.
+    """
+    parsed = select_config(LlamaConfig, config, NAME)
+
+    def refuse(key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, config.get(key, getattr(parsed, key, None)), allowed)
+
+    check_sizes(parsed, NAME)
+    if parsed.layers < 0:
+        refuse("num_hidden_layers", f"{SKIPPED_LAYERS} or more: as many at the end are not used")
+    if parsed.num_attention_heads % parsed.key_heads:
+        refuse("num_key_value_heads", f"a divisor of num_attention_heads, {parsed.num_attention_heads}")
+    if parsed.head_dim is None and parsed.hidden_size % parsed.num_attention_heads:
+        refuse("hidden_size", f"a multiple of num_attention_heads, {parsed.num_attention_heads}")
+    if parsed.head_size % 2:
+        refuse("head_dim" if parsed.head_dim else "hidden_size", "one that gives heads of an even width")
+    if parsed.hidden_act not in TRANSFORMERS:
+        refuse("hidden_act", "one of " + ", ".join(TRANSFORMERS))
+    scaling = config.get("rope_scaling") or {}
+    if scaling and scaling.get("rope_type", scaling.get("type")) != "default":
+        refuse("rope_scaling", "null: positions are those of LLaMA 3")
+    if config.get("quantization_config"):
+        refuse("quantization_config", "none: weights are read as they are")
+    return parsed
+
+
+class LlamaEncoder(nn.Module):
+    """Token ids to the hidden states that come out of the last block but `SKIPPED_LAYERS`.
+
+    Parameters are named as transformers' `LlamaModel` names them; load them with `rename=model.own_key`.
+
+    Args:
+        config: `text_encoder/config.json`.
+
+    Raises:
+        Refused: A config that is not possible; names the key.
+    """
+
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = ("embed_tokens", "layers")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = c = parse_config(config)
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.layers = nn.ModuleList([Layer(c) for _ in range(c.layers)])
+
+    def own_key(self, key: str) -> str | None:
+        """The module's name of a checkpoint's key, for `load_weights`: None for what is not run."""
+        key = key.removeprefix("model.")
+        if key.endswith("rotary_emb.inv_freq"):  # a table that older releases stored
+            return None
+        if key.startswith("layers."):
+            return key if int(key.split(".")[1]) < self.config.layers else None
+        return None if key in ("norm.weight", "lm_head.weight") else key
+
+    def construct(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> nn.Tensor:
+        """
+        Args:
+            input_ids: (B, L) whole numbers below `vocab_size`.
+            attention_mask: (B, L), 1 where a token may be attended to, by itself and those behind it.
+
+        Returns:
+            (B, L, D).
+        """
+        length = input_ids.shape[1]
+        hidden = self.embed_tokens(nn.from_numpy(np.asarray(input_ids, np.int32)))
+        causal = np.tril(np.ones((length, length), np.bool_))
+        mask = nn.from_numpy(causal & (np.asarray(attention_mask) != 0)[:, None, None, :])
+        rotary = rotary_positions(self.config, length, hidden.dtype)
+        for layer in self.layers:
+            hidden = layer(hidden, rotary, mask)
+        return hidden
+
+
+def rotary_positions(config: LlamaConfig, length: int, dtype: Any) -> Rotary:
+    """What turns queries and keys: channels i and i + S / 2 of a head are a pair."""
+    size = config.head_size
+    angles = np.tile(rotary_1d(size, np.arange(length), config.rope_theta), 2)[None, :, None]
+    swap = np.kron(np.array([[0, 1], [-1, 0]], np.float32), np.eye(size // 2, dtype=np.float32))
+    return Rotary(nn.from_numpy(np.cos(angles)), nn.from_numpy(np.sin(angles)), nn.from_numpy(swap, dtype))
+
+
+class Layer(nn.Module):
+    """Self-attention, then a feed-forward, each before its residual."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = FeedForward(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def construct(self, hidden: nn.Tensor, rotary: Rotary, mask: nn.Tensor) -> nn.Tensor:
+        """hidden (B, L, D), mask (B, 1, L, L) to (B, L, D)."""
+        hidden = nn.add(hidden, self.self_attn(self.input_layernorm(hidden), rotary, mask))
+        return nn.add(hidden, self.mlp(self.post_attention_layernorm(hidden)))
+
+
+class Attention(nn.Module):
+    """Attention whose heads of keys and values are fewer than those of queries."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self._heads, self._key_heads = config.num_attention_heads, config.key_heads
+        self._size = config.head_size
+        width, bias = config.hidden_size, config.attention_bias
+        self.q_proj = nn.Linear(width, self._heads * self._size, bias=bias)
+        self.k_proj = nn.Linear(width, self._key_heads * self._size, bias=bias)
+        self.v_proj = nn.Linear(width, self._key_heads * self._size, bias=bias)
+        self.o_proj = nn.Linear(self._heads * self._size, width, bias=bias)
+
+    def construct(self, hidden: nn.Tensor, rotary: Rotary, mask: nn.Tensor) -> nn.Tensor:
+        """hidden (B, L, D), mask (B, 1, L, L) to (B, L, D)."""
+        batch, length, _ = hidden.shape
+        query = turn(nn.reshape(self.q_proj(hidden), (batch, length, self._heads, self._size)), rotary)
+        of_keys = (batch, length, self._key_heads, self._size)
+        key = self._for_each_query(turn(nn.reshape(self.k_proj(hidden), of_keys), rotary))
+        value = self._for_each_query(nn.reshape(self.v_proj(hidden), of_keys))
+        heads_first = (x.permute(0, 2, 1, 3) for x in (query, key, value))
+        mixed = nn.attention(*heads_first, mask=mask)
+        return self.o_proj(nn.reshape(mixed.permute(0, 2, 1, 3), (batch, length, -1)))
+
+    def _for_each_query(self, x: nn.Tensor) -> nn.Tensor:
+        """(B, L, G, S) to (B, L, H, S), each head repeated for the queries that it serves."""
+        batch, length, _, size = x.shape
+        times = self._heads // self._key_heads
+        return x if times == 1 else nn.reshape(nn.stack([x] * times, 3), (batch, length, self._heads, size))
+
+
+class FeedForward(nn.Module):
+    """Three linear maps: one gates another, the last leads back."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self._activation = TRANSFORMERS[config.hidden_act]
+
+    def construct(self, hidden: nn.Tensor) -> nn.Tensor:
+        return self.down_proj(nn.multiply(self._activation(self.gate_proj(hidden)), self.up_proj(hidden)))

@@ -1,0 +1,277 @@
+"""T5's encoder: the text encoder of CogVideoX, Mochi and LTX-Video.
+
+Sources: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+Transformer" (arXiv:1910.10683); gated feed-forward, Shazeer 2020 (arXiv:2002.05202). Names and numbers
+are those of transformers' `T5EncoderModel`.
+
+Letters: B batch, L tokens, D model width, S width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.config import bad_key, check_sizes, select_config
+from vidgen_dist.nn.activations import TRANSFORMERS
+
+NAME = "T5EncoderModel"
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The keys of transformers' T5 config that decide the encoder, with its defaults.
+
+    `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where the file does not say.
+    """
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    feed_forward_proj: str = "relu"
+    dense_act_fn: str | None = None
+    is_gated_act: bool | None = None
+    model_type: str = "t5"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward has a gate (T5 v1.1)."""
+        return self.feed_forward_proj.startswith("gated-") if self.is_gated_act is None else self.is_gated_act
+
+    @property
+    def activation(self) -> str:
+        """transformers' name of the feed-forward's activation."""
+        if self.dense_act_fn is not None:
+            return self.dense_act_fn
+        # T5 v1.1's "gelu" is the tanh form.
+        return "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.split("-")[-1]
+
+
+def parse_config(config: Mapping[str, Any]) -> T5Config:
+    """The encoder's config, checked.
+
+    Raises:
+        Refused: A key's value is not possible; names the key and what is allowed.
+    """
+    parsed = select_config(T5Config, config, NAME)
+
+    def refuse(key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, config[key], allowed)
+
+    check_sizes(parsed, NAME)
+    if parsed.model_type not in _MODEL_TYPES:
+        refuse("model_type", "one of " + ", ".join(_MODEL_TYPES))
+    if parsed.feed_forward_proj.count("-") > 1 or parsed.feed_forward_proj.split("-")[0] not in (
+        "gated",
+        parsed.feed_forward_proj,
+    ):
+        refuse("feed_forward_proj", "an activation or gated-activation, as in relu and gated-gelu")
+    if parsed.activation not in TRANSFORMERS:
+        key = "feed_forward_proj" if parsed.dense_act_fn is None else "dense_act_fn"
+        refuse(key, "an activation among " + ", ".join(TRANSFORMERS))
+    if parsed.relative_attention_num_buckets < 4 or parsed.relative_attention_num_buckets % 2:
+        refuse("relative_attention_num_buckets", "an even number, 4 or more: half for each direction")
+    if parsed.relative_attention_max_distance <= parsed.relative_attention_num_buckets // 4:
+        least = parsed.relative_attention_num_buckets // 4 + 1
+        refuse("relative_attention_max_distance", f"{least} or more: nearer distances have their own buckets")
+    if config.get("quantization_config"):
+        refuse("quantization_config", "none: weights are read as they are")
+    return parsed
+
+
+def encoder_key(key: str) -> str | None:
+    """The module's name of a checkpoint's key, for `load_weights(..., rename=encoder_key)`.
+
+    The token table is one parameter, `shared.weight`. Checkpoints hold it under that name, as
+    `encoder.embed_tokens.weight`, or under both, one tensor twice: both map to the one parameter, and
+    `load_weights` then reads the one named `shared.weight`. What belongs to the decoder of a whole T5
+    is left out.
+    """
+    if key == "encoder.embed_tokens.weight":
+        return "shared.weight"
+    if key.startswith("decoder.") or key == "lm_head.weight":
+        return None
+    return key
+
+
+class T5Encoder(nn.Module):
+    """Token ids to one embedding each.
+
+    Parameters are named as transformers' `T5EncoderModel` names them, the tied token table once
+    (`shared.weight`); load them with `rename=encoder_key`.
+
+    Args:
+        config: `text_encoder/config.json`.
+
+    Raises:
+        Refused: A config that is not possible; names the key.
+    """
+
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = ("shared", "encoder.block")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = parse_config(config)
+        self.shared = nn.Embedding(self.config.vocab_size, self.config.d_model)
+        self.encoder = Stack(self.config)
+
+    def construct(
+        self, input_ids: nn.Tensor | np.ndarray, attention_mask: nn.Tensor | np.ndarray | None = None
+    ) -> nn.Tensor:
+        """
+        Args:
+            input_ids: (B, L) integers below `vocab_size`.
+            attention_mask: (B, L), 1 where a token may be attended to; None: everywhere, as CogVideoX has it.
+
+        Returns:
+            (B, L, D).
+        """
+        ids = (
+            input_ids if isinstance(input_ids, nn.Tensor) else nn.from_numpy(np.asarray(input_ids, np.int32))
+        )
+        mask = None
+        if attention_mask is not None:
+            keep = nn.to_numpy(attention_mask) if isinstance(attention_mask, nn.Tensor) else attention_mask
+            mask = nn.from_numpy(np.asarray(keep) != 0).reshape(ids.shape[0], 1, 1, ids.shape[1])
+        return self.encoder(self.shared(ids), mask)
+
+
+class Stack(nn.Module):
+    """The blocks. The relative position bias is the first block's, used by all."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.block = nn.ModuleList([Block(config, has_bias=index == 0) for index in range(config.num_layers)])
+        self.final_layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        """hidden (B, L, D), mask (B, 1, 1, L) to (B, L, D)."""
+        bias = None
+        for block in self.block:
+            if bias is None:
+                bias = block.layer[0].SelfAttention.position_bias(hidden.shape[1])
+            hidden = block(hidden, bias, mask)
+        return self.final_layer_norm(hidden)
+
+
+class Block(nn.Module):
+    """Self-attention, then a feed-forward, each before its residual."""
+
+    def __init__(self, config: T5Config, has_bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([SelfAttentionLayer(config, has_bias), FeedForwardLayer(config)])
+
+    def construct(self, hidden: nn.Tensor, bias: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        hidden = _finite(self.layer[0](hidden, bias, mask))
+        return _finite(self.layer[1](hidden))
+
+
+class SelfAttentionLayer(nn.Module):
+    def __init__(self, config: T5Config, has_bias: bool) -> None:
+        super().__init__()
+        self.SelfAttention = Attention(config, has_bias)
+        self.layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def construct(self, hidden: nn.Tensor, bias: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        return nn.add(hidden, self.SelfAttention(self.layer_norm(hidden), bias, mask))
+
+
+class Attention(nn.Module):
+    """Attention without biases and without scaling by the head's width."""
+
+    def __init__(self, config: T5Config, has_bias: bool) -> None:
+        super().__init__()
+        self._heads, self._head_dim = config.num_heads, config.d_kv
+        inner = config.num_heads * config.d_kv
+        self.q = nn.Linear(config.d_model, inner, bias=False)
+        self.k = nn.Linear(config.d_model, inner, bias=False)
+        self.v = nn.Linear(config.d_model, inner, bias=False)
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+        self._buckets = config.relative_attention_num_buckets
+        self._max_distance = config.relative_attention_max_distance
+        if has_bias:
+            self.relative_attention_bias = nn.Embedding(self._buckets, self._heads)
+
+    def position_bias(self, length: int) -> nn.Tensor:
+        """(1, heads, L, L): what each head adds to the scores of each query and key."""
+        buckets = relative_buckets(length, self._buckets, self._max_distance)
+        # A copy: every layer adds it to its scores.
+        return nn.copy(self.relative_attention_bias(nn.from_numpy(buckets)).permute(2, 0, 1)[None])
+
+    def construct(self, hidden: nn.Tensor, bias: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        """hidden (B, L, D), bias (1, heads, L, L), mask (B, 1, 1, L) to (B, L, D)."""
+        batch, length, _ = hidden.shape
+        split = (batch, length, self._heads, self._head_dim)
+        query, key, value = (
+            linear(hidden).reshape(split).permute(0, 2, 1, 3) for linear in (self.q, self.k, self.v)
+        )
+        mixed = nn.attention(query, key, value, mask=mask, bias=bias, scale=1.0)
+        return self.o(nn.reshape(mixed.permute(0, 2, 1, 3), (batch, length, -1)))
+
+
+class FeedForwardLayer(nn.Module):
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.DenseReluDense = FeedForward(config)
+        self.layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def construct(self, hidden: nn.Tensor) -> nn.Tensor:
+        return nn.add(hidden, self.DenseReluDense(self.layer_norm(hidden)))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps, or with a gate three (T5 v1.1), none with a bias."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self._gated, self._activation = config.gated, TRANSFORMERS[config.activation]
+        if self._gated:
+            self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
+            self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        else:
+            self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def construct(self, hidden: nn.Tensor) -> nn.Tensor:
+        if self._gated:
+            return self.wo(nn.multiply(self._activation(self.wi_0(hidden)), self.wi_1(hidden)))
+        return self.wo(self._activation(self.wi(hidden)))
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
+    """The bucket of each key's distance from each query, (L, L) int32, queries first.
+
+    Half of the buckets are for keys after the query. Of each half the first half holds one distance
+    each, the rest grow by equal factors up to `max_distance`; all beyond share the last.
+    """
+    positions = np.arange(length)
+    # Every entry depends on key - query alone: 2L - 1 values, from the farthest before to the farthest after.
+    offsets = np.arange(1 - length, length)
+    distance, half = np.abs(offsets), buckets // 2
+    exact = half // 2
+    # float32, as the reference: a boundary that falls on a whole distance must round its way.
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    far = ratio / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
+    bucket = np.where(distance < exact, distance, np.minimum(exact + far.astype(np.int64), half - 1))
+    bucket = bucket + half * (offsets > 0)
+    return bucket[positions[None, :] - positions[:, None] + length - 1].astype(np.int32)
+
+
+def _finite(hidden: nn.Tensor) -> nn.Tensor:
+    """Half precision overflows in T5's residuals; transformers clamps to what float16 holds, less 1000."""
+    return nn.clip(hidden, -64504.0, 64504.0) if hidden.dtype == nn.float16 else hidden
+
+
+_MODEL_TYPES = ("t5", "mt5")

@@ -1,0 +1,467 @@
+"""CogVideoX's diffusion transformer: 2b, 5b, 1.5, and their image-to-video forms.
+
+Text and video tokens pass through one attention and one feed-forward per block, each kind with its own
+adaptive layer norm. Source: Yang et al. 2024, "CogVideoX: Text-to-Video Diffusion Models with An Expert
+Transformer" (arXiv:2408.06072); names and numbers are those of diffusers' `CogVideoXTransformer3DModel`.
+
+Letters: B batch, T latent frames, C channels, H, W latent height and width, L text tokens, V video
+tokens, N = L + V, D model width, E width of the time embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.config import bad_key, check_sizes, read_config
+from vidgen_dist.families.common.layers import (
+    FEED_FORWARD_ACTIVATIONS,
+    FeedForward,
+    TimestepEmbedding,
+    joint_rotary,
+)
+from vidgen_dist.nn.activations import DIFFUSERS
+from vidgen_dist.nn.embeddings import rotary_3d, sincos_3d, timestep_embedding
+from vidgen_dist.nn.rotary import Rotary, turn
+from vidgen_dist.parallel.attention import attention
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
+from vidgen_dist.request import RequestError
+
+NAME = "CogVideoXTransformer3DModel"
+
+
+@dataclass(frozen=True)
+class CogVideoXConfig:
+    """diffusers' config of the model, with its defaults. Sizes are in latent pixels, but `sample_frames`
+    counts frames of video."""
+
+    num_attention_heads: int = 30
+    attention_head_dim: int = 64
+    in_channels: int = 16
+    out_channels: int = 16
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0.0
+    time_embed_dim: int = 512
+    ofs_embed_dim: int | None = None
+    text_embed_dim: int = 4096
+    num_layers: int = 30
+    dropout: float = 0.0
+    attention_bias: bool = True
+    sample_width: int = 90
+    sample_height: int = 60
+    sample_frames: int = 49
+    patch_size: int = 2
+    patch_size_t: int | None = None
+    temporal_compression_ratio: int = 4
+    max_text_seq_length: int = 226
+    activation_fn: str = "gelu-approximate"
+    timestep_activation_fn: str = "silu"
+    norm_elementwise_affine: bool = True
+    norm_eps: float = 1e-5
+    spatial_interpolation_scale: float = 1.875
+    temporal_interpolation_scale: float = 1.0
+    use_rotary_positional_embeddings: bool = False
+    use_learned_positional_embeddings: bool = False
+    patch_bias: bool = True
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def frames_per_patch(self) -> int:
+        return self.patch_size_t or 1
+
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions are added to the tokens (2b, and I2V's learned ones)."""
+        return not self.use_rotary_positional_embeddings or self.use_learned_positional_embeddings
+
+
+def parse_config(config: Mapping[str, Any]) -> CogVideoXConfig:
+    """The model's config, checked.
+
+    Raises:
+        Refused: A key's value is not possible; names the key and what is allowed.
+    """
+    parsed = read_config(CogVideoXConfig, config, NAME)
+    _check(parsed)
+    return parsed
+
+
+def _check(config: CogVideoXConfig) -> None:
+    def refuse(key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, getattr(config, key), allowed)
+
+    check_sizes(config, NAME)
+    if not 0 <= config.norm_eps < math.inf:
+        refuse("norm_eps", "a number from 0")
+    for dim in {config.inner_dim, config.ofs_embed_dim or config.inner_dim}:
+        if config.freq_shift == dim // 2:
+            refuse("freq_shift", f"any but the number of frequencies, {dim // 2}, from which it is taken")
+    if config.activation_fn not in FEED_FORWARD_ACTIVATIONS:
+        refuse("activation_fn", "one of " + ", ".join(FEED_FORWARD_ACTIVATIONS))
+    if config.timestep_activation_fn.lower() not in DIFFUSERS:
+        refuse("timestep_activation_fn", "one of " + ", ".join(DIFFUSERS))
+    if config.use_rotary_positional_embeddings and config.attention_head_dim % 16:
+        refuse("attention_head_dim", "a multiple of 16 (the rotary table is split over three axes)")
+    if config.has_position_table and config.inner_dim % 16:
+        refuse("attention_head_dim", "a multiple of 16 when multiplied by num_attention_heads")
+    for key in ("spatial_interpolation_scale", "temporal_interpolation_scale"):
+        if config.has_position_table and getattr(config, key) == 0:
+            refuse(key, "any but 0: positions are divided by it")
+    if config.use_learned_positional_embeddings and not config.use_rotary_positional_embeddings:
+        refuse("use_learned_positional_embeddings", "false, unless use_rotary_positional_embeddings is true")
+    if config.has_position_table and config.frames_per_patch > 1:
+        refuse("patch_size_t", "null or 1 where positions are added to the tokens")
+    if config.ofs_embed_dim is not None and config.ofs_embed_dim != config.time_embed_dim:
+        refuse("ofs_embed_dim", f"null or time_embed_dim, {config.time_embed_dim}: the two are added")
+
+
+def rotary_positions(
+    config: Mapping[str, Any], height: int, width: int, latent_frames: int, vae_scale_factor_spatial: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotary table of a video's tokens.
+
+    CogVideoX 1.0 stretches the video's grid over the training size's, keeping its shape; 1.5 counts
+    tokens from the corner, up to the training size.
+
+    Args:
+        config: The transformer's config.
+        height, width: Size of the video in pixels.
+        latent_frames: Latent frames, with those that 1.5 pads to a multiple of `patch_size_t`.
+        vae_scale_factor_spatial: Pixels a latent pixel.
+
+    Returns:
+        (cos, sin), each (V, attention_head_dim) float32.
+
+    Raises:
+        RequestError: A 1.5 model is asked for a height or width above its training size.
+    """
+    parsed = parse_config(config)
+    patch = vae_scale_factor_spatial * parsed.patch_size
+    rows, columns = height // patch, width // patch
+    base_rows, base_columns = (
+        parsed.sample_height // parsed.patch_size,
+        parsed.sample_width // parsed.patch_size,
+    )
+    t = np.arange(-(-latent_frames // parsed.frames_per_patch), dtype=np.float32)
+    if parsed.patch_size_t is None:
+        (top, bottom), (left, right) = _fit(rows, columns, base_rows, base_columns)
+        y = _spread(top, bottom, rows)
+        x = _spread(left, right, columns)
+    else:
+        for field, value, count, most in (
+            ("height", height, rows, base_rows),
+            ("width", width, columns, base_columns),
+        ):
+            if count > most:
+                raise RequestError(field, value, f"this model has positions up to {most * patch}")
+        y, x = np.arange(rows, dtype=np.float32), np.arange(columns, dtype=np.float32)
+    return rotary_3d(parsed.attention_head_dim, t, y, x)
+
+
+def _fit(
+    rows: int, columns: int, base_rows: int, base_columns: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The centred region, in base tokens, of the grid scaled to fit: (top, bottom), (left, right)."""
+    if rows / columns > base_rows / base_columns:
+        fitted_rows, fitted_columns = base_rows, round(base_rows / rows * columns)
+    else:
+        fitted_rows, fitted_columns = round(base_columns / columns * rows), base_columns
+    top = round((base_rows - fitted_rows) / 2)
+    left = round((base_columns - fitted_columns) / 2)
+    return (top, top + fitted_rows), (left, left + fitted_columns)
+
+
+def _spread(start: int, stop: int, count: int) -> np.ndarray:
+    """`count` positions from `start`, evenly spaced, the last one at stop * (count - 1) / count."""
+    return np.linspace(start, stop * (count - 1) / count, count, dtype=np.float32)
+
+
+class CogVideoXTransformer3DModel(nn.Module):
+    """Predicts a video's noise (or velocity, as the scheduler has it) from noisy latents, text and time.
+
+    Parameters are named as diffusers' `state_dict` names them. `patch_embed.pos_embedding` is one where
+    `use_learned_positional_embeddings` says so; the sincos table of 2b is computed, for any size.
+
+    Args:
+        config: `transformer/config.json`. `dropout` has no effect: the model only renders.
+        mesh: The gang; its ranks share the tokens. By default this process alone.
+
+    Raises:
+        Refused: A config that is not possible; names the key.
+    """
+
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = ("transformer_blocks",)
+
+    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+        super().__init__()
+        self.config = parse_config(config)
+        self.mesh = mesh or alone()
+        c = self.config
+        self.patch_embed = PatchEmbed(c, self.mesh)
+        self.time_embedding = TimestepEmbedding(c.inner_dim, c.time_embed_dim, c.timestep_activation_fn)
+        if c.ofs_embed_dim is not None:
+            self.ofs_embedding = TimestepEmbedding(c.ofs_embed_dim, c.ofs_embed_dim, c.timestep_activation_fn)
+        self.transformer_blocks = nn.ModuleList([Block(c) for _ in range(c.num_layers)])
+        self.norm_final = nn.LayerNorm(c.inner_dim, c.norm_eps, c.norm_elementwise_affine)
+        self.norm_out = FinalNorm(c)
+        self.proj_out = nn.Linear(c.inner_dim, c.frames_per_patch * c.patch_size**2 * c.out_channels)
+
+    def construct(
+        self,
+        hidden_states: nn.Tensor,
+        encoder_hidden_states: nn.Tensor,
+        timestep: nn.Tensor | np.ndarray,
+        image_rotary_emb: tuple[nn.Tensor | np.ndarray, nn.Tensor | np.ndarray] | None = None,
+        ofs: nn.Tensor | np.ndarray | None = None,
+    ) -> nn.Tensor:
+        """
+        Args:
+            hidden_states: (B, T, C, H, W) noisy latents, for image-to-video with the image's latents
+                beside them in C. T is a multiple of `patch_size_t`, H and W of `patch_size`.
+            encoder_hidden_states: (B, L, text_embed_dim), from T5.
+            timestep: (B,).
+            image_rotary_emb: (cos, sin) of `rotary_positions`, each (V, attention_head_dim).
+            ofs: (1,) or (B,), for models with `ofs_embed_dim`.
+
+        Returns:
+            (B, T, out_channels, H, W).
+
+        Raises:
+            ValueError: Sizes that the patches do not divide, a size other than the learned positions',
+                or no `ofs` where the model needs it.
+        """
+        batch, frames, _, height, width = hidden_states.shape
+        dtype = hidden_states.dtype
+        time = nn.silu(self._time(timestep, ofs, dtype))
+        text, video, split = self.patch_embed(encoder_hidden_states, hidden_states)
+        rotary = None
+        if image_rotary_emb is not None:
+            rotary = joint_rotary([_array(table) for table in image_rotary_emb], split, dtype)
+        for block in self.transformer_blocks:
+            text, video = block(text, video, time, rotary, split)
+        video = self.proj_out(self.norm_out(self.norm_final(video), time))
+        return self._unpatchify(split.gather(video, "video"), batch, frames, height, width)
+
+    def _time(self, timestep: Any, ofs: Any, dtype: Any) -> nn.Tensor:
+        """(B, E)."""
+        time = self.time_embedding(self._sinusoids(timestep, self.config.inner_dim, dtype))
+        if self.config.ofs_embed_dim is None:
+            return time
+        if ofs is None:
+            raise ValueError("this model needs ofs: its config has ofs_embed_dim")
+        return nn.add(time, self.ofs_embedding(self._sinusoids(ofs, self.config.ofs_embed_dim, dtype)))
+
+    def _sinusoids(self, steps: Any, dim: int, dtype: Any) -> nn.Tensor:
+        c = self.config
+        waves = timestep_embedding(
+            _array(steps), dim, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift
+        )
+        return nn.from_numpy(waves, dtype)
+
+    def _unpatchify(self, tokens: nn.Tensor, batch: int, frames: int, height: int, width: int) -> nn.Tensor:
+        """(B, V, channels of a patch) to (B, T, C, H, W)."""
+        p, pt, channels = self.config.patch_size, self.config.frames_per_patch, self.config.out_channels
+        patches = nn.reshape(tokens, (batch, frames // pt, height // p, width // p, channels, pt, p, p))
+        return nn.reshape(patches.permute(0, 1, 5, 4, 2, 6, 3, 7), (batch, frames, channels, height, width))
+
+
+class PatchEmbed(nn.Module):
+    """Latents and text into tokens, with the position table where the model has one.
+
+    Here the tokens are divided over the ranks of a gang.
+    """
+
+    def __init__(self, config: CogVideoXConfig, mesh: Mesh) -> None:
+        super().__init__()
+        self.config = config
+        self.mesh = mesh
+        c, p = config, config.patch_size
+        if c.patch_size_t is None:
+            self.proj = nn.Conv2d(c.in_channels, c.inner_dim, p, stride=p, bias=c.patch_bias)
+        else:
+            # `patch_bias` is about 1.0's convolution: 1.5's checkpoints say false and have this bias.
+            self.proj = nn.Linear(c.in_channels * c.patch_size_t * p * p, c.inner_dim)
+        self.text_proj = nn.Linear(c.text_embed_dim, c.inner_dim)
+        if c.use_learned_positional_embeddings:
+            tokens = int(np.prod(self._grid(c.sample_frames, c.sample_height, c.sample_width)))
+            shape = (1, c.max_text_seq_length + tokens, c.inner_dim)
+            self.pos_embedding = nn.empty_parameter(shape, "pos_embedding")
+        # The last size's table: all steps of a video share it.
+        self._table: tuple[Any, nn.Tensor] | None = None
+
+    def construct(self, text: nn.Tensor, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor, TokenSplit]:
+        """(B, L, text_embed_dim) and (B, T, C, H, W) to this rank's part of (B, L, D) and (B, V, D), and how
+        the tokens are divided."""
+        _, frames, _, height, width = video.shape
+        patches = self._patchify(video)
+        split = split_tokens(self.mesh, text=text.shape[1], video=patches.shape[1])
+        positions = self._positions(text.shape[1], frames, height, width, patches.dtype)
+        text = self.text_proj(split.own(text, "text"))
+        # Patches do not overlap, so the convolution is a product with each patch.
+        weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
+        tokens = nn.linear(split.own(patches, "video"), weight, self.proj.bias)
+        if "text" in positions:
+            text = nn.add(text, split.own(positions["text"], "text"))
+        if "video" in positions:
+            tokens = nn.add(tokens, split.own(positions["video"], "video"))
+        return text, tokens, split
+
+    def _patchify(self, video: nn.Tensor) -> nn.Tensor:
+        """(B, T, C, H, W) to (B, V, C * patch_size_t * patch_size * patch_size)."""
+        batch, frames, channels, height, width = video.shape
+        p, pt = self.config.patch_size, self.config.frames_per_patch
+        if frames % pt or height % p or width % p:
+            raise ValueError(
+                f"latents of {frames} frames, {height}x{width}: patches of {pt} frames, {p}x{p} do not fit"
+            )
+        patches = nn.reshape(video, (batch, frames // pt, pt, channels, height // p, p, width // p, p))
+        return nn.reshape(patches.permute(0, 1, 4, 6, 3, 2, 5, 7), (batch, -1, channels * pt * p * p))
+
+    def _positions(
+        self, text_length: int, frames: int, height: int, width: int, dtype: Any
+    ) -> dict[str, nn.Tensor]:
+        """What is added to the tokens of the streams that have positions here: (1, L, D) and (1, V, D)."""
+        c = self.config
+        if not c.has_position_table:
+            return {}
+        video_frames = (frames - 1) * c.temporal_compression_ratio + 1
+        if c.use_learned_positional_embeddings:
+            if (height, width) != (c.sample_height, c.sample_width):
+                raise ValueError(
+                    f"latents of {height}x{width}: the learned positions are for "
+                    f"{c.sample_height}x{c.sample_width} alone"
+                )
+            if video_frames == c.sample_frames:
+                if text_length != c.max_text_seq_length:
+                    raise ValueError(
+                        f"{text_length} text tokens: the learned positions are for {c.max_text_seq_length}"
+                    )
+                table = self.pos_embedding.astype(dtype)
+                return {"text": table[:, :text_length], "video": table[:, text_length:]}
+        # Text tokens have no position: their part of diffusers' table is zero.
+        return {"video": self._sincos(video_frames, height, width, dtype)}
+
+    def _sincos(self, video_frames: int, height: int, width: int, dtype: Any) -> nn.Tensor:
+        """(1, V, D)."""
+        c = self.config
+        key = (video_frames, height, width, dtype)
+        if self._table is None or self._table[0] != key:
+            table = sincos_3d(
+                c.inner_dim,
+                self._grid(video_frames, height, width),
+                spatial_interpolation_scale=c.spatial_interpolation_scale,
+                temporal_interpolation_scale=c.temporal_interpolation_scale,
+            )
+            self._table = (key, nn.from_numpy(table[None], dtype))
+        return self._table[1]
+
+    def _grid(self, video_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        c = self.config
+        latent_frames = (video_frames - 1) // c.temporal_compression_ratio + 1
+        return latent_frames, height // c.patch_size, width // c.patch_size
+
+
+class Block(nn.Module):
+    """Attention over text and video together, then a feed-forward; each kind of token is scaled, shifted
+    and gated by the time in its own way."""
+
+    def __init__(self, config: CogVideoXConfig) -> None:
+        super().__init__()
+        self.norm1 = ExpertNorm(config)
+        self.attn1 = Attention(config)
+        self.norm2 = ExpertNorm(config)
+        self.ff = FeedForward(config.inner_dim, config.activation_fn)
+
+    def construct(
+        self, text: nn.Tensor, video: nn.Tensor, time: nn.Tensor, rotary: Rotary | None, split: TokenSplit
+    ) -> tuple[nn.Tensor, nn.Tensor]:
+        """text (B, L, D), video (B, V, D), both this rank's part, time (B, E) after its SiLU; the first two
+        return."""
+        tokens, text_gate, video_gate = self.norm1(text, video, time)
+        text, video = _add_gated(text, video, self.attn1(tokens, rotary, split), text_gate, video_gate)
+        tokens, text_gate, video_gate = self.norm2(text, video, time)
+        return _add_gated(text, video, self.ff(tokens), text_gate, video_gate)
+
+
+def _add_gated(
+    text: nn.Tensor, video: nn.Tensor, update: nn.Tensor, text_gate: nn.Tensor, video_gate: nn.Tensor
+) -> tuple[nn.Tensor, nn.Tensor]:
+    """Adds update (B, N, D), text first, to the two streams; gates are (B, 1, D)."""
+    length = text.shape[1]
+    return (
+        nn.multiply_add(update[:, :length], text_gate, text),
+        nn.multiply_add(update[:, length:], video_gate, video),
+    )
+
+
+class ExpertNorm(nn.Module):
+    """Adaptive layer norm with one scale, shift and gate for text and another for video."""
+
+    def __init__(self, config: CogVideoXConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.time_embed_dim, 6 * config.inner_dim)
+        self.norm = nn.LayerNorm(config.inner_dim, config.norm_eps, config.norm_elementwise_affine)
+
+    def construct(
+        self, text: nn.Tensor, video: nn.Tensor, time: nn.Tensor
+    ) -> tuple[nn.Tensor, nn.Tensor, nn.Tensor]:
+        """The joint tokens (B, N, D), text first, then the gates of text and video, (B, 1, D) each."""
+        modulation = self.linear(time)[:, None, :]
+        shift, scale, gate, text_shift, text_scale, text_gate = nn.chunk(modulation, 6, -1)
+        text = nn.multiply_add(self.norm(text), nn.add(text_scale, 1.0), text_shift)
+        video = nn.multiply_add(self.norm(video), nn.add(scale, 1.0), shift)
+        return nn.cat([text, video], 1), text_gate, gate
+
+
+class FinalNorm(nn.Module):
+    """Adaptive layer norm of the video tokens before the output projection."""
+
+    def __init__(self, config: CogVideoXConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.time_embed_dim, 2 * config.inner_dim)
+        self.norm = nn.LayerNorm(config.inner_dim, config.norm_eps, config.norm_elementwise_affine)
+
+    def construct(self, video: nn.Tensor, time: nn.Tensor) -> nn.Tensor:
+        shift, scale = nn.chunk(self.linear(time)[:, None, :], 2, -1)
+        return nn.multiply_add(self.norm(video), nn.add(scale, 1.0), shift)
+
+
+class Attention(nn.Module):
+    """Self-attention with layer norm on queries and keys of each head."""
+
+    def __init__(self, config: CogVideoXConfig) -> None:
+        super().__init__()
+        dim, head_dim = config.inner_dim, config.attention_head_dim
+        self._heads = config.num_attention_heads
+        self.to_q = nn.Linear(dim, dim, bias=config.attention_bias)
+        self.to_k = nn.Linear(dim, dim, bias=config.attention_bias)
+        self.to_v = nn.Linear(dim, dim, bias=config.attention_bias)
+        self.norm_q = nn.LayerNorm(head_dim, 1e-6)
+        self.norm_k = nn.LayerNorm(head_dim, 1e-6)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def construct(self, tokens: nn.Tensor, rotary: Rotary | None, split: TokenSplit) -> nn.Tensor:
+        """(B, N, D) to (B, N, D), of this rank's tokens."""
+        batch, length, dim = tokens.shape
+        heads = (batch, length, self._heads, dim // self._heads)
+        query = self.norm_q(self.to_q(tokens).reshape(heads))
+        key = self.norm_k(self.to_k(tokens).reshape(heads))
+        value = self.to_v(tokens).reshape(heads)
+        if rotary is not None:
+            query, key = turn(query, rotary), turn(key, rotary)
+        mixed = attention(query, key, value, split)
+        return self.to_out[0](nn.reshape(mixed, (batch, length, dim)))
+
+
+def _array(x: Any) -> np.ndarray:
+    return nn.to_numpy(x) if isinstance(x, nn.Tensor) else np.asarray(x)

@@ -1,0 +1,119 @@
+"""What autoencoders of videos have in common: rows over the ranks of a gang, or tiles on one of them.
+
+Letters: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from vidgen_dist import nn
+from vidgen_dist.families.common.tiles import OverlappingTiles, StridedTiles, in_tiles
+from vidgen_dist.parallel.mesh import Mesh, alone
+from vidgen_dist.parallel.rows import Rows
+
+
+class VideoAutoencoder(nn.Module):
+    """Encodes and decodes videos, whole or in parts: a family has the networks, and what they make of one.
+
+    Args:
+        config: The family's, with the number of `latent_channels`.
+        spatial_compression_ratio: Pixels of a latent, along rows and columns.
+        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
+            `encode` and `decode`, with the same values.
+
+    Attributes:
+        config: The configuration.
+        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
+            quite the same picture. Tiles are not split: the first rank works, the others wait.
+        tiles: How large they are.
+    """
+
+    config: Any
+    tiles: StridedTiles | OverlappingTiles = StridedTiles()
+
+    def __init__(self, config: Any, spatial_compression_ratio: int, mesh: Mesh | None) -> None:
+        super().__init__()
+        self.mesh = mesh or alone()
+        self.config = config
+        self.spatial_compression_ratio = spatial_compression_ratio
+        self.use_tiling = False
+
+    def enable_tiling(self, **sizes: Any) -> None:
+        """Take frames larger than a tile tile by tile from now on.
+
+        Args:
+            sizes: Other values of `tiles` than it has, by its fields' names.
+
+        Raises:
+            Refused: Tiles that would not meet on the grid of latents.
+            TypeError: A size that these tiles do not have.
+        """
+        tiles = replace(self.tiles, **sizes)
+        for decoding in (False, True):
+            tiles.cut(self.spatial_compression_ratio, decoding=decoding)
+        self.tiles, self.use_tiling = tiles, True
+
+    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
+        """The distribution of a video's latents, on every rank.
+
+        Args:
+            video: (B, C, T, H, W) in [-1, 1].
+
+        Returns:
+            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
+            within [-30, 20].
+        """
+        rows = self._divide(self._latent_rows(video.shape[3]))
+        moments = None
+        if rows.holds:
+            part = rows.take(video, self.spatial_compression_ratio)
+            moments = self._run(part, rows, self._encode, decoding=False)
+        moments = rows.gather(moments, video.dtype)
+        channels = self.config.latent_channels
+        mean, logvar = nn.split(moments, (channels, moments.shape[1] - channels), axis=1)
+        return mean, nn.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: nn.Tensor) -> nn.Tensor:
+        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
+
+        On the first rank; the others get (B, C, T, 0, W).
+        """
+        return self._decode_by(self._decode, latents)
+
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+        """Moments of the latents, Z means and then the variances' logarithms, of a part of a video."""
+        raise NotImplementedError
+
+    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
+        """Frames of a part of the latents."""
+        raise NotImplementedError
+
+    def _latent_rows(self, height: int) -> int:
+        """Rows of latents that so many of pixels make."""
+        return height // self.spatial_compression_ratio
+
+    def _decode_by(self, decode: Callable[[nn.Tensor, Rows], nn.Tensor], latents: nn.Tensor) -> nn.Tensor:
+        """As `decode`, by another method than `_decode`."""
+        rows = self._divide(latents.shape[3])
+        frames = self._run(rows.take(latents), rows, decode, decoding=True) if rows.holds else None
+        return rows.gather_at_first(frames, latents.dtype)
+
+    def _divide(self, latent_rows: int) -> Rows:
+        divide = Rows.of_first if self.use_tiling else Rows.divide
+        return divide(self.mesh.gang, latent_rows)
+
+    def _run(
+        self, x: nn.Tensor, rows: Rows, half: Callable[[nn.Tensor, Rows], nn.Tensor], *, decoding: bool
+    ) -> nn.Tensor:
+        # A tile is an image of its own.
+        on = Rows() if self.use_tiling else rows
+        return self._in_parts(x, lambda part: half(part, on), decoding=decoding)
+
+    def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
+        """Run this rank's rows of x through, in tiles if so wanted."""
+        if not self.use_tiling:
+            return run(x)
+        return in_tiles(x, self.tiles.cut(self.spatial_compression_ratio, decoding=decoding), run)

@@ -1,0 +1,135 @@
+"""What transformers of several families are made of: the time's embedding, feed-forwards, rotary positions.
+
+Parameters are named as in diffusers.
+
+Letters: B batch, N tokens, D model width, E width of the time embedding; in patches C channels, T latent
+frames, H, W latent height and width, V video tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.nn.activations import DIFFUSERS, Activation, gelu, gelu_sigmoid, gelu_tanh
+from vidgen_dist.nn.embeddings import timestep_embedding
+from vidgen_dist.nn.rotary import Rotary, pair_swap
+from vidgen_dist.parallel.tokens import TokenSplit
+
+SINUSOIDS = 256
+
+MODULATED_EPS = 1e-6
+"""Of layer norms whose scale and shift come from the time."""
+
+
+def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
+    """(B, C, T, H, W) to (B, V, numbers of a patch), channels first in a patch."""
+    batch, channels, *sizes = x.shape
+    (t, p, q), (frames, rows, columns) = patch, (n // m for n, m in zip(sizes, patch, strict=True))
+    pieces = nn.reshape(x, (batch, channels, frames, t, rows, p, columns, q))
+    return nn.reshape(pieces.permute(0, 2, 4, 6, 1, 3, 5, 7), (batch, frames * rows * columns, -1))
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoids (B, in) to an embedding (B, E): two linear maps with an activation between."""
+
+    def __init__(self, in_channels: int, embed_dim: int, activation: str = "silu") -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, embed_dim)
+        self.linear_2 = nn.Linear(embed_dim, embed_dim)
+        self._activation = DIFFUSERS[activation.lower()]
+
+    def construct(self, sinusoids: nn.Tensor) -> nn.Tensor:
+        return self.linear_2(self._activation(self.linear_1(sinusoids)))
+
+
+class SinusoidEmbedding(nn.Module):
+    """Timesteps (B,) to an embedding (B, E), by 256 sinusoids (Chen et al. 2023, arXiv:2310.00426)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedding(SINUSOIDS, embed_dim)
+
+    def construct(self, timesteps: np.ndarray, dtype: Any) -> nn.Tensor:
+        waves = timestep_embedding(timesteps, SINUSOIDS, flip_sin_to_cos=True, freq_shift=0)
+        return self.timestep_embedder(nn.from_numpy(waves, dtype))
+
+
+class FinalNorm(nn.Module):
+    """Layer norm of tokens (B, N, D) that the time (B, D), after its SiLU, scales and shifts."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 2 * dim)
+
+    def construct(self, tokens: nn.Tensor, time: nn.Tensor) -> nn.Tensor:
+        scale, shift = nn.chunk(self.linear(time)[:, None, :], 2, -1)
+        return modulated(tokens, shift, scale)
+
+
+def modulated(tokens: nn.Tensor, shift: nn.Tensor, scale: nn.Tensor) -> nn.Tensor:
+    """Layer norm of tokens (B, N, D), times 1 + scale, plus shift, each (B, 1, D)."""
+    return nn.multiply_add(nn.layer_norm(tokens, eps=MODULATED_EPS), nn.add(scale, 1.0), shift)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps, of (B, N, D) to (B, N, D), with `inner_dim` (by default four times D) between them."""
+
+    def __init__(self, dim: int, activation: str, inner_dim: int | None = None, bias: bool = True) -> None:
+        super().__init__()
+        inner_dim = inner_dim or 4 * dim
+        # The checkpoint counts a dropout as 1.
+        self.net = nn.ModuleList(
+            [ActivatedLinear(dim, inner_dim, activation, bias), nn.Module(), nn.Linear(inner_dim, dim, bias)]
+        )
+
+    def construct(self, tokens: nn.Tensor) -> nn.Tensor:
+        return self.net[2](self.net[0](tokens))
+
+
+class ActivatedLinear(nn.Module):
+    """A linear map and its activation; gated ones compute the gate beside the value."""
+
+    def __init__(self, dim: int, inner_dim: int, activation: str, bias: bool = True) -> None:
+        super().__init__()
+        self._gated, self._activation = FEED_FORWARD_ACTIVATIONS[activation]
+        self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim, bias)
+
+    def construct(self, tokens: nn.Tensor) -> nn.Tensor:
+        hidden = self.proj(tokens)
+        if not self._gated:
+            return self._activation(hidden)
+        value, gate = nn.chunk(hidden, 2, -1)
+        return nn.multiply(value, self._activation(gate))
+
+
+FEED_FORWARD_ACTIVATIONS: Mapping[str, tuple[bool, Activation]] = {
+    "gelu": (False, gelu),
+    "gelu-approximate": (False, gelu_tanh),
+    "geglu": (True, gelu),
+    "geglu-approximate": (False, gelu_sigmoid),
+    "swiglu": (True, nn.silu),
+    "linear-silu": (False, nn.silu),
+}
+"""(gated, activation) by diffusers' names; "geglu-approximate" is not gated."""
+
+
+def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) -> Rotary:
+    """Of this rank's tokens, text first, which does not turn, then video.
+
+    Args:
+        tables: (cos, sin) of all video tokens, each (V, head size); neighbouring channels are a pair.
+        split: Where the streams `text` and `video` lie.
+        dtype: Of what is turned.
+    """
+    cos, sin = (table[split.at("video")] for table in tables)
+    text = split.at("text")
+    no_turn = np.zeros((text.stop - text.start, cos.shape[1]), np.float32)
+    return Rotary(
+        nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
+        nn.from_numpy(np.concatenate([no_turn, sin])[None, :, None]),
+        nn.from_numpy(pair_swap(cos.shape[1]), dtype),
+    )

@@ -1,0 +1,331 @@
+"""HunyuanVideo's causal 3D autoencoder: videos to latents and back.
+
+Source: Kong et al. 2024, "HunyuanVideo: A Systematic Framework For Large Video Generative Models"
+(arXiv:2412.03603), section 4.1; the reference is diffusers 0.35.2, `AutoencoderKLHunyuanVideo`, whose
+parameter names and configuration keys are used here.
+
+Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
+Long videos go through in tiles of frames that are blended, as the weights are used everywhere. Over the ranks
+of a gang a video is split into rows: each module works on a rank's own, and says through `Rows` what it needs
+of the others'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from vidgen_dist import nn
+from vidgen_dist.config import bad_key, check_sizes, select_config
+from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+from vidgen_dist.families.common.autoencoder_layers import CausalConv3d, Steps
+from vidgen_dist.families.common.tiles import StridedTiles, Tiles, cut, in_frame_tiles
+from vidgen_dist.nn.activations import DIFFUSERS, Activation
+from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.parallel.rows import GroupNorm, Rows
+
+NAME = "AutoencoderKLHunyuanVideo"
+
+# Long videos go through in tiles of so many frames and the one before, one every so many: other numbers would
+# change the picture.
+FRAMES_OF_A_TILE = 16
+FRAMES_TO_THE_NEXT = 12
+
+NORM_EPS = 1e-6
+DOWN_BLOCK = "HunyuanVideoDownBlock3D"
+UP_BLOCK = "HunyuanVideoUpBlock3D"
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The keys of a HunyuanVideo autoencoder's config.json, with the reference's defaults.
+
+    Raises:
+        Refused: A block type or activation that does not exist; lengths, channels and ratios that cannot be.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 16
+    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
+    up_block_types: Sequence[str] = (UP_BLOCK,) * 4
+    block_out_channels: Sequence[int] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    act_fn: str = "silu"
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.476986
+    spatial_compression_ratio: int = 8
+    temporal_compression_ratio: int = 4
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
+        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
+        return select_config(cls, config, NAME)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, NAME)
+        if self.scaling_factor <= 0:
+            self._refuse("scaling_factor", "a number above 0")
+        channels = self.block_out_channels
+        blocks = len(channels)
+        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
+            if list(getattr(self, key)) != [known] * blocks:
+                self._refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
+        if self.act_fn.lower() not in DIFFUSERS:
+            self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
+        if any(n < 1 or n % self.norm_num_groups for n in channels):
+            self._refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
+        # The reference's decoder knows no other, and its blocks do not double frames more often.
+        if self.temporal_compression_ratio != 4:
+            self._refuse("temporal_compression_ratio", "4")
+        if blocks < 3:
+            self._refuse("block_out_channels", "3 or more: frames are halved between two pairs of blocks")
+        ratio = self.spatial_compression_ratio
+        if not math.log2(ratio).is_integer() or ratio > 2**blocks:
+            self._refuse(
+                "spatial_compression_ratio", f"a power of 2, up to {2**blocks}: each block halves once"
+            )
+
+    def _refuse(self, key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, getattr(self, key), allowed)
+
+    @property
+    def activation(self) -> Activation:
+        return DIFFUSERS[self.act_fn.lower()]
+
+    def steps(self, level: int) -> Steps | None:
+        """What the resampler does that ends the level-th block, of the encoder as of the decoder."""
+        last = len(self.block_out_channels) - 1
+        space = 2 if level < int(math.log2(self.spatial_compression_ratio)) else 1
+        time = 2 if last - int(math.log2(self.temporal_compression_ratio)) <= level < last else 1
+        return None if (time, space) == (1, 1) else (time, space, space)
+
+
+class ResnetBlock3D(nn.Module):
+    """Two causal convolutions around a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.norm1 = GroupNorm(config.norm_num_groups, in_channels, eps=NORM_EPS)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = GroupNorm(config.norm_num_groups, out_channels, eps=NORM_EPS)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.conv_shortcut = (
+            CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        """x (B, C, T, H, W) to (B, O, T, H, W)."""
+        hidden = self.conv1(self.activation(self.norm1(x, rows)), rows)
+        hidden = self.conv2(self.activation(self.norm2(hidden, rows)), rows)
+        return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x, rows))
+
+
+class Attention(nn.Module):
+    """Attention of every place to all places of its own frame and of those before it, in one head."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.group_norm = GroupNorm(groups, channels, eps=NORM_EPS)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        """x (B, C, T, H, W) to the same."""
+        places = nn.copy(self.group_norm(x, rows).permute(0, 2, 3, 4, 1))
+        query, key, value = (linear(places)[:, None] for linear in (self.to_q, self.to_k, self.to_v))
+        mixed = rows.attention(query, key, value, causal=True)[:, 0]
+        return nn.add(x, self.to_out[0](mixed).permute(0, 4, 1, 2, 3))
+
+
+class MidBlock3D(nn.Module):
+    """Two residual blocks, attention between them where the config has it."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = config.block_out_channels[-1]
+        self.attentions = nn.ModuleList()
+        if config.mid_block_add_attention:
+            self.attentions.append(Attention(channels, config.norm_num_groups))
+        self.resnets = nn.ModuleList(ResnetBlock3D(channels, channels, config) for _ in range(2))
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        x = self.resnets[0](x, rows)
+        for attention in self.attentions:
+            x = attention(x, rows)
+        return self.resnets[1](x, rows)
+
+
+class Downsample3D(nn.Module):
+    """Fewer frames, rows and columns of (B, C, T, H, W), by a convolution with steps."""
+
+    def __init__(self, channels: int, steps: Steps) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, stride=steps)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.conv(x, rows)
+
+
+class Upsample3D(nn.Module):
+    """More frames, rows and columns of (B, C, T, H, W), then a convolution; the first frame stays one."""
+
+    def __init__(self, channels: int, steps: Steps) -> None:
+        super().__init__()
+        self._steps = steps
+        self.conv = CausalConv3d(channels, channels)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        time, space, _ = self._steps
+        parts = [nn.interpolate_nearest(x[:, :, :1], scale=(1, space, space))]
+        if x.shape[2] > 1:
+            parts.append(nn.interpolate_nearest(x[:, :, 1:], scale=(time, space, space)))
+        return self.conv(nn.cat(parts, axis=2), rows)
+
+
+class DownBlock3D(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, level: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = [in_channels, *[out_channels] * config.layers_per_block]
+        self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
+        steps = config.steps(level)
+        self.downsamplers = nn.ModuleList([Downsample3D(out_channels, steps)] if steps else [])
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        for module in (*self.resnets, *self.downsamplers):
+            x = module(x, rows)
+        return x
+
+
+class UpBlock3D(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, level: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = [in_channels, *[out_channels] * (config.layers_per_block + 1)]
+        self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
+        steps = config.steps(level)
+        self.upsamplers = nn.ModuleList([Upsample3D(out_channels, steps)] if steps else [])
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        for module in (*self.resnets, *self.upsamplers):
+            x = module(x, rows)
+        return x
+
+
+class Encoder3D(nn.Module):
+    """Frames (B, C, T, H, W) to the moments of the latents (B, 2 Z, t, h, w)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = list(config.block_out_channels)
+        self.conv_in = CausalConv3d(config.in_channels, channels[0])
+        self.down_blocks = nn.ModuleList(
+            DownBlock3D(i, o, level, config)
+            for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+        )
+        self.mid_block = MidBlock3D(config)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
+        self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        x = self.conv_in(x, rows)
+        for block in self.down_blocks:
+            x = block(x, rows)
+        x = self.mid_block(x, rows)
+        return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
+
+
+class Decoder3D(nn.Module):
+    """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = list(reversed(config.block_out_channels))
+        self.conv_in = CausalConv3d(config.latent_channels, channels[0])
+        self.mid_block = MidBlock3D(config)
+        self.up_blocks = nn.ModuleList(
+            UpBlock3D(i, o, level, config) for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
+        )
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
+        self.conv_out = CausalConv3d(channels[-1], config.out_channels)
+
+    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+        x = self.conv_in(x, rows)
+        x = self.mid_block(x, rows)
+        for block in self.up_blocks:
+            x = block(x, rows)
+        return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
+
+
+@dataclass(frozen=True)
+class FrameTiles(StridedTiles):
+    """Tiles of frames too.
+
+    Args:
+        tile_sample_min_num_frames: Frames of a tile, the one before it not counted.
+        tile_sample_stride_num_frames: Frames from one tile to the next.
+    """
+
+    tile_sample_min_num_frames: int = FRAMES_OF_A_TILE
+    tile_sample_stride_num_frames: int = FRAMES_TO_THE_NEXT
+
+    def cut_frames(self, ratio: int, *, decoding: bool) -> Tiles:
+        """As `cut`, of the frames, at `ratio` of them per latent."""
+        return cut(
+            self.tile_sample_min_num_frames, self.tile_sample_stride_num_frames, ratio, decoding=decoding
+        )
+
+
+class AutoencoderKLHunyuanVideo(VideoAutoencoder):
+    """HunyuanVideo's autoencoder. Long videos go through in tiles of frames, with or without `use_tiling`.
+
+    Args:
+        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        mesh: As `VideoAutoencoder` has it.
+
+    Raises:
+        Refused: A configuration that cannot be.
+    """
+
+    config: AutoencoderConfig
+    tiles: FrameTiles = FrameTiles()
+
+    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+        known = AutoencoderConfig.from_mapping(config)
+        super().__init__(known, known.spatial_compression_ratio, mesh)
+        self.encoder = Encoder3D(known)
+        self.decoder = Decoder3D(known)
+        self.quant_conv = nn.Conv3d(2 * known.latent_channels, 2 * known.latent_channels, 1)
+        self.post_quant_conv = nn.Conv3d(known.latent_channels, known.latent_channels, 1)
+
+    def enable_tiling(self, **sizes: Any) -> None:
+        tiles = replace(self.tiles, **sizes)
+        for decoding in (False, True):
+            tiles.cut_frames(self.config.temporal_compression_ratio, decoding=decoding)
+        super().enable_tiling(**sizes)
+
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.quant_conv(self.encoder(video, rows))
+
+    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.decoder(self.post_quant_conv(latents), rows)
+
+    def _latent_rows(self, height: int) -> int:
+        # A latent of its own also for rows that are too few for one.
+        return -(-height // self.spatial_compression_ratio)
+
+    def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
+        ratio = self.config.temporal_compression_ratio
+        in_parts = super()._in_parts
+        return in_frame_tiles(
+            x,
+            self.tiles.cut_frames(ratio, decoding=decoding),
+            lambda part: in_parts(part, run, decoding=decoding),
+            shortest=1 if decoding else ratio,
+        )

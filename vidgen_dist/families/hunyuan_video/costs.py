@@ -1,0 +1,123 @@
+"""HunyuanVideo as a plan sees it: what its parameters do, and what a request makes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vidgen_dist.families.common.costs import Convolution, ModelSize, Stack, Workload
+from vidgen_dist.families.common.counting import Shapes, component, count, linear_weights
+from vidgen_dist.families.common.encoder_costs import llama_encoder
+from vidgen_dist.families.hunyuan_video.rules import Geometry, guided
+from vidgen_dist.families.rules import Rules
+from vidgen_dist.request import RenderRequest
+from vidgen_dist.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderConfig
+
+# The fullest moment of a single-stream block: the tokens, normed, what the attention made of them, and four
+# times as wide what the feed-forward does, and its copy beside the attention's. Measured on CPU: 16.1; 9.9 in
+# a dual-stream block. A second sample, which goes through a block after the first, holds 4.1 more.
+_ALIVE = 17
+_WAITING = 4
+_OPERATORS = 50
+
+
+def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
+    """A checkpoint's size, counted from its models without weights.
+
+    Raises:
+        Refused: A config that cannot be.
+    """
+    # Loads MindSpore.
+    from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderConfig
+    from vidgen_dist.families.hunyuan_video.transformer import parse_config
+
+    config, _ = parse_config(checkpoint.config("transformer"))
+    transformer, vae = count(checkpoint, "transformer"), count(checkpoint, "vae")
+    dit = Stack(
+        heads=config.num_attention_heads,
+        width=config.inner_dim,
+        # As many multiply a token of either stream of the dual-stream blocks.
+        linear=linear_weights(transformer, "single_transformer_blocks.0", leave_out=("norm.linear",)),
+        alive=_ALIVE,
+        operators=_OPERATORS,
+        # Not the refiner's, which see the text.
+        blocks=config.num_layers + config.num_single_layers,
+        waiting=_WAITING,
+    )
+    known = AutoencoderConfig.from_mapping(checkpoint.config("vae"))
+    return ModelSize(
+        model=checkpoint.model,
+        family=rules.family,
+        transformer=component("transformer", transformer, dit),
+        text_encoder=llama_encoder(checkpoint),
+        others=(component("text_encoder_2", count(checkpoint, "text_encoder_2")),),
+        vae=component(
+            "vae",
+            vae,
+            encoder=tuple(_convolutions(vae.shapes, "encoder.", known)),
+            decoder=tuple(_convolutions(vae.shapes, "decoder.", known)),
+        ),
+    )
+
+
+def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Workload:
+    """What a request, its defaults filled in, asks of the model: with a prompt as long as may be."""
+    # Loads MindSpore.
+    from vidgen_dist.families.hunyuan_video.autoencoder import FRAMES_OF_A_TILE, FRAMES_TO_THE_NEXT
+
+    geometry = Geometry.of(checkpoint.config("transformer"), checkpoint.config("vae"))
+    assert request.height is not None
+    assert request.width is not None
+    assert request.num_frames is not None
+    assert request.num_inference_steps is not None
+    assert request.max_sequence_length is not None
+    latent_frames = geometry.latent_frames(request.num_frames)
+    frames = geometry.decoded_frames(latent_frames)
+    rows, columns = request.height // geometry.spatial, request.width // geometry.spatial
+    patches = (rows // geometry.patch_size) * (columns // geometry.patch_size)
+    # A tile has one frame more, the one before it; the last one of nothing else is left out.
+    starts = range(0, frames - 1, FRAMES_TO_THE_NEXT) if frames > FRAMES_OF_A_TILE else range(1)
+    made = sum(min(FRAMES_OF_A_TILE + 1, frames - start) for start in starts)
+    return Workload(
+        frames=frames,
+        height=request.height,
+        width=request.width,
+        steps=request.num_inference_steps,
+        guided=guided(request),
+        tokens=latent_frames // geometry.patch_size_t * patches,
+        text_tokens=request.max_sequence_length,
+        latents=latent_frames * geometry.latent_channels * rows * columns,
+        latent_rows=rows,
+        frames_at_once=min(FRAMES_OF_A_TILE + 1, frames),
+        batches=len(starts),
+        repeated_frames=made - frames,
+    )
+
+
+def _convolutions(shapes: Shapes, prefix: str, config: AutoencoderConfig) -> Iterator[Convolution]:
+    """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`."""
+    # How many frames, and rows, of one end are one behind so many blocks.
+    behind = [(1, 1)]
+    for level in range(len(config.block_out_channels)):
+        time, space, _ = config.steps(level) or (1, 1, 1)
+        behind.append((behind[-1][0] * time, behind[-1][1] * space))
+    for name, shape in shapes.items():
+        if not name.startswith(prefix) or len(shape) < 5:
+            continue
+        frames, rows = behind[_blocks_before(name, len(config.block_out_channels))]
+        if prefix == "decoder.":
+            frames, rows = behind[-1][0] // frames, behind[-1][1] // rows
+        kernel = (shape[2], shape[3], shape[4])
+        yield Convolution(shape[1], shape[0], kernel, frames=1 / frames, pixels=1 / rows)
+
+
+def _blocks_before(name: str, blocks: int) -> int:
+    """How many of its half's blocks a convolution comes behind; what changes the size is behind its own."""
+    found = re.search(r"_blocks\.(\d+)\.(\w+)\.", name)
+    if found:
+        return int(found[1]) + found[2].endswith("samplers")
+    return 0 if re.match(r"encoder\.conv_in|decoder\.(conv_in|mid_block)", name) else blocks

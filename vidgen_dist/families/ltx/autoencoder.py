@@ -1,0 +1,602 @@
+"""LTX-Video's autoencoder: videos to few latents of many channels, and back.
+
+In 0.9.0 the decoder mirrors the encoder. From 0.9.1 on the decoder is told how noisy the latents are and does
+the last step of denoising itself; 0.9.5's encoder shuffles pixels into channels. Source: HaCohen et al. 2024,
+"LTX-Video: Realtime Video Latent Diffusion" (arXiv:2501.00103); the reference is diffusers 0.35.2,
+`AutoencoderKLLTXVideo`, whose parameter names and configuration keys are used here.
+
+Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
+Over the ranks of a gang a video is split into rows: each module works on a rank's own, and says through
+`Rows` what it needs of the others'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.config import bad_key, check_sizes, select_config
+from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+from vidgen_dist.families.common.autoencoder_layers import from_channels, to_channels
+from vidgen_dist.families.common.layers import SinusoidEmbedding
+from vidgen_dist.families.common.tiles import StridedTiles
+from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.parallel.rows import Rows, join
+
+NAME = "AutoencoderKLLTXVideo"
+
+PIXEL_NORM_EPS = 1e-8
+
+DOWN_BLOCK = "LTXVideoDownBlock3D"
+DOWN_BLOCK_095 = "LTXVideo095DownBlock3D"
+CONVOLUTION = "conv"
+SHUFFLES: Mapping[str, tuple[int, int, int]] = {
+    "spatial": (1, 2, 2),
+    "temporal": (2, 1, 1),
+    "spatiotemporal": (2, 2, 2),
+}
+"""How many frames, rows and columns go into one, by 0.9.5's `downsample_type`."""
+HALVED = (2, 2, 2)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The keys of an LTX-Video autoencoder's config.json, with the reference's defaults.
+
+    Lists are in the encoder's order, from the pixels to the latents, also those of the decoder. Of the
+    decoder's a longer one than `decoder_block_out_channels` counts by its end.
+
+    Raises:
+        Refused: Blocks, lengths and channels that do not fit.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 128
+    block_out_channels: Sequence[int] = (128, 256, 512, 512)
+    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
+    decoder_block_out_channels: Sequence[int] = (128, 256, 512, 512)
+    layers_per_block: Sequence[int] = (4, 3, 3, 3, 4)
+    decoder_layers_per_block: Sequence[int] = (4, 3, 3, 3, 4)
+    spatio_temporal_scaling: Sequence[bool] = (True, True, True, False)
+    decoder_spatio_temporal_scaling: Sequence[bool] = (True, True, True, False)
+    decoder_inject_noise: Sequence[bool] = (False,) * 5
+    downsample_type: Sequence[str] = (CONVOLUTION,) * 4
+    upsample_residual: Sequence[bool] = (False,) * 4
+    upsample_factor: Sequence[int] = (1,) * 4
+    timestep_conditioning: bool = False
+    patch_size: int = 4
+    patch_size_t: int = 1
+    resnet_norm_eps: float = 1e-6
+    scaling_factor: float = 1.0
+    encoder_causal: bool = True
+    decoder_causal: bool = False
+    spatial_compression_ratio: int | None = None
+    temporal_compression_ratio: int | None = None
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
+        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
+        return select_config(cls, config, NAME)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, NAME)
+        self._check_encoder()
+        self._check_decoder()
+
+    def _refuse(self, key: str, allowed: str) -> None:
+        raise bad_key(NAME, key, getattr(self, key), allowed)
+
+    def _check_encoder(self) -> None:
+        blocks = self._down_blocks
+        lengths = {
+            "down_block_types": blocks,
+            "spatio_temporal_scaling": blocks,
+            "layers_per_block": blocks + 1,
+        }
+        if DOWN_BLOCK_095 in self.down_block_types:
+            lengths["downsample_type"] = blocks
+        for key, length in lengths.items():
+            if len(getattr(self, key)) < length:
+                self._refuse(key, f"{length} entries or more, for the blocks of block_out_channels")
+        if unknown := set(self.down_block_types) - {DOWN_BLOCK, DOWN_BLOCK_095}:
+            self._refuse("down_block_types", f"{DOWN_BLOCK} and {DOWN_BLOCK_095}, not {', '.join(unknown)}")
+        if unknown := set(self.downsample_type) - {CONVOLUTION, *SHUFFLES}:
+            known = ", ".join((CONVOLUTION, *SHUFFLES))
+            self._refuse("downsample_type", f"{known}, not {', '.join(unknown)}")
+        for stage in self.down_stages:
+            if stage.shuffle and stage.inputs * np.prod(stage.shuffle) % stage.outputs:
+                self._refuse("block_out_channels", "numbers that divide those of the block before, shuffled")
+            if stage.kind == DOWN_BLOCK_095 and not stage.shuffle and stage.inputs != stage.outputs:
+                self._refuse(
+                    "block_out_channels", "the same on both sides of a block that shuffles no pixels"
+                )
+
+    def _check_decoder(self) -> None:
+        blocks = len(self.decoder_block_out_channels)
+        for key, length in {
+            "decoder_spatio_temporal_scaling": blocks,
+            "upsample_residual": blocks,
+            "upsample_factor": blocks,
+            "decoder_layers_per_block": blocks + 1,
+            "decoder_inject_noise": blocks + 1,
+        }.items():
+            if len(getattr(self, key)) < length:
+                self._refuse(key, f"{length} entries or more, for the blocks of decoder_block_out_channels")
+        for stage in self.up_stages:
+            told = stage.injects_noise or self.timestep_conditioning
+            if stage.inputs != stage.outputs and (told or stage.factor > 1):
+                self._refuse(
+                    "decoder_block_out_channels",
+                    "numbers that go into the next ones upsample_factor times, where noise is injected, the "
+                    "timestep is told or upsample_factor is above 1",
+                )
+            if stage.factor > 1 and not stage.doubles:
+                self._refuse("upsample_factor", "1 for a block that does not scale")
+            if stage.before % stage.factor or (stage.residual and (8 % stage.factor or stage.before % 8)):
+                self._refuse("upsample_factor", "what divides the channels, and 8 with upsample_residual")
+
+    @property
+    def _down_blocks(self) -> int:
+        # 0.9.5 lists the channels before the first block too.
+        return len(self.block_out_channels) - (self.down_block_types[-1] == DOWN_BLOCK_095)
+
+    @property
+    def down_stages(self) -> tuple[DownStage, ...]:
+        """The encoder's blocks, from the pixels on."""
+        channels = (*self.block_out_channels, self.block_out_channels[-1])
+        return tuple(
+            DownStage(
+                kind=self.down_block_types[i],
+                inputs=channels[i],
+                outputs=channels[i + 1],
+                layers=self.layers_per_block[i],
+                halves=self.spatio_temporal_scaling[i],
+                shuffle=self._shuffle(i),
+            )
+            for i in range(self._down_blocks)
+        )
+
+    def _shuffle(self, i: int) -> tuple[int, int, int] | None:
+        if self.down_block_types[i] != DOWN_BLOCK_095 or not self.spatio_temporal_scaling[i]:
+            return None
+        return SHUFFLES.get(self.downsample_type[i])
+
+    @property
+    def up_stages(self) -> tuple[UpStage, ...]:
+        """The decoder's blocks, from the latents on."""
+        stages = []
+        channels = self.decoder_block_out_channels[-1]
+        for i, width in enumerate(reversed(self.decoder_block_out_channels), start=1):
+            factor = self.upsample_factor[-i]
+            stage = UpStage(
+                before=channels,
+                inputs=channels // factor,
+                outputs=width // factor,
+                layers=self.decoder_layers_per_block[-1 - i],
+                doubles=self.decoder_spatio_temporal_scaling[-i],
+                injects_noise=self.decoder_inject_noise[-1 - i],
+                residual=self.upsample_residual[-i],
+                factor=factor,
+            )
+            stages.append(stage)
+            channels = stage.outputs
+        return tuple(stages)
+
+
+@dataclass(frozen=True)
+class DownStage:
+    """A block of the encoder.
+
+    Args:
+        kind: Its type.
+        inputs, outputs: Channels.
+        layers: Residual blocks.
+        halves: Whether frames, rows and columns become fewer.
+        shuffle: If by shuffling pixels into channels, how many frames, rows and columns go into one.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    layers: int
+    halves: bool
+    shuffle: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class UpStage:
+    """A block of the decoder.
+
+    Args:
+        before: Channels of what comes in.
+        inputs, outputs: Channels before the residual blocks, were the doubling done, and after them.
+        layers: Residual blocks.
+        doubles: Whether frames, rows and columns become twice as many.
+        injects_noise: Whether its residual blocks add noise.
+        residual: Whether what is doubled is added to the doubling convolution's result.
+        factor: How many times fewer channels there are after doubling.
+    """
+
+    before: int
+    inputs: int
+    outputs: int
+    layers: int
+    doubles: bool
+    injects_noise: bool
+    residual: bool
+    factor: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What modules need beside their input, on one way through the encoder or decoder.
+
+    Args:
+        rows: This rank's rows of the video.
+        rng: What injected noise is drawn from.
+    """
+
+    rows: Rows
+    rng: np.random.Generator | None = None
+
+    def noise(self, like: nn.Tensor) -> nn.Tensor:
+        """Noise for frames (B, C, T, h, W), one frame of one channel for all: (1, 1, 1, h, W).
+
+        Drawn for all rows, so that every rank has its part of the same.
+        """
+        assert self.rng is not None, "a decoder that injects noise is given what to draw it from"
+        rows, width = like.shape[3:]
+        scale = rows // self.rows.sizes[self.rows.gang.index]
+        height = rows if self.rows.gang.size == 1 else scale * sum(self.rows.sizes)
+        drawn = nn.from_numpy(self.rng.standard_normal((1, 1, 1, height, width)).astype(np.float32))
+        return nn.copy(self.rows.take(drawn, scale)).astype(like.dtype)
+
+
+class CausalConv3d(nn.Module):
+    """A 3D convolution of x (B, C, T, H, W), zeros around the image.
+
+    Before the first frame stands the first frame again: as often as the kernel reaches back, or, where it is
+    not causal, half as often, and the last frame behind the last.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, causal: bool = True
+    ) -> None:
+        super().__init__()
+        self.edge = (kernel_size - 1) // 2
+        self.before, self.after = (2 * self.edge, 0) if causal else (self.edge, self.edge)
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride)
+
+    def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
+        if not self.edge:
+            return self.conv(x)
+        bands = on.rows.around(x, self.edge, self.edge)
+        first = tuple(band[:, :, :1] for band in bands)
+        last = tuple(band[:, :, -1:] for band in bands)
+        x = join([*[first] * self.before, bands, *[last] * self.after])
+        padding = (0, on.rows.padding(self.edge), self.edge)
+        return nn.conv3d(x, self.conv.weight, self.conv.bias, stride=self.conv.stride, padding=padding)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm of the channels of x (B, C, T, H, W) at every place."""
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        return super().construct(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+class ResnetBlock3d(nn.Module):
+    """Two convolutions around a shortcut.
+
+    Args:
+        in_channels, out_channels: Where they differ, the shortcut is normed and convolved.
+        eps: Of the shortcut's norm.
+        causal: Of the convolutions.
+        injects_noise: Whether noise, scaled by channel, follows each convolution.
+        told_time: Whether an embedding of the time scales and shifts after each norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        eps: float,
+        causal: bool,
+        injects_noise: bool = False,
+        told_time: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv1 = CausalConv3d(in_channels, out_channels, causal=causal)
+        self.conv2 = CausalConv3d(out_channels, out_channels, causal=causal)
+        widens = in_channels != out_channels
+        self.norm3 = ChannelLayerNorm(in_channels, eps) if widens else None
+        self.conv_shortcut = CausalConv3d(in_channels, out_channels, kernel_size=1) if widens else None
+
+        def parameter(name: str, *shape: int, wanted: bool) -> nn.Parameter | None:
+            return nn.empty_parameter(shape, name) if wanted else None
+
+        self.per_channel_scale1 = parameter("per_channel_scale1", in_channels, 1, 1, wanted=injects_noise)
+        self.per_channel_scale2 = parameter("per_channel_scale2", in_channels, 1, 1, wanted=injects_noise)
+        self.scale_shift_table = parameter("scale_shift_table", 4, in_channels, wanted=told_time)
+
+    def construct(self, x: nn.Tensor, on: Pass, time: nn.Tensor | None = None) -> nn.Tensor:
+        """x (B, C, T, H, W) to (B, O, T, H, W); time (B, 4 C) where it is told."""
+        affine = [] if self.scale_shift_table is None else modulation(time, self.scale_shift_table)
+        hidden = self.conv1(activate(x, *affine[:2]), on)
+        # Step by step, for the sake of memory: what came before is let go of.
+        hidden = add_noise(hidden, self.per_channel_scale1, on)
+        hidden = activate(hidden, *affine[2:])
+        hidden = self.conv2(hidden, on)
+        hidden = add_noise(hidden, self.per_channel_scale2, on)
+        if self.norm3 is not None and self.conv_shortcut is not None:
+            x = self.conv_shortcut(self.norm3(x), on)
+        return nn.add(hidden, x)
+
+
+def modulation(time: nn.Tensor, table: nn.Tensor) -> list[nn.Tensor]:
+    """Shifts and scales by turns, each (B, C, 1, 1, 1), of the time (B, K C) and a table (K, C)."""
+    count, channels = table.shape
+    values = nn.add(nn.reshape(time, (-1, count, channels)), table)
+    return [nn.reshape(values[:, k], (-1, channels, 1, 1, 1)) for k in range(count)]
+
+
+def activate(x: nn.Tensor, shift: nn.Tensor | None = None, scale: nn.Tensor | None = None) -> nn.Tensor:
+    """x (B, C, T, H, W) normed over its channels, scaled and shifted where that is given, and its SiLU."""
+    normed = nn.channel_rms_norm(x, PIXEL_NORM_EPS)
+    if shift is not None and scale is not None:
+        normed = nn.multiply_add(normed, nn.add(scale, 1.0), shift)
+    return nn.silu(normed)
+
+
+def add_noise(x: nn.Tensor, scale: nn.Tensor | None, on: Pass) -> nn.Tensor:
+    """x (B, C, T, H, W) and noise times scale (C, 1, 1), if there is one."""
+    return x if scale is None else nn.multiply_add(on.noise(x), scale[None, :, None], x)
+
+
+class Downsampler3d(nn.Module):
+    """Pixels shuffled into channels by a convolution, beside means of groups of the input's (0.9.5)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: tuple[int, int, int], causal: bool
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        size = int(np.prod(stride))
+        self.group = in_channels * size // out_channels
+        self.conv = CausalConv3d(in_channels, out_channels // size, causal=causal)
+
+    def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
+        if self.stride[0] > 1:
+            x = nn.cat([x[:, :, : self.stride[0] - 1], x], 2)
+        residual = group_means(to_channels(x, self.stride), self.group)
+        return nn.add(to_channels(self.conv(x, on), self.stride), residual)
+
+
+def group_means(x: nn.Tensor, group: int) -> nn.Tensor:
+    """Means of each `group` neighbouring channels of x (B, C, T, H, W)."""
+    if group == 1:
+        return x
+    batch, channels, *size = x.shape
+    grouped = nn.reshape(x, (batch, channels // group, group, *size))
+    total = grouped[:, :, 0]
+    for i in range(1, group):
+        total = nn.add(total, grouped[:, :, i])
+    return nn.multiply(total, 1.0 / group)
+
+
+class Upsampler3d(nn.Module):
+    """Twice the frames but for the first, twice the rows and columns, and `factor` times fewer channels."""
+
+    def __init__(self, channels: int, factor: int, residual: bool, causal: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        # Channels are repeated where shuffling alone would leave fewer.
+        self.repeats = 8 // factor
+        self.conv = CausalConv3d(channels, channels * 8 // factor, causal=causal)
+
+    def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
+        # The first frame is doubled too, and its first half left out.
+        larger = from_channels(self.conv(x, on), HALVED)[:, :, 1:]
+        if not self.residual:
+            return larger
+        shuffled = from_channels(x, HALVED)[:, :, 1:]
+        return nn.add(larger, nn.cat([shuffled] * self.repeats, 1))
+
+
+class DownBlock3D(nn.Module):
+    """Residual blocks, then half the frames, rows and columns; 0.9.0 widens at the end, 0.9.5 in halving."""
+
+    def __init__(self, stage: DownStage, config: AutoencoderConfig) -> None:
+        super().__init__()
+        eps, causal = config.resnet_norm_eps, config.encoder_causal
+        inputs, outputs = stage.inputs, stage.outputs
+        self.resnets = nn.ModuleList(ResnetBlock3d(inputs, inputs, eps, causal) for _ in range(stage.layers))
+        self.downsamplers = nn.ModuleList()
+        if stage.shuffle:
+            self.downsamplers.append(Downsampler3d(inputs, outputs, stage.shuffle, causal))
+        elif stage.halves:
+            self.downsamplers.append(CausalConv3d(inputs, inputs, stride=2, causal=causal))
+        widens = stage.kind == DOWN_BLOCK and inputs != outputs
+        self.conv_out = ResnetBlock3d(inputs, outputs, eps, causal) if widens else None
+
+    def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
+        for resnet in self.resnets:
+            x = resnet(x, on)
+        for downsampler in self.downsamplers:
+            x = downsampler(x, on)
+        return x if self.conv_out is None else self.conv_out(x, on)
+
+
+class TimedResnets(nn.Module):
+    """Residual blocks of one width, told the time by an embedding of their own."""
+
+    def __init__(
+        self, channels: int, layers: int, eps: float, causal: bool, injects_noise: bool, told_time: bool
+    ) -> None:
+        super().__init__()
+        self.time_embedder = SinusoidEmbedding(4 * channels) if told_time else None
+        self.resnets = nn.ModuleList(
+            ResnetBlock3d(channels, channels, eps, causal, injects_noise, told_time) for _ in range(layers)
+        )
+
+    def construct(self, x: nn.Tensor, on: Pass, timestep: np.ndarray | None = None) -> nn.Tensor:
+        """x (B, C, T, H, W), timestep (B,) where it is told."""
+        time = None if self.time_embedder is None else self.time_embedder(timestep, x.dtype)
+        for resnet in self.resnets:
+            x = resnet(x, on, time)
+        return x
+
+
+class UpBlock3D(TimedResnets):
+    """Twice the frames, rows and columns, then residual blocks."""
+
+    def __init__(self, stage: UpStage, config: AutoencoderConfig) -> None:
+        eps, causal = config.resnet_norm_eps, config.decoder_causal
+        super().__init__(
+            stage.outputs, stage.layers, eps, causal, stage.injects_noise, config.timestep_conditioning
+        )
+        narrows = stage.inputs != stage.outputs
+        self.conv_in = ResnetBlock3d(stage.inputs, stage.outputs, eps, causal) if narrows else None
+        self.upsamplers = nn.ModuleList()
+        if stage.doubles:
+            channels = stage.outputs * stage.factor
+            self.upsamplers.append(Upsampler3d(channels, stage.factor, stage.residual, causal))
+
+    def construct(self, x: nn.Tensor, on: Pass, timestep: np.ndarray | None = None) -> nn.Tensor:
+        if self.conv_in is not None:
+            x = self.conv_in(x, on)
+        for upsampler in self.upsamplers:
+            x = upsampler(x, on)
+        return super().construct(x, on, timestep)
+
+
+class Encoder3d(nn.Module):
+    """Frames (B, C, T, H, W) to the latents' moments (B, Z + 1, t, h, w): one variance for all channels."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.patch = config.patch_size_t, config.patch_size
+        causal, stages = config.encoder_causal, config.down_stages
+        inputs = config.in_channels * config.patch_size**2
+        self.conv_in = CausalConv3d(inputs, stages[0].inputs, causal=causal)
+        self.down_blocks = nn.ModuleList(DownBlock3D(stage, config) for stage in stages)
+        width, layers = stages[-1].outputs, config.layers_per_block[-1]
+        self.mid_block = TimedResnets(
+            width, layers, config.resnet_norm_eps, causal, injects_noise=False, told_time=False
+        )
+        self.conv_out = CausalConv3d(width, config.latent_channels + 1, causal=causal)
+
+    def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
+        x = self.conv_in(self._patchify(x), on)
+        for block in self.down_blocks:
+            x = block(x, on)
+        return self.conv_out(activate(self.mid_block(x, on)), on)
+
+    def _patchify(self, x: nn.Tensor) -> nn.Tensor:
+        batch, channels, frames, height, width = x.shape
+        pt, p = self.patch
+        cut = nn.reshape(x, (batch, channels, frames // pt, pt, height // p, p, width // p, p))
+        # The columns of a patch come before its rows.
+        return nn.reshape(
+            cut.permute(0, 1, 3, 7, 5, 2, 4, 6), (batch, -1, frames // pt, height // p, width // p)
+        )
+
+
+class Decoder3d(nn.Module):
+    """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.patch = config.patch_size_t, config.patch_size
+        causal, stages = config.decoder_causal, config.up_stages
+        told = config.timestep_conditioning
+        width = config.decoder_block_out_channels[-1]
+        self.conv_in = CausalConv3d(config.latent_channels, width, causal=causal)
+        self.mid_block = TimedResnets(
+            width,
+            config.decoder_layers_per_block[-1],
+            config.resnet_norm_eps,
+            causal,
+            config.decoder_inject_noise[-1],
+            told,
+        )
+        self.up_blocks = nn.ModuleList(UpBlock3D(stage, config) for stage in stages)
+        width = stages[-1].outputs
+        self.conv_out = CausalConv3d(width, config.out_channels * config.patch_size**2, causal=causal)
+        self.time_embedder = SinusoidEmbedding(2 * width) if told else None
+        self.scale_shift_table = nn.empty_parameter((2, width), "scale_shift_table") if told else None
+        self.timestep_scale_multiplier = nn.empty_parameter((), "timestep_scale_multiplier") if told else None
+
+    def construct(self, latents: nn.Tensor, on: Pass, timestep: np.ndarray | None) -> nn.Tensor:
+        if self.timestep_scale_multiplier is not None:
+            assert timestep is not None, "a decoder that is told the timestep"
+            timestep = np.asarray(timestep, np.float32) * nn.to_numpy(self.timestep_scale_multiplier)
+        x = self.mid_block(self.conv_in(latents, on), on, timestep)
+        for block in self.up_blocks:
+            x = block(x, on, timestep)
+        affine = []
+        if self.time_embedder is not None:
+            affine = modulation(self.time_embedder(timestep, x.dtype), self.scale_shift_table)
+        return self._unpatchify(self.conv_out(activate(x, *affine), on))
+
+    def _unpatchify(self, x: nn.Tensor) -> nn.Tensor:
+        batch, _, frames, height, width = x.shape
+        pt, p = self.patch
+        cut = nn.reshape(x, (batch, -1, pt, p, p, frames, height, width))
+        return nn.reshape(
+            cut.permute(0, 1, 5, 2, 6, 4, 7, 3), (batch, -1, frames * pt, height * p, width * p)
+        )
+
+
+class AutoencoderKLLTXVideo(VideoAutoencoder):
+    """LTX-Video's autoencoder.
+
+    Args:
+        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        mesh: As `VideoAutoencoder` has it.
+
+    Attributes:
+        latents_mean, latents_std: What normalises latents for the transformer, (Z,).
+
+    Raises:
+        Refused: A configuration that cannot be.
+    """
+
+    config: AutoencoderConfig
+    tiles = StridedTiles(512, 512, 448, 448)
+
+    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+        known = AutoencoderConfig.from_mapping(config)
+        ratio = known.spatial_compression_ratio or known.patch_size * 2 ** sum(known.spatio_temporal_scaling)
+        super().__init__(known, ratio, mesh)
+        self.encoder = Encoder3d(known)
+        self.decoder = Decoder3d(known)
+        self.latents_mean = nn.empty_parameter((known.latent_channels,), "latents_mean")
+        self.latents_std = nn.empty_parameter((known.latent_channels,), "latents_std")
+
+    def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
+        """As `VideoAutoencoder.encode`: a variance is the same for all channels."""
+        mean, logvar = super().encode(video)
+        return mean, nn.cat([logvar] * self.config.latent_channels, 1)
+
+    def decode(
+        self,
+        latents: nn.Tensor,
+        timestep: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> nn.Tensor:
+        """As `VideoAutoencoder.decode`.
+
+        Args:
+            timestep: (B,), 0 to 1; for `timestep_conditioning`.
+            rng: What noise is drawn from, for `decoder_inject_noise`: all ranks' in one state.
+        """
+        return self._decode_by(lambda x, rows: self.decoder(x, Pass(rows, rng), timestep), latents)
+
+    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+        return self.encoder(video, Pass(rows))

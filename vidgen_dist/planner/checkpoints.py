@@ -1,0 +1,196 @@
+"""From a checkpoint and a run to the numbers of a plan, and to the split that `--replicas auto` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.families.cogvideox import costs as cogvideox
+from vidgen_dist.families.common.costs import ModelSize, Workload
+from vidgen_dist.families.common.counting import vae_tiles
+from vidgen_dist.families.hunyuan_video import costs as hunyuan_video
+from vidgen_dist.families.ltx import costs as ltx
+from vidgen_dist.families.mochi import costs as mochi
+from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.planner import splits
+from vidgen_dist.planner.devices import Device, find_device
+from vidgen_dist.request import RenderRequest
+from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
+from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one model family is read.
+
+    Args:
+        model_size: Checkpoint and rules -> what it weighs.
+        workload: Checkpoint, rules and a request with its defaults filled in -> what that asks of it.
+    """
+
+    model_size: Callable[[Checkpoint, Rules], ModelSize]
+    workload: Callable[[Checkpoint, Rules, RenderRequest], Workload]
+
+
+FAMILIES: Mapping[str, Family] = {
+    "CogVideoX": Family(cogvideox.model_size, cogvideox.workload),
+    "HunyuanVideo": Family(hunyuan_video.model_size, hunyuan_video.workload),
+    "LTX-Video": Family(ltx.model_size, ltx.workload),
+    "Mochi": Family(mochi.model_size, mochi.workload),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as a plan sees it: what renders what, on which devices, in which numbers.
+
+    Args:
+        size: The checkpoint.
+        work: A row that says nothing of its own.
+        device: What the NPUs are.
+        dtype: Of weights and activations.
+        memory: Bytes of one NPU.
+    """
+
+    size: ModelSize
+    work: Workload
+    device: Device
+    dtype: str
+    memory: int
+
+    def choose(self, npus: int, rows: int | None = None) -> splits.Comparison:
+        """As `splits.choose`."""
+        return splits.choose(
+            self.size, self.work, self.device, npus, rows=rows, dtype=self.dtype, memory=self.memory
+        )
+
+    def check_fits(self, degrees: Degrees, npus: int | None = None) -> splits.Estimate:
+        """As `splits.check_fits`."""
+        return splits.check_fits(
+            self.size, self.work, self.device, degrees, npus=npus, dtype=self.dtype, memory=self.memory
+        )
+
+
+def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -> Job:
+    """What a run asks of its devices, from configs alone. Loads MindSpore, but no weights.
+
+    Args:
+        checkpoint: An opened checkpoint.
+        rules: What it takes from a request.
+        spec: The run: its sampling defaults, dtype, memory, and whether the VAE works in tiles.
+        device: Name of a device, or its kind (`ascend`, `cpu`).
+
+    Raises:
+        Refused: A device or memory that there is not, a config or a sampling default that cannot be.
+    """
+    found = find_device(device)
+    dtype = compute_dtype(spec.model.dtype, found.kind)
+    family = FAMILIES[rules.family]
+    text = spec.topology.memory
+    work = family.workload(checkpoint, rules, rules.resolve_defaults(spec.sampling))
+    if spec.model.vae_tiling:
+        work = replace(work, vae_tiles=vae_tiles(checkpoint))
+    return Job(
+        size=family.model_size(checkpoint, rules),
+        work=work,
+        device=found,
+        dtype=dtype,
+        memory=found.memory if text is None else parse_bytes(text),
+    )
+
+
+def choose_topology(
+    checkpoint: Checkpoint,
+    rules: Rules,
+    spec: RunSpec,
+    npus: int,
+    device: str,
+    rows: int | None = None,
+) -> tuple[int, Degrees]:
+    """How many gangs of which degrees `npus` NPUs are best divided into: `--replicas auto`.
+
+    Args:
+        checkpoint, rules, spec, device: As for `read_job`.
+        npus: How many there are; on CPU, cores.
+        rows: Videos that are to be rendered; None for many.
+
+    Raises:
+        Refused: Nothing fits; says what would be needed.
+    """
+    chosen = read_job(checkpoint, rules, spec, device).choose(npus, rows).chosen
+    return min(chosen.replicas, rows or chosen.replicas), chosen.degrees
+
+
+def check_memory(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, npus: int, device: str) -> None:
+    """Refuse a run whose gangs have too little of the memory that `topology.memory` gives.
+
+    Args:
+        checkpoint, rules, spec, device: As for `read_job`.
+        npus: How many there are, for the choice that the message names.
+
+    Raises:
+        Refused: With the numbers and the nearest choice that works.
+    """
+    if spec.topology.memory is not None:
+        read_job(checkpoint, rules, spec, device).check_fits(degrees_of(spec), npus)
+
+
+def degrees_of(spec: RunSpec) -> Degrees:
+    """The gang that a run asks for."""
+    return Degrees(ulysses=spec.topology.ulysses, ring=spec.topology.ring, cfg=spec.topology.cfg)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `vidgen plan` shows.
+
+    Args:
+        job: The run.
+        task: What the checkpoint does in it.
+        npus: NPUs that are divided.
+        rows: Videos; None for many.
+        comparison: The splits.
+        asked: The split that the run itself asks for; None where it leaves the choice open.
+    """
+
+    job: Job
+    task: str
+    npus: int
+    rows: int | None
+    comparison: splits.Comparison
+    asked: splits.Split | None
+
+
+def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None = None) -> Outlook:
+    """Compare the splits for a run, from its checkpoint's configs alone.
+
+    Args:
+        spec: The run. Without `topology.npus`, its replicas' NPUs, or those of one host, are divided.
+        device_name: Name of a device; by default the usual one of `topology.device`; of `auto`, an NPU.
+        rows: Videos to be rendered; None for many.
+
+    Raises:
+        Refused: A checkpoint, device, memory or sampling default that cannot be; more ranks than NPUs; a gang
+            that does not fit, or none that does.
+    """
+    checkpoint = open_checkpoint(
+        spec.model.id, revision=spec.model.revision, variant=spec.model.variant, weights=False
+    )
+    rules = load_rules(checkpoint, spec.model.task)
+    kind = "cpu" if spec.topology.device == "cpu" else "ascend"
+    job = read_job(checkpoint, rules, spec, device_name or kind)
+    degrees = degrees_of(spec)
+    replicas = 1 if spec.topology.replicas == AUTO else spec.topology.replicas
+    needed = replicas * degrees.size
+    npus = spec.topology.npus or max(needed, 1 if needed > 1 else job.device.npus_per_host)
+    if needed > npus:
+        raise Refused(
+            f"topology: {replicas} x {splits.describe(degrees)} need {needed} NPUs, and there are {npus}; "
+            f"allowed: at most {npus // degrees.size} replicas of it, or gangs of up to {npus} ranks"
+        )
+    asked = None
+    if needed > 1 or spec.topology.gang is not None:
+        asked = splits.Split(job.check_fits(degrees, npus), replicas, rows)
+    return Outlook(job, rules.task, npus, rows, job.choose(npus, rows), asked)

@@ -1,0 +1,174 @@
+"""What `vidgen plan` says: as JSON, bytes and seconds as they are, or as tables for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from vidgen_dist.families.common.costs import ITEM_SIZES
+from vidgen_dist.planner.checkpoints import Outlook
+from vidgen_dist.planner.devices import in_words
+from vidgen_dist.planner.splits import Split, describe
+
+
+def as_json(outlook: Outlook) -> dict[str, Any]:
+    """All of it, as plain values."""
+    job, comparison = outlook.job, outlook.comparison
+    return {
+        "model": job.size.model,
+        "family": job.size.family,
+        "task": outlook.task,
+        "dtype": job.dtype,
+        "device": asdict(job.device),
+        "memory": job.memory,
+        "npus": outlook.npus,
+        "rows": outlook.rows,
+        "video": asdict(job.work),
+        "components": [
+            {
+                "name": part.name,
+                "parameters": part.parameters,
+                "bytes": part.parameters * ITEM_SIZES[job.dtype],
+                "blocks": len(part.blocks),
+                "block_parameters": part.largest_block,
+                "table_parameters": part.tables,
+                "undivided_parameters": part.rest,
+            }
+            for part in job.size.components
+        ],
+        "smallest_gang": comparison.smallest,
+        "chosen": _split(comparison.chosen),
+        "reason": comparison.reason,
+        "asked": None if outlook.asked is None else _split(outlook.asked),
+        "splits": [_split(split) for split in comparison.splits],
+    }
+
+
+def _split(split: Split) -> dict[str, Any]:
+    one = split.estimate
+    return {
+        "replicas": split.replicas,
+        "gang": split.degrees.size,
+        **asdict(split.degrees),
+        "fits": one.fits,
+        "memory": {
+            "weights": dict(one.memory.weights),
+            "stages": dict(one.memory.stages),
+            "peak": one.memory.peak,
+            "usable": one.usable,
+        },
+        "sent_per_step": dict(one.sent),
+        "seconds": {**asdict(one.seconds), "step": one.seconds.step, "video": one.seconds.video},
+        "videos_per_hour": split.videos_per_hour,
+    }
+
+
+def tables(outlook: Outlook) -> Iterator[Table]:
+    """Components, what a rank holds, what it sends, and the splits."""
+    yield _components(outlook)
+    yield _memory(outlook)
+    yield _sent(outlook)
+    yield _splits(outlook)
+
+
+def summary(outlook: Outlook) -> Iterator[str]:
+    """What it comes to, in sentences."""
+    job, work = outlook.job, outlook.job.work
+    guided = "guided" if work.guided else "without guidance"
+    yield (
+        f"video: {work.frames} frames of {work.height}x{work.width}, {work.steps} steps, {guided}: "
+        f"{work.tokens:,} video and {work.text_tokens:,} text tokens"
+    )
+    yield f"smallest gang that fits into {in_words(job.memory)} an NPU: {outlook.comparison.smallest}"
+    if outlook.asked is not None:
+        asked = outlook.asked
+        yield (
+            f"the run asks for {describe(asked.degrees, asked.replicas)}: "
+            f"{asked.videos_per_hour:,.1f} videos an hour, each in {asked.estimate.seconds.video:.1f} s"
+        )
+    yield f"take {outlook.comparison.reason}"
+
+
+def _components(outlook: Outlook) -> Table:
+    job = outlook.job
+    table = _table(
+        f"{job.size.model}, {outlook.task}", "parameters", job.dtype, "blocks", "a block", "undivided"
+    )
+    item = ITEM_SIZES[job.dtype]
+    for part in job.size.components:
+        table.add_row(
+            part.name,
+            f"{part.parameters:,}",
+            in_words(part.parameters * item),
+            str(len(part.blocks) or "-"),
+            in_words(part.largest_block * item) if part.blocks else "-",
+            in_words(part.rest * item),
+        )
+    return table
+
+
+def _memory(outlook: Outlook) -> Table:
+    """One row for each gang size, of the fastest way to divide it."""
+    best: dict[int, Split] = {}
+    for split in outlook.comparison.splits:
+        best.setdefault(split.degrees.size, split)
+    one = outlook.comparison.chosen.estimate
+    table = _table(
+        f"A rank holds, of {in_words(one.usable)} that it may use",
+        *one.memory.weights,
+        *(f"+ {stage}" for stage in one.memory.stages),
+        "peak",
+        "fits",
+        first="gang",
+    )
+    for size, split in sorted(best.items()):
+        use = split.estimate.memory
+        cells = [*use.weights.values(), *use.stages.values(), use.peak]
+        table.add_row(str(size), *map(in_words, cells), _yes(split.estimate.fits))
+    return table
+
+
+def _sent(outlook: Outlook) -> Table:
+    """One row for each way to divide a gang of more than one."""
+    splits = [split for split in outlook.comparison.splits if split.degrees.size > 1]
+    purposes = outlook.comparison.chosen.estimate.sent
+    title = "A rank sends in a step, for"
+    table = _table(title, "ring", "cfg", *(f"{purpose}:" for purpose in purposes), first="ulysses")
+    for split in splits:
+        sent = split.estimate.sent.values()
+        table.add_row(*map(str, asdict(split.degrees).values()), *map(in_words, sent))
+    return table
+
+
+def _splits(outlook: Outlook) -> Table:
+    columns = ("ulysses", "ring", "cfg", "step s", "waiting s", "video s", "videos/h", "fits")
+    title = f"Splits of {outlook.npus:,} x {outlook.job.device.name}, best first"
+    table = _table(title, *columns, first="replicas")
+    for split in outlook.comparison.splits:
+        seconds = split.estimate.seconds
+        table.add_row(
+            f"{split.replicas:,}",
+            *map(str, asdict(split.degrees).values()),
+            f"{seconds.step:,.3f}",
+            f"{seconds.waiting:,.3f}",
+            f"{seconds.video:,.1f}",
+            f"{split.videos_per_hour:,.1f}",
+            _yes(split.estimate.fits),
+        )
+    return table
+
+
+def _yes(whether: bool) -> str:
+    return "yes" if whether else "no"
+
+
+def _table(title: str, *columns: str, first: str = "component") -> Table:
+    """A table that 80 columns have room for."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
