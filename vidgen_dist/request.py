@@ -115,6 +115,25 @@ class RenderRequest:
             raise RequestError("use_dynamic_cfg", self.use_dynamic_cfg, "true or false")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest:
+    """A request with every default filled in: a family's subclass has the fields that its task takes.
+
+    Args:
+        id: The row's identity; empty outside of a run.
+        seed: Seed of the noise.
+        fps: Frames per second written into the file.
+    """
+
+    id: str = ""
+    seed: int = 0
+    fps: float
+
+    def values(self) -> dict[str, Any]:
+        """Every field that is not empty, by its name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(RenderRequest))
 """Every field's name: the columns that a manifest may have."""
 

@@ -8,63 +8,16 @@ Letters: B batch, L tokens, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, select_config
-from vidgen_dist.nn.activations import TRANSFORMERS
-
-TEXT = "CLIPTextModel"
+from vidgen_dist.encoders.config import ClipTextConfig
+from vidgen_dist.nn.activations import of_transformers
 
 LEGACY_END = 2
 """The end token's id in configs that were written wrongly; there it is the highest id of the vocabulary."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What the text model and the vision model have in common, with the text model's defaults."""
-
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-
-
-@dataclass(frozen=True)
-class TextConfig(Sizes):
-    """The keys of transformers' CLIP text config that decide the encoder, with its defaults."""
-
-    vocab_size: int = 49408
-    max_position_embeddings: int = 77
-    eos_token_id: int = 49407
-
-
-def check_sizes(parsed: Sizes, name: str) -> None:
-    """Refuse sizes that cannot be.
-
-    Raises:
-        Refused: Names the key and what is allowed.
-    """
-    for key, value in vars(parsed).items():
-        if isinstance(value, int) and value < 1 and not key.endswith("_token_id"):
-            raise bad_key(name, key, value, "1 or more")
-    if parsed.hidden_size % parsed.num_attention_heads:
-        heads = parsed.num_attention_heads
-        raise bad_key(name, "hidden_size", parsed.hidden_size, f"a multiple of num_attention_heads, {heads}")
-    if parsed.hidden_act not in TRANSFORMERS:
-        raise bad_key(name, "hidden_act", parsed.hidden_act, "one of " + ", ".join(TRANSFORMERS))
-
-
-def text_key(key: str) -> str | None:
-    """The text model's name of a checkpoint's key, for `load_weights(..., rename=text_key)`."""
-    # A table of whole numbers that older releases stored.
-    return None if key == "text_model.embeddings.position_ids" else key
 
 
 class TextOutput(NamedTuple):
@@ -84,19 +37,20 @@ class CLIPTextEncoder(nn.Module):
 
     Args:
         config: `text_encoder/config.json`.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
     sharded = ("text_model.embeddings.token_embedding", "text_model.encoder.layers")
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
-        self.config = select_config(TextConfig, config, TEXT)
-        check_sizes(self.config, TEXT)
-        self.text_model = TextTransformer(self.config)
+        self.config = config
+        self.text_model = TextTransformer(config)
+
+    def own_key(self, key: str) -> str | None:
+        """The module's name of a checkpoint's key, for `load_weights`."""
+        # A table of whole numbers that older releases stored.
+        return None if key == "text_model.embeddings.position_ids" else key
 
     def construct(self, input_ids: np.ndarray) -> TextOutput:
         """
@@ -118,7 +72,7 @@ def end_positions(input_ids: np.ndarray, end: int) -> list[int]:
 class TextTransformer(nn.Module):
     """Tokens see those before them only."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.embeddings = TextEmbeddings(config)
         self.encoder = Stack(config)
@@ -134,7 +88,7 @@ class TextTransformer(nn.Module):
 class TextEmbeddings(nn.Module):
     """Tokens and their positions."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -147,7 +101,7 @@ class TextEmbeddings(nn.Module):
 class Stack(nn.Module):
     """The layers of either model."""
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
@@ -161,7 +115,7 @@ class Stack(nn.Module):
 class Layer(nn.Module):
     """Self-attention, then a feed-forward, each before its residual."""
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -174,7 +128,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self._heads = config.num_attention_heads
@@ -198,11 +152,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with an activation between."""
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self._activation = TRANSFORMERS[config.hidden_act]
+        self._activation = of_transformers(config.hidden_act)
 
     def construct(self, hidden: nn.Tensor) -> nn.Tensor:
         return self.fc2(self._activation(self.fc1(hidden)))

@@ -9,104 +9,32 @@ Letters: B batch, L tokens, D model width, H heads, G key and value heads, S wid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, select_config
-from vidgen_dist.nn.activations import TRANSFORMERS
+from vidgen_dist.encoders.config import LlamaConfig
+from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.nn.embeddings import rotary_1d
 from vidgen_dist.nn.rotary import Rotary, turn
-
-NAME = "LlamaModel"
-
-SKIPPED_LAYERS = 2
-"""Blocks at the end that HunyuanVideo does not use: neither they nor the norm behind them are loaded."""
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """The keys of transformers' LLaMA config that decide the encoder, with its defaults."""
-
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    hidden_act: str = "silu"
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    attention_bias: bool = False
-    mlp_bias: bool = False
-
-    @property
-    def key_heads(self) -> int:
-        """Heads of keys and values: each serves as many heads of queries."""
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
-    @property
-    def layers(self) -> int:
-        """Blocks that are run."""
-        return self.num_hidden_layers - SKIPPED_LAYERS
-
-
-def parse_config(config: Mapping[str, Any]) -> LlamaConfig:
-    """The encoder's config, checked.
-
-    Raises:
-        Refused: A key's value is not possible; names the key and what is allowed.
-    """
-    parsed = select_config(LlamaConfig, config, NAME)
-
-    def refuse(key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, config.get(key, getattr(parsed, key, None)), allowed)
-
-    check_sizes(parsed, NAME)
-    if parsed.layers < 0:
-        refuse("num_hidden_layers", f"{SKIPPED_LAYERS} or more: as many at the end are not used")
-    if parsed.num_attention_heads % parsed.key_heads:
-        refuse("num_key_value_heads", f"a divisor of num_attention_heads, {parsed.num_attention_heads}")
-    if parsed.head_dim is None and parsed.hidden_size % parsed.num_attention_heads:
-        refuse("hidden_size", f"a multiple of num_attention_heads, {parsed.num_attention_heads}")
-    if parsed.head_size % 2:
-        refuse("head_dim" if parsed.head_dim else "hidden_size", "one that gives heads of an even width")
-    if parsed.hidden_act not in TRANSFORMERS:
-        refuse("hidden_act", "one of " + ", ".join(TRANSFORMERS))
-    scaling = config.get("rope_scaling") or {}
-    if scaling and scaling.get("rope_type", scaling.get("type")) != "default":
-        refuse("rope_scaling", "null: positions are those of LLaMA 3")
-    if config.get("quantization_config"):
-        refuse("quantization_config", "none: weights are read as they are")
-    return parsed
 
 
 class LlamaEncoder(nn.Module):
     """Token ids to the hidden states that come out of the last block but `SKIPPED_LAYERS`.
 
-    Parameters are named as transformers' `LlamaModel` names them; load them with `rename=model.own_key`.
+    Parameters are named as transformers' `LlamaModel` names them.
 
     Args:
         config: `text_encoder/config.json`.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
     sharded = ("embed_tokens", "layers")
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.config = c = parse_config(config)
+        self.config = c = config
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList([Layer(c) for _ in range(c.layers)])
 
@@ -202,7 +130,7 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(width, inner, bias=bias)
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
-        self._activation = TRANSFORMERS[config.hidden_act]
+        self._activation = of_transformers(config.hidden_act)
 
     def construct(self, hidden: nn.Tensor) -> nn.Tensor:
         return self.down_proj(nn.multiply(self._activation(self.gate_proj(hidden)), self.up_proj(hidden)))

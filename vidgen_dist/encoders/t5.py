@@ -10,122 +10,44 @@ Letters: B batch, L tokens, D model width, S width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, select_config
-from vidgen_dist.nn.activations import TRANSFORMERS
-
-NAME = "T5EncoderModel"
-
-
-@dataclass(frozen=True)
-class T5Config:
-    """The keys of transformers' T5 config that decide the encoder, with its defaults.
-
-    `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where the file does not say.
-    """
-
-    vocab_size: int = 32128
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_heads: int = 8
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    feed_forward_proj: str = "relu"
-    dense_act_fn: str | None = None
-    is_gated_act: bool | None = None
-    model_type: str = "t5"
-
-    @property
-    def gated(self) -> bool:
-        """Whether the feed-forward has a gate (T5 v1.1)."""
-        return self.feed_forward_proj.startswith("gated-") if self.is_gated_act is None else self.is_gated_act
-
-    @property
-    def activation(self) -> str:
-        """transformers' name of the feed-forward's activation."""
-        if self.dense_act_fn is not None:
-            return self.dense_act_fn
-        # T5 v1.1's "gelu" is the tanh form.
-        return "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.split("-")[-1]
-
-
-def parse_config(config: Mapping[str, Any]) -> T5Config:
-    """The encoder's config, checked.
-
-    Raises:
-        Refused: A key's value is not possible; names the key and what is allowed.
-    """
-    parsed = select_config(T5Config, config, NAME)
-
-    def refuse(key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, config[key], allowed)
-
-    check_sizes(parsed, NAME)
-    if parsed.model_type not in _MODEL_TYPES:
-        refuse("model_type", "one of " + ", ".join(_MODEL_TYPES))
-    if parsed.feed_forward_proj.count("-") > 1 or parsed.feed_forward_proj.split("-")[0] not in (
-        "gated",
-        parsed.feed_forward_proj,
-    ):
-        refuse("feed_forward_proj", "an activation or gated-activation, as in relu and gated-gelu")
-    if parsed.activation not in TRANSFORMERS:
-        key = "feed_forward_proj" if parsed.dense_act_fn is None else "dense_act_fn"
-        refuse(key, "an activation among " + ", ".join(TRANSFORMERS))
-    if parsed.relative_attention_num_buckets < 4 or parsed.relative_attention_num_buckets % 2:
-        refuse("relative_attention_num_buckets", "an even number, 4 or more: half for each direction")
-    if parsed.relative_attention_max_distance <= parsed.relative_attention_num_buckets // 4:
-        least = parsed.relative_attention_num_buckets // 4 + 1
-        refuse("relative_attention_max_distance", f"{least} or more: nearer distances have their own buckets")
-    if config.get("quantization_config"):
-        refuse("quantization_config", "none: weights are read as they are")
-    return parsed
-
-
-def encoder_key(key: str) -> str | None:
-    """The module's name of a checkpoint's key, for `load_weights(..., rename=encoder_key)`.
-
-    The token table is one parameter, `shared.weight`. Checkpoints hold it under that name, as
-    `encoder.embed_tokens.weight`, or under both, one tensor twice: both map to the one parameter, and
-    `load_weights` then reads the one named `shared.weight`. What belongs to the decoder of a whole T5
-    is left out.
-    """
-    if key == "encoder.embed_tokens.weight":
-        return "shared.weight"
-    if key.startswith("decoder.") or key == "lm_head.weight":
-        return None
-    return key
+from vidgen_dist.encoders.config import T5Config
+from vidgen_dist.nn.activations import of_transformers
 
 
 class T5Encoder(nn.Module):
     """Token ids to one embedding each.
 
     Parameters are named as transformers' `T5EncoderModel` names them, the tied token table once
-    (`shared.weight`); load them with `rename=encoder_key`.
+    (`shared.weight`).
 
     Args:
         config: `text_encoder/config.json`.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
     sharded = ("shared", "encoder.block")
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self.config = parse_config(config)
-        self.shared = nn.Embedding(self.config.vocab_size, self.config.d_model)
-        self.encoder = Stack(self.config)
+        self.config = config
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = Stack(config)
+
+    def own_key(self, key: str) -> str | None:
+        """The module's name of a checkpoint's key, for `load_weights`.
+
+        The token table is one parameter, `shared.weight`. Checkpoints hold it under that name, as
+        `encoder.embed_tokens.weight`, or under both, one tensor twice: both map to the one parameter, and
+        `load_weights` then reads the one named `shared.weight`. What belongs to the decoder of a whole T5
+        is left out.
+        """
+        if key == "encoder.embed_tokens.weight":
+            return "shared.weight"
+        return None if key.startswith("decoder.") or key == "lm_head.weight" else key
 
     def construct(
         self, input_ids: nn.Tensor | np.ndarray, attention_mask: nn.Tensor | np.ndarray | None = None
@@ -236,7 +158,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self._gated, self._activation = config.gated, TRANSFORMERS[config.activation]
+        self._gated, self._activation = config.gated, of_transformers(config.activation)
         if self._gated:
             self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
             self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
@@ -272,6 +194,3 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 def _finite(hidden: nn.Tensor) -> nn.Tensor:
     """Half precision overflows in T5's residuals; transformers clamps to what float16 holds, less 1000."""
     return nn.clip(hidden, -64504.0, 64504.0) if hidden.dtype == nn.float16 else hidden
-
-
-_MODEL_TYPES = ("t5", "mt5")

@@ -1,38 +1,29 @@
 """What a checkpoint can render, known from its configs alone.
 
 A manifest of a million rows is checked against these rules before any model loads, so nothing here
-imports MindSpore. Each family has one function that reads its configs into a `Rules` value.
+imports MindSpore.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import functools
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-from vidgen_dist.errors import ConfigError, Refused
-from vidgen_dist.families.cogvideox import rules as cogvideox_rules
-from vidgen_dist.families.common.tasks import (
-    IMAGE_TO_VIDEO,
-    MEDIA_OF_TASK,
-    TEXT_TO_VIDEO,
-    VIDEO_TO_VIDEO,
-    TaskRules,
-)
-from vidgen_dist.families.hunyuan_video import rules as hunyuan_video_rules
-from vidgen_dist.families.ltx import rules as ltx_rules
-from vidgen_dist.families.mochi import rules as mochi_rules
-from vidgen_dist.request import FIELDS, RenderRequest, RequestError
+from vidgen_dist.errors import Refused
+from vidgen_dist.families import find_family
+from vidgen_dist.families.common.tasks import R, TaskRules
+from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError, ResolvedRequest
 from vidgen_dist.weights.checkpoint import Checkpoint
 
-_PLAIN_FIELDS = ("prompt", "id", "seed", "fps")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Generic[R]):
     """What one checkpoint, doing one task, takes from a request.
 
     Args:
@@ -45,50 +36,76 @@ class Rules:
     family: str
     task: str
     tasks: tuple[str, ...]
-    of_task: TaskRules
+    of_task: TaskRules[R]
 
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Values for the fields that a request may leave out."""
         return self.of_task.defaults
 
-    @property
-    def media(self) -> str | None:
-        """The field that every request needs beside the prompt: `image`, `video` or none."""
-        return MEDIA_OF_TASK.get(self.task)
-
-    @property
+    @functools.cached_property
     def fields(self) -> frozenset[str]:
         """Every field that a request may have."""
-        media = (self.media,) if self.media else ()
-        return frozenset((*_PLAIN_FIELDS, *self.defaults, *self.of_task.optional, *media))
+        return frozenset(field.name for field in dataclasses.fields(self.of_task.request))
 
-    def resolve(self, request: RenderRequest) -> RenderRequest:
+    @functools.cached_property
+    def required(self) -> tuple[str, ...]:
+        """The fields that every request must have."""
+        return tuple(
+            field.name
+            for field in dataclasses.fields(self.of_task.request)
+            if field.default is dataclasses.MISSING and field.name not in self.defaults
+        )
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The fields that hold images and clips, of those that a request may have."""
+        return tuple(name for name in MEDIA_FIELDS if name in self.fields)
+
+    def resolve(self, request: RenderRequest | ResolvedRequest, seed: int = 0) -> R:
         """The request with every default filled in; what it says decides the pixels.
 
-        Resolving twice changes nothing.
+        Args:
+            request: As a row has it. One that is resolved is returned as it is.
+            seed: The seed of a request that brings none.
 
         Raises:
             RequestError: A field that the model does not take, lacks, or cannot do.
         """
-        if self.media is not None and getattr(request, self.media) is None:
-            raise RequestError(self.media, None, f"{self.task} needs one in every row")
-        fields = self.fields
-        for field in FIELDS:
-            value = getattr(request, field)
-            if value is not None and field not in fields:
-                raise RequestError(field, value, f"{self.family} {self.task} does not take it: leave it out")
-        missing = {k: v for k, v in self.defaults.items() if getattr(request, k) is None}
-        resolved = dataclasses.replace(request, **missing)
-        for field, multiple in self.of_task.multiples.items():
-            value = getattr(resolved, field)
-            if value % multiple:
-                near = max(multiple, round(value / multiple) * multiple)
-                raise RequestError(field, value, f"a multiple of {multiple} for this model, such as {near}")
+        if isinstance(request, self.of_task.request):
+            return request
+        if isinstance(request, ResolvedRequest):
+            return self._resolved(request.values(), seed)
+        return self._resolved(_given(request), seed)
+
+    def _resolved(self, given: Mapping[str, Any], seed: int = 0) -> R:
+        values = {"seed": seed, **self.defaults, **self._taken(given)}
+        for name in self.required:
+            if values.get(name) is None:
+                raise RequestError(name, None, self._needed(name))
+        for name, multiple in self.of_task.multiples.items():
+            if values[name] % multiple:
+                near = max(multiple, round(values[name] / multiple) * multiple)
+                allowed = f"a multiple of {multiple} for this model, such as {near}"
+                raise RequestError(name, values[name], allowed)
+        resolved = self.of_task.request(**values)
         self.of_task.check(resolved)
         return resolved
 
-    def resolve_defaults(self, sampling: Mapping[str, Any]) -> RenderRequest:
+    def _taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        taken = dict(given)
+        for name, value in given.items():
+            if name == "prompt" and name not in self.fields:
+                _warn_of_prompt(self.family)
+                del taken[name]
+            elif name not in self.fields:
+                raise RequestError(name, value, f"{self.family} {self.task} does not take it: leave it out")
+        return taken
+
+    def _needed(self, name: str) -> str:
+        return f"{self.task} needs one in every row" if name in MEDIA_FIELDS else "a text"
+
+    def resolve_defaults(self, sampling: Mapping[str, Any]) -> R:
         """The request of a row that says nothing of its own; what it is conditioned on is not opened.
 
         Args:
@@ -98,128 +115,50 @@ class Rules:
             Refused: One that the model does not take, or cannot do: names it, for no row is to blame.
         """
         try:
-            return self._resolve_given(_given(sampling))
+            return self._resolve_sampling(sampling)
         except RequestError as error:
             raise Refused(f"sampling.{error}") from None
 
     def check_defaults(self, sampling: Mapping[str, Any]) -> None:
         """As `resolve_defaults`, but rows may have a value of their own in place of the model's default."""
-        given = _given(sampling)
         try:
-            self._resolve_given(given)
+            self._resolve_sampling(sampling)
         except RequestError as error:
-            if error.field in given:
+            if sampling.get(error.field) is not None:
                 raise Refused(f"sampling.{error}") from None
 
-    def _resolve_given(self, given: Mapping[str, Any]) -> RenderRequest:
-        media = {} if self.media is None else {self.media: "of each row"}
-        return self.resolve(RenderRequest(**{"prompt": "", **media, **given}))
+    def _resolve_sampling(self, sampling: Mapping[str, Any]) -> R:
+        given = {name: value for name, value in sampling.items() if value is not None}
+        of_rows = dict.fromkeys(self.required, "of each row")
+        return self._resolved(_given(RenderRequest(**{"prompt": "", **given})) | of_rows | given)
 
 
-def _given(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in sampling.items() if value is not None}
+def _given(request: RenderRequest) -> dict[str, Any]:
+    values = ((name, getattr(request, name)) for name in FIELDS)
+    return {name: value for name, value in values if value is not None}
 
 
-@dataclass(frozen=True)
-class Family:
-    """A model family as `model_index.json` names it.
-
-    Args:
-        name: The family's name.
-        pipeline_tasks: diffusers' pipeline class -> the task that it does.
-        components: Components of `model_index.json` that rendering needs.
-        read: Checkpoint -> task -> rules, for the tasks that the checkpoint can do, likeliest first.
-    """
-
-    name: str
-    pipeline_tasks: Mapping[str, str]
-    components: tuple[str, ...]
-    read: Callable[[Checkpoint], Mapping[str, TaskRules]]
+@functools.cache
+def _warn_of_prompt(family: str) -> None:
+    """Say it once: a manifest may serve several models."""
+    logger.warning("%s takes no prompt; those of the manifest are ignored", family)
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        name="CogVideoX",
-        pipeline_tasks={
-            "CogVideoXPipeline": TEXT_TO_VIDEO,
-            "CogVideoXImageToVideoPipeline": IMAGE_TO_VIDEO,
-            "CogVideoXVideoToVideoPipeline": VIDEO_TO_VIDEO,
-        },
-        components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
-        read=cogvideox_rules.read,
-    ),
-    Family(
-        name="LTX-Video",
-        pipeline_tasks={"LTXPipeline": TEXT_TO_VIDEO, "LTXImageToVideoPipeline": IMAGE_TO_VIDEO},
-        components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
-        read=ltx_rules.read,
-    ),
-    Family(
-        name="HunyuanVideo",
-        pipeline_tasks={"HunyuanVideoPipeline": TEXT_TO_VIDEO},
-        components=(
-            "tokenizer",
-            "tokenizer_2",
-            "text_encoder",
-            "text_encoder_2",
-            "transformer",
-            "vae",
-            "scheduler",
-        ),
-        read=hunyuan_video_rules.read,
-    ),
-    Family(
-        name="Mochi",
-        pipeline_tasks={"MochiPipeline": TEXT_TO_VIDEO},
-        components=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
-        read=mochi_rules.read,
-    ),
-)
-
-
-def find_family(checkpoint: Checkpoint) -> Family:
-    """The family that a checkpoint's `model_index.json` names.
-
-    Raises:
-        Refused: No family renders its pipeline class.
-    """
-    class_name = checkpoint.model_index.get("_class_name")
-    for family in FAMILIES:
-        if isinstance(class_name, str) and class_name in family.pipeline_tasks:
-            return family
-    known = ", ".join(sorted(c for f in FAMILIES for c in f.pipeline_tasks))
-    raise Refused(
-        f"{checkpoint.folder / 'model_index.json'}: _class_name {class_name!r} is not a pipeline that "
-        f"vidgen renders; allowed: {known}"
-    )
-
-
-@contextmanager
-def config_of(folder: Path) -> Iterator[None]:
-    """Put the folder before what is wrong with a config that was read from it."""
-    try:
-        yield
-    except ConfigError as error:
-        raise Refused(f"{folder}: {error}") from None
-
-
-def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules:
+def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules[Any]:
     """Read what a checkpoint can render from its configs.
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
-        task: One of the tasks of `pipelines.tasks`; by default what `model_index.json` says.
+        task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
 
     Raises:
         Refused: A family, task or config that cannot be rendered, with what is allowed.
     """
     family = find_family(checkpoint)
-    for component in family.components:
-        checkpoint.component_folder(component)
-    with config_of(checkpoint.folder):
-        by_task = family.read(checkpoint)
+    by_task = family.rules(family.read_configs(checkpoint))
     if task is None:
-        declared = family.pipeline_tasks[checkpoint.model_index["_class_name"]]
+        class_name = checkpoint.model_index["_class_name"]
+        declared = next(known.task for known in family.pipelines if known.name == class_name)
         task = declared if declared in by_task else next(iter(by_task))
     if task not in by_task:
         raise Refused(

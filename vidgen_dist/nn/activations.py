@@ -1,10 +1,10 @@
-"""Activations, by the names that configs give them."""
+"""Activations, by the names that configs give them (`vidgen_dist.activations`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from vidgen_dist import nn
+from vidgen_dist import activations, nn
 
 Activation = Callable[[nn.Tensor], nn.Tensor]
 
@@ -31,22 +31,27 @@ def mish(x: nn.Tensor) -> nn.Tensor:
     return x * ratio.astype(x.dtype)
 
 
-DIFFUSERS: Mapping[str, Activation] = {
+_FUNCTIONS: Mapping[str, Activation] = {
     "silu": nn.silu,
-    "swish": nn.silu,
+    "relu": nn.relu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "gelu_sigmoid": gelu_sigmoid,
     "mish": mish,
-    "gelu": gelu,
-    "relu": nn.relu,
 }
-"""diffusers' names, lower-case."""
 
-TRANSFORMERS: Mapping[str, Activation] = {
-    "relu": nn.relu,
-    "gelu": gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "quick_gelu": gelu_sigmoid,
-    "silu": nn.silu,
-    "swish": nn.silu,
-}
-"""transformers' names."""
+
+def of_diffusers(name: str) -> Activation:
+    """The activation that diffusers calls so, in any case."""
+    return _FUNCTIONS[activations.DIFFUSERS[name.lower()]]
+
+
+def of_transformers(name: str) -> Activation:
+    """The activation that transformers calls so."""
+    return _FUNCTIONS[activations.TRANSFORMERS[name]]
+
+
+def of_feed_forward(name: str) -> tuple[bool, Activation]:
+    """Whether the feed-forward that diffusers calls so is gated, and its activation."""
+    gated, function = activations.FEED_FORWARDS[name]
+    return gated, _FUNCTIONS[function]

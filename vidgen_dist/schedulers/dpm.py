@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from vidgen_dist.schedulers.base import CogVideoXScheduler, scalars
+from vidgen_dist.schedulers.cogvideox import CogVideoXSchedule, CogVideoXScheduler, scalars
+from vidgen_dist.schedulers.schedule import Memory
 
 
-class CogVideoXDPMScheduler(CogVideoXScheduler):
-    """Second-order multistep sampler in λ = log(√ᾱ / √(1 - ᾱ)); every step adds fresh noise."""
+class CogVideoXDPMSchedule(CogVideoXSchedule):
+    """Second-order multistep sampler in λ = log(√ᾱ / √(1 - ᾱ)); every step adds fresh noise.
+
+    It remembers `previous`, x₀ as the step before predicted it. Noise of the sample's shape is drawn once at
+    the first and the last step and twice at the others: the reference draws for the first-order step too,
+    before it takes the second.
+    """
 
     def step(
-        self,
-        model_output: np.ndarray,
-        old_pred_original_sample: np.ndarray | None,
-        timestep: int,
-        timestep_back: int | None,
-        sample: np.ndarray,
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Latents one step on and x₀ as predicted here, both in the shape and type of `sample`.
-
-        Args:
-            model_output: The model's prediction at `timestep`, of `sample`'s shape.
-            old_pred_original_sample: x₀ as the step before predicted it; None at the first step.
-            timestep: One of `timesteps`.
-            timestep_back: The step before; None at the first.
-            sample: Latents at `timestep`.
-            rng: Noise of `sample`'s shape is drawn from it, once at the first and the last step and twice
-                at the others: the reference draws for the first-order step too, before it takes the second.
-        """
-        alpha, alpha_next, following = self._alphas(timestep)
-        original = self._pred_original_sample(model_output, sample, alpha)
+        self, prediction: np.ndarray, i: int, sample: np.ndarray, memory: Memory, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Memory]:
+        alpha, alpha_next, following = self._alphas(int(self.timesteps[i]))
+        original = self._pred_original_sample(prediction, sample, alpha)
         # ᾱ is 0 at a first step without signal and 1 at the end: λ is then infinite, and so meant.
         with np.errstate(divide="ignore"):
             here, there = _log_snr(alpha), _log_snr(alpha_next)
@@ -44,12 +33,19 @@ class CogVideoXDPMScheduler(CogVideoXScheduler):
             )
             noise = _draw(rng, sample)
             towards = original
-            if old_pred_original_sample is not None and timestep_back is not None and following >= 0:
+            if "previous" in memory and following >= 0:
+                timestep_back = int(self.timesteps[i - 1])
                 r = (here - _log_snr(self.alphas_cumprod[timestep_back])) / h
                 now, before = scalars(sample.dtype, 1 + 1 / (2 * r), 1 / (2 * r))
-                towards = now * original - before * old_pred_original_sample
+                towards = now * original - before * memory["previous"]
                 noise = _draw(rng, sample)
-        return keep * sample - add * towards + spread * noise, original
+        return keep * sample - add * towards + spread * noise, {"previous": original}
+
+
+class CogVideoXDPMScheduler(CogVideoXScheduler):
+    """See `CogVideoXDPMSchedule`."""
+
+    SCHEDULE = CogVideoXDPMSchedule
 
 
 def _log_snr(alpha: np.floating) -> np.floating:

@@ -9,32 +9,19 @@ predicts dx/dσ (Lipman et al. 2023, arXiv:2210.02747). Shifts of σ with the nu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from vidgen_dist.config import STRICT, AboveZero, Config, Positive
 from vidgen_dist.errors import Refused
-from vidgen_dist.schedulers.config import is_number, is_whole, known_values, require
+from vidgen_dist.schedulers.schedule import Memory, Schedule
 
-_DEFAULTS: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "shift": 1.0,
-    "use_dynamic_shifting": False,
-    "base_shift": 0.5,
-    "max_shift": 1.15,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 4096,
-    "invert_sigmas": False,
-    "shift_terminal": None,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "time_shift_type": "exponential",
-    "stochastic_sampling": False,
-}
-_SHIFT_TYPES = ("exponential", "linear")
 _RHO = 7.0
 """Of Karras et al. 2022 (arXiv:2206.00364), equation 5."""
 _BETA = 0.6
@@ -42,51 +29,94 @@ _BETA = 0.6
 _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
-class FlowMatchEulerDiscreteScheduler:
-    """Euler's method over a schedule of σ.
+@dataclass(frozen=True, config=STRICT)
+class FlowMatchConfig(Config):
+    """`scheduler_config.json`, with diffusers' keys and defaults."""
+
+    NAME: ClassVar = "FlowMatchEulerDiscreteScheduler"
+
+    num_train_timesteps: Positive = 1000
+    shift: AboveZero = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: Positive = 256
+    max_image_seq_len: Positive = 4096
+    invert_sigmas: bool = False
+    shift_terminal: Annotated[float, Field(ge=0, lt=1)] | None = None
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    stochastic_sampling: bool = False
+
+    def check(self) -> None:
+        spacings = [key for key in _SPACINGS if getattr(self, key)]
+        if len(spacings) > 1:
+            self.refuse(spacings[0], f"false where {spacings[1]} is true")
+        if self.max_image_seq_len == self.base_image_seq_len:
+            self.refuse("max_image_seq_len", "another number than base_image_seq_len")
+
+
+@plain_dataclass(frozen=True, eq=False)
+class FlowMatchSchedule(Schedule):
+    """Euler's steps over σ.
 
     Args:
-        config: `scheduler_config.json`, with diffusers' keys and defaults; keys that begin with "_" are
-            not looked at, unknown ones named in a warning.
-
-    Attributes:
-        timesteps: What the model is told at each step of the current render, float32 (S,).
+        timesteps: What the model is told at each step, float32 (S,).
         sigmas: σ before each step and after the last one, float32 (S + 1,); with `invert_sigmas` 1 - σ.
-
-    Raises:
-        Refused: A value that a key cannot have.
+        stochastic: Whether each step goes to the clean sample and back to the next σ with fresh noise.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = _checked(type(self).__name__, config)
-        trained = self.config["num_train_timesteps"]
-        sigmas = np.linspace(1, trained, trained, dtype=np.float32)[::-1] / np.float32(trained)
-        if not self.config["use_dynamic_shifting"]:
-            sigmas = _shifted(sigmas, self.config["shift"])
-        self.sigmas = sigmas
-        self.timesteps = sigmas * np.float32(trained)
-        self._sigma_max, self._sigma_min = float(sigmas[0]), float(sigmas[-1])
+    sigmas: np.ndarray
+    stochastic: bool = False
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The scheduler that `scheduler_config.json` describes; raises as the class does."""
-        return cls(config)
+    def skip(self, first: int) -> FlowMatchSchedule:
+        return replace(self, timesteps=self.timesteps[first:], sigmas=self.sigmas[first:])
+
+    def step(
+        self, prediction: np.ndarray, i: int, sample: np.ndarray, memory: Memory, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Memory]:
+        """As `Schedule.step`, in float32; the prediction is dx/dσ."""
+        here, there = self.sigmas[i : i + 2]
+        sample = sample.astype(np.float32, copy=False)
+        if not self.stochastic:
+            return sample + (there - here) * prediction, memory
+        original = sample - here * prediction
+        noise = rng.standard_normal(sample.shape).astype(np.float32)
+        return (np.float32(1) - there) * original + there * noise, memory
+
+
+class FlowMatchEulerDiscreteScheduler:
+    """A schedule of σ, and Euler's steps over it.
+
+    Attributes:
+        config: `scheduler_config.json`.
+    """
+
+    def __init__(self, config: FlowMatchConfig) -> None:
+        self.config = config
+        trained = config.num_train_timesteps
+        sigmas = np.linspace(1, trained, trained, dtype=np.float32)[::-1] / np.float32(trained)
+        if not config.use_dynamic_shifting:
+            sigmas = _shifted(sigmas, config.shift)
+        self._sigma_max, self._sigma_min = float(sigmas[0]), float(sigmas[-1])
 
     def mu(self, tokens: int) -> float:
         """The dynamic shift for so many tokens: on the line of which the config gives two points."""
         c = self.config
-        slope = (c["max_shift"] - c["base_shift"]) / (c["max_image_seq_len"] - c["base_image_seq_len"])
-        return tokens * slope + (c["base_shift"] - slope * c["base_image_seq_len"])
+        slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
+        return tokens * slope + (c.base_shift - slope * c.base_image_seq_len)
 
-    def set_timesteps(
+    def schedule(
         self,
         num_inference_steps: int | None = None,
         *,
         sigmas: Sequence[float] | np.ndarray | None = None,
         timesteps: Sequence[float] | np.ndarray | None = None,
         mu: float | None = None,
-    ) -> None:
-        """Chooses the steps of a render and puts them into `timesteps` and `sigmas`.
+    ) -> FlowMatchSchedule:
+        """The steps of a rendering.
 
         Args:
             num_inference_steps: How many; may be left out where one of the next two is given.
@@ -99,7 +129,7 @@ class FlowMatchEulerDiscreteScheduler:
                 σ = 1, which leaves nothing to stretch.
             ValueError: No `mu` where one is needed.
         """
-        trained = self.config["num_train_timesteps"]
+        trained = self.config.num_train_timesteps
         count = _count(num_inference_steps, sigmas, timesteps)
         told = None if timesteps is None else np.asarray(timesteps, np.float32)
         # The types are diffusers': float32 for what is given, float64 for what is computed here.
@@ -109,45 +139,26 @@ class FlowMatchEulerDiscreteScheduler:
             spaced = np.linspace(self._sigma_max * trained, self._sigma_min * trained, count)
             chosen = (spaced if told is None else told) / trained
         final = self._respaced(self._stretched(self._shift(chosen, mu))).astype(np.float32)
-        self.timesteps = final * np.float32(trained) if told is None else told
-        if self.config["invert_sigmas"]:
-            final = np.float32(1) - final
-            self.timesteps = final * np.float32(trained)
-        end = 1 if self.config["invert_sigmas"] else 0
-        self.sigmas = np.append(final, np.float32(end))
-
-    def step(
-        self, model_output: np.ndarray, index: int, sample: np.ndarray, rng: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """The sample one step on, in its shape, float32.
-
-        Args:
-            model_output: dx/dσ as the model predicts it, of `sample`'s shape.
-            index: The step's number, from 0.
-            sample: As it is before the step.
-            rng: Noise of `sample`'s shape is drawn from it if the config says `stochastic_sampling`.
-        """
-        here, there = self.sigmas[index : index + 2]
-        sample = sample.astype(np.float32, copy=False)
-        if not self.config["stochastic_sampling"]:
-            return sample + (there - here) * model_output
-        assert rng is not None, "stochastic_sampling draws noise"
-        original = sample - here * model_output
-        noise = rng.standard_normal(sample.shape).astype(np.float32)
-        return (np.float32(1) - there) * original + there * noise
+        if self.config.invert_sigmas:
+            final, told = np.float32(1) - final, None
+        return FlowMatchSchedule(
+            timesteps=final * np.float32(trained) if told is None else told,
+            sigmas=np.append(final, np.float32(1 if self.config.invert_sigmas else 0)),
+            stochastic=self.config.stochastic_sampling,
+        )
 
     def _shift(self, sigmas: np.ndarray, mu: float | None) -> np.ndarray:
-        if not self.config["use_dynamic_shifting"]:
-            return _shifted(sigmas, self.config["shift"])
+        if not self.config.use_dynamic_shifting:
+            return _shifted(sigmas, self.config.shift)
         if mu is None:
             raise ValueError("mu: the config says use_dynamic_shifting")
-        weight = math.exp(mu) if self.config["time_shift_type"] == "exponential" else mu
+        weight = math.exp(mu) if self.config.time_shift_type == "exponential" else mu
         with np.errstate(divide="ignore"):  # σ = 0 stays 0
             return weight / (weight + (1 / sigmas - 1))
 
     def _stretched(self, sigmas: np.ndarray) -> np.ndarray:
         """Stretched from σ = 1 on so that the last one is `shift_terminal`."""
-        terminal = self.config["shift_terminal"]
+        terminal = self.config.shift_terminal
         if not terminal:
             return sigmas
         if sigmas[-1] == 1:
@@ -161,12 +172,12 @@ class FlowMatchEulerDiscreteScheduler:
     def _respaced(self, sigmas: np.ndarray) -> np.ndarray:
         """Between the first and the last one as the config wants them spaced."""
         first, last, count = float(sigmas[0]), float(sigmas[-1]), len(sigmas)
-        if self.config["use_karras_sigmas"]:
+        if self.config.use_karras_sigmas:
             ends = first ** (1 / _RHO), last ** (1 / _RHO)
             return (ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0])) ** _RHO
-        if self.config["use_exponential_sigmas"]:
+        if self.config.use_exponential_sigmas:
             return np.exp(np.linspace(math.log(first), math.log(last), count))
-        if self.config["use_beta_sigmas"]:
+        if self.config.use_beta_sigmas:
             # Slow to import, and seldom asked for.
             from scipy.special import betaincinv
 
@@ -187,26 +198,3 @@ def _count(steps: int | None, *lists: Sequence[float] | np.ndarray | None) -> in
             f"given ({', '.join(map(str, sorted(said))) or 'none'})"
         )
     return said.pop()
-
-
-def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    known = known_values(name, config, _DEFAULTS)
-    check = partial(require, name, known)
-    check("time_shift_type", known["time_shift_type"] in _SHIFT_TYPES, f"one of {', '.join(_SHIFT_TYPES)}")
-    for key, default in _DEFAULTS.items():
-        if isinstance(default, bool):
-            check(key, isinstance(known[key], bool), "true or false")
-    spacings = [key for key in _SPACINGS if known[key]]
-    if len(spacings) > 1:
-        check(spacings[0], False, f"false where {spacings[1]} is true")
-    for key in ("num_train_timesteps", "base_image_seq_len", "max_image_seq_len"):
-        check(key, is_whole(known[key], 1), "a whole number from 1")
-    apart = known["max_image_seq_len"] != known["base_image_seq_len"]
-    check("max_image_seq_len", apart, "another number than base_image_seq_len")
-    check("shift", is_number(known["shift"]) and known["shift"] > 0, "a number above 0")
-    for key in ("base_shift", "max_shift"):
-        check(key, is_number(known[key]), "a number")
-    terminal = known["shift_terminal"]
-    right = terminal is None or (is_number(terminal) and 0 <= terminal < 1)
-    check("shift_terminal", right, "null or a number from 0 to below 1")
-    return known

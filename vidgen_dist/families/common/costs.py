@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from vidgen_dist.families.common.tasks import R
 
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of a number by dtype."""
@@ -94,14 +99,10 @@ class ModelSize:
     """A checkpoint as a plan sees it.
 
     Args:
-        model: Hub id or folder.
-        family: Name of the model family.
         transformer, text_encoder, vae: Its components.
         others: Components that are in memory too, and take next to no time.
     """
 
-    model: str
-    family: str
     transformer: Component
     text_encoder: Component
     vae: Component
@@ -185,3 +186,78 @@ class Workload:
     def samples(self) -> int:
         """Samples of a step: 2 where guided."""
         return 2 if self.guided else 1
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""A parameter's shape by its name."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A component's parameters.
+
+    Args:
+        shapes: Of all of them.
+        sharded: Attribute paths of the lists of blocks and of the tables that a gang shares out, as the
+            model's class declares them (`parallel.sharding`).
+    """
+
+    shapes: Shapes
+    sharded: tuple[str, ...]
+
+
+def component(
+    name: str,
+    counted: Counted,
+    stack: Stack | None = None,
+    encoder: tuple[Convolution, ...] = (),
+    decoder: tuple[Convolution, ...] = (),
+) -> Component:
+    """A component of those parameters."""
+    blocks: dict[str, int] = {}
+    tables = rest = 0
+    for key, shape in counted.shapes.items():
+        path = next((path for path in counted.sharded if key.startswith(f"{path}.")), None)
+        if path is None:
+            rest += math.prod(shape)
+            continue
+        number = key.removeprefix(f"{path}.").partition(".")[0]
+        if number.isdigit():
+            block = f"{path}.{number}"
+            blocks[block] = blocks.get(block, 0) + math.prod(shape)
+        else:
+            tables += math.prod(shape)
+    return Component(name, tuple(blocks.values()), tables, rest, stack, encoder, decoder)
+
+
+def linear_weights(counted: Counted, block: str, leave_out: tuple[str, ...] = ()) -> int:
+    """Weights of a block's linear maps.
+
+    Args:
+        block: The block's attribute path.
+        leave_out: Modules and parameters that do not multiply every token.
+    """
+    return sum(
+        math.prod(shape)
+        for key, shape in counted.shapes.items()
+        if key.startswith(f"{block}.")
+        and len(shape) == 2
+        and not any(f"{name}." in f"{key}." for name in leave_out)
+    )
+
+
+C = TypeVar("C")
+"""A family's configs."""
+
+
+@dataclass(frozen=True)
+class Costs(Generic[C, R]):
+    """What a family tells a plan.
+
+    Args:
+        size: Configs, each model's parameters by its component's name, and the task, to what they weigh.
+        workload: Configs and a request to what that asks of the models.
+    """
+
+    size: Callable[[C, Mapping[str, Counted], str], ModelSize]
+    workload: Callable[[C, R], Workload]

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from vidgen_dist.families.common.costs import Component, Stack
-from vidgen_dist.families.common.counting import component, count, linear_weights
-from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.encoders.config import LlamaConfig, T5Config
+from vidgen_dist.families.common.costs import Component, Counted, Stack, component, linear_weights
 
 _ALIVE = 8
 _OPERATORS = 20
 
 
-def t5_encoder(checkpoint: Checkpoint) -> Component:
-    """The T5 that is a checkpoint's `text_encoder`.
-
-    Raises:
-        Refused: A config that cannot be.
-    """
-    counted, config = count(checkpoint, "text_encoder"), checkpoint.config("text_encoder")
-    heads = config.get("num_heads", 8)
+def t5_encoder(config: T5Config, counted: Counted) -> Component:
+    """The T5 that is a checkpoint's `text_encoder`."""
     stack = Stack(
-        heads=heads,
-        width=heads * config.get("d_kv", 64),
+        heads=config.num_heads,
+        width=config.num_heads * config.d_kv,
         linear=linear_weights(counted, "encoder.block.0", leave_out=("relative_attention_bias",)),
         alive=_ALIVE,
         operators=_OPERATORS,
@@ -28,16 +21,8 @@ def t5_encoder(checkpoint: Checkpoint) -> Component:
     return component("text_encoder", counted, stack)
 
 
-def llama_encoder(checkpoint: Checkpoint) -> Component:
-    """The LLaMA that is a checkpoint's `text_encoder`, without the blocks that are not run.
-
-    Raises:
-        Refused: A config that cannot be.
-    """
-    # Loads MindSpore.
-    from vidgen_dist.encoders.llama import parse_config
-
-    counted, config = count(checkpoint, "text_encoder"), parse_config(checkpoint.config("text_encoder"))
+def llama_encoder(config: LlamaConfig, counted: Counted) -> Component:
+    """The LLaMA that is a checkpoint's `text_encoder`, without the blocks that are not run."""
     stack = Stack(
         heads=config.num_attention_heads,
         width=config.num_attention_heads * config.head_size,

@@ -1,31 +1,72 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), its halves together or on ranks apart.
 
-The halves are a prediction without the prompt and one with it, in this order.
+The halves are a prediction without the condition and one with it, in this order.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.parallel.mesh import Mesh, bounds, shares
-from vidgen_dist.request import RenderRequest
 
 T = TypeVar("T")
 
+H = TypeVar("H")
+"""What a family's model is told beside latents and time: a frozen dataclass of arrays (1, ...) or None."""
 
-def is_guided(request: RenderRequest) -> bool:
-    """Whether a request whose defaults are filled in is guided."""
-    assert request.guidance_scale is not None
-    return request.guidance_scale > 1.0
+Weight = float | np.ndarray
+"""How far to go from the half without the condition towards, and beyond, the one with it: a number, or an
+array that broadcasts over latents, as for a weight a frame."""
 
 
-def guiding_prompt(request: RenderRequest) -> str | None:
-    """The prompt that a request, its defaults filled in, is led away from; None without guidance."""
-    return (request.negative_prompt or "") if is_guided(request) else None
+@dataclass(frozen=True)
+class Halves(Generic[H]):
+    """What a video is conditioned on.
+
+    Args:
+        conditional: The request's own condition.
+        unconditional: What it is led away from; None where no step is guided.
+    """
+
+    conditional: H
+    unconditional: H | None = None
+
+    def own(self, guided: bool, mesh: Mesh) -> H:
+        """What this rank's samples of a step are conditioned on, arrays (B, ...).
+
+        Args:
+            guided: Whether the step predicts both halves; each rank then works on its own, or on both. In one
+                that is not, every rank predicts the conditional half: all are there to gather weights.
+            mesh: The gang.
+        """
+        if not guided or self.unconditional is None:
+            return self.conditional
+        return stacked(own_halves([self.unconditional, self.conditional], mesh))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the steps of a video are guided.
+
+    Args:
+        weights: One a step; None for a step that is not guided.
+        rescale: Share of the guided prediction that is scaled back to the spread of the conditional half (Lin
+            et al. 2023, arXiv:2305.08891, section 3.4).
+    """
+
+    weights: Sequence[Weight | None]
+    rescale: float = 0.0
+
+
+def constant(weight: Weight | None, steps: int, rescale: float = 0.0) -> Guidance:
+    """The same weight at every step; None for no guidance."""
+    return Guidance([weight] * steps, rescale)
 
 
 def own_halves(both: Sequence[T], mesh: Mesh) -> Sequence[T]:
@@ -38,18 +79,24 @@ def both_halves(predicted: nn.Tensor, mesh: Mesh) -> nn.Tensor:
     return mesh.cfg.all_gather(predicted, shares(2, mesh.cfg.size), what="cfg").wait()
 
 
-def guide(halves: np.ndarray, scale: float, rescale: float = 0.0) -> np.ndarray:
-    """The guided prediction (1, ...) of both halves (2, ...).
-
-    Args:
-        halves: float32.
-        scale: How far to go from the half without the prompt towards, and beyond, the one with it.
-        rescale: Share of it that is scaled back to the spread of the half with the prompt (Lin et al. 2023,
-            arXiv:2305.08891, section 3.4).
-    """
+def guide(halves: np.ndarray, weight: Weight, rescale: float = 0.0) -> np.ndarray:
+    """The guided prediction (1, ...) of both halves (2, ...), float32; see `Guidance` for the rest."""
     unconditional, conditional = halves[:1], halves[1:]
-    guided = unconditional + np.float32(scale) * (conditional - unconditional)
+    guided = unconditional + np.asarray(weight, np.float32) * (conditional - unconditional)
     if not rescale:
         return guided
     spread = np.float32(conditional.std(ddof=1, dtype=np.float64) / guided.std(ddof=1, dtype=np.float64))
     return np.float32(rescale) * (guided * spread) + np.float32(1 - rescale) * guided
+
+
+def stacked(conditions: Sequence[H]) -> H:
+    """Conditions of one sample each as that of a batch: each array of theirs one behind the other."""
+    first: Any = conditions[0]
+    if len(conditions) == 1:
+        return first
+    arrays: dict[str, np.ndarray] = {}
+    for field in dataclasses.fields(first):
+        parts = [getattr(condition, field.name) for condition in conditions]
+        if parts[0] is not None:
+            arrays[field.name] = np.concatenate(parts)
+    return dataclasses.replace(first, **arrays)

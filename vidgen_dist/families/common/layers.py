@@ -8,13 +8,13 @@ frames, H, W latent height and width, V video tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.nn.activations import DIFFUSERS, Activation, gelu, gelu_sigmoid, gelu_tanh
+from vidgen_dist.nn.activations import of_diffusers, of_feed_forward
 from vidgen_dist.nn.embeddings import timestep_embedding
 from vidgen_dist.nn.rotary import Rotary, pair_swap
 from vidgen_dist.parallel.tokens import TokenSplit
@@ -40,7 +40,7 @@ class TimestepEmbedding(nn.Module):
         super().__init__()
         self.linear_1 = nn.Linear(in_channels, embed_dim)
         self.linear_2 = nn.Linear(embed_dim, embed_dim)
-        self._activation = DIFFUSERS[activation.lower()]
+        self._activation = of_diffusers(activation)
 
     def construct(self, sinusoids: nn.Tensor) -> nn.Tensor:
         return self.linear_2(self._activation(self.linear_1(sinusoids)))
@@ -95,7 +95,7 @@ class ActivatedLinear(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int, activation: str, bias: bool = True) -> None:
         super().__init__()
-        self._gated, self._activation = FEED_FORWARD_ACTIVATIONS[activation]
+        self._gated, self._activation = of_feed_forward(activation)
         self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim, bias)
 
     def construct(self, tokens: nn.Tensor) -> nn.Tensor:
@@ -104,17 +104,6 @@ class ActivatedLinear(nn.Module):
             return self._activation(hidden)
         value, gate = nn.chunk(hidden, 2, -1)
         return nn.multiply(value, self._activation(gate))
-
-
-FEED_FORWARD_ACTIVATIONS: Mapping[str, tuple[bool, Activation]] = {
-    "gelu": (False, gelu),
-    "gelu-approximate": (False, gelu_tanh),
-    "geglu": (True, gelu),
-    "geglu-approximate": (False, gelu_sigmoid),
-    "swiglu": (True, nn.silu),
-    "linear-silu": (False, nn.silu),
-}
-"""(gated, activation) by diffusers' names; "geglu-approximate" is not gated."""
 
 
 def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) -> Rotary:

@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 from PIL import Image
 
 from vidgen_dist.errors import RowError
-from vidgen_dist.request import RenderRequest
 
 if TYPE_CHECKING:
-    from vidgen_dist.families.common.autoencoder import VideoAutoencoder
     from vidgen_dist.parallel.collectives import Group
 
 OnProgress = Callable[[str, int, int], None]
@@ -65,34 +63,6 @@ OnState = Callable[[State], None]
 same frames; on another number of ranks to 1e-4, as any does."""
 
 
-class Pipeline(Protocol):
-    """What `load_pipeline` returns."""
-
-    @property
-    def vae(self) -> VideoAutoencoder:
-        """Where its options are: `pipeline.vae.enable_tiling()`."""
-
-    def render(
-        self,
-        request: RenderRequest,
-        on_progress: OnProgress | None = None,
-        *,
-        resume: State | None = None,
-        on_state: OnState | None = None,
-    ) -> Rendering:
-        """Render one request and say how long each stage took.
-
-        Args:
-            request: What to render.
-            on_progress: Called when a stage begins and after each denoising step.
-            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
-            on_state: Called with the state after each denoising step.
-        """
-
-    def __call__(self, request: RenderRequest) -> np.ndarray:
-        """Render one request: float32 frames (frames, height, width, 3) in [0, 1]."""
-
-
 @dataclass
 class StageClock:
     """Seconds that each stage of one rendering took, and how far it is.
@@ -119,68 +89,6 @@ class StageClock:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
-
-
-class Steps:
-    """The denoising steps of one rendering: where they begin, and what is told after each.
-
-        latents, previous = steps.begin(latents=noise, previous=None)
-        for i in steps:
-            latents, previous = ...
-            steps.end(i, latents=latents, previous=previous)
-
-    Args:
-        count: How many there are in all.
-        rng: What noise is drawn from. What is drawn before the first step has been drawn.
-        clock: Told of each step.
-        resume: Where to go on; None for the beginning.
-        on_state: Given the state after each step.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        rng: np.random.Generator,
-        clock: StageClock,
-        resume: State | None = None,
-        on_state: OnState | None = None,
-    ) -> None:
-        self.count = count
-        self.rng = rng
-        self._clock = clock
-        self._resume = resume
-        self._on_state = on_state
-        if resume is not None:
-            rng.bit_generator.state = resume.rng
-
-    def __iter__(self) -> Iterator[int]:
-        """Numbers of the steps that are left, from 0."""
-        return iter(range(self._resume.step if self._resume else 0, self.count))
-
-    def begin(self, **arrays: np.ndarray | None) -> tuple[Any, ...]:
-        """What the first of them starts from: these, or what the state has under their names."""
-        if self._resume is None:
-            return tuple(arrays.values())
-        saved = self._resume.arrays
-        # Copied, as they may lie in memory that is shared and cannot be written to.
-        return tuple(np.array(saved[name]) if name in saved else None for name in arrays)
-
-    def end(self, i: int, *, latents: np.ndarray, **memory: np.ndarray | None) -> None:
-        """A step is done.
-
-        Args:
-            i: Its number.
-            latents: After it; no later step may write to them.
-            memory: What else the next step starts from, likewise.
-
-        Raises:
-            NumericalError: A value of the latents is NaN or infinite.
-        """
-        check_finite(latents, f"denoise, step {i + 1} of {self.count}")
-        if self._on_state is not None:
-            known = {name: array for name, array in memory.items() if array is not None}
-            self._on_state(State(i + 1, {"latents": latents, **known}, self.rng.bit_generator.state))
-        self._clock.tell("denoise", i + 1, self.count)
 
 
 def seeded(seed: int) -> np.random.Generator:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from vidgen_dist.errors import Refused
-from vidgen_dist.request import RenderRequest
-from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.request import ResolvedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -18,51 +16,35 @@ TEXT_TO_VIDEO = "text-to-video"
 IMAGE_TO_VIDEO = "image-to-video"
 VIDEO_TO_VIDEO = "video-to-video"
 
-MEDIA_OF_TASK: Mapping[str, str] = {IMAGE_TO_VIDEO: "image", VIDEO_TO_VIDEO: "video"}
-"""The field that holds what a task is conditioned on, beside the prompt."""
+R = TypeVar("R", bound=ResolvedRequest)
 
 
-def _any_clip(_request: RenderRequest, _frames: int) -> None:
-    """Every clip will do."""
+def _all_well(*_: Any) -> None:
+    """Nothing is wrong with it."""
 
 
-@dataclass(frozen=True)
-class TaskRules:
+@dataclass(frozen=True, kw_only=True)
+class TaskRules(Generic[R]):
     """What one checkpoint takes from a request for one task.
 
     Args:
+        request: The request with every default filled in. Its fields are what the task takes; those without a
+            default there must come from `defaults` or from the row.
         defaults: Values for the fields that a request may leave out.
         multiples: Fields that must be multiples of a number.
-        optional: Fields that a request may have and that have no default.
-        check: Says what else is wrong with a request whose defaults are filled in, by raising
-            RequestError.
+        check: Says what else is wrong with a request, by raising RequestError.
         check_clip: Likewise of a request and the frames that its clip turned out to have.
+        is_guided: Whether a request is rendered with and without its prompt.
+        steps: Predictions that a request takes.
     """
 
+    request: type[R]
     defaults: Mapping[str, Any]
-    multiples: Mapping[str, int]
-    check: Callable[[RenderRequest], None]
-    optional: tuple[str, ...] = ()
-    check_clip: Callable[[RenderRequest, int], None] = _any_clip
-
-
-def check_classes(checkpoint: Checkpoint, allowed: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse a checkpoint whose components are not the family's.
-
-    Args:
-        checkpoint: Of which `model_index.json` is looked at.
-        allowed: Component -> classes that it may be.
-
-    Raises:
-        Refused: Names the component, its class and those that it may be.
-    """
-    for component, classes in allowed.items():
-        found = checkpoint.class_name(component)
-        if found not in classes:
-            raise Refused(
-                f"{checkpoint.folder / 'model_index.json'}: {component} is a {found}; "
-                f"allowed: {', '.join(classes)}"
-            )
+    is_guided: Callable[[R], bool]
+    steps: Callable[[R], int]
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    check: Callable[[R], None] = _all_well
+    check_clip: Callable[[R, int], None] = _all_well
 
 
 @functools.cache

@@ -1,0 +1,50 @@
+"""Mochi-1 (Genmo 2024, github.com/genmoai/mochi)."""
+
+from __future__ import annotations
+
+from vidgen_dist.families.common.components import FLOW_MATCH_EULER, T5, T5_TOKENIZERS
+from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO
+from vidgen_dist.families.family import (
+    DECODE,
+    DENOISE,
+    ENCODE,
+    Component,
+    Family,
+    Lazy,
+    ModelClass,
+    PipelineClass,
+)
+from vidgen_dist.families.mochi.config import MochiConfigs, MochiIndex, TransformerConfig, VaeConfig
+from vidgen_dist.families.mochi.rules import rules
+
+FAMILY = Family(
+    name="Mochi",
+    key="mochi",
+    pipelines=(PipelineClass("MochiPipeline", TEXT_TO_VIDEO, Lazy(f"{__name__}.pipeline:MochiPipeline")),),
+    components=(
+        Component("tokenizer", T5_TOKENIZERS, (ENCODE,)),
+        Component("text_encoder", (T5,), (ENCODE,)),
+        Component(
+            "transformer",
+            (
+                ModelClass(
+                    TransformerConfig.NAME,
+                    TransformerConfig,
+                    Lazy(f"{__name__}.transformer:MochiTransformer3DModel"),
+                ),
+            ),
+            (DENOISE,),
+        ),
+        Component(
+            "vae",
+            (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLMochi")),),
+            (DECODE,),
+        ),
+        Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
+    ),
+    index=MochiIndex,
+    configs=MochiConfigs,
+    rules=rules,
+    costs=Lazy(f"{__name__}.costs:COSTS"),
+    published=("genmo/mochi-1-preview",),
+)

@@ -13,14 +13,10 @@ Over the ranks of a gang a video is split into rows: each module works on a rank
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, select_config
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_layers import (
     CausalConv3d,
@@ -29,131 +25,16 @@ from vidgen_dist.families.common.autoencoder_layers import (
     from_channels,
     in_frame_batches,
 )
-from vidgen_dist.nn.activations import DIFFUSERS, Activation
+from vidgen_dist.families.mochi.config import GROUPS, LATENT_FRAMES_AT_ONCE, OCTAVES, VaeConfig
+from vidgen_dist.nn.activations import Activation, of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows
-
-NAME = "AutoencoderKLMochi"
-
-GROUPS = 32
-"""Of every norm, whatever the width."""
 
 HEAD = 32
 """Channels of a head."""
 
 HEAD_EPS = 1e-5
 """The least length by which queries and keys are divided."""
-
-OCTAVES = (6, 7)
-"""The encoder sees a colour's waves of 2 to these, over its range's half."""
-
-
-LATENT_FRAMES_AT_ONCE = 2
-"""Of a video that is decoded: memory is that of so many, frames are those of all at once."""
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The keys of a Mochi autoencoder's config.json, with the reference's defaults.
-
-    Lists are in the encoder's order, from the pixels to the latents, also those of the decoder.
-
-    Raises:
-        Refused: Widths, lengths and an activation that cannot be.
-    """
-
-    in_channels: int = 15
-    out_channels: int = 3
-    encoder_block_out_channels: Sequence[int] = (64, 128, 256, 384)
-    decoder_block_out_channels: Sequence[int] = (128, 256, 512, 768)
-    latent_channels: int = 12
-    layers_per_block: Sequence[int] = (3, 3, 4, 6, 3)
-    act_fn: str = "silu"
-    temporal_expansions: Sequence[int] = (1, 2, 3)
-    spatial_expansions: Sequence[int] = (2, 2, 2)
-    add_attention_block: Sequence[bool] = (False, True, True, True, True)
-    latents_mean: Sequence[float] | None = (
-        -0.06730895953510081,
-        -0.038011381506090416,
-        -0.07477820912866141,
-        -0.05565264470995561,
-        0.012767231469026969,
-        -0.04703542746246419,
-        0.043896967884726704,
-        -0.09346305707025976,
-        -0.09918314763016893,
-        -0.008729793427399178,
-        -0.011931556316503654,
-        -0.0321993391887285,
-    )
-    latents_std: Sequence[float] | None = (
-        0.9263795028493863,
-        0.9248894543193766,
-        0.9393059390890617,
-        0.959253732819592,
-        0.8244560132752793,
-        0.917259975397747,
-        0.9294154431013696,
-        1.3720942357788521,
-        0.881393668867029,
-        0.9168315692124348,
-        0.9185249279345552,
-        0.9274757570805041,
-    )
-    scaling_factor: float = 1.0
-
-    @classmethod
-    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
-        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return select_config(cls, config, NAME)
-
-    def __post_init__(self) -> None:
-        check_sizes(self, NAME)
-        if self.act_fn.lower() not in DIFFUSERS:
-            self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
-        waves = 1 + 2 * len(OCTAVES)
-        if self.in_channels % waves:
-            self._refuse("in_channels", f"a multiple of {waves}: each colour comes with its waves")
-        self._check_levels()
-        for key in ("latents_mean", "latents_std"):
-            statistics = getattr(self, key)
-            if statistics is not None and len(statistics) != self.latent_channels:
-                self._refuse(key, f"null or as many numbers as latent_channels, {self.latent_channels}")
-
-    def _check_levels(self) -> None:
-        levels = len(self.encoder_block_out_channels)
-        if levels != len(self.decoder_block_out_channels):
-            self._refuse("decoder_block_out_channels", f"{levels} entries, as encoder_block_out_channels")
-        for key in ("encoder_block_out_channels", "decoder_block_out_channels"):
-            if any(channels % GROUPS for channels in getattr(self, key)):
-                self._refuse(key, f"multiples of {GROUPS}, the groups of the norms")
-        for key in ("layers_per_block", "add_attention_block"):
-            if len(getattr(self, key)) < levels:
-                self._refuse(key, f"{levels} entries or more, for the blocks of encoder_block_out_channels")
-        for key in ("temporal_expansions", "spatial_expansions"):
-            if len(getattr(self, key)) != levels - 1:
-                self._refuse(key, f"{levels - 1} entries, one between each two blocks")
-
-    def _refuse(self, key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, getattr(self, key), allowed)
-
-    @property
-    def activation(self) -> Activation:
-        """Of the two ends; the blocks' is always SiLU."""
-        return DIFFUSERS[self.act_fn.lower()]
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        return math.prod(self.spatial_expansions)
-
-    @property
-    def temporal_compression_ratio(self) -> int:
-        return math.prod(self.temporal_expansions)
-
-    def steps(self, level: int) -> Steps:
-        """By how much the level-th and the next one's frames, rows and columns differ."""
-        space = self.spatial_expansions[level]
-        return self.temporal_expansions[level], space, space
 
 
 class FrameNorm(nn.Module):
@@ -293,11 +174,11 @@ def with_waves(x: nn.Tensor) -> nn.Tensor:
 class Encoder3D(nn.Module):
     """Frames (B, C, T, H, W) to the moments of the latents (B, 2 Z, t, h, w)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         channels = config.encoder_block_out_channels
         layers, attention = config.layers_per_block, config.add_attention_block
-        self._activation = config.activation
+        self._activation = of_diffusers(config.act_fn)
         self.proj_in = PlaceLinear(config.in_channels, channels[0])
         self.block_in = Layers(channels[0], layers[0], attention[0])
         self.down_blocks = nn.ModuleList(
@@ -319,10 +200,10 @@ class Encoder3D(nn.Module):
 class Decoder3D(nn.Module):
     """Latents (B, Z, t, h, w) to frames (B, C, T, H, W), of which the first ones have no past."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         channels, layers = config.decoder_block_out_channels, config.layers_per_block
-        self._activation = config.activation
+        self._activation = of_diffusers(config.act_fn)
         self.conv_in = nn.Conv3d(config.latent_channels, channels[-1], 1)
         self.block_in = Layers(channels[-1], layers[-1], attention=False)
         self.up_blocks = nn.ModuleList(
@@ -343,20 +224,16 @@ class AutoencoderKLMochi(VideoAutoencoder):
     """Mochi's autoencoder.
 
     Args:
-        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        config: `vae/config.json`.
         mesh: As `VideoAutoencoder` has it.
-
-    Raises:
-        Refused: A configuration that cannot be.
     """
 
-    config: AutoencoderConfig
+    config: VaeConfig
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        known = AutoencoderConfig.from_mapping(config)
-        super().__init__(known, known.spatial_compression_ratio, mesh)
-        self.encoder = Encoder3D(known)
-        self.decoder = Decoder3D(known)
+    def __init__(self, config: VaeConfig, mesh: Mesh | None = None) -> None:
+        super().__init__(config, config.spatial_compression_ratio, mesh)
+        self.encoder = Encoder3D(config)
+        self.decoder = Decoder3D(config)
 
     def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
         # At once: its attention sees all of the past.

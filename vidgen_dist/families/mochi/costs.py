@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
-from vidgen_dist.families.common.costs import Convolution, ModelSize, Stack, Workload
-from vidgen_dist.families.common.counting import Shapes, component, count, linear_weights
+from vidgen_dist.families.common.costs import (
+    Convolution,
+    Costs,
+    Counted,
+    ModelSize,
+    Shapes,
+    Stack,
+    Workload,
+    component,
+    linear_weights,
+)
 from vidgen_dist.families.common.encoder_costs import t5_encoder
-from vidgen_dist.families.common.guidance import is_guided
-from vidgen_dist.families.mochi.rules import SPATIAL, Geometry
-from vidgen_dist.families.rules import Rules
-from vidgen_dist.request import RenderRequest
-from vidgen_dist.weights.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from vidgen_dist.families.mochi.autoencoder import AutoencoderConfig
+from vidgen_dist.families.mochi.config import LATENT_FRAMES_AT_ONCE, MochiConfigs, VaeConfig
+from vidgen_dist.families.mochi.rules import MochiRequest
 
 # The fullest moment of a block: the tokens, what turns them head by head, and what the feed-forward makes of
 # them, a third wider than its gate and value apart. Measured on CPU: 23.4 of one sample, and of two, which go
@@ -37,77 +39,58 @@ _OF_TIME_OR_TEXT = (
 )
 
 
-def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
-    """A checkpoint's size, counted from its models without weights.
-
-    Raises:
-        Refused: A config that cannot be.
-    """
-    # Loads MindSpore.
-    from vidgen_dist.families.mochi.autoencoder import AutoencoderConfig
-    from vidgen_dist.families.mochi.transformer import parse_config
-
-    config = parse_config(checkpoint.config("transformer"))
-    transformer, vae = count(checkpoint, "transformer"), count(checkpoint, "vae")
+def size(configs: MochiConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+    """A checkpoint's size."""
+    transformer, vae = counted["transformer"], counted["vae"]
     dit = Stack(
-        heads=config.num_attention_heads,
-        width=config.inner_dim,
+        heads=configs.transformer.num_attention_heads,
+        width=configs.transformer.inner_dim,
         linear=linear_weights(transformer, "transformer_blocks.0", leave_out=_OF_TIME_OR_TEXT),
         alive=_ALIVE,
         operators=_OPERATORS,
         waiting=_WAITING,
     )
-    known = AutoencoderConfig.from_mapping(checkpoint.config("vae"))
     return ModelSize(
-        model=checkpoint.model,
-        family=rules.family,
         transformer=component("transformer", transformer, dit),
-        text_encoder=t5_encoder(checkpoint),
+        text_encoder=t5_encoder(configs.text_encoder, counted["text_encoder"]),
         vae=component(
             "vae",
             vae,
-            encoder=tuple(_convolutions(vae.shapes, "encoder.", known)),
-            decoder=tuple(_convolutions(vae.shapes, "decoder.", known)),
+            encoder=tuple(_convolutions(vae.shapes, "encoder.", configs.vae)),
+            decoder=tuple(_convolutions(vae.shapes, "decoder.", configs.vae)),
         ),
     )
 
 
-def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Workload:
-    """What a request, its defaults filled in, asks of the model: with a prompt as long as may be."""
-    # Loads MindSpore.
-    from vidgen_dist.families.mochi.autoencoder import LATENT_FRAMES_AT_ONCE
-
-    geometry = Geometry.of(checkpoint.config("transformer"), checkpoint.config("vae"))
-    assert request.height is not None
-    assert request.width is not None
-    assert request.num_frames is not None
-    assert request.num_inference_steps is not None
-    assert request.max_sequence_length is not None
-    latent_frames = geometry.latent_frames(request.num_frames)
-    rows, columns = request.height // SPATIAL, request.width // SPATIAL
-    patches = (rows // geometry.patch_size) * (columns // geometry.patch_size)
-    frames = geometry.decoded_frames(latent_frames)
+def workload(configs: MochiConfigs, r: MochiRequest) -> Workload:
+    """What a request asks of the model: with a prompt as long as may be."""
+    channels, latent_frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
+    patches = (rows // configs.transformer.patch_size) * (columns // configs.transformer.patch_size)
     # The first batch also has the remainder.
     batches = max(latent_frames // LATENT_FRAMES_AT_ONCE, 1)
     largest = latent_frames - (batches - 1) * LATENT_FRAMES_AT_ONCE
+    decoded_temporal = configs.vae.temporal_compression_ratio
     return Workload(
-        frames=frames,
-        height=request.height,
-        width=request.width,
-        steps=request.num_inference_steps,
-        guided=is_guided(request),
+        frames=configs.vae.decoded_frames(latent_frames),
+        height=r.height,
+        width=r.width,
+        steps=r.num_inference_steps,
+        guided=r.is_guided,
         tokens=latent_frames * patches,
-        text_tokens=request.max_sequence_length,
-        latents=latent_frames * geometry.latent_channels * rows * columns,
+        text_tokens=r.max_sequence_length,
+        latents=latent_frames * channels * rows * columns,
         latent_rows=rows,
-        frames_at_once=largest * geometry.decoded_temporal,
+        frames_at_once=largest * decoded_temporal,
         batches=batches,
         # Those before the first frame.
-        repeated_frames=geometry.decoded_temporal - 1,
+        repeated_frames=decoded_temporal - 1,
     )
 
 
-def _convolutions(shapes: Shapes, prefix: str, config: AutoencoderConfig) -> Iterator[Convolution]:
+COSTS = Costs(size, workload)
+
+
+def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Convolution]:
     """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`, and the linear maps that are
     convolutions of single places."""
     levels = len(config.temporal_expansions)

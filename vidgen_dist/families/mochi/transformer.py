@@ -16,28 +16,25 @@ N = V + L, D width of the video's tokens, E width of the text's, S head size.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, read_config
 from vidgen_dist.families.common.layers import (
-    FEED_FORWARD_ACTIVATIONS,
     FeedForward,
     FinalNorm,
     TimestepEmbedding,
     to_patches,
 )
+from vidgen_dist.families.mochi.config import POOL_HEADS, TransformerConfig
 from vidgen_dist.nn.embeddings import timestep_embedding
 from vidgen_dist.nn.rotary import Rotary, pair_swap, turn
 from vidgen_dist.parallel.attention import attention
+from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
-
-NAME = "MochiTransformer3DModel"
 
 EPS = 1e-6
 """Of the norms of tokens."""
@@ -45,65 +42,8 @@ EPS = 1e-6
 HEAD_EPS = 1e-5
 """Of the norms of queries and keys."""
 
-POOL_HEADS = 8
-"""Heads that look for the prompt as a whole."""
-
 BASE_SIDE = 192
 """Positions are spread over an area of this side, squared, whatever the video's size is."""
-
-
-@dataclass(frozen=True)
-class MochiConfig:
-    """diffusers' config of the model, with its defaults. `qk_norm` and `max_sequence_length` do nothing."""
-
-    patch_size: int = 2
-    num_attention_heads: int = 24
-    attention_head_dim: int = 128
-    num_layers: int = 48
-    pooled_projection_dim: int = 1536
-    in_channels: int = 12
-    out_channels: int | None = None
-    qk_norm: str = "rms_norm"
-    text_embed_dim: int = 4096
-    time_embed_dim: int = 256
-    activation_fn: str = "swiglu"
-    max_sequence_length: int = 256
-
-    @property
-    def inner_dim(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def output_channels(self) -> int:
-        return self.out_channels or self.in_channels
-
-    @property
-    def patch(self) -> tuple[int, int, int]:
-        """Latent frames, rows and columns of a token."""
-        return 1, self.patch_size, self.patch_size
-
-
-def parse_config(config: Mapping[str, Any]) -> MochiConfig:
-    """The model's config, checked.
-
-    Raises:
-        Refused: A key's value is not possible; names the key and what is allowed.
-    """
-    parsed = read_config(MochiConfig, config, NAME)
-
-    def refuse(key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, config[key], allowed)
-
-    for key, value in vars(parsed).items():
-        if isinstance(value, int) and value < 1:
-            refuse(key, "1 or more")
-    if parsed.attention_head_dim % 2:
-        refuse("attention_head_dim", "an even number: positions turn pairs of channels")
-    if parsed.text_embed_dim % POOL_HEADS:
-        refuse("text_embed_dim", f"a multiple of {POOL_HEADS}, the heads that pool the prompt")
-    if parsed.activation_fn not in FEED_FORWARD_ACTIVATIONS:
-        refuse("activation_fn", "one of " + ", ".join(FEED_FORWARD_ACTIVATIONS))
-    return parsed
 
 
 @dataclass(frozen=True)
@@ -132,17 +72,14 @@ class MochiTransformer3DModel(nn.Module):
     Args:
         config: `transformer/config.json`.
         mesh: The gang; its ranks share the tokens. By default this process alone.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
     sharded = ("transformer_blocks",)
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+    def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
-        self.config = parse_config(config)
+        self.config = config
         self.mesh = mesh or alone()
         c = self.config
         self.patch_embed = PatchEmbed(c)
@@ -184,8 +121,9 @@ class MochiTransformer3DModel(nn.Module):
             self._begin(patches[i : i + 1], text[i : i + 1, : int(mask[i].sum())], time[i : i + 1], grid)
             for i in range(len(mask))
         ]
-        for block in self.transformer_blocks:
-            samples = [block(sample) for sample in samples]
+        samples = run_blocks(
+            self.transformer_blocks, samples, lambda block, samples: [block(sample) for sample in samples]
+        )
         velocities = [self._end(sample) for sample in samples]
         whole = velocities[0] if len(velocities) == 1 else nn.cat(velocities, 0)
         return _from_patches(whole, grid, self.config.patch_size)
@@ -253,7 +191,7 @@ def _from_patches(x: nn.Tensor, grid: tuple[int, int, int], p: int) -> nn.Tensor
 class PatchEmbed(nn.Module):
     """Patches (B, V, numbers of a patch) to tokens (B, V, D)."""
 
-    def __init__(self, config: MochiConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         p = config.patch_size
         self.proj = nn.Conv2d(config.in_channels, config.inner_dim, p, stride=p)
@@ -267,7 +205,7 @@ class PatchEmbed(nn.Module):
 class TimeAndTextEmbedding(nn.Module):
     """The time and the prompt as a whole, added; and the prompt's tokens in their width."""
 
-    def __init__(self, config: MochiConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self._sinusoids = config.time_embed_dim
         self.timestep_embedder = TimestepEmbedding(config.time_embed_dim, config.inner_dim)
@@ -340,7 +278,7 @@ class Block(nn.Module):
         last: Whether nothing is made of the text any more.
     """
 
-    def __init__(self, config: MochiConfig, last: bool) -> None:
+    def __init__(self, config: TransformerConfig, last: bool) -> None:
         super().__init__()
         dim, text_dim = config.inner_dim, config.pooled_projection_dim
         self.norm1 = Gates(dim, dim)
@@ -360,7 +298,7 @@ class Block(nn.Module):
         return replace(sample, text=_added(sample.text, text, self.ff_context, *text_parts))
 
 
-def _feed_forward(dim: int, config: MochiConfig) -> FeedForward:
+def _feed_forward(dim: int, config: TransformerConfig) -> FeedForward:
     return FeedForward(dim, config.activation_fn, 4 * dim * 2 // 3, bias=False)
 
 
@@ -385,7 +323,7 @@ def _added(
 class JointAttention(nn.Module):
     """Attention of video and text, with weights for each, to both."""
 
-    def __init__(self, config: MochiConfig, last: bool) -> None:
+    def __init__(self, config: TransformerConfig, last: bool) -> None:
         super().__init__()
         dim, text_dim, size = config.inner_dim, config.pooled_projection_dim, config.attention_head_dim
         self._heads = config.num_attention_heads

@@ -1,0 +1,143 @@
+"""Configs of the text encoders, with transformers' keys and defaults. No MindSpore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vidgen_dist.activations import TRANSFORMERS
+from vidgen_dist.config import STRICT, Config, OneOf, Positive, bad_key
+
+Activation = Annotated[str, OneOf(TRANSFORMERS)]
+
+SKIPPED_LAYERS = 2
+"""LLaMA's last blocks, which HunyuanVideo does not use: neither they nor the norm behind them are loaded."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class T5Config(Config):
+    """T5's config. `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where the file does not
+    say."""
+
+    NAME: ClassVar = "T5EncoderModel"
+    TELLS_UNKNOWN: ClassVar = False
+
+    vocab_size: Positive = 32128
+    d_model: Positive = 512
+    d_kv: Positive = 64
+    d_ff: Positive = 2048
+    num_layers: Positive = 6
+    num_heads: Positive = 8
+    # Half of the buckets are for each direction.
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, multiple_of=2)] = 32
+    relative_attention_max_distance: Positive = 128
+    layer_norm_epsilon: float = 1e-6
+    feed_forward_proj: str = "relu"
+    dense_act_fn: Activation | None = None
+    is_gated_act: bool | None = None
+    model_type: Literal["t5", "mt5"] = "t5"
+
+    def check(self) -> None:
+        gate, _, activation = self.feed_forward_proj.rpartition("-")
+        if gate not in ("", "gated"):
+            self.refuse("feed_forward_proj", "an activation or gated-activation, as in relu and gated-gelu")
+        if self.dense_act_fn is None and activation not in TRANSFORMERS:
+            self.refuse("feed_forward_proj", "an activation among " + ", ".join(TRANSFORMERS))
+        least = self.relative_attention_num_buckets // 4 + 1
+        if self.relative_attention_max_distance < least:
+            allowed = f"{least} or more: nearer distances have their own buckets"
+            self.refuse("relative_attention_max_distance", allowed)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward has a gate (T5 v1.1)."""
+        return self.feed_forward_proj.startswith("gated-") if self.is_gated_act is None else self.is_gated_act
+
+    @property
+    def activation(self) -> str:
+        """transformers' name of the feed-forward's activation."""
+        if self.dense_act_fn is not None:
+            return self.dense_act_fn
+        # T5 v1.1's "gelu" is the tanh form.
+        return "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.split("-")[-1]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LlamaConfig(Config):
+    """LLaMA's config, of which the last blocks are not run."""
+
+    NAME: ClassVar = "LlamaModel"
+    TELLS_UNKNOWN: ClassVar = False
+
+    vocab_size: Positive = 32000
+    hidden_size: Positive = 4096
+    intermediate_size: Positive = 11008
+    num_hidden_layers: Positive = 32
+    num_attention_heads: Positive = 32
+    num_key_value_heads: Positive | None = None
+    head_dim: Positive | None = None
+    hidden_act: Activation = "silu"
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        scaling = raw.get("rope_scaling") or {}
+        if scaling and scaling.get("rope_type", scaling.get("type")) != "default":
+            raise bad_key(cls.NAME, "rope_scaling", scaling, "null: positions are those of LLaMA 3")
+        return super().read(raw)
+
+    def check(self) -> None:
+        if self.layers < 0:
+            allowed = f"{SKIPPED_LAYERS} or more: as many at the end are not used"
+            self.refuse("num_hidden_layers", allowed)
+        if self.num_attention_heads % self.key_heads:
+            allowed = f"a divisor of num_attention_heads, {self.num_attention_heads}"
+            self.refuse("num_key_value_heads", allowed)
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            self.refuse("hidden_size", f"a multiple of num_attention_heads, {self.num_attention_heads}")
+        if self.head_size % 2:
+            key = "head_dim" if self.head_dim else "hidden_size"
+            self.refuse(key, "one that gives heads of an even width")
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values: each serves as many heads of queries."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def layers(self) -> int:
+        """Blocks that are run."""
+        return self.num_hidden_layers - SKIPPED_LAYERS
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClipTextConfig(Config):
+    """CLIP's text config."""
+
+    NAME: ClassVar = "CLIPTextModel"
+    TELLS_UNKNOWN: ClassVar = False
+
+    hidden_size: Positive = 512
+    intermediate_size: Positive = 2048
+    num_hidden_layers: Positive = 12
+    num_attention_heads: Positive = 8
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    vocab_size: Positive = 49408
+    max_position_embeddings: Positive = 77
+    eos_token_id: int = 49407
+
+    def check(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            self.refuse("hidden_size", f"a multiple of num_attention_heads, {self.num_attention_heads}")

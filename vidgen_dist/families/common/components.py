@@ -1,0 +1,25 @@
+"""Component classes that several families use."""
+
+from __future__ import annotations
+
+from vidgen_dist.encoders.config import ClipTextConfig, LlamaConfig, T5Config
+from vidgen_dist.families.family import Lazy, ModelClass, SchedulerClass, TokenizerClass
+from vidgen_dist.schedulers.flow_match import FlowMatchConfig, FlowMatchEulerDiscreteScheduler
+
+T5_TOKENIZERS = (TokenizerClass("T5Tokenizer"), TokenizerClass("T5TokenizerFast"))
+CLIP_TOKENIZERS = (TokenizerClass("CLIPTokenizer"), TokenizerClass("CLIPTokenizerFast"))
+LLAMA_TOKENIZERS = (
+    TokenizerClass("LlamaTokenizer"),
+    TokenizerClass("LlamaTokenizerFast"),
+    TokenizerClass("PreTrainedTokenizerFast"),
+)
+
+T5 = ModelClass(T5Config.NAME, T5Config, Lazy("vidgen_dist.encoders.t5:T5Encoder"), divided=False)
+LLAMA = ModelClass(
+    LlamaConfig.NAME, LlamaConfig, Lazy("vidgen_dist.encoders.llama:LlamaEncoder"), divided=False
+)
+CLIP_TEXT = ModelClass(
+    ClipTextConfig.NAME, ClipTextConfig, Lazy("vidgen_dist.encoders.clip:CLIPTextEncoder"), divided=False
+)
+
+FLOW_MATCH_EULER = SchedulerClass(FlowMatchConfig.NAME, FlowMatchConfig, FlowMatchEulerDiscreteScheduler)

@@ -1,0 +1,222 @@
+"""What a model family declares. Nothing here imports MindSpore; what a declaration names lazily is imported
+when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from vidgen_dist.config import Config
+from vidgen_dist.errors import ConfigError, Refused
+from vidgen_dist.families.common.tasks import TaskRules
+from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
+
+ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
+"""Stages of a rendering, in which components are used."""
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Something that is imported when it is used.
+
+    Args:
+        target: `package.module:name`.
+    """
+
+    target: str
+
+    def load(self) -> Any:
+        """What the name stands for."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class TokenizerClass:
+    """A tokenizer of transformers.
+
+    Args:
+        name: Its class, as `model_index.json` names it.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A class of models.
+
+    Args:
+        name: As `model_index.json` names it.
+        config: What its `config.json` holds.
+        cell: The model, made of the config; of one that is divided, of the config and the mesh.
+        divided: Whether the ranks of a gang divide its work; else all of them do the same.
+    """
+
+    name: str
+    config: type[Config]
+    cell: Lazy
+    divided: bool = True
+
+    def read(self, raw: Mapping[str, Any]) -> Config:
+        """What the models, rules and costs are told of the component."""
+        return self.config.read(raw)
+
+
+@dataclass(frozen=True)
+class SchedulerClass:
+    """A class of samplers.
+
+    Args:
+        name: As `model_index.json` names it.
+        config: What its `scheduler_config.json` holds.
+        scheduler: The sampler, made of the config.
+    """
+
+    name: str
+    config: type[Config]
+    scheduler: Callable[[Any], Any]
+
+    def read(self, raw: Mapping[str, Any]) -> Any:
+        """The sampler."""
+        return self.scheduler(self.config.read(raw))
+
+
+ComponentClass = ModelClass | SchedulerClass | TokenizerClass
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component of a family's checkpoints.
+
+    Args:
+        name: Its name in `model_index.json`, which is its folder's, and its attribute of the pipeline.
+        takes: The classes that it may be of.
+        stages: When it is used.
+    """
+
+    name: str
+    takes: tuple[ComponentClass, ...]
+    stages: tuple[str, ...]
+
+    def class_of(self, checkpoint: Checkpoint) -> ComponentClass:
+        """The class that a checkpoint's component is of.
+
+        Raises:
+            Refused: It has none, or one of another class: names those that are allowed.
+        """
+        checkpoint.component_folder(self.name)
+        found = checkpoint.class_name(self.name)
+        for known in self.takes:
+            if known.name == found:
+                return known
+        raise Refused(
+            f"{checkpoint.folder / INDEX}: {self.name} is a {found}; "
+            f"allowed: {', '.join(known.name for known in self.takes)}"
+        )
+
+    def read(self, checkpoint: Checkpoint) -> Any:
+        """What a checkpoint's component is, without its weights: a model's config, a sampler, of others None.
+
+        Raises:
+            Refused: A class or a config that cannot be: names the folder and the key.
+        """
+        found = self.class_of(checkpoint)
+        if isinstance(found, TokenizerClass):
+            return None
+        with config_of(checkpoint.component_folder(self.name)):
+            return found.read(checkpoint.config(self.name))
+
+
+@dataclass(frozen=True)
+class PipelineClass:
+    """A class of diffusers' pipelines, which `model_index.json` names.
+
+    Args:
+        name: The class.
+        task: What it does.
+        pipeline: The pipeline that does the same.
+    """
+
+    name: str
+    task: str
+    pipeline: Lazy
+
+
+@dataclass(frozen=True)
+class Configs:
+    """What is known of a checkpoint without its weights: a field a component, by its name, and what lies
+    between them. Families make a subclass, whose `check` says what must fit."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """See that the components fit each other.
+
+        Raises:
+            ConfigError: They do not: names the key of one of them.
+        """
+
+
+C = TypeVar("C", bound=Configs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Generic[C]):
+    """A model family.
+
+    Args:
+        name: What messages and documents call it.
+        key: What its folders and files are called.
+        pipelines: diffusers' pipelines that it stands for.
+        components: What of a checkpoint is needed to render.
+        configs: What is read of them.
+        rules: Configs -> task -> rules, for the tasks that the checkpoint can do, likeliest first.
+        costs: What a plan reckons with; see `common.costs.Costs`.
+        index: Keys of `model_index.json` that decide something; the field `index` of the configs.
+        published: Hub ids of checkpoints, for documents.
+    """
+
+    name: str
+    key: str
+    pipelines: tuple[PipelineClass, ...]
+    components: tuple[Component, ...]
+    configs: type[C]
+    rules: Callable[[C], Mapping[str, TaskRules[Any]]]
+    costs: Lazy
+    index: type[Config] | None = None
+    published: tuple[str, ...] = ()
+
+    def read_configs(self, checkpoint: Checkpoint) -> C:
+        """The configs of a checkpoint.
+
+        Raises:
+            Refused: A component, class or config that cannot be; components that do not fit each other.
+        """
+        read: dict[str, Any] = {}
+        for component in self.components:
+            if (known := component.read(checkpoint)) is not None:
+                read[component.name] = known
+        with config_of(checkpoint.folder):
+            if self.index is not None:
+                read["index"] = self.index.read(checkpoint.model_index)
+            return self.configs(**read)
+
+    def pipeline_for(self, class_name: str, task: str) -> Lazy:
+        """The pipeline of a task, for checkpoints of that pipeline class where it does the task."""
+        of_task = [known for known in self.pipelines if known.task == task]
+        return next((known for known in of_task if known.name == class_name), of_task[0]).pipeline
+
+
+@contextmanager
+def config_of(folder: Path) -> Iterator[None]:
+    """Put the folder before what is wrong with a config that was read from it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise Refused(f"{folder}: {error}") from None

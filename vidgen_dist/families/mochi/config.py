@@ -1,0 +1,224 @@
+"""Mochi's configs, with diffusers' keys and defaults, and how pixels become latents become tokens."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
+from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive, bad_key
+from vidgen_dist.encoders.config import T5Config
+from vidgen_dist.families.family import Configs
+from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
+
+logger = logging.getLogger(__name__)
+
+SPATIAL = 8
+"""Pixels per latent along height and width. As in diffusers, whatever the checkpoint's VAE makes of them."""
+
+TEMPORAL = 6
+"""Frames per latent frame, likewise."""
+
+POOL_HEADS = 8
+"""Heads that look for the prompt as a whole."""
+
+GROUPS = 32
+"""Of every norm of the VAE, whatever the width."""
+
+OCTAVES = (6, 7)
+"""The VAE's encoder sees a colour's waves of 2 to these, over its range's half."""
+
+LATENT_FRAMES_AT_ONCE = 2
+"""Of a video that is decoded: memory is that of so many, frames are those of all at once."""
+
+LATENTS_MEAN = (
+    -0.06730895953510081,
+    -0.038011381506090416,
+    -0.07477820912866141,
+    -0.05565264470995561,
+    0.012767231469026969,
+    -0.04703542746246419,
+    0.043896967884726704,
+    -0.09346305707025976,
+    -0.09918314763016893,
+    -0.008729793427399178,
+    -0.011931556316503654,
+    -0.0321993391887285,
+)
+LATENTS_STD = (
+    0.9263795028493863,
+    0.9248894543193766,
+    0.9393059390890617,
+    0.959253732819592,
+    0.8244560132752793,
+    0.917259975397747,
+    0.9294154431013696,
+    1.3720942357788521,
+    0.881393668867029,
+    0.9168315692124348,
+    0.9185249279345552,
+    0.9274757570805041,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class MochiIndex(Config):
+    """What `model_index.json` decides.
+
+    Args:
+        force_zeros_for_empty_prompt: Whether of an empty prompt not even its end token is seen.
+    """
+
+    NAME: ClassVar = "model_index.json"
+    TELLS_UNKNOWN: ClassVar = False
+
+    force_zeros_for_empty_prompt: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransformerConfig(Config):
+    """`transformer/config.json`."""
+
+    NAME: ClassVar = "MochiTransformer3DModel"
+    HARMLESS: ClassVar = ("qk_norm", "max_sequence_length")
+
+    patch_size: Positive = 2
+    num_attention_heads: Positive = 24
+    attention_head_dim: Positive = 128
+    num_layers: Positive = 48
+    pooled_projection_dim: Positive = 1536
+    in_channels: Positive = 12
+    out_channels: Positive | None = None
+    text_embed_dim: Positive = 4096
+    time_embed_dim: Positive = 256
+    activation_fn: Annotated[str, OneOf(FEED_FORWARDS)] = "swiglu"
+
+    def check(self) -> None:
+        if self.attention_head_dim % 2:
+            self.refuse("attention_head_dim", "an even number: positions turn pairs of channels")
+        if self.text_embed_dim % POOL_HEADS:
+            allowed = f"a multiple of {POOL_HEADS}, the heads that pool the prompt"
+            self.refuse("text_embed_dim", allowed)
+
+    @property
+    def inner_dim(self) -> int:
+        """Width of the video's tokens."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def output_channels(self) -> int:
+        """Channels of what is predicted."""
+        return self.out_channels or self.in_channels
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a token."""
+        return 1, self.patch_size, self.patch_size
+
+
+@dataclass(frozen=True, config=STRICT)
+class VaeConfig(Config):
+    """`vae/config.json`.
+
+    Lists are in the encoder's order, from the pixels to the latents, also those of the decoder.
+    """
+
+    NAME: ClassVar = "AutoencoderKLMochi"
+    TELLS_UNKNOWN: ClassVar = False
+
+    in_channels: Positive = 15
+    out_channels: Positive = 3
+    encoder_block_out_channels: Items[int] = (64, 128, 256, 384)
+    decoder_block_out_channels: Items[int] = (128, 256, 512, 768)
+    latent_channels: Positive = 12
+    layers_per_block: Items[int] = (3, 3, 4, 6, 3)
+    act_fn: Annotated[str, OneOf(DIFFUSERS, any_case=True)] = "silu"
+    temporal_expansions: Items[Positive] = (1, 2, 3)
+    spatial_expansions: Items[Positive] = (2, 2, 2)
+    add_attention_block: Items[bool] = (False, True, True, True, True)
+    latents_mean: Items[float] | None = LATENTS_MEAN
+    latents_std: Items[float] | None = LATENTS_STD
+    scaling_factor: float = 1.0
+
+    def check(self) -> None:
+        waves = 1 + 2 * len(OCTAVES)
+        if self.in_channels % waves:
+            self.refuse("in_channels", f"a multiple of {waves}: each colour comes with its waves")
+        self._check_levels()
+        for key in ("latents_mean", "latents_std"):
+            statistics = getattr(self, key)
+            if statistics is not None and len(statistics) != self.latent_channels:
+                self.refuse(key, f"null or as many numbers as latent_channels, {self.latent_channels}")
+
+    def _check_levels(self) -> None:
+        levels = len(self.encoder_block_out_channels)
+        if levels != len(self.decoder_block_out_channels):
+            self.refuse("decoder_block_out_channels", f"{levels} entries, as encoder_block_out_channels")
+        for key in ("encoder_block_out_channels", "decoder_block_out_channels"):
+            if any(channels % GROUPS for channels in getattr(self, key)):
+                self.refuse(key, f"multiples of {GROUPS}, the groups of the norms")
+        self.check_lengths(
+            {"layers_per_block": levels, "add_attention_block": levels}, "encoder_block_out_channels"
+        )
+        for key in ("temporal_expansions", "spatial_expansions"):
+            if len(getattr(self, key)) != levels - 1:
+                self.refuse(key, f"{levels - 1} entries, one between each two blocks")
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """Pixels that the decoder makes of a latent along height and width."""
+        return math.prod(self.spatial_expansions)
+
+    @property
+    def temporal_compression_ratio(self) -> int:
+        """Frames that it makes of a latent frame."""
+        return math.prod(self.temporal_expansions)
+
+    def steps(self, level: int) -> tuple[int, int, int]:
+        """By how much the level-th and the next one's frames, rows and columns differ."""
+        space = self.spatial_expansions[level]
+        return self.temporal_expansions[level], space, space
+
+    def decoded_frames(self, latent_frames: int) -> int:
+        """Frames that the decoder makes of latent frames."""
+        return (latent_frames - 1) * self.temporal_compression_ratio + 1
+
+
+@plain_dataclass(frozen=True)
+class MochiConfigs(Configs):
+    """A checkpoint without its weights."""
+
+    index: MochiIndex
+    text_encoder: T5Config
+    transformer: TransformerConfig
+    vae: VaeConfig
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    def check(self) -> None:
+        made = self.transformer.output_channels
+        latents, width = self.vae.latent_channels, self.text_encoder.d_model
+        for key, value, needed, of in (
+            ("in_channels", self.transformer.in_channels, latents, "the VAE's latent_channels"),
+            ("out_channels", made, self.transformer.in_channels, "in_channels"),
+            ("text_embed_dim", self.transformer.text_embed_dim, width, "text_encoder's d_model"),
+        ):
+            if value != needed:
+                raise bad_key("transformer", key, value, f"{needed}, {of}")
+        if self.scheduler.config.use_dynamic_shifting:
+            raise bad_key("scheduler", "use_dynamic_shifting", True, "false: Mochi's shift is a constant")
+        if self.vae.spatial_compression_ratio != SPATIAL:
+            logger.warning(
+                "the VAE makes %d pixels of a latent, which stands for %d: videos have another size",
+                self.vae.spatial_compression_ratio,
+                SPATIAL,
+            )
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of a video's latents: the first frame has a latent frame of its
+        own."""
+        frames = (num_frames - 1) // TEMPORAL + 1
+        return self.vae.latent_channels, frames, height // SPATIAL, width // SPATIAL
