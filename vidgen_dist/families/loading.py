@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from vidgen_dist import nn
 from vidgen_dist.encoders.clip import CLIPTextEncoder, text_key
@@ -13,7 +14,6 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families.cogvideox.autoencoder import AutoencoderKLCogVideoX
 from vidgen_dist.families.cogvideox.pipeline import CogVideoXPipeline
 from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel
-from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.rendering import Pipeline
 from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderKLHunyuanVideo
 from vidgen_dist.families.hunyuan_video.pipeline import HunyuanVideoPipeline
@@ -28,7 +28,8 @@ from vidgen_dist.families.mochi.transformer import MochiTransformer3DModel
 from vidgen_dist.families.rules import Rules, compute_dtype, config_of, find_family, load_rules
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.schedulers import load_scheduler
-from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.spec import Model, make_model
+from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
 from vidgen_dist.weights.load import load_weights, match_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
@@ -49,6 +50,18 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 
 _DIVIDED = frozenset(MODELS) - {"CLIPTextModel", "LlamaModel", "T5EncoderModel"}
 """Those whose work the ranks of a gang divide. Of the others every rank does the same."""
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A model of a checkpoint for which there are options."""
+
+    def configure(self, options: Model) -> None:
+        """Do what the options say; called before weights are read.
+
+        Raises:
+            Refused: Its config does not allow it.
+        """
 
 
 def load_pipeline(
@@ -82,14 +95,36 @@ def load_pipeline(
     Raises:
         Refused: A checkpoint, task or dtype that cannot be rendered with; names what is allowed.
     """
-    checkpoint = open_checkpoint(model, revision=revision, variant=variant)
-    rules = load_rules(checkpoint, task)
-    if adapter is not None:
-        raise Refused(f"adapter {adapter!r}: {rules.family} takes none; leave it out")
-    return _LOADERS[rules.family](checkpoint, rules, compute_dtype(dtype, nn.device()), mesh or alone())
+    options = {
+        "id": os.fspath(model),
+        "task": task,
+        "revision": revision,
+        "variant": variant,
+        "dtype": dtype,
+        "adapter": adapter,
+    }
+    return load_model(make_model(options, "load_pipeline"), mesh)
 
 
-def check_models(checkpoint: Checkpoint, *, vae_tiling: bool = False) -> None:
+def load_model(options: Model, mesh: Mesh | None = None) -> Pipeline:
+    """Load the checkpoint that options name, and return the pipeline that renders with it as they say.
+
+    Args:
+        options: Which checkpoint, and how it is read.
+        mesh: As `load_pipeline` has it.
+
+    Raises:
+        Refused: As `load_pipeline`.
+    """
+    checkpoint = checkpoint_of(options)
+    rules = load_rules(checkpoint, options.task)
+    if options.adapter is not None:
+        raise Refused(f"adapter {options.adapter!r}: {rules.family} takes none; leave it out")
+    parts = _common_parts(checkpoint, rules, options, mesh or alone())
+    return _LOADERS[rules.family](checkpoint, parts)
+
+
+def check_models(checkpoint: Checkpoint, options: Model) -> None:
     """See that a checkpoint's models and its noise schedule can be built, and that its weights are theirs;
     none of these is read.
 
@@ -97,19 +132,17 @@ def check_models(checkpoint: Checkpoint, *, vae_tiling: bool = False) -> None:
 
     Args:
         checkpoint: It may have been opened without weights.
-        vae_tiling: Whether the VAE is to work in tiles.
+        options: What the models are to do.
 
     Raises:
-        Refused: A config that cannot be, or of which no tiles can be made; keys or shapes of weights that
+        Refused: A config that cannot be, or that an option does not go with; keys or shapes of weights that
             are not the model's, which names the keys and both shapes.
     """
     _build_scheduler(checkpoint)
     for component in find_family(checkpoint).components:
         if checkpoint.class_name(component) not in MODELS:
             continue
-        model = build_model(checkpoint, component)
-        if vae_tiling and isinstance(model, VideoAutoencoder):
-            model.enable_tiling()
+        model = _configured(build_model(checkpoint, component), options)
         if checkpoint.has_weights(component):
             folder = checkpoint.component_folder(component)
             match_weights(model, folder, variant=checkpoint.variant, rename=_own_keys(model))
@@ -136,12 +169,19 @@ def _build_scheduler(checkpoint: Checkpoint) -> Any:
         return load_scheduler(checkpoint.class_name("scheduler"), checkpoint.config("scheduler"))
 
 
-def _load_models(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> dict[str, nn.Module]:
+def _configured(model: nn.Module, options: Model) -> nn.Module:
+    """The model, told of the options if there are any for it."""
+    if isinstance(model, Configurable):
+        model.configure(options)
+    return model
+
+
+def _load_models(checkpoint: Checkpoint, options: Model, dtype: str, mesh: Mesh) -> dict[str, nn.Module]:
     """The models of all components that are one, by the components' names."""
     components = find_family(checkpoint).components
     names = [component for component in components if checkpoint.class_name(component) in MODELS]
     # All are built before the first weight is read: a config that cannot be is refused at once.
-    models = {name: build_model(checkpoint, name, mesh) for name in names}
+    models = {name: _configured(build_model(checkpoint, name, mesh), options) for name in names}
     for name, model in models.items():
         load_weights(
             model,
@@ -161,12 +201,13 @@ def _own_keys(model: nn.Module) -> Callable[[str], str | None] | None:
     return {T5Encoder: encoder_key, CLIPTextEncoder: text_key}.get(type(model))
 
 
-def _common_parts(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> dict[str, Any]:
+def _common_parts(checkpoint: Checkpoint, rules: Rules, options: Model, mesh: Mesh) -> dict[str, Any]:
     """What the pipeline of every family is made of, by the names of its arguments."""
+    dtype = compute_dtype(options.dtype, nn.device())
     return {
         "rules": rules,
         "tokenizer": load_tokenizer(checkpoint),
-        **_load_models(checkpoint, dtype, mesh),
+        **_load_models(checkpoint, options, dtype, mesh),
         "scheduler": _build_scheduler(checkpoint),
         "vae_config": checkpoint.config("vae"),
         "dtype": dtype,
@@ -174,34 +215,34 @@ def _common_parts(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) 
     }
 
 
-def _load_cogvideox(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> CogVideoXPipeline:
+def _load_cogvideox(checkpoint: Checkpoint, parts: dict[str, Any]) -> CogVideoXPipeline:
     return CogVideoXPipeline(
-        **_common_parts(checkpoint, rules, dtype, mesh),
+        **parts,
         transformer_config=checkpoint.config("transformer"),
     )
 
 
-def _load_ltx(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> LTXPipeline:
-    return LTXPipeline(**_common_parts(checkpoint, rules, dtype, mesh))
+def _load_ltx(_checkpoint: Checkpoint, parts: dict[str, Any]) -> LTXPipeline:
+    return LTXPipeline(**parts)
 
 
-def _load_hunyuan_video(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> HunyuanVideoPipeline:
+def _load_hunyuan_video(checkpoint: Checkpoint, parts: dict[str, Any]) -> HunyuanVideoPipeline:
     return HunyuanVideoPipeline(
-        **_common_parts(checkpoint, rules, dtype, mesh),
+        **parts,
         tokenizer_2=load_tokenizer(checkpoint, "tokenizer_2"),
         transformer_config=checkpoint.config("transformer"),
     )
 
 
-def _load_mochi(checkpoint: Checkpoint, rules: Rules, dtype: str, mesh: Mesh) -> MochiPipeline:
+def _load_mochi(checkpoint: Checkpoint, parts: dict[str, Any]) -> MochiPipeline:
     return MochiPipeline(
-        **_common_parts(checkpoint, rules, dtype, mesh),
+        **parts,
         transformer_config=checkpoint.config("transformer"),
         zeros_for_empty_prompt=zeros_for_empty_prompt(checkpoint),
     )
 
 
-_LOADERS: Mapping[str, Callable[[Checkpoint, Rules, str, Mesh], Pipeline]] = {
+_LOADERS: Mapping[str, Callable[[Checkpoint, dict[str, Any]], Pipeline]] = {
     "CogVideoX": _load_cogvideox,
     "LTX-Video": _load_ltx,
     "HunyuanVideo": _load_hunyuan_video,
