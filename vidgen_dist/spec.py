@@ -12,6 +12,7 @@ import math
 import re
 import types
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
@@ -143,36 +144,133 @@ COMMAND_LINE = "command line"
 """What errors call the place of a value that a flag gave."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Command = Literal["render", "plan", "manifest check"]
 
 
-class Model(_Part):
-    """Which checkpoint renders, and how it is read.
+@dataclass(frozen=True)
+class Option:
+    """Declares that a field of a part is an option that people choose; written beside the field's type.
 
     Args:
-        id: Hub id or folder, in diffusers' layout.
-        task: What to do with it; by default what `model_index.json` says.
-        revision: Branch, tag or commit of a hub id.
-        variant: Variant of the weight files, such as `fp16`.
-        dtype: What the models compute in; by default the device's own.
-        adapter: AnimateDiff's motion adapter.
-        vae_tiling: Put frames that are larger than a tile through the VAE in blended tiles, of diffusers'
-            default sizes: less memory, not quite the same pixels.
-        digest: What a run writes down of a folder, to know it again elsewhere; it asks for nothing.
+        flag: Its flag. A field that is true or false also has `--no-FLAG`.
+        help: What the flag's help says.
+        docs: What README's table of flags says, where that is more than the help.
+        pixels: Whether fingerprints count it, by the field's name, where it is not left at its default.
+            False also for what decides pixels and is counted as a part of something else: of the
+            checkpoint's digest, the task or the dtype.
+        commands: Which have the flag.
     """
 
-    id: Text
-    task: Task | None = None
-    revision: Text | None = None
-    variant: Text | None = None
-    dtype: Text | None = None
-    adapter: Text | None = None
-    vae_tiling: Annotated[bool, Field(strict=True)] = False
+    flag: str
+    help: str
+    docs: str | None = None
+    pixels: bool = False
+    commands: tuple[Command, ...] = ("render", "plan")
+
+
+class Part(BaseModel):
+    """One part of a spec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """The fields that are options, with their declarations."""
+        return {
+            name: declared
+            for name, field in cls.model_fields.items()
+            for declared in field.metadata
+            if isinstance(declared, Option)
+        }
+
+
+_ALL: tuple[Command, ...] = ("render", "plan", "manifest check")
+
+
+class Model(Part):
+    """Which checkpoint renders, and how it is read: the options of models, each declared here alone.
+
+    This value goes as it is to whatever opens, builds and loads a checkpoint.
+
+    Args:
+        digest: What a run writes down of a folder, to know it again elsewhere; it asks for nothing. What
+            the other fields are, their declarations say.
+    """
+
+    id: Annotated[
+        Text,
+        Option(
+            "--model",
+            "Hub id or folder of the checkpoint.",
+            docs="hub id or folder, in diffusers' layout",
+            commands=_ALL,
+        ),
+    ]
+    task: Annotated[
+        Task | None,
+        Option(
+            "--task",
+            "text-to-video, image-to-video or video-to-video.",
+            docs="`text-to-video`, `image-to-video`, `video-to-video`; by default what the checkpoint says",
+            commands=_ALL,
+        ),
+    ] = None
+    revision: Annotated[
+        Text | None,
+        Option(
+            "--revision",
+            "Branch, tag or commit of a hub id.",
+            docs="branch, tag or commit of a hub id; recorded as a commit",
+            commands=_ALL,
+        ),
+    ] = None
+    variant: Annotated[
+        Text | None,
+        Option(
+            "--variant",
+            "Variant of the weight files, such as fp16.",
+            docs="variant of the weight files, such as `fp16`",
+            commands=_ALL,
+        ),
+    ] = None
+    dtype: Annotated[
+        Text | None,
+        Option(
+            "--dtype",
+            "float32, float16 or bfloat16.",
+            docs="`float32`, `float16`, `bfloat16`; by default bfloat16 on Ascend, float32 on CPU (which "
+            "knows no other)",
+        ),
+    ] = None
+    adapter: Annotated[
+        Text | None,
+        Option(
+            "--adapter",
+            "AnimateDiff's motion adapter.",
+            docs="a motion adapter; CogVideoX takes none",
+            commands=("render",),
+        ),
+    ] = None
+    vae_tiling: Annotated[
+        bool,
+        Field(strict=True),
+        Option(
+            "--vae-tiling",
+            "VAE in blended tiles: less memory, not quite the same pixels.",
+            docs="put frames that are larger than a tile through the VAE in blended tiles: less memory, not "
+            "quite the same pixels (off; `--no-vae-tiling` overrules a run.yaml)",
+            pixels=True,
+        ),
+    ] = False
     digest: Text | None = None
 
+    def pixel_options(self) -> dict[str, Any]:
+        """The options that fingerprints count and that are set, as JSON has their values."""
+        names = {name for name, option in self.options().items() if option.pixels}
+        return self.model_dump(mode="json", include=names, exclude_defaults=True)
 
-class Manifest(_Part):
+
+class Manifest(Part):
     """Which rows are rendered.
 
     Args:
@@ -187,7 +285,7 @@ class Manifest(_Part):
     retry: Retry | None = None
 
 
-class Output(_Part):
+class Output(Part):
     """Where videos and ledger go, and how frames are encoded.
 
     Args:
@@ -212,7 +310,7 @@ class Output(_Part):
     checkpoint_every: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
-class Watchdog(_Part):
+class Watchdog(Part):
     """Seconds without a sign of life after which a gang is taken for dead and replaced.
 
     What is left out is by the device, see `vidgen_dist.runtime.watchdog.LIMITS`.
@@ -232,7 +330,7 @@ class Watchdog(_Part):
     write: Seconds | None = None
 
 
-class Topology(_Part):
+class Topology(Part):
     """Where rendering runs. Decides nothing about the pixels.
 
     Args:
@@ -252,16 +350,38 @@ class Topology(_Part):
         watchdog: See its class.
     """
 
-    device: Device = "auto"
-    replicas: Replicas = 1
-    ulysses: Degree = 1
-    ring: Degree = 1
-    cfg: Annotated[int, Field(ge=1, le=2, strict=True)] = 1
-    gang: Degree | None = None
-    memory: Size | None = None
-    npus: Annotated[int, Field(ge=1, strict=True)] | None = None
-    address: Text | None = None
-    shard_size: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 64
+    device: Annotated[Device, Option("--device", "cpu, ascend or auto.", commands=("render",))] = "auto"
+    replicas: Annotated[
+        Replicas, Option("--replicas", "Gangs at the same time; auto: the fastest split of the NPUs.")
+    ] = 1
+    ulysses: Annotated[Degree, Option("--ulysses", "Ranks of a gang that share attention heads.")] = 1
+    ring: Annotated[Degree, Option("--ring", "Ranks of a gang around which keys travel.")] = 1
+    cfg: Annotated[
+        int,
+        Field(ge=1, le=2, strict=True),
+        Option("--cfg", "2: each half of guidance has its own ranks."),
+    ] = 1
+    gang: Annotated[
+        Degree | None, Option("--gang", "Ranks of a gang, one NPU each: ulysses * ring * cfg.")
+    ] = None
+    memory: Annotated[Size | None, Option("--memory", "Memory of an NPU, such as 64GB.")] = None
+    npus: Annotated[
+        Annotated[int, Field(ge=1, strict=True)] | None,
+        Option("--npus", "NPUs to use; by default all there are."),
+    ] = None
+    address: Annotated[
+        Text | None,
+        Option(
+            "--address",
+            "A running Ray cluster; by default a local one is started.",
+            commands=("render",),
+        ),
+    ] = None
+    shard_size: Annotated[
+        int,
+        Field(ge=1, le=10_000, strict=True),
+        Option("--shard-size", "Rows handed to a worker at once, at most.", commands=("render",)),
+    ] = 64
     watchdog: Watchdog = Watchdog()
 
     @property
@@ -307,7 +427,7 @@ def nearest_degrees(gang: int, ulysses: int, ring: int, cfg: int) -> tuple[int, 
     return min(possible, key=away)
 
 
-class Faults(_Part):
+class Faults(Part):
     """What a run puts up with. Decides nothing about the pixels.
 
     Args:
@@ -339,7 +459,7 @@ class Faults(_Part):
         return share * max(tried, min(rows, 100))
 
 
-class RunSpec(_Part):
+class RunSpec(Part):
     """What a run is.
 
     Args:
@@ -420,8 +540,23 @@ def make_spec(data: Mapping[Any, Any], name: str, lines: Mapping[tuple, int] | N
     try:
         return RunSpec.model_validate(data)
     except ValidationError as error:
-        found = dict.fromkeys(_explain(detail, name, lines or {}) for detail in error.errors())
-        raise Refused("\n".join(found)) from None
+        raise _refused(error, name, lines or {}) from None
+
+
+def make_model(options: Mapping[str, Any], name: str) -> Model:
+    """The options of a model alone.
+
+    Args:
+        options: As under `model` in run.yaml.
+        name: What errors call the place that they come from.
+
+    Raises:
+        Refused: As `make_spec`.
+    """
+    try:
+        return Model.model_validate(options)
+    except ValidationError as error:
+        raise _refused(error, name, {}, ("model",)) from None
 
 
 def _with(data: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -457,10 +592,15 @@ def _lines(node: yaml.Node, name: str, path: tuple = ()) -> Iterator[tuple[tuple
         yield from {**inner, (*path, key.value): line}.items()
 
 
-def _explain(detail: Any, name: str, lines: Mapping[tuple, int]) -> str:
+def _refused(error: ValidationError, name: str, lines: Mapping[tuple, int], under: tuple = ()) -> Refused:
+    """All of pydantic's errors, of what is under that path, one a line."""
+    told = (_explain(detail, (*under, *detail["loc"]), name, lines) for detail in error.errors())
+    return Refused("\n".join(dict.fromkeys(told)))
+
+
+def _explain(detail: Any, path: tuple, name: str, lines: Mapping[tuple, int]) -> str:
     """One of pydantic's errors as a person wants it: place, key, value, what is allowed."""
     # A union adds the name of its member to the path, which is no key of the file.
-    path = tuple(detail["loc"])
     fields = _fields_at(path[:-1])
     at = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = f"{name}, line {at}" if at is not None else name

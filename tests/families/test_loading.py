@@ -12,13 +12,17 @@ from tests import references
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.loading import check_models
 from vidgen_dist.families.rules import load_rules
+from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import open_checkpoint
+
+PLAIN = Model(id="any")
+"""No option is set."""
 
 
 @pytest.mark.parametrize(("family", "name"), references.all_cases())
 def test_weights_of_all_families_are_their_models(family: str, name: str) -> None:
     case = references.case(name, family)
-    check_models(open_checkpoint(case.checkpoint, variant=case.variant))
+    check_models(open_checkpoint(case.checkpoint, variant=case.variant), PLAIN)
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "transformer", "vae"])
@@ -31,7 +35,7 @@ def test_another_models_weights(tmp_path: Path, component: str) -> None:
     del tensors[lost]
     save_file(tensors | {wide: np.zeros((*shape, 2), np.float32), "more": np.zeros(1, np.float32)}, file)
     with pytest.raises(Refused) as refused:
-        check_models(open_checkpoint(folder))
+        check_models(open_checkpoint(folder), PLAIN)
     said = str(refused.value)
     assert said.startswith(f"{folder / component}: these weights are not those of a ")
     for part in (f"1 missing: {lost}", "1 surplus: more", f"{wide} is {(*shape, 2)} in the file and {shape}"):
@@ -49,7 +53,7 @@ def test_weights_that_are_not_here_are_not_missed(tmp_path: Path) -> None:
     assert opened.has_weights("text_encoder")
     assert not opened.has_weights("transformer")
     assert not opened.has_weights("vae")
-    check_models(opened)
+    check_models(opened, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_a_config_is_named_with_its_folder(
     def prepare() -> None:
         opened = open_checkpoint(folder)
         load_rules(opened)
-        check_models(opened)
+        check_models(opened, PLAIN)
 
     with pytest.raises(Refused, match=rf"^{folder}(/\w+)?: {message}"):
         prepare()
@@ -91,4 +95,4 @@ def test_a_config_is_named_with_its_folder(
 def test_tiles_that_cannot_be_made() -> None:
     checkpoint = open_checkpoint(references.case("5b").checkpoint)
     with pytest.raises(Refused, match="tiles of 16 pixels that overlap"):
-        check_models(checkpoint, vae_tiling=True)
+        check_models(checkpoint, Model(id="5b", vae_tiling=True))

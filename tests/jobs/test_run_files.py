@@ -39,7 +39,7 @@ def test_a_run_file_asks_for_what_the_guide_asks_for(
 ) -> None:
     model, video = EXPECTED[name]
     opened = published.checkpoint(tmp_path, model)
-    monkeypatch.setattr(checkpoints, "open_checkpoint", lambda *_, **__: opened)
+    monkeypatch.setattr(checkpoints, "checkpoint_of", lambda *_, **__: opened)
     monkeypatch.setattr(sys, "argv", ["vidgen", "plan", str(JOBS / name), "--json"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()

@@ -22,6 +22,13 @@ def test_it_is_written_down() -> None:
     )
 
 
+def test_options_are_written_down() -> None:
+    tiled = dataclasses.replace(IDENTITY, options={"vae_tiling": True})
+    assert (
+        tiled.fingerprint(REQUEST, {}) == "11fb7b4a40237181dbb375a3bcb1dda11e1312d2e8240a285379ef60a9798626"
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -30,7 +37,7 @@ def test_it_is_written_down() -> None:
         {"dtype": "bfloat16"},
         {"format": "gif"},
         {"crf": 19},
-        {"vae_tiling": True},
+        {"options": {"vae_tiling": True}},
     ],
 )
 def test_what_decides_every_row(change: dict[str, Any]) -> None:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, Protocol, runtime_checkable
 
 from vidgen_dist import nn
-from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
-from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts
-from vidgen_dist.families.family import Component, Configs, Family, ModelClass, SchedulerClass
+from vidgen_dist.families.family import Configs, Family, ModelClass, SchedulerClass, TokenizerClass
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.spec import Model, make_model
+from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
 from vidgen_dist.weights.load import load_weights, match_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
+
+AnyPipeline = DiffusionPipeline[Any, Any, Any]
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A model for which there are options."""
+
+    def configure(self, options: Model) -> None:
+        """Do what the options say; called before weights are read.
+
+        Raises:
+            Refused: Its config does not allow it.
+        """
 
 
 def load_pipeline(
@@ -26,7 +40,7 @@ def load_pipeline(
     dtype: str | None = None,
     adapter: str | None = None,
     mesh: Mesh | None = None,
-) -> DiffusionPipeline[Any, Any, Any]:
+) -> AnyPipeline:
     """Load a checkpoint and return the pipeline that renders with it.
 
     Args:
@@ -48,89 +62,34 @@ def load_pipeline(
     Raises:
         Refused: A checkpoint, task or dtype that cannot be rendered with; names what is allowed.
     """
-    checkpoint = open_checkpoint(model, revision=revision, variant=variant)
-    rules = load_rules(checkpoint, task)
-    if adapter is not None:
-        raise Refused(f"adapter {adapter!r}: {rules.family} takes none; leave it out")
-    family, mesh = find_family(checkpoint), mesh or alone()
-    dtype = compute_dtype(dtype, nn.device())
-    configs = family.read_configs(checkpoint)
-    parts = Parts(rules, configs, _load_components(family, checkpoint, configs, dtype, mesh), dtype, mesh)
-    pipeline: DiffusionPipeline[Any, Any, Any] = family.pipeline_for(
-        checkpoint.model_index["_class_name"], rules.task
-    ).load()(parts)
-    return pipeline
+    options = {
+        "id": os.fspath(model),
+        "task": task,
+        "revision": revision,
+        "variant": variant,
+        "dtype": dtype,
+        "adapter": adapter,
+    }
+    return load_model(make_model(options, "load_pipeline"), mesh)
 
 
-def check_models(checkpoint: Checkpoint, *, vae_tiling: bool = False) -> None:
-    """See that a checkpoint's models can be built, and that its weights are theirs; none of these is read.
-
-    Weights that are not on this machine yet are left to `load_pipeline`.
+def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
+    """Load the checkpoint that options name, and return the pipeline that renders with it as they say.
 
     Args:
-        checkpoint: It may have been opened without weights.
-        vae_tiling: Whether the VAE is to work in tiles.
+        options: Which checkpoint, and how it is read.
+        mesh: As `load_pipeline` has it.
 
     Raises:
-        Refused: A config that cannot be, or of which no tiles can be made; keys or shapes of weights that
-            are not the model's, which names the keys and both shapes.
+        Refused: As `load_pipeline`.
     """
-    family = find_family(checkpoint)
-    for name, model in _build_models(family, checkpoint, family.read_configs(checkpoint), alone()).items():
-        if vae_tiling and isinstance(model, VideoAutoencoder):
-            model.enable_tiling()
-        if checkpoint.has_weights(name):
-            folder = checkpoint.component_folder(name)
-            match_weights(model, folder, variant=checkpoint.variant, rename=getattr(model, "own_key", None))
-
-
-def build_model(checkpoint: Checkpoint, component: str) -> nn.Module:
-    """A component's model without its weights; its parameters take no memory.
-
-    Raises:
-        Refused: A config that cannot be.
-    """
-    known = next(known for known in find_family(checkpoint).components if known.name == component)
-    model = _build_model(known, checkpoint, known.read(checkpoint), alone())
-    if model is None:
-        raise Refused(f"{checkpoint.component_folder(component)}: {component} is no model")
-    return model
-
-
-def _build_model(component: Component, checkpoint: Checkpoint, config: Any, mesh: Mesh) -> nn.Module | None:
-    """A component's model; None of one that is no model."""
-    known = component.class_of(checkpoint)
-    if not isinstance(known, ModelClass):
-        return None
-    cell = known.cell.load()
-    return cell(config, mesh) if known.divided else cell(config)
-
-
-def _build_models(
-    family: Family[Any], checkpoint: Checkpoint, configs: Configs, mesh: Mesh
-) -> dict[str, nn.Module]:
-    """The models of all components that are one, by the components' names."""
-    models = {}
-    for component in family.components:
-        model = _build_model(component, checkpoint, getattr(configs, component.name, None), mesh)
-        if model is not None:
-            models[component.name] = model
-    return models
-
-
-def _load_components(
-    family: Family[Any], checkpoint: Checkpoint, configs: Configs, dtype: str, mesh: Mesh
-) -> dict[str, Any]:
-    """What the pipeline is made of, by the components' names."""
-    # All models are built before the first weight is read: a config that cannot be is refused at once.
-    models = _build_models(family, checkpoint, configs, mesh)
-    loaded: dict[str, Any] = {}
-    for component in family.components:
-        if component.name not in models:
-            is_sampler = isinstance(component.class_of(checkpoint), SchedulerClass)
-            loaded[component.name] = (
-                getattr(configs, component.name) if is_sampler else load_tokenizer(checkpoint, component.name)
-            )
+    checkpoint = checkpoint_of(options)
+    rules = load_rules(checkpoint, options.task, options.adapter)
+    dtype = compute_dtype(options.dtype, nn.device())
+    family, mesh = find_family(checkpoint), mesh or alone()
+    configs = family.read_configs(checkpoint)
+    models = _build_models(family, checkpoint, configs, options, mesh)
+    components = _samplers_and_tokenizers(family, checkpoint, configs) | models
     for name, model in models.items():
         load_weights(
             model,
@@ -140,4 +99,66 @@ def _load_components(
             rename=getattr(model, "own_key", None),
             mesh=mesh,
         )
-    return loaded | models
+    kind = family.pipeline_for(checkpoint.model_index["_class_name"], rules.task).load()
+    pipeline: AnyPipeline = kind(Parts(rules, configs, components, dtype, mesh))
+    return pipeline
+
+
+def check_models(checkpoint: Checkpoint, options: Model) -> None:
+    """See that a checkpoint's models can be built, and that its weights are theirs; none of these is read.
+
+    Weights that are not on this machine yet are left to `load_pipeline`.
+
+    Args:
+        checkpoint: It may have been opened without weights.
+        options: What the models are to do.
+
+    Raises:
+        Refused: A config that cannot be, or that an option does not go with; keys or shapes of weights that
+            are not the model's, which names the keys and both shapes.
+    """
+    for name, model in build_models(checkpoint, options).items():
+        if checkpoint.has_weights(name):
+            folder = checkpoint.component_folder(name)
+            match_weights(model, folder, variant=checkpoint.variant, rename=getattr(model, "own_key", None))
+
+
+def build_models(checkpoint: Checkpoint, options: Model) -> dict[str, nn.Module]:
+    """A checkpoint's models by their components' names, without weights: their parameters take no memory.
+
+    Args:
+        checkpoint: It may have been opened without weights.
+        options: What the models are to do.
+
+    Raises:
+        Refused: A config that cannot be, or that an option does not go with.
+    """
+    family = find_family(checkpoint)
+    return _build_models(family, checkpoint, family.read_configs(checkpoint), options, alone())
+
+
+def _build_models(
+    family: Family[Any], checkpoint: Checkpoint, configs: Configs, options: Model, mesh: Mesh
+) -> dict[str, nn.Module]:
+    models = {}
+    for component in family.components:
+        known = component.class_of(checkpoint)
+        if not isinstance(known, ModelClass):
+            continue
+        cell, config = known.cell.load(), getattr(configs, component.name)
+        model = cell(config, mesh) if known.divided else cell(config)
+        if isinstance(model, Configurable):
+            model.configure(options)
+        models[component.name] = model
+    return models
+
+
+def _samplers_and_tokenizers(family: Family[Any], checkpoint: Checkpoint, configs: Configs) -> dict[str, Any]:
+    loaded: dict[str, Any] = {}
+    for component in family.components:
+        known = component.class_of(checkpoint)
+        if isinstance(known, SchedulerClass):
+            loaded[component.name] = getattr(configs, component.name)
+        elif isinstance(known, TokenizerClass):
+            loaded[component.name] = load_tokenizer(checkpoint, component.name)
+    return loaded

@@ -144,17 +144,20 @@ def _warn_of_prompt(family: str) -> None:
     logger.warning("%s takes no prompt; those of the manifest are ignored", family)
 
 
-def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules[Any]:
+def load_rules(checkpoint: Checkpoint, task: str | None = None, adapter: str | None = None) -> Rules[Any]:
     """Read what a checkpoint can render from its configs.
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
         task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
+        adapter: A motion adapter.
 
     Raises:
         Refused: A family, task or config that cannot be rendered, with what is allowed.
     """
     family = find_family(checkpoint)
+    if adapter is not None:
+        raise Refused(f"model.adapter: {adapter!r} is not allowed; {family.name} takes none: leave it out")
     by_task = family.rules(family.read_configs(checkpoint))
     if task is None:
         class_name = checkpoint.model_index["_class_name"]

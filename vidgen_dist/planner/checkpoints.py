@@ -18,7 +18,7 @@ from vidgen_dist.planner import splits
 from vidgen_dist.planner.devices import Device, find_device
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
-from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
         Refused: A checkpoint, device, memory or sampling default that cannot be; more ranks than NPUs; a gang
             that does not fit, or none that does.
     """
-    checkpoint = open_checkpoint(
-        spec.model.id, revision=spec.model.revision, variant=spec.model.variant, weights=False
-    )
+    checkpoint = checkpoint_of(spec.model, weights=False)
     rules = load_rules(checkpoint, spec.model.task)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
     job = read_job(checkpoint, rules, spec, device_name or kind)

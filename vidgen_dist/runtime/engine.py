@@ -12,16 +12,15 @@ import logging
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vidgen_dist.errors import Refused
 from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
-from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
 
 if TYPE_CHECKING:
-    from vidgen_dist.families.common.rendering import Pipeline
+    from vidgen_dist.families.loading import AnyPipeline
     from vidgen_dist.parallel.gang import Seat
     from vidgen_dist.parallel.mesh import Degrees, Mesh
 
@@ -41,7 +40,7 @@ class OpenedModel:
         dtype: What it computes in.
     """
 
-    rules: Rules
+    rules: Rules[Any]
     digest: str
     revision: str | None
     dtype: str
@@ -63,13 +62,8 @@ def open_model(model: Model, device: str) -> OpenedModel:
         Refused: A checkpoint, task or dtype that cannot be rendered with.
     """
     checkpoint = _open_configs(model)
-    rules = load_rules(checkpoint, model.task)
-    if model.adapter is not None:
-        raise Refused(
-            f"model.adapter: {model.adapter!r} is not allowed; {rules.family} takes none: leave it out"
-        )
     return OpenedModel(
-        rules=rules,
+        rules=load_rules(checkpoint, model.task, model.adapter),
         digest=checkpoint.digest(),
         revision=checkpoint.revision,
         dtype=compute_dtype(model.dtype, device),
@@ -97,7 +91,7 @@ def _check_models(model: Model) -> None:
     # Loads MindSpore.
     from vidgen_dist.families.loading import check_models
 
-    check_models(_open_configs(model), vae_tiling=model.vae_tiling)
+    check_models(_open_configs(model), model)
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:
@@ -135,7 +129,7 @@ def check_memory(spec: RunSpec, device: str, npus: int) -> None:
 
 def _open_configs(model: Model) -> Checkpoint:
     # Workers download the weights of a hub id, each host once.
-    return open_checkpoint(model.id, revision=model.revision, variant=model.variant, weights=False)
+    return checkpoint_of(model, weights=False)
 
 
 def open_seat(device: str, threads: int | None, host: str) -> Seat:
@@ -154,7 +148,7 @@ def open_seat(device: str, threads: int | None, host: str) -> Seat:
     return gang.open_seat(device, host)
 
 
-def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> Pipeline:
+def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> AnyPipeline:
     """Load the model in this process, for its life.
 
     Args:
@@ -165,18 +159,7 @@ def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> P
     """
     # A driver, and a worker until its cores are set, must not load MindSpore.
     from vidgen_dist import nn
-    from vidgen_dist.families.loading import load_pipeline
+    from vidgen_dist.families.loading import load_model
 
     nn.set_device(device, threads)
-    pipeline = load_pipeline(
-        model.id,
-        task=model.task,
-        revision=model.revision,
-        variant=model.variant,
-        dtype=model.dtype,
-        adapter=model.adapter,
-        mesh=mesh,
-    )
-    if model.vae_tiling:
-        pipeline.vae.enable_tiling()
-    return pipeline
+    return load_model(model, mesh)

@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,9 @@ class Identity:
         dtype: What the models compute in.
         format: Format of the files.
         crf: Quality of mp4; other formats do not know it.
-        vae_tiling: Whether the VAE works in blended tiles; it counts also where a row is no larger than one.
+        options: Options of the model that decide pixels and are set (`Model.pixel_options`). They count also
+            where they change nothing of a row. One that is not set is left out: rows of runs that do not use
+            it keep the fingerprints of before there was a choice.
     """
 
     model: str
@@ -40,7 +43,7 @@ class Identity:
     dtype: str
     format: str
     crf: int | None
-    vae_tiling: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self, request: RenderRequest, media: Mapping[str, str]) -> str:
         """The digest of all that decides a row's pixels.
@@ -66,9 +69,7 @@ class Identity:
             if name not in _NOT_PIXELS and (value is not None or name not in _LATER)
         }
         run = dataclasses.asdict(self)
-        if not self.vae_tiling:
-            # As before there was a choice.
-            del run["vae_tiling"]
+        run.update(run.pop("options"))
         whole = {"run": run, "row": decides, "media": dict(media)}
         # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
         return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)

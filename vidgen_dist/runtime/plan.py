@@ -172,7 +172,7 @@ def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
         dtype=model.dtype,
         format=spec.output.format,
         crf=spec.output.crf if spec.output.format == "mp4" else None,
-        vae_tiling=spec.model.vae_tiling,
+        options=spec.model.pixel_options(),
     )
 
 

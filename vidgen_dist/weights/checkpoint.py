@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.spec import Model
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import naming
 from vidgen_dist.weights.tensors import TensorFiles, read_index, read_json
@@ -122,6 +123,16 @@ class Checkpoint:
             parts = dict(zip(names, contents, strict=True))
         lines = "".join(f"{name}\0{value}\n" for name, value in sorted(parts.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
+    """`open_checkpoint` of what a run's options name.
+
+    Args:
+        options: Which one, and of which revision and variant.
+        weights: As `open_checkpoint` has it.
+    """
+    return open_checkpoint(options.id, revision=options.revision, variant=options.variant, weights=weights)
 
 
 def open_checkpoint(

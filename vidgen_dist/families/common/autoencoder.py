@@ -13,6 +13,7 @@ from vidgen_dist import nn
 from vidgen_dist.families.common.tiles import OverlappingTiles, StridedTiles, in_tiles
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import Rows
+from vidgen_dist.spec import Model
 
 
 class VideoAutoencoder(nn.Module):
@@ -40,6 +41,15 @@ class VideoAutoencoder(nn.Module):
         self.config = config
         self.spatial_compression_ratio = spatial_compression_ratio
         self.use_tiling = False
+
+    def configure(self, options: Model) -> None:
+        """Do what options of models say of autoencoders.
+
+        Raises:
+            Refused: Tiles that this autoencoder's config does not allow.
+        """
+        if options.vae_tiling:
+            self.enable_tiling()
 
     def enable_tiling(self, **sizes: Any) -> None:
         """Take frames larger than a tile tile by tile from now on.

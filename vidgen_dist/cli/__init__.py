@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vidgen_dist import __version__
+from vidgen_dist.cli.flags import Flags, read_names, with_flags
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import MEDIA_FIELDS, TEXT_FIELDS
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -44,13 +45,6 @@ app = typer.Typer(
 manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
 
-ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of the checkpoint.")]
-TaskOption = Annotated[str | None, typer.Option(help="text-to-video, image-to-video or video-to-video.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-VariantOption = Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")]
-TilingOption = Annotated[
-    bool | None, typer.Option(help="VAE in blended tiles: less memory, not quite the same pixels.")
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A sampling default, which rows may override."),
@@ -78,28 +72,13 @@ def vidgen(
 
 
 @app.command()
+@with_flags("render", "model", "topology")
 def render(
     manifest: Annotated[str, typer.Argument(help="The manifest, or a run.yaml.")],
     output: Annotated[str | None, typer.Argument(help="Folder for videos and ledger.")] = None,
-    model: ModelOption = None,
-    task: TaskOption = None,
-    revision: RevisionOption = None,
-    variant: VariantOption = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="AnimateDiff's motion adapter.")] = None,
-    vae_tiling: TilingOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu, ascend or auto.")] = None,
-    replicas: Annotated[
-        str | None, typer.Option(help="Gangs at the same time; auto: the fastest split of the NPUs.")
-    ] = None,
-    ulysses: Annotated[int | None, typer.Option(help="Ranks of a gang that share attention heads.")] = None,
-    ring: Annotated[int | None, typer.Option(help="Ranks of a gang around which keys travel.")] = None,
-    cfg: Annotated[int | None, typer.Option(help="2: each half of guidance has its own ranks.")] = None,
-    gang: Annotated[
-        int | None, typer.Option(help="Ranks of a gang, one NPU each: ulysses * ring * cfg.")
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory of an NPU, such as 64GB.")] = None,
-    npus: Annotated[int | None, typer.Option(help="NPUs to use; by default all there are.")] = None,
+    *,
+    model: Flags,
+    topology: Flags,
     format: Annotated[str | None, typer.Option(help="mp4, gif, png or npy.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of rows that do not say.")] = None,
     crf: Annotated[int | None, typer.Option(help="Quality of mp4, 0 (lossless) to 51.")] = None,
@@ -116,10 +95,6 @@ def render(
     set_: SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Decides the seeds of rows that bring none.")] = None,
     passthrough: PassthroughOption = None,
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster; by default a local one is started.")
-    ] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Rows handed to a worker at once, at most.")] = None,
     max_attempts: Annotated[
         int | None, typer.Option(help="Times that a row is tried when its gang dies or memory is short.")
     ] = None,
@@ -138,32 +113,17 @@ def render(
     Exit status: 0 all rows done, 1 some failed, 2 refused before start, 130 interrupted.
     """
     flags = {
-        "model.id": model,
-        "model.task": task,
-        "model.revision": revision,
-        "model.variant": variant,
-        "model.dtype": dtype,
-        "model.adapter": adapter,
-        "model.vae_tiling": vae_tiling,
-        "manifest.passthrough": _names(passthrough),
+        **model,
+        **topology,
+        "manifest.passthrough": read_names(passthrough),
         "manifest.retry": retry,
         "output.uri": output,
         "output.format": format,
         "output.fps": fps,
         "output.crf": crf,
-        "output.reject": _names(reject),
+        "output.reject": read_names(reject),
         "output.aigc_producer": aigc_producer,
         "output.checkpoint_every": checkpoint_every,
-        "topology.device": device,
-        "topology.replicas": None if replicas is None else read_value(replicas),
-        "topology.ulysses": ulysses,
-        "topology.ring": ring,
-        "topology.cfg": cfg,
-        "topology.gang": gang,
-        "topology.memory": memory,
-        "topology.npus": npus,
-        "topology.address": address,
-        "topology.shard_size": shard_size,
         "faults.max_attempts": max_attempts,
         "faults.max_failures": None if max_failures is None else read_value(max_failures),
         "faults.grace": grace,
@@ -190,24 +150,27 @@ def run(spec: RunSpec) -> RunResult:
 
 
 @app.command()
+@with_flags(
+    "plan",
+    "model",
+    "topology",
+    help={
+        "topology.npus": "NPUs to divide; by default those of a host.",
+        "topology.replicas": "Gangs that the run asks for.",
+        "topology.ulysses": "Degree that the run asks for.",
+        "topology.ring": "Degree that the run asks for.",
+        "topology.cfg": "Degree that the run asks for.",
+        "topology.gang": "Ranks of a gang that the run asks for.",
+    },
+)
 def plan(
     run_file: Annotated[str | None, typer.Argument(metavar="[RUN.YAML]", help="A run; or --model.")] = None,
-    model: ModelOption = None,
-    task: TaskOption = None,
-    revision: RevisionOption = None,
-    variant: VariantOption = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
-    vae_tiling: TilingOption = None,
+    *,
+    model: Flags,
     set_: SetOption = None,
-    npus: Annotated[int | None, typer.Option(help="NPUs to divide; by default those of a host.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory of an NPU, such as 64GB.")] = None,
+    topology: Flags,
     device_name: Annotated[str | None, typer.Option(help="910B, A3 or CPU.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Videos to render; by default many.")] = None,
-    replicas: Annotated[str | None, typer.Option(help="Gangs that the run asks for.")] = None,
-    ulysses: Annotated[int | None, typer.Option(help="Degree that the run asks for.")] = None,
-    ring: Annotated[int | None, typer.Option(help="Degree that the run asks for.")] = None,
-    cfg: Annotated[int | None, typer.Option(help="Degree that the run asks for.")] = None,
-    gang: Annotated[int | None, typer.Option(help="Ranks of a gang that the run asks for.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what fits and what is fastest, from the checkpoint's configs: no weights, no NPUs."""
@@ -216,26 +179,10 @@ def plan(
     from vidgen_dist.planner.report import summary, tables
     from vidgen_dist.runtime.plan import check_sampling, load_spec
 
-    flags = {
-        "model.id": model,
-        "model.task": task,
-        "model.revision": revision,
-        "model.variant": variant,
-        "model.dtype": dtype,
-        "model.vae_tiling": vae_tiling,
-        "topology.npus": npus,
-        "topology.memory": memory,
-        "topology.replicas": None if replicas is None else read_value(replicas),
-        "topology.ulysses": ulysses,
-        "topology.ring": ring,
-        "topology.cfg": cfg,
-        "topology.gang": gang,
-        **_sampling(set_),
-    }
-    given = _given(flags)
+    given = _given({**model, **topology, **_sampling(set_)})
     if run_file is not None:
         spec = load_spec(run_file).override(given)
-    elif model is not None:
+    elif "model.id" in model:
         spec = spec_from_flags({**given, "manifest.uri": "none", "output.uri": "none"})
     else:
         raise Refused("command line: nothing to plan: vidgen plan RUN.YAML, or vidgen plan --model MODEL")
@@ -447,12 +394,11 @@ def demo(
 
 
 @manifest_app.command("check")
+@with_flags("manifest check", "model")
 def check_manifest(
     uri: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of them.")],
-    model: ModelOption = None,
-    task: TaskOption = None,
-    revision: RevisionOption = None,
-    variant: VariantOption = None,
+    *,
+    model: Flags,
     set_: SetOption = None,
     passthrough: PassthroughOption = None,
 ) -> None:
@@ -460,16 +406,8 @@ def check_manifest(
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.runtime.plan import check_manifest as check
 
-    flags = {
-        "model.id": model,
-        "model.task": task,
-        "model.revision": revision,
-        "model.variant": variant,
-        "manifest.passthrough": _names(passthrough),
-        **_sampling(set_),
-    }
-    given = _given(flags)
-    report = check(uri, given)
+    flags = {**model, "manifest.passthrough": read_names(passthrough), **_sampling(set_)}
+    report = check(uri, _given(flags))
     for name in report.unknown_columns:
         _err(f"{uri}: {describe_unknown(name)}")
     for problem in report.problems:
@@ -608,13 +546,6 @@ def _spec(manifest: str, flags: dict[str, Any]) -> RunSpec:
             f"command line: {' and '.join(missing)} missing: vidgen render MANIFEST OUTPUT --model MODEL"
         )
     return spec_from_flags({**flags, "manifest.uri": manifest})
-
-
-def _names(options: list[str] | None) -> list[str] | None:
-    """Names given by an option that may be repeated and may hold commas."""
-    if not options:
-        return None
-    return [name.strip() for option in options for name in option.split(",") if name.strip()]
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""Flags of commands, from the options that the parts of a spec declare."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import typer
+
+from vidgen_dist import spec
+from vidgen_dist.spec import Command, Option
+from vidgen_dist.yaml_core import read_value
+
+Flags: TypeAlias = Mapping[str, Any]
+"""Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """One option of a part.
+
+    Args:
+        key: Dotted key of the spec.
+        option: Its declaration.
+        kind: Type of what the command line gives.
+        read: Makes the spec's value of it.
+    """
+
+    key: str
+    option: Option
+    kind: type | types.GenericAlias
+    read: Callable[[Any], Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the command's parameter."""
+        return self.key.replace(".", "_")
+
+    def parameter(self, help: str | None) -> inspect.Parameter:
+        """The command's parameter, as typer reads it."""
+        flag = self.option.flag
+        if self.kind is bool:
+            flag = f"{flag}/--no-{flag.removeprefix('--')}"
+        default = typer.Option(None, flag, help=help or self.option.help)
+        return inspect.Parameter(
+            self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.kind | None
+        )
+
+
+def with_flags(
+    command: Command, *parts: str, help: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags that parts of a spec declare for it.
+
+    The decorated function has one keyword parameter for each part, of the part's name. It receives the
+    part's `Flags`: those that the command line has.
+
+    Args:
+        command: Which of their options the command has.
+        parts: Keys of `RunSpec`.
+        help: Dotted key -> help, where the command needs another one than the declaration's.
+    """
+    groups = {part: _flags(part, command) for part in parts}
+    texts = help or {}
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def expanded(parameter: inspect.Parameter) -> Iterable[inspect.Parameter]:
+            flags = groups.get(parameter.name)
+            return [parameter] if flags is None else [f.parameter(texts.get(f.key)) for f in flags]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            for part, flags in groups.items():
+                given = {flag.key: flag.read(values.pop(flag.name)) for flag in flags}
+                values[part] = {key: value for key, value in given.items() if value is not None}
+            function(**values)
+
+        signature = inspect.signature(function, eval_str=True)
+        parameters = [new for old in signature.parameters.values() for new in expanded(old)]
+        vars(run)["__signature__"] = signature.replace(parameters=parameters)
+        return run
+
+    return decorate
+
+
+def read_names(texts: list[str] | None) -> list[str] | None:
+    """Names given by a flag that may be repeated and may hold commas."""
+    if not texts:
+        return None
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+def table_rows(part: str) -> list[str]:
+    """The rows of README's table of the flags of `vidgen render` for a part's options."""
+    return [
+        f"| `{option.flag}` | {option.docs or option.help.rstrip('.')} |"
+        for option in _part(part).options().values()
+        if "render" in option.commands
+    ]
+
+
+def _flags(part: str, command: Command) -> list[_Flag]:
+    cls = _part(part)
+    return [
+        _Flag(f"{part}.{name}", option, *_kind(cls.model_fields[name].annotation))
+        for name, option in cls.options().items()
+        if command in option.commands
+    ]
+
+
+def _part(name: str) -> type[spec.Part]:
+    part = spec.RunSpec.model_fields[name].annotation
+    assert isinstance(part, type)
+    assert issubclass(part, spec.Part)
+    return part
+
+
+def _kind(annotation: Any) -> tuple[type | types.GenericAlias, Callable[[Any], Any]]:
+    """Type of a flag for a field of that type, and what makes the field's value of the flag's."""
+    plain = _plain_types(annotation) - {type(None)}
+    if plain == {tuple}:
+        return list[str], read_names
+    if len(plain) == 1:
+        return plain.pop(), lambda value: value
+    return str, lambda text: None if text is None else read_value(text)
+
+
+def _plain_types(annotation: Any) -> set[type]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _plain_types(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return set().union(*map(_plain_types, get_args(annotation)))
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return {origin or annotation}
