@@ -1,7 +1,7 @@
 """A model's list of blocks, run one after the other.
 
-All models run their lists through `run_blocks`: what is to happen between blocks, or in place of some, happens
-here for all of them.
+All models run their lists through `run_blocks`: what is to happen between blocks, or in place of some,
+happens here for all of them.
 """
 
 from __future__ import annotations

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.cogvideox import costs as cogvideox
+from vidgen_dist.families import find_family
 from vidgen_dist.families.common.costs import ModelSize, Workload
-from vidgen_dist.families.common.counting import vae_tiles
-from vidgen_dist.families.hunyuan_video import costs as hunyuan_video
-from vidgen_dist.families.ltx import costs as ltx
-from vidgen_dist.families.mochi import costs as mochi
 from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.planner import splits
+from vidgen_dist.planner.counting import count_models
 from vidgen_dist.planner.devices import Device, find_device
-from vidgen_dist.request import RenderRequest
 from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
 from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one model family is read.
-
-    Args:
-        model_size: Checkpoint and rules -> what it weighs.
-        workload: Checkpoint, rules and a request with its defaults filled in -> what that asks of it.
-    """
-
-    model_size: Callable[[Checkpoint, Rules], ModelSize]
-    workload: Callable[[Checkpoint, Rules, RenderRequest], Workload]
-
-
-FAMILIES: Mapping[str, Family] = {
-    "CogVideoX": Family(cogvideox.model_size, cogvideox.workload),
-    "HunyuanVideo": Family(hunyuan_video.model_size, hunyuan_video.workload),
-    "LTX-Video": Family(ltx.model_size, ltx.workload),
-    "Mochi": Family(mochi.model_size, mochi.workload),
-}
 
 
 @dataclass(frozen=True)
@@ -47,6 +22,8 @@ class Job:
     """A run as a plan sees it: what renders what, on which devices, in which numbers.
 
     Args:
+        model: Hub id or folder.
+        family: Name of the model family.
         size: The checkpoint.
         work: A row that says nothing of its own.
         device: What the NPUs are.
@@ -54,6 +31,8 @@ class Job:
         memory: Bytes of one NPU.
     """
 
+    model: str
+    family: str
     size: ModelSize
     work: Workload
     device: Device
@@ -63,17 +42,31 @@ class Job:
     def choose(self, npus: int, rows: int | None = None) -> splits.Comparison:
         """As `splits.choose`."""
         return splits.choose(
-            self.size, self.work, self.device, npus, rows=rows, dtype=self.dtype, memory=self.memory
+            self.size,
+            self.work,
+            self.device,
+            npus,
+            rows=rows,
+            dtype=self.dtype,
+            memory=self.memory,
+            model=self.model,
         )
 
     def check_fits(self, degrees: Degrees, npus: int | None = None) -> splits.Estimate:
         """As `splits.check_fits`."""
         return splits.check_fits(
-            self.size, self.work, self.device, degrees, npus=npus, dtype=self.dtype, memory=self.memory
+            self.size,
+            self.work,
+            self.device,
+            degrees,
+            npus=npus,
+            dtype=self.dtype,
+            memory=self.memory,
+            model=self.model,
         )
 
 
-def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -> Job:
+def read_job(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: str) -> Job:
     """What a run asks of its devices, from configs alone. Loads MindSpore, but no weights.
 
     Args:
@@ -87,14 +80,16 @@ def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -
     """
     found = find_device(device)
     dtype = compute_dtype(spec.model.dtype, found.kind)
-    family = FAMILIES[rules.family]
+    family = find_family(checkpoint)
+    costs, configs = family.costs.load(), family.read_configs(checkpoint)
+    models = count_models(checkpoint, spec.model)
     text = spec.topology.memory
-    work = family.workload(checkpoint, rules, rules.resolve_defaults(spec.sampling))
-    if spec.model.vae_tiling:
-        work = replace(work, vae_tiles=vae_tiles(checkpoint))
+    work = costs.workload(configs, rules.resolve_defaults(spec.sampling))
     return Job(
-        size=family.model_size(checkpoint, rules),
-        work=work,
+        model=checkpoint.model,
+        family=family.name,
+        size=costs.size(configs, models.counted, rules.task),
+        work=replace(work, vae_tiles=models.vae_tiles),
         device=found,
         dtype=dtype,
         memory=found.memory if text is None else parse_bytes(text),
@@ -103,7 +98,7 @@ def read_job(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, device: str) -
 
 def choose_topology(
     checkpoint: Checkpoint,
-    rules: Rules,
+    rules: Rules[Any],
     spec: RunSpec,
     npus: int,
     device: str,
@@ -123,7 +118,7 @@ def choose_topology(
     return min(chosen.replicas, rows or chosen.replicas), chosen.degrees
 
 
-def check_memory(checkpoint: Checkpoint, rules: Rules, spec: RunSpec, npus: int, device: str) -> None:
+def check_memory(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, npus: int, device: str) -> None:
     """Refuse a run whose gangs have too little of the memory that `topology.memory` gives.
 
     Args:
@@ -176,7 +171,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
             that does not fit, or none that does.
     """
     checkpoint = checkpoint_of(spec.model, weights=False)
-    rules = load_rules(checkpoint, spec.model.task)
+    rules = load_rules(checkpoint, spec.model.task, spec.model.adapter)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
     job = read_job(checkpoint, rules, spec, device_name or kind)
     degrees = degrees_of(spec)

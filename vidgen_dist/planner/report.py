@@ -18,8 +18,8 @@ def as_json(outlook: Outlook) -> dict[str, Any]:
     """All of it, as plain values."""
     job, comparison = outlook.job, outlook.comparison
     return {
-        "model": job.size.model,
-        "family": job.size.family,
+        "model": job.model,
+        "family": job.family,
         "task": outlook.task,
         "dtype": job.dtype,
         "device": asdict(job.device),
@@ -94,9 +94,7 @@ def summary(outlook: Outlook) -> Iterator[str]:
 
 def _components(outlook: Outlook) -> Table:
     job = outlook.job
-    table = _table(
-        f"{job.size.model}, {outlook.task}", "parameters", job.dtype, "blocks", "a block", "undivided"
-    )
+    table = _table(f"{job.model}, {outlook.task}", "parameters", job.dtype, "blocks", "a block", "undivided")
     item = ITEM_SIZES[job.dtype]
     for part in job.size.components:
         table.add_row(

@@ -119,6 +119,7 @@ def choose(
     rows: int | None = None,
     dtype: str = "bfloat16",
     memory: int | None = None,
+    model: str = "the model",
 ) -> Comparison:
     """Compare the splits of some NPUs.
 
@@ -132,6 +133,7 @@ def choose(
         rows: Videos to render; None for many.
         dtype: Of weights and activations.
         memory: Bytes of one NPU; by default the device's.
+        model: What messages call the checkpoint.
 
     Raises:
         Refused: None of them fits; says what each would need.
@@ -140,7 +142,7 @@ def choose(
     splits = [Split(one, npus // one.degrees.size, rows) for one in found]
     fitting = sorted((s for s in splits if s.estimate.fits), key=lambda s: (s.seconds, s.degrees.size))
     if not fitting:
-        raise Refused(f"{size.model} does not fit into the memory given. {_nothing_fits(found, device)}")
+        raise Refused(f"{model} does not fit into the memory given. {_nothing_fits(found, device)}")
     rest = sorted((s for s in splits if not s.estimate.fits), key=lambda s: s.estimate.memory.peak)
     return Comparison(
         splits=(*fitting, *rest),
@@ -158,6 +160,7 @@ def check_fits(
     npus: int | None = None,
     dtype: str = "bfloat16",
     memory: int | None = None,
+    model: str = "the model",
 ) -> Estimate:
     """Refuse a gang whose ranks have too little memory.
 
@@ -169,6 +172,7 @@ def check_fits(
         npus: How many there are, for the choice that the message names.
         dtype: Of weights and activations.
         memory: Bytes of one NPU; by default the device's.
+        model: What messages call the checkpoint.
 
     Raises:
         Refused: With the numbers and the nearest choice that works.
@@ -179,11 +183,11 @@ def check_fits(
     found = estimates(size, work, device, npus or LARGEST_GANG, dtype=dtype, memory=memory)
     fitting = [one for one in found if one.fits]
     if not fitting:
-        raise Refused(f"{_too_large(size, asked)}. {_nothing_fits(found, device)}")
+        raise Refused(f"{_too_large(model, asked)}. {_nothing_fits(found, device)}")
     # The size that is nearest, then what is fastest at it.
     best = min(fitting, key=lambda one: (abs(one.degrees.size - degrees.size), one.seconds.video))
     raise Refused(
-        f"{_too_large(size, asked)}. Nearest that fits: {describe(best.degrees)}, with "
+        f"{_too_large(model, asked)}. Nearest that fits: {describe(best.degrees)}, with "
         f"{in_words(best.memory.peak)} a rank; or {_memory_for(asked, device)} of memory"
     )
 
@@ -194,10 +198,10 @@ def describe(degrees: Degrees, replicas: int = 1) -> str:
     return f"{gangs} of {degrees.size} (ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg})"
 
 
-def _too_large(size: ModelSize, asked: Estimate) -> str:
+def _too_large(model: str, asked: Estimate) -> str:
     use = asked.memory
     return (
-        f"{size.model} does not fit into the memory given: a rank of {describe(asked.degrees)} needs "
+        f"{model} does not fit into the memory given: a rank of {describe(asked.degrees)} needs "
         f"{in_words(use.peak)} ({in_words(sum(use.weights.values()))} of weights and "
         f"{in_words(use.stages[use.fullest])} more to {use.fullest}), and it may use {in_words(asked.usable)}"
     )

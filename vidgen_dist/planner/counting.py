@@ -1,0 +1,44 @@
+"""Parameters of a checkpoint's models, counted on the models themselves, built without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vidgen_dist.families.common.costs import Counted, VaeTiles
+from vidgen_dist.spec import Model
+from vidgen_dist.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class CountedModels:
+    """What is counted on a checkpoint's models.
+
+    Args:
+        counted: Each one's parameters, by its component's name.
+        vae_tiles: The tiles in which the VAE works; None where it takes frames whole.
+    """
+
+    counted: Mapping[str, Counted]
+    vae_tiles: VaeTiles | None
+
+
+def count_models(checkpoint: Checkpoint, options: Model) -> CountedModels:
+    """Build a checkpoint's models and count; their parameters take no memory.
+
+    Raises:
+        Refused: A config that cannot be, or that an option does not go with.
+    """
+    # Loads MindSpore.
+    from vidgen_dist import nn
+    from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+    from vidgen_dist.families.loading import build_models
+
+    counted, tiles = {}, None
+    for name, model in build_models(checkpoint, options).items():
+        shapes = {key: tuple(value.shape) for key, value in nn.named_parameters(model).items()}
+        counted[name] = Counted(shapes, getattr(model, "sharded", ()))
+        if isinstance(model, VideoAutoencoder) and model.use_tiling:
+            rows, columns = model.tiles.cut(model.spatial_compression_ratio, decoding=False)
+            tiles = VaeTiles(rows.size, columns.size, rows.step, columns.step)
+    return CountedModels(counted, tiles)
