@@ -168,14 +168,12 @@ class _Gang:
 
     @property
     def _stack(self) -> Stack:
-        stack = self.size.transformer.stack
-        assert stack is not None
-        return stack
+        return self.size.denoiser.stack
 
     @property
     def _blocks(self) -> int:
         """Blocks of a step that see all tokens."""
-        return self._stack.blocks or len(self.size.transformer.blocks)
+        return self._stack.blocks or len(self.size.denoiser.blocks)
 
     @property
     def _sequence(self) -> int:
@@ -195,23 +193,25 @@ class _Gang:
         denoise = int(tokens * self._stack.width * self._held()) * self._item + 8 * tokens * (
             self._stack.width // self._stack.heads
         )
-        encoder = self.size.text_encoder.stack
-        assert encoder is not None
-        length = self.work.text_tokens
-        encode = int(length * encoder.width * encoder.alive) * self._item + 4 * encoder.heads * length**2
         frames = 4 * 3 * self.work.height * self.work.width
         clip = self._convolution_memory(self.size.vae.encoder, self.work.encoded_frames)
         return Memory(
             weights={part.name: self._kept(part) for part in self.size.components},
             stages={
-                "encode": max(
-                    self._gathered(self.size.text_encoder) + encode, clip + frames * self.work.encoded_frames
-                ),
-                "denoise": self._gathered(self.size.transformer) + denoise,
+                "encode": max(self._text_memory(), clip + frames * self.work.encoded_frames),
+                "denoise": self._gathered(self.size.denoiser) + denoise,
                 "decode": self._convolution_memory(self.size.vae.decoder, self.work.frames_at_once)
                 + frames * self.work.frames,
             },
         )
+
+    def _text_memory(self) -> int:
+        """Gathered blocks and activations of what encodes a prompt."""
+        if self.size.text_encoder is None:
+            return 0
+        stack, length = self.size.text_encoder.stack, self.work.text_tokens
+        activations = int(length * stack.width * stack.alive) * self._item + 4 * stack.heads * length**2
+        return self._gathered(self.size.text_encoder) + activations
 
     def _held(self) -> float:
         """Tensors of (tokens, D) at the fullest moment of a step, of all samples."""
@@ -266,7 +266,7 @@ class _Gang:
             # What was predicted is put together, then the halves of guidance change it.
             "tokens": gathered_bytes(self._samples * latents, self._sequence),
             "cfg": latents * (self.degrees.cfg - 1),
-            "weights": gathered_bytes(sum(self.size.transformer.blocks) * self._item, self.degrees.size),
+            "weights": gathered_bytes(sum(self.size.denoiser.blocks) * self._item, self.degrees.size),
         }
 
     # Seconds
@@ -283,7 +283,7 @@ class _Gang:
 
     def _step(self) -> tuple[float, float]:
         """Arithmetic of a step, and what is waited for."""
-        stack, part = self._stack, self.size.transformer
+        stack, part = self._stack, self.size.denoiser
         queries = -(-self.work.attending // self.degrees.ring)
         # Heads of all samples together are divided; the fullest rank is waited for.
         pairs = self._samples * stack.heads
@@ -320,23 +320,26 @@ class _Gang:
         return hops * self._beyond(hop, attention / self.degrees.ring) + hops * self._overhead(3)
 
     def _encode(self) -> float:
+        """Prompt, then image or clip."""
+        batches = -(-self.work.encoded_frames // self.work.frames_at_once)
+        pixels = self._convolve(self.size.vae.encoder, self.work.encoded_frames, batches)
+        return self._encode_text() + pixels
+
+    def _encode_text(self) -> float:
         """Every rank encodes the row's prompt, the next block's weights under way.
 
         The negative prompt is that of many rows, and is kept from the first of them.
         """
         part = self.size.text_encoder
-        stack = part.stack
-        assert stack is not None
-        length = self.work.text_tokens
+        if part is None:
+            return 0.0
+        stack, length = part.stack, self.work.text_tokens
         linear = 2 * length * stack.linear / self._matmul
         attention = 4 * length**2 * stack.width / self._matmul
         compute = max(linear + attention, self._reading(part)) + self._overhead(stack.operators)
         weights = gathered_bytes(part.largest_block * self._item, self.degrees.size)
         gather = self._exchange(weights, self.degrees.size, stride=1)
-        prompt = len(part.blocks) * (compute + self._beyond(gather, compute)) + min(gather, compute)
-        batches = -(-self.work.encoded_frames // self.work.frames_at_once)
-        pixels = self._convolve(self.size.vae.encoder, self.work.encoded_frames, batches)
-        return prompt + pixels
+        return len(part.blocks) * (compute + self._beyond(gather, compute)) + min(gather, compute)
 
     def _decode(self) -> float:
         frames = self.work.frames + self.work.repeated_frames

@@ -82,13 +82,11 @@ def gang_sizes(npus: int, device: Device) -> list[int]:
 
 def degrees_of(gang: int, size: ModelSize, work: Workload) -> Iterator[Degrees]:
     """Every way in which a gang may divide a video: cfg where it is guided, ulysses up to the heads."""
-    stack = size.transformer.stack
-    assert stack is not None
     for cfg in (1, 2):
         if gang % cfg or (cfg == 2 and not work.guided):
             continue
         sequence = gang // cfg
-        for ulysses in range(1, min(sequence, stack.heads * work.samples // cfg) + 1):
+        for ulysses in range(1, min(sequence, size.denoiser.stack.heads * work.samples // cfg) + 1):
             if sequence % ulysses == 0:
                 yield Degrees(ulysses=ulysses, ring=sequence // ulysses, cfg=cfg)
 

@@ -71,7 +71,6 @@ class Component:
         blocks: Parameters of each block that a gang shares out and gathers to run it.
         tables: Parameters of tables that a gang shares out and never gathers: rows that are asked for travel.
         rest: Parameters that every rank has.
-        stack: What running the blocks takes.
         encoder, decoder: An autoencoder's convolutions.
     """
 
@@ -79,7 +78,6 @@ class Component:
     blocks: tuple[int, ...]
     tables: int
     rest: int
-    stack: Stack | None = None
     encoder: tuple[Convolution, ...] = ()
     decoder: tuple[Convolution, ...] = ()
 
@@ -94,24 +92,44 @@ class Component:
         return max(self.blocks, default=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Network(Component):
+    """A component that is a stack of blocks.
+
+    Args:
+        stack: What running the blocks takes.
+    """
+
+    stack: Stack
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSize:
     """A checkpoint as a plan sees it.
 
     Args:
-        transformer, text_encoder, vae: Its components.
+        denoisers: The networks of which each denoising step runs one, the one that costs most first.
+        vae: The autoencoder.
+        text_encoder: What encodes prompts; None where there is none, or what encodes them takes next to no
+            time.
         others: Components that are in memory too, and take next to no time.
     """
 
-    transformer: Component
-    text_encoder: Component
+    denoisers: tuple[Network, ...]
     vae: Component
+    text_encoder: Network | None = None
     others: tuple[Component, ...] = ()
 
     @property
     def components(self) -> tuple[Component, ...]:
         """All that have weights."""
-        return self.transformer, self.text_encoder, *self.others, self.vae
+        texts = () if self.text_encoder is None else (self.text_encoder,)
+        return *self.denoisers, *texts, *self.others, self.vae
+
+    @property
+    def denoiser(self) -> Network:
+        """The network that the costs of a step are reckoned for."""
+        return self.denoisers[0]
 
 
 @dataclass(frozen=True)
@@ -147,11 +165,11 @@ class Workload:
         steps: Denoising steps.
         guided: Whether each step predicts twice, with the prompt and without.
         tokens: Video tokens of the transformer.
-        text_tokens: Tokens of the prompt.
         latents: Numbers of a sample's latents.
         latent_rows: Rows of a latent frame, which a gang divides for the autoencoder.
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
         batches: Of such batches in a video.
+        text_tokens: Tokens of the prompt.
         encoded_frames: Frames of an image or clip that the autoencoder encodes first.
         repeated_frames: Frames that the autoencoder makes beside those: twice, where batches overlap, or to
             drop them.
@@ -167,11 +185,11 @@ class Workload:
     steps: int
     guided: bool
     tokens: int
-    text_tokens: int
     latents: int
     latent_rows: int
     frames_at_once: int
     batches: int
+    text_tokens: int = 0
     encoded_frames: int = 0
     repeated_frames: int = 0
     text_joins: bool = True
@@ -209,11 +227,20 @@ class Counted:
 def component(
     name: str,
     counted: Counted,
-    stack: Stack | None = None,
     encoder: tuple[Convolution, ...] = (),
     decoder: tuple[Convolution, ...] = (),
 ) -> Component:
     """A component of those parameters."""
+    return Component(name, *_shared_out(counted), encoder, decoder)
+
+
+def network(name: str, counted: Counted, stack: Stack) -> Network:
+    """A component of those parameters that is a stack of blocks."""
+    return Network(name, *_shared_out(counted), stack=stack)
+
+
+def _shared_out(counted: Counted) -> tuple[tuple[int, ...], int, int]:
+    """Parameters of each block, of tables, and of what every rank has."""
     blocks: dict[str, int] = {}
     tables = rest = 0
     for key, shape in counted.shapes.items():
@@ -227,7 +254,7 @@ def component(
             blocks[block] = blocks.get(block, 0) + math.prod(shape)
         else:
             tables += math.prod(shape)
-    return Component(name, tuple(blocks.values()), tables, rest, stack, encoder, decoder)
+    return tuple(blocks.values()), tables, rest
 
 
 def linear_weights(counted: Counted, block: str, leave_out: tuple[str, ...] = ()) -> int:

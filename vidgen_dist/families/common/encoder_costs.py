@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from vidgen_dist.encoders.config import LlamaConfig, T5Config
-from vidgen_dist.families.common.costs import Component, Counted, Stack, component, linear_weights
+from vidgen_dist.families.common.costs import Counted, Network, Stack, linear_weights, network
 
 _ALIVE = 8
 _OPERATORS = 20
 
 
-def t5_encoder(config: T5Config, counted: Counted) -> Component:
+def t5_encoder(config: T5Config, counted: Counted) -> Network:
     """The T5 that is a checkpoint's `text_encoder`."""
     stack = Stack(
         heads=config.num_heads,
@@ -18,10 +18,10 @@ def t5_encoder(config: T5Config, counted: Counted) -> Component:
         alive=_ALIVE,
         operators=_OPERATORS,
     )
-    return component("text_encoder", counted, stack)
+    return network("text_encoder", counted, stack)
 
 
-def llama_encoder(config: LlamaConfig, counted: Counted) -> Component:
+def llama_encoder(config: LlamaConfig, counted: Counted) -> Network:
     """The LLaMA that is a checkpoint's `text_encoder`, without the blocks that are not run."""
     stack = Stack(
         heads=config.num_attention_heads,
@@ -30,4 +30,4 @@ def llama_encoder(config: LlamaConfig, counted: Counted) -> Component:
         alive=_ALIVE,
         operators=_OPERATORS,
     )
-    return component("text_encoder", counted, stack)
+    return network("text_encoder", counted, stack)

@@ -15,6 +15,7 @@ from vidgen_dist.families.common.costs import (
     Workload,
     component,
     linear_weights,
+    network,
 )
 from vidgen_dist.families.common.encoder_costs import t5_encoder
 from vidgen_dist.families.mochi.config import LATENT_FRAMES_AT_ONCE, MochiConfigs, VaeConfig
@@ -51,7 +52,7 @@ def size(configs: MochiConfigs, counted: Mapping[str, Counted], _task: str) -> M
         waiting=_WAITING,
     )
     return ModelSize(
-        transformer=component("transformer", transformer, dit),
+        denoisers=(network("transformer", transformer, dit),),
         text_encoder=t5_encoder(configs.text_encoder, counted["text_encoder"]),
         vae=component(
             "vae",

@@ -1,0 +1,40 @@
+"""A toy family of another package: no text, an image that comes alive."""
+
+from __future__ import annotations
+
+from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
+from vidgen_dist.families.family import (
+    DECODE,
+    DENOISE,
+    ENCODE,
+    Component,
+    Family,
+    Lazy,
+    ModelClass,
+    PipelineClass,
+    SchedulerClass,
+)
+from vidgen_toy.config import DenoiserConfig, ToyConfigs, VaeConfig
+from vidgen_toy.rules import FIELDS, rules
+from vidgen_toy.sampler import TwoStepConfig, TwoStepScheduler
+
+_DENOISER = ModelClass(DenoiserConfig.NAME, DenoiserConfig, Lazy("vidgen_toy.networks:Denoiser"))
+_VAE = ModelClass(VaeConfig.NAME, VaeConfig, Lazy("vidgen_toy.networks:Autoencoder"))
+
+FAMILY = Family(
+    name="Toy",
+    key="toy",
+    pipelines=(PipelineClass("ToyPipeline", IMAGE_TO_VIDEO, Lazy("vidgen_toy.pipeline:ToyPipeline")),),
+    components=(
+        Component("denoiser", (_DENOISER,), (DENOISE,)),
+        Component("denoiser_2", (_DENOISER,), (DENOISE,)),
+        Component("vae", (_VAE,), (ENCODE, DECODE)),
+        Component(
+            "scheduler", (SchedulerClass(TwoStepConfig.NAME, TwoStepConfig, TwoStepScheduler),), (DENOISE,)
+        ),
+    ),
+    configs=ToyConfigs,
+    rules=rules,
+    costs=Lazy("vidgen_toy.costs:COSTS"),
+    fields=FIELDS,
+)

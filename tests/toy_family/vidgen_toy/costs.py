@@ -1,0 +1,69 @@
+"""The toy as a plan sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vidgen_dist.families.common.costs import (
+    Convolution,
+    Costs,
+    Counted,
+    ModelSize,
+    Stack,
+    Workload,
+    component,
+    linear_weights,
+    network,
+)
+from vidgen_toy.config import ToyConfigs
+from vidgen_toy.rules import ToyRequest
+
+
+def size(configs: ToyConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+    """A checkpoint's size."""
+    ratio, latents = configs.vae.spatial_compression_ratio, configs.vae.latent_channels
+    shape = {"frames": 1.0, "pixels": 1 / ratio}
+    return ModelSize(
+        denoisers=tuple(
+            network(
+                name,
+                counted[name],
+                Stack(
+                    heads=getattr(configs, name).num_heads,
+                    width=getattr(configs, name).width,
+                    linear=linear_weights(counted[name], "blocks.0"),
+                    alive=6,
+                    operators=10,
+                ),
+            )
+            for name in ("denoiser", "denoiser_2")
+        ),
+        vae=component(
+            "vae",
+            counted["vae"],
+            encoder=(Convolution(3 * ratio**2, 2 * latents, (1, 1, 1), **shape),),
+            decoder=(Convolution(latents, 3 * ratio**2, (1, 1, 1), **shape),),
+        ),
+    )
+
+
+def workload(configs: ToyConfigs, r: ToyRequest) -> Workload:
+    """What a request asks of the model."""
+    ratio = configs.vae.spatial_compression_ratio
+    tokens = r.num_frames * (r.height // ratio) * (r.width // ratio)
+    return Workload(
+        frames=r.num_frames,
+        height=r.height,
+        width=r.width,
+        steps=r.steps,
+        guided=r.is_guided,
+        tokens=tokens,
+        latents=tokens * configs.vae.latent_channels,
+        latent_rows=r.height // ratio,
+        frames_at_once=r.num_frames,
+        batches=1,
+        encoded_frames=1,
+    )
+
+
+COSTS = Costs(size, workload)
