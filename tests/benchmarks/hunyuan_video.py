@@ -46,11 +46,12 @@ FRAMES = 9
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
     from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderKLHunyuanVideo
+    from vidgen_dist.families.hunyuan_video.config import TransformerConfig, VaeConfig
     from vidgen_dist.families.hunyuan_video.transformer import HunyuanVideoTransformer3DModel
 
     nn.set_device("cpu")
-    transformer = HunyuanVideoTransformer3DModel(TRANSFORMER)
-    vae = AutoencoderKLHunyuanVideo(VAE)
+    transformer = HunyuanVideoTransformer3DModel(TransformerConfig.read(TRANSFORMER))
+    vae = AutoencoderKLHunyuanVideo(VaeConfig.read(VAE))
     randomise(transformer, vae)
     latents, text, pooled = (nn.from_numpy(noise(shape)) for shape in (LATENTS, TEXT, POOLED))
     mask = np.ones(TEXT[:2], np.bool_)

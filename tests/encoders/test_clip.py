@@ -7,7 +7,8 @@ import pytest
 
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
-from vidgen_dist.encoders.clip import CLIPTextEncoder, end_positions, text_key
+from vidgen_dist.encoders.clip import CLIPTextEncoder, end_positions
+from vidgen_dist.encoders.config import ClipTextConfig
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.load import load_weights
 
@@ -29,8 +30,9 @@ PROMPTS = [
 
 def loaded(name):
     folder = case(name, FAMILY).checkpoint / "text_encoder_2"
-    model = CLIPTextEncoder(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case(name, FAMILY).variant, rename=text_key)
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = CLIPTextEncoder(ClipTextConfig.read(raw))
+    load_weights(model, folder, variant=case(name, FAMILY).variant, rename=model.own_key)
     return model
 
 
@@ -58,8 +60,9 @@ def test_pooled_is_the_end_tokens():
 
 
 def test_a_table_of_positions_is_left_out():
-    assert text_key("text_model.embeddings.position_ids") is None
-    assert text_key("text_model.final_layer_norm.bias") == "text_model.final_layer_norm.bias"
+    own_key = CLIPTextEncoder(ClipTextConfig.read(TINY)).own_key
+    assert own_key("text_model.embeddings.position_ids") is None
+    assert own_key("text_model.final_layer_norm.bias") == "text_model.final_layer_norm.bias"
 
 
 @pytest.mark.parametrize(
@@ -67,10 +70,10 @@ def test_a_table_of_positions_is_left_out():
     [
         ({"num_attention_heads": 3}, "hidden_size is 16; allowed is a multiple of num_attention_heads, 3"),
         ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; allowed is 1 or more"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; allowed is a whole number from 1"),
         ({"eos_token_id": None}, "eos_token_id is None; allowed is a whole number"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of CLIPTextModel: {message}"):
-        CLIPTextEncoder({**TINY, **changes})
+        ClipTextConfig.read({**TINY, **changes})

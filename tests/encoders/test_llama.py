@@ -7,7 +7,7 @@ import pytest
 
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
-from vidgen_dist.encoders import llama
+from vidgen_dist.encoders.config import LlamaConfig
 from vidgen_dist.encoders.llama import LlamaEncoder
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.load import load_weights
@@ -31,7 +31,8 @@ PROMPTS = [
 
 def loaded(name):
     folder = case(name, FAMILY).checkpoint / "text_encoder"
-    model = LlamaEncoder(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = LlamaEncoder(LlamaConfig.read(raw))
     load_weights(model, folder, variant=case(name, FAMILY).variant, rename=model.own_key)
     return model
 
@@ -64,7 +65,7 @@ def test_no_token_sees_a_later_one_or_padding():
 
 
 def test_blocks_that_are_not_run_are_not_loaded():
-    model = LlamaEncoder(TINY)
+    model = LlamaEncoder(LlamaConfig.read(TINY))
     assert len(model.layers) == 1
     assert model.own_key("layers.0.mlp.up_proj.weight") == "layers.0.mlp.up_proj.weight"
     assert model.own_key("model.embed_tokens.weight") == "embed_tokens.weight"
@@ -74,7 +75,7 @@ def test_blocks_that_are_not_run_are_not_loaded():
 
 
 def test_of_two_blocks_none_is_run():
-    model = LlamaEncoder({**TINY, "num_hidden_layers": 2})
+    model = LlamaEncoder(LlamaConfig.read({**TINY, "num_hidden_layers": 2}))
     assert nn.named_parameters(model).keys() == {"embed_tokens.weight"}
     table = np.arange(320, dtype=np.float32).reshape(20, 16)
     model.embed_tokens.weight.set_data(nn.from_numpy(table))
@@ -93,7 +94,7 @@ def test_of_two_blocks_none_is_run():
         ({"hidden_size": 18}, "hidden_size is 18; allowed is a multiple of num_attention_heads, 4"),
         ({"head_dim": 5}, "head_dim is 5; allowed is one that gives heads of an even width"),
         ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
-        ({"vocab_size": 0}, "vocab_size is 0; allowed is 1 or more"),
+        ({"vocab_size": 0}, "vocab_size is 0; allowed is a whole number from 1"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is .*; allowed is null"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is .*; allowed is none"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'; allowed is a number"),
@@ -101,8 +102,8 @@ def test_of_two_blocks_none_is_run():
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of LlamaModel: {message}"):
-        LlamaEncoder({**TINY, **changes})
+        LlamaConfig.read({**TINY, **changes})
 
 
 def test_positions_that_need_no_scaling_are_taken():
-    assert llama.parse_config({**TINY, "rope_scaling": {"rope_type": "default"}}).layers == 1
+    assert LlamaConfig.read({**TINY, "rope_scaling": {"rope_type": "default"}}).layers == 1

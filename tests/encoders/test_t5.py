@@ -7,7 +7,8 @@ from safetensors.numpy import load_file, save_file
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.encoders import t5
-from vidgen_dist.encoders.t5 import T5Encoder, encoder_key, relative_buckets
+from vidgen_dist.encoders.config import T5Config
+from vidgen_dist.encoders.t5 import T5Encoder, relative_buckets
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.load import load_weights
 
@@ -20,14 +21,15 @@ def folder_of(name, family="cogvideox"):
 
 def loaded(name, folder=None, family="cogvideox"):
     folder = folder or folder_of(name, family)
-    model = T5Encoder(json.loads((folder_of(name, family) / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case(name, family).variant, rename=encoder_key)
+    raw = json.loads((folder_of(name, family) / "config.json").read_text(encoding="utf-8"))
+    model = T5Encoder(T5Config.read(raw))
+    load_weights(model, folder, variant=case(name, family).variant, rename=model.own_key)
     return model
 
 
 def tiny(**changes):
     """A model with random weights, and they in float64."""
-    model = T5Encoder({**TINY, **changes})
+    model = T5Encoder(T5Config.read({**TINY, **changes}))
     rng = np.random.default_rng(0)
     weights = {}
     for key, parameter in nn.named_parameters(model).items():
@@ -142,15 +144,11 @@ def test_each_feed_forward_with_and_without_mask(kind):
 
 def test_the_configs_own_activation_wins():
     """transformers writes `dense_act_fn` and `is_gated_act` beside `feed_forward_proj`, and reads them."""
-    keys = set(
-        nn.named_parameters(T5Encoder({**TINY, "feed_forward_proj": "gated-gelu", "is_gated_act": False}))
-    )
+    gated = {**TINY, "feed_forward_proj": "gated-gelu"}
+    keys = set(nn.named_parameters(T5Encoder(T5Config.read({**gated, "is_gated_act": False}))))
     assert "encoder.block.0.layer.1.DenseReluDense.wi.weight" in keys
-    assert t5.parse_config({**TINY, "feed_forward_proj": "gated-gelu"}).activation == "gelu_new"
-    assert (
-        t5.parse_config({**TINY, "feed_forward_proj": "gated-gelu", "dense_act_fn": "silu"}).activation
-        == "silu"
-    )
+    assert T5Config.read(gated).activation == "gelu_new"
+    assert T5Config.read({**gated, "dense_act_fn": "silu"}).activation == "silu"
 
 
 def test_relative_buckets():
@@ -204,10 +202,10 @@ def test_the_token_table_goes_by_either_name(tmp_path, names):
             "feed_forward_proj is 'a-relu'; allowed is an activation or gated-",
         ),
         ({"feed_forward_proj": "gated-a-relu"}, "feed_forward_proj is 'gated-a-relu'"),
-        ({"dense_act_fn": "snake"}, "dense_act_fn is 'snake'; allowed is an activation among relu"),
+        ({"dense_act_fn": "snake"}, "dense_act_fn is 'snake'; allowed is one of relu"),
         ({"model_type": "umt5"}, "model_type is 'umt5'; allowed is one of t5, mt5"),
         ({"num_heads": "3"}, "num_heads is '3'; allowed is a whole number"),
-        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"num_layers": 0}, "num_layers is 0; allowed is a whole number from 1"),
         ({"relative_attention_num_buckets": 7}, "relative_attention_num_buckets is 7"),
         (
             {"relative_attention_max_distance": 8},
@@ -218,4 +216,4 @@ def test_the_token_table_goes_by_either_name(tmp_path, names):
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of T5EncoderModel: {message}"):
-        T5Encoder({**TINY, **changes})
+        T5Config.read({**TINY, **changes})

@@ -7,7 +7,7 @@ import pytest
 from tests.planner.conftest import job
 from vidgen_dist import nn
 from vidgen_dist.families.common import tasks
-from vidgen_dist.families.hunyuan_video import rules as hunyuan_video_rules
+from vidgen_dist.families.hunyuan_video.rules import _warn_of_guidance
 
 __all__ = ["job"]
 
@@ -21,4 +21,4 @@ def cpu() -> None:
 def nothing_told() -> None:
     """What is told once in a process has not been told yet."""
     tasks.warn_of_frames.cache_clear()
-    hunyuan_video_rules._warn_of_guidance.cache_clear()
+    _warn_of_guidance.cache_clear()

@@ -25,7 +25,7 @@ def cpu() -> None:
 
 
 def autoencoder(mesh: Mesh, tiling: bool) -> AutoencoderKLHunyuanVideo:
-    vae = tiny.randomised(AutoencoderKLHunyuanVideo(TINY, mesh))
+    vae = tiny.randomised(tiny.made(AutoencoderKLHunyuanVideo, TINY, mesh))
     if tiling:
         vae.tiles = FrameTiles(16, 16, 8, 8, 8, 4)
         vae.enable_tiling()

@@ -22,18 +22,18 @@ STEPS = 2
 def test_published_sizes(job: Callable[..., Job]) -> None:
     size = job("hunyuan-video").size
     # Numbers of diffusers' and transformers' models without weights.
-    assert size.transformer.parameters == 12_821_012_544
+    assert size.denoiser.parameters == 12_821_012_544
     assert size.vae.parameters == 246_478_803
     (clip,) = size.others
     assert clip.parameters == 123_060_480
     # Of 32 blocks two are not run, nor is the norm behind them.
+    assert size.text_encoder is not None
     assert size.text_encoder.parameters == 30 * 218_112_000 + 128320 * 4096
-    assert (len(size.transformer.blocks), len(size.text_encoder.blocks)) == (2 + 20 + 40, 30)
-    stack = size.transformer.stack
-    assert stack is not None
+    assert (len(size.denoiser.blocks), len(size.text_encoder.blocks)) == (2 + 20 + 40, 30)
+    stack = size.denoiser.stack
     assert stack.blocks == 60
     assert stack.linear == 12 * 3072**2
-    assert size.transformer.rest < 0.01 * size.transformer.parameters
+    assert size.denoiser.rest < 0.01 * size.denoiser.parameters
 
 
 def test_a_video_in_tokens_and_tiles(job: Callable[..., Job]) -> None:

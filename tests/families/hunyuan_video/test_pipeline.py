@@ -13,7 +13,9 @@ import pytest
 from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
-from vidgen_dist.families.common.rendering import Pipeline, Rendering
+from vidgen_dist.families.common.rendering import Rendering
+from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
+from vidgen_dist.families.loading import AnyPipeline
 from vidgen_dist.families.rules import Rules, load_rules
 from vidgen_dist.parallel.mesh import Degrees, Mesh
 from vidgen_dist.weights.checkpoint import open_checkpoint
@@ -22,16 +24,16 @@ FAMILY = "hunyuan_video"
 T2V = references.case("t2v", FAMILY)
 
 
-def load(mesh: Mesh | None = None) -> Pipeline:
+def load(mesh: Mesh | None = None) -> AnyPipeline:
     return load_pipeline(str(T2V.checkpoint), mesh=mesh)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
+def pipeline() -> AnyPipeline:
     return load()
 
 
-def test_what_each_guidance_does(pipeline: Pipeline) -> None:
+def test_what_each_guidance_does(pipeline: AnyPipeline) -> None:
     request = dataclasses.replace(T2V.requests[1], num_inference_steps=1, num_frames=1)
 
     def frames(**fields: Any) -> np.ndarray:
@@ -48,7 +50,7 @@ def render(mesh: Mesh, request: RenderRequest) -> Rendering:
     return load(mesh).render(request)
 
 
-def test_ranks_without_a_token_of_the_prompt(ranks: Ranks, pipeline: Pipeline) -> None:
+def test_ranks_without_a_token_of_the_prompt(ranks: Ranks, pipeline: AnyPipeline) -> None:
     request = dataclasses.replace(T2V.requests[0], num_inference_steps=2, max_sequence_length=2)
     of_gang, *_ = ranks.run(render, request, degrees=Degrees(ulysses=4))
     assert references.largest_difference(of_gang.frames, pipeline(request)) <= 1e-4
@@ -59,11 +61,11 @@ def test_ranks_without_a_token_of_the_prompt(ranks: Ranks, pipeline: Pipeline) -
 
 
 @pytest.fixture(scope="module")
-def rules() -> Rules:
+def rules() -> Rules[HunyuanVideoRequest]:
     return load_rules(open_checkpoint(T2V.checkpoint))
 
 
-def test_defaults_are_the_pipelines(rules: Rules) -> None:
+def test_defaults_are_the_pipelines(rules: Rules[HunyuanVideoRequest]) -> None:
     resolved = rules.resolve(RenderRequest(prompt="a fox"))
     assert dataclasses.asdict(resolved) | {
         "height": 720,
@@ -90,13 +92,17 @@ def test_defaults_are_the_pipelines(rules: Rules) -> None:
         ({"strength": 0.5}, "strength: 0.5 is not allowed"),
     ],
 )
-def test_requests_that_cannot_be(rules: Rules, fields: dict[str, Any], message: str) -> None:
+def test_requests_that_cannot_be(
+    rules: Rules[HunyuanVideoRequest], fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         rules.resolve(RenderRequest(prompt="a fox", **fields))
 
 
 @pytest.mark.usefixtures("nothing_told")
-def test_frames_are_rounded_with_a_warning(rules: Rules, caplog: pytest.LogCaptureFixture) -> None:
+def test_frames_are_rounded_with_a_warning(
+    rules: Rules[HunyuanVideoRequest], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         rules.resolve(RenderRequest(prompt="a fox", num_frames=61))
         assert not caplog.messages
@@ -106,7 +112,7 @@ def test_frames_are_rounded_with_a_warning(rules: Rules, caplog: pytest.LogCaptu
 
 @pytest.mark.usefixtures("nothing_told")
 def test_guidance_without_a_negative_prompt_is_warned_of(
-    rules: Rules, caplog: pytest.LogCaptureFixture
+    rules: Rules[HunyuanVideoRequest], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         rules.resolve(RenderRequest(prompt="a fox", true_cfg_scale=7.25, negative_prompt=""))
@@ -115,7 +121,7 @@ def test_guidance_without_a_negative_prompt_is_warned_of(
     assert caplog.messages == ["true_cfg_scale 7.25 does nothing in rows without a negative_prompt"]
 
 
-def test_a_prompt_of_which_nothing_is_left(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_of_which_nothing_is_left(pipeline: AnyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidgen_dist.families.hunyuan_video.pipeline.TEMPLATE", "{}")
     with pytest.raises(RequestError, match="prompt: 'a fox' is not allowed; one that makes"):
         pipeline(dataclasses.replace(T2V.requests[0], prompt="a fox"))

@@ -7,7 +7,7 @@ from tests.families import tiny
 from tests.references import case, cases, check_close
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.hunyuan_video import transformer as hunyuan_video
+from vidgen_dist.families.hunyuan_video.config import TransformerConfig
 from vidgen_dist.families.hunyuan_video.transformer import (
     HunyuanVideoTransformer3DModel,
     from_patches,
@@ -53,7 +53,7 @@ def run(model, pieces):
 
 
 def randomised(**changes):
-    return tiny.randomised(HunyuanVideoTransformer3DModel({**TINY, **changes}), scale=0.3)
+    return tiny.randomised(tiny.made(HunyuanVideoTransformer3DModel, {**TINY, **changes}), scale=0.3)
 
 
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
@@ -123,21 +123,24 @@ def test_patches_and_back(patch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"num_layers": 0}, "num_layers is 0; allowed is a whole number from 1"),
         ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; allowed is rms_norm"),
         (
             {"image_condition_type": "latent_concat"},
             "image_condition_type is 'latent_concat'; allowed is null",
         ),
-        ({"rope_axes_dim": [4, 2]}, "rope_axes_dim is .*; allowed is three even numbers"),
-        ({"rope_axes_dim": [3, 3, 2]}, "rope_axes_dim is .*; allowed is three even numbers"),
+        ({"rope_axes_dim": [4, 2]}, "rope_axes_dim is .*; allowed is a list of 3, each .* a multiple of 2"),
+        (
+            {"rope_axes_dim": [3, 3, 2]},
+            "rope_axes_dim is .*; allowed is a list of 3, each .* a multiple of 2",
+        ),
         ({"rope_axes_dim": [4, 4, 2]}, "rope_axes_dim is .*; allowed is numbers that sum to .*, 8"),
         ({"patch_size": "2"}, "patch_size is '2'; allowed is a whole number"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of HunyuanVideoTransformer3DModel: {message}"):
-        HunyuanVideoTransformer3DModel({**TINY, **changes})
+        TransformerConfig.read({**TINY, **changes})
 
 
 def test_mlp_ratio_is_not_the_refiners():
@@ -151,9 +154,9 @@ def test_mlp_ratio_is_not_the_refiners():
 
 
 def test_an_empty_config_is_the_published_one():
-    config, axes = hunyuan_video.parse_config({})
+    config = TransformerConfig.read({})
     assert (config.inner_dim, config.mlp_dim, config.patch) == (3072, 12288, (1, 2, 2))
-    assert axes == (16, 56, 56)
+    assert config.rope_axes_dim == (16, 56, 56)
 
 
 @pytest.mark.parametrize(

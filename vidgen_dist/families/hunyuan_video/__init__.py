@@ -1,0 +1,65 @@
+"""HunyuanVideo (Kong et al. 2024, arXiv:2412.03603)."""
+
+from __future__ import annotations
+
+from vidgen_dist.families.common.components import (
+    CLIP_TEXT,
+    CLIP_TOKENIZERS,
+    FLOW_MATCH_EULER,
+    LLAMA,
+    LLAMA_TOKENIZERS,
+)
+from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO
+from vidgen_dist.families.family import (
+    DECODE,
+    DENOISE,
+    ENCODE,
+    Component,
+    Family,
+    Lazy,
+    ModelClass,
+    PipelineClass,
+)
+from vidgen_dist.families.hunyuan_video.config import HunyuanVideoConfigs, TransformerConfig, VaeConfig
+from vidgen_dist.families.hunyuan_video.rules import rules
+
+FAMILY = Family(
+    name="HunyuanVideo",
+    key="hunyuan_video",
+    pipelines=(
+        PipelineClass(
+            "HunyuanVideoPipeline", TEXT_TO_VIDEO, Lazy(f"{__name__}.pipeline:HunyuanVideoPipeline")
+        ),
+    ),
+    components=(
+        Component("tokenizer", LLAMA_TOKENIZERS, (ENCODE,)),
+        Component("tokenizer_2", CLIP_TOKENIZERS, (ENCODE,)),
+        Component("text_encoder", (LLAMA,), (ENCODE,)),
+        Component("text_encoder_2", (CLIP_TEXT,), (ENCODE,)),
+        Component(
+            "transformer",
+            (
+                ModelClass(
+                    TransformerConfig.NAME,
+                    TransformerConfig,
+                    Lazy(f"{__name__}.transformer:HunyuanVideoTransformer3DModel"),
+                ),
+            ),
+            (DENOISE,),
+        ),
+        Component(
+            "vae",
+            (
+                ModelClass(
+                    VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLHunyuanVideo")
+                ),
+            ),
+            (DECODE,),
+        ),
+        Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
+    ),
+    configs=HunyuanVideoConfigs,
+    rules=rules,
+    costs=Lazy(f"{__name__}.costs:COSTS"),
+    published=("hunyuanvideo-community/HunyuanVideo",),
+)

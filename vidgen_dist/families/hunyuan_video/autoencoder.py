@@ -12,105 +12,29 @@ of the others'.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, select_config
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_layers import CausalConv3d, Steps
 from vidgen_dist.families.common.tiles import StridedTiles, Tiles, cut, in_frame_tiles
-from vidgen_dist.nn.activations import DIFFUSERS, Activation
+from vidgen_dist.families.hunyuan_video.config import FRAMES_OF_A_TILE, FRAMES_TO_THE_NEXT, VaeConfig
+from vidgen_dist.nn.activations import of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows
 
-NAME = "AutoencoderKLHunyuanVideo"
-
-# Long videos go through in tiles of so many frames and the one before, one every so many: other numbers would
-# change the picture.
-FRAMES_OF_A_TILE = 16
-FRAMES_TO_THE_NEXT = 12
-
 NORM_EPS = 1e-6
-DOWN_BLOCK = "HunyuanVideoDownBlock3D"
-UP_BLOCK = "HunyuanVideoUpBlock3D"
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The keys of a HunyuanVideo autoencoder's config.json, with the reference's defaults.
-
-    Raises:
-        Refused: A block type or activation that does not exist; lengths, channels and ratios that cannot be.
-    """
-
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 16
-    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
-    up_block_types: Sequence[str] = (UP_BLOCK,) * 4
-    block_out_channels: Sequence[int] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    act_fn: str = "silu"
-    norm_num_groups: int = 32
-    scaling_factor: float = 0.476986
-    spatial_compression_ratio: int = 8
-    temporal_compression_ratio: int = 4
-    mid_block_add_attention: bool = True
-
-    @classmethod
-    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
-        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return select_config(cls, config, NAME)
-
-    def __post_init__(self) -> None:
-        check_sizes(self, NAME)
-        if self.scaling_factor <= 0:
-            self._refuse("scaling_factor", "a number above 0")
-        channels = self.block_out_channels
-        blocks = len(channels)
-        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
-            if list(getattr(self, key)) != [known] * blocks:
-                self._refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
-        if self.act_fn.lower() not in DIFFUSERS:
-            self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
-        if any(n < 1 or n % self.norm_num_groups for n in channels):
-            self._refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
-        # The reference's decoder knows no other, and its blocks do not double frames more often.
-        if self.temporal_compression_ratio != 4:
-            self._refuse("temporal_compression_ratio", "4")
-        if blocks < 3:
-            self._refuse("block_out_channels", "3 or more: frames are halved between two pairs of blocks")
-        ratio = self.spatial_compression_ratio
-        if not math.log2(ratio).is_integer() or ratio > 2**blocks:
-            self._refuse(
-                "spatial_compression_ratio", f"a power of 2, up to {2**blocks}: each block halves once"
-            )
-
-    def _refuse(self, key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, getattr(self, key), allowed)
-
-    @property
-    def activation(self) -> Activation:
-        return DIFFUSERS[self.act_fn.lower()]
-
-    def steps(self, level: int) -> Steps | None:
-        """What the resampler does that ends the level-th block, of the encoder as of the decoder."""
-        last = len(self.block_out_channels) - 1
-        space = 2 if level < int(math.log2(self.spatial_compression_ratio)) else 1
-        time = 2 if last - int(math.log2(self.temporal_compression_ratio)) <= level < last else 1
-        return None if (time, space) == (1, 1) else (time, space, space)
 
 
 class ResnetBlock3D(nn.Module):
     """Two causal convolutions around a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: VaeConfig) -> None:
         super().__init__()
-        self.activation = config.activation
+        self._activation = of_diffusers(config.act_fn)
         self.norm1 = GroupNorm(config.norm_num_groups, in_channels, eps=NORM_EPS)
         self.conv1 = CausalConv3d(in_channels, out_channels)
         self.norm2 = GroupNorm(config.norm_num_groups, out_channels, eps=NORM_EPS)
@@ -121,8 +45,8 @@ class ResnetBlock3D(nn.Module):
 
     def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
         """x (B, C, T, H, W) to (B, O, T, H, W)."""
-        hidden = self.conv1(self.activation(self.norm1(x, rows)), rows)
-        hidden = self.conv2(self.activation(self.norm2(hidden, rows)), rows)
+        hidden = self.conv1(self._activation(self.norm1(x, rows)), rows)
+        hidden = self.conv2(self._activation(self.norm2(hidden, rows)), rows)
         return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x, rows))
 
 
@@ -148,7 +72,7 @@ class Attention(nn.Module):
 class MidBlock3D(nn.Module):
     """Two residual blocks, attention between them where the config has it."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         channels = config.block_out_channels[-1]
         self.attentions = nn.ModuleList()
@@ -191,7 +115,7 @@ class Upsample3D(nn.Module):
 
 
 class DownBlock3D(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, level: int, config: AutoencoderConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, level: int, config: VaeConfig) -> None:
         super().__init__()
         channels = [in_channels, *[out_channels] * config.layers_per_block]
         self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
@@ -205,7 +129,7 @@ class DownBlock3D(nn.Module):
 
 
 class UpBlock3D(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, level: int, config: AutoencoderConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, level: int, config: VaeConfig) -> None:
         super().__init__()
         channels = [in_channels, *[out_channels] * (config.layers_per_block + 1)]
         self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
@@ -221,9 +145,9 @@ class UpBlock3D(nn.Module):
 class Encoder3D(nn.Module):
     """Frames (B, C, T, H, W) to the moments of the latents (B, 2 Z, t, h, w)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        channels = list(config.block_out_channels)
+        channels = config.block_out_channels
         self.conv_in = CausalConv3d(config.in_channels, channels[0])
         self.down_blocks = nn.ModuleList(
             DownBlock3D(i, o, level, config)
@@ -244,9 +168,9 @@ class Encoder3D(nn.Module):
 class Decoder3D(nn.Module):
     """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        channels = list(reversed(config.block_out_channels))
+        channels = config.block_out_channels[::-1]
         self.conv_in = CausalConv3d(config.latent_channels, channels[0])
         self.mid_block = MidBlock3D(config)
         self.up_blocks = nn.ModuleList(
@@ -286,23 +210,19 @@ class AutoencoderKLHunyuanVideo(VideoAutoencoder):
     """HunyuanVideo's autoencoder. Long videos go through in tiles of frames, with or without `use_tiling`.
 
     Args:
-        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        config: `vae/config.json`.
         mesh: As `VideoAutoencoder` has it.
-
-    Raises:
-        Refused: A configuration that cannot be.
     """
 
-    config: AutoencoderConfig
+    config: VaeConfig
     tiles: FrameTiles = FrameTiles()
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        known = AutoencoderConfig.from_mapping(config)
-        super().__init__(known, known.spatial_compression_ratio, mesh)
-        self.encoder = Encoder3D(known)
-        self.decoder = Decoder3D(known)
-        self.quant_conv = nn.Conv3d(2 * known.latent_channels, 2 * known.latent_channels, 1)
-        self.post_quant_conv = nn.Conv3d(known.latent_channels, known.latent_channels, 1)
+    def __init__(self, config: VaeConfig, mesh: Mesh | None = None) -> None:
+        super().__init__(config, config.spatial_compression_ratio, mesh)
+        self.encoder = Encoder3D(config)
+        self.decoder = Decoder3D(config)
+        self.quant_conv = nn.Conv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
 
     def enable_tiling(self, **sizes: Any) -> None:
         tiles = replace(self.tiles, **sizes)

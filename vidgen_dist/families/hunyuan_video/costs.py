@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
-from vidgen_dist.families.common.costs import Convolution, ModelSize, Stack, Workload
-from vidgen_dist.families.common.counting import Shapes, component, count, linear_weights
+from vidgen_dist.families.common.costs import (
+    Convolution,
+    Costs,
+    Counted,
+    ModelSize,
+    Shapes,
+    Stack,
+    Workload,
+    component,
+    linear_weights,
+    network,
+)
 from vidgen_dist.families.common.encoder_costs import llama_encoder
-from vidgen_dist.families.hunyuan_video.rules import Geometry, guided
-from vidgen_dist.families.rules import Rules
-from vidgen_dist.request import RenderRequest
-from vidgen_dist.weights.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderConfig
+from vidgen_dist.families.hunyuan_video.config import (
+    FRAMES_OF_A_TILE,
+    FRAMES_TO_THE_NEXT,
+    HunyuanVideoConfigs,
+    VaeConfig,
+)
+from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
 
 # The fullest moment of a single-stream block: the tokens, normed, what the attention made of them, and four
 # times as wide what the feed-forward does, and its copy beside the attention's. Measured on CPU: 16.1; 9.9 in
@@ -25,18 +34,9 @@ _WAITING = 4
 _OPERATORS = 50
 
 
-def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
-    """A checkpoint's size, counted from its models without weights.
-
-    Raises:
-        Refused: A config that cannot be.
-    """
-    # Loads MindSpore.
-    from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderConfig
-    from vidgen_dist.families.hunyuan_video.transformer import parse_config
-
-    config, _ = parse_config(checkpoint.config("transformer"))
-    transformer, vae = count(checkpoint, "transformer"), count(checkpoint, "vae")
+def size(configs: HunyuanVideoConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+    """A checkpoint's size."""
+    config, transformer, vae = configs.transformer, counted["transformer"], counted["vae"]
     dit = Stack(
         heads=config.num_attention_heads,
         width=config.inner_dim,
@@ -48,49 +48,37 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
         blocks=config.num_layers + config.num_single_layers,
         waiting=_WAITING,
     )
-    known = AutoencoderConfig.from_mapping(checkpoint.config("vae"))
     return ModelSize(
-        model=checkpoint.model,
-        family=rules.family,
-        transformer=component("transformer", transformer, dit),
-        text_encoder=llama_encoder(checkpoint),
-        others=(component("text_encoder_2", count(checkpoint, "text_encoder_2")),),
+        denoisers=(network("transformer", transformer, dit),),
+        text_encoder=llama_encoder(configs.text_encoder, counted["text_encoder"]),
+        others=(component("text_encoder_2", counted["text_encoder_2"]),),
         vae=component(
             "vae",
             vae,
-            encoder=tuple(_convolutions(vae.shapes, "encoder.", known)),
-            decoder=tuple(_convolutions(vae.shapes, "decoder.", known)),
+            encoder=tuple(_convolutions(vae.shapes, "encoder.", configs.vae)),
+            decoder=tuple(_convolutions(vae.shapes, "decoder.", configs.vae)),
         ),
     )
 
 
-def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Workload:
-    """What a request, its defaults filled in, asks of the model: with a prompt as long as may be."""
-    # Loads MindSpore.
-    from vidgen_dist.families.hunyuan_video.autoencoder import FRAMES_OF_A_TILE, FRAMES_TO_THE_NEXT
-
-    geometry = Geometry.of(checkpoint.config("transformer"), checkpoint.config("vae"))
-    assert request.height is not None
-    assert request.width is not None
-    assert request.num_frames is not None
-    assert request.num_inference_steps is not None
-    assert request.max_sequence_length is not None
-    latent_frames = geometry.latent_frames(request.num_frames)
-    frames = geometry.decoded_frames(latent_frames)
-    rows, columns = request.height // geometry.spatial, request.width // geometry.spatial
-    patches = (rows // geometry.patch_size) * (columns // geometry.patch_size)
+def workload(configs: HunyuanVideoConfigs, r: HunyuanVideoRequest) -> Workload:
+    """What a request asks of the model: with a prompt as long as may be."""
+    channels, latent_frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
+    frames_of_a_token, rows_of_a_token, columns_of_a_token = configs.transformer.patch
+    patches = (rows // rows_of_a_token) * (columns // columns_of_a_token)
+    frames = configs.vae.decoded_frames(latent_frames)
     # A tile has one frame more, the one before it; the last one of nothing else is left out.
     starts = range(0, frames - 1, FRAMES_TO_THE_NEXT) if frames > FRAMES_OF_A_TILE else range(1)
     made = sum(min(FRAMES_OF_A_TILE + 1, frames - start) for start in starts)
     return Workload(
         frames=frames,
-        height=request.height,
-        width=request.width,
-        steps=request.num_inference_steps,
-        guided=guided(request),
-        tokens=latent_frames // geometry.patch_size_t * patches,
-        text_tokens=request.max_sequence_length,
-        latents=latent_frames * geometry.latent_channels * rows * columns,
+        height=r.height,
+        width=r.width,
+        steps=r.num_inference_steps,
+        guided=r.is_guided,
+        tokens=latent_frames // frames_of_a_token * patches,
+        text_tokens=r.max_sequence_length,
+        latents=latent_frames * channels * rows * columns,
         latent_rows=rows,
         frames_at_once=min(FRAMES_OF_A_TILE + 1, frames),
         batches=len(starts),
@@ -98,7 +86,10 @@ def workload(checkpoint: Checkpoint, _: Rules, request: RenderRequest) -> Worklo
     )
 
 
-def _convolutions(shapes: Shapes, prefix: str, config: AutoencoderConfig) -> Iterator[Convolution]:
+COSTS = Costs(size, workload)
+
+
+def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Convolution]:
     """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`."""
     # How many frames, and rows, of one end are one behind so many blocks.
     behind = [(1, 1)]

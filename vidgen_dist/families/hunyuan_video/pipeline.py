@@ -1,14 +1,12 @@
-"""HunyuanVideo: text-to-video (Kong et al. 2024, arXiv:2412.03603).
-
-Parity with diffusers' HunyuanVideoPipeline. Latents live in numpy between the transformer's calls: they are
-small, and the scheduler's arithmetic is then the same on every device.
+"""HunyuanVideo: text-to-video (Kong et al. 2024, arXiv:2412.03603). Parity with diffusers'
+HunyuanVideoPipeline.
 
 Shapes: B batch, T latent frames, C latent channels, H and W height and width of the latents, L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +14,15 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.encoders.clip import CLIPTextEncoder
 from vidgen_dist.encoders.llama import LlamaEncoder
-from vidgen_dist.families.common.guidance import both_halves, guide
-from vidgen_dist.families.common.pipeline import FamilyPipeline, TextAndNoise
-from vidgen_dist.families.common.prompts import Encoded
-from vidgen_dist.families.common.rendering import Steps, check_finite, draw_noise, round_to, to_frames
+from vidgen_dist.families.common.guidance import Halves, constant
+from vidgen_dist.families.common.pipeline import Start
+from vidgen_dist.families.common.prompts import PromptedPipeline
+from vidgen_dist.families.common.rendering import check_finite, draw_noise, round_to
 from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderKLHunyuanVideo
-from vidgen_dist.families.hunyuan_video.rules import CLIP_TOKENS, Geometry, guided
+from vidgen_dist.families.hunyuan_video.config import CLIP_TOKENS, HunyuanVideoConfigs
+from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
 from vidgen_dist.families.hunyuan_video.transformer import HunyuanVideoTransformer3DModel
-from vidgen_dist.families.rules import Rules
-from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.request import RenderRequest, RequestError
+from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from vidgen_dist.weights.tokenizer import tokenize, tokenize_with_mask
 
@@ -44,113 +41,82 @@ CROP_START = 95
 """Tokens of the template before the prompt, which are cut off of LLaMA's answer."""
 
 
-class HunyuanVideoPipeline(FamilyPipeline[TextAndNoise]):
-    """Renders requests with one HunyuanVideo checkpoint.
+@dataclass(frozen=True)
+class Text:
+    """An encoded prompt.
 
     Args:
-        rules: What the checkpoint takes.
-        tokenizer, tokenizer_2: LLaMA's and CLIP's.
-        text_encoder, text_encoder_2, transformer, vae: Models with their weights loaded.
-        scheduler: The checkpoint's noise schedule.
-        transformer_config, vae_config: `config.json` of the two, as published.
-        dtype: Name of the models' dtype; latents are rounded to it between steps, as in diffusers.
-        mesh: The gang that renders together. All ranks render the same requests in the same order.
+        hidden: LLaMA's hidden states (B, L, D).
+        mask: Which of them are the prompt's (B, L).
+        pooled: CLIP's vector (B, P).
     """
 
-    def __init__(
-        self,
-        *,
-        rules: Rules,
-        tokenizer: Any,
-        tokenizer_2: Any,
-        text_encoder: LlamaEncoder,
-        text_encoder_2: CLIPTextEncoder,
-        transformer: HunyuanVideoTransformer3DModel,
-        vae: AutoencoderKLHunyuanVideo,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-        transformer_config: Mapping[str, Any],
-        vae_config: Mapping[str, Any],
-        dtype: str,
-        mesh: Mesh | None = None,
-    ) -> None:
-        super().__init__(rules, dtype, mesh)
-        self.tokenizer = tokenizer
-        self.tokenizer_2 = tokenizer_2
-        self.text_encoder = text_encoder
-        self.text_encoder_2 = text_encoder_2
-        self.transformer = transformer
-        self.vae = vae
-        self.scheduler = scheduler
-        self.geometry = Geometry.of(transformer_config, vae_config)
+    hidden: np.ndarray
+    mask: np.ndarray
+    pooled: np.ndarray
 
-    # Conditioning
 
-    def _encode(self, prompt: str, length: int) -> Encoded:
-        """LLaMA's hidden states (1, L, D), which of them are the prompt's (1, L), CLIP's vector (1, P)."""
-        ids, mask = tokenize_with_mask(self.tokenizer, TEMPLATE.format(prompt), length + CROP_START)
+class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, Text, Start[Text]]):
+    """Renders requests with one HunyuanVideo checkpoint."""
+
+    configs: HunyuanVideoConfigs
+    tokenizer: Any
+    tokenizer_2: Any
+    text_encoder: LlamaEncoder
+    text_encoder_2: CLIPTextEncoder
+    transformer: HunyuanVideoTransformer3DModel
+    vae: AutoencoderKLHunyuanVideo
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    def encode(self, r: HunyuanVideoRequest) -> Halves[Text]:
+        return self.encode_texts(
+            r, r.prompt, r.negative_prompt if r.is_guided else None, r.max_sequence_length
+        )
+
+    def encode_text(self, r: HunyuanVideoRequest, prompt: str) -> Text:
+        asked, length = TEMPLATE.format(prompt), r.max_sequence_length + CROP_START
+        ids, mask = tokenize_with_mask(self.tokenizer, asked, length)
         hidden, mask = nn.to_numpy(self.text_encoder(ids, mask))[:, CROP_START:], mask[:, CROP_START:]
         if not mask.any():
-            raise RequestError(
-                "prompt", prompt, f"one that makes tokens beyond the {CROP_START} that are cropped"
-            )
+            allowed = f"one that makes tokens beyond the {CROP_START} that are cropped"
+            raise RequestError("prompt", prompt, allowed)
         pooled = nn.to_numpy(self.text_encoder_2(tokenize(self.tokenizer_2, prompt, CLIP_TOKENS)).pooled)
         check_finite(hidden, "encode, text")
         check_finite(pooled, "encode, text")
-        return hidden, mask, pooled
+        return Text(hidden, mask, pooled)
 
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[TextAndNoise, int]:
-        assert request.num_inference_steps is not None
-        assert request.num_frames is not None
-        assert request.height is not None
-        assert request.width is not None
-        texts = self._encode_texts(request, request.negative_prompt if guided(request) else None)
-        steps = request.num_inference_steps
-        self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1])
-        g = self.geometry
-        size = request.height // g.spatial, request.width // g.spatial
-        shape = (1, g.latent_channels, g.latent_frames(request.num_frames), *size)
-        # In float32, whatever the models compute in.
-        return TextAndNoise(texts, draw_noise(rng, shape, "float32")), steps
-
-    # Denoising
-
-    def _denoise(self, request: RenderRequest, start: TextAndNoise, steps: Steps) -> np.ndarray:
-        """Latents (1, C, T, H, W) after the last step."""
-        assert request.true_cfg_scale is not None
-        (latents,) = steps.begin(latents=start.noise)
-        for i in steps:
-            timestep = self.scheduler.timesteps[i]
-            # The reference has a timestep in the latents' dtype, and those are float32 before the first step.
-            told = timestep if i == 0 else round_to(timestep, self.dtype)
-            predicted = self._predict(request, latents, start.texts, told)
-            if guided(request):
-                predicted = guide(predicted, request.true_cfg_scale)
-            latents = round_to(self.scheduler.step(predicted, i, latents, steps.rng), self.dtype)
-            steps.end(i, latents=latents)
-        return latents
-
-    def _predict(
-        self, request: RenderRequest, latents: np.ndarray, texts: Encoded, timestep: np.ndarray
-    ) -> np.ndarray:
-        """The transformer's output, float32 (B, C, T, H, W): both halves when there is guidance."""
-        hidden, mask, pooled = texts
-        batch = len(hidden)
-        guidance = round_to(np.full((batch,), request.guidance_scale), self.dtype) * 1000
-        predicted = self.transformer(
-            self._tensor(np.concatenate([latents] * batch)),
-            np.full((batch,), timestep, np.float32),
-            self._tensor(hidden),
-            mask,
-            self._tensor(pooled),
-            guidance=round_to(guidance, self.dtype),
+    def prepare(self, r: HunyuanVideoRequest, halves: Halves[Text], rng: np.random.Generator) -> Start[Text]:
+        size = self.configs.latent_size(r.num_frames, r.height, r.width)
+        sigmas = np.linspace(1.0, 0.0, r.num_inference_steps + 1)[:-1]
+        return Start(
+            # In float32, whatever the models compute in.
+            latents=draw_noise(rng, (1, *size), "float32"),
+            halves=halves,
+            schedule=self.scheduler.schedule(sigmas=sigmas),
+            guidance=constant(r.true_cfg_scale if r.is_guided else None, r.num_inference_steps),
+            carried=self.dtype,
         )
-        if guided(request):
-            predicted = both_halves(predicted, self.mesh)
-        return nn.to_numpy(predicted)
 
-    def _decode(
-        self, _request: RenderRequest, _start: TextAndNoise, latents: np.ndarray, _rng: np.random.Generator
-    ) -> np.ndarray:
-        """Latents (1, C, T, H, W) to frames (F, height, width, 3) in [0, 1]."""
-        scaled = latents / np.float32(self.vae.config.scaling_factor)
-        return to_frames(nn.to_numpy(self.vae.decode(self._tensor(scaled))), self.mesh.gang)
+    def predict(
+        self, r: HunyuanVideoRequest, start: Start[Text], latents: np.ndarray, condition: Text, i: int
+    ) -> nn.Tensor:
+        """The transformer's output (B, C, T, H, W)."""
+        batch = (len(latents),)
+        timestep = start.schedule.timesteps[i]
+        # The reference has a timestep in the latents' dtype, and those are float32 before the first step.
+        told = timestep if i == 0 else round_to(timestep, self.dtype)
+        embedded = round_to(np.full(batch, r.guidance_scale), self.dtype) * 1000
+        return self.transformer(
+            self.tensor(latents),
+            np.full(batch, told, np.float32),
+            self.tensor(condition.hidden),
+            condition.mask,
+            self.tensor(condition.pooled),
+            guidance=round_to(embedded, self.dtype),
+        )
+
+    def decode(
+        self, r: HunyuanVideoRequest, start: Start[Text], latents: np.ndarray, rng: np.random.Generator
+    ) -> nn.Tensor:
+        """Frames of latents (1, C, T, H, W)."""
+        return self.vae.decode(self.tensor(latents / np.float32(self.configs.vae.scaling_factor)))

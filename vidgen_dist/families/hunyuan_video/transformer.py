@@ -16,14 +16,12 @@ N = L + V, D model width, P width of the pooled text.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, read_config
 from vidgen_dist.families.common.layers import (
     FeedForward,
     FinalNorm,
@@ -32,87 +30,19 @@ from vidgen_dist.families.common.layers import (
     modulated,
     to_patches,
 )
+from vidgen_dist.families.hunyuan_video.config import TransformerConfig
 from vidgen_dist.nn.embeddings import rotary_axes, timestep_embedding
 from vidgen_dist.nn.rotary import Rotary, turn
 from vidgen_dist.parallel.attention import attention
+from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
-
-NAME = "HunyuanVideoTransformer3DModel"
 
 EPS = 1e-6
 """Of every norm."""
 
 TIME_CHANNELS = 256
 """Sinusoids of a timestep, and of the guidance."""
-
-
-@dataclass(frozen=True)
-class HunyuanVideoConfig:
-    """diffusers' config of the model, with its defaults."""
-
-    in_channels: int = 16
-    out_channels: int | None = 16
-    num_attention_heads: int = 24
-    attention_head_dim: int = 128
-    num_layers: int = 20
-    num_single_layers: int = 40
-    num_refiner_layers: int = 2
-    mlp_ratio: float = 4.0
-    patch_size: int = 2
-    patch_size_t: int = 1
-    qk_norm: str = "rms_norm"
-    guidance_embeds: bool = True
-    text_embed_dim: int = 4096
-    pooled_projection_dim: int = 768
-    rope_theta: float = 256.0
-    image_condition_type: str | None = None
-
-    @property
-    def inner_dim(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def mlp_dim(self) -> int:
-        return int(self.inner_dim * self.mlp_ratio)
-
-    @property
-    def output_channels(self) -> int:
-        return self.out_channels or self.in_channels
-
-    @property
-    def patch(self) -> tuple[int, int, int]:
-        """Latent frames, rows and columns of a token."""
-        return self.patch_size_t, self.patch_size, self.patch_size
-
-
-ROPE_AXES_DIM = (16, 56, 56)
-"""diffusers' default of `rope_axes_dim`: channels of a head that time, height and width turn."""
-
-
-def parse_config(config: Mapping[str, Any]) -> tuple[HunyuanVideoConfig, tuple[int, ...]]:
-    """The model's config, checked, and its `rope_axes_dim`.
-
-    Raises:
-        Refused: A key's value is not possible; names the key and what is allowed.
-    """
-    plain = {key: value for key, value in config.items() if key != "rope_axes_dim"}
-    parsed = read_config(HunyuanVideoConfig, plain, NAME)
-
-    def refuse(key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, config.get(key), allowed)
-
-    check_sizes(parsed, NAME)
-    if parsed.qk_norm != "rms_norm":
-        refuse("qk_norm", "rms_norm")
-    if parsed.image_condition_type is not None:
-        refuse("image_condition_type", "null: text-to-video is what is rendered")
-    axes = config.get("rope_axes_dim", ROPE_AXES_DIM)
-    if not isinstance(axes, list | tuple) or len(axes) != 3 or any(type(n) is not int or n % 2 for n in axes):
-        refuse("rope_axes_dim", "three even numbers, for time, height and width")
-    if sum(axes) != parsed.attention_head_dim:
-        refuse("rope_axes_dim", f"numbers that sum to attention_head_dim, {parsed.attention_head_dim}")
-    return parsed, tuple(axes)
 
 
 @dataclass(frozen=True)
@@ -141,9 +71,6 @@ class HunyuanVideoTransformer3DModel(nn.Module):
     Args:
         config: `transformer/config.json`.
         mesh: The gang; its ranks share the tokens. By default this process alone.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
@@ -153,9 +80,9 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         "single_transformer_blocks",
     )
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+    def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
-        self.config, self._axes = parse_config(config)
+        self.config = config
         self.mesh = mesh or alone()
         c = self.config
         self.x_embedder = PatchEmbed(c)
@@ -204,11 +131,16 @@ class HunyuanVideoTransformer3DModel(nn.Module):
             self._begin(text[i : i + 1, : int(mask[i].sum())], patches[i : i + 1], time[i : i + 1], grid)
             for i in range(len(mask))
         ]
-        for block in self.transformer_blocks:
-            samples = [block(sample) for sample in samples]
-        streams = [nn.cat([sample.text, sample.video], 1) for sample in samples]
-        for block in self.single_transformer_blocks:
-            streams = [block(tokens, sample) for tokens, sample in zip(streams, samples, strict=True)]
+        samples = run_blocks(
+            self.transformer_blocks, samples, lambda block, samples: [block(sample) for sample in samples]
+        )
+        streams = run_blocks(
+            self.single_transformer_blocks,
+            [nn.cat([sample.text, sample.video], 1) for sample in samples],
+            lambda block, streams: [
+                block(tokens, sample) for tokens, sample in zip(streams, samples, strict=True)
+            ],
+        )
         velocities = [self._end(tokens, sample) for tokens, sample in zip(streams, samples, strict=True)]
         whole = velocities[0] if len(velocities) == 1 else nn.cat(velocities, 0)
         return from_patches(whole, grid, self.config.patch)
@@ -238,7 +170,7 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         """Rotary table of the video's tokens, counted from the corner."""
         if self._tables is None or self._tables[0] != grid:
             positions = [np.arange(size, dtype=np.float32) for size in grid]
-            self._tables = grid, rotary_axes(self._axes, positions, self.config.rope_theta)
+            self._tables = grid, rotary_axes(self.config.rope_axes_dim, positions, self.config.rope_theta)
         return self._tables[1]
 
     def _end(self, tokens: nn.Tensor, sample: Sample) -> nn.Tensor:
@@ -257,7 +189,7 @@ def from_patches(x: nn.Tensor, grid: tuple[int, int, int], patch: tuple[int, int
 class PatchEmbed(nn.Module):
     """Patches (B, V, numbers of a patch) to tokens (B, V, D)."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.proj = nn.Conv3d(config.in_channels, config.inner_dim, config.patch, stride=config.patch)
 
@@ -309,7 +241,7 @@ class TextProjection(nn.Module):
 class TokenRefiner(nn.Module):
     """Text that looks at itself, both ways, before it meets the video."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.time_text_embed = ConditionEmbedding(config.inner_dim, config.text_embed_dim, guidance=False)
         self.proj_in = nn.Linear(config.text_embed_dim, config.inner_dim)
@@ -332,20 +264,18 @@ def refiner_mask(mask: np.ndarray) -> np.ndarray:
 
 
 class RefinerStack(nn.Module):
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.refiner_blocks = nn.ModuleList([RefinerBlock(config) for _ in range(config.num_refiner_layers)])
 
     def construct(self, text: nn.Tensor, time: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
-        for block in self.refiner_blocks:
-            text = block(text, time, mask)
-        return text
+        return run_blocks(self.refiner_blocks, text, lambda block, text: block(text, time, mask))
 
 
 class RefinerBlock(nn.Module):
     """Self-attention, then a feed-forward, each gated by the time."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.inner_dim, EPS)
         self.attn = RefinerAttention(config)
@@ -362,7 +292,7 @@ class RefinerBlock(nn.Module):
 
 
 class RefinerAttention(nn.Module):
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.inner_dim
         self._heads = config.num_attention_heads
@@ -413,7 +343,7 @@ class AdaptiveNorm(nn.Module):
 class Block(nn.Module):
     """Attention over text and video together, then feed-forwards; each kind of token has its own weights."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.inner_dim
         self.norm1 = AdaptiveNorm(dim, 6)
@@ -444,7 +374,7 @@ def _fed_forward(
 class JointAttention(nn.Module):
     """Attention of text and video, with weights for each, to both."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim, size = config.inner_dim, config.attention_head_dim
         self._heads = config.num_attention_heads
@@ -479,7 +409,7 @@ class JointAttention(nn.Module):
 class SingleBlock(nn.Module):
     """Attention and a feed-forward side by side, over text and video as one stream."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.inner_dim
         self.norm = AdaptiveNorm(dim, 3)
@@ -498,7 +428,7 @@ class SingleBlock(nn.Module):
 class Attention(nn.Module):
     """Attention of one stream; what follows it is its block's."""
 
-    def __init__(self, config: HunyuanVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.inner_dim
         self._heads = config.num_attention_heads
