@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +12,19 @@ import numpy as np
 from tests.references import Case, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.weights.load import load_weights
+
+
+def made(kind: type, raw: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
+    """The model of a config.json with those keys; the constructor says which class reads them."""
+    return kind(typing.get_type_hints(kind.__init__)["config"].read(raw), mesh)
 
 
 def loaded(kind: type, case: Case, component: str) -> Any:
     """The model of a case's component, with its weights."""
     folder = case.checkpoint / component
-    model = kind(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    model = made(kind, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     load_weights(model, folder, variant=case.variant)
     return model
 

@@ -8,14 +8,14 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import mochi
+from vidgen_dist.families import ltx, mochi
 from vidgen_dist.families.family import Family
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
-FAMILIES: tuple[Family[Any], ...] = (mochi.FAMILY,)
+FAMILIES: tuple[Family[Any], ...] = (ltx.FAMILY, mochi.FAMILY)
 
 
 @cache
