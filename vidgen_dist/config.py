@@ -192,7 +192,8 @@ def _described(kind: Any, notes: list[Any]) -> str:
     if typing.get_origin(kind) is tuple:
         of_each, *more = typing.get_args(kind)
         length = "" if more == [Ellipsis] else f" of {len(more) + 1}"
-        return f"a list{length}, each {describe(of_each)}"
+        some = " (one or more)" if any(isinstance(note, at.MinLen) for note in notes) else ""
+        return f"a list{length}, each {describe(of_each)}{some}"
     words = _WORDS[kind]
     for note in notes:
         for bound, text in _BOUNDS.items():

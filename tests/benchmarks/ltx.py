@@ -63,10 +63,11 @@ def _times() -> dict[str, np.ndarray]:
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
     from vidgen_dist.families.ltx.autoencoder import AutoencoderKLLTXVideo
+    from vidgen_dist.families.ltx.config import TransformerConfig, VaeConfig
     from vidgen_dist.families.ltx.transformer import LTXVideoTransformer3DModel
 
     nn.set_device("cpu")
-    transformer = LTXVideoTransformer3DModel(TRANSFORMER)
+    transformer = LTXVideoTransformer3DModel(TransformerConfig.read(TRANSFORMER))
     randomise(transformer)
     latents, text = nn.from_numpy(noise((2, TOKENS, 128))), nn.from_numpy(noise(TEXT))
     mask = np.ones(TEXT[:2], np.bool_)
@@ -77,7 +78,7 @@ def measure_vidgen() -> dict[str, float]:
         )
     code, rng = nn.from_numpy(noise(CODE)), np.random.default_rng(0)
     for version, config in VAES.items():
-        vae = AutoencoderKLLTXVideo(config)
+        vae = AutoencoderKLLTXVideo(VaeConfig.read(config))
         randomise(vae)
         seconds[f"decoded frame, {version}"] = (
             fastest(lambda vae=vae: nn.to_numpy(vae.decode(code, np.array([0.05]), rng))) / FRAMES

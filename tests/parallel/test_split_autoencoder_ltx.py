@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.families import tiny
-from tests.families.ltx.test_autoencoder import SHUFFLING, TINY, TOLD, seeded
+from tests.families.ltx.test_autoencoder import SHUFFLING, TOLD, randomised, seeded
 from tests.families.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
@@ -28,7 +27,7 @@ def cpu() -> None:
 
 
 def autoencoder(mesh: Mesh, changes: dict[str, Any]) -> AutoencoderKLLTXVideo:
-    return tiny.randomised(AutoencoderKLLTXVideo({**TINY, **changes}, mesh))
+    return randomised(mesh, **changes)
 
 
 def encode(mesh: Mesh, video: np.ndarray, changes: dict[str, Any]) -> np.ndarray:

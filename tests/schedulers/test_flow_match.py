@@ -11,7 +11,11 @@ import pytest
 
 from tests.references import HERE, largest_difference
 from vidgen_dist.errors import Refused
-from vidgen_dist.schedulers import FlowMatchEulerDiscreteScheduler, load_scheduler
+from vidgen_dist.schedulers.flow_match import (
+    FlowMatchConfig,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchSchedule,
+)
 
 with np.load(HERE / "schedulers" / "flow_match.npz") as archive:
     RECORDED = {name: archive[name] for name in archive.files}
@@ -20,30 +24,34 @@ SAMPLE = RECORDED["sample"]
 NAME = "FlowMatchEulerDiscreteScheduler"
 
 
-def scheduled(run: dict[str, Any]) -> FlowMatchEulerDiscreteScheduler:
-    scheduler: FlowMatchEulerDiscreteScheduler = load_scheduler(NAME, run["config"])
+def load(config: dict[str, Any]) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(FlowMatchConfig.read(config))
+
+
+def scheduled(run: dict[str, Any]) -> FlowMatchSchedule:
+    scheduler = load(run["config"])
     arguments = dict(run["arguments"])
     if "tokens" in arguments:
         arguments["mu"] = scheduler.mu(arguments.pop("tokens"))
-    scheduler.set_timesteps(**arguments)
-    return scheduler
+    return scheduler.schedule(**arguments)
 
 
 @pytest.mark.parametrize("k", range(len(RUNS)))
 def test_schedule_is_diffusers(k: int) -> None:
-    scheduler = scheduled(RUNS[k])
-    assert scheduler.sigmas.dtype == scheduler.timesteps.dtype == np.float32
-    assert largest_difference(scheduler.sigmas, RECORDED[f"{k}.sigmas"]) <= 1e-6
-    assert largest_difference(scheduler.timesteps, RECORDED[f"{k}.timesteps"]) <= 1e-3
+    schedule = scheduled(RUNS[k])
+    assert schedule.sigmas.dtype == schedule.timesteps.dtype == np.float32
+    assert largest_difference(schedule.sigmas, RECORDED[f"{k}.sigmas"]) <= 1e-6
+    assert largest_difference(schedule.timesteps, RECORDED[f"{k}.timesteps"]) <= 1e-3
 
 
 @pytest.mark.parametrize("k", range(len(RUNS)))
 def test_steps_are_diffusers(k: int) -> None:
-    scheduler = scheduled(RUNS[k])
+    schedule = scheduled(RUNS[k])
     rng = np.random.Generator(np.random.PCG64(RUNS[k]["seed"]))
     sample = SAMPLE
-    for i in range(len(scheduler.timesteps)):
-        sample = scheduler.step(RECORDED["model_outputs"][i], i, sample, rng)
+    for i in range(len(schedule)):
+        sample, memory = schedule.step(RECORDED["model_outputs"][i], i, sample, {}, rng)
+        assert not memory
     assert sample.dtype == np.float32
     assert largest_difference(sample, RECORDED[f"{k}.samples"][-1]) <= 5e-6
 
@@ -57,16 +65,16 @@ def test_the_grid_covers_what_pipelines_ask_for() -> None:
 
 
 def test_the_true_direction_leads_to_the_clean_sample() -> None:
-    scheduler = scheduled({"config": {"shift": 3.0}, "arguments": {"num_inference_steps": 6}})
-    noise = RECORDED["model_outputs"][0]
-    latents = scheduler.sigmas[0] * noise + (1 - scheduler.sigmas[0]) * SAMPLE
+    schedule = scheduled({"config": {"shift": 3.0}, "arguments": {"num_inference_steps": 6}})
+    noise, rng = RECORDED["model_outputs"][0], np.random.default_rng(0)
+    latents = schedule.sigmas[0] * noise + (1 - schedule.sigmas[0]) * SAMPLE
     for i in range(6):
-        latents = scheduler.step(noise - SAMPLE, i, latents)
+        latents, _ = schedule.step(noise - SAMPLE, i, latents, {}, rng)
     np.testing.assert_allclose(latents, SAMPLE, atol=1e-5)
 
 
 def test_the_shift_grows_along_a_line() -> None:
-    scheduler = load_scheduler(NAME, RUNS[0]["config"])
+    scheduler = load(RUNS[0]["config"])
     assert scheduler.mu(1024) == pytest.approx(0.95)
     assert scheduler.mu(4096) == pytest.approx(2.05)
     assert scheduler.mu(2560) == pytest.approx(1.5)
@@ -75,22 +83,22 @@ def test_the_shift_grows_along_a_line() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"time_shift_type": "cubic"}, r"time_shift_type 'cubic' .*one of exponential, linear"),
+        ({"time_shift_type": "cubic"}, r"time_shift_type is 'cubic'; .*one of exponential, linear"),
         (
             {"use_karras_sigmas": True, "use_beta_sigmas": True},
-            r"use_karras_sigmas True .*false where use_beta",
+            r"use_karras_sigmas is True; .*false where use_beta",
         ),
-        ({"invert_sigmas": 1}, r"invert_sigmas 1 .*true or false"),
-        ({"num_train_timesteps": 0}, r"num_train_timesteps 0 .*a whole number from 1"),
-        ({"max_image_seq_len": 256}, r"max_image_seq_len 256 .*another number than base_image_seq_len"),
-        ({"shift": 0}, r"shift 0 .*a number above 0"),
-        ({"base_shift": None}, r"base_shift None .*a number"),
-        ({"shift_terminal": 1}, r"shift_terminal 1 .*null or a number from 0 to below 1"),
+        ({"invert_sigmas": 1}, r"invert_sigmas is 1; .*true or false"),
+        ({"num_train_timesteps": 0}, r"num_train_timesteps is 0; .*a whole number from 1"),
+        ({"max_image_seq_len": 256}, r"max_image_seq_len is 256; .*another number than base_image_seq_len"),
+        ({"shift": 0}, r"shift is 0; .*a number above 0"),
+        ({"base_shift": None}, r"base_shift is None; .*a number"),
+        ({"shift_terminal": 1}, r"shift_terminal is 1; .*a number from 0 below 1 or null"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(config: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused, match=f"^{NAME}'s config: {message}"):
-        load_scheduler(NAME, config)
+    with pytest.raises(Refused, match=f"^config of {NAME}: {message}"):
+        load(config)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,7 @@ def test_a_config_that_cannot_be_is_refused(config: dict[str, Any], message: str
 )
 def test_numbers_of_steps_that_do_not_agree(arguments: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=r"num_inference_steps: .* is not allowed; 1 or more"):
-        load_scheduler(NAME, {}).set_timesteps(**arguments)
+        load({}).schedule(**arguments)
 
 
 def test_a_single_step_cannot_be_stretched() -> None:
@@ -116,9 +124,11 @@ def test_a_single_step_cannot_be_stretched() -> None:
 
 def test_a_dynamic_shift_needs_mu() -> None:
     with pytest.raises(ValueError, match="mu: the config says use_dynamic_shifting"):
-        load_scheduler(NAME, RUNS[0]["config"]).set_timesteps(4)
+        load(RUNS[0]["config"]).schedule(4)
 
 
 def test_unknown_key_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    load_scheduler(NAME, {"thresholding": True, "_class_name": NAME})
-    assert caplog.messages == [f"config of {NAME}: thresholding is not known and not used"]
+    load({"thresholding": True, "_class_name": NAME})
+    assert caplog.messages == [
+        f"config of {NAME}: thresholding is not known and not used (its value is True)"
+    ]

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import hunyuan_video, mochi
+from vidgen_dist.families import hunyuan_video, ltx, mochi
 from vidgen_dist.families.family import Family
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 
@@ -16,6 +16,7 @@ ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
 FAMILIES: tuple[Family[Any], ...] = (hunyuan_video.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (ltx.FAMILY, mochi.FAMILY)
 
 
 @cache

@@ -23,11 +23,11 @@ from vidgen_dist.planner.costs import estimate
 )
 def test_published_sizes(job: Callable[..., Job], version: str, vae: int) -> None:
     size = job(f"ltx-{version}").size
-    assert size.transformer.parameters == 1_923_385_472
+    assert size.denoiser.parameters == 1_923_385_472
     assert size.text_encoder.parameters == 4_762_310_656
     assert size.vae.parameters == vae
-    assert len(size.transformer.blocks) == 28
-    stack = size.transformer.stack
+    assert len(size.denoiser.blocks) == 28
+    stack = size.denoiser.stack
     assert stack is not None
     # Queries, keys, values and the way out among the video's tokens, queries and the way out to the text, and
     # a feed-forward four times as wide.

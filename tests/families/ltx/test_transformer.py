@@ -5,7 +5,7 @@ from tests.families import tiny
 from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.ltx import transformer as ltx
+from vidgen_dist.families.ltx.config import TransformerConfig
 from vidgen_dist.families.ltx.transformer import LTXVideoTransformer3DModel, rotary_positions
 
 CASES = cases("ltx")
@@ -46,7 +46,7 @@ def run(model, pieces):
 
 
 def randomised():
-    return tiny.randomised(LTXVideoTransformer3DModel(TINY), scale=0.3)
+    return tiny.randomised(tiny.made(LTXVideoTransformer3DModel, TINY), scale=0.3)
 
 
 def inputs(timestep, text=5, own_text=4):
@@ -154,7 +154,7 @@ def test_a_model_renders_one_video_after_another():
     ("changes", "message"),
     [
         ({"activation_fn": "snake"}, "activation_fn is 'snake'; allowed is one of gelu,"),
-        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"num_layers": 0}, "num_layers is 0; allowed is a whole number from 1"),
         ({"patch_size": 2}, "patch_size is 2; allowed is 1"),
         ({"patch_size_t": 2}, "patch_size_t is 2; allowed is 1"),
         ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; allowed is rms_norm_across_heads"),
@@ -165,14 +165,14 @@ def test_a_model_renders_one_video_after_another():
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of LTXVideoTransformer3DModel: {message}"):
-        LTXVideoTransformer3DModel({**TINY, **changes})
+        TransformerConfig.read({**TINY, **changes})
 
 
 def test_an_empty_config_is_the_published_one():
-    config = ltx.parse_config({})
+    config = TransformerConfig.read({})
     assert (config.inner_dim, config.num_layers) == (2048, 28)
 
 
 def test_out_channels_may_be_left_to_in_channels():
-    model = LTXVideoTransformer3DModel({**TINY, "out_channels": None})
+    model = tiny.made(LTXVideoTransformer3DModel, {**TINY, "out_channels": None})
     assert model.proj_out.weight.shape == (3, 20)

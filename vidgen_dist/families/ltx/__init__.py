@@ -1,0 +1,55 @@
+"""LTX-Video (HaCohen et al. 2024, arXiv:2501.00103)."""
+
+from __future__ import annotations
+
+from vidgen_dist.families.common.components import FLOW_MATCH_EULER, T5, T5_TOKENIZERS
+from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from vidgen_dist.families.family import (
+    DECODE,
+    DENOISE,
+    ENCODE,
+    Component,
+    Family,
+    Lazy,
+    ModelClass,
+    PipelineClass,
+)
+from vidgen_dist.families.ltx.config import LTXConfigs, TransformerConfig, VaeConfig
+from vidgen_dist.families.ltx.rules import rules
+
+_PIPELINE = Lazy(f"{__name__}.pipeline:LTXPipeline")
+
+FAMILY = Family(
+    name="LTX-Video",
+    key="ltx",
+    pipelines=(
+        PipelineClass("LTXPipeline", TEXT_TO_VIDEO, _PIPELINE),
+        PipelineClass("LTXImageToVideoPipeline", IMAGE_TO_VIDEO, _PIPELINE),
+    ),
+    components=(
+        Component("tokenizer", T5_TOKENIZERS, (ENCODE,)),
+        Component("text_encoder", (T5,), (ENCODE,)),
+        Component(
+            "transformer",
+            (
+                ModelClass(
+                    TransformerConfig.NAME,
+                    TransformerConfig,
+                    Lazy(f"{__name__}.transformer:LTXVideoTransformer3DModel"),
+                ),
+            ),
+            (DENOISE,),
+        ),
+        Component(
+            "vae",
+            (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLLTXVideo")),),
+            # An image is encoded.
+            (ENCODE, DECODE),
+        ),
+        Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
+    ),
+    configs=LTXConfigs,
+    rules=rules,
+    costs=Lazy(f"{__name__}.costs:COSTS"),
+    published=("Lightricks/LTX-Video",),
+)

@@ -12,224 +12,21 @@ Over the ranks of a gang a video is split into rows: each module works on a rank
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, select_config
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_layers import from_channels, to_channels
 from vidgen_dist.families.common.layers import SinusoidEmbedding
 from vidgen_dist.families.common.tiles import StridedTiles
+from vidgen_dist.families.ltx.config import DOWN_BLOCK, HALVED, DownStage, Stride, UpStage, VaeConfig
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import Rows, join
 
-NAME = "AutoencoderKLLTXVideo"
-
 PIXEL_NORM_EPS = 1e-8
-
-DOWN_BLOCK = "LTXVideoDownBlock3D"
-DOWN_BLOCK_095 = "LTXVideo095DownBlock3D"
-CONVOLUTION = "conv"
-SHUFFLES: Mapping[str, tuple[int, int, int]] = {
-    "spatial": (1, 2, 2),
-    "temporal": (2, 1, 1),
-    "spatiotemporal": (2, 2, 2),
-}
-"""How many frames, rows and columns go into one, by 0.9.5's `downsample_type`."""
-HALVED = (2, 2, 2)
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The keys of an LTX-Video autoencoder's config.json, with the reference's defaults.
-
-    Lists are in the encoder's order, from the pixels to the latents, also those of the decoder. Of the
-    decoder's a longer one than `decoder_block_out_channels` counts by its end.
-
-    Raises:
-        Refused: Blocks, lengths and channels that do not fit.
-    """
-
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 128
-    block_out_channels: Sequence[int] = (128, 256, 512, 512)
-    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
-    decoder_block_out_channels: Sequence[int] = (128, 256, 512, 512)
-    layers_per_block: Sequence[int] = (4, 3, 3, 3, 4)
-    decoder_layers_per_block: Sequence[int] = (4, 3, 3, 3, 4)
-    spatio_temporal_scaling: Sequence[bool] = (True, True, True, False)
-    decoder_spatio_temporal_scaling: Sequence[bool] = (True, True, True, False)
-    decoder_inject_noise: Sequence[bool] = (False,) * 5
-    downsample_type: Sequence[str] = (CONVOLUTION,) * 4
-    upsample_residual: Sequence[bool] = (False,) * 4
-    upsample_factor: Sequence[int] = (1,) * 4
-    timestep_conditioning: bool = False
-    patch_size: int = 4
-    patch_size_t: int = 1
-    resnet_norm_eps: float = 1e-6
-    scaling_factor: float = 1.0
-    encoder_causal: bool = True
-    decoder_causal: bool = False
-    spatial_compression_ratio: int | None = None
-    temporal_compression_ratio: int | None = None
-
-    @classmethod
-    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
-        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return select_config(cls, config, NAME)
-
-    def __post_init__(self) -> None:
-        check_sizes(self, NAME)
-        self._check_encoder()
-        self._check_decoder()
-
-    def _refuse(self, key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, getattr(self, key), allowed)
-
-    def _check_encoder(self) -> None:
-        blocks = self._down_blocks
-        lengths = {
-            "down_block_types": blocks,
-            "spatio_temporal_scaling": blocks,
-            "layers_per_block": blocks + 1,
-        }
-        if DOWN_BLOCK_095 in self.down_block_types:
-            lengths["downsample_type"] = blocks
-        for key, length in lengths.items():
-            if len(getattr(self, key)) < length:
-                self._refuse(key, f"{length} entries or more, for the blocks of block_out_channels")
-        if unknown := set(self.down_block_types) - {DOWN_BLOCK, DOWN_BLOCK_095}:
-            self._refuse("down_block_types", f"{DOWN_BLOCK} and {DOWN_BLOCK_095}, not {', '.join(unknown)}")
-        if unknown := set(self.downsample_type) - {CONVOLUTION, *SHUFFLES}:
-            known = ", ".join((CONVOLUTION, *SHUFFLES))
-            self._refuse("downsample_type", f"{known}, not {', '.join(unknown)}")
-        for stage in self.down_stages:
-            if stage.shuffle and stage.inputs * np.prod(stage.shuffle) % stage.outputs:
-                self._refuse("block_out_channels", "numbers that divide those of the block before, shuffled")
-            if stage.kind == DOWN_BLOCK_095 and not stage.shuffle and stage.inputs != stage.outputs:
-                self._refuse(
-                    "block_out_channels", "the same on both sides of a block that shuffles no pixels"
-                )
-
-    def _check_decoder(self) -> None:
-        blocks = len(self.decoder_block_out_channels)
-        for key, length in {
-            "decoder_spatio_temporal_scaling": blocks,
-            "upsample_residual": blocks,
-            "upsample_factor": blocks,
-            "decoder_layers_per_block": blocks + 1,
-            "decoder_inject_noise": blocks + 1,
-        }.items():
-            if len(getattr(self, key)) < length:
-                self._refuse(key, f"{length} entries or more, for the blocks of decoder_block_out_channels")
-        for stage in self.up_stages:
-            told = stage.injects_noise or self.timestep_conditioning
-            if stage.inputs != stage.outputs and (told or stage.factor > 1):
-                self._refuse(
-                    "decoder_block_out_channels",
-                    "numbers that go into the next ones upsample_factor times, where noise is injected, the "
-                    "timestep is told or upsample_factor is above 1",
-                )
-            if stage.factor > 1 and not stage.doubles:
-                self._refuse("upsample_factor", "1 for a block that does not scale")
-            if stage.before % stage.factor or (stage.residual and (8 % stage.factor or stage.before % 8)):
-                self._refuse("upsample_factor", "what divides the channels, and 8 with upsample_residual")
-
-    @property
-    def _down_blocks(self) -> int:
-        # 0.9.5 lists the channels before the first block too.
-        return len(self.block_out_channels) - (self.down_block_types[-1] == DOWN_BLOCK_095)
-
-    @property
-    def down_stages(self) -> tuple[DownStage, ...]:
-        """The encoder's blocks, from the pixels on."""
-        channels = (*self.block_out_channels, self.block_out_channels[-1])
-        return tuple(
-            DownStage(
-                kind=self.down_block_types[i],
-                inputs=channels[i],
-                outputs=channels[i + 1],
-                layers=self.layers_per_block[i],
-                halves=self.spatio_temporal_scaling[i],
-                shuffle=self._shuffle(i),
-            )
-            for i in range(self._down_blocks)
-        )
-
-    def _shuffle(self, i: int) -> tuple[int, int, int] | None:
-        if self.down_block_types[i] != DOWN_BLOCK_095 or not self.spatio_temporal_scaling[i]:
-            return None
-        return SHUFFLES.get(self.downsample_type[i])
-
-    @property
-    def up_stages(self) -> tuple[UpStage, ...]:
-        """The decoder's blocks, from the latents on."""
-        stages = []
-        channels = self.decoder_block_out_channels[-1]
-        for i, width in enumerate(reversed(self.decoder_block_out_channels), start=1):
-            factor = self.upsample_factor[-i]
-            stage = UpStage(
-                before=channels,
-                inputs=channels // factor,
-                outputs=width // factor,
-                layers=self.decoder_layers_per_block[-1 - i],
-                doubles=self.decoder_spatio_temporal_scaling[-i],
-                injects_noise=self.decoder_inject_noise[-1 - i],
-                residual=self.upsample_residual[-i],
-                factor=factor,
-            )
-            stages.append(stage)
-            channels = stage.outputs
-        return tuple(stages)
-
-
-@dataclass(frozen=True)
-class DownStage:
-    """A block of the encoder.
-
-    Args:
-        kind: Its type.
-        inputs, outputs: Channels.
-        layers: Residual blocks.
-        halves: Whether frames, rows and columns become fewer.
-        shuffle: If by shuffling pixels into channels, how many frames, rows and columns go into one.
-    """
-
-    kind: str
-    inputs: int
-    outputs: int
-    layers: int
-    halves: bool
-    shuffle: tuple[int, int, int] | None
-
-
-@dataclass(frozen=True)
-class UpStage:
-    """A block of the decoder.
-
-    Args:
-        before: Channels of what comes in.
-        inputs, outputs: Channels before the residual blocks, were the doubling done, and after them.
-        layers: Residual blocks.
-        doubles: Whether frames, rows and columns become twice as many.
-        injects_noise: Whether its residual blocks add noise.
-        residual: Whether what is doubled is added to the doubling convolution's result.
-        factor: How many times fewer channels there are after doubling.
-    """
-
-    before: int
-    inputs: int
-    outputs: int
-    layers: int
-    doubles: bool
-    injects_noise: bool
-    residual: bool
-    factor: int
 
 
 @dataclass(frozen=True)
@@ -361,12 +158,10 @@ def add_noise(x: nn.Tensor, scale: nn.Tensor | None, on: Pass) -> nn.Tensor:
 class Downsampler3d(nn.Module):
     """Pixels shuffled into channels by a convolution, beside means of groups of the input's (0.9.5)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: tuple[int, int, int], causal: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: Stride, causal: bool) -> None:
         super().__init__()
         self.stride = stride
-        size = int(np.prod(stride))
+        size = math.prod(stride)
         self.group = in_channels * size // out_channels
         self.conv = CausalConv3d(in_channels, out_channels // size, causal=causal)
 
@@ -411,7 +206,7 @@ class Upsampler3d(nn.Module):
 class DownBlock3D(nn.Module):
     """Residual blocks, then half the frames, rows and columns; 0.9.0 widens at the end, 0.9.5 in halving."""
 
-    def __init__(self, stage: DownStage, config: AutoencoderConfig) -> None:
+    def __init__(self, stage: DownStage, config: VaeConfig) -> None:
         super().__init__()
         eps, causal = config.resnet_norm_eps, config.encoder_causal
         inputs, outputs = stage.inputs, stage.outputs
@@ -455,7 +250,7 @@ class TimedResnets(nn.Module):
 class UpBlock3D(TimedResnets):
     """Twice the frames, rows and columns, then residual blocks."""
 
-    def __init__(self, stage: UpStage, config: AutoencoderConfig) -> None:
+    def __init__(self, stage: UpStage, config: VaeConfig) -> None:
         eps, causal = config.resnet_norm_eps, config.decoder_causal
         super().__init__(
             stage.outputs, stage.layers, eps, causal, stage.injects_noise, config.timestep_conditioning
@@ -478,7 +273,7 @@ class UpBlock3D(TimedResnets):
 class Encoder3d(nn.Module):
     """Frames (B, C, T, H, W) to the latents' moments (B, Z + 1, t, h, w): one variance for all channels."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.patch = config.patch_size_t, config.patch_size
         causal, stages = config.encoder_causal, config.down_stages
@@ -510,7 +305,7 @@ class Encoder3d(nn.Module):
 class Decoder3d(nn.Module):
     """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.patch = config.patch_size_t, config.patch_size
         causal, stages = config.decoder_causal, config.up_stages
@@ -557,27 +352,22 @@ class AutoencoderKLLTXVideo(VideoAutoencoder):
     """LTX-Video's autoencoder.
 
     Args:
-        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        config: `vae/config.json`.
         mesh: As `VideoAutoencoder` has it.
 
     Attributes:
         latents_mean, latents_std: What normalises latents for the transformer, (Z,).
-
-    Raises:
-        Refused: A configuration that cannot be.
     """
 
-    config: AutoencoderConfig
+    config: VaeConfig
     tiles = StridedTiles(512, 512, 448, 448)
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        known = AutoencoderConfig.from_mapping(config)
-        ratio = known.spatial_compression_ratio or known.patch_size * 2 ** sum(known.spatio_temporal_scaling)
-        super().__init__(known, ratio, mesh)
-        self.encoder = Encoder3d(known)
-        self.decoder = Decoder3d(known)
-        self.latents_mean = nn.empty_parameter((known.latent_channels,), "latents_mean")
-        self.latents_std = nn.empty_parameter((known.latent_channels,), "latents_std")
+    def __init__(self, config: VaeConfig, mesh: Mesh | None = None) -> None:
+        super().__init__(config, config.spatial, mesh)
+        self.encoder = Encoder3d(config)
+        self.decoder = Decoder3d(config)
+        self.latents_mean = nn.empty_parameter((config.latent_channels,), "latents_mean")
+        self.latents_std = nn.empty_parameter((config.latent_channels,), "latents_std")
 
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
         """As `VideoAutoencoder.encode`: a variance is the same for all channels."""

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from vidgen_dist.families.common.costs import Convolution, ModelSize, Stack, Workload
-from vidgen_dist.families.common.counting import Shapes, component, count, linear_weights
+from vidgen_dist.families.common.costs import (
+    Convolution,
+    Costs,
+    Counted,
+    ModelSize,
+    Shapes,
+    Stack,
+    Workload,
+    component,
+    linear_weights,
+    network,
+)
 from vidgen_dist.families.common.encoder_costs import t5_encoder
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
-from vidgen_dist.families.ltx.rules import Geometry
-from vidgen_dist.families.rules import Rules
-from vidgen_dist.request import RenderRequest
-from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.families.ltx.config import LTXConfigs, Stride, VaeConfig
+from vidgen_dist.families.ltx.rules import LTXImageRequest, LTXRequest
 
 # The fullest moment of a block: the tokens, queries, keys and values, what they are turned with and in, and
 # their copies in the layout of the attention. Beside an image, whose tokens have another time, every token
@@ -21,34 +29,24 @@ from vidgen_dist.weights.checkpoint import Checkpoint
 _ALIVE = {TEXT_TO_VIDEO: 16, IMAGE_TO_VIDEO: 22}
 _OPERATORS = 50
 
+# What of a block does not multiply every token of the video: the text's keys and values are of few tokens.
+_OF_TIME_OR_TEXT = ("attn2.to_k", "attn2.to_v", "scale_shift_table")
 
-def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
-    """A checkpoint's size, counted from its models without weights.
 
-    Raises:
-        Refused: A config that cannot be.
-    """
-    transformer, vae = count(checkpoint, "transformer"), count(checkpoint, "vae")
-    config = checkpoint.config("transformer")
-    heads = config.get("num_attention_heads", 32)
+def size(configs: LTXConfigs, counted: Mapping[str, Counted], task: str) -> ModelSize:
+    """A checkpoint's size."""
+    transformer, vae = counted["transformer"], counted["vae"]
     dit = Stack(
-        heads=heads,
-        width=heads * config.get("attention_head_dim", 64),
-        # The text's keys and values are of few tokens.
-        linear=linear_weights(
-            transformer,
-            "transformer_blocks.0",
-            leave_out=("attn2.to_k", "attn2.to_v", "scale_shift_table"),
-        ),
-        alive=_ALIVE[rules.task],
+        heads=configs.transformer.num_attention_heads,
+        width=configs.transformer.inner_dim,
+        linear=linear_weights(transformer, "transformer_blocks.0", leave_out=_OF_TIME_OR_TEXT),
+        alive=_ALIVE[task],
         operators=_OPERATORS,
     )
-    scales = _scales(checkpoint.config("vae"))
+    scales = _scales(configs.vae)
     return ModelSize(
-        model=checkpoint.model,
-        family=rules.family,
-        transformer=component("transformer", transformer, dit),
-        text_encoder=t5_encoder(checkpoint),
+        denoisers=(network("transformer", transformer, dit),),
+        text_encoder=t5_encoder(configs.text_encoder, counted["text_encoder"]),
         vae=component(
             "vae",
             vae,
@@ -58,35 +56,30 @@ def model_size(checkpoint: Checkpoint, rules: Rules) -> ModelSize:
     )
 
 
-def workload(checkpoint: Checkpoint, rules: Rules, request: RenderRequest) -> Workload:
-    """What a request, its defaults filled in, asks of the model."""
-    geometry = Geometry.of(checkpoint.config("vae"))
-    assert request.height is not None
-    assert request.width is not None
-    assert request.num_frames is not None
-    assert request.num_inference_steps is not None
-    assert request.guidance_scale is not None
-    assert request.max_sequence_length is not None
-    latent_frames = geometry.latent_frames(request.num_frames)
-    rows, columns = request.height // geometry.spatial, request.width // geometry.spatial
+def workload(configs: LTXConfigs, r: LTXRequest) -> Workload:
+    """What a request asks of the model."""
+    channels, latent_frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     tokens = latent_frames * rows * columns
-    frames = geometry.decoded_frames(latent_frames)
+    frames = configs.vae.decoded_frames(latent_frames)
     return Workload(
         frames=frames,
-        height=request.height,
-        width=request.width,
-        steps=request.num_inference_steps,
-        guided=request.guidance_scale > 1,
+        height=r.height,
+        width=r.width,
+        steps=r.num_inference_steps,
+        guided=r.is_guided,
         tokens=tokens,
-        text_tokens=request.max_sequence_length,
-        latents=tokens * geometry.latent_channels,
+        text_tokens=r.max_sequence_length,
+        latents=tokens * channels,
         latent_rows=rows,
         # All at once: the decoder sees frames to come.
         frames_at_once=frames,
         batches=1,
-        encoded_frames=1 if rules.task == IMAGE_TO_VIDEO else 0,
+        encoded_frames=1 if isinstance(r, LTXImageRequest) else 0,
         text_joins=False,
     )
+
+
+COSTS = Costs(size, workload)
 
 
 class _Scale(NamedTuple):
@@ -95,20 +88,18 @@ class _Scale(NamedTuple):
     frames: float
     pixels: float
 
+    def fewer(self, stride: Stride) -> _Scale:
+        """Where so many frames, rows and columns are one."""
+        return _Scale(self.frames / stride[0], self.pixels / stride[1])
 
-def _scales(config: Mapping[str, Any]) -> list[tuple[str, _Scale]]:
+
+def _scales(config: VaeConfig) -> list[tuple[str, _Scale]]:
     """What a convolution of the VAE makes, by the beginning of its name; the first that fits."""
-    # Loads MindSpore.
-    from vidgen_dist.families.ltx.autoencoder import HALVED, AutoencoderConfig
-
-    known = AutoencoderConfig.from_mapping(config)
-    pixels = _Scale(1 / known.patch_size_t, 1 / known.patch_size)
+    pixels = _Scale(1 / config.patch_size_t, 1 / config.patch_size)
     scales = [("encoder.conv_in.", pixels)]
     scale = pixels
-    for i, down in enumerate(known.down_stages):
-        before = scale
-        stride = down.shuffle or (HALVED if down.halves else (1, 1, 1))
-        scale = _Scale(scale.frames / stride[0], scale.pixels / stride[1])
+    for i, down in enumerate(config.down_stages):
+        before, scale = scale, scale.fewer(down.stride)
         block = f"encoder.down_blocks.{i}."
         # Pixels are shuffled behind the convolution, which makes all of them.
         scales += [(f"{block}resnets.", before), (f"{block}downsamplers.", before if down.shuffle else scale)]
@@ -116,11 +107,10 @@ def _scales(config: Mapping[str, Any]) -> list[tuple[str, _Scale]]:
     scales.append(("encoder.", scale))
     scale = pixels
     scales.append(("decoder.conv_out.", scale))
-    for i, up in reversed(list(enumerate(known.up_stages))):
+    for i, up in reversed(list(enumerate(config.up_stages))):
         block = f"decoder.up_blocks.{i}."
         scales.append((f"{block}resnets.", scale))
-        if up.doubles:
-            scale = _Scale(scale.frames / 2, scale.pixels / 2)
+        scale = scale.fewer(up.stride)
         scales.append((block, scale))
     return [*scales, ("decoder.", scale)]
 

@@ -1,15 +1,15 @@
 """LTX-Video: text- and image-to-video (HaCohen et al. 2024, arXiv:2501.00103).
 
-Parity with diffusers' LTXPipeline and LTXImageToVideoPipeline. Latents live in numpy between the
-transformer's calls, in float32 whatever the models compute in, and as tokens: each is one latent pixel.
+Parity with diffusers' LTXPipeline and LTXImageToVideoPipeline. Between two predictions latents are float32,
+whatever the models compute in, and tokens: each is one latent pixel.
 
-Shapes: B batch, N tokens, C latent channels, T latent frames, H and W height and width of the latents.
+Shapes: B batch, N tokens, C latent channels, T latent frames, H and W height and width of the latents, L text
+tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,131 +17,97 @@ import numpy as np
 
 from vidgen_dist import media, nn
 from vidgen_dist.encoders.t5 import T5Encoder
-from vidgen_dist.families.common.guidance import both_halves, guide, guiding_prompt, is_guided
-from vidgen_dist.families.common.pipeline import FamilyPipeline
-from vidgen_dist.families.common.prompts import Encoded
-from vidgen_dist.families.common.rendering import (
-    Steps,
-    check_finite,
-    draw_noise,
-    round_to,
-    to_frames,
-    to_pixels,
-)
-from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
+from vidgen_dist.families.common.guidance import Halves, constant
+from vidgen_dist.families.common.pipeline import Start
+from vidgen_dist.families.common.prompts import PromptedPipeline
+from vidgen_dist.families.common.rendering import check_finite, draw_noise, round_to, to_pixels
 from vidgen_dist.families.ltx.autoencoder import AutoencoderKLLTXVideo
-from vidgen_dist.families.ltx.rules import Geometry
+from vidgen_dist.families.ltx.config import LTXConfigs
+from vidgen_dist.families.ltx.rules import LTXImageRequest, LTXRequest
 from vidgen_dist.families.ltx.transformer import LTXVideoTransformer3DModel
-from vidgen_dist.families.rules import Rules
-from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.request import RenderRequest
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
+from vidgen_dist.schedulers.schedule import Memory
 from vidgen_dist.weights.tokenizer import tokenize_with_mask
 
 
 @dataclass(frozen=True)
 class Text:
-    """Encoded prompts of this rank's halves of guidance.
+    """An encoded prompt.
 
     Args:
-        hidden: (B, L, D).
-        mask: (B, L) bool, true of the prompts' own tokens.
+        hidden: Text hidden states (B, L, D).
+        mask: Which of them are the prompt's own, (B, L) bool.
     """
 
-    hidden: nn.Tensor
+    hidden: np.ndarray
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where denoising begins.
+@dataclass(frozen=True, kw_only=True)
+class TokenStart(Start[Text]):
+    """Where denoising begins, its latents as tokens (1, N, C).
 
     Args:
-        text: Encoded prompts.
-        tokens: float32 (1, N, C): noise, the first of them an image's if there is one.
         size: Latent frames, rows and columns.
-        given: How many of the tokens are the image's. They are told that their time is over, and stay.
+        given: How many of the tokens, the first ones, are an image's. They are told that their time is over,
+            and stay.
     """
 
-    text: Text
-    tokens: np.ndarray
     size: tuple[int, int, int]
     given: int
 
 
-class LTXPipeline(FamilyPipeline[Start]):
-    """Renders requests with one LTX-Video checkpoint.
+class LTXPipeline(PromptedPipeline[LTXRequest, Text, TokenStart]):
+    """Renders requests with one LTX-Video checkpoint."""
 
-    Args:
-        rules: What the checkpoint takes, for the task it was loaded for.
-        tokenizer: The checkpoint's T5 tokenizer.
-        text_encoder, transformer, vae: Models with their weights loaded.
-        scheduler: The checkpoint's noise schedule.
-        vae_config: `config.json` of the VAE, as published.
-        dtype: Name of the models' dtype.
-        mesh: The gang that renders together. All ranks render the same requests in the same order.
-    """
-
-    def __init__(
-        self,
-        *,
-        rules: Rules,
-        tokenizer: Any,
-        text_encoder: T5Encoder,
-        transformer: LTXVideoTransformer3DModel,
-        vae: AutoencoderKLLTXVideo,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-        vae_config: Mapping[str, Any],
-        dtype: str,
-        mesh: Mesh | None = None,
-    ) -> None:
-        super().__init__(rules, dtype, mesh)
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
-        self.transformer = transformer
-        self.vae = vae
-        self.scheduler = scheduler
-        self.geometry = Geometry.of(vae_config)
+    configs: LTXConfigs
+    tokenizer: Any
+    text_encoder: T5Encoder
+    transformer: LTXVideoTransformer3DModel
+    vae: AutoencoderKLLTXVideo
+    scheduler: FlowMatchEulerDiscreteScheduler
 
     # Conditioning
 
-    def _encode(self, prompt: str, length: int) -> Encoded:
-        """Text hidden states, float32 (1, L, D), and which of them are the prompt's own, (1, L)."""
-        ids, mask = tokenize_with_mask(self.tokenizer, prompt, length)
-        # Padding is attended to here: it is left out in the transformer alone.
-        hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(ids)))
-        check_finite(hidden, "encode, text")
-        return hidden, mask
-
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[Start, int]:
-        assert request.num_frames is not None
-        assert request.num_inference_steps is not None
-        hidden, mask = self._encode_texts(request, guiding_prompt(request))
-        text = Text(self._tensor(hidden), mask)
-        height, width = _size(request)
-        frames, spatial = self.geometry.latent_frames(request.num_frames), self.geometry.spatial
-        size = (frames, height // spatial, width // spatial)
-        steps = request.num_inference_steps
-        self.scheduler.set_timesteps(
-            sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.scheduler.mu(math.prod(size))
+    def encode(self, r: LTXRequest) -> Halves[Text]:
+        return self.encode_texts(
+            r, r.prompt, r.negative_prompt if r.is_guided else None, r.max_sequence_length
         )
-        image = None
-        if self.rules.task == IMAGE_TO_VIDEO:
-            image = self._image_latents(request, rng)
-        latents = draw_noise(rng, (1, self.geometry.latent_channels, *size), "float32")
-        if image is None:
-            return Start(text, _pack(latents), size, 0), steps
-        latents[:, :, :1] = image
-        return Start(text, _pack(latents), size, size[1] * size[2]), steps
 
-    def _image_latents(self, request: RenderRequest, rng: np.random.Generator) -> np.ndarray:
+    def encode_text(self, r: LTXRequest, prompt: str) -> Text:
+        ids, mask = tokenize_with_mask(self.tokenizer, prompt, r.max_sequence_length)
+        # Padding is attended to here: it is left out in the transformer alone.
+        hidden = nn.to_numpy(self.text_encoder(ids))
+        check_finite(hidden, "encode, text")
+        return Text(hidden, mask)
+
+    def prepare(self, r: LTXRequest, halves: Halves[Text], rng: np.random.Generator) -> TokenStart:
+        channels, frames, height, width = self.configs.latent_size(r.num_frames, r.height, r.width)
+        size = (frames, height, width)
+        # The image's draw comes before that of the noise.
+        image = self._image_latents(r, rng) if isinstance(r, LTXImageRequest) else None
+        latents = draw_noise(rng, (1, channels, *size), "float32")
+        if image is not None:
+            latents[:, :, :1] = image
+        steps = r.num_inference_steps
+        return TokenStart(
+            latents=_pack(latents),
+            halves=halves,
+            schedule=self.scheduler.schedule(
+                sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.scheduler.mu(math.prod(size))
+            ),
+            guidance=constant(r.guidance_scale if r.is_guided else None, steps, r.guidance_rescale),
+            carried="float32",
+            size=size,
+            given=0 if image is None else height * width,
+        )
+
+    def _image_latents(self, r: LTXImageRequest, rng: np.random.Generator) -> np.ndarray:
         """The image's latents as the transformer knows them, (1, C, 1, H, W)."""
-        pixels = to_pixels([media.read_image(request.image)], *_size(request))
-        mean, logvar = (nn.to_numpy(moment) for moment in self.vae.encode(self._tensor(pixels)))
-        sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
-        check_finite(sample, "encode, pixels")
-        latents_mean, latents_std = self._statistics()
-        return (round_to(sample, self.dtype) - latents_mean) / latents_std
+        pixels = to_pixels([media.read_image(r.image)], r.height, r.width)
+        sample = self.sample_posterior(*self.vae.encode(self.tensor(pixels)), rng)
+        mean, std = self._statistics()
+        return (round_to(sample, self.dtype) - mean) / std
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the VAE's latents, (C, 1, 1, 1)."""
@@ -150,86 +116,62 @@ class LTXPipeline(FamilyPipeline[Start]):
 
     # Denoising
 
-    def _denoise(self, request: RenderRequest, start: Start, steps: Steps) -> np.ndarray:
-        """Tokens (1, N, C) after the last step."""
-        assert request.guidance_scale is not None
-        assert request.guidance_rescale is not None
-        (tokens,) = steps.begin(latents=start.tokens)
-        for i in steps:
-            predicted = self._predict(request, tokens, start, self.scheduler.timesteps[i])
-            if is_guided(request):
-                predicted = guide(predicted, request.guidance_scale, request.guidance_rescale)
-            if start.given:
-                tokens = self._step_beside_image(predicted, i, tokens, start, steps.rng)
-            else:
-                tokens = self.scheduler.step(predicted, i, tokens, steps.rng)
-            steps.end(i, latents=tokens)
-        return tokens
+    def predict(
+        self, r: LTXRequest, start: TokenStart, latents: np.ndarray, condition: Text, i: int
+    ) -> nn.Tensor:
+        """The transformer's output (B, N, C)."""
+        times = np.full((len(latents),), start.schedule.timesteps[i], np.float32)
+        if start.given:
+            times = np.repeat(times[:, None], latents.shape[1], axis=1)
+            times[:, : start.given] = 0
+        spatial, temporal = self.configs.vae.spatial, self.configs.vae.temporal
+        return self.transformer(
+            self.tensor(latents),
+            self.tensor(condition.hidden),
+            times,
+            condition.mask,
+            *start.size,
+            rope_interpolation_scale=(temporal / r.frame_rate, spatial, spatial),
+        )
 
-    def _step_beside_image(
-        self, predicted: np.ndarray, index: int, tokens: np.ndarray, start: Start, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Tokens (1, N, C) one step on, the image's as they are."""
+    def step(
+        self,
+        r: LTXRequest,
+        start: TokenStart,
+        prediction: np.ndarray,
+        latents: np.ndarray,
+        memory: Memory,
+        i: int,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, Memory]:
+        """Tokens (1, N, C) one step on, an image's as they are."""
+        if not start.given:
+            return start.schedule.step(prediction, i, latents, memory, rng)
         frames, height, width = start.size
-        given, noisy = np.split(tokens, [start.given], axis=1)
+        given, noisy = np.split(latents, [start.given], axis=1)
         # As latents: where the scheduler draws noise, the reference draws it in their order.
         size = (frames - 1, height, width)
-        direction = _unpack(predicted[:, start.given :], size)
-        stepped = self.scheduler.step(direction, index, _unpack(noisy, size), rng)
-        return np.concatenate([given, _pack(stepped)], axis=1)
-
-    def _predict(
-        self, request: RenderRequest, tokens: np.ndarray, start: Start, timestep: np.float32
-    ) -> np.ndarray:
-        """The transformer's output, float32 (B, N, C): both halves when guidance is on."""
-        assert request.frame_rate is not None
-        batch = len(start.text.mask)
-        times = np.full((batch,), timestep, np.float32)
-        if start.given:
-            times = np.repeat(times[:, None], tokens.shape[1], axis=1)
-            times[:, : start.given] = 0
-        frames, height, width = start.size
-        spatial = self.geometry.spatial
-        predicted = self.transformer(
-            self._tensor(np.concatenate([tokens] * batch)),
-            start.text.hidden,
-            times,
-            start.text.mask,
-            frames,
-            height,
-            width,
-            rope_interpolation_scale=(self.geometry.temporal / request.frame_rate, spatial, spatial),
-        )
-        if is_guided(request):
-            predicted = both_halves(predicted, self.mesh)
-        return nn.to_numpy(predicted)
+        direction = _unpack(prediction[:, start.given :], size)
+        stepped, memory = start.schedule.step(direction, i, _unpack(noisy, size), memory, rng)
+        return np.concatenate([given, _pack(stepped)], axis=1), memory
 
     # Decoding
 
-    def _decode(
-        self, request: RenderRequest, start: Start, latents: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Latents as tokens (1, N, C) to frames (F, height, width, 3) in [0, 1]."""
+    def decode(
+        self, r: LTXRequest, start: TokenStart, latents: np.ndarray, rng: np.random.Generator
+    ) -> nn.Tensor:
+        """Frames of tokens (1, N, C)."""
+        config = self.configs.vae
         mean, std = self._statistics()
-        scale = np.float32(self.vae.config.scaling_factor)
-        latents = round_to(_unpack(latents, start.size) * std / scale + mean, self.dtype)
+        scaled = _unpack(latents, start.size) * std / np.float32(config.scaling_factor) + mean
+        scaled = round_to(scaled, self.dtype)
         timestep = None
-        if self.vae.config.timestep_conditioning:
-            assert request.decode_timestep is not None
-            timestep = np.array([request.decode_timestep], np.float32)
-            asked = request.decode_noise_scale
-            share = np.float32(request.decode_timestep if asked is None else asked)
-            noise = draw_noise(rng, latents.shape, self.dtype)
-            latents = (np.float32(1) - share) * latents + share * noise
-        video = self.vae.decode(self._tensor(latents), timestep, rng)
-        return to_frames(nn.to_numpy(video), self.mesh.gang)
-
-
-def _size(request: RenderRequest) -> tuple[int, int]:
-    """Height and width of a request whose defaults are filled in."""
-    assert request.height is not None
-    assert request.width is not None
-    return request.height, request.width
+        if config.timestep_conditioning:
+            timestep = np.array([r.decode_timestep], np.float32)
+            share = np.float32(r.decoded_noise)
+            noise = draw_noise(rng, scaled.shape, self.dtype)
+            scaled = (np.float32(1) - share) * scaled + share * noise
+        return self.vae.decode(self.tensor(scaled), timestep, rng)
 
 
 def _pack(latents: np.ndarray) -> np.ndarray:

@@ -10,81 +10,27 @@ Letters: B batch, L text tokens, N video tokens, n of this rank, H heads, D mode
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, read_config
-from vidgen_dist.families.common.layers import FEED_FORWARD_ACTIVATIONS, FeedForward, SinusoidEmbedding
+from vidgen_dist.families.common.layers import FeedForward, SinusoidEmbedding
+from vidgen_dist.families.ltx.config import TransformerConfig
 from vidgen_dist.nn.activations import gelu_tanh
 from vidgen_dist.nn.rotary import Rotary, pair_swap, turn
 from vidgen_dist.parallel.attention import attention
+from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
 
-NAME = "LTXVideoTransformer3DModel"
-
-QK_NORM = "rms_norm_across_heads"
 QK_NORM_EPS = 1e-5
 FINAL_NORM_EPS = 1e-6
 
 # What positions are fractions of: seconds, pixels, pixels.
 BASE_SECONDS, BASE_HEIGHT, BASE_WIDTH = 20, 2048, 2048
 THETA = 10000.0
-
-
-@dataclass(frozen=True)
-class LTXVideoConfig:
-    """diffusers' config of the model, with its defaults."""
-
-    in_channels: int = 128
-    out_channels: int | None = 128
-    patch_size: int = 1
-    patch_size_t: int = 1
-    num_attention_heads: int = 32
-    attention_head_dim: int = 64
-    cross_attention_dim: int = 2048
-    num_layers: int = 28
-    activation_fn: str = "gelu-approximate"
-    qk_norm: str = QK_NORM
-    norm_elementwise_affine: bool = False
-    norm_eps: float = 1e-6
-    caption_channels: int = 4096
-    attention_bias: bool = True
-    attention_out_bias: bool = True
-
-    @property
-    def inner_dim(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-
-def parse_config(config: Mapping[str, Any]) -> LTXVideoConfig:
-    """The model's config, checked.
-
-    Raises:
-        Refused: A key's value is not possible; names the key and what is allowed.
-    """
-    parsed = read_config(LTXVideoConfig, config, NAME)
-
-    def refuse(key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, getattr(parsed, key), allowed)
-
-    check_sizes(parsed, NAME)
-    for key in ("patch_size", "patch_size_t"):
-        if getattr(parsed, key) != 1:
-            refuse(key, "1: a token is one latent pixel")
-    if parsed.activation_fn not in FEED_FORWARD_ACTIVATIONS:
-        refuse("activation_fn", "one of " + ", ".join(FEED_FORWARD_ACTIVATIONS))
-    if parsed.qk_norm != QK_NORM:
-        refuse("qk_norm", QK_NORM)
-    if parsed.attention_head_dim % 2:
-        refuse("attention_head_dim", "an even number: rotary positions turn pairs of channels")
-    if parsed.cross_attention_dim != parsed.inner_dim:
-        refuse("cross_attention_dim", f"num_attention_heads times attention_head_dim, {parsed.inner_dim}")
-    return parsed
 
 
 def rotary_positions(
@@ -158,17 +104,14 @@ class LTXVideoTransformer3DModel(nn.Module):
         config: `transformer/config.json`.
         mesh: The gang; its ranks share the video's tokens, and each has all of the text's. By default this
             process alone.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
     sharded = ("transformer_blocks",)
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+    def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
-        self.config = c = parse_config(config)
+        self.config = c = config
         self.mesh = mesh or alone()
         self.proj_in = nn.Linear(c.in_channels, c.inner_dim)
         self.scale_shift_table = nn.empty_parameter((2, c.inner_dim), "scale_shift_table")
@@ -176,7 +119,7 @@ class LTXVideoTransformer3DModel(nn.Module):
         self.caption_projection = TextProjection(c.caption_channels, c.inner_dim)
         self.transformer_blocks = nn.ModuleList([Block(c) for _ in range(c.num_layers)])
         self.norm_out = nn.LayerNorm(c.inner_dim, FINAL_NORM_EPS, elementwise_affine=False)
-        self.proj_out = nn.Linear(c.inner_dim, c.out_channels or c.in_channels)
+        self.proj_out = nn.Linear(c.inner_dim, c.output_channels)
         # The last video's positions: all of its steps share them.
         self._positions: tuple[Any, Rotary] | None = None
 
@@ -210,8 +153,11 @@ class LTXVideoTransformer3DModel(nn.Module):
         text = self.caption_projection(encoder_hidden_states)
         mask = nn.from_numpy(np.asarray(encoder_attention_mask, np.bool_)[:, None, None, :])
         video = self.proj_in(split.own(hidden_states, "video"))
-        for block in self.transformer_blocks:
-            video = block(video, text, mask, times, rotary, split)
+        video = run_blocks(
+            self.transformer_blocks,
+            video,
+            lambda block, video: block(video, text, mask, times, rotary, split),
+        )
         shift, scale = _rows(nn.add(times.embedding[:, None], self.scale_shift_table), times)
         video = nn.multiply_add(self.norm_out(video), nn.add(scale, 1.0), shift)
         return split.gather(self.proj_out(video), "video")
@@ -273,7 +219,7 @@ class TextProjection(nn.Module):
 class Block(nn.Module):
     """Attention among the video's tokens, attention to the text, and a feed-forward."""
 
-    def __init__(self, config: LTXVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim, affine = config.inner_dim, config.norm_elementwise_affine
         self.norm1 = nn.RMSNorm(dim, config.norm_eps, elementwise_affine=affine)
@@ -306,7 +252,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Attention with an RMS norm over all heads' queries together, and over their keys."""
 
-    def __init__(self, config: LTXVideoConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.inner_dim
         self._heads = config.num_attention_heads
