@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import (
-    COLUMNS,
-    KNOWN_COLUMNS,
     PRIORITY,
     Manifest,
     Row,
     check,
+    column_of,
     describe_unknown,
+    known_columns,
     open_manifest,
     opening,
     row_digest,
@@ -86,7 +86,7 @@ def test_every_field_comes_through(tmp_path: Path) -> None:
     }
     assert values.keys() == set(FIELDS)
     manifest = open_manifest(write(tmp_path / "m.parquet", pa.Table.from_pylist([values, {"prompt": "b"}])))
-    assert manifest.columns == FIELDS
+    assert manifest.columns == tuple(FIELDS)
     assert manifest.num_rows == 2
     full, bare = rows_of(manifest)
     assert request_of(full) == RenderRequest(**values)
@@ -364,11 +364,10 @@ def test_a_passed_through_column_has_one_type(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_request_has_a_column_type() -> None:
-    assert COLUMNS.keys() == set(FIELDS)
-    for column in COLUMNS.values():
+    columns = known_columns(FIELDS)
+    assert tuple(columns) == (*FIELDS, PRIORITY)
+    for column in columns.values():
         assert column.fits(column.written)
-    assert tuple(KNOWN_COLUMNS) == (*FIELDS, PRIORITY)
-    assert KNOWN_COLUMNS[PRIORITY].fits(KNOWN_COLUMNS[PRIORITY].written)
 
 
 def test_priorities_are_known_of_all_files_and_decide_nothing_else(tmp_path: Path) -> None:
@@ -591,7 +590,7 @@ request_values = st.fixed_dictionaries(
 
 
 @settings(max_examples=30)
-@given(st.lists(request_values, min_size=1, max_size=5), st.permutations(FIELDS), st.booleans())
+@given(st.lists(request_values, min_size=1, max_size=5), st.permutations(tuple(FIELDS)), st.booleans())
 def test_digests_depend_on_the_request_alone(
     tmp_path_factory: pytest.TempPathFactory,
     rows: Sequence[dict[str, Any]],
@@ -601,8 +600,8 @@ def test_digests_depend_on_the_request_alone(
     folder = tmp_path_factory.mktemp("m")
     there = {name for row in rows for name in row}
     names = [name for name in order if name in there or (nulls and name != "id")]
-    plain = pa.Table.from_pylist(rows, pa.schema([(n, COLUMNS[n].written) for n in sorted(there)]))
-    other = pa.Table.from_pylist(rows[::-1], pa.schema([(n, COLUMNS[n].written) for n in names]))
+    plain = pa.Table.from_pylist(rows, pa.schema([(n, column_of(FIELDS[n]).written) for n in sorted(there)]))
+    other = pa.Table.from_pylist(rows[::-1], pa.schema([(n, column_of(FIELDS[n]).written) for n in names]))
     other = other.append_column("note", pa.array([str(n) for n in range(len(rows))]))
     ids = [row.id for row in rows_of(open_manifest(write(folder / "a" / "m.parquet", plain)))]
     again = rows_of(open_manifest(write(folder / "b" / "n.parquet", other, row_group_size=2)))
@@ -813,8 +812,11 @@ def test_rows_looked_at_together_are_as_rows_one_by_one(
     taken = 0
     for batch in manifest.batches():
         for row, places in batch.groups(np.ones(len(batch), np.bool_)):
-            assert row.request is None or len(places) == len(batch.prompts(places))
-            for place, prompt, seed in zip(places, batch.prompts(places), batch.seeds(places), strict=True):
+            prompts, seeds = (
+                [None] * len(places) if column is None else column.to_pylist()
+                for column in (batch.prompts(places), batch.seeds(places))
+            )
+            for place, prompt, seed in zip(places, prompts, seeds, strict=True):
                 like = rows[batch.indices[place]]
                 assert (like.request is None) == (row.request is None)
                 if row.request is not None:

@@ -71,15 +71,20 @@ class Rules:
         Raises:
             RequestError: A field that the model does not take, lacks, or cannot do.
         """
-        if self.media is not None and getattr(request, self.media) is None:
+        fields, given = self.fields, request.values()
+        if "prompt" in fields and "prompt" not in given:
+            raise RequestError("prompt", None, FIELDS["prompt"].kind.allowed)
+        if self.media is not None and self.media not in given:
             raise RequestError(self.media, None, f"{self.task} needs one in every row")
-        fields = self.fields
-        for field in FIELDS:
-            value = getattr(request, field)
-            if value is not None and field not in fields:
+        changed: dict[str, Any] = {}
+        for field, value in given.items():
+            if field in fields:
+                continue
+            if field not in FIELDS or not FIELDS[field].may_be_ignored:
                 raise RequestError(field, value, f"{self.family} {self.task} does not take it: leave it out")
-        missing = {k: v for k, v in self.defaults.items() if getattr(request, k) is None}
-        resolved = dataclasses.replace(request, **missing)
+            changed[field] = None
+        changed |= {k: v for k, v in self.defaults.items() if k not in given}
+        resolved = dataclasses.replace(request, **changed)
         for field, multiple in self.of_task.multiples.items():
             value = getattr(resolved, field)
             if value % multiple:

@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vidgen_dist.manifest.ordering import SHAPE_FIELDS
 from vidgen_dist.media import (
     FOLDER_DIGITS,
     GIF_END,
@@ -48,7 +47,7 @@ from vidgen_dist.media import (
 )
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.quality import Quality, flags, measure
-from vidgen_dist.request import RenderRequest
+from vidgen_dist.request import RenderRequest, shape_of
 from vidgen_dist.runtime.books import MANY_ENTRIES
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.job import Job, Row
@@ -87,7 +86,7 @@ def seek(rows: Iterator[Row], most: int) -> Iterator[Row]:
     """The rows, the first `most` of each shape marked as sought."""
     counts: Counter[tuple[int | None, ...]] = Counter()
     for row in rows:
-        shape = tuple(getattr(row.request, name) for name in SHAPE_FIELDS)
+        shape = shape_of(row.request.values())
         counts[shape] += 1
         yield dataclasses.replace(row, sought=True) if counts[shape] <= most else row
 

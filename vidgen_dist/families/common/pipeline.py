@@ -132,6 +132,7 @@ class FamilyPipeline(ABC, Generic[S]):
         """
         length = request.max_sequence_length
         assert length is not None
+        assert request.prompt is not None, "rules refuse it"
         prompts = [request.prompt] if negative_prompt is None else [negative_prompt, request.prompt]
         # Every rank has those of both halves: with a share of them, ranks that know their prompt would not
         # be there to gather the encoder's weights with those that do not.

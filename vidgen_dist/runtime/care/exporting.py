@@ -36,13 +36,13 @@ import pyarrow.parquet as pq
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.manifest import Manifest, check, open_manifest
-from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.joining import ROW, URI, Counts, Joined
 from vidgen_dist.runtime.care.status import open_output, still_holds
 from vidgen_dist.runtime.care.verifying import path_of
 from vidgen_dist.runtime.engine import get_engine
+from vidgen_dist.runtime.fields import known_fields
 from vidgen_dist.runtime.observability.status_file import read_status_file
 from vidgen_dist.runtime.plan import describe_problems, identity_of, sampling_defaults
 from vidgen_dist.runtime.resume import Resolving
@@ -226,9 +226,9 @@ def _resolvings(
 
 def _defaults(spec: RunSpec) -> dict[str, Any]:
     given = sampling_defaults(spec)
-    request = RenderRequest(**{"prompt": "", **given})
+    fields = known_fields()
     # 49.0 is 49.
-    return {name: getattr(request, name) for name in given}
+    return {name: fields[name].parse(name, value) for name, value in given.items()}
 
 
 def _claim(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:

@@ -12,8 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from vidgen_dist.manifest.ordering import SHAPE_FIELDS
-from vidgen_dist.request import RenderRequest
+from vidgen_dist.request import RenderRequest, shape_of
 
 SLOW_ROW = 2.0
 """Times the usual seconds after which a row is a straggler."""
@@ -149,7 +148,7 @@ def kind_of(request: RenderRequest) -> Kind:
     """What decides how long a request takes on the same hardware: its shape, steps, and guidance or none."""
     steps = (request.num_inference_steps or 0) * (1.0 if request.strength is None else request.strength)
     guided = request.guidance_scale is None or request.guidance_scale > 1
-    return *(getattr(request, name) for name in SHAPE_FIELDS), round(steps), guided
+    return *shape_of(request.values()), round(steps), guided
 
 
 def _times(seconds: float, usual: float) -> float:
