@@ -456,6 +456,7 @@ def check_manifest(
 ) -> None:
     """Check every row without a model; with --model, also against what that checkpoint can do."""
     from vidgen_dist.manifest import describe_unknown
+    from vidgen_dist.runtime.fields import known_fields
     from vidgen_dist.runtime.plan import check_manifest as check
 
     flags = {
@@ -469,7 +470,7 @@ def check_manifest(
     given = _given(flags)
     report = check(uri, given)
     for name in report.unknown_columns:
-        _err(f"{uri}: {describe_unknown(name)}")
+        _err(f"{uri}: {describe_unknown(name, known_fields())}")
     for problem in report.problems:
         _err(str(problem))
     if not report.ok:
@@ -486,10 +487,11 @@ def build_manifest(
     """Make a manifest from text (a prompt a line), CSV or JSON lines."""
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
+    from vidgen_dist.runtime.fields import known_fields
 
-    report = build(inputs, out)
+    report = build(inputs, out, fields=known_fields())
     for name in report.unknown_columns:
-        _err(f"{report.uri}: {describe_unknown(name)}")
+        _err(f"{report.uri}: {describe_unknown(name, known_fields())}")
     print(f"{report.uri}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
 
 

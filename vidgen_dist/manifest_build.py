@@ -145,7 +145,7 @@ class _Source:
                     raise RequestError(name, value, "a text that UTF-8 can hold")
             if PRIORITY in values:
                 values[PRIORITY] = _priority(values[PRIORITY])
-            for name in self.schema.with_sources:
+            for name in self.schema.media:
                 if name in values:
                     values[name] = self._with_paths(name, values[name])
             for name in self.schema.required:

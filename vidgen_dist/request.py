@@ -128,7 +128,7 @@ class RenderRequest:
         base=True,
         shape=True,
     )
-    width: int | None = _row(Whole(), "pixels; likewise", base=True, shape=True)
+    width: int | None = _row(Whole(), "pixels; a multiple of the model's, as `height`", base=True, shape=True)
     num_frames: int | None = _row(
         Whole(), "frames; video-to-video: only the clip's first ones", base=True, shape=True
     )
@@ -166,7 +166,8 @@ class RenderRequest:
         Number(0, 1), "LTX-Video's decoder from 0.9.1 on: the noise that it is to expect"
     )
     decode_noise_scale: float | None = _row(
-        Number(0, 1), "likewise: the noise that it is given; by default `decode_timestep`"
+        Number(0, 1),
+        "LTX-Video's decoder from 0.9.1 on: the noise that it is given; by default `decode_timestep`",
     )
     seed: int | None = _row(
         Whole(0, MAX_SEED),

@@ -210,7 +210,7 @@ class RowSchema:
     required: tuple[str, ...] = ()
 
     @cached_property
-    def with_sources(self) -> tuple[str, ...]:
+    def media(self) -> tuple[str, ...]:
         """The fields that may hold images or clips."""
         return tuple(name for name, field in self.fields.items() if field.kind.has_sources)
 

@@ -62,7 +62,7 @@ def make_row(
         for name in schema.required:
             if name not in values and defaults.get(name) is None:
                 raise RequestError(name, None, schema.fields[name].kind.allowed)
-        for name in schema.with_sources:
+        for name in schema.media:
             if name in values:
                 values[name] = _beside(file, name, values[name], schema.fields[name])
         request = RenderRequest(**{**defaults, **values, "id": row_id}).parsed(schema.fields)

@@ -86,7 +86,7 @@ class Resolving:
     def fingerprints(self, batch: Batch, wanted: np.ndarray, pool: Executor) -> Iterator[Looking]:
         """Starts to work out the fingerprints of some rows of a batch, but for those that have none."""
         wanted = wanted.copy()
-        if not self._has_sources(batch):
+        if not self._one_by_one(batch):
             for row, places in batch.groups(wanted):
                 yield self._alike(batch, row, places, pool)
                 wanted[places] = False
@@ -102,8 +102,8 @@ class Resolving:
         fields = self.identity.counting.fields
         return any(name in fields and fields[name].kind.has_sources for name in self.rules.fields)
 
-    def _has_sources(self, batch: Batch) -> bool:
-        """Whether rows of a batch may have images or clips, or else more of their own than a template has."""
+    def _one_by_one(self, batch: Batch) -> bool:
+        """Whether rows of a batch may have what no template has, such as an image."""
         fields = self.identity.counting.fields
         shared = [name for name in batch.defaults if name in fields and fields[name].kind.has_sources]
         return any(name in self.rules.fields for name in (*batch.untemplated, *shared))
