@@ -610,6 +610,36 @@ def test_digests_depend_on_the_request_alone(
     assert len(set(ids)) == len({json.dumps(row, sort_keys=True) for row in same})
 
 
+ROW_DIGESTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "5470a2870ea0ad80c60a0343fdb7b022"),
+    ({"negative_prompt": "dull"}, "49c74fa23512c401158a28897759a341"),
+    ({"image": "/a.png"}, "4d7eba25ff50b38f1f442556847c74ef"),
+    ({"video": "/a.mp4"}, "0e54d980db7a72bcddfdb4232cf8514b"),
+    ({"height": 480}, "fc651c69fa6d4582533502b750191251"),
+    ({"width": 720}, "d80a2b2510ea9b586dbd2c4e054a7a1d"),
+    ({"num_frames": 49}, "29a765d39592661ae1d03182d666c6b2"),
+    ({"num_inference_steps": 50}, "f64e222f06dd3cf8dad40c69ecea3fd0"),
+    ({"guidance_scale": 6.5}, "5994ffff1170cebb2942556d3e6c5388"),
+    ({"guidance_rescale": 0.7}, "62ba34393433eade62fcbd97d2577154"),
+    ({"true_cfg_scale": 4.0}, "a0e16a96c73a3bdfd377d2104939e5a4"),
+    ({"use_dynamic_cfg": True}, "1ca9f16b0c874dafd2b93519a57a7d2a"),
+    ({"eta": 0.5}, "0a75a072b487742efe893d5e3c1a23bf"),
+    ({"strength": 0.8}, "6de9290e432f22f6260d1b8ed611cdc6"),
+    ({"max_sequence_length": 226}, "efe558837b04e471a585554e79acba22"),
+    ({"frame_rate": 24.0}, "c7aeb111f6160762301ce4380fc53cc7"),
+    ({"decode_timestep": 0.05}, "aac51ab3ea9cad4639951af67b532ff9"),
+    ({"decode_noise_scale": 0.025}, "6939c0297342e96460c394227474a8a3"),
+    ({"seed": 7}, "a3beebbef09d84a4a082052c13b8058d"),
+    ({"fps": 16.0}, "bab16646b9372be581c120676e853140"),
+]
+"""Digests of "a fox" and one field more, under which ledgers know rows without an id."""
+
+
+@pytest.mark.parametrize(("used", "digest"), ROW_DIGESTS)
+def test_digests_are_written_down(used: dict[str, Any], digest: str) -> None:
+    assert row_digest({"prompt": "a fox", **used}) == digest
+
+
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.float64()])
 def test_digests_do_not_depend_on_the_type_of_a_number(tmp_path: Path, kind: pa.DataType) -> None:
     columns = {"prompt": ["p"], "num_frames": pa.array([49], kind), "guidance_scale": pa.array([6], kind)}
