@@ -93,12 +93,12 @@ def _row(kind: Kind, about: str, **settings: Any) -> Any:
     return dataclasses.field(default=None, metadata={"field": Field(kind, about, **settings)})
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, kw_only=True, init=False)
 class RenderRequest:
     """What one video is to be.
 
-    Fields are given by name. Those that are not common ones are kept in `of_family` as they came, for the
-    family's rules to parse; they may also be given as that mapping.
+    Fields are given by name; `FIELDS` says of each what it is. Those that are not common ones are kept in
+    `of_family` as they came, for the family's rules to parse; they may also be given as that mapping.
 
     Raises:
         RequestError: A value of the wrong type or outside its range.
