@@ -24,8 +24,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vidgen_dist.cli import read_settings
 from vidgen_dist.errors import Refused
-from vidgen_dist.request import MEDIA_FIELDS
-from vidgen_dist.runtime.plan import check_sampling, load_spec
+from vidgen_dist.runtime.plan import check_sampling, load_spec, sampling_addresses
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import is_relative
 
@@ -61,9 +60,9 @@ def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
 
 
 def _check_paths(spec: RunSpec) -> None:
-    media = {f"sampling.{name}": spec.sampling.get(name) for name in MEDIA_FIELDS}
+    media = {f"sampling.{name}": uri for name, uri in sampling_addresses(spec).items()}
     for key, path in {"manifest.uri": spec.manifest.uri, "output.uri": spec.output.uri, **media}.items():
-        if path is not None and is_relative(path):
+        if is_relative(path):
             raise Refused(f"{key}: {path!r} is not allowed; a URI or {_ABSOLUTE}")
     model = spec.model.id
     # Without a folder of that name it is a hub id.

@@ -69,25 +69,43 @@ SEEDS = st.none() | st.integers(0, 2**63 - 1)
 
 
 @given(
-    rows=st.lists(st.tuples(st.text(), SEEDS), min_size=1, max_size=5),
+    rows=st.lists(st.tuples(st.none() | st.text(), SEEDS), min_size=1, max_size=5),
     other=st.text() | st.sampled_from(['"prompt": "x", "seed": 1', '\\"seed": 0']),
     separators=st.sampled_from([(", ", ": "), (",", ":")]),
     behind=st.booleans(),
+    nulls=st.booleans(),
 )
 def test_a_template_digests_as_each_text_by_itself(
-    rows: list[tuple[str, int | None]], other: str, separators: tuple[str, str], behind: bool
+    rows: list[tuple[str | None, int | None]],
+    other: str,
+    separators: tuple[str, str],
+    behind: bool,
+    nulls: bool,
 ) -> None:
-    def text(prompt: str, seed: int | None) -> str:
-        fields = {"negative_prompt": other, "prompt": prompt, "media": {"prompt2": other}}
-        fields |= {} if seed is None else {"seed": seed}
+    def text(prompt: str | None, seed: int | None) -> str:
+        fields = {"negative_prompt": other, "prompt": prompt, "media": {"prompt2": other}, "seed": seed}
+        if not nulls:
+            fields = {name: value for name, value in fields.items() if value is not None}
         fields |= {"width": 720} if behind else {}
         return json.dumps(fields, sort_keys=True, separators=separators)
 
     prompt, seed = rows[0]
-    alike = [row for row in rows if (row[1] is None) == (seed is None)]
+    alike = [row for row in rows if [value is None for value in row] == [prompt is None, seed is None]]
     template = json_template(text(prompt, seed), prompt, seed, separators[1])
-    digests = template.digests(hashlib.sha256, *zip(*alike, strict=True))
+    columns = zip(*alike, strict=True)
+    prompts, seeds = (None if None in column else column for column in columns)
+    digests = template.digests(hashlib.sha256, len(alike), prompts, seeds)
     assert digests == [hashlib.sha256(text(*row).encode()).hexdigest() for row in alike]
+
+
+def test_what_a_template_has_is_to_be_given() -> None:
+    template = json_template('{"prompt": "a"}', "a", None, ": ")
+    with pytest.raises(ValueError, match="others of prompt and seed"):
+        template.digests(hashlib.sha256, 1, None, None)
+    with pytest.raises(ValueError, match="others of prompt and seed"):
+        template.digests(hashlib.sha256, 1, ["a"], [1])
+    with pytest.raises(ValueError, match="zip"):
+        template.digests(hashlib.sha256, 2, ["a"], None)
 
 
 @pytest.mark.parametrize("seed", [2, 12, 123])

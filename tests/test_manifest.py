@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import (
-    COLUMNS,
-    KNOWN_COLUMNS,
     PRIORITY,
     Manifest,
     Row,
     check,
+    column_of,
     describe_unknown,
+    known_columns,
     open_manifest,
     opening,
     row_digest,
@@ -86,7 +86,7 @@ def test_every_field_comes_through(tmp_path: Path) -> None:
     }
     assert values.keys() == set(FIELDS)
     manifest = open_manifest(write(tmp_path / "m.parquet", pa.Table.from_pylist([values, {"prompt": "b"}])))
-    assert manifest.columns == FIELDS
+    assert manifest.columns == tuple(FIELDS)
     assert manifest.num_rows == 2
     full, bare = rows_of(manifest)
     assert request_of(full) == RenderRequest(**values)
@@ -364,11 +364,10 @@ def test_a_passed_through_column_has_one_type(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_request_has_a_column_type() -> None:
-    assert COLUMNS.keys() == set(FIELDS)
-    for column in COLUMNS.values():
+    columns = known_columns(FIELDS)
+    assert tuple(columns) == (*FIELDS, PRIORITY)
+    for column in columns.values():
         assert column.fits(column.written)
-    assert tuple(KNOWN_COLUMNS) == (*FIELDS, PRIORITY)
-    assert KNOWN_COLUMNS[PRIORITY].fits(KNOWN_COLUMNS[PRIORITY].written)
 
 
 def test_priorities_are_known_of_all_files_and_decide_nothing_else(tmp_path: Path) -> None:
@@ -591,7 +590,7 @@ request_values = st.fixed_dictionaries(
 
 
 @settings(max_examples=30)
-@given(st.lists(request_values, min_size=1, max_size=5), st.permutations(FIELDS), st.booleans())
+@given(st.lists(request_values, min_size=1, max_size=5), st.permutations(tuple(FIELDS)), st.booleans())
 def test_digests_depend_on_the_request_alone(
     tmp_path_factory: pytest.TempPathFactory,
     rows: Sequence[dict[str, Any]],
@@ -601,14 +600,44 @@ def test_digests_depend_on_the_request_alone(
     folder = tmp_path_factory.mktemp("m")
     there = {name for row in rows for name in row}
     names = [name for name in order if name in there or (nulls and name != "id")]
-    plain = pa.Table.from_pylist(rows, pa.schema([(n, COLUMNS[n].written) for n in sorted(there)]))
-    other = pa.Table.from_pylist(rows[::-1], pa.schema([(n, COLUMNS[n].written) for n in names]))
+    plain = pa.Table.from_pylist(rows, pa.schema([(n, column_of(FIELDS[n]).written) for n in sorted(there)]))
+    other = pa.Table.from_pylist(rows[::-1], pa.schema([(n, column_of(FIELDS[n]).written) for n in names]))
     other = other.append_column("note", pa.array([str(n) for n in range(len(rows))]))
     ids = [row.id for row in rows_of(open_manifest(write(folder / "a" / "m.parquet", plain)))]
     again = rows_of(open_manifest(write(folder / "b" / "n.parquet", other, row_group_size=2)))
     assert [row.id for row in again][::-1] == ids
     same = [{k: v for k, v in row.items() if v is not None} for row in rows]
     assert len(set(ids)) == len({json.dumps(row, sort_keys=True) for row in same})
+
+
+ROW_DIGESTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "5470a2870ea0ad80c60a0343fdb7b022"),
+    ({"negative_prompt": "dull"}, "49c74fa23512c401158a28897759a341"),
+    ({"image": "/a.png"}, "4d7eba25ff50b38f1f442556847c74ef"),
+    ({"video": "/a.mp4"}, "0e54d980db7a72bcddfdb4232cf8514b"),
+    ({"height": 480}, "fc651c69fa6d4582533502b750191251"),
+    ({"width": 720}, "d80a2b2510ea9b586dbd2c4e054a7a1d"),
+    ({"num_frames": 49}, "29a765d39592661ae1d03182d666c6b2"),
+    ({"num_inference_steps": 50}, "f64e222f06dd3cf8dad40c69ecea3fd0"),
+    ({"guidance_scale": 6.5}, "5994ffff1170cebb2942556d3e6c5388"),
+    ({"guidance_rescale": 0.7}, "62ba34393433eade62fcbd97d2577154"),
+    ({"true_cfg_scale": 4.0}, "a0e16a96c73a3bdfd377d2104939e5a4"),
+    ({"use_dynamic_cfg": True}, "1ca9f16b0c874dafd2b93519a57a7d2a"),
+    ({"eta": 0.5}, "0a75a072b487742efe893d5e3c1a23bf"),
+    ({"strength": 0.8}, "6de9290e432f22f6260d1b8ed611cdc6"),
+    ({"max_sequence_length": 226}, "efe558837b04e471a585554e79acba22"),
+    ({"frame_rate": 24.0}, "c7aeb111f6160762301ce4380fc53cc7"),
+    ({"decode_timestep": 0.05}, "aac51ab3ea9cad4639951af67b532ff9"),
+    ({"decode_noise_scale": 0.025}, "6939c0297342e96460c394227474a8a3"),
+    ({"seed": 7}, "a3beebbef09d84a4a082052c13b8058d"),
+    ({"fps": 16.0}, "bab16646b9372be581c120676e853140"),
+]
+"""Digests of "a fox" and one field more, under which ledgers know rows without an id."""
+
+
+@pytest.mark.parametrize(("used", "digest"), ROW_DIGESTS)
+def test_digests_are_written_down(used: dict[str, Any], digest: str) -> None:
+    assert row_digest({"prompt": "a fox", **used}) == digest
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.float64()])
@@ -813,8 +842,11 @@ def test_rows_looked_at_together_are_as_rows_one_by_one(
     taken = 0
     for batch in manifest.batches():
         for row, places in batch.groups(np.ones(len(batch), np.bool_)):
-            assert row.request is None or len(places) == len(batch.prompts(places))
-            for place, prompt, seed in zip(places, batch.prompts(places), batch.seeds(places), strict=True):
+            prompts, seeds = (
+                [None] * len(places) if column is None else column.to_pylist()
+                for column in (batch.prompts(places), batch.seeds(places))
+            )
+            for place, prompt, seed in zip(places, prompts, seeds, strict=True):
                 like = rows[batch.indices[place]]
                 assert (like.request is None) == (row.request is None)
                 if row.request is not None:

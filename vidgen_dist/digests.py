@@ -7,6 +7,7 @@ they have in common only once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
@@ -103,7 +104,7 @@ def find_hashes(
 
 @dataclass(frozen=True)
 class JsonTemplate:
-    """A JSON text of an object that holds a `prompt` and perhaps, behind it, a `seed`, for others' values.
+    """A JSON text of an object that may hold a `prompt` and, behind it, a `seed`, for others' values.
 
     Made by `json_template`.
     """
@@ -111,41 +112,62 @@ class JsonTemplate:
     head: str
     middle: str
     tail: str
+    prompted: bool
     seeded: bool
 
     def digests(
-        self, new: Callable[[bytes], Any], prompts: Iterable[str], seeds: Iterable[int | None]
+        self,
+        new: Callable[[bytes], Any],
+        count: int,
+        prompts: Iterable[str] | None,
+        seeds: Iterable[int] | None,
     ) -> list[str]:
-        """Of each prompt and seed the hex digest of the text with these; `new` as `hashlib.sha256`."""
+        """Hex digests of the text with other prompts and seeds.
+
+        Args:
+            new: As `hashlib.sha256`.
+            count: How many.
+            prompts, seeds: So many; None if the text has none.
+
+        Raises:
+            ValueError: There are more, fewer, or none where the text has one.
+        """
+        if (prompts is None) == self.prompted or (seeds is None) == self.seeded:
+            raise ValueError("the text has others of prompt and seed")
         copy, middle, tail = new(self.head.encode()).copy, self.middle, self.tail
+        texts = itertools.repeat("", count) if prompts is None else map(encode_basestring_ascii, prompts)
+        numbers = itertools.repeat("", count) if seeds is None else map(str, seeds)
         found = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
+        for text, number in zip(texts, numbers, strict=True):
             digest = copy()
-            text = encode_basestring_ascii(prompt) + middle
-            digest.update((f"{text}{seed}{tail}" if self.seeded else text + tail).encode())
+            digest.update(f"{text}{middle}{number}{tail}".encode())
             found.append(digest.hexdigest())
         return found
 
 
-def json_template(text: str, prompt: str, seed: int | None, colon: str) -> JsonTemplate:
+def json_template(text: str, prompt: str | None, seed: int | None, colon: str) -> JsonTemplate:
     """A template from the text of one row.
 
     Args:
         text: By `json.dumps` with sorted keys, ASCII only.
-        prompt, seed: The row's; None if the text has no seed.
+        prompt, seed: The row's; None if the text has none, or null.
         colon: What stands between key and value.
 
     Raises:
         ValueError: The text is not such a one.
     """
-    # Within a JSON string a quote is escaped: these cannot be part of a value.
-    head, found, rest = text.partition(f'"prompt"{colon}{encode_basestring_ascii(prompt)}')
-    if not found:
-        raise ValueError("the text has no such prompt")
-    head = f'{head}"prompt"{colon}'
-    if seed is None:
-        return JsonTemplate(head, "", rest, seeded=False)
-    middle, found, tail = rest.partition(f'"seed"{colon}{seed}')
-    if not found or tail[:1] not in (",", "}"):
-        raise ValueError("the text has no such seed behind its prompt")
-    return JsonTemplate(head, f'{middle}"seed"{colon}', tail, seeded=True)
+    head, middle, tail = "", "", text
+    if prompt is not None:
+        # Within a JSON string a quote is escaped: these cannot be part of a value.
+        head, found, tail = text.partition(f'"prompt"{colon}{encode_basestring_ascii(prompt)}')
+        if not found:
+            raise ValueError("the text has no such prompt")
+        head = f'{head}"prompt"{colon}'
+    if seed is not None:
+        middle, found, tail = tail.partition(f'"seed"{colon}{seed}')
+        if not found or tail[:1] not in (",", "}"):
+            raise ValueError("the text has no such seed behind its prompt")
+        middle = f'{middle}"seed"{colon}'
+    if prompt is None:
+        head, middle = middle, ""
+    return JsonTemplate(head, middle, tail, prompt is not None, seed is not None)

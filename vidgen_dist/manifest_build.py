@@ -10,7 +10,7 @@ import posixpath
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -19,18 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.kinds import is_utf8
 from vidgen_dist.manifest import (
-    COLUMNS,
     INPUT_SUFFIXES,
-    KNOWN_COLUMNS,
     PARQUET_SUFFIXES,
     PRIORITY,
+    Column,
+    RowSchema,
+    column_of,
     find_files,
+    known_columns,
     later_places,
     repeated_hashes,
+    with_paths_beside,
 )
-from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError, is_utf8
-from vidgen_dist.storage import open_input, open_writable_file, redact, resolve_path, split
+from vidgen_dist.request import FIELDS, Field, RequestError
+from vidgen_dist.storage import open_input, open_writable_file, redact, split
 
 _GROUP_ROWS = 4096
 _GROUP_CHARACTERS = 16 * 2**20
@@ -63,7 +67,13 @@ class _Line:
     error: RequestError | None = None
 
 
-def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[str]) -> BuildReport:
+def build(
+    inputs: Sequence[str | os.PathLike[str]],
+    out_uri: str | os.PathLike[str],
+    *,
+    fields: Mapping[str, Field] = FIELDS,
+    required: Sequence[str] = ("prompt",),
+) -> BuildReport:
     """Make one Parquet file from text, CSV and JSON lines.
 
     - ``.txt``: one prompt a line; blank lines are skipped.
@@ -78,6 +88,8 @@ def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[s
     Args:
         inputs: Files, folders of them or globs, on any storage.
         out_uri: The manifest, named ``.parquet``; it appears when it is complete.
+        fields: The fields that rows may have; other columns are kept as text.
+        required: Those that every row needs.
 
     Raises:
         Refused: An input is missing or of another kind, lines that cannot be (the first 20, by file, line
@@ -89,10 +101,11 @@ def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[s
     storage, name = open_writable_file(out)
     target = storage.uri(name)
     try:
-        sources = _sources(inputs, target)
+        known = known_columns(fields)
+        sources = _sources(inputs, target, RowSchema(fields, tuple(required)))
         columns, unknown, rows = _check_sources(sources)
         schema = pa.schema(
-            [(c, KNOWN_COLUMNS[c].written) for c in columns] + [(c, pa.string()) for c in unknown],
+            [(c, known[c].written) for c in columns] + [(c, pa.string()) for c in unknown],
         )
         with storage.create(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for group in _groups(sources, schema.names):
@@ -104,16 +117,17 @@ def build(inputs: Sequence[str | os.PathLike[str]], out_uri: str | os.PathLike[s
 
 @dataclass(frozen=True)
 class _Source:
-    """An input file, the beginning of its rows' ids, and the file that relative paths start from."""
+    """An input file: the beginning of its rows' ids, the file that paths start from, and its fields."""
 
     uri: str
     id_prefix: str
     base: str | None
+    schema: RowSchema
 
     def records(self) -> Iterator[tuple[int, dict[str, Any] | RequestError]]:
         """Each row's line and its checked values, with an id, or what is wrong with it."""
         with open_input(self.uri) as raw, io.BufferedReader(_Raw(raw), 2**20) as file:
-            for line in _READERS[_suffix(self.uri)](file, self.uri):
+            for line in _READERS[_suffix(self.uri)](file, self.uri, self.schema):
                 yield line.number, self._checked(line)
 
     def _checked(self, line: _Line) -> dict[str, Any] | RequestError:
@@ -126,19 +140,29 @@ class _Source:
         values["id"] = f"{self.id_prefix}-{line.number:06d}" if given is None else given
         try:
             for name, value in values.items():
-                if not is_utf8(name) or (name not in KNOWN_COLUMNS and not is_utf8(value)):
+                known = name in self.schema.fields or name == PRIORITY
+                if not is_utf8(name) or (not known and not is_utf8(value)):
                     raise RequestError(name, value, "a text that UTF-8 can hold")
             if PRIORITY in values:
                 values[PRIORITY] = _priority(values[PRIORITY])
-            for field in MEDIA_FIELDS:
-                if not isinstance(values.get(field, ""), str):
-                    raise RequestError(field, values[field], "a text: a path or a URI")
-                if values.get(field) and self.base is not None:
-                    values[field] = resolve_path(values[field], self.base)
-            request = RenderRequest(**{"prompt": None} | {k: v for k, v in values.items() if k in COLUMNS})
+            for name in self.schema.media:
+                if name in values:
+                    values[name] = self._with_paths(name, values[name])
+            for name in self.schema.required:
+                if name not in values:
+                    raise RequestError(name, None, self.schema.fields[name].kind.allowed)
+            parsed = {n: f.parse(n, values[n]) for n, f in self.schema.fields.items() if n in values}
         except RequestError as error:
             return error
-        return values | {name: getattr(request, name) for name in values if name in COLUMNS}
+        return values | parsed
+
+    def _with_paths(self, name: str, value: Any) -> Any:
+        field = self.schema.fields[name]
+        if column_of(field).written == pa.string() and not isinstance(value, str):
+            raise RequestError(name, value, "a text: a path or a URI")
+        if self.base is None or value == "":
+            return value
+        return with_paths_beside(self.base, field.kind, field.parse(name, value))
 
 
 def _priority(value: Any) -> int:
@@ -167,7 +191,7 @@ def _suffix(uri: str) -> str:
     return os.path.splitext(uri)[1].lower()
 
 
-def _sources(inputs: Sequence[str | os.PathLike[str]], target: str) -> list[_Source]:
+def _sources(inputs: Sequence[str | os.PathLike[str]], target: str, schema: RowSchema) -> list[_Source]:
     allowed = ", ".join(INPUT_SUFFIXES)
     uris: list[str] = []
     for item in inputs:
@@ -186,7 +210,7 @@ def _sources(inputs: Sequence[str | os.PathLike[str]], target: str) -> list[_Sou
             prefix = f"{stem}-{copy}"
         taken.add(prefix)
         beside = split(uri)[0] == split(target)[0]
-        sources.append(_Source(uri, prefix, None if beside else uri))
+        sources.append(_Source(uri, prefix, None if beside else uri, schema))
     return sources
 
 
@@ -215,8 +239,9 @@ def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[s
         raise Refused("\n".join(errors))
     if not rows:
         raise Refused(f"{', '.join(redact(source.uri) for source in sources)}: there are no rows")
-    known = tuple(name for name in KNOWN_COLUMNS if name in columns)
-    return known, tuple(name for name in columns if name not in KNOWN_COLUMNS), rows
+    known = known_columns(sources[0].schema.fields)
+    read = tuple(name for name in known if name in columns)
+    return read, tuple(name for name in columns if name not in known), rows
 
 
 def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
@@ -266,7 +291,7 @@ def _bad_line(number: int, error: UnicodeDecodeError) -> _Line:
     return _Line(number, {}, RequestError("line", error.object, "UTF-8"))
 
 
-def _read_txt(file: BinaryIO, _uri: str) -> Iterator[_Line]:
+def _read_txt(file: BinaryIO, _uri: str, _schema: RowSchema) -> Iterator[_Line]:
     for number, text in enumerate(_decoded(file), 1):
         if isinstance(text, UnicodeDecodeError):
             yield _bad_line(number, text)
@@ -274,18 +299,19 @@ def _read_txt(file: BinaryIO, _uri: str) -> Iterator[_Line]:
             yield _Line(number, {"prompt": text.strip()})
 
 
-def _read_jsonl(file: BinaryIO, _uri: str) -> Iterator[_Line]:
+def _read_jsonl(file: BinaryIO, _uri: str, schema: RowSchema) -> Iterator[_Line]:
+    known = known_columns(schema.fields)
     for number, text in enumerate(_decoded(file), 1):
         if isinstance(text, UnicodeDecodeError):
             yield _bad_line(number, text)
         elif text.strip():
             try:
-                yield _Line(number, _json_object(text))
+                yield _Line(number, _json_object(text, known))
             except RequestError as error:
                 yield _Line(number, {}, error)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str, known: Collection[str]) -> dict[str, Any]:
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, times in Counter(name for name, _ in pairs).items():
             if times > 1:
@@ -301,14 +327,14 @@ def _json_object(text: str) -> dict[str, Any]:
         raise RequestError("line", text.strip(), f"a JSON object ({error})") from None
     if not isinstance(value, dict):
         raise RequestError("line", text.strip(), "a JSON object")
-    return {name: cell if name in KNOWN_COLUMNS else _as_text(cell) for name, cell in value.items()}
+    return {name: cell if name in known else _as_text(cell) for name, cell in value.items()}
 
 
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _read_csv(file: BinaryIO, uri: str) -> Iterator[_Line]:
+def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
     def text() -> Iterator[str]:
         for number, line in enumerate(_decoded(file), 1):
             if isinstance(line, UnicodeDecodeError):
@@ -319,6 +345,7 @@ def _read_csv(file: BinaryIO, uri: str) -> Iterator[_Line]:
     csv.field_size_limit(max(csv.field_size_limit(), 2**26))
     reader = csv.reader(text(), strict=True)
     header: list[str] | None = None
+    known = known_columns(schema.fields)
     begin = 1
     try:
         for cells in reader:
@@ -326,36 +353,39 @@ def _read_csv(file: BinaryIO, uri: str) -> Iterator[_Line]:
             if not cells:
                 continue
             if header is None:
-                header = _csv_header(cells, uri)
+                header = _csv_header(cells, uri, schema.required)
             else:
-                yield _csv_line(number, header, cells)
+                yield _csv_line(number, header, cells, known)
     except csv.Error as error:
         raise Refused(f"{redact(uri)}, line {begin}: cannot be read as CSV ({error})") from None
     if header is None:
         raise Refused(f"{redact(uri)}: is empty; its first line must name the columns")
 
 
-def _csv_header(cells: Sequence[str], uri: str) -> list[str]:
+def _csv_header(cells: Sequence[str], uri: str, required: Sequence[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     for name in names:
         if not name or names.count(name) > 1:
             raise Refused(f"{redact(uri)}: the header {names} must name each column, and each once")
-    if "prompt" not in names:
-        raise Refused(f"{redact(uri)}: the header has no column 'prompt'; it has: {', '.join(names)}")
+    for name in required:
+        if name not in names:
+            raise Refused(f"{redact(uri)}: the header has no column {name!r}; it has: {', '.join(names)}")
     return names
 
 
-def _csv_line(number: int, header: Sequence[str], cells: Sequence[str]) -> _Line:
+def _csv_line(number: int, header: Sequence[str], cells: Sequence[str], known: Mapping[str, Column]) -> _Line:
     if len(cells) != len(header):
         return _Line(number, {}, RequestError("line", list(cells), f"{len(header)} cells, as in the header"))
     try:
-        return _Line(number, {n: _csv_value(n, cell) for n, cell in zip(header, cells, strict=True) if cell})
+        return _Line(
+            number, {n: _csv_value(n, cell, known) for n, cell in zip(header, cells, strict=True) if cell}
+        )
     except RequestError as error:
         return _Line(number, {}, error)
 
 
-def _csv_value(field: str, cell: str) -> Any:
-    kind = KNOWN_COLUMNS[field].written if field in KNOWN_COLUMNS else pa.string()
+def _csv_value(field: str, cell: str, known: Mapping[str, Column]) -> Any:
+    kind = known[field].written if field in known else pa.string()
     if kind in (pa.int64(), pa.float64()):
         allowed = "a whole number" if kind == pa.int64() else "a number"
         text = _matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", allowed)
@@ -372,7 +402,7 @@ def _matched(field: str, cell: str, pattern: str, allowed: str) -> str:
     return cell.strip()
 
 
-_READERS: dict[str, Callable[[BinaryIO, str], Iterator[_Line]]] = {
+_READERS: dict[str, Callable[[BinaryIO, str, RowSchema], Iterator[_Line]]] = {
     ".txt": _read_txt,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,

@@ -1,19 +1,23 @@
-"""RenderRequest: one video, as one manifest row asks for it.
+"""The fields of a row, and RenderRequest: one video, as one manifest row asks for it.
 
-Plain data. Field names are the manifest's column names and, where diffusers has the argument, its
-name. ``None`` means "the model's default"; a family's rules (`vidgen_dist.families.rules`) fill the
+A field is declared once: its name is the manifest's column name and, where diffusers has the argument, its
+name; its kind says which values it takes; what else there is to know of it, `Field` says. The common ones are
+declared on `RenderRequest`; a family declares its own, `Field` values by name, in its folder. Columns,
+fingerprints, `--set`, messages and the documentation's table follow from the declarations.
+
+In a request ``None`` means "the model's default"; a family's rules (`vidgen_dist.families.rules`) fill the
 defaults in and check what depends on the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.errors import RowError
+from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Source, Text, Whole
 
 MAX_SEED = 2**63 - 1
 # A frame of a gif lasts 65,535 hundredths of a second at most.
@@ -38,81 +42,192 @@ class RequestError(RowError, ValueError):
         return type(self), (self.field, self.value, self.allowed)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Field:
+    """What is to be known of a row's field.
+
+    Args:
+        kind: Which values it takes.
+        about: What it is, in the documentation's words.
+        base: Whether fingerprints count it also where it is empty, as the first ledgers have it. They leave
+            any other field out where it is empty: rows that do not use it keep the fingerprints of before it.
+        counts: Whether fingerprints count it at all.
+        per_row: Whether what a model can do does not depend on its value, which differs from row to row.
+        shape: Whether it decides the shape of what is computed; rows of one shape are rendered together.
+        not_sampling: Why a run cannot have a value for it under `sampling`; empty if it can.
+        may_be_ignored: Whether a model that does not take it ignores it; any other field is refused then.
+    """
+
+    kind: Kind
+    about: str
+    base: bool = False
+    counts: bool = True
+    per_row: bool = False
+    shape: bool = False
+    not_sampling: str = ""
+    may_be_ignored: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its values differ from row to row: those that are `per_row`, and images and clips."""
+        return self.per_row or self.kind.has_sources
+
+    def parse(self, name: str, value: Any) -> Any:
+        """A value, not None, as requests have it.
+
+        Args:
+            name: The field's.
+            value: The value.
+
+        Raises:
+            RequestError: It is not allowed.
+        """
+        try:
+            return self.kind.parse(value)
+        except NotAllowed as error:
+            raise RequestError(name, value, error.allowed) from None
+
+
+def _row(kind: Kind, about: str, **settings: Any) -> Any:
+    """A field of `RenderRequest`, declared as `Field` is."""
+    return dataclasses.field(default=None, metadata={"field": Field(kind, about, **settings)})
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
 class RenderRequest:
     """What one video is to be.
 
-    Args:
-        prompt: Text that describes the video.
-        id: The row's identity; decides the file's name and, without `seed`, the seed.
-        negative_prompt: Text to steer away from; used where there is guidance.
-        image: First frame for image-to-video: a path, URI, encoded bytes or PIL image.
-        video: Clip for video-to-video: a path or URI, or a sequence of PIL images.
-        height, width: Size of the frames in pixels.
-        num_frames: Frames of the video.
-        num_inference_steps: Denoising steps.
-        guidance_scale: Classifier-free guidance weight; 1 or less turns guidance off.
-        guidance_rescale: Share of the guided prediction, 0 to 1, that is scaled back to the spread of the
-            prompt's own (arXiv:2305.08891, section 3.4).
-        true_cfg_scale: Classifier-free guidance weight of a model that is told its `guidance_scale`
-            (HunyuanVideo); 1 or less, or no `negative_prompt`, turns it off.
-        use_dynamic_cfg: Let the guidance weight grow along a cosine of the step (CogVideoX).
-        eta: Share of noise put back by DDIM, 0 (none) to 1 (DDPM).
-        strength: Video-to-video: how much of the clip is noised away, above 0 up to 1.
-        max_sequence_length: Tokens of the encoded prompt.
-        frame_rate: Frames per second that the model is to take the video for, 0.01 to 1000 (LTX-Video).
-        decode_timestep: Noise that the decoder is to expect in the latents, 0 to 1 (LTX-Video from 0.9.1).
-        decode_noise_scale: Share of noise in the latents that it is given, 0 to 1; by default
-            `decode_timestep`.
-        seed: Seed of the noise, 0 to 2**63 - 1.
-        fps: Frames per second written into the file, 0.01 to 1000.
+    Fields are given by name; `FIELDS` says of each what it is. Those that are not common ones are kept in
+    `of_family` as they came, for the family's rules to parse; they may also be given as that mapping.
 
     Raises:
         RequestError: A value of the wrong type or outside its range.
     """
 
-    prompt: str
-    id: str | None = None
-    negative_prompt: str | None = None
-    image: Any = None
-    video: Any = None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_rescale: float | None = None
-    true_cfg_scale: float | None = None
-    use_dynamic_cfg: bool | None = None
-    eta: float | None = None
-    strength: float | None = None
-    max_sequence_length: int | None = None
-    frame_rate: float | None = None
-    decode_timestep: float | None = None
-    decode_noise_scale: float | None = None
-    seed: int | None = None
-    fps: float | None = None
+    prompt: str | None = _row(
+        Text(),
+        "what the video shows",
+        base=True,
+        per_row=True,
+        not_sampling="each row has its own",
+        may_be_ignored=True,
+    )
+    id: str | None = _row(
+        RowId(),
+        "the row's identity, unique in the manifest; by default a digest of the row",
+        counts=False,
+        per_row=True,
+        not_sampling="each row has its own",
+    )
+    negative_prompt: str | None = _row(Text(), "what it must not show, where there is guidance", base=True)
+    image: Any = _row(Image(), "first frame, for image-to-video: path, URI or encoded bytes")
+    video: Any = _row(Clip(), "clip, for video-to-video: path or URI")
+    height: int | None = _row(
+        Whole(),
+        "pixels; a multiple of the model's (16 for CogVideoX, HunyuanVideo and Mochi, 32 for LTX-Video)",
+        base=True,
+        shape=True,
+    )
+    width: int | None = _row(Whole(), "pixels; a multiple of the model's, as `height`", base=True, shape=True)
+    num_frames: int | None = _row(
+        Whole(), "frames; video-to-video: only the clip's first ones", base=True, shape=True
+    )
+    num_inference_steps: int | None = _row(Whole(), "denoising steps", base=True)
+    guidance_scale: float | None = _row(
+        Number(0, 1e6), "weight of classifier-free guidance; 1 or less turns it off", base=True
+    )
+    guidance_rescale: float | None = _row(
+        Number(0, 1),
+        "share of the guided prediction that is scaled back to the spread of the prompt's own "
+        "(arXiv:2305.08891, section 3.4)",
+    )
+    true_cfg_scale: float | None = _row(
+        Number(0, 1e6),
+        "HunyuanVideo, which is told its `guidance_scale`: weight of guidance away from `negative_prompt`; "
+        "1 or less, or no such prompt, turns it off",
+    )
+    use_dynamic_cfg: bool | None = _row(
+        Flag(), "CogVideoX: let the weight of guidance grow along a cosine of the step", base=True
+    )
+    eta: float | None = _row(
+        Number(0, 1),
+        "DDIM's share of noise put back; accepted as diffusers does, CogVideoX's schedulers do not use it",
+        base=True,
+    )
+    strength: float | None = _row(
+        Number(0, 1, above=True), "video-to-video: how much of the clip is noised away", base=True
+    )
+    max_sequence_length: int | None = _row(Whole(), "tokens of the prompt", base=True)
+    frame_rate: float | None = _row(
+        Number(MIN_FPS, MAX_FPS),
+        "frames per second that LTX-Video is to take the video for; `fps` is the file's",
+    )
+    decode_timestep: float | None = _row(
+        Number(0, 1), "LTX-Video's decoder from 0.9.1 on: the noise that it is to expect"
+    )
+    decode_noise_scale: float | None = _row(
+        Number(0, 1),
+        "LTX-Video's decoder from 0.9.1 on: the noise that it is given; by default `decode_timestep`",
+    )
+    seed: int | None = _row(
+        Whole(0, MAX_SEED),
+        "seed of the noise, 0 to 2⁶³-1; by default from the run's `--seed` and the id",
+        base=True,
+        per_row=True,
+    )
+    fps: float | None = _row(
+        Number(MIN_FPS, MAX_FPS),
+        "frames per second of the file",
+        base=True,
+        not_sampling="it is output.fps",
+    )
+    # A dict has no hash.
+    of_family: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
-    def __post_init__(self) -> None:
-        _text(self, "prompt", required=True)
-        _text(self, "id")
-        if self.id == "":
-            raise RequestError("id", self.id, "a text that is not empty")
-        _text(self, "negative_prompt")
-        for field in MEDIA_FIELDS:
-            _media(self, field)
-        for field in ("height", "width", "num_frames", "num_inference_steps", "max_sequence_length"):
-            _integer(self, field, 1, 2**31 - 1)
-        _integer(self, "seed", 0, MAX_SEED)
-        for field in ("guidance_scale", "true_cfg_scale"):
-            _number(self, field, 0.0, 1e6)
-        for field in ("guidance_rescale", "eta", "decode_timestep", "decode_noise_scale"):
-            _number(self, field, 0.0, 1.0)
-        _number(self, "strength", 0.0, 1.0, open_low=True)
-        for field in ("frame_rate", "fps"):
-            _number(self, field, MIN_FPS, MAX_FPS)
-        if self.use_dynamic_cfg is not None and not isinstance(self.use_dynamic_cfg, bool):
-            raise RequestError("use_dynamic_cfg", self.use_dynamic_cfg, "true or false")
+    def __init__(self, **values: Any) -> None:
+        others = values.pop("of_family", None)
+        if others:
+            values = {**others, **values}
+        parsed: dict[str, Any] = {}
+        of_family: dict[str, Any] = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            parse = _PARSE.get(name)
+            if parse is None:
+                of_family[name] = value
+                continue
+            try:
+                parsed[name] = parse(value)
+            except NotAllowed:
+                # Of several faults the one that is told does not depend on the order in which values came.
+                raise _first_fault(values) from None
+        # One update, where a frozen dataclass sets fields one by one; those without a value the class has, as
+        # defaults. Millions of rows become requests.
+        self.__dict__.update(parsed, of_family=of_family)
+
+    def values(self) -> dict[str, Any]:
+        """The fields that have a value: the common ones in the order of `FIELDS`, then the family's."""
+        own = self.__dict__
+        return {**{name: own[name] for name in _NAMES if name in own}, **self.of_family}
+
+    def parsed(self, fields: Mapping[str, Field]) -> RenderRequest:
+        """The request with its family's fields parsed.
+
+        Args:
+            fields: The family's, or all that there are.
+
+        Raises:
+            RequestError: One is not among them, or has a value that is not allowed.
+        """
+        if not self.of_family:
+            return self
+        for name, value in self.of_family.items():
+            if name not in fields:
+                raise RequestError(name, value, "it is no field of a request: leave it out")
+        return dataclasses.replace(
+            self, of_family={name: fields[name].parse(name, value) for name, value in self.of_family.items()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,80 +238,87 @@ class ResolvedRequest:
         id: The row's identity; empty outside of a run.
         seed: Seed of the noise.
         fps: Frames per second written into the file.
+        height, width: Size of the frames in pixels.
+        num_inference_steps: Denoising steps.
     """
 
     id: str = ""
     seed: int = 0
     fps: float
+    height: int
+    width: int
+    num_inference_steps: int
+
+    @property
+    def steps(self) -> int:
+        """Predictions that are made."""
+        return self.num_inference_steps
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether steps predict twice, with the condition and without."""
+        return False
 
     def values(self) -> dict[str, Any]:
         """Every field that is not empty, by its name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(RenderRequest))
-"""Every field's name: the columns that a manifest may have."""
+FIELDS: Mapping[str, Field] = {
+    field.name: field.metadata["field"] for field in dataclasses.fields(RenderRequest) if field.metadata
+}
+"""The fields that all families have in common, by name, in the order of the documentation."""
 
-MEDIA_FIELDS = ("image", "video")
-TEXT_FIELDS = ("prompt", "id", "negative_prompt")
-
-
-def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text; lone surrogates it cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+_NAMES = tuple(FIELDS)
+_PARSE = {name: field.kind.parse for name, field in FIELDS.items()}
 
 
-def _text(request: RenderRequest, field: str, required: bool = False) -> None:
-    value = getattr(request, field)
-    if value is None and not required:
-        return
-    if not isinstance(value, str):
-        raise RequestError(field, value, "a text")
-    if not is_utf8(value):
-        raise RequestError(field, value, "a text that UTF-8 can hold")
+def _first_fault(values: Mapping[str, Any]) -> RequestError:
+    """What is wrong with the first common field, in the order of `FIELDS`, that has a fault."""
+    for name, field in FIELDS.items():
+        if values.get(name) is not None:
+            try:
+                field.parse(name, values[name])
+            except RequestError as error:
+                return error
+    raise AssertionError("one of them has a fault")
 
 
-def _media(request: RenderRequest, field: str) -> None:
-    value = getattr(request, field)
-    empty = isinstance(value, str | bytes) and not value
-    if empty or isinstance(value, numbers.Number):
-        raise RequestError(field, value, "a path or URI that is not empty, or what else the field may hold")
+def sources_of(values: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS) -> dict[str, Source]:
+    """Every image and clip of a row, by name: `image`, or `conditions[0].image`.
+
+    Args:
+        values: The row's fields, parsed, as `RenderRequest.values` has them.
+        fields: The declarations; names that are not among them are passed over.
+    """
+    found = {}
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is not None and field.kind.has_sources and value is not None:
+            for at, source in field.kind.sources(value).items():
+                found[name + at] = source
+    return found
 
 
-def _integer(request: RenderRequest, field: str, low: int, high: int) -> None:
-    value: Any = getattr(request, field)
-    if value is None:
-        return
-    allowed = f"a whole number from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise RequestError(field, value, allowed)
-    if isinstance(value, numbers.Integral):
-        whole = int(value)
-    else:
-        # A nullable integer column written by pandas comes as floats: 49.0 is 49.
-        number = float(value)
-        if not number.is_integer():
-            raise RequestError(field, value, allowed)
-        if 2**53 < number <= high:
-            raise RequestError(field, value, f"{allowed}; a float is exact up to 2**53, write an integer")
-        whole = int(number)
-    if not low <= whole <= high:
-        raise RequestError(field, value, allowed)
-    object.__setattr__(request, field, whole)
+def with_sources(
+    values: Mapping[str, Any], sources: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS
+) -> dict[str, Any]:
+    """The fields of a row in which images or clips are replaced, as they are then.
+
+    Args:
+        values, fields: As `sources_of` takes them.
+        sources: What is put in place of some, by their names.
+    """
+    changed = {}
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is not None and field.kind.has_sources and value is not None:
+            own = {at: sources[name + at] for at in field.kind.sources(value) if name + at in sources}
+            if own:
+                changed[name] = field.kind.replace(value, own)
+    return changed
 
 
-def _number(request: RenderRequest, field: str, low: float, high: float, open_low: bool = False) -> None:
-    value = getattr(request, field)
-    if value is None:
-        return
-    allowed = f"a number {'above' if open_low else 'from'} {low:g} {'up ' if open_low else ''}to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise RequestError(field, value, allowed)
-    value = float(value)
-    if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
-        raise RequestError(field, value, allowed)
-    object.__setattr__(request, field, value)
+def shape_of(values: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS) -> tuple[Any, ...]:
+    """The fields that decide the shape of what a row computes, None where it has none."""
+    return tuple(values.get(name) for name, field in fields.items() if field.shape)

@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import pytest
 
-from vidgen_dist.request import MAX_SEED, RenderRequest
+from vidgen_dist.request import FIELDS, MAX_SEED, RenderRequest, sources_of
 from vidgen_dist.runtime.fingerprint import Identity, row_seed
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="mp4", crf=18)
 REQUEST = RenderRequest(prompt="a fox", id="x", num_frames=9, guidance_scale=6.0, seed=1, fps=8.0)
+
+
+WRITTEN_DOWN: list[tuple[dict[str, Any], str]] = [
+    ({}, "aeeb0955c43a2a93d816a6446cf14ceed63d542ec98a154664d2c635c836c870"),
+    ({"id": "y"}, "aeeb0955c43a2a93d816a6446cf14ceed63d542ec98a154664d2c635c836c870"),
+    ({"negative_prompt": "dull"}, "b8e3ef08b5141d72fa2d1ce5860c6f837b8d26bac00de3c193161d9d273ae8f1"),
+    ({"image": "/a.png"}, "016f78667711050a37906d527bef459c85cac233271856fa57c576feaee418b9"),
+    ({"video": "/a.mp4"}, "cb7fdbecfb3c3e2cb2252d182ace0fa3fc052c5ee4642e60d9e9ddb5c2a535de"),
+    ({"height": 480}, "eed15512ded6d1bb51f780be68d3b4a4437bb04d4af84ce3cbb3af133aeead75"),
+    ({"width": 720}, "3d77938b2b3aa41f21e1aff8f009676189e9237587d9d33f66474834582867b9"),
+    ({"num_frames": 49}, "f33965fbe05d8ed8dbc8aa2e8326e8c298ee337c4680c157bf026ac15a95b2c6"),
+    ({"num_inference_steps": 50}, "8d7e089dafa548e3ee754487bf07426b81f504f9b9eee2f9cc728f3614eb29bc"),
+    ({"guidance_scale": 6.5}, "f49e895a2db967de4373a85daef79f4055ab971dfa4bd80f426bdb2181bd9957"),
+    ({"guidance_rescale": 0.7}, "06e472e3ad46e59bee4d973448b75ce17a053f2c23004ef91f4bddae2c183547"),
+    ({"true_cfg_scale": 4.0}, "d2aaa7f962353f34478d884f273467f4442c7303d2254889539208041d1a7c50"),
+    ({"use_dynamic_cfg": True}, "180b4642957e0901d6847c9e94d078b80a9f98c6e2562884a90d88bcccac3904"),
+    ({"eta": 0.5}, "aba72d33c9aa4e5c067759589677840c7f994799745cb8852e2e4481c5f59cc7"),
+    ({"strength": 0.8}, "41203a8ca2baf546da12bded0131886a79f8a20a1f35304a51806b794ad9265d"),
+    ({"max_sequence_length": 226}, "7c62fcc891cb3ea555991e88d7f8c0462654bb3f3f3e2705f245116756dc0f27"),
+    ({"frame_rate": 24.0}, "e660259395e698691a3c83b2dc9ab81898107a2d45abb1cd513f9b9983e90c33"),
+    ({"decode_timestep": 0.05}, "4d519a3119e70991d956b48d5d6f75477b5aabf9a83bcce1f16269c0e31fce65"),
+    ({"decode_noise_scale": 0.025}, "c6e7a629cb1cd4fa2595d17f44deaf515ee7016eaedf7d3d73ea1aaf3b6894c7"),
+    ({"seed": 7}, "1fb7ccab5a10eda6e55b0d67144098855d40089f074b2623b072f20da8df353a"),
+    ({"fps": 16.0}, "fa4d8c33099bf4f6247f3ab169bac29f2ccbbe6e8229778310c1438840155900"),
+]
+"""Fingerprints of "a fox" and one field more, as ledgers have them; the digest of media is "d"."""
+
+
+@pytest.mark.parametrize(("used", "fingerprint"), WRITTEN_DOWN)
+def test_each_field_used_and_unused_is_written_down(used: dict[str, Any], fingerprint: str) -> None:
+    request = RenderRequest(prompt="a fox", **used)
+    media = dict.fromkeys(sources_of(request.values()), "d")
+    assert IDENTITY.fingerprint(request, media) == fingerprint
+    # A field that is added shall be added here.
+    assert {name for fields, _ in WRITTEN_DOWN for name in fields} == FIELDS.keys() - {"prompt"}
+
+
+def test_all_fields_together_are_written_down() -> None:
+    used = {name: value for fields, _ in WRITTEN_DOWN for name, value in fields.items()}
+    request = RenderRequest(prompt="a fox", **used)
+    assert (
+        IDENTITY.fingerprint(request, {"image": "d", "video": "e"})
+        == "51faaa7b19e9c3903bbc5bdca966aa46d2d0f4dc219687a8250311b9308e6f2a"
+    )
 
 
 def test_it_is_written_down() -> None:
@@ -61,6 +106,19 @@ def test_what_decides_every_row(change: dict[str, Any]) -> None:
 def test_what_decides_one_row(change: dict[str, Any]) -> None:
     other = dataclasses.replace(REQUEST, **change)
     assert IDENTITY.fingerprint(other, {}) != IDENTITY.fingerprint(REQUEST, {})
+
+
+@pytest.mark.parametrize("change", [{}, {"prompt": None}])
+def test_a_template_gives_the_same(change: dict[str, Any]) -> None:
+    requests = [
+        dataclasses.replace(REQUEST, **{"prompt": f'{n} "é" \\', "seed": n, "id": f"row {n}", **change})
+        for n in range(3)
+    ]
+    template = IDENTITY.template(requests[0])
+    prompts = [request.prompt for request in requests if request.prompt is not None]
+    digests = template.digests(hashlib.sha256, 3, prompts or None, range(3))
+    assert digests == [IDENTITY.fingerprint(request, {}) for request in requests]
+    assert len(set(digests)) == 3
 
 
 def test_media_count_by_content_alone() -> None:

@@ -19,15 +19,16 @@ from PIL import Image
 from tests.runtime import fake_engine
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
+from vidgen_dist.families.rules import Rules
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
 from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime import resume
-from vidgen_dist.runtime.engine import ENGINE
+from vidgen_dist.runtime.engine import ENGINE, OpenedModel
 from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.plan import Plan, load_spec, make_plan, write_run_file
-from vidgen_dist.spec import RunSpec
+from vidgen_dist.spec import Model, RunSpec
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -397,6 +398,59 @@ def test_a_manifest_without_prompt(make_spec: MakeSpec, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "m.parquet")
     with pytest.raises(Refused, match="'prompt'"):
         plan_of(make_spec(str(tmp_path / "m.parquet")))
+
+
+class WithoutText(Rules):
+    """What a model takes that has no text encoder."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return super().fields - {"prompt"}
+
+
+@pytest.fixture
+def without_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake model takes no prompt."""
+
+    def open_model(model: Model, device: str) -> OpenedModel:
+        opened = fake_open_model(model, device)
+        given = {field.name: getattr(opened.rules, field.name) for field in dataclasses.fields(opened.rules)}
+        return dataclasses.replace(opened, rules=WithoutText(**given))
+
+    fake_open_model = fake_engine.open_model
+    monkeypatch.setattr(fake_engine, "open_model", open_model)
+
+
+@pytest.mark.usefixtures("without_text")
+def test_a_model_that_takes_no_prompt(
+    make_spec: MakeSpec, make_manifest: MakeManifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = list("abcd")
+    bare = make_manifest(*({"id": row_id, "seed": None if row_id < "c" else 3} for row_id in ids))
+    spec = make_spec(bare)
+    plan = plan_of(spec)
+    rows = rows_of(plan)
+    assert [row.request.prompt for row in rows] == [None] * 4
+    assert not caplog.records
+    enter(plan, rows[::2])
+    assert plan_of(spec).found.is_done.tolist() == [True, False, True, False]
+
+    told = make_manifest(*({"id": i, "prompt": f"a {i}", "seed": None if i < "c" else 3} for i in ids))
+    again = plan_of(make_spec(told))
+    # It does not count.
+    assert again.found.is_done.tolist() == [True, False, True, False]
+    assert [row.request for row in rows_of(again)] == [row.request for row in rows[1::2]]
+    (warning,) = caplog.records
+    assert "column 'prompt' is ignored: Fake text-to-video does not take it" in warning.getMessage()
+
+
+@pytest.mark.usefixtures("without_text")
+def test_another_field_that_a_model_does_not_take_is_refused(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
+    manifest = make_manifest({"id": "a", "negative_prompt": "x"})
+    with pytest.raises(Refused, match="negative_prompt: 'x' is not allowed; Fake text-to-video does not"):
+        plan_of(make_spec(manifest))
 
 
 @pytest.mark.parametrize(

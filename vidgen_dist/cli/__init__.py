@@ -21,7 +21,6 @@ from rich.table import Table
 from vidgen_dist import __version__
 from vidgen_dist.cli.flags import Flags, read_names, with_flags
 from vidgen_dist.errors import Refused
-from vidgen_dist.request import MEDIA_FIELDS, TEXT_FIELDS
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.yaml_core import read_value
 
@@ -35,7 +34,6 @@ REFUSED, INTERRUPTED = 2, 130
 _SHOWN_FAILURES = 100
 _SHOWN_FINDINGS, _TOLD_FINDINGS = 20, 1000
 """Of each kind, as text and as JSON."""
-_TEXT_KEYS = frozenset(f"sampling.{name}" for name in (*TEXT_FIELDS, *MEDIA_FIELDS))
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -403,13 +401,14 @@ def check_manifest(
     passthrough: PassthroughOption = None,
 ) -> None:
     """Check every row without a model; with --model, also against what that checkpoint can do."""
+    from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.runtime.plan import check_manifest as check
 
     flags = {**model, "manifest.passthrough": read_names(passthrough), **_sampling(set_)}
     report = check(uri, _given(flags))
     for name in report.unknown_columns:
-        _err(f"{uri}: {describe_unknown(name)}")
+        _err(f"{uri}: {describe_unknown(name, known_fields())}")
     for problem in report.problems:
         _err(str(problem))
     if not report.ok:
@@ -424,12 +423,13 @@ def build_manifest(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
 ) -> None:
     """Make a manifest from text (a prompt a line), CSV or JSON lines."""
+    from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
 
-    report = build(inputs, out)
+    report = build(inputs, out, fields=known_fields())
     for name in report.unknown_columns:
-        _err(f"{report.uri}: {describe_unknown(name)}")
+        _err(f"{report.uri}: {describe_unknown(name, known_fields())}")
     print(f"{report.uri}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
 
 
@@ -507,7 +507,7 @@ def _print_demo(spec: RunSpec) -> None:
     output = open_storage(spec.output.uri)
     entries = latest_entries(output)
     rows = open_manifest(spec.manifest.uri).rows()
-    prompts = {row.id: row.request.prompt for row in rows if row.request is not None}
+    prompts = {row.id: row.request.prompt or "" for row in rows if row.request is not None}
     table = Table("id", "status", "prompt", "frames", "seconds", "file")
     for column in (table.columns[0], table.columns[-1]):
         column.no_wrap = True
@@ -572,8 +572,17 @@ def read_settings(
         if not equals or not name.strip():
             raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set {example}")
         key = under + name.strip()
-        settings[key] = text if key in _TEXT_KEYS else read_value(text)
+        settings[key] = text if _is_text(key) else read_value(text)
     return settings
+
+
+def _is_text(key: str) -> bool:
+    """Whether a key of a spec is a field of rows whose values are texts."""
+    from vidgen_dist.families import known_fields
+
+    section, _, name = key.partition(".")
+    field = known_fields().get(name) if section == "sampling" else None
+    return field is not None and field.kind.is_text
 
 
 def _sampling(options: list[str] | None) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Any
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import hunyuan_video, ltx, mochi
 from vidgen_dist.families.family import Family
+from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
-FAMILIES: tuple[Family[Any], ...] = (hunyuan_video.FAMILY, mochi.FAMILY)
-FAMILIES: tuple[Family[Any], ...] = (ltx.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
 
 
 @cache
@@ -66,3 +66,11 @@ def all_families() -> Iterator[Family[Any]]:
     """Ours, then other packages'; raises as `plugged_in`."""
     yield from FAMILIES
     yield from plugged_in()
+
+
+def known_fields() -> dict[str, Field]:
+    """The fields of rows that some family takes, by name: the common ones, then those of a family alone."""
+    found = dict(FIELDS)
+    for family in all_families():
+        found |= family.fields
+    return found

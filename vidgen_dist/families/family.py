@@ -6,13 +6,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vidgen_dist.config import Config
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families.common.tasks import TaskRules
+from vidgen_dist.request import Field
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 
 ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
@@ -178,6 +179,7 @@ class Family(Generic[C]):
         configs: What is read of them.
         rules: Configs -> task -> rules, for the tasks that the checkpoint can do, likeliest first.
         costs: What a plan reckons with; see `common.costs.Costs`.
+        fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
         published: Hub ids of checkpoints, for documents.
     """
@@ -189,6 +191,7 @@ class Family(Generic[C]):
     configs: type[C]
     rules: Callable[[C], Mapping[str, TaskRules[Any]]]
     costs: Lazy
+    fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[Config] | None = None
     published: tuple[str, ...] = ()
 

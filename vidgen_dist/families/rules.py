@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -16,10 +15,8 @@ from typing import Any, Generic
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.tasks import R, TaskRules
-from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError, ResolvedRequest
+from vidgen_dist.request import FIELDS, Field, RenderRequest, RequestError, ResolvedRequest
 from vidgen_dist.weights.checkpoint import Checkpoint
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,19 @@ class Rules(Generic[R]):
         task: The task that requests are for.
         tasks: All tasks that the checkpoint can do.
         of_task: What the family says of this task.
+        own_fields: Fields of rows that the family alone takes, by name.
     """
 
     family: str
     task: str
     tasks: tuple[str, ...]
     of_task: TaskRules[R]
+    own_fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def declared(self) -> Mapping[str, Field]:
+        """The fields that rows of a manifest may have, whatever the task, by name."""
+        return {**FIELDS, **self.own_fields}
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -57,10 +61,21 @@ class Rules(Generic[R]):
             if field.default is dataclasses.MISSING and field.name not in self.defaults
         )
 
-    @property
-    def media(self) -> tuple[str, ...]:
-        """The fields that hold images and clips, of those that a request may have."""
-        return tuple(name for name in MEDIA_FIELDS if name in self.fields)
+    @functools.cached_property
+    def required_columns(self) -> tuple[str, ...]:
+        """The columns that every manifest must have: what a run cannot say for all rows."""
+        return tuple(name for name in self.required if self.declared[name].not_sampling)
+
+    @functools.cached_property
+    def ignored(self) -> tuple[str, ...]:
+        """The fields that the model does not take, and ignores where a manifest has them."""
+        declared = self.declared.items()
+        return tuple(name for name, field in declared if field.may_be_ignored and name not in self.fields)
+
+    @functools.cached_property
+    def takes_sources(self) -> bool:
+        """Whether a request may have images or clips."""
+        return any(self.declared[name].kind.has_sources for name in self.fields)
 
     def resolve(self, request: RenderRequest | ResolvedRequest, seed: int = 0) -> R:
         """The request with every default filled in; what it says decides the pixels.
@@ -76,7 +91,7 @@ class Rules(Generic[R]):
             return request
         if isinstance(request, ResolvedRequest):
             return self._resolved(request.values(), seed)
-        return self._resolved(_given(request), seed)
+        return self._resolved(request.parsed(self.declared).values(), seed)
 
     def _resolved(self, given: Mapping[str, Any], seed: int = 0) -> R:
         values = {"seed": seed, **self.defaults, **self._taken(given)}
@@ -94,16 +109,16 @@ class Rules(Generic[R]):
 
     def _taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
         taken = dict(given)
-        for name, value in given.items():
-            if name == "prompt" and name not in self.fields:
-                _warn_of_prompt(self.family)
-                del taken[name]
-            elif name not in self.fields:
-                raise RequestError(name, value, f"{self.family} {self.task} does not take it: leave it out")
+        for name in given.keys() - self.fields:
+            if name not in self.ignored:
+                allowed = f"{self.family} {self.task} does not take it: leave it out"
+                raise RequestError(name, given[name], allowed)
+            del taken[name]
         return taken
 
     def _needed(self, name: str) -> str:
-        return f"{self.task} needs one in every row" if name in MEDIA_FIELDS else "a text"
+        kind = self.declared[name].kind
+        return f"{self.task} needs one in every row" if kind.has_sources else kind.allowed
 
     def resolve_defaults(self, sampling: Mapping[str, Any]) -> R:
         """The request of a row that says nothing of its own; what it is conditioned on is not opened.
@@ -130,18 +145,7 @@ class Rules(Generic[R]):
     def _resolve_sampling(self, sampling: Mapping[str, Any]) -> R:
         given = {name: value for name, value in sampling.items() if value is not None}
         of_rows = dict.fromkeys(self.required, "of each row")
-        return self._resolved(_given(RenderRequest(**{"prompt": "", **given})) | of_rows | given)
-
-
-def _given(request: RenderRequest) -> dict[str, Any]:
-    values = ((name, getattr(request, name)) for name in FIELDS)
-    return {name: value for name, value in values if value is not None}
-
-
-@functools.cache
-def _warn_of_prompt(family: str) -> None:
-    """Say it once: a manifest may serve several models."""
-    logger.warning("%s takes no prompt; those of the manifest are ignored", family)
+        return self._resolved({**of_rows, **RenderRequest(**given).parsed(self.declared).values()})
 
 
 def load_rules(checkpoint: Checkpoint, task: str | None = None, adapter: str | None = None) -> Rules[Any]:
@@ -168,7 +172,7 @@ def load_rules(checkpoint: Checkpoint, task: str | None = None, adapter: str | N
             f"{checkpoint.model}: task {task!r} is not one that this checkpoint can do; "
             f"allowed: {', '.join(by_task)}"
         )
-    return Rules(family=family.name, task=task, tasks=tuple(by_task), of_task=by_task[task])
+    return Rules(family.name, task, tuple(by_task), by_task[task], family.fields)
 
 
 def compute_dtype(dtype: str | None, device: str) -> str:

@@ -1,10 +1,10 @@
 """The manifest: Parquet in, one row one video.
 
-A manifest is a Parquet file, a folder of them or a glob, on any storage. Its columns are
-`RenderRequest`'s fields, of which only `prompt` is required, and `priority`, which decides the order alone
-(see `ordering`). A null takes the run's default. A relative `image` or `video` is taken relative to the
-folder of the file that the row is in. Rows are read front to back and in batches, so a manifest, and any row
-group of it, may be far larger than memory.
+A manifest is a Parquet file, a folder of them or a glob, on any storage. Its columns are the fields of a row
+(see `vidgen_dist.request`), of which most models require `prompt` alone, and `priority`, which decides the
+order alone (see `ordering`). A null takes the run's default. Relative paths of images and clips are taken
+relative to the folder of the file that the row is in. Rows are read front to back and in batches, so a
+manifest, and any row group of it, may be far larger than memory.
 
 A row is identified by its `id` column or, where that is missing or null, by a digest of its request's
 fields. The digest does not depend on the order of columns or rows, on the file, on the run's defaults or on
@@ -13,17 +13,22 @@ whether a column is absent or null.
 
 from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.checking import CheckReport, Problem, check, later_places, repeated_hashes
-from vidgen_dist.manifest.columns import COLUMNS, KNOWN_COLUMNS, PRIORITY, Column, describe_unknown
+from vidgen_dist.manifest.columns import (
+    PRIORITY,
+    Column,
+    RowSchema,
+    column_of,
+    describe_unknown,
+    known_columns,
+)
 from vidgen_dist.manifest.files import INPUT_SUFFIXES, PARQUET_SUFFIXES, ManifestFile, find_files
 from vidgen_dist.manifest.identity import row_digest
 from vidgen_dist.manifest.opening import Manifest, open_manifest
 from vidgen_dist.manifest.ordering import ordered_rows
-from vidgen_dist.manifest.rows import Row
+from vidgen_dist.manifest.rows import Row, with_paths_beside
 
 __all__ = [
-    "COLUMNS",
     "INPUT_SUFFIXES",
-    "KNOWN_COLUMNS",
     "PARQUET_SUFFIXES",
     "PRIORITY",
     "Batch",
@@ -33,12 +38,16 @@ __all__ = [
     "ManifestFile",
     "Problem",
     "Row",
+    "RowSchema",
     "check",
+    "column_of",
     "describe_unknown",
     "find_files",
+    "known_columns",
     "later_places",
     "open_manifest",
     "ordered_rows",
     "repeated_hashes",
     "row_digest",
+    "with_paths_beside",
 ]

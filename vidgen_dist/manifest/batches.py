@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vidgen_dist.digests import as_list, json_template
-from vidgen_dist.manifest.columns import is_text
+from vidgen_dist.manifest.columns import RowSchema, column_of, is_text
 from vidgen_dist.manifest.identity import digest_text, new_digest, plain_value
-from vidgen_dist.manifest.rows import Row, column_values, extra_values, make_row
-from vidgen_dist.request import MAX_SEED, MEDIA_FIELDS
+from vidgen_dist.manifest.rows import Row, extra_values, field_values, make_row
 from vidgen_dist.storage import StorageError, redact
 
-_ROWS_OWN = ("id", "prompt", "seed", *MEDIA_FIELDS)
-"""Fields whose values differ from row to row; what a model can do does not depend on them."""
+_TEMPLATED = ("id", "prompt", "seed")
+"""Fields in which rows may differ whose digests are made by one `JsonTemplate`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +30,7 @@ class Batch:
         indices: Their places in it, from 0.
         columns: Their values.
         fields: Those columns that are fields of a request.
+        row_schema: What of a row is read.
         extra_schema: Names and types of those that are passed through.
         defaults: Values of request fields where a row has none.
     """
@@ -40,6 +39,7 @@ class Batch:
     indices: Sequence[int] | np.ndarray
     columns: pa.RecordBatch
     fields: tuple[str, ...]
+    row_schema: RowSchema
     extra_schema: pa.Schema
     defaults: Mapping[str, Any]
 
@@ -59,7 +59,7 @@ class Batch:
         if not len(places):
             return
         try:
-            values = {name: column_values(self.some(name, places)) for name in self.fields}
+            values = {name: self._values(name, places) for name in self.fields}
             extra = {
                 field.name: extra_values(self.some(field.name, places), field) for field in self.extra_schema
             }
@@ -68,7 +68,12 @@ class Batch:
         for at, place in enumerate(places):
             present = {name: column[at] for name, column in values.items() if column[at] is not None}
             passed = {name: column[at] for name, column in extra.items()}
-            yield make_row(present, passed, self.file, int(self.indices[place]), self.defaults)
+            yield make_row(
+                present, passed, self.file, int(self.indices[place]), self.defaults, self.row_schema
+            )
+
+    def _values(self, name: str, places: Sequence[int] | np.ndarray) -> list[Any]:
+        return field_values(self.row_schema.fields[name], self.some(name, places))
 
     def row(self, place: int) -> Row:
         """One of the rows, by its place in the batch."""
@@ -99,7 +104,7 @@ class Batch:
 
     @cached_property
     def plain(self) -> np.ndarray:
-        """Whether a row's id, prompt, seed and media are certainly fine by themselves: bool (N,).
+        """Whether what a row has of its own (id, prompt, seed, media) is certainly fine by itself: bool (N,).
 
         What a row asks for then depends on its other fields alone, see `groups`.
         """
@@ -111,10 +116,24 @@ class Batch:
             # Text that is no UTF-8: which, is found one by one.
             return np.zeros(len(self), np.bool_)
         plain = np.ones(len(self), np.bool_)
-        for name in self.fields:
-            if name in _ROWS_OWN:
-                plain &= _mask(_surely_fine(name, self.columns.column(name)), len(self))
+        for name in self._own:
+            column = self.columns.column(name)
+            if not pa.types.is_null(column.type):
+                field = self.row_schema.fields[name]
+                plain &= column_of(field).surely_fine(field.kind, column)
+            if name in self.row_schema.required:
+                plain &= column.is_valid().to_numpy(zero_copy_only=False)
         return plain
+
+    @cached_property
+    def _own(self) -> tuple[str, ...]:
+        """Fields whose values differ from row to row; what a model can do does not depend on them."""
+        return tuple(name for name in self.fields if self.row_schema.fields[name].is_own)
+
+    @property
+    def untemplated(self) -> tuple[str, ...]:
+        """Such fields beside id, prompt and seed: where there are any, rows are digested one by one."""
+        return tuple(name for name in self._own if name not in _TEMPLATED)
 
     def _kind(self, name: str) -> pa.DataType:
         return self.columns.schema.field(name).type
@@ -125,7 +144,7 @@ class Batch:
         numbers = np.zeros(len(self), np.int64)
         for name in self.fields:
             column = self.columns.column(name)
-            if name in _ROWS_OWN:
+            if name in self._own:
                 # Whether there is one matters also where its value does not.
                 codes, kinds = column.is_null().to_numpy(zero_copy_only=False).astype(np.int64), 2
             else:
@@ -135,7 +154,7 @@ class Batch:
         return numbers
 
     def groups(self, wanted: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
-        """The plain ones of some rows, by what they ask for beside id, prompt, seed and media.
+        """The plain ones of some rows, by what they ask for beside what each has of its own.
 
         Args:
             wanted: Mask of rows (N,).
@@ -169,7 +188,7 @@ class Batch:
             for place, row_id in zip(np.flatnonzero(named).tolist(), given, strict=True):
                 ids[place] = row_id
         unnamed = ~named
-        if not any(name in self.fields for name in MEDIA_FIELDS):
+        if not self.untemplated:
             for _, places in self.groups(unnamed):
                 for place, digest in zip(places.tolist(), self._digests(places), strict=True):
                     ids[place] = digest
@@ -180,48 +199,32 @@ class Batch:
         return pa.array(ids, pa.string())
 
     def _digests(self, places: np.ndarray) -> list[str]:
-        """`row_digest` of the rows of a group without media."""
-        one = self.columns.slice(int(places[0]), 1)
-        values = {name: column_values(one.column(name))[0] for name in self.fields}
+        """`row_digest` of the rows of a group that differ in id, prompt and seed alone."""
+        values = {name: self._values(name, places[:1])[0] for name in self.fields}
         values.pop("id", None)
         text = digest_text(values)
         seed = plain_value(values.get("seed"))
-        template = json_template(text, values["prompt"], seed, ":")
-        return template.digests(new_digest, self.prompts(places), self.seeds(places))
+        template = json_template(text, values.get("prompt"), seed, ":")
+        prompts, seeds = self.prompts(places), self.seeds(places)
+        return template.digests(
+            new_digest,
+            len(places),
+            None if prompts is None else as_list(prompts),
+            None if seeds is None else as_list(seeds),
+        )
 
-    def prompts(self, places: np.ndarray) -> list[str]:
-        """Prompts of some plain rows, by their places."""
-        return as_list(self.some("prompt", places))
+    def prompts(self, places: np.ndarray) -> pa.Array | None:
+        """The prompts of a group's rows, by their places; None if they have none."""
+        return self._of_group("prompt", places)
 
-    def seeds(self, places: np.ndarray) -> list[int | None]:
+    def seeds(self, places: np.ndarray) -> pa.Array | None:
         """Likewise the seeds that they have of their own."""
-        seeds = self.some("seed", places) if "seed" in self.fields else pa.nulls(len(places))
-        return seeds.to_pylist() if seeds.null_count else as_list(seeds)
+        return self._of_group("seed", places)
 
-
-def _surely_fine(name: str, column: pa.Array) -> pa.Array | bool:
-    """Which values certainly are allowed, nulls too where they are; others are looked at one by one."""
-    kind = column.type
-    if pa.types.is_null(kind):
-        return name != "prompt"
-    if name == "prompt":
-        return column.is_valid() if is_text(kind) else False
-    if name == "seed":
-        if not pa.types.is_integer(kind):
-            return False
-        seeds = column.fill_null(0).to_numpy()
-        return pa.array(seeds <= np.uint64(MAX_SEED) if seeds.dtype == np.uint64 else seeds >= 0)
-    if name == "id" and pa.types.is_integer(kind):
-        return True
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
-        return False
-    return pc.fill_null(pc.greater(pc.binary_length(column), 0), True)
-
-
-def _mask(values: pa.Array | bool, length: int) -> np.ndarray:
-    if isinstance(values, bool):
-        return np.full(length, values)
-    return values.to_numpy(zero_copy_only=False).astype(np.bool_)
+    def _of_group(self, name: str, places: np.ndarray) -> pa.Array | None:
+        # All of a group have one, or none has.
+        column = self.some(name, places) if name in self.fields else None
+        return None if column is None or column.null_count else column
 
 
 def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
@@ -234,7 +237,11 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
         column = column.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width])
     elif pa.types.is_string_view(kind):
         column = column.cast(pa.string())
-    encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
+    try:
+        encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
+    except pa.ArrowNotImplementedError:
+        # Of what is nested no two are taken to be the same.
+        return np.arange(len(column)), max(1, len(column))
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
     return codes + 1, len(encoded.dictionary) + 1
 

@@ -17,7 +17,7 @@ from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.columns import is_bytes, is_text
 from vidgen_dist.manifest.opening import Manifest
 from vidgen_dist.manifest.rows import Row
-from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError
+from vidgen_dist.request import Field, RenderRequest, RequestError, ResolvedRequest
 from vidgen_dist.storage import redact
 from vidgen_dist.threads import map_ahead
 
@@ -80,8 +80,8 @@ def check(
     manifest: Manifest,
     *,
     defaults: Mapping[str, Any] | None = None,
-    resolve: Callable[[RenderRequest], RenderRequest] | None = None,
-    probe: Callable[[RenderRequest], object] | None = None,
+    resolve: Callable[[RenderRequest], ResolvedRequest] | None = None,
+    probe: Callable[[RenderRequest | ResolvedRequest], object] | None = None,
     limit: int = 20,
 ) -> CheckReport:
     """Look at every row without a model.
@@ -108,7 +108,7 @@ def check(
     first = 0
 
     def look(row: Row) -> Problem | None:
-        return _problem(row, resolve, probe)
+        return _problem(row, manifest.row_schema.fields, resolve, probe)
 
     try:
         for batch in manifest.batches(defaults):
@@ -158,8 +158,9 @@ def _passes(kind: pa.DataType) -> bool:
 
 def _problem(
     row: Row,
-    resolve: Callable[[RenderRequest], RenderRequest] | None,
-    probe: Callable[[RenderRequest], object] | None,
+    fields: Mapping[str, Field],
+    resolve: Callable[[RenderRequest], ResolvedRequest] | None,
+    probe: Callable[[RenderRequest | ResolvedRequest], object] | None,
 ) -> Problem | None:
     if row.request is None:
         assert row.error is not None
@@ -171,7 +172,8 @@ def _problem(
     except RequestError as error:
         return Problem(row.file, row.index, row.id, error.field, str(error))
     except (ValueError, OSError, Refused) as error:
-        column = next((field for field in MEDIA_FIELDS if getattr(row.request, field) is not None), "")
+        given = row.request.values()
+        column = next((name for name in given if name in fields and fields[name].kind.has_sources), "")
         return Problem(row.file, row.index, row.id, column, f"{column}: {error}" if column else str(error))
     return None
 

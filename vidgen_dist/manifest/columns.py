@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.request import FIELDS
+from vidgen_dist.kinds import Clip, Flag, Image, Kind, Number, RowId, Text, Whole
+from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.storage import redact, split
 
 PRIORITY = "priority"
@@ -51,24 +55,68 @@ def _is_image(kind: pa.DataType) -> bool:
     )
 
 
+def _any_text(_kind: Kind, values: pa.Array) -> np.ndarray:
+    return np.full(len(values), is_text(values.type))
+
+
+def _any_name(_kind: Kind, values: pa.Array) -> np.ndarray:
+    if pa.types.is_integer(values.type):
+        return np.ones(len(values), np.bool_)
+    return _not_empty(_kind, values)
+
+
+def _not_empty(_kind: Kind, values: pa.Array) -> np.ndarray:
+    kind = values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+        return np.zeros(len(values), np.bool_)
+    return _as_mask(pc.fill_null(pc.greater(pc.binary_length(values), 0), True))
+
+
+def _in_range(kind: Kind, values: pa.Array) -> np.ndarray:
+    if not isinstance(kind, Whole) or not pa.types.is_integer(values.type):
+        return np.zeros(len(values), np.bool_)
+    numbers = values.fill_null(0).to_numpy()
+    # NumPy compares uint64 with a whole number of another type as floats.
+    to_type = np.uint64 if numbers.dtype == np.uint64 else np.int64
+    low = to_type(max(kind.low, np.iinfo(to_type).min))
+    inside: np.ndarray = (numbers >= low) & (numbers <= to_type(kind.high))
+    return inside | _as_mask(values.is_null())
+
+
+def _unsure(_kind: Kind, values: pa.Array) -> np.ndarray:
+    return np.zeros(len(values), np.bool_)
+
+
+def _as_mask(values: pa.Array) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False).astype(np.bool_)
+
+
+def _bytes_or_path(value: Any) -> Any:
+    """An image of a struct, as Hugging Face datasets writes it; None if it has neither."""
+    return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+
+
 @dataclass(frozen=True)
 class Column:
-    """A request field as a column.
+    """How columns hold fields of a kind.
 
     Args:
-        fits: Whether a type can hold the field.
+        fits: Whether a type can hold them.
         allowed: Which types those are, for messages.
         written: The type that `manifest_build.build` gives it.
+        surely_fine: Kind and values (N,) -> which of them certainly are allowed, nulls too: bool (N,). Others
+            are looked at one by one. Asked of fields whose values differ from row to row.
+        value: A value, not None, as Arrow gives it -> one that the kind parses, or None if there is none in
+            it. Without this function they are the same.
     """
 
     fits: Callable[[pa.DataType], bool]
     allowed: str
     written: pa.DataType
+    surely_fine: Callable[[Kind, pa.Array], np.ndarray] = _unsure
+    value: Callable[[Any], Any] | None = None
 
 
-_TEXT = Column(is_text, "a string column", pa.string())
-_INTEGER = Column(_is_number, "an integer column, or a float column that holds whole numbers", pa.int64())
-_NUMBER = Column(_is_number, "a float or integer column", pa.float64())
 _IMAGE = (
     "a string column (paths or URIs), a binary column (encoded images) or a struct of bytes and path, "
     "as Hugging Face datasets writes it"
@@ -76,36 +124,29 @@ _IMAGE = (
 
 _PRIORITY = "an integer column of at most 64 bits with a sign (nulls are 0; pandas keeps them in an Int64)"
 
-COLUMNS: Mapping[str, Column] = {
-    "prompt": _TEXT,
-    "id": Column(_is_id, "a string or integer column", pa.string()),
-    "negative_prompt": _TEXT,
-    "image": Column(_is_image, _IMAGE, pa.string()),
-    "video": Column(is_text, "a string column (paths or URIs)", pa.string()),
-    "height": _INTEGER,
-    "width": _INTEGER,
-    "num_frames": _INTEGER,
-    "num_inference_steps": _INTEGER,
-    "guidance_scale": _NUMBER,
-    "guidance_rescale": _NUMBER,
-    "true_cfg_scale": _NUMBER,
-    "use_dynamic_cfg": Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
-    "eta": _NUMBER,
-    "strength": _NUMBER,
-    "max_sequence_length": _INTEGER,
-    "frame_rate": _NUMBER,
-    "decode_timestep": _NUMBER,
-    "decode_noise_scale": _NUMBER,
-    "seed": _INTEGER,
-    "fps": _NUMBER,
+COLUMN_OF: Mapping[type[Kind], Column] = {
+    Text: Column(is_text, "a string column", pa.string(), _any_text),
+    RowId: Column(_is_id, "a string or integer column", pa.string(), _any_name),
+    Whole: Column(
+        _is_number, "an integer column, or a float column that holds whole numbers", pa.int64(), _in_range
+    ),
+    Number: Column(_is_number, "a float or integer column", pa.float64()),
+    Flag: Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
+    Image: Column(_is_image, _IMAGE, pa.string(), _not_empty, _bytes_or_path),
+    Clip: Column(is_text, "a string column (paths or URIs)", pa.string(), _not_empty),
 }
-"""Of each field of a request, by its name."""
+"""The columns of each kind of fields."""
 
-KNOWN_COLUMNS: Mapping[str, Column] = {
-    **{name: COLUMNS[name] for name in FIELDS},
-    PRIORITY: Column(_is_priority, _PRIORITY, pa.int64()),
-}
-"""Of each column that is read, whether named to be passed through or not."""
+
+def column_of(field: Field) -> Column:
+    """The column that holds a field."""
+    return COLUMN_OF[type(field.kind)]
+
+
+def known_columns(fields: Mapping[str, Field]) -> dict[str, Column]:
+    """Each column that is read, passed through or not: of these fields, and `priority`."""
+    own = {name: column_of(field) for name, field in fields.items()}
+    return own | {PRIORITY: Column(_is_priority, _PRIORITY, pa.int64())}
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
@@ -156,7 +197,25 @@ def _field_without_views(field: pa.Field) -> pa.Field:
     return field.with_type(_without_views(field.type))
 
 
-def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class RowSchema:
+    """What of a row is read.
+
+    Args:
+        fields: The fields that it may have, by name.
+        required: Those that every row needs.
+    """
+
+    fields: Mapping[str, Field]
+    required: tuple[str, ...] = ()
+
+    @cached_property
+    def media(self) -> tuple[str, ...]:
+        """The fields that may hold images or clips."""
+        return tuple(name for name, field in self.fields.items() if field.kind.has_sources)
+
+
+def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows: RowSchema) -> None:
     """Whether a file can be read as a manifest.
 
     Raises:
@@ -164,29 +223,31 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> No
     """
     shown = redact(uri)
     there = ", ".join(schema.names[:50]) + (", …" if len(schema.names) > 50 else "")
-    if "prompt" not in schema.names:
-        by_lower_case = {name.lower(): name for name in schema.names}
-        near = difflib.get_close_matches("prompt", by_lower_case, 1)
-        hint = f" (is {by_lower_case[near[0]]!r} meant to be it?)" if near else ""
-        raise Refused(
-            f"{shown}: there is no column 'prompt', which every manifest needs{hint}; it has: {there}"
-        )
+    for name in rows.required:
+        if name not in schema.names:
+            by_lower_case = {name.lower(): name for name in schema.names}
+            near = difflib.get_close_matches(name, by_lower_case, 1)
+            hint = f" (is {by_lower_case[near[0]]!r} meant to be it?)" if near else ""
+            raise Refused(
+                f"{shown}: there is no column {name!r}, which every manifest needs{hint}; it has: {there}"
+            )
+    known = known_columns(rows.fields)
     for name in passthrough:
         if name not in schema.names:
             raise Refused(f"{shown}: there is no column {name!r} to pass through; it has: {there}")
     for part in split(uri)[0].split("/"):
         name = part.partition("=")[0]
-        if part != name and name in KNOWN_COLUMNS and name not in schema.names:
+        if part != name and name in known and name not in schema.names:
             raise Refused(
                 f"{shown}: {name!r} is in a folder's name alone, which is not read; "
                 "write it as a column, too (partitioned writers leave it out)"
             )
-    for name in (*KNOWN_COLUMNS, *passthrough):
+    for name in (*known, *passthrough):
         if schema.names.count(name) > 1:
             raise Refused(
                 f"{shown}: column {name!r} is there {schema.names.count(name)} times; allowed: once"
             )
-    for name, column in KNOWN_COLUMNS.items():
+    for name, column in known.items():
         if name in schema.names:
             kind = value_type(schema.field(name).type)
             if not column.fits(kind) and not pa.types.is_null(kind):
@@ -196,14 +257,19 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str]) -> No
 
 
 def check_alike(
-    uri: str, schema: pa.Schema, first_uri: str, first: pa.Schema, passthrough: Sequence[str]
+    uri: str,
+    schema: pa.Schema,
+    first_uri: str,
+    first: pa.Schema,
+    passthrough: Sequence[str],
+    rows: RowSchema,
 ) -> None:
     """Whether a file goes with a manifest's first one.
 
     Raises:
         Refused: Their request columns, or the types of passed-through columns, differ; names both.
     """
-    for name in FIELDS:
+    for name in rows.fields:
         if (name in schema.names) != (name in first.names):
             has, lacks = (uri, first_uri) if name in schema.names else (first_uri, uri)
             raise Refused(
@@ -219,8 +285,8 @@ def check_alike(
             )
 
 
-def describe_unknown(column: str) -> str:
-    """What to tell a person of a column that is not read."""
-    near = difflib.get_close_matches(column, KNOWN_COLUMNS, 1)
+def describe_unknown(column: str, fields: Mapping[str, Field] = FIELDS) -> str:
+    """What to tell a person of a column that is not read, as others are."""
+    near = difflib.get_close_matches(column, known_columns(fields), 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"column {column!r} is no field of a request and is not read{hint}; --passthrough keeps it"

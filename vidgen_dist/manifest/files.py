@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest.columns import PRIORITY, check_columns
+from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_columns
 from vidgen_dist.storage import StorageError, expand, open_input, redact, stamp
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -80,7 +80,7 @@ def parquet_files(uri: str) -> list[str]:
     return files
 
 
-def open_file(uri: str, passthrough: Sequence[str]) -> tuple[ManifestFile, pa.Schema]:
+def open_file(uri: str, passthrough: Sequence[str], rows: RowSchema) -> tuple[ManifestFile, pa.Schema]:
     """A file and its schema, from its footer.
 
     Raises:
@@ -88,7 +88,7 @@ def open_file(uri: str, passthrough: Sequence[str]) -> tuple[ManifestFile, pa.Sc
     """
     footer = _read_footer(uri)
     schema = footer.metadata.schema.to_arrow_schema()
-    check_columns(uri, schema, passthrough)
+    check_columns(uri, schema, passthrough, rows)
     groups = tuple(footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
     return ManifestFile(uri, footer.digest, groups, PRIORITY in schema.names), schema
 

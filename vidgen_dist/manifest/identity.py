@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from vidgen_dist.request import is_utf8
+from vidgen_dist.kinds import is_utf8
 
 
 def usable_id(value: str | int | None) -> str | None:
@@ -38,4 +38,8 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         # A column turns to floats when one of its values goes missing: 49.0 is the 49 that it was.
         return int(value)
+    if isinstance(value, list):
+        return [plain_value(each) for each in value]
+    if isinstance(value, dict):
+        return {name: plain_value(each) for name, each in value.items()}
     return value

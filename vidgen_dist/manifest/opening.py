@@ -13,10 +13,10 @@ import pyarrow as pa
 from vidgen_dist.digests import as_list
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.columns import KNOWN_COLUMNS, PRIORITY, check_alike, extra_type, whole_numbers
+from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_alike, extra_type, whole_numbers
 from vidgen_dist.manifest.files import ManifestFile, open_file, parquet_files, read_group
 from vidgen_dist.manifest.rows import Row
-from vidgen_dist.request import FIELDS
+from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.threads import map_ahead
 
 # Decoded rows held at once; rows may carry images.
@@ -34,6 +34,7 @@ class Manifest:
         uri: What was opened.
         files: Its files, sorted by URI.
         columns: The request columns that it has.
+        row_schema: What of a row is read.
         unknown_columns: Columns that are neither that nor `priority` nor passed through; they are not read.
         extra_schema: Names and Arrow types of the passed-through columns.
     """
@@ -41,6 +42,7 @@ class Manifest:
     uri: str
     files: tuple[ManifestFile, ...]
     columns: tuple[str, ...]
+    row_schema: RowSchema
     unknown_columns: tuple[str, ...]
     extra_schema: pa.Schema
 
@@ -83,13 +85,16 @@ class Manifest:
         bare = pa.schema([])
         if "id" in self.columns:
             own = list(read_group(file, group, ("id",), _COLUMN_ROWS))
-            batches = [Batch(file.uri, range(each.num_rows), each, ("id",), bare, {}) for each in own]
+            batches = [
+                Batch(file.uri, range(each.num_rows), each, ("id",), self.row_schema, bare, {})
+                for each in own
+            ]
             if all(batch.brings_ids for batch in batches):
                 yield from (batch.ids for batch in batches)
                 return
         for columns in read_group(file, group, self.columns, _COLUMN_ROWS):
             indices = range(start, start + columns.num_rows)
-            yield Batch(file.uri, indices, columns, self.columns, bare, {}).ids
+            yield Batch(file.uri, indices, columns, self.columns, self.row_schema, bare, {}).ids
             start += columns.num_rows
 
     def batches(self, defaults: Mapping[str, Any] | None = None, *, extras: bool = True) -> Iterator[Batch]:
@@ -159,41 +164,57 @@ class Manifest:
                 if wanted is None or wanted[first + start : first + stop].any():
                     for columns in read_group(file, group, names, most_rows):
                         indices = range(start, start + columns.num_rows)
-                        yield (
-                            first + start,
-                            Batch(file.uri, indices, columns, self.columns, extra_schema, defaults or {}),
+                        batch = Batch(
+                            file.uri,
+                            indices,
+                            columns,
+                            self.columns,
+                            self.row_schema,
+                            extra_schema,
+                            defaults or {},
                         )
+                        yield first + start, batch
                         start += columns.num_rows
             first += file.num_rows
 
 
-def open_manifest(uri: str | os.PathLike[str], *, passthrough: Sequence[str] = ()) -> Manifest:
+def open_manifest(
+    uri: str | os.PathLike[str],
+    *,
+    passthrough: Sequence[str] = (),
+    fields: Mapping[str, Field] = FIELDS,
+    required: Sequence[str] = ("prompt",),
+) -> Manifest:
     """Open a Parquet file, a folder of them or a glob, and check the columns of every file.
 
     Args:
         uri: Where; in a folder, and folders in it, all files named ``.parquet``, ``.parq`` or ``.pq``.
         passthrough: Columns whose values come along with each row, for the ledger.
+        fields: The fields that rows may have, by name; columns of these names are read.
+        required: Those that every row needs.
 
     Raises:
-        Refused: Nothing is there; a file is not Parquet, or cut short; `prompt` or a passed-through
+        Refused: Nothing is there; a file is not Parquet, or cut short; a required or a passed-through
             column is missing; a column has a type that cannot be; files differ in their request columns.
     """
     text = os.fspath(uri)
+    rows = RowSchema(fields, tuple(required))
     passthrough = tuple(dict.fromkeys(passthrough))
     try:
         uris = parquet_files(text)
-        opened = list(map_ahead(lambda file: open_file(file, passthrough), uris, threads=_OPEN_FILES))
+        opened = list(map_ahead(lambda file: open_file(file, passthrough, rows), uris, threads=_OPEN_FILES))
     except OSError as error:
         raise Refused(str(error)) from None
     (first, schema), rest = opened[0], opened[1:]
     for file, other in rest:
-        check_alike(file.uri, other, first.uri, schema, passthrough)
-    known = {*KNOWN_COLUMNS, *passthrough}
+        check_alike(file.uri, other, first.uri, schema, passthrough, rows)
+    known = {*fields, PRIORITY, *passthrough}
     unknown = dict.fromkeys(name for _, s in opened for name in s.names if name not in known)
     return Manifest(
         uri=text,
         files=tuple(file for file, _ in opened),
-        columns=tuple(name for name in FIELDS if name in schema.names),
+        columns=tuple(name for name in fields if name in schema.names),
+        row_schema=rows,
         unknown_columns=tuple(unknown),
         extra_schema=pa.schema([(name, extra_type(schema.field(name).type)) for name in passthrough]),
     )

@@ -28,9 +28,6 @@ from vidgen_dist.manifest.columns import whole_numbers
 from vidgen_dist.manifest.opening import Manifest
 from vidgen_dist.manifest.rows import Row
 
-SHAPE_FIELDS = ("height", "width", "num_frames")
-"""Fields that decide the shape of what is computed."""
-
 WINDOW_ROWS = 2**16
 WINDOW_BYTES = 128 * 2**20
 
@@ -103,10 +100,11 @@ def ordered_rows(
     Raises:
         StorageError: A file cannot be read, or is no longer the one that was opened.
     """
-    if not manifest.has_priorities and not any(name in manifest.columns for name in SHAPE_FIELDS):
+    deciding = [name for name, field in manifest.row_schema.fields.items() if field.shape]
+    if not manifest.has_priorities and not any(name in manifest.columns for name in deciding):
         rows = manifest.rows(defaults, wanted)
         return ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
-    shape = {name: {**model_defaults, **defaults}.get(name) for name in SHAPE_FIELDS}
+    shape = {name: {**model_defaults, **defaults}.get(name) for name in deciding}
     ended = threading.Event()
     reading = _read_ahead(_in_order(manifest, wanted, defaults, shape, ended), ended)
     next(reading)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from vidgen_dist.manifest.columns import is_text, value_type
+from vidgen_dist.kinds import Kind, with_addresses
+from vidgen_dist.manifest.columns import RowSchema, column_of, is_text, value_type
 from vidgen_dist.manifest.identity import row_digest, usable_id
-from vidgen_dist.request import MEDIA_FIELDS, RenderRequest, RequestError
+from vidgen_dist.request import Field, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, resolve_path
 
 
@@ -36,39 +37,67 @@ class Row:
 
 
 def make_row(
-    values: dict[str, Any], extra: dict[str, Any], file: str, index: int, defaults: Mapping[str, Any]
+    values: dict[str, Any],
+    extra: dict[str, Any],
+    file: str,
+    index: int,
+    defaults: Mapping[str, Any],
+    schema: RowSchema,
 ) -> Row:
     """A row, also if it cannot be a request.
 
     Args:
-        values: Its fields that are not null; they are changed.
+        values: Its fields that are not null, as `field_values` gives them; they are changed.
         extra: Values of the passed-through columns.
         file, index: Where it is, as in `Row`.
         defaults: Values of request fields where it has none.
+        schema: What of it is read.
     """
-    image = values.get("image")
-    if isinstance(image, dict):
-        values["image"] = image.get("bytes") or image.get("path")
-        if values["image"] is None:
-            del values["image"]
     given = values.pop("id", None)
     own_id = usable_id(given)
     row_id = row_digest(values) if own_id is None else own_id
     try:
         if given is not None and own_id is None:
             raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
-        for field in MEDIA_FIELDS:
-            # An empty one would become the folder.
-            if isinstance(values.get(field), str) and values[field]:
-                values[field] = resolve_path(values[field], file)
-        request = RenderRequest(**{"prompt": None, **defaults, **values, "id": row_id})
+        for name in schema.required:
+            if name not in values and defaults.get(name) is None:
+                raise RequestError(name, None, schema.fields[name].kind.allowed)
+        for name in schema.media:
+            if name in values:
+                values[name] = _beside(file, name, values[name], schema.fields[name])
+        request = RenderRequest(**{**defaults, **values, "id": row_id}).parsed(schema.fields)
     except RequestError as error:
         return Row(row_id, file, index, None, error, extra)
     return Row(row_id, file, index, request, None, extra)
 
 
+def _beside(file: str, name: str, value: Any, field: Field) -> Any:
+    """A value whose relative paths start from the folder of a file."""
+    try:
+        parsed = field.parse(name, value)
+    except RequestError:
+        # An empty path would become the folder. It is refused with the row's other faults.
+        return value
+    return with_paths_beside(file, field.kind, parsed)
+
+
+def with_paths_beside(file: str, kind: Kind, value: Any) -> Any:
+    """A parsed value whose relative paths of images and clips start from the folder of a file."""
+    return with_addresses(kind, value, lambda address: resolve_path(address, file))
+
+
+def field_values(field: Field, column: pa.Array) -> list[Any]:
+    """A field's values (N,), None where there are none.
+
+    Raises:
+        StorageError: As `column_values`.
+    """
+    values, value_of = column_values(column), column_of(field).value
+    return values if value_of is None else [None if each is None else value_of(each) for each in values]
+
+
 def column_values(column: pa.Array) -> list[Any]:
-    """A request column's values (N,).
+    """A request column's values (N,), as Python has what Arrow holds.
 
     Raises:
         StorageError: Text within a nested column that is not UTF-8.

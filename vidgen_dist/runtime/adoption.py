@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vidgen_dist.manifest.ordering import SHAPE_FIELDS
 from vidgen_dist.media import (
     FOLDER_DIGITS,
     GIF_END,
@@ -48,7 +47,7 @@ from vidgen_dist.media import (
 )
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.quality import Quality, flags, measure
-from vidgen_dist.request import RenderRequest
+from vidgen_dist.request import ResolvedRequest, shape_of
 from vidgen_dist.runtime.books import MANY_ENTRIES
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.job import Job, Row
@@ -87,7 +86,7 @@ def seek(rows: Iterator[Row], most: int) -> Iterator[Row]:
     """The rows, the first `most` of each shape marked as sought."""
     counts: Counter[tuple[int | None, ...]] = Counter()
     for row in rows:
-        shape = tuple(getattr(row.request, name) for name in SHAPE_FIELDS)
+        shape = shape_of(row.request.values())
         counts[shape] += 1
         yield dataclasses.replace(row, sought=True) if counts[shape] <= most else row
 
@@ -146,7 +145,6 @@ def _read(output: Storage, files: Sequence[str], format: str, row: Row, fingerpr
     request = row.request
     if frames[0].size != _size(request, format):
         return None
-    assert request.fps is not None, "rules fill it in"
     fps = min(request.fps, MAX_GIF_FPS) if format == "gif" else request.fps
     uri = output.uri(files[0].rpartition("/")[0] if format == "png" else files[0])
     video = EncodedVideo(path, size, digest, len(frames), float(fps), *frames[0].size)
@@ -168,9 +166,7 @@ def _is_cut(path: Path, files: Sequence[str], digest: str, format: str) -> bool:
     return False
 
 
-def _size(request: RenderRequest, format: str) -> tuple[int, int]:
+def _size(request: ResolvedRequest, format: str) -> tuple[int, int]:
     """Width and height that the file must have."""
-    assert request.width is not None
-    assert request.height is not None
     odd = (request.width % 2, request.height % 2) if format == "mp4" else (0, 0)
     return request.width + odd[0], request.height + odd[1]

@@ -118,7 +118,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
     grace = parse_seconds(spec.faults.grace)
     with Interrupts(grace) as interrupts, _planned(spec, device, engine, run, console) as (plan, lease):
         for name in plan.manifest.unknown_columns:
-            console.print(describe_unknown(name), markup=False, highlight=False)
+            told = describe_unknown(name, plan.manifest.row_schema.fields)
+            console.print(told, markup=False, highlight=False)
         run_file = write_run_file(plan)
         # Of rows that were chosen, the counts are not those of the manifest.
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vidgen_dist.digests import JsonTemplate, as_list, json_template
-from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
+from vidgen_dist.request import FIELDS, Field, ResolvedRequest
 
-_NOT_PIXELS = ("id", *MEDIA_FIELDS)
-_LATER = frozenset(
-    {"guidance_rescale", "true_cfg_scale", "frame_rate", "decode_timestep", "decode_noise_scale"}
-)
-"""Fields that requests were given after the first ledgers were written. A digest leaves them out where they
-are empty: rows that do not use them keep the fingerprints under which ledgers know them."""
+
+@dataclass(frozen=True)
+class Counting:
+    """Which fields of a row decide its pixels.
+
+    Args:
+        fields: The declarations of all that it may have.
+        late: Defaults of fields that the model takes only since there are ledgers of it. Where a row has such
+            a default its digest leaves the field out, as digests of the time before did.
+    """
+
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
+    late: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What counts of a row's values, beside the content of its images and clips.
+
+        Raises:
+            KeyError: A name that is not declared.
+        """
+        counted = dict.fromkeys(self._always)
+        for name, value in values.items():
+            field = self.fields[name]
+            if not field.counts:
+                continue
+            if field.kind.has_sources:
+                value = field.kind.replace(value, dict.fromkeys(field.kind.sources(value)))
+            if field.base or (value is not None and value != self.late.get(name)):
+                counted[name] = value
+        return counted
+
+    @functools.cached_property
+    def _always(self) -> tuple[str, ...]:
+        return tuple(name for name, field in self.fields.items() if field.base)
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,7 @@ class Identity:
         options: Options of the model that decide pixels and are set (`Model.pixel_options`). They count also
             where they change nothing of a row. One that is not set is left out: rows of runs that do not use
             it keep the fingerprints of before there was a choice.
+        counting: Which fields of a row decide its pixels beside.
     """
 
     model: str
@@ -43,32 +73,29 @@ class Identity:
     dtype: str
     format: str
     crf: int | None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    counting: Counting = dataclasses.field(default=Counting(), hash=False)
 
-    def fingerprint(self, request: RenderRequest, media: Mapping[str, str]) -> str:
+    def fingerprint(self, request: ResolvedRequest, media: Mapping[str, str]) -> str:
         """The digest of all that decides a row's pixels.
 
         Args:
             request: The row with every default filled in, its seed too. Its id is no part of the digest.
-            media: Field -> digest of the content of the row's image or clip.
+            media: Name, as `sources_of` has it -> digest of the content of that image or clip of the row.
 
         Returns:
             SHA-256, as hex.
         """
         return hashlib.sha256(self._text(request, media).encode()).hexdigest()
 
-    def template(self, request: RenderRequest) -> JsonTemplate:
+    def template(self, request: ResolvedRequest) -> JsonTemplate:
         """For the fingerprints of requests that differ from this one, without media, in prompt and seed."""
-        return json_template(self._text(request, {}), request.prompt, request.seed, ": ")
+        values = request.values()
+        return json_template(self._text(request, {}), values.get("prompt"), values.get("seed"), ": ")
 
-    def _text(self, request: RenderRequest, media: Mapping[str, str]) -> str:
-        fields = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
-        decides = {
-            name: value
-            for name, value in fields.items()
-            if name not in _NOT_PIXELS and (value is not None or name not in _LATER)
-        }
-        run = dataclasses.asdict(self)
+    def _text(self, request: ResolvedRequest, media: Mapping[str, str]) -> str:
+        decides = self.counting.of(request.values())
+        run = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "counting"}
         run.update(run.pop("options"))
         whole = {"run": run, "row": decides, "media": dict(media)}
         # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
@@ -95,7 +122,8 @@ def row_seeds(run_seed: int, row_ids: Iterable[str]) -> list[int]:
 
 def fingerprints_of(
     template: JsonTemplate,
-    prompts: pa.Array,
+    count: int,
+    prompts: pa.Array | None,
     seeds: pa.Array | int | None,
     ids: pa.Array | None,
     run_seed: int,
@@ -104,7 +132,8 @@ def fingerprints_of(
 
     Args:
         template: Made by `Identity.template` of one of them.
-        prompts: Theirs (N,).
+        count: Their number, N.
+        prompts: Theirs (N,); None if they have none.
         seeds: Theirs (N,), or the one that they share; None for those that `row_seed` gives.
         ids: Theirs (N,), if seeds are None.
         run_seed: See `row_seed`.
@@ -113,5 +142,6 @@ def fingerprints_of(
     if seeds is None:
         each = row_seeds(run_seed, as_list(ids))
     else:
-        each = [seeds] * len(prompts) if isinstance(seeds, int) else as_list(seeds)
-    return pa.array(template.digests(hashlib.sha256, as_list(prompts), each), pa.string())
+        each = [seeds] * count if isinstance(seeds, int) else as_list(seeds)
+    texts = None if prompts is None else as_list(prompts)
+    return pa.array(template.digests(hashlib.sha256, count, texts, each), pa.string())

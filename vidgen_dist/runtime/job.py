@@ -14,7 +14,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import State
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.request import RenderRequest
+from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output
 from vidgen_dist.storage import redact_message
@@ -34,7 +34,7 @@ class Row:
         spoilt: Whether the ledger took back a video of it: then what lies there is not trusted.
     """
 
-    request: RenderRequest
+    request: ResolvedRequest
     attempt: int = 1
     passthrough: dict[str, Any] = field(default_factory=dict)
     afresh: bool = False
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def id(self) -> str:
-        assert self.request.id is not None
+        """The row's identity."""
         return self.request.id
 
 

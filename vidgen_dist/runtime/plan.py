@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ import numpy as np
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.families import known_fields
 from vidgen_dist.families.rules import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
 from vidgen_dist.media import read_image, read_video
-from vidgen_dist.request import FIELDS, MEDIA_FIELDS, RenderRequest, RequestError
+from vidgen_dist.request import RenderRequest, RequestError, ResolvedRequest, sources_of, with_sources
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.adoption import most_left, seek
 from vidgen_dist.runtime.engine import OpenedModel, get_engine
-from vidgen_dist.runtime.fingerprint import Identity
+from vidgen_dist.runtime.fingerprint import Counting, Identity
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.resume import Found, Resolving, find_done
 from vidgen_dist.runtime.watchdog import limits_of
@@ -30,11 +32,7 @@ from vidgen_dist.storage import Storage, open_storage, open_writable, redact
 
 RUN_FILE = "run.yaml"
 
-_NOT_SAMPLING = {
-    "id": "each row has its own",
-    "prompt": "each row has its own",
-    "fps": "it is output.fps",
-}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         spec = spec.override({"model.revision": before.model.revision})
     model: OpenedModel = get_engine(engine).open_model(spec.model, device)
     model.rules.check_defaults(spec.sampling)
-    manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
-    ledger_schema(manifest.extra_schema)
+    manifest = open_checked(spec, model.rules)
     try:
         report = check(manifest, defaults=sampling_defaults(spec), resolve=model.rules.resolve)
         if not report.ok:
@@ -173,7 +170,34 @@ def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
         format=spec.output.format,
         crf=spec.output.crf if spec.output.format == "mp4" else None,
         options=spec.model.pixel_options(),
+        counting=Counting(model.rules.declared, model.rules.of_task.late),
     )
+
+
+def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
+    """Open a run's manifest: its columns are checked, its rows are not yet.
+
+    Args:
+        spec: Which, and what is passed through.
+        rules: What the model takes; if it is not known, all that any model takes is read.
+
+    Raises:
+        Refused: As `open_manifest`; or a column cannot be passed through.
+    """
+    manifest = open_manifest(
+        spec.manifest.uri,
+        passthrough=spec.manifest.passthrough,
+        fields=known_fields() if rules is None else rules.declared,
+        # Where no model is known, as most models have it.
+        required=("prompt",) if rules is None else rules.required_columns,
+    )
+    ledger_schema(manifest.extra_schema)
+    if rules is not None:
+        for name in rules.ignored:
+            if name in manifest.columns:
+                said = f"column {name!r} is ignored: {rules.family} {rules.task} does not take it"
+                _log.warning("%s: %s", redact(manifest.uri), said)
+    return manifest
 
 
 def read_run_file(output: Storage) -> RunSpec | None:
@@ -203,7 +227,7 @@ def write_run_file(plan: Plan) -> bytes:
             "model.digest": plan.model.digest if plan.model.revision is None else None,
             "manifest.uri": redact(plan.spec.manifest.uri),
             "manifest.retry": None,
-            **{f"sampling.{name}": redact(uri) for name, uri in _media_defaults(plan.spec).items()},
+            **_with_addresses(plan.spec, redact),
         }
     )
     content = spec.to_yaml().encode()
@@ -216,18 +240,20 @@ def write_run_file(plan: Plan) -> bytes:
 
 def check_sampling(spec: RunSpec) -> None:
     """Refuse a sampling default that is no field of a request, or has a value that cannot be."""
-    allowed = [name for name in FIELDS if name not in _NOT_SAMPLING]
+    fields = known_fields()
+    allowed = [name for name, field in fields.items() if not field.not_sampling]
     for name, value in spec.sampling.items():
-        if name in _NOT_SAMPLING:
+        if name in fields and fields[name].not_sampling:
             raise Refused(
-                f"sampling.{name}: {_NOT_SAMPLING[name]}; allowed under sampling: {', '.join(allowed)}"
+                f"sampling.{name}: {fields[name].not_sampling}; allowed under sampling: {', '.join(allowed)}"
             )
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, 1)
             hint = f"did you mean sampling.{near[0]}? " if near else ""
             raise Refused(f"sampling.{name} is no field of a request; {hint}allowed: {', '.join(allowed)}")
         try:
-            RenderRequest(**{"prompt": "", name: value})
+            if value is not None:
+                fields[name].parse(name, value)
         except RequestError as error:
             raise Refused(f"sampling.{error}") from None
 
@@ -246,14 +272,22 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
             "output.uri": open_storage(spec.output.uri).root,
             "manifest.uri": storage.absolute(spec.manifest.uri),
             "model.id": folder if Path(folder).is_dir() else spec.model.id,
-            **{f"sampling.{name}": storage.absolute(uri) for name, uri in _media_defaults(spec).items()},
+            **_with_addresses(spec, storage.absolute),
         }
     )
 
 
-def _media_defaults(spec: RunSpec) -> dict[str, str]:
-    """Paths and URIs of the image or clip of rows that bring none, by field."""
-    return {n: v for n, v in spec.sampling.items() if n in MEDIA_FIELDS and isinstance(v, str)}
+def sampling_addresses(spec: RunSpec) -> dict[str, str]:
+    """Paths and URIs of images and clips of rows that bring none, by name."""
+    sources = sources_of(spec.sampling, known_fields())
+    return {name: source.value for name, source in sources.items() if isinstance(source.value, str)}
+
+
+def _with_addresses(spec: RunSpec, change: Callable[[str], str]) -> dict[str, Any]:
+    """Keys under `sampling`, and values, whose paths and URIs are changed."""
+    changed = {name: change(uri) for name, uri in sampling_addresses(spec).items()}
+    fields = with_sources(spec.sampling, changed, known_fields())
+    return {f"sampling.{name}": value for name, value in fields.items()}
 
 
 def describe_problems(report: CheckReport) -> str:
@@ -330,12 +364,11 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
     """
     spec = spec_from_flags({"model.id": "none", **flags, "manifest.uri": uri, "output.uri": "none"})
     check_sampling(spec)
-    rules: Rules | None = None
+    rules: Rules[Any] | None = None
     if "model.id" in flags:
         rules = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules
         rules.check_defaults(spec.sampling)
-    manifest = open_manifest(uri, passthrough=spec.manifest.passthrough)
-    ledger_schema(manifest.extra_schema)
+    manifest = open_checked(spec, rules)
     try:
         return check(
             manifest,
@@ -347,10 +380,12 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
         raise Refused(str(error)) from None
 
 
-def _probe(request: RenderRequest, rules: Rules | None) -> None:
-    if request.image is not None:
-        read_image(request.image)
-    if request.video is not None:
-        frames = len(read_video(request.video))
+def _probe(request: RenderRequest | ResolvedRequest, rules: Rules[Any] | None) -> None:
+    fields = known_fields() if rules is None else rules.declared
+    for source in sources_of(request.values(), fields).values():
+        if not source.is_clip:
+            read_image(source.value)
+            continue
+        frames = len(read_video(source.value))
         if rules is not None:
             rules.of_task.check_clip(request, frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from vidgen_dist.manifest import Batch, Manifest
 from vidgen_dist.manifest import Row as ManifestRow
 from vidgen_dist.media import MediaError, media_digest
 from vidgen_dist.processes import InPlace, open_pool
-from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
+from vidgen_dist.request import ResolvedRequest, sources_of
 from vidgen_dist.runtime.fingerprint import Identity, fingerprints_of, row_seed
 from vidgen_dist.threads import map_ahead
 
@@ -60,26 +59,22 @@ class Resolving:
         identity: What decides the pixels of all rows alike.
     """
 
-    rules: Rules
+    rules: Rules[Any]
     run_seed: int
     identity: Identity
 
-    def request(self, row: ManifestRow) -> RenderRequest:
+    def request(self, row: ManifestRow) -> ResolvedRequest:
         """The row's request with every default and its seed filled in."""
         assert row.request is not None, "every row was checked"
-        request = self.rules.resolve(row.request)
-        if request.seed is None:
-            request = dataclasses.replace(request, seed=row_seed(self.run_seed, row.id))
-        return request
+        seed = row_seed(self.run_seed, row.id) if row.request.seed is None else row.request.seed
+        return self.rules.resolve(row.request, seed)
 
     def fingerprint(self, row: ManifestRow) -> str | None:
         """The row's fingerprint; None if its image or clip cannot be read: then it is not done."""
         request = self.request(row)
-        sources = {
-            name: getattr(request, name) for name in MEDIA_FIELDS if getattr(request, name) is not None
-        }
+        sources = sources_of(request.values(), self.identity.counting.fields)
         try:
-            media = {name: media_digest(source) for name, source in sources.items()}
+            media = {name: media_digest(source.value) for name, source in sources.items()}
         except (MediaError, OSError):
             # Whether that lasts, the worker finds out; one file must not keep a run from going on.
             return None
@@ -88,7 +83,7 @@ class Resolving:
     def fingerprints(self, batch: Batch, wanted: np.ndarray, pool: Executor) -> Iterator[Looking]:
         """Starts to work out the fingerprints of some rows of a batch, but for those that have none."""
         wanted = wanted.copy()
-        if self.rules.media is None:
+        if not self._one_by_one(batch):
             for row, places in batch.groups(wanted):
                 yield self._alike(batch, row, places, pool)
                 wanted[places] = False
@@ -98,18 +93,24 @@ class Resolving:
             places = np.flatnonzero(wanted)[[fingerprint is not None for fingerprint in single]]
             yield Looking(places, InPlace().submit(pa.array, known, pa.string()))
 
+    def _one_by_one(self, batch: Batch) -> bool:
+        """Whether rows of a batch may have what no template has, such as an image."""
+        fields = self.identity.counting.fields
+        shared = [name for name in batch.defaults if name in fields and fields[name].kind.has_sources]
+        return any(name in self.rules.fields for name in (*batch.untemplated, *shared))
+
     def _alike(self, batch: Batch, row: ManifestRow, places: np.ndarray, pool: Executor) -> Looking:
         """Of rows that differ in id, prompt and seed alone; `row` is one of them."""
         assert row.request is not None
         request = self.request(row)
-        seeds = batch.some("seed", places) if "seed" in batch.fields else pa.nulls(len(places))
-        if seeds.null_count:
+        seeds = batch.seeds(places)
+        if seeds is None:
             seeds = row.request.seed
         ids = batch.ids.take(pa.array(places)) if seeds is None else None
         template = self.identity.template(request)
-        prompts = batch.some("prompt", places)
-        hashing = pool.submit(fingerprints_of, template, prompts, seeds, ids, self.run_seed)
-        return Looking(places, hashing, prompts.nbytes)
+        prompts = batch.prompts(places) if template.prompted else None
+        hashing = pool.submit(fingerprints_of, template, len(places), prompts, seeds, ids, self.run_seed)
+        return Looking(places, hashing, 0 if prompts is None else prompts.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,7 @@ def find_done(
     if not ledger.parts:
         return found
     error_class = error_class_of(retry)
-    by_id = ledger.failed > 0 and (retry is not None or resolving.rules.media is not None)
+    by_id = ledger.failed > 0 and (retry is not None or resolving.rules.takes_sources)
 
     ready: list[tuple[np.ndarray, pa.Array, pa.Array]] = []
 

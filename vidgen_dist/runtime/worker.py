@@ -30,7 +30,7 @@ from typing import Any
 from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import Rendering, State
-from vidgen_dist.request import MEDIA_FIELDS, RenderRequest
+from vidgen_dist.request import ResolvedRequest, sources_of, with_sources
 from vidgen_dist.runtime.adoption import Stored, find_stored
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.job import Event, Job, Report, Row, told
@@ -323,7 +323,7 @@ class Worker:
         except (_Abandoned, GangBroken):
             raise
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run
-            return Outcome(row, fingerprint, {}, error=_with_source(error, row.request))
+            return Outcome(row, fingerprint, {}, error=self._with_source(error, row.request))
 
     def _find_stored(self, row: Row, fingerprint: str) -> Stored | None:
         """The row's finished video, if it is there."""
@@ -387,27 +387,25 @@ class Worker:
         self._note(Note("resumed", row.id, step=state.step))
         return state
 
-    def _fetch_media(self, request: RenderRequest) -> tuple[RenderRequest, dict[str, str]]:
+    def _fetch_media(self, request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
         """The request with its media's bytes in place of their address, and the digest of each."""
+        values, fields = request.values(), self._job.identity.counting.fields
         fetched: dict[str, Any] = {}
         digests = {}
-        for name in MEDIA_FIELDS:
-            source = getattr(request, name)
-            if source is None:
-                continue
-            if isinstance(source, str):
-                source = with_retries(
-                    functools.partial(storage.read_bytes, source), hurry=self._abandon, note=self._note
+        for name, source in sources_of(values, fields).items():
+            content = source.value
+            if isinstance(content, str):
+                content = with_retries(
+                    functools.partial(storage.read_bytes, content), hurry=self._abandon, note=self._note
                 )
-                fetched[name] = source
-            digests[name] = media.media_digest(source)
-        return dataclasses.replace(request, **fetched), digests
+                fetched[name] = content
+            digests[name] = media.media_digest(content)
+        return dataclasses.replace(request, **with_sources(values, fetched, fields)), digests
 
-
-def _with_source(error: Exception, request: RenderRequest) -> Exception:
-    """A complaint of the bytes that were read, with the address that they were read from."""
-    addresses = [getattr(request, name) for name in MEDIA_FIELDS]
-    sources = ", ".join(storage.redact(uri) for uri in addresses if isinstance(uri, str))
-    return (
-        media.MediaError(f"{sources}: {error}") if isinstance(error, media.MediaError) and sources else error
-    )
+    def _with_source(self, error: Exception, request: ResolvedRequest) -> Exception:
+        """A complaint of the bytes that were read, with the address that they were read from."""
+        sources = sources_of(request.values(), self._job.identity.counting.fields).values()
+        addresses = [source.value for source in sources if isinstance(source.value, str)]
+        if not isinstance(error, media.MediaError) or not addresses:
+            return error
+        return media.MediaError(f"{', '.join(storage.redact(uri) for uri in addresses)}: {error}")

@@ -178,7 +178,6 @@ class WriteThread:
 
     def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
         output, request = self._job.output, outcome.row.request
-        assert request.fps is not None, "rules fill it in"
         suffix = "" if output.format == "png" else f".{output.format}"
         return media.write_video(
             outcome.frames,

@@ -15,7 +15,7 @@ from vidgen_dist.families.family import (
     SchedulerClass,
 )
 from vidgen_toy.config import DenoiserConfig, ToyConfigs, VaeConfig
-from vidgen_toy.rules import FIELDS, rules
+from vidgen_toy.rules import FIELDS, task_rules
 from vidgen_toy.sampler import TwoStepConfig, TwoStepScheduler
 
 _DENOISER = ModelClass(DenoiserConfig.NAME, DenoiserConfig, Lazy("vidgen_toy.networks:Denoiser"))
@@ -34,7 +34,7 @@ FAMILY = Family(
         ),
     ),
     configs=ToyConfigs,
-    rules=rules,
+    rules=task_rules,
     costs=Lazy("vidgen_toy.costs:COSTS"),
     fields=FIELDS,
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vidgen_dist.kinds import Number
-
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TaskRules
+from vidgen_dist.kinds import Number
 from vidgen_dist.request import Field, ResolvedRequest
 from vidgen_toy.config import ToyConfigs
 
@@ -28,7 +27,7 @@ class ToyRequest(ResolvedRequest):
         return self.guidance_scale > 1
 
 
-def rules(configs: ToyConfigs) -> dict[str, TaskRules[ToyRequest]]:
+def task_rules(configs: ToyConfigs) -> dict[str, TaskRules[ToyRequest]]:
     """Task -> rules."""
     ratio = configs.vae.spatial_compression_ratio
     defaults = {

@@ -12,9 +12,6 @@ class PromptedRequest(ResolvedRequest):
     """A video that a prompt describes. See `RenderRequest` for the fields."""
 
     prompt: str
-    height: int
-    width: int
-    num_inference_steps: int
     guidance_scale: float
     max_sequence_length: int
 

@@ -34,17 +34,16 @@ class TaskRules(Generic[R]):
         multiples: Fields that must be multiples of a number.
         check: Says what else is wrong with a request, by raising RequestError.
         check_clip: Likewise of a request and the frames that its clip turned out to have.
-        is_guided: Whether a request is rendered with and without its prompt.
-        steps: Predictions that a request takes.
+        late: Defaults of fields that the family takes only since there are ledgers of it; where a row has
+            one, its fingerprint leaves the field out.
     """
 
     request: type[R]
     defaults: Mapping[str, Any]
-    is_guided: Callable[[R], bool]
-    steps: Callable[[R], int]
     multiples: Mapping[str, int] = field(default_factory=dict)
     check: Callable[[R], None] = _all_well
     check_clip: Callable[[R, int], None] = _all_well
+    late: Mapping[str, Any] = field(default_factory=dict)
 
 
 @functools.cache

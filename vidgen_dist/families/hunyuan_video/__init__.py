@@ -21,7 +21,7 @@ from vidgen_dist.families.family import (
     PipelineClass,
 )
 from vidgen_dist.families.hunyuan_video.config import HunyuanVideoConfigs, TransformerConfig, VaeConfig
-from vidgen_dist.families.hunyuan_video.rules import rules
+from vidgen_dist.families.hunyuan_video.rules import task_rules
 
 FAMILY = Family(
     name="HunyuanVideo",
@@ -59,7 +59,7 @@ FAMILY = Family(
         Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
     ),
     configs=HunyuanVideoConfigs,
-    rules=rules,
+    rules=task_rules,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("hunyuanvideo-community/HunyuanVideo",),
 )

@@ -35,7 +35,7 @@ class HunyuanVideoRequest(PromptedRequest):
         return self.true_cfg_scale > 1 and self.negative_prompt is not None
 
 
-def rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideoRequest]]:
+def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideoRequest]]:
     """Task -> rules, for the one task that there is."""
     multiple = math.lcm(MULTIPLE, configs.pixels_of_a_token)
 
@@ -62,8 +62,6 @@ def rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideoReque
             "fps": 15.0,
         },
         multiples={"height": multiple, "width": multiple},
-        is_guided=lambda r: r.is_guided,
-        steps=lambda r: r.num_inference_steps,
         check=check,
     )
     return {TEXT_TO_VIDEO: of_task}

@@ -15,7 +15,7 @@ from vidgen_dist.families.family import (
     PipelineClass,
 )
 from vidgen_dist.families.ltx.config import LTXConfigs, TransformerConfig, VaeConfig
-from vidgen_dist.families.ltx.rules import rules
+from vidgen_dist.families.ltx.rules import task_rules
 
 _PIPELINE = Lazy(f"{__name__}.pipeline:LTXPipeline")
 
@@ -49,7 +49,7 @@ FAMILY = Family(
         Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
     ),
     configs=LTXConfigs,
-    rules=rules,
+    rules=task_rules,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("Lightricks/LTX-Video",),
 )

@@ -46,7 +46,7 @@ class LTXImageRequest(LTXRequest):
 R = TypeVar("R", bound=LTXRequest)
 
 
-def rules(configs: LTXConfigs) -> dict[str, TaskRules[Any]]:
+def task_rules(configs: LTXConfigs) -> dict[str, TaskRules[Any]]:
     """Task -> rules; every checkpoint can do both."""
     return {
         TEXT_TO_VIDEO: _task_rules(configs, LTXRequest),
@@ -82,7 +82,5 @@ def _task_rules(configs: LTXConfigs, request: type[R]) -> TaskRules[R]:
             "fps": 24.0,
         },
         multiples={"height": multiple, "width": multiple},
-        is_guided=lambda r: r.is_guided,
-        steps=lambda r: r.num_inference_steps,
         check=check,
     )

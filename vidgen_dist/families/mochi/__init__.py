@@ -15,7 +15,7 @@ from vidgen_dist.families.family import (
     PipelineClass,
 )
 from vidgen_dist.families.mochi.config import MochiConfigs, MochiIndex, TransformerConfig, VaeConfig
-from vidgen_dist.families.mochi.rules import rules
+from vidgen_dist.families.mochi.rules import task_rules
 
 FAMILY = Family(
     name="Mochi",
@@ -44,7 +44,7 @@ FAMILY = Family(
     ),
     index=MochiIndex,
     configs=MochiConfigs,
-    rules=rules,
+    rules=task_rules,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("genmo/mochi-1-preview",),
 )

@@ -21,7 +21,7 @@ class MochiRequest(PromptedRequest):
     num_frames: int
 
 
-def rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
+def task_rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
     """Task -> rules, for the one task that there is."""
     multiple = SPATIAL * configs.transformer.patch_size
 
@@ -45,8 +45,6 @@ def rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
             "fps": 30.0,
         },
         multiples={"height": multiple, "width": multiple},
-        is_guided=lambda r: r.is_guided,
-        steps=lambda r: r.num_inference_steps,
         check=check,
     )
     return {TEXT_TO_VIDEO: of_task}

@@ -34,9 +34,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.families import known_fields
 from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.manifest import Manifest, check, open_manifest
-from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.joining import ROW, URI, Counts, Joined
@@ -226,9 +226,9 @@ def _resolvings(
 
 def _defaults(spec: RunSpec) -> dict[str, Any]:
     given = sampling_defaults(spec)
-    request = RenderRequest(**{"prompt": "", **given})
+    fields = known_fields()
     # 49.0 is 49.
-    return {name: getattr(request, name) for name in given}
+    return {name: fields[name].parse(name, value) for name, value in given.items()}
 
 
 def _claim(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:

@@ -25,12 +25,13 @@ import pyarrow.compute as pc
 from vidgen_dist import ledger
 from vidgen_dist.digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest import COLUMNS, Batch, Manifest
+from vidgen_dist.kinds import with_addresses
+from vidgen_dist.manifest import Batch, Manifest, column_of
 from vidgen_dist.manifest.columns import is_text, value_type
 from vidgen_dist.manifest.rows import extra_values
 from vidgen_dist.processes import InPlace
 from vidgen_dist.provenance import shown_model
-from vidgen_dist.request import FIELDS, MEDIA_FIELDS
+from vidgen_dist.request import Field
 from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.storage import Storage, redact
 
@@ -113,7 +114,7 @@ class Joined:
     @property
     def schema(self) -> pa.Schema:
         """Columns of `tables`: `ROW`, `URI`, `id`, fields of the request, the ledger's and others."""
-        fields = [pa.field(name, COLUMNS[name].written) for name in self._fields]
+        fields = [pa.field(name, column_of(field).written) for name, field in self._fields.items()]
         told = [column for column in ledger.SCHEMA if column.name not in ("id", *_NOT_TOLD)]
         known = {*ledger.SCHEMA.names, *self._fields}
         extras = [column for column in self._manifest.extra_schema if column.name not in known]
@@ -241,8 +242,8 @@ class Joined:
         columns: dict[str, Any] = {name: videos.column(name) for name in videos.column_names}
         columns[URI] = videos.column("uri")
         columns["model"] = _without_folders(videos.column("model"), videos.column("revision"))
-        for name in self._fields:
-            kind = COLUMNS[name].written
+        for name, field in self._fields.items():
+            kind = column_of(field).written
             column = batch.some(name, places) if _can_be_told(name, batch) else pa.nulls(len(places))
             try:
                 column = column.cast(value_type(column.type)).cast(kind)
@@ -251,27 +252,32 @@ class Joined:
                 raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
             default = self._defaults.get(name)
             column = column if default is None else column.fill_null(pa.scalar(default, kind))
-            columns[name] = _without_credentials(column) if name in MEDIA_FIELDS else column
-        for field in self._manifest.extra_schema:
-            if field.name not in columns:
+            columns[name] = _without_credentials(column, field) if field.kind.has_sources else column
+        for extra in self._manifest.extra_schema:
+            if extra.name not in columns:
                 # As the ledger was given them: Arrow's casts do not take every type either.
-                values = extra_values(batch.some(field.name, places), field)
-                columns[field.name] = pa.array(values, field.type)
+                values = extra_values(batch.some(extra.name, places), extra)
+                columns[extra.name] = pa.array(values, extra.type)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
 
-def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> list[str]:
+def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> dict[str, Field]:
     """Fields of requests that are told beside what the ledger has."""
     first = next(manifest.batches(extras=False), None)
-    wanted = [name for name in FIELDS if name not in ledger.SCHEMA.names]
-    return [name for name in wanted if name in defaults or (first is not None and _can_be_told(name, first))]
+    return {
+        name: field
+        for name, field in manifest.row_schema.fields.items()
+        if name not in ledger.SCHEMA.names
+        and (name in defaults or (first is not None and _can_be_told(name, first)))
+    }
 
 
 def _can_be_told(name: str, batch: Batch) -> bool:
     """Whether a batch has a field; pictures only as paths."""
     if name not in batch.fields:
         return False
-    return name not in MEDIA_FIELDS or is_text(value_type(batch.columns.schema.field(name).type))
+    has_sources = batch.row_schema.fields[name].kind.has_sources
+    return not has_sources or is_text(value_type(batch.columns.schema.field(name).type))
 
 
 class _Places:
@@ -296,9 +302,13 @@ def _last_of_each_row(entries: pa.Table) -> pa.Table:
     return entries.filter(pa.array(np.diff(entries.column(ROW).to_numpy(), append=-1) != 0))
 
 
-def _without_credentials(uris: pa.Array | pa.ChunkedArray) -> pa.Array:
+def _without_credentials(column: pa.Array | pa.ChunkedArray, field: Field) -> pa.Array:
     """Where media came from, for others to read: a signed URL opens for everybody."""
-    return pa.array([None if uri is None else redact(uri) for uri in uris.to_pylist()], uris.type)
+
+    told = (
+        None if value is None else with_addresses(field.kind, value, redact) for value in column.to_pylist()
+    )
+    return pa.array(told, column.type)
 
 
 def _without_folders(models: pa.ChunkedArray, revisions: pa.ChunkedArray) -> pa.Array:

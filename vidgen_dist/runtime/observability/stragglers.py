@@ -12,8 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from vidgen_dist.manifest.ordering import SHAPE_FIELDS
-from vidgen_dist.request import RenderRequest
+from vidgen_dist.request import ResolvedRequest, shape_of
 
 SLOW_ROW = 2.0
 """Times the usual seconds after which a row is a straggler."""
@@ -88,9 +87,9 @@ class Paces:
         self._begun: dict[str, Begun] = {}
         self._rendered: dict[str, dict[str, tuple[Kind, float]]] = {}
 
-    def started(self, gang: str, request: RenderRequest, now: float) -> None:
+    def started(self, gang: str, request: ResolvedRequest, now: float) -> None:
         """A gang begins a row."""
-        self._begun[gang] = Begun(request.id or "", kind_of(request), now)
+        self._begun[gang] = Begun(request.id, kind_of(request), now)
 
     def rendered(self, gang: str, row: str, now: float) -> None:
         """A row has left a gang's model, with frames or without."""
@@ -145,11 +144,9 @@ class Paces:
         return statistics.median(samples) if len(samples) >= ENOUGH else None
 
 
-def kind_of(request: RenderRequest) -> Kind:
+def kind_of(request: ResolvedRequest) -> Kind:
     """What decides how long a request takes on the same hardware: its shape, steps, and guidance or none."""
-    steps = (request.num_inference_steps or 0) * (1.0 if request.strength is None else request.strength)
-    guided = request.guidance_scale is None or request.guidance_scale > 1
-    return *(getattr(request, name) for name in SHAPE_FIELDS), round(steps), guided
+    return *shape_of(request.values()), request.steps, request.is_guided
 
 
 def _times(seconds: float, usual: float) -> float:

@@ -1,0 +1,242 @@
+"""Kinds of values that a field of a row may hold: which are allowed, and what images and clips are in them.
+
+A kind knows nothing of files: how a manifest's column holds it, `vidgen_dist.manifest.columns` says.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+
+class NotAllowed(ValueError):
+    """A value that a kind does not take; says what is allowed."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(allowed)
+        self.allowed = allowed
+
+
+class Source(NamedTuple):
+    """An image or a clip that a value holds: where it is, or what; and whether it is a clip."""
+
+    value: Any
+    is_clip: bool
+
+
+class Kind:
+    """What is common to all kinds. A kind is a frozen dataclass."""
+
+    is_text: ClassVar[bool] = False
+    """Whether a value on the command line is taken as it stands; others are read as YAML reads them."""
+
+    has_sources: ClassVar[bool] = False
+    """Whether values hold images or clips."""
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, for messages."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What it is, for the documentation."""
+        raise NotImplementedError
+
+    def parse(self, value: Any) -> Any:
+        """The value, not None, as requests have it.
+
+        Raises:
+            NotAllowed: It cannot be one.
+        """
+        raise NotImplementedError
+
+    def sources(self, value: Any) -> Mapping[str, Source]:
+        """The images and clips of a parsed value, by what follows the field's name: `""`, or `[0].image`."""
+        del value
+        return {}
+
+    def replace(self, value: Any, sources: Mapping[str, Any]) -> Any:
+        """A parsed value with others in place of some of its images and clips, named as in `sources`.
+
+        With None in place of all of them it is what counts beside their content; None if nothing does.
+        """
+        del sources
+        return value
+
+
+def with_addresses(kind: Kind, value: Any, change: Callable[[str], str]) -> Any:
+    """A parsed value whose paths and URIs of images and clips are changed; what is held as bytes is not."""
+    sources = kind.sources(value)
+    return kind.replace(
+        value, {at: change(each.value) for at, each in sources.items() if isinstance(each.value, str)}
+    )
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text; lone surrogates it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """A text, which may be empty."""
+
+    is_text: ClassVar[bool] = True
+    allowed: ClassVar[str] = "a text"
+    name: ClassVar[str] = "text"
+
+    def parse(self, value: Any) -> Any:
+        """The same text."""
+        if not isinstance(value, str):
+            raise NotAllowed(self.allowed)
+        if not value.isascii() and not is_utf8(value):
+            raise NotAllowed("a text that UTF-8 can hold")
+        return value
+
+
+@dataclass(frozen=True)
+class RowId(Text):
+    """A text that is not empty. As a column also whole numbers, which are written out."""
+
+    name: ClassVar[str] = "text or whole number"
+
+    def parse(self, value: Any) -> Any:
+        """The same text."""
+        if value == "":
+            raise NotAllowed("a text that is not empty")
+        return super().parse(value)
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """True or false."""
+
+    allowed: ClassVar[str] = "true or false"
+    name: ClassVar[str] = "true/false"
+
+    def parse(self, value: Any) -> Any:
+        """The same."""
+        if not isinstance(value, bool):
+            raise NotAllowed(self.allowed)
+        return value
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """A whole number of a range, its ends too; also as a float that has no fraction."""
+
+    low: int = 1
+    high: int = 2**31 - 1
+
+    @property
+    def allowed(self) -> str:
+        """The range."""
+        return f"a whole number from {self.low} to {self.high}"
+
+    @property
+    def name(self) -> str:
+        """The range, unless it ends where memory does."""
+        return "whole number" + (f", {self.low} to {self.high}" if self.high < 2**31 - 1 else "")
+
+    def parse(self, value: Any) -> Any:
+        """An int."""
+        if type(value) is int and self.low <= value <= self.high:
+            return value
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise NotAllowed(self.allowed)
+        if isinstance(value, numbers.Integral):
+            whole = int(value)
+        else:
+            # A nullable integer column written by pandas comes as floats: 49.0 is 49.
+            number = float(value)
+            if not number.is_integer():
+                raise NotAllowed(self.allowed)
+            if 2**53 < number <= self.high:
+                raise NotAllowed(f"{self.allowed}; a float is exact up to 2**53, write an integer")
+            whole = int(number)
+        if not self.low <= whole <= self.high:
+            raise NotAllowed(self.allowed)
+        return whole
+
+
+@dataclass(frozen=True)
+class Number(Kind):
+    """A finite number of a range, its ends too; without the lower one if it is to be `above` it."""
+
+    low: float
+    high: float
+    above: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The range."""
+        if self.above:
+            return f"a number above {self.low:g} up to {self.high:g}"
+        return f"a number from {self.low:g} to {self.high:g}"
+
+    @property
+    def name(self) -> str:
+        """The range, unless it is only there to keep numbers finite."""
+        if self.high >= 1e6:
+            return "number"
+        return f"number, {'above ' if self.above else ''}{self.low:g} to {self.high:g}"
+
+    def parse(self, value: Any) -> Any:
+        """A float."""
+        if type(value) is float and self.low < value <= self.high:
+            return value
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise NotAllowed(self.allowed)
+        number = float(value)
+        inside = self.low < number <= self.high if self.above else self.low <= number <= self.high
+        if not inside or not math.isfinite(number):
+            raise NotAllowed(self.allowed)
+        return number
+
+
+@dataclass(frozen=True)
+class _Media(Kind):
+    """One image or clip; what it is, is found out when it is opened."""
+
+    is_text: ClassVar[bool] = True
+    has_sources: ClassVar[bool] = True
+    allowed: ClassVar[str] = "a path or URI that is not empty, or what else the field may hold"
+    is_clip: ClassVar[bool]
+
+    def parse(self, value: Any) -> Any:
+        """The same."""
+        if (isinstance(value, str | bytes) and not value) or isinstance(value, numbers.Number):
+            raise NotAllowed(self.allowed)
+        return value
+
+    def sources(self, value: Any) -> Mapping[str, Source]:
+        """The value itself."""
+        return {"": Source(value, self.is_clip)}
+
+    def replace(self, value: Any, sources: Mapping[str, Any]) -> Any:
+        """What is put in its place."""
+        return sources.get("", value)
+
+
+@dataclass(frozen=True)
+class Image(_Media):
+    """An image: a path, URI, encoded bytes or PIL image."""
+
+    name: ClassVar[str] = "text, bytes, or a `datasets` image"
+    is_clip: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Clip(_Media):
+    """A clip: a path or URI, or a sequence of PIL images."""
+
+    name: ClassVar[str] = "text"
+    is_clip: ClassVar[bool] = True
