@@ -15,8 +15,7 @@ from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
-FAMILIES: tuple[Family[Any], ...] = (hunyuan_video.FAMILY, mochi.FAMILY)
-FAMILIES: tuple[Family[Any], ...] = (ltx.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
 
 
 @cache
