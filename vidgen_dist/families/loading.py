@@ -9,7 +9,7 @@ from vidgen_dist import nn
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts
 from vidgen_dist.families.family import Configs, Family, ModelClass, SchedulerClass, TokenizerClass
-from vidgen_dist.families.rules import compute_dtype, load_rules
+from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import Model, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
@@ -84,10 +84,10 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
         Refused: As `load_pipeline`.
     """
     checkpoint = checkpoint_of(options)
-    rules = load_rules(checkpoint, options.task, options.adapter)
-    dtype = compute_dtype(options.dtype, nn.device())
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
+    rules = choose_rules(checkpoint, family, configs, options.task, options.adapter)
+    dtype = compute_dtype(options.dtype, nn.device())
     models = _build_models(family, checkpoint, configs, options, mesh)
     components = _samplers_and_tokenizers(family, checkpoint, configs) | models
     for name, model in models.items():

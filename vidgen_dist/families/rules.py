@@ -15,6 +15,7 @@ from typing import Any, Generic
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.tasks import R, TaskRules
+from vidgen_dist.families.family import Configs, Family
 from vidgen_dist.request import FIELDS, Field, RenderRequest, RequestError, ResolvedRequest
 from vidgen_dist.weights.checkpoint import Checkpoint
 
@@ -160,9 +161,20 @@ def load_rules(checkpoint: Checkpoint, task: str | None = None, adapter: str | N
         Refused: A family, task or config that cannot be rendered, with what is allowed.
     """
     family = find_family(checkpoint)
+    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, adapter)
+
+
+def choose_rules(
+    checkpoint: Checkpoint,
+    family: Family[Any],
+    configs: Configs,
+    task: str | None = None,
+    adapter: str | None = None,
+) -> Rules[Any]:
+    """As `load_rules`, where the family's configs are read already."""
     if adapter is not None:
         raise Refused(f"model.adapter: {adapter!r} is not allowed; {family.name} takes none: leave it out")
-    by_task = family.rules(family.read_configs(checkpoint))
+    by_task = family.rules(configs)
     if task is None:
         class_name = checkpoint.model_index["_class_name"]
         declared = next(known.task for known in family.pipelines if known.name == class_name)
