@@ -11,7 +11,8 @@ import pytest
 from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
-from vidgen_dist.families.common.rendering import Pipeline, Rendering
+from vidgen_dist.families.common.rendering import Rendering
+from vidgen_dist.families.loading import AnyPipeline
 from vidgen_dist.parallel.mesh import Degrees, Mesh
 
 TOLERANCE = 1e-4
@@ -60,7 +61,7 @@ def _few_steps(name: str, family: str = "cogvideox") -> list[RenderRequest]:
     return [dataclasses.replace(request, num_inference_steps=2) for request in requests]
 
 
-def _load(name: str, family: str, mesh: Mesh | None = None) -> Pipeline:
+def _load(name: str, family: str, mesh: Mesh | None = None) -> AnyPipeline:
     case = references.case(name, family)
     return load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests import references
 from vidgen_dist import load_pipeline
-from vidgen_dist.families.common.rendering import Pipeline, Rendering, State
+from vidgen_dist.families.common.rendering import Rendering, State
+from vidgen_dist.families.loading import AnyPipeline
 
 TOLERANCE = 1e-3
 
@@ -30,19 +31,19 @@ def case(request: pytest.FixtureRequest) -> references.Case:
 
 
 @pytest.fixture(scope="module")
-def pipeline(case: references.Case) -> Pipeline:
+def pipeline(case: references.Case) -> AnyPipeline:
     return load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant)
 
 
 @pytest.fixture(scope="module")
-def first(case: references.Case, pipeline: Pipeline) -> Watched:
+def first(case: references.Case, pipeline: AnyPipeline) -> Watched:
     progress: list[tuple[str, int, int]] = []
     states: list[State] = []
     rendering = pipeline.render(case.requests[0], lambda *told: progress.append(told), on_state=states.append)
     return Watched(rendering, progress, states)
 
 
-def test_frames_equal_diffusers(case: references.Case, pipeline: Pipeline, first: Watched) -> None:
+def test_frames_equal_diffusers(case: references.Case, pipeline: AnyPipeline, first: Watched) -> None:
     videos = [first.rendering.frames, *(pipeline(request) for request in case.requests[1:])]
     for k, (frames, expected) in enumerate(zip(videos, case.frames, strict=True)):
         assert frames.dtype == np.float32
@@ -60,13 +61,13 @@ def test_stages_are_timed_and_steps_told(case: references.Case, first: Watched) 
     assert not first.rendering.sent
 
 
-def test_a_state_is_enough_to_go_on(case: references.Case, pipeline: Pipeline, first: Watched) -> None:
+def test_a_state_is_enough_to_go_on(case: references.Case, pipeline: AnyPipeline, first: Watched) -> None:
     for state in first.states[-2:]:
         rest = pipeline.render(case.requests[0], resume=state)
         np.testing.assert_array_equal(rest.frames, first.rendering.frames)
 
 
-def test_seed_decides_frames(case: references.Case, pipeline: Pipeline) -> None:
+def test_seed_decides_frames(case: references.Case, pipeline: AnyPipeline) -> None:
     request = dataclasses.replace(case.requests[0], num_frames=1, num_inference_steps=2)
     one, same, other = (pipeline(dataclasses.replace(request, seed=seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)

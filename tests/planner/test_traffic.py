@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from tests import references
-from tests.families.common.test_counting import reference_job
 from tests.parallel.ranks import Ranks
+from tests.planner.test_counting import reference_job
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.parallel.mesh import Degrees, Mesh
 from vidgen_dist.planner.costs import estimate, gathered_bytes

@@ -82,17 +82,14 @@ class Rules(Generic[R]):
         """The request with every default filled in; what it says decides the pixels.
 
         Args:
-            request: As a row has it. One that is resolved is returned as it is.
+            request: As a row has it, or resolved already: resolving twice changes nothing.
             seed: The seed of a request that brings none.
 
         Raises:
             RequestError: A field that the model does not take, lacks, or cannot do.
         """
-        if isinstance(request, self.of_task.request):
-            return request
-        if isinstance(request, ResolvedRequest):
-            return self._resolved(request.values(), seed)
-        return self._resolved(request.parsed(self.declared).values(), seed)
+        parsed = request if isinstance(request, ResolvedRequest) else request.parsed(self.declared)
+        return self._resolved(parsed.values(), seed)
 
     def _resolved(self, given: Mapping[str, Any], seed: int = 0) -> R:
         values = {"seed": seed, **self.defaults, **self._taken(given)}

@@ -12,11 +12,19 @@ from hypothesis import strategies as st
 from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
-from vidgen_dist.families.common.prompts import Encoded, EncodedTexts
+from vidgen_dist.families.common.prompts import EncodedTexts
 from vidgen_dist.parallel.mesh import Degrees, Mesh
 
 KEPT = 4 * 10 + 4
 """Bytes of ten float32 and a prompt of one character."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of a prompt."""
+
+    numbers: np.ndarray
+    more: np.ndarray | None = None
 
 
 class Encoder:
@@ -25,13 +33,12 @@ class Encoder:
     def __init__(self) -> None:
         self.prompts: list[str] = []
 
-    def ask(self, texts: EncodedTexts, prompt: str, length: int = 8) -> np.ndarray:
+    def ask(self, texts: EncodedTexts[Encoded], prompt: str, length: int = 8) -> np.ndarray:
         def encode() -> Encoded:
             self.prompts.append(prompt)
-            return (np.full((1, 10), ord(prompt[0]) + length, np.float32),)
+            return Encoded(np.full((1, 10), ord(prompt[0]) + length, np.float32))
 
-        (numbers,) = texts.get(prompt, length, encode)
-        return numbers
+        return texts.get((prompt, length), encode).numbers
 
 
 def test_a_prompt_is_encoded_once() -> None:
@@ -72,7 +79,7 @@ def test_what_fails_is_not_kept() -> None:
 
     for _ in range(2):
         try:
-            texts.get("a", 8, fail)
+            texts.get(("a", 8), fail)
         except RuntimeError:
             calls.append("failed")
     assert calls == ["a", "failed"] * 2
@@ -81,10 +88,11 @@ def test_what_fails_is_not_kept() -> None:
 
 def test_memory_of_the_encoder_may_change_after() -> None:
     texts, memory = EncodedTexts(), np.ones((1, 10), np.float32)
-    texts.get("a", 8, lambda: (memory, memory))
+    texts.get(("a", 8), lambda: Encoded(memory, memory))
     memory[:] = 2
-    first, second = texts.get("a", 8, lambda: (memory, memory))
-    assert first[0, 0] == second[0, 0] == 1
+    kept = texts.get(("a", 8), lambda: Encoded(memory, memory))
+    assert kept.more is not None
+    assert kept.numbers[0, 0] == kept.more[0, 0] == 1
 
 
 @given(st.lists(st.text("abcdef", min_size=1, max_size=30), max_size=60), st.integers(0, 5 * KEPT))

@@ -14,22 +14,15 @@ from tests import references
 from tests.planner import published
 from tests.planner.published import spec
 from vidgen_dist import nn
-from vidgen_dist.encoders.llama import LlamaEncoder
-from vidgen_dist.encoders.t5 import encoder_key
-from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.costs import Convolution
-from vidgen_dist.families.common.counting import vae_tiles
 from vidgen_dist.families.common.tiles import in_tiles
-from vidgen_dist.families.loading import build_model
+from vidgen_dist.families.loading import build_models
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
+from vidgen_dist.planner.counting import count_models
+from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
-
-OWN_KEYS = {
-    "T5EncoderModel": lambda _: encoder_key,
-    "LlamaModel": lambda checkpoint: LlamaEncoder(checkpoint.config("text_encoder")).own_key,
-}
 
 
 def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, Job]:
@@ -40,18 +33,15 @@ def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tupl
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [
-        (family, name)
-        for family in ("cogvideox", "hunyuan_video", "ltx", "mochi")
-        for name in references.cases(family)
-    ],
+    references.all_cases(),
 )
 def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)
+    models = build_models(checkpoint, Model(id=name))
     for part in job.size.components:
         files = TensorFiles.open(checkpoint.component_folder(part.name), checkpoint.variant)
         # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
-        rename = OWN_KEYS.get(checkpoint.class_name(part.name), lambda _: str)(checkpoint)
+        rename = getattr(models[part.name], "own_key", str)
         stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}
         assert part.parameters == sum(size for key, size in stored.items() if key is not None), part.name
 
@@ -61,20 +51,20 @@ def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
 )
 def test_published_sizes(job: Callable[..., Job], name: str, transformer: float, blocks: int) -> None:
     size = job(name).size
-    assert size.transformer.parameters == pytest.approx(transformer, rel=0.003)
+    assert size.denoiser.parameters == pytest.approx(transformer, rel=0.003)
+    assert size.text_encoder is not None
     assert size.text_encoder.parameters == 4_762_310_656
     assert size.vae.parameters == 215_583_907
-    assert (len(size.transformer.blocks), len(size.text_encoder.blocks), len(size.vae.blocks)) == (
+    assert (len(size.denoiser.blocks), len(size.text_encoder.blocks), len(size.vae.blocks)) == (
         blocks,
         24,
         0,
     )
-    assert size.transformer.rest < 0.01 * size.transformer.parameters
+    assert size.denoiser.rest < 0.01 * size.denoiser.parameters
 
 
 def test_linear_weights_of_a_block(job: Callable[..., Job]) -> None:
-    stack = job("5b").size.transformer.stack
-    assert stack is not None
+    stack = job("5b").size.denoiser.stack
     assert (stack.heads, stack.width) == (48, 3072)
     # Queries, keys, values, the way out, and a feed-forward four times as wide: not the norms' maps of time.
     assert stack.linear == 12 * 3072**2
@@ -139,11 +129,11 @@ def test_clip_and_image_are_encoded() -> None:
 )
 def test_tiles_are_those_that_a_frame_is_cut_into(tmp_path: Path, name: str, tiles: tuple[int, ...]) -> None:
     checkpoint = published.checkpoint(tmp_path, name)
-    found = vae_tiles(checkpoint)
+    options = Model(id=name, vae_tiling=True)
+    found = count_models(checkpoint, options).vae_tiles
+    assert found is not None
     assert dataclasses.astuple(found) == tiles
-    vae = build_model(checkpoint, "vae")
-    assert isinstance(vae, VideoAutoencoder)
-    vae.enable_tiling()
+    vae = build_models(checkpoint, options)["vae"]
     ratio = vae.spatial_compression_ratio
     seen: list[tuple[int, int]] = []
 
