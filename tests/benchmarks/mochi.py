@@ -39,11 +39,12 @@ FRAMES = 7
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
     from vidgen_dist.families.mochi.autoencoder import AutoencoderKLMochi
+    from vidgen_dist.families.mochi.config import TransformerConfig, VaeConfig
     from vidgen_dist.families.mochi.transformer import MochiTransformer3DModel
 
     nn.set_device("cpu")
-    transformer = MochiTransformer3DModel(TRANSFORMER)
-    vae = AutoencoderKLMochi(VAE)
+    transformer = MochiTransformer3DModel(TransformerConfig.read(TRANSFORMER))
+    vae = AutoencoderKLMochi(VaeConfig.read(VAE))
     randomise(transformer, vae)
     latents, text = (nn.from_numpy(noise(shape)) for shape in (LATENTS, TEXT))
     mask = np.ones(TEXT[:2], np.bool_)

@@ -37,7 +37,7 @@ def test_bytes_of_a_step(job: MakeJob) -> None:
     tokens, width, blocks, samples = 17_776, 3_072, 42, 2
     sent = of(job("5b"), ulysses=8).sent
     assert sent["ulysses"] == samples * blocks * (4 * tokens * width * 7 * 2 // 64)
-    assert sent["weights"] == sum(job("5b").size.transformer.blocks) * 2 * 7 // 8
+    assert sent["weights"] == sum(job("5b").size.denoiser.blocks) * 2 * 7 // 8
     assert sent["ring"] == sent["cfg"] == 0
     # Each half of guidance has one sample, and the other one's prediction to fetch.
     halves = of(job("5b"), ulysses=4, cfg=2).sent
@@ -55,7 +55,7 @@ def test_weights_of_a_rank(job: MakeJob) -> None:
     size = job("5b").size
     whole, quarter = of(job("5b")).memory, of(job("5b"), ulysses=4).memory
     assert sum(whole.weights.values()) == 2 * sum(part.parameters for part in size.components)
-    part = size.transformer
+    part = size.denoiser
     assert quarter.weights["transformer"] == 2 * (sum(part.blocks) // 4 + part.rest)
     assert quarter.weights["vae"] == whole.weights["vae"]
     tokens = size.text_encoder

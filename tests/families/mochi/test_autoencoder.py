@@ -8,7 +8,8 @@ from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tiles import StridedTiles
 from vidgen_dist.families.mochi import autoencoder as mochi
-from vidgen_dist.families.mochi.autoencoder import AutoencoderConfig, AutoencoderKLMochi
+from vidgen_dist.families.mochi.autoencoder import AutoencoderKLMochi
+from vidgen_dist.families.mochi.config import VaeConfig
 
 FAMILY = "mochi"
 TOLERANCE = 1e-4
@@ -36,7 +37,7 @@ def loaded(name, piece):
 
 
 def randomised(mesh=None, **changes):
-    return tiny.randomised(AutoencoderKLMochi({**TINY, **changes}, mesh))
+    return tiny.randomised(tiny.made(AutoencoderKLMochi, {**TINY, **changes}, mesh))
 
 
 @pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "decode"))
@@ -110,11 +111,11 @@ def test_frames_do_not_depend_on_later_ones():
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of AutoencoderKLMochi: {message}"):
-        AutoencoderKLMochi({**TINY, **changes})
+        VaeConfig.read({**TINY, **changes})
 
 
 def test_an_empty_config_is_the_published_one():
-    config = AutoencoderConfig.from_mapping({})
+    config = VaeConfig.read({})
     assert (config.spatial_compression_ratio, config.temporal_compression_ratio) == (8, 6)
 
 

@@ -22,13 +22,12 @@ STEPS = 2
 def test_published_sizes(job: Callable[..., Job]) -> None:
     size = job("mochi").size
     # Numbers of diffusers' models without weights.
-    assert size.transformer.parameters == 10_027_677_744
+    assert size.denoiser.parameters == 10_027_677_744
     assert size.vae.parameters == 459_748_611
     assert size.text_encoder.parameters == 4_762_310_656
-    assert len(size.transformer.blocks) == 48
-    assert (size.transformer.blocks[0], size.transformer.blocks[-1]) == (207_641_600, 169_886_720)
-    stack = size.transformer.stack
-    assert stack is not None
+    assert len(size.denoiser.blocks) == 48
+    assert (size.denoiser.blocks[0], size.denoiser.blocks[-1]) == (207_641_600, 169_886_720)
+    stack = size.denoiser.stack
     # Queries, keys, values and the way out, and a gated feed-forward 8/3 as wide.
     assert stack.linear == (4 + 3 * 8 // 3) * 3072**2
 

@@ -7,7 +7,7 @@ from tests.families import tiny
 from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.mochi import transformer as mochi
+from vidgen_dist.families.mochi.config import TransformerConfig
 from vidgen_dist.families.mochi.transformer import MochiTransformer3DModel, positions, rotary_angles
 
 FAMILY = "mochi"
@@ -43,7 +43,7 @@ def run(model, pieces):
 
 
 def randomised(**changes):
-    return tiny.randomised(MochiTransformer3DModel({**TINY, **changes}), scale=0.3)
+    return tiny.randomised(tiny.made(MochiTransformer3DModel, {**TINY, **changes}), scale=0.3)
 
 
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
@@ -131,7 +131,7 @@ def test_a_model_renders_one_size_after_another():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"num_layers": 0}, "num_layers is 0; allowed is a whole number from 1"),
         ({"attention_head_dim": 5}, "attention_head_dim is 5; allowed is an even number"),
         ({"text_embed_dim": 12}, "text_embed_dim is 12; allowed is a multiple of 8"),
         ({"activation_fn": "snake"}, "activation_fn is 'snake'; allowed is one of gelu,"),
@@ -140,11 +140,11 @@ def test_a_model_renders_one_size_after_another():
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of MochiTransformer3DModel: {message}"):
-        MochiTransformer3DModel({**TINY, **changes})
+        TransformerConfig.read({**TINY, **changes})
 
 
 def test_an_empty_config_is_the_published_one():
-    config = mochi.parse_config({})
+    config = TransformerConfig.read({})
     assert (config.inner_dim, config.output_channels, config.patch) == (3072, 12, (1, 2, 2))
 
 
