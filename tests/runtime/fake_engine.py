@@ -50,15 +50,14 @@ from vidgen_dist.families.common.rendering import (
     Rendering,
     StageClock,
     State,
-    Steps,
     seeded,
 )
-from vidgen_dist.families.common.tasks import TaskRules
+from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, TaskRules
 from vidgen_dist.families.rules import Rules, compute_dtype
 from vidgen_dist.parallel.collectives import Traffic
 from vidgen_dist.parallel.links import Links, Listener
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.request import RenderRequest
+from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.engine import OpenedModel
 from vidgen_dist.spec import Model, RunSpec, parse_bytes
 
@@ -77,12 +76,38 @@ _DEFAULTS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class FakeRequest(ResolvedRequest):
+    prompt: str
+    num_frames: int
+    guidance_scale: float
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeImageRequest(FakeRequest):
+    image: Any
+
+
+def resolved(**fields: Any) -> FakeRequest:
+    """A request of these fields, with every default filled in."""
+    kind = FakeImageRequest if "image" in fields else FakeRequest
+    return kind(**{"prompt": "x", **_DEFAULTS, **fields})
+
+
 def open_model(model: Model, device: str) -> OpenedModel:
-    tasks = ("text-to-video", "image-to-video")
+    tasks = (TEXT_TO_VIDEO, IMAGE_TO_VIDEO)
     task = model.task or tasks[0]
     if task not in tasks:
         raise Refused(f"{model.id}: task {task!r} is not one that this checkpoint can do")
-    of_task = TaskRules(defaults=_DEFAULTS, multiples={"height": 8, "width": 8}, check=lambda _: None)
+    of_task = TaskRules(
+        request=FakeImageRequest if task == IMAGE_TO_VIDEO else FakeRequest,
+        defaults=_DEFAULTS,
+        multiples={"height": 8, "width": 8},
+    )
     rules = Rules(family="Fake", task=task, tasks=tasks, of_task=of_task)
     revision = model.revision or (MAIN if "/" in model.id else None)
     digest = hashlib.sha256(f"{model.id}@{revision}".encode()).hexdigest()
@@ -166,7 +191,7 @@ class FakePipeline:
 
     def render(
         self,
-        request: RenderRequest,
+        request: FakeRequest,
         on_progress: OnProgress | None = None,
         *,
         resume: State | None = None,
@@ -176,23 +201,27 @@ class FakePipeline:
         wanted = dict(words)
         clock = StageClock(on_progress)
         with clock.stage("encode"):
-            if request.image is not None:
+            if isinstance(request, FakeImageRequest):
                 media.read_image(request.image)
-        rng = seeded(request.seed or 0)
+        rng = seeded(request.seed)
         noise = rng.random((request.num_frames, request.height, request.width, 3), np.float32)
-        steps = Steps(request.num_inference_steps or 2, rng, clock, resume, on_state)
-        with clock.stage("denoise", steps.count):
+        steps, first, latents = request.num_inference_steps, 0, noise
+        if resume is not None:
+            first, latents = resume.step, np.array(resume.arrays["latents"])
+            rng.bit_generator.state = resume.rng
+        with clock.stage("denoise", steps):
             if "ignore-steps" in wanted:
                 clock.on_progress = None
-            (latents,) = steps.begin(latents=noise)
-            for i in steps:
+            for i in range(first, steps):
                 self._mesh.meet()
                 latents = (latents + rng.random(latents.shape, np.float32)) % 1
                 if "mark" in wanted:
                     Path(wanted["mark"], f"{i + 1},{self._mesh.rank},{os.getpid()}").touch()
-                steps.end(i, latents=latents)
+                if on_state is not None:
+                    on_state(State(i + 1, {"latents": latents}, rng.bit_generator.state))
+                clock.tell("denoise", i + 1, steps)
                 if i + 1 == int(wanted.get("at", 1)):
-                    step = functools.partial(clock.tell, "denoise", i + 1, steps.count)
+                    step = functools.partial(clock.tell, "denoise", i + 1, steps)
                     for order, argument in words:
                         self._obey(order, argument, step)
         with clock.stage("decode"):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vidgen_dist.request import RenderRequest
+from tests.runtime.fake_engine import resolved
 from vidgen_dist.runtime.crew import Crew
 from vidgen_dist.runtime.gang import Answer, Gang, Lost, Member, Place
 from vidgen_dist.runtime.interrupts import Interrupts
@@ -28,7 +28,7 @@ NEVER = float("inf")
 
 def rows(count: int) -> list[Row]:
     """Rows named "0", "1", …"""
-    return [Row(RenderRequest(prompt="x", id=f"{i}")) for i in range(count)]
+    return [Row(resolved(id=f"{i}")) for i in range(count)]
 
 
 @dataclass(frozen=True)

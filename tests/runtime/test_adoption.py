@@ -22,6 +22,7 @@ import ray
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
+from tests.runtime.fake_engine import resolved
 from tests.runtime.simulation import Actor, Habits, Simulation, rows
 from tests.runtime.test_lease import wait_until
 from tests.runtime.test_worker import Heard
@@ -30,7 +31,6 @@ from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import State
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.provenance import provenance_tags
-from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import adoption, lease
 from vidgen_dist.runtime.adoption import Stored, find_stored, most_left, seek
 from vidgen_dist.runtime.care.verifying import verify
@@ -71,7 +71,7 @@ def job(root: str, format: str, **output: Any) -> Job:
 
 
 def row(row_id: str = ODD_ID, height: int = 16, fps: float = 60.0) -> Row:
-    request = RenderRequest(prompt="a fox", id=row_id, height=height, width=24, num_frames=3, seed=7, fps=fps)
+    request = resolved(prompt="a fox", id=row_id, height=height, width=24, num_frames=3, seed=7, fps=fps)
     return Row(request, sought=True)
 
 
@@ -212,7 +212,7 @@ def test_a_storage_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest
 
 
 def test_first_rows_of_each_shape_are_sought() -> None:
-    large = [Row(RenderRequest(prompt="x", id=f"l{i}", height=64)) for i in range(4)]
+    large = [Row(resolved(id=f"l{i}", height=64)) for i in range(4)]
     small = rows(4)
     given = [row for pair in zip(large, small, strict=True) for row in pair]
     assert [row.id for row in seek(iter(given), 2) if row.sought] == ["l0", "0", "l1", "1"]

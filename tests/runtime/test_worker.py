@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE
+from tests.runtime.fake_engine import resolved
 from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
 from vidgen_dist.parallel.mesh import Degrees
-from vidgen_dist.request import RenderRequest
 from vidgen_dist.runtime import writing
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
@@ -122,7 +122,7 @@ def start_gang(
 
 def row(row_id: str, prompt: str = "a fox", **fields: Any) -> Row:
     defaults = {"height": 16, "width": 24, "num_frames": 3, "seed": 7, "fps": 8.0}
-    request = RenderRequest(**{"prompt": prompt, "id": row_id, **defaults, **fields})
+    request = resolved(**{"prompt": prompt, "id": row_id, **defaults, **fields})
     return Row(request=request, attempt=2, passthrough={"source": f"of {row_id}"})
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidgen_dist.request import RenderRequest
+from tests.runtime.fake_engine import resolved
+from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.observability.stragglers import ENOUGH, Paces
 
 
-def request(row: str, **fields: Any) -> RenderRequest:
+def request(row: str, **fields: Any) -> ResolvedRequest:
     sampling = {"height": 16, "width": 16, "num_frames": 9, "num_inference_steps": 50, "guidance_scale": 6.0}
-    return RenderRequest(**{"prompt": "x", "id": row, **sampling, **fields})
+    return resolved(**{"id": row, **sampling, **fields})
 
 
 class Clock:
