@@ -19,10 +19,10 @@ from PIL import Image
 from tests.runtime import fake_engine
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.rules import Rules
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
 from vidgen_dist.processes import InPlace
+from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime import resume
 from vidgen_dist.runtime.engine import ENGINE, OpenedModel
 from vidgen_dist.runtime.fingerprint import row_seed
@@ -400,12 +400,12 @@ def test_a_manifest_without_prompt(make_spec: MakeSpec, tmp_path: Path) -> None:
         plan_of(make_spec(str(tmp_path / "m.parquet")))
 
 
-class WithoutText(Rules):
-    """What a model takes that has no text encoder."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Textless(ResolvedRequest):
+    """A request for a model that has no text encoder."""
 
-    @property
-    def fields(self) -> frozenset[str]:
-        return super().fields - {"prompt"}
+    num_frames: int
+    guidance_scale: float
 
 
 @pytest.fixture
@@ -414,8 +414,8 @@ def without_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def open_model(model: Model, device: str) -> OpenedModel:
         opened = fake_open_model(model, device)
-        given = {field.name: getattr(opened.rules, field.name) for field in dataclasses.fields(opened.rules)}
-        return dataclasses.replace(opened, rules=WithoutText(**given))
+        of_task = dataclasses.replace(opened.rules.of_task, request=Textless)
+        return dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, of_task=of_task))
 
     fake_open_model = fake_engine.open_model
     monkeypatch.setattr(fake_engine, "open_model", open_model)
@@ -430,7 +430,7 @@ def test_a_model_that_takes_no_prompt(
     spec = make_spec(bare)
     plan = plan_of(spec)
     rows = rows_of(plan)
-    assert [row.request.prompt for row in rows] == [None] * 4
+    assert not any("prompt" in row.request.values() for row in rows)
     assert not caplog.records
     enter(plan, rows[::2])
     assert plan_of(spec).found.is_done.tolist() == [True, False, True, False]

@@ -47,7 +47,8 @@ def test_rows_of_another_shape_are_no_measure() -> None:
     clock = Clock()
     for _ in range(ENOUGH):
         clock.render("a", 60)
-    larger = ({"height": 32}, {"num_frames": 17}, {"num_inference_steps": 100}, {"strength": 0.5})
+    # How many steps a clip's strength leaves, the request says.
+    larger = ({"height": 32}, {"num_frames": 17}, {"num_inference_steps": 100}, {"num_inference_steps": 25})
     for number, fields in enumerate(larger):
         clock.paces.started(f"gang {number}", request(str(number), **fields), clock.now)
     assert clock.paces.slow_rows(clock.now + 1000) == []
