@@ -184,13 +184,16 @@ def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
     Raises:
         Refused: As `open_manifest`; or a column cannot be passed through.
     """
-    manifest = open_manifest(
-        spec.manifest.uri,
-        passthrough=spec.manifest.passthrough,
-        fields=known_fields() if rules is None else rules.declared,
-        # Where no model is known, as most models have it.
-        required=("prompt",) if rules is None else rules.required_columns,
+    fields = known_fields() if rules is None else rules.declared
+    opened = functools.partial(
+        open_manifest, spec.manifest.uri, passthrough=spec.manifest.passthrough, fields=fields
     )
+    manifest = opened(required=() if rules is None else rules.required_columns)
+    if rules is None and not any(
+        name == "prompt" or fields[name].kind.has_sources for name in manifest.columns
+    ):
+        # Whatever the model is, videos are made of something.
+        manifest = opened(required=("prompt",))
     ledger_schema(manifest.extra_schema)
     if rules is not None:
         for name in rules.ignored:

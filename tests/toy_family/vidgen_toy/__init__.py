@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from vidgen_toy.config import DenoiserConfig, ToyConfigs, VaeConfig
+from vidgen_toy.rules import FIELDS, task_rules
+from vidgen_toy.sampler import TwoStepConfig, TwoStepScheduler
+
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
 from vidgen_dist.families.family import (
     DECODE,
@@ -14,9 +18,6 @@ from vidgen_dist.families.family import (
     PipelineClass,
     SchedulerClass,
 )
-from vidgen_toy.config import DenoiserConfig, ToyConfigs, VaeConfig
-from vidgen_toy.rules import FIELDS, task_rules
-from vidgen_toy.sampler import TwoStepConfig, TwoStepScheduler
 
 _DENOISER = ModelClass(DenoiserConfig.NAME, DenoiserConfig, Lazy("vidgen_toy.networks:Denoiser"))
 _VAE = ModelClass(VaeConfig.NAME, VaeConfig, Lazy("vidgen_toy.networks:Autoencoder"))

@@ -6,10 +6,10 @@ from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
+from vidgen_toy.sampler import TwoStepScheduler
 
 from vidgen_dist.config import STRICT, Config, Positive, bad_key
 from vidgen_dist.families.family import Configs
-from vidgen_toy.sampler import TwoStepScheduler
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vidgen_toy.config import ToyConfigs
+from vidgen_toy.rules import ToyRequest
+
 from vidgen_dist.families.common.costs import (
     Convolution,
     Costs,
@@ -15,8 +18,6 @@ from vidgen_dist.families.common.costs import (
     linear_weights,
     network,
 )
-from vidgen_toy.config import ToyConfigs
-from vidgen_toy.rules import ToyRequest
 
 
 def size(configs: ToyConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:

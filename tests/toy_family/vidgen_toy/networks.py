@@ -6,6 +6,7 @@ Letters: B batch, T frames, C latent channels, H, W latent height and width, N t
 from __future__ import annotations
 
 import numpy as np
+from vidgen_toy.config import DenoiserConfig, VaeConfig
 
 from vidgen_dist import nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
@@ -15,7 +16,6 @@ from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import Rows
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
-from vidgen_toy.config import DenoiserConfig, VaeConfig
 
 
 class Denoiser(nn.Module):

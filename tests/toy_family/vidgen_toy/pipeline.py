@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from vidgen_toy.config import ToyConfigs
+from vidgen_toy.networks import Autoencoder, Denoiser
+from vidgen_toy.rules import ToyRequest
+from vidgen_toy.sampler import TwoStepScheduler
 
 from vidgen_dist import media, nn
 from vidgen_dist.families.common.guidance import Guidance, Halves
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Start
 from vidgen_dist.families.common.rendering import draw_noise, round_to, to_pixels
-from vidgen_toy.config import ToyConfigs
-from vidgen_toy.networks import Autoencoder, Denoiser
-from vidgen_toy.rules import ToyRequest
-from vidgen_toy.sampler import TwoStepScheduler
 
 
 @dataclass(frozen=True)

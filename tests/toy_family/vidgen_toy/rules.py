@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vidgen_toy.config import ToyConfigs
+
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TaskRules
 from vidgen_dist.kinds import Number
 from vidgen_dist.request import Field, ResolvedRequest
-from vidgen_toy.config import ToyConfigs
 
 FIELDS = {"first_guidance_scale": Field(Number(0, 1e6), "the first frame's weight of guidance")}
 

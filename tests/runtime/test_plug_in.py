@@ -1,0 +1,233 @@
+"""A family of another package: checked, planned, rendered alone and by a gang, killed and gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+from safetensors.numpy import save_file
+
+from tests.families.tiny import randomised
+from tests.processes import descendants
+from vidgen_dist import Refused, families, nn
+from vidgen_dist.weights.checkpoint import open_checkpoint
+
+SOURCE = Path(__file__).parents[1] / "toy_family"
+STEPS = 60
+PATIENCE = 120.0
+
+INDEX = {
+    "_class_name": "ToyPipeline",
+    "denoiser": ["vidgen_toy", "ToyDenoiser"],
+    "denoiser_2": ["vidgen_toy", "ToyDenoiser"],
+    "vae": ["vidgen_toy", "ToyAutoencoder"],
+    "scheduler": ["vidgen_toy", "TwoStepScheduler"],
+}
+
+Vidgen = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def install(folder: Path, name: str = "vidgen-toy") -> Path:
+    """What an installer makes of the package, in a folder that is to be on the path."""
+    project = tomllib.loads((SOURCE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    shutil.copytree(SOURCE / "vidgen_toy", folder / "vidgen_toy", dirs_exist_ok=True)
+    about = folder / f"{name.replace('-', '_')}-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    lines = [f"[{families.ENTRY_POINTS}]"]
+    lines += [f"{key} = {value}" for key, value in project["entry-points"][families.ENTRY_POINTS].items()]
+    (about / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@contextlib.contextmanager
+def on_the_path(*folders: Path) -> Iterator[None]:
+    """This process finds what was installed there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in folders:
+            patch.syspath_prepend(folder)
+        families.plugged_in.cache_clear()
+        try:
+            yield
+        finally:
+            families.plugged_in.cache_clear()
+            for name in [name for name in sys.modules if name.partition(".")[0] == "vidgen_toy"]:
+                del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy checkpoint with random weights."""
+    folder = tmp_path_factory.mktemp("toy")
+    configs: dict[str, dict[str, Any]] = {"denoiser": {}, "denoiser_2": {"num_layers": 1}, "vae": {}}
+    (folder / "model_index.json").write_text(json.dumps(INDEX))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"switch_at": 0.4}))
+    for name, config in configs.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
+        save_file({"none": np.zeros(1, np.float32)}, folder / name / "model.safetensors")
+    nn.set_device("cpu")
+    with on_the_path(installed):
+        from vidgen_dist.families.loading import build_models
+        from vidgen_dist.spec import Model
+
+        for name, model in build_models(open_checkpoint(folder), Model(id="toy")).items():
+            weights = nn.named_parameters(randomised(model))
+            values = {key: nn.to_numpy(parameter) for key, parameter in weights.items()}
+            save_file(values, folder / name / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def vidgen(installed: Path) -> Vidgen:
+    """Runs the command where the package is installed."""
+
+    def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        command, env = vidgen_command(installed, *arguments)
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert ran.returncode == status, ran.stdout + ran.stderr
+        return ran
+
+    return run
+
+
+def vidgen_command(site: Path, *arguments: str | Path) -> tuple[list[str], dict[str, str]]:
+    command = [sys.executable, "-m", "vidgen_dist", *map(str, arguments)]
+    return command, {**os.environ, "PYTHONPATH": path_with(site)}
+
+
+def path_with(site: Path) -> str:
+    return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def write_manifest(folder: Path, **columns: list[Any]) -> Path:
+    """Two rows that begin with an image."""
+    ramp = Image.linear_gradient("L").resize((48, 32))
+    Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).resize((48, 32)).save(folder / "x.png")
+    path = folder / "manifest.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "image": ["x.png", "x.png"], "seed": [1, 2], **columns}), path)
+    return path
+
+
+def test_a_manifest_is_checked_and_a_run_is_planned(vidgen: Vidgen, checkpoint: Path, tmp_path: Path) -> None:
+    good = write_manifest(tmp_path, first_guidance_scale=[None, 2.0])
+    vidgen("manifest", "check", good, "--model", checkpoint)
+    bad = write_manifest(tmp_path, first_guidance_scale=[1.0, -2.0])
+    for flags in ([], ["--model", checkpoint]):
+        told = vidgen("manifest", "check", bad, *flags, status=2).stderr
+        assert "first_guidance_scale: -2.0 is not allowed; a number from 0 to 1e+06" in told
+    plan = json.loads(vidgen("plan", "--model", checkpoint, "--npus", "2", "--json").stdout)
+    assert plan["family"] == "Toy"
+    assert [part["name"] for part in plan["components"]] == ["denoiser", "denoiser_2", "vae"]
+    assert plan["video"]["guided"]
+    set_by_run = vidgen("plan", "--model", checkpoint, "--set", "first_guidance_scale=x", status=2)
+    assert "sampling.first_guidance_scale" in set_by_run.stderr
+
+
+@pytest.fixture
+def ray_with_toy(_for_all_of_ray: None, installed: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A local Ray whose workers find the package."""
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path_with(installed))
+        request.getfixturevalue("local_ray")
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_with_toy")
+def test_alone_by_a_gang_and_after_a_kill(
+    vidgen: Vidgen, installed: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    # There is a prompt column, too, of which such a model knows nothing.
+    manifest = write_manifest(tmp_path, first_guidance_scale=[None, 2.0], prompt=["a fox", None])
+    flags = ["--model", checkpoint, "--device", "cpu", "--format", "npy", "--checkpoint-every", "1"]
+    flags += ["--address", ray.get_runtime_context().gcs_address, "--set", f"num_inference_steps={STEPS}"]
+    ran = vidgen("render", manifest, tmp_path / "alone", *flags)
+    assert "column 'prompt' is ignored: Toy image-to-video does not take it" in ran.stderr
+    whole = frames_of(tmp_path / "alone")
+    assert set(whole) == {"a", "b"}
+    assert whole["a"].shape == (3, 32, 48, 3)
+    assert np.abs(whole["a"].astype(int) - whole["b"]).max() > 10
+
+    gang = ("render", manifest, tmp_path / "gang", *flags, "--ulysses", "2")
+    kill_when_saved(installed, gang, tmp_path / "gang")
+    vidgen(*gang)
+    resumed = frames_of(tmp_path / "gang")
+    for row_id, frames in whole.items():
+        assert np.abs(resumed[row_id].astype(int) - frames).max() <= 1
+    assert resumed_steps(tmp_path / "gang")
+    vidgen("verify", tmp_path / "gang", "--deep")
+
+
+def kill_when_saved(site: Path, arguments: tuple[str | Path, ...], output: Path) -> None:
+    """Kill a run as soon as it has saved a rendering."""
+    command, env = vidgen_command(site, *arguments)
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + PATIENCE
+    while not list((output / "scratch").glob("[!.]*")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    for pid in (*descendants(process.pid), process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def frames_of(output: Path) -> dict[str, np.ndarray]:
+    """The frames of each row that is done."""
+    ledger = pq.read_table(output / "ledger").to_pylist()
+    return {entry["id"]: np.load(entry["uri"]) for entry in ledger if entry["status"] == "done"}
+
+
+def resumed_steps(output: Path) -> list[int]:
+    """After which steps renderings were gone on with."""
+    lines = [line for log in (output / "logs").iterdir() for line in log.read_text().splitlines()]
+    return [event["step"] for event in map(json.loads, lines) if event["event"] == "resumed"]
+
+
+def test_a_host_without_the_package_says_what_it_lacks(checkpoint: Path) -> None:
+    families.plugged_in.cache_clear()
+    with pytest.raises(Refused, match="'ToyPipeline' is not a pipeline that vidgen renders on this host"):
+        families.find_family(open_checkpoint(checkpoint))
+
+
+def test_two_packages_for_one_pipeline(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
+    told = "renders ToyPipeline, as entry point toy"
+    with on_the_path(installed, install(tmp_path, "another-toy")), pytest.raises(Refused, match=told):
+        families.find_family(open_checkpoint(checkpoint))
+
+
+def test_a_package_that_cannot_be_imported(checkpoint: Path, tmp_path: Path) -> None:
+    broken = install(tmp_path)
+    (broken / "vidgen_toy" / "__init__.py").write_text("import nowhere_at_all\n")
+    with (
+        on_the_path(broken),
+        pytest.raises(Refused, match=r"vidgen_toy:FAMILY .* cannot be loaded"),
+    ):
+        families.find_family(open_checkpoint(checkpoint))
