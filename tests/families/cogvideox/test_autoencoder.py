@@ -10,7 +10,6 @@ from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.cogvideox.autoencoder import (
-    AutoencoderConfig,
     AutoencoderKLCogVideoX,
     CausalConv3d,
     Downsample3D,
@@ -18,6 +17,7 @@ from vidgen_dist.families.cogvideox.autoencoder import (
     SpatialNorm3D,
     Upsample3D,
 )
+from vidgen_dist.families.cogvideox.config import VaeConfig
 from vidgen_dist.families.common.tiles import OverlappingTiles
 from vidgen_dist.parallel.rows import Rows
 
@@ -43,7 +43,7 @@ def published(name):
 
 
 def randomised(**changes):
-    return tiny.randomised(AutoencoderKLCogVideoX({**TINY, **changes}))
+    return tiny.randomised(AutoencoderKLCogVideoX(VaeConfig.read({**TINY, **changes})))
 
 
 def with_weights(module):
@@ -304,7 +304,7 @@ def test_activations_differ(act_fn):
 
 
 def test_no_module_takes_memory_for_its_weights():
-    parameters = nn.named_parameters(AutoencoderKLCogVideoX({}))
+    parameters = nn.named_parameters(AutoencoderKLCogVideoX(VaeConfig()))
     assert len(parameters) == 436
     assert parameters["decoder.up_blocks.0.resnets.3.norm2.conv_y.conv.weight"].shape == (512, 16, 1, 1, 1)
 
@@ -372,7 +372,7 @@ def test_a_size_that_tiles_do_not_have():
 
 
 def test_defaults_are_those_of_the_reference():
-    config = AutoencoderConfig.from_mapping({"_class_name": "AutoencoderKLCogVideoX"})
+    config = VaeConfig.read({"_class_name": "AutoencoderKLCogVideoX"})
     assert config.block_out_channels == (128, 256, 256, 512)
     assert config.spatial_compression_ratio == 8
     assert config.temporal_levels == 2
@@ -402,4 +402,4 @@ def test_defaults_are_those_of_the_reference():
 )
 def test_configurations_that_cannot_be_are_refused(changes, message):
     with pytest.raises(Refused, match=message):
-        AutoencoderKLCogVideoX({**TINY, **changes})
+        VaeConfig.read({**TINY, **changes})
