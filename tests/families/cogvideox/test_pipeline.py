@@ -32,5 +32,5 @@ def test_num_frames_cuts_a_clip(pipeline: AnyPipeline) -> None:
 
 
 def test_adapter_is_refused() -> None:
-    with pytest.raises(Refused, match="adapter 'motion'"):
+    with pytest.raises(Refused, match="adapter: 'motion'"):
         load_pipeline(str(references.case("2b").checkpoint), adapter="motion")

@@ -78,7 +78,7 @@ def test_parity(name, step):
 def test_rotary_parity(name):
     pieces = pieces_of(name, "first")
     _, frames, _, height, width = pieces["hidden_states"].shape
-    tables = rotary_positions(tiny.config_of(case(name), "transformer"), height * 8, width * 8, frames, 8)
+    tables = rotary_positions(loaded(name).config, height * 8, width * 8, frames, 8)
     for table, key in zip(tables, ("rotary_cos", "rotary_sin"), strict=True):
         check_close(f"{key} {name}", table, pieces[key], 1e-6)
 

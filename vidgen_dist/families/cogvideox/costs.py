@@ -17,6 +17,7 @@ from vidgen_dist.families.common.costs import (
     Workload,
     component,
     linear_weights,
+    network,
 )
 from vidgen_dist.families.common.encoder_costs import t5_encoder
 
@@ -40,7 +41,7 @@ def size(configs: CogVideoXConfigs, counted: Mapping[str, Counted], _task: str) 
         operators=_OPERATORS,
     )
     return ModelSize(
-        transformer=component("transformer", transformer, dit),
+        denoisers=(network("transformer", transformer, dit),),
         text_encoder=t5_encoder(configs.text_encoder, counted["text_encoder"]),
         vae=component(
             "vae",
