@@ -46,15 +46,17 @@ FRAMES = 9
 def measure_vidgen() -> dict[str, float]:
     from vidgen_dist import nn
     from vidgen_dist.families.cogvideox.autoencoder import AutoencoderKLCogVideoX
+    from vidgen_dist.families.cogvideox.config import TransformerConfig, VaeConfig
     from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 
     nn.set_device("cpu")
-    transformer = CogVideoXTransformer3DModel(TRANSFORMER)
-    vae = AutoencoderKLCogVideoX(VAE)
+    config = TransformerConfig.read(TRANSFORMER)
+    transformer = CogVideoXTransformer3DModel(config)
+    vae = AutoencoderKLCogVideoX(VaeConfig.read(VAE))
     randomise(transformer, vae)
     latents, text = nn.from_numpy(noise(LATENTS)), nn.from_numpy(noise(TEXT))
     timestep = nn.from_numpy(np.array([500, 500], np.int64))
-    tables = rotary_positions(TRANSFORMER, 44 * 8, 44 * 8, LATENTS[1], 8)
+    tables = rotary_positions(config, 44 * 8, 44 * 8, LATENTS[1], 8)
     rotary = tuple(nn.from_numpy(table) for table in tables)
     code = nn.from_numpy(noise(CODE))
     step = fastest(lambda: nn.to_numpy(transformer(latents, text, timestep, image_rotary_emb=rotary)))

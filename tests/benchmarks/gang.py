@@ -122,9 +122,11 @@ class Rank:
 def _make_step(mesh: Mesh, work: Work) -> Callable[[], np.ndarray]:
     """A function that predicts both halves of guidance, as this rank of a gang has its part in it."""
     from vidgen_dist import nn
+    from vidgen_dist.families.cogvideox.config import TransformerConfig
     from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 
-    transformer = CogVideoXTransformer3DModel(work.config, mesh)
+    config = TransformerConfig.read(work.config)
+    transformer = CogVideoXTransformer3DModel(config, mesh)
     rng = np.random.default_rng(0)
     for parameter in nn.named_parameters(transformer).values():
         scale = 1 / np.sqrt(max(1, np.prod(parameter.shape[1:])))
@@ -134,10 +136,10 @@ def _make_step(mesh: Mesh, work: Work) -> Callable[[], np.ndarray]:
     halves = shares(batch, mesh.cfg.size)
     own = bounds(halves, mesh.cfg.index)
     latents = nn.from_numpy(rng.standard_normal(work.latents, dtype=np.float32)[own])
-    text_shape = (batch, work.text, work.config["text_embed_dim"])
+    text_shape = (batch, work.text, config.text_embed_dim)
     text = nn.from_numpy(rng.standard_normal(text_shape, dtype=np.float32)[own])
     timestep = np.full((latents.shape[0],), 500, np.int64)
-    rotary = rotary_positions(work.config, height * 8, width * 8, frames, 8)
+    rotary = rotary_positions(config, height * 8, width * 8, frames, 8)
 
     def step() -> np.ndarray:
         predicted = transformer(latents, text, timestep, image_rotary_emb=rotary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from tests.families.cogvideox.test_transformer import run as run_transformer
 from tests.parallel.ranks import Ranks
 from tests.references import case
 from vidgen_dist import nn
-from vidgen_dist.encoders.t5 import T5Encoder, encoder_key
+from vidgen_dist.encoders.config import T5Config
+from vidgen_dist.encoders.t5 import T5Encoder
 from vidgen_dist.errors import Refused
+from vidgen_dist.families.cogvideox.config import TransformerConfig
 from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel
 from vidgen_dist.parallel import sharding
 from vidgen_dist.parallel.collectives import Group
@@ -418,7 +420,11 @@ def test_views_see_what_is_put_into_the_vector(cut: Any) -> None:
 
 
 def shared_and_whole(
-    mesh: Mesh, name: str, component: str, make: Callable[..., nn.Module], run: Callable[[Any], np.ndarray]
+    mesh: Mesh,
+    name: str,
+    component: str,
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    run: Callable[[Any], np.ndarray],
 ) -> tuple[list[bytes], list[bytes]]:
     """What two runs of a case's model give, with sharded weights and with whole ones."""
     folder = case(name).checkpoint / component
@@ -426,7 +432,7 @@ def shared_and_whole(
     outputs = []
     for shared_by in (mesh, None):
         model = make(config)
-        rename = encoder_key if make is T5Encoder else None
+        rename = getattr(model, "own_key", None)
         load_weights(model, folder, variant=case(name).variant, rename=rename, mesh=shared_by)
         outputs.append([run(model).tobytes() for _ in range(2)])
     return outputs[0], outputs[1]
@@ -435,7 +441,11 @@ def shared_and_whole(
 def transformers(mesh: Mesh, name: str) -> tuple[list[bytes], list[bytes]]:
     inputs = pieces_of(name, "first")
     return shared_and_whole(
-        mesh, name, "transformer", CogVideoXTransformer3DModel, lambda model: run_transformer(model, inputs)
+        mesh,
+        name,
+        "transformer",
+        lambda raw: CogVideoXTransformer3DModel(TransformerConfig.read(raw)),
+        lambda model: run_transformer(model, inputs),
     )
 
 
@@ -444,7 +454,11 @@ def text_encoders(mesh: Mesh, name: str) -> tuple[list[bytes], list[bytes]]:
     prompt = ("prompt", "negative_prompt")[mesh.rank % 2]
     ids = case(name).pieces[f"text_encoder.{prompt}.input_ids"]
     return shared_and_whole(
-        mesh, name, "text_encoder", T5Encoder, lambda model: nn.to_numpy(model(nn.from_numpy(ids)))
+        mesh,
+        name,
+        "text_encoder",
+        lambda raw: T5Encoder(T5Config.read(raw)),
+        lambda model: nn.to_numpy(model(nn.from_numpy(ids))),
     )
 
 

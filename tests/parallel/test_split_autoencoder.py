@@ -33,7 +33,7 @@ def cpu() -> None:
 
 
 def autoencoder(mesh: Mesh, changes: dict[str, Any]) -> AutoencoderKLCogVideoX:
-    return tiny.randomised(AutoencoderKLCogVideoX({**TINY, **changes}, mesh))
+    return tiny.randomised(tiny.made(AutoencoderKLCogVideoX, {**TINY, **changes}, mesh))
 
 
 def encode(mesh: Mesh, video: np.ndarray, changes: dict[str, Any], **settings: Any) -> np.ndarray:
@@ -151,7 +151,7 @@ LARGE = {
 
 def decoding_memory(mesh: Mesh, latents: np.ndarray) -> int:
     """Bytes of this process while it decodes, at the most, over those that it had before."""
-    vae = tiny.randomised(AutoencoderKLCogVideoX(LARGE, mesh))
+    vae = tiny.randomised(tiny.made(AutoencoderKLCogVideoX, LARGE, mesh))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     before = resident("VmRSS")
     vae.decode(nn.from_numpy(latents))

@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 
 from tests.references import HERE, largest_difference
-from vidgen_dist.schedulers import CogVideoXDPMScheduler, load_scheduler
+from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
+from vidgen_dist.schedulers.ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
+from vidgen_dist.schedulers.dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
+from vidgen_dist.schedulers.schedule import Memory
 
 with np.load(HERE / "schedulers" / "steps.npz") as archive:
     RECORDED = {name: archive[name] for name in archive.files}
 RUNS: list[dict[str, Any]] = json.loads(str(RECORDED["runs"]))
 TOLERANCE = 2e-6
+
+
+def _scheduler(run: dict[str, Any]) -> CogVideoXScheduler:
+    if run["scheduler"] == CogVideoXDDIMConfig.NAME:
+        return CogVideoXDDIMScheduler(CogVideoXDDIMConfig.read(run["config"]))
+    assert run["scheduler"] == CogVideoXDPMConfig.NAME
+    return CogVideoXDPMScheduler(CogVideoXDPMConfig.read(run["config"]))
 
 
 def _name(k: int) -> str:
@@ -34,16 +44,16 @@ def _assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 @pytest.mark.parametrize("k", range(len(RUNS)), ids=_name)
 def test_schedule_is_diffusers(k: int) -> None:
-    run = RUNS[k]
-    scheduler = load_scheduler(run["scheduler"], run["config"])
-    scheduler.set_timesteps(run["num_inference_steps"])
+    scheduler = _scheduler(RUNS[k])
+    schedule = scheduler.schedule(RUNS[k]["num_inference_steps"])
 
-    assert scheduler.timesteps.dtype == np.int64
-    np.testing.assert_array_equal(scheduler.timesteps, RECORDED[f"{k}.timesteps"])
+    assert schedule.timesteps.dtype == np.int64
+    np.testing.assert_array_equal(schedule.timesteps, RECORDED[f"{k}.timesteps"])
     np.testing.assert_allclose(scheduler.alphas_cumprod[::37], RECORDED[f"{k}.alphas"], rtol=1e-6, atol=1e-9)
     assert scheduler.alphas_cumprod.dtype == RECORDED[f"{k}.alphas"].dtype
-    for t, noised in zip(scheduler.timesteps, RECORDED[f"{k}.noised"], strict=True):
-        _assert_close(scheduler.add_noise(RECORDED["sample"], RECORDED["model_outputs"][0], t), noised)
+    for i, noised in zip(range(len(schedule)), RECORDED[f"{k}.noised"], strict=True):
+        left = schedule.skip(i)
+        _assert_close(left.add_noise(RECORDED["sample"], RECORDED["model_outputs"][0]), noised)
 
 
 def _is_linear(config: dict[str, Any]) -> bool:
@@ -52,44 +62,39 @@ def _is_linear(config: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("k", [k for k, run in enumerate(RUNS) if _is_linear(run["config"])], ids=_name)
 def test_linear_schedule_is_diffusers_to_the_last_bit(k: int) -> None:
-    scheduler = load_scheduler(RUNS[k]["scheduler"], RUNS[k]["config"])
+    scheduler = _scheduler(RUNS[k])
     np.testing.assert_array_equal(scheduler.alphas_cumprod[::37], RECORDED[f"{k}.alphas"])
 
 
 @pytest.mark.parametrize("k", range(len(RUNS)), ids=_name)
 def test_steps_are_diffusers(k: int) -> None:
     run = RUNS[k]
-    scheduler = load_scheduler(run["scheduler"], run["config"])
-    scheduler.set_timesteps(run["num_inference_steps"])
+    scheduler = _scheduler(run)
+    schedule = scheduler.schedule(run["num_inference_steps"])
     rng = np.random.Generator(np.random.PCG64(run["seed"]))
-    sample, old, back = RECORDED["sample"], None, None
-    for i, t in enumerate(scheduler.timesteps):
-        output = RECORDED["model_outputs"][i]
-        if isinstance(scheduler, CogVideoXDPMScheduler):
-            stepped, original = scheduler.step(output, old, t, back, sample, rng)
-            _assert_close(original, RECORDED[f"{k}.originals"][i])
-        else:
-            stepped = scheduler.step(output, t, sample, eta=run["eta"], rng=rng)
+    sample: np.ndarray = RECORDED["sample"]
+    memory: Memory = {}
+    for i in range(len(schedule)):
+        stepped, memory = schedule.step(RECORDED["model_outputs"][i], i, sample, memory, rng)
         _assert_close(stepped, RECORDED[f"{k}.samples"][i])
         # Going on from the reference's own latents keeps one step's error out of the next's.
-        sample, old, back = RECORDED[f"{k}.samples"][i], RECORDED[f"{k}.originals"][i], t
+        sample = RECORDED[f"{k}.samples"][i]
+        assert ("previous" in memory) == isinstance(scheduler, CogVideoXDPMScheduler)
+        if "previous" in memory:
+            _assert_close(memory["previous"], RECORDED[f"{k}.originals"][i])
+            memory = {"previous": RECORDED[f"{k}.originals"][i]}
 
 
 @pytest.mark.parametrize(
     "k", [k for k, run in enumerate(RUNS) if run["num_inference_steps"] == 50], ids=_name
 )
 def test_fifty_steps_in_a_row(k: int) -> None:
-    run = RUNS[k]
-    scheduler = load_scheduler(run["scheduler"], run["config"])
-    scheduler.set_timesteps(50)
-    rng = np.random.Generator(np.random.PCG64(run["seed"]))
-    sample, old, back = RECORDED["sample"], None, None
-    for t, output in zip(scheduler.timesteps, RECORDED["model_outputs"], strict=True):
-        if isinstance(scheduler, CogVideoXDPMScheduler):
-            sample, old = scheduler.step(output, old, t, back, sample, rng)
-            back = t
-        else:
-            sample = scheduler.step(output, t, sample)
+    schedule = _scheduler(RUNS[k]).schedule(50)
+    rng = np.random.Generator(np.random.PCG64(RUNS[k]["seed"]))
+    sample: np.ndarray = RECORDED["sample"]
+    memory: Memory = {}
+    for i, output in zip(range(len(schedule)), RECORDED["model_outputs"], strict=True):
+        sample, memory = schedule.step(output, i, sample, memory, rng)
     difference = largest_difference(sample, RECORDED[f"{k}.samples"][-1])
     print(f"largest difference after 50 steps: {difference:.2e}")
     assert difference <= 1e-5

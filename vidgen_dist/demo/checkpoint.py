@@ -21,7 +21,9 @@ import sentencepiece
 from safetensors.numpy import save_file
 
 from vidgen_dist import nn
-from vidgen_dist.families.loading import MODELS
+from vidgen_dist.families.loading import build_models
+from vidgen_dist.spec import Model
+from vidgen_dist.weights.checkpoint import Checkpoint
 
 _D_MODEL = 32
 _TEXT_LENGTH = 32
@@ -164,20 +166,32 @@ def _write(folder: Path) -> None:
     for component, config in _CONFIGS.items():
         (folder / component).mkdir()
         _write_json(folder / component / "config.json", config)
-        weights = dict(_random_weights(component, config))
-        save_file(weights, folder / component / _WEIGHT_FILES[component], metadata={"format": "pt"})
     (folder / "scheduler").mkdir()
     _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
     _write_tokenizer(folder / "tokenizer")
     _write_json(folder / "model_index.json", _MODEL_INDEX)
+    for component, model in build_models(_without_weights(folder), Model(id=str(folder))).items():
+        weights = dict(_random_weights(component, model))
+        save_file(weights, folder / component / _WEIGHT_FILES[component], metadata={"format": "pt"})
+
+
+def _without_weights(folder: Path) -> Checkpoint:
+    """As `open_checkpoint` would have it, which refuses a folder without weights."""
+    return Checkpoint(
+        model=str(folder),
+        revision=None,
+        folder=folder,
+        variant=None,
+        model_index=_MODEL_INDEX,
+        components=tuple(_CONFIGS),
+    )
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _random_weights(component: str, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    model = MODELS[_MODEL_INDEX[component][1]](config)
+def _random_weights(component: str, model: nn.Module) -> Iterator[tuple[str, np.ndarray]]:
     for key, parameter in nn.named_parameters(model).items():
         shape = tuple(parameter.shape)
         digest = hashlib.sha256(f"{component}/{key}".encode()).digest()

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import hunyuan_video, ltx, mochi
+from vidgen_dist.families import cogvideox, hunyuan_video, ltx, mochi
 from vidgen_dist.families.family import Family
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
@@ -16,7 +16,7 @@ from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
-FAMILIES: tuple[Family[Any], ...] = (hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (cogvideox.FAMILY, hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
 
 
 @cache

@@ -20,9 +20,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class CogVideoXSchedulerConfig(Config):
-    """`scheduler_config.json` of either sampler, with diffusers' keys and defaults."""
+    """`scheduler_config.json` of any sampler, with diffusers' keys and defaults; each has its `NAME`."""
 
-    NAME: ClassVar = "CogVideoX's scheduler"
     # They are in every published config; no CogVideoX sampler clips.
     HARMLESS: ClassVar = ("clip_sample", "clip_sample_range", "sample_max_value")
 

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import ClassVar
 
-from vidgen_dist.schedulers.cogvideox import CogVideoXSchedule, CogVideoXScheduler, scalars
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from vidgen_dist.config import STRICT
+from vidgen_dist.schedulers.cogvideox import (
+    CogVideoXSchedule,
+    CogVideoXScheduler,
+    CogVideoXSchedulerConfig,
+    scalars,
+)
 from vidgen_dist.schedulers.schedule import Memory
+
+
+@dataclass(frozen=True, config=STRICT)
+class CogVideoXDDIMConfig(CogVideoXSchedulerConfig):
+    """`scheduler_config.json` of a `CogVideoXDDIMScheduler`."""
+
+    NAME: ClassVar = "CogVideoXDDIMScheduler"
 
 
 class CogVideoXDDIMSchedule(CogVideoXSchedule):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -7,7 +5,7 @@ from tests.families import tiny
 from tests.references import case, cases, check_close
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.cogvideox import transformer as cogvideox
+from vidgen_dist.families.cogvideox.config import TransformerConfig
 from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.nn.embeddings import sincos_3d, timestep_embedding
 from vidgen_dist.request import RequestError
@@ -31,8 +29,8 @@ V1_5 = {**ROTARY, "patch_size_t": 2, "sample_height": 8, "sample_width": 10}
 STEPS = np.array([999, 37])
 
 
-def config_of(name):
-    return json.loads((case(name).checkpoint / "transformer" / "config.json").read_text(encoding="utf-8"))
+def config_of(**changes):
+    return TransformerConfig.read({**TINY, **changes})
 
 
 def loaded(name):
@@ -56,7 +54,7 @@ def run(model, pieces):
 
 
 def randomised(**changes):
-    return tiny.randomised(CogVideoXTransformer3DModel({**TINY, **changes}), scale=0.3)
+    return tiny.randomised(CogVideoXTransformer3DModel(config_of(**changes)), scale=0.3)
 
 
 def inputs(frames=3, height=4, width=6, text=5):
@@ -80,7 +78,7 @@ def test_parity(name, step):
 def test_rotary_parity(name):
     pieces = pieces_of(name, "first")
     _, frames, _, height, width = pieces["hidden_states"].shape
-    tables = rotary_positions(config_of(name), height * 8, width * 8, frames, 8)
+    tables = rotary_positions(loaded(name).config, height * 8, width * 8, frames, 8)
     for table, key in zip(tables, ("rotary_cos", "rotary_sin"), strict=True):
         check_close(f"{key} {name}", table, pieces[key], 1e-6)
 
@@ -100,7 +98,7 @@ def test_every_parameter_is_used(name):
 
 
 def test_rotary_positions_of_the_training_size_count_tokens():
-    config = {**TINY, **ROTARY, "sample_height": 8, "sample_width": 12}
+    config = config_of(**ROTARY, sample_height=8, sample_width=12)
     cos, sin = rotary_positions(config, height=64, width=96, latent_frames=2, vae_scale_factor_spatial=8)
     assert cos.shape == sin.shape == (2 * 4 * 6, 16)
     # Channels 0, 4 and 10 turn one radian a frame, a row and a column.
@@ -121,7 +119,7 @@ def test_rotary_positions_of_the_training_size_count_tokens():
     ],
 )
 def test_rotary_positions_stretch_over_the_training_grid(height, width, rows, columns):
-    config = {**TINY, **ROTARY, "sample_height": 8, "sample_width": 12}
+    config = config_of(**ROTARY, sample_height=8, sample_width=12)
     cos, sin = rotary_positions(config, height, width, 1, 8)
     for table, wave in ((cos, np.cos), (sin, np.sin)):
         table = table.reshape(len(rows), len(columns), 16)
@@ -131,7 +129,7 @@ def test_rotary_positions_stretch_over_the_training_grid(height, width, rows, co
 
 def test_rotary_positions_of_1_5_count_tokens_from_the_corner():
     cos, _ = rotary_positions(
-        {**TINY, **V1_5}, height=48, width=80, latent_frames=3, vae_scale_factor_spatial=8
+        config_of(**V1_5), height=48, width=80, latent_frames=3, vae_scale_factor_spatial=8
     )
     cos = cos.reshape(2, 3, 5, 16)
     for channel, positions in zip((0, 4, 10), np.indices((2, 3, 5)), strict=True):
@@ -143,7 +141,7 @@ def test_1_5_has_no_positions_beyond_its_training_size(field, height, width):
     with pytest.raises(
         RequestError, match=rf"^{field}: .* positions up to {64 if field == 'height' else 80}$"
     ):
-        rotary_positions({**TINY, **V1_5}, height, width, 2, 8)
+        rotary_positions(config_of(**V1_5), height, width, 2, 8)
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(3, 4, 6), (3, 6, 4), (5, 4, 6), (1, 2, 12)])
@@ -210,11 +208,11 @@ def test_time_and_ofs_are_embedded_and_added(changes):
         ({"activation_fn": "snake"}, "activation_fn is 'snake'; allowed is one of gelu,"),
         ({"timestep_activation_fn": "tanh"}, "timestep_activation_fn is 'tanh'; allowed is one of silu,"),
         ({"num_layers": "2"}, "num_layers is '2'; allowed is a whole number"),
-        ({"num_layers": 0}, "num_layers is 0; allowed is 1 or more"),
+        ({"num_layers": 0}, "num_layers is 0; allowed is a whole number from 1"),
         ({"patch_size": 2.0}, "patch_size is 2.0; allowed is a whole number"),
         ({"norm_eps": None}, "norm_eps is None; allowed is a number"),
         ({"attention_bias": 1}, "attention_bias is 1; allowed is true or false"),
-        ({"patch_size_t": "2"}, "patch_size_t is '2'; allowed is a whole number or null"),
+        ({"patch_size_t": "2"}, "patch_size_t is '2'; allowed is a whole number from 1 or null"),
         ({"attention_head_dim": 24, **ROTARY}, "attention_head_dim is 24; allowed is a multiple of 16"),
         ({"attention_head_dim": 12}, "attention_head_dim is 12; allowed is a multiple of 16 when"),
         ({"use_learned_positional_embeddings": True}, "use_learned_positional_embeddings is True"),
@@ -227,11 +225,11 @@ def test_time_and_ofs_are_embedded_and_added(changes):
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of CogVideoXTransformer3DModel: {message}"):
-        CogVideoXTransformer3DModel({**TINY, **changes})
+        config_of(**changes)
 
 
 def test_an_empty_config_is_2b():
-    config = cogvideox.parse_config({})
+    config = TransformerConfig.read({})
     assert (config.inner_dim, config.num_layers, config.has_position_table) == (1920, 30, True)
 
 
@@ -252,6 +250,6 @@ def test_inputs_that_do_not_fit(changes, sizes, message):
 
 
 def test_unknown_key_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    cogvideox.parse_config({"use_magic": True, "use_wonder": False, "_name_or_path": "somewhere"})
+    TransformerConfig.read({"use_magic": True, "use_wonder": False, "_name_or_path": "somewhere"})
     assert [message for message in caplog.messages if "use_magic" in message]
     assert len(caplog.messages) == 1

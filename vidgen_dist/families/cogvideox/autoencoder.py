@@ -12,112 +12,21 @@ module works on a rank's own, and says through `Rows` what it needs of the other
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, select_config
+from vidgen_dist.families.cogvideox.config import LATENT_FRAMES_AT_ONCE, SAMPLE_FRAMES_AT_ONCE, VaeConfig
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_layers import FrameCache, in_frame_batches
 from vidgen_dist.families.common.tiles import OverlappingTiles
-from vidgen_dist.nn.activations import DIFFUSERS, Activation
+from vidgen_dist.nn.activations import of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
-# Frames that go through at once. Group norms see one batch of frames, so other numbers change the
-# picture: these are the ones that the weights were trained with.
-LATENT_FRAMES_AT_ONCE = 2
-SAMPLE_FRAMES_AT_ONCE = 8
-
 # The spatial norms and the encoder's last norm do not follow `norm_eps`.
 FIXED_NORM_EPS = 1e-6
-
-NAME = "AutoencoderKLCogVideoX"
-DOWN_BLOCK = "CogVideoXDownBlock3D"
-UP_BLOCK = "CogVideoXUpBlock3D"
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The keys of a CogVideoX autoencoder's config.json, with the reference's defaults.
-
-    `scaling_factor` and `invert_scale_latents` say how a pipeline scales latents; `sample_height`
-    and `sample_width` (pixels) give the default tiles, half of each. `shift_factor`, `latents_mean`,
-    `latents_std` and `force_upcast` are published but used by no CogVideoX pipeline.
-
-    Raises:
-        Refused: A value that cannot be, a block type or activation that does not exist, or lengths and
-            channels that do not fit.
-    """
-
-    in_channels: int = 3
-    out_channels: int = 3
-    down_block_types: Sequence[str] = (DOWN_BLOCK,) * 4
-    up_block_types: Sequence[str] = (UP_BLOCK,) * 4
-    block_out_channels: Sequence[int] = (128, 256, 256, 512)
-    latent_channels: int = 16
-    layers_per_block: int = 3
-    act_fn: str = "silu"
-    norm_eps: float = 1e-6
-    norm_num_groups: int = 32
-    temporal_compression_ratio: float = 4
-    sample_height: int = 480
-    sample_width: int = 720
-    scaling_factor: float = 1.15258426
-    use_quant_conv: bool = False
-    use_post_quant_conv: bool = False
-    invert_scale_latents: bool = False
-
-    @classmethod
-    def from_mapping(cls, config: Mapping[str, Any]) -> AutoencoderConfig:
-        """Read a parsed config.json; keys of no meaning here (`_class_name`, …) are passed over."""
-        return select_config(cls, config, NAME)
-
-    def __post_init__(self) -> None:
-        check_sizes(self, NAME)
-        if min(self.block_out_channels) < 1:
-            self._refuse("block_out_channels", "1 or more")
-        if not 0 < self.scaling_factor < math.inf:
-            self._refuse("scaling_factor", "a number above 0")
-        if not 0 <= self.norm_eps < math.inf:
-            self._refuse("norm_eps", "a number from 0")
-        blocks = len(self.block_out_channels)
-        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
-            if list(getattr(self, key)) != [known] * blocks:
-                self._refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
-        if self.act_fn.lower() not in DIFFUSERS:
-            self._refuse("act_fn", "one of " + ", ".join(DIFFUSERS))
-        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
-            self._refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
-        if self.temporal_compression_ratio < 1 or not math.log2(self.temporal_compression_ratio).is_integer():
-            self._refuse("temporal_compression_ratio", "a power of 2")
-        # The published layout sizes these convolutions by the pixels' channels, yet applies them to latents.
-        if self.out_channels != self.latent_channels:
-            for key in ("use_quant_conv", "use_post_quant_conv"):
-                if getattr(self, key):
-                    self._refuse(
-                        key, f"false, where latent_channels ({self.latent_channels}) is not out_channels"
-                    )
-
-    def _refuse(self, key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, getattr(self, key), allowed)
-
-    @property
-    def activation(self) -> Activation:
-        return DIFFUSERS[self.act_fn.lower()]
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        """Pixels per latent, along rows and columns."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    @property
-    def temporal_levels(self) -> int:
-        """How many blocks halve or double the frames."""
-        return int(math.log2(self.temporal_compression_ratio))
 
 
 class CausalConv3d(nn.Module):
@@ -205,11 +114,11 @@ class ResnetBlock3D(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        config: AutoencoderConfig,
+        config: VaeConfig,
         latent_channels: int | None = None,
     ) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation = of_diffusers(config.act_fn)
         self.norm1 = block_norm(in_channels, config, latent_channels)
         self.conv1 = CausalConv3d(in_channels, out_channels)
         self.norm2 = block_norm(out_channels, config, latent_channels)
@@ -223,7 +132,7 @@ class ResnetBlock3D(nn.Module):
         return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-def block_norm(channels: int, config: AutoencoderConfig, latent_channels: int | None) -> nn.Module:
+def block_norm(channels: int, config: VaeConfig, latent_channels: int | None) -> nn.Module:
     if latent_channels is None:
         return GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
     return SpatialNorm3D(channels, latent_channels, config.norm_num_groups)
@@ -283,7 +192,7 @@ def halve_frames(x: nn.Tensor) -> nn.Tensor:
 
 
 class DownBlock3D(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig, level: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: VaeConfig, level: int) -> None:
         super().__init__()
         channels = [in_channels, *[out_channels] * config.layers_per_block]
         self.resnets = resnets(channels, config)
@@ -298,7 +207,7 @@ class DownBlock3D(nn.Module):
 
 
 class MidBlock3D(nn.Module):
-    def __init__(self, config: AutoencoderConfig, latent_channels: int | None = None) -> None:
+    def __init__(self, config: VaeConfig, latent_channels: int | None = None) -> None:
         super().__init__()
         self.resnets = resnets([config.block_out_channels[-1]] * 3, config, latent_channels)
 
@@ -309,7 +218,7 @@ class MidBlock3D(nn.Module):
 
 
 class UpBlock3D(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig, level: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: VaeConfig, level: int) -> None:
         super().__init__()
         channels = [in_channels, *[out_channels] * (config.layers_per_block + 1)]
         self.resnets = resnets(channels, config, config.latent_channels)
@@ -323,15 +232,13 @@ class UpBlock3D(nn.Module):
         return x
 
 
-def resnets(
-    channels: Sequence[int], config: AutoencoderConfig, latent_channels: int | None = None
-) -> nn.ModuleList:
+def resnets(channels: Sequence[int], config: VaeConfig, latent_channels: int | None = None) -> nn.ModuleList:
     """Blocks that lead from each number of channels to the next."""
     return nn.ModuleList(ResnetBlock3D(i, o, config, latent_channels) for i, o in pairwise(channels))
 
 
 def resampler(
-    kind: type[Downsample3D] | type[Upsample3D], channels: int, config: AutoencoderConfig, level: int
+    kind: type[Downsample3D] | type[Upsample3D], channels: int, config: VaeConfig, level: int
 ) -> nn.ModuleList:
     """The resampler that ends a block; the last block has none."""
     if level == len(config.block_out_channels) - 1:
@@ -342,7 +249,7 @@ def resampler(
 class Encoder3D(nn.Module):
     """Frames (B, C, T, H, W) to the moments of the latents (B, 2 Z, t, h, w)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         channels = list(config.block_out_channels)
         self.conv_in = CausalConv3d(config.in_channels, channels[0])
@@ -365,7 +272,7 @@ class Encoder3D(nn.Module):
 class Decoder3D(nn.Module):
     """Latents (B, Z, t, h, w) to frames (B, C, T, H, W)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         channels = list(reversed(config.block_out_channels))
         self.conv_in = CausalConv3d(config.latent_channels, channels[0])
@@ -389,28 +296,24 @@ class AutoencoderKLCogVideoX(VideoAutoencoder):
     """CogVideoX's autoencoder. Its tiles are by default half the configuration's sample size.
 
     Args:
-        config: A parsed config.json with diffusers' keys; missing ones take the reference's defaults.
+        config: `vae/config.json`.
         mesh: As `VideoAutoencoder` has it.
 
     Attributes:
         use_slicing: Take the videos of a batch one by one: less memory.
-
-    Raises:
-        Refused: A configuration that cannot be.
     """
 
-    config: AutoencoderConfig
+    config: VaeConfig
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
-        known = AutoencoderConfig.from_mapping(config)
-        super().__init__(known, known.spatial_compression_ratio, mesh)
-        self.encoder = Encoder3D(known)
-        self.decoder = Decoder3D(known)
-        moments, latents = 2 * known.latent_channels, known.latent_channels
-        self.quant_conv = nn.Conv3d(moments, moments, 1) if known.use_quant_conv else None
-        self.post_quant_conv = nn.Conv3d(latents, latents, 1) if known.use_post_quant_conv else None
+    def __init__(self, config: VaeConfig, mesh: Mesh | None = None) -> None:
+        super().__init__(config, config.spatial_compression_ratio, mesh)
+        self.encoder = Encoder3D(config)
+        self.decoder = Decoder3D(config)
+        moments, latents = 2 * config.latent_channels, config.latent_channels
+        self.quant_conv = nn.Conv3d(moments, moments, 1) if config.use_quant_conv else None
+        self.post_quant_conv = nn.Conv3d(latents, latents, 1) if config.use_post_quant_conv else None
         self.use_slicing = False
-        self.tiles = OverlappingTiles(known.sample_height // 2, known.sample_width // 2)
+        self.tiles = OverlappingTiles(config.sample_height // 2, config.sample_width // 2)
 
     def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
         return in_frame_batches(video, SAMPLE_FRAMES_AT_ONCE, self._encode_frames, rows)

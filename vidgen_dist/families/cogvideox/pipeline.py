@@ -1,265 +1,223 @@
 """CogVideoX: text-, image- and video-to-video (Yang et al. 2024, arXiv:2408.06072).
 
 Parity with diffusers' CogVideoXPipeline, CogVideoXImageToVideoPipeline and
-CogVideoXVideoToVideoPipeline. Latents live in numpy between the transformer's calls: they are small,
-and the schedulers' arithmetic is then the same on every device.
+CogVideoXVideoToVideoPipeline.
 
-Shapes: B batch, T latent frames, C latent channels, H and W height and width of the latents.
+Shapes: B batch, T latent frames, C latent channels, H and W height and width of the latents, L tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from vidgen_dist import media, nn
 from vidgen_dist.encoders.t5 import T5Encoder
 from vidgen_dist.families.cogvideox.autoencoder import AutoencoderKLCogVideoX
-from vidgen_dist.families.cogvideox.rules import Geometry, steps_taken
-from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
-from vidgen_dist.families.common.guidance import both_halves, guide, guiding_prompt, is_guided
-from vidgen_dist.families.common.pipeline import FamilyPipeline
-from vidgen_dist.families.common.prompts import Encoded
-from vidgen_dist.families.common.rendering import (
-    Steps,
-    check_finite,
-    draw_noise,
-    round_to,
-    to_frames,
-    to_pixels,
+from vidgen_dist.families.cogvideox.config import CogVideoXConfigs
+from vidgen_dist.families.cogvideox.rules import (
+    CogVideoXRequest,
+    ImageToVideoRequest,
+    TextToVideoRequest,
+    VideoToVideoRequest,
 )
-from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO
-from vidgen_dist.families.rules import Rules
-from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.request import RenderRequest
-from vidgen_dist.schedulers.ddim import CogVideoXDDIMScheduler
-from vidgen_dist.schedulers.dpm import CogVideoXDPMScheduler
+from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
+from vidgen_dist.families.common.guidance import Guidance, Halves, constant
+from vidgen_dist.families.common.pipeline import Start
+from vidgen_dist.families.common.prompts import PromptedPipeline
+from vidgen_dist.families.common.rendering import check_finite, draw_noise, round_to, to_pixels
+from vidgen_dist.schedulers.cogvideox import CogVideoXSchedule, CogVideoXScheduler
 from vidgen_dist.weights.tokenizer import tokenize
 
 OFS = 2.0
 """The value that CogVideoX 1.5's image-to-video model was trained with for its `ofs` input."""
 
+Q = TypeVar("Q", bound=CogVideoXRequest)
+
 
 @dataclass(frozen=True)
-class Start:
-    """Where denoising begins.
+class Text:
+    """An encoded prompt.
 
     Args:
-        text: Text hidden states (B, L, D).
-        latents: Noise, or a noised clip: float32 (1, T, C, H, W).
-        image: The first frame's latents, put beside `latents` as channels: (1, T, C, H, W) or None.
-        timesteps: Timesteps to go through, descending.
+        hidden: Text hidden states (B, L, D).
+    """
+
+    hidden: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXStart(Start[Text]):
+    """Where denoising of latents (1, T, C, H, W) begins.
+
+    Args:
+        rotary: (cos, sin) of `rotary_positions`; None for a model without.
+        image: The first frame's latents, put beside the noisy ones as channels: (1, T, C, H, W) or None.
         padding: Latent frames in front that are cut off before decoding (CogVideoX 1.5).
     """
 
-    text: nn.Tensor
-    latents: np.ndarray
-    image: np.ndarray | None
-    timesteps: np.ndarray
-    padding: int
+    rotary: tuple[np.ndarray, np.ndarray] | None
+    image: np.ndarray | None = None
+    padding: int = 0
 
 
-class CogVideoXPipeline(FamilyPipeline[Start]):
-    """Renders requests with one CogVideoX checkpoint.
+class CogVideoXPipeline(PromptedPipeline[Q, Text, CogVideoXStart]):
+    """Renders requests with one CogVideoX checkpoint; a subclass says where its task's denoising begins."""
 
-    Args:
-        rules: What the checkpoint takes, for the task it was loaded for.
-        tokenizer: The checkpoint's T5 tokenizer.
-        text_encoder, transformer, vae: Models with their weights loaded.
-        scheduler: The checkpoint's noise schedule.
-        transformer_config, vae_config: `config.json` of the two, as published.
-        dtype: Name of the models' dtype; latents are rounded to it between steps, as in diffusers.
-        mesh: The gang that renders together. All ranks render the same requests in the same order.
-    """
+    configs: CogVideoXConfigs
+    tokenizer: Any
+    text_encoder: T5Encoder
+    transformer: CogVideoXTransformer3DModel
+    vae: AutoencoderKLCogVideoX
+    scheduler: CogVideoXScheduler
 
-    def __init__(
-        self,
-        *,
-        rules: Rules,
-        tokenizer: Any,
-        text_encoder: T5Encoder,
-        transformer: CogVideoXTransformer3DModel,
-        vae: AutoencoderKLCogVideoX,
-        scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler,
-        transformer_config: Mapping[str, Any],
-        vae_config: Mapping[str, Any],
-        dtype: str,
-        mesh: Mesh | None = None,
-    ) -> None:
-        super().__init__(rules, dtype, mesh)
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
-        self.transformer = transformer
-        self.vae = vae
-        self.scheduler = scheduler
-        self.transformer_config = transformer_config
-        self.geometry = Geometry.of(transformer_config, vae_config)
+    def encode(self, r: Q) -> Halves[Text]:
+        negative = r.negative_prompt if r.is_guided else None
+        return self.encode_texts(r, r.prompt, negative, r.max_sequence_length)
 
-    # Conditioning
-
-    def _encode(self, prompt: str, length: int) -> Encoded:
-        """Text hidden states, float32 (1, L, D)."""
-        hidden = nn.to_numpy(self.text_encoder(nn.from_numpy(tokenize(self.tokenizer, prompt, length))))
+    def encode_text(self, r: Q, prompt: str) -> Text:
+        hidden = nn.to_numpy(self.text_encoder(tokenize(self.tokenizer, prompt, r.max_sequence_length)))
         check_finite(hidden, "encode, text")
-        return (hidden,)
+        return Text(hidden)
 
-    def _start(self, request: RenderRequest, rng: np.random.Generator) -> tuple[Start, int]:
-        assert request.num_inference_steps is not None
-        (hidden,) = self._encode_texts(request, guiding_prompt(request))
-        self.scheduler.set_timesteps(request.num_inference_steps)
-        begin = self._start_from_video if self.rules.task == VIDEO_TO_VIDEO else self._start_from_noise
-        start = begin(request, self._tensor(hidden), rng)
-        return start, len(start.timesteps)
+    def predict(self, r: Q, start: CogVideoXStart, latents: np.ndarray, condition: Text, i: int) -> nn.Tensor:
+        """The transformer's output (B, T, C, H, W)."""
+        batch = len(latents)
+        if start.image is not None:
+            latents = np.concatenate([latents, np.repeat(start.image, batch, axis=0)], axis=2)
+        has_ofs = self.configs.transformer.ofs_embed_dim is not None
+        return self.transformer(
+            self.tensor(latents),
+            self.tensor(condition.hidden),
+            np.full((batch,), start.schedule.timesteps[i], np.int64),
+            image_rotary_emb=start.rotary,
+            ofs=np.full((1,), OFS, np.float32) if has_ofs else None,
+        )
 
-    def _start_from_noise(self, request: RenderRequest, text: nn.Tensor, rng: np.random.Generator) -> Start:
-        assert request.num_frames is not None
-        latent_frames = self.geometry.latent_frames(request.num_frames)
-        padding = self.geometry.padding_frames(latent_frames)
-        frames = latent_frames + padding
-        image = None
-        if self.rules.task == IMAGE_TO_VIDEO:
-            image = self._image_latents(request, frames, rng)
-        noise = draw_noise(rng, self._latent_shape(request, frames), self.dtype)
-        latents = noise * np.float32(self.scheduler.init_noise_sigma)
-        return Start(text, latents, image, self.scheduler.timesteps, padding)
+    def decode(self, r: Q, start: CogVideoXStart, latents: np.ndarray, rng: np.random.Generator) -> nn.Tensor:
+        """Frames of latents (1, T, C, H, W)."""
+        shown = latents[:, start.padding :].transpose(0, 2, 1, 3, 4)
+        return self.vae.decode(self.tensor(shown * np.float32(1 / self.configs.vae.scaling_factor)))
 
-    def _start_from_video(self, request: RenderRequest, text: nn.Tensor, rng: np.random.Generator) -> Start:
-        pixels = self._pixels(self._clip(request), request)
-        clip = self._encode_pixels(pixels, rng) * np.float32(self._scaling_factor)
-        noise = draw_noise(rng, clip.shape, self.dtype)
-        timesteps = self.scheduler.timesteps[-steps_taken(request) :]
-        noised = self.scheduler.add_noise(round_to(clip, self.dtype), noise, timesteps[0])
-        latents = round_to(noised, self.dtype) * np.float32(self.scheduler.init_noise_sigma)
-        return Start(text, latents, None, timesteps, 0)
+    # For the tasks
 
-    def _clip(self, request: RenderRequest) -> list[Any]:
-        """The clip's frames as PIL images, their number checked against what the model can do."""
-        clip = media.read_video(request.video)
-        self.rules.of_task.check_clip(request, len(clip))
-        return clip[: request.num_frames]
+    def start_from_noise(
+        self,
+        r: TextToVideoRequest | ImageToVideoRequest,
+        halves: Halves[Text],
+        rng: np.random.Generator,
+        image: np.ndarray | None = None,
+    ) -> CogVideoXStart:
+        """Where denoising of a whole video begins; `image` as `CogVideoXStart` has it."""
+        return self.start(
+            r,
+            halves,
+            draw_noise(rng, self.latent_shape(r), self.dtype),
+            self.scheduler.schedule(r.num_inference_steps),
+            image=image,
+            padding=self.configs.transformer.padding_frames(self.configs.vae.latent_frames(r.num_frames)),
+        )
 
-    def _image_latents(
-        self, request: RenderRequest, latent_frames: int, rng: np.random.Generator
+    def start(
+        self,
+        r: CogVideoXRequest,
+        halves: Halves[Text],
+        latents: np.ndarray,
+        schedule: CogVideoXSchedule,
+        *,
+        image: np.ndarray | None = None,
+        padding: int = 0,
+    ) -> CogVideoXStart:
+        """Where denoising of latents begins; the arguments are as `CogVideoXStart` has them."""
+        return CogVideoXStart(
+            latents=latents * np.float32(schedule.init_noise_sigma),
+            halves=halves,
+            schedule=schedule,
+            guidance=guidance(r, schedule),
+            carried=self.dtype,
+            rotary=self._rotary(r, latents.shape[1]),
+            image=image,
+            padding=padding,
+        )
+
+    def _rotary(self, r: CogVideoXRequest, latent_frames: int) -> tuple[np.ndarray, np.ndarray] | None:
+        config = self.configs.transformer
+        if not config.use_rotary_positional_embeddings:
+            return None
+        spatial = self.configs.vae.spatial_compression_ratio
+        return rotary_positions(config, r.height, r.width, latent_frames, spatial)
+
+    def latent_shape(self, r: TextToVideoRequest | ImageToVideoRequest) -> tuple[int, ...]:
+        """(1, T, C, H, W) of the latents that are denoised."""
+        return (1, *self.configs.latent_size(r.num_frames, r.height, r.width))
+
+    def encode_pixels(
+        self, r: CogVideoXRequest, images: Sequence[Image.Image], rng: np.random.Generator
     ) -> np.ndarray:
+        """Images, resized, to latents drawn from the VAE's posterior: (1, T, C, H, W), unscaled."""
+        mean, logvar = self.vae.encode(self.tensor(to_pixels(images, r.height, r.width)))
+        return self.sample_posterior(mean, logvar, rng).transpose(0, 2, 1, 3, 4)
+
+
+class TextToVideoPipeline(CogVideoXPipeline[TextToVideoRequest]):
+    """Videos of a prompt alone."""
+
+    def prepare(
+        self, r: TextToVideoRequest, halves: Halves[Text], rng: np.random.Generator
+    ) -> CogVideoXStart:
+        return self.start_from_noise(r, halves, rng)
+
+
+class ImageToVideoPipeline(CogVideoXPipeline[ImageToVideoRequest]):
+    """Videos that begin with an image."""
+
+    def prepare(
+        self, r: ImageToVideoRequest, halves: Halves[Text], rng: np.random.Generator
+    ) -> CogVideoXStart:
+        # Before the noise is drawn: the posterior's comes first.
+        image = self._image_latents(r, rng)
+        return self.start_from_noise(r, halves, rng, image)
+
+    def _image_latents(self, r: ImageToVideoRequest, rng: np.random.Generator) -> np.ndarray:
         """The image's latents as first frame, zeros behind: (1, T, C, H, W)."""
-        pixels = self._pixels([media.read_image(request.image)], request)
-        first = round_to(self._encode_pixels(pixels, rng), self.dtype)
-        # CogVideoX 1.5 was trained with the factor the wrong way round; its config says so.
-        inverted = self.vae.config.invert_scale_latents
-        first = first * np.float32(1 / self._scaling_factor if inverted else self._scaling_factor)
-        latents = np.zeros(self._latent_shape(request, latent_frames), np.float32)
-        latents[:, :1] = first
+        first = round_to(self.encode_pixels(r, [media.read_image(r.image)], rng), self.dtype)
+        latents = np.zeros(self.latent_shape(r), np.float32)
+        latents[:, :1] = first * np.float32(self.configs.vae.image_scaling_factor)
         return round_to(latents, self.dtype)
 
-    def _pixels(self, images: list[Any], request: RenderRequest) -> np.ndarray:
-        return to_pixels(images, *_size(request))
 
-    def _encode_pixels(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Pixels (1, 3, F, height, width) to latents drawn from the VAE's posterior, (1, T, C, H, W)."""
-        mean, logvar = self.vae.encode(self._tensor(pixels))
-        mean, logvar = nn.to_numpy(mean), nn.to_numpy(logvar)
-        sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
-        check_finite(sample, "encode, pixels")
-        return sample.transpose(0, 2, 1, 3, 4)
+class VideoToVideoPipeline(CogVideoXPipeline[VideoToVideoRequest]):
+    """Clips, noised and denoised."""
 
-    def _latent_shape(self, request: RenderRequest, latent_frames: int) -> tuple[int, ...]:
-        height, width = _size(request)
-        spatial = self.geometry.spatial
-        return 1, latent_frames, self.geometry.latent_channels, height // spatial, width // spatial
+    def prepare(
+        self, r: VideoToVideoRequest, halves: Halves[Text], rng: np.random.Generator
+    ) -> CogVideoXStart:
+        latents = self.encode_pixels(r, self._clip(r), rng) * np.float32(self.configs.vae.scaling_factor)
+        noise = draw_noise(rng, latents.shape, self.dtype)
+        schedule = self.scheduler.schedule(r.num_inference_steps).skip(r.num_inference_steps - r.steps)
+        noised = schedule.add_noise(round_to(latents, self.dtype), noise)
+        return self.start(r, halves, round_to(noised, self.dtype), schedule)
 
-    @property
-    def _scaling_factor(self) -> float:
-        return self.vae.config.scaling_factor
-
-    # Denoising
-
-    def _denoise(self, request: RenderRequest, start: Start, steps: Steps) -> np.ndarray:
-        """Latents (1, T, C, H, W) after the last step."""
-        rotary = self._rotary(request, start.latents.shape[1])
-        latents, previous = steps.begin(latents=start.latents, previous=None)
-        for i in steps:
-            timestep = int(start.timesteps[i])
-            predicted = self._predict(request, latents, start, timestep, rotary)
-            if is_guided(request):
-                predicted = guide(predicted, _guidance(request, timestep, steps.count))
-            if isinstance(self.scheduler, CogVideoXDPMScheduler):
-                before = int(start.timesteps[i - 1]) if i else None
-                latents, previous = self.scheduler.step(
-                    predicted, previous, timestep, before, latents, steps.rng
-                )
-            else:
-                latents = self.scheduler.step(
-                    predicted, timestep, latents, eta=request.eta or 0.0, rng=steps.rng
-                )
-            latents = round_to(latents, self.dtype)
-            steps.end(i, latents=latents, previous=previous)
-        return latents
-
-    def _predict(
-        self,
-        request: RenderRequest,
-        latents: np.ndarray,
-        start: Start,
-        timestep: int,
-        rotary: tuple[nn.Tensor, nn.Tensor] | None,
-    ) -> np.ndarray:
-        """The transformer's output, float32 (B, T, C, H, W): both halves when guidance is on."""
-        inputs = self.scheduler.scale_model_input(latents, timestep)
-        if start.image is not None:
-            inputs = np.concatenate([inputs, start.image], axis=2)
-        batch = start.text.shape[0]
-        inputs = np.concatenate([inputs] * batch, axis=0)
-        ofs = None
-        if self.transformer_config.get("ofs_embed_dim") is not None:
-            ofs = nn.from_numpy(np.full((1,), OFS, np.float32))
-        predicted = self.transformer(
-            self._tensor(inputs),
-            start.text,
-            nn.from_numpy(np.full((batch,), timestep, np.int64)),
-            image_rotary_emb=rotary,
-            ofs=ofs,
-        )
-        if is_guided(request):
-            predicted = both_halves(predicted, self.mesh)
-        return nn.to_numpy(predicted)
-
-    def _rotary(self, request: RenderRequest, latent_frames: int) -> tuple[nn.Tensor, nn.Tensor] | None:
-        if not self.transformer_config.get("use_rotary_positional_embeddings", False):
-            return None
-        cos, sin = rotary_positions(
-            self.transformer_config, *_size(request), latent_frames, self.geometry.spatial
-        )
-        return nn.from_numpy(cos), nn.from_numpy(sin)
-
-    def _decode(
-        self, _request: RenderRequest, start: Start, latents: np.ndarray, _rng: np.random.Generator
-    ) -> np.ndarray:
-        """Latents (1, T, C, H, W) to frames (F, height, width, 3) in [0, 1]."""
-        latents = latents[:, start.padding :]
-        scaled = latents.transpose(0, 2, 1, 3, 4) * np.float32(1 / self._scaling_factor)
-        video = self.vae.decode(self._tensor(scaled))
-        return to_frames(nn.to_numpy(video), self.mesh.gang)
+    def _clip(self, r: VideoToVideoRequest) -> Sequence[Image.Image]:
+        """The clip's frames, their number checked against what the model can do."""
+        clip = media.read_video(r.video)
+        self.rules.of_task.check_clip(r, len(clip))
+        return clip[: r.num_frames]
 
 
-def _size(request: RenderRequest) -> tuple[int, int]:
-    """Height and width of a request whose defaults are filled in."""
-    assert request.height is not None
-    assert request.width is not None
-    return request.height, request.width
+def guidance(r: CogVideoXRequest, schedule: CogVideoXSchedule) -> Guidance:
+    """The steps' guidance.
 
-
-def _guidance(request: RenderRequest, timestep: int, num_inference_steps: int) -> float:
-    """The guidance weight of one step.
-
-    With `use_dynamic_cfg` it follows diffusers' cosine, which mixes a timestep (0 to 999) with a number
-    of steps; checkpoints are used with it as it stands.
+    With `use_dynamic_cfg` its weight follows diffusers' cosine, which mixes a timestep (0 to 999) with a
+    number of steps; checkpoints are used with it as it stands.
     """
-    assert request.guidance_scale is not None
-    if not request.use_dynamic_cfg:
-        return request.guidance_scale
-    share = ((num_inference_steps - timestep) / num_inference_steps) ** 5.0
-    return 1 + request.guidance_scale * (1 - math.cos(math.pi * share)) / 2
+    steps = len(schedule)
+    if not (r.is_guided and r.use_dynamic_cfg):
+        return constant(r.guidance_scale if r.is_guided else None, steps)
+    shares = [((steps - timestep) / steps) ** 5.0 for timestep in schedule.timesteps.tolist()]
+    return Guidance([1 + r.guidance_scale * (1 - math.cos(math.pi * share)) / 2 for share in shares])

@@ -10,122 +10,24 @@ tokens, N = L + V, D model width, E width of the time embedding.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.config import bad_key, check_sizes, read_config
-from vidgen_dist.families.common.layers import (
-    FEED_FORWARD_ACTIVATIONS,
-    FeedForward,
-    TimestepEmbedding,
-    joint_rotary,
-)
-from vidgen_dist.nn.activations import DIFFUSERS
+from vidgen_dist.families.cogvideox.config import TransformerConfig
+from vidgen_dist.families.common.layers import FeedForward, TimestepEmbedding, joint_rotary
 from vidgen_dist.nn.embeddings import rotary_3d, sincos_3d, timestep_embedding
 from vidgen_dist.nn.rotary import Rotary, turn
 from vidgen_dist.parallel.attention import attention
+from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
 from vidgen_dist.request import RequestError
 
-NAME = "CogVideoXTransformer3DModel"
-
-
-@dataclass(frozen=True)
-class CogVideoXConfig:
-    """diffusers' config of the model, with its defaults. Sizes are in latent pixels, but `sample_frames`
-    counts frames of video."""
-
-    num_attention_heads: int = 30
-    attention_head_dim: int = 64
-    in_channels: int = 16
-    out_channels: int = 16
-    flip_sin_to_cos: bool = True
-    freq_shift: float = 0.0
-    time_embed_dim: int = 512
-    ofs_embed_dim: int | None = None
-    text_embed_dim: int = 4096
-    num_layers: int = 30
-    dropout: float = 0.0
-    attention_bias: bool = True
-    sample_width: int = 90
-    sample_height: int = 60
-    sample_frames: int = 49
-    patch_size: int = 2
-    patch_size_t: int | None = None
-    temporal_compression_ratio: int = 4
-    max_text_seq_length: int = 226
-    activation_fn: str = "gelu-approximate"
-    timestep_activation_fn: str = "silu"
-    norm_elementwise_affine: bool = True
-    norm_eps: float = 1e-5
-    spatial_interpolation_scale: float = 1.875
-    temporal_interpolation_scale: float = 1.0
-    use_rotary_positional_embeddings: bool = False
-    use_learned_positional_embeddings: bool = False
-    patch_bias: bool = True
-
-    @property
-    def inner_dim(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def frames_per_patch(self) -> int:
-        return self.patch_size_t or 1
-
-    @property
-    def has_position_table(self) -> bool:
-        """Whether positions are added to the tokens (2b, and I2V's learned ones)."""
-        return not self.use_rotary_positional_embeddings or self.use_learned_positional_embeddings
-
-
-def parse_config(config: Mapping[str, Any]) -> CogVideoXConfig:
-    """The model's config, checked.
-
-    Raises:
-        Refused: A key's value is not possible; names the key and what is allowed.
-    """
-    parsed = read_config(CogVideoXConfig, config, NAME)
-    _check(parsed)
-    return parsed
-
-
-def _check(config: CogVideoXConfig) -> None:
-    def refuse(key: str, allowed: str) -> None:
-        raise bad_key(NAME, key, getattr(config, key), allowed)
-
-    check_sizes(config, NAME)
-    if not 0 <= config.norm_eps < math.inf:
-        refuse("norm_eps", "a number from 0")
-    for dim in {config.inner_dim, config.ofs_embed_dim or config.inner_dim}:
-        if config.freq_shift == dim // 2:
-            refuse("freq_shift", f"any but the number of frequencies, {dim // 2}, from which it is taken")
-    if config.activation_fn not in FEED_FORWARD_ACTIVATIONS:
-        refuse("activation_fn", "one of " + ", ".join(FEED_FORWARD_ACTIVATIONS))
-    if config.timestep_activation_fn.lower() not in DIFFUSERS:
-        refuse("timestep_activation_fn", "one of " + ", ".join(DIFFUSERS))
-    if config.use_rotary_positional_embeddings and config.attention_head_dim % 16:
-        refuse("attention_head_dim", "a multiple of 16 (the rotary table is split over three axes)")
-    if config.has_position_table and config.inner_dim % 16:
-        refuse("attention_head_dim", "a multiple of 16 when multiplied by num_attention_heads")
-    for key in ("spatial_interpolation_scale", "temporal_interpolation_scale"):
-        if config.has_position_table and getattr(config, key) == 0:
-            refuse(key, "any but 0: positions are divided by it")
-    if config.use_learned_positional_embeddings and not config.use_rotary_positional_embeddings:
-        refuse("use_learned_positional_embeddings", "false, unless use_rotary_positional_embeddings is true")
-    if config.has_position_table and config.frames_per_patch > 1:
-        refuse("patch_size_t", "null or 1 where positions are added to the tokens")
-    if config.ofs_embed_dim is not None and config.ofs_embed_dim != config.time_embed_dim:
-        refuse("ofs_embed_dim", f"null or time_embed_dim, {config.time_embed_dim}: the two are added")
-
 
 def rotary_positions(
-    config: Mapping[str, Any], height: int, width: int, latent_frames: int, vae_scale_factor_spatial: int
+    config: TransformerConfig, height: int, width: int, latent_frames: int, vae_scale_factor_spatial: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rotary table of a video's tokens.
 
@@ -144,15 +46,12 @@ def rotary_positions(
     Raises:
         RequestError: A 1.5 model is asked for a height or width above its training size.
     """
-    parsed = parse_config(config)
-    patch = vae_scale_factor_spatial * parsed.patch_size
+    patch = vae_scale_factor_spatial * config.patch_size
     rows, columns = height // patch, width // patch
-    base_rows, base_columns = (
-        parsed.sample_height // parsed.patch_size,
-        parsed.sample_width // parsed.patch_size,
-    )
-    t = np.arange(-(-latent_frames // parsed.frames_per_patch), dtype=np.float32)
-    if parsed.patch_size_t is None:
+    base_rows = config.sample_height // config.patch_size
+    base_columns = config.sample_width // config.patch_size
+    t = np.arange(-(-latent_frames // config.frames_per_patch), dtype=np.float32)
+    if config.patch_size_t is None:
         (top, bottom), (left, right) = _fit(rows, columns, base_rows, base_columns)
         y = _spread(top, bottom, rows)
         x = _spread(left, right, columns)
@@ -164,7 +63,7 @@ def rotary_positions(
             if count > most:
                 raise RequestError(field, value, f"this model has positions up to {most * patch}")
         y, x = np.arange(rows, dtype=np.float32), np.arange(columns, dtype=np.float32)
-    return rotary_3d(parsed.attention_head_dim, t, y, x)
+    return rotary_3d(config.attention_head_dim, t, y, x)
 
 
 def _fit(
@@ -192,19 +91,16 @@ class CogVideoXTransformer3DModel(nn.Module):
     `use_learned_positional_embeddings` says so; the sincos table of 2b is computed, for any size.
 
     Args:
-        config: `transformer/config.json`. `dropout` has no effect: the model only renders.
+        config: `transformer/config.json`.
         mesh: The gang; its ranks share the tokens. By default this process alone.
-
-    Raises:
-        Refused: A config that is not possible; names the key.
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
     sharded = ("transformer_blocks",)
 
-    def __init__(self, config: Mapping[str, Any], mesh: Mesh | None = None) -> None:
+    def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
-        self.config = parse_config(config)
+        self.config = config
         self.mesh = mesh or alone()
         c = self.config
         self.patch_embed = PatchEmbed(c, self.mesh)
@@ -247,8 +143,11 @@ class CogVideoXTransformer3DModel(nn.Module):
         rotary = None
         if image_rotary_emb is not None:
             rotary = joint_rotary([_array(table) for table in image_rotary_emb], split, dtype)
-        for block in self.transformer_blocks:
-            text, video = block(text, video, time, rotary, split)
+        _, video = run_blocks(
+            self.transformer_blocks,
+            (text, video),
+            lambda block, streams: block(*streams, time, rotary, split),
+        )
         video = self.proj_out(self.norm_out(self.norm_final(video), time))
         return self._unpatchify(split.gather(video, "video"), batch, frames, height, width)
 
@@ -281,7 +180,7 @@ class PatchEmbed(nn.Module):
     Here the tokens are divided over the ranks of a gang.
     """
 
-    def __init__(self, config: CogVideoXConfig, mesh: Mesh) -> None:
+    def __init__(self, config: TransformerConfig, mesh: Mesh) -> None:
         super().__init__()
         self.config = config
         self.mesh = mesh
@@ -375,7 +274,7 @@ class Block(nn.Module):
     """Attention over text and video together, then a feed-forward; each kind of token is scaled, shifted
     and gated by the time in its own way."""
 
-    def __init__(self, config: CogVideoXConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm1 = ExpertNorm(config)
         self.attn1 = Attention(config)
@@ -407,7 +306,7 @@ def _add_gated(
 class ExpertNorm(nn.Module):
     """Adaptive layer norm with one scale, shift and gate for text and another for video."""
 
-    def __init__(self, config: CogVideoXConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.linear = nn.Linear(config.time_embed_dim, 6 * config.inner_dim)
         self.norm = nn.LayerNorm(config.inner_dim, config.norm_eps, config.norm_elementwise_affine)
@@ -426,7 +325,7 @@ class ExpertNorm(nn.Module):
 class FinalNorm(nn.Module):
     """Adaptive layer norm of the video tokens before the output projection."""
 
-    def __init__(self, config: CogVideoXConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.linear = nn.Linear(config.time_embed_dim, 2 * config.inner_dim)
         self.norm = nn.LayerNorm(config.inner_dim, config.norm_eps, config.norm_elementwise_affine)
@@ -439,7 +338,7 @@ class FinalNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention with layer norm on queries and keys of each head."""
 
-    def __init__(self, config: CogVideoXConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim, head_dim = config.inner_dim, config.attention_head_dim
         self._heads = config.num_attention_heads
