@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vidgen_dist.families.cogvideox.config import CogVideoXConfigs, TransformerConfig, VaeConfig
-from vidgen_dist.families.cogvideox.rules import rules
+from vidgen_dist.families.cogvideox.rules import task_rules
 from vidgen_dist.families.common.components import T5, T5_TOKENIZERS
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO
 from vidgen_dist.families.family import (
@@ -66,7 +66,7 @@ FAMILY = Family(
         ),
     ),
     configs=CogVideoXConfigs,
-    rules=rules,
+    rules=task_rules,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=(
         "zai-org/CogVideoX-2b",

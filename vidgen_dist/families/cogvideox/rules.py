@@ -32,11 +32,6 @@ class CogVideoXRequest(PromptedRequest):
     use_dynamic_cfg: bool
     eta: float
 
-    @property
-    def steps(self) -> int:
-        """Denoising steps that are taken."""
-        return self.num_inference_steps
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextToVideoRequest(CogVideoXRequest):
@@ -67,11 +62,11 @@ class VideoToVideoRequest(CogVideoXRequest):
 
     @property
     def steps(self) -> int:
-        """Denoising steps that are taken: `strength` leaves out the first ones."""
+        """Predictions that are made: `strength` leaves out the first steps."""
         return min(int(self.num_inference_steps * self.strength), self.num_inference_steps)
 
 
-def rules(configs: CogVideoXConfigs) -> Mapping[str, TaskRules[Any]]:
+def task_rules(configs: CogVideoXConfigs) -> Mapping[str, TaskRules[Any]]:
     """Task -> rules, for the tasks that the transformer's channels are for."""
     if configs.takes_image:
         return {IMAGE_TO_VIDEO: _image_to_video(configs)}
@@ -83,8 +78,6 @@ def _text_to_video(configs: CogVideoXConfigs) -> TaskRules[TextToVideoRequest]:
         request=TextToVideoRequest,
         defaults={**_defaults(configs), "num_frames": configs.transformer.sample_frames},
         multiples=_multiples(configs),
-        is_guided=lambda r: r.is_guided,
-        steps=lambda r: r.steps,
         check=lambda r: _check(r, configs),
     )
 
@@ -95,8 +88,6 @@ def _image_to_video(configs: CogVideoXConfigs) -> TaskRules[ImageToVideoRequest]
         # Here the reference pipeline does not ask the checkpoint.
         defaults={**_defaults(configs), "num_frames": 49},
         multiples=_multiples(configs),
-        is_guided=lambda r: r.is_guided,
-        steps=lambda r: r.steps,
         check=lambda r: _check(r, configs),
     )
 
@@ -110,8 +101,6 @@ def _video_to_video(configs: CogVideoXConfigs) -> TaskRules[VideoToVideoRequest]
         request=VideoToVideoRequest,
         defaults={**_defaults(configs), "strength": 0.8},
         multiples=_multiples(configs),
-        is_guided=lambda r: r.is_guided,
-        steps=lambda r: r.steps,
         check=check,
         check_clip=lambda r, frames: _check_clip(r, frames, configs),
     )
