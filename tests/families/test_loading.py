@@ -64,7 +64,11 @@ def test_weights_that_are_not_here_are_not_missed(tmp_path: Path) -> None:
             {"num_layers": "2"},
             "config of CogVideoXTransformer3DModel: num_layers is",
         ),
-        ("transformer/config.json", {"patch_size": 0}, "config of transformer: patch_size is 0"),
+        (
+            "transformer/config.json",
+            {"patch_size": 0},
+            "config of CogVideoXTransformer3DModel: patch_size is 0",
+        ),
         (
             "vae/config.json",
             {"layers_per_block": None},
@@ -73,7 +77,7 @@ def test_weights_that_are_not_here_are_not_missed(tmp_path: Path) -> None:
         (
             "scheduler/scheduler_config.json",
             {"prediction_type": "x"},
-            "CogVideoXDPMScheduler's config: predict",
+            "config of CogVideoXDPMScheduler: predict",
         ),
     ],
 )

@@ -189,9 +189,7 @@ def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
         open_manifest, spec.manifest.uri, passthrough=spec.manifest.passthrough, fields=fields
     )
     manifest = opened(required=() if rules is None else rules.required_columns)
-    if rules is None and not any(
-        name == "prompt" or fields[name].kind.has_sources for name in manifest.columns
-    ):
+    if rules is None and not any(fields[name].kind.has_sources for name in manifest.columns):
         # Whatever the model is, videos are made of something.
         manifest = opened(required=("prompt",))
     ledger_schema(manifest.extra_schema)

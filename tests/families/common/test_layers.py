@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from vidgen_dist import nn
+from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS, TRANSFORMERS
 from vidgen_dist.families.common.layers import FeedForward, TimestepEmbedding, joint_rotary
-from vidgen_dist.nn.activations import DIFFUSERS, TRANSFORMERS
+from vidgen_dist.nn.activations import of_diffusers, of_transformers
 from vidgen_dist.nn.rotary import turn
 from vidgen_dist.parallel.mesh import alone
 from vidgen_dist.parallel.tokens import split_tokens
@@ -72,6 +73,10 @@ FEED_FORWARD = {
 }
 
 
+def test_all_feed_forwards_are_looked_at():
+    assert FEED_FORWARD.keys() == FEED_FORWARDS.keys()
+
+
 @pytest.mark.parametrize("activation", FEED_FORWARD)
 def test_feed_forward(activation):
     module, weights = randomised(FeedForward(16, activation))
@@ -106,13 +111,16 @@ OF_TRANSFORMERS = {
 }
 
 
-@pytest.mark.parametrize(("ours", "formulas"), [(DIFFUSERS, OF_DIFFUSERS), (TRANSFORMERS, OF_TRANSFORMERS)])
-def test_activations(ours, formulas):
-    assert ours.keys() == formulas.keys()
+@pytest.mark.parametrize(
+    ("names", "found", "formulas"),
+    [(DIFFUSERS, of_diffusers, OF_DIFFUSERS), (TRANSFORMERS, of_transformers, OF_TRANSFORMERS)],
+)
+def test_activations(names, found, formulas):
+    assert names.keys() == formulas.keys()
     # Large ones too: an exponential must not overflow.
     x = np.array([-1000.0, -90.0, -5.0, -1.0, -0.1, 0.0, 0.1, 1.0, 5.0, 25.0, 1000.0])
     for name, formula in formulas.items():
-        values = nn.to_numpy(ours[name](nn.from_numpy(x.astype(np.float32))))
+        values = nn.to_numpy(found(name)(nn.from_numpy(x.astype(np.float32))))
         np.testing.assert_allclose(values, formula(x), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
