@@ -15,6 +15,7 @@ import pytest
 
 from vidgen_dist import kinds
 from vidgen_dist.errors import Refused
+from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.kinds import Clip, Image, Kind, NotAllowed, Number, Source, Text, Whole, with_addresses
 from vidgen_dist.manifest import check, column_of, open_manifest, row_digest
 from vidgen_dist.manifest.columns import COLUMN_OF
@@ -40,18 +41,18 @@ IDENTITY = dataclasses.replace(BEFORE, counting=Counting(ALL))
 # --- the common fields -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", OUR_FIELDS)
 def test_a_declaration_says_all_that_others_ask_for(name: str) -> None:
     """Who adds a field to `RenderRequest` need not touch anything else."""
-    field = FIELDS[name]
+    field = OUR_FIELDS[name]
     assert RenderRequest().values() == {}
-    assert getattr(RenderRequest(), name) is None
+    assert getattr(RenderRequest(), name, None) is None
     assert column_of(field).fits(column_of(field).written)
     assert dataclasses.is_dataclass(field.kind)
     assert field.kind.allowed.startswith("a ") or field.kind.allowed == "true or false"
     with pytest.raises(NotAllowed, match=r"a |true or false"):
         field.kind.parse(1j)
-    assert f"| `{name}` | {field.kind.name} | {field.about} |" in columns_table().splitlines()
+    assert f"| `{name}` | {field.kind.name} | {field.about} |" in columns_table(OUR_FIELDS).splitlines()
     for text in (field.about, field.kind.name):
         assert text
         assert text == text.strip(" .").replace("|", "").replace("\n", "")
@@ -85,7 +86,9 @@ def test_what_was_not_there_at_first_is_left_out_of_fingerprints_where_it_is_emp
 
 def test_readme_has_the_table_of_columns() -> None:
     readme = Path(__file__).parents[1] / "README.md"
-    assert f"\n\n{columns_table()}\n\n" in readme.read_text(encoding="utf-8"), columns_table()
+    assert f"\n\n{columns_table(OUR_FIELDS)}\n\n" in readme.read_text(encoding="utf-8"), columns_table(
+        OUR_FIELDS
+    )
 
 
 def test_of_several_faults_the_first_fields_is_told() -> None:
@@ -130,9 +133,8 @@ def test_a_familys_column_is_read_checked_and_counted_only_where_it_is_used(tmp_
     (problem,) = check(manifest).problems
     assert str(problem).endswith("motion: 256.0 is not allowed; a whole number from 1 to 255")
     used, unused, bad = manifest.rows()
-    assert used.request is not None
-    assert unused.request is not None
-    assert (bad.request, bad.error and bad.error.field) == (None, "motion")
+    assert isinstance(bad.outcome, RequestError)
+    assert bad.outcome.field == "motion"
     assert used.request.of_family == {"motion": 5}
     assert list(manifest.ids()) == [used.id, unused.id, bad.id]
     assert (used.id != old[0], unused.id) == (True, old[1])
@@ -142,7 +144,6 @@ def test_a_familys_column_is_read_checked_and_counted_only_where_it_is_used(tmp_
     assert IDENTITY.fingerprint(used.request, {}) != IDENTITY.fingerprint(bare, {})
 
     default = next(manifest.rows({"motion": 9, "style": "oil"})).request
-    assert default is not None
     assert default.of_family == {"motion": 5, "style": "oil"}
 
 
@@ -249,7 +250,8 @@ def test_a_kind_with_images_within_as_a_column(tmp_path: Path, monkeypatch: pyte
     assert empty.request is not None
     assert full.request.of_family == {"conditions": [{"frame": 0, "image": str(tmp_path / "y.png")}]}
     assert empty.request.of_family == {}
-    assert (bad.request, bad.error and bad.error.field) == (None, "conditions")
+    assert isinstance(bad.outcome, RequestError)
+    assert bad.outcome.field == "conditions"
     assert list(manifest.ids()) == [full.id, empty.id, bad.id]
     assert check(manifest).counts == {"conditions": 1}
 
@@ -266,7 +268,7 @@ def test_a_manifest_without_prompts(tmp_path: Path) -> None:
     manifest = open_manifest(tmp_path / "m.parquet", required=())
     assert check(manifest).ok
     rows = list(manifest.rows())
-    assert [row.request and row.request.prompt for row in rows] == [None] * 3
+    assert [row.request.prompt for row in rows] == [None] * 3
     assert list(manifest.ids()) == [row.id for row in rows]
     (batch,) = manifest.batches()
     assert batch.plain.all()

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.manifest import (
     PRIORITY,
     Manifest,
@@ -52,7 +53,7 @@ def rows_of(manifest: Manifest) -> list[Row]:
 
 
 def request_of(row: Row) -> RenderRequest:
-    assert row.error is None
+    assert isinstance(row.outcome, RenderRequest)
     assert row.request is not None
     return row.request
 
@@ -84,9 +85,10 @@ def test_every_field_comes_through(tmp_path: Path) -> None:
         "seed": 2**63 - 1,
         "fps": 8.0,
     }
-    assert values.keys() == set(FIELDS)
-    manifest = open_manifest(write(tmp_path / "m.parquet", pa.Table.from_pylist([values, {"prompt": "b"}])))
-    assert manifest.columns == tuple(FIELDS)
+    assert values.keys() == set(OUR_FIELDS)
+    table = pa.Table.from_pylist([values, {"prompt": "b"}])
+    manifest = open_manifest(write(tmp_path / "m.parquet", table), fields=OUR_FIELDS)
+    assert manifest.columns == tuple(OUR_FIELDS)
     assert manifest.num_rows == 2
     full, bare = rows_of(manifest)
     assert request_of(full) == RenderRequest(**values)
@@ -495,10 +497,10 @@ def test_text_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> None:
     )
     good, bad_prompt, bad_id = rows_of(manifest)
     assert request_of(good).prompt == "good"
-    assert bad_prompt.error is not None
-    assert (bad_prompt.id, bad_prompt.error.field) == ("2", "prompt")
-    assert bad_id.error is not None
-    assert (bad_id.id, bad_id.error.field) == (row_digest({"prompt": "fine"}), "id")
+    assert isinstance(bad_prompt.outcome, RequestError)
+    assert (bad_prompt.id, bad_prompt.outcome.field) == ("2", "prompt")
+    assert isinstance(bad_id.outcome, RequestError)
+    assert (bad_id.id, bad_id.outcome.field) == (row_digest({"prompt": "fine"}), "id")
     assert bad_prompt.extra == {"note": "b\ufffdd"}
     assert list(manifest.ids()) == [good.id, bad_prompt.id, bad_id.id]
 
@@ -686,8 +688,8 @@ def test_a_bad_cell_is_named_with_file_row_and_column(
     assert problem.message.startswith(said)
     assert str(problem).startswith(f"{path}, row 1 (id ")
     row = rows_of(open_manifest(path))[1]
-    assert row.request is None
-    assert (row.id, str(row.error)) == (problem.id, problem.message)
+    assert isinstance(row.outcome, RequestError)
+    assert (row.id, str(row.outcome)) == (problem.id, problem.message)
 
 
 def test_a_seed_beyond_64_bits_is_a_bad_row(tmp_path: Path) -> None:
@@ -848,10 +850,10 @@ def test_rows_looked_at_together_are_as_rows_one_by_one(
             )
             for place, prompt, seed in zip(places, prompts, seeds, strict=True):
                 like = rows[batch.indices[place]]
-                assert (like.request is None) == (row.request is None)
-                if row.request is not None:
+                assert type(like.outcome) is type(row.outcome)
+                if isinstance(row.outcome, RenderRequest):
                     own = {"id": like.id, "prompt": prompt, "seed": seed}
-                    image = None if like.request is None else like.request.image
+                    image = getattr(like.outcome, "image", None)
                     assert like.request == dataclasses.replace(row.request, image=image, **own)
                 taken += 1
     assert taken <= len(rows)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.request import FIELDS, MAX_SEED, RenderRequest, RequestError
 
 MEDIA = ("image", "video")
@@ -19,7 +20,7 @@ WHOLE = ("height", "width", "num_frames", "num_inference_steps", "max_sequence_l
 
 def refused(**values: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        RenderRequest(**{"prompt": "a cat", **values})
+        RenderRequest(**{"prompt": "a cat", **values}).parsed(OUR_FIELDS)
     return caught.value
 
 
@@ -103,7 +104,7 @@ RANGES = [
 @pytest.mark.parametrize(("field", "good", "bad", "allowed"), RANGES)
 def test_numbers_in_a_range(field: str, good: list[float], bad: list[float], allowed: str) -> None:
     for value in good:
-        stored = getattr(RenderRequest(prompt="a cat", **{field: value}), field)
+        stored = RenderRequest(prompt="a cat", **{field: value}).parsed(OUR_FIELDS).values()[field]
         assert (stored, type(stored)) == (value, float)
     for value in (*bad, float("nan"), float("inf"), "1", True, [1]):
         error = refused(**{field: value})

@@ -141,11 +141,6 @@ class RenderRequest:
         "share of the guided prediction that is scaled back to the spread of the prompt's own "
         "(arXiv:2305.08891, section 3.4)",
     )
-    true_cfg_scale: float | None = _row(
-        Number(0, 1e6),
-        "HunyuanVideo, which is told its `guidance_scale`: weight of guidance away from `negative_prompt`; "
-        "1 or less, or no such prompt, turns it off",
-    )
     use_dynamic_cfg: bool | None = _row(
         Flag(), "CogVideoX: let the weight of guidance grow along a cosine of the step", base=True
     )
@@ -158,17 +153,6 @@ class RenderRequest:
         Number(0, 1, above=True), "video-to-video: how much of the clip is noised away", base=True
     )
     max_sequence_length: int | None = _row(Whole(), "tokens of the prompt", base=True)
-    frame_rate: float | None = _row(
-        Number(MIN_FPS, MAX_FPS),
-        "frames per second that LTX-Video is to take the video for; `fps` is the file's",
-    )
-    decode_timestep: float | None = _row(
-        Number(0, 1), "LTX-Video's decoder from 0.9.1 on: the noise that it is to expect"
-    )
-    decode_noise_scale: float | None = _row(
-        Number(0, 1),
-        "LTX-Video's decoder from 0.9.1 on: the noise that it is given; by default `decode_timestep`",
-    )
     seed: int | None = _row(
         Whole(0, MAX_SEED),
         "seed of the noise, 0 to 2⁶³-1; by default from the run's `--seed` and the id",
@@ -264,7 +248,7 @@ class ResolvedRequest:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-FIELDS: Mapping[str, Field] = {
+FIELDS: dict[str, Field] = {
     field.name: field.metadata["field"] for field in dataclasses.fields(RenderRequest) if field.metadata
 }
 """The fields that all families have in common, by name, in the order of the documentation."""

@@ -278,11 +278,14 @@ class Manifest(Part):
         passthrough: Columns that are no request field and are copied to the ledger.
         retry: `failed`: only the rows that were given up and are not done since; `failed:CLASS`: of these
             the ones with that error class. Good for one run, not kept in `run.yaml`.
+        fields: What a run writes down of the columns that it reads for a family of another package, to know
+            its rows again without the model; it asks for nothing.
     """
 
     uri: Text
     passthrough: tuple[Text, ...] = ()
     retry: Retry | None = None
+    fields: tuple[Text, ...] | None = None
 
 
 class Output(Part):

@@ -13,7 +13,7 @@ import pytest
 
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError
-from vidgen_dist.families.cogvideox.config import VaeConfig
+from vidgen_dist.families.cogvideox.config import DOWN_BLOCK, UP_BLOCK, VaeConfig
 from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
@@ -128,7 +128,12 @@ def test_no_clean_sample_is_seen_where_no_signal_is_left(
     ("blocks", "ratio", "latent_frames", "frames"), [(4, 8, 3, 17), (2, 4, 3, 5), (2, 4, 4, 8), (3, 2, 2, 4)]
 )
 def test_frames_of_other_autoencoders(blocks: int, ratio: int, latent_frames: int, frames: int) -> None:
-    vae = {"block_out_channels": [8] * blocks, "temporal_compression_ratio": ratio}
+    vae = {
+        "block_out_channels": [32] * blocks,
+        "temporal_compression_ratio": ratio,
+        "down_block_types": [DOWN_BLOCK] * blocks,
+        "up_block_types": [UP_BLOCK] * blocks,
+    }
     config = VaeConfig.read(vae)
     assert config.decoded_frames(latent_frames) == frames
     assert config.encoded_frames(frames) == latent_frames
@@ -196,12 +201,12 @@ def test_channels_that_fit_no_task(copied: Path) -> None:
         (
             "scheduler/scheduler_config.json",
             {"num_train_timesteps": "1000"},
-            "num_train_timesteps is '1000'; allowed is a whole number from 1",
+            "num_train_timesteps is '1000'; .* from 1",
         ),
         (
             "scheduler/scheduler_config.json",
             {"beta_schedule": "x"},
-            "beta_schedule is 'x'; allowed is one of linear",
+            "beta_schedule is 'x'; .* one of linear",
         ),
         ("model_index.json", {"_class_name": ["CogVideoXPipeline"]}, "_class_name"),
     ],

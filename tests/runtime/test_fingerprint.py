@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from vidgen_dist.request import FIELDS, MAX_SEED, RenderRequest, sources_of
-from vidgen_dist.runtime.fingerprint import Identity, row_seed
+from vidgen_dist.families import OUR_FIELDS
+from vidgen_dist.request import MAX_SEED, RenderRequest, sources_of
+from vidgen_dist.runtime.fingerprint import Counting, Identity, row_seed
 
-IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="mp4", crf=18)
+IDENTITY = Identity(
+    model="m", task="text-to-video", dtype="float32", format="mp4", crf=18, counting=Counting(OUR_FIELDS)
+)
 REQUEST = RenderRequest(prompt="a fox", id="x", num_frames=9, guidance_scale=6.0, seed=1, fps=8.0)
 
 
@@ -47,7 +50,7 @@ def test_each_field_used_and_unused_is_written_down(used: dict[str, Any], finger
     media = dict.fromkeys(sources_of(request.values()), "d")
     assert IDENTITY.fingerprint(request, media) == fingerprint
     # A field that is added shall be added here.
-    assert {name for fields, _ in WRITTEN_DOWN for name in fields} == FIELDS.keys() - {"prompt"}
+    assert {name for fields, _ in WRITTEN_DOWN for name in fields} == OUR_FIELDS.keys() - {"prompt"}
 
 
 def test_all_fields_together_are_written_down() -> None:

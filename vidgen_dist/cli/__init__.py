@@ -507,7 +507,7 @@ def _print_demo(spec: RunSpec) -> None:
     output = open_storage(spec.output.uri)
     entries = latest_entries(output)
     rows = open_manifest(spec.manifest.uri).rows()
-    prompts = {row.id: row.request.prompt or "" for row in rows if row.request is not None}
+    prompts = {row.id: row.request.prompt or "" for row in rows}
     table = Table("id", "status", "prompt", "frames", "seconds", "file")
     for column in (table.columns[0], table.columns[-1]):
         column.no_wrap = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -68,9 +68,24 @@ def all_families() -> Iterator[Family[Any]]:
     yield from plugged_in()
 
 
-def known_fields() -> dict[str, Field]:
-    """The fields of rows that some family takes, by name: the common ones, then those of a family alone."""
-    found = dict(FIELDS)
-    for family in all_families():
-        found |= family.fields
-    return found
+OUR_FIELDS: Mapping[str, Field] = FIELDS | {
+    name: field for family in FAMILIES for name, field in family.fields.items()
+}
+"""The fields of rows that our families take, by name. Columns of these names are read whatever the model is:
+one that does not take a field says so, and a row without an id has the same one for all models."""
+
+
+def fields_for(family: Family[Any]) -> Mapping[str, Field]:
+    """The fields that are read for a model of a family: ours, and its own."""
+    return {**OUR_FIELDS, **family.fields}
+
+
+def fields_named(names: Collection[str]) -> Mapping[str, Field]:
+    """Our fields, and those of other packages' families that have one of these names."""
+    known = known_fields() if names else {}
+    return {**OUR_FIELDS, **{name: known[name] for name in names if name in known}}
+
+
+def known_fields() -> Mapping[str, Field]:
+    """The fields that some family takes, other packages' too."""
+    return {**OUR_FIELDS, **{name: field for family in plugged_in() for name, field in family.fields.items()}}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import find_family
+from vidgen_dist.families import fields_for, find_family
 from vidgen_dist.families.common.tasks import R, TaskRules
 from vidgen_dist.families.family import Configs, Family
 from vidgen_dist.request import FIELDS, Field, RenderRequest, RequestError, ResolvedRequest
@@ -29,19 +29,14 @@ class Rules(Generic[R]):
         task: The task that requests are for.
         tasks: All tasks that the checkpoint can do.
         of_task: What the family says of this task.
-        own_fields: Fields of rows that the family alone takes, by name.
+        declared: The fields that rows of a manifest may have, whatever the task, by name.
     """
 
     family: str
     task: str
     tasks: tuple[str, ...]
     of_task: TaskRules[R]
-    own_fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
-
-    @functools.cached_property
-    def declared(self) -> Mapping[str, Field]:
-        """The fields that rows of a manifest may have, whatever the task, by name."""
-        return {**FIELDS, **self.own_fields}
+    declared: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -181,7 +176,7 @@ def choose_rules(
             f"{checkpoint.model}: task {task!r} is not one that this checkpoint can do; "
             f"allowed: {', '.join(by_task)}"
         )
-    return Rules(family.name, task, tuple(by_task), by_task[task], family.fields)
+    return Rules(family.name, task, tuple(by_task), by_task[task], fields_for(family))
 
 
 def compute_dtype(dtype: str | None, device: str) -> str:

@@ -162,9 +162,6 @@ def _problem(
     resolve: Callable[[RenderRequest], ResolvedRequest] | None,
     probe: Callable[[RenderRequest | ResolvedRequest], object] | None,
 ) -> Problem | None:
-    if row.request is None:
-        assert row.error is not None
-        return Problem(row.file, row.index, row.id, row.error.field, str(row.error))
     try:
         request = row.request if resolve is None else resolve(row.request)
         if probe is not None:

@@ -23,17 +23,26 @@ class Row:
         id: The row's identity.
         file: URI of the file that it is in.
         index: Its place in the file, from 0.
-        request: What is to be rendered; None if the row cannot be a request.
-        error: Why not, if so.
+        outcome: What is to be rendered, or why the row cannot be a request.
         extra: Values of the passed-through columns.
     """
 
     id: str
     file: str
     index: int
-    request: RenderRequest | None
-    error: RequestError | None
+    outcome: RenderRequest | RequestError
     extra: Mapping[str, Any]
+
+    @property
+    def request(self) -> RenderRequest:
+        """What is to be rendered.
+
+        Raises:
+            RequestError: The row cannot be a request.
+        """
+        if isinstance(self.outcome, RequestError):
+            raise self.outcome
+        return self.outcome
 
 
 def make_row(
@@ -67,8 +76,8 @@ def make_row(
                 values[name] = _beside(file, name, values[name], schema.fields[name])
         request = RenderRequest(**{**defaults, **values, "id": row_id}).parsed(schema.fields)
     except RequestError as error:
-        return Row(row_id, file, index, None, error, extra)
-    return Row(row_id, file, index, request, None, extra)
+        return Row(row_id, file, index, error, extra)
+    return Row(row_id, file, index, request, extra)
 
 
 def _beside(file: str, name: str, value: Any, field: Field) -> Any:

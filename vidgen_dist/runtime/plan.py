@@ -14,7 +14,7 @@ import numpy as np
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import known_fields
+from vidgen_dist.families import OUR_FIELDS, known_fields
 from vidgen_dist.families.rules import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
@@ -228,6 +228,7 @@ def write_run_file(plan: Plan) -> bytes:
             "model.digest": plan.model.digest if plan.model.revision is None else None,
             "manifest.uri": redact(plan.spec.manifest.uri),
             "manifest.retry": None,
+            "manifest.fields": [name for name in plan.manifest.columns if name not in OUR_FIELDS] or None,
             **_with_addresses(plan.spec, redact),
         }
     )

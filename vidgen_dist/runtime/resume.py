@@ -65,7 +65,6 @@ class Resolving:
 
     def request(self, row: ManifestRow) -> ResolvedRequest:
         """The row's request with every default and its seed filled in."""
-        assert row.request is not None, "every row was checked"
         seed = row_seed(self.run_seed, row.id) if row.request.seed is None else row.request.seed
         return self.rules.resolve(row.request, seed)
 
@@ -101,7 +100,6 @@ class Resolving:
 
     def _alike(self, batch: Batch, row: ManifestRow, places: np.ndarray, pool: Executor) -> Looking:
         """Of rows that differ in id, prompt and seed alone; `row` is one of them."""
-        assert row.request is not None
         request = self.request(row)
         seeds = batch.seeds(places)
         if seeds is None:

@@ -21,7 +21,7 @@ from vidgen_dist.families.family import (
     PipelineClass,
 )
 from vidgen_dist.families.hunyuan_video.config import HunyuanVideoConfigs, TransformerConfig, VaeConfig
-from vidgen_dist.families.hunyuan_video.rules import task_rules
+from vidgen_dist.families.hunyuan_video.rules import FIELDS, task_rules
 
 FAMILY = Family(
     name="HunyuanVideo",
@@ -60,6 +60,7 @@ FAMILY = Family(
     ),
     configs=HunyuanVideoConfigs,
     rules=task_rules,
+    fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("hunyuanvideo-community/HunyuanVideo",),
 )

@@ -13,12 +13,22 @@ from dataclasses import dataclass
 from vidgen_dist.families.common.requests import PromptedRequest
 from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO, TaskRules, warn_of_frames
 from vidgen_dist.families.hunyuan_video.config import HunyuanVideoConfigs
-from vidgen_dist.request import RequestError
+from vidgen_dist.kinds import Number
+from vidgen_dist.request import Field, RequestError
 
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 16
 """Of height and width: diffusers asks for it whatever the checkpoint's sizes are."""
+
+FIELDS = {
+    "true_cfg_scale": Field(
+        Number(0, 1e6),
+        "HunyuanVideo, which is told its `guidance_scale`: weight of guidance away from `negative_prompt`; "
+        "1 or less, or no such prompt, turns it off",
+    ),
+}
+"""Fields of rows that no other family takes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from vidgen_dist.families.family import (
     PipelineClass,
 )
 from vidgen_dist.families.ltx.config import LTXConfigs, TransformerConfig, VaeConfig
-from vidgen_dist.families.ltx.rules import task_rules
+from vidgen_dist.families.ltx.rules import FIELDS, task_rules
 
 _PIPELINE = Lazy(f"{__name__}.pipeline:LTXPipeline")
 
@@ -50,6 +50,7 @@ FAMILY = Family(
     ),
     configs=LTXConfigs,
     rules=task_rules,
+    fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("Lightricks/LTX-Video",),
 )

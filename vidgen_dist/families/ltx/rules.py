@@ -13,10 +13,26 @@ from typing import Any, TypeVar
 from vidgen_dist.families.common.requests import PromptedRequest
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, TaskRules, warn_of_frames
 from vidgen_dist.families.ltx.config import LTXConfigs
-from vidgen_dist.request import RequestError
+from vidgen_dist.kinds import Number
+from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, RequestError
 
 MULTIPLE = 32
 """Of height and width, whatever the checkpoint's VAE makes of them."""
+
+FIELDS = {
+    "frame_rate": Field(
+        Number(MIN_FPS, MAX_FPS),
+        "LTX-Video: frames per second that the model is to take the video for; `fps` is the file's",
+    ),
+    "decode_timestep": Field(
+        Number(0, 1), "LTX-Video's decoder from 0.9.1 on: the noise that it is to expect"
+    ),
+    "decode_noise_scale": Field(
+        Number(0, 1),
+        "LTX-Video's decoder from 0.9.1 on: the noise that it is given; by default `decode_timestep`",
+    ),
+}
+"""Fields of rows that no other family takes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,11 +36,11 @@ import pyarrow.parquet as pq
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import known_fields
 from vidgen_dist.families.rules import compute_dtype
-from vidgen_dist.manifest import Manifest, check, open_manifest
+from vidgen_dist.manifest import Manifest, check
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.joining import ROW, URI, Counts, Joined
-from vidgen_dist.runtime.care.status import open_output, still_holds
+from vidgen_dist.runtime.care.status import open_again, open_output, still_holds
 from vidgen_dist.runtime.care.verifying import path_of
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.observability.status_file import read_status_file
@@ -189,7 +189,7 @@ def _check(output: Storage, spec: RunSpec, to: str, place: Storage) -> None:
 
 def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
     try:
-        return open_manifest(uri or spec.manifest.uri, passthrough=spec.manifest.passthrough)
+        return open_again(spec, uri)
     except Refused as error:
         hint = (
             ""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
+from vidgen_dist.families import fields_named
 from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import Manifest, open_manifest
 from vidgen_dist.runtime.lease import has_died
@@ -123,12 +124,30 @@ def _moment(text: str) -> str:
 def _count(output: Storage, spec: RunSpec, run: RunStatus | None) -> tuple[str, RunStatus | ledger.Summary]:
     """The counts of an output at rest, and what they are of."""
     try:
-        manifest = open_manifest(spec.manifest.uri, passthrough=spec.manifest.passthrough)
+        manifest = open_again(spec)
     except Refused:
         return "ledger", ledger.summary(output)
     if run is not None and still_holds(run, output, manifest):
         return "run", run
     return "ids", ledger.summary(output, manifest.num_rows, manifest.id_arrays())
+
+
+def open_again(spec: RunSpec, uri: str | None = None) -> Manifest:
+    """Open the manifest of a run as the run did, without its model.
+
+    Args:
+        spec: The run, as its output's run.yaml has it.
+        uri: Where the manifest is now; by default where it was.
+
+    Raises:
+        Refused: As `open_manifest`.
+    """
+    return open_manifest(
+        uri or spec.manifest.uri,
+        passthrough=spec.manifest.passthrough,
+        fields=fields_named(spec.manifest.fields or ()),
+        required=(),
+    )
 
 
 def still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
