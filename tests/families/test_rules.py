@@ -14,7 +14,8 @@ import pytest
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError
 from vidgen_dist.families.cogvideox.config import DOWN_BLOCK, UP_BLOCK, VaeConfig
-from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 

@@ -8,43 +8,53 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.planner import published
 from vidgen_dist import cli
 from vidgen_dist.planner import checkpoints
 
-JOBS = Path(__file__).parents[2] / "jobs"
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 
-EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "hunyuanvideo.yaml": (
-        "hunyuan-video",
-        {"frames": 61, "height": 320, "width": 512, "steps": 30, "guided": False, "tokens": 16 * 20 * 32},
-    ),
-    "ltx.yaml": (
-        "ltx-0.9.0",
-        {"frames": 161, "height": 480, "width": 704, "steps": 50, "guided": True, "tokens": 21 * 15 * 22},
-    ),
-    "mochi.yaml": (
-        "mochi",
-        # 84 frames are made 79.
-        {"frames": 79, "height": 480, "width": 848, "steps": 64, "guided": True, "tokens": 14 * 30 * 53},
-    ),
-    "ltx-0.9.1-i2v.yaml": ("ltx-0.9.1", {"frames": 161, "encoded_frames": 1, "tokens": 21 * 15 * 22}),
+OF_480P = {"frames": 49, "height": 480, "width": 720, "steps": 50, "guided": True, "tokens": 13 * 30 * 45}
+OF_768P = {"frames": 81, "height": 768, "width": 1360, "steps": 50, "guided": True, "tokens": 11 * 48 * 85}
+
+EXPECTED: dict[str, dict[str, Any]] = {
+    "cogvideox-2b": OF_480P,
+    "cogvideox-5b": OF_480P,
+    "cogvideox-5b-i2v": {**OF_480P, "encoded_frames": 1},
+    # A fifth of the steps is left out.
+    "cogvideox-5b-v2v": {**OF_480P, "steps": 40, "encoded_frames": 49},
+    "cogvideox1.5-5b": OF_768P,
+    "cogvideox1.5-5b-i2v": {**OF_768P, "encoded_frames": 1},
+    "hunyuanvideo": {
+        "frames": 61,
+        "height": 320,
+        "width": 512,
+        "steps": 30,
+        "guided": False,
+        "tokens": 16 * 20 * 32,
+    },
+    "ltx": {"frames": 161, "height": 480, "width": 704, "steps": 50, "guided": True, "tokens": 21 * 15 * 22},
+    "ltx-0.9.1-i2v": {"frames": 161, "encoded_frames": 1, "tokens": 21 * 15 * 22},
+    # 84 frames are made 79.
+    "mochi": {"frames": 79, "height": 480, "width": 848, "steps": 64, "guided": True, "tokens": 14 * 30 * 53},
 }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("path", JOBS, ids=[path.stem for path in JOBS])
 def test_a_run_file_asks_for_what_the_guide_asks_for(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, video = EXPECTED[name]
-    opened = published.checkpoint(tmp_path, model)
+    model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["id"]
+    opened = published.checkpoint(tmp_path, published.NAMES[model])
     monkeypatch.setattr(checkpoints, "checkpoint_of", lambda *_, **__: opened)
-    monkeypatch.setattr(sys, "argv", ["vidgen", "plan", str(JOBS / name), "--json"])
+    monkeypatch.setattr(sys, "argv", ["vidgen", "plan", str(path), "--json"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     captured = capsys.readouterr()
     assert not exit_.value.code, captured.err
     plan = json.loads(captured.out)
+    video = EXPECTED[path.stem]
     assert {key: plan["video"][key] for key in video} == video
     assert plan["chosen"]["fits"]

@@ -33,6 +33,9 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
         "sample_frames": 81,
     },
 }
+_BESIDE_IMAGE = {"in_channels": 32, "use_learned_positional_embeddings": True}
+TRANSFORMERS["5b-i2v"] = {**TRANSFORMERS["5b"], **_BESIDE_IMAGE}
+TRANSFORMERS["1.5-5b-i2v"] = {**TRANSFORMERS["1.5-5b"], "in_channels": 32, "ofs_embed_dim": 512}
 
 _T5_XXL = {
     "text_encoder": {
@@ -168,6 +171,20 @@ _MOCHI_INDEX = {
     "transformer": ["diffusers", "MochiTransformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLMochi"],
 }
+
+
+NAMES = {
+    "zai-org/CogVideoX-2b": "2b",
+    "zai-org/CogVideoX-5b": "5b",
+    "zai-org/CogVideoX-5b-I2V": "5b-i2v",
+    "zai-org/CogVideoX1.5-5B": "1.5-5b",
+    "zai-org/CogVideoX1.5-5B-I2V": "1.5-5b-i2v",
+    "hunyuanvideo-community/HunyuanVideo": "hunyuan-video",
+    "Lightricks/LTX-Video": "ltx-0.9.0",
+    "a-r-r-o-w/LTX-Video-0.9.1-diffusers": "ltx-0.9.1",
+    "genmo/mochi-1-preview": "mochi",
+}
+"""What `checkpoint` calls a hub id."""
 
 
 def checkpoint(folder: Path, name: str) -> Checkpoint:

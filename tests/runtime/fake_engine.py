@@ -52,8 +52,8 @@ from vidgen_dist.families.common.rendering import (
     State,
     seeded,
 )
-from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, TaskRules
-from vidgen_dist.families.rules import Rules, compute_dtype
+from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, Rules, TaskRules
+from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.parallel.collectives import Traffic
 from vidgen_dist.parallel.links import Links, Listener
 from vidgen_dist.parallel.mesh import Degrees

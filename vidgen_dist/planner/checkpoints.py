@@ -8,7 +8,8 @@ from typing import Any
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.costs import ModelSize, Workload
-from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.planner import splits
 from vidgen_dist.planner.counting import count_models

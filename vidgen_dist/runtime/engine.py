@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vidgen_dist.families.rules import Rules, compute_dtype, load_rules
+from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of

@@ -15,7 +15,7 @@ import numpy as np
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, known_fields
-from vidgen_dist.families.rules import Rules
+from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
 from vidgen_dist.media import read_image, read_video

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.families.rules import Rules
+from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import LedgerState
 from vidgen_dist.manifest import Batch, Manifest
 from vidgen_dist.manifest import Row as ManifestRow

@@ -14,9 +14,10 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
 from vidgen_dist.families.common.rendering import Rendering
+from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
 from vidgen_dist.families.loading import AnyPipeline
-from vidgen_dist.families.rules import Rules, load_rules
+from vidgen_dist.families.rules import load_rules
 from vidgen_dist.parallel.mesh import Degrees, Mesh
 from vidgen_dist.weights.checkpoint import open_checkpoint
 

@@ -12,8 +12,9 @@ import pytest
 
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
+from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.mochi.pipeline import linear_quadratic_sigmas
-from vidgen_dist.families.rules import Rules, load_rules
+from vidgen_dist.families.rules import load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 T2V = references.case("t2v", "mochi")

@@ -27,9 +27,8 @@ from vidgen_dist.families.common.rendering import (
     seeded,
     to_frames,
 )
-from vidgen_dist.families.common.tasks import R
+from vidgen_dist.families.common.tasks import R, Rules
 from vidgen_dist.families.family import Configs
-from vidgen_dist.families.rules import Rules
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.request import RenderRequest, ResolvedRequest
 from vidgen_dist.schedulers.schedule import Memory, Schedule

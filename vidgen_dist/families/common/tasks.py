@@ -1,14 +1,16 @@
-"""The tasks, and what a family says of one task from its configs alone."""
+"""The tasks, and what a checkpoint takes from a request for one of them, known from its configs alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from vidgen_dist.request import ResolvedRequest
+from vidgen_dist.errors import Refused
+from vidgen_dist.request import FIELDS, Field, RenderRequest, RequestError, ResolvedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,127 @@ class TaskRules(Generic[R]):
     check: Callable[[R], None] = _all_well
     check_clip: Callable[[R, int], None] = _all_well
     late: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rules(Generic[R]):
+    """What one checkpoint, doing one task, takes from a request.
+
+    Args:
+        family: Name of the model family.
+        task: The task that requests are for.
+        tasks: All tasks that the checkpoint can do.
+        of_task: What the family says of this task.
+        declared: The fields that rows of a manifest may have, whatever the task, by name.
+    """
+
+    family: str
+    task: str
+    tasks: tuple[str, ...]
+    of_task: TaskRules[R]
+    declared: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Values for the fields that a request may leave out."""
+        return self.of_task.defaults
+
+    @functools.cached_property
+    def fields(self) -> frozenset[str]:
+        """Every field that a request may have."""
+        return frozenset(field.name for field in dataclasses.fields(self.of_task.request))
+
+    @functools.cached_property
+    def required(self) -> tuple[str, ...]:
+        """The fields that every request must have."""
+        return tuple(
+            field.name
+            for field in dataclasses.fields(self.of_task.request)
+            if field.default is dataclasses.MISSING and field.name not in self.defaults
+        )
+
+    @functools.cached_property
+    def required_columns(self) -> tuple[str, ...]:
+        """The columns that every manifest must have: what a run cannot say for all rows."""
+        return tuple(name for name in self.required if self.declared[name].not_sampling)
+
+    @functools.cached_property
+    def ignored(self) -> tuple[str, ...]:
+        """The fields that the model does not take, and ignores where a manifest has them."""
+        declared = self.declared.items()
+        return tuple(name for name, field in declared if field.may_be_ignored and name not in self.fields)
+
+    @functools.cached_property
+    def takes_sources(self) -> bool:
+        """Whether a request may have images or clips."""
+        return any(self.declared[name].kind.has_sources for name in self.fields)
+
+    def resolve(self, request: RenderRequest | ResolvedRequest, seed: int = 0) -> R:
+        """The request with every default filled in; what it says decides the pixels.
+
+        Args:
+            request: As a row has it, or resolved already: resolving twice changes nothing.
+            seed: The seed of a request that brings none.
+
+        Raises:
+            RequestError: A field that the model does not take, lacks, or cannot do.
+        """
+        parsed = request if isinstance(request, ResolvedRequest) else request.parsed(self.declared)
+        return self._resolved(parsed.values(), seed)
+
+    def _resolved(self, given: Mapping[str, Any], seed: int = 0) -> R:
+        values = {"seed": seed, **self.defaults, **self._taken(given)}
+        for name in self.required:
+            if values.get(name) is None:
+                raise RequestError(name, None, self._needed(name))
+        for name, multiple in self.of_task.multiples.items():
+            if values[name] % multiple:
+                near = max(multiple, round(values[name] / multiple) * multiple)
+                allowed = f"a multiple of {multiple} for this model, such as {near}"
+                raise RequestError(name, values[name], allowed)
+        resolved = self.of_task.request(**values)
+        self.of_task.check(resolved)
+        return resolved
+
+    def _taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        taken = dict(given)
+        for name in given.keys() - self.fields:
+            if name not in self.ignored:
+                allowed = f"{self.family} {self.task} does not take it: leave it out"
+                raise RequestError(name, given[name], allowed)
+            del taken[name]
+        return taken
+
+    def _needed(self, name: str) -> str:
+        kind = self.declared[name].kind
+        return f"{self.task} needs one in every row" if kind.has_sources else kind.allowed
+
+    def resolve_defaults(self, sampling: Mapping[str, Any]) -> R:
+        """The request of a row that says nothing of its own; what it is conditioned on is not opened.
+
+        Args:
+            sampling: The run's values of fields where rows have none.
+
+        Raises:
+            Refused: One that the model does not take, or cannot do: names it, for no row is to blame.
+        """
+        try:
+            return self._resolve_sampling(sampling)
+        except RequestError as error:
+            raise Refused(f"sampling.{error}") from None
+
+    def check_defaults(self, sampling: Mapping[str, Any]) -> None:
+        """As `resolve_defaults`, but rows may have a value of their own in place of the model's default."""
+        try:
+            self._resolve_sampling(sampling)
+        except RequestError as error:
+            if sampling.get(error.field) is not None:
+                raise Refused(f"sampling.{error}") from None
+
+    def _resolve_sampling(self, sampling: Mapping[str, Any]) -> R:
+        given = {name: value for name, value in sampling.items() if value is not None}
+        of_rows = dict.fromkeys(self.required, "of each row")
+        return self._resolved({**of_rows, **RenderRequest(**given).parsed(self.declared).values()})
 
 
 @functools.cache

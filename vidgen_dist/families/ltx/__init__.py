@@ -52,5 +52,5 @@ FAMILY = Family(
     rules=task_rules,
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
-    published=("Lightricks/LTX-Video",),
+    published=("Lightricks/LTX-Video", "a-r-r-o-w/LTX-Video-0.9.1-diffusers"),
 )
