@@ -12,17 +12,23 @@ from typing import TypeVar
 from vidgen_dist import nn
 
 T = TypeVar("T")
-"""The tokens that a block works on: all streams of all samples."""
+"""What a block works on: a stream of tokens, or a sample with all of its streams."""
 
 
-def run_blocks(blocks: Iterable[nn.Module], tokens: T, run: Callable[[nn.Module, T], T]) -> T:
+def run_blocks(
+    blocks: Iterable[nn.Module], tokens: list[T], run: Callable[[nn.Module, list[T]], Iterable[T]]
+) -> list[T]:
     """Tokens after all blocks.
 
     Args:
         blocks: A `ModuleList`, which may be sharded: it is gone through once, from the first to the last.
-        tokens: Before the first.
+        tokens: Before the first block. The list's items are replaced as the blocks run, so that nobody holds
+            on to tokens of before.
         run: A block and tokens to tokens.
+
+    Returns:
+        The list.
     """
     for block in blocks:
-        tokens = run(block, tokens)
+        tokens[:] = run(block, tokens)
     return tokens

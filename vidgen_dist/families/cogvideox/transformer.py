@@ -139,13 +139,13 @@ class CogVideoXTransformer3DModel(nn.Module):
         batch, frames, _, height, width = hidden_states.shape
         dtype = hidden_states.dtype
         time = nn.silu(self._time(timestep, ofs, dtype))
-        text, video, split = self.patch_embed(encoder_hidden_states, hidden_states)
+        streams, split = self.patch_embed(encoder_hidden_states, hidden_states)
         rotary = None
         if image_rotary_emb is not None:
             rotary = joint_rotary([_array(table) for table in image_rotary_emb], split, dtype)
         _, video = run_blocks(
             self.transformer_blocks,
-            (text, video),
+            streams,
             lambda block, streams: block(*streams, time, rotary, split),
         )
         video = self.proj_out(self.norm_out(self.norm_final(video), time))
@@ -198,7 +198,7 @@ class PatchEmbed(nn.Module):
         # The last size's table: all steps of a video share it.
         self._table: tuple[Any, nn.Tensor] | None = None
 
-    def construct(self, text: nn.Tensor, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor, TokenSplit]:
+    def construct(self, text: nn.Tensor, video: nn.Tensor) -> tuple[list[nn.Tensor], TokenSplit]:
         """(B, L, text_embed_dim) and (B, T, C, H, W) to this rank's part of (B, L, D) and (B, V, D), and how
         the tokens are divided."""
         _, frames, _, height, width = video.shape
@@ -213,7 +213,7 @@ class PatchEmbed(nn.Module):
             text = nn.add(text, split.own(positions["text"], "text"))
         if "video" in positions:
             tokens = nn.add(tokens, split.own(positions["video"], "video"))
-        return text, tokens, split
+        return [text, tokens], split
 
     def _patchify(self, video: nn.Tensor) -> nn.Tensor:
         """(B, T, C, H, W) to (B, V, C * patch_size_t * patch_size * patch_size)."""

@@ -269,7 +269,10 @@ class RefinerStack(nn.Module):
         self.refiner_blocks = nn.ModuleList([RefinerBlock(config) for _ in range(config.num_refiner_layers)])
 
     def construct(self, text: nn.Tensor, time: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
-        return run_blocks(self.refiner_blocks, text, lambda block, text: block(text, time, mask))
+        (text,) = run_blocks(
+            self.refiner_blocks, [text], lambda block, streams: [block(*streams, time, mask)]
+        )
+        return text
 
 
 class RefinerBlock(nn.Module):

@@ -152,11 +152,10 @@ class LTXVideoTransformer3DModel(nn.Module):
         times = self._times(np.asarray(timestep, np.float32), split, dtype)
         text = self.caption_projection(encoder_hidden_states)
         mask = nn.from_numpy(np.asarray(encoder_attention_mask, np.bool_)[:, None, None, :])
-        video = self.proj_in(split.own(hidden_states, "video"))
-        video = run_blocks(
+        (video,) = run_blocks(
             self.transformer_blocks,
-            video,
-            lambda block, video: block(video, text, mask, times, rotary, split),
+            [self.proj_in(split.own(hidden_states, "video"))],
+            lambda block, streams: [block(*streams, text, mask, times, rotary, split)],
         )
         shift, scale = _rows(nn.add(times.embedding[:, None], self.scale_shift_table), times)
         video = nn.multiply_add(self.norm_out(video), nn.add(scale, 1.0), shift)
