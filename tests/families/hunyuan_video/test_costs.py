@@ -82,7 +82,8 @@ def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
         references.case("t2v", FAMILY).requests[1], num_inference_steps=STEPS, max_sequence_length=2
     )
     fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
-    asked = {f"sampling__{name}": getattr(request, name) for name in (*fields, "true_cfg_scale")}
+    given = request.values()
+    asked = {f"sampling__{name}": given[name] for name in (*fields, "true_cfg_scale")}
     _, job = reference_job("t2v", FAMILY, **asked, sampling__negative_prompt="blurry")
     assert job.work.guided
     told = estimate(job.size, job.work, job.device, degrees, dtype="float32")

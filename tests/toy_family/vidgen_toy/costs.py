@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from vidgen_toy.config import ToyConfigs
 from vidgen_toy.rules import ToyRequest
@@ -12,9 +12,10 @@ from vidgen_dist.families.common.costs import (
     Costs,
     Counted,
     ModelSize,
+    Shapes,
     Stack,
     Workload,
-    component,
+    autoencoder,
     linear_weights,
     network,
 )
@@ -22,8 +23,7 @@ from vidgen_dist.families.common.costs import (
 
 def size(configs: ToyConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
     """A checkpoint's size."""
-    ratio, latents = configs.vae.spatial_compression_ratio, configs.vae.latent_channels
-    shape = {"frames": 1.0, "pixels": 1 / ratio}
+    ratio = configs.vae.spatial_compression_ratio
     return ModelSize(
         denoisers=tuple(
             network(
@@ -39,12 +39,7 @@ def size(configs: ToyConfigs, counted: Mapping[str, Counted], _task: str) -> Mod
             )
             for name in ("denoiser", "denoiser_2")
         ),
-        vae=component(
-            "vae",
-            counted["vae"],
-            encoder=(Convolution(3 * ratio**2, 2 * latents, (1, 1, 1), **shape),),
-            decoder=(Convolution(latents, 3 * ratio**2, (1, 1, 1), **shape),),
-        ),
+        vae=autoencoder(counted["vae"], lambda shapes, half: _convolutions(shapes, half, ratio)),
     )
 
 
@@ -65,6 +60,11 @@ def workload(configs: ToyConfigs, r: ToyRequest) -> Workload:
         batches=1,
         encoded_frames=1,
     )
+
+
+def _convolutions(shapes: Shapes, half: str, ratio: int) -> Iterator[Convolution]:
+    shape = shapes[f"{half}weight"]
+    yield Convolution(shape[1], shape[0], (1, 1, 1), frames=1, pixels=1 / ratio)
 
 
 COSTS = Costs(size, workload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -224,14 +224,23 @@ class Counted:
     sharded: tuple[str, ...]
 
 
-def component(
-    name: str,
-    counted: Counted,
-    encoder: tuple[Convolution, ...] = (),
-    decoder: tuple[Convolution, ...] = (),
-) -> Component:
+def component(name: str, counted: Counted) -> Component:
     """A component of those parameters."""
-    return Component(name, *_shared_out(counted), encoder, decoder)
+    return Component(name, *_shared_out(counted))
+
+
+def autoencoder(
+    counted: Counted, convolutions: Callable[[Shapes, str], Iterable[Convolution]], name: str = "vae"
+) -> Component:
+    """A component of those parameters that is an autoencoder.
+
+    Args:
+        counted: Its parameters.
+        convolutions: Gives those of one half, of the parameters' shapes and `encoder.` or `decoder.`.
+        name: The component's.
+    """
+    halves = (tuple(convolutions(counted.shapes, prefix)) for prefix in ("encoder.", "decoder."))
+    return Component(name, *_shared_out(counted), *halves)
 
 
 def network(name: str, counted: Counted, stack: Stack) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from vidgen_dist.families.common.costs import (
     Convolution,
@@ -13,6 +14,7 @@ from vidgen_dist.families.common.costs import (
     Shapes,
     Stack,
     Workload,
+    autoencoder,
     component,
     linear_weights,
     network,
@@ -36,7 +38,7 @@ _OPERATORS = 50
 
 def size(configs: HunyuanVideoConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
     """A checkpoint's size."""
-    config, transformer, vae = configs.transformer, counted["transformer"], counted["vae"]
+    config, transformer = configs.transformer, counted["transformer"]
     dit = Stack(
         heads=config.num_attention_heads,
         width=config.inner_dim,
@@ -52,12 +54,7 @@ def size(configs: HunyuanVideoConfigs, counted: Mapping[str, Counted], _task: st
         denoisers=(network("transformer", transformer, dit),),
         text_encoder=llama_encoder(configs.text_encoder, counted["text_encoder"]),
         others=(component("text_encoder_2", counted["text_encoder_2"]),),
-        vae=component(
-            "vae",
-            vae,
-            encoder=tuple(_convolutions(vae.shapes, "encoder.", configs.vae)),
-            decoder=tuple(_convolutions(vae.shapes, "decoder.", configs.vae)),
-        ),
+        vae=autoencoder(counted["vae"], partial(_convolutions, config=configs.vae)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 from vidgen_dist.families.common.costs import (
@@ -14,7 +15,7 @@ from vidgen_dist.families.common.costs import (
     Shapes,
     Stack,
     Workload,
-    component,
+    autoencoder,
     linear_weights,
     network,
 )
@@ -35,7 +36,7 @@ _OF_TIME_OR_TEXT = ("attn2.to_k", "attn2.to_v", "scale_shift_table")
 
 def size(configs: LTXConfigs, counted: Mapping[str, Counted], task: str) -> ModelSize:
     """A checkpoint's size."""
-    transformer, vae = counted["transformer"], counted["vae"]
+    transformer = counted["transformer"]
     dit = Stack(
         heads=configs.transformer.num_attention_heads,
         width=configs.transformer.inner_dim,
@@ -43,16 +44,10 @@ def size(configs: LTXConfigs, counted: Mapping[str, Counted], task: str) -> Mode
         alive=_ALIVE[task],
         operators=_OPERATORS,
     )
-    scales = _scales(configs.vae)
     return ModelSize(
         denoisers=(network("transformer", transformer, dit),),
         text_encoder=t5_encoder(configs.text_encoder, counted["text_encoder"]),
-        vae=component(
-            "vae",
-            vae,
-            encoder=_convolutions(vae.shapes, "encoder.", scales),
-            decoder=_convolutions(vae.shapes, "decoder.", scales),
-        ),
+        vae=autoencoder(counted["vae"], partial(_convolutions, scales=_scales(configs.vae))),
     )
 
 

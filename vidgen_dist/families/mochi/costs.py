@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from vidgen_dist.families.common.costs import (
     Convolution,
@@ -13,7 +14,7 @@ from vidgen_dist.families.common.costs import (
     Shapes,
     Stack,
     Workload,
-    component,
+    autoencoder,
     linear_weights,
     network,
 )
@@ -42,7 +43,7 @@ _OF_TIME_OR_TEXT = (
 
 def size(configs: MochiConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
     """A checkpoint's size."""
-    transformer, vae = counted["transformer"], counted["vae"]
+    transformer = counted["transformer"]
     dit = Stack(
         heads=configs.transformer.num_attention_heads,
         width=configs.transformer.inner_dim,
@@ -54,12 +55,7 @@ def size(configs: MochiConfigs, counted: Mapping[str, Counted], _task: str) -> M
     return ModelSize(
         denoisers=(network("transformer", transformer, dit),),
         text_encoder=t5_encoder(configs.text_encoder, counted["text_encoder"]),
-        vae=component(
-            "vae",
-            vae,
-            encoder=tuple(_convolutions(vae.shapes, "encoder.", configs.vae)),
-            decoder=tuple(_convolutions(vae.shapes, "decoder.", configs.vae)),
-        ),
+        vae=autoencoder(counted["vae"], partial(_convolutions, config=configs.vae)),
     )
 
 
