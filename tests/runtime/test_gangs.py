@@ -377,9 +377,9 @@ def test_a_real_model_renders_in_a_gang_what_diffusers_renders(
     # In a process of its own; tests of the command have it done.
     monkeypatch.setattr(engine, "check_models", lambda _: None)
     case = references.case("5b")
-    given = {name for request in case.requests for name, value in vars(request).items() if value is not None}
+    given = {name for request in case.requests for name in request.values()}
     rows = [
-        {"id": str(k)} | {name: getattr(request, name) for name in given}
+        {"id": str(k)} | {name: request.values().get(name) for name in given}
         for k, request in enumerate(case.requests)
     ]
     spec = make_spec(
