@@ -222,7 +222,7 @@ def key_schemas() -> Facts:
 
 def published_names() -> list[str]:
     """The published checkpoints whose configs the tests have."""
-    from tests.sizing import published
+    from tests.planner import published
 
     return [
         *published.TRANSFORMERS,
@@ -234,7 +234,7 @@ def published_names() -> list[str]:
 
 def write_published(folder: Path, name: str) -> None:
     """Write the configs of a published checkpoint, with stubs for weights and vocabularies."""
-    from tests.sizing import published
+    from tests.planner import published
 
     checkpoint = published.checkpoint(folder, name)
     (folder / "model_index.json").write_text(json.dumps(checkpoint.model_index), encoding="utf-8")
