@@ -40,6 +40,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -485,10 +486,8 @@ def freeze_fingerprints(cases: Sequence[references.Case]) -> Facts:
         for name in MEDIA:
             (Path(folder) / name).write_bytes(name.encode())
         for case in progress_of("fingerprints", cases):
-            frozen[key_of(case)] = {
-                task: clean(identities_of(Path(folder), case, task), {folder: "FOLDER"}) for task in TASKS
-            }
-    return frozen
+            frozen[key_of(case)] = {task: identities_of(Path(folder), case, task) for task in TASKS}
+        return clean(frozen, {folder: "FOLDER", str(references.HERE): "REFERENCES"})
 
 
 def identities_of(folder: Path, case: references.Case, task: str) -> Facts:
@@ -961,8 +960,6 @@ PARTS: Mapping[str, Callable[[Sequence[references.Case]], Facts]] = {
 
 MADE_WITH = "made with"
 WITHOUT_FAMILIES = ("names",)
-SHOWN = 200
-"""Differences that are listed."""
 
 
 def key_of(case: references.Case) -> str:
@@ -1062,18 +1059,20 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], allow_more: bool) -> bool:
-    """Print what differs; whether nothing does."""
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], allow_more: bool, shown: int = 100) -> bool:
+    """Print what differs, and how often it does under which key; whether nothing does."""
     found = [
         (where, how)
         for where, how in differences(dict(old), dict(new))
         if not (allow_more and how.startswith("+"))
     ]
-    for where, how in found[:SHOWN]:
+    for where, how in found[:shown]:
         print(f"{where}:\n    {how}")
-    if len(found) > SHOWN:
-        print(f"and {len(found) - SHOWN:,} more")
-    print(f"{', '.join(old)}: {'equal' if not found else f'{len(found):,} differences'}")
+    if len(found) > shown:
+        print(f"and {len(found) - shown:,} more")
+    for key, count in Counter(" > ".join(where.split(" > ")[:2]) for where, _ in found).items():
+        print(f"{key}: {count:,}")
+    print(f"{', '.join(old)}: {f'{len(found):,} differences' if found else 'equal'}")
     return not found
 
 
@@ -1102,6 +1101,7 @@ def main() -> int:
     parser.add_argument("--only", type=names_among(list(PARTS)), default=list(PARTS), metavar="PART,...")
     parser.add_argument("--family", type=names_among(families), metavar="FAMILY,...")
     parser.add_argument("--allow-more", action="store_true", help="What only NEW has is no difference.")
+    parser.add_argument("--most", type=int, default=100, help="Differences that are listed, at most.")
     given = parser.parse_args()
     if given.file is None and given.compare is None:
         parser.error("nothing to do: give OUT.json, or --compare OLD.json")
@@ -1121,7 +1121,7 @@ def main() -> int:
     for where, how in differences(old.get(MADE_WITH), new.get(MADE_WITH)):
         print(f"made with another {where}, frames may differ for that: {how}")
     chosen = [choose(frozen, parts, given.family) for frozen in (old, new)]
-    return 0 if compare(*chosen, given.allow_more) else 1
+    return 0 if compare(*chosen, given.allow_more, given.most) else 1
 
 
 if __name__ == "__main__":
