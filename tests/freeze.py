@@ -191,7 +191,7 @@ def flag_facts(flag: Any) -> Facts:
     # Typer's own classes, since 0.29, have no `type`.
     described = getattr(flag, "type_descriptor", None)
     kind = flag.type if described is None else described.annotation
-    known = ("name", "required", "default", "nargs", "multiple", "is_flag", "metavar")
+    known = ("required", "default", "nargs", "multiple", "is_flag", "metavar")
     return {"type": getattr(kind, "__name__", str(kind)), **{key: getattr(flag, key, None) for key in known}}
 
 
@@ -750,7 +750,7 @@ def output_of(case: references.Case) -> Facts:
     """Run a manifest of a case, stop it in its last row, and look at what is there."""
     with tempfile.TemporaryDirectory() as folder:
         manifest, output = Path(folder) / "manifest.parquet", Path(folder) / "out"
-        asked = {name: value for name, value in vars(case.requests[0]).items() if value is not None}
+        asked = json.loads((case.folder / "request.json").read_text(encoding="utf-8"))[0]
         rows = [
             {**asked, "id": "seeded", "num_inference_steps": 2, "seed": 3, "priority": 2, "note": "one"},
             {**asked, "id": None, "num_inference_steps": 2, "seed": None, "priority": 1, "note": "two"},
