@@ -149,10 +149,9 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
     Raises:
         Refused: The checkpoint cannot do the task.
     """
-    from vidgen_dist.manifest import open_manifest
     from vidgen_dist.processes import InPlace
     from vidgen_dist.runtime.engine import open_model
-    from vidgen_dist.runtime.plan import identity_of, sampling_defaults
+    from vidgen_dist.runtime.plan import identity_of, open_checked, sampling_defaults
     from vidgen_dist.runtime.resume import Resolving
     from vidgen_dist.spec import spec_from_flags
 
@@ -160,12 +159,10 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
     model = open_model(spec.model, "cpu")
     resolving = Resolving(model.rules, spec.seed, identity_of(model, spec))
     found: list[Facts] = []
-    for batch in open_manifest(str(manifest)).batches(sampling_defaults(spec)):
+    for batch in open_checked(spec, model.rules).batches(sampling_defaults(spec)):
         first = len(found)
         for row in batch.rows():
             try:
-                if row.request is None:
-                    raise row.error or AssertionError("a row is a request or an error")
                 told = {"seed": resolving.request(row).seed, "fingerprint": resolving.fingerprint(row)}
             except RequestError as error:
                 told = {"refused": str(error)}
@@ -221,28 +218,40 @@ def key_schemas() -> Facts:
     return {"run.yaml": RunSpec.model_json_schema(), "status.json": RunStatus.model_json_schema()}
 
 
-def published_names() -> list[str]:
-    """The published checkpoints whose configs the tests have."""
+def request_fields() -> dict[str, Any]:
+    """The fields of a request, by name: the common ones, then those of each family."""
+    from vidgen_dist.families import OUR_FIELDS
+
+    return dict(OUR_FIELDS)
+
+
+def published_models() -> list[str]:
+    """Hub ids of the published checkpoints whose configs the tests have."""
     from tests.planner import published
 
-    return [
-        *published.TRANSFORMERS,
-        *(f"ltx-{name}" for name in published.LTX_VAES),
-        "hunyuan-video",
-        "mochi",
-    ]
+    return list(published.NAMES)
 
 
-def write_published(folder: Path, name: str) -> None:
-    """Write the configs of a published checkpoint, with stubs for weights and vocabularies."""
+def write_published(folder: Path, model: str) -> str:
+    """Write the configs of a published checkpoint, with stubs for weights and vocabularies.
+
+    Args:
+        folder: Where to.
+        model: Its hub id.
+
+    Returns:
+        The key of its family.
+    """
     from tests.planner import published
+    from vidgen_dist.families import find_family
 
-    checkpoint = published.checkpoint(folder, name)
+    checkpoint = published.checkpoint(folder, published.NAMES[model])
     (folder / "model_index.json").write_text(json.dumps(checkpoint.model_index), encoding="utf-8")
     for component in checkpoint.components:
         for stub in ("model.safetensors", "model.bf16.safetensors"):
             (folder / component / stub).write_bytes(save({"stub": np.zeros(1, np.float32)}))
         (folder / component / "spiece.model").touch()
+    return find_family(checkpoint).key
 
 
 # --- digests ---------------------------------------------------------------------------------------------
@@ -479,9 +488,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 def freeze_fingerprints(cases: Sequence[references.Case]) -> Facts:
     """Of each case and task the identities of rows."""
     frozen: Facts = {}
-    for field in dataclasses.fields(RenderRequest):
-        if field.name not in EXAMPLES:
-            print(f"fingerprints: no EXAMPLES of {field.name}", file=sys.stderr)
+    for name in sorted(set(request_fields()) - set(EXAMPLES)):
+        print(f"fingerprints: no EXAMPLES of {name}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         for name in MEDIA:
             (Path(folder) / name).write_bytes(name.encode())
@@ -559,39 +567,6 @@ def _is_taken(column: str, identities: Mapping[str, Facts]) -> bool:
 # --- plans -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Published:
-    """The model of a run file.
-
-    Args:
-        family: Its folder under `tests/references`.
-        name: One of `published_names`.
-        transformer: Config keys that differ from that one's.
-    """
-
-    family: str
-    name: str
-    transformer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-PUBLISHED: Mapping[str, Published] = {
-    "zai-org/CogVideoX-2b": Published("cogvideox", "2b"),
-    "zai-org/CogVideoX-5b": Published("cogvideox", "5b"),
-    "zai-org/CogVideoX-5b-I2V": Published(
-        "cogvideox", "5b", {"in_channels": 32, "use_learned_positional_embeddings": True}
-    ),
-    "zai-org/CogVideoX1.5-5B": Published("cogvideox", "1.5-5b"),
-    "zai-org/CogVideoX1.5-5B-I2V": Published(
-        "cogvideox", "1.5-5b", {"in_channels": 32, "ofs_embed_dim": 512}
-    ),
-    "hunyuanvideo-community/HunyuanVideo": Published("hunyuan_video", "hunyuan-video"),
-    "Lightricks/LTX-Video": Published("ltx", "ltx-0.9.0"),
-    "a-r-r-o-w/LTX-Video-0.9.1-diffusers": Published("ltx", "ltx-0.9.1"),
-    "Lightricks/LTX-Video-0.9.8-13B-distilled": Published("ltx", "ltx-0.9.8"),
-    "genmo/mochi-1-preview": Published("mochi", "mochi"),
-}
-"""By the hub id, which run files name."""
-
 DEVICES: Mapping[str, Sequence[str]] = {
     "as it is": (),
     "910B of 32 GB": ("--memory", "32GB", "--replicas", "1", "--npus", "8"),
@@ -610,39 +585,29 @@ def freeze_plans(cases: Sequence[references.Case]) -> Facts:
     """The plans of all run files, of published checkpoints without one, and of all cases, by family."""
     frozen: Facts = {}
     families = {case.family for case in cases}
+    run_files = {
+        run_file: yaml.safe_load(run_file.read_text(encoding="utf-8"))["model"]["id"]
+        for run_file in sorted((ROOT / "jobs").glob("*.yaml"))
+    }
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        left = dict(PUBLISHED)
-        for run_file in progress_of("plans", sorted((ROOT / "jobs").glob("*.yaml"))):
-            model = yaml.safe_load(run_file.read_text(encoding="utf-8"))["model"]["id"]
-            if model not in PUBLISHED:
-                print(f"plans: no configs in PUBLISHED of {model}, {run_file.name}", file=sys.stderr)
-                continue
-            left.pop(model, None)
-            if PUBLISHED[model].family in families:
-                write_model(model)
-                key = f"{PUBLISHED[model].family}/jobs/{run_file.name}"
+        # Each in a folder with the name of its repository.
+        family = {
+            model: write_published(Path(model.partition("/")[2]), model) for model in published_models()
+        }
+        for run_file in progress_of("plans", list(run_files)):
+            model = run_files[run_file]
+            if family[model] in families:
+                key = f"{family[model]}/jobs/{run_file.name}"
                 frozen[key] = plans(run_file, "--model", model.partition("/")[2])
-        for model, known in left.items():
-            if known.family in families:
-                write_model(model)
-                frozen[f"{known.family}/{model}"] = plans("--model", model.partition("/")[2])
-    unknown = set(published_names()) - {known.name for known in PUBLISHED.values()}
-    if unknown:
-        print(f"plans: not in PUBLISHED: {', '.join(sorted(unknown))}", file=sys.stderr)
+        for model in set(family) - set(run_files.values()):
+            if family[model] in families:
+                frozen[f"{family[model]}/{model}"] = plans("--model", model.partition("/")[2])
     with contextlib.chdir(references.HERE):
         for case in progress_of("plans", cases):
             variant = () if case.variant is None else ("--variant", case.variant)
             checkpoint = case.checkpoint.relative_to(references.HERE)
             frozen[key_of(case)] = plans("--model", checkpoint, "--task", case.task, *variant)
     return clean(frozen, {folder: "FOLDER", str(references.HERE): "REFERENCES"})
-
-
-def write_model(model: str) -> None:
-    """Write the configs of a published checkpoint into a folder with the name of its repository, once."""
-    folder = Path(model.partition("/")[2])
-    if not folder.exists():
-        write_published(folder, PUBLISHED[model].name)
-        references.edit_json(folder / "transformer" / "config.json", **PUBLISHED[model].transformer)
 
 
 def plans(*arguments: object) -> Facts:
@@ -896,10 +861,7 @@ def freeze_names(_cases: Sequence[references.Case]) -> Facts:
         "python": {
             "vidgen_dist": sorted(vidgen_dist.__all__),
             "load_pipeline": parameters_of(load_pipeline),
-            "RenderRequest": {
-                field.name: f"{field.type} = {_default(field.default)}"
-                for field in dataclasses.fields(RenderRequest)
-            },
+            "RenderRequest": sorted(request_fields()),
         },
         "commands": dict(flags_of(commands(), "vidgen")),
         "keys": {name: without_texts(schema) for name, schema in key_schemas().items()},

@@ -182,6 +182,7 @@ NAMES = {
     "hunyuanvideo-community/HunyuanVideo": "hunyuan-video",
     "Lightricks/LTX-Video": "ltx-0.9.0",
     "a-r-r-o-w/LTX-Video-0.9.1-diffusers": "ltx-0.9.1",
+    "Lightricks/LTX-Video-0.9.8-13B-distilled": "ltx-0.9.8",
     "genmo/mochi-1-preview": "mochi",
 }
 """What `checkpoint` calls a hub id."""
