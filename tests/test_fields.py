@@ -99,7 +99,7 @@ def test_of_several_faults_the_first_fields_is_told() -> None:
 
 
 def test_what_decides_shapes() -> None:
-    assert shape_of({"num_frames": 9, "width": 3, "seed": 4}) == (None, 3, 9)
+    assert shape_of({"num_frames": 9, "width": 3, "seed": 4}, FIELDS) == (None, 3, 9)
 
 
 # --- fields of a family ------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class RenderRequest:
     video: Any = _row(Clip(), "clip, for video-to-video: path or URI")
     height: int | None = _row(
         Whole(),
-        "pixels; a multiple of the model's (16 for CogVideoX, HunyuanVideo and Mochi, 32 for LTX-Video)",
+        "pixels; a multiple of the model's, such as 16 or 32",
         base=True,
         shape=True,
     )
@@ -303,6 +303,6 @@ def with_sources(
     return changed
 
 
-def shape_of(values: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS) -> tuple[Any, ...]:
+def shape_of(values: Mapping[str, Any], fields: Mapping[str, Field]) -> tuple[Any, ...]:
     """The fields that decide the shape of what a row computes, None where it has none."""
     return tuple(values.get(name) for name, field in fields.items() if field.shape)

@@ -247,7 +247,7 @@ class Model(Part):
         Option(
             "--adapter",
             "AnimateDiff's motion adapter.",
-            docs="a motion adapter; CogVideoX takes none",
+            docs="a motion adapter; families without one refuse it",
             commands=("render",),
         ),
     ] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,18 @@ import pytest
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError
 from vidgen_dist.families.cogvideox.config import DOWN_BLOCK, UP_BLOCK, VaeConfig
-from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.families.common.tasks import Rules, TaskRules
 from vidgen_dist.families.rules import compute_dtype, load_rules
+from vidgen_dist.request import FIELDS, Field, ResolvedRequest
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 
 def _rules(name: str, task: str | None = None) -> Rules[Any]:
     case = references.case(name)
     return load_rules(open_checkpoint(str(case.checkpoint), variant=case.variant), task)
+
+
+DEFAULTS = {"height": 16, "width": 16, "fps": 8.0, "num_inference_steps": 2, "guidance_scale": 6.0}
 
 
 @pytest.fixture
@@ -264,3 +269,45 @@ def test_the_models_default_is_no_fault_of_the_runs() -> None:
         rules.resolve(request)
     with pytest.raises(Refused, match=r"sampling\.strength: 0\.4"):
         rules.check_defaults({"num_inference_steps": 2, "strength": 0.4})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steered(ResolvedRequest):
+    """A request whose family is not yet finished."""
+
+    prompt: str
+    guidance_scale: float
+    eta: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("defaults", "declared", "told"),
+    [
+        (
+            {},
+            FIELDS,
+            "Half text-to-video: Steered.fps needs a default: only texts, images and clips may lack one",
+        ),
+        (DEFAULTS, {n: f for n, f in FIELDS.items() if n != "eta"}, "Steered.eta is declared neither"),
+    ],
+)
+def test_a_family_that_is_not_finished(
+    defaults: dict[str, Any], declared: dict[str, Field], told: str
+) -> None:
+    with pytest.raises(Refused, match=re.escape(told)):
+        Rules(
+            "Half",
+            "text-to-video",
+            ("text-to-video",),
+            TaskRules(request=Steered, defaults=defaults),
+            declared,
+        )
+
+
+def test_of_several_faults_the_first_is_told() -> None:
+    rules = Rules("Half", "text-to-video", ("text-to-video",), TaskRules(request=Steered, defaults=DEFAULTS))
+    for names in (["strength", "image"], ["image", "strength"]):
+        values = {"strength": 0.5, "image": "x.png"}
+        with pytest.raises(RequestError) as refused:
+            rules.resolve(RenderRequest(prompt="a fox", **{name: values[name] for name in names}))
+        assert refused.value.field == "image"

@@ -27,7 +27,7 @@ from vidgen_dist.runtime import resume
 from vidgen_dist.runtime.engine import ENGINE, OpenedModel
 from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
-from vidgen_dist.runtime.plan import Plan, load_spec, make_plan, write_run_file
+from vidgen_dist.runtime.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
 from vidgen_dist.spec import Model, RunSpec
 from vidgen_dist.storage import Storage, StorageError, open_storage
 
@@ -398,6 +398,18 @@ def test_a_manifest_without_prompt(make_spec: MakeSpec, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "m.parquet")
     with pytest.raises(Refused, match="'prompt'"):
         plan_of(make_spec(str(tmp_path / "m.parquet")))
+
+
+def test_an_image_alone_is_nothing_to_render(tmp_path: Path) -> None:
+    """Whatever the model: there is no family yet that needs no prompt."""
+    pq.write_table(
+        pa.table({"image": ["x.png"], "prompt": pa.array([None], pa.string())}), tmp_path / "m.parquet"
+    )
+    report = check_manifest(str(tmp_path / "m.parquet"), {})
+    assert (report.bad_rows, dict(report.counts)) == (1, {"prompt": 1})
+    pq.write_table(pa.table({"image": ["x.png"]}), tmp_path / "m.parquet")
+    with pytest.raises(Refused, match="'prompt', which every manifest needs"):
+        check_manifest(str(tmp_path / "m.parquet"), {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

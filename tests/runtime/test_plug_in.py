@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,12 @@ from safetensors.numpy import save_file
 from tests.families.tiny import randomised
 from tests.processes import descendants
 from vidgen_dist import Refused, families, nn
+from vidgen_dist.kinds import Kind, Number, Text, Whole
+from vidgen_dist.manifest import column_of
+from vidgen_dist.request import Field
+from vidgen_dist.runtime.care.exporting import export
+from vidgen_dist.runtime.care.status import read_status
+from vidgen_dist.runtime.plan import check_manifest
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 SOURCE = Path(__file__).parents[1] / "toy_family"
@@ -64,11 +72,11 @@ def on_the_path(*folders: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for folder in folders:
             patch.syspath_prepend(folder)
-        families.plugged_in.cache_clear()
+        families.plug_ins.cache_clear()
         try:
             yield
         finally:
-            families.plugged_in.cache_clear()
+            families.plug_ins.cache_clear()
             for name in [name for name in sys.modules if name.partition(".")[0] == "vidgen_toy"]:
                 del sys.modules[name]
 
@@ -124,7 +132,7 @@ def path_with(site: Path) -> str:
     return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def write_manifest(folder: Path, **columns: list[Any]) -> Path:
+def write_manifest(folder: Path, **columns: Any) -> Path:
     """Two rows that begin with an image, and have no id: that is a digest of what is read of them."""
     ramp = Image.linear_gradient("L").resize((48, 32))
     Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).resize((48, 32)).save(folder / "x.png")
@@ -186,6 +194,12 @@ def test_alone_by_a_gang_and_after_a_kill(
     (tmp_path / "gang" / "status.json").unlink()
     status = json.loads(vidgen("status", tmp_path / "gang", "--json").stdout)
     assert (status["total"], status["done"], status["pending"]) == (2, 2, 0)
+    # Where the package is missing, such ids cannot be told: the ledger alone is counted, and no row mistaken.
+    families.plug_ins.cache_clear()
+    counted = read_status(str(tmp_path / "gang"))
+    assert (counted["counted"], counted["done"], counted["pending"]) == ("ledger", 2, None)
+    with pytest.raises(Refused, match=r"manifest\.fields: no family on this host has first_guidance_scale"):
+        export(str(tmp_path / "gang"), "webdataset", str(tmp_path / "export"))
 
 
 def kill_when_saved(site: Path, arguments: tuple[str | Path, ...], output: Path) -> None:
@@ -215,23 +229,93 @@ def resumed_steps(output: Path) -> list[int]:
     return [event["step"] for event in map(json.loads, lines) if event["event"] == "resumed"]
 
 
+def test_rows_of_a_manifest_that_is_built_need_no_prompt(
+    vidgen: Vidgen, checkpoint: Path, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path)
+    (tmp_path / "rows.csv").write_text("image,first_guidance_scale\nx.png,\nx.png,2\n")
+    vidgen("manifest", "build", tmp_path / "rows.csv", tmp_path / "built.parquet")
+    vidgen("manifest", "check", tmp_path / "built.parquet", "--model", checkpoint)
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [b"\xff", b"x"], [["a"], []]])
+def test_what_is_ignored_may_be_anything(
+    installed: Path, checkpoint: Path, tmp_path: Path, prompt: list[Any]
+) -> None:
+    manifest = write_manifest(tmp_path, prompt=prompt)
+    with on_the_path(installed):
+        report = check_manifest(str(manifest), {"model.id": str(checkpoint)})
+    assert (report.rows, report.ok) == (2, True)
+
+
+def test_a_text_that_is_ignored_may_be_no_utf8(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
+    broken = pa.array([b"\xff", b"x"]).view(pa.string())
+    manifest = write_manifest(tmp_path, prompt=broken)
+    with on_the_path(installed):
+        assert check_manifest(str(manifest), {"model.id": str(checkpoint)}).ok
+
+
 def test_a_host_without_the_package_says_what_it_lacks(checkpoint: Path) -> None:
-    families.plugged_in.cache_clear()
+    families.plug_ins.cache_clear()
     with pytest.raises(Refused, match="'ToyPipeline' is not a pipeline that vidgen renders on this host"):
         families.find_family(open_checkpoint(checkpoint))
 
 
 def test_two_packages_for_one_pipeline(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
-    told = "renders ToyPipeline, as entry point toy"
-    with on_the_path(installed, install(tmp_path, "another-toy")), pytest.raises(Refused, match=told):
+    told = (
+        "ToyPipeline is rendered by entry point toy .* of .*toy and by entry point toy .* of .*toy; one may"
+    )
+    another = install(tmp_path, "another-toy")
+    with on_the_path(installed, another), pytest.raises(Refused, match=told):
         families.find_family(open_checkpoint(checkpoint))
 
 
-def test_a_package_that_cannot_be_imported(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_imported_stops_no_run_of_others(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = install(tmp_path)
     (broken / "vidgen_toy" / "__init__.py").write_text("import nowhere_at_all\n")
-    with (
-        on_the_path(broken),
-        pytest.raises(Refused, match=r"vidgen_toy:FAMILY .* cannot be loaded"),
-    ):
-        families.find_family(open_checkpoint(checkpoint))
+    with on_the_path(broken):
+        with pytest.raises(Refused, match=r"vidgen_toy:FAMILY .* cannot be used .*nowhere_at_all"):
+            families.find_family(open_checkpoint(checkpoint))
+        assert families.known_fields() == families.OUR_FIELDS
+    assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": Field(Number(0, 1), "")}, "the field 'prompt', which is a column of all manifests"),
+        ({"frame_rate": Field(Number(0, 1), "")}, "the field 'frame_rate', which"),
+        ({"priority": Field(Whole(), "")}, "the field 'priority', which"),
+        ({"status": Field(Text(), "")}, "the field 'status', which"),
+        ({"depth": Field(Kind(), "")}, "no column holds a Kind; allowed: Text, "),
+        (
+            {"first_guidance_scale": Field(Whole(), "")},
+            "'first_guidance_scale' otherwise than entry point toy",
+        ),
+    ],
+)
+def test_fields_that_a_package_may_not_have(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Field], told: str
+) -> None:
+    with on_the_path(installed):
+        (toy,) = families.plug_ins().families.values()
+        another = install(tmp_path, "zoo")
+        about = next(another.glob("zoo*.dist-info")) / "entry_points.txt"
+        about.write_text(f"[{families.ENTRY_POINTS}]\nzoo = vidgen_zoo:FAMILY\n", encoding="utf-8")
+        zoo = types.ModuleType("vidgen_zoo")
+        vars(zoo)["FAMILY"] = dataclasses.replace(toy, fields=fields)
+        monkeypatch.setitem(sys.modules, "vidgen_zoo", zoo)
+        with on_the_path(another):
+            (fault,) = families.plug_ins().faults
+            assert list(families.plug_ins().families.values()) == [toy]
+    assert "zoo = vidgen_zoo:FAMILY" in fault
+    assert told in fault
+
+
+def test_a_kind_derived_of_ours_has_its_column() -> None:
+    class Tenth(Whole):
+        """A whole number of tenths."""
+
+    assert column_of(Field(Tenth(), "")) is column_of(Field(Whole(), ""))

@@ -423,11 +423,11 @@ def build_manifest(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
 ) -> None:
     """Make a manifest from text (a prompt a line), CSV or JSON lines."""
-    from vidgen_dist.families import known_fields
+    from vidgen_dist.families import known_fields, required_columns
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
 
-    report = build(inputs, out, fields=known_fields())
+    report = build(inputs, out, fields=known_fields(), required=required_columns())
     for name in report.unknown_columns:
         _err(f"{report.uri}: {describe_unknown(name, known_fields())}")
     print(f"{report.uri}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
@@ -578,10 +578,10 @@ def read_settings(
 
 def _is_text(key: str) -> bool:
     """Whether a key of a spec is a field of rows whose values are texts."""
-    from vidgen_dist.families import known_fields
+    from vidgen_dist.families import fields_named
 
     section, _, name = key.partition(".")
-    field = known_fields().get(name) if section == "sampling" else None
+    field = fields_named([name]).get(name) if section == "sampling" else None
     return field is not None and field.kind.is_text
 
 

@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from functools import cache
+import functools
+import logging
+from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import cogvideox, hunyuan_video, ltx, mochi
 from vidgen_dist.families.family import Family
+from vidgen_dist.ledger.entries import SCHEMA
+from vidgen_dist.manifest.columns import PRIORITY, column_of
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
 FAMILIES: tuple[Family[Any], ...] = (cogvideox.FAMILY, hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
-
-
-@cache
-def plugged_in() -> tuple[Family[Any], ...]:
-    """The families that other packages bring.
-
-    Raises:
-        Refused: One that cannot be imported, is no family, or renders what another one does: names it.
-    """
-    found: dict[str, str] = {}
-    families = []
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
-        package = f"entry point {entry.name} = {entry.value} of {ENTRY_POINTS}"
-        try:
-            family = entry.load()
-        except Exception as error:
-            raise Refused(f"{package}: cannot be loaded ({type(error).__name__}: {error})") from error
-        if not isinstance(family, Family):
-            raise Refused(f"{package}: is a {type(family).__name__}; allowed: a Family")
-        for pipeline in family.pipelines:
-            if pipeline.name in found:
-                raise Refused(f"{package}: renders {pipeline.name}, as {found[pipeline.name]} does; one can")
-            found[pipeline.name] = package
-        families.append(family)
-    return tuple(families)
-
-
-def find_family(checkpoint: Checkpoint) -> Family[Any]:
-    """The family that a checkpoint's `model_index.json` names. Ours are asked first, then other packages'.
-
-    Raises:
-        Refused: No family renders its pipeline class.
-    """
-    class_name = checkpoint.model_index.get("_class_name")
-    for families in (lambda: FAMILIES, plugged_in):
-        for family in families():
-            if any(class_name == pipeline.name for pipeline in family.pipelines):
-                return family
-    known = ", ".join(sorted(pipeline.name for family in all_families() for pipeline in family.pipelines))
-    raise Refused(
-        f"{checkpoint.folder / INDEX}: _class_name {class_name!r} is not a pipeline that vidgen renders on "
-        f"this host; allowed: {known}"
-    )
-
-
-def all_families() -> Iterator[Family[Any]]:
-    """Ours, then other packages'; raises as `plugged_in`."""
-    yield from FAMILIES
-    yield from plugged_in()
 
 
 OUR_FIELDS: Mapping[str, Field] = FIELDS | {
@@ -75,6 +31,89 @@ OUR_FIELDS: Mapping[str, Field] = FIELDS | {
 one that does not take a field says so, and a row without an id has the same one for all models."""
 
 
+class PlugIns(NamedTuple):
+    """What other packages bring.
+
+    Args:
+        families: The families, by the entry points that name them.
+        faults: What is wrong with entry points that cannot be used.
+    """
+
+    families: Mapping[str, Family[Any]]
+    faults: tuple[str, ...]
+
+
+@functools.cache
+def plug_ins() -> PlugIns:
+    """The families of other packages. One that cannot be used is left out, with a warning: others go on."""
+    families: dict[str, Family[Any]] = {}
+    faults = []
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
+        installed = entry.dist.name if entry.dist else ENTRY_POINTS
+        package = f"entry point {entry.name} = {entry.value} of {installed}"
+        try:
+            family = entry.load()
+            _check_plug_in(family, families)
+        except Exception as error:  # noqa: BLE001 - a package that a run does not need must not stop it
+            reason = error if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+            faults.append(f"{package}: cannot be used ({reason})")
+        else:
+            families[package] = family
+    for fault in faults:
+        _log.warning("%s; it is left out", fault)
+    return PlugIns(families, tuple(faults))
+
+
+def _check_plug_in(family: Any, others: Mapping[str, Family[Any]]) -> None:
+    if not isinstance(family, Family):
+        raise Refused(f"it is a {type(family).__name__}; allowed: a Family")
+    taken = {*OUR_FIELDS, PRIORITY, *SCHEMA.names}
+    for name, field in family.fields.items():
+        if name in taken:
+            raise Refused(
+                f"it declares the field {name!r}, which is a column of all manifests or of the ledger"
+            )
+        for package, other in others.items():
+            if other.fields.get(name, field) != field:
+                raise Refused(f"it declares the field {name!r} otherwise than {package}")
+        column_of(field)
+
+
+def find_family(checkpoint: Checkpoint) -> Family[Any]:
+    """The family that a checkpoint's `model_index.json` names. Ours are asked first, then other packages'.
+
+    Raises:
+        Refused: No family renders its pipeline class.
+    """
+    class_name = checkpoint.model_index.get("_class_name")
+    for family in FAMILIES:
+        if _renders(family, class_name):
+            return family
+    found = {
+        package: family for package, family in plug_ins().families.items() if _renders(family, class_name)
+    }
+    if len(found) > 1:
+        raise Refused(f"{class_name} is rendered by {' and by '.join(found)}; one may: uninstall the others")
+    if found:
+        return next(iter(found.values()))
+    known = sorted(pipeline.name for family in all_families() for pipeline in family.pipelines)
+    told = f"_class_name {class_name!r} is not a pipeline that vidgen renders on this host"
+    raise Refused(
+        "; ".join(
+            [f"{checkpoint.folder / INDEX}: {told}", f"allowed: {', '.join(known)}", *plug_ins().faults]
+        )
+    )
+
+
+def _renders(family: Family[Any], class_name: Any) -> bool:
+    return any(pipeline.name == class_name for pipeline in family.pipelines)
+
+
+def all_families() -> tuple[Family[Any], ...]:
+    """Ours, then other packages'."""
+    return *FAMILIES, *plug_ins().families.values()
+
+
 def fields_for(family: Family[Any]) -> Mapping[str, Field]:
     """The fields that are read for a model of a family: ours, and its own."""
     return {**OUR_FIELDS, **family.fields}
@@ -82,10 +121,17 @@ def fields_for(family: Family[Any]) -> Mapping[str, Field]:
 
 def fields_named(names: Collection[str]) -> Mapping[str, Field]:
     """Our fields, and those of other packages' families that have one of these names."""
-    known = known_fields() if names else {}
-    return {**OUR_FIELDS, **{name: known[name] for name in names if name in known}}
+    # Other packages are not imported for nothing.
+    others = known_fields() if set(names) - set(OUR_FIELDS) else {}
+    return {**OUR_FIELDS, **{name: others[name] for name in names if name in others}}
 
 
 def known_fields() -> Mapping[str, Field]:
     """The fields that some family takes, other packages' too."""
-    return {**OUR_FIELDS, **{name: field for family in plugged_in() for name, field in family.fields.items()}}
+    return functools.reduce(lambda fields, family: {**fields, **family.fields}, all_families(), OUR_FIELDS)
+
+
+def required_columns() -> tuple[str, ...]:
+    """The columns without which no family can render a manifest."""
+    first, *others = (family.required_columns for family in all_families())
+    return tuple(name for name in first if all(name in columns for columns in others))

@@ -179,6 +179,7 @@ class Family(Generic[C]):
         configs: What is read of them.
         rules: Configs -> task -> rules, for the tasks that the checkpoint can do, likeliest first.
         costs: What a plan reckons with; see `common.costs.Costs`.
+        required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task.
         fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
         published: Hub ids of checkpoints, for documents.
@@ -191,6 +192,7 @@ class Family(Generic[C]):
     configs: type[C]
     rules: Callable[[C], Mapping[str, TaskRules[Any]]]
     costs: Lazy
+    required_columns: tuple[str, ...] = ()
     fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[Config] | None = None
     published: tuple[str, ...] = ()

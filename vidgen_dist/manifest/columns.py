@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,8 +140,18 @@ COLUMN_OF: Mapping[type[Kind], Column] = {
 
 
 def column_of(field: Field) -> Column:
-    """The column that holds a field."""
-    return COLUMN_OF[type(field.kind)]
+    """The column that holds a field.
+
+    Raises:
+        Refused: Its kind is none that columns can hold.
+    """
+    for kind in type(field.kind).__mro__:
+        if kind in COLUMN_OF:
+            return COLUMN_OF[kind]
+    allowed = ", ".join(kind.__name__ for kind in COLUMN_OF)
+    raise Refused(
+        f"no column holds a {type(field.kind).__name__}; allowed: {allowed}, and classes derived of them"
+    )
 
 
 def known_columns(fields: Mapping[str, Field]) -> dict[str, Column]:
@@ -204,10 +215,12 @@ class RowSchema:
     Args:
         fields: The fields that it may have, by name.
         required: Those that every row needs.
+        ignored: Those that nothing is made of: what cannot be read of them is left out.
     """
 
     fields: Mapping[str, Field]
     required: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def media(self) -> tuple[str, ...]:
@@ -248,12 +261,30 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows:
                 f"{shown}: column {name!r} is there {schema.names.count(name)} times; allowed: once"
             )
     for name, column in known.items():
-        if name in schema.names:
-            kind = value_type(schema.field(name).type)
-            if not column.fits(kind) and not pa.types.is_null(kind):
-                raise Refused(
-                    f"{shown}: column {name!r} has type {schema.field(name).type}; allowed: {column.allowed}"
-                )
+        if name in schema.names and name not in rows.ignored and not _fits(column, schema.field(name).type):
+            raise Refused(
+                f"{shown}: column {name!r} has type {schema.field(name).type}; allowed: {column.allowed}"
+            )
+
+
+def _fits(column: Column, kind: pa.DataType) -> bool:
+    return column.fits(value_type(kind)) or pa.types.is_null(value_type(kind))
+
+
+def readable(rows: RowSchema, schemas: Sequence[pa.Schema]) -> RowSchema:
+    """What is read of a manifest: of ignored columns those that every file has, with a type that fits.
+
+    Args:
+        rows: What rows may have.
+        schemas: Of each file.
+    """
+    known = known_columns(rows.fields)
+    left_out = {
+        name
+        for name in rows.ignored
+        if not all(name in s.names and _fits(known[name], s.field(name).type) for s in schemas)
+    }
+    return dataclasses.replace(rows, fields={n: f for n, f in rows.fields.items() if n not in left_out})
 
 
 def check_alike(
@@ -269,7 +300,7 @@ def check_alike(
     Raises:
         Refused: Their request columns, or the types of passed-through columns, differ; names both.
     """
-    for name in rows.fields:
+    for name in rows.fields.keys() - rows.ignored:
         if (name in schema.names) != (name in first.names):
             has, lacks = (uri, first_uri) if name in schema.names else (first_uri, uri)
             raise Refused(

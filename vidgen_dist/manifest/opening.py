@@ -13,7 +13,7 @@ import pyarrow as pa
 from vidgen_dist.digests import as_list
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_alike, extra_type, whole_numbers
+from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_alike, extra_type, readable, whole_numbers
 from vidgen_dist.manifest.files import ManifestFile, open_file, parquet_files, read_group
 from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import FIELDS, Field
@@ -184,6 +184,7 @@ def open_manifest(
     passthrough: Sequence[str] = (),
     fields: Mapping[str, Field] = FIELDS,
     required: Sequence[str] = ("prompt",),
+    ignored: Sequence[str] = (),
 ) -> Manifest:
     """Open a Parquet file, a folder of them or a glob, and check the columns of every file.
 
@@ -192,13 +193,14 @@ def open_manifest(
         passthrough: Columns whose values come along with each row, for the ledger.
         fields: The fields that rows may have, by name; columns of these names are read.
         required: Those that every row needs.
+        ignored: Those that nothing is made of: what cannot be read of them is left out.
 
     Raises:
         Refused: Nothing is there; a file is not Parquet, or cut short; a required or a passed-through
             column is missing; a column has a type that cannot be; files differ in their request columns.
     """
     text = os.fspath(uri)
-    rows = RowSchema(fields, tuple(required))
+    rows = RowSchema(fields, tuple(required), tuple(ignored))
     passthrough = tuple(dict.fromkeys(passthrough))
     try:
         uris = parquet_files(text)
@@ -208,12 +210,13 @@ def open_manifest(
     (first, schema), rest = opened[0], opened[1:]
     for file, other in rest:
         check_alike(file.uri, other, first.uri, schema, passthrough, rows)
+    rows = readable(rows, [schema for _, schema in opened])
     known = {*fields, PRIORITY, *passthrough}
     unknown = dict.fromkeys(name for _, s in opened for name in s.names if name not in known)
     return Manifest(
         uri=text,
         files=tuple(file for file, _ in opened),
-        columns=tuple(name for name in fields if name in schema.names),
+        columns=tuple(name for name in rows.fields if name in schema.names),
         row_schema=rows,
         unknown_columns=tuple(unknown),
         extra_schema=pa.schema([(name, extra_type(schema.field(name).type)) for name in passthrough]),

@@ -74,10 +74,21 @@ def make_row(
         for name in schema.media:
             if name in values:
                 values[name] = _beside(file, name, values[name], schema.fields[name])
+        for name in schema.ignored:
+            if name in values and not _is_allowed(name, values[name], schema.fields[name]):
+                del values[name]
         request = RenderRequest(**{**defaults, **values, "id": row_id}).parsed(schema.fields)
     except RequestError as error:
         return Row(row_id, file, index, error, extra)
     return Row(row_id, file, index, request, extra)
+
+
+def _is_allowed(name: str, value: Any, field: Field) -> bool:
+    try:
+        field.parse(name, value)
+    except RequestError:
+        return False
+    return True
 
 
 def _beside(file: str, name: str, value: Any, field: Field) -> Any:

@@ -47,7 +47,7 @@ from vidgen_dist.media import (
 )
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.quality import Quality, flags, measure
-from vidgen_dist.request import ResolvedRequest, shape_of
+from vidgen_dist.request import Field, ResolvedRequest, shape_of
 from vidgen_dist.runtime.books import MANY_ENTRIES
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.job import Job, Row
@@ -82,11 +82,17 @@ def most_left(topology: Topology) -> int:
     return 2 * MANY_ENTRIES + gangs * (topology.shard_size + _BESIDE_A_SHARD)
 
 
-def seek(rows: Iterator[Row], most: int) -> Iterator[Row]:
-    """The rows, the first `most` of each shape marked as sought."""
+def seek(rows: Iterator[Row], most: int, fields: Mapping[str, Field]) -> Iterator[Row]:
+    """The rows, the first `most` of each shape marked as sought.
+
+    Args:
+        rows: The rows.
+        most: See above.
+        fields: The declarations of what rows have.
+    """
     counts: Counter[tuple[int | None, ...]] = Counter()
     for row in rows:
-        shape = shape_of(row.request.values())
+        shape = shape_of(row.request.values(), fields)
         counts[shape] += 1
         yield dataclasses.replace(row, sought=True) if counts[shape] <= most else row
 

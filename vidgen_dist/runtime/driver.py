@@ -142,7 +142,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             # Ray is not needed to find that nothing is to be done.
             from vidgen_dist.runtime.observability.overview import Overview
 
-            with Overview(plan.output, lease, decided.model.id, progress, counted) as overview:
+            fields = plan.model.rules.declared
+            with Overview(plan.output, lease, decided.model.id, progress, counted, fields) as overview:
                 job = _job_of(plan, decided.model, gangs, engine)
                 result = _Work(plan, job, gangs, lease, interrupts, progress, overview).run()
                 overview.end(_end_of(result), result.message)

@@ -14,12 +14,12 @@ import numpy as np
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import OUR_FIELDS, known_fields
+from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, required_columns
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
 from vidgen_dist.media import read_image, read_video
-from vidgen_dist.request import RenderRequest, RequestError, ResolvedRequest, sources_of, with_sources
+from vidgen_dist.request import Field, RenderRequest, RequestError, ResolvedRequest, sources_of, with_sources
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.adoption import most_left, seek
 from vidgen_dist.runtime.engine import OpenedModel, get_engine
@@ -105,7 +105,9 @@ class Plan:
             )
             for place, row in ordered
         )
-        return rows if self.before is None else seek(rows, most_left(self.before.topology))
+        if self.before is None:
+            return rows
+        return seek(rows, most_left(self.before.topology), self.model.rules.declared)
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -184,14 +186,13 @@ def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
     Raises:
         Refused: As `open_manifest`; or a column cannot be passed through.
     """
-    fields = known_fields() if rules is None else rules.declared
-    opened = functools.partial(
-        open_manifest, spec.manifest.uri, passthrough=spec.manifest.passthrough, fields=fields
+    manifest = open_manifest(
+        spec.manifest.uri,
+        passthrough=spec.manifest.passthrough,
+        fields=known_fields() if rules is None else rules.declared,
+        required=required_columns() if rules is None else rules.required_columns,
+        ignored=() if rules is None else rules.ignored,
     )
-    manifest = opened(required=() if rules is None else rules.required_columns)
-    if rules is None and not any(fields[name].kind.has_sources for name in manifest.columns):
-        # Whatever the model is, videos are made of something.
-        manifest = opened(required=("prompt",))
     ledger_schema(manifest.extra_schema)
     if rules is not None:
         for name in rules.ignored:
@@ -242,22 +243,25 @@ def write_run_file(plan: Plan) -> bytes:
 
 def check_sampling(spec: RunSpec) -> None:
     """Refuse a sampling default that is no field of a request, or has a value that cannot be."""
-    fields = known_fields()
-    allowed = [name for name, field in fields.items() if not field.not_sampling]
+    fields = fields_named(spec.sampling)
     for name, value in spec.sampling.items():
-        if name in fields and fields[name].not_sampling:
-            raise Refused(
-                f"sampling.{name}: {fields[name].not_sampling}; allowed under sampling: {', '.join(allowed)}"
-            )
-        if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, 1)
-            hint = f"did you mean sampling.{near[0]}? " if near else ""
-            raise Refused(f"sampling.{name} is no field of a request; {hint}allowed: {', '.join(allowed)}")
+        field = fields.get(name)
+        if field is None or field.not_sampling:
+            raise Refused(_not_under_sampling(name, field))
         try:
             if value is not None:
-                fields[name].parse(name, value)
+                field.parse(name, value)
         except RequestError as error:
             raise Refused(f"sampling.{error}") from None
+
+
+def _not_under_sampling(name: str, field: Field | None) -> str:
+    allowed = [known for known, other in known_fields().items() if not other.not_sampling]
+    if field is not None:
+        return f"sampling.{name}: {field.not_sampling}; allowed under sampling: {', '.join(allowed)}"
+    near = difflib.get_close_matches(name, allowed, 1)
+    hint = f"did you mean sampling.{near[0]}? " if near else ""
+    return f"sampling.{name} is no field of a request; {hint}allowed: {', '.join(allowed)}"
 
 
 def sampling_defaults(spec: RunSpec) -> dict[str, Any]:
@@ -281,14 +285,14 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
 
 def sampling_addresses(spec: RunSpec) -> dict[str, str]:
     """Paths and URIs of images and clips of rows that bring none, by name."""
-    sources = sources_of(spec.sampling, known_fields())
+    sources = sources_of(spec.sampling, fields_named(spec.sampling))
     return {name: source.value for name, source in sources.items() if isinstance(source.value, str)}
 
 
 def _with_addresses(spec: RunSpec, change: Callable[[str], str]) -> dict[str, Any]:
     """Keys under `sampling`, and values, whose paths and URIs are changed."""
     changed = {name: change(uri) for name, uri in sampling_addresses(spec).items()}
-    fields = with_sources(spec.sampling, changed, known_fields())
+    fields = with_sources(spec.sampling, changed, fields_named(spec.sampling))
     return {f"sampling.{name}": value for name, value in fields.items()}
 
 

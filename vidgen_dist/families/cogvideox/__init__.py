@@ -67,6 +67,7 @@ FAMILY = Family(
     ),
     configs=CogVideoXConfigs,
     rules=task_rules,
+    required_columns=("prompt",),
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=(
         "zai-org/CogVideoX-2b",

@@ -7,16 +7,15 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import FIELDS, Field, RenderRequest, RequestError, ResolvedRequest
+from vidgen_dist.spec import Task
 
 logger = logging.getLogger(__name__)
 
-TEXT_TO_VIDEO = "text-to-video"
-IMAGE_TO_VIDEO = "image-to-video"
-VIDEO_TO_VIDEO = "video-to-video"
+TEXT_TO_VIDEO, IMAGE_TO_VIDEO, VIDEO_TO_VIDEO = get_args(Task)
 
 R = TypeVar("R", bound=ResolvedRequest)
 
@@ -30,8 +29,8 @@ class TaskRules(Generic[R]):
     """What one checkpoint takes from a request for one task.
 
     Args:
-        request: The request with every default filled in. Its fields are what the task takes; those without a
-            default there must come from `defaults` or from the row.
+        request: The request with every default filled in. Its fields are what the task takes. One that has a
+            default neither there nor in `defaults` must be in the row; texts, images and clips may be so.
         defaults: Values for the fields that a request may leave out.
         multiples: Fields that must be multiples of a number.
         check: Says what else is wrong with a request, by raising RequestError.
@@ -58,6 +57,9 @@ class Rules(Generic[R]):
         tasks: All tasks that the checkpoint can do.
         of_task: What the family says of this task.
         declared: The fields that rows of a manifest may have, whatever the task, by name.
+
+    Raises:
+        Refused: The request's class has a field that is not declared, or that needs a default and has none.
     """
 
     family: str
@@ -65,6 +67,20 @@ class Rules(Generic[R]):
     tasks: tuple[str, ...]
     of_task: TaskRules[R]
     declared: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
+
+    def __post_init__(self) -> None:
+        # Who writes a family is told here, not by a run that it ends.
+        where = f"{self.family} {self.task}: {self.of_task.request.__name__}.{{}}"
+        for name in sorted(self.fields - self.declared.keys()):
+            raise Refused(
+                f"{where.format(name)} is declared neither in request.py nor in the family's fields"
+            )
+        for name in self.required:
+            kind = self.declared[name].kind
+            if not (kind.is_text or kind.has_sources):
+                raise Refused(
+                    f"{where.format(name)} needs a default: only texts, images and clips may lack one"
+                )
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -130,7 +146,9 @@ class Rules(Generic[R]):
 
     def _taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
         taken = dict(given)
-        for name in given.keys() - self.fields:
+        for name in given:
+            if name in self.fields:
+                continue
             if name not in self.ignored:
                 allowed = f"{self.family} {self.task} does not take it: leave it out"
                 raise RequestError(name, given[name], allowed)

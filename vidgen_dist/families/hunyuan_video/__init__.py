@@ -60,6 +60,7 @@ FAMILY = Family(
     ),
     configs=HunyuanVideoConfigs,
     rules=task_rules,
+    required_columns=("prompt",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("hunyuanvideo-community/HunyuanVideo",),

@@ -50,6 +50,7 @@ FAMILY = Family(
     ),
     configs=LTXConfigs,
     rules=task_rules,
+    required_columns=("prompt",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("Lightricks/LTX-Video", "a-r-r-o-w/LTX-Video-0.9.1-diffusers"),

@@ -45,6 +45,7 @@ FAMILY = Family(
     index=MochiIndex,
     configs=MochiConfigs,
     rules=task_rules,
+    required_columns=("prompt",),
     costs=Lazy(f"{__name__}.costs:COSTS"),
     published=("genmo/mochi-1-preview",),
 )

@@ -34,13 +34,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import known_fields
 from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.manifest import Manifest, check
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.joining import ROW, URI, Counts, Joined
-from vidgen_dist.runtime.care.status import open_again, open_output, still_holds
+from vidgen_dist.runtime.care.status import fields_of_run, open_again, open_output, still_holds
 from vidgen_dist.runtime.care.verifying import path_of
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.observability.status_file import read_status_file
@@ -225,10 +224,9 @@ def _resolvings(
 
 
 def _defaults(spec: RunSpec) -> dict[str, Any]:
-    given = sampling_defaults(spec)
-    fields = known_fields()
+    fields = fields_of_run(spec.sampling, "sampling")
     # 49.0 is 49.
-    return {name: fields[name].parse(name, value) for name, value in given.items()}
+    return {name: fields[name].parse(name, value) for name, value in sampling_defaults(spec).items()}
 
 
 def _claim(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:

@@ -8,7 +8,7 @@ settings, manifest and ledger stay as they are; else the manifest's ids are look
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import fields_named
 from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import Manifest, open_manifest
+from vidgen_dist.request import Field
 from vidgen_dist.runtime.lease import has_died
 from vidgen_dist.runtime.observability.progress import span
 from vidgen_dist.runtime.observability.status_file import RunStatus, digest_of_counted, read_status_file
@@ -140,14 +141,37 @@ def open_again(spec: RunSpec, uri: str | None = None) -> Manifest:
         uri: Where the manifest is now; by default where it was.
 
     Raises:
-        Refused: As `open_manifest`.
+        Refused: As `open_manifest`; or the run has read columns of which no package here knows.
     """
+    # They count in the ids of rows that bring none.
+    fields = fields_of_run(spec.manifest.fields or (), "manifest.fields")
     return open_manifest(
         uri or spec.manifest.uri,
         passthrough=spec.manifest.passthrough,
-        fields=fields_named(spec.manifest.fields or ()),
+        fields=fields,
         required=(),
+        # A run for whose model they are not ignored has read them all.
+        ignored=[name for name, field in fields.items() if field.may_be_ignored],
     )
+
+
+def fields_of_run(names: Collection[str], key: str) -> Mapping[str, Field]:
+    """Our fields, and those that a run of another package's family has beside them.
+
+    Args:
+        names: What the run names.
+        key: Where in its run.yaml.
+
+    Raises:
+        Refused: No family on this host has one.
+    """
+    fields = fields_named(names)
+    if missing := [name for name in names if name not in fields]:
+        raise Refused(
+            f"{RUN_FILE}: {key}: no family on this host has {', '.join(missing)}; "
+            "install the package of the run's family"
+        )
+    return fields
 
 
 def still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:

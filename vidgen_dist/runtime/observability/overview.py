@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
+from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.runtime.gang import Gang
 from vidgen_dist.runtime.job import Event
 from vidgen_dist.runtime.lease import Lease
@@ -29,16 +30,23 @@ class Overview:
         model: Id of the checkpoint.
         progress: The run's counts.
         counted: What they are of, as in `RunStatus`.
+        fields: The declarations of what rows have.
     """
 
     def __init__(
-        self, output: Storage, lease: Lease, model: str, progress: RunProgress, counted: str = ""
+        self,
+        output: Storage,
+        lease: Lease,
+        model: str,
+        progress: RunProgress,
+        counted: str = "",
+        fields: Mapping[str, Field] = FIELDS,
     ) -> None:
         self._lease = lease
         self._progress = progress
         self._counted = counted
         self._since = datetime.now(UTC)
-        self._paces = Paces()
+        self._paces = Paces(fields)
         self._metrics = RunMetrics(model)
         self._file = StatusFile(output)
         self._next = -float("inf")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import statistics
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidgen_dist.request import ResolvedRequest, shape_of
+from vidgen_dist.request import FIELDS, Field, ResolvedRequest, shape_of
 
 SLOW_ROW = 2.0
 """Times the usual seconds after which a row is a straggler."""
@@ -79,9 +79,14 @@ class Begun:
 
 
 class Paces:
-    """How long rows take, by kind and by gang. Times are seconds of any one clock."""
+    """How long rows take, by kind and by gang. Times are seconds of any one clock.
 
-    def __init__(self) -> None:
+    Args:
+        fields: The declarations of what rows have.
+    """
+
+    def __init__(self, fields: Mapping[str, Field] = FIELDS) -> None:
+        self._fields = fields
         self._usual: OrderedDict[Kind, deque[float]] = OrderedDict()
         self._times: dict[str, deque[float]] = {}
         self._begun: dict[str, Begun] = {}
@@ -89,7 +94,7 @@ class Paces:
 
     def started(self, gang: str, request: ResolvedRequest, now: float) -> None:
         """A gang begins a row."""
-        self._begun[gang] = Begun(request.id, kind_of(request), now)
+        self._begun[gang] = Begun(request.id, kind_of(request, self._fields), now)
 
     def rendered(self, gang: str, row: str, now: float) -> None:
         """A row has left a gang's model, with frames or without."""
@@ -144,9 +149,9 @@ class Paces:
         return statistics.median(samples) if len(samples) >= ENOUGH else None
 
 
-def kind_of(request: ResolvedRequest) -> Kind:
+def kind_of(request: ResolvedRequest, fields: Mapping[str, Field]) -> Kind:
     """What decides how long a request takes on the same hardware: its shape, steps, and guidance or none."""
-    return *shape_of(request.values()), request.steps, request.is_guided
+    return *shape_of(request.values(), fields), request.steps, request.is_guided
 
 
 def _times(seconds: float, usual: float) -> float:
