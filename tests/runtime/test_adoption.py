@@ -31,6 +31,7 @@ from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import State
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.provenance import provenance_tags
+from vidgen_dist.request import FIELDS
 from vidgen_dist.runtime import adoption, lease
 from vidgen_dist.runtime.adoption import Stored, find_stored, most_left, seek
 from vidgen_dist.runtime.care.verifying import verify
@@ -215,8 +216,8 @@ def test_first_rows_of_each_shape_are_sought() -> None:
     large = [Row(resolved(id=f"l{i}", height=64)) for i in range(4)]
     small = rows(4)
     given = [row for pair in zip(large, small, strict=True) for row in pair]
-    assert [row.id for row in seek(iter(given), 2) if row.sought] == ["l0", "0", "l1", "1"]
-    assert [row.id for row in seek(iter(given), 2)] == [row.id for row in given]
+    assert [row.id for row in seek(iter(given), 2, FIELDS) if row.sought] == ["l0", "0", "l1", "1"]
+    assert [row.id for row in seek(iter(given), 2, FIELDS)] == [row.id for row in given]
     few, many = (most_left(Topology(replicas=replicas, shard_size=8)) for replicas in (1, 100))
     assert many - few == 99 * 12
     assert most_left(Topology(replicas="auto")) < most_left(Topology(replicas="auto", npus=1000))
