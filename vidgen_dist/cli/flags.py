@@ -18,6 +18,9 @@ from vidgen_dist.yaml_core import read_value
 Flags: TypeAlias = Mapping[str, Any]
 """Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
 
+PARTS: Mapping[str, type[spec.Part]] = {"model": spec.Model, "topology": spec.Topology}
+"""The parts of a spec that declare options, by key."""
+
 
 @dataclass(frozen=True)
 class _Flag:
@@ -61,7 +64,7 @@ def with_flags(
 
     Args:
         command: Which of their options the command has.
-        parts: Keys of `RunSpec`.
+        parts: Keys of `PARTS`.
         help: Dotted key -> help, where the command needs another one than the declaration's.
     """
     groups = {part: _flags(part, command) for part in parts}
@@ -98,25 +101,18 @@ def table_rows(part: str) -> list[str]:
     """The rows of README's table of the flags of `vidgen render` for a part's options."""
     return [
         f"| `{option.flag}` | {option.docs or option.help.rstrip('.')} |"
-        for option in _part(part).options().values()
+        for option in PARTS[part].options().values()
         if "render" in option.commands
     ]
 
 
 def _flags(part: str, command: Command) -> list[_Flag]:
-    cls = _part(part)
+    cls = PARTS[part]
     return [
         _Flag(f"{part}.{name}", option, *_kind(cls.model_fields[name].annotation))
         for name, option in cls.options().items()
         if command in option.commands
     ]
-
-
-def _part(name: str) -> type[spec.Part]:
-    part = spec.RunSpec.model_fields[name].annotation
-    assert isinstance(part, type)
-    assert issubclass(part, spec.Part)
-    return part
 
 
 def _kind(annotation: Any) -> tuple[type | types.GenericAlias, Callable[[Any], Any]]:
