@@ -117,12 +117,13 @@ class MochiTransformer3DModel(nn.Module):
         mask = np.asarray(encoder_attention_mask) != 0
         time, text = self.time_embed(timestep, encoder_hidden_states, mask)
         patches = to_patches(hidden_states, self.config.patch)
-        samples = [
-            self._begin(patches[i : i + 1], text[i : i + 1, : int(mask[i].sum())], time[i : i + 1], grid)
-            for i in range(len(mask))
-        ]
         samples = run_blocks(
-            self.transformer_blocks, samples, lambda block, samples: [block(sample) for sample in samples]
+            self.transformer_blocks,
+            [
+                self._begin(patches[i : i + 1], text[i : i + 1, : int(mask[i].sum())], time[i : i + 1], grid)
+                for i in range(len(mask))
+            ],
+            lambda block, samples: [block(sample) for sample in samples],
         )
         velocities = [self._end(sample) for sample in samples]
         whole = velocities[0] if len(velocities) == 1 else nn.cat(velocities, 0)
