@@ -90,7 +90,14 @@ def guide(halves: np.ndarray, weight: Weight, rescale: float = 0.0) -> np.ndarra
 
 
 def stacked(conditions: Sequence[H]) -> H:
-    """Conditions of one sample each as that of a batch: each array of theirs one behind the other."""
+    """One condition for a batch, made of conditions for single samples.
+
+    Args:
+        conditions: Of one class; their arrays are (1, ...).
+
+    Returns:
+        Arrays (B, ...), the samples in the order of the conditions.
+    """
     first: Any = conditions[0]
     if len(conditions) == 1:
         return first
