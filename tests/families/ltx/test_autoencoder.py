@@ -178,6 +178,8 @@ def test_channels_and_back():
         ),
         ({**SHUFFLING, "downsample_type": ["conv"] * 2}, "block_out_channels is .*shuffles no pixels"),
         ({**SHUFFLING, "block_out_channels": [4, 7, 8]}, "block_out_channels is .*, shuffled"),
+        ({"scaling_factor": 0}, "scaling_factor is 0; allowed is a number above 0"),
+        ({"resnet_norm_eps": -1e-6}, "resnet_norm_eps is -1e-06; allowed is a number from 0"),
         ({"timestep_conditioning": True}, "decoder_block_out_channels is .*upsample_factor times"),
         ({"upsample_factor": [1, 2]}, "upsample_factor is .*1 for a block that does not scale"),
         ({**TOLD, "decoder_block_out_channels": [6, 12]}, "upsample_factor is .*and 8 with"),

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
-from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
@@ -205,7 +205,7 @@ class CogVideoXConfigs(Configs):
                 f"{latents}, the VAE's latent_channels (text- and video-to-video), or twice as many "
                 f"(image-to-video)"
             )
-            raise bad_key("transformer", "in_channels", channels, allowed)
+            self.refuse("transformer", self.transformer, "in_channels", allowed)
 
     @property
     def takes_image(self) -> bool:

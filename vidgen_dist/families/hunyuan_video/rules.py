@@ -57,7 +57,7 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
             raise RequestError("num_frames", r.num_frames, f"{allowed}{of_a_token}")
         warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
         if r.true_cfg_scale > 1 and not r.is_guided:
-            _warn_of_guidance(r.true_cfg_scale)
+            _warn_of_guidance()
 
     of_task = TaskRules(
         request=HunyuanVideoRequest,
@@ -78,6 +78,6 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
 
 
 @functools.cache
-def _warn_of_guidance(true_cfg_scale: float) -> None:
-    """Say it once for each weight: the reference pipeline is silent."""
-    logger.warning("true_cfg_scale %g does nothing in rows without a negative_prompt", true_cfg_scale)
+def _warn_of_guidance() -> None:
+    """Say it once in a process: the reference pipeline is silent."""
+    logger.warning("true_cfg_scale does nothing in rows without a negative_prompt")

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
-from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -142,7 +142,7 @@ class VaeConfig(Config):
     add_attention_block: Items[bool] = (False, True, True, True, True)
     latents_mean: Items[float] | None = LATENTS_MEAN
     latents_std: Items[float] | None = LATENTS_STD
-    scaling_factor: float = 1.0
+    scaling_factor: AboveZero = 1.0
 
     def check(self) -> None:
         waves = 1 + 2 * len(OCTAVES)
@@ -207,9 +207,10 @@ class MochiConfigs(Configs):
             ("text_embed_dim", self.transformer.text_embed_dim, width, "text_encoder's d_model"),
         ):
             if value != needed:
-                raise bad_key("transformer", key, value, f"{needed}, {of}")
-        if self.scheduler.config.use_dynamic_shifting:
-            raise bad_key("scheduler", "use_dynamic_shifting", True, "false: Mochi's shift is a constant")
+                self.refuse("transformer", self.transformer, key, f"{needed}, {of}")
+        scheduler = self.scheduler.config
+        if scheduler.use_dynamic_shifting:
+            self.refuse("scheduler", scheduler, "use_dynamic_shifting", "false: Mochi's shift is a constant")
         if self.vae.spatial_compression_ratio != SPATIAL:
             logger.warning(
                 "the VAE makes %d pixels of a latent, which stands for %d: videos have another size",
