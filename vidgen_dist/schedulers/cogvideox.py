@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -59,6 +60,10 @@ class CogVideoXSchedule(Schedule):
     final_alpha_cumprod: np.floating
     stride: int
     prediction_type: str
+
+    def skip(self, first: int) -> Self:
+        """The schedule without its first steps."""
+        return replace(self, timesteps=self.timesteps[first:])
 
     def add_noise(self, original_samples: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Clean latents as they are before the first step; any shape, in the latents' type."""
