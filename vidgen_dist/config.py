@@ -1,7 +1,7 @@
 """A component's config.json, or what it has in its place, as a frozen dataclass.
 
 A config class declares each key of the file that decides something, once: its type, its range and the
-reference's default. Model, rules and costs read it from there. What hangs on several keys, `check` says.
+reference's default. Model, rules and costs read it from there. `check` says what depends on several keys.
 
     @dataclass(frozen=True, config=STRICT)
     class TransformerConfig(Config):

@@ -150,7 +150,10 @@ class CogVideoXScheduler:
         return timesteps
 
     def can_start_at(self, timestep: int) -> bool:
-        """Whether a clean sample can be told there: not by its noise, where nothing else is left."""
+        """Whether the model's prediction at a timestep gives a clean sample.
+
+        A predicted noise does not, where the latents are nothing but noise.
+        """
         return self.config.prediction_type != "epsilon" or bool(self.alphas_cumprod[timestep] > 0)
 
 

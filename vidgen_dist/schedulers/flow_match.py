@@ -21,9 +21,9 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 _RHO = 7.0
-"""Of Karras et al. 2022 (arXiv:2206.00364), equation 5."""
+"""ρ in equation 5 of Karras et al. 2022 (arXiv:2206.00364)."""
 _BETA = 0.6
-"""Both parameters of the distribution of Lee et al. 2024 (arXiv:2407.12173)."""
+"""Both parameters of the beta distribution in Lee et al. 2024 (arXiv:2407.12173)."""
 _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
@@ -93,7 +93,7 @@ class FlowMatchEulerDiscreteScheduler:
         self.config = config
 
     def mu(self, tokens: int) -> float:
-        """The dynamic shift for so many tokens: on the line of which the config gives two points."""
+        """The dynamic shift for a number of tokens, on a line through the two points that the config gives."""
         c = self.config
         slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
         return tokens * slope + (c.base_shift - slope * c.base_image_seq_len)

@@ -22,7 +22,7 @@ class Schedule(ABC):
     """The steps of one rendering.
 
     Args:
-        timesteps: What the model is told, one a prediction: (S,).
+        timesteps: The time that the model is given, one for each prediction: (S,).
     """
 
     timesteps: np.ndarray

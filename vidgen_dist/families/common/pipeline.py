@@ -36,7 +36,7 @@ from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 @dataclass(frozen=True)
 class Start(Generic[H]):
-    """Where denoising begins. Families make a subclass for what their steps and decoding need besides.
+    """Where denoising begins. Families make a subclass if their steps or decoding need more.
 
     Args:
         latents: Noise, or what there is of a video already: float32 (1, ...).
@@ -150,7 +150,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 
     @abstractmethod
     def encode(self, r: R) -> Halves[H]:
-        """What the video is conditioned on; draws no noise."""
+        """What the video is conditioned on, both halves if the request is guided; draws no noise."""
 
     @abstractmethod
     def prepare(self, r: R, halves: Halves[H], rng: np.random.Generator) -> S:

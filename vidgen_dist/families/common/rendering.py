@@ -166,7 +166,7 @@ def _not_finite(stage: str) -> str:
 
 
 def _on_all(fine: bool, gang: Group) -> bool:
-    """Whether it is fine on all ranks: they must raise alike, or go on alike."""
+    """Whether it is fine on all ranks: either all raise, or all go on."""
     if gang.size == 1:
         return fine
     # This module is read by workers that must not load MindSpore yet.

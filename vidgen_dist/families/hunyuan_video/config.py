@@ -18,8 +18,8 @@ from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 CLIP_TOKENS = 77
 """Tokens of a prompt for CLIP, whatever `max_sequence_length` is."""
 
-# Long videos go through the VAE in tiles of so many frames and the one before, one every so many: other
-# numbers would change the picture.
+# Long videos go through the VAE in tiles: each has FRAMES_OF_A_TILE frames and the frame before them, and one
+# begins every FRAMES_TO_THE_NEXT frames. Other numbers would change the picture.
 FRAMES_OF_A_TILE = 16
 FRAMES_TO_THE_NEXT = 12
 
@@ -132,8 +132,11 @@ class VaeConfig(Config):
             self.refuse("spatial_compression_ratio", allowed)
 
     def steps(self, level: int) -> tuple[int, int, int] | None:
-        """By how much frames, rows and columns change at the end of the level-th block, of the encoder as of
-        the decoder; None: not at all."""
+        """Factors by which a block changes frames, rows and columns at its end; None if it changes none.
+
+        Args:
+            level: The block's number, from 0, in the encoder or the decoder.
+        """
         last = len(self.block_out_channels) - 1
         space = 2 if level < int(math.log2(self.spatial_compression_ratio)) else 1
         time = 2 if last - int(math.log2(self.temporal_compression_ratio)) <= level < last else 1

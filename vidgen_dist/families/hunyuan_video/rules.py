@@ -19,7 +19,7 @@ from vidgen_dist.request import Field, RequestError
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 16
-"""Of height and width: diffusers asks for it whatever the checkpoint's sizes are."""
+"""Height and width are multiples of it: diffusers asks for that whatever the checkpoint's sizes are."""
 
 FIELDS = {
     "true_cfg_scale": Field(
@@ -41,7 +41,7 @@ class HunyuanVideoRequest(PromptedRequest):
 
     @property
     def is_guided(self) -> bool:
-        """Whether it is rendered against its negative prompt, too; `guidance_scale` is embedded."""
+        """Whether each step also predicts with the negative prompt; `guidance_scale` is embedded."""
         return self.true_cfg_scale > 1 and self.negative_prompt is not None
 
 

@@ -39,7 +39,7 @@ from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
 
 EPS = 1e-6
-"""Of every norm."""
+"""Epsilon of every norm."""
 
 TIME_CHANNELS = 256
 """Sinusoids of a timestep, and of the guidance."""

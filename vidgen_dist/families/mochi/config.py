@@ -21,19 +21,19 @@ SPATIAL = 8
 """Pixels per latent along height and width. As in diffusers, whatever the checkpoint's VAE makes of them."""
 
 TEMPORAL = 6
-"""Frames per latent frame, likewise."""
+"""Frames per latent frame. As in diffusers, too."""
 
 POOL_HEADS = 8
-"""Heads that look for the prompt as a whole."""
+"""Attention heads that pool the prompt into one vector."""
 
 GROUPS = 32
-"""Of every norm of the VAE, whatever the width."""
+"""Groups of every norm of the VAE, whatever the width."""
 
 OCTAVES = (6, 7)
-"""The VAE's encoder sees a colour's waves of 2 to these, over its range's half."""
+"""The VAE's encoder sees waves of each colour, 2 to the power of these over half of its range."""
 
 LATENT_FRAMES_AT_ONCE = 2
-"""Of a video that is decoded: memory is that of so many, frames are those of all at once."""
+"""Latent frames that are decoded at a time. It decides memory and not the frames."""
 
 LATENTS_MEAN = (
     -0.06730895953510081,
@@ -179,7 +179,7 @@ class VaeConfig(Config):
         return math.prod(self.temporal_expansions)
 
     def steps(self, level: int) -> tuple[int, int, int]:
-        """By how much the level-th and the next one's frames, rows and columns differ."""
+        """Factors by which frames, rows and columns differ between a level and the next."""
         space = self.spatial_expansions[level]
         return self.temporal_expansions[level], space, space
 
