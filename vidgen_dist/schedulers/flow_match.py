@@ -93,7 +93,7 @@ class FlowMatchEulerDiscreteScheduler:
         self.config = config
 
     def mu(self, tokens: int) -> float:
-        """The dynamic shift for a number of tokens, on a line through the two points that the config gives."""
+        """The dynamic shift for a number of tokens, on the line through the config's two points."""
         c = self.config
         slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
         return tokens * slope + (c.base_shift - slope * c.base_image_seq_len)

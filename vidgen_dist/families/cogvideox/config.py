@@ -178,8 +178,8 @@ class VaeConfig(Config):
     def decoded_frames(self, latent_frames: int) -> int:
         """Frames that the VAE makes of latent frames.
 
-        It decodes them in batches of two. If their number is odd, the first batch has one more, and only in such
-        a batch the first latent frame becomes a single frame.
+        It decodes them in batches of two. If their number is odd, the first batch has one more, and only in
+        such a batch the first latent frame becomes a single frame.
         """
         per_latent = self.frames_per_latent
         return per_latent * latent_frames - (per_latent - 1 if latent_frames % 2 else 0)

@@ -41,8 +41,8 @@ class Halves(Generic[H]):
         """What this rank's samples of a step are conditioned on, arrays (B, ...).
 
         Args:
-            guided: Whether the step predicts both halves; each rank then works on its own, or on both. Else every
-                rank predicts the conditional half, as all must be there to gather weights.
+            guided: Whether the step predicts both halves; each rank then works on its own, or on both. Else
+                every rank predicts the conditional half, as all must be there to gather weights.
             mesh: The gang.
         """
         if not guided or self.unconditional is None:
