@@ -142,6 +142,13 @@ def test_noise_is_drawn_in_order_and_decides_the_frames():
     assert rng.standard_normal() == drawn.standard_normal()
 
 
+@pytest.mark.parametrize(("timestep", "needed"), [(None, "timestep: its config"), ([0.1], "rng: its config")])
+def test_a_decoder_is_given_what_it_needs(timestep, needed):
+    vae = randomised(**TOLD)
+    with pytest.raises(ValueError, match=f"this decoder needs {needed}"):
+        vae.decode(nn.from_numpy(tiny.normal(1, 4, 1, 2, 2)), timestep)
+
+
 def test_a_variance_is_shared_by_the_channels_and_clamped():
     vae = randomised()
     bias = nn.named_parameters(vae)["encoder.conv_out.conv.bias"]

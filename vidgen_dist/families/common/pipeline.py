@@ -180,7 +180,9 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         i: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Latents as the i-th step takes them. Families whose steps are given a part of them put it in here.
+        """Latents as the i-th step takes them.
+
+        A family whose steps are given a part of the latents, such as an image's frame, puts the part in here.
 
         Args:
             r: The request.
