@@ -1,7 +1,7 @@
 """A component's config.json, or what it has in its place, as a frozen dataclass.
 
 A config class declares each key of the file that decides something, once: its type, its range and the
-reference's default. Model, rules and costs read it from there. What hangs on several keys, `check` says.
+reference's default. Model, rules and costs read it from there. `check` says what depends on several keys.
 
     @dataclass(frozen=True, config=STRICT)
     class TransformerConfig(Config):
@@ -124,7 +124,7 @@ class OneOf:
     """One of some texts.
 
     Args:
-        names: They.
+        names: The texts.
         any_case: Whether capitals make no difference.
     """
 
@@ -157,10 +157,18 @@ def _tell_unknown(model: str, raw: Mapping[str, Any], known: Collection[str]) ->
 
 
 def _explained(cls: type[Config], raw: Mapping[str, Any], error: ValidationError) -> ConfigError:
-    """All that is wrong with a file's values, each key once."""
+    """All that is wrong with a file's values: a line for each key."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    keys = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
-    told = [str(bad_key(cls.NAME, key, raw[key], describe(hints[key]))) for key in keys]
+    faults: dict[str, set[str]] = {}
+    for detail in error.errors():
+        faults.setdefault(str(detail["loc"][0]), set()).add(detail["type"])
+    told = []
+    for key, kinds in faults.items():
+        allowed = describe(hints[key])
+        if "finite_number" in kinds:
+            # Infinity and NaN are numbers, too.
+            allowed = allowed.replace(_WORDS[float], "a finite number")
+        told.append(str(bad_key(cls.NAME, key, raw[key], allowed)))
     return ConfigError("\n".join(told))
 
 
@@ -189,6 +197,8 @@ def _described(kind: Any, notes: list[Any]) -> str:
     if typing.get_origin(kind) is Literal:
         choices = [str(choice) for choice in typing.get_args(kind)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if typing.get_origin(kind) is dict:
+        return "an object"
     if typing.get_origin(kind) is tuple:
         of_each, *more = typing.get_args(kind)
         length = "" if more == [Ellipsis] else f" of {len(more) + 1}"

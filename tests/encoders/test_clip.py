@@ -71,6 +71,7 @@ def test_a_table_of_positions_is_left_out():
         ({"num_attention_heads": 3}, "hidden_size is 16; allowed is a multiple of num_attention_heads, 3"),
         ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0; allowed is a whole number from 1"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps is -1; allowed is a number from 0"),
         ({"eos_token_id": None}, "eos_token_id is None; allowed is a whole number"),
     ],
 )

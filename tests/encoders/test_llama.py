@@ -1,12 +1,16 @@
 """LLaMA as a text encoder: parity with transformers, what is left out, refusals."""
 
 import json
+import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from pydantic.dataclasses import dataclass
 
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
+from vidgen_dist.config import STRICT
 from vidgen_dist.encoders.config import LlamaConfig
 from vidgen_dist.encoders.llama import LlamaEncoder
 from vidgen_dist.errors import Refused
@@ -29,10 +33,17 @@ PROMPTS = [
 ]
 
 
+@dataclass(frozen=True, config=STRICT)
+class TextConfig(LlamaConfig):
+    """Of an encoder whose last two blocks are not used."""
+
+    UNUSED_LAYERS: ClassVar = 2
+
+
 def loaded(name):
     folder = case(name, FAMILY).checkpoint / "text_encoder"
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = LlamaEncoder(LlamaConfig.read(raw))
+    model = LlamaEncoder(TextConfig.read(raw))
     load_weights(model, folder, variant=case(name, FAMILY).variant, rename=model.own_key)
     return model
 
@@ -65,7 +76,7 @@ def test_no_token_sees_a_later_one_or_padding():
 
 
 def test_blocks_that_are_not_run_are_not_loaded():
-    model = LlamaEncoder(LlamaConfig.read(TINY))
+    model = LlamaEncoder(TextConfig.read(TINY))
     assert len(model.layers) == 1
     assert model.own_key("layers.0.mlp.up_proj.weight") == "layers.0.mlp.up_proj.weight"
     assert model.own_key("model.embed_tokens.weight") == "embed_tokens.weight"
@@ -75,7 +86,7 @@ def test_blocks_that_are_not_run_are_not_loaded():
 
 
 def test_of_two_blocks_none_is_run():
-    model = LlamaEncoder(LlamaConfig.read({**TINY, "num_hidden_layers": 2}))
+    model = LlamaEncoder(TextConfig.read({**TINY, "num_hidden_layers": 2}))
     assert nn.named_parameters(model).keys() == {"embed_tokens.weight"}
     table = np.arange(320, dtype=np.float32).reshape(20, 16)
     model.embed_tokens.weight.set_data(nn.from_numpy(table))
@@ -95,15 +106,25 @@ def test_of_two_blocks_none_is_run():
         ({"head_dim": 5}, "head_dim is 5; allowed is one that gives heads of an even width"),
         ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
         ({"vocab_size": 0}, "vocab_size is 0; allowed is a whole number from 1"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is .*; allowed is null"),
+        (
+            {"rope_scaling": {"rope_type": "llama3"}},
+            "rope_scaling is .*; allowed is null, or an object whose",
+        ),
+        *(
+            (
+                {"rope_scaling": value},
+                f"rope_scaling is {re.escape(repr(value))}; allowed is an object or null$",
+            )
+            for value in ("linear", 2.0, ["linear"], True)
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config is .*; allowed is none"),
-        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'; allowed is a number"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'; allowed is a number from 0"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of LlamaModel: {message}"):
-        LlamaConfig.read({**TINY, **changes})
+        TextConfig.read({**TINY, **changes})
 
 
 def test_positions_that_need_no_scaling_are_taken():
-    assert LlamaConfig.read({**TINY, "rope_scaling": {"rope_type": "default"}}).layers == 1
+    assert TextConfig.read({**TINY, "rope_scaling": {"rope_type": "default"}}).layers == 1

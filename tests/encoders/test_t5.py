@@ -211,6 +211,7 @@ def test_the_token_table_goes_by_either_name(tmp_path, names):
             {"relative_attention_max_distance": 8},
             "relative_attention_max_distance is 8; allowed is 9 or more",
         ),
+        ({"layer_norm_epsilon": -1}, "layer_norm_epsilon is -1; allowed is a number from 0"),
         ({"quantization_config": {"bits": 8}}, "quantization_config is {'bits': 8}; allowed is none"),
     ],
 )

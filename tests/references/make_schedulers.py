@@ -123,25 +123,23 @@ MOCHI = {"num_train_timesteps": 1000, "shift": 1.0, "invert_sigmas": True}
 def flow_match_runs() -> Iterator[dict[str, Any]]:
     """Published configs with the sigmas of their pipelines, then what the keys do one by one."""
 
-    def even(steps: int, last: float | None = None) -> list[float]:
-        return np.linspace(1.0, 1 / steps if last is None else last, steps).tolist()
+    def even(steps: int) -> list[float]:
+        return np.linspace(1.0, 1 / steps, steps).tolist()
 
     yield {"config": LTX, "arguments": {"sigmas": even(50), "tokens": 6930}}
     yield {"config": LTX, "arguments": {"sigmas": even(7), "tokens": 24}}
     yield {"config": LTX | {"time_shift_type": "linear"}, "arguments": {"sigmas": even(5), "tokens": 3000}}
     yield {"config": LTX | {"shift_terminal": 0}, "arguments": {"sigmas": even(1), "tokens": 6930}}
-    yield {"config": LTX, "arguments": {"num_inference_steps": 6, "tokens": 500}}
+    yield {"config": LTX, "arguments": {"sigmas": even(6), "tokens": 500}}
     yield {"config": HUNYUAN, "arguments": {"sigmas": np.linspace(1.0, 0.0, 31)[:-1].tolist()}}
-    yield {"config": HUNYUAN, "arguments": {"num_inference_steps": 50}}
+    yield {"config": HUNYUAN, "arguments": {"sigmas": np.linspace(1.0, 0.0, 51)[:-1].tolist()}}
     yield {"config": MOCHI, "arguments": {"sigmas": [1.0, 0.99, 0.975, 0.8, 0.4]}}
-    yield {"config": MOCHI | {"shift": 2.5}, "arguments": {"num_inference_steps": 9}}
-    yield {"config": {}, "arguments": {"timesteps": [1000, 700.5, 300, 1]}}
-    yield {"config": HUNYUAN, "arguments": {"timesteps": [900, 500, 20], "sigmas": [0.9, 0.5, 0.1]}}
-    yield {"config": MOCHI, "arguments": {"timesteps": [900, 500, 20]}}
+    yield {"config": MOCHI | {"shift": 2.5}, "arguments": {"sigmas": even(9)}}
+    yield {"config": {}, "arguments": {"sigmas": [1.0, 0.7005, 0.3, 0.001]}}
     for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
-        yield {"config": {"shift": 3.0, key: True}, "arguments": {"num_inference_steps": 8}}
+        yield {"config": {"shift": 3.0, key: True}, "arguments": {"sigmas": even(8)}}
         yield {"config": LTX | {key: True}, "arguments": {"sigmas": even(8), "tokens": 2000}}
-    yield {"config": {"stochastic_sampling": True}, "arguments": {"num_inference_steps": 5}}
+    yield {"config": {"stochastic_sampling": True}, "arguments": {"sigmas": even(5)}}
 
 
 def record_flow_match(

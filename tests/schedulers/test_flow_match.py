@@ -58,14 +58,14 @@ def test_steps_are_diffusers(k: int) -> None:
 
 def test_the_grid_covers_what_pipelines_ask_for() -> None:
     said = {key for run in RUNS for key in run["arguments"]}
-    assert said == {"sigmas", "tokens", "timesteps", "num_inference_steps"}
+    assert said == {"sigmas", "tokens"}
     spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     for key in ("invert_sigmas", "shift_terminal", "stochastic_sampling", *spacings):
         assert any(run["config"].get(key) for run in RUNS)
 
 
 def test_the_true_direction_leads_to_the_clean_sample() -> None:
-    schedule = scheduled({"config": {"shift": 3.0}, "arguments": {"num_inference_steps": 6}})
+    schedule = load({"shift": 3.0}).schedule(np.linspace(1, 1 / 6, 6))
     noise, rng = RECORDED["model_outputs"][0], np.random.default_rng(0)
     latents = schedule.sigmas[0] * noise + (1 - schedule.sigmas[0]) * SAMPLE
     for i in range(6):
@@ -101,30 +101,14 @@ def test_a_config_that_cannot_be_is_refused(config: dict[str, Any], message: str
         load(config)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"num_inference_steps": 0},
-        {"sigmas": []},
-        {"num_inference_steps": 3, "sigmas": [1.0, 0.5]},
-        {"sigmas": [1.0, 0.5], "timesteps": [1000.0]},
-    ],
-)
-def test_numbers_of_steps_that_do_not_agree(arguments: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match=r"num_inference_steps: .* is not allowed; 1 or more"):
-        load({}).schedule(**arguments)
-
-
 def test_a_single_step_cannot_be_stretched() -> None:
-    run = {"config": RUNS[0]["config"], "arguments": {"sigmas": [1.0], "tokens": 1024}}
     with pytest.raises(Refused, match=r"num_inference_steps: 1 .*2 or more: .*shift_terminal 0\.1"):
-        scheduled(run)
+        load(RUNS[0]["config"]).schedule(np.ones(1), mu=1.0)
 
 
 def test_a_dynamic_shift_needs_mu() -> None:
     with pytest.raises(ValueError, match="mu: the config says use_dynamic_shifting"):
-        load(RUNS[0]["config"]).schedule(4)
+        load(RUNS[0]["config"]).schedule(np.linspace(1, 1 / 4, 4))
 
 
 def test_unknown_key_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.encoders.config import ClipTextConfig
 from vidgen_dist.nn.activations import of_transformers
+from vidgen_dist.parallel.blocks import run_blocks
 
 LEGACY_END = 2
 """The end token's id in configs that were written wrongly; there it is the highest id of the vocabulary."""
@@ -99,16 +100,15 @@ class TextEmbeddings(nn.Module):
 
 
 class Stack(nn.Module):
-    """The layers of either model."""
+    """The layers."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None = None) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
         """hidden (B, L, D), mask that broadcasts to (B, 1, L, L) to (B, L, D)."""
-        for layer in self.layers:
-            hidden = layer(hidden, mask)
+        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, mask)])
         return hidden
 
 
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
         hidden = nn.add(hidden, self.self_attn(self.layer_norm1(hidden), mask))
         return nn.add(hidden, self.mlp(self.layer_norm2(hidden)))
 
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
         """hidden (B, L, D) to (B, L, D)."""
         batch, length, width = hidden.shape
         heads = (batch, length, self._heads, width // self._heads)

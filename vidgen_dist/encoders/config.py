@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import TRANSFORMERS
-from vidgen_dist.config import STRICT, Config, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, Config, FromZero, OneOf, Positive
 
 Activation = Annotated[str, OneOf(TRANSFORMERS)]
-
-SKIPPED_LAYERS = 2
-"""LLaMA's last blocks, which HunyuanVideo does not use: neither they nor the norm behind them are loaded."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,7 +30,7 @@ class T5Config(Config):
     # Half of the buckets are for each direction.
     relative_attention_num_buckets: Annotated[int, Field(ge=4, multiple_of=2)] = 32
     relative_attention_max_distance: Positive = 128
-    layer_norm_epsilon: float = 1e-6
+    layer_norm_epsilon: FromZero = 1e-6
     feed_forward_proj: str = "relu"
     dense_act_fn: Activation | None = None
     is_gated_act: bool | None = None
@@ -67,10 +63,16 @@ class T5Config(Config):
 
 @dataclass(frozen=True, config=STRICT)
 class LlamaConfig(Config):
-    """LLaMA's config, of which the last blocks are not run."""
+    """LLaMA's config. A family makes a subclass, which says how many of the blocks it uses.
+
+    Class attributes:
+        UNUSED_LAYERS: Blocks at the end whose output the family does not use, 1 or more: neither they nor the
+            norm behind them are loaded.
+    """
 
     NAME: ClassVar = "LlamaModel"
     TELLS_UNKNOWN: ClassVar = False
+    UNUSED_LAYERS: ClassVar[int]
 
     vocab_size: Positive = 32000
     hidden_size: Positive = 4096
@@ -80,21 +82,20 @@ class LlamaConfig(Config):
     num_key_value_heads: Positive | None = None
     head_dim: Positive | None = None
     hidden_act: Activation = "silu"
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: FromZero = 1e-6
     rope_theta: float = 10000.0
     attention_bias: bool = False
     mlp_bias: bool = False
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> Self:
-        scaling = raw.get("rope_scaling") or {}
-        if scaling and scaling.get("rope_type", scaling.get("type")) != "default":
-            raise bad_key(cls.NAME, "rope_scaling", scaling, "null: positions are those of LLaMA 3")
-        return super().read(raw)
+    rope_scaling: dict[str, Any] | None = None
 
     def check(self) -> None:
+        scaling = self.rope_scaling or {}
+        if scaling and scaling.get("rope_type", scaling.get("type")) != "default":
+            self.refuse(
+                "rope_scaling", "null, or an object whose rope_type is default: positions are LLaMA 3's"
+            )
         if self.layers < 0:
-            allowed = f"{SKIPPED_LAYERS} or more: as many at the end are not used"
+            allowed = f"{self.UNUSED_LAYERS} or more: as many at the end are not used"
             self.refuse("num_hidden_layers", allowed)
         if self.num_attention_heads % self.key_heads:
             allowed = f"a divisor of num_attention_heads, {self.num_attention_heads}"
@@ -118,7 +119,7 @@ class LlamaConfig(Config):
     @property
     def layers(self) -> int:
         """Blocks that are run."""
-        return self.num_hidden_layers - SKIPPED_LAYERS
+        return self.num_hidden_layers - self.UNUSED_LAYERS
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -133,7 +134,7 @@ class ClipTextConfig(Config):
     num_hidden_layers: Positive = 12
     num_attention_heads: Positive = 8
     hidden_act: Activation = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: FromZero = 1e-5
     vocab_size: Positive = 49408
     max_position_embeddings: Positive = 77
     eos_token_id: int = 49407

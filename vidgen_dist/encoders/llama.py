@@ -1,4 +1,4 @@
-"""LLaMA as a text encoder: the hidden states of one of its later blocks. HunyuanVideo's first encoder.
+"""LLaMA as a text encoder: the hidden states of one of its later blocks.
 
 Source: Grattafiori et al. 2024, "The Llama 3 Herd of Models" (arXiv:2407.21783), section 3.2: grouped-query
 attention (arXiv:2305.13245), rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202). Names and
@@ -18,10 +18,11 @@ from vidgen_dist.encoders.config import LlamaConfig
 from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.nn.embeddings import rotary_1d
 from vidgen_dist.nn.rotary import Rotary, turn
+from vidgen_dist.parallel.blocks import run_blocks
 
 
 class LlamaEncoder(nn.Module):
-    """Token ids to the hidden states that come out of the last block but `SKIPPED_LAYERS`.
+    """Token ids to the hidden states that come out of the last block that is run.
 
     Parameters are named as transformers' `LlamaModel` names them.
 
@@ -61,8 +62,7 @@ class LlamaEncoder(nn.Module):
         causal = np.tril(np.ones((length, length), np.bool_))
         mask = nn.from_numpy(causal & (np.asarray(attention_mask) != 0)[:, None, None, :])
         rotary = rotary_positions(self.config, length, hidden.dtype)
-        for layer in self.layers:
-            hidden = layer(hidden, rotary, mask)
+        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, rotary, mask)])
         return hidden
 
 

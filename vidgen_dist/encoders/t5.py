@@ -10,12 +10,14 @@ Letters: B batch, L tokens, D model width, S width of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.nn.activations import of_transformers
+from vidgen_dist.parallel.blocks import run_blocks
 
 
 class T5Encoder(nn.Module):
@@ -80,11 +82,16 @@ class Stack(nn.Module):
 
     def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         """hidden (B, L, D), mask (B, 1, 1, L) to (B, L, D)."""
-        bias = None
-        for block in self.block:
+        length, bias = hidden.shape[1], None
+
+        def run(block: nn.Module, tokens: Sequence[nn.Tensor]) -> list[nn.Tensor]:
+            nonlocal bias
             if bias is None:
-                bias = block.layer[0].SelfAttention.position_bias(hidden.shape[1])
-            hidden = block(hidden, bias, mask)
+                # Here, as the first block may have its weights only in its turn.
+                bias = block.layer[0].SelfAttention.position_bias(length)
+            return [block(*tokens, bias, mask)]
+
+        (hidden,) = run_blocks(self.block, [hidden], run)
         return self.final_layer_norm(hidden)
 
 

@@ -4,20 +4,19 @@ when it is used."""
 from __future__ import annotations
 
 import importlib
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from vidgen_dist.config import Config
+from vidgen_dist.config import Config, bad_key
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families.common.tasks import TaskRules
 from vidgen_dist.request import Field
+from vidgen_dist.spec import Task
 from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
-
-ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
-"""Stages of a rendering, in which components are used."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class ModelClass:
     Args:
         name: As `model_index.json` names it.
         config: What its `config.json` holds.
-        cell: The model, made of the config; of one that is divided, of the config and the mesh.
+        cell: The model's class; it is made of the config, or where it is divided of the config and the mesh.
         divided: Whether the ranks of a gang divide its work; else all of them do the same.
     """
 
@@ -97,12 +96,10 @@ class Component:
     Args:
         name: Its name in `model_index.json`, which is its folder's, and its attribute of the pipeline.
         takes: The classes that it may be of.
-        stages: When it is used.
     """
 
     name: str
     takes: tuple[ComponentClass, ...]
-    stages: tuple[str, ...]
 
     def class_of(self, checkpoint: Checkpoint) -> ComponentClass:
         """The class that a checkpoint's component is of.
@@ -139,7 +136,7 @@ class PipelineClass:
 
     Args:
         name: The class.
-        task: What it does.
+        task: What it does: one of `spec.Task`.
         pipeline: The pipeline that does the same.
     """
 
@@ -148,10 +145,25 @@ class PipelineClass:
     pipeline: Lazy
 
 
+class MisfitError(ConfigError):
+    """Components of a checkpoint that do not fit each other: names the key of one of them.
+
+    Args:
+        component: The name of the component that has the key.
+        told: The message, as `Config.refuse` has it.
+    """
+
+    def __init__(self, component: str, told: str) -> None:
+        super().__init__(told)
+        self.component = component
+
+
 @dataclass(frozen=True)
 class Configs:
-    """What is known of a checkpoint without its weights: a field a component, by its name, and what lies
-    between them. Families make a subclass, whose `check` says what must fit."""
+    """What is known of a checkpoint without its weights: a field for each component, by its name.
+
+    Families make a subclass, whose `check` says what must fit.
+    """
 
     def __post_init__(self) -> None:
         self.check()
@@ -162,6 +174,20 @@ class Configs:
         Raises:
             ConfigError: They do not: names the key of one of them.
         """
+
+    def refuse(self, component: str, config: Config, key: str, allowed: str) -> typing.NoReturn:
+        """Refuse the value of a key of a component's config.
+
+        Args:
+            component: The component's name.
+            config: Its config.
+            key: The config's key.
+            allowed: What is allowed.
+
+        Raises:
+            MisfitError: Always.
+        """
+        raise MisfitError(component, str(bad_key(config.NAME, key, getattr(config, key), allowed)))
 
 
 C = TypeVar("C", bound=Configs)
@@ -183,6 +209,9 @@ class Family(Generic[C]):
         fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
         published: Hub ids of checkpoints, for documents.
+
+    Raises:
+        ValueError: A pipeline's task is none that there is.
     """
 
     name: str
@@ -196,6 +225,14 @@ class Family(Generic[C]):
     fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[Config] | None = None
     published: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        tasks = typing.get_args(Task)
+        for known in self.pipelines:
+            if known.task not in tasks:
+                raise ValueError(
+                    f"{self.name}: the task of {known.name} is {known.task!r}; allowed: {', '.join(tasks)}"
+                )
 
     def read_configs(self, checkpoint: Checkpoint) -> C:
         """The configs of a checkpoint.
@@ -213,15 +250,30 @@ class Family(Generic[C]):
             return self.configs(**read)
 
     def pipeline_for(self, class_name: str, task: str) -> Lazy:
-        """The pipeline of a task, for checkpoints of that pipeline class where it does the task."""
+        """The pipeline for a task of a checkpoint.
+
+        Args:
+            class_name: The pipeline class that `model_index.json` names; it is taken if it does the task.
+            task: One of those that the family's rules have for the checkpoint.
+
+        Raises:
+            Refused: None of the family's pipelines does the task: the family declares it wrongly.
+        """
         of_task = [known for known in self.pipelines if known.task == task]
+        if not of_task:
+            tasks = ", ".join(dict.fromkeys(known.task for known in self.pipelines))
+            raise Refused(
+                f"{self.name}: its rules have the task {task!r}, which none of its pipelines does; "
+                f"theirs: {tasks}"
+            )
         return next((known for known in of_task if known.name == class_name), of_task[0]).pipeline
 
 
 @contextmanager
 def config_of(folder: Path) -> Iterator[None]:
-    """Put the folder before what is wrong with a config that was read from it."""
+    """Put the folder before each fault of a config that was read from it."""
     try:
         yield
     except ConfigError as error:
-        raise Refused(f"{folder}: {error}") from None
+        place = folder / error.component if isinstance(error, MisfitError) else folder
+        raise Refused("\n".join(f"{place}: {fault}" for fault in str(error).splitlines())) from None

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vidgen_dist import nn
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts
-from vidgen_dist.families.family import Configs, Family, ModelClass, SchedulerClass, TokenizerClass
+from vidgen_dist.families.family import (
+    ComponentClass,
+    Configs,
+    Family,
+    ModelClass,
+    SchedulerClass,
+    TokenizerClass,
+)
 from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import Model, make_model
@@ -17,6 +25,8 @@ from vidgen_dist.weights.load import load_weights, match_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
 AnyPipeline = DiffusionPipeline[Any, Any, Any]
+
+K = TypeVar("K", bound=ComponentClass)
 
 
 @runtime_checkable
@@ -89,18 +99,21 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     rules = choose_rules(checkpoint, family, configs, options.task, options.adapter)
     dtype = compute_dtype(options.dtype, nn.device())
     models = _build_models(family, checkpoint, configs, options, mesh)
-    components = _samplers_and_tokenizers(family, checkpoint, configs) | models
+    samplers = {name: getattr(configs, name) for name, _ in _of_kind(SchedulerClass, family, checkpoint)}
+    tokenizers = {
+        name: load_tokenizer(checkpoint, name) for name, _ in _of_kind(TokenizerClass, family, checkpoint)
+    }
     for name, model in models.items():
         load_weights(
             model,
             checkpoint.component_folder(name),
             variant=checkpoint.variant,
             dtype=dtype,
-            rename=getattr(model, "own_key", None),
+            rename=_own_key(model),
             mesh=mesh,
         )
     kind = family.pipeline_for(checkpoint.model_index["_class_name"], rules.task).load()
-    pipeline: AnyPipeline = kind(Parts(rules, configs, components, dtype, mesh))
+    pipeline: AnyPipeline = kind(Parts(rules, configs, {**models, **samplers, **tokenizers}, dtype, mesh))
     return pipeline
 
 
@@ -120,7 +133,7 @@ def check_models(checkpoint: Checkpoint, options: Model) -> None:
     for name, model in build_models(checkpoint, options).items():
         if checkpoint.has_weights(name):
             folder = checkpoint.component_folder(name)
-            match_weights(model, folder, variant=checkpoint.variant, rename=getattr(model, "own_key", None))
+            match_weights(model, folder, variant=checkpoint.variant, rename=_own_key(model))
 
 
 def build_models(checkpoint: Checkpoint, options: Model) -> dict[str, nn.Module]:
@@ -141,24 +154,24 @@ def _build_models(
     family: Family[Any], checkpoint: Checkpoint, configs: Configs, options: Model, mesh: Mesh
 ) -> dict[str, nn.Module]:
     models = {}
-    for component in family.components:
-        known = component.class_of(checkpoint)
-        if not isinstance(known, ModelClass):
-            continue
-        cell, config = known.cell.load(), getattr(configs, component.name)
+    for name, known in _of_kind(ModelClass, family, checkpoint):
+        cell, config = known.cell.load(), getattr(configs, name)
         model = cell(config, mesh) if known.divided else cell(config)
         if isinstance(model, Configurable):
             model.configure(options)
-        models[component.name] = model
+        models[name] = model
     return models
 
 
-def _samplers_and_tokenizers(family: Family[Any], checkpoint: Checkpoint, configs: Configs) -> dict[str, Any]:
-    loaded: dict[str, Any] = {}
+def _of_kind(kind: type[K], family: Family[Any], checkpoint: Checkpoint) -> Iterator[tuple[str, K]]:
+    """The checkpoint's components of one kind: the name and the class of each."""
     for component in family.components:
         known = component.class_of(checkpoint)
-        if isinstance(known, SchedulerClass):
-            loaded[component.name] = getattr(configs, component.name)
-        elif isinstance(known, TokenizerClass):
-            loaded[component.name] = load_tokenizer(checkpoint, component.name)
-    return loaded
+        if isinstance(known, kind):
+            yield component.name, known
+
+
+def _own_key(model: nn.Module) -> Callable[[str], str | None] | None:
+    """The model's names of a checkpoint's keys, where they differ."""
+    own_key: Callable[[str], str | None] | None = getattr(model, "own_key", None)
+    return own_key

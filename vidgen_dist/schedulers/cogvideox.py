@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -59,6 +60,10 @@ class CogVideoXSchedule(Schedule):
     final_alpha_cumprod: np.floating
     stride: int
     prediction_type: str
+
+    def skip(self, first: int) -> Self:
+        """The schedule without its first steps."""
+        return replace(self, timesteps=self.timesteps[first:])
 
     def add_noise(self, original_samples: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Clean latents as they are before the first step; any shape, in the latents' type."""
@@ -145,7 +150,10 @@ class CogVideoXScheduler:
         return timesteps
 
     def can_start_at(self, timestep: int) -> bool:
-        """Whether a clean sample can be told there: not by its noise, where nothing else is left."""
+        """Whether the model's prediction at a timestep gives a clean sample.
+
+        A predicted noise does not, where the latents are nothing but noise.
+        """
         return self.config.prediction_type != "epsilon" or bool(self.alphas_cumprod[timestep] > 0)
 
 

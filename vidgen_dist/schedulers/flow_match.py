@@ -9,9 +9,7 @@ predicts dx/dσ (Lipman et al. 2023, arXiv:2210.02747). Shifts of σ with the nu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -23,9 +21,9 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 _RHO = 7.0
-"""Of Karras et al. 2022 (arXiv:2206.00364), equation 5."""
+"""ρ in equation 5 of Karras et al. 2022 (arXiv:2206.00364)."""
 _BETA = 0.6
-"""Both parameters of the distribution of Lee et al. 2024 (arXiv:2407.12173)."""
+"""Both parameters of the beta distribution in Lee et al. 2024 (arXiv:2407.12173)."""
 _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
@@ -71,9 +69,6 @@ class FlowMatchSchedule(Schedule):
     sigmas: np.ndarray
     stochastic: bool = False
 
-    def skip(self, first: int) -> FlowMatchSchedule:
-        return replace(self, timesteps=self.timesteps[first:], sigmas=self.sigmas[first:])
-
     def step(
         self, prediction: np.ndarray, i: int, sample: np.ndarray, memory: Memory, rng: np.random.Generator
     ) -> tuple[np.ndarray, Memory]:
@@ -96,53 +91,30 @@ class FlowMatchEulerDiscreteScheduler:
 
     def __init__(self, config: FlowMatchConfig) -> None:
         self.config = config
-        trained = config.num_train_timesteps
-        sigmas = np.linspace(1, trained, trained, dtype=np.float32)[::-1] / np.float32(trained)
-        if not config.use_dynamic_shifting:
-            sigmas = _shifted(sigmas, config.shift)
-        self._sigma_max, self._sigma_min = float(sigmas[0]), float(sigmas[-1])
 
     def mu(self, tokens: int) -> float:
-        """The dynamic shift for so many tokens: on the line of which the config gives two points."""
+        """The dynamic shift for a number of tokens, on the line through the config's two points."""
         c = self.config
         slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
         return tokens * slope + (c.base_shift - slope * c.base_image_seq_len)
 
-    def schedule(
-        self,
-        num_inference_steps: int | None = None,
-        *,
-        sigmas: Sequence[float] | np.ndarray | None = None,
-        timesteps: Sequence[float] | np.ndarray | None = None,
-        mu: float | None = None,
-    ) -> FlowMatchSchedule:
+    def schedule(self, sigmas: np.ndarray, mu: float | None = None) -> FlowMatchSchedule:
         """The steps of a rendering.
 
         Args:
-            num_inference_steps: How many; may be left out where one of the next two is given.
-            sigmas: σ before each step, before it is shifted; by default evenly spaced over the training's.
-            timesteps: What the model is told at each step, in place of σ times `num_train_timesteps`.
+            sigmas: σ before each step, before it is shifted: (S,).
             mu: The dynamic shift, see `mu`; needed if the config says `use_dynamic_shifting`.
 
         Raises:
-            Refused: Numbers of steps that differ or are below 1; with `shift_terminal`, a single step at
-                σ = 1, which leaves nothing to stretch.
+            Refused: With `shift_terminal`, a single step at σ = 1, which leaves nothing to stretch.
             ValueError: No `mu` where one is needed.
         """
-        trained = self.config.num_train_timesteps
-        count = _count(num_inference_steps, sigmas, timesteps)
-        told = None if timesteps is None else np.asarray(timesteps, np.float32)
-        # The types are diffusers': float32 for what is given, float64 for what is computed here.
-        if sigmas is not None:
-            chosen = np.asarray(sigmas, np.float32)
-        else:
-            spaced = np.linspace(self._sigma_max * trained, self._sigma_min * trained, count)
-            chosen = (spaced if told is None else told) / trained
+        chosen = np.asarray(sigmas, np.float32)
         final = self._respaced(self._stretched(self._shift(chosen, mu))).astype(np.float32)
         if self.config.invert_sigmas:
-            final, told = np.float32(1) - final, None
+            final = np.float32(1) - final
         return FlowMatchSchedule(
-            timesteps=final * np.float32(trained) if told is None else told,
+            timesteps=final * np.float32(self.config.num_train_timesteps),
             sigmas=np.append(final, np.float32(1 if self.config.invert_sigmas else 0)),
             stochastic=self.config.stochastic_sampling,
         )
@@ -187,14 +159,3 @@ class FlowMatchEulerDiscreteScheduler:
 
 def _shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
     return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
-def _count(steps: int | None, *lists: Sequence[float] | np.ndarray | None) -> int:
-    """How many steps, where all that say it agree."""
-    said = {len(given) for given in lists if given is not None} | ({steps} if steps is not None else set())
-    if len(said) != 1 or min(said) < 1:
-        raise Refused(
-            f"num_inference_steps: {steps} is not allowed; 1 or more, and as many as sigmas or timesteps are "
-            f"given ({', '.join(map(str, sorted(said))) or 'none'})"
-        )
-    return said.pop()

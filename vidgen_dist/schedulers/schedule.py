@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +22,7 @@ class Schedule(ABC):
     """The steps of one rendering.
 
     Args:
-        timesteps: What the model is told, one a prediction: (S,).
+        timesteps: The time that the model is given, one for each prediction: (S,).
     """
 
     timesteps: np.ndarray
@@ -36,10 +35,6 @@ class Schedule(ABC):
     def init_noise_sigma(self) -> float:
         """Standard deviation of the latents that a rendering starts from."""
         return 1.0
-
-    def skip(self, first: int) -> Self:
-        """The schedule without its first steps."""
-        return replace(self, timesteps=self.timesteps[first:])
 
     def scale_model_input(self, sample: np.ndarray, i: int) -> np.ndarray:
         """What the model is shown of latents before the i-th step."""

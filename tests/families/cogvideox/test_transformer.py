@@ -8,6 +8,8 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families.cogvideox.config import TransformerConfig
 from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.nn.embeddings import sincos_3d, timestep_embedding
+from vidgen_dist.parallel.mesh import alone
+from vidgen_dist.parallel.tokens import split_tokens
 from vidgen_dist.request import RequestError
 
 TINY = {
@@ -62,6 +64,10 @@ def inputs(frames=3, height=4, width=6, text=5):
     shapes = {"hidden_states": (2, frames, 4, height, width), "encoder_hidden_states": (2, text, 6)}
     pieces = {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
     return {**pieces, "timestep": STEPS}
+
+
+def split_of(frames=3, height=4, width=6, text=5):
+    return split_tokens(alone(), text=text, video=frames * (height // 2) * (width // 2))
 
 
 # Against diffusers. ----------------------------------------------------------------------------
@@ -150,8 +156,9 @@ def test_sincos_positions_fit_every_size(frames, height, width):
     embed = randomised(**scales).patch_embed
     pieces = inputs(frames, height, width)
     text, video = nn.from_numpy(pieces["encoder_hidden_states"]), nn.from_numpy(pieces["hidden_states"])
-    without, _ = randomised(**ROTARY).patch_embed(text, video)
-    (text_tokens, tokens), _ = embed(text, video)
+    split = split_of(frames, height, width)
+    without = randomised(**ROTARY).patch_embed(text, video, split)
+    text_tokens, tokens = embed(text, video, split)
     np.testing.assert_array_equal(nn.to_numpy(text_tokens), nn.to_numpy(without[0]))
     table = sincos_3d(32, (frames, height // 2, width // 2), **scales)
     np.testing.assert_allclose(nn.to_numpy(tokens), nn.to_numpy(without[1]) + table, atol=1e-6)
@@ -174,7 +181,8 @@ def test_learned_positions_are_the_checkpoints_and_sincos_for_other_frame_counts
     def added(frames):
         pieces = inputs(frames)
         arguments = [nn.from_numpy(pieces[key]) for key in ("encoder_hidden_states", "hidden_states")]
-        streams = zip(model(*arguments)[0], plain(*arguments)[0], strict=True)
+        arguments.append(split_of(frames))
+        streams = zip(model(*arguments), plain(*arguments), strict=True)
         return np.concatenate([nn.to_numpy(ours)[0] - nn.to_numpy(base)[0] for ours, base in streams])
 
     np.testing.assert_allclose(added(3), nn.to_numpy(model.pos_embedding)[0], atol=1e-6)

@@ -160,7 +160,8 @@ def test_a_model_renders_one_video_after_another():
         ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'; allowed is rms_norm_across_heads"),
         ({"attention_head_dim": 9}, "attention_head_dim is 9; allowed is an even number"),
         ({"cross_attention_dim": 32}, "cross_attention_dim is 32; allowed is .*, 20"),
-        ({"norm_eps": None}, "norm_eps is None; allowed is a number"),
+        ({"norm_eps": None}, "norm_eps is None; allowed is a number from 0"),
+        ({"norm_eps": -1}, "norm_eps is -1; allowed is a number from 0"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):

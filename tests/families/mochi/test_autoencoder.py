@@ -106,6 +106,7 @@ def test_frames_do_not_depend_on_later_ones():
         ({"layers_per_block": [1]}, "layers_per_block is .* 2 entries or more"),
         ({"add_attention_block": [True]}, "add_attention_block is .* 2 entries or more"),
         ({"temporal_expansions": [1, 2]}, "temporal_expansions is .* 1 entries"),
+        ({"scaling_factor": 0.0}, r"scaling_factor is 0\.0; allowed is a number above 0"),
         ({"latents_std": [1.0]}, "latents_std is .* as many numbers as latent_channels, 2"),
     ],
 )

@@ -7,17 +7,7 @@ from vidgen_toy.rules import FIELDS, task_rules
 from vidgen_toy.sampler import TwoStepConfig, TwoStepScheduler
 
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
-from vidgen_dist.families.family import (
-    DECODE,
-    DENOISE,
-    ENCODE,
-    Component,
-    Family,
-    Lazy,
-    ModelClass,
-    PipelineClass,
-    SchedulerClass,
-)
+from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass, SchedulerClass
 
 _DENOISER = ModelClass(DenoiserConfig.NAME, DenoiserConfig, Lazy("vidgen_toy.networks:Denoiser"))
 _VAE = ModelClass(VaeConfig.NAME, VaeConfig, Lazy("vidgen_toy.networks:Autoencoder"))
@@ -27,12 +17,10 @@ FAMILY = Family(
     key="toy",
     pipelines=(PipelineClass("ToyPipeline", IMAGE_TO_VIDEO, Lazy("vidgen_toy.pipeline:ToyPipeline")),),
     components=(
-        Component("denoiser", (_DENOISER,), (DENOISE,)),
-        Component("denoiser_2", (_DENOISER,), (DENOISE,)),
-        Component("vae", (_VAE,), (ENCODE, DECODE)),
-        Component(
-            "scheduler", (SchedulerClass(TwoStepConfig.NAME, TwoStepConfig, TwoStepScheduler),), (DENOISE,)
-        ),
+        Component("denoiser", (_DENOISER,)),
+        Component("denoiser_2", (_DENOISER,)),
+        Component("vae", (_VAE,)),
+        Component("scheduler", (SchedulerClass(TwoStepConfig.NAME, TwoStepConfig, TwoStepScheduler),)),
     ),
     configs=ToyConfigs,
     rules=task_rules,

@@ -6,17 +6,7 @@ from vidgen_dist.families.cogvideox.config import CogVideoXConfigs, TransformerC
 from vidgen_dist.families.cogvideox.rules import task_rules
 from vidgen_dist.families.common.components import T5, T5_TOKENIZERS
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO
-from vidgen_dist.families.family import (
-    DECODE,
-    DENOISE,
-    ENCODE,
-    Component,
-    Family,
-    Lazy,
-    ModelClass,
-    PipelineClass,
-    SchedulerClass,
-)
+from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass, SchedulerClass
 from vidgen_dist.schedulers.ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
 from vidgen_dist.schedulers.dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
 
@@ -37,8 +27,8 @@ FAMILY = Family(
         ),
     ),
     components=(
-        Component("tokenizer", T5_TOKENIZERS, (ENCODE,)),
-        Component("text_encoder", (T5,), (ENCODE,)),
+        Component("tokenizer", T5_TOKENIZERS),
+        Component("text_encoder", (T5,)),
         Component(
             "transformer",
             (
@@ -48,13 +38,10 @@ FAMILY = Family(
                     Lazy(f"{__name__}.transformer:CogVideoXTransformer3DModel"),
                 ),
             ),
-            (DENOISE,),
         ),
         Component(
             "vae",
             (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLCogVideoX")),),
-            # Images and clips are encoded, too.
-            (ENCODE, DECODE),
         ),
         Component(
             "scheduler",
@@ -62,7 +49,6 @@ FAMILY = Family(
                 SchedulerClass(CogVideoXDDIMConfig.NAME, CogVideoXDDIMConfig, CogVideoXDDIMScheduler),
                 SchedulerClass(CogVideoXDPMConfig.NAME, CogVideoXDPMConfig, CogVideoXDPMScheduler),
             ),
-            (DENOISE,),
         ),
     ),
     configs=CogVideoXConfigs,

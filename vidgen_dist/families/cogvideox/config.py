@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
-from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
@@ -178,8 +178,8 @@ class VaeConfig(Config):
     def decoded_frames(self, latent_frames: int) -> int:
         """Frames that the VAE makes of latent frames.
 
-        It takes them two by two, an odd one with the first two; only in such a batch of an odd number is
-        the first latent frame one frame alone.
+        It decodes them in batches of two. If their number is odd, the first batch has one more, and only in
+        such a batch the first latent frame becomes a single frame.
         """
         per_latent = self.frames_per_latent
         return per_latent * latent_frames - (per_latent - 1 if latent_frames % 2 else 0)
@@ -205,7 +205,7 @@ class CogVideoXConfigs(Configs):
                 f"{latents}, the VAE's latent_channels (text- and video-to-video), or twice as many "
                 f"(image-to-video)"
             )
-            raise bad_key("transformer", "in_channels", channels, allowed)
+            self.refuse("transformer", self.transformer, "in_channels", allowed)
 
     @property
     def takes_image(self) -> bool:

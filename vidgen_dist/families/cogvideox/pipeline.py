@@ -159,7 +159,20 @@ class CogVideoXPipeline(PromptedPipeline[Q, Text, CogVideoXStart]):
     def encode_pixels(
         self, r: CogVideoXRequest, images: Sequence[Image.Image], rng: np.random.Generator
     ) -> np.ndarray:
-        """Images, resized, to latents drawn from the VAE's posterior: (1, T, C, H, W), unscaled."""
+        """Latents of images, drawn from the VAE's posterior.
+
+        Args:
+            r: The request, whose height and width the images are resized to.
+            images: The frames, in their order.
+            rng: What the draw is made from: normal noise once, in the shape of the latents as the VAE has
+                them, (1, C, T, H, W).
+
+        Returns:
+            float32 (1, T, C, H, W), not scaled for the transformer.
+
+        Raises:
+            NumericalError: Values that are NaN or infinite.
+        """
         mean, logvar = self.vae.encode(self.tensor(to_pixels(images, r.height, r.width)))
         return self.sample_posterior(mean, logvar, rng).transpose(0, 2, 1, 3, 4)
 

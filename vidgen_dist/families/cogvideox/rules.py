@@ -107,7 +107,7 @@ def _video_to_video(configs: CogVideoXConfigs) -> TaskRules[VideoToVideoRequest]
 
 
 def _defaults(configs: CogVideoXConfigs) -> dict[str, Any]:
-    """Those of all tasks."""
+    """The defaults that all tasks share."""
     trained, spatial = configs.transformer, configs.vae.spatial_compression_ratio
     return {
         "negative_prompt": "",

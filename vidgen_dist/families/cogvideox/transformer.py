@@ -103,7 +103,7 @@ class CogVideoXTransformer3DModel(nn.Module):
         self.config = config
         self.mesh = mesh or alone()
         c = self.config
-        self.patch_embed = PatchEmbed(c, self.mesh)
+        self.patch_embed = PatchEmbed(c)
         self.time_embedding = TimestepEmbedding(c.inner_dim, c.time_embed_dim, c.timestep_activation_fn)
         if c.ofs_embed_dim is not None:
             self.ofs_embedding = TimestepEmbedding(c.ofs_embed_dim, c.ofs_embed_dim, c.timestep_activation_fn)
@@ -139,13 +139,15 @@ class CogVideoXTransformer3DModel(nn.Module):
         batch, frames, _, height, width = hidden_states.shape
         dtype = hidden_states.dtype
         time = nn.silu(self._time(timestep, ofs, dtype))
-        streams, split = self.patch_embed(encoder_hidden_states, hidden_states)
+        p, pt = self.config.patch_size, self.config.frames_per_patch
+        tokens = frames // pt * (height // p) * (width // p)
+        split = split_tokens(self.mesh, text=encoder_hidden_states.shape[1], video=tokens)
         rotary = None
         if image_rotary_emb is not None:
             rotary = joint_rotary([_array(table) for table in image_rotary_emb], split, dtype)
         _, video = run_blocks(
             self.transformer_blocks,
-            streams,
+            self.patch_embed(encoder_hidden_states, hidden_states, split),
             lambda block, streams: block(*streams, time, rotary, split),
         )
         video = self.proj_out(self.norm_out(self.norm_final(video), time))
@@ -175,15 +177,11 @@ class CogVideoXTransformer3DModel(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Latents and text into tokens, with the position table where the model has one.
+    """Latents and text into tokens, with the position table where the model has one."""
 
-    Here the tokens are divided over the ranks of a gang.
-    """
-
-    def __init__(self, config: TransformerConfig, mesh: Mesh) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.mesh = mesh
         c, p = config, config.patch_size
         if c.patch_size_t is None:
             self.proj = nn.Conv2d(c.in_channels, c.inner_dim, p, stride=p, bias=c.patch_bias)
@@ -198,12 +196,10 @@ class PatchEmbed(nn.Module):
         # The last size's table: all steps of a video share it.
         self._table: tuple[Any, nn.Tensor] | None = None
 
-    def construct(self, text: nn.Tensor, video: nn.Tensor) -> tuple[list[nn.Tensor], TokenSplit]:
-        """(B, L, text_embed_dim) and (B, T, C, H, W) to this rank's part of (B, L, D) and (B, V, D), and how
-        the tokens are divided."""
+    def construct(self, text: nn.Tensor, video: nn.Tensor, split: TokenSplit) -> tuple[nn.Tensor, nn.Tensor]:
+        """(B, L, text_embed_dim) and (B, T, C, H, W) to this rank's part of (B, L, D) and (B, V, D)."""
         _, frames, _, height, width = video.shape
         patches = self._patchify(video)
-        split = split_tokens(self.mesh, text=text.shape[1], video=patches.shape[1])
         positions = self._positions(text.shape[1], frames, height, width, patches.dtype)
         text = self.text_proj(split.own(text, "text"))
         # Patches do not overlap, so the convolution is a product with each patch.
@@ -213,7 +209,7 @@ class PatchEmbed(nn.Module):
             text = nn.add(text, split.own(positions["text"], "text"))
         if "video" in positions:
             tokens = nn.add(tokens, split.own(positions["video"], "video"))
-        return [text, tokens], split
+        return text, tokens
 
     def _patchify(self, video: nn.Tensor) -> nn.Tensor:
         """(B, T, C, H, W) to (B, V, C * patch_size_t * patch_size * patch_size)."""

@@ -102,11 +102,11 @@ class VideoAutoencoder(nn.Module):
         raise NotImplementedError
 
     def _latent_rows(self, height: int) -> int:
-        """Rows of latents that so many of pixels make."""
+        """Rows of latents for a height in pixels."""
         return height // self.spatial_compression_ratio
 
     def _decode_by(self, decode: Callable[[nn.Tensor, Rows], nn.Tensor], latents: nn.Tensor) -> nn.Tensor:
-        """As `decode`, by another method than `_decode`."""
+        """As `decode`, with another method than `_decode`."""
         rows = self._divide(latents.shape[3])
         frames = self._run(rows.take(latents), rows, decode, decoding=True) if rows.holds else None
         return rows.gather_at_first(frames, latents.dtype)

@@ -12,7 +12,7 @@ from vidgen_dist import nn
 from vidgen_dist.parallel.rows import Rows
 
 Steps = tuple[int, int, int]
-"""By how much frames, rows and columns are fewer, or more."""
+"""Factors by which frames, rows and columns become fewer, or more."""
 
 
 class FrameCache:

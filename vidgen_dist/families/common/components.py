@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidgen_dist.encoders.config import ClipTextConfig, LlamaConfig, T5Config
+from vidgen_dist.encoders.config import ClipTextConfig, T5Config
 from vidgen_dist.families.family import Lazy, ModelClass, SchedulerClass, TokenizerClass
 from vidgen_dist.schedulers.flow_match import FlowMatchConfig, FlowMatchEulerDiscreteScheduler
 
@@ -15,9 +15,6 @@ LLAMA_TOKENIZERS = (
 )
 
 T5 = ModelClass(T5Config.NAME, T5Config, Lazy("vidgen_dist.encoders.t5:T5Encoder"), divided=False)
-LLAMA = ModelClass(
-    LlamaConfig.NAME, LlamaConfig, Lazy("vidgen_dist.encoders.llama:LlamaEncoder"), divided=False
-)
 CLIP_TEXT = ModelClass(
     ClipTextConfig.NAME, ClipTextConfig, Lazy("vidgen_dist.encoders.clip:CLIPTextEncoder"), divided=False
 )

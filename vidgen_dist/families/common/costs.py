@@ -1,4 +1,4 @@
-"""What a plan needs to know of a model and of a video, as plain numbers that no family's name is tied to."""
+"""What a plan needs to know of a model and of a video, as plain numbers without a family's name."""
 
 from __future__ import annotations
 
@@ -110,9 +110,8 @@ class ModelSize:
     Args:
         denoisers: The networks of which each denoising step runs one, the one that costs most first.
         vae: The autoencoder.
-        text_encoder: What encodes prompts; None where there is none, or what encodes them takes next to no
-            time.
-        others: Components that are in memory too, and take next to no time.
+        text_encoder: What encodes prompts; None where there is none, or where encoding takes almost no time.
+        others: Components that are in memory too, and take almost no time.
     """
 
     denoisers: tuple[Network, ...]
@@ -128,7 +127,7 @@ class ModelSize:
 
     @property
     def denoiser(self) -> Network:
-        """The network that the costs of a step are reckoned for."""
+        """The network that the costs of a step are computed for."""
         return self.denoisers[0]
 
 
@@ -168,7 +167,7 @@ class Workload:
         latents: Numbers of a sample's latents.
         latent_rows: Rows of a latent frame, which a gang divides for the autoencoder.
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
-        batches: Of such batches in a video.
+        batches: Number of such batches in a video.
         text_tokens: Tokens of the prompt.
         encoded_frames: Frames of an image or clip that the autoencoder encodes first.
         repeated_frames: Frames that the autoencoder makes beside those: twice, where batches overlap, or to
@@ -236,7 +235,7 @@ def autoencoder(
 
     Args:
         counted: Its parameters.
-        convolutions: Gives those of one half, of the parameters' shapes and `encoder.` or `decoder.`.
+        convolutions: The parameters' shapes and `encoder.` or `decoder.` to the convolutions of that half.
         name: The component's.
     """
     halves = (tuple(convolutions(counted.shapes, prefix)) for prefix in ("encoder.", "decoder."))

@@ -21,8 +21,8 @@ H = TypeVar("H")
 """What a family's model is told beside latents and time: a frozen dataclass of arrays (1, ...) or None."""
 
 Weight = float | np.ndarray
-"""How far to go from the half without the condition towards, and beyond, the one with it: a number, or an
-array that broadcasts over latents, as for a weight a frame."""
+"""How far to go from the half without the condition towards the half with it, and beyond: a number, or an
+array that broadcasts over latents, such as a weight for each frame."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Halves(Generic[H]):
         """What this rank's samples of a step are conditioned on, arrays (B, ...).
 
         Args:
-            guided: Whether the step predicts both halves; each rank then works on its own, or on both. In one
-                that is not, every rank predicts the conditional half: all are there to gather weights.
+            guided: Whether the step predicts both halves; each rank then works on its own, or on both. Else
+                every rank predicts the conditional half, as all must be there to gather weights.
             mesh: The gang.
         """
         if not guided or self.unconditional is None:
@@ -70,12 +70,12 @@ def constant(weight: Weight | None, steps: int, rescale: float = 0.0) -> Guidanc
 
 
 def own_halves(both: Sequence[T], mesh: Mesh) -> Sequence[T]:
-    """Those of the two halves that this rank works on."""
+    """The halves, one or both, that this rank works on."""
     return both[bounds(shares(2, mesh.cfg.size), mesh.cfg.index)]
 
 
 def both_halves(predicted: nn.Tensor, mesh: Mesh) -> nn.Tensor:
-    """Predictions (1 or 2, ...) of this rank's halves as those of both, (2, ...)."""
+    """Predictions of both halves, (2, ...), made of every rank's predictions of its own, (1 or 2, ...)."""
     return mesh.cfg.all_gather(predicted, shares(2, mesh.cfg.size), what="cfg").wait()
 
 
@@ -90,7 +90,14 @@ def guide(halves: np.ndarray, weight: Weight, rescale: float = 0.0) -> np.ndarra
 
 
 def stacked(conditions: Sequence[H]) -> H:
-    """Conditions of one sample each as that of a batch: each array of theirs one behind the other."""
+    """One condition for a batch, made of conditions for single samples.
+
+    Args:
+        conditions: Of one class; their arrays are (1, ...).
+
+    Returns:
+        Arrays (B, ...), the samples in the order of the conditions.
+    """
     first: Any = conditions[0]
     if len(conditions) == 1:
         return first

@@ -22,7 +22,7 @@ from vidgen_dist.parallel.tokens import TokenSplit
 SINUSOIDS = 256
 
 MODULATED_EPS = 1e-6
-"""Of layer norms whose scale and shift come from the time."""
+"""Epsilon of layer norms whose scale and shift come from the time."""
 
 
 def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
@@ -107,7 +107,7 @@ class ActivatedLinear(nn.Module):
 
 
 def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) -> Rotary:
-    """Of this rank's tokens, text first, which does not turn, then video.
+    """Rotary positions of this rank's tokens: first the text's, which do not turn, then the video's.
 
     Args:
         tables: (cos, sin) of all video tokens, each (V, head size); neighbouring channels are a pair.

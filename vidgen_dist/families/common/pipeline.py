@@ -36,7 +36,7 @@ from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 @dataclass(frozen=True)
 class Start(Generic[H]):
-    """Where denoising begins. Families make a subclass for what their steps and decoding need besides.
+    """Where denoising begins. Families make a subclass if their steps or decoding need more.
 
     Args:
         latents: Noise, or what there is of a video already: float32 (1, ...).
@@ -44,7 +44,11 @@ class Start(Generic[H]):
         schedule: The steps.
         guidance: Their weights.
         carried: Name of the dtype that latents are rounded to after each step.
-        left_out: Numbers of steps that take the prediction, guided, of the step before for their own.
+        left_out: Numbers of steps that take the prediction, guided, of the step before for their own. The
+            first step, 0, makes its own.
+
+    Raises:
+        ValueError: The first step is left out, or a step is guided without an unconditional half.
     """
 
     latents: np.ndarray
@@ -54,11 +58,19 @@ class Start(Generic[H]):
     carried: str
     left_out: frozenset[int] = frozenset()
 
+    def __post_init__(self) -> None:
+        if 0 in self.left_out:
+            raise ValueError("left_out: has step 0, before which there is no prediction to take")
+        guided = any(weight is not None for weight in self.guidance.weights)
+        if guided and self.halves.unconditional is None:
+            raise ValueError("halves: unconditional is None, and a step has a weight of guidance")
+
 
 S = TypeVar("S", bound=Start[Any])
 
-PREDICTION = "prediction"
-"""What the loop remembers beside the sampler, where steps are left out: the latest prediction, guided."""
+LATENTS, PREDICTION = "latents", "prediction"
+"""What the loop keeps between steps, by its names in saved states: the latents and, where steps are left out,
+the latest prediction, guided."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 
     @abstractmethod
     def encode(self, r: R) -> Halves[H]:
-        """What the video is conditioned on; draws no noise."""
+        """What the video is conditioned on, both halves if the request is guided; draws no noise."""
 
     @abstractmethod
     def prepare(self, r: R, halves: Halves[H], rng: np.random.Generator) -> S:
@@ -168,7 +180,21 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         i: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Latents as the i-th step takes them: as they are, but where a part of them is given anew."""
+        """Latents as the i-th step takes them.
+
+        A family whose steps are given a part of the latents, such as an image's frame, puts the part in here.
+
+        Args:
+            r: The request.
+            start: Where denoising began.
+            latents: What the step before left, or where denoising began: float32, in the shape of
+                `start.latents`, batch first. Not to be written to.
+            i: The step's number.
+            rng: What noise is drawn from.
+
+        Returns:
+            float32, in the same shape; the same values on every rank of a gang.
+        """
         return latents
 
     def step(
@@ -181,7 +207,21 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         i: int,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Memory]:
-        """Latents after the i-th step, and what the sampler remembers of it."""
+        """Latents after the i-th step, and what the sampler remembers of it.
+
+        Args:
+            r: The request.
+            start: Where denoising began.
+            prediction: The model's, guided: float32, in the shape of the latents.
+            latents: As `before_step` gives them. Not to be written to.
+            memory: What the step before gave; empty before the first.
+            i: The step's number.
+            rng: What noise is drawn from.
+
+        Returns:
+            Latents, float32, in the shape of `start.latents`, batch first; and named arrays, which the loop
+            saves with the latents. Both have the same values on every rank of a gang.
+        """
         return start.schedule.step(prediction, i, latents, memory, rng)
 
     # The loop
@@ -197,24 +237,24 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
     ) -> np.ndarray:
         """Latents (1, ...) after the last step."""
         steps = len(start.schedule)
-        first, latents, memory = _begun(start, resume, rng)
-        # Put together once a video: of each step's guidance, on or off.
+        first, kept, memory = _begun(start, resume, rng)
+        # A video has at most two conditions, with guidance and without: each is put together once.
         condition = functools.cache(lambda guided: start.halves.own(guided, self.mesh))
         for i in range(first, steps):
-            latents = self.before_step(r, start, latents, i, rng)
+            latents = self.before_step(r, start, kept[LATENTS], i, rng)
             if i in start.left_out:
-                prediction = memory[PREDICTION]
+                prediction = kept[PREDICTION]
             else:
                 prediction = self._guided(r, start, latents, condition, i)
             latents, memory = self.step(r, start, prediction, latents, memory, i, rng)
-            if start.left_out:
-                memory = {**memory, PREDICTION: prediction}
             latents = round_to(latents, start.carried)
             check_finite(latents, f"denoise, step {i + 1} of {steps}")
+            kept = {LATENTS: latents} | ({PREDICTION: prediction} if start.left_out else {})
+            _check_names(start.schedule, kept, memory)
             if on_state is not None:
-                on_state(State(i + 1, {"latents": latents, **memory}, rng.bit_generator.state))
+                on_state(State(i + 1, {**kept, **memory}, rng.bit_generator.state))
             clock.tell("denoise", i + 1, steps)
-        return latents
+        return kept[LATENTS]
 
     def _guided(
         self, r: R, start: S, latents: np.ndarray, condition: Callable[[bool], H], i: int
@@ -244,11 +284,21 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 
 def _begun(
     start: Start[Any], resume: State | None, rng: np.random.Generator
-) -> tuple[int, np.ndarray, Memory]:
-    """The first step to take, and the latents and the sampler's memory before it."""
+) -> tuple[int, Mapping[str, np.ndarray], Memory]:
+    """The first step to take, and what the loop and the sampler have kept before it."""
     if resume is None:
-        return 0, start.latents, {}
+        return 0, {LATENTS: start.latents}, {}
     rng.bit_generator.state = resume.rng
     # Copied, as they may lie in memory that is shared and cannot be written to.
-    memory = {name: np.array(array) for name, array in resume.arrays.items()}
-    return resume.step, memory.pop("latents"), memory
+    arrays = {name: np.array(array) for name, array in resume.arrays.items()}
+    own = (LATENTS, PREDICTION) if start.left_out else (LATENTS,)
+    return resume.step, {name: arrays.pop(name) for name in own}, arrays
+
+
+def _check_names(schedule: Schedule, kept: Mapping[str, np.ndarray], memory: Memory) -> None:
+    """See that the sampler's arrays do not take the place of the loop's in saved states."""
+    for name in kept.keys() & memory.keys():
+        raise ValueError(
+            f"{type(schedule).__name__}.step: remembers an array named {name!r}; allowed is any other name: "
+            f"the loop saves its own under this one"
+        )

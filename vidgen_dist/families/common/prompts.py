@@ -94,7 +94,7 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
         def encoded(text: str) -> H:
             return self._texts.get((text, decides), lambda: self.encode_text(r, text))
 
-        # Every rank has those of both halves: with a share of them, ranks that know their prompt would not be
-        # there to gather the encoder's weights with those that do not.
+        # Every rank encodes both prompts. If each encoded its own half's, a rank that has kept that prompt
+        # would not be there when the others gather the encoder's weights.
         negative = None if negative_prompt is None else encoded(negative_prompt)
         return Halves(encoded(prompt), negative)

@@ -68,7 +68,7 @@ class StageClock:
     """Seconds that each stage of one rendering took, and how far it is.
 
     Args:
-        on_progress: Who is told.
+        on_progress: Called with the stage and its steps; None: nobody is told.
         seconds: Stage -> seconds.
     """
 
@@ -76,13 +76,18 @@ class StageClock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def tell(self, stage: str, done: int, steps: int) -> None:
-        """So many steps of a stage are done."""
+        """Report how many steps of a stage are done."""
         if self.on_progress is not None:
             self.on_progress(stage, done, steps)
 
     @contextmanager
     def stage(self, name: str, steps: int = 1) -> Iterator[None]:
-        """A stage that has so many steps."""
+        """Time a stage, and report that it begins.
+
+        Args:
+            name: The stage.
+            steps: How many it has.
+        """
         self.tell(name, 0, steps)
         begun = time.perf_counter()
         try:
@@ -161,7 +166,7 @@ def _not_finite(stage: str) -> str:
 
 
 def _on_all(fine: bool, gang: Group) -> bool:
-    """Whether it is fine on all ranks: they must raise alike, or go on alike."""
+    """Whether it is fine on all ranks: either all raise, or all go on."""
     if gang.size == 1:
         return fine
     # This module is read by workers that must not load MindSpore yet.

@@ -44,7 +44,7 @@ def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
 
 @dataclass(frozen=True)
 class StridedTiles:
-    """Tiles of rows and columns, one every so many pixels, under the reference's names.
+    """Tiles of rows and columns, given by their size and their distance, with the reference's names.
 
     Args:
         tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels.
@@ -70,7 +70,7 @@ class StridedTiles:
 
 @dataclass(frozen=True)
 class OverlappingTiles:
-    """Tiles of rows and columns that share a part of their length, under the reference's names.
+    """Tiles of rows and columns that share a part of their length, with the reference's names.
 
     Args:
         tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels.
@@ -92,7 +92,7 @@ class OverlappingTiles:
 
 
 def overlap(samples: int, share: float, ratio: int, *, decoding: bool) -> Tiles:
-    """As `cut`, of tiles that share that much of their length.
+    """As `cut`, for tiles that share a part of their length.
 
     Raises:
         Refused: The reference's rounding leaves such tiles apart, or on top of one another.

@@ -6,21 +6,16 @@ from vidgen_dist.families.common.components import (
     CLIP_TEXT,
     CLIP_TOKENIZERS,
     FLOW_MATCH_EULER,
-    LLAMA,
     LLAMA_TOKENIZERS,
 )
 from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO
-from vidgen_dist.families.family import (
-    DECODE,
-    DENOISE,
-    ENCODE,
-    Component,
-    Family,
-    Lazy,
-    ModelClass,
-    PipelineClass,
+from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass
+from vidgen_dist.families.hunyuan_video.config import (
+    HunyuanVideoConfigs,
+    LlamaTextConfig,
+    TransformerConfig,
+    VaeConfig,
 )
-from vidgen_dist.families.hunyuan_video.config import HunyuanVideoConfigs, TransformerConfig, VaeConfig
 from vidgen_dist.families.hunyuan_video.rules import FIELDS, task_rules
 
 FAMILY = Family(
@@ -32,10 +27,20 @@ FAMILY = Family(
         ),
     ),
     components=(
-        Component("tokenizer", LLAMA_TOKENIZERS, (ENCODE,)),
-        Component("tokenizer_2", CLIP_TOKENIZERS, (ENCODE,)),
-        Component("text_encoder", (LLAMA,), (ENCODE,)),
-        Component("text_encoder_2", (CLIP_TEXT,), (ENCODE,)),
+        Component("tokenizer", LLAMA_TOKENIZERS),
+        Component("tokenizer_2", CLIP_TOKENIZERS),
+        Component(
+            "text_encoder",
+            (
+                ModelClass(
+                    LlamaTextConfig.NAME,
+                    LlamaTextConfig,
+                    Lazy("vidgen_dist.encoders.llama:LlamaEncoder"),
+                    divided=False,
+                ),
+            ),
+        ),
+        Component("text_encoder_2", (CLIP_TEXT,)),
         Component(
             "transformer",
             (
@@ -45,7 +50,6 @@ FAMILY = Family(
                     Lazy(f"{__name__}.transformer:HunyuanVideoTransformer3DModel"),
                 ),
             ),
-            (DENOISE,),
         ),
         Component(
             "vae",
@@ -54,9 +58,8 @@ FAMILY = Family(
                     VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLHunyuanVideo")
                 ),
             ),
-            (DECODE,),
         ),
-        Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
+        Component("scheduler", (FLOW_MATCH_EULER,)),
     ),
     configs=HunyuanVideoConfigs,
     rules=task_rules,

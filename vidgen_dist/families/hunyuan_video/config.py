@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS
-from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipTextConfig, LlamaConfig
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -18,8 +18,8 @@ from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 CLIP_TOKENS = 77
 """Tokens of a prompt for CLIP, whatever `max_sequence_length` is."""
 
-# Long videos go through the VAE in tiles of so many frames and the one before, one every so many: other
-# numbers would change the picture.
+# Long videos go through the VAE in tiles: each has FRAMES_OF_A_TILE frames and the frame before them, and one
+# begins every FRAMES_TO_THE_NEXT frames. Other numbers would change the picture.
 FRAMES_OF_A_TILE = 16
 FRAMES_TO_THE_NEXT = 12
 
@@ -27,6 +27,13 @@ DOWN_BLOCK = "HunyuanVideoDownBlock3D"
 UP_BLOCK = "HunyuanVideoUpBlock3D"
 
 Even = Annotated[int, Field(multiple_of=2)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LlamaTextConfig(LlamaConfig):
+    """`text_encoder/config.json`."""
+
+    UNUSED_LAYERS: ClassVar = 2
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,8 +132,11 @@ class VaeConfig(Config):
             self.refuse("spatial_compression_ratio", allowed)
 
     def steps(self, level: int) -> tuple[int, int, int] | None:
-        """By how much frames, rows and columns change at the end of the level-th block, of the encoder as of
-        the decoder; None: not at all."""
+        """Factors by which a block changes frames, rows and columns at its end; None if it changes none.
+
+        Args:
+            level: The block's number, from 0, in the encoder or the decoder.
+        """
         last = len(self.block_out_channels) - 1
         space = 2 if level < int(math.log2(self.spatial_compression_ratio)) else 1
         time = 2 if last - int(math.log2(self.temporal_compression_ratio)) <= level < last else 1
@@ -141,7 +151,7 @@ class VaeConfig(Config):
 class HunyuanVideoConfigs(Configs):
     """A checkpoint without its weights."""
 
-    text_encoder: LlamaConfig
+    text_encoder: LlamaTextConfig
     text_encoder_2: ClipTextConfig
     transformer: TransformerConfig
     vae: VaeConfig
@@ -158,13 +168,13 @@ class HunyuanVideoConfigs(Configs):
             value = getattr(self.transformer, key)
             # No out_channels are as many as in_channels.
             if value is not None and value != needed:
-                raise bad_key("transformer", key, value, f"{needed}, {of}")
-        longest = self.text_encoder_2.max_position_embeddings
-        if longest < CLIP_TOKENS:
-            raise bad_key("text_encoder_2", "max_position_embeddings", longest, f"{CLIP_TOKENS} or more")
-        if self.scheduler.config.use_dynamic_shifting:
+                self.refuse("transformer", self.transformer, key, f"{needed}, {of}")
+        clip, scheduler = self.text_encoder_2, self.scheduler.config
+        if clip.max_position_embeddings < CLIP_TOKENS:
+            self.refuse("text_encoder_2", clip, "max_position_embeddings", f"{CLIP_TOKENS} or more")
+        if scheduler.use_dynamic_shifting:
             allowed = "false: HunyuanVideo's shift is a constant"
-            raise bad_key("scheduler", "use_dynamic_shifting", True, allowed)
+            self.refuse("scheduler", scheduler, "use_dynamic_shifting", allowed)
 
     @property
     def pixels_of_a_token(self) -> int:

@@ -88,7 +88,7 @@ COSTS = Costs(size, workload)
 
 def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Convolution]:
     """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`."""
-    # How many frames, and rows, of one end are one behind so many blocks.
+    # How many frames, and rows, at one end become one after a number of blocks.
     behind = [(1, 1)]
     for level in range(len(config.block_out_channels)):
         time, space, _ = config.steps(level) or (1, 1, 1)

@@ -19,7 +19,7 @@ from vidgen_dist.request import Field, RequestError
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 16
-"""Of height and width: diffusers asks for it whatever the checkpoint's sizes are."""
+"""Height and width are multiples of it: diffusers asks for that whatever the checkpoint's sizes are."""
 
 FIELDS = {
     "true_cfg_scale": Field(
@@ -41,7 +41,7 @@ class HunyuanVideoRequest(PromptedRequest):
 
     @property
     def is_guided(self) -> bool:
-        """Whether it is rendered against its negative prompt, too; `guidance_scale` is embedded."""
+        """Whether each step also predicts with the negative prompt; `guidance_scale` is embedded."""
         return self.true_cfg_scale > 1 and self.negative_prompt is not None
 
 
@@ -57,7 +57,7 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
             raise RequestError("num_frames", r.num_frames, f"{allowed}{of_a_token}")
         warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
         if r.true_cfg_scale > 1 and not r.is_guided:
-            _warn_of_guidance(r.true_cfg_scale)
+            _warn_of_guidance()
 
     of_task = TaskRules(
         request=HunyuanVideoRequest,
@@ -78,6 +78,6 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
 
 
 @functools.cache
-def _warn_of_guidance(true_cfg_scale: float) -> None:
-    """Say it once for each weight: the reference pipeline is silent."""
-    logger.warning("true_cfg_scale %g does nothing in rows without a negative_prompt", true_cfg_scale)
+def _warn_of_guidance() -> None:
+    """Say it once in a process: the reference pipeline is silent."""
+    logger.warning("true_cfg_scale does nothing in rows without a negative_prompt")

@@ -39,7 +39,7 @@ from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
 
 EPS = 1e-6
-"""Of every norm."""
+"""Epsilon of every norm."""
 
 TIME_CHANNELS = 256
 """Sinusoids of a timestep, and of the guidance."""
@@ -127,12 +127,13 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         time = nn.silu(self.time_text_embed(timestep, pooled_projections, guidance))
         text = self.context_embedder(encoder_hidden_states, timestep, mask)
         patches = to_patches(hidden_states, self.config.patch)
-        samples = [
-            self._begin(text[i : i + 1, : int(mask[i].sum())], patches[i : i + 1], time[i : i + 1], grid)
-            for i in range(len(mask))
-        ]
         samples = run_blocks(
-            self.transformer_blocks, samples, lambda block, samples: [block(sample) for sample in samples]
+            self.transformer_blocks,
+            [
+                self._begin(text[i : i + 1, : int(mask[i].sum())], patches[i : i + 1], time[i : i + 1], grid)
+                for i in range(len(mask))
+            ],
+            lambda block, samples: [block(sample) for sample in samples],
         )
         streams = run_blocks(
             self.single_transformer_blocks,

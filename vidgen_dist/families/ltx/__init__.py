@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from vidgen_dist.families.common.components import FLOW_MATCH_EULER, T5, T5_TOKENIZERS
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
-from vidgen_dist.families.family import (
-    DECODE,
-    DENOISE,
-    ENCODE,
-    Component,
-    Family,
-    Lazy,
-    ModelClass,
-    PipelineClass,
-)
+from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass
 from vidgen_dist.families.ltx.config import LTXConfigs, TransformerConfig, VaeConfig
 from vidgen_dist.families.ltx.rules import FIELDS, task_rules
 
@@ -27,8 +18,8 @@ FAMILY = Family(
         PipelineClass("LTXImageToVideoPipeline", IMAGE_TO_VIDEO, _PIPELINE),
     ),
     components=(
-        Component("tokenizer", T5_TOKENIZERS, (ENCODE,)),
-        Component("text_encoder", (T5,), (ENCODE,)),
+        Component("tokenizer", T5_TOKENIZERS),
+        Component("text_encoder", (T5,)),
         Component(
             "transformer",
             (
@@ -38,15 +29,12 @@ FAMILY = Family(
                     Lazy(f"{__name__}.transformer:LTXVideoTransformer3DModel"),
                 ),
             ),
-            (DENOISE,),
         ),
         Component(
             "vae",
             (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLLTXVideo")),),
-            # An image is encoded.
-            (ENCODE, DECODE),
         ),
-        Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
+        Component("scheduler", (FLOW_MATCH_EULER,)),
     ),
     configs=LTXConfigs,
     rules=task_rules,

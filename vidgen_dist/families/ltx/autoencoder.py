@@ -46,7 +46,8 @@ class Pass:
 
         Drawn for all rows, so that every rank has its part of the same.
         """
-        assert self.rng is not None, "a decoder that injects noise is given what to draw it from"
+        if self.rng is None:
+            raise ValueError("this decoder needs rng: its config has decoder_inject_noise")
         rows, width = like.shape[3:]
         scale = rows // self.rows.sizes[self.rows.gang.index]
         height = rows if self.rows.gang.size == 1 else scale * sum(self.rows.sizes)
@@ -329,7 +330,8 @@ class Decoder3d(nn.Module):
 
     def construct(self, latents: nn.Tensor, on: Pass, timestep: np.ndarray | None) -> nn.Tensor:
         if self.timestep_scale_multiplier is not None:
-            assert timestep is not None, "a decoder that is told the timestep"
+            if timestep is None:
+                raise ValueError("this decoder needs timestep: its config has timestep_conditioning")
             timestep = np.asarray(timestep, np.float32) * nn.to_numpy(self.timestep_scale_multiplier)
         x = self.mid_block(self.conv_in(latents, on), on, timestep)
         for block in self.up_blocks:
@@ -385,6 +387,9 @@ class AutoencoderKLLTXVideo(VideoAutoencoder):
         Args:
             timestep: (B,), 0 to 1; for `timestep_conditioning`.
             rng: What noise is drawn from, for `decoder_inject_noise`: all ranks' in one state.
+
+        Raises:
+            ValueError: No `timestep` or `rng` where the config asks for it.
         """
         return self._decode_by(lambda x, rows: self.decoder(x, Pass(rows, rng), timestep), latents)
 

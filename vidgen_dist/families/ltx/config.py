@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import FEED_FORWARDS
-from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -49,7 +49,7 @@ class TransformerConfig(Config):
     num_layers: Positive = 28
     activation_fn: Annotated[str, OneOf(FEED_FORWARDS)] = "gelu-approximate"
     norm_elementwise_affine: bool = False
-    norm_eps: float = 1e-6
+    norm_eps: FromZero = 1e-6
     caption_channels: Positive = 4096
     attention_bias: bool = True
     attention_out_bias: bool = True
@@ -154,8 +154,8 @@ class VaeConfig(Config):
     timestep_conditioning: bool = False
     patch_size: Positive = 4
     patch_size_t: Positive = 1
-    resnet_norm_eps: float = 1e-6
-    scaling_factor: float = 1.0
+    resnet_norm_eps: FromZero = 1e-6
+    scaling_factor: AboveZero = 1.0
     encoder_causal: bool = True
     decoder_causal: bool = False
     spatial_compression_ratio: Positive | None = None
@@ -280,7 +280,8 @@ class LTXConfigs(Configs):
         channels, latents = self.transformer, self.vae.latent_channels
         for key, value in (("in_channels", channels.in_channels), ("out_channels", channels.output_channels)):
             if value != latents:
-                raise bad_key("transformer", key, value, f"{latents}, the VAE's latent_channels")
+                allowed = f"{latents}, the VAE's latent_channels"
+                self.refuse("transformer", self.transformer, key, allowed)
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Channels, frames, rows and columns of a video's latents: the first frame has a latent frame of its

@@ -84,7 +84,7 @@ class _Scale(NamedTuple):
     pixels: float
 
     def fewer(self, stride: Stride) -> _Scale:
-        """Where so many frames, rows and columns are one."""
+        """The scale after `stride` frames, rows and columns became one."""
         return _Scale(self.frames / stride[0], self.pixels / stride[1])
 
 

@@ -49,8 +49,8 @@ class TokenStart(Start[Text]):
 
     Args:
         size: Latent frames, rows and columns.
-        given: How many of the tokens, the first ones, are an image's. They are told that their time is over,
-            and stay.
+        given: How many of the first tokens are an image's. The model is given time 0 for them, and steps do
+            not change them.
     """
 
     size: tuple[int, int, int]

@@ -17,7 +17,7 @@ from vidgen_dist.kinds import Number
 from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, RequestError
 
 MULTIPLE = 32
-"""Of height and width, whatever the checkpoint's VAE makes of them."""
+"""Height and width are multiples of it, whatever the checkpoint's VAE makes of them."""
 
 FIELDS = {
     "frame_rate": Field(
@@ -48,7 +48,7 @@ class LTXRequest(PromptedRequest):
 
     @property
     def decoded_noise(self) -> float:
-        """Share of noise in the latents that a decoder is given that is told the timestep."""
+        """Share of noise in the latents, for a decoder that is told the timestep."""
         return self.decode_timestep if self.decode_noise_scale is None else self.decode_noise_scale
 
 

@@ -186,7 +186,7 @@ class LTXVideoTransformer3DModel(nn.Module):
 
 
 def _rows(table: nn.Tensor, times: Times) -> list[nn.Tensor]:
-    """Of a table (U, K, D) of the times each of the K, of the tokens."""
+    """The K vectors of a table (U, K, D) of times, each for the tokens."""
     return [times.of_tokens(table[:, k]) for k in range(table.shape[1])]
 
 
@@ -263,13 +263,13 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim, bias=config.attention_out_bias)])
 
     def among(self, video: nn.Tensor, rotary: Rotary, split: TokenSplit) -> nn.Tensor:
-        """Of this rank's tokens (B, n, D) to those of all ranks."""
+        """Attention of this rank's tokens (B, n, D) to the tokens of all ranks."""
         query, key, value = self._projected(video, video)
         mixed = attention(turn(query, rotary), turn(key, rotary), value, split)
         return self.to_out[0](nn.reshape(mixed, video.shape))
 
     def to_text(self, video: nn.Tensor, text: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
-        """Of tokens (B, n, D) to the text (B, L, D), of which every rank has all."""
+        """Attention of tokens (B, n, D) to the text (B, L, D), which every rank has whole."""
         query, key, value = (x.permute(0, 2, 1, 3) for x in self._projected(video, text))
         mixed = nn.attention(query, key, value, mask=mask)
         return self.to_out[0](nn.reshape(mixed.permute(0, 2, 1, 3), video.shape))

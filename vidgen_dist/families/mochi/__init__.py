@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from vidgen_dist.families.common.components import FLOW_MATCH_EULER, T5, T5_TOKENIZERS
 from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO
-from vidgen_dist.families.family import (
-    DECODE,
-    DENOISE,
-    ENCODE,
-    Component,
-    Family,
-    Lazy,
-    ModelClass,
-    PipelineClass,
-)
+from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass
 from vidgen_dist.families.mochi.config import MochiConfigs, MochiIndex, TransformerConfig, VaeConfig
 from vidgen_dist.families.mochi.rules import task_rules
 
@@ -22,8 +13,8 @@ FAMILY = Family(
     key="mochi",
     pipelines=(PipelineClass("MochiPipeline", TEXT_TO_VIDEO, Lazy(f"{__name__}.pipeline:MochiPipeline")),),
     components=(
-        Component("tokenizer", T5_TOKENIZERS, (ENCODE,)),
-        Component("text_encoder", (T5,), (ENCODE,)),
+        Component("tokenizer", T5_TOKENIZERS),
+        Component("text_encoder", (T5,)),
         Component(
             "transformer",
             (
@@ -33,14 +24,12 @@ FAMILY = Family(
                     Lazy(f"{__name__}.transformer:MochiTransformer3DModel"),
                 ),
             ),
-            (DENOISE,),
         ),
         Component(
             "vae",
             (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLMochi")),),
-            (DECODE,),
         ),
-        Component("scheduler", (FLOW_MATCH_EULER,), (DENOISE,)),
+        Component("scheduler", (FLOW_MATCH_EULER,)),
     ),
     index=MochiIndex,
     configs=MochiConfigs,

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
-from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive, bad_key
+from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -21,19 +21,19 @@ SPATIAL = 8
 """Pixels per latent along height and width. As in diffusers, whatever the checkpoint's VAE makes of them."""
 
 TEMPORAL = 6
-"""Frames per latent frame, likewise."""
+"""Frames per latent frame. As in diffusers, too."""
 
 POOL_HEADS = 8
-"""Heads that look for the prompt as a whole."""
+"""Attention heads that pool the prompt into one vector."""
 
 GROUPS = 32
-"""Of every norm of the VAE, whatever the width."""
+"""Groups of every norm of the VAE, whatever the width."""
 
 OCTAVES = (6, 7)
-"""The VAE's encoder sees a colour's waves of 2 to these, over its range's half."""
+"""The VAE's encoder sees waves of each colour, 2 to the power of these over half of its range."""
 
 LATENT_FRAMES_AT_ONCE = 2
-"""Of a video that is decoded: memory is that of so many, frames are those of all at once."""
+"""Latent frames that are decoded at a time. It decides memory and not the frames."""
 
 LATENTS_MEAN = (
     -0.06730895953510081,
@@ -142,7 +142,7 @@ class VaeConfig(Config):
     add_attention_block: Items[bool] = (False, True, True, True, True)
     latents_mean: Items[float] | None = LATENTS_MEAN
     latents_std: Items[float] | None = LATENTS_STD
-    scaling_factor: float = 1.0
+    scaling_factor: AboveZero = 1.0
 
     def check(self) -> None:
         waves = 1 + 2 * len(OCTAVES)
@@ -179,7 +179,7 @@ class VaeConfig(Config):
         return math.prod(self.temporal_expansions)
 
     def steps(self, level: int) -> tuple[int, int, int]:
-        """By how much the level-th and the next one's frames, rows and columns differ."""
+        """Factors by which frames, rows and columns differ between a level and the next."""
         space = self.spatial_expansions[level]
         return self.temporal_expansions[level], space, space
 
@@ -207,9 +207,10 @@ class MochiConfigs(Configs):
             ("text_embed_dim", self.transformer.text_embed_dim, width, "text_encoder's d_model"),
         ):
             if value != needed:
-                raise bad_key("transformer", key, value, f"{needed}, {of}")
-        if self.scheduler.config.use_dynamic_shifting:
-            raise bad_key("scheduler", "use_dynamic_shifting", True, "false: Mochi's shift is a constant")
+                self.refuse("transformer", self.transformer, key, f"{needed}, {of}")
+        scheduler = self.scheduler.config
+        if scheduler.use_dynamic_shifting:
+            self.refuse("scheduler", scheduler, "use_dynamic_shifting", "false: Mochi's shift is a constant")
         if self.vae.spatial_compression_ratio != SPATIAL:
             logger.warning(
                 "the VAE makes %d pixels of a latent, which stands for %d: videos have another size",

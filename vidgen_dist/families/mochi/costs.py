@@ -91,7 +91,7 @@ def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Co
     """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`, and the linear maps that are
     convolutions of single places."""
     levels = len(config.temporal_expansions)
-    # By how much frames, and rows, are fewer than the video's behind so many of the encoder's blocks.
+    # Factors by which frames, and rows, are fewer than the video's after a number of the encoder's blocks.
     fewer = [(1, 1)]
     for level in range(levels):
         time, space, _ = config.steps(level)

@@ -37,10 +37,10 @@ from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
 
 EPS = 1e-6
-"""Of the norms of tokens."""
+"""Epsilon of the norms of tokens."""
 
 HEAD_EPS = 1e-5
-"""Of the norms of queries and keys."""
+"""Epsilon of the norms of queries and keys."""
 
 BASE_SIDE = 192
 """Positions are spread over an area of this side, squared, whatever the video's size is."""
@@ -117,12 +117,13 @@ class MochiTransformer3DModel(nn.Module):
         mask = np.asarray(encoder_attention_mask) != 0
         time, text = self.time_embed(timestep, encoder_hidden_states, mask)
         patches = to_patches(hidden_states, self.config.patch)
-        samples = [
-            self._begin(patches[i : i + 1], text[i : i + 1, : int(mask[i].sum())], time[i : i + 1], grid)
-            for i in range(len(mask))
-        ]
         samples = run_blocks(
-            self.transformer_blocks, samples, lambda block, samples: [block(sample) for sample in samples]
+            self.transformer_blocks,
+            [
+                self._begin(patches[i : i + 1], text[i : i + 1, : int(mask[i].sum())], time[i : i + 1], grid)
+                for i in range(len(mask))
+            ],
+            lambda block, samples: [block(sample) for sample in samples],
         )
         velocities = [self._end(sample) for sample in samples]
         whole = velocities[0] if len(velocities) == 1 else nn.cat(velocities, 0)
@@ -247,7 +248,7 @@ class AttentionPool(nn.Module):
 
 
 class Gates(nn.Module):
-    """Of the time (1, D), what scales and gates attention and then the feed-forward, (1, 1, width) each."""
+    """The time (1, D) to scales and gates of attention and of the feed-forward, each (1, 1, width)."""
 
     def __init__(self, time_dim: int, width: int) -> None:
         super().__init__()
@@ -260,7 +261,7 @@ class Gates(nn.Module):
 
 
 class Scale(nn.Module):
-    """Of the time (1, D), what scales before attention, (1, 1, width): the last block's for the text."""
+    """The time (1, D) to a scale before attention, (1, 1, width): the last block's, for the text."""
 
     def __init__(self, time_dim: int, width: int) -> None:
         super().__init__()
