@@ -18,7 +18,8 @@ from vidgen_dist.request import RenderRequest, ResolvedRequest
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 STEPS = 3
-REQUEST = RenderRequest(height=4, width=4, num_inference_steps=STEPS, fps=8.0)
+REQUEST = RenderRequest()
+DEFAULTS = {"height": 4, "width": 4, "num_inference_steps": STEPS, "fps": 8.0}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Fake(DiffusionPipeline[ResolvedRequest, Seen, Start[Seen]]):
     """Predicts the step's number plus one, everywhere."""
 
     def __init__(self, start: Start[Seen]) -> None:
-        of_task: TaskRules[Any] = TaskRules(request=ResolvedRequest, defaults={})
+        of_task: TaskRules[Any] = TaskRules(request=ResolvedRequest, defaults=DEFAULTS)
         super().__init__(Parts(Rules("Fake", "none", ("none",), of_task), Configs(), {}, "float32"))
         self.start, self.told = start, Told()
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 from vidgen_toy.sampler import TwoStepScheduler
 
-from vidgen_dist.config import STRICT, Config, Positive, bad_key
+from vidgen_dist.config import STRICT, Config, Positive
 from vidgen_dist.families.family import Configs
 
 
@@ -49,7 +49,7 @@ class ToyConfigs(Configs):
 
     def check(self) -> None:
         for name in ("denoiser", "denoiser_2"):
-            channels = getattr(self, name).channels
-            if channels != self.vae.latent_channels:
+            denoiser = getattr(self, name)
+            if denoiser.channels != self.vae.latent_channels:
                 allowed = f"the VAE's latent_channels, {self.vae.latent_channels}"
-                raise bad_key(name, "channels", channels, allowed)
+                self.refuse(name, denoiser, "channels", allowed)

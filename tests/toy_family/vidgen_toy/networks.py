@@ -38,8 +38,11 @@ class Denoiser(nn.Module):
         seen = nn.cat([latents, nn.cat([image] * frames, 1), noise_level.astype(latents.dtype)], 2)
         tokens = nn.reshape(seen.permute(0, 1, 3, 4, 2), (batch, -1, 2 * channels + 1))
         split = split_tokens(self.mesh, video=tokens.shape[1])
-        own = [self.proj_in(split.own(tokens, "video"))]
-        (own,) = run_blocks(self.blocks, own, lambda block, streams: [block(*streams, split)])
+        (own,) = run_blocks(
+            self.blocks,
+            [self.proj_in(split.own(tokens, "video"))],
+            lambda block, streams: [block(*streams, split)],
+        )
         whole = split.gather(self.proj_out(own), "video")
         return nn.reshape(whole, (batch, frames, height, width, channels)).permute(0, 1, 4, 2, 3)
 
