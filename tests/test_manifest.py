@@ -265,6 +265,14 @@ def test_a_folder_and_a_glob_of_files(tmp_path: Path) -> None:
     assert open_manifest(tmp_path / "no-suffix").num_rows == 1
 
 
+def test_of_several_columns_that_a_file_lacks_the_first_is_named(tmp_path: Path) -> None:
+    columns = {name: [1] for name in ("seed", "num_frames", "eta", "width", "height", "strength", "fps")}
+    write(tmp_path / "a.parquet", {"prompt": ["p"], **columns})
+    write(tmp_path / "b.parquet", {"prompt": ["p"]})
+    with pytest.raises(Refused, match=r"b\.parquet: there is no column 'height', which"):
+        open_manifest(tmp_path)
+
+
 def test_files_that_differ_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"prompt": ["p"], "seed": [1]})
     write(tmp_path / "b.parquet", {"prompt": ["p"]})

@@ -300,8 +300,8 @@ def check_alike(
     Raises:
         Refused: Their request columns, or the types of passed-through columns, differ; names both.
     """
-    for name in rows.fields.keys() - rows.ignored:
-        if (name in schema.names) != (name in first.names):
+    for name in rows.fields:
+        if name not in rows.ignored and (name in schema.names) != (name in first.names):
             has, lacks = (uri, first_uri) if name in schema.names else (first_uri, uri)
             raise Refused(
                 f"{redact(lacks)}: there is no column {name!r}, which {redact(has)} has; "
