@@ -49,6 +49,11 @@ def pieces_of(case: Case, prefix: str) -> dict[str, np.ndarray]:
     return {key.removeprefix(start): value for key, value in case.pieces.items() if key.startswith(start)}
 
 
+def part(pieces: Mapping[str, np.ndarray], samples: Any) -> dict[str, np.ndarray]:
+    """Some samples of a batch, by an index of NumPy."""
+    return {key: value[samples] for key, value in pieces.items()}
+
+
 def recordings(cases: list[Case], half: str) -> list[tuple[str, str]]:
     """Names of the cases and their VAE's pieces of one half, "encode" or "decode", tiled ones included."""
     keys = [(case.name, *key.split(".")) for case in cases for key in case.pieces if key.startswith("vae.")]

@@ -23,7 +23,6 @@ ENTRY_POINTS = "vidgen_dist.families"
 
 FAMILIES: tuple[Family[Any], ...] = (cogvideox.FAMILY, hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
 
-
 OUR_FIELDS: Mapping[str, Field] = FIELDS | {
     name: field for family in FAMILIES for name, field in family.fields.items()
 }
@@ -128,7 +127,8 @@ def fields_named(names: Collection[str]) -> Mapping[str, Field]:
 
 def known_fields() -> Mapping[str, Field]:
     """The fields that some family takes, other packages' too."""
-    return functools.reduce(lambda fields, family: {**fields, **family.fields}, all_families(), OUR_FIELDS)
+    others = plug_ins().families.values()
+    return {**OUR_FIELDS, **{name: field for family in others for name, field in family.fields.items()}}
 
 
 def required_columns() -> tuple[str, ...]:

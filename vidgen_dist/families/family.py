@@ -51,16 +51,19 @@ class ModelClass:
     """A class of models.
 
     Args:
-        name: As `model_index.json` names it.
         config: What its `config.json` holds.
         cell: The model's class; it is made of the config, or where it is divided of the config and the mesh.
         divided: Whether the ranks of a gang divide its work; else all of them do the same.
     """
 
-    name: str
     config: type[Config]
     cell: Lazy
     divided: bool = True
+
+    @property
+    def name(self) -> str:
+        """As `model_index.json` names it."""
+        return self.config.NAME
 
     def read(self, raw: Mapping[str, Any]) -> Config:
         """What the models, rules and costs are told of the component."""
@@ -72,14 +75,17 @@ class SchedulerClass:
     """A class of samplers.
 
     Args:
-        name: As `model_index.json` names it.
         config: What its `scheduler_config.json` holds.
         scheduler: The sampler, made of the config.
     """
 
-    name: str
     config: type[Config]
     scheduler: Callable[[Any], Any]
+
+    @property
+    def name(self) -> str:
+        """As `model_index.json` names it."""
+        return self.config.NAME
 
     def read(self, raw: Mapping[str, Any]) -> Any:
         """The sampler."""

@@ -62,10 +62,6 @@ def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
     }
 
 
-def part(pieces, samples):
-    return {key: value[samples] for key, value in pieces.items()}
-
-
 @pytest.mark.parametrize("step", ["first", "last"])
 @pytest.mark.parametrize("name", cases(FAMILY))
 def test_parity(name, step):
@@ -95,7 +91,7 @@ def test_every_parameter_is_used():
 
 def test_samples_of_a_batch_do_not_see_each_other():
     model, both = randomised(), inputs(tokens=(5, 0, 6))
-    alone = [run(model, part(both, slice(i, i + 1))) for i in range(3)]
+    alone = [run(model, tiny.part(both, slice(i, i + 1))) for i in range(3)]
     np.testing.assert_allclose(run(model, both), np.concatenate(alone), atol=1e-5)
 
 

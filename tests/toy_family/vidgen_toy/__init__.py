@@ -9,8 +9,8 @@ from vidgen_toy.sampler import TwoStepConfig, TwoStepScheduler
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
 from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass, SchedulerClass
 
-_DENOISER = ModelClass(DenoiserConfig.NAME, DenoiserConfig, Lazy("vidgen_toy.networks:Denoiser"))
-_VAE = ModelClass(VaeConfig.NAME, VaeConfig, Lazy("vidgen_toy.networks:Autoencoder"))
+_DENOISER = ModelClass(DenoiserConfig, Lazy("vidgen_toy.networks:Denoiser"))
+_VAE = ModelClass(VaeConfig, Lazy("vidgen_toy.networks:Autoencoder"))
 
 FAMILY = Family(
     name="Toy",
@@ -20,7 +20,7 @@ FAMILY = Family(
         Component("denoiser", (_DENOISER,)),
         Component("denoiser_2", (_DENOISER,)),
         Component("vae", (_VAE,)),
-        Component("scheduler", (SchedulerClass(TwoStepConfig.NAME, TwoStepConfig, TwoStepScheduler),)),
+        Component("scheduler", (SchedulerClass(TwoStepConfig, TwoStepScheduler),)),
     ),
     configs=ToyConfigs,
     rules=task_rules,

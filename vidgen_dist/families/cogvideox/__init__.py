@@ -33,7 +33,6 @@ FAMILY = Family(
             "transformer",
             (
                 ModelClass(
-                    TransformerConfig.NAME,
                     TransformerConfig,
                     Lazy(f"{__name__}.transformer:CogVideoXTransformer3DModel"),
                 ),
@@ -41,13 +40,13 @@ FAMILY = Family(
         ),
         Component(
             "vae",
-            (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLCogVideoX")),),
+            (ModelClass(VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLCogVideoX")),),
         ),
         Component(
             "scheduler",
             (
-                SchedulerClass(CogVideoXDDIMConfig.NAME, CogVideoXDDIMConfig, CogVideoXDDIMScheduler),
-                SchedulerClass(CogVideoXDPMConfig.NAME, CogVideoXDPMConfig, CogVideoXDPMScheduler),
+                SchedulerClass(CogVideoXDDIMConfig, CogVideoXDDIMScheduler),
+                SchedulerClass(CogVideoXDPMConfig, CogVideoXDPMScheduler),
             ),
         ),
     ),

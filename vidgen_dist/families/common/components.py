@@ -14,9 +14,7 @@ LLAMA_TOKENIZERS = (
     TokenizerClass("PreTrainedTokenizerFast"),
 )
 
-T5 = ModelClass(T5Config.NAME, T5Config, Lazy("vidgen_dist.encoders.t5:T5Encoder"), divided=False)
-CLIP_TEXT = ModelClass(
-    ClipTextConfig.NAME, ClipTextConfig, Lazy("vidgen_dist.encoders.clip:CLIPTextEncoder"), divided=False
-)
+T5 = ModelClass(T5Config, Lazy("vidgen_dist.encoders.t5:T5Encoder"), divided=False)
+CLIP_TEXT = ModelClass(ClipTextConfig, Lazy("vidgen_dist.encoders.clip:CLIPTextEncoder"), divided=False)
 
-FLOW_MATCH_EULER = SchedulerClass(FlowMatchConfig.NAME, FlowMatchConfig, FlowMatchEulerDiscreteScheduler)
+FLOW_MATCH_EULER = SchedulerClass(FlowMatchConfig, FlowMatchEulerDiscreteScheduler)

@@ -33,7 +33,6 @@ FAMILY = Family(
             "text_encoder",
             (
                 ModelClass(
-                    LlamaTextConfig.NAME,
                     LlamaTextConfig,
                     Lazy("vidgen_dist.encoders.llama:LlamaEncoder"),
                     divided=False,
@@ -45,7 +44,6 @@ FAMILY = Family(
             "transformer",
             (
                 ModelClass(
-                    TransformerConfig.NAME,
                     TransformerConfig,
                     Lazy(f"{__name__}.transformer:HunyuanVideoTransformer3DModel"),
                 ),
@@ -53,11 +51,7 @@ FAMILY = Family(
         ),
         Component(
             "vae",
-            (
-                ModelClass(
-                    VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLHunyuanVideo")
-                ),
-            ),
+            (ModelClass(VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLHunyuanVideo")),),
         ),
         Component("scheduler", (FLOW_MATCH_EULER,)),
     ),

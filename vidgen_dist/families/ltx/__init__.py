@@ -24,7 +24,6 @@ FAMILY = Family(
             "transformer",
             (
                 ModelClass(
-                    TransformerConfig.NAME,
                     TransformerConfig,
                     Lazy(f"{__name__}.transformer:LTXVideoTransformer3DModel"),
                 ),
@@ -32,7 +31,7 @@ FAMILY = Family(
         ),
         Component(
             "vae",
-            (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLLTXVideo")),),
+            (ModelClass(VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLLTXVideo")),),
         ),
         Component("scheduler", (FLOW_MATCH_EULER,)),
     ),

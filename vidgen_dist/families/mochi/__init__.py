@@ -19,7 +19,6 @@ FAMILY = Family(
             "transformer",
             (
                 ModelClass(
-                    TransformerConfig.NAME,
                     TransformerConfig,
                     Lazy(f"{__name__}.transformer:MochiTransformer3DModel"),
                 ),
@@ -27,7 +26,7 @@ FAMILY = Family(
         ),
         Component(
             "vae",
-            (ModelClass(VaeConfig.NAME, VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLMochi")),),
+            (ModelClass(VaeConfig, Lazy(f"{__name__}.autoencoder:AutoencoderKLMochi")),),
         ),
         Component("scheduler", (FLOW_MATCH_EULER,)),
     ),
