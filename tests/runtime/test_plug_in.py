@@ -240,12 +240,13 @@ def test_rows_of_a_manifest_that_is_built_need_no_prompt(
 
 @pytest.mark.parametrize("prompt", [[1, 2], [b"\xff", b"x"], [["a"], []]])
 def test_what_is_ignored_may_be_anything(
-    installed: Path, checkpoint: Path, tmp_path: Path, prompt: list[Any]
+    installed: Path, checkpoint: Path, tmp_path: Path, prompt: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = write_manifest(tmp_path, prompt=prompt)
     with on_the_path(installed):
         report = check_manifest(str(manifest), {"model.id": str(checkpoint)})
     assert (report.rows, report.ok) == (2, True)
+    assert caplog.text.count("column 'prompt' is ignored: Toy image-to-video does not take it") == 1
 
 
 def test_a_text_that_is_ignored_may_be_no_utf8(installed: Path, checkpoint: Path, tmp_path: Path) -> None:

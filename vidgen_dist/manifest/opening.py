@@ -35,6 +35,7 @@ class Manifest:
         files: Its files, sorted by URI.
         columns: The request columns that it has.
         row_schema: What of a row is read.
+        ignored_columns: Columns that nothing is made of, whether they can be read or not.
         unknown_columns: Columns that are neither that nor `priority` nor passed through; they are not read.
         extra_schema: Names and Arrow types of the passed-through columns.
     """
@@ -43,6 +44,7 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     columns: tuple[str, ...]
     row_schema: RowSchema
+    ignored_columns: tuple[str, ...]
     unknown_columns: tuple[str, ...]
     extra_schema: pa.Schema
 
@@ -218,6 +220,7 @@ def open_manifest(
         files=tuple(file for file, _ in opened),
         columns=tuple(name for name in rows.fields if name in schema.names),
         row_schema=rows,
+        ignored_columns=tuple(name for name in ignored if any(name in s.names for _, s in opened)),
         unknown_columns=tuple(unknown),
         extra_schema=pa.schema([(name, extra_type(schema.field(name).type)) for name in passthrough]),
     )

@@ -195,10 +195,9 @@ def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
     )
     ledger_schema(manifest.extra_schema)
     if rules is not None:
-        for name in rules.ignored:
-            if name in manifest.columns:
-                said = f"column {name!r} is ignored: {rules.family} {rules.task} does not take it"
-                _log.warning("%s: %s", redact(manifest.uri), said)
+        for name in manifest.ignored_columns:
+            said = f"column {name!r} is ignored: {rules.family} {rules.task} does not take it"
+            _log.warning("%s: %s", redact(manifest.uri), said)
     return manifest
 
 
