@@ -10,6 +10,7 @@ Letters: B batch, L tokens, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,10 +110,18 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
-        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D)."""
-        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, mask)])
-        return hidden
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None, skip: int = 0) -> nn.Tensor:
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D) before the last `skip`
+        layers."""
+        states = [hidden]
+
+        def run(layer: nn.Module, tokens: Sequence[nn.Tensor]) -> Sequence[nn.Tensor]:
+            states.append(layer(*tokens, mask))
+            return states[-1:]
+
+        # All of them: a gang goes through shared layers to the end.
+        run_blocks(self.layers, [hidden], run)
+        return states[-1 - skip]
 
 
 class Layer(nn.Module):
