@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import find_family, family_of
+from vidgen_dist.families import family_of, find_family
 from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.single import open_single

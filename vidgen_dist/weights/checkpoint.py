@@ -284,7 +284,9 @@ def _open_hub(
     choose: _Chooser,
     weights: bool,
 ) -> Checkpoint:
-    with hub.refusals("model", model, revision, f"no {INDEX} in it, so it is not in diffusers' layout", _ALLOWED):
+    with hub.refusals(
+        "model", model, revision, f"no {INDEX} in it, so it is not in diffusers' layout", _ALLOWED
+    ):
         commit, folder = hub.locate(model, revision, INDEX)
         checkpoint = _described(model, commit, folder, variant, choose)
         try:

@@ -164,5 +164,3 @@ def _first_line(error: BaseException) -> str:
     error = next((reason for reason in reasons if isinstance(reason, Exception)), error)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-

@@ -85,9 +85,7 @@ def match_weights(
     sources = _sources(files, rename)
     complaint = _mismatch(files, sources, nn.named_parameters(module))
     if complaint:
-        raise Refused(
-            f"{files.place}: these weights are not those of a {type(module).__name__}: {complaint}"
-        )
+        raise Refused(f"{files.place}: these weights are not those of a {type(module).__name__}: {complaint}")
     return files, sources
 
 

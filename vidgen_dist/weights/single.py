@@ -6,7 +6,7 @@ diffusion_pytorch_model.safetensors           its weights
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -72,7 +72,9 @@ class TensorFiles:
             own = _entries(folder, variant)
             twice = sorted(own.keys() & entries.keys())
             if twice:
-                raise Refused(f"{folder}: {twice[0]} is in {entries[twice[0]].file.parent}, too; one is allowed")
+                raise Refused(
+                    f"{folder}: {twice[0]} is in {entries[twice[0]].file.parent}, too; one is allowed"
+                )
             entries |= own
         return cls(paths, entries)
 

@@ -9,7 +9,18 @@ from vidgen_dist.families.animatediff.config import (
     UNetMotionConfig,
 )
 from vidgen_dist.families.animatediff.rules import FIELDS, task_rules
-from vidgen_dist.families.common.components import AUTOENCODER_KL, CLIP_TEXT, CLIP_TOKENIZERS
+from vidgen_dist.families.common.components import (
+    AUTOENCODER_KL,
+    CLIP_TEXT,
+    CLIP_TOKENIZERS,
+    DDIM,
+    DPM_SOLVER,
+    EULER,
+    EULER_ANCESTRAL,
+    LCM,
+    PNDM,
+    UNIPC,
+)
 from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO
 from vidgen_dist.families.family import Component, ConfigClass, Family, Lazy, ModelClass, PipelineClass
 
@@ -40,7 +51,7 @@ FAMILY = Family(
         ),
         Component(_ADAPTER, (ConfigClass(MotionAdapterConfig),), optional=True),
         Component("vae", (AUTOENCODER_KL,)),
-        Component("scheduler", ()),
+        Component("scheduler", (PNDM, DDIM, LCM, EULER, EULER_ANCESTRAL, DPM_SOLVER, UNIPC)),
     ),
     configs=AnimateDiffConfigs,
     rules=task_rules,

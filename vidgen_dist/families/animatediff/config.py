@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
 
 from vidgen_dist.activations import DIFFUSERS
 from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipTextConfig
 from vidgen_dist.errors import ConfigError
+from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
 from vidgen_dist.families.family import Configs
 
 PerBlock = Positive | Items[Positive]
