@@ -214,6 +214,7 @@ class Family(Generic[C]):
         required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task.
         fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
+        ring: Whether keys and values may travel around a gang's ranks; else the degree `ring` is 1.
         published: Hub ids of checkpoints, for documents.
 
     Raises:
@@ -230,6 +231,7 @@ class Family(Generic[C]):
     required_columns: tuple[str, ...] = ()
     fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[Config] | None = None
+    ring: bool = True
     published: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,19 +15,22 @@ from vidgen_dist.families.family import Configs, Family
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
-def load_rules(checkpoint: Checkpoint, task: str | None = None, adapter: str | None = None) -> Rules[Any]:
+def load_rules(
+    checkpoint: Checkpoint, task: str | None = None, adapter: str | None = None, *, ring: int = 1
+) -> Rules[Any]:
     """Read what a checkpoint can render from its configs.
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
         task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
         adapter: A motion adapter.
+        ring: Ranks of a gang around which keys and values are to travel.
 
     Raises:
-        Refused: A family, task or config that cannot be rendered, with what is allowed.
+        Refused: A family, task, config or gang that cannot be rendered with, with what is allowed.
     """
     family = find_family(checkpoint)
-    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, adapter)
+    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, adapter, ring=ring)
 
 
 def choose_rules(
@@ -36,8 +39,15 @@ def choose_rules(
     configs: Configs,
     task: str | None = None,
     adapter: str | None = None,
+    *,
+    ring: int = 1,
 ) -> Rules[Any]:
     """As `load_rules`, where the family's configs are read already."""
+    if ring > 1 and not family.ring:
+        raise Refused(
+            f"ring: {ring} is not allowed; {family.name} has no keys and values that travel around ranks: "
+            "leave it at 1, and divide the frames with ulysses"
+        )
     if adapter is not None:
         raise Refused(f"model.adapter: {adapter!r} is not allowed; {family.name} takes none: leave it out")
     by_task = family.rules(configs)

@@ -30,6 +30,7 @@ class Job:
         device: What the NPUs are.
         dtype: Of weights and activations.
         memory: Bytes of one NPU.
+        ring: Whether the family's gangs may have a ring.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Job:
     device: Device
     dtype: str
     memory: int
+    ring: bool = True
 
     def choose(self, npus: int, rows: int | None = None) -> splits.Comparison:
         """As `splits.choose`."""
@@ -50,6 +52,7 @@ class Job:
             rows=rows,
             dtype=self.dtype,
             memory=self.memory,
+            ring=self.ring,
             model=self.model,
         )
 
@@ -63,6 +66,7 @@ class Job:
             npus=npus,
             dtype=self.dtype,
             memory=self.memory,
+            ring=self.ring,
             model=self.model,
         )
 
@@ -94,6 +98,7 @@ def read_job(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: s
         device=found,
         dtype=dtype,
         memory=found.memory if text is None else parse_bytes(text),
+        ring=family.ring,
     )
 
 
@@ -172,7 +177,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
             that does not fit, or none that does.
     """
     checkpoint = checkpoint_of(spec.model, weights=False)
-    rules = load_rules(checkpoint, spec.model.task, spec.model.adapter)
+    rules = load_rules(checkpoint, spec.model.task, spec.model.adapter, ring=spec.topology.ring)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
     job = read_job(checkpoint, rules, spec, device_name or kind)
     degrees = degrees_of(spec)
