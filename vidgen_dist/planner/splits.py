@@ -81,8 +81,8 @@ def gang_sizes(npus: int, device: Device) -> list[int]:
 
 
 def degrees_of(gang: int, size: ModelSize, work: Workload, *, ring: bool = True) -> Iterator[Degrees]:
-    """Every way in which a gang may divide a video: cfg where it is guided, ulysses as far as there are heads or
-    frames, ring where the family has one."""
+    """Every way in which a gang may divide a video: cfg where it is guided, ulysses up to the heads (frames),
+    ring where the family has one."""
     for cfg in (1, 2):
         if gang % cfg or (cfg == 2 and not work.guided):
             continue
