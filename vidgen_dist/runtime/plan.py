@@ -142,7 +142,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     if before is not None and spec.model.revision is None and before.model.id == spec.model.id:
         # A branch that has moved since must not have finished rows rendered again.
         spec = spec.override({"model.revision": before.model.revision})
-    model: OpenedModel = get_engine(engine).open_model(spec.model, device, ring=spec.topology.ring)
+    model: OpenedModel = get_engine(engine).open_model(spec.model, device, spec.topology.ring)
     model.rules.check_defaults(spec.sampling)
     manifest = open_checked(spec, model.rules)
     try:
