@@ -15,22 +15,19 @@ from vidgen_dist.families.family import Configs, Family
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
-def load_rules(
-    checkpoint: Checkpoint, task: str | None = None, adapter: str | None = None, *, ring: int = 1
-) -> Rules[Any]:
+def load_rules(checkpoint: Checkpoint, task: str | None = None, *, ring: int = 1) -> Rules[Any]:
     """Read what a checkpoint can render from its configs.
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
         task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
-        adapter: A motion adapter.
         ring: Ranks of a gang around which keys and values are to travel.
 
     Raises:
         Refused: A family, task, config or gang that cannot be rendered with, with what is allowed.
     """
     family = find_family(checkpoint)
-    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, adapter, ring=ring)
+    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, ring=ring)
 
 
 def choose_rules(
@@ -38,7 +35,6 @@ def choose_rules(
     family: Family[Any],
     configs: Configs,
     task: str | None = None,
-    adapter: str | None = None,
     *,
     ring: int = 1,
 ) -> Rules[Any]:
@@ -48,8 +44,6 @@ def choose_rules(
             f"ring: {ring} is not allowed; {family.name} has no keys and values that travel around ranks: "
             "leave it at 1, and divide the frames with ulysses"
         )
-    if adapter is not None:
-        raise Refused(f"model.adapter: {adapter!r} is not allowed; {family.name} takes none: leave it out")
     by_task = family.rules(configs)
     if task is None:
         class_name = checkpoint.model_index["_class_name"]
