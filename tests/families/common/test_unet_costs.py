@@ -23,8 +23,8 @@ def test_operations_of_a_step_are_those_that_torch_counts(name: str) -> None:
     counted = unets.facts(name)
     assert (1 - REPEATED) * counted["operations"] < step.operations <= counted["operations"]
     convolved = sum(stretch.convolved for stretch in step.stretches)
-    # Two convolutions of I2VGen-XL's image are in no block.
-    beside = 1e-4 * convolved if name == "i2vgen_xl" else 0
+    # The three that make tokens of I2VGen-XL's image are in no block.
+    beside = 1e-5 * convolved if name == "i2vgen_xl" else 0
     assert convolved <= counted["convolved"] <= convolved + beside
 
 
@@ -44,8 +44,8 @@ def test_parameters_are_all_there(name: str) -> None:
         ("animatediff", 21, 0, 21),
         # A block over time beside each of 16 of space; 22 blocks of two convolutions.
         ("stable_video_diffusion", 16, 44, 44),
-        # The same 16, one before all; 22 times four convolutions.
-        ("i2vgen_xl", 17, 88, 105),
+        # The same 16, one before all and one of the image, which has no norm; 22 times four convolutions.
+        ("i2vgen_xl", 18, 88, 105),
     ],
 )
 def test_layers_over_time_are_found(name: str, trips: int, halos: int, norms: int) -> None:

@@ -18,8 +18,7 @@ p = min(P, F) have frames, f of F each, of B samples, at N places of an image:
 - `norm`: a norm over a clip tells p - 1 others count, mean and variance of each group, in float32.
 - `gather`: what was predicted, as others' `tokens`; `cfg` and `weights` are those of all families.
 
-Left out are the embeddings of time and text, and what I2VGen-XL makes of its image before the first block:
-less than a hundredth of the operations.
+Left out are the embeddings of time, text and image: less than a thousandth of the operations.
 """
 
 from __future__ import annotations
@@ -48,16 +47,31 @@ _OPERATORS_OF_WEIGHT = 3
 # Bytes that a rank tells of each group of a norm: count, mean and variance.
 _MOMENTS = 3 * 4
 
-_BLOCK = re.compile(r"(conv_in|transformer_in|down_blocks\.\d+|mid_block|up_blocks\.\d+|conv_out)\.")
+# A network's blocks in the order in which they run; I2VGen-XL's begins with what stands beside its latents.
+_ORDER = (
+    "image_latents_proj_in",
+    "image_latents_temporal_encoder",
+    "conv_in",
+    "transformer_in",
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "conv_out",
+)
+_BLOCK = re.compile(rf"({'|'.join(_ORDER)})(?:(?<=_blocks)\.\d+)?(?=\.)")
 # Modules that run where all frames of a place are.
-_OVER_TIME = re.compile(r"transformer_in|motion_modules|temp_attentions|temporal_transformer_blocks")
+_OVER_TIME = re.compile(
+    r"image_latents_temporal_encoder|transformer_in|motion_modules|temp_attentions|temporal_transformer_blocks"
+)
 # Linear maps of one vector for each sample or frame, not of every place.
 _OF_TIME = re.compile(r"time_emb_proj|time_pos_embed")
 _ATTENTION = re.compile(r"\.(attn[12])\.to_(q|k|v|out)\b")
 # Both attentions of these are from frame to frame.
 _SELF_TWICE = re.compile(r"transformer_in|motion_modules|temp_attentions")
-# What stands for a layer over time within one that is not, SVD's.
-_BESIDE_SPATIAL = re.compile(r"\.temporal_transformer_blocks\.\d+\.attn1\.to_q\.weight$")
+# Stands for a layer over time that has no map of its own in front: SVD's, and that of I2VGen-XL's image.
+_FIRST_OVER_TIME = re.compile(
+    r"(temporal_transformer_blocks\.\d+|image_latents_temporal_encoder)\.attn1\.to_q\.weight$"
+)
 # What gives a layer's result to the way up.
 _RESNET = re.compile(r"\.resnets\.\d+\.(spatial_res_block\.)?conv1\.weight$")
 _DOWNSAMPLER = re.compile(r"\.downsamplers\.\d+\.conv\.weight$")
@@ -171,7 +185,7 @@ def unet(name: str, counted: Counted, *, groups: int) -> UNet:
         counted: Its parameters; lists of layers may be shared out (`down_blocks.0.resnets`), or of blocks.
         groups: Groups of a norm over the whole clip (`norm_num_groups`).
     """
-    names = {match[1]: None for key in counted.shapes if (match := _BLOCK.match(key))}
+    names = {match[0]: None for key in counted.shapes if (match := _BLOCK.match(key))}
     order = sorted(names, key=_place)
     sizes, lists = _Sizes.of(counted.shapes), shared_lists(counted)
     shapes = {
@@ -253,8 +267,7 @@ class _Sizes:
 def _place(block: str) -> tuple[int, int]:
     """Where a block stands among others."""
     name, _, number = block.partition(".")
-    names = ("conv_in", "transformer_in", "down_blocks", "mid_block", "up_blocks", "conv_out")
-    return names.index(name), int(number or 0)
+    return _ORDER.index(name), int(number or 0)
 
 
 def _kept(shapes: Mapping[str, Shapes], sizes: _Sizes) -> dict[str, dict[int, int]]:
@@ -343,7 +356,7 @@ def _counts_of_linear(name: str, outputs: int, inputs: int) -> Counts:
     if over_time and name.endswith(".proj_in.weight"):
         # Of a layer that is over time whole, behind a norm over the clip.
         here = replace(here, trips=1, trip_channels=inputs, norms=1)
-    if _BESIDE_SPATIAL.search(name):
+    if _FIRST_OVER_TIME.search(name):
         here = replace(here, trips=1, trip_channels=inputs)
     return here
 
