@@ -141,7 +141,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     before = _previous_run(output)
     if before is not None:
         spec = spec.override(_revisions_of(before, spec))
-    model: OpenedModel = get_engine(engine).open_model(spec.model, device)
+    model: OpenedModel = get_engine(engine).open_model(spec.model, device, spec.topology.ring)
     model.rules.check_defaults(spec.sampling)
     manifest = open_checked(spec, model.rules)
     try:
