@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,10 +152,25 @@ def test_what_is_no_clip(kind: str) -> None:
 # --- files -------------------------------------------------------------------------------------------
 
 
+LARGE = encoded(Image.effect_noise((500, 500), 99), "PNG")
+
+
 class _Server(http.server.BaseHTTPRequestHandler):
     """A web server as most are: an error page for what is not there, and one that claims to be well."""
 
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self) -> None:
+        if self.path == "/chunked.png":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for first in range(0, len(LARGE), 50_000):
+                part = LARGE[first : first + 50_000]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                time.sleep(0.01)
+            self.wfile.write(b"0\r\n\r\n")
+            return
         statuses = {"/good.png": 200, "/page.png": 200, "/forbidden.png": 403}
         body = READ["rgba"][0]() if self.path.startswith("/good.png") else REFUSED["html"][0]()
         self.send_response(statuses.get(self.path.partition("?")[0], 404))
@@ -189,6 +205,12 @@ def test_images_of_a_web_server(server: str) -> None:
     # A server may allow tomorrow what it forbids today.
     with pytest.raises(StorageError, match="403"):
         media.read_encoded(f"{server}/forbidden.png", is_clip=False)
+
+
+def test_an_image_of_a_server_that_does_not_say_its_size(server: str) -> None:
+    assert media.read_image(f"{server}/chunked.png").size == (500, 500)
+    for is_clip in (False, True):
+        assert media.read_encoded(f"{server}/chunked.png", is_clip=is_clip) == LARGE
 
 
 @pytest.mark.parametrize("is_clip", [False, True])

@@ -416,11 +416,14 @@ def read_encoded(uri: str, *, is_clip: bool) -> bytes:
 
 
 def _read_bytes(source: Any, shown: str) -> bytes:
+    data = io.BytesIO()
     with _opened(source, shown) as file:
-        data = file.read(MAX_IMAGE_BYTES + 1)
-    if len(data) > MAX_IMAGE_BYTES:
+        # A server that does not say how much there is gives what has come, not all that was asked for.
+        while block := file.read(MAX_IMAGE_BYTES + 1 - data.tell()):
+            data.write(block)
+    if data.tell() > MAX_IMAGE_BYTES:
         raise MediaError(f"{shown}: too large for an image; allowed: up to {MAX_IMAGE_BYTES:,} bytes")
-    return data
+    return data.getvalue()
 
 
 @contextlib.contextmanager
