@@ -1,5 +1,7 @@
 """CLIP's text encoder: a prompt in one vector for HunyuanVideo, one a token for the UNet families.
 
+Its layers are also those of CLIP's image encoder (`encoders.clip_vision`).
+
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 (arXiv:2103.00020). Names and numbers are those of transformers' `CLIPTextModel`.
 
@@ -8,12 +10,13 @@ Letters: B batch, L tokens, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.encoders.config import ClipTextConfig
+from vidgen_dist.encoders.config import ClipConfig, ClipTextConfig
 from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.parallel.blocks import run_blocks
 
@@ -25,7 +28,7 @@ class TextOutput(NamedTuple):
     """What the text encoder makes of prompts.
 
     Args:
-        hidden: After the last norm, (B, L, D).
+        hidden: After the last layer that was asked for, and the last norm, (B, L, D).
         pooled: The end token's, (B, D).
     """
 
@@ -53,12 +56,13 @@ class CLIPTextEncoder(nn.Module):
         # A table of whole numbers that older releases stored.
         return None if key == "text_model.embeddings.position_ids" else key
 
-    def construct(self, input_ids: np.ndarray) -> TextOutput:
+    def construct(self, input_ids: np.ndarray, skip: int = 0) -> TextOutput:
         """
         Args:
             input_ids: (B, L) whole numbers below `vocab_size`, L at most `max_position_embeddings`.
+            skip: Layers at the end that are left out, at most all of them.
         """
-        hidden = self.text_model(input_ids)
+        hidden = self.text_model(input_ids, skip)
         ends = end_positions(input_ids, self.config.eos_token_id)
         pooled = nn.cat([hidden[i : i + 1, end] for i, end in enumerate(ends)], 0)
         return TextOutput(hidden, pooled)
@@ -79,11 +83,11 @@ class TextTransformer(nn.Module):
         self.encoder = Stack(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def construct(self, input_ids: np.ndarray) -> nn.Tensor:
+    def construct(self, input_ids: np.ndarray, skip: int) -> nn.Tensor:
         """(B, L) to (B, L, D)."""
         length = input_ids.shape[1]
         causal = nn.from_numpy(np.tril(np.ones((1, 1, length, length), np.bool_)))
-        return self.final_layer_norm(self.encoder(self.embeddings(input_ids), causal))
+        return self.final_layer_norm(self.encoder(self.embeddings(input_ids), causal, skip))
 
 
 class TextEmbeddings(nn.Module):
@@ -102,33 +106,41 @@ class TextEmbeddings(nn.Module):
 class Stack(nn.Module):
     """The layers."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
-        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L) to (B, L, D)."""
-        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, mask)])
-        return hidden
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None, skip: int = 0) -> nn.Tensor:
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D) before the last `skip`
+        layers."""
+        states = [hidden]
+
+        def run(layer: nn.Module, tokens: Sequence[nn.Tensor]) -> Sequence[nn.Tensor]:
+            states.append(layer(*tokens, mask))
+            return states[-1:]
+
+        # All of them: a gang goes through shared layers to the end.
+        run_blocks(self.layers, [hidden], run)
+        return states[-1 - skip]
 
 
 class Layer(nn.Module):
     """Self-attention, then a feed-forward, each before its residual."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.mlp = FeedForward(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         hidden = nn.add(hidden, self.self_attn(self.layer_norm1(hidden), mask))
         return nn.add(hidden, self.mlp(self.layer_norm2(hidden)))
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self._heads = config.num_attention_heads
@@ -137,7 +149,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         """hidden (B, L, D) to (B, L, D)."""
         batch, length, width = hidden.shape
         heads = (batch, length, self._heads, width // self._heads)
@@ -152,7 +164,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with an activation between."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
