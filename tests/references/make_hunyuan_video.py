@@ -8,7 +8,6 @@ but for their sizes and what a case is for, the values of hunyuanvideo-community
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -29,13 +28,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
-    CLIPTokenizer,
     LlamaConfig,
     LlamaModel,
     LlamaTokenizer,
     LlamaTokenizerFast,
 )
-from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -272,24 +269,11 @@ def sentencepiece_tokenizer() -> LlamaTokenizer:
         )
 
 
-def clip_tokenizer() -> CLIPTokenizer:
-    """Bytes, a few pairs of letters, and the two special tokens, whose ids are the highest."""
-    letters = list(bytes_to_unicode().values())
-    pairs = ["t h", "th e</w>", "i n", "in g</w>", "r o", "a n", "an d</w>", "s n", "sn o", "sno w</w>"]
-    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *(p.replace(" ", "") for p in pairs)]
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:
-        words, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
-        words.write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}), encoding="utf-8")
-        merges.write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")
-        return CLIPTokenizer(str(words), str(merges), model_max_length=77)
-
-
 def build(case: Case, folder: Path) -> None:
     """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     tokenizer = sentencepiece_tokenizer() if case.sentencepiece else llama_tokenizer(case.padding_side)
-    tokenizer_2 = clip_tokenizer()
+    tokenizer_2 = making.clip_tokenizer()
     clip = {**CLIP, **case.clip}
     if case.true_end:
         clip["eos_token_id"] = tokenizer_2.eos_token_id

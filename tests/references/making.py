@@ -112,6 +112,22 @@ def t5_encoder(tokenizer: Any) -> torch.nn.Module:
     )
 
 
+def clip_tokenizer() -> Any:
+    """Bytes, a few pairs of letters, and the two special tokens, whose ids are the highest."""
+    from transformers import CLIPTokenizer
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    pairs = ["t h", "th e</w>", "i n", "in g</w>", "r o", "a n", "an d</w>", "s n", "sn o", "sno w</w>"]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *(p.replace(" ", "") for p in pairs)]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        words, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        words.write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}), encoding="utf-8")
+        merges.write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")
+        return CLIPTokenizer(str(words), str(merges), model_max_length=77)
+
+
 @contextlib.contextmanager
 def numpy_noise(seed: int) -> Iterator[None]:
     """Within, what diffusers draws comes from NumPy's PCG64, in its order.
@@ -186,14 +202,16 @@ def numbers(value: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(value.detach().cpu().numpy())
 
 
-def first_and_last(steps: list[tuple[Any, dict[str, Any]]], *keys: str) -> dict[str, np.ndarray]:
-    """What went in and out of the transformer at the first and the last step: its output and inputs."""
+def first_and_last(
+    steps: list[tuple[Any, dict[str, Any]]], *keys: str, model: str = "transformer"
+) -> dict[str, np.ndarray]:
+    """What went in and out of the model at the first and the last step: its output and inputs."""
     pieces = {}
     for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
         for key in keys:
             if inputs.get(key) is not None:
-                pieces[f"transformer.{name}.{key}"] = numbers(inputs[key])
-        pieces[f"transformer.{name}.output"] = numbers(output)
+                pieces[f"{model}.{name}.{key}"] = numbers(inputs[key])
+        pieces[f"{model}.{name}.output"] = numbers(output)
     return pieces
 
 
