@@ -11,7 +11,8 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.mesh import Degrees, Mesh
-from vidgen_dist.parallel.rows import GroupNorm, Rows, join, merge_moments
+from vidgen_dist.parallel.neighbours import merge_moments
+from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 
 SPLITS = [(5, 2), (5, 3), (5, 4), (2, 4)]
 """Rows where the image is smallest, ranks."""
@@ -127,7 +128,7 @@ def too_wide(mesh: Mesh) -> str:
 
 
 def test_a_halo_that_does_not_end_at_the_neighbour_is_told(ranks: Ranks) -> None:
-    assert all("a rank has 1 rows" in told for told in ranks.run(too_wide, degrees=Degrees(2)))
+    assert all("a rank has 1 along axis 3" in told for told in ranks.run(too_wide, degrees=Degrees(2)))
 
 
 def test_frames_of_several_bands_are_joined() -> None:

@@ -541,3 +541,65 @@ def test_memory_of_weights_a_rank(heavy: str, size: int, allowed: float) -> None
         assert 0.9 / size < parts["loaded"]
         assert parts["loading"] <= allowed
         assert parts["running"] <= allowed
+
+
+class Levels(nn.Module):
+    """Lists within the blocks of a list, which run in lockstep; not every block has both."""
+
+    sharded = ("levels.*.first", "levels.*.second")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList([Level(2), Level(0), Level(1)])
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        for level in self.levels:
+            x = level(x)
+        return x
+
+
+class Level(nn.Module):
+    def __init__(self, second: int) -> None:
+        super().__init__()
+        self.first = nn.ModuleList([Block(WIDTH, 7 + i) for i in range(2)])
+        self.second = nn.ModuleList([Block(WIDTH, 9 + i) for i in range(second)]) if second else None
+
+    def construct(self, x: nn.Tensor) -> nn.Tensor:
+        if self.second is None:
+            for block in self.first:
+                x = block(x)
+            return x
+        for first, second in zip(self.first, self.second, strict=False):
+            x = second(first(x))
+        return x
+
+
+def run_levels(mesh: Mesh, folder: str, x: np.ndarray) -> list[np.ndarray]:
+    model = Levels()
+    load_weights(model, folder, mesh=mesh)
+    return [nn.to_numpy(model(nn.from_numpy(x))) for _ in range(2)]
+
+
+def test_lists_within_blocks_run_in_lockstep(ranks: Ranks, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    shapes = {key: value.shape for key, value in nn.named_parameters(Levels()).items()}
+    tensors = {key: np.asarray(rng.standard_normal(shape), np.float32) for key, shape in shapes.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    x = rng.standard_normal((3, WIDTH)).astype(np.float32) / 8
+    expected, _ = run_levels(alone(), str(tmp_path), x)
+    assert sharding.sharded_paths(Levels()) == [
+        *(f"levels.{i}.first" for i in range(3)),
+        "levels.0.second",
+        "levels.2.second",
+    ]
+    for told in ranks.run(run_levels, str(tmp_path), x, degrees=Degrees(2)):
+        for again in told:
+            np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pattern_that_nothing_matches_is_refused() -> None:
+    class Wrong(Levels):
+        sharded = ("levels.*.third",)
+
+    with pytest.raises(AttributeError, match=r"nothing is named levels\.\*\.third"):
+        sharding.sharded_paths(Wrong())

@@ -54,11 +54,15 @@ class ModelClass:
         config: What its `config.json` holds.
         cell: The model's class; it is made of the config, or where it is divided of the config and the mesh.
         divided: Whether the ranks of a gang divide its work; else all of them do the same.
+        made_of: The attribute of the family's configs that the cell is made of; by default its component's.
+        weights_of: Components whose files hold its weights; by default its own alone.
     """
 
     config: type[Config]
     cell: Lazy
     divided: bool = True
+    made_of: str | None = None
+    weights_of: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +71,26 @@ class ModelClass:
 
     def read(self, raw: Mapping[str, Any]) -> Config:
         """What the models, rules and costs are told of the component."""
+        return self.config.read(raw)
+
+
+@dataclass(frozen=True)
+class ConfigClass:
+    """A class of which the config alone is read: an image processor, or a part of another component's model.
+
+    Args:
+        config: What its file holds.
+    """
+
+    config: type[Config]
+
+    @property
+    def name(self) -> str:
+        """As `model_index.json` names it."""
+        return self.config.NAME
+
+    def read(self, raw: Mapping[str, Any]) -> Config:
+        """What the pipeline, rules and costs are told of the component."""
         return self.config.read(raw)
 
 
@@ -92,7 +116,7 @@ class SchedulerClass:
         return self.scheduler(self.config.read(raw))
 
 
-ComponentClass = ModelClass | SchedulerClass | TokenizerClass
+ComponentClass = ModelClass | ConfigClass | SchedulerClass | TokenizerClass
 
 
 @dataclass(frozen=True)
@@ -102,17 +126,21 @@ class Component:
     Args:
         name: Its name in `model_index.json`, which is its folder's, and its attribute of the pipeline.
         takes: The classes that it may be of.
+        optional: Whether a checkpoint may lack it.
     """
 
     name: str
     takes: tuple[ComponentClass, ...]
+    optional: bool = False
 
-    def class_of(self, checkpoint: Checkpoint) -> ComponentClass:
-        """The class that a checkpoint's component is of.
+    def class_of(self, checkpoint: Checkpoint) -> ComponentClass | None:
+        """The class that a checkpoint's component is of; None where it may lack it, and does.
 
         Raises:
             Refused: It has none, or one of another class: names those that are allowed.
         """
+        if self.optional and not checkpoint.has_component(self.name):
+            return None
         checkpoint.component_folder(self.name)
         found = checkpoint.class_name(self.name)
         for known in self.takes:
@@ -124,13 +152,13 @@ class Component:
         )
 
     def read(self, checkpoint: Checkpoint) -> Any:
-        """What a checkpoint's component is, without its weights: a model's config, a sampler, of others None.
+        """What a checkpoint's component is, without its weights: a config, a sampler, of others None.
 
         Raises:
             Refused: A class or a config that cannot be: names the folder and the key.
         """
         found = self.class_of(checkpoint)
-        if isinstance(found, TokenizerClass):
+        if found is None or isinstance(found, TokenizerClass):
             return None
         with config_of(checkpoint.component_folder(self.name)):
             return found.read(checkpoint.config(self.name))
@@ -214,6 +242,8 @@ class Family(Generic[C]):
         required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task.
         fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
+        ignores: Components that checkpoints may have and that are not opened, such as a safety checker.
+        ring: Whether keys and values may travel around a gang's ranks; else the degree `ring` is 1.
         published: Hub ids of checkpoints, for documents.
 
     Raises:
@@ -230,6 +260,8 @@ class Family(Generic[C]):
     required_columns: tuple[str, ...] = ()
     fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[Config] | None = None
+    ignores: tuple[str, ...] = ()
+    ring: bool = True
     published: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -155,7 +155,7 @@ def _build_models(
 ) -> dict[str, nn.Module]:
     models = {}
     for name, known in _of_kind(ModelClass, family, checkpoint):
-        cell, config = known.cell.load(), getattr(configs, name)
+        cell, config = known.cell.load(), getattr(configs, known.made_of or name)
         model = cell(config, mesh) if known.divided else cell(config)
         if isinstance(model, Configurable):
             model.configure(options)

@@ -29,6 +29,7 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.mesh import bounds, shares
+from vidgen_dist.parallel.neighbours import exchange_edges, group_norm_of_all, with_length
 
 Bands = tuple[nn.Tensor, ...]
 """Parts (B, C, T, h_i, W) of frames, from top to bottom."""
@@ -133,37 +134,12 @@ class Rows:
         return nn.pad(extended, (left, right, 0, 0, *frames), mode)
 
     def _bands(self, x: nn.Tensor, above: int, below: int, mode: PadMode) -> Bands:
-        from_above, from_below = self._exchange_edges(x, above, below)
+        from_above, from_below = exchange_edges(self._group, x, ROW_AXIS, above, below)
         if above and from_above is None:
             from_above = _beyond(x[:, :, :, :1], above, mode)
         if below and from_below is None:
             from_below = _beyond(x[:, :, :, -1:], below, mode)
         return tuple(band for band in (from_above, x, from_below) if band is not None)
-
-    def _exchange_edges(
-        self, x: nn.Tensor, above: int, below: int
-    ) -> tuple[nn.Tensor | None, nn.Tensor | None]:
-        """The rows above from the rank before, those below from the rank after; None beyond the image."""
-        rows = x.shape[ROW_AXIS]
-        if rows < max(above, below):
-            raise ValueError(f"a rank has {rows} rows; a halo of {max(above, below)} needs as many: at_least")
-        group = self._group
-        nothing = nn.zeros((0,), x.dtype)
-        pieces = [nothing] * group.size
-        shapes: list[tuple[int, ...]] = [(0,)] * group.size
-        before, after = group.index - 1, group.index + 1
-        # What is below the rank before is on top here, and the other way round.
-        if before >= 0:
-            pieces[before] = _edge(x, 0, below)
-            shapes[before] = _shape(x, above)
-        if after < group.size:
-            pieces[after] = _edge(x, rows - above, above)
-            shapes[after] = _shape(x, below)
-        given = group.all_to_all(pieces, shapes, what="halo").wait()
-        return (
-            given[before] if above and before >= 0 else None,
-            given[after] if below and after < group.size else None,
-        )
 
     # Statistics
 
@@ -173,21 +149,8 @@ class Rows:
         """`nn.group_norm` of x (B, C, T, h, W) by the moments of the whole image."""
         if self.whole:
             return nn.group_norm(x, num_groups, weight, bias, eps)
-        moments = [nn.to_numpy(moment) for moment in nn.group_moments(x, num_groups)]
-        count = np.full_like(moments[0], x.shape[ROW_AXIS])
-        own = nn.from_numpy(np.stack([count, *moments])[None])
-        group = self._group
-        gathered = nn.to_numpy(group.all_gather(own, [1] * group.size, what="norm").wait())
-        mean, variance = merge_moments(*gathered.astype(np.float64).swapaxes(0, 1))
-        return nn.group_norm_with(
-            x,
-            num_groups,
-            nn.from_numpy(mean.astype(np.float32)),
-            nn.from_numpy(variance.astype(np.float32)),
-            weight,
-            bias,
-            eps,
-        )
+        held = x.shape[ROW_AXIS]
+        return group_norm_of_all(self._group, x, held, num_groups, weight, bias, eps)
 
     # Attention
 
@@ -242,10 +205,10 @@ class Rows:
         shapes = self._tell_shapes(x)
         if x is None:
             x = nn.zeros(shapes[gang.index], dtype)
-        nothing = nn.zeros(_shape(x, 0), dtype)
+        nothing = nn.zeros(with_length(x, ROW_AXIS, 0), dtype)
         receives = gang.index in receivers
         pieces = [x if i in receivers else nothing for i in range(gang.size)]
-        expected = [shape if receives else _shape(x, 0) for shape in shapes]
+        expected = [shape if receives else with_length(x, ROW_AXIS, 0) for shape in shapes]
         parts = gang.all_to_all(pieces, expected, what="rows").wait()
         return nn.cat([part for part in parts if part.size], ROW_AXIS) if receives else nothing
 
@@ -284,33 +247,11 @@ def join(parts: Sequence[Bands]) -> nn.Tensor:
     ).reshape(batch, channels, -1, height, width)
 
 
-def merge_moments(
-    counts: np.ndarray, means: np.ndarray, variances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (...) of a whole, from the numbers, means and variances (P, ...) of its P parts.
-
-    Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances",
-    for all parts at once.
-    """
-    weights = counts / counts.sum(0)
-    mean = (weights * means).sum(0)
-    return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
-
-
 def _beyond(edge: nn.Tensor, rows: int, mode: PadMode) -> nn.Tensor:
     """What is beyond the image next to its edge (B, C, T, 1, W)."""
     if mode == "replicate":
         return nn.cat([edge] * rows, ROW_AXIS)
-    return nn.zeros(_shape(edge, rows), edge.dtype)
-
-
-def _edge(x: nn.Tensor, start: int, rows: int) -> nn.Tensor:
-    return nn.copy(x[:, :, :, start : start + rows])
-
-
-def _shape(x: nn.Tensor, rows: int) -> tuple[int, ...]:
-    """The shape of x (B, C, T, h, W) with another number of rows."""
-    return (*x.shape[:ROW_AXIS], rows, *x.shape[ROW_AXIS + 1 :])
+    return nn.zeros(with_length(edge, ROW_AXIS, rows), edge.dtype)
 
 
 def _attend(q: nn.Tensor, k: nn.Tensor, v: nn.Tensor, scale: float | None) -> nn.Tensor:

@@ -11,7 +11,8 @@ What the author of a model does is to name, on the class, what is shared out; th
             for block in self.blocks:
                 x = block(x)
 
-Each name is the attribute path of one of these:
+Each name is the attribute path of one of these; `*` in it stands for every block of a list, and those that
+lack what follows are passed over, as in `down_blocks.*.attentions`:
 
 - A `ModuleList`. Its iteration, always from the first to the last, gives each block with its weights and
   has the next one's travelling meanwhile. Outside of its turn a block has none: reading one is an
@@ -70,7 +71,7 @@ def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set
         ValueError: Parameters of one list differ in dtype.
     """
     done: set[str] = set()
-    for path in getattr(type(module), "sharded", ()):
+    for path in sharded_paths(module):
         *parents, name = path.split(".")
         parent = reduce(getattr, parents, module)
         whole = getattr(parent, name)
@@ -78,6 +79,31 @@ def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set
         done |= {prefix + key for key in nn.named_parameters(whole)}
         setattr(parent, name, _shared_out(whole, prefix, group, read, dtype_of))
     return done
+
+
+def sharded_paths(module: nn.Module) -> list[str]:
+    """Attribute paths of what the module's class declares as `sharded`, each `*` written out.
+
+    Raises:
+        AttributeError: The module has nothing of a name.
+    """
+    found = []
+    for pattern in getattr(type(module), "sharded", ()):
+        matching = list(_written_out(module, pattern.split(".")))
+        if not matching:
+            raise AttributeError(f"{type(module).__name__}.sharded: nothing is named {pattern}")
+        found += matching
+    return found
+
+
+def _written_out(module: nn.Module, parts: Sequence[str]) -> Iterator[str]:
+    first, *rest = parts
+    names = [str(i) for i in range(len(module))] if first == "*" else [first]
+    for name in names:
+        child = getattr(module, name, None)
+        if child is None:
+            continue
+        yield from (f"{name}.{path}" for path in _written_out(child, rest)) if rest else [name]
 
 
 def _shared_out(whole: nn.Module, prefix: str, group: Group, read: Read, dtype_of: DtypeOf) -> nn.Module:

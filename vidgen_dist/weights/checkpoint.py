@@ -55,6 +55,10 @@ class Checkpoint:
     model_index: dict[str, Any]
     components: tuple[str, ...]
 
+    def has_component(self, component: str) -> bool:
+        """Whether it has a component of that name."""
+        return component in _classes(self.model_index)
+
     def class_name(self, component: str) -> str:
         """The class of a component as `model_index.json` names it, e.g. `AutoencoderKLCogVideoX`.
 

@@ -1,0 +1,151 @@
+"""A UNet over the frames of a clip: blocks that halve the image, one in the middle, blocks that double it.
+
+A family says which layers stand in a block; the way through them stands here. A layer takes images and the
+step's `Context`. Each kind of layer has a list of its own, with the checkpoint's name (`resnets`,
+`attentions`, …), and the lists are gone through in lockstep: so a gang shares out each of them.
+
+Source: Ronneberger et al. 2015 (arXiv:1505.04597), and Rombach et al. 2022 (arXiv:2112.10752).
+
+Letters: B samples, f frames of this rank, N = B * f images, samples first; C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vidgen_dist import nn
+from vidgen_dist.families.common.unet_layers import Downsample2D, Upsample2D
+from vidgen_dist.parallel.frames import FrameSplit
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the layers of a step see beside the images.
+
+    Args:
+        split: Where the clip's frames lie.
+        time: The time's embedding, (B, E).
+        text: What the images of a sample attend to: (B, M, X).
+    """
+
+    split: FrameSplit
+    time: nn.Tensor
+    text: nn.Tensor
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return len(self.time)
+
+
+Lists = Mapping[str, Sequence[nn.Module]]
+"""Layers of a block by the lists' names, in the order in which they run."""
+
+
+class _Block(nn.Module):
+    """Layers in lists that run in lockstep."""
+
+    def __init__(self, lists: Lists) -> None:
+        super().__init__()
+        self._names = tuple(lists)
+        for name, layers in lists.items():
+            setattr(self, name, nn.ModuleList(layers))
+
+    def _in_lockstep(self, names: Iterable[str]) -> Iterator[tuple[nn.Module, ...]]:
+        """The first layers of these lists, then the second ones, and so on. Lists may be sharded."""
+        return zip(*(getattr(self, name) for name in names), strict=False)
+
+
+class DownBlock(_Block):
+    """Layers at one size of the image, then half of it.
+
+    Args:
+        lists: The layers.
+        downsampler: Halves the image; None in the last block.
+    """
+
+    def __init__(self, lists: Lists, downsampler: Downsample2D | None) -> None:
+        super().__init__(lists)
+        self.downsamplers = None if downsampler is None else nn.ModuleList([downsampler])
+
+    def construct(self, x: nn.Tensor, context: Context) -> list[nn.Tensor]:
+        """x (N, C, H, W) to what it becomes layer by layer: for the way up, the last one also goes on."""
+        kept = []
+        for layers in self._in_lockstep(self._names):
+            x = _run(layers, x, context)
+            kept.append(x)
+        if self.downsamplers is not None:
+            kept.append(self.downsamplers[0](x))
+        return kept
+
+
+class MidBlock(_Block):
+    """Layers at the smallest size of the image.
+
+    Args:
+        outer: Layers of which there is one more than of the others: they stand around these.
+        inner: The others.
+    """
+
+    def __init__(self, outer: Lists, inner: Lists) -> None:
+        super().__init__({**outer, **inner})
+        self._outer, self._inner = tuple(outer), tuple(inner)
+
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
+        outer = self._in_lockstep(self._outer)
+        x = _run(next(outer), x, context)
+        for layers in self._in_lockstep(self._inner):
+            x = _run(layers, x, context)
+            x = _run(next(outer), x, context)
+        return x
+
+
+class UpBlock(_Block):
+    """Layers at one size of the image, each beside what the way down left there; then twice the size.
+
+    Args:
+        lists: The layers.
+        upsampler: Doubles the image; None in the last block.
+    """
+
+    def __init__(self, lists: Lists, upsampler: Upsample2D | None) -> None:
+        super().__init__(lists)
+        self.upsamplers = None if upsampler is None else nn.ModuleList([upsampler])
+
+    def construct(self, x: nn.Tensor, left: list[nn.Tensor], context: Context) -> nn.Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+            left: What the way down left, of which this block takes the last ones away.
+            context: The step's.
+        """
+        for layers in self._in_lockstep(self._names):
+            x = _run(layers, nn.cat([x, left.pop()], 1), context)
+        if self.upsamplers is None:
+            return x
+        # Images of an odd size are halved to more than half.
+        return self.upsamplers[0](x, left[-1].shape[2:])
+
+
+def run_unet(
+    x: nn.Tensor,
+    down_blocks: Iterable[nn.Module],
+    mid_block: nn.Module,
+    up_blocks: Iterable[nn.Module],
+    context: Context,
+) -> nn.Tensor:
+    """Images (N, C, H, W) through all blocks."""
+    left = [x]
+    for block in down_blocks:
+        left += block(left[-1], context)
+    x = mid_block(left[-1], context)
+    for block in up_blocks:
+        x = block(x, left, context)
+    return x
+
+
+def _run(layers: Iterable[nn.Module], x: nn.Tensor, context: Context) -> nn.Tensor:
+    for layer in layers:
+        x = layer(x, context)
+    return x
