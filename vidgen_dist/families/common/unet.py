@@ -15,7 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidgen_dist import nn
-from vidgen_dist.families.common.unet_layers import Downsample2D, Upsample2D
+from vidgen_dist.families.common.unet_layers import (
+    Downsample2D,
+    ResnetBlock2D,
+    Transformer2DModel,
+    Upsample2D,
+)
 from vidgen_dist.parallel.frames import FrameSplit
 
 
@@ -41,6 +46,20 @@ class Context:
 
 Lists = Mapping[str, Sequence[nn.Module]]
 """Layers of a block by the lists' names, in the order in which they run."""
+
+
+class ImageResnet(ResnetBlock2D):
+    """A residual block of a UNet."""
+
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:  # type: ignore[override]
+        return super().construct(x, context.time)
+
+
+class ImageTransformer(Transformer2DModel):
+    """A transformer within each image, which also attends to the prompt."""
+
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:  # type: ignore[override]
+        return super().construct(x, context.text)
 
 
 class _Block(nn.Module):
@@ -149,3 +168,30 @@ def _run(layers: Iterable[nn.Module], x: nn.Tensor, context: Context) -> nn.Tens
     for layer in layers:
         x = layer(x, context)
     return x
+
+
+def down_inputs(channels: Sequence[int], layers: int, block: int) -> list[int]:
+    """C before each layer of a block on the way down.
+
+    Args:
+        channels: C behind each block on the way down.
+        layers: Layers of the block.
+        block: Its number.
+    """
+    return [channels[max(block - 1, 0)]] + [channels[block]] * (layers - 1)
+
+
+def up_inputs(channels: Sequence[int], layers: int, block: int) -> list[int]:
+    """C before each layer of a block on the way up, with what the way down left beside it.
+
+    Args:
+        channels: C behind each block on the way down.
+        layers: Layers of the block, one more than of its counterpart on the way down.
+        block: Its number on the way up.
+    """
+    upwards = list(reversed(channels))
+    own, below = upwards[block], upwards[max(block - 1, 0)]
+    above = upwards[min(block + 1, len(upwards) - 1)]
+    before = [below] + [own] * (layers - 1)
+    left = [own] * (layers - 1) + [above]
+    return [a + b for a, b in zip(before, left, strict=True)]
