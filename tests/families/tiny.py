@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,26 @@ import numpy as np
 from tests.references import Case, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+from vidgen_dist.families.common.autoencoder_kl import ImageAutoencoder
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.weights.load import load_weights
 
 
 def made(kind: type, raw: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
     """The model of a config.json with those keys; the constructor says which class reads them."""
-    return kind(typing.get_type_hints(kind.__init__)["config"].read(raw), mesh)
+    config = typing.get_type_hints(kind.__init__)["config"].read(raw)
+    return kind(config) if mesh is None else kind(config, mesh)
 
 
 def loaded(kind: type, case: Case, component: str) -> Any:
     """The model of a case's component, with its weights."""
-    folder = case.checkpoint / component
+    return loaded_from(kind, case.checkpoint / component, case.variant)
+
+
+def loaded_from(kind: type, folder: Path, variant: str | None = None) -> Any:
+    """The model of a component's folder, with its weights."""
     model = made(kind, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    load_weights(model, folder, variant=case.variant)
+    load_weights(model, folder, variant=variant, rename=getattr(model, "own_key", None))
     return model
 
 
@@ -60,13 +67,13 @@ def recordings(cases: list[Case], half: str) -> list[tuple[str, str]]:
     return [(name, piece) for name, _, piece, *part in keys if half in piece and part == ["input"]]
 
 
-def encode(vae: VideoAutoencoder, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def encode(vae: VideoAutoencoder | ImageAutoencoder, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, logvar = vae.encode(nn.from_numpy(video))
     return nn.to_numpy(mean), nn.to_numpy(logvar)
 
 
-def decode(vae: VideoAutoencoder, latents: np.ndarray) -> np.ndarray:
-    return nn.to_numpy(vae.decode(nn.from_numpy(latents)))
+def decode(vae: VideoAutoencoder | ImageAutoencoder, latents: np.ndarray, *how: Any) -> np.ndarray:
+    return nn.to_numpy(vae.decode(nn.from_numpy(latents), *how))
 
 
 def without_effect(model: Any, runs: Mapping[str, Callable[[], np.ndarray]]) -> list[str]:

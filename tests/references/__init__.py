@@ -104,6 +104,12 @@ def case(name: str, family: str = "cogvideox") -> Case:
     return Case(family, name)
 
 
+def component(name: str) -> tuple[Path, dict[str, np.ndarray]]:
+    """Folder of a single component, and what goes in and out of it."""
+    folder = HERE / "components" / name
+    return folder, load_file(folder / "pieces.safetensors")
+
+
 def edit_json(path: Path, **values: Any) -> None:
     """Give keys of a JSON object other values."""
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")

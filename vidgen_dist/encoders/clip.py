@@ -1,5 +1,7 @@
 """CLIP's text encoder: a prompt in one vector for HunyuanVideo, one a token for the UNet families.
 
+Its layers are also those of CLIP's image encoder (`encoders.clip_vision`).
+
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 (arXiv:2103.00020). Names and numbers are those of transformers' `CLIPTextModel`.
 
@@ -13,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.encoders.config import ClipTextConfig
+from vidgen_dist.encoders.config import ClipConfig, ClipTextConfig
 from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.parallel.blocks import run_blocks
 
@@ -102,12 +104,12 @@ class TextEmbeddings(nn.Module):
 class Stack(nn.Module):
     """The layers."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
-        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L) to (B, L, D)."""
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D)."""
         (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, mask)])
         return hidden
 
@@ -115,20 +117,20 @@ class Stack(nn.Module):
 class Layer(nn.Module):
     """Self-attention, then a feed-forward, each before its residual."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.mlp = FeedForward(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         hidden = nn.add(hidden, self.self_attn(self.layer_norm1(hidden), mask))
         return nn.add(hidden, self.mlp(self.layer_norm2(hidden)))
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self._heads = config.num_attention_heads
@@ -137,7 +139,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
         """hidden (B, L, D) to (B, L, D)."""
         batch, length, width = hidden.shape
         heads = (batch, length, self._heads, width // self._heads)
@@ -152,7 +154,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with an activation between."""
 
-    def __init__(self, config: ClipTextConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)

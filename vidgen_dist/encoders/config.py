@@ -1,4 +1,4 @@
-"""Configs of the text encoders, with transformers' keys and defaults. No MindSpore."""
+"""Configs of the text and image encoders, with transformers' keys and defaults. No MindSpore."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import TRANSFORMERS
-from vidgen_dist.config import STRICT, Config, FromZero, OneOf, Positive
+from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, OneOf, Positive
 
 Activation = Annotated[str, OneOf(TRANSFORMERS)]
 
@@ -123,22 +123,93 @@ class LlamaConfig(Config):
 
 
 @dataclass(frozen=True, config=STRICT)
-class ClipTextConfig(Config):
-    """CLIP's text config."""
+class ClipConfig(Config):
+    """What CLIP's text and image encoders have in common."""
 
-    NAME: ClassVar = "CLIPTextModel"
     TELLS_UNKNOWN: ClassVar = False
 
-    hidden_size: Positive = 512
-    intermediate_size: Positive = 2048
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_attention_heads: Positive
     num_hidden_layers: Positive = 12
-    num_attention_heads: Positive = 8
     hidden_act: Activation = "quick_gelu"
     layer_norm_eps: FromZero = 1e-5
-    vocab_size: Positive = 49408
-    max_position_embeddings: Positive = 77
-    eos_token_id: int = 49407
 
     def check(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             self.refuse("hidden_size", f"a multiple of num_attention_heads, {self.num_attention_heads}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClipTextConfig(ClipConfig):
+    """CLIP's text config."""
+
+    NAME: ClassVar = "CLIPTextModel"
+
+    hidden_size: Positive = 512
+    intermediate_size: Positive = 2048
+    num_attention_heads: Positive = 8
+    vocab_size: Positive = 49408
+    max_position_embeddings: Positive = 77
+    eos_token_id: int = 49407
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClipVisionConfig(ClipConfig):
+    """CLIP's config of images."""
+
+    NAME: ClassVar = "CLIPVisionModelWithProjection"
+
+    hidden_size: Positive = 768
+    intermediate_size: Positive = 3072
+    num_attention_heads: Positive = 12
+    projection_dim: Positive = 512
+    num_channels: Literal[3] = 3
+    image_size: Positive = 224
+    patch_size: Positive = 32
+
+    def check(self) -> None:
+        super().check()
+        if self.patch_size > self.image_size:
+            self.refuse("patch_size", f"a whole number from 1 up to image_size, {self.image_size}")
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image; what is left at its right and lower edge is not seen."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClipImageProcessorConfig(Config):
+    """`preprocessor_config.json`, of which the UNet families use what is here: they resize by themselves.
+
+    Args:
+        image_mean, image_std: Of red, green and blue in [0, 1], which an encoder sees without them.
+        crop_size: Side of what the encoder sees, or its `height` and `width`.
+    """
+
+    NAME: ClassVar = "CLIPImageProcessor"
+    TELLS_UNKNOWN: ClassVar = False
+
+    image_mean: Annotated[tuple[float, float, float], Field(strict=False)] = (
+        0.48145466,
+        0.4578275,
+        0.40821073,
+    )
+    image_std: Annotated[tuple[AboveZero, AboveZero, AboveZero], Field(strict=False)] = (
+        0.26862954,
+        0.26130258,
+        0.27577711,
+    )
+    crop_size: Positive | dict[str, Positive] = 224
+
+    def check(self) -> None:
+        if isinstance(self.crop_size, dict) and self.crop_size.keys() != {"height", "width"}:
+            self.refuse("crop_size", "a whole number from 1, or an object with height and width")
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of what the encoder sees."""
+        if isinstance(self.crop_size, dict):
+            return self.crop_size["height"], self.crop_size["width"]
+        return self.crop_size, self.crop_size

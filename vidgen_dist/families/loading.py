@@ -41,6 +41,14 @@ class Configurable(Protocol):
         """
 
 
+@runtime_checkable
+class OwnDtype(Protocol):
+    """A model that need not compute in the dtype of the others."""
+
+    def compute_dtype(self, dtype: str) -> str:
+        """Name of what it computes in where the others compute in `dtype`."""
+
+
 def load_pipeline(
     model: str,
     *,
@@ -108,7 +116,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
             model,
             checkpoint.component_folder(name),
             variant=checkpoint.variant,
-            dtype=dtype,
+            dtype=model.compute_dtype(dtype) if isinstance(model, OwnDtype) else dtype,
             rename=_own_key(model),
             mesh=mesh,
         )

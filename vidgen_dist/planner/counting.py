@@ -31,7 +31,7 @@ def count_models(checkpoint: Checkpoint, options: Model) -> CountedModels:
     """
     # Loads MindSpore.
     from vidgen_dist import nn
-    from vidgen_dist.families.common.autoencoder import VideoAutoencoder
+    from vidgen_dist.families.common.autoencoder import TiledAutoencoder
     from vidgen_dist.families.loading import build_models
     from vidgen_dist.parallel.sharding import sharded_paths
 
@@ -39,7 +39,7 @@ def count_models(checkpoint: Checkpoint, options: Model) -> CountedModels:
     for name, model in build_models(checkpoint, options).items():
         shapes = {key: tuple(value.shape) for key, value in nn.named_parameters(model).items()}
         counted[name] = Counted(shapes, tuple(sharded_paths(model)))
-        if isinstance(model, VideoAutoencoder) and model.use_tiling:
+        if isinstance(model, TiledAutoencoder) and model.use_tiling:
             rows, columns = model.tiles.cut(model.spatial_compression_ratio, decoding=False)
             tiles = VaeTiles(rows.size, columns.size, rows.step, columns.step)
     return CountedModels(counted, tiles)

@@ -16,19 +16,18 @@ from vidgen_dist.parallel.rows import Rows
 from vidgen_dist.spec import Model
 
 
-class VideoAutoencoder(nn.Module):
-    """Encodes and decodes videos, whole or in parts: a family has the networks, and what they make of one.
+class TiledAutoencoder(nn.Module):
+    """What can take large frames in tiles.
 
     Args:
-        config: The family's, with the number of `latent_channels`.
+        config: The configuration.
         spatial_compression_ratio: Pixels of a latent, along rows and columns.
-        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
-            `encode` and `decode`, with the same values.
+        mesh: The ranks that encode and decode together; by default one.
 
     Attributes:
         config: The configuration.
         use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture. Tiles are not split: the first rank works, the others wait.
+            quite the same picture.
         tiles: How large they are.
     """
 
@@ -66,6 +65,25 @@ class VideoAutoencoder(nn.Module):
             tiles.cut(self.spatial_compression_ratio, decoding=decoding)
         self.tiles, self.use_tiling = tiles, True
 
+    def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
+        """Run x (B, C, T, H, W) through, in tiles if so wanted."""
+        if not self.use_tiling:
+            return run(x)
+        return in_tiles(x, self.tiles.cut(self.spatial_compression_ratio, decoding=decoding), run)
+
+
+class VideoAutoencoder(TiledAutoencoder):
+    """Encodes and decodes videos, whole or in parts: a family has the networks, and what they make of one.
+
+    Tiles are not split over ranks: the first one works, the others wait.
+
+    Args:
+        config: The family's, with the number of `latent_channels`.
+        spatial_compression_ratio: Pixels of a latent, along rows and columns.
+        mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
+            `encode` and `decode`, with the same values.
+    """
+
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
         """The distribution of a video's latents, on every rank.
 
@@ -81,10 +99,7 @@ class VideoAutoencoder(nn.Module):
         if rows.holds:
             part = rows.take(video, self.spatial_compression_ratio)
             moments = self._run(part, rows, self._encode, decoding=False)
-        moments = rows.gather(moments, video.dtype)
-        channels = self.config.latent_channels
-        mean, logvar = nn.split(moments, (channels, moments.shape[1] - channels), axis=1)
-        return mean, nn.clip(logvar, -30.0, 20.0)
+        return distribution(rows.gather(moments, video.dtype), self.config.latent_channels)
 
     def decode(self, latents: nn.Tensor) -> nn.Tensor:
         """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
@@ -122,8 +137,13 @@ class VideoAutoencoder(nn.Module):
         on = Rows() if self.use_tiling else rows
         return self._in_parts(x, lambda part: half(part, on), decoding=decoding)
 
-    def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
-        """Run this rank's rows of x through, in tiles if so wanted."""
-        if not self.use_tiling:
-            return run(x)
-        return in_tiles(x, self.tiles.cut(self.spatial_compression_ratio, decoding=decoding), run)
+
+def distribution(moments: nn.Tensor, channels: int) -> tuple[nn.Tensor, nn.Tensor]:
+    """Mean and logarithm of the variance, within [-30, 20], of what an encoder gives, (B, Z or more, ...).
+
+    Args:
+        moments: Means first, then the logarithms.
+        channels: Z.
+    """
+    mean, logvar = nn.split(moments, (channels, moments.shape[1] - channels), axis=1)
+    return mean, nn.clip(logvar, -30.0, 20.0)

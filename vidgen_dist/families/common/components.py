@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vidgen_dist.encoders.config import ClipTextConfig, T5Config
-from vidgen_dist.families.family import Lazy, ModelClass, SchedulerClass, TokenizerClass
+from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipTextConfig, ClipVisionConfig, T5Config
+from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
+from vidgen_dist.families.family import ConfigClass, Lazy, ModelClass, SchedulerClass, TokenizerClass
 from vidgen_dist.schedulers.flow_match import FlowMatchConfig, FlowMatchEulerDiscreteScheduler
 
 T5_TOKENIZERS = (TokenizerClass("T5Tokenizer"), TokenizerClass("T5TokenizerFast"))
@@ -16,5 +17,12 @@ LLAMA_TOKENIZERS = (
 
 T5 = ModelClass(T5Config, Lazy("vidgen_dist.encoders.t5:T5Encoder"), divided=False)
 CLIP_TEXT = ModelClass(ClipTextConfig, Lazy("vidgen_dist.encoders.clip:CLIPTextEncoder"), divided=False)
+CLIP_VISION = ModelClass(
+    ClipVisionConfig, Lazy("vidgen_dist.encoders.clip_vision:CLIPVisionModelWithProjection"), divided=False
+)
+AUTOENCODER_KL = ModelClass(
+    AutoencoderKLConfig, Lazy("vidgen_dist.families.common.autoencoder_kl:AutoencoderKL")
+)
+CLIP_IMAGE_PROCESSOR = ConfigClass(ClipImageProcessorConfig)
 
 FLOW_MATCH_EULER = SchedulerClass(FlowMatchConfig, FlowMatchEulerDiscreteScheduler)

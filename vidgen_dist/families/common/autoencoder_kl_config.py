@@ -1,0 +1,100 @@
+"""Configs of the autoencoders of images, with diffusers' keys and defaults. No MindSpore."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from vidgen_dist.activations import DIFFUSERS
+from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
+
+GROUPS = 32
+"""Groups of norms where a config does not say."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImageVaeConfig(Config):
+    """What the configs of `AutoencoderKL` and of its kin have in common.
+
+    Args:
+        scaling_factor: Latents are the encoder's, times this.
+        force_upcast: Whether it computes in float32 where the other models do in float16.
+    """
+
+    in_channels: Positive = 3
+    out_channels: Literal[3] = 3
+    down_block_types: Items[Literal["DownEncoderBlock2D"]] = ("DownEncoderBlock2D",)
+    block_out_channels: Items[Positive] = (64,)
+    layers_per_block: Positive = 1
+    latent_channels: Positive = 4
+    sample_size: Positive = 32
+    scaling_factor: AboveZero = 0.18215
+    force_upcast: bool = True
+
+    def check(self) -> None:
+        self.check_blocks("down_block_types")
+        if any(channels % self.groups for channels in self.block_out_channels):
+            self.refuse("block_out_channels", f"multiples of {self.groups}, the groups of norms")
+
+    def check_blocks(self, key: str) -> None:
+        """See that a list of blocks has as many as there are widths."""
+        blocks = len(self.block_out_channels)
+        if len(getattr(self, key)) != blocks:
+            self.refuse(key, f"a list of {blocks}, as many as block_out_channels has")
+
+    @property
+    def groups(self) -> int:
+        """Groups of every norm."""
+        return GROUPS
+
+    @property
+    def activation(self) -> str:
+        """diffusers' name of the residual blocks' activation."""
+        return "silu"
+
+    @property
+    def attends(self) -> bool:
+        """Whether places see one another where the image is smallest."""
+        return True
+
+    @property
+    def spatial(self) -> int:
+        """Pixels of a latent along rows and columns."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    def compute_dtype(self, dtype: str) -> str:
+        """What it computes in where the other models compute in `dtype`."""
+        return "float32" if self.force_upcast and dtype == "float16" else dtype
+
+
+@dataclass(frozen=True, config=STRICT)
+class AutoencoderKLConfig(ImageVaeConfig):
+    """`vae/config.json` of Stable Diffusion's autoencoder."""
+
+    NAME: ClassVar = "AutoencoderKL"
+    # The reference's pipelines of videos take no notice of them.
+    ONLY: ClassVar = {"shift_factor": None, "latents_mean": None, "latents_std": None}
+
+    up_block_types: Items[Literal["UpDecoderBlock2D"]] = ("UpDecoderBlock2D",)
+    act_fn: Annotated[str, OneOf(DIFFUSERS, any_case=True)] = "silu"
+    norm_num_groups: Positive = GROUPS
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    def check(self) -> None:
+        super().check()
+        self.check_blocks("up_block_types")
+
+    @property
+    def groups(self) -> int:
+        return self.norm_num_groups
+
+    @property
+    def activation(self) -> str:
+        return self.act_fn
+
+    @property
+    def attends(self) -> bool:
+        return self.mid_block_add_attention
