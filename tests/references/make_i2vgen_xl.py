@@ -107,7 +107,7 @@ CASES = {
         seed=130,
         # As published: padding is an exclamation mark.
         pad_token="!",
-        media={"wide.png": making.clip(1, 1, 50, 90), "tall.png": making.clip(2, 1, 75, 31)},
+        media={"wide.png": making.clip(1, 1, 50, 90), "tall.png": making.clip(2, 1, 75, 33)},
         requests=[
             {
                 # Five rows of latents: levels have sizes that are not halves of each other.
@@ -121,7 +121,8 @@ CASES = {
                 "seed": 7,
             },
             {
-                # An image that is smaller than the video, noise put back, earlier hidden states.
+                # An image that is smaller than the video, and that the reference scales to a pixel too few:
+                # its edge is black. Noise put back; earlier hidden states.
                 "prompt": "Ein Zug im Regen — 雨",
                 "image": "tall.png",
                 "height": 80,

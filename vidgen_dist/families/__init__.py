@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import cogvideox, hunyuan_video, ltx, mochi
+from vidgen_dist.families import cogvideox, hunyuan_video, i2vgen_xl, ltx, mochi
 from vidgen_dist.families.family import Family
 from vidgen_dist.ledger.entries import SCHEMA
 from vidgen_dist.manifest.columns import PRIORITY, column_of
@@ -21,7 +21,13 @@ _log = logging.getLogger(__name__)
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
-FAMILIES: tuple[Family[Any], ...] = (cogvideox.FAMILY, hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (
+    cogvideox.FAMILY,
+    hunyuan_video.FAMILY,
+    i2vgen_xl.FAMILY,
+    ltx.FAMILY,
+    mochi.FAMILY,
+)
 
 OUR_FIELDS: Mapping[str, Field] = FIELDS | {
     name: field for family in FAMILIES for name, field in family.fields.items()
