@@ -169,7 +169,7 @@ class ImageAutoencoder(TiledAutoencoder):
     config: ImageVaeConfig
 
     def __init__(self, config: ImageVaeConfig, mesh: Mesh | None) -> None:
-        super().__init__(config, config.spatial, mesh)
+        super().__init__(config, config.spatial_compression_ratio, mesh)
         moments = 2 * config.latent_channels
         self.encoder = Encoder(config)
         self.quant_conv: nn.Module | None = nn.Conv2d(moments, moments, 1)

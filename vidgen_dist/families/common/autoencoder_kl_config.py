@@ -59,8 +59,8 @@ class ImageVaeConfig(Config):
         return True
 
     @property
-    def spatial(self) -> int:
-        """Pixels of a latent along rows and columns."""
+    def spatial_compression_ratio(self) -> int:
+        """Pixels of a latent, along rows and columns."""
         return int(2 ** (len(self.block_out_channels) - 1))
 
     def compute_dtype(self, dtype: str) -> str:
