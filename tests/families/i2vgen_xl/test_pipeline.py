@@ -127,7 +127,7 @@ def test_defaults_are_the_pipelines(rules: Rules[I2VGenXLRequest]) -> None:
         ({"height": 44}, "height: 44 is not allowed; a multiple of 8"),
         ({"width": 36}, "width: 36 is not allowed; a multiple of 8"),
         ({"image": None}, "image: None is not allowed; image-to-video needs one in every row"),
-        ({"clip_skip": 4}, "clip_skip: 4 is not allowed; up to 3, the text encoder's layers"),
+        ({"clip_skip": 4}, "clip_skip: 4 is not allowed; up to 3, the layers of the text encoder"),
         ({"clip_skip": -1}, "clip_skip: -1 is not allowed; a whole number from 0"),
         ({"target_fps": 0}, "target_fps: 0 is not allowed; a number from 0.01 to 1000"),
         ({"decode_chunk_size": 0}, "decode_chunk_size: 0 is not allowed; a whole number from 1"),

@@ -9,6 +9,12 @@ from vidgen_dist.families.common.components import (
     CLIP_TOKENIZERS,
     CLIP_VISION,
     DDIM,
+    DPM_SOLVER,
+    EULER,
+    EULER_ANCESTRAL,
+    LCM,
+    PNDM,
+    UNIPC,
 )
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
 from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass
@@ -28,7 +34,7 @@ FAMILY = Family(
         Component("image_encoder", (CLIP_VISION,)),
         Component("unet", (ModelClass(UNetConfig, Lazy(f"{__name__}.unet:I2VGenXLUNet")),)),
         Component("vae", (AUTOENCODER_KL,)),
-        Component("scheduler", (DDIM,)),
+        Component("scheduler", (DDIM, PNDM, LCM, EULER, EULER_ANCESTRAL, DPM_SOLVER, UNIPC)),
     ),
     configs=I2VGenXLConfigs,
     rules=task_rules,

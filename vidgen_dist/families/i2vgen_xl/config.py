@@ -117,5 +117,5 @@ class I2VGenXLConfigs(Configs):
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Channels, frames, rows and columns of a video's latents."""
-        ratio = self.vae.spatial
+        ratio = self.vae.spatial_compression_ratio
         return self.unet.in_channels, num_frames, height // ratio, width // ratio

@@ -52,12 +52,13 @@ class I2VGenXLRequest(ResolvedRequest):
 
 def task_rules(configs: I2VGenXLConfigs) -> dict[str, TaskRules[I2VGenXLRequest]]:
     """Task -> rules, for the one task that there is."""
-    multiple = math.lcm(MULTIPLE, configs.vae.spatial)
+    multiple = math.lcm(MULTIPLE, configs.vae.spatial_compression_ratio)
     layers = configs.text_encoder.num_hidden_layers
 
     def check(r: I2VGenXLRequest) -> None:
         if r.clip_skip > layers:
-            raise RequestError("clip_skip", r.clip_skip, f"up to {layers}, the text encoder's layers")
+            raise RequestError("clip_skip", r.clip_skip, f"up to {layers}, the layers of the text encoder")
+        configs.scheduler.schedule(r.num_inference_steps)
 
     of_task = TaskRules(
         request=I2VGenXLRequest,

@@ -4,14 +4,13 @@ The image that comes alive is seen three ways: its latents stand beside the nois
 made of the latents, and tokens made of CLIP's vector of it, stand behind those of the text, to which all
 frames attend. Parameters are named as in diffusers.
 
-Letters: B samples, F frames, f frames of this rank, C channels, H rows, W columns, N places of a frame, n of
-them on this rank, L text tokens, M tokens that are attended to, X their width, E width of the time's
-embedding.
+Letters: B samples, F frames, f frames of this rank, N = B * f images, C channels, H rows, W columns, L text
+tokens, M tokens that are attended to, X their width, E width of the time's embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,22 @@ from vidgen_dist.families.common.layers import FeedForward, TimestepEmbedding
 from vidgen_dist.families.common.unet import (
     Context,
     DownBlock,
+    FrameTransformer,
     ImageResnet,
     ImageTransformer,
     MidBlock,
     UpBlock,
+    between_frames,
     down_inputs,
     run_unet,
     up_inputs,
 )
 from vidgen_dist.families.common.unet_layers import (
     NORM_EPS,
-    PROJECTION_EPS,
     Attention,
-    BasicTransformerBlock,
     Downsample2D,
     Upsample2D,
     to_clips,
-    to_image,
     to_images,
     to_tokens,
 )
@@ -51,7 +49,7 @@ from vidgen_dist.families.i2vgen_xl.config import (
 )
 from vidgen_dist.nn.embeddings import timestep_embedding
 from vidgen_dist.parallel.frames import FrameSplit, GroupNorm, TemporalConv
-from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.parallel.mesh import Mesh, alone
 
 EPS = 1e-5
 """Epsilon of the norms of residual blocks, of convolutions over frames and of the output."""
@@ -75,10 +73,10 @@ class I2VGenXLUNet(nn.Module):
     def __init__(self, config: UNetConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
         self.config = config
-        self.mesh = mesh or Mesh()
+        self.mesh = mesh or alone()
         channels, first = config.in_channels, config.block_out_channels[0]
         self.conv_in = _conv(2 * channels, first)
-        self.transformer_in = TransformerTemporalModel(config, first, HEADS_IN)
+        self.transformer_in = _frame_transformer(config, first, HEADS_IN)
         self.time_embedding = TimestepEmbedding(first, config.time_dim)
         time, attended = config.time_dim, config.cross_attention_dim
         self.fps_embedding = Activated([nn.Linear(first, time), nn.Linear(time, time)])
@@ -123,7 +121,7 @@ class I2VGenXLUNet(nn.Module):
             time=self._time(timesteps, fps, latents.dtype),
             text=self._attended(text, image_latents[:, :, 0], image_vector),
         )
-        image = self._image_frames(split.own(image_latents), split)
+        image = self._image_frames(split.own(image_latents), context)
         x = self.conv_in(to_images(nn.cat([split.own(latents), image], 1)))
         x = self.transformer_in(x, context)
         x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, context)
@@ -146,12 +144,10 @@ class I2VGenXLUNet(nn.Module):
         of_vector = nn.reshape(of_vector, (len(text), self.config.in_channels, -1))
         return nn.cat([text, of_latents, of_vector], 1)
 
-    def _image_frames(self, image_latents: nn.Tensor, split: FrameSplit) -> nn.Tensor:
+    def _image_frames(self, image_latents: nn.Tensor, context: Context) -> nn.Tensor:
         """What of the image stands beside this rank's frames, (B, 4, f, H, W)."""
-        batch = len(image_latents)
         x = self.image_latents_proj_in(to_images(image_latents))
-        mixed = split.over_time(to_places(x, batch), over_frames(self.image_latents_temporal_encoder))
-        return to_clips(from_places(mixed, x.shape[2:]), batch)
+        return to_clips(between_frames(x, context, self.image_latents_temporal_encoder), context.batch)
 
 
 class Activated(nn.ModuleList):
@@ -194,7 +190,7 @@ class ImageTokens(nn.ModuleList):
 
 
 class ImageTemporalEncoder(nn.Module):
-    """Attention of each place of the image's latents over the frames, and a feed-forward: (B, F, C)."""
+    """Attention between the frames at each place of the image's latents, and a feed-forward."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -203,41 +199,9 @@ class ImageTemporalEncoder(nn.Module):
         self.ff = FeedForward(channels, "gelu", 4 * channels)
 
     def construct(self, x: nn.Tensor) -> nn.Tensor:
+        """(places, F, C) to the same."""
         x = nn.add(x, self.attn1(self.norm1(x)))
         return nn.add(x, self.ff(x))
-
-
-class TransformerTemporalModel(nn.Module):
-    """A transformer block over the frames of each place, beside a residual.
-
-    Args:
-        config: The UNet's.
-        channels: C.
-        heads: Of the attention.
-    """
-
-    def __init__(self, config: UNetConfig, channels: int, heads: int) -> None:
-        super().__init__()
-        inner = heads * config.attention_head_dim
-        self.norm = GroupNorm(config.norm_num_groups, channels, PROJECTION_EPS)
-        self.proj_in = nn.Linear(channels, inner)
-        self.transformer_blocks = nn.ModuleList(
-            [BasicTransformerBlock(inner, heads, config.attention_head_dim, double_self_attention=True)]
-        )
-        self.proj_out = nn.Linear(inner, channels)
-
-    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
-        """x (B * f, C, H, W) to the same."""
-        split = context.split
-        normed = to_images(self.norm(to_clips(x, context.batch), split))
-        mixed = split.over_time(to_places(normed, context.batch), over_frames(self._run))
-        return nn.add(x, from_places(mixed, x.shape[2:]))
-
-    def _run(self, tokens: nn.Tensor) -> nn.Tensor:
-        tokens = self.proj_in(tokens)
-        for block in self.transformer_blocks:
-            tokens = block(tokens)
-        return self.proj_out(tokens)
 
 
 class TemporalConvLayer(nn.Module):
@@ -257,7 +221,7 @@ class TemporalConvLayer(nn.Module):
         self.conv2, self.conv3, self.conv4 = (stage(dropout=True) for _ in range(3))
 
     def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
-        """x (B * f, C, H, W) to the same."""
+        """x (N, C, H, W) to the same."""
         split, clips = context.split, to_clips(x, context.batch)
         for stage in (self.conv1, self.conv2, self.conv3, self.conv4):
             clips = stage[-1](nn.silu(stage[0](clips, split)), split)
@@ -287,7 +251,7 @@ def _attending(config: UNetConfig, channels: int, layers: int) -> Lists:
             ImageTransformer(heads, width, channels, 1, attended, groups, use_linear_projection=True)
             for _ in range(layers)
         ],
-        "temp_attentions": [TransformerTemporalModel(config, channels, heads) for _ in range(layers)],
+        "temp_attentions": [_frame_transformer(config, channels, heads) for _ in range(layers)],
     }
 
 
@@ -320,34 +284,12 @@ def _up_blocks(config: UNetConfig) -> list[UpBlock]:
     return blocks
 
 
+def _frame_transformer(config: UNetConfig, channels: int, heads: int) -> FrameTransformer:
+    return FrameTransformer(channels, heads, config.attention_head_dim, 1, config.norm_num_groups)
+
+
 def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
-
-
-# Shapes. ---------------------------------------------------------------------------------------
-
-
-def to_places(x: nn.Tensor, batch: int) -> nn.Tensor:
-    """(B * f, C, H, W) to (B, f, N, C)."""
-    tokens = to_tokens(x)
-    return nn.reshape(tokens, (batch, len(tokens) // batch, *tokens.shape[1:]))
-
-
-def from_places(x: nn.Tensor, size: Sequence[int]) -> nn.Tensor:
-    """(B, f, N, C) to (B * f, C, H, W)."""
-    batch, frames, places, channels = x.shape
-    return to_image(nn.reshape(x, (batch * frames, places, channels)), size)
-
-
-def over_frames(run: Callable[[nn.Tensor], nn.Tensor]) -> Callable[[nn.Tensor], nn.Tensor]:
-    """What maps sequences (B, F, C), for places (B, F, n, C): each place is a sequence."""
-
-    def of_places(x: nn.Tensor) -> nn.Tensor:
-        batch, frames, places, channels = x.shape
-        sequences = nn.reshape(x.permute(0, 2, 1, 3), (batch * places, frames, channels))
-        return nn.reshape(run(sequences), (batch, places, frames, channels)).permute(0, 2, 1, 3)
-
-    return of_places
 
 
 def average_pool(x: nn.Tensor, size: int) -> nn.Tensor:
