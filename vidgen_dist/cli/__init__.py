@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vidgen_dist import __version__
-from vidgen_dist.cli.flags import Flags, read_names, with_flags
+from vidgen_dist.cli.flags import Flags, read_names, read_pair, with_flags
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.yaml_core import read_value
@@ -568,10 +568,8 @@ def read_settings(
     """
     settings: dict[str, Any] = {}
     for option in options:
-        name, equals, text = option.partition("=")
-        if not equals or not name.strip():
-            raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set {example}")
-        key = under + name.strip()
+        name, text = read_pair("--set", option, example)
+        key = under + name
         settings[key] = text if _is_text(key) else read_value(text)
     return settings
 
