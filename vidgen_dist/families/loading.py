@@ -113,7 +113,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     checkpoint = checkpoint_of(options)
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
-    rules = choose_rules(checkpoint, family, configs, options.task)
+    rules = choose_rules(checkpoint, family, configs, options.task, ring=mesh.ring.size)
     dtype = compute_dtype(options.dtype, nn.device())
     models = _build_models(family, checkpoint, configs, options, mesh)
     samplers = {name: getattr(configs, name) for name, _ in _of_kind(SchedulerClass, family, checkpoint)}
@@ -123,7 +123,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     for name, model in models.items():
         load_weights(
             model,
-            *_weight_folders(family, checkpoint, name),
+            *weight_folders(family, checkpoint, name),
             variant=checkpoint.variant,
             dtype=model.compute_dtype(dtype) if isinstance(model, OwnDtype) else dtype,
             rename=_own_key(model),
@@ -150,7 +150,7 @@ def check_models(checkpoint: Checkpoint, options: Model) -> None:
     family = find_family(checkpoint)
     for name, model in build_models(checkpoint, options).items():
         if all(checkpoint.has_weights(part) for part in _weights_of(family, checkpoint, name)):
-            folders = _weight_folders(family, checkpoint, name)
+            folders = weight_folders(family, checkpoint, name)
             match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
 
 
@@ -195,7 +195,8 @@ def _weights_of(family: Family[Any], checkpoint: Checkpoint, name: str) -> tuple
     return known.weights_of or (name,)
 
 
-def _weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
+def weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
+    """The folders that hold the weights of a component's model."""
     return [checkpoint.component_folder(part) for part in _weights_of(family, checkpoint, name)]
 
 
