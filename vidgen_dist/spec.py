@@ -193,8 +193,8 @@ class Model(Part):
     This value goes as it is to whatever opens, builds and loads a checkpoint.
 
     Args:
-        digest: What a run writes down of a folder, to know it again elsewhere; it asks for nothing. What
-            the other fields are, their declarations say.
+        digest, adapter_digest: What a run writes down of folders, to know them again elsewhere; they ask for
+            nothing. What the other fields are, their declarations say.
     """
 
     id: Annotated[
@@ -246,9 +246,19 @@ class Model(Part):
         Text | None,
         Option(
             "--adapter",
-            "AnimateDiff's motion adapter.",
-            docs="a motion adapter; families without one refuse it",
-            commands=("render",),
+            "AnimateDiff's motion adapter: hub id or folder.",
+            docs="AnimateDiff's motion adapter: hub id or folder, such as "
+            "`guoyww/animatediff-motion-adapter-v1-5-2`; other families refuse it",
+            commands=_ALL,
+        ),
+    ] = None
+    adapter_revision: Annotated[
+        Text | None,
+        Option(
+            "--adapter-revision",
+            "Branch, tag or commit of the adapter's hub id.",
+            docs="branch, tag or commit of the adapter's hub id; recorded as a commit",
+            commands=_ALL,
         ),
     ] = None
     vae_tiling: Annotated[
@@ -263,6 +273,7 @@ class Model(Part):
         ),
     ] = False
     digest: Text | None = None
+    adapter_digest: Text | None = None
 
     def pixel_options(self) -> dict[str, Any]:
         """The options that fingerprints count and that are set, as JSON has their values."""

@@ -39,7 +39,7 @@ def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)
     models = build_models(checkpoint, Model(id=name))
     for part in job.size.components:
-        files = TensorFiles.open(checkpoint.component_folder(part.name), checkpoint.variant)
+        files = TensorFiles.open(checkpoint.component_folder(part.name), variant=checkpoint.variant)
         # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
         rename = getattr(models[part.name], "own_key", str)
         stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}

@@ -37,7 +37,7 @@ class Case:
     @property
     def checkpoint(self) -> Path:
         """Folder in the layout of a published diffusers checkpoint."""
-        return self.folder / "checkpoint"
+        return (self.folder / self._facts.get("checkpoint", "checkpoint")).resolve()
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -51,6 +51,14 @@ class Case:
     def variant(self) -> str | None:
         """Variant under which the checkpoint's weights were saved."""
         return self._facts["variant"]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `load_pipeline` is given beside the checkpoint: task, variant, and some `adapter` and `scheduler`."""
+        options = dict(self._facts.get("options", {}))
+        if "adapter" in options:
+            options["adapter"] = str((self.folder / options["adapter"]).resolve())
+        return {"task": self.task, "variant": self.variant, **options}
 
     @cached_property
     def requests(self) -> list[RenderRequest]:

@@ -10,6 +10,11 @@ num_inference_steps, eta, seed}; `model_outputs` (N, ...) and `sample` are every
 Of the flow-matching one `schedulers/flow_match.npz`: `runs` is JSON, a list of {config, arguments (of
 `set_timesteps`; `tokens` in place of mu), seed}; `model_outputs` and `sample` likewise. For run k,
 `k.timesteps` (S,), `k.sigmas` (S + 1,) and `k.samples` (S, ...).
+
+Of Stable Diffusion's, Stable Video Diffusion's and Wan's `schedulers/samplers.npz`: `runs` is JSON, a list of
+{scheduler, config, num_inference_steps, eta, seed}; `model_outputs` and `sample` likewise. For run k,
+`k.timesteps` (S,), `k.init` (the sample is multiplied by it), `k.shown` (S, ...), what the model is shown at
+each step, `k.samples` (S, ...), and of those that have them `k.sigmas` (S + 1,).
 """
 
 from __future__ import annotations
@@ -23,7 +28,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 
 HERE = Path(__file__).parent
@@ -31,6 +47,15 @@ sys.path.insert(0, str(HERE))
 import making  # noqa: E402
 
 CLASSES = {cls.__name__: cls for cls in (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)}
+SAMPLERS = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "ancestral": EulerAncestralDiscreteScheduler,
+    "pndm": PNDMScheduler,
+    "lcm": LCMScheduler,
+    "dpm": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
 SHAPE = (1, 2, 2, 3, 2)
 MOST_STEPS = 50
 TRAINED = {"num_train_timesteps": 20, "trained_betas": [round(0.01 * k, 2) for k in range(1, 21)]}
@@ -163,23 +188,185 @@ def record_flow_match(
     }
 
 
+SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+SD15_PNDM = SD15 | {"set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
+# As the guide and model cards put a scheduler over AnimateDiff's checkpoints.
+ANIMATEDIFF = {
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "timestep_spacing": "linspace",
+    "steps_offset": 1,
+}
+ANIMATELCM = SD15 | {"beta_schedule": "linear"}
+LIGHTNING = SD15 | {"beta_schedule": "linear", "timestep_spacing": "trailing"}
+I2VGEN_XL = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": False,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+SVD = SD15 | {
+    "interpolation_type": "linear",
+    "prediction_type": "v_prediction",
+    "sigma_max": 700.0,
+    "sigma_min": 0.002,
+    "timestep_spacing": "leading",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
+WAN = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0, "solver_order": 2}
+SPACINGS = ("leading", "linspace", "trailing")
+SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+
+
+def published() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """Sampler, config and numbers of steps, as published checkpoints, model cards and the guide have them."""
+    yield "pndm", SD15_PNDM, (50, 7, 4, 3, 2, 1)
+    yield "ddim", ANIMATEDIFF, (50, 25)
+    yield "ddim", SD15 | {"clip_sample": False, "set_alpha_to_one": False}, (20, 1)
+    yield "ddim", I2VGEN_XL, (50, 9)
+    yield "euler", SVD, (25, 4, 1)
+    yield "euler", LIGHTNING, (8, 4, 2)
+    yield "euler", SD15 | {"timestep_spacing": "leading"}, (30,)
+    yield "ancestral", SD15, (25, 1)
+    yield "lcm", ANIMATELCM, (6, 50, 1)
+    yield "lcm", SD15, (4,)
+    yield "dpm", SD15 | {"use_karras_sigmas": True, "algorithm_type": "dpmsolver++"}, (25, 8, 1)
+    yield "dpm", SD15 | {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"}, (20, 2)
+    yield "dpm", WAN, (20, 5)
+    yield "unipc", SD15, (25, 1)
+    yield "unipc", WAN, (50, 4)
+    yield "unipc", WAN | {"flow_shift": 5.0}, (6,)
+
+
+def one_by_one() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """What the keys do, in all of their values."""
+    for spacing, prediction in itertools.product(SPACINGS, ("epsilon", "sample", "v_prediction")):
+        common = SD15 | {"timestep_spacing": spacing, "prediction_type": prediction}
+        yield "ddim", common, (5,)
+        yield "euler", common, (5,)
+        yield "dpm", common, (5,)
+        yield "unipc", common, (5,)
+        if prediction != "sample":
+            yield "ancestral", common, (5,)
+            yield "pndm", common | {"skip_prk_steps": True}, (6,)
+    for prediction in ("sample", "v_prediction"):
+        yield "lcm", {"prediction_type": prediction, "rescale_betas_zero_snr": True}, (5,)
+        for name in ("ddim", "euler", "ancestral", "dpm", "unipc"):
+            if (name, prediction) != ("ancestral", "sample"):
+                zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+                yield name, SD15 | zero | {"prediction_type": prediction, "beta_schedule": "linear"}, (4,)
+    yield "lcm", {"original_inference_steps": 20, "timestep_scaling": 3.0, "clip_sample": True}, (5, 20)
+    yield "lcm", {"clip_sample": True, "clip_sample_range": 0.3}, (3,)
+    yield "ddim", {"clip_sample_range": 0.5}, (5,)
+    yield "ddim", {}, (5,)
+    yield (
+        "pndm",
+        {"skip_prk_steps": True, "set_alpha_to_one": True, "beta_schedule": "squaredcos_cap_v2"},
+        (5,),
+    )
+    for name in ("ddim", "euler", "ancestral", "dpm", "unipc"):
+        yield name, TRAINED, (3,)
+        # In the reference's float32 an ancestral step from its first σ goes to the root of less than 0.
+        if name != "ancestral":
+            yield name, {"beta_schedule": "squaredcos_cap_v2"}, (4,)
+    yield from in_sigmas()
+    yield from solvers()
+
+
+def in_sigmas() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    for key, final in itertools.product(SIGMAS, ("zero", "sigma_min")):
+        spaced = SD15 | {key: True, "final_sigmas_type": final}
+        yield "euler", spaced | {"sigma_min": 0.03, "sigma_max": 20.0}, (5,)
+        for name in ("euler", "dpm", "unipc"):
+            yield name, spaced, (6,)
+    yield "euler", SD15 | {"interpolation_type": "log_linear"}, (6,)
+    yield "euler", SVD | {"interpolation_type": "log_linear", "use_karras_sigmas": False}, (5,)
+    yield "euler", SVD | {"sigma_min": None, "sigma_max": None}, (5,)
+    yield "euler", SVD | {"prediction_type": "epsilon"}, (5,)
+    for name in ("euler", "dpm", "unipc"):
+        yield name, SD15 | {"final_sigmas_type": "sigma_min"}, (5,)
+        yield name, {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"}, (5,)
+    yield "dpm", SD15 | {"use_lu_lambdas": True}, (6,)
+
+
+def solvers() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    for order, solver, algorithm in itertools.product(
+        (1, 2, 3), ("midpoint", "heun"), ("dpmsolver++", "sde-dpmsolver++")
+    ):
+        keys = {"solver_order": order, "solver_type": solver, "algorithm_type": algorithm}
+        yield "dpm", SD15 | keys, (7, 16)
+    for keys in ({"lower_order_final": False}, {"euler_at_final": True}):
+        yield "dpm", SD15 | keys | {"final_sigmas_type": "sigma_min", "solver_order": 3}, (7, 16)
+    deis = {"solver_type": "bh2", "algorithm_type": "deis", "final_sigmas_type": "sigma_min"}
+    yield "dpm", SD15 | deis, (4,)
+    for order, solver, x0 in itertools.product((1, 2, 3), ("bh1", "bh2"), (True, False)):
+        for prediction in ("epsilon", "sample", "v_prediction"):
+            keys = {"solver_order": order, "solver_type": solver, "predict_x0": x0}
+            # The reference divides by zero in other ways to end at a clean sample.
+            final = "zero" if x0 and solver == "bh2" else "sigma_min"
+            yield "unipc", SD15 | keys | {"final_sigmas_type": final, "prediction_type": prediction}, (6,)
+    yield "unipc", SD15 | {"lower_order_final": False, "final_sigmas_type": "sigma_min"}, (6,)
+    yield "unipc", SD15 | {"disable_corrector": [0, 2, 3], "solver_type": "midpoint"}, (7,)
+
+
+def sampler_runs() -> Iterator[dict[str, Any]]:
+    for name, config, numbers in itertools.chain(published(), one_by_one()):
+        for steps in numbers:
+            run = {"scheduler": SAMPLERS[name].__name__, "config": config, "steps": steps, "eta": 0.0}
+            yield run
+            if name == "ddim":
+                yield run | {"eta": 0.7}
+
+
+def record_sampler(run: dict[str, Any], outputs: torch.Tensor, sample: torch.Tensor) -> dict[str, np.ndarray]:
+    cls = next(cls for cls in SAMPLERS.values() if cls.__name__ == run["scheduler"])
+    scheduler = cls.from_config(run["config"])
+    scheduler.set_timesteps(run["num_inference_steps"])
+    timesteps, shown, samples = scheduler.timesteps, [], []
+    if hasattr(scheduler, "set_begin_index"):
+        # Else a first timestep that is there twice begins at its second.
+        scheduler.set_begin_index(0)
+    sample = sample * scheduler.init_noise_sigma
+    eta = {"eta": run["eta"]} if cls is DDIMScheduler else {}
+    with making.numpy_noise(run["seed"]):
+        for i, t in enumerate(timesteps):
+            shown.append(scheduler.scale_model_input(sample, t))
+            sample = scheduler.step(outputs[i], t, sample, return_dict=False, **eta)[0]
+            samples.append(sample)
+    recorded = {
+        "timesteps": timesteps.numpy(),
+        "init": np.float32(scheduler.init_noise_sigma),
+        "shown": torch.stack(shown).numpy(),
+        "samples": torch.stack(samples).numpy(),
+    }
+    sigmas = getattr(scheduler, "sigmas", None)
+    return recorded if sigmas is None else recorded | {"sigmas": sigmas.numpy()}
+
+
 def main() -> None:
     rng = np.random.Generator(np.random.PCG64(0))
     outputs = rng.standard_normal((MOST_STEPS, *SHAPE)).astype(np.float32)
     sample = rng.standard_normal(SHAPE).astype(np.float32)
+    # One more: PNDM's. The files of old keep theirs.
+    more = np.concatenate([outputs, rng.standard_normal((1, *SHAPE)).astype(np.float32)])
     (HERE / "schedulers").mkdir(exist_ok=True)
-    for name, listed, recording in (
-        ("steps", runs(), record),
-        ("flow_match", flow_match_runs(), record_flow_match),
+    for name, listed, recording, made in (
+        ("steps", runs(), record, outputs),
+        ("flow_match", flow_match_runs(), record_flow_match, outputs),
+        ("samplers", sampler_runs(), record_sampler, more),
     ):
-        arrays: dict[str, np.ndarray] = {"model_outputs": outputs, "sample": sample}
+        arrays: dict[str, np.ndarray] = {"model_outputs": made, "sample": sample}
         table = []
         for k, run in enumerate(listed):
             if "steps" in run:
                 run["num_inference_steps"] = run.pop("steps")
             run["seed"] = 100 + k
             table.append(run)
-            recorded = recording(run, torch.from_numpy(outputs), torch.from_numpy(sample))
+            recorded = recording(run, torch.from_numpy(made), torch.from_numpy(sample))
             if not all(np.isfinite(array).all() for array in recorded.values()):
                 raise SystemExit(f"not finite: {run}")
             arrays |= {f"{k}.{key}": array for key, array in recorded.items()}

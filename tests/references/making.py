@@ -264,10 +264,14 @@ def save_reference(
     videos: list[np.ndarray],
     pieces: dict[str, np.ndarray],
     media: dict[str, np.ndarray],
+    checkpoint: str = "checkpoint",
+    options: dict[str, Any] | None = None,
 ) -> None:
     """Writes what `tests.references.Case` reads, beside the checkpoint.
 
-    `media` maps a file name, which a request names, to the uint8 frames (F, H, W, 3) saved under it.
+    `media` maps a file name, which a request names, to the uint8 frames (F, H, W, 3) saved under it. The
+    checkpoint's folder is seen from `folder`. `options` are what else `load_pipeline` is given: `scheduler`,
+    and `adapter`, a folder seen from `folder`.
     """
     import diffusers
     import transformers
@@ -291,6 +295,8 @@ def save_reference(
     facts = {
         "task": task,
         "variant": variant,
+        "checkpoint": checkpoint,
+        "options": options or {},
         "clipped_share": clipped,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,

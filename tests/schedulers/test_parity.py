@@ -10,8 +10,8 @@ import pytest
 
 from tests.references import HERE, largest_difference
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
-from vidgen_dist.schedulers.ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
-from vidgen_dist.schedulers.dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
+from vidgen_dist.schedulers.cogvideox_ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
+from vidgen_dist.schedulers.cogvideox_dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
 from vidgen_dist.schedulers.schedule import Memory
 
 with np.load(HERE / "schedulers" / "steps.npz") as archive:

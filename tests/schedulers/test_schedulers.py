@@ -15,8 +15,8 @@ from vidgen_dist.families.cogvideox import FAMILY
 from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
-from vidgen_dist.schedulers.ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
-from vidgen_dist.schedulers.dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
+from vidgen_dist.schedulers.cogvideox_ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
+from vidgen_dist.schedulers.cogvideox_dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
 from vidgen_dist.schedulers.schedule import Memory
 from vidgen_dist.weights.checkpoint import open_checkpoint
 

@@ -55,12 +55,12 @@ def test_shards_of_the_variant(tmp_path: Path, variant: str | None) -> None:
         write_sharded(tmp_path, [first, content], stem="diffusion_pytorch_model", variant=name)
     factor = 2 if variant else 1
     expected = {key: np.asarray(value * factor) for key, value in arrays().items()}
-    assert_reads(TensorFiles.open(tmp_path, variant), expected)
+    assert_reads(TensorFiles.open(tmp_path, variant=variant), expected)
 
 
 def test_variant_that_the_folder_lacks_is_the_plain_file(tmp_path: Path) -> None:
     save_file(arrays(), tmp_path / "model.safetensors")
-    assert_reads(TensorFiles.open(tmp_path, "fp16"), arrays())
+    assert_reads(TensorFiles.open(tmp_path, variant="fp16"), arrays())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Letters: B batch, L tokens, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class TextOutput(NamedTuple):
     """What the text encoder makes of prompts.
 
     Args:
-        hidden: After the last norm, (B, L, D).
+        hidden: After the last layer that was asked for, and the last norm, (B, L, D).
         pooled: The end token's, (B, D).
     """
 
@@ -55,12 +56,13 @@ class CLIPTextEncoder(nn.Module):
         # A table of whole numbers that older releases stored.
         return None if key == "text_model.embeddings.position_ids" else key
 
-    def construct(self, input_ids: np.ndarray) -> TextOutput:
+    def construct(self, input_ids: np.ndarray, skip: int = 0) -> TextOutput:
         """
         Args:
             input_ids: (B, L) whole numbers below `vocab_size`, L at most `max_position_embeddings`.
+            skip: Layers at the end that are left out, at most all of them.
         """
-        hidden = self.text_model(input_ids)
+        hidden = self.text_model(input_ids, skip)
         ends = end_positions(input_ids, self.config.eos_token_id)
         pooled = nn.cat([hidden[i : i + 1, end] for i, end in enumerate(ends)], 0)
         return TextOutput(hidden, pooled)
@@ -81,11 +83,11 @@ class TextTransformer(nn.Module):
         self.encoder = Stack(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def construct(self, input_ids: np.ndarray) -> nn.Tensor:
+    def construct(self, input_ids: np.ndarray, skip: int) -> nn.Tensor:
         """(B, L) to (B, L, D)."""
         length = input_ids.shape[1]
         causal = nn.from_numpy(np.tril(np.ones((1, 1, length, length), np.bool_)))
-        return self.final_layer_norm(self.encoder(self.embeddings(input_ids), causal))
+        return self.final_layer_norm(self.encoder(self.embeddings(input_ids), causal, skip))
 
 
 class TextEmbeddings(nn.Module):
@@ -108,10 +110,18 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
-        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D)."""
-        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, mask)])
-        return hidden
+    def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None, skip: int = 0) -> nn.Tensor:
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D) before the last `skip`
+        layers."""
+        states = [hidden]
+
+        def run(layer: nn.Module, tokens: Sequence[nn.Tensor]) -> Sequence[nn.Tensor]:
+            states.append(layer(*tokens, mask))
+            return states[-1:]
+
+        # All of them: a gang goes through shared layers to the end.
+        run_blocks(self.layers, [hidden], run)
+        return states[-1 - skip]
 
 
 class Layer(nn.Module):

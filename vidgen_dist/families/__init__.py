@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import cogvideox, hunyuan_video, ltx, mochi
+from vidgen_dist.families import animatediff, cogvideox, hunyuan_video, ltx, mochi
 from vidgen_dist.families.family import Family
 from vidgen_dist.ledger.entries import SCHEMA
 from vidgen_dist.manifest.columns import PRIORITY, column_of
@@ -21,7 +21,13 @@ _log = logging.getLogger(__name__)
 ENTRY_POINTS = "vidgen_dist.families"
 """The group under which another package names its own: each entry point is a `Family`."""
 
-FAMILIES: tuple[Family[Any], ...] = (cogvideox.FAMILY, hunyuan_video.FAMILY, ltx.FAMILY, mochi.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (
+    cogvideox.FAMILY,
+    hunyuan_video.FAMILY,
+    ltx.FAMILY,
+    mochi.FAMILY,
+    animatediff.FAMILY,
+)
 
 OUR_FIELDS: Mapping[str, Field] = FIELDS | {
     name: field for family in FAMILIES for name, field in family.fields.items()
@@ -78,13 +84,12 @@ def _check_plug_in(family: Any, others: Mapping[str, Family[Any]]) -> None:
         column_of(field)
 
 
-def find_family(checkpoint: Checkpoint) -> Family[Any]:
-    """The family that a checkpoint's `model_index.json` names. Ours are asked first, then other packages'.
+def family_of(class_name: Any) -> Family[Any] | None:
+    """The family that renders a pipeline class; None if there is none. Ours are asked first, then others'.
 
     Raises:
-        Refused: No family renders its pipeline class.
+        Refused: Families of several packages do.
     """
-    class_name = checkpoint.model_index.get("_class_name")
     for family in FAMILIES:
         if _renders(family, class_name):
             return family
@@ -93,8 +98,19 @@ def find_family(checkpoint: Checkpoint) -> Family[Any]:
     }
     if len(found) > 1:
         raise Refused(f"{class_name} is rendered by {' and by '.join(found)}; one may: uninstall the others")
-    if found:
-        return next(iter(found.values()))
+    return next(iter(found.values()), None)
+
+
+def find_family(checkpoint: Checkpoint) -> Family[Any]:
+    """The family that a checkpoint's `model_index.json` names.
+
+    Raises:
+        Refused: No family renders its pipeline class, or several do.
+    """
+    class_name = checkpoint.model_index.get("_class_name")
+    family = family_of(class_name)
+    if family is not None:
+        return family
     known = sorted(pipeline.name for family in all_families() for pipeline in family.pipelines)
     told = f"_class_name {class_name!r} is not a pipeline that vidgen renders on this host"
     raise Refused(

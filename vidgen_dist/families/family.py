@@ -242,6 +242,7 @@ class Family(Generic[C]):
         required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task.
         fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
+        adapter: The component that `--adapter` names, in a repository of its own; None: there is none.
         ignores: Components that checkpoints may have and that are not opened, such as a safety checker.
         ring: Whether keys and values may travel around a gang's ranks; else the degree `ring` is 1.
         published: Hub ids of checkpoints, for documents.
@@ -260,6 +261,7 @@ class Family(Generic[C]):
     required_columns: tuple[str, ...] = ()
     fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[Config] | None = None
+    adapter: str | None = None
     ignores: tuple[str, ...] = ()
     ring: bool = True
     published: tuple[str, ...] = ()

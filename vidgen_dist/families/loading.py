@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vidgen_dist import nn
@@ -17,10 +18,11 @@ from vidgen_dist.families.family import (
     SchedulerClass,
     TokenizerClass,
 )
+from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import Model, make_model
-from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
+from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.load import load_weights, match_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
@@ -57,6 +59,7 @@ def load_pipeline(
     variant: str | None = None,
     dtype: str | None = None,
     adapter: str | None = None,
+    adapter_revision: str | None = None,
     mesh: Mesh | None = None,
 ) -> AnyPipeline:
     """Load a checkpoint and return the pipeline that renders with it.
@@ -69,7 +72,8 @@ def load_pipeline(
         variant: Variant of the weight files, such as `fp16`.
         dtype: What the models compute in: `float32`, `float16` or `bfloat16`. By default `bfloat16` on
             Ascend; on CPU always `float32`, whose kernels know no other.
-        adapter: A motion adapter; for AnimateDiff checkpoints alone.
+        adapter: AnimateDiff's motion adapter: hub id or folder.
+        adapter_revision: Branch, tag or commit of the adapter's hub id.
         mesh: The gang that renders together, as `Seat.join` gives it to each of its ranks; by default this
             process alone. All ranks render the same requests in the same order.
 
@@ -87,6 +91,7 @@ def load_pipeline(
         "variant": variant,
         "dtype": dtype,
         "adapter": adapter,
+        "adapter_revision": adapter_revision,
     }
     return load_model(make_model(options, "load_pipeline"), mesh)
 
@@ -104,7 +109,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     checkpoint = checkpoint_of(options)
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
-    rules = choose_rules(checkpoint, family, configs, options.task, options.adapter)
+    rules = choose_rules(checkpoint, family, configs, options.task)
     dtype = compute_dtype(options.dtype, nn.device())
     models = _build_models(family, checkpoint, configs, options, mesh)
     samplers = {name: getattr(configs, name) for name, _ in _of_kind(SchedulerClass, family, checkpoint)}
@@ -114,7 +119,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     for name, model in models.items():
         load_weights(
             model,
-            checkpoint.component_folder(name),
+            *_weight_folders(family, checkpoint, name),
             variant=checkpoint.variant,
             dtype=model.compute_dtype(dtype) if isinstance(model, OwnDtype) else dtype,
             rename=_own_key(model),
@@ -138,10 +143,11 @@ def check_models(checkpoint: Checkpoint, options: Model) -> None:
         Refused: A config that cannot be, or that an option does not go with; keys or shapes of weights that
             are not the model's, which names the keys and both shapes.
     """
+    family = find_family(checkpoint)
     for name, model in build_models(checkpoint, options).items():
-        if checkpoint.has_weights(name):
-            folder = checkpoint.component_folder(name)
-            match_weights(model, folder, variant=checkpoint.variant, rename=_own_key(model))
+        if all(checkpoint.has_weights(part) for part in _weights_of(family, checkpoint, name)):
+            folders = _weight_folders(family, checkpoint, name)
+            match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
 
 
 def build_models(checkpoint: Checkpoint, options: Model) -> dict[str, nn.Module]:
@@ -177,6 +183,16 @@ def _of_kind(kind: type[K], family: Family[Any], checkpoint: Checkpoint) -> Iter
         known = component.class_of(checkpoint)
         if isinstance(known, kind):
             yield component.name, known
+
+
+def _weights_of(family: Family[Any], checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
+    """The components whose files hold the weights of one."""
+    known = dict(_of_kind(ModelClass, family, checkpoint))[name]
+    return known.weights_of or (name,)
+
+
+def _weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
+    return [checkpoint.component_folder(part) for part in _weights_of(family, checkpoint, name)]
 
 
 def _own_key(model: nn.Module) -> Callable[[str], str | None] | None:

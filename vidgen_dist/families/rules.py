@@ -15,19 +15,18 @@ from vidgen_dist.families.family import Configs, Family
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
-def load_rules(checkpoint: Checkpoint, task: str | None = None, adapter: str | None = None) -> Rules[Any]:
+def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules[Any]:
     """Read what a checkpoint can render from its configs.
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
         task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
-        adapter: A motion adapter.
 
     Raises:
         Refused: A family, task or config that cannot be rendered, with what is allowed.
     """
     family = find_family(checkpoint)
-    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, adapter)
+    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task)
 
 
 def choose_rules(
@@ -35,11 +34,8 @@ def choose_rules(
     family: Family[Any],
     configs: Configs,
     task: str | None = None,
-    adapter: str | None = None,
 ) -> Rules[Any]:
     """As `load_rules`, where the family's configs are read already."""
-    if adapter is not None:
-        raise Refused(f"model.adapter: {adapter!r} is not allowed; {family.name} takes none: leave it out")
     by_task = family.rules(configs)
     if task is None:
         class_name = checkpoint.model_index["_class_name"]

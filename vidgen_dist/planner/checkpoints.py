@@ -9,13 +9,14 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.costs import ModelSize, Workload
 from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.planner import splits
 from vidgen_dist.planner.counting import count_models
 from vidgen_dist.planner.devices import Device, find_device
 from vidgen_dist.spec import AUTO, RunSpec, parse_bytes
-from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
+from vidgen_dist.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
             that does not fit, or none that does.
     """
     checkpoint = checkpoint_of(spec.model, weights=False)
-    rules = load_rules(checkpoint, spec.model.task, spec.model.adapter)
+    rules = load_rules(checkpoint, spec.model.task)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
     job = read_job(checkpoint, rules, spec, device_name or kind)
     degrees = degrees_of(spec)

@@ -15,10 +15,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
-from vidgen_dist.weights.checkpoint import Checkpoint, checkpoint_of
+from vidgen_dist.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from vidgen_dist.families.loading import AnyPipeline
@@ -39,12 +40,28 @@ class OpenedModel:
         digest: SHA-256 of all that decides the model.
         revision: The commit that a hub id's revision stands for; None for a folder.
         dtype: What it computes in.
+        adapter_digest: SHA-256 of all that decides its motion adapter; None if it has none of its own.
+        adapter_revision: The commit that the adapter's revision stands for; None for a folder.
     """
 
     rules: Rules[Any]
     digest: str
     revision: str | None
     dtype: str
+    adapter_digest: str | None = None
+    adapter_revision: str | None = None
+
+    @property
+    def recorded(self) -> dict[str, str | None]:
+        """What `run.yaml` says of it: of a hub id the commit, of a folder the digest, by the spec's keys."""
+        adapter = self.adapter_digest if self.adapter_revision is None else None
+        return {
+            "model.task": self.rules.task,
+            "model.revision": self.revision,
+            "model.digest": self.digest if self.revision is None else None,
+            "model.adapter_revision": self.adapter_revision,
+            "model.adapter_digest": adapter,
+        }
 
 
 def get_engine(name: str) -> ModuleType:
@@ -63,11 +80,14 @@ def open_model(model: Model, device: str) -> OpenedModel:
         Refused: A checkpoint, task or dtype that cannot be rendered with.
     """
     checkpoint = _open_configs(model)
+    adapter = next(iter(checkpoint.elsewhere.values()), None)
     return OpenedModel(
-        rules=load_rules(checkpoint, model.task, model.adapter),
+        rules=load_rules(checkpoint, model.task),
         digest=checkpoint.digest(),
         revision=checkpoint.revision,
         dtype=compute_dtype(model.dtype, device),
+        adapter_digest=None if adapter is None else adapter.digest(),
+        adapter_revision=None if adapter is None else adapter.revision,
     )
 
 

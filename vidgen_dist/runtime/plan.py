@@ -64,9 +64,9 @@ class Plan:
     @property
     def decided(self) -> RunSpec:
         """The spec as every worker, of today and of the next restart, reads it: one commit, one task."""
-        return self.spec.override(
-            {"model.revision": self.model.revision, "model.task": self.model.rules.task}
-        )
+        recorded = self.model.recorded
+        keys = ("model.task", "model.revision", "model.adapter_revision")
+        return self.spec.override({key: recorded[key] for key in keys})
 
     @property
     def limits(self) -> dict[str, float]:
@@ -139,9 +139,8 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     output = open_writable(spec.output.uri)
     _check_apart(spec, output)
     before = _previous_run(output)
-    if before is not None and spec.model.revision is None and before.model.id == spec.model.id:
-        # A branch that has moved since must not have finished rows rendered again.
-        spec = spec.override({"model.revision": before.model.revision})
+    if before is not None:
+        spec = spec.override(_revisions_of(before, spec))
     model: OpenedModel = get_engine(engine).open_model(spec.model, device)
     model.rules.check_defaults(spec.sampling)
     manifest = open_checked(spec, model.rules)
@@ -161,6 +160,20 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     except OSError as error:
         raise Refused(str(error)) from None
     return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, before)
+
+
+def _revisions_of(before: RunSpec, spec: RunSpec) -> dict[str, str | None]:
+    """The commits of the run before, where this one asks for none of its own.
+
+    A branch that has moved since must not have finished rows rendered again.
+    """
+    then, now = before.model, spec.model
+    kept = {}
+    if now.revision is None and then.id == now.id:
+        kept["model.revision"] = then.revision
+    if now.adapter_revision is None and then.adapter == now.adapter:
+        kept["model.adapter_revision"] = then.adapter_revision
+    return kept
 
 
 def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
@@ -223,9 +236,7 @@ def write_run_file(plan: Plan) -> bytes:
     plan.output.check_writable()
     spec = plan.spec.override(
         {
-            "model.task": plan.model.rules.task,
-            "model.revision": plan.model.revision,
-            "model.digest": plan.model.digest if plan.model.revision is None else None,
+            **plan.model.recorded,
             "manifest.uri": redact(plan.spec.manifest.uri),
             "manifest.retry": None,
             "manifest.fields": [name for name in plan.manifest.columns if name not in OUR_FIELDS] or None,
@@ -271,15 +282,21 @@ def sampling_defaults(spec: RunSpec) -> dict[str, Any]:
 
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
     """The spec with local paths made absolute: workers, and the next reader of run.yaml, stand elsewhere."""
-    folder = storage.absolute(spec.model.id)
     return spec.override(
         {
             "output.uri": open_storage(spec.output.uri).root,
             "manifest.uri": storage.absolute(spec.manifest.uri),
-            "model.id": folder if Path(folder).is_dir() else spec.model.id,
+            "model.id": _absolute_folder(spec.model.id),
+            "model.adapter": _absolute_folder(spec.model.adapter),
             **_with_addresses(spec, storage.absolute),
         }
     )
+
+
+def _absolute_folder(model: str | None) -> str | None:
+    """A folder's absolute path; a hub id as it is."""
+    folder = None if model is None else storage.absolute(model)
+    return folder if folder is not None and Path(folder).is_dir() else model
 
 
 def sampling_addresses(spec: RunSpec) -> dict[str, str]:

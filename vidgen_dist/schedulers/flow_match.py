@@ -19,12 +19,7 @@ from pydantic.dataclasses import dataclass
 from vidgen_dist.config import STRICT, AboveZero, Config, Positive
 from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers.schedule import Memory, Schedule
-
-_RHO = 7.0
-"""ρ in equation 5 of Karras et al. 2022 (arXiv:2206.00364)."""
-_BETA = 0.6
-"""Both parameters of the beta distribution in Lee et al. 2024 (arXiv:2407.12173)."""
-_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+from vidgen_dist.schedulers.sigmas import shifted, spaced, spacing_of
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,9 +44,7 @@ class FlowMatchConfig(Config):
     stochastic_sampling: bool = False
 
     def check(self) -> None:
-        spacings = [key for key in _SPACINGS if getattr(self, key)]
-        if len(spacings) > 1:
-            self.refuse(spacings[0], f"false where {spacings[1]} is true")
+        spacing_of(self)
         if self.max_image_seq_len == self.base_image_seq_len:
             self.refuse("max_image_seq_len", "another number than base_image_seq_len")
 
@@ -121,7 +114,7 @@ class FlowMatchEulerDiscreteScheduler:
 
     def _shift(self, sigmas: np.ndarray, mu: float | None) -> np.ndarray:
         if not self.config.use_dynamic_shifting:
-            return _shifted(sigmas, self.config.shift)
+            return shifted(sigmas, self.config.shift)
         if mu is None:
             raise ValueError("mu: the config says use_dynamic_shifting")
         weight = math.exp(mu) if self.config.time_shift_type == "exponential" else mu
@@ -143,19 +136,7 @@ class FlowMatchEulerDiscreteScheduler:
 
     def _respaced(self, sigmas: np.ndarray) -> np.ndarray:
         """Between the first and the last one as the config wants them spaced."""
-        first, last, count = float(sigmas[0]), float(sigmas[-1]), len(sigmas)
-        if self.config.use_karras_sigmas:
-            ends = first ** (1 / _RHO), last ** (1 / _RHO)
-            return (ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0])) ** _RHO
-        if self.config.use_exponential_sigmas:
-            return np.exp(np.linspace(math.log(first), math.log(last), count))
-        if self.config.use_beta_sigmas:
-            # Slow to import, and seldom asked for.
-            from scipy.special import betaincinv
-
-            return last + betaincinv(_BETA, _BETA, 1 - np.linspace(0, 1, count)) * (first - last)
-        return sigmas
-
-
-def _shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
+        spacing = spacing_of(self.config)
+        if spacing is None:
+            return sigmas
+        return spaced(spacing, float(sigmas[0]), float(sigmas[-1]), len(sigmas))

@@ -16,7 +16,13 @@ import numpy as np
 
 
 def betas(
-    schedule: str, start: float, end: float, num_train_timesteps: int, trained: Sequence[float] | None = None
+    schedule: str,
+    start: float,
+    end: float,
+    num_train_timesteps: int,
+    trained: Sequence[float] | None = None,
+    *,
+    double: bool = False,
 ) -> np.ndarray:
     """Variance added by each training step, shape (num_train_timesteps,).
 
@@ -24,22 +30,24 @@ def betas(
         schedule: `linear`, `scaled_linear` (linear in the standard deviation) or `squaredcos_cap_v2`.
         start, end: First and last variance; not used by `squaredcos_cap_v2`.
         trained: The variances themselves, in place of all else.
+        double: Whether `scaled_linear` is float64, as CogVideoX's samplers have it.
 
     Returns:
-        float64 for `scaled_linear`, else float32.
+        float32, but for `double`.
     """
     if trained is not None:
         return np.asarray(trained, np.float32)
     if schedule == "linear":
-        return _line(start, end, num_train_timesteps)
+        return line(start, end, num_train_timesteps)
     if schedule == "scaled_linear":
-        return np.linspace(start**0.5, end**0.5, num_train_timesteps, dtype=np.float64) ** 2
+        ends = start**0.5, end**0.5
+        return (np.linspace(*ends, num_train_timesteps) if double else line(*ends, num_train_timesteps)) ** 2
     if schedule == "squaredcos_cap_v2":
         return _squared_cosine(num_train_timesteps)
     raise ValueError(f"no schedule of betas is named {schedule!r}")
 
 
-def _line(start: float, end: float, count: int) -> np.ndarray:
+def line(start: float, end: float, count: int) -> np.ndarray:
     """As torch draws it in float32, to the last bit: from both ends to the middle, each number rounded once.
 
     Where ᾱ comes near 1, a bit of it is a large part of what is left of the noise.
@@ -62,7 +70,18 @@ def _squared_cosine(num_train_timesteps: int, largest: float = 0.999) -> np.ndar
     return np.array([min(1 - ratio, largest) for ratio in ratios], np.float32)
 
 
-def alphas_cumprod(betas: np.ndarray, snr_shift_scale: float, zero_terminal_snr: bool) -> np.ndarray:
+def without_last_signal(betas: np.ndarray) -> np.ndarray:
+    """Betas with which nothing of the signal is left after the last step, in their type.
+
+    Algorithm 1 of Lin et al. 2023 ends with betas; CogVideoX's samplers take the ᾱ before (`alphas_cumprod`).
+    """
+    stretched = _stretched(alphas_cumprod(betas))
+    return 1 - np.append(stretched[:1], stretched[1:] / stretched[:-1])
+
+
+def alphas_cumprod(
+    betas: np.ndarray, snr_shift_scale: float = 1.0, zero_terminal_snr: bool = False
+) -> np.ndarray:
     """ᾱ: the signal's share of the variance after each training step, in `betas`' type.
 
     Args:
@@ -73,9 +92,14 @@ def alphas_cumprod(betas: np.ndarray, snr_shift_scale: float, zero_terminal_snr:
     alphas = np.cumprod(1 - betas, dtype=np.float64).astype(betas.dtype)
     alphas = alphas / (snr_shift_scale + (1 - snr_shift_scale) * alphas)
     if zero_terminal_snr:
-        roots = np.sqrt(alphas)
-        alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+        alphas = _stretched(alphas)
     return alphas.astype(betas.dtype)
+
+
+def _stretched(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """√ᾱ moved to 0 at the end and stretched to what it was at the beginning; squared again."""
+    roots = np.sqrt(alphas_cumprod)
+    return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
 
 def spaced_timesteps(

@@ -9,19 +9,16 @@ tokenizer/spiece.model
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.spec import Model
 from vidgen_dist.threads import map_ahead
-from vidgen_dist.weights import naming
+from vidgen_dist.weights import hub, naming
+from vidgen_dist.weights.digests import digest_of, file_digest
+from vidgen_dist.weights.single import Single
 from vidgen_dist.weights.tensors import TensorFiles, read_index, read_json
 
 INDEX = "model_index.json"
@@ -46,6 +43,7 @@ class Checkpoint:
         variant: Variant of the weight files; components that lack it use their plain files.
         model_index: Content of `model_index.json`.
         components: Names of the components that it was opened with.
+        elsewhere: Components that lie in a repository of their own, by name.
     """
 
     model: str
@@ -54,10 +52,11 @@ class Checkpoint:
     variant: str | None
     model_index: dict[str, Any]
     components: tuple[str, ...]
+    elsewhere: Mapping[str, Single] = field(default_factory=dict)
 
     def has_component(self, component: str) -> bool:
         """Whether it has a component of that name."""
-        return component in _classes(self.model_index)
+        return component in self.elsewhere or component in _classes(self.model_index)
 
     def class_name(self, component: str) -> str:
         """The class of a component as `model_index.json` names it, e.g. `AutoencoderKLCogVideoX`.
@@ -65,6 +64,8 @@ class Checkpoint:
         Raises:
             Refused: The checkpoint has no such component.
         """
+        if component in self.elsewhere:
+            return self.elsewhere[component].class_name
         classes = _classes(self.model_index)
         if component not in classes:
             raise Refused(
@@ -79,6 +80,8 @@ class Checkpoint:
             Refused: The checkpoint has no such component, or its folder is missing.
         """
         class_name = self.class_name(component)
+        if component in self.elsewhere:
+            return self.elsewhere[component].folder
         folder = self.folder / component
         if not folder.is_dir():
             raise Refused(f"{folder}: the folder of the component {component} ({class_name}) is missing")
@@ -116,27 +119,19 @@ class Checkpoint:
 
         For a hub id of its commit and the variant. For a folder of the names, relative to it, and the
         contents of `model_index.json` and of the components' configs, vocabularies and weights of the
-        variant: the same wherever the folder lies and whatever else lies in it.
+        variant: the same wherever the folder lies and whatever else lies in it. Components that lie elsewhere
+        count by their own digests.
         """
         if self.revision is not None:
             parts = {"revision": self.revision, "variant": self.variant or ""}
         else:
             names = needed_files(_listing(self.folder, self.components), self.components, self.variant)
             # Hashing releases the interpreter's lock: files are read side by side, each in small chunks.
-            contents = map_ahead(_file_digest, (self.folder / name for name in names), threads=_HASHING)
+            contents = map_ahead(file_digest, (self.folder / name for name in names), threads=_HASHING)
             parts = dict(zip(names, contents, strict=True))
-        lines = "".join(f"{name}\0{value}\n" for name, value in sorted(parts.items()))
-        return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
-    """`open_checkpoint` of what a run's options name.
-
-    Args:
-        options: Which one, and of which revision and variant.
-        weights: As `open_checkpoint` has it.
-    """
-    return open_checkpoint(options.id, revision=options.revision, variant=options.variant, weights=weights)
+        # No file and none of the others is named so: a component's own repository counts under its name.
+        parts |= {f"{component}:": single.digest() for component, single in self.elsewhere.items()}
+        return digest_of(parts)
 
 
 def open_checkpoint(
@@ -145,6 +140,7 @@ def open_checkpoint(
     revision: str | None = None,
     variant: str | None = None,
     components: Sequence[str] | None = None,
+    ignores: Callable[[Mapping[str, Any]], Collection[str]] = lambda _: (),
     weights: bool = True,
 ) -> Checkpoint:
     """Open a checkpoint, downloading from the hub what is not yet in the cache.
@@ -154,6 +150,7 @@ def open_checkpoint(
         revision: Branch, tag or commit of a hub id; by default its main branch.
         variant: Variant of the weight files, e.g. `fp16`.
         components: The components that are needed; by default all of `model_index.json`.
+        ignores: What `model_index.json` holds, to the components of it that are not needed after all.
         weights: False to download configs and vocabularies only, which `config` and tokenizers need.
 
     Raises:
@@ -162,16 +159,14 @@ def open_checkpoint(
             variant that no component has; weights that are missing, cut short or no safetensors.
     """
     model = str(model)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise Refused(f"revision {revision!r}: {model} is a folder, which has none; leave it out")
-        return _open_folder(model, folder.resolve(), variant, components)
-    if folder.exists():
-        raise Refused(f"model {model!r} is a file; allowed: {_ALLOWED}")
-    if not _is_hub_id(model):
-        raise Refused(f"model {model!r} is neither a folder that exists nor a hub id; allowed: {_ALLOWED}")
-    return _open_hub(model, revision, variant, components, weights)
+
+    def choose(index: Mapping[str, Any]) -> Collection[str]:
+        return set(_classes(index)) - set(ignores(index)) if components is None else components
+
+    folder = hub.folder_of("model", model, "revision", revision, _ALLOWED)
+    if folder is not None:
+        return _open_folder(model, folder, variant, choose)
+    return _open_hub(model, revision, variant, choose, weights)
 
 
 _ALLOWED = f"a folder that holds {INDEX}, or a hub id such as zai-org/CogVideoX-5b"
@@ -197,12 +192,14 @@ def needed_files(
     return sorted(needed)
 
 
-def _open_folder(
-    model: str, folder: Path, variant: str | None, components: Sequence[str] | None
-) -> Checkpoint:
+_Chooser = Callable[[Mapping[str, Any]], Collection[str]]
+"""What `model_index.json` holds, to the components that are opened."""
+
+
+def _open_folder(model: str, folder: Path, variant: str | None, choose: _Chooser) -> Checkpoint:
     if not (folder / INDEX).is_file():
         raise Refused(f"{folder}: no {INDEX} in it; allowed: {_ALLOWED}")
-    checkpoint = _described(model, None, folder, variant, components)
+    checkpoint = _described(model, None, folder, variant, choose)
     names = _listing(folder, checkpoint.components)
     _check_names(checkpoint, names, str(folder))
     _check_weights(checkpoint)
@@ -210,17 +207,16 @@ def _open_folder(
 
 
 def _described(
-    model: str, revision: str | None, folder: Path, variant: str | None, components: Sequence[str] | None
+    model: str, revision: str | None, folder: Path, variant: str | None, choose: _Chooser
 ) -> Checkpoint:
     model_index = read_json(folder / INDEX)
-    listed = _classes(model_index)
-    unknown = sorted(set(components or ()) - listed.keys())
+    listed, wanted = _classes(model_index), set(choose(model_index))
+    unknown = sorted(wanted - listed.keys())
     if unknown:
         raise Refused(
             f"{folder / INDEX}: no component {', '.join(unknown)}; it has {', '.join(sorted(listed))}"
         )
-    wanted = tuple(sorted(listed if components is None else set(components)))
-    return Checkpoint(model, revision, folder, variant, model_index, wanted)
+    return Checkpoint(model, revision, folder, variant, model_index, tuple(sorted(wanted)))
 
 
 def _classes(model_index: Mapping[str, Any]) -> dict[str, str]:
@@ -278,122 +274,39 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     """Refuse weights that cannot be read, from the files' headers: shards, lengths, dtypes."""
     for component in checkpoint.components:
         if checkpoint.weight_files(component) or (checkpoint.folder / component / "config.json").is_file():
-            TensorFiles.open(checkpoint.component_folder(component), checkpoint.variant)
-
-
-def _is_hub_id(model: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(model)
-    except HFValidationError:
-        return False
-    return "/" in model
+            TensorFiles.open(checkpoint.component_folder(component), variant=checkpoint.variant)
 
 
 def _open_hub(
     model: str,
     revision: str | None,
     variant: str | None,
-    components: Sequence[str] | None,
+    choose: _Chooser,
     weights: bool,
 ) -> Checkpoint:
-    # Not at the top: a folder needs nothing of it, and it takes a while to import.
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-
-    try:
-        # Asks the hub which commit the revision is; without a connection, the cache.
-        with _attempts_untold():
-            index = Path(hf_hub_download(model, INDEX, revision=revision))
-        commit, folder = index.parent.name, index.parent
-        checkpoint = _described(model, commit, folder, variant, components)
+    with hub.refusals(
+        "model", model, revision, f"no {INDEX} in it, so it is not in diffusers' layout", _ALLOWED
+    ):
+        commit, folder = hub.locate(model, revision, INDEX)
+        checkpoint = _described(model, commit, folder, variant, choose)
         try:
-            siblings = HfApi().model_info(model, revision=commit).siblings or []
+            names = hub.list_files(model, commit)
         except OSError as error:  # what requests and huggingface_hub raise, offline mode included
             return _open_cached(checkpoint, weights, error)
-        names = [file.rfilename for file in siblings]
         _check_names(checkpoint, names, f"{model} at {commit}")
-        needed = needed_files(names, checkpoint.components, variant, weights)
-        snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in needed])
-        # Where the connection is lost on the way, snapshot_download returns what there is.
-        lacking = [name for name in needed if not (folder / name).is_file()]
-        if lacking:
-            raise Refused(f"{model} at {commit}: the download broke off before {', '.join(lacking)}")
-    except (OSError, RuntimeError) as error:
-        raise Refused(_hub_error(model, revision, error)) from error
+        hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))
     if weights:
         _check_weights(checkpoint)
     return checkpoint
 
 
-@contextmanager
-def _attempts_untold() -> Iterator[None]:
-    """Keep huggingface_hub from printing what each attempt failed of: `_hub_error` says it, once."""
-    log = logging.getLogger("huggingface_hub.utils._http")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
 def _open_cached(checkpoint: Checkpoint, weights: bool, why: Exception) -> Checkpoint:
     """The checkpoint as it is in the cache, if what is needed of it is there."""
-    where = (
-        f"{checkpoint.model}: the hub cannot be asked ({_first_line(why)}) and the cached copy is not whole"
-    )
     names = _listing(checkpoint.folder, checkpoint.components)
-    try:
+    with hub.cached_only(checkpoint.model, why):
         for component in checkpoint.components:
             checkpoint.component_folder(component)
         if weights:
             _check_names(checkpoint, names, str(checkpoint.folder))
             _check_weights(checkpoint)
-    except Refused as error:
-        raise Refused(f"{where}: {error}") from why
     return checkpoint
-
-
-def _hub_error(model: str, revision: str | None, error: Exception) -> str:
-    """What a person can do about a failed download."""
-    from huggingface_hub import constants, errors
-
-    tried = f"model {model!r}: no such folder, and the hub at {constants.ENDPOINT}"
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"model {model!r} is gated: accept its conditions at {constants.ENDPOINT}/{model}, then log in "
-            f"with `hf auth login` or set HF_TOKEN"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return (
-            f"model {model!r}: the hub has no revision {revision!r} of it; allowed: a branch, tag or commit"
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{tried} has no such model, or it is private and needs `hf auth login`; allowed: {_ALLOWED}"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        at = f" at revision {revision!r}" if revision else ""
-        return (
-            f"{tried} cannot be reached ({_first_line(error.__cause__ or error)}); it is not in the cache "
-            f"{constants.HF_HUB_CACHE} either{at}; allowed: {_ALLOWED}"
-        )
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"model {model!r}: no {INDEX} in it, so it is not in diffusers' layout; allowed: {_ALLOWED}"
-    return f"{tried} did not deliver it: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    # requests quotes all that urllib3 says around the reason why it has no connection.
-    reasons = [getattr(inner, "reason", None) for inner in error.args]
-    error = next((reason for reason in reasons if isinstance(reason, Exception)), error)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Refused(f"{path}: cannot be read ({error.strerror})") from error

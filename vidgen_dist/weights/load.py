@@ -20,14 +20,13 @@ SHOWN = 10
 
 def load_weights(
     module: nn.Module,
-    folder: Path | str,
-    *,
+    *folders: Path | str,
     variant: str | None = None,
     dtype: str | None = None,
     rename: Callable[[str], str | None] | None = None,
     mesh: Mesh | None = None,
 ) -> None:
-    """Give every parameter of `module` its values from the safetensors files in `folder`.
+    """Give every parameter of `module` its values from safetensors files.
 
     All keys and shapes are compared before the first tensor is read. Then each tensor is read, cast and
     handed to its parameter without another copy, so that memory peaks at the weights plus one tensor.
@@ -37,8 +36,8 @@ def load_weights(
 
     Args:
         module: Its parameters' names are the checkpoint's keys.
-        folder: The component's folder.
-        variant: Variant of the files; the plain files where the folder has no such variant.
+        folders: The component's folder; or several, where parts of it lie in folders of their own.
+        variant: Variant of the files; the plain files where a folder has no such variant.
         dtype: What the floating-point parameters become, e.g. "bfloat16"; by default what they are now.
             On CPU always float32: its kernels know no other.
         rename: The module's name of a checkpoint's key, or None to leave the tensor out. Where two keys
@@ -48,7 +47,7 @@ def load_weights(
     Raises:
         Refused: As `match_weights`.
     """
-    files, sources = match_weights(module, folder, variant=variant, rename=rename)
+    files, sources = match_weights(module, *folders, variant=variant, rename=rename)
     parameters = nn.named_parameters(module)
     wanted = "float32" if nn.device() == "cpu" else dtype
     shared: set[str] = set()
@@ -66,15 +65,14 @@ def load_weights(
 
 def match_weights(
     module: nn.Module,
-    folder: Path | str,
-    *,
+    *folders: Path | str,
     variant: str | None = None,
     rename: Callable[[str], str | None] | None = None,
 ) -> tuple[TensorFiles, dict[str, str]]:
-    """Compare all keys and shapes in the headers of the files in `folder` with the parameters of `module`.
+    """Compare all keys and shapes in the headers of the files with the parameters of `module`.
 
     Args:
-        module, folder, variant, rename: As for `load_weights`.
+        module, folders, variant, rename: As for `load_weights`.
 
     Returns:
         The files, and the checkpoint's key by the module's name.
@@ -83,13 +81,11 @@ def match_weights(
         Refused: Missing or surplus keys, or another shape than the module's: names the keys (up to 10 of
             each kind) and both shapes. Also what `TensorFiles.open` refuses.
     """
-    files = TensorFiles.open(folder, variant)
+    files = TensorFiles.open(*folders, variant=variant)
     sources = _sources(files, rename)
     complaint = _mismatch(files, sources, nn.named_parameters(module))
     if complaint:
-        raise Refused(
-            f"{files.folder}: these weights are not those of a {type(module).__name__}: {complaint}"
-        )
+        raise Refused(f"{files.place}: these weights are not those of a {type(module).__name__}: {complaint}")
     return files, sources
 
 
@@ -103,7 +99,7 @@ def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> 
         if name is None:
             continue
         if name in sources and name not in (key, sources[name]):
-            raise Refused(f"{files.folder}: {sources[name]} and {key} are both to be {name}; one is allowed")
+            raise Refused(f"{files.place}: {sources[name]} and {key} are both to be {name}; one is allowed")
         if name not in sources or name == key:
             sources[name] = key
     return sources

@@ -50,31 +50,38 @@ class TensorFiles:
     """The tensors of one component; opening reads the files' headers, `read` one tensor's data.
 
     Args:
-        folder: The component's folder.
+        folders: Where they are.
         entries: Every tensor by its key.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     entries: Mapping[str, Entry]
 
     @classmethod
-    def open(cls, folder: Path | str, variant: str | None = None) -> TensorFiles:
-        """Open the weights in `folder`: one file or shards, of `variant` where the folder has it.
+    def open(cls, *folders: Path | str, variant: str | None = None) -> TensorFiles:
+        """Open the weights in folders: in each one file or shards, of `variant` where the folder has it.
 
         Raises:
             Refused: No safetensors weights, a missing shard, an index that names a key which its shard
-                lacks, a file that is cut short or no safetensors file, a dtype that NumPy cannot hold.
+                lacks, a file that is cut short or no safetensors file, a dtype that NumPy cannot hold, a key
+                in two folders.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise Refused(f"{folder}: no such folder of weights")
-        names = sorted(path.name for path in folder.iterdir())
-        chosen = naming.choose(names, variant)
-        if chosen is None:
-            raise Refused(_nothing_to_read(folder, names))
-        if chosen.sharded:
-            return cls(folder, _sharded(folder / chosen.entry))
-        return cls(folder, _header(folder / chosen.entry))
+        paths = tuple(map(Path, folders))
+        entries: dict[str, Entry] = {}
+        for folder in paths:
+            own = _entries(folder, variant)
+            twice = sorted(own.keys() & entries.keys())
+            if twice:
+                raise Refused(
+                    f"{folder}: {twice[0]} is in {entries[twice[0]].file.parent}, too; one is allowed"
+                )
+            entries |= own
+        return cls(paths, entries)
+
+    @property
+    def place(self) -> str:
+        """Where they are, for messages."""
+        return " and ".join(map(str, self.folders))
 
     @property
     def keys(self) -> list[str]:
@@ -104,6 +111,16 @@ class TensorFiles:
             data = file.get_tensor(key) if part is None else file.get_slice(key)[part]
         # MindSpore brings a NumPy type of its own for bfloat16, which safetensors may pick: the same bits.
         return np.asarray(data).view(entry.dtype)
+
+
+def _entries(folder: Path, variant: str | None) -> Mapping[str, Entry]:
+    if not folder.is_dir():
+        raise Refused(f"{folder}: no such folder of weights")
+    names = sorted(path.name for path in folder.iterdir())
+    chosen = naming.choose(names, variant)
+    if chosen is None:
+        raise Refused(_nothing_to_read(folder, names))
+    return _sharded(folder / chosen.entry) if chosen.sharded else _header(folder / chosen.entry)
 
 
 @contextlib.contextmanager

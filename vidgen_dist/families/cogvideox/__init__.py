@@ -7,8 +7,8 @@ from vidgen_dist.families.cogvideox.rules import task_rules
 from vidgen_dist.families.common.components import T5, T5_TOKENIZERS
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO
 from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass, SchedulerClass
-from vidgen_dist.schedulers.ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
-from vidgen_dist.schedulers.dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
+from vidgen_dist.schedulers.cogvideox_ddim import CogVideoXDDIMConfig, CogVideoXDDIMScheduler
+from vidgen_dist.schedulers.cogvideox_dpm import CogVideoXDPMConfig, CogVideoXDPMScheduler
 
 FAMILY = Family(
     name="CogVideoX",

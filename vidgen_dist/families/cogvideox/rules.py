@@ -138,12 +138,7 @@ def _check(r: CogVideoXRequest, configs: CogVideoXConfigs) -> None:
 
 def _check_steps(r: CogVideoXRequest, scheduler: CogVideoXScheduler) -> None:
     first = scheduler.spaced_timesteps(r.num_inference_steps)[-r.steps]
-    if not scheduler.can_start_at(first):
-        allowed = (
-            f"such that no step is at {first}, where the scheduler's rescale_betas_zero_snr leaves no signal "
-            "for its prediction_type, 'epsilon'"
-        )
-        raise RequestError("num_inference_steps", r.num_inference_steps, allowed)
+    scheduler.check_start(r.num_inference_steps, first)
 
 
 def _check_positions(r: CogVideoXRequest, configs: CogVideoXConfigs) -> None:

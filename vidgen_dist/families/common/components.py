@@ -5,7 +5,18 @@ from __future__ import annotations
 from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipTextConfig, ClipVisionConfig, T5Config
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
 from vidgen_dist.families.family import ConfigClass, Lazy, ModelClass, SchedulerClass, TokenizerClass
+from vidgen_dist.schedulers.ddim import DDIMConfig, DDIMScheduler
+from vidgen_dist.schedulers.dpm_solver import DPMSolverConfig, DPMSolverMultistepScheduler
+from vidgen_dist.schedulers.euler import (
+    EulerAncestralConfig,
+    EulerAncestralDiscreteScheduler,
+    EulerConfig,
+    EulerDiscreteScheduler,
+)
 from vidgen_dist.schedulers.flow_match import FlowMatchConfig, FlowMatchEulerDiscreteScheduler
+from vidgen_dist.schedulers.lcm import LCMConfig, LCMScheduler
+from vidgen_dist.schedulers.pndm import PNDMConfig, PNDMScheduler
+from vidgen_dist.schedulers.unipc import UniPCConfig, UniPCMultistepScheduler
 
 T5_TOKENIZERS = (TokenizerClass("T5Tokenizer"), TokenizerClass("T5TokenizerFast"))
 CLIP_TOKENIZERS = (TokenizerClass("CLIPTokenizer"), TokenizerClass("CLIPTokenizerFast"))
@@ -26,3 +37,10 @@ AUTOENCODER_KL = ModelClass(
 CLIP_IMAGE_PROCESSOR = ConfigClass(ClipImageProcessorConfig)
 
 FLOW_MATCH_EULER = SchedulerClass(FlowMatchConfig, FlowMatchEulerDiscreteScheduler)
+DDIM = SchedulerClass(DDIMConfig, DDIMScheduler)
+EULER = SchedulerClass(EulerConfig, EulerDiscreteScheduler)
+EULER_ANCESTRAL = SchedulerClass(EulerAncestralConfig, EulerAncestralDiscreteScheduler)
+PNDM = SchedulerClass(PNDMConfig, PNDMScheduler)
+LCM = SchedulerClass(LCMConfig, LCMScheduler)
+DPM_SOLVER = SchedulerClass(DPMSolverConfig, DPMSolverMultistepScheduler)
+UNIPC = SchedulerClass(UniPCConfig, UniPCMultistepScheduler)

@@ -12,8 +12,8 @@ from vidgen_dist.schedulers.cogvideox import (
     CogVideoXSchedule,
     CogVideoXScheduler,
     CogVideoXSchedulerConfig,
-    scalars,
 )
+from vidgen_dist.schedulers.discrete import draw, scalars
 from vidgen_dist.schedulers.schedule import Memory
 
 
@@ -47,14 +47,14 @@ class CogVideoXDPMSchedule(CogVideoXSchedule):
                 np.expm1(-2 * h) * alpha_next**0.5,
                 (1 - alpha_next) ** 0.5 * (1 - np.exp(-2 * h)) ** 0.5,
             )
-            noise = _draw(rng, sample)
+            noise = draw(rng, sample)
             towards = original
             if "previous" in memory and following >= 0:
                 timestep_back = int(self.timesteps[i - 1])
                 r = (here - _log_snr(self.alphas_cumprod[timestep_back])) / h
                 now, before = scalars(sample.dtype, 1 + 1 / (2 * r), 1 / (2 * r))
                 towards = now * original - before * memory["previous"]
-                noise = _draw(rng, sample)
+                noise = draw(rng, sample)
         return keep * sample - add * towards + spread * noise, {"previous": original}
 
 
@@ -67,7 +67,3 @@ class CogVideoXDPMScheduler(CogVideoXScheduler):
 def _log_snr(alpha: np.floating) -> np.floating:
     """λ, half the logarithm of the signal-to-noise ratio."""
     return np.log((alpha / (1 - alpha)) ** 0.5)
-
-
-def _draw(rng: np.random.Generator, sample: np.ndarray) -> np.ndarray:
-    return rng.standard_normal(sample.shape).astype(sample.dtype)

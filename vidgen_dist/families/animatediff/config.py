@@ -1,0 +1,344 @@
+"""AnimateDiff's configs, with diffusers' keys and defaults, and how a UNet of images and a motion adapter
+become one of videos."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vidgen_dist.activations import DIFFUSERS
+from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
+from vidgen_dist.encoders.config import ClipTextConfig
+from vidgen_dist.errors import ConfigError
+from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
+from vidgen_dist.families.family import Configs
+
+PerBlock = Positive | Items[Positive]
+"""A number for all blocks of the UNet, or one for each."""
+
+ATTENDING_DOWN, ATTENDING_UP = "CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion"
+"""Blocks whose images attend to the prompt."""
+
+OF_VIDEOS = {
+    "CrossAttnDownBlock2D": ATTENDING_DOWN,
+    "DownBlock2D": "DownBlockMotion",
+    "CrossAttnUpBlock2D": ATTENDING_UP,
+    "UpBlock2D": "UpBlockMotion",
+}
+"""A block of images -> what it is with motion modules in it."""
+
+
+def per_block(value: int | tuple[int, ...], blocks: int) -> tuple[int, ...]:
+    """The value of each block."""
+    return (value,) * blocks if isinstance(value, int) else value
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class UNetConfig(Config):
+    """What UNets of images and of videos have in common in `unet/config.json`.
+
+    Lists are in the order of the way down, from the pixels to the middle, but for `up_block_types`.
+    """
+
+    sample_size: Positive | None = None
+    in_channels: Positive = 4
+    out_channels: Positive = 4
+    block_out_channels: Items[Positive] = (320, 640, 1280, 1280)
+    layers_per_block: PerBlock = 2
+    downsample_padding: Annotated[int, Field(ge=0, le=1)] = 1
+    mid_block_scale_factor: AboveZero = 1.0
+    act_fn: Annotated[str, OneOf(DIFFUSERS, any_case=True)] = "silu"
+    norm_num_groups: Positive = 32
+    norm_eps: AboveZero = 1e-5
+    cross_attention_dim: PerBlock = 1280
+    transformer_layers_per_block: PerBlock = 1
+    use_linear_projection: bool = False
+
+    @property
+    def blocks(self) -> int:
+        """Blocks on the way down, and as many on the way up."""
+        return len(self.block_out_channels)
+
+    def check(self) -> None:
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            self.refuse(
+                "block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}, in each block"
+            )
+        self.check_per_block(
+            "layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "down_block_types"
+        )
+        self.check_per_block("up_block_types")
+
+    def check_per_block(self, *keys: str) -> None:
+        """See that lists have an entry for each block."""
+        for key in keys:
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != self.blocks:
+                self.refuse(key, f"{self.blocks} entries, one for each of block_out_channels")
+
+    def check_heads(self, key: str) -> None:
+        """See that the heads of each block divide its channels."""
+        self.check_per_block(key)
+        heads = per_block(getattr(self, key), self.blocks)
+        if any(channels % n for channels, n in zip(self.block_out_channels, heads, strict=True)):
+            self.refuse(key, f"divisors of block_out_channels, {self.block_out_channels}")
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class UNet2DConditionConfig(UNetConfig):
+    """`unet/config.json` of a Stable Diffusion 1.5 style checkpoint: its motion comes from an adapter.
+
+    `attention_head_dim` is the number of heads: diffusers keeps the wrong name.
+    """
+
+    NAME: ClassVar = "UNet2DConditionModel"
+    # Of a UNet that was distilled with its weight of guidance as an input: AnimateDiff does not give it.
+    HARMLESS: ClassVar = (
+        "dropout",
+        "time_cond_proj_dim",
+        "upcast_attention",
+        "addition_embed_type_num_heads",
+    )
+    ONLY: ClassVar = {
+        "center_input_sample": False,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "only_cross_attention": False,
+        "mid_block_only_cross_attention": None,
+        "reverse_transformer_layers_per_block": None,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "num_attention_heads": None,
+        "dual_cross_attention": False,
+        "class_embed_type": None,
+        "addition_embed_type": None,
+        "addition_time_embed_dim": None,
+        "num_class_embeds": None,
+        "resnet_time_scale_shift": "default",
+        "resnet_skip_time_act": False,
+        "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": None,
+        "time_embedding_act_fn": None,
+        "timestep_post_act": None,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "projection_class_embeddings_input_dim": None,
+        "attention_type": "default",
+        "class_embeddings_concat": False,
+        "cross_attention_norm": None,
+    }
+
+    down_block_types: Items[Annotated[str, OneOf([name for name in OF_VIDEOS if "Down" in name])]] = (
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    )
+    up_block_types: Items[Annotated[str, OneOf([name for name in OF_VIDEOS if "Up" in name])]] = (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
+    attention_head_dim: PerBlock = 8
+
+    def check(self) -> None:
+        super().check()
+        self.check_heads("attention_head_dim")
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class UNetMotionConfig(UNetConfig):
+    """`unet/config.json` of a UNet of videos; or what a UNet of images and a motion adapter make together."""
+
+    NAME: ClassVar = "UNetMotionModel"
+    HARMLESS: ClassVar = ("time_cond_proj_dim",)
+    ONLY: ClassVar = {
+        "reverse_transformer_layers_per_block": None,
+        "reverse_temporal_transformer_layers_per_block": None,
+        "reverse_motion_num_attention_heads": None,
+        "mid_block_layers": 1,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "addition_embed_type": None,
+        "addition_time_embed_dim": None,
+        "projection_class_embeddings_input_dim": None,
+    }
+
+    down_block_types: Items[Annotated[str, OneOf((ATTENDING_DOWN, "DownBlockMotion"))]] = (
+        "CrossAttnDownBlockMotion",
+        "CrossAttnDownBlockMotion",
+        "CrossAttnDownBlockMotion",
+        "DownBlockMotion",
+    )
+    up_block_types: Items[Annotated[str, OneOf((ATTENDING_UP, "UpBlockMotion"))]] = (
+        "UpBlockMotion",
+        "CrossAttnUpBlockMotion",
+        "CrossAttnUpBlockMotion",
+        "CrossAttnUpBlockMotion",
+    )
+    num_attention_heads: PerBlock = 8
+    transformer_layers_per_mid_block: Positive | None = None
+    temporal_transformer_layers_per_block: PerBlock = 1
+    temporal_transformer_layers_per_mid_block: Positive | Items[Positive] = 1
+    motion_num_attention_heads: PerBlock = 8
+    motion_max_seq_length: Positive = 32
+    use_motion_mid_block: bool = True
+
+    def check(self) -> None:
+        super().check()
+        self.check_heads("num_attention_heads")
+        self.check_heads("motion_num_attention_heads")
+        self.check_per_block("temporal_transformer_layers_per_block")
+        in_middle = self.temporal_transformer_layers_per_mid_block
+        if isinstance(in_middle, tuple) and len(in_middle) != 1:
+            self.refuse("temporal_transformer_layers_per_mid_block", "a whole number, or a list of one")
+        if any(channels % 2 for channels in self.block_out_channels):
+            self.refuse("block_out_channels", "even numbers: positions are sines and cosines")
+
+    def level(self, block: int) -> Level:
+        """What the layers of a block are like; blocks are counted on the way down, -1 is the middle's."""
+        channels = self.block_out_channels[block]
+
+        def of_block(value: int | tuple[int, ...]) -> int:
+            return per_block(value, self.blocks)[block]
+
+        return Level(
+            channels=channels,
+            layers=of_block(self.layers_per_block),
+            heads=of_block(self.num_attention_heads),
+            cross_attention_dim=of_block(self.cross_attention_dim),
+            transformer_layers=of_block(self.transformer_layers_per_block),
+            motion_heads=of_block(self.motion_num_attention_heads),
+            motion_layers=of_block(self.temporal_transformer_layers_per_block),
+        )
+
+    @property
+    def middle(self) -> Level:
+        """What the layers of the middle are like."""
+        below = self.level(-1)
+        motion = self.temporal_transformer_layers_per_mid_block
+        return Level(
+            channels=below.channels,
+            layers=1,
+            heads=below.heads,
+            cross_attention_dim=below.cross_attention_dim,
+            transformer_layers=self.transformer_layers_per_mid_block or below.transformer_layers,
+            motion_heads=below.motion_heads,
+            motion_layers=motion if isinstance(motion, int) else motion[0],
+        )
+
+
+@plain_dataclass(frozen=True)
+class Level:
+    """The layers of a block.
+
+    Args:
+        channels: C behind each of them.
+        layers: Residual blocks on the way down; one more on the way up.
+        heads: Of attention within an image.
+        cross_attention_dim: Width of the prompt's tokens.
+        transformer_layers: Blocks of each transformer within an image.
+        motion_heads: Of attention between frames.
+        motion_layers: Blocks of each transformer between frames.
+    """
+
+    channels: int
+    layers: int
+    heads: int
+    cross_attention_dim: int
+    transformer_layers: int
+    motion_heads: int
+    motion_layers: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class MotionAdapterConfig(Config):
+    """`config.json` of a motion adapter."""
+
+    NAME: ClassVar = "MotionAdapter"
+    # The norms of the UNet that it is put into are what counts.
+    HARMLESS: ClassVar = ("motion_norm_num_groups",)
+    ONLY: ClassVar = {"motion_mid_block_layers_per_block": 1, "conv_in_channels": None}
+
+    block_out_channels: Items[Positive] = (320, 640, 1280, 1280)
+    motion_layers_per_block: PerBlock = 2
+    motion_transformer_layers_per_block: PerBlock = 1
+    motion_transformer_layers_per_mid_block: Positive | Items[Positive] = 1
+    motion_num_attention_heads: PerBlock = 8
+    motion_max_seq_length: Positive = 32
+    use_motion_mid_block: bool = True
+
+
+_COMMON = tuple(field.name for field in dataclasses.fields(UNetConfig))
+
+
+@plain_dataclass(frozen=True)
+class AnimateDiffConfigs(Configs):
+    """A checkpoint, and the adapter that is put into it, without their weights."""
+
+    text_encoder: ClipTextConfig
+    unet: UNet2DConditionConfig | UNetMotionConfig
+    vae: AutoencoderKLConfig
+    scheduler: Any
+    motion_adapter: MotionAdapterConfig | None = None
+
+    def check(self) -> None:
+        if isinstance(self.unet, UNet2DConditionConfig) and self.motion_adapter is not None:
+            self._check_adapter(self.unet, self.motion_adapter)
+        unet = self.motion_unet
+        latents, width = self.vae.latent_channels, self.text_encoder.hidden_size
+        for key in ("in_channels", "out_channels"):
+            if getattr(unet, key) != latents:
+                self.refuse("unet", self.unet, key, f"{latents}, the VAE's latent_channels")
+        if set(per_block(unet.cross_attention_dim, unet.blocks)) != {width}:
+            self.refuse("unet", self.unet, "cross_attention_dim", f"{width}, the text encoder's hidden_size")
+
+    def _check_adapter(self, unet: UNet2DConditionConfig, adapter: MotionAdapterConfig) -> None:
+        if adapter.block_out_channels != unet.block_out_channels:
+            allowed = f"{unet.block_out_channels}, the UNet's"
+            self.refuse("motion_adapter", adapter, "block_out_channels", allowed)
+        layers = per_block(unet.layers_per_block, unet.blocks)
+        if per_block(adapter.motion_layers_per_block, unet.blocks) != layers:
+            allowed = f"{unet.layers_per_block}, the UNet's layers_per_block"
+            self.refuse("motion_adapter", adapter, "motion_layers_per_block", allowed)
+
+    @functools.cached_property
+    def motion_unet(self) -> UNetMotionConfig:
+        """The UNet of videos: as the checkpoint has it, or with the adapter in it, as diffusers'
+        `UNetMotionModel.from_unet2d` makes it.
+
+        Raises:
+            ConfigError: It needs an adapter, and there is none.
+        """
+        unet, adapter = self.unet, self.motion_adapter
+        if isinstance(unet, UNetMotionConfig):
+            return unet
+        if adapter is None:
+            raise ConfigError(
+                "unet is one of images; AnimateDiff needs a motion adapter to make videos with it: name it "
+                "with --adapter (model.adapter), such as guoyww/animatediff-motion-adapter-v1-5-2"
+            )
+        return UNetMotionConfig(
+            **{name: getattr(unet, name) for name in _COMMON},
+            down_block_types=tuple(OF_VIDEOS[name] for name in unet.down_block_types),
+            up_block_types=tuple(OF_VIDEOS[name] for name in unet.up_block_types),
+            num_attention_heads=unet.attention_head_dim,
+            temporal_transformer_layers_per_block=adapter.motion_transformer_layers_per_block,
+            temporal_transformer_layers_per_mid_block=adapter.motion_transformer_layers_per_mid_block,
+            motion_num_attention_heads=adapter.motion_num_attention_heads,
+            motion_max_seq_length=adapter.motion_max_seq_length,
+            use_motion_mid_block=adapter.use_motion_mid_block,
+        )
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of a video's latents."""
+        ratio = self.vae.spatial_compression_ratio
+        return self.unet.in_channels, num_frames, height // ratio, width // ratio

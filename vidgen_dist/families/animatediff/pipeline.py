@@ -1,0 +1,88 @@
+"""AnimateDiff: text-to-video with a Stable Diffusion 1.5 checkpoint and a motion adapter (Guo et al. 2023,
+arXiv:2307.04725). Parity with diffusers' AnimateDiffPipeline.
+
+Shapes: B batch, F frames, C latent channels, H and W height and width of the latents, L tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.encoders.clip import CLIPTextEncoder
+from vidgen_dist.families.animatediff.config import AnimateDiffConfigs
+from vidgen_dist.families.animatediff.rules import AnimateDiffRequest
+from vidgen_dist.families.animatediff.unet import UNetMotionModel
+from vidgen_dist.families.common.autoencoder_kl import AutoencoderKL
+from vidgen_dist.families.common.guidance import Halves, constant
+from vidgen_dist.families.common.pipeline import Start
+from vidgen_dist.families.common.prompts import PromptedPipeline
+from vidgen_dist.families.common.rendering import check_finite, draw_noise
+from vidgen_dist.weights.tokenizer import tokenize
+
+
+@dataclass(frozen=True)
+class Text:
+    """An encoded prompt.
+
+    Args:
+        hidden: Text hidden states (B, L, D).
+    """
+
+    hidden: np.ndarray
+
+
+class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]]):
+    """Renders requests with one checkpoint and one motion adapter."""
+
+    configs: AnimateDiffConfigs
+    tokenizer: Any
+    text_encoder: CLIPTextEncoder
+    unet: UNetMotionModel
+    vae: AutoencoderKL
+    scheduler: Any
+
+    def encode(self, r: AnimateDiffRequest) -> Halves[Text]:
+        positive = self.encode_texts(r, r.prompt, None, r.clip_skip).conditional
+        if not r.is_guided:
+            return Halves(positive)
+        # The reference skips layers for the positive prompt alone.
+        whole = dataclasses.replace(r, clip_skip=0)
+        negative = self.encode_texts(whole, r.negative_prompt, None, whole.clip_skip).conditional
+        return Halves(positive, negative)
+
+    def encode_text(self, r: AnimateDiffRequest, prompt: str) -> Text:
+        length = min(self.tokenizer.model_max_length, self.configs.text_encoder.max_position_embeddings)
+        ids = tokenize(self.tokenizer, prompt, length)
+        hidden = nn.to_numpy(self.text_encoder(ids, skip=r.clip_skip).hidden)
+        check_finite(hidden, "encode, text")
+        return Text(hidden)
+
+    def prepare(self, r: AnimateDiffRequest, halves: Halves[Text], rng: np.random.Generator) -> Start[Text]:
+        size = self.configs.latent_size(r.num_frames, r.height, r.width)
+        schedule = self.scheduler.schedule(r.num_inference_steps, eta=r.eta)
+        return Start(
+            latents=draw_noise(rng, (1, *size), self.dtype) * np.float32(schedule.init_noise_sigma),
+            halves=halves,
+            schedule=schedule,
+            guidance=constant(r.guidance_scale if r.is_guided else None, len(schedule)),
+            carried=self.dtype,
+        )
+
+    def predict(
+        self, r: AnimateDiffRequest, start: Start[Text], latents: np.ndarray, condition: Text, i: int
+    ) -> nn.Tensor:
+        """The UNet's output (B, C, F, H, W)."""
+        timesteps = np.full((len(latents),), start.schedule.timesteps[i], np.float32)
+        return self.unet(self.tensor(latents), timesteps, self.tensor(condition.hidden))
+
+    def decode(
+        self, r: AnimateDiffRequest, start: Start[Text], latents: np.ndarray, rng: np.random.Generator
+    ) -> nn.Tensor:
+        """Frames of latents (1, C, F, H, W)."""
+        scaled = latents * np.float32(1 / self.configs.vae.scaling_factor)
+        return self.vae.decode(self.tensor(scaled), r.decode_chunk_size)

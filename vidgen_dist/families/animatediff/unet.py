@@ -1,0 +1,210 @@
+"""AnimateDiff's UNet: Stable Diffusion's, with a transformer between frames behind each of its layers.
+
+Sources: Guo et al. 2023, "AnimateDiff: Animate Your Personalized Text-to-Image Diffusion Models without
+Specific Tuning" (arXiv:2307.04725); Rombach et al. 2022 (arXiv:2112.10752). Names and numbers are those of
+diffusers' `UNetMotionModel`.
+
+Letters: B samples, F frames, f of them on this rank, N = B * f images; C channels, H rows, W columns; L tokens
+of the prompt, X their width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vidgen_dist import nn
+from vidgen_dist.families.animatediff.config import (
+    ATTENDING_DOWN,
+    ATTENDING_UP,
+    Level,
+    UNetMotionConfig,
+)
+from vidgen_dist.families.common.layers import TimestepEmbedding
+from vidgen_dist.families.common.unet import (
+    Context,
+    DownBlock,
+    ImageResnet,
+    ImageTransformer,
+    MidBlock,
+    UpBlock,
+    down_inputs,
+    run_unet,
+    up_inputs,
+)
+from vidgen_dist.families.common.unet_layers import (
+    PROJECTION_EPS,
+    BasicTransformerBlock,
+    Downsample2D,
+    Upsample2D,
+    to_clips,
+    to_images,
+)
+from vidgen_dist.nn.embeddings import timestep_embedding
+from vidgen_dist.parallel.frames import FrameSplit, GroupNorm
+from vidgen_dist.parallel.mesh import Mesh, alone
+
+
+class UNetMotionModel(nn.Module):
+    """Predicts what a sampler needs of noisy latents.
+
+    Args:
+        config: The UNet's, with the adapter's motion in it.
+        mesh: The gang; the ranks of its sequence share the frames.
+    """
+
+    # What the ranks of a gang hold together: see `parallel.sharding`.
+    sharded = tuple(
+        f"{blocks}.{name}"
+        for blocks in ("down_blocks.*", "mid_block", "up_blocks.*")
+        for name in ("resnets", "attentions", "motion_modules")
+    )
+
+    def __init__(self, config: UNetMotionConfig, mesh: Mesh | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.mesh = mesh or alone()
+        channels = config.block_out_channels
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], config.act_fn)
+        self.down_blocks = nn.ModuleList([_down_block(config, i) for i in range(config.blocks)])
+        self.mid_block = _mid_block(config)
+        self.up_blocks = nn.ModuleList([_up_block(config, i) for i in range(config.blocks)])
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+
+    def own_key(self, key: str) -> str | None:
+        """The module's name of a checkpoint's key, for `load_weights`."""
+        # What makes an embedding of the weight of guidance is not used.
+        return None if key == "time_embedding.cond_proj.weight" else key
+
+    def construct(self, latents: nn.Tensor, timesteps: np.ndarray, text: nn.Tensor) -> nn.Tensor:
+        """
+        Args:
+            latents: (B, C, F, H, W).
+            timesteps: (B,).
+            text: (B, L, X).
+
+        Returns:
+            (B, out_channels, F, H, W), on every rank.
+        """
+        split = FrameSplit.divide(self.mesh.sequence, latents.shape[2])
+        waves = timestep_embedding(
+            timesteps, self.config.block_out_channels[0], flip_sin_to_cos=True, freq_shift=0
+        )
+        time = self.time_embedding(nn.from_numpy(waves, latents.dtype))
+        x = self.conv_in(to_images(split.own(latents)))
+        x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, Context(split, time, text))
+        x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+        return split.gather(to_clips(x, len(time)))
+
+
+def _down_block(config: UNetMotionConfig, i: int) -> DownBlock:
+    level = config.level(i)
+    inputs = down_inputs(config.block_out_channels, level.layers, i)
+    attends = config.down_block_types[i] == ATTENDING_DOWN
+    last = i == config.blocks - 1
+    down = None if last else Downsample2D(level.channels, level.channels, config.downsample_padding)
+    return DownBlock(_layers(config, level, inputs, attends), down)
+
+
+def _up_block(config: UNetMotionConfig, i: int) -> UpBlock:
+    """The i-th on the way up."""
+    level = config.level(-1 - i)
+    inputs = up_inputs(config.block_out_channels, level.layers + 1, i)
+    attends = config.up_block_types[i] == ATTENDING_UP
+    up = None if i == config.blocks - 1 else Upsample2D(level.channels, level.channels)
+    return UpBlock(_layers(config, level, inputs, attends), up)
+
+
+def _mid_block(config: UNetMotionConfig) -> MidBlock:
+    level = config.middle
+    scale = config.mid_block_scale_factor
+    resnets = [_resnet(config, level.channels, level.channels, scale) for _ in range(level.layers + 1)]
+    inner: dict[str, list[nn.Module]] = {
+        "attentions": [_attention(config, level) for _ in range(level.layers)]
+    }
+    if config.use_motion_mid_block:
+        inner["motion_modules"] = [_motion(config, level) for _ in range(level.layers)]
+    return MidBlock({"resnets": resnets}, inner)
+
+
+def _layers(
+    config: UNetMotionConfig, level: Level, inputs: list[int], attends: bool
+) -> dict[str, list[nn.Module]]:
+    """A block's layers by the names of their lists."""
+    lists: dict[str, list[nn.Module]] = {"resnets": [_resnet(config, c, level.channels) for c in inputs]}
+    if attends:
+        lists["attentions"] = [_attention(config, level) for _ in inputs]
+    lists["motion_modules"] = [_motion(config, level) for _ in inputs]
+    return lists
+
+
+def _resnet(config: UNetMotionConfig, inputs: int, outputs: int, scale: float = 1.0) -> ImageResnet:
+    time = 4 * config.block_out_channels[0]
+    return ImageResnet(inputs, outputs, time, config.norm_num_groups, config.norm_eps, config.act_fn, scale)
+
+
+def _attention(config: UNetMotionConfig, level: Level) -> ImageTransformer:
+    return ImageTransformer(
+        level.heads,
+        level.channels // level.heads,
+        level.channels,
+        level.transformer_layers,
+        level.cross_attention_dim,
+        config.norm_num_groups,
+        config.use_linear_projection,
+    )
+
+
+def _motion(config: UNetMotionConfig, level: Level) -> MotionModule:
+    return MotionModule(
+        level.channels,
+        level.motion_heads,
+        level.motion_layers,
+        config.norm_num_groups,
+        config.motion_max_seq_length,
+    )
+
+
+class MotionModule(nn.Module):
+    """A transformer between the frames at each place, beside a residual.
+
+    Args:
+        channels: C.
+        heads: Of attention.
+        layers: Blocks.
+        groups: Groups of the norm in front, which is over the whole clip.
+        frames: The most that positions are known of.
+    """
+
+    def __init__(self, channels: int, heads: int, layers: int, groups: int, frames: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm(groups, channels, PROJECTION_EPS)
+        self.proj_in = nn.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            [
+                BasicTransformerBlock(
+                    channels, heads, channels // heads, double_self_attention=True, positions=frames
+                )
+                for _ in range(layers)
+            ]
+        )
+        self.proj_out = nn.Linear(channels, channels)
+
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        images, channels, rows, columns = x.shape
+        normed = self.norm(to_clips(x, context.batch), context.split)
+        places = nn.reshape(
+            normed.permute(0, 2, 3, 4, 1), (context.batch, images // context.batch, rows * columns, channels)
+        )
+        mixed = self.proj_out(context.split.over_time(self.proj_in(places), self._attend))
+        return nn.add(x, nn.reshape(mixed, (images, rows, columns, channels)).permute(0, 3, 1, 2))
+
+    def _attend(self, x: nn.Tensor) -> nn.Tensor:
+        """All frames of some places, (B, F, n, C)."""
+        batch, frames, places, channels = x.shape
+        tokens = nn.reshape(x.permute(0, 2, 1, 3), (batch * places, frames, channels))
+        for block in self.transformer_blocks:
+            tokens = block(tokens)
+        return nn.reshape(tokens, (batch, places, frames, channels)).permute(0, 2, 1, 3)

@@ -1,0 +1,23 @@
+"""Digests of what decides a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from vidgen_dist.errors import Refused
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """SHA-256, as hex, of what parts are called and what they hold."""
+    lines = "".join(f"{name}\0{value}\n" for name, value in sorted(parts.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,166 @@
+"""What is on the Hugging Face hub, and what of it this machine has."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vidgen_dist.errors import Refused
+
+# huggingface_hub is imported where it is used: a folder needs nothing of it, and it takes a while.
+
+
+def folder_of(key: str, model: str, of_revision: str, revision: str | None, allowed: str) -> Path | None:
+    """The folder that a person named; None if it is a hub id.
+
+    Args:
+        key: What errors call it: `model` or `adapter`.
+        model: Hub id or folder.
+        of_revision: What errors call the revision.
+        revision: The revision that was asked for.
+        allowed: What is allowed, for errors.
+
+    Raises:
+        Refused: Neither a folder nor a hub id; a revision of a folder.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise Refused(f"{of_revision} {revision!r}: {model} is a folder, which has none; leave it out")
+        return folder.resolve()
+    if folder.exists():
+        raise Refused(f"{key} {model!r} is a file; allowed: {allowed}")
+    if not _is_hub_id(model):
+        raise Refused(f"{key} {model!r} is neither a folder that exists nor a hub id; allowed: {allowed}")
+    return None
+
+
+def _is_hub_id(model: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return "/" in model
+
+
+@contextmanager
+def refusals(key: str, model: str, revision: str | None, lacking: str, allowed: str) -> Iterator[None]:
+    """Within, what the hub and the connection to it raise becomes `Refused`.
+
+    Args:
+        key: What errors call it: `model` or `adapter`.
+        model: Hub id.
+        revision: The revision that was asked for.
+        lacking: What is wrong with a repository without the file that is located.
+        allowed: What is allowed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise Refused(_explained(key, model, revision, lacking, allowed, error)) from error
+
+
+def locate(model: str, revision: str | None, name: str) -> tuple[str, Path]:
+    """The commit that a revision is, and the folder of this machine's cache that has a file of it.
+
+    Raises:
+        OSError: There is no such file, or the hub cannot be reached and it is not in the cache.
+    """
+    from huggingface_hub import hf_hub_download
+
+    # Asks the hub which commit the revision is; without a connection, the cache.
+    with _attempts_untold():
+        path = Path(hf_hub_download(model, name, revision=revision))
+    return path.parent.name, path.parent
+
+
+def list_files(model: str, commit: str) -> list[str]:
+    """Names of a commit's files.
+
+    Raises:
+        OSError: The hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    return [file.rfilename for file in HfApi().model_info(model, revision=commit).siblings or []]
+
+
+def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> None:
+    """See that files of a commit are in its folder of the cache.
+
+    Raises:
+        Refused: The connection broke off.
+        OSError: The hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in names])
+    # Where the connection is lost on the way, snapshot_download returns what there is.
+    lacking = [name for name in names if not (folder / name).is_file()]
+    if lacking:
+        raise Refused(f"{model} at {commit}: the download broke off before {', '.join(lacking)}")
+
+
+@contextmanager
+def cached_only(model: str, why: Exception) -> Iterator[None]:
+    """Within, `Refused` also says why no more than the cache can be had."""
+    try:
+        yield
+    except Refused as error:
+        where = f"{model}: the hub cannot be asked ({_first_line(why)}) and the cached copy is not whole"
+        raise Refused(f"{where}: {error}") from why
+
+
+@contextmanager
+def _attempts_untold() -> Iterator[None]:
+    """Keep huggingface_hub from printing what each attempt failed of: `refusals` says it, once."""
+    log = logging.getLogger("huggingface_hub.utils._http")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _explained(
+    key: str, model: str, revision: str | None, lacking: str, allowed: str, error: Exception
+) -> str:
+    """What a person can do about a failed download."""
+    from huggingface_hub import constants, errors
+
+    tried = f"{key} {model!r}: no such folder, and the hub at {constants.ENDPOINT}"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{key} {model!r} is gated: accept its conditions at {constants.ENDPOINT}/{model}, then log in "
+            f"with `hf auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"{key} {model!r}: the hub has no revision {revision!r} of it; allowed: a branch, tag or commit"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{tried} has no such model, or it is private and needs `hf auth login`; allowed: {allowed}"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        at = f" at revision {revision!r}" if revision else ""
+        return (
+            f"{tried} cannot be reached ({_first_line(error.__cause__ or error)}); it is not in the cache "
+            f"{constants.HF_HUB_CACHE} either{at}; allowed: {allowed}"
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{key} {model!r}: {lacking}; allowed: {allowed}"
+    return f"{tried} did not deliver it: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    # requests quotes all that urllib3 says around the reason why it has no connection.
+    reasons = [getattr(inner, "reason", None) for inner in error.args]
+    error = next((reason for reason in reasons if isinstance(reason, Exception)), error)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
