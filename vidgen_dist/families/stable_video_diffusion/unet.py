@@ -9,6 +9,8 @@ columns, L places of an image; X width of the image's embedding.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from vidgen_dist import nn
@@ -211,9 +213,8 @@ class SpatioTemporalTransformer(nn.Module):
         positions = self._positions(context.split, channels, x.dtype)
         for block, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
             tokens = nn.reshape(block(tokens, context.text), clips)
-            mixed = context.split.over_time(
-                nn.add(tokens, positions), lambda part, temporal=temporal: temporal(part, context.text)
-            )
+            over_frames = functools.partial(temporal, context=context.text)
+            mixed = context.split.over_time(nn.add(tokens, positions), over_frames)
             tokens = nn.reshape(self.time_mixer(tokens, mixed), (images, places, channels))
         return nn.add(x, to_image(self.proj_out(tokens), x.shape[2:]))
 
