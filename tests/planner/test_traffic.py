@@ -10,8 +10,9 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from tests.planner.test_counting import reference_job
 from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.families.common.steps import gathered_bytes
 from vidgen_dist.parallel.mesh import Degrees, Mesh
-from vidgen_dist.planner.costs import estimate, gathered_bytes
+from vidgen_dist.planner.costs import estimate
 
 STEPS = 2
 

@@ -98,7 +98,7 @@ def resolved(**fields: Any) -> FakeRequest:
     return kind(**{"prompt": "x", **_DEFAULTS, **fields})
 
 
-def open_model(model: Model, device: str) -> OpenedModel:
+def open_model(model: Model, device: str, _ring: int = 1) -> OpenedModel:
     tasks = (TEXT_TO_VIDEO, IMAGE_TO_VIDEO)
     task = model.task or tasks[0]
     if task not in tasks:

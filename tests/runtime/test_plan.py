@@ -424,8 +424,8 @@ class Textless(ResolvedRequest):
 def without_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake model takes no prompt."""
 
-    def open_model(model: Model, device: str) -> OpenedModel:
-        opened = fake_open_model(model, device)
+    def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
+        opened = fake_open_model(model, device, ring)
         of_task = dataclasses.replace(opened.rules.of_task, request=Textless)
         return dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, of_task=of_task))
 

@@ -109,7 +109,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     checkpoint = checkpoint_of(options)
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
-    rules = choose_rules(checkpoint, family, configs, options.task)
+    rules = choose_rules(checkpoint, family, configs, options.task, ring=mesh.ring.size)
     dtype = compute_dtype(options.dtype, nn.device())
     models = _build_models(family, checkpoint, configs, options, mesh)
     samplers = {name: getattr(configs, name) for name, _ in _of_kind(SchedulerClass, family, checkpoint)}

@@ -15,18 +15,19 @@ from vidgen_dist.families.family import Configs, Family
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
-def load_rules(checkpoint: Checkpoint, task: str | None = None) -> Rules[Any]:
+def load_rules(checkpoint: Checkpoint, task: str | None = None, *, ring: int = 1) -> Rules[Any]:
     """Read what a checkpoint can render from its configs.
 
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
         task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
+        ring: Ranks of a gang around which keys and values are to travel.
 
     Raises:
-        Refused: A family, task or config that cannot be rendered, with what is allowed.
+        Refused: A family, task, config or gang that cannot be rendered with, with what is allowed.
     """
     family = find_family(checkpoint)
-    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task)
+    return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, ring=ring)
 
 
 def choose_rules(
@@ -34,8 +35,15 @@ def choose_rules(
     family: Family[Any],
     configs: Configs,
     task: str | None = None,
+    *,
+    ring: int = 1,
 ) -> Rules[Any]:
     """As `load_rules`, where the family's configs are read already."""
+    if ring > 1 and not family.ring:
+        raise Refused(
+            f"ring: {ring} is not allowed; {family.name} has no keys and values that travel around ranks: "
+            "leave it at 1, and divide the frames with ulysses"
+        )
     by_task = family.rules(configs)
     if task is None:
         class_name = checkpoint.model_index["_class_name"]

@@ -31,6 +31,7 @@ class Job:
         device: What the NPUs are.
         dtype: Of weights and activations.
         memory: Bytes of one NPU.
+        ring: Whether the family's gangs may have a ring.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Job:
     device: Device
     dtype: str
     memory: int
+    ring: bool = True
 
     def choose(self, npus: int, rows: int | None = None) -> splits.Comparison:
         """As `splits.choose`."""
@@ -51,6 +53,7 @@ class Job:
             rows=rows,
             dtype=self.dtype,
             memory=self.memory,
+            ring=self.ring,
             model=self.model,
         )
 
@@ -64,6 +67,7 @@ class Job:
             npus=npus,
             dtype=self.dtype,
             memory=self.memory,
+            ring=self.ring,
             model=self.model,
         )
 
@@ -95,6 +99,7 @@ def read_job(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: s
         device=found,
         dtype=dtype,
         memory=found.memory if text is None else parse_bytes(text),
+        ring=family.ring,
     )
 
 
@@ -173,7 +178,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
             that does not fit, or none that does.
     """
     checkpoint = checkpoint_of(spec.model, weights=False)
-    rules = load_rules(checkpoint, spec.model.task)
+    rules = load_rules(checkpoint, spec.model.task, ring=spec.topology.ring)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
     job = read_job(checkpoint, rules, spec, device_name or kind)
     degrees = degrees_of(spec)

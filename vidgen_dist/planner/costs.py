@@ -3,9 +3,8 @@
 An estimate, for choosing between splits: it counts the arithmetic of blocks and convolutions, what is sent
 and what of that no arithmetic hides, and what each operator and each exchange costs however small it is. It
 leaves out the loading of the model and the writing of files, and that exchanges which are under way at the
-same time share the links.
-
-Letters: N tokens of a sample that attend to each other, D width of the transformer, P ranks.
+same time share the links. What a denoising step computes, holds and sends, the denoiser says itself
+(`common.costs.Denoiser`).
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidgen_dist.families.common.costs import ITEM_SIZES, Component, Convolution, ModelSize, Stack, Workload
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.families.common.costs import ITEM_SIZES, Component, Convolution, ModelSize, Workload
+from vidgen_dist.families.common.steps import Exchange, Step, Stretch, gathered_bytes
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner.devices import Device, Link
-
-GATHERED_BLOCKS = 2
-"""Whole blocks that a rank of a gang holds at once: the one that runs and the next one."""
 
 # Tensors of a convolution's input that are in memory at once: the shortcut, the normed one, what scales it,
 # and the one with the frames and edges around it. On CPU, 17 frames of 240x360 through a decoder of 32 to 128
@@ -26,6 +23,8 @@ GATHERED_BLOCKS = 2
 _CONVOLUTION_ALIVE = 4
 # Operators that go with each convolution: norm, activation, padding.
 _CONVOLUTION_OPERATORS = 8
+# Operators that give something to a neighbour and put together what comes of another one.
+_OPERATORS_OF_NEXT = 3
 # A rank that has rows above and below exchanges edges with two others, and the norm's moments with all.
 _EXCHANGES_OF_CONVOLUTION = 2
 
@@ -136,22 +135,6 @@ def estimate(
     )
 
 
-def ulysses_bytes(tokens: int, width: int, degrees: Degrees, item: int) -> int:
-    """Sent by a rank for one attention of one sample: 4 N D (P - 1) / P² numbers at ring 1."""
-    p = degrees.ulysses
-    return 4 * tokens * width * (p - 1) * item // (degrees.ring * p * p)
-
-
-def ring_bytes(tokens: int, width: int, degrees: Degrees, item: int) -> int:
-    """Sent by a rank for one attention of one sample: 2 N D (P - 1) / P numbers at ulysses 1."""
-    return 2 * tokens * width * (degrees.ring - 1) * item // (degrees.ring * degrees.ulysses)
-
-
-def gathered_bytes(weights: int, ranks: int) -> int:
-    """Received by a rank that gathers weights of which it has its share, and sent by it to all others."""
-    return weights * (ranks - 1) // ranks
-
-
 @dataclass(frozen=True)
 class _Gang:
     """The figures of one gang, from which everything else follows."""
@@ -167,40 +150,22 @@ class _Gang:
         return ITEM_SIZES[self.dtype]
 
     @property
-    def _stack(self) -> Stack:
-        return self.size.denoiser.stack
-
-    @property
-    def _blocks(self) -> int:
-        """Blocks of a step that see all tokens."""
-        return self._stack.blocks or len(self.size.denoiser.blocks)
-
-    @property
-    def _sequence(self) -> int:
-        """Ranks that share a sample's tokens."""
-        return self.degrees.ulysses * self.degrees.ring
-
-    @property
-    def _samples(self) -> int:
-        """Samples of a step that one rank works on."""
-        return -(-self.work.samples // self.degrees.cfg)
+    def _step(self) -> Step:
+        return self.size.denoiser.step(self.work, self.degrees, self._item)
 
     # Memory
 
     def memory(self) -> Memory:
-        tokens = -(-self.work.attending // self._sequence)
-        # The positions' table of cosines and sines, in float32.
-        denoise = int(tokens * self._stack.width * self._held()) * self._item + 8 * tokens * (
-            self._stack.width // self._stack.heads
-        )
         frames = 4 * 3 * self.work.height * self.work.width
-        clip = self._convolution_memory(self.size.vae.encoder, self.work.encoded_frames)
+        vae, denoiser = self.size.vae, self.size.denoiser
+        clip = self._convolution_memory(vae.encoder, min(self.work.encoded_frames, self.work.frames_at_once))
         return Memory(
             weights={part.name: self._kept(part) for part in self.size.components},
             stages={
                 "encode": max(self._text_memory(), clip + frames * self.work.encoded_frames),
-                "denoise": self._gathered(self.size.denoiser) + denoise,
-                "decode": self._convolution_memory(self.size.vae.decoder, self.work.frames_at_once)
+                "denoise": self._gathered(denoiser)
+                + denoiser.activations(self.work, self.degrees, self._item),
+                "decode": self._convolution_memory(vae.decoder, self._decoded()[0])
                 + frames * self.work.frames,
             },
         )
@@ -213,29 +178,18 @@ class _Gang:
         activations = int(length * stack.width * stack.alive) * self._item + 4 * stack.heads * length**2
         return self._gathered(self.size.text_encoder) + activations
 
-    def _held(self) -> float:
-        """Tensors of (tokens, D) at the fullest moment of a step, of all samples."""
-        one = self._stack.alive + self._exchanged()
-        further = one if self._stack.waiting is None else self._stack.waiting
-        return one + (self._samples - 1) * further
-
     def _kept(self, part: Component) -> int:
         shared = sum(part.blocks) + part.tables
         return (-(-shared // self.degrees.size) + part.rest) * self._item
 
     def _gathered(self, part: Component) -> int:
-        blocks = min(GATHERED_BLOCKS, len(part.blocks)) if self.degrees.size > 1 else 0
-        return blocks * part.largest_block * self._item
-
-    def _exchanged(self) -> int:
-        """Tensors of (tokens, D) that travel: queries, keys, values; keys and values here and on the way."""
-        return (3 if self.degrees.ulysses > 1 else 0) + (4 if self.degrees.ring > 1 else 0)
+        return part.gathered * self._item if self.degrees.size > 1 else 0
 
     def _convolution_memory(self, convolutions: tuple[Convolution, ...], frames: int) -> int:
         """Activations of the fullest convolution, and the frames that each keeps for the next batch."""
+        keeps = self.size.vae.divides == "rows"
         if not frames:
             return 0
-        frames = min(frames, self.work.frames_at_once)
         rows, columns = self._parts()
         largest = kept = 0
         for conv in convolutions:
@@ -243,36 +197,41 @@ class _Gang:
             history = conv.kernel[0] - 1
             inputs = _CONVOLUTION_ALIVE * conv.inputs * (frames * conv.frames + history)
             largest = max(largest, int((inputs + conv.outputs * frames * conv.frames) * pixels))
-            kept += int(history * conv.inputs * pixels)
+            kept += int(history * conv.inputs * pixels) if keeps else 0
         return (largest + kept) * self._item
 
     def _parts(self) -> tuple[list[int], list[int]]:
         """What the fullest rank puts through the autoencoder of a frame: rows and columns of each part."""
         if self.work.vae_tiles is not None:
             return self.work.vae_tiles.sizes(self.work.height, self.work.width)
+        if self.size.vae.divides != "rows":
+            return [self.work.height], [self.work.width]
         rows = self.work.latent_rows
         return [-(-rows // self.degrees.size) * self.work.height // rows], [self.work.width]
+
+    def _decoded(self) -> tuple[int, int, int]:
+        """Frames of the largest batch that the fullest rank decodes, those of all its batches, and these."""
+        work, ranks = self.work, self.degrees.size
+        frames = work.frames + work.repeated_frames
+        if self.size.vae.divides == "rows":
+            return work.frames_at_once, frames, work.batches
+        if self.size.vae.divides == "frames":
+            own = -(-frames // ranks)
+            at_once = min(work.frames_at_once, own)
+            return at_once, own, -(-own // at_once)
+        at_once = -(-work.frames_at_once // ranks)
+        return at_once, work.batches * at_once, work.batches
 
     # What is sent
 
     def sent(self) -> dict[str, int]:
         """Bytes that a rank sends in one step, by purpose."""
-        stack = self._stack
-        of_step = self._samples * self._blocks
-        latents = self.work.latents * self._item
-        return {
-            "ulysses": of_step * ulysses_bytes(self.work.attending, stack.width, self.degrees, self._item),
-            "ring": of_step * ring_bytes(self.work.attending, stack.width, self.degrees, self._item),
-            # What was predicted is put together, then the halves of guidance change it.
-            "tokens": gathered_bytes(self._samples * latents, self._sequence),
-            "cfg": latents * (self.degrees.cfg - 1),
-            "weights": gathered_bytes(sum(self.size.denoiser.blocks) * self._item, self.degrees.size),
-        }
+        return self._step.sent
 
     # Seconds
 
     def seconds(self) -> Seconds:
-        compute, waiting = self._step()
+        compute, waiting = self._of_step()
         return Seconds(
             encode=self._encode(),
             compute=compute,
@@ -281,43 +240,44 @@ class _Gang:
             steps=self.work.steps,
         )
 
-    def _step(self) -> tuple[float, float]:
+    def _of_step(self) -> tuple[float, float]:
         """Arithmetic of a step, and what is waited for."""
-        stack, part = self._stack, self.size.denoiser
-        queries = -(-self.work.attending // self.degrees.ring)
-        # Heads of all samples together are divided; the fullest rank is waited for.
-        pairs = self._samples * stack.heads
-        heads = -(-pairs // self.degrees.ulysses) / pairs
-        local = -(-self.work.attending // self._sequence)
-        attention = 4 * self._samples * queries * self.work.attending * stack.width * heads / self._matmul
-        linear = 2 * self._samples * local * stack.linear / self._matmul
-        if not self.work.text_joins:
-            linear += 4 * self._samples * local * self.work.text_tokens * stack.width / self._matmul
-        compute = max(attention + linear, self._reading(part)) + self._overhead(stack.operators)
-        blocks, sent = self._blocks, self.sent()
-        gather = self._exchange(sent["weights"] / blocks, self.degrees.size, stride=1)
-        waiting = (
-            # Queries, keys and values in one, and what comes of them.
-            self._exchange(sent["ulysses"] / blocks, self.degrees.ulysses, stride=1, times=2)
-            + self._ring(sent["ring"] / blocks, attention)
-            + self._beyond(gather, compute)
-        )
-        once = (
-            # The first block's weights do not travel ahead.
-            min(gather, compute)
-            + self._exchange(sent["tokens"], self._sequence, stride=1)
-            + self._exchange(sent["cfg"], self.degrees.cfg, stride=self._sequence)
-        )
-        return blocks * compute, blocks * waiting + once
+        step = self._step
+        computes = [self._computing(stretch) for stretch in step.stretches]
+        waiting = ends = 0.0
+        for stretch, compute in zip(step.stretches, computes, strict=True):
+            waits = sum(map(self._exchanging, stretch.exchanges))
+            waits += self._beyond(self._gathering(stretch.gathered), compute)
+            waiting += stretch.times * waits
+            # What is first does not travel ahead.
+            ends += min(self._gathering(stretch.ahead), compute)
+        for exchange in step.ends:
+            ends += self._exchanging(exchange)
+        total = sum(stretch.times * each for stretch, each in zip(step.stretches, computes, strict=True))
+        return total, waiting + ends
 
-    def _ring(self, sent: float, attention: float) -> float:
-        """The next keys and values travel while these are worked on."""
-        hops = self.degrees.ring - 1
-        if not hops:
+    def _computing(self, stretch: Stretch) -> float:
+        """Arithmetic of one run of a stretch."""
+        arithmetic = sum(part / self._matmul for part in stretch.products)
+        arithmetic += stretch.convolved / self._convolving
+        return max(arithmetic, self._reading(stretch.read)) + self._overhead(stretch.operators)
+
+    def _gathering(self, weights: float) -> float:
+        """Seconds of an exchange of weights, of which this rank sends so many bytes."""
+        return self._exchange(weights, self.degrees.size, stride=1)
+
+    def _exchanging(self, exchange: Exchange) -> float:
+        """Seconds of an exchange that no arithmetic hides."""
+        if exchange.way == "all":
+            return self._exchange(exchange.sent, exchange.ranks, stride=exchange.stride, times=exchange.times)
+        if not exchange.times or exchange.ranks == 1:
             return 0.0
-        link = self._link(self.degrees.ring, stride=self.degrees.ulysses)
-        hop = sent / hops / (link.to_one * self.device.link_share) + link.latency
-        return hops * self._beyond(hop, attention / self.degrees.ring) + hops * self._overhead(3)
+        link = self._link(exchange.ranks, exchange.stride)
+        each = exchange.sent / exchange.times / (link.to_one * self.device.link_share) + link.latency
+        beside = exchange.beside / self._matmul / (exchange.times + 1)
+        return exchange.times * self._beyond(each, beside) + exchange.times * self._overhead(
+            _OPERATORS_OF_NEXT
+        )
 
     def _encode(self) -> float:
         """Prompt, then image or clip."""
@@ -336,32 +296,44 @@ class _Gang:
         stack, length = part.stack, self.work.text_tokens
         linear = 2 * length * stack.linear / self._matmul
         attention = 4 * length**2 * stack.width / self._matmul
-        compute = max(linear + attention, self._reading(part)) + self._overhead(stack.operators)
+        compute = max(linear + attention, self._reading(part.largest_block * self._item)) + self._overhead(
+            stack.operators
+        )
         weights = gathered_bytes(part.largest_block * self._item, self.degrees.size)
         gather = self._exchange(weights, self.degrees.size, stride=1)
         return len(part.blocks) * (compute + self._beyond(gather, compute)) + min(gather, compute)
 
     def _decode(self) -> float:
-        frames = self.work.frames + self.work.repeated_frames
-        return self._convolve(self.size.vae.decoder, frames, self.work.batches)
+        _, frames, batches = self._decoded()
+        return self._convolve(self.size.vae.decoder, frames, batches)
 
     def _convolve(self, convolutions: tuple[Convolution, ...], frames: int, batches: int) -> float:
-        """Frames through one half of the autoencoder; edges and moments are waited for, but for tiles'."""
-        rate = self._peak * self.device.convolution_share
+        """This rank's frames through one half of the autoencoder; what others tell it is waited for."""
         link = self._link(self.degrees.size, stride=1)
         rows, columns = self._parts()
-        exchanges = self.degrees.size > 1 and self.work.vae_tiles is None
         batches *= len(rows) * len(columns)
         seconds = 0.0
         for conv in convolutions if frames else ():
             pixels = sum(rows) * sum(columns) * conv.pixels**2
-            seconds += 2 * conv.weights * frames * conv.frames * pixels / rate
+            seconds += 2 * conv.weights * frames * conv.frames * pixels / self._convolving
             seconds += batches * self._overhead(_CONVOLUTION_OPERATORS)
-            if exchanges and conv.kernel[1] > 1:
-                edge = conv.inputs * frames * conv.frames * self.work.width * conv.pixels * self._item
-                seconds += edge * (conv.kernel[1] // 2) / (link.to_one * self.device.link_share)
+            edge = self._edge(conv, frames, batches)
+            if edge:
+                seconds += edge / (link.to_one * self.device.link_share)
                 seconds += batches * _EXCHANGES_OF_CONVOLUTION * link.latency
         return seconds
+
+    def _edge(self, conv: Convolution, frames: int, batches: int) -> float:
+        """Bytes that a rank gives each neighbour for a convolution of so many frames in so many batches."""
+        divides = self.size.vae.divides
+        reach = {"rows": conv.kernel[1] // 2, "frames": 0, "batch": conv.kernel[0] // 2}[divides]
+        if self.degrees.size == 1 or (divides == "rows" and self.work.vae_tiles is not None):
+            return 0.0
+        if divides == "rows":
+            edge = conv.inputs * frames * conv.frames * self.work.width * conv.pixels * self._item
+        else:
+            edge = conv.inputs * batches * self.work.height * self.work.width * conv.pixels**2 * self._item
+        return edge * reach
 
     @property
     def _peak(self) -> float:
@@ -372,10 +344,13 @@ class _Gang:
     def _matmul(self) -> float:
         return self._peak * self.device.matmul_share
 
-    def _reading(self, part: Component) -> float:
-        """Seconds in which a block's weights come from memory: with few tokens, more than the arithmetic."""
-        bandwidth = self.device.memory_bandwidth * self.device.memory_share
-        return part.largest_block * self._item / bandwidth
+    @property
+    def _convolving(self) -> float:
+        return self._peak * self.device.convolution_share
+
+    def _reading(self, weights: int) -> float:
+        """Seconds in which bytes of weights come from memory: with few tokens, more than the arithmetic."""
+        return weights / (self.device.memory_bandwidth * self.device.memory_share)
 
     def _overhead(self, operators: int) -> float:
         return operators * self.device.operator_seconds

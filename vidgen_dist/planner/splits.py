@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.costs import ModelSize, Workload
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner.costs import Estimate, estimate
 from vidgen_dist.planner.devices import Device, in_words
 
@@ -80,14 +80,15 @@ def gang_sizes(npus: int, device: Device) -> list[int]:
     return sorted(size for size in powers | divisors if size <= most)
 
 
-def degrees_of(gang: int, size: ModelSize, work: Workload) -> Iterator[Degrees]:
-    """Every way in which a gang may divide a video: cfg where it is guided, ulysses up to the heads."""
+def degrees_of(gang: int, size: ModelSize, work: Workload, *, ring: bool = True) -> Iterator[Degrees]:
+    """Every way in which a gang may divide a video: cfg where it is guided, ulysses up to the heads (frames),
+    ring where the family has one."""
     for cfg in (1, 2):
         if gang % cfg or (cfg == 2 and not work.guided):
             continue
         sequence = gang // cfg
-        for ulysses in range(1, min(sequence, size.denoiser.stack.heads * work.samples // cfg) + 1):
-            if sequence % ulysses == 0:
+        for ulysses in range(1, min(sequence, size.denoiser.most_ulysses(work, cfg)) + 1):
+            if sequence % ulysses == 0 and (ring or ulysses == sequence):
                 yield Degrees(ulysses=ulysses, ring=sequence // ulysses, cfg=cfg)
 
 
@@ -99,12 +100,13 @@ def estimates(
     *,
     dtype: str = "bfloat16",
     memory: int | None = None,
+    ring: bool = True,
 ) -> list[Estimate]:
     """Every gang that `npus` NPUs may form, the smallest first."""
     return [
         estimate(size, work, device, degrees, dtype=dtype, memory=memory)
         for gang in gang_sizes(npus, device)
-        for degrees in degrees_of(gang, size, work)
+        for degrees in degrees_of(gang, size, work, ring=ring)
     ]
 
 
@@ -117,6 +119,7 @@ def choose(
     rows: int | None = None,
     dtype: str = "bfloat16",
     memory: int | None = None,
+    ring: bool = True,
     model: str = "the model",
 ) -> Comparison:
     """Compare the splits of some NPUs.
@@ -131,12 +134,13 @@ def choose(
         rows: Videos to render; None for many.
         dtype: Of weights and activations.
         memory: Bytes of one NPU; by default the device's.
+        ring: Whether gangs may have a ring.
         model: What messages call the checkpoint.
 
     Raises:
         Refused: None of them fits; says what each would need.
     """
-    found = estimates(size, work, device, npus, dtype=dtype, memory=memory)
+    found = estimates(size, work, device, npus, dtype=dtype, memory=memory, ring=ring)
     splits = [Split(one, npus // one.degrees.size, rows) for one in found]
     fitting = sorted((s for s in splits if s.estimate.fits), key=lambda s: (s.seconds, s.degrees.size))
     if not fitting:
@@ -158,6 +162,7 @@ def check_fits(
     npus: int | None = None,
     dtype: str = "bfloat16",
     memory: int | None = None,
+    ring: bool = True,
     model: str = "the model",
 ) -> Estimate:
     """Refuse a gang whose ranks have too little memory.
@@ -170,6 +175,7 @@ def check_fits(
         npus: How many there are, for the choice that the message names.
         dtype: Of weights and activations.
         memory: Bytes of one NPU; by default the device's.
+        ring: Whether gangs may have a ring.
         model: What messages call the checkpoint.
 
     Raises:
@@ -178,7 +184,7 @@ def check_fits(
     asked = estimate(size, work, device, degrees, dtype=dtype, memory=memory)
     if asked.fits:
         return asked
-    found = estimates(size, work, device, npus or LARGEST_GANG, dtype=dtype, memory=memory)
+    found = estimates(size, work, device, npus or LARGEST_GANG, dtype=dtype, memory=memory, ring=ring)
     fitting = [one for one in found if one.fits]
     if not fitting:
         raise Refused(f"{_too_large(model, asked)}. {_nothing_fits(found, device)}")

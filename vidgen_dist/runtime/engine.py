@@ -69,20 +69,21 @@ def get_engine(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def open_model(model: Model, device: str) -> OpenedModel:
+def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
     """Read a checkpoint's configs; no MindSpore, no weights in memory.
 
     Args:
         model: Which one.
         device: `cpu` or `ascend`.
+        ring: Ranks of a gang around which keys and values are to travel.
 
     Raises:
-        Refused: A checkpoint, task or dtype that cannot be rendered with.
+        Refused: A checkpoint, task, dtype or ring that cannot be rendered with.
     """
     checkpoint = _open_configs(model)
     adapter = next(iter(checkpoint.elsewhere.values()), None)
     return OpenedModel(
-        rules=load_rules(checkpoint, model.task),
+        rules=load_rules(checkpoint, model.task, ring=ring),
         digest=checkpoint.digest(),
         revision=checkpoint.revision,
         dtype=compute_dtype(model.dtype, device),

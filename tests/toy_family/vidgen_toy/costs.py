@@ -56,6 +56,7 @@ def workload(configs: ToyConfigs, r: ToyRequest) -> Workload:
         tokens=tokens,
         latents=tokens * configs.vae.latent_channels,
         latent_rows=r.height // ratio,
+        latent_columns=r.width // ratio,
         frames_at_once=r.num_frames,
         batches=1,
         encoded_frames=1,

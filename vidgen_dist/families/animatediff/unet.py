@@ -4,8 +4,8 @@ Sources: Guo et al. 2023, "AnimateDiff: Animate Your Personalized Text-to-Image 
 Specific Tuning" (arXiv:2307.04725); Rombach et al. 2022 (arXiv:2112.10752). Names and numbers are those of
 diffusers' `UNetMotionModel`.
 
-Letters: B samples, F frames, f of them on this rank, N = B * f images; C channels, H rows, W columns; L tokens
-of the prompt, X their width.
+Letters: B samples, F frames, f of them on this rank, N = B * f images; C channels, H rows, W columns; L
+tokens of the prompt, X their width.
 """
 
 from __future__ import annotations

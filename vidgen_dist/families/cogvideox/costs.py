@@ -71,6 +71,7 @@ def workload(configs: CogVideoXConfigs, r: CogVideoXRequest) -> Workload:
         text_tokens=r.max_sequence_length,
         latents=denoised * channels * rows * columns,
         latent_rows=rows,
+        latent_columns=columns,
         frames_at_once=vae.decoded_frames(largest),
         batches=batches,
         encoded_frames=_encoded_frames(r, asked),

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
+from vidgen_dist.families.common.steps import (
+    Exchange,
+    Step,
+    Stretch,
+    gathered_bytes,
+    ring_bytes,
+    ulysses_bytes,
+)
 from vidgen_dist.families.common.tasks import R
+from vidgen_dist.parallel.degrees import Degrees
 
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of a number by dtype."""
+
+GATHERED_BLOCKS = 2
+"""Whole blocks that a rank of a gang holds at once: the one that runs and the next one."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +84,12 @@ class Component:
         blocks: Parameters of each block that a gang shares out and gathers to run it.
         tables: Parameters of tables that a gang shares out and never gathers: rows that are asked for travel.
         rest: Parameters that every rank has.
-        encoder, decoder: An autoencoder's convolutions.
     """
 
     name: str
     blocks: tuple[int, ...]
     tables: int
     rest: int
-    encoder: tuple[Convolution, ...] = ()
-    decoder: tuple[Convolution, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -91,16 +101,134 @@ class Component:
         """Parameters of the largest block."""
         return max(self.blocks, default=0)
 
+    @property
+    def gathered(self) -> int:
+        """Parameters of the blocks that a rank of a gang has whole at once, at most."""
+        return min(GATHERED_BLOCKS, len(self.blocks)) * self.largest_block
+
 
 @dataclass(frozen=True, kw_only=True)
-class Network(Component):
-    """A component that is a stack of blocks.
+class Autoencoder(Component):
+    """A component that makes latents of frames, and frames of latents.
+
+    Args:
+        encoder, decoder: Its convolutions.
+        divides: What of a video each rank of a gang puts through it: `rows` of every frame; `frames`, a batch
+            of its own ones at a time; or its frames of each `batch`, in which they are not independent. Those
+            that divide frames encode all of them on every rank.
+    """
+
+    encoder: tuple[Convolution, ...] = ()
+    decoder: tuple[Convolution, ...] = ()
+    divides: Literal["rows", "frames", "batch"] = "rows"
+
+
+class Denoiser(Component, ABC):
+    """A component that predicts, and says what a step of it takes.
+
+    `item` is always the bytes of a number, of weights and activations.
+    """
+
+    @abstractmethod
+    def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
+        """What a rank computes and sends in a step; of ranks that differ, the one that computes most."""
+
+    @abstractmethod
+    def activations(self, work: Workload, degrees: Degrees, item: int) -> int:
+        """Bytes that a rank holds beside weights at the fullest moment of a step."""
+
+    @abstractmethod
+    def most_ulysses(self, work: Workload, cfg: int) -> int:
+        """The largest degree `ulysses` at which every rank has something of its own to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Denoiser):
+    """A component that is a stack of blocks, each of which attends from token to token.
 
     Args:
         stack: What running the blocks takes.
     """
 
     stack: Stack
+
+    def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
+        """Tokens are divided over `ulysses` times `ring` ranks; see `parallel.attention`."""
+        blocks = self.stack.blocks or len(self.blocks)
+        samples = work.samples_of_rank(degrees)
+        weights = gathered_bytes(sum(self.blocks) * item, degrees.size)
+        attention, linear = self._products(work, degrees)
+        tokens, width = work.attending, self.stack.width
+        stretch = Stretch(
+            times=blocks,
+            products=(*linear, attention),
+            read=self.largest_block * item,
+            operators=self.stack.operators,
+            exchanges=(
+                # Queries, keys and values in one, and what comes of them.
+                Exchange(
+                    "ulysses",
+                    samples * ulysses_bytes(tokens, width, degrees, item),
+                    ranks=degrees.ulysses,
+                    times=2,
+                ),
+                Exchange(
+                    "ring",
+                    samples * ring_bytes(tokens, width, degrees, item),
+                    ranks=degrees.ring,
+                    stride=degrees.ulysses,
+                    times=degrees.ring - 1,
+                    way="next",
+                    # The next keys and values travel while these are worked on.
+                    beside=attention,
+                ),
+            ),
+            gathered=weights / blocks,
+            ahead=weights / blocks,
+        )
+        return Step((stretch,), prediction_ends(work, degrees, item, "tokens"), weights)
+
+    def _products(self, work: Workload, degrees: Degrees) -> tuple[float, tuple[float, ...]]:
+        """Operations of a block's attention, and of its linear maps, with attention to a text apart."""
+        stack, samples = self.stack, work.samples_of_rank(degrees)
+        queries = -(-work.attending // degrees.ring)
+        # Heads of all samples together are divided; the fullest rank is waited for.
+        pairs = samples * stack.heads
+        heads = -(-pairs // degrees.ulysses) / pairs
+        local = -(-work.attending // (degrees.ulysses * degrees.ring))
+        attention = 4 * samples * queries * work.attending * stack.width * heads
+        linear = 2 * samples * local * stack.linear
+        if work.text_joins:
+            return attention, (linear,)
+        return attention, (linear, 4 * samples * local * work.text_tokens * stack.width)
+
+    def activations(self, work: Workload, degrees: Degrees, item: int) -> int:
+        """Tensors of (tokens, D), and the positions' table of cosines and sines, in float32."""
+        tokens = -(-work.attending // (degrees.ulysses * degrees.ring))
+        one = self.stack.alive + self._travelling(degrees)
+        further = one if self.stack.waiting is None else self.stack.waiting
+        held = one + (work.samples_of_rank(degrees) - 1) * further
+        table = 8 * tokens * (self.stack.width // self.stack.heads)
+        return int(tokens * self.stack.width * held) * item + table
+
+    def most_ulysses(self, work: Workload, cfg: int) -> int:
+        """As many as there are heads of all samples."""
+        return self.stack.heads * work.samples // cfg
+
+    @staticmethod
+    def _travelling(degrees: Degrees) -> int:
+        """Tensors of (tokens, D) that travel: queries, keys, values; keys and values here and on the way."""
+        return (3 if degrees.ulysses > 1 else 0) + (4 if degrees.ring > 1 else 0)
+
+
+def prediction_ends(work: Workload, degrees: Degrees, item: int, purpose: str) -> tuple[Exchange, Exchange]:
+    """What was predicted is put together (`purpose`), then the halves of guidance change it (`cfg`)."""
+    sequence, latents = degrees.ulysses * degrees.ring, work.latents * item
+    together = gathered_bytes(work.samples_of_rank(degrees) * latents, sequence)
+    return (
+        Exchange(purpose, together, ranks=sequence),
+        Exchange("cfg", latents * (degrees.cfg - 1), ranks=degrees.cfg, stride=sequence),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +242,8 @@ class ModelSize:
         others: Components that are in memory too, and take almost no time.
     """
 
-    denoisers: tuple[Network, ...]
-    vae: Component
+    denoisers: tuple[Denoiser, ...]
+    vae: Autoencoder
     text_encoder: Network | None = None
     others: tuple[Component, ...] = ()
 
@@ -126,7 +254,7 @@ class ModelSize:
         return *self.denoisers, *texts, *self.others, self.vae
 
     @property
-    def denoiser(self) -> Network:
+    def denoiser(self) -> Denoiser:
         """The network that the costs of a step are computed for."""
         return self.denoisers[0]
 
@@ -165,7 +293,7 @@ class Workload:
         guided: Whether each step predicts twice, with the prompt and without.
         tokens: Video tokens of the transformer.
         latents: Numbers of a sample's latents.
-        latent_rows: Rows of a latent frame, which a gang divides for the autoencoder.
+        latent_rows, latent_columns: Of a latent frame.
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
         batches: Number of such batches in a video.
         text_tokens: Tokens of the prompt.
@@ -186,6 +314,7 @@ class Workload:
     tokens: int
     latents: int
     latent_rows: int
+    latent_columns: int
     frames_at_once: int
     batches: int
     text_tokens: int = 0
@@ -203,6 +332,10 @@ class Workload:
     def samples(self) -> int:
         """Samples of a step: 2 where guided."""
         return 2 if self.guided else 1
+
+    def samples_of_rank(self, degrees: Degrees) -> int:
+        """Samples of a step that one rank works on."""
+        return -(-self.samples // degrees.cfg)
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -225,44 +358,58 @@ class Counted:
 
 def component(name: str, counted: Counted) -> Component:
     """A component of those parameters."""
-    return Component(name, *_shared_out(counted))
+    return Component(name, *shared_out(counted))
 
 
 def autoencoder(
-    counted: Counted, convolutions: Callable[[Shapes, str], Iterable[Convolution]], name: str = "vae"
-) -> Component:
+    counted: Counted,
+    convolutions: Callable[[Shapes, str], Iterable[Convolution]],
+    name: str = "vae",
+    divides: Literal["rows", "frames", "batch"] = "rows",
+) -> Autoencoder:
     """A component of those parameters that is an autoencoder.
 
     Args:
         counted: Its parameters.
         convolutions: The parameters' shapes and `encoder.` or `decoder.` to the convolutions of that half.
         name: The component's.
+        divides: As `Autoencoder` has it.
     """
-    halves = (tuple(convolutions(counted.shapes, prefix)) for prefix in ("encoder.", "decoder."))
-    return Component(name, *_shared_out(counted), *halves)
+    encoder, decoder = (tuple(convolutions(counted.shapes, prefix)) for prefix in ("encoder.", "decoder."))
+    return Autoencoder(name, *shared_out(counted), encoder=encoder, decoder=decoder, divides=divides)
 
 
 def network(name: str, counted: Counted, stack: Stack) -> Network:
     """A component of those parameters that is a stack of blocks."""
-    return Network(name, *_shared_out(counted), stack=stack)
+    return Network(name, *shared_out(counted), stack=stack)
 
 
-def _shared_out(counted: Counted) -> tuple[tuple[int, ...], int, int]:
-    """Parameters of each block, of tables, and of what every rank has."""
-    blocks: dict[str, int] = {}
-    tables = rest = 0
+def shared_lists(counted: Counted) -> dict[str, dict[str, int]]:
+    """Parameters of each block that a gang shares out: by the path of its list, then by its own, in order."""
+    lists: dict[str, dict[str, int]] = {}
     for key, shape in counted.shapes.items():
-        path = next((path for path in counted.sharded if key.startswith(f"{path}.")), None)
-        if path is None:
-            rest += math.prod(shape)
-            continue
-        number = key.removeprefix(f"{path}.").partition(".")[0]
-        if number.isdigit():
+        path = _sharded_path(counted, key)
+        number = "" if path is None else key.removeprefix(f"{path}.").partition(".")[0]
+        if path is not None and number.isdigit():
+            blocks = lists.setdefault(path, {})
             block = f"{path}.{number}"
             blocks[block] = blocks.get(block, 0) + math.prod(shape)
-        else:
-            tables += math.prod(shape)
-    return tuple(blocks.values()), tables, rest
+    return lists
+
+
+def shared_out(counted: Counted) -> tuple[tuple[int, ...], int, int]:
+    """Parameters of each block, of tables, and of what every rank has."""
+    blocks = [size for of_list in shared_lists(counted).values() for size in of_list.values()]
+    shared = sum(
+        math.prod(shape) for key, shape in counted.shapes.items() if _sharded_path(counted, key) is not None
+    )
+    total = sum(map(math.prod, counted.shapes.values()))
+    return tuple(blocks), shared - sum(blocks), total - shared
+
+
+def _sharded_path(counted: Counted, key: str) -> str | None:
+    """The list or table that a gang shares out to which a parameter belongs."""
+    return next((path for path in counted.sharded if key.startswith(f"{path}.")), None)
 
 
 def linear_weights(counted: Counted, block: str, leave_out: tuple[str, ...] = ()) -> int:

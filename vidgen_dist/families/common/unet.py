@@ -58,7 +58,7 @@ class ImageResnet(ResnetBlock2D):
 class ImageTransformer(Transformer2DModel):
     """A transformer within each image, which also attends to the prompt."""
 
-    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:  # type: ignore[override]
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
         return super().construct(x, context.text)
 
 

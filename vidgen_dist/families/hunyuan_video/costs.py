@@ -77,6 +77,7 @@ def workload(configs: HunyuanVideoConfigs, r: HunyuanVideoRequest) -> Workload:
         text_tokens=r.max_sequence_length,
         latents=latent_frames * channels * rows * columns,
         latent_rows=rows,
+        latent_columns=columns,
         frames_at_once=min(FRAMES_OF_A_TILE + 1, frames),
         batches=len(starts),
         repeated_frames=made - frames,

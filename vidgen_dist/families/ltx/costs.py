@@ -66,6 +66,7 @@ def workload(configs: LTXConfigs, r: LTXRequest) -> Workload:
         text_tokens=r.max_sequence_length,
         latents=tokens * channels,
         latent_rows=rows,
+        latent_columns=columns,
         # All at once: the decoder sees frames to come.
         frames_at_once=frames,
         batches=1,

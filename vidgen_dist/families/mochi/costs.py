@@ -77,6 +77,7 @@ def workload(configs: MochiConfigs, r: MochiRequest) -> Workload:
         text_tokens=r.max_sequence_length,
         latents=latent_frames * channels * rows * columns,
         latent_rows=rows,
+        latent_columns=columns,
         frames_at_once=largest * decoded_temporal,
         batches=batches,
         # Those before the first frame.

@@ -1,0 +1,67 @@
+"""UNets and autoencoders as published: what diffusers has of parameters, and what torch counted of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from tests import references
+from vidgen_dist.families.common.costs import Counted, Workload
+from vidgen_dist.families.common.unet_costs import UNet, unet
+
+UNETS = ("animatediff", "stable_video_diffusion", "i2vgen_xl")
+
+# What a family's model shares out.
+_LISTS = re.compile(
+    r"((?:(?:down|up)_blocks\.\d+|mid_block)\.(?:resnets|attentions|motion_modules|temp_convs|temp_attentions))\."
+)
+
+
+@functools.cache
+def counted(name: str) -> Counted:
+    """A model's parameters, its lists of layers shared out."""
+    with np.load(references.HERE / "unet_operations.npz") as arrays:
+        shapes = json.loads(str(arrays[f"{name}.shapes"]))
+        found = {str(key): tuple(shape) for key, shape in zip(arrays[f"{name}.keys"], shapes, strict=True)}
+    lists = dict.fromkeys(match[1] for key in found if (match := _LISTS.match(key)))
+    return Counted(found, tuple(lists))
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What torch was given and counted."""
+    with np.load(references.HERE / "unet_operations.npz") as arrays:
+        return json.loads(str(arrays["models"]))[name]
+
+
+@functools.cache
+def network(name: str) -> UNet:
+    """A UNet as a plan sees it."""
+    return unet("unet", counted(name), groups=32)
+
+
+def workload(name: str, **changes: Any) -> Workload:
+    """The video for which torch counted, of pixels eight times the latents'."""
+    told = facts(name)
+    frames, rows, columns = told["frames"], told["rows"], told["columns"]
+    # I2VGen-XL's text has 64 tokens of the image's latents and 4 of what CLIP sees beside it.
+    beside = 68 if name == "i2vgen_xl" else 0
+    values = {
+        "frames": frames,
+        "height": 8 * rows,
+        "width": 8 * columns,
+        "steps": 25,
+        "guided": told["samples"] == 2,
+        "tokens": frames * rows * columns,
+        "text_tokens": told["text_tokens"] + beside,
+        "latents": 4 * frames * rows * columns,
+        "latent_rows": rows,
+        "latent_columns": columns,
+        "frames_at_once": 8,
+        "batches": -(-frames // 8),
+        "text_joins": False,
+    }
+    return Workload(**{**values, **changes})
