@@ -63,11 +63,11 @@ class ImageTransformer(Transformer2DModel):
 
 
 class _Block(nn.Module):
-    """Layers in lists that run in lockstep."""
+    """Layers in lists that run in lockstep, but for lists that are empty."""
 
     def __init__(self, lists: Lists) -> None:
         super().__init__()
-        self._names = tuple(lists)
+        self._names = tuple(name for name, layers in lists.items() if layers)
         for name, layers in lists.items():
             setattr(self, name, nn.ModuleList(layers))
 

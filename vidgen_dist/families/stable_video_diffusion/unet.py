@@ -146,10 +146,11 @@ def _layers(
     config: UNetConfig, level: Level, inputs: list[int], attends: bool, eps: float
 ) -> dict[str, list[nn.Module]]:
     """A block's layers by the names of their lists."""
-    lists: dict[str, list[nn.Module]] = {"resnets": [_resnet(config, c, level.channels, eps) for c in inputs]}
-    if attends:
-        lists["attentions"] = [SpatioTemporalTransformer(level) for _ in inputs]
-    return lists
+    return {
+        "resnets": [_resnet(config, c, level.channels, eps) for c in inputs],
+        # There also where it is empty: what is shared out is named for all checkpoints.
+        "attentions": [SpatioTemporalTransformer(level) for _ in inputs] if attends else [],
+    }
 
 
 def _resnet(config: UNetConfig, inputs: int, outputs: int, eps: float) -> VideoResnet:
