@@ -22,6 +22,7 @@ from vidgen_dist.families.common.unet import (
     UpBlock,
     down_inputs,
     run_unet,
+    tokens_between_frames,
     up_inputs,
 )
 from vidgen_dist.families.common.unet_layers import (
@@ -175,11 +176,8 @@ class TemporalTransformerBlock(BasicTransformerBlock):
         self.ff_in = FeedForward(channels, "geglu")
 
     def construct(self, tokens: nn.Tensor, context: nn.Tensor | None = None) -> nn.Tensor:
-        """All frames of some places, (B, F, n, C), and what they attend to, (B, M, X): (B, F, n, C)."""
-        batch, frames, places, channels = tokens.shape
-        x = nn.reshape(tokens.permute(0, 2, 1, 3), (batch * places, frames, channels))
-        x = super().construct(nn.add(x, self.ff_in(self.norm_in(x))), context)
-        return nn.reshape(x, (batch, places, frames, channels)).permute(0, 2, 1, 3)
+        """All frames of n places, (B * n, F, C), and what they attend to, (B, M, X): (B * n, F, C)."""
+        return super().construct(nn.add(tokens, self.ff_in(self.norm_in(tokens))), context)
 
 
 class SpatioTemporalTransformer(nn.Module):
@@ -213,10 +211,10 @@ class SpatioTemporalTransformer(nn.Module):
         clips = (context.batch, images // context.batch, places, channels)
         positions = self._positions(context.split, channels, x.dtype)
         for block, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
-            tokens = nn.reshape(block(tokens, context.text), clips)
-            over_frames = functools.partial(temporal, context=context.text)
-            mixed = context.split.over_time(nn.add(tokens, positions), over_frames)
-            tokens = nn.reshape(self.time_mixer(tokens, mixed), (images, places, channels))
+            tokens = block(tokens, context.text)
+            placed = nn.reshape(nn.add(nn.reshape(tokens, clips), positions), tokens.shape)
+            run = functools.partial(temporal, context=context.text)
+            tokens = self.time_mixer(tokens, tokens_between_frames(placed, context, run))
         return nn.add(x, to_image(self.proj_out(tokens), x.shape[2:]))
 
     def _positions(self, split: FrameSplit, channels: int, dtype: object) -> nn.Tensor:
