@@ -21,13 +21,13 @@ from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.planner.counting import count_models
 from vidgen_dist.spec import Model
-from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
 
 
 def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, Job]:
     case = references.case(name, family)
-    checkpoint = open_checkpoint(str(case.checkpoint), variant=case.variant)
+    checkpoint = checkpoint_of(case.model)
     return checkpoint, read_job(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
 
 
@@ -39,7 +39,8 @@ def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)
     models = build_models(checkpoint, Model(id=name))
     for part in job.size.components:
-        files = TensorFiles.open(checkpoint.component_folder(part.name), variant=checkpoint.variant)
+        folders = weight_folders(find_family(checkpoint), checkpoint, part.name)
+        files = TensorFiles.open(*folders, variant=checkpoint.variant)
         # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
         rename = getattr(models[part.name], "own_key", str)
         stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}

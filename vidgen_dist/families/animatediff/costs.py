@@ -1,0 +1,42 @@
+"""AnimateDiff as a plan sees it: what its parameters do, and what a request makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vidgen_dist.families.animatediff.config import AnimateDiffConfigs
+from vidgen_dist.families.animatediff.rules import AnimateDiffRequest
+from vidgen_dist.families.common.costs import Costs, Counted, ModelSize, Workload, autoencoder, component
+from vidgen_dist.families.common.unet_costs import image_convolutions, unet
+
+
+def size(configs: AnimateDiffConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+    """A checkpoint's size, the motion adapter's in it."""
+    return ModelSize(
+        denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
+        others=(component("text_encoder", counted["text_encoder"]),),
+        vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
+    )
+
+
+def workload(configs: AnimateDiffConfigs, r: AnimateDiffRequest) -> Workload:
+    """What a request asks of the models."""
+    channels, frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
+    return Workload(
+        frames=frames,
+        height=r.height,
+        width=r.width,
+        steps=configs.scheduler.predictions(r.num_inference_steps),
+        guided=r.is_guided,
+        tokens=frames * rows * columns,
+        text_tokens=configs.text_encoder.max_position_embeddings,
+        text_joins=False,
+        latents=channels * frames * rows * columns,
+        latent_rows=rows,
+        latent_columns=columns,
+        frames_at_once=min(r.decode_chunk_size, frames),
+        batches=-(-frames // r.decode_chunk_size),
+    )
+
+
+COSTS = Costs(size, workload)
