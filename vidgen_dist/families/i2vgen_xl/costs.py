@@ -28,7 +28,7 @@ def workload(configs: I2VGenXLConfigs, r: I2VGenXLRequest) -> Workload:
         frames=frames,
         height=r.height,
         width=r.width,
-        steps=len(configs.scheduler.schedule(r.num_inference_steps)),
+        steps=configs.scheduler.predictions(r.num_inference_steps),
         guided=r.is_guided,
         tokens=frames * rows * columns,
         text_tokens=configs.attended_tokens,
