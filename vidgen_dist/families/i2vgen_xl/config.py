@@ -11,6 +11,7 @@ from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipTextConfig, ClipVisionConfig
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
 from vidgen_dist.families.family import Configs
+from vidgen_dist.schedulers.discrete import DiscreteScheduler
 
 PLAIN_DOWN, CROSS_DOWN = "DownBlock3D", "CrossAttnDownBlock3D"
 PLAIN_UP, CROSS_UP = "UpBlock3D", "CrossAttnUpBlock3D"
@@ -100,7 +101,7 @@ class I2VGenXLConfigs(Configs):
     feature_extractor: ClipImageProcessorConfig
     unet: UNetConfig
     vae: AutoencoderKLConfig
-    scheduler: Any
+    scheduler: DiscreteScheduler[Any]
 
     def check(self) -> None:
         if self.vae.latent_channels != self.unet.in_channels:
