@@ -88,7 +88,10 @@ def test_steps_are_diffusers(k: int) -> None:
     largest, worst = 1.0, 0.0
     for i in range(len(schedule)):
         shown = schedule.scale_model_input(samples[0], i)
-        assert largest_difference(shown, RECORDED[f"{k}.shown"][i]) <= 4e-6 * max(1.0, _largest(shown))
+        if f"{k}.shown" in RECORDED:
+            assert largest_difference(shown, RECORDED[f"{k}.shown"][i]) <= 4e-6 * max(1.0, _largest(shown))
+        else:
+            assert shown is samples[0]
         before = _largest(samples[0])
         for n in (0, 1):
             samples[n], memories[n] = schedule.step(OUTPUTS[i], i, samples[n], memories[n], rngs[n])
