@@ -230,9 +230,7 @@ def build(case: Case, folder: Path) -> None:
 
 def pictures(case: Case) -> dict[str, np.ndarray]:
     """uint8 images (1, H, W, 3) by their file names."""
-    return {
-        name: making.clip(case.seed + i, 1, *size) for i, (name, size) in enumerate(case.media.items())
-    }
+    return {name: making.clip(case.seed + i, 1, *size) for i, (name, size) in enumerate(case.media.items())}
 
 
 def render(
