@@ -16,6 +16,44 @@ from vidgen_dist.planner.costs import estimate
 
 STEPS = 2
 
+CASES = [
+    ("cogvideox", "5b", 0, Degrees(ulysses=2, ring=2)),
+    ("mochi", "t2v", 0, Degrees(ulysses=2)),
+    ("animatediff", "pndm", 0, Degrees(ulysses=3)),
+    ("animatediff", "pndm", 0, Degrees(ulysses=2, cfg=2)),
+]
+"""Family, case, number of its request, and the gang."""
+
+
+def sent_in_a_step(mesh: Mesh, family: str, name: str, number: int) -> dict[str, int]:
+    """What one step more has a rank send, by purpose: prompts are encoded, and frames decoded, as before."""
+    case = references.case(name, family)
+    pipeline = load_pipeline(str(case.checkpoint), mesh=mesh, **case.options)
+    # The first of three, that finds prompts encoded by none, is not looked at.
+    fewer, more = [
+        pipeline.render(dataclasses.replace(case.requests[number], num_inference_steps=steps)).sent
+        for steps in (STEPS, STEPS, STEPS + 1)
+    ][1:]
+    return {purpose: sent - fewer[purpose] for purpose, sent in more.items()}
+
+
+@pytest.mark.parametrize(("family", "name", "number", "degrees"), CASES, ids=str)
+def test_bytes_of_a_step(ranks: Ranks, family: str, name: str, number: int, degrees: Degrees) -> None:
+    request = references.case(name, family).requests[number]
+    asked = {key: getattr(request, key) for key in ("height", "width", "num_frames", "guidance_scale")}
+    given = {f"sampling__{key}": value for key, value in asked.items() if value is not None}
+    _, job = reference_job(name, family, **given)
+    told = dict(estimate(job.size, job.work, job.device, degrees, dtype="float32").sent)
+    counted = ranks.run(sent_in_a_step, family, name, number, degrees=degrees)
+    weights = told.pop("weights")
+    # On top: what makes the shares of tiny blocks equal.
+    assert all(weights <= of_rank["weights"] <= 1.15 * weights for of_rank in counted)
+    # What does not divide makes one rank send more and another less.
+    for purpose, sent in told.items():
+        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
+        assert mean == pytest.approx(sent, rel=1e-3), purpose
+    assert {purpose for of_rank in counted for purpose, sent in of_rank.items() if sent} <= {*told, "weights"}
+
 
 def sent_by_rank(mesh: Mesh, name: str, request: RenderRequest) -> dict[str, int]:
     pipeline = load_pipeline(str(references.case(name).checkpoint), mesh=mesh)
