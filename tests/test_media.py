@@ -456,7 +456,7 @@ def test_a_bomb_is_not_opened() -> None:
         media.read_image(bytes(header))
 
 
-@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_deep_greys_are_not_cut_to_white(kind: type) -> None:
     deep = Image.fromarray(np.full((8, 8), 30_000, kind))
     with pytest.raises(MediaError, match="more than 8 bits"):

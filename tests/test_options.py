@@ -51,7 +51,7 @@ def test_declarations(name: str, option: Option) -> None:
 
 
 def test_every_field_of_a_model_is_an_option() -> None:
-    assert set(Model.model_fields) - set(Model.options()) == {"digest"}
+    assert set(Model.model_fields) - set(Model.options()) == {"digest", "adapter_digest"}
 
 
 def test_flags_are_told_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import subprocess
 import sys
 import typing
@@ -21,11 +22,11 @@ from vidgen_dist.families import FAMILIES, OUR_FIELDS
 from vidgen_dist.families.common.costs import Costs
 from vidgen_dist.families.common.pipeline import DiffusionPipeline
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.family import Family, ModelClass
+from vidgen_dist.families.family import ConfigClass, Family, ModelClass
+from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.table import families_table
 from vidgen_dist.request import FIELDS
-from vidgen_dist.weights.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -38,8 +39,7 @@ def rules_of(family: Family[Any]) -> list[Rules[Any]]:
     """The rules of each task of each of the family's reference checkpoints."""
     found = []
     for name in references.cases(family.key):
-        case = references.case(name, family.key)
-        checkpoint = open_checkpoint(case.checkpoint, variant=case.variant)
+        checkpoint = checkpoint_of(references.case(name, family.key).model)
         found += [load_rules(checkpoint, task) for task in load_rules(checkpoint).tasks]
     return found
 
@@ -56,7 +56,13 @@ def test_what_is_declared_is_there(family: Family[Any]) -> None:
                 cell = known.cell.load()
                 assert issubclass(cell, nn.Module)
                 # The constructor takes what the declaration reads.
-                assert issubclass(known.config, typing.get_type_hints(cell.__init__)["config"])
+                read = known.config
+                if known.made_of is not None:
+                    made = inspect.getattr_static(family.configs, known.made_of).func
+                    read = typing.get_type_hints(made)["return"]
+                assert issubclass(read, typing.get_type_hints(cell.__init__)["config"])
+                names = {other.name for other in family.components}
+                assert names >= set(known.weights_of)
                 assert known.name == known.config.NAME
     assert isinstance(family.costs.load(), Costs)
     configs = {field.name for field in dataclasses.fields(family.configs)} - {"index"}
@@ -68,7 +74,9 @@ def test_pipelines_name_their_components(family: Family[Any]) -> None:
     """So that mypy knows what the loader puts there."""
     for pipeline in family.pipelines:
         hints = typing.get_type_hints(pipeline.pipeline.load())
-        assert {component.name for component in family.components} <= hints.keys()
+        # Of the others the configs alone are known.
+        own = {c.name for c in family.components if not isinstance(c.takes[0], ConfigClass)}
+        assert own <= hints.keys()
         assert hints["configs"] is family.configs
 
 
@@ -108,9 +116,11 @@ def test_a_request_has_the_fields_that_are_declared(family: Family[Any]) -> None
 
 
 @of_each_family
-def test_fields_of_a_family_are_its_own(family: Family[Any]) -> None:
-    others = {name for other in FAMILIES if other is not family for name in other.fields}
-    assert not family.fields.keys() & (FIELDS.keys() | others)
+def test_fields_of_a_family_are_declared_once(family: Family[Any]) -> None:
+    assert not family.fields.keys() & FIELDS.keys()
+    for other in FAMILIES:
+        for name in family.fields.keys() & other.fields.keys():
+            assert family.fields[name] is other.fields[name]
     assert family.fields.keys() <= OUR_FIELDS.keys()
     taken: set[str] = set().union(*(rules.fields for rules in rules_of(family)))
     assert family.fields.keys() <= taken

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests import references
+from tests.families import tiny
 from tests.parallel.ranks import Ranks
-from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist import RenderRequest
+from vidgen_dist.families import FAMILIES
 from vidgen_dist.families.common.rendering import Rendering
 from vidgen_dist.families.loading import AnyPipeline
 from vidgen_dist.parallel.mesh import Degrees, Mesh
@@ -33,6 +35,10 @@ CASES = [
     ("hunyuan_video", "t2v", Degrees(ulysses=2, cfg=2), (2,)),
     ("hunyuan_video", "odd", Degrees(ulysses=3), (0, 1)),
     ("hunyuan_video", "dummy", Degrees(ring=2, cfg=2), (0,)),
+    ("i2vgen_xl", "i2v", Degrees(ulysses=2, cfg=2), (0,)),
+    # The last request has one frame: two ranks have none.
+    ("i2vgen_xl", "i2v", Degrees(ulysses=3), (1, 2)),
+    ("i2vgen_xl", "odd", Degrees(ulysses=2), (1,)),
     ("ltx", "0.9.0", Degrees(ulysses=2, ring=2), (0, 2)),
     ("ltx", "0.9.0", Degrees(ulysses=2, cfg=2), (1,)),
     ("ltx", "0.9.0-i2v", Degrees(ulysses=4), (0,)),
@@ -46,6 +52,13 @@ CASES = [
     ("mochi", "t2v", Degrees(ulysses=4), (0, 2)),
     # Of the last request's prompt there is no token.
     ("mochi", "odd", Degrees(ulysses=3), (0, 1)),
+    # 5 frames, 3 and 1: of one frame the others have none.
+    ("animatediff", "v1-5-2", Degrees(ulysses=2), (0, 2)),
+    ("animatediff", "v1-5-2", Degrees(ulysses=3), (1,)),
+    ("animatediff", "pndm", Degrees(cfg=2), (0,)),
+    ("animatediff", "lcm", Degrees(ulysses=2, cfg=2), (0,)),
+    ("animatediff", "v1-4", Degrees(ulysses=3), (0, 1)),
+    ("animatediff", "whole", Degrees(ulysses=2), (0,)),
 ]
 
 
@@ -62,8 +75,7 @@ def _few_steps(name: str, family: str = "cogvideox") -> list[RenderRequest]:
 
 
 def _load(name: str, family: str, mesh: Mesh | None = None) -> AnyPipeline:
-    case = references.case(name, family)
-    return load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+    return tiny.pipeline(references.case(name, family), mesh)
 
 
 _alone = functools.cache(_load)
@@ -78,7 +90,12 @@ def test_every_checkpoint_has_a_gang_and_every_family_each_degree() -> None:
     assert {(family, name) for family, name, *_ in CASES} == set(references.all_cases())
     for family, _ in references.all_cases():
         gangs = [dataclasses.asdict(degrees) for of, _, degrees, _ in CASES if of == family]
-        assert all(any(degrees[kind] > 1 for degrees in gangs) for kind in ("ulysses", "ring", "cfg"))
+        kinds = ("ulysses", "ring", "cfg") if _has_ring(family) else ("ulysses", "cfg")
+        assert all(any(degrees[kind] > 1 for degrees in gangs) for kind in kinds)
+
+
+def _has_ring(key: str) -> bool:
+    return next(family for family in FAMILIES if family.key == key).ring
 
 
 def check(
@@ -100,8 +117,10 @@ def test_frames_equal_those_of_one_rank(
     ranks: Ranks, family: str, name: str, degrees: Degrees, numbers: tuple[int, ...]
 ) -> None:
     sent = check(ranks, family, name, degrees, numbers)[0][0].sent
-    assert {"weights", "rows"} <= sent.keys()
-    assert ("ulysses" in sent) == (degrees.ulysses > 1)
+    # Tokens and rows of images over the ranks, or frames.
+    ends, shared = ("rows", "ulysses") if _has_ring(family) else ("gather", "frames")
+    assert {"weights", ends} <= sent.keys()
+    assert (shared in sent) == (degrees.ulysses > 1)
     assert ("ring" in sent) == (degrees.ring > 1)
 
 

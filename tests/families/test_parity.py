@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import references
-from vidgen_dist import load_pipeline
+from tests.families import tiny
 from vidgen_dist.families.common.rendering import Rendering, State
 from vidgen_dist.families.loading import AnyPipeline
 
@@ -32,7 +32,7 @@ def case(request: pytest.FixtureRequest) -> references.Case:
 
 @pytest.fixture(scope="module")
 def pipeline(case: references.Case) -> AnyPipeline:
-    return load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant)
+    return tiny.pipeline(case)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_frames_equal_diffusers(case: references.Case, pipeline: AnyPipeline, fi
 def test_stages_are_timed_and_steps_told(case: references.Case, first: Watched) -> None:
     request = case.requests[0]
     assert request.num_inference_steps is not None
-    steps = int(request.num_inference_steps * (request.strength or 1))
+    steps = int(request.num_inference_steps * (request.strength or 1)) + case.further_predictions
     denoising = [("denoise", i, steps) for i in range(steps + 1)]
     assert first.progress == [("encode", 0, 1), *denoising, ("decode", 0, 1)]
     assert [state.step for state in first.states] == list(range(1, steps + 1))

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from tests.references import Case, largest_difference
-from vidgen_dist import nn
+from vidgen_dist import load_pipeline, nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_kl import ImageAutoencoder
+from vidgen_dist.families.loading import AnyPipeline
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.weights.load import load_weights
 
@@ -22,6 +23,11 @@ def made(kind: type, raw: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
     """The model of a config.json with those keys; the constructor says which class reads them."""
     config = typing.get_type_hints(kind.__init__)["config"].read(raw)
     return kind(config) if mesh is None else kind(config, mesh)
+
+
+def pipeline(case: Case, mesh: Mesh | None = None) -> AnyPipeline:
+    """The pipeline of a case's checkpoint, as its frames were made."""
+    return load_pipeline(str(case.checkpoint), **case.options, mesh=mesh)
 
 
 def loaded(kind: type, case: Case, component: str) -> Any:

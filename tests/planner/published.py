@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.weights.single import Single
 
 _SHARED = {"in_channels": 16, "out_channels": 16, "text_embed_dim": 4096, "time_embed_dim": 512}
 
@@ -173,6 +175,48 @@ _MOCHI_INDEX = {
 }
 
 
+CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "eos_token_id": 2,
+}
+
+_IMAGE_VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+
+_STABLE_DIFFUSION: dict[str, dict[str, Any]] = {
+    "text_encoder": CLIP_L,
+    "tokenizer": {},
+    "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "vae": _IMAGE_VAE,
+    "scheduler": {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    },
+}
+
+_STABLE_DIFFUSION_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
 NAMES = {
     "zai-org/CogVideoX-2b": "2b",
     "zai-org/CogVideoX-5b": "5b",
@@ -184,6 +228,7 @@ NAMES = {
     "a-r-r-o-w/LTX-Video-0.9.1-diffusers": "ltx-0.9.1",
     "Lightricks/LTX-Video-0.9.8-13B-distilled": "ltx-0.9.8",
     "genmo/mochi-1-preview": "mochi",
+    "emilianJR/epiCRealism": "animatediff",
 }
 """What `checkpoint` calls a hub id."""
 
@@ -194,8 +239,15 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
     Args:
         folder: Where they are put.
         name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
-            `mochi`.
+            `mochi`; or `animatediff`, with the motion adapter v1-5-2.
     """
+    if name == "animatediff":
+        images = _written(folder, name, _STABLE_DIFFUSION_INDEX, _STABLE_DIFFUSION)
+        adapter = folder / "motion_adapter"
+        adapter.mkdir()
+        (adapter / "config.json").write_text(json.dumps({"motion_mid_block_layers_per_block": 1}))
+        single = Single("adapter", "0" * 40, adapter, None, "MotionAdapter")
+        return dataclasses.replace(images, elsewhere={"motion_adapter": single})
     if name == "mochi":
         return _written(folder, name, _MOCHI_INDEX, _MOCHI)
     if name == "hunyuan-video":

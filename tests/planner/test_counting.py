@@ -14,22 +14,20 @@ from tests import references
 from tests.planner import published
 from tests.planner.published import spec
 from vidgen_dist import nn
-from vidgen_dist.families import find_family
 from vidgen_dist.families.common.costs import Convolution
 from vidgen_dist.families.common.tiles import in_tiles
 from vidgen_dist.families.loading import build_models
-from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.planner.counting import count_models
-from vidgen_dist.spec import Model, make_model
+from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
 
 
 def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, Job]:
     case = references.case(name, family)
-    checkpoint = checkpoint_of(make_model({"id": str(case.checkpoint), **case.options}, "a test"))
+    checkpoint = checkpoint_of(case.model)
     return checkpoint, read_job(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
 
 
@@ -40,16 +38,12 @@ def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tupl
 def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)
     models = build_models(checkpoint, Model(id=name))
-    components = {component.name: component for component in find_family(checkpoint).components}
     for part in job.size.components:
-        # AnimateDiff's UNet is in two folders.
-        folders = components[part.name].class_of(checkpoint).weights_of or (part.name,)
+        folders = weight_folders(find_family(checkpoint), checkpoint, part.name)
+        files = TensorFiles.open(*folders, variant=checkpoint.variant)
         # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
         rename = getattr(models[part.name], "own_key", str)
-        stored = {}
-        for folder in folders:
-            files = TensorFiles.open(checkpoint.component_folder(folder), variant=checkpoint.variant)
-            stored |= {rename(key): math.prod(files.shape(key)) for key in files.keys}
+        stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}
         assert part.parameters == sum(size for key, size in stored.items() if key is not None), part.name
 
 

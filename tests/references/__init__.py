@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from vidgen_dist.request import RenderRequest
+from vidgen_dist.spec import Model, make_model
 
 HERE = Path(__file__).parent
 
@@ -54,11 +55,21 @@ class Case:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `load_pipeline` is given beside the checkpoint: task, variant, and some `adapter` and `scheduler`."""
+        """What `load_pipeline` is given beside the checkpoint; for some also `adapter` and `scheduler`."""
         options = dict(self._facts.get("options", {}))
         if "adapter" in options:
             options["adapter"] = str((self.folder / options["adapter"]).resolve())
         return {"task": self.task, "variant": self.variant, **options}
+
+    @property
+    def further_predictions(self) -> int:
+        """Predictions that the sampler makes beside one a step."""
+        return self._facts.get("further_predictions", 0)
+
+    @property
+    def model(self) -> Model:
+        """The checkpoint, as a run's spec names it."""
+        return make_model({"id": str(self.checkpoint), **self.options}, str(self.folder))
 
     @cached_property
     def requests(self) -> list[RenderRequest]:

@@ -280,7 +280,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint and adapter, its last convolution scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint and adapter, its last convolution scaled so that few are clipped."""
     folder.mkdir(parents=True)
     tokenizer = making.clip_tokenizer()
     torch.manual_seed(case.seed)
@@ -452,6 +452,7 @@ def make(name: str, case: Case) -> None:
         media={},
         checkpoint=f"../{files.name}/checkpoint",
         options=options | ({"scheduler": case.scheduler} if case.scheduler else {}),
+        further_predictions=len(pipeline.scheduler.timesteps) - case.requests[-1]["num_inference_steps"],
     )
 
 

@@ -261,6 +261,9 @@ def one_by_one() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
                 yield name, SD15 | zero | {"prediction_type": prediction, "beta_schedule": "linear"}, (4,)
     yield "lcm", {"original_inference_steps": 20, "timestep_scaling": 3.0, "clip_sample": True}, (5, 20)
     yield "lcm", {"clip_sample": True, "clip_sample_range": 0.3}, (3,)
+    yield "lcm", TRAINED | {"original_inference_steps": 10}, (3,)
+    yield "lcm", ANIMATELCM | {"beta_start": 0.0001, "beta_end": 0.02}, (3,)
+    yield "lcm", {"beta_schedule": "squaredcos_cap_v2"}, (3,)
     yield "ddim", {"clip_sample_range": 0.5}, (5,)
     yield "ddim", {}, (5,)
     yield (
@@ -268,11 +271,13 @@ def one_by_one() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
         {"skip_prk_steps": True, "set_alpha_to_one": True, "beta_schedule": "squaredcos_cap_v2"},
         (5,),
     )
+    yield "pndm", TRAINED | {"skip_prk_steps": True}, (3,)
+    yield "pndm", {"skip_prk_steps": True, "beta_schedule": "linear"}, (5,)
     for name in ("ddim", "euler", "ancestral", "dpm", "unipc"):
         yield name, TRAINED, (3,)
-        # In the reference's float32 an ancestral step from its first σ goes to the root of less than 0.
-        if name != "ancestral":
-            yield name, {"beta_schedule": "squaredcos_cap_v2"}, (4,)
+        # In the reference's float32 an ancestral step from the first σ there goes to the root of less than 0.
+        spacing = {"timestep_spacing": "leading"} if name == "ancestral" else {}
+        yield name, spacing | {"beta_schedule": "squaredcos_cap_v2"}, (4,)
     yield from in_sigmas()
     yield from solvers()
 
@@ -284,7 +289,7 @@ def in_sigmas() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
         for name in ("euler", "dpm", "unipc"):
             yield name, spaced, (6,)
     yield "euler", SD15 | {"interpolation_type": "log_linear"}, (6,)
-    yield "euler", SVD | {"interpolation_type": "log_linear", "use_karras_sigmas": False}, (5,)
+    yield "euler", SVD | {"interpolation_type": "log_linear"}, (5,)
     yield "euler", SVD | {"sigma_min": None, "sigma_max": None}, (5,)
     yield "euler", SVD | {"prediction_type": "epsilon"}, (5,)
     for name in ("euler", "dpm", "unipc"):
@@ -301,8 +306,12 @@ def solvers() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
         yield "dpm", SD15 | keys, (7, 16)
     for keys in ({"lower_order_final": False}, {"euler_at_final": True}):
         yield "dpm", SD15 | keys | {"final_sigmas_type": "sigma_min", "solver_order": 3}, (7, 16)
-    deis = {"solver_type": "bh2", "algorithm_type": "deis", "final_sigmas_type": "sigma_min"}
-    yield "dpm", SD15 | deis, (4,)
+    # Names of other samplers' solvers, as a config has them that was made for these.
+    for solver in ("bh1", "bh2", "logrho"):
+        deis = {"solver_type": solver, "algorithm_type": "deis", "final_sigmas_type": "sigma_min"}
+        yield "dpm", SD15 | deis, (4,)
+    for solver in ("midpoint", "heun", "logrho"):
+        yield "unipc", SD15 | {"solver_type": solver}, (4,)
     for order, solver, x0 in itertools.product((1, 2, 3), ("bh1", "bh2"), (True, False)):
         for prediction in ("epsilon", "sample", "v_prediction"):
             keys = {"solver_order": order, "solver_type": solver, "predict_x0": x0}

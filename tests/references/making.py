@@ -266,12 +266,14 @@ def save_reference(
     media: dict[str, np.ndarray],
     checkpoint: str = "checkpoint",
     options: dict[str, Any] | None = None,
+    further_predictions: int = 0,
 ) -> None:
     """Writes what `tests.references.Case` reads, beside the checkpoint.
 
     `media` maps a file name, which a request names, to the uint8 frames (F, H, W, 3) saved under it. The
     checkpoint's folder is seen from `folder`. `options` are what else `load_pipeline` is given: `scheduler`,
-    and `adapter`, a folder seen from `folder`.
+    and `adapter`, a folder seen from `folder`. `further_predictions` are those that the sampler makes beside
+    one a step.
     """
     import diffusers
     import transformers
@@ -297,6 +299,7 @@ def save_reference(
         "variant": variant,
         "checkpoint": checkpoint,
         "options": options or {},
+        "further_predictions": further_predictions,
         "clipped_share": clipped,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,

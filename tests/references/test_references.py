@@ -11,6 +11,7 @@ from vidgen_dist.request import RenderRequest
 EXPECTED = {
     "cogvideox": ["1.5", "1.5-i2v", "2b", "5b", "i2v", "v2v", "v2v-2b"],
     "hunyuan_video": ["dummy", "odd", "t2v"],
+    "i2vgen_xl": ["i2v", "odd"],
     "ltx": ["0.9.0", "0.9.0-i2v", "0.9.1", "0.9.1-i2v", "0.9.5-i2v"],
     "mochi": ["odd", "t2v"],
 }

@@ -403,8 +403,10 @@ def check_manifest(
     """Check every row without a model; with --model, also against what that checkpoint can do."""
     from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
+    from vidgen_dist.media import ignore_warnings
     from vidgen_dist.runtime.plan import check_manifest as check
 
+    ignore_warnings()
     flags = {**model, "manifest.passthrough": read_names(passthrough), **_sampling(set_)}
     report = check(uri, _given(flags))
     for name in report.unknown_columns:

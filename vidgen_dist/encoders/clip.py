@@ -111,7 +111,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
     def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None, skip: int = 0) -> nn.Tensor:
-        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None, to (B, L, D) before the last `skip`
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None: (B, L, D), without the last `skip`
         layers."""
         states = [hidden]
 

@@ -119,7 +119,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     for name, model in models.items():
         load_weights(
             model,
-            *_weight_folders(family, checkpoint, name),
+            *weight_folders(family, checkpoint, name),
             variant=checkpoint.variant,
             dtype=model.compute_dtype(dtype) if isinstance(model, OwnDtype) else dtype,
             rename=_own_key(model),
@@ -146,7 +146,7 @@ def check_models(checkpoint: Checkpoint, options: Model) -> None:
     family = find_family(checkpoint)
     for name, model in build_models(checkpoint, options).items():
         if all(checkpoint.has_weights(part) for part in _weights_of(family, checkpoint, name)):
-            folders = _weight_folders(family, checkpoint, name)
+            folders = weight_folders(family, checkpoint, name)
             match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
 
 
@@ -191,7 +191,8 @@ def _weights_of(family: Family[Any], checkpoint: Checkpoint, name: str) -> tuple
     return known.weights_of or (name,)
 
 
-def _weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
+def weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
+    """The folders that hold the weights of a component's model."""
     return [checkpoint.component_folder(part) for part in _weights_of(family, checkpoint, name)]
 
 

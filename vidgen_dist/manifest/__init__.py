@@ -12,7 +12,14 @@ whether a column is absent or null.
 """
 
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.checking import CheckReport, Problem, check, later_places, repeated_hashes
+from vidgen_dist.manifest.checking import (
+    CheckReport,
+    ProbeError,
+    Problem,
+    check,
+    later_places,
+    repeated_hashes,
+)
 from vidgen_dist.manifest.columns import (
     PRIORITY,
     Column,
@@ -36,6 +43,7 @@ __all__ = [
     "Column",
     "Manifest",
     "ManifestFile",
+    "ProbeError",
     "Problem",
     "Row",
     "RowSchema",

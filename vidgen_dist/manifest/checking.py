@@ -47,6 +47,18 @@ class Problem:
         return f"{redact(self.file)}, row {self.row} (id {shown!r}): {self.message}"
 
 
+class ProbeError(ValueError):
+    """An image or a clip that a probe could not read.
+
+    Attributes:
+        column: Whose it is.
+    """
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(reason)
+        self.column = column
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What `check` found.
@@ -94,8 +106,8 @@ def check(
         defaults: The run's values where a row has none.
         resolve: Fills a request's defaults in and raises RequestError for what the model cannot do;
             a `Rules.resolve`. Of id, prompt, seed and media it may only ask whether they are there.
-        probe: Opens and decodes a request's image and video, and raises ValueError or OSError if that
-            fails. Called from several threads.
+        probe: Opens and decodes a request's image and video, and raises ProbeError, ValueError or OSError if
+            that fails. Called from several threads.
         limit: How many bad rows, and how many rows with another's id, to name.
 
     Raises:
@@ -170,7 +182,8 @@ def _problem(
         return Problem(row.file, row.index, row.id, error.field, str(error))
     except (ValueError, OSError, Refused) as error:
         given = row.request.values()
-        column = next((name for name in given if name in fields and fields[name].kind.has_sources), "")
+        some = next((name for name in given if name in fields and fields[name].kind.has_sources), "")
+        column = error.column if isinstance(error, ProbeError) else some
         return Problem(row.file, row.index, row.id, column, f"{column}: {error}" if column else str(error))
     return None
 

@@ -10,21 +10,24 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import imageio_ffmpeg
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused, RowError
+from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning
 from vidgen_dist.media.hashing import BLOCK, feed
 from vidgen_dist.storage import StorageError
 
 # Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
-ANIMATION_FORMATS = ("GIF", "PNG", "WEBP")
+ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 MAX_IMAGE_BYTES = 512 * 2**20
 # Pillow warns of a decompression bomb from this size on.
@@ -33,12 +36,36 @@ MAX_IMAGE_PIXELS = 89_478_485
 MAX_CLIP_PIXELS = 2**31
 
 
+# The EXIF tag's values, but for 1, and what turns an image upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 class MediaError(RowError, ValueError):
     """An image or a clip that cannot be read: names the source and what is allowed."""
 
 
+def ignore_warnings() -> None:
+    """Have Pillow's warnings ignored in this process, unless its user asked for them.
+
+    They tell what a file has that is odd (EXIF cut short, unknown tags), not which file, and a manifest may
+    have a million of them. What cannot be read is an error all the same.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+
+
 def read_image(source: Any) -> Image.Image:
     """Reads a conditioning image, as diffusers' `load_image` does: upright by its EXIF tag, alpha dropped.
+
+    Of an animation the first frame, of a file of several pages the first one. Greys of 16 bits become 8 by
+    their high byte, as Pillow itself reads colours of 16 bits. Colour profiles are not applied.
 
     Args:
         source: A local path, a URI, the encoded bytes, a PIL image, or the mapping with `bytes` and `path`
@@ -48,31 +75,93 @@ def read_image(source: Any) -> Image.Image:
         An image of mode "RGB".
 
     Raises:
-        MediaError: There is no such file, or it is no image, or more than `MAX_IMAGE_PIXELS` large, or grey
-            with more than 8 bits.
+        MediaError: There is no such file, or it is no image, or it is broken, or more than
+            `MAX_IMAGE_PIXELS` large, or its values have 32 bits.
         OSError: The storage failed for another reason; asking again may help.
     """
     shown = _shown(source)
     if isinstance(source, Image.Image):
-        return _rgb(lambda: source, shown)
+        _check_size(source, shown)
+        return _upright(source, shown)
     data = _read_bytes(source, shown)
-    return _rgb(lambda: Image.open(io.BytesIO(data), formats=IMAGE_FORMATS), shown)
+    with _open_image(io.BytesIO(data), IMAGE_FORMATS, shown) as image:
+        return _upright(image, shown)
 
 
-def _rgb(opened: Callable[[], Image.Image], shown: str) -> Image.Image:
+def _open_image(file: IO[bytes], formats: tuple[str, ...], shown: str) -> Image.Image:
+    """An image of which the header alone is read.
+
+    Raises:
+        MediaError: It is too large or damaged, or of none of the formats: then the cause is Pillow's
+            UnidentifiedImageError.
+    """
+    allowed = f"allowed: {', '.join(formats)}"
     try:
-        image = opened()
-        _check_size(image, shown)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            # Pillow would cut all that is above 255: a white image.
-            raise MediaError(f"{shown}: greys of more than 8 bits (mode {image.mode}); allowed: 8 bits")
-        return ImageOps.exif_transpose(image).convert("RGB")
+        image = Image.open(file, formats=formats)
+    except Image.DecompressionBombError as error:
+        size = str(error).split(" exceeds")[0]
+        raise MediaError(f"{shown}: {size}; allowed: up to {MAX_IMAGE_PIXELS:,} pixels") from error
+    except Image.UnidentifiedImageError as error:
+        file.seek(0)
+        kind = describe_beginning(file.read(BEGINNING))
+        reason = _cause(error) if kind is None else f"{kind}; {_cause(error)}"
+        raise MediaError(f"{shown}: does not decode as an image ({reason}); {allowed}") from error
+    except Exception as error:  # decoders of foreign bytes raise whatever they please
+        raise MediaError(f"{shown}: does not decode as an image ({_cause(error)}); {allowed}") from error
+    _check_size(image, shown)
+    return image
+
+
+def _upright(image: Image.Image, shown: str) -> Image.Image:
+    """The image as it is to be seen, of mode "RGB"."""
+    try:
+        image.load()
+        method = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image, shown)
+        return rgb if method is None else rgb.transpose(method)
     except MediaError:
         raise
     except Exception as error:  # decoders of foreign bytes raise whatever they please
         raise MediaError(
             f"{shown}: does not decode as an image ({_cause(error)}); allowed: {', '.join(IMAGE_FORMATS)}"
         ) from error
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF tag that says how an image is to be turned; None for as it is."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001
+        # EXIF that cannot be read says nothing of the pixels, which may be well; viewers ignore it, too.
+        return None
+
+
+def _to_rgb(image: Image.Image, shown: str) -> Image.Image:
+    """A loaded image as mode "RGB", without alpha."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return _deep_grey(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        # Pillow would cut all that is above 255: a white image.
+        raise MediaError(
+            f"{shown}: greys of more than 8 bits, whose white is not known (mode {image.mode}, 32 bits); "
+            "allowed: 8 or 16 bits"
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow warns of each that its transparency is lost.
+        image = image.copy()
+        del image.info["transparency"]
+    return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Greys of 9 to 16 bits as mode "L": their 8 high bits."""
+    bits, white_is_zero = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow gives a TIFF's values as they are stored, other formats' from 0 to 65,535.
+        bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
+        white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if white_is_zero else grey)
 
 
 def _check_size(image: Image.Image, shown: str) -> None:
@@ -85,7 +174,7 @@ def _check_size(image: Image.Image, shown: str) -> None:
 def read_video(source: Any) -> list[Image.Image]:
     """Reads a conditioning clip, frame by frame in the order of showing.
 
-    Animated GIF, PNG and WebP are read by Pillow, each frame once; everything else by ffmpeg, as
+    Animated GIF, PNG, WebP and AVIF are read by Pillow, each frame once; everything else by ffmpeg, as
     `imageio` (and so diffusers' `load_video`) does: frames at the stream's nominal rate, upright.
 
     Args:
@@ -119,21 +208,21 @@ def read_video(source: Any) -> list[Image.Image]:
 
 
 def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
-    """The frames of a GIF, PNG or WebP; None when it is none of these."""
+    """The frames of a file of an animation's format; None when it is none."""
     with path.open("rb") as file:
         try:
-            image = Image.open(file, formats=ANIMATION_FORMATS)
-        except Image.UnidentifiedImageError:
-            return None
-        except Exception as error:
-            raise MediaError(f"{shown}: does not decode as a clip ({_cause(error)})") from error
-        _check_size(image, shown)
+            image = _open_image(file, ANIMATION_FORMATS, shown)
+        except MediaError as error:
+            if isinstance(error.__cause__, Image.UnidentifiedImageError):
+                return None
+            raise
         frames: list[Image.Image] = []
         try:
             for index in range(getattr(image, "n_frames", 1)):
                 _check_clip(index + 1, image.width, image.height, shown)
                 image.seek(index)
-                frames.append(image.convert("RGB"))
+                image.load()
+                frames.append(_to_rgb(image, shown))
         except MediaError:
             raise
         except Exception as error:
@@ -194,9 +283,14 @@ def check_not_killed(status: int, shown: str) -> None:
 
 
 def describe_broken(path: Path, shown: str, complaint: str) -> str:
-    """What is wrong with a clip, from what ffmpeg said of it."""
+    """What is wrong with a clip, from what it begins with and what ffmpeg said of it."""
+    with path.open("rb") as file:
+        kind = describe_beginning(file.read(BEGINNING))
     reason = re.sub(r" @ 0x[0-9a-f]+", "", complaint.replace(f"file:{path.absolute()}", shown))
-    return f"{shown}: does not decode as a clip ({' '.join(reason.split())[:300] or 'no video in it'})"
+    reason = " ".join(reason.split())[:300] or "no video in it"
+    if kind is not None and kind not in VIDEOS:
+        reason = f"{kind}; {reason}"
+    return f"{shown}: does not decode as a clip ({reason})"
 
 
 def _read_ppm(stream: IO[bytes], index: int, shown: str) -> Image.Image | None:
@@ -227,7 +321,7 @@ def media_digest(source: Any) -> str:
         digest.update(f"PIL {source.mode} {source.width}x{source.height}\n".encode())
         # Pixels of a palette image are indices; and an image is shown turned as its EXIF tag says.
         digest.update(bytes(source.getpalette() or b""))
-        digest.update(str(source.getexif().get(274)).encode())
+        digest.update(str(_orientation(source)).encode())
         digest.update(source.tobytes())
     elif _is_sequence(source):
         digest.update(f"sequence of {len(source)}\n".encode())
@@ -300,12 +394,36 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
             raise StorageError(f"cannot read {shown}: {type(error).__name__}") from None
 
 
+def read_encoded(uri: str, *, is_clip: bool) -> bytes:
+    """The file of an image or a clip, whole, for one who looks at it later.
+
+    Raises:
+        MediaError: It is no file, or there is no such storage, or it is larger than images may be.
+        FileNotFoundError: There is no such file.
+        OSError: The storage failed for another reason; asking again may help.
+    """
+    shown = _shown(uri)
+    try:
+        if not is_clip:
+            return _read_bytes(uri, shown)
+        with _opened(uri, shown) as file:
+            return file.read()
+    except MediaError as error:
+        # A ledger tells what was not there from what was broken.
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
+
+
 def _read_bytes(source: Any, shown: str) -> bytes:
+    data = io.BytesIO()
     with _opened(source, shown) as file:
-        data = file.read(MAX_IMAGE_BYTES + 1)
-    if len(data) > MAX_IMAGE_BYTES:
+        # A server that does not say how much there is gives what has come, not all that was asked for.
+        while block := file.read(MAX_IMAGE_BYTES + 1 - data.tell()):
+            data.write(block)
+    if data.tell() > MAX_IMAGE_BYTES:
         raise MediaError(f"{shown}: too large for an image; allowed: up to {MAX_IMAGE_BYTES:,} bytes")
-    return data
+    return data.getvalue()
 
 
 @contextlib.contextmanager

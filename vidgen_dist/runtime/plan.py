@@ -17,8 +17,8 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, required_columns
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
-from vidgen_dist.manifest import CheckReport, Manifest, check, open_manifest, ordered_rows
-from vidgen_dist.media import read_image, read_video
+from vidgen_dist.manifest import CheckReport, Manifest, ProbeError, check, open_manifest, ordered_rows
+from vidgen_dist.media import MediaError, read_image, read_video
 from vidgen_dist.request import Field, RenderRequest, RequestError, ResolvedRequest, sources_of, with_sources
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.adoption import most_left, seek
@@ -404,10 +404,10 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
 
 def _probe(request: RenderRequest | ResolvedRequest, rules: Rules[Any] | None) -> None:
     fields = known_fields() if rules is None else rules.declared
-    for source in sources_of(request.values(), fields).values():
-        if not source.is_clip:
-            read_image(source.value)
-            continue
-        frames = len(read_video(source.value))
-        if rules is not None:
-            rules.of_task.check_clip(request, frames)
+    for name, source in sources_of(request.values(), fields).items():
+        try:
+            frames = read_video(source.value) if source.is_clip else [read_image(source.value)]
+        except (MediaError, OSError) as error:
+            raise ProbeError(name.partition("[")[0], str(error)) from error
+        if source.is_clip and rules is not None:
+            rules.of_task.check_clip(request, len(frames))

@@ -395,17 +395,16 @@ class Worker:
         for name, source in sources_of(values, fields).items():
             content = source.value
             if isinstance(content, str):
-                content = with_retries(
-                    functools.partial(storage.read_bytes, content), hurry=self._abandon, note=self._note
-                )
-                fetched[name] = content
+                read = functools.partial(media.read_encoded, content, is_clip=source.is_clip)
+                content = fetched[name] = with_retries(read, hurry=self._abandon, note=self._note)
             digests[name] = media.media_digest(content)
         return dataclasses.replace(request, **with_sources(values, fetched, fields)), digests
 
     def _with_source(self, error: Exception, request: ResolvedRequest) -> Exception:
         """A complaint of the bytes that were read, with the address that they were read from."""
         sources = sources_of(request.values(), self._job.identity.counting.fields).values()
-        addresses = [source.value for source in sources if isinstance(source.value, str)]
-        if not isinstance(error, media.MediaError) or not addresses:
+        addresses = [storage.redact(source.value) for source in sources if isinstance(source.value, str)]
+        named = any(address in str(error) for address in addresses)
+        if not isinstance(error, media.MediaError) or named or not addresses:
             return error
-        return media.MediaError(f"{', '.join(storage.redact(uri) for uri in addresses)}: {error}")
+        return media.MediaError(f"{', '.join(addresses)}: {error}")

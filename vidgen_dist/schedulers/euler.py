@@ -36,6 +36,19 @@ class EulerConfig(SpacedSigmaConfig):
     sigma_max: AboveZero | None = None
     timestep_type: Literal["discrete", "continuous"] = "discrete"
 
+    def check(self) -> None:
+        super().check()
+        if self.tells_log_sigma and self.interpolation_type == "log_linear" and spacing_of(self) is None:
+            self.refuse(
+                "interpolation_type",
+                "linear where a model that predicts v is told continuous time, unless sigmas are spaced",
+            )
+
+    @property
+    def tells_log_sigma(self) -> bool:
+        """Whether the model is told log σ / 4 as time."""
+        return self.timestep_type == "continuous" and self.prediction_type == "v_prediction"
+
 
 @dataclass(frozen=True, config=STRICT)
 class EulerAncestralConfig(SigmaConfig):
@@ -152,7 +165,7 @@ class EulerDiscreteScheduler(_Scheduler[EulerConfig]):
             timesteps = self.timesteps_of(sigmas)
         final = self.sigmas[0] if c.final_sigmas_type == "sigma_min" else np.float32(0)
         sigmas = np.append(sigmas, final).astype(np.float32)
-        if c.timestep_type == "continuous" and c.prediction_type == "v_prediction":
+        if c.tells_log_sigma:
             timesteps = 0.25 * np.log(sigmas[:num_inference_steps])
         return self._schedule(timesteps, sigmas)
 

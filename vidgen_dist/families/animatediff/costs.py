@@ -11,32 +11,31 @@ from vidgen_dist.families.common.unet_costs import image_convolutions, unet
 
 
 def size(configs: AnimateDiffConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
-    """A checkpoint's size, the adapter's in the UNet."""
+    """A checkpoint's size, the motion adapter's in it."""
     return ModelSize(
-        denoisers=(unet("unet", counted["unet"], groups=configs.motion_unet.norm_num_groups),),
+        denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
         others=(component("text_encoder", counted["text_encoder"]),),
         vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
     )
 
 
 def workload(configs: AnimateDiffConfigs, r: AnimateDiffRequest) -> Workload:
-    """What a request asks of the model."""
+    """What a request asks of the models."""
     channels, frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
-    at_once = min(r.decode_chunk_size, frames)
     return Workload(
         frames=frames,
         height=r.height,
         width=r.width,
-        steps=len(configs.scheduler.schedule(r.num_inference_steps)),
+        steps=configs.scheduler.predictions(r.num_inference_steps),
         guided=r.is_guided,
         tokens=frames * rows * columns,
         text_tokens=configs.text_encoder.max_position_embeddings,
+        text_joins=False,
         latents=channels * frames * rows * columns,
         latent_rows=rows,
         latent_columns=columns,
-        frames_at_once=at_once,
-        batches=-(-frames // at_once),
-        text_joins=False,
+        frames_at_once=min(r.decode_chunk_size, frames),
+        batches=-(-frames // r.decode_chunk_size),
     )
 
 

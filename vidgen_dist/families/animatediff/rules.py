@@ -49,7 +49,7 @@ def task_rules(configs: AnimateDiffConfigs) -> dict[str, TaskRules[AnimateDiffRe
         if r.clip_skip > layers:
             allowed = f"up to {layers}, the layers of the text encoder"
             raise RequestError("clip_skip", r.clip_skip, allowed)
-        configs.scheduler.schedule(r.num_inference_steps)
+        configs.scheduler.predictions(r.num_inference_steps)
 
     of_task = TaskRules(
         request=AnimateDiffRequest,

@@ -4,8 +4,8 @@ Sources: Guo et al. 2023, "AnimateDiff: Animate Your Personalized Text-to-Image 
 Specific Tuning" (arXiv:2307.04725); Rombach et al. 2022 (arXiv:2112.10752). Names and numbers are those of
 diffusers' `UNetMotionModel`.
 
-Letters: B samples, F frames, f of them on this rank, N = B * f images; C channels, H rows, W columns; L tokens
-of the prompt, X their width.
+Letters: B samples, F frames, f of them on this rank, N = B * f images; C channels, H rows, W columns; L
+tokens of the prompt, X their width.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vidgen_dist.families.common.layers import TimestepEmbedding
 from vidgen_dist.families.common.unet import (
     Context,
     DownBlock,
+    FrameTransformer,
     ImageResnet,
     ImageTransformer,
     MidBlock,
@@ -32,15 +33,13 @@ from vidgen_dist.families.common.unet import (
     up_inputs,
 )
 from vidgen_dist.families.common.unet_layers import (
-    PROJECTION_EPS,
-    BasicTransformerBlock,
     Downsample2D,
     Upsample2D,
     to_clips,
     to_images,
 )
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.parallel.frames import FrameSplit, GroupNorm
+from vidgen_dist.parallel.frames import FrameSplit
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 
@@ -156,55 +155,12 @@ def _attention(config: UNetMotionConfig, level: Level) -> ImageTransformer:
     )
 
 
-def _motion(config: UNetMotionConfig, level: Level) -> MotionModule:
-    return MotionModule(
+def _motion(config: UNetMotionConfig, level: Level) -> FrameTransformer:
+    return FrameTransformer(
         level.channels,
         level.motion_heads,
+        level.channels // level.motion_heads,
         level.motion_layers,
         config.norm_num_groups,
         config.motion_max_seq_length,
     )
-
-
-class MotionModule(nn.Module):
-    """A transformer between the frames at each place, beside a residual.
-
-    Args:
-        channels: C.
-        heads: Of attention.
-        layers: Blocks.
-        groups: Groups of the norm in front, which is over the whole clip.
-        frames: The most that positions are known of.
-    """
-
-    def __init__(self, channels: int, heads: int, layers: int, groups: int, frames: int) -> None:
-        super().__init__()
-        self.norm = GroupNorm(groups, channels, PROJECTION_EPS)
-        self.proj_in = nn.Linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList(
-            [
-                BasicTransformerBlock(
-                    channels, heads, channels // heads, double_self_attention=True, positions=frames
-                )
-                for _ in range(layers)
-            ]
-        )
-        self.proj_out = nn.Linear(channels, channels)
-
-    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        images, channels, rows, columns = x.shape
-        normed = self.norm(to_clips(x, context.batch), context.split)
-        places = nn.reshape(
-            normed.permute(0, 2, 3, 4, 1), (context.batch, images // context.batch, rows * columns, channels)
-        )
-        mixed = self.proj_out(context.split.over_time(self.proj_in(places), self._attend))
-        return nn.add(x, nn.reshape(mixed, (images, rows, columns, channels)).permute(0, 3, 1, 2))
-
-    def _attend(self, x: nn.Tensor) -> nn.Tensor:
-        """All frames of some places, (B, F, n, C)."""
-        batch, frames, places, channels = x.shape
-        tokens = nn.reshape(x.permute(0, 2, 1, 3), (batch * places, frames, channels))
-        for block in self.transformer_blocks:
-            tokens = block(tokens)
-        return nn.reshape(tokens, (batch, places, frames, channels)).permute(0, 2, 1, 3)

@@ -11,17 +11,23 @@ Letters: B samples, f frames of this rank, N = B * f images, samples first; C ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidgen_dist import nn
 from vidgen_dist.families.common.unet_layers import (
+    PROJECTION_EPS,
+    BasicTransformerBlock,
     Downsample2D,
     ResnetBlock2D,
     Transformer2DModel,
     Upsample2D,
+    to_clips,
+    to_image,
+    to_images,
+    to_tokens,
 )
-from vidgen_dist.parallel.frames import FrameSplit
+from vidgen_dist.parallel.frames import FrameSplit, GroupNorm
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,76 @@ class ImageResnet(ResnetBlock2D):
 class ImageTransformer(Transformer2DModel):
     """A transformer within each image, which also attends to the prompt."""
 
-    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:  # type: ignore[override]
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
         return super().construct(x, context.text)
+
+
+class FrameTransformer(nn.Module):
+    """Transformer blocks between the frames at each place, beside a residual.
+
+    Args:
+        channels: C.
+        heads, head_dim: Of attention.
+        layers: Blocks.
+        groups: Groups of the norm in front, which is over the whole clip.
+        positions: The most frames that positions are known of; None: frames have none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        head_dim: int,
+        layers: int,
+        groups: int,
+        positions: int | None = None,
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.norm = GroupNorm(groups, channels, PROJECTION_EPS)
+        self.proj_in = nn.Linear(channels, inner)
+        self.transformer_blocks = nn.ModuleList(
+            [
+                BasicTransformerBlock(inner, heads, head_dim, double_self_attention=True, positions=positions)
+                for _ in range(layers)
+            ]
+        )
+        self.proj_out = nn.Linear(inner, channels)
+
+    def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        normed = to_images(self.norm(to_clips(x, context.batch), context.split))
+        return nn.add(x, between_frames(normed, context, self._mix))
+
+    def _mix(self, tokens: nn.Tensor) -> nn.Tensor:
+        tokens = self.proj_in(tokens)
+        for block in self.transformer_blocks:
+            tokens = block(tokens)
+        return self.proj_out(tokens)
+
+
+def between_frames(x: nn.Tensor, context: Context, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
+    """Run what mixes the frames of each place.
+
+    Args:
+        x: (N, C, H, W).
+        context: The step's.
+        run: All frames of some places, each a sequence, (B * n, F, C), to the same. It must not talk to other
+            ranks: see `FrameSplit.over_time`.
+
+    Returns:
+        (N, C, H, W).
+    """
+    tokens, batch = to_tokens(x), context.batch
+    images, places, channels = tokens.shape
+
+    def of_places(clip: nn.Tensor) -> nn.Tensor:
+        _, frames, own, _ = clip.shape
+        sequences = nn.reshape(clip.permute(0, 2, 1, 3), (batch * own, frames, channels))
+        return nn.reshape(run(sequences), (batch, own, frames, channels)).permute(0, 2, 1, 3)
+
+    mixed = context.split.over_time(nn.reshape(tokens, (batch, images // batch, places, channels)), of_places)
+    return to_image(nn.reshape(mixed, tokens.shape), x.shape[2:])
 
 
 class _Block(nn.Module):

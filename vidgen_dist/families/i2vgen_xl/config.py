@@ -1,0 +1,121 @@
+"""I2VGen-XL's configs, with diffusers' keys and defaults, and how pixels become latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive
+from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipTextConfig, ClipVisionConfig
+from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
+from vidgen_dist.families.family import Configs
+
+PLAIN_DOWN, CROSS_DOWN = "DownBlock3D", "CrossAttnDownBlock3D"
+PLAIN_UP, CROSS_UP = "UpBlock3D", "CrossAttnUpBlock3D"
+
+HEADS_IN = 8
+"""Heads of the attention over frames in front of the blocks, whatever the checkpoint's sizes are."""
+
+IMAGE_HEADS = 2
+"""Heads of the attention over the frames of the image's latents."""
+
+POOLED = 32
+"""Rows and columns that the image's latents are averaged to, of which 64 tokens are made."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class UNetConfig(Config):
+    """`unet/config.json`.
+
+    Args:
+        attention_head_dim: Width of a head; a block has as many as its channels hold.
+    """
+
+    NAME: ClassVar = "I2VGenXLUNet"
+    # The reference takes the number of heads and does not look at it.
+    HARMLESS: ClassVar = {"sample_size", "num_attention_heads"}
+
+    # The layers that see the image's latents have four channels, whatever stands here.
+    in_channels: Literal[4] = 4
+    out_channels: Literal[4] = 4
+    down_block_types: Items[Annotated[str, OneOf((PLAIN_DOWN, CROSS_DOWN))]] = (
+        CROSS_DOWN,
+        CROSS_DOWN,
+        CROSS_DOWN,
+        PLAIN_DOWN,
+    )
+    up_block_types: Items[Annotated[str, OneOf((PLAIN_UP, CROSS_UP))]] = (
+        PLAIN_UP,
+        CROSS_UP,
+        CROSS_UP,
+        CROSS_UP,
+    )
+    block_out_channels: Items[Positive] = (320, 640, 1280, 1280)
+    layers_per_block: Positive = 2
+    norm_num_groups: Positive = 32
+    cross_attention_dim: Positive = 1024
+    attention_head_dim: Positive = 64
+
+    def check(self) -> None:
+        levels = len(self.block_out_channels)
+        for key in ("down_block_types", "up_block_types"):
+            if len(getattr(self, key)) != levels:
+                self.refuse(key, f"{levels} entries: as many as block_out_channels")
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            self.refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
+        if any(channels < self.attention_head_dim for channels in self._attending):
+            fewest = min(self._attending)
+            allowed = f"a whole number up to {fewest}, the channels of the narrowest block with attention"
+            self.refuse("attention_head_dim", allowed)
+
+    @property
+    def _attending(self) -> list[int]:
+        """Channels of the blocks with attention, of which the one in the middle always is one."""
+        channels = self.block_out_channels
+        down = [n for n, kind in zip(channels, self.down_block_types, strict=True) if kind == CROSS_DOWN]
+        up = [n for n, kind in zip(reversed(channels), self.up_block_types, strict=True) if kind == CROSS_UP]
+        return [*down, channels[-1], *up]
+
+    @property
+    def time_dim(self) -> int:
+        """Width of the time's embedding."""
+        return 4 * self.block_out_channels[0]
+
+    def heads(self, channels: int) -> int:
+        """Heads of a block with that many channels."""
+        return channels // self.attention_head_dim
+
+
+@plain_dataclass(frozen=True)
+class I2VGenXLConfigs(Configs):
+    """A checkpoint without its weights."""
+
+    text_encoder: ClipTextConfig
+    image_encoder: ClipVisionConfig
+    feature_extractor: ClipImageProcessorConfig
+    unet: UNetConfig
+    vae: AutoencoderKLConfig
+    scheduler: Any
+
+    def check(self) -> None:
+        if self.vae.latent_channels != self.unet.in_channels:
+            allowed = f"{self.unet.in_channels}, the UNet's in_channels"
+            self.refuse("vae", self.vae, "latent_channels", allowed)
+        for component, config, key in (
+            ("text_encoder", self.text_encoder, "hidden_size"),
+            ("image_encoder", self.image_encoder, "projection_dim"),
+        ):
+            needed = self.unet.cross_attention_dim
+            if getattr(config, key) != needed:
+                self.refuse(component, config, key, f"{needed}, the UNet's cross_attention_dim")
+        side = self.image_encoder.image_size
+        if self.feature_extractor.crop != (side, side):
+            allowed = f"{side}, the image_encoder's image_size"
+            self.refuse("feature_extractor", self.feature_extractor, "crop_size", allowed)
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of a video's latents."""
+        ratio = self.vae.spatial_compression_ratio
+        return self.unet.in_channels, num_frames, height // ratio, width // ratio

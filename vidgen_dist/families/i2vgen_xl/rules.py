@@ -1,0 +1,81 @@
+"""What I2VGen-XL checkpoints take.
+
+Defaults are those of diffusers' I2VGenXLPipeline; frames per second of the file are those with which VGen,
+the authors' own code, writes videos (8), whatever `target_fps` the model is told.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vidgen_dist.families.common.fields import CLIP_SKIP, DECODE_CHUNK_SIZE
+from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TaskRules
+from vidgen_dist.families.i2vgen_xl.config import I2VGenXLConfigs
+from vidgen_dist.kinds import Number
+from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, RequestError, ResolvedRequest
+
+MULTIPLE = 8
+"""Height and width are multiples of it: diffusers asks for that whatever the checkpoint's sizes are."""
+
+FIELDS = {
+    "target_fps": Field(
+        Number(MIN_FPS, MAX_FPS),
+        "I2VGen-XL: frames per second that the model is to take the video for; `fps` is the file's",
+    ),
+    "clip_skip": CLIP_SKIP,
+    "decode_chunk_size": DECODE_CHUNK_SIZE,
+}
+"""Fields of rows that few families take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class I2VGenXLRequest(ResolvedRequest):
+    """A row for I2VGen-XL. See `RenderRequest` for the fields."""
+
+    prompt: str
+    negative_prompt: str
+    image: Any
+    num_frames: int
+    guidance_scale: float
+    eta: float
+    target_fps: float
+    clip_skip: int
+    decode_chunk_size: int
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether steps predict twice, with the prompt and the image's vector, and without."""
+        return self.guidance_scale > 1.0
+
+
+def task_rules(configs: I2VGenXLConfigs) -> dict[str, TaskRules[I2VGenXLRequest]]:
+    """Task -> rules, for the one task that there is."""
+    multiple = math.lcm(MULTIPLE, configs.vae.spatial_compression_ratio)
+    layers = configs.text_encoder.num_hidden_layers
+
+    def check(r: I2VGenXLRequest) -> None:
+        if r.clip_skip > layers:
+            raise RequestError("clip_skip", r.clip_skip, f"up to {layers}, the layers of the text encoder")
+        configs.scheduler.schedule(r.num_inference_steps)
+
+    of_task = TaskRules(
+        request=I2VGenXLRequest,
+        defaults={
+            "negative_prompt": "",
+            "height": 704,
+            "width": 1280,
+            "num_frames": 16,
+            "num_inference_steps": 50,
+            "guidance_scale": 9.0,
+            "eta": 0.0,
+            "target_fps": 16.0,
+            "clip_skip": 1,
+            "decode_chunk_size": 1,
+            "fps": 8.0,
+        },
+        multiples={"height": multiple, "width": multiple},
+        check=check,
+    )
+    return {IMAGE_TO_VIDEO: of_task}

@@ -1,0 +1,65 @@
+"""What a file is that is no image, by its first bytes: people want to know what they gave."""
+
+from __future__ import annotations
+
+BEGINNING = 512
+"""Bytes of a file that tell."""
+
+_BOXES = "it is a video (MP4 or QuickTime)"
+_MATROSKA = "it is a video (Matroska or WebM)"
+VIDEOS = (_BOXES, _MATROSKA)
+"""What is said of clips."""
+
+_HTML = "it is HTML, perhaps a server's error page"
+_SVG = "it is SVG, a drawing without pixels"
+_TEXT = frozenset(b"\t\r\n" + bytes(range(32, 127)))
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+_MAGIC = (
+    (b"%PDF", "it is a PDF"),
+    (b"%!PS", "it is PostScript"),
+    (b"8BPS", "it is a Photoshop file"),
+    (b"\0\0\1\0", "it is an icon (ICO)"),
+    (b"DDS ", "it is a DirectDraw surface (DDS)"),
+    (b"\xff\x0a", "it is JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "it is JPEG XL"),
+    (b"\x1a\x45\xdf\xa3", _MATROSKA),
+    (b"PK\3\4", "it is a ZIP archive"),
+    (b"\x1f\x8b", "it is compressed by gzip"),
+    (b"\x93NUMPY", "it is a NumPy array"),
+    (b"PAR1", "it is a Parquet file"),
+    (b"version https://git-lfs.", "it is a pointer of Git LFS, the file was not pulled"),
+)
+
+
+def describe_beginning(data: bytes) -> str | None:
+    """What a file is, for a message; None for what is not known, which may be a damaged image.
+
+    Args:
+        data: Its first `BEGINNING` bytes, or all where there are fewer.
+    """
+    if not data:
+        return "it is empty"
+    for magic, kind in _MAGIC:
+        if data.startswith(magic):
+            return kind
+    return _describe_boxes(data) if data[4:8] == b"ftyp" else _describe_text(data)
+
+
+def _describe_boxes(data: bytes) -> str | None:
+    """What a file of ISO boxes (ISO/IEC 14496-12) is, by its brands."""
+    brands = data[8 : max(16, int.from_bytes(data[:4], "big"))]
+    if b"avif" in brands or b"avis" in brands:
+        return None
+    if any(brand in brands for brand in _HEIC):
+        return "it is HEIC"
+    return _BOXES
+
+
+def _describe_text(data: bytes) -> str | None:
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return _HTML
+    if text.startswith((b"<?xml", b"<svg")):
+        return _SVG if b"<svg" in text else "it is XML, perhaps a storage's error message"
+    return "it is text" if all(byte in _TEXT for byte in text) else None
