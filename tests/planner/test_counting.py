@@ -14,9 +14,11 @@ from tests import references
 from tests.planner import published
 from tests.planner.published import spec
 from vidgen_dist import nn
+from vidgen_dist.families import find_family
 from vidgen_dist.families.common.costs import Convolution
 from vidgen_dist.families.common.tiles import in_tiles
-from vidgen_dist.families.loading import build_models
+from vidgen_dist.families.loading import build_models, weight_folders
+from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.planner.counting import count_models
