@@ -19,18 +19,20 @@ STEPS = 2
 CASES = [
     ("animatediff", "pndm", 0, Degrees(ulysses=3)),
 ]
-"""Family, case, number of its request, and the gang."""
+"""Of families of UNets, case, number of its request, and the gang."""
 
 
 def sent_in_a_step(mesh: Mesh, family: str, name: str, number: int) -> dict[str, int]:
-    """What one step more has a rank send, by purpose: prompts are encoded, and frames decoded, as before."""
+    """What one step more has a rank send, by purpose.
+
+    Frames are decoded as before; so are prompts encoded by encoders whose weights each rank has whole.
+    """
     case = references.case(name, family)
     pipeline = load_pipeline(str(case.checkpoint), mesh=mesh, **case.options)
-    # The first of three, that finds prompts encoded by none, is not looked at.
-    fewer, more = [
+    fewer, more = (
         pipeline.render(dataclasses.replace(case.requests[number], num_inference_steps=steps)).sent
-        for steps in (STEPS, STEPS, STEPS + 1)
-    ][1:]
+        for steps in (STEPS, STEPS + 1)
+    )
     return {purpose: sent - fewer[purpose] for purpose, sent in more.items()}
 
 
