@@ -159,7 +159,7 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
     model = open_model(spec.model, "cpu")
     resolving = Resolving(model.rules, spec.seed, identity_of(model, spec))
     found: list[Facts] = []
-    for batch in open_checked(spec, model.rules).batches(sampling_defaults(spec)):
+    for batch in open_checked(spec, model.rules).batches(sampling_defaults(spec, model.rules)):
         first = len(found)
         for row in batch.rows():
             try:

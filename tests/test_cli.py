@@ -170,6 +170,16 @@ def test_weights_of_another_model(vidgen: Vidgen, tmp_path: Path, checkpoint: Pa
         (["--dtype", "float8"], ["'float8'", "float32"]),
         (["--adapter", "some/adapter"], ["model.adapter", "takes none"]),
         (["--revision", "main"], ["revision", "is a folder"]),
+        (["--scheduler", "clip_sample"], ["--scheduler clip_sample: is not KEY=VALUE"]),
+        (["--scheduler", "=3"], ["--scheduler =3: is not KEY=VALUE"]),
+        (
+            ["--scheduler", "_class_name=DDIM"],
+            ["model.scheduler._class_name: 'DDIM'", "CogVideoXDDIMScheduler"],
+        ),
+        (["--scheduler", "spacing=leading"], ["model.scheduler.spacing: unknown key", "timestep_spacing"]),
+        (["--scheduler", "steps_offset=-1"], ["model.scheduler, over", "steps_offset is -1", "from 0"]),
+        (["--scheduler", "steps_offset={a: 1}"], ["command line: model.scheduler.steps_offset: {'a': 1}"]),
+        (["--scheduler", "num_train_timesteps=9"], ["num_inference_steps", "num_train_timesteps, 9"]),
         (["--set", "num_frams=9"], ["sampling.num_frams", "did you mean sampling.num_frames?"]),
         (["--set", "num_frames"], ["--set num_frames", "KEY=VALUE"]),
         (["--set", "height=17"], ["sampling.height", "17", "multiple of"]),
@@ -218,6 +228,24 @@ def test_no_row_is_to_blame_for_a_setting(
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_a_manifest_is_checked_with_the_schedulers_settings(
+    vidgen: Vidgen, checkpoint: Path, manifest: Path
+) -> None:
+    def checked(*settings: str) -> Ran:
+        flags = [part for setting in settings for part in ("--scheduler", setting)]
+        return vidgen("manifest", "check", manifest, "--model", checkpoint, *flags)
+
+    assert checked("_class_name=CogVideoXDDIMScheduler", "trained_betas=null").status == 0
+    assert (
+        "model.scheduler._class_name: 'LCMScheduler' is not allowed"
+        in checked("_class_name=LCMScheduler").err
+    )
+    ran = checked("num_train_timesteps=9")
+    assert ran.status == 2
+    assert "num_inference_steps: 50 is not allowed; a whole number from 1 to the scheduler's" in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_what_is_missing_is_said(vidgen: Vidgen, manifest: Path, tmp_path: Path) -> None:
     assert "OUTPUT and --model missing" in vidgen("render", manifest).err
     assert "--model missing" in vidgen("render", manifest, tmp_path / "out").err
@@ -258,11 +286,14 @@ def test_flags_and_run_file_are_one_thing(
     flags += " --max-attempts 5 --max-failures 2.5% --grace 10m"
     flags += " --reject black,frozen --reject blown-out --aigc-producer ACME --checkpoint-every 10"
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a --vae-tiling"
+    flags += " --scheduler _class_name=A --scheduler beta_end=12e-3"
+    flags += " --scheduler clip_sample=false --scheduler x=null"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
     run_file = tmp_path / "run.yaml"
     run_file.write_text(specs[0].to_yaml())
     vidgen("render", run_file)
-    vidgen("render", run_file, "other", "--set", "num_frames=17", "--no-vae-tiling")
+    changed = ("--set", "num_frames=17", "--no-vae-tiling", "--scheduler", "clip_sample=true")
+    vidgen("render", run_file, "other", *changed)
     assert specs[0] == specs[1]
     assert specs[0].sampling == {
         "num_frames": 9,
@@ -278,6 +309,9 @@ def test_flags_and_run_file_are_one_thing(
     assert specs[0].faults == Faults(max_attempts=5, max_failures="2.5%", grace="10m")
     assert specs[2].output.uri == "other"
     assert (specs[0].model.vae_tiling, specs[2].model.vae_tiling) == (True, False)
+    settings = {"_class_name": "A", "beta_end": 0.012, "x": None}
+    assert specs[0].model.scheduler == settings | {"clip_sample": False}
+    assert specs[2].model.scheduler == settings | {"clip_sample": True}
     assert specs[2].sampling["num_frames"] == 17
     assert specs[2].topology == specs[0].topology
 

@@ -69,6 +69,9 @@ def test_tables_of_the_docs() -> None:
 def test_what_decides_pixels() -> None:
     assert Model(id="m", dtype="float32").pixel_options() == {}
     assert Model(id="m", vae_tiling=True).pixel_options() == {"vae_tiling": True}
+    settings = {"_class_name": "DDIMScheduler", "sigma_max": None}
+    assert Model(id="m", scheduler=settings).pixel_options() == {"scheduler": settings}
+    assert Model(id="m", scheduler={}).pixel_options() == {}
 
 
 def test_options_that_python_gives_are_checked() -> None:

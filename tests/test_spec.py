@@ -142,6 +142,26 @@ def test_a_flag_may_be_deep() -> None:
         spec.override({"model.id.x": 5})
 
 
+def test_settings_of_the_scheduler() -> None:
+    """A mapping, of which flags replace the keys that they have."""
+    text = FULL.replace(
+        "  dtype:", "  scheduler: {_class_name: A, clip: false, sigma: null, b: [1, 2.0]}\n  dtype:"
+    )
+    spec = parse_spec(text, "run.yaml")
+    assert spec.model.scheduler == {"_class_name": "A", "clip": False, "sigma": None, "b": [1, 2]}
+    assert parse_spec(spec.to_yaml(), "again.yaml") == spec
+    over = spec.override({"model.scheduler.clip": True, "model.scheduler.c.d": 3.5})
+    assert over.model.scheduler == {**spec.model.scheduler, "clip": True, "c.d": 3.5}
+    flags = {**MINIMAL, "model.scheduler.clip": True}
+    assert spec_from_flags(flags).model.scheduler == {"clip": True}
+    assert spec_from_flags(MINIMAL).override({"model.scheduler.a": 1}).model.scheduler == {"a": 1}
+    assert spec.override({"model.scheduler": None}).model == parse_spec(FULL, "run.yaml").model
+    with pytest.raises(
+        Refused, match=r"command line: model\.revision\.x is no key of a run spec; revision has"
+    ):
+        spec_from_flags({**MINIMAL, "model.revision": "r"}).override({"model.revision.x": 1})
+
+
 def test_defaults_are_a_local_run() -> None:
     spec = spec_from_flags({"model.id": "m", "manifest.uri": "a", "output.uri": "b"})
     assert isinstance(spec, RunSpec)
@@ -204,6 +224,14 @@ def test_defaults_are_a_local_run() -> None:
         ("seed: 7", "seed: -1", ["line 30", "seed", "-1"]),
         ("seed: 7", "seed: 7\nseed: 8", ["line 31", "seed is given twice"]),
         ("  revision: main", "  id: other", ["line 4", "model.id is given twice"]),
+        ("  dtype: bfloat16", "  scheduler: DDIM", ["line 6", "model.scheduler", "'DDIM'", "a mapping"]),
+        (
+            "  dtype: bfloat16",
+            "  scheduler: {a: {b: 1}}",
+            ["line 6", "model.scheduler.a: {'b': 1}", "a list"],
+        ),
+        ("  dtype: bfloat16", "  scheduler: {a: .nan}", ["line 6", "model.scheduler.a: nan", "finite"]),
+        ("  dtype: bfloat16", "  scheduler: {3: 4}", ["line 6", "model.scheduler.3", "string"]),
         ("seed: 7", "seed: [7", ["line 31", "not YAML"]),
         ("seed: 7", "seed: !!python/name:os.system x", ["line 30", "not YAML"]),
     ],

@@ -80,11 +80,16 @@ class Config:
                 raise bad_key(cls.NAME, key, value, _only(key, only))
         names = {field.name for field in dataclasses.fields(cls)}
         if cls.TELLS_UNKNOWN:
-            _tell_unknown(cls.NAME, raw, names | {*cls.HARMLESS, *cls.ONLY})
+            _tell_unknown(cls.NAME, raw, cls.keys())
         try:
             return cls(**{name: raw[name] for name in names if name in raw})
         except ValidationError as error:
             raise _explained(cls, raw, error) from None
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """The keys that the reference class takes, sorted, as far as they are known here."""
+        return tuple(sorted({field.name for field in dataclasses.fields(cls)} | {*cls.HARMLESS, *cls.ONLY}))
 
     def __post_init__(self) -> None:
         self.check()

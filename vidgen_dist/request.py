@@ -24,6 +24,10 @@ MAX_SEED = 2**63 - 1
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 
 
+FPS = "fps"
+"""The field whose default a run says as `output.fps`, unless a family says otherwise."""
+
+
 class RequestError(RowError, ValueError):
     """A field of a request that cannot be: names the field, its value and what is allowed."""
 
@@ -221,7 +225,7 @@ class ResolvedRequest:
     Args:
         id: The row's identity; empty outside of a run.
         seed: Seed of the noise.
-        fps: Frames per second written into the file.
+        fps: Frames per second, see `written_fps`.
         height, width: Size of the frames in pixels.
         num_inference_steps: Denoising steps.
     """
@@ -232,6 +236,11 @@ class ResolvedRequest:
     height: int
     width: int
     num_inference_steps: int
+
+    @property
+    def written_fps(self) -> float:
+        """Frames per second written into the file."""
+        return self.fps
 
     @property
     def steps(self) -> int:

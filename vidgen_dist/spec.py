@@ -115,6 +115,33 @@ def _is_producer(text: str) -> str:
         raise PydanticCustomError("producer", "it should be {allowed}", {"allowed": allowed}) from None
 
 
+def _is_settings(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Settings of a config file, in one form for one meaning: none is None, 3.0 is 3."""
+    for key, held in value.items():
+        if not _is_setting(held):
+            raise PydanticCustomError(
+                _WHOLE_PART,
+                "{key}: {value} is not allowed; it should be a finite number, a text, true, false, null or a "
+                "list of these",
+                {"key": key, "value": repr(held)[:100]},
+            )
+    return {key: _one_form(held) for key, held in value.items()} or None
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_setting(inner) and not isinstance(inner, list | tuple) for inner in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
+
+
+def _one_form(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_one_form(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     # Of a union pydantic tells what is wrong with each of its members, one error each.
     try:
@@ -129,6 +156,7 @@ Size = Annotated[Text, AfterValidator(_is_size)]
 Retry = Annotated[Text, AfterValidator(_is_retry)]
 Flag = Annotated[Text, AfterValidator(_is_flag)]
 Producer = Annotated[Text, AfterValidator(_is_producer)]
+Settings = Annotated[dict[Text, Any], AfterValidator(_is_settings)]
 Span = Annotated[Text, AfterValidator(_is_span)]
 Failures = Annotated[int | str, BeforeValidator(_is_failures)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, strict=True)]
@@ -258,6 +286,18 @@ class Model(Part):
             "--adapter-revision",
             "Branch, tag or commit of the adapter's hub id.",
             docs="branch, tag or commit of the adapter's hub id; recorded as a commit",
+            commands=_ALL,
+        ),
+    ] = None
+    scheduler: Annotated[
+        Settings | None,
+        Option(
+            "--scheduler",
+            "A setting put over the checkpoint's scheduler config; _class_name for another class.",
+            docs="a setting put over the checkpoint's scheduler config, as KEY=VALUE, such as "
+            "`--scheduler _class_name=DDIMScheduler --scheduler clip_sample=false`; in a run.yaml a mapping, "
+            "which the flags are put over key by key",
+            pixels=True,
             commands=_ALL,
         ),
     ] = None
@@ -573,12 +613,18 @@ def make_model(options: Mapping[str, Any], name: str) -> Model:
         raise _refused(error, name, {}, ("model",)) from None
 
 
+_MAPPINGS = ("model.scheduler", "sampling")
+"""Keys of mappings whose own keys a spec does not declare; each is one name, dots and all."""
+
+
 def _with(data: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in flags.items():
-        # What is under `sampling` is one name, dots and all.
-        *path, name = key.split(".", 1 if key.startswith("sampling.") else -1)
+        mapping = next((known for known in _MAPPINGS if key.startswith(f"{known}.")), None)
+        path, _, name = key.rpartition(".") if mapping is None else (mapping, "", key[len(mapping) + 1 :])
         inner = data
-        for step in path:
+        for step in path.split(".") if path else ():
+            if mapping is not None and inner.get(step) is None:
+                inner[step] = {}
             inner = inner.setdefault(step, {})
             if not isinstance(inner, dict):
                 raise Refused(f"{COMMAND_LINE}: {key} is no key of a run spec; {step} has no parts")

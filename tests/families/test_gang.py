@@ -59,6 +59,12 @@ CASES = [
     ("animatediff", "lcm", Degrees(ulysses=2, cfg=2), (0,)),
     ("animatediff", "v1-4", Degrees(ulysses=3), (0, 1)),
     ("animatediff", "whole", Degrees(ulysses=2), (0,)),
+    # Of the last chunk's one frame some ranks have none.
+    ("stable_video_diffusion", "img2vid", Degrees(ulysses=2), (0, 1)),
+    ("stable_video_diffusion", "img2vid", Degrees(ulysses=3), (2,)),
+    ("stable_video_diffusion", "img2vid", Degrees(ulysses=2, cfg=2), (0,)),
+    # More ranks than frames.
+    ("stable_video_diffusion", "small", Degrees(ulysses=3), (0,)),
 ]
 
 

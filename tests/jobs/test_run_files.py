@@ -46,6 +46,15 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "guided": True,
         "tokens": 16 * 64 * 64,
     },
+    "i2vgen-xl": {
+        "frames": 16,
+        "height": 352,
+        "width": 640,
+        "steps": 50,
+        "guided": False,
+        "tokens": 16 * 44 * 80,
+        "encoded_frames": 1,
+    },
     # 84 frames are made 79.
     "mochi": {"frames": 79, "height": 480, "width": 848, "steps": 64, "guided": True, "tokens": 14 * 30 * 53},
 }

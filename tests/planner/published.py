@@ -217,6 +217,49 @@ _STABLE_DIFFUSION_INDEX = {
 }
 
 
+_I2VGEN_XL: dict[str, dict[str, Any]] = {
+    "tokenizer": {},
+    "text_encoder": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+        "eos_token_id": 2,
+    },
+    "image_encoder": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+        "patch_size": 14,
+        "projection_dim": 1024,
+    },
+    "feature_extractor": {"crop_size": {"height": 224, "width": 224}},
+    "unet": {"sample_size": 32},
+    "vae": {**_IMAGE_VAE, "sample_size": 768},
+    "scheduler": {
+        "beta_schedule": "squaredcos_cap_v2",
+        "clip_sample": False,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "steps_offset": 1,
+    },
+}
+
+_I2VGEN_XL_INDEX = {
+    "_class_name": "I2VGenXLPipeline",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "I2VGenXLUNet"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
 NAMES = {
     "zai-org/CogVideoX-2b": "2b",
     "zai-org/CogVideoX-5b": "5b",
@@ -229,6 +272,7 @@ NAMES = {
     "Lightricks/LTX-Video-0.9.8-13B-distilled": "ltx-0.9.8",
     "genmo/mochi-1-preview": "mochi",
     "emilianJR/epiCRealism": "animatediff",
+    "ali-vilab/i2vgen-xl": "i2vgen-xl",
 }
 """What `checkpoint` calls a hub id."""
 
@@ -239,8 +283,10 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
     Args:
         folder: Where they are put.
         name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
-            `mochi`; or `animatediff`, with the motion adapter v1-5-2.
+            `mochi`, or `i2vgen-xl`; or `animatediff`, with the motion adapter v1-5-2.
     """
+    if name == "i2vgen-xl":
+        return _written(folder, name, _I2VGEN_XL_INDEX, _I2VGEN_XL)
     if name == "animatediff":
         images = _written(folder, name, _STABLE_DIFFUSION_INDEX, _STABLE_DIFFUSION)
         adapter = folder / "motion_adapter"

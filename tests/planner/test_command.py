@@ -104,6 +104,14 @@ def test_tiles_are_looked_at(plan: Plan, tmp_path: Path) -> None:
     }
 
 
+def test_the_scheduler_is_looked_at(plan: Plan) -> None:
+    few = ("--scheduler", "num_train_timesteps=20")
+    ran = plan("--model", CHECKPOINT, *few)
+    assert ran.status == 2
+    assert "num_inference_steps: 50 is not allowed; a whole number from 1 to" in ran.err
+    assert plan("--model", CHECKPOINT, *few, "--set", "num_inference_steps=20").status == 0
+
+
 def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Plan) -> None:
     assert json.loads(plan("--model", CHECKPOINT, "--json").out)["npus"] == 8
 

@@ -82,6 +82,12 @@ class Case:
         """For each request (F, H, W, 3), float32 in [0, 1]."""
         return [np.load(self.folder / f"frames.{k}.npy") for k in range(len(self.requests))]
 
+    @property
+    def overridden(self) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """Settings put over the scheduler, and the frames of the first request with each."""
+        listed = json.loads((self.folder / "overridden.json").read_text(encoding="utf-8"))
+        return [(settings, np.load(self.folder / f"overridden.{k}.npy")) for k, settings in enumerate(listed)]
+
     @cached_property
     def pieces(self) -> dict[str, np.ndarray]:
         """What went in and out of each model in the first request; README.md lists the keys."""

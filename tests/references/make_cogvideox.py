@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import (
@@ -71,7 +72,8 @@ VAE = {
 class Case:
     """One checkpoint and the requests that are rendered with it.
 
-    `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it.
+    `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it. Of
+    `overrides` each is put over the checkpoint's scheduler, for the first request once more.
     """
 
     seed: int
@@ -85,6 +87,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     save: dict[str, Any] = field(default_factory=dict)
     vae_pieces: bool = False
+    overrides: list[dict[str, Any]] = field(default_factory=list)
 
 
 CASES = {
@@ -93,6 +96,10 @@ CASES = {
         scheduler="ddim",
         vae={"scaling_factor": 1.15258426, "block_out_channels": (8, 16, 16, 24), "norm_num_groups": 4},
         vae_pieces=True,
+        overrides=[
+            {"_class_name": "CogVideoXDPMScheduler"},
+            {"timestep_spacing": "linspace", "rescale_betas_zero_snr": False, "snr_shift_scale": 1.5},
+        ],
         requests=[
             {
                 "prompt": making.PROMPT,
@@ -422,6 +429,18 @@ def record_vae(vae: AutoencoderKLCogVideoX, seed: int) -> dict[str, np.ndarray]:
     return recorder.pieces
 
 
+def record_overrides(pipeline: Any, case: Case, folder: Path) -> None:
+    """Renders the first request with each of the overrides: `overridden.<k>.npy`, listed in a JSON file."""
+    checkpoint, own = folder / "checkpoint", type(pipeline.scheduler).__name__
+    for k, override in enumerate(case.overrides):
+        keys = dict(override)
+        kind = getattr(diffusers, keys.pop("_class_name", own))
+        pipeline.scheduler = kind.from_pretrained(checkpoint, subfolder="scheduler", **keys)
+        np.save(folder / f"overridden.{k}.npy", render(pipeline, case.requests[0], case))
+    if case.overrides:
+        making.write_json(folder / "overridden.json", case.overrides)
+
+
 def make(name: str, case: Case) -> None:
     folder = HERE / "cogvideox" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -445,6 +464,7 @@ def make(name: str, case: Case) -> None:
         pieces=pieces,
         media=case.media,
     )
+    record_overrides(pipeline, case, folder)
 
 
 if __name__ == "__main__":

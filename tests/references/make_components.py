@@ -57,35 +57,6 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
-class ImageVaePieces(making.VaePieces):
-    """Of an autoencoder of images, which diffusers hands the frames of a video as a batch."""
-
-    @torch.no_grad()
-    def decode(self, name: str, *shape: int) -> None:
-        latents = torch.from_numpy(self._rng.standard_normal(shape).astype(np.float32))
-        self.pieces[f"vae.{name}.input"] = making.numbers(latents)
-        self.pieces[f"vae.{name}.output"] = making.numbers(_clip(self._vae.decode(_images(latents)).sample))
-
-    @torch.no_grad()
-    def encode(self, name: str, batch: int, frames: int, height: int, width: int) -> None:
-        assert batch == 1
-        video = torch.from_numpy(making.clip(self._seed, frames, height, width).astype(np.float32))
-        video = (video / 127.5 - 1).permute(3, 0, 1, 2)[None].contiguous()
-        distribution = self._vae.encode(_images(video)).latent_dist
-        self.pieces[f"vae.{name}.input"] = making.numbers(video)
-        self.pieces[f"vae.{name}.mean"] = making.numbers(_clip(distribution.mean))
-        self.pieces[f"vae.{name}.logvar"] = making.numbers(_clip(distribution.logvar))
-
-
-def _images(video: torch.Tensor) -> torch.Tensor:
-    """One video (1, C, F, H, W) as F images."""
-    return video[0].transpose(0, 1)
-
-
-def _clip(images: torch.Tensor) -> torch.Tensor:
-    return images.transpose(0, 1)[None]
-
-
 def make_autoencoder(name: str) -> None:
     folder = empty_folder(name)
     vae = AutoencoderKL(**AUTOENCODERS[name])
@@ -95,7 +66,7 @@ def make_autoencoder(name: str) -> None:
         # As the files of Stable Diffusion 1.5 have it.
         save_file({_old(key): value for key, value in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
         vae = AutoencoderKL.from_pretrained(folder)
-    recorder = ImageVaePieces(vae.eval(), 900)
+    recorder = making.ImageVaePieces(vae.eval(), 900)
     channels = vae.config.latent_channels
     recorder.decode("decode", 1, channels, 3, 5, 4)
     recorder.encode("encode", 1, 2, 20, 16)

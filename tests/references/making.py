@@ -244,6 +244,40 @@ class VaePieces:
         self.pieces[f"vae.{name}.logvar"] = numbers(distribution.logvar)
 
 
+class ImageVaePieces(VaePieces):
+    """Of an autoencoder of images, which diffusers hands the frames of one video as a batch."""
+
+    @torch.no_grad()
+    def decode(self, name: str, *shape: int) -> None:
+        latents = torch.from_numpy(self._rng.standard_normal(shape).astype(np.float32))
+        self.pieces[f"vae.{name}.input"] = numbers(latents)
+        self.pieces[f"vae.{name}.output"] = numbers(_as_video(self.decoded(_as_images(latents))))
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Frames (F, 3, H, W) of latents (F, Z, h, w)."""
+        return self._vae.decode(latents).sample
+
+    @torch.no_grad()
+    def encode(self, name: str, batch: int, frames: int, height: int, width: int) -> None:
+        assert batch == 1
+        video = torch.from_numpy(clip(self._seed, frames, height, width).astype(np.float32) / 127.5 - 1)
+        video = video.permute(3, 0, 1, 2)[None].contiguous()
+        distribution = self._vae.encode(_as_images(video)).latent_dist
+        self.pieces[f"vae.{name}.input"] = numbers(video)
+        self.pieces[f"vae.{name}.mean"] = numbers(_as_video(distribution.mean))
+        self.pieces[f"vae.{name}.logvar"] = numbers(_as_video(distribution.logvar))
+
+
+def _as_images(video: torch.Tensor) -> torch.Tensor:
+    """(1, C, F, H, W) to (F, C, H, W)."""
+    return video[0].transpose(0, 1)
+
+
+def _as_video(images: torch.Tensor) -> torch.Tensor:
+    """(F, C, H, W) to (1, C, F, H, W)."""
+    return images.transpose(0, 1)[None]
+
+
 def main(make: Callable[[str, Any], None], cases: dict[str, Any]) -> None:
     """Makes the cases that the command line names, or all."""
     import diffusers

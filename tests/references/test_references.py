@@ -14,6 +14,7 @@ EXPECTED = {
     "i2vgen_xl": ["i2v", "odd"],
     "ltx": ["0.9.0", "0.9.0-i2v", "0.9.1", "0.9.1-i2v", "0.9.5-i2v"],
     "mochi": ["odd", "t2v"],
+    "stable_video_diffusion": ["img2vid", "small"],
 }
 ALL = [(family, name) for family, names in EXPECTED.items() for name in names]
 

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vidgen_dist import __version__
-from vidgen_dist.cli.flags import Flags, read_names, with_flags
+from vidgen_dist.cli.flags import Flags, read_names, read_pair, with_flags
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.yaml_core import read_value
@@ -111,7 +111,6 @@ def render(
     Exit status: 0 all rows done, 1 some failed, 2 refused before start, 130 interrupted.
     """
     flags = {
-        **model,
         **topology,
         "manifest.passthrough": read_names(passthrough),
         "manifest.retry": retry,
@@ -128,7 +127,7 @@ def render(
         "seed": seed,
         **_sampling(set_),
     }
-    given = _given(flags)
+    given = {**model, **_given(flags)}
     result = run(_spec(manifest, given))
     raise typer.Exit(result.exit_status)
 
@@ -177,7 +176,7 @@ def plan(
     from vidgen_dist.planner.report import summary, tables
     from vidgen_dist.runtime.plan import check_sampling, load_spec
 
-    given = _given({**model, **topology, **_sampling(set_)})
+    given = {**model, **_given({**topology, **_sampling(set_)})}
     if run_file is not None:
         spec = load_spec(run_file).override(given)
     elif "model.id" in model:
@@ -407,8 +406,8 @@ def check_manifest(
     from vidgen_dist.runtime.plan import check_manifest as check
 
     ignore_warnings()
-    flags = {**model, "manifest.passthrough": read_names(passthrough), **_sampling(set_)}
-    report = check(uri, _given(flags))
+    flags = {"manifest.passthrough": read_names(passthrough), **_sampling(set_)}
+    report = check(uri, {**model, **_given(flags)})
     for name in report.unknown_columns:
         _err(f"{uri}: {describe_unknown(name, known_fields())}")
     for problem in report.problems:
@@ -570,10 +569,8 @@ def read_settings(
     """
     settings: dict[str, Any] = {}
     for option in options:
-        name, equals, text = option.partition("=")
-        if not equals or not name.strip():
-            raise Refused(f"command line: --set {option}: is not KEY=VALUE, such as --set {example}")
-        key = under + name.strip()
+        name, text = read_pair("--set", option, example)
+        key = under + name
         settings[key] = text if _is_text(key) else read_value(text)
     return settings
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import typer
 
 from vidgen_dist import spec
+from vidgen_dist.errors import Refused
 from vidgen_dist.spec import Command, Option
 from vidgen_dist.yaml_core import read_value
 
@@ -31,12 +32,22 @@ class _Flag:
         option: Its declaration.
         kind: Type of what the command line gives.
         read: Makes the spec's value of it.
+        metavar: What the help calls its value, where not by its type.
     """
 
     key: str
     option: Option
     kind: type | types.GenericAlias
     read: Callable[[Any], Any]
+    metavar: str | None = None
+
+    def given(self, value: Any) -> Flags:
+        """What the command line has for it: no key, one, or those of a mapping."""
+        if self.metavar is not None:
+            pairs = (read_pair(self.option.flag, text) for text in value or ())
+            return {f"{self.key}.{name}": self.read(text) for name, text in pairs}
+        read = self.read(value)
+        return {} if read is None else {self.key: read}
 
     @property
     def name(self) -> str:
@@ -48,7 +59,7 @@ class _Flag:
         flag = self.option.flag
         if self.kind is bool:
             flag = f"{flag}/--no-{flag.removeprefix('--')}"
-        default = typer.Option(None, flag, help=help or self.option.help)
+        default = typer.Option(None, flag, help=help or self.option.help, metavar=self.metavar)
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.kind | None
         )
@@ -78,8 +89,8 @@ def with_flags(
         @functools.wraps(function)
         def run(**values: Any) -> None:
             for part, flags in groups.items():
-                given = {flag.key: flag.read(values.pop(flag.name)) for flag in flags}
-                values[part] = {key: value for key, value in given.items() if value is not None}
+                given = [flag.given(values.pop(flag.name)) for flag in flags]
+                values[part] = {key: value for each in given for key, value in each.items()}
             function(**values)
 
         signature = inspect.signature(function, eval_str=True)
@@ -95,6 +106,24 @@ def read_names(texts: list[str] | None) -> list[str] | None:
     if not texts:
         return None
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+def read_pair(flag: str, text: str, example: str | None = None) -> tuple[str, str]:
+    """Name and value of a `KEY=VALUE`.
+
+    Args:
+        flag: The flag that has it.
+        text: What follows it.
+        example: One, for the message.
+
+    Raises:
+        Refused: It is none.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        such = f", such as {flag} {example}" if example else ""
+        raise Refused(f"command line: {flag} {text}: is not KEY=VALUE{such}")
+    return name.strip(), value
 
 
 def table_rows(part: str) -> list[str]:
@@ -115,14 +144,21 @@ def _flags(part: str, command: Command) -> list[_Flag]:
     ]
 
 
-def _kind(annotation: Any) -> tuple[type | types.GenericAlias, Callable[[Any], Any]]:
-    """Type of a flag for a field of that type, and what makes the field's value of the flag's."""
+def _kind(
+    annotation: Any,
+) -> tuple[type | types.GenericAlias, Callable[[Any], Any], str | None]:
+    """Type of a flag for a field of that type, what makes the field's value of the flag's, and its metavar.
+
+    Of a mapping's flag, which may be repeated, each `KEY=VALUE` has a value to be made.
+    """
     plain = _plain_types(annotation) - {type(None)}
+    if plain == {dict}:
+        return list[str], read_value, "KEY=VALUE"
     if plain == {tuple}:
-        return list[str], read_names
+        return list[str], read_names, None
     if len(plain) == 1:
-        return plain.pop(), lambda value: value
-    return str, lambda text: None if text is None else read_value(text)
+        return plain.pop(), lambda value: value, None
+    return str, lambda text: None if text is None else read_value(text), None
 
 
 def _plain_types(annotation: Any) -> set[type]:

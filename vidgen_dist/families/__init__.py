@@ -9,7 +9,15 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import animatediff, cogvideox, hunyuan_video, i2vgen_xl, ltx, mochi
+from vidgen_dist.families import (
+    animatediff,
+    cogvideox,
+    hunyuan_video,
+    i2vgen_xl,
+    ltx,
+    mochi,
+    stable_video_diffusion,
+)
 from vidgen_dist.families.family import Family
 from vidgen_dist.ledger.entries import SCHEMA
 from vidgen_dist.manifest.columns import PRIORITY, column_of
@@ -27,6 +35,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     ltx.FAMILY,
     mochi.FAMILY,
     animatediff.FAMILY,
+    stable_video_diffusion.FAMILY,
     i2vgen_xl.FAMILY,
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -60,6 +60,7 @@ def load_pipeline(
     dtype: str | None = None,
     adapter: str | None = None,
     adapter_revision: str | None = None,
+    scheduler: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> AnyPipeline:
     """Load a checkpoint and return the pipeline that renders with it.
@@ -74,6 +75,8 @@ def load_pipeline(
             Ascend; on CPU always `float32`, whose kernels know no other.
         adapter: AnimateDiff's motion adapter: hub id or folder.
         adapter_revision: Branch, tag or commit of the adapter's hub id.
+        scheduler: Keys put over the checkpoint's scheduler config, as diffusers' `from_config` takes them;
+            `_class_name` for another class, such as `{"_class_name": "DDIMScheduler", "clip_sample": False}`.
         mesh: The gang that renders together, as `Seat.join` gives it to each of its ranks; by default this
             process alone. All ranks render the same requests in the same order.
 
@@ -92,6 +95,7 @@ def load_pipeline(
         "dtype": dtype,
         "adapter": adapter,
         "adapter_revision": adapter_revision,
+        "scheduler": scheduler,
     }
     return load_model(make_model(options, "load_pipeline"), mesh)
 

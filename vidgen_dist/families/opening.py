@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families import family_of, find_family
+from vidgen_dist.families.family import Component, Family, SchedulerClass
 from vidgen_dist.spec import Model
-from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
 from vidgen_dist.weights.single import open_single
 
 
@@ -17,15 +19,74 @@ def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
     """Open what a run's options name.
 
     Args:
-        options: Which checkpoint, of which revision and variant, and with which motion adapter.
+        options: Which checkpoint, of which revision and variant, with which motion adapter and which settings
+            of its scheduler.
         weights: False to download configs and vocabularies only.
 
     Raises:
-        Refused: As `open_checkpoint` and `open_single`; an adapter for a family that takes none.
+        Refused: As `open_checkpoint`, `open_single` and `with_scheduler`; an adapter for a family that takes
+            none.
     """
     checkpoint = open_checkpoint(
         options.id, revision=options.revision, variant=options.variant, ignores=_ignored, weights=weights
     )
+    checkpoint = _with_adapter(checkpoint, options, weights)
+    return checkpoint if options.scheduler is None else with_scheduler(checkpoint, options.scheduler)
+
+
+def with_scheduler(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint with settings put over its scheduler's, as diffusers' `from_config` does.
+
+    Args:
+        checkpoint: An opened checkpoint.
+        settings: Keys of `scheduler_config.json`; `_class_name` for another class. Of the checkpoint's own
+            keys those that the other class does not know are left out.
+
+    Raises:
+        Refused: A class that the family does not take, a key that the class does not know, or a value that
+            cannot be: names what is allowed.
+    """
+    family = find_family(checkpoint)
+    component = _scheduler_of(family)
+    own = checkpoint.class_name(component.name)
+    known = _scheduler_class(family, component, settings.get("_class_name", own))
+    keys = known.config.keys()
+    for key in settings:
+        if key not in keys and not key.startswith("_"):
+            raise Refused(f"model.scheduler.{key}: unknown key; {_allowed(key, keys, known.name)}")
+    raw = checkpoint.config(component.name)
+    kept = raw if known.name == own else {key: value for key, value in raw.items() if key in keys}
+    config = {**kept, **settings}
+    try:
+        known.config.read({key: value for key, value in config.items() if key in keys})
+    except ConfigError as error:
+        over = f"model.scheduler, over {checkpoint.component_folder(component.name)}"
+        raise Refused("\n".join(f"{over}: {fault}" for fault in str(error).splitlines())) from None
+    overlaid = {**checkpoint.overlaid, component.name: Overlaid(known.name, config)}
+    return dataclasses.replace(checkpoint, overlaid=overlaid)
+
+
+def _scheduler_of(family: Family[Any]) -> Component:
+    for component in family.components:
+        if any(isinstance(known, SchedulerClass) for known in component.takes):
+            return component
+    raise Refused(f"model.scheduler: is not allowed; {family.name} has no scheduler: leave it out")
+
+
+def _scheduler_class(family: Family[Any], component: Component, class_name: Any) -> SchedulerClass:
+    known = {taken.name: taken for taken in component.takes if isinstance(taken, SchedulerClass)}
+    if class_name not in known:
+        allowed = _allowed(str(class_name), tuple(known), family.name)
+        raise Refused(f"model.scheduler._class_name: {class_name!r} is not allowed; {allowed}")
+    return known[class_name]
+
+
+def _allowed(given: str, names: Sequence[str], taker: str) -> str:
+    near = difflib.get_close_matches(given, names, 1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}{taker} takes {', '.join(names)}"
+
+
+def _with_adapter(checkpoint: Checkpoint, options: Model, weights: bool) -> Checkpoint:
     if options.adapter is None:
         if options.adapter_revision is not None:
             raise Refused(

@@ -151,7 +151,9 @@ def _read(output: Storage, files: Sequence[str], format: str, row: Row, fingerpr
     request = row.request
     if frames[0].size != _size(request, format):
         return None
-    fps = min(request.fps, MAX_GIF_FPS) if format == "gif" else request.fps
+    fps = request.written_fps
+    if format == "gif":
+        fps = min(fps, MAX_GIF_FPS)
     uri = output.uri(files[0].rpartition("/")[0] if format == "png" else files[0])
     video = EncodedVideo(path, size, digest, len(frames), float(fps), *frames[0].size)
     return Stored(video, uri, measure(np.asarray(frame) for frame in frames))

@@ -19,7 +19,15 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, ProbeError, check, open_manifest, ordered_rows
 from vidgen_dist.media import MediaError, read_image, read_video
-from vidgen_dist.request import Field, RenderRequest, RequestError, ResolvedRequest, sources_of, with_sources
+from vidgen_dist.request import (
+    FPS,
+    Field,
+    RenderRequest,
+    RequestError,
+    ResolvedRequest,
+    sources_of,
+    with_sources,
+)
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime.adoption import most_left, seek
 from vidgen_dist.runtime.engine import OpenedModel, get_engine
@@ -94,7 +102,7 @@ class Plan:
             OSError: The manifest cannot be read, or was changed.
         """
         resolving = Resolving(self.model.rules, self.spec.seed, self.identity)
-        defaults = sampling_defaults(self.spec)
+        defaults = sampling_defaults(self.spec, self.model.rules)
         ordered = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
         rows = (
             Row(
@@ -145,7 +153,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     model.rules.check_defaults(spec.sampling)
     manifest = open_checked(spec, model.rules)
     try:
-        report = check(manifest, defaults=sampling_defaults(spec), resolve=model.rules.resolve)
+        report = check(manifest, defaults=sampling_defaults(spec, model.rules), resolve=model.rules.resolve)
         if not report.ok:
             raise Refused(describe_problems(report))
         ledger = read_ledger(output)
@@ -156,7 +164,9 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
             _check_manifest_belongs(spec, before, ledger, manifest)
         identity = identity_of(model, spec)
         resolving = Resolving(model.rules, spec.seed, identity)
-        found = find_done(manifest, sampling_defaults(spec), resolving, ledger, spec.manifest.retry)
+        found = find_done(
+            manifest, sampling_defaults(spec, model.rules), resolving, ledger, spec.manifest.retry
+        )
     except OSError as error:
         raise Refused(str(error)) from None
     return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, before)
@@ -274,10 +284,17 @@ def _not_under_sampling(name: str, field: Field | None) -> str:
     return f"sampling.{name} is no field of a request; {hint}allowed: {', '.join(allowed)}"
 
 
-def sampling_defaults(spec: RunSpec) -> dict[str, Any]:
-    """Values for the request fields that a row leaves out."""
+def sampling_defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:
+    """Values for the request fields that a row leaves out.
+
+    Args:
+        spec: What the run is.
+        rules: What the model takes, where it is known.
+    """
     given = {name: value for name, value in spec.sampling.items() if value is not None}
-    return given if spec.output.fps is None else {**given, "fps": spec.output.fps}
+    if spec.output.fps is None:
+        return given
+    return {**given, FPS if rules is None else rules.of_task.file_fps: spec.output.fps}
 
 
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
@@ -394,7 +411,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
     try:
         return check(
             manifest,
-            defaults=sampling_defaults(spec),
+            defaults=sampling_defaults(spec, rules),
             resolve=rules.resolve if rules else None,
             probe=functools.partial(_probe, rules=rules),
         )

@@ -183,7 +183,7 @@ class WriteThread:
             outcome.frames,
             folder / f"video{suffix}",
             format=output.format,
-            fps=request.fps,
+            fps=request.written_fps,
             crf=output.crf,
             tags=provenance_tags(
                 id=outcome.row.id,

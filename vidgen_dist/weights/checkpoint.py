@@ -33,6 +33,19 @@ _VOCABULARIES = (".model", "vocab.json", "vocab.txt", "tokenizer.json")
 
 
 @dataclass(frozen=True)
+class Overlaid:
+    """A component as something put over its files makes it.
+
+    Args:
+        class_name: Its class.
+        config: Its settings.
+    """
+
+    class_name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint on this machine's disk.
 
@@ -44,6 +57,7 @@ class Checkpoint:
         model_index: Content of `model_index.json`.
         components: Names of the components that it was opened with.
         elsewhere: Components that lie in a repository of their own, by name.
+        overlaid: Components that are not what their files say, by name. No part of the digest.
     """
 
     model: str
@@ -53,6 +67,7 @@ class Checkpoint:
     model_index: dict[str, Any]
     components: tuple[str, ...]
     elsewhere: Mapping[str, Single] = field(default_factory=dict)
+    overlaid: Mapping[str, Overlaid] = field(default_factory=dict)
 
     def has_component(self, component: str) -> bool:
         """Whether it has a component of that name."""
@@ -64,6 +79,8 @@ class Checkpoint:
         Raises:
             Refused: The checkpoint has no such component.
         """
+        if component in self.overlaid:
+            return self.overlaid[component].class_name
         if component in self.elsewhere:
             return self.elsewhere[component].class_name
         classes = _classes(self.model_index)
@@ -94,6 +111,8 @@ class Checkpoint:
             Refused: The component or the file is missing, or the file is no JSON object (names the line).
         """
         folder = self.component_folder(component)
+        if component in self.overlaid:
+            return dict(self.overlaid[component].config)
         for name in _CONFIGS:
             if (folder / name).is_file():
                 return read_json(folder / name)

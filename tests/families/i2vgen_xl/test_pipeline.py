@@ -135,6 +135,7 @@ def test_defaults_are_the_pipelines(rules: Rules[I2VGenXLRequest]) -> None:
             {"max_sequence_length": 77},
             "max_sequence_length: 77 is not allowed; I2VGen-XL image-to-video does",
         ),
+        ({"num_inference_steps": 1001}, "num_inference_steps: 1001 is not allowed; "),
         ({"strength": 0.5}, "strength: 0.5 is not allowed; I2VGen-XL image-to-video does not take it"),
     ],
 )

@@ -16,10 +16,8 @@ from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipTextConfig
 from vidgen_dist.errors import ConfigError
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
+from vidgen_dist.families.common.unet_config import BlocksConfig, PerBlock, per_block
 from vidgen_dist.families.family import Configs
-
-PerBlock = Positive | Items[Positive]
-"""A number for all blocks of the UNet, or one for each."""
 
 ATTENDING_DOWN, ATTENDING_UP = "CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion"
 """Blocks whose images attend to the prompt."""
@@ -33,13 +31,8 @@ OF_VIDEOS = {
 """A block of images -> what it is with motion modules in it."""
 
 
-def per_block(value: int | tuple[int, ...], blocks: int) -> tuple[int, ...]:
-    """The value of each block."""
-    return (value,) * blocks if isinstance(value, int) else value
-
-
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class UNetConfig(Config):
+class UNetConfig(BlocksConfig):
     """What UNets of images and of videos have in common in `unet/config.json`.
 
     Lists are in the order of the way down, from the pixels to the middle, but for `up_block_types`.
@@ -48,7 +41,6 @@ class UNetConfig(Config):
     sample_size: Positive | None = None
     in_channels: Positive = 4
     out_channels: Positive = 4
-    block_out_channels: Items[Positive] = (320, 640, 1280, 1280)
     layers_per_block: PerBlock = 2
     downsample_padding: Annotated[int, Field(ge=0, le=1)] = 1
     mid_block_scale_factor: AboveZero = 1.0
@@ -59,11 +51,6 @@ class UNetConfig(Config):
     transformer_layers_per_block: PerBlock = 1
     use_linear_projection: bool = False
 
-    @property
-    def blocks(self) -> int:
-        """Blocks on the way down, and as many on the way up."""
-        return len(self.block_out_channels)
-
     def check(self) -> None:
         if any(channels % self.norm_num_groups for channels in self.block_out_channels):
             self.refuse(
@@ -73,20 +60,6 @@ class UNetConfig(Config):
             "layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "down_block_types"
         )
         self.check_per_block("up_block_types")
-
-    def check_per_block(self, *keys: str) -> None:
-        """See that lists have an entry for each block."""
-        for key in keys:
-            value = getattr(self, key)
-            if isinstance(value, tuple) and len(value) != self.blocks:
-                self.refuse(key, f"{self.blocks} entries, one for each of block_out_channels")
-
-    def check_heads(self, key: str) -> None:
-        """See that the heads of each block divide its channels."""
-        self.check_per_block(key)
-        heads = per_block(getattr(self, key), self.blocks)
-        if any(channels % n for channels, n in zip(self.block_out_channels, heads, strict=True)):
-            self.refuse(key, f"divisors of block_out_channels, {self.block_out_channels}")
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)

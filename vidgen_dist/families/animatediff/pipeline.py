@@ -20,9 +20,8 @@ from vidgen_dist.families.animatediff.unet import UNetMotionModel
 from vidgen_dist.families.common.autoencoder_kl import AutoencoderKL
 from vidgen_dist.families.common.guidance import Halves, constant
 from vidgen_dist.families.common.pipeline import Start
-from vidgen_dist.families.common.prompts import PromptedPipeline
-from vidgen_dist.families.common.rendering import check_finite, draw_noise
-from vidgen_dist.weights.tokenizer import tokenize
+from vidgen_dist.families.common.prompts import PromptedPipeline, clip_hidden
+from vidgen_dist.families.common.rendering import draw_noise
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,7 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]
         return Halves(positive, negative)
 
     def encode_text(self, r: AnimateDiffRequest, prompt: str) -> Text:
-        length = min(self.tokenizer.model_max_length, self.configs.text_encoder.max_position_embeddings)
-        ids = tokenize(self.tokenizer, prompt, length)
-        hidden = nn.to_numpy(self.text_encoder(ids, skip=r.clip_skip).hidden)
-        check_finite(hidden, "encode, text")
-        return Text(hidden)
+        return Text(clip_hidden(self.tokenizer, self.text_encoder, prompt, r.clip_skip))
 
     def prepare(self, r: AnimateDiffRequest, halves: Halves[Text], rng: np.random.Generator) -> Start[Text]:
         size = self.configs.latent_size(r.num_frames, r.height, r.width)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from vidgen_dist.families.animatediff.config import AnimateDiffConfigs
 from vidgen_dist.families.common.fields import CLIP_SKIP, DECODE_CHUNK_SIZE
+from vidgen_dist.families.common.requests import UNetRequest
 from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO, TaskRules
-from vidgen_dist.request import RequestError, ResolvedRequest
+from vidgen_dist.request import RequestError
 
 FIELDS = {"clip_skip": CLIP_SKIP, "decode_chunk_size": DECODE_CHUNK_SIZE}
 
@@ -19,37 +20,21 @@ SAMPLE_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnimateDiffRequest(ResolvedRequest):
+class AnimateDiffRequest(UNetRequest):
     """A row for AnimateDiff."""
-
-    prompt: str
-    negative_prompt: str
-    num_frames: int
-    guidance_scale: float
-    eta: float
-    clip_skip: int
-    decode_chunk_size: int
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether each step predicts with the prompt and without."""
-        return self.guidance_scale > 1.0
 
 
 def task_rules(configs: AnimateDiffConfigs) -> dict[str, TaskRules[AnimateDiffRequest]]:
     """Task -> rules, for the one task that there is."""
     ratio = configs.vae.spatial_compression_ratio
     size = (configs.unet.sample_size or SAMPLE_SIZE) * ratio
-    longest, layers = configs.motion_unet.motion_max_seq_length, configs.text_encoder.num_hidden_layers
+    longest = configs.motion_unet.motion_max_seq_length
 
     def check(r: AnimateDiffRequest) -> None:
         if r.num_frames > longest:
             allowed = f"up to {longest} with this motion adapter, whose motion_max_seq_length it is"
             raise RequestError("num_frames", r.num_frames, allowed)
-        if r.clip_skip > layers:
-            allowed = f"up to {layers}, the layers of the text encoder"
-            raise RequestError("clip_skip", r.clip_skip, allowed)
-        configs.scheduler.predictions(r.num_inference_steps)
+        r.check(configs.text_encoder, configs.scheduler)
 
     of_task = TaskRules(
         request=AnimateDiffRequest,

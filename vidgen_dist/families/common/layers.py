@@ -34,12 +34,14 @@ def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoids (B, in) to an embedding (B, E): two linear maps with an activation between."""
+    """Sinusoids (B, in) to an embedding (B, E or `out_dim`): two linear maps with an activation between."""
 
-    def __init__(self, in_channels: int, embed_dim: int, activation: str = "silu") -> None:
+    def __init__(
+        self, in_channels: int, embed_dim: int, activation: str = "silu", out_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(in_channels, embed_dim)
-        self.linear_2 = nn.Linear(embed_dim, embed_dim)
+        self.linear_2 = nn.Linear(embed_dim, out_dim or embed_dim)
         self._activation = of_diffusers(activation)
 
     def construct(self, sinusoids: nn.Tensor) -> nn.Tensor:

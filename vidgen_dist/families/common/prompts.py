@@ -10,9 +10,13 @@ from typing import Any, Generic
 
 import numpy as np
 
+from vidgen_dist import nn
+from vidgen_dist.encoders.clip import CLIPTextEncoder
 from vidgen_dist.families.common.guidance import H, Halves
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts, S
+from vidgen_dist.families.common.rendering import check_finite
 from vidgen_dist.families.common.tasks import R
+from vidgen_dist.weights.tokenizer import tokenize
 
 BUDGET = 256 * 2**20
 """Bytes: 70 prompts of CogVideoX, whose encoded text is 226 tokens of 4096 float32."""
@@ -98,3 +102,18 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
         # would not be there when the others gather the encoder's weights.
         negative = None if negative_prompt is None else encoded(negative_prompt)
         return Halves(encoded(prompt), negative)
+
+
+def clip_hidden(tokenizer: Any, encoder: CLIPTextEncoder, prompt: str, skip: int) -> np.ndarray:
+    """What CLIP makes of each token of a prompt, (1, L, D), L as many as it takes.
+
+    Args:
+        tokenizer: The encoder's.
+        encoder: The text encoder.
+        prompt: The prompt.
+        skip: Layers at its end that are left out.
+    """
+    ids = tokenize(tokenizer, prompt, min(tokenizer.model_max_length, encoder.config.max_position_embeddings))
+    hidden = nn.to_numpy(encoder(ids, skip=skip).hidden)
+    check_finite(hidden, "encode, text")
+    return hidden

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, get_args
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.request import FIELDS, Field, RenderRequest, RequestError, ResolvedRequest
+from vidgen_dist.request import FIELDS, FPS, Field, RenderRequest, RequestError, ResolvedRequest
 from vidgen_dist.spec import Task
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class TaskRules(Generic[R]):
         multiples: Fields that must be multiples of a number.
         check: Says what else is wrong with a request, by raising RequestError.
         check_clip: Likewise of a request and the frames that its clip turned out to have.
+        file_fps: The field that is the file's frames per second: the run's `output.fps` is its default. It is
+            another than `fps` where that one decides what is rendered.
         late: Defaults of fields that the family takes only since there are ledgers of it; where a row has
             one, its fingerprint leaves the field out.
     """
@@ -44,6 +46,7 @@ class TaskRules(Generic[R]):
     multiples: Mapping[str, int] = field(default_factory=dict)
     check: Callable[[R], None] = _all_well
     check_clip: Callable[[R, int], None] = _all_well
+    file_fps: str = FPS
     late: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -113,18 +113,25 @@ class FrameTransformer(nn.Module):
 
 
 def between_frames(x: nn.Tensor, context: Context, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
+    """As `tokens_between_frames`, x and what is made of it images (N, C, H, W)."""
+    return to_image(tokens_between_frames(to_tokens(x), context, run), x.shape[2:])
+
+
+def tokens_between_frames(
+    tokens: nn.Tensor, context: Context, run: Callable[[nn.Tensor], nn.Tensor]
+) -> nn.Tensor:
     """Run what mixes the frames of each place.
 
     Args:
-        x: (N, C, H, W).
+        tokens: The places of images, (N, H * W, C).
         context: The step's.
         run: All frames of some places, each a sequence, (B * n, F, C), to the same. It must not talk to other
             ranks: see `FrameSplit.over_time`.
 
     Returns:
-        (N, C, H, W).
+        (N, H * W, C).
     """
-    tokens, batch = to_tokens(x), context.batch
+    batch = context.batch
     images, places, channels = tokens.shape
 
     def of_places(clip: nn.Tensor) -> nn.Tensor:
@@ -133,15 +140,15 @@ def between_frames(x: nn.Tensor, context: Context, run: Callable[[nn.Tensor], nn
         return nn.reshape(run(sequences), (batch, own, frames, channels)).permute(0, 2, 1, 3)
 
     mixed = context.split.over_time(nn.reshape(tokens, (batch, images // batch, places, channels)), of_places)
-    return to_image(nn.reshape(mixed, tokens.shape), x.shape[2:])
+    return nn.reshape(mixed, tokens.shape)
 
 
 class _Block(nn.Module):
-    """Layers in lists that run in lockstep."""
+    """Layers in lists that run in lockstep, but for lists that are empty."""
 
     def __init__(self, lists: Lists) -> None:
         super().__init__()
-        self._names = tuple(lists)
+        self._names = tuple(name for name, layers in lists.items() if layers)
         for name, layers in lists.items():
             setattr(self, name, nn.ModuleList(layers))
 

@@ -11,6 +11,7 @@ from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipTextConfig, ClipVisionConfig
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
 from vidgen_dist.families.family import Configs
+from vidgen_dist.schedulers.discrete import DiscreteScheduler
 
 PLAIN_DOWN, CROSS_DOWN = "DownBlock3D", "CrossAttnDownBlock3D"
 PLAIN_UP, CROSS_UP = "UpBlock3D", "CrossAttnUpBlock3D"
@@ -22,7 +23,10 @@ IMAGE_HEADS = 2
 """Heads of the attention over the frames of the image's latents."""
 
 POOLED = 32
-"""Rows and columns that the image's latents are averaged to, of which 64 tokens are made."""
+"""Rows and columns that the image's latents are averaged to, of which tokens are made."""
+
+IMAGE_TOKENS = (POOLED // 4) ** 2
+"""Tokens of the image's latents: two convolutions halve what they were averaged to."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,7 +101,7 @@ class I2VGenXLConfigs(Configs):
     feature_extractor: ClipImageProcessorConfig
     unet: UNetConfig
     vae: AutoencoderKLConfig
-    scheduler: Any
+    scheduler: DiscreteScheduler[Any]
 
     def check(self) -> None:
         if self.vae.latent_channels != self.unet.in_channels:
@@ -114,6 +118,12 @@ class I2VGenXLConfigs(Configs):
         if self.feature_extractor.crop != (side, side):
             allowed = f"{side}, the image_encoder's image_size"
             self.refuse("feature_extractor", self.feature_extractor, "crop_size", allowed)
+
+    @property
+    def attended_tokens(self) -> int:
+        """Tokens that every place of a frame attends to, at most: the text's, and those made of the image's
+        latents and of its vector."""
+        return self.text_encoder.max_position_embeddings + IMAGE_TOKENS + self.unet.in_channels
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Channels, frames, rows and columns of a video's latents."""

@@ -22,14 +22,13 @@ from vidgen_dist.encoders.clip_vision import CLIPVisionModelWithProjection, norm
 from vidgen_dist.families.common.autoencoder_kl import AutoencoderKL
 from vidgen_dist.families.common.guidance import Halves, constant
 from vidgen_dist.families.common.pipeline import Start
-from vidgen_dist.families.common.prompts import PromptedPipeline
+from vidgen_dist.families.common.prompts import PromptedPipeline, clip_hidden
 from vidgen_dist.families.common.rendering import check_finite, draw_noise, round_to, to_pixels
 from vidgen_dist.families.i2vgen_xl.config import I2VGenXLConfigs
 from vidgen_dist.families.i2vgen_xl.rules import I2VGenXLRequest
 from vidgen_dist.families.i2vgen_xl.unet import I2VGenXLUNet
-from vidgen_dist.schedulers.ddim import DDIMScheduler
+from vidgen_dist.schedulers.discrete import DiscreteScheduler
 from vidgen_dist.schedulers.schedule import Memory
-from vidgen_dist.weights.tokenizer import tokenize
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, Seen, ImageStart]):
     image_encoder: CLIPVisionModelWithProjection
     unet: I2VGenXLUNet
     vae: AutoencoderKL
-    scheduler: DDIMScheduler
+    scheduler: DiscreteScheduler[Any]
 
     # Conditioning
 
@@ -74,12 +73,8 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, Seen, ImageStart]):
         return self.encode_texts(r, r.prompt, r.negative_prompt if r.is_guided else None, r.clip_skip)
 
     def encode_text(self, r: I2VGenXLRequest, prompt: str) -> Seen:
-        config = self.configs.text_encoder
-        length = min(self.tokenizer.model_max_length, config.max_position_embeddings)
-        ids = tokenize(self.tokenizer, prompt, length)
-        hidden = nn.to_numpy(self.text_encoder(ids, skip=r.clip_skip).hidden)
-        check_finite(hidden, "encode, text")
-        return Seen(hidden, np.zeros((1, config.hidden_size), np.float32))
+        hidden = clip_hidden(self.tokenizer, self.text_encoder, prompt, r.clip_skip)
+        return Seen(hidden, np.zeros((1, self.configs.unet.cross_attention_dim), np.float32))
 
     def prepare(self, r: I2VGenXLRequest, halves: Halves[Seen], rng: np.random.Generator) -> ImageStart:
         image = media.read_image(r.image)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.families.common.fields import CLIP_SKIP, DECODE_CHUNK_SIZE
+from vidgen_dist.families.common.requests import UNetRequest
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TaskRules
 from vidgen_dist.families.i2vgen_xl.config import I2VGenXLConfigs
 from vidgen_dist.kinds import Number
-from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, RequestError, ResolvedRequest
+from vidgen_dist.request import MAX_FPS, MIN_FPS, Field
 
 MULTIPLE = 8
 """Height and width are multiples of it: diffusers asks for that whatever the checkpoint's sizes are."""
@@ -31,34 +32,19 @@ FIELDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class I2VGenXLRequest(ResolvedRequest):
-    """A row for I2VGen-XL. See `RenderRequest` for the fields."""
+class I2VGenXLRequest(UNetRequest):
+    """A row for I2VGen-XL."""
 
-    prompt: str
-    negative_prompt: str
     image: Any
-    num_frames: int
-    guidance_scale: float
-    eta: float
     target_fps: float
-    clip_skip: int
-    decode_chunk_size: int
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether steps predict twice, with the prompt and the image's vector, and without."""
-        return self.guidance_scale > 1.0
 
 
 def task_rules(configs: I2VGenXLConfigs) -> dict[str, TaskRules[I2VGenXLRequest]]:
     """Task -> rules, for the one task that there is."""
     multiple = math.lcm(MULTIPLE, configs.vae.spatial_compression_ratio)
-    layers = configs.text_encoder.num_hidden_layers
 
     def check(r: I2VGenXLRequest) -> None:
-        if r.clip_skip > layers:
-            raise RequestError("clip_skip", r.clip_skip, f"up to {layers}, the layers of the text encoder")
-        configs.scheduler.schedule(r.num_inference_steps)
+        r.check(configs.text_encoder, configs.scheduler)
 
     of_task = TaskRules(
         request=I2VGenXLRequest,

@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.manifest import Manifest, check
 from vidgen_dist.runtime import engine as engines
@@ -150,7 +151,8 @@ def export(
     try:
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
             resolvings, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
-            joined = Joined(output, rows, _defaults(spec), Path(folder), resolvings)
+            rules = resolvings[0].rules if resolvings else None
+            joined = Joined(output, rows, _defaults(spec, rules), Path(folder), resolvings)
             if why_unsure:
                 joined.counts.unsure = joined.counts.videos
             elif joined.counts.unsure:
@@ -210,7 +212,8 @@ def _resolvings(
     auto = spec.topology.device == "auto"
     try:
         opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
-        report = check(manifest, defaults=_defaults(spec), resolve=opened.rules.resolve)
+        defaults = _defaults(spec, opened.rules)
+        report = check(manifest, defaults=defaults, resolve=opened.rules.resolve)
         if not report.ok:
             raise Refused(describe_problems(report))
     except Refused as error:
@@ -223,10 +226,10 @@ def _resolvings(
     return [Resolving(opened.rules, spec.seed, identity_of(model, spec)) for model in models], ""
 
 
-def _defaults(spec: RunSpec) -> dict[str, Any]:
-    fields = fields_of_run(spec.sampling, "sampling")
+def _defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:
+    fields = {**fields_of_run(spec.sampling, "sampling"), **(rules.declared if rules else {})}
     # 49.0 is 49.
-    return {name: fields[name].parse(name, value) for name, value in sampling_defaults(spec).items()}
+    return {name: fields[name].parse(name, value) for name, value in sampling_defaults(spec, rules).items()}
 
 
 def _claim(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:

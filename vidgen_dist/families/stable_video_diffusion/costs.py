@@ -1,0 +1,45 @@
+"""Stable Video Diffusion as a plan sees it: what its parameters do, and what a request makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vidgen_dist.families.common.costs import Costs, Counted, ModelSize, Workload, autoencoder, component
+from vidgen_dist.families.common.unet_costs import image_convolutions, unet
+from vidgen_dist.families.stable_video_diffusion.config import GROUPS, StableVideoDiffusionConfigs
+from vidgen_dist.families.stable_video_diffusion.rules import StableVideoDiffusionRequest
+
+
+def size(_: StableVideoDiffusionConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+    """A checkpoint's size."""
+    return ModelSize(
+        denoisers=(unet("unet", counted["unet"], groups=GROUPS),),
+        others=(component("image_encoder", counted["image_encoder"]),),
+        vae=autoencoder(counted["vae"], image_convolutions, divides="batch"),
+    )
+
+
+def workload(configs: StableVideoDiffusionConfigs, r: StableVideoDiffusionRequest) -> Workload:
+    """What a request asks of the models."""
+    frames, channels, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
+    chunk = min(r.decode_chunk_size or frames, frames)
+    return Workload(
+        frames=frames,
+        height=r.height,
+        width=r.width,
+        steps=r.num_inference_steps,
+        guided=r.is_guided,
+        tokens=frames * rows * columns,
+        latents=channels * frames * rows * columns,
+        latent_rows=rows,
+        latent_columns=columns,
+        frames_at_once=chunk,
+        batches=-(-frames // chunk),
+        # The image's embedding.
+        text_tokens=1,
+        text_joins=False,
+        encoded_frames=1,
+    )
+
+
+COSTS = Costs(size, workload)

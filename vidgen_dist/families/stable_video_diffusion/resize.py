@@ -1,0 +1,72 @@
+"""The image as its encoder sees it: blurred as far as it is made smaller, then resized.
+
+As diffusers' `_resize_with_antialiasing` has it, after scikit-image's `resize` (van der Walt et al. 2014,
+arXiv:1407.6245): a Gaussian, cut off at two of its deviations, its image mirrored at the border, and cubic
+convolution (Keys 1981, doi:10.1109/TASSP.1981.1163711) whose first and last pixels stay where they are. Both
+are linear, and so is each of the two axes alone: a matrix for the rows and one for the columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SHARPNESS = -0.75
+"""Keys' `a`, as torch has it."""
+
+LEAST_SPREAD = 0.001
+"""Pixels: so little blurs nothing."""
+
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize an image.
+
+    Args:
+        image: (H, W, C).
+        size: Pixels of each side.
+
+    Returns:
+        float32 (size, size, C).
+    """
+    rows, columns = (resizing(length, size) for length in image.shape[:2])
+    narrow = np.einsum("xw,hwc->hxc", columns, image.astype(np.float32), optimize=True)
+    return np.ascontiguousarray(np.einsum("yh,hxc->yxc", rows, narrow, optimize=True))
+
+
+def resizing(length: int, size: int) -> np.ndarray:
+    """The matrix, float32 (size, length), that takes pixels along one axis to the resized ones."""
+    blur = gaussian(length / size)
+    # In float32, whose rounding shows where neighbouring pixels differ much.
+    places = np.arange(size, dtype=np.float32) * np.float32((length - 1) / max(size - 1, 1))
+    first = np.floor(places).astype(np.int64)
+    matrix = np.zeros((size, length), np.float64)
+    for offset in range(-1, 3):
+        share = cubic(places - first - offset)
+        # A pixel beyond the border is the border's.
+        at = np.clip(first + offset, 0, length - 1)
+        for shift, weight in enumerate(blur, -(len(blur) // 2)):
+            np.add.at(matrix, (np.arange(size), mirrored(at + shift, length)), share * weight)
+    return matrix.astype(np.float32)
+
+
+def gaussian(factor: float) -> np.ndarray:
+    """Weights, an odd number of them, of the blur before an axis is made smaller by a factor."""
+    spread = max((factor - 1) / 2, LEAST_SPREAD)
+    width = int(max(4 * spread, 3))
+    width += 1 - width % 2
+    weights = np.exp(-((np.arange(width) - width // 2) ** 2) / (2 * spread**2))
+    return np.asarray(weights / weights.sum())
+
+
+def cubic(distance: np.ndarray) -> np.ndarray:
+    """Weights of pixels at these distances, up to 2."""
+    x, a = np.abs(distance), SHARPNESS
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, far)
+
+
+def mirrored(at: np.ndarray, length: int) -> np.ndarray:
+    """Pixels within an axis for those beyond it, mirrored at its border; of one pixel this one."""
+    period = max(2 * (length - 1), 1)
+    turned = np.abs(at) % period
+    return np.minimum(turned, period - turned) if length > 1 else np.zeros_like(at)
