@@ -30,22 +30,15 @@ import making  # noqa: E402
 
 FAMILY = "stable_video_diffusion"
 
-# Norms have 32 groups, whatever the width.
+# Norms have 32 groups, whatever the width: of 32 channels they take away what the time adds to each, so one
+# block has 64.
 UNET = {
     "sample_size": 8,
     "in_channels": 8,
     "out_channels": 4,
-    "down_block_types": (
-        "CrossAttnDownBlockSpatioTemporal",
-        "DownBlockSpatioTemporal",
-        "DownBlockSpatioTemporal",
-    ),
-    "up_block_types": (
-        "UpBlockSpatioTemporal",
-        "UpBlockSpatioTemporal",
-        "CrossAttnUpBlockSpatioTemporal",
-    ),
-    "block_out_channels": (32, 32, 32),
+    "down_block_types": ("DownBlockSpatioTemporal",) * 3,
+    "up_block_types": ("UpBlockSpatioTemporal",) * 3,
+    "block_out_channels": (32, 64, 32),
     "addition_time_embed_dim": 12,
     "projection_class_embeddings_input_dim": 36,
     "layers_per_block": 1,
@@ -57,9 +50,9 @@ UNET = {
 VAE = {
     "in_channels": 3,
     "out_channels": 3,
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "block_out_channels": (32, 32),
-    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "block_out_channels": (32, 32, 32),
+    "layers_per_block": 1,
     "latent_channels": 4,
     "sample_size": 32,
     "scaling_factor": 0.18215,
@@ -116,7 +109,8 @@ CASES = {
         media={"wide.png": (140, 310), "tall.png": (250, 90)},
         requests=[
             {
-                # The checkpoint's five frames, in chunks of two: the last one has one.
+                # The checkpoint's five frames, in chunks of two: the last one has one. Latents of 5 rows are
+                # halved to 3.
                 "image": "wide.png",
                 "height": 40,
                 "width": 56,
@@ -125,7 +119,7 @@ CASES = {
                 "seed": 7,
             },
             {
-                # No guidance; latents of an odd size; all frames at once.
+                # No guidance; all frames at once.
                 "image": "tall.png",
                 "height": 24,
                 "width": 40,
@@ -153,21 +147,21 @@ CASES = {
             },
         ],
     ),
-    # Two sizes, other blocks, two layers; a sampler with other settings; one layer a block in the VAE, whose
-    # attention is then not run.
+    # Transformers in blocks, of two layers in the middle; a sampler with other settings; two layers a block
+    # in the VAE: of one, its decoder's attention is not run.
     "small": Case(
         seed=801,
         media={"square.png": (64, 64)},
         unet={
             "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-            "up_block_types": ("UpBlockSpatioTemporal",) * 2,
+            "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
             "block_out_channels": (32, 32),
-            "layers_per_block": (1, 2),
-            "transformer_layers_per_block": (2, 1),
-            "num_attention_heads": 1,
+            "layers_per_block": (1, 1),
+            "transformer_layers_per_block": (1, 2),
+            "num_attention_heads": (2, 1),
             "num_frames": 2,
         },
-        vae={"block_out_channels": (32,), "down_block_types": ("DownEncoderBlock2D",), "layers_per_block": 1},
+        vae={"block_out_channels": (32,), "down_block_types": ("DownEncoderBlock2D",), "layers_per_block": 2},
         image_encoder={"hidden_act": "quick_gelu", "hidden_size": 12, "patch_size": 30},
         scheduler={
             "use_karras_sigmas": False,

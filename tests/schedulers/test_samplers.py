@@ -178,6 +178,23 @@ def test_every_number_of_steps_is_counted_and_finite(name: str) -> None:
         assert np.isfinite(sample).all()
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_a_last_step_without_a_way_to_go_stays(name: str) -> None:
+    """Spaced sigmas end at the smallest one of the noise schedule, and so does the last step."""
+    config = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "lower_order_final": False}
+    schedule = _read(name, **config, solver_order=3).schedule(16)
+    assert schedule.sigmas[-1] == schedule.sigmas[-2]
+    sample, memory, rng = SAMPLE, NOTHING, np.random.default_rng(0)
+    for i in range(len(schedule) - 1):
+        sample, memory = schedule.step(OUTPUTS[i], i, sample, memory, rng)
+    last, memory = schedule.step(OUTPUTS[15], 15, sample, memory, rng)
+    assert np.isfinite(last).all()
+    if "UniPC" in name:
+        # It was corrected before.
+        sample = memory["sample"]
+    np.testing.assert_allclose(last, sample, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"EulerAncestralDiscreteScheduler", "LCMScheduler"}))
 def test_the_true_noise_leads_to_the_clean_sample(name: str) -> None:
     config = {"set_alpha_to_one": True, "clip_sample": False, "beta_schedule": "scaled_linear"}

@@ -7,23 +7,38 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import reset_sessions
+from safetensors.numpy import save
 
 from tests.weights.fake_hub import Hub, Repository, serve
 from tests.weights.files import NOT_NEEDED, checkpoint_files
 from tests.weights.test_checkpoint import FP16, PLAIN, TEXTS
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
+from vidgen_dist.weights.single import Single, open_single
 
-MODEL = "zai-org/tiny"
+MODEL, ADAPTER = "zai-org/tiny", "guoyww/tiny-adapter"
+
+T = TypeVar("T")
+
+
+ADAPTER_FILES = {
+    "config.json": b'{"_class_name": "MotionAdapter"}',
+    "diffusion_pytorch_model.safetensors": save({"a": np.zeros(2, np.float32)}),
+    "diffusion_pytorch_model.fp16.safetensors": save({"a": np.zeros(2, np.float16)}),
+    "diffusion_pytorch_model.bin": b"not read",
+    "README.md": b"not read",
+    "old/config.json": b"not read",
+}
 
 
 @dataclass
@@ -35,6 +50,14 @@ class Client:
 
     def open(self, model: str = MODEL, *, offline: bool = False, **arguments: Any) -> Checkpoint:
         """What `open_checkpoint` gives there."""
+        return self.ask(lambda: open_checkpoint(model, **arguments), offline=offline)
+
+    def open_adapter(self, *, offline: bool = False, **arguments: Any) -> Single:
+        """What `open_single` gives there for the adapter."""
+        return self.ask(lambda: open_single("adapter", ADAPTER, **arguments), offline=offline)
+
+    def ask(self, opening: Callable[[], T], *, offline: bool) -> T:
+        """What opening something gives there."""
         with pytest.MonkeyPatch.context() as patch:
             # huggingface_hub reads its environment when it is imported; these are what it makes of it.
             patch.setattr(constants, "ENDPOINT", self.endpoint)
@@ -51,12 +74,12 @@ class Client:
             )
             reset_sessions()
             try:
-                return open_checkpoint(model, **arguments)
+                return opening()
             finally:
                 reset_sessions()
 
 
-def cached(checkpoint: Checkpoint) -> list[str]:
+def cached(checkpoint: Checkpoint | Single) -> list[str]:
     folder = checkpoint.folder
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -68,6 +91,10 @@ def hub() -> Iterator[Hub]:
         repository.commit(checkpoint_files() | {"scheduler/scheduler_config.json": b'{"old": true}'}, "v1")
         repository.commit(checkpoint_files(), "main")
         hub.repositories[MODEL] = repository
+        adapter = Repository()
+        adapter.commit({**ADAPTER_FILES, "config.json": b'{"_class_name": "OldAdapter"}'}, "v1")
+        adapter.commit(ADAPTER_FILES, "main")
+        hub.repositories[ADAPTER] = adapter
         yield hub
 
 
@@ -264,3 +291,56 @@ def test_the_environment_is_what_huggingface_hub_goes_by(hub: Hub, tmp_path: Pat
         assert result.returncode == 0, result.stderr
         assert result.stdout.split() == [hub.repositories[MODEL].refs["main"], "False"]
         assert (len(hub.asked) == asked) == (offline == "1")
+
+
+# A component in a repository of its own. --------------------------------------------------------
+
+SINGLE = "diffusion_pytorch_model.safetensors"
+
+
+def test_an_adapter_s_config_first_then_its_weights(hub: Hub, client: Client) -> None:
+    main = hub.repositories[ADAPTER].refs["main"]
+    described = client.open_adapter(weights=False)
+    assert (described.revision, described.class_name) == (main, "MotionAdapter")
+    assert cached(described) == ["config.json"]
+    whole = client.open_adapter(revision=main)
+    assert whole == described
+    assert whole.digest() == described.digest()
+    assert cached(whole) == ["config.json", SINGLE]
+    other = client.open_adapter(variant="fp16")
+    assert cached(other) == ["config.json", "diffusion_pytorch_model.fp16.safetensors", SINGLE]
+    digests = {whole.digest(), other.digest(), client.open_adapter(revision="v1").digest()}
+    assert len(digests) == 3
+    assert client.open_adapter(revision="v1").class_name == "OldAdapter"
+
+
+def test_an_adapter_from_the_cache(hub: Hub, client: Client) -> None:
+    with pytest.raises(
+        Refused, match=f"adapter '{ADAPTER}': no such folder, and the hub at .* not in the ca"
+    ):
+        client.open_adapter(offline=True)
+    client.open_adapter(weights=False)
+    assert client.open_adapter(weights=False, offline=True).class_name == "MotionAdapter"
+    with pytest.raises(Refused, match=r"the cached copy is not whole: .*no safetensors weights"):
+        client.open_adapter(offline=True)
+    online = client.open_adapter()
+    hub.failing = 503
+    assert client.open_adapter() == online
+
+
+def test_an_adapter_that_is_not_there(hub: Hub, client: Client) -> None:
+    with pytest.raises(Refused, match=r"adapter '.*': the hub has no revision 'v9' of it"):
+        client.open_adapter(revision="v9")
+    repository = hub.repositories[ADAPTER]
+    repository.commit({"README.md": b""}, "empty")
+    with pytest.raises(Refused, match=r"adapter '.*': no config\.json in it"):
+        client.open_adapter(revision="empty")
+    repository.commit({"config.json": ADAPTER_FILES["config.json"]}, "light")
+    with pytest.raises(Refused, match="no safetensors weights"):
+        client.open_adapter(revision="light")
+    repository.gated = True
+    with pytest.raises(Refused, match=r"adapter '.*' is gated"):
+        client.open_adapter(revision="v1")
+    del hub.repositories[ADAPTER]
+    with pytest.raises(Refused, match=r"adapter '.*': .* has no such model"):
+        client.open_adapter()
