@@ -10,11 +10,63 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from tests.planner.test_counting import reference_job
 from vidgen_dist import RenderRequest, load_pipeline
+from vidgen_dist.families.common.costs import Counted, shared_lists
 from vidgen_dist.families.common.steps import gathered_bytes
 from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.sharding import Layout
 from vidgen_dist.planner.costs import estimate
+from vidgen_dist.planner.counting import count_models
 
 STEPS = 2
+
+CASES = [
+    ("animatediff", "pndm", 0, Degrees(ulysses=3)),
+    ("stable_video_diffusion", "small", 0, Degrees(ulysses=2)),
+    ("i2vgen_xl", "i2v", 1, Degrees(ulysses=2)),
+]
+"""Of families of UNets, case, number of its request, and the gang."""
+
+
+def sent_in_a_step(mesh: Mesh, family: str, name: str, number: int) -> dict[str, int]:
+    """What one step more has a rank send, by purpose: frames are decoded as before, and prompts encoded."""
+    case = references.case(name, family)
+    pipeline = load_pipeline(str(case.checkpoint), mesh=mesh, **case.options)
+    # The first of three encodes a negative prompt for all of them.
+    _, fewer, more = (
+        pipeline.render(dataclasses.replace(case.requests[number], num_inference_steps=steps)).sent
+        for steps in (STEPS, STEPS, STEPS + 1)
+    )
+    return {purpose: sent - fewer[purpose] for purpose, sent in more.items()}
+
+
+def aligned_weights(counted: Counted, ranks: int) -> int:
+    """Bytes of the blocks that ranks share out, with what lies between their parameters."""
+    blocks = [path for of_list in shared_lists(counted).values() for path in of_list]
+    shapes = [
+        [shape for key, shape in sorted(counted.shapes.items()) if key.startswith(f"{path}.")]
+        for path in blocks
+    ]
+    return sum(4 * Layout.of(of_block, 4, ranks).length for of_block in shapes)
+
+
+@pytest.mark.parametrize(("family", "name", "number", "degrees"), CASES, ids=str)
+def test_bytes_of_a_step(ranks: Ranks, family: str, name: str, number: int, degrees: Degrees) -> None:
+    request = references.case(name, family).requests[number]
+    asked = {key: getattr(request, key) for key in ("height", "width", "num_frames", "guidance_scale")}
+    given = {f"sampling__{key}": value for key, value in asked.items() if value is not None}
+    checkpoint, job = reference_job(name, family, **given)
+    told = dict(estimate(job.size, job.work, job.device, degrees, dtype="float32").sent)
+    counted = ranks.run(sent_in_a_step, family, name, number, degrees=degrees)
+    unet = count_models(checkpoint, references.case(name, family).model).counted["unet"]
+    aligned = aligned_weights(unet, degrees.size)
+    # Tiny parameters, each of which begins at a multiple of 512 bytes.
+    assert told.pop("weights") < aligned
+    assert {of_rank["weights"] for of_rank in counted} == {gathered_bytes(aligned, degrees.size)}
+    # What does not divide makes one rank send more and another less.
+    for purpose, sent in told.items():
+        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
+        assert mean == pytest.approx(sent, rel=1e-3), purpose
+    assert {purpose for of_rank in counted for purpose, sent in of_rank.items() if sent} <= {*told, "weights"}
 
 
 def sent_by_rank(mesh: Mesh, name: str, request: RenderRequest) -> dict[str, int]:

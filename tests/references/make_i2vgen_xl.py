@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, I2VGenXLPipeline
@@ -85,7 +86,8 @@ SCHEDULER = {
 class Case:
     """One checkpoint and the requests that are rendered with it.
 
-    `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it.
+    `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it. `override`
+    is put over the checkpoint's scheduler config.
     """
 
     seed: int
@@ -97,6 +99,7 @@ class Case:
     vision: dict[str, Any] = field(default_factory=dict)
     image_processor: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    override: dict[str, Any] = field(default_factory=dict)
     pad_token: str = "<|endoftext|>"
     dtype: torch.dtype = torch.float32
     save: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +176,8 @@ CASES = {
         text={"hidden_size": 18, "num_attention_heads": 3, "hidden_act": "quick_gelu"},
         vision={"projection_dim": 18, "image_size": 24, "patch_size": 8, "num_attention_heads": 4},
         image_processor={"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]},
-        scheduler={"timestep_spacing": "trailing", "set_alpha_to_one": False},
+        # Scales what the UNet sees, and draws noise at each step.
+        override={"_class_name": "EulerAncestralDiscreteScheduler", "steps_offset": 0},
         media={"image.png": making.clip(3, 1, 24, 48)},
         dtype=torch.float16,
         save={"variant": "fp16"},
@@ -313,6 +317,10 @@ def make(name: str, case: Case) -> None:
         folder / "checkpoint", torch_dtype=torch.float32, variant=case.save.get("variant")
     )
     pipeline.set_progress_bar_config(disable=True)
+    if case.override:
+        settings = dict(case.override)
+        kind = getattr(diffusers, settings.pop("_class_name"))
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings)
 
     with torch.no_grad():
         frames, pieces = record_request(pipeline, case)
@@ -325,6 +333,7 @@ def make(name: str, case: Case) -> None:
         videos=videos,
         pieces=pieces,
         media=case.media,
+        options={"scheduler": case.override} if case.override else None,
     )
 
 

@@ -13,8 +13,8 @@ Of the flow-matching one `schedulers/flow_match.npz`: `runs` is JSON, a list of 
 
 Of Stable Diffusion's, Stable Video Diffusion's and Wan's `schedulers/samplers.npz`: `runs` is JSON, a list of
 {scheduler, config, num_inference_steps, eta, seed}; `model_outputs` and `sample` likewise. For run k,
-`k.timesteps` (S,), `k.init` (the sample is multiplied by it), `k.shown` (S, ...), what the model is shown at
-each step, `k.samples` (S, ...), and of those that have them `k.sigmas` (S + 1,).
+`k.timesteps` (S,), `k.init` (the sample is multiplied by it), `k.samples` (S, ...), and of those that have
+them `k.sigmas` (S + 1,) and `k.shown` (S, ...), what the model is shown in place of the sample at each step.
 """
 
 from __future__ import annotations
@@ -339,7 +339,7 @@ def record_sampler(run: dict[str, Any], outputs: torch.Tensor, sample: torch.Ten
     if hasattr(scheduler, "set_begin_index"):
         # Else a first timestep that is there twice begins at its second.
         scheduler.set_begin_index(0)
-    sample = sample * scheduler.init_noise_sigma
+    sample = begun = sample * scheduler.init_noise_sigma
     eta = {"eta": run["eta"]} if cls is DDIMScheduler else {}
     with making.numpy_noise(run["seed"]):
         for i, t in enumerate(timesteps):
@@ -349,9 +349,10 @@ def record_sampler(run: dict[str, Any], outputs: torch.Tensor, sample: torch.Ten
     recorded = {
         "timesteps": timesteps.numpy(),
         "init": np.float32(scheduler.init_noise_sigma),
-        "shown": torch.stack(shown).numpy(),
         "samples": torch.stack(samples).numpy(),
     }
+    if any(not torch.equal(*pair) for pair in zip(shown, [begun, *samples[:-1]], strict=True)):
+        recorded["shown"] = torch.stack(shown).numpy()
     sigmas = getattr(scheduler, "sigmas", None)
     return recorded if sigmas is None else recorded | {"sigmas": sigmas.numpy()}
 

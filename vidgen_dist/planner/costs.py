@@ -228,8 +228,9 @@ class _Gang:
             own = -(-frames // ranks)
             at_once = min(work.frames_at_once, own)
             return at_once, own, -(-own // at_once)
+        last = frames - (work.batches - 1) * work.frames_at_once
         at_once = -(-work.frames_at_once // ranks)
-        return at_once, work.batches * at_once, work.batches
+        return at_once, (work.batches - 1) * at_once - (-last // ranks), work.batches
 
     # What is sent
 

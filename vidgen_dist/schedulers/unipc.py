@@ -133,20 +133,27 @@ class UniPCMultistepScheduler(MultistepScheduler[UniPCConfig]):
 
     def schedule(self, num_inference_steps: int, *, eta: float = 0.0) -> UniPCSchedule:
         timesteps, sigmas = self.timesteps_and_sigmas(num_inference_steps)
+        sigmas = np.append(sigmas, self._final_sigma(sigmas)).astype(np.float32)
         c = self.config
         steps = range(num_inference_steps)
-        left = [num_inference_steps - i if c.lower_order_final else c.solver_order for i in steps]
         return UniPCSchedule(
             timesteps=timesteps,
-            sigmas=np.append(sigmas, self._final_sigma(sigmas)).astype(np.float32),
+            sigmas=sigmas,
             prediction_type=c.prediction_type,
             flow=bool(c.use_flow_sigmas),
-            orders=tuple(min(c.solver_order, left[i], i + 1) for i in steps),
+            orders=tuple(self._order(i, sigmas) for i in steps),
             corrects=tuple(i > 0 and i - 1 not in c.disable_corrector for i in steps),
             predicts_x0=c.predict_x0,
             bh1=c.solver_type == "bh1",
             remembered=c.solver_order,
         )
+
+    def _order(self, i: int, sigmas: np.ndarray) -> int:
+        c, left = self.config, len(sigmas) - 1 - i
+        if sigmas[i] == sigmas[i + 1]:
+            # Nothing is left to do, and a higher order divides by the way.
+            return 1
+        return min(c.solver_order, i + 1, left if c.lower_order_final else c.solver_order)
 
     def _final_sigma(self, sigmas: np.ndarray) -> float:
         if self.config.final_sigmas_type == "zero":

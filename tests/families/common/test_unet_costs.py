@@ -64,6 +64,10 @@ def test_what_waits_for_the_way_up_is_kept() -> None:
     assert by_name["up_blocks.1"].kept == {key: all_of_them[key] for key in (0, 1, 2)}
     assert by_name["up_blocks.3"].kept == {0: 3 * 320}
     assert by_name["conv_out"].kept == {}
+    # The fullest moment is in a feed-forward of the first block, beside all that it leaves.
+    held = 33 * 320 + 3 * 320 + 320 // 4
+    work = unets.workload("animatediff")
+    assert unets.network("animatediff").activations(work, Degrees(), 2) == 2 * 16 * 64 * 64 * held * 2
 
 
 def resnet(path: str, inputs: int, outputs: int) -> Shapes:

@@ -297,14 +297,8 @@ def average_pool(x: nn.Tensor, size: int) -> nn.Tensor:
 
     Windows overlap where the size does not divide the image's; of a smaller image places serve several times.
     """
-    batch, channels, height, width = x.shape
-    rows, columns = (nn.from_numpy(_window_shares(n, size), x.dtype) for n in (height, width))
-    x = nn.matmul(nn.reshape(x, (batch * channels * height, width)), columns.permute(1, 0))
-    x = nn.reshape(x, (batch * channels, height, size)).permute(0, 2, 1)
-    x = nn.matmul(nn.reshape(x, (batch * channels * size, height)), rows.permute(1, 0))
-    return nn.reshape(
-        nn.reshape(x, (batch * channels, size, size)).permute(0, 2, 1), (batch, channels, size, size)
-    )
+    rows, columns = (nn.from_numpy(_window_shares(length, size), x.dtype) for length in x.shape[2:])
+    return nn.matmul(nn.matmul(rows, x), columns.permute(1, 0))
 
 
 def _window_shares(length: int, windows: int) -> np.ndarray:
