@@ -165,7 +165,7 @@ class RenderRequest:
     )
     fps: float | None = _row(
         Number(MIN_FPS, MAX_FPS),
-        "frames per second of the file",
+        "frames per second of the file; Stable Video Diffusion's model is told them, too",
         base=True,
         not_sampling="it is output.fps",
     )

@@ -46,6 +46,15 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "guided": True,
         "tokens": 16 * 64 * 64,
     },
+    "stable-video-diffusion": {
+        "frames": 25,
+        "height": 576,
+        "width": 1024,
+        "steps": 25,
+        "guided": True,
+        "tokens": 25 * 72 * 128,
+        "encoded_frames": 1,
+    },
     "i2vgen-xl": {
         "frames": 16,
         "height": 352,

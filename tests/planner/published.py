@@ -217,6 +217,55 @@ _STABLE_DIFFUSION_INDEX = {
 }
 
 
+# OpenCLIP's ViT-H/14.
+_CLIP_VISION = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "patch_size": 14,
+    "projection_dim": 1024,
+}
+
+_STABLE_VIDEO_DIFFUSION: dict[str, dict[str, Any]] = {
+    "feature_extractor": {},
+    "image_encoder": _CLIP_VISION,
+    "unet": {"num_frames": 25, "sample_size": 96},
+    "vae": {
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "force_upcast": True,
+        "sample_size": 768,
+    },
+    "scheduler": {
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "interpolation_type": "linear",
+        "prediction_type": "v_prediction",
+        "set_alpha_to_one": False,
+        "sigma_max": 700.0,
+        "sigma_min": 0.002,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "timestep_type": "continuous",
+        "use_karras_sigmas": True,
+    },
+}
+
+_STABLE_VIDEO_DIFFUSION_INDEX = {
+    "_class_name": "StableVideoDiffusionPipeline",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
+    "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
+}
+
 _I2VGEN_XL: dict[str, dict[str, Any]] = {
     "tokenizer": {},
     "text_encoder": {
@@ -227,15 +276,7 @@ _I2VGEN_XL: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
         "eos_token_id": 2,
     },
-    "image_encoder": {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "hidden_act": "gelu",
-        "patch_size": 14,
-        "projection_dim": 1024,
-    },
+    "image_encoder": _CLIP_VISION,
     "feature_extractor": {"crop_size": {"height": 224, "width": 224}},
     "unet": {"sample_size": 32},
     "vae": {**_IMAGE_VAE, "sample_size": 768},
@@ -272,6 +313,7 @@ NAMES = {
     "Lightricks/LTX-Video-0.9.8-13B-distilled": "ltx-0.9.8",
     "genmo/mochi-1-preview": "mochi",
     "emilianJR/epiCRealism": "animatediff",
+    "stabilityai/stable-video-diffusion-img2vid-xt": "stable-video-diffusion",
     "ali-vilab/i2vgen-xl": "i2vgen-xl",
 }
 """What `checkpoint` calls a hub id."""
@@ -283,8 +325,11 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
     Args:
         folder: Where they are put.
         name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
-            `mochi`, or `i2vgen-xl`; or `animatediff`, with the motion adapter v1-5-2.
+            `mochi`, or `stable-video-diffusion`, or `i2vgen-xl`; or `animatediff`, with the motion adapter
+            v1-5-2.
     """
+    if name == "stable-video-diffusion":
+        return _written(folder, name, _STABLE_VIDEO_DIFFUSION_INDEX, _STABLE_VIDEO_DIFFUSION)
     if name == "i2vgen-xl":
         return _written(folder, name, _I2VGEN_XL_INDEX, _I2VGEN_XL)
     if name == "animatediff":

@@ -10,12 +10,14 @@ from vidgen_dist.families.stable_video_diffusion.config import GROUPS, StableVid
 from vidgen_dist.families.stable_video_diffusion.rules import StableVideoDiffusionRequest
 
 
-def size(_: StableVideoDiffusionConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: StableVideoDiffusionConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
     """A checkpoint's size."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=GROUPS),),
         others=(component("image_encoder", counted["image_encoder"]),),
-        vae=autoencoder(counted["vae"], image_convolutions, divides="batch"),
+        vae=autoencoder(
+            counted["vae"], image_convolutions, divides="batch", force_upcast=configs.vae.force_upcast
+        ),
     )
 
 

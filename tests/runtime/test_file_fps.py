@@ -1,0 +1,87 @@
+"""Frames per second of the file, where `fps` is what the model is told: Stable Video Diffusion's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests import references
+from tests.runtime.conftest import entries
+from vidgen_dist.errors import Refused
+from vidgen_dist.runtime import engine
+from vidgen_dist.runtime.driver import render
+from vidgen_dist.runtime.engine import ENGINE
+from vidgen_dist.runtime.plan import Plan, make_plan
+from vidgen_dist.spec import RunSpec
+
+CASE = references.case("small", "stable_video_diffusion")
+IMAGE = str(CASE.folder / "square.png")
+SpecOf = Callable[..., RunSpec]
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are checked in a process of its own; tests of the command have it done."""
+    monkeypatch.setattr(engine, "check_models", lambda _: None)
+
+
+@pytest.fixture
+def spec_of(make_spec: Callable[..., RunSpec], make_manifest: Callable[..., str]) -> SpecOf:
+    """A run of rows, all of which have the image."""
+
+    def make(*rows: dict[str, Any], **flags: Any) -> RunSpec:
+        named = [{"id": str(i), "image": IMAGE, **row} for i, row in enumerate(rows)]
+        return make_spec(make_manifest(*named), model__id=str(CASE.checkpoint), **flags)
+
+    return make
+
+
+def plan_of(spec: RunSpec) -> Plan:
+    return make_plan(spec, device="cpu", engine=ENGINE)
+
+
+def told_and_written(spec: RunSpec) -> list[tuple[float, float]]:
+    return [(row.request.fps, row.request.written_fps) for row in plan_of(spec).rows()]
+
+
+def fingerprints(spec: RunSpec) -> list[str]:
+    plan = plan_of(spec)
+    return [plan.identity.fingerprint(row.request, {"image": "0"}) for row in plan.rows()]
+
+
+def test_the_runs_number_is_the_files_alone(spec_of: SpecOf) -> None:
+    rows = [{"fps": None, "file_fps": None}, {"fps": 10.0, "file_fps": None}, {"fps": 10.0, "file_fps": 5.0}]
+    assert told_and_written(spec_of(*rows)) == [(7, 7), (10, 10), (10, 5)]
+    assert told_and_written(spec_of(*rows, output__fps=24.0)) == [(7, 24), (10, 24), (10, 5)]
+
+
+def test_it_counts(spec_of: SpecOf) -> None:
+    plain, faster = fingerprints(spec_of({})), fingerprints(spec_of({}, output__fps=24.0))
+    assert plain != faster
+    assert fingerprints(spec_of({"file_fps": 24.0})) == faster
+
+
+def test_a_prompt_does_not(spec_of: SpecOf, caplog: pytest.LogCaptureFixture) -> None:
+    assert fingerprints(spec_of({"prompt": "a fox"})) == fingerprints(spec_of({}))
+    assert caplog.text.count("column 'prompt' is ignored: Stable Video Diffusion image-to-video") == 1
+
+
+@pytest.mark.parametrize("name", ["fps", "file_fps"])
+def test_it_is_not_under_sampling(spec_of: SpecOf, name: str) -> None:
+    with pytest.raises(Refused, match=rf"sampling\.{name}: it is output\.fps"):
+        plan_of(spec_of({}, **{f"sampling__{name}": 8.0}))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_writes_it(spec_of: SpecOf, tmp_path: Path) -> None:
+    sizes = {"sampling__height": 16, "sampling__width": 16, "sampling__num_inference_steps": 1}
+    flags = {"output__format": "mp4", "output__fps": 24.0, "topology__replicas": 1}
+    result = render(spec_of({}, **sizes, **flags), Console(file=io.StringIO()))
+    assert result.done == 1, result
+    (entry,) = entries(tmp_path / "out")
+    assert (entry["fps"], entry["frames"]) == (24.0, 2)
