@@ -332,11 +332,16 @@ def freeze_frames(cases: Sequence[references.Case]) -> Facts:
 
 def freeze_gangs(cases: Sequence[references.Case]) -> Facts:
     """Of each case its renderings on each gang: of the first rank all, of others where they differ."""
+    from vidgen_dist.families import FAMILIES
+
+    with_ring = {family.key for family in FAMILIES if family.ring}
     frozen: Facts = {}
     with gangs() as run:
         for case in progress_of("gangs", cases):
             frozen[key_of(case)] = {}
             for name, degrees in GANGS.items():
+                if "ring" in degrees and case.family not in with_ring:
+                    continue
                 first, *others = run(render_case, case.family, case.name, degrees=degrees)
                 by_rank = {"rank 0": first}
                 for rank, facts in enumerate(others, start=1):
@@ -351,7 +356,7 @@ def render_case(mesh: Any, family: str, name: str) -> Facts:
     """Render all requests of a case; runs on a rank."""
     logging.disable(logging.WARNING)
     case = references.case(name, family)
-    pipeline = load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+    pipeline = load_pipeline(str(case.checkpoint), **case.options, mesh=mesh)
     return {f"request {k}": render_request(pipeline, request) for k, request in enumerate(case.requests)}
 
 
@@ -360,7 +365,7 @@ def render_in_tiles(mesh: Any, family: str, name: str) -> Facts:
     case = references.case(name, family)
     found: Facts = {}
     for which in ("tiles", "small tiles"):
-        pipeline = load_pipeline(str(case.checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+        pipeline = load_pipeline(str(case.checkpoint), **case.options, mesh=mesh)
         try:
             enable_tiling(pipeline, small=which == "small tiles")
             found[which] = array_digest(pipeline(case.requests[0]))
@@ -384,7 +389,7 @@ def render_by_schedules(mesh: Any, family: str, name: str) -> Facts:
         for change in changes:
             references.edit_json(file, **change)
             try:
-                pipeline = load_pipeline(str(checkpoint), task=case.task, variant=case.variant, mesh=mesh)
+                pipeline = load_pipeline(str(checkpoint), **case.options, mesh=mesh)
                 told: Any = render_request(pipeline, case.requests[0])
             except (Refused, RequestError) as error:
                 told = clean(f"refused: {error}", {folder: "FOLDER"})
@@ -466,6 +471,14 @@ EXAMPLES: Mapping[str, Sequence[Any]] = {
     "decode_noise_scale": [0.0, 0.025],
     "seed": [0, 7, 2**63 - 1],
     "fps": [8.0, 29.97],
+    "clip_skip": [1],
+    "decode_chunk_size": [2],
+    "min_guidance_scale": [1.5],
+    "max_guidance_scale": [2.5],
+    "motion_bucket_id": [0, 255],
+    "noise_aug_strength": [0.0, 0.1],
+    "file_fps": [12.0],
+    "target_fps": [8],
     "priority": [3],
 }
 """Column -> values of which each is in a row that has nothing else of its own."""
@@ -500,9 +513,8 @@ def freeze_fingerprints(cases: Sequence[references.Case]) -> Facts:
 
 def identities_of(folder: Path, case: references.Case, task: str) -> Facts:
     """Of one case and task the identities of all rows, under all settings."""
-    flags = {"model.id": str(case.checkpoint), "model.task": task}
-    if case.variant is not None:
-        flags["model.variant"] = case.variant
+    options = {"id": str(case.checkpoint), **case.options, "task": task}
+    flags = {f"model.{name}": value for name, value in options.items() if value is not None}
     base = {"prompt": "A red fox runs through the snow.", **TASKS[task]}
     single = {
         f"{column} = {value!r}": {**base, column: value}
@@ -604,10 +616,20 @@ def freeze_plans(cases: Sequence[references.Case]) -> Facts:
                 frozen[f"{family[model]}/{model}"] = plans("--model", model.partition("/")[2])
     with contextlib.chdir(references.HERE):
         for case in progress_of("plans", cases):
-            variant = () if case.variant is None else ("--variant", case.variant)
             checkpoint = case.checkpoint.relative_to(references.HERE)
-            frozen[key_of(case)] = plans("--model", checkpoint, "--task", case.task, *variant)
+            frozen[key_of(case)] = plans("--model", checkpoint, "--task", case.task, *flags_of(case))
     return clean(frozen, {folder: "FOLDER", str(references.HERE): "REFERENCES"})
+
+
+def flags_of(case: references.Case) -> list[str]:
+    """Flags for how a case's checkpoint is read, beside its task."""
+    flags = []
+    for name in ("variant", "adapter"):
+        if (value := case.options.get(name)) is not None:
+            flags += [f"--{name}", value]
+    for key, value in case.options.get("scheduler", {}).items():
+        flags += ["--scheduler", f"{key}={json.dumps(value)}"]
+    return flags
 
 
 def plans(*arguments: object) -> Facts:
@@ -685,7 +707,7 @@ def odd_config(checkpoint: Path, file: Path, case: references.Case) -> Facts:
 def try_to_load(checkpoint: Path, case: references.Case) -> str:
     """What is said when a checkpoint is loaded."""
     try:
-        load_pipeline(str(checkpoint), task=case.task, variant=case.variant)
+        load_pipeline(str(checkpoint), **case.options)
     except Refused as error:
         return f"refused: {error}"
     except Exception as error:  # noqa: BLE001 - also what should have been a refusal
@@ -730,8 +752,7 @@ def output_of(case: references.Case) -> Facts:
         ]
         pq.write_table(pa.Table.from_pylist(rows), manifest)
         flags = ["--model", str(case.checkpoint), "--device", "cpu", "--format", "npy"]
-        flags += ["--checkpoint-every", "1", "--passthrough", "note"]
-        flags += [] if case.variant is None else ["--variant", case.variant]
+        flags += ["--checkpoint-every", "1", "--passthrough", "note", *flags_of(case)]
         status, while_running = interrupt_in_last_row([str(manifest), str(output), *flags], output)
         told = {
             name: sorted(key_paths(json.loads(vidgen(name, output, "--json")["out"])))
