@@ -617,11 +617,11 @@ def freeze_plans(cases: Sequence[references.Case]) -> Facts:
     with contextlib.chdir(references.HERE):
         for case in progress_of("plans", cases):
             checkpoint = case.checkpoint.relative_to(references.HERE)
-            frozen[key_of(case)] = plans("--model", checkpoint, "--task", case.task, *flags_of(case))
+            frozen[key_of(case)] = plans("--model", checkpoint, "--task", case.task, *model_flags(case))
     return clean(frozen, {folder: "FOLDER", str(references.HERE): "REFERENCES"})
 
 
-def flags_of(case: references.Case) -> list[str]:
+def model_flags(case: references.Case) -> list[str]:
     """Flags for how a case's checkpoint is read, beside its task."""
     flags = []
     for name in ("variant", "adapter"):
@@ -752,7 +752,7 @@ def output_of(case: references.Case) -> Facts:
         ]
         pq.write_table(pa.Table.from_pylist(rows), manifest)
         flags = ["--model", str(case.checkpoint), "--device", "cpu", "--format", "npy"]
-        flags += ["--checkpoint-every", "1", "--passthrough", "note", *flags_of(case)]
+        flags += ["--checkpoint-every", "1", "--passthrough", "note", *model_flags(case)]
         status, while_running = interrupt_in_last_row([str(manifest), str(output), *flags], output)
         told = {
             name: sorted(key_paths(json.loads(vidgen(name, output, "--json")["out"])))
