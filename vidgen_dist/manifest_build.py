@@ -27,9 +27,11 @@ from vidgen_dist.manifest import (
     Column,
     RowSchema,
     column_of,
+    describe_missing,
     find_files,
     known_columns,
     later_places,
+    needed,
     repeated_hashes,
     with_paths_beside,
 )
@@ -72,7 +74,7 @@ def build(
     out_uri: str | os.PathLike[str],
     *,
     fields: Mapping[str, Field] = FIELDS,
-    required: Sequence[str] = ("prompt",),
+    one_of: Sequence[str] = ("prompt",),
 ) -> BuildReport:
     """Make one Parquet file from text, CSV and JSON lines.
 
@@ -89,7 +91,7 @@ def build(
         inputs: Files, folders of them or globs, on any storage.
         out_uri: The manifest, named ``.parquet``; it appears when it is complete.
         fields: The fields that rows may have; other columns are kept as text.
-        required: Those that every row needs.
+        one_of: Those of which every row needs one.
 
     Raises:
         Refused: An input is missing or of another kind, lines that cannot be (the first 20, by file, line
@@ -102,7 +104,7 @@ def build(
     target = storage.uri(name)
     try:
         known = known_columns(fields)
-        sources = _sources(inputs, target, RowSchema(fields, tuple(required)))
+        sources = _sources(inputs, target, RowSchema(fields, one_of=tuple(one_of)))
         columns, unknown, rows = _check_sources(sources)
         schema = pa.schema(
             [(c, known[c].written) for c in columns] + [(c, pa.string()) for c in unknown],
@@ -148,9 +150,8 @@ class _Source:
             for name in self.schema.media:
                 if name in values:
                     values[name] = self._with_paths(name, values[name])
-            for name in self.schema.required:
-                if name not in values:
-                    raise RequestError(name, None, self.schema.fields[name].kind.allowed)
+            if missing := self.schema.missing(values):
+                raise RequestError(missing[0], None, needed(missing, self.schema.fields))
             parsed = {n: f.parse(n, values[n]) for n, f in self.schema.fields.items() if n in values}
         except RequestError as error:
             return error
@@ -353,7 +354,7 @@ def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
             if not cells:
                 continue
             if header is None:
-                header = _csv_header(cells, uri, schema.required)
+                header = _csv_header(cells, uri, schema)
             else:
                 yield _csv_line(number, header, cells, known)
     except csv.Error as error:
@@ -362,14 +363,14 @@ def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
         raise Refused(f"{redact(uri)}: is empty; its first line must name the columns")
 
 
-def _csv_header(cells: Sequence[str], uri: str, required: Sequence[str]) -> list[str]:
+def _csv_header(cells: Sequence[str], uri: str, schema: RowSchema) -> list[str]:
     names = [cell.strip() for cell in cells]
     for name in names:
         if not name or names.count(name) > 1:
             raise Refused(f"{redact(uri)}: the header {names} must name each column, and each once")
-    for name in required:
-        if name not in names:
-            raise Refused(f"{redact(uri)}: the header has no column {name!r}; it has: {', '.join(names)}")
+    if missing := schema.missing(names):
+        told = f"the header has no column {describe_missing(missing)}"
+        raise Refused(f"{redact(uri)}: {told}; it has: {', '.join(names)}")
     return names
 
 

@@ -345,8 +345,8 @@ class Output(Part):
     Args:
         uri: Folder for `videos/`, `ledger/` and `run.yaml`.
         format: `mp4`, `gif`, `png` (a folder of frames a row) or `npy` (uint8 frames, lossless).
-        fps: Frames per second of rows that do not say; by default the model's. Where a model is told a row's
-            `fps`, this is the file's alone.
+        fps: Frames per second of rows that do not say; by default the model's. Where the model is told a
+            row's `fps`, this is the file's alone.
         crf: Quality of mp4, 0 (lossless) to 51 (worst).
         reject: Flags, of `quality.FLAGS`, of videos that are failures. It decides nothing about the pixels: a
             row that is done stays so.

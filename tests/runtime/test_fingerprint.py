@@ -38,6 +38,14 @@ WRITTEN_DOWN: list[tuple[dict[str, Any], str]] = [
     ({"frame_rate": 24.0}, "e660259395e698691a3c83b2dc9ab81898107a2d45abb1cd513f9b9983e90c33"),
     ({"decode_timestep": 0.05}, "4d519a3119e70991d956b48d5d6f75477b5aabf9a83bcce1f16269c0e31fce65"),
     ({"decode_noise_scale": 0.025}, "c6e7a629cb1cd4fa2595d17f44deaf515ee7016eaedf7d3d73ea1aaf3b6894c7"),
+    ({"clip_skip": 2}, "e180db74298e2ec3ee45f5b4bae7a77623673dd99739cb6527e0e922dfc81791"),
+    ({"decode_chunk_size": 8}, "ef759836d32edab2cdd44325d0188a6edc92c972f8e44472ab4c875e1c6cff9a"),
+    ({"min_guidance_scale": 1.0}, "75fd8953399865ea29e0c9677665609314b732f4cd019b5d472e0efd8f1b9b2b"),
+    ({"max_guidance_scale": 3.0}, "813f0f5f3595ec80275b917d8e19291e3775e109cdb825fc328d9a18f70db097"),
+    ({"motion_bucket_id": 127}, "41353a373a496027701a070a9c56eeea0b52bc78bc8818d133edd774c526fe14"),
+    ({"noise_aug_strength": 0.02}, "cb881da3fab5725fdb0e3eff3767bfc36445cfedd5930217944c11922f04ce6b"),
+    ({"file_fps": 12.0}, "eb4ed3b378db53da3d2d0d93507bf71b9187246fda97a07785f95c8c271f971e"),
+    ({"target_fps": 16}, "669caa8d63193ee5acacbee8d3da41b33f028cd93fccfe0f2ac46d6606ab1268"),
     ({"seed": 7}, "1fb7ccab5a10eda6e55b0d67144098855d40089f074b2623b072f20da8df353a"),
     ({"fps": 16.0}, "fa4d8c33099bf4f6247f3ab169bac29f2ccbbe6e8229778310c1438840155900"),
 ]
@@ -58,7 +66,7 @@ def test_all_fields_together_are_written_down() -> None:
     request = RenderRequest(prompt="a fox", **used)
     assert (
         IDENTITY.fingerprint(request, {"image": "d", "video": "e"})
-        == "51faaa7b19e9c3903bbc5bdca966aa46d2d0f4dc219687a8250311b9308e6f2a"
+        == "c19663e8179ba6ccd2dd0b67d14c1bd11125b49806f63b37f7551add607a78f0"
     )
 
 

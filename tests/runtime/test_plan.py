@@ -400,15 +400,17 @@ def test_a_manifest_without_prompt(make_spec: MakeSpec, tmp_path: Path) -> None:
         plan_of(make_spec(str(tmp_path / "m.parquet")))
 
 
-def test_an_image_alone_is_nothing_to_render(tmp_path: Path) -> None:
-    """Whatever the model: there is no family yet that needs no prompt."""
-    pq.write_table(
-        pa.table({"image": ["x.png"], "prompt": pa.array([None], pa.string())}), tmp_path / "m.parquet"
-    )
+def test_whatever_the_model_a_row_needs_a_prompt_or_an_image(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    texts = {"image": ["x.png", None, None], "prompt": [None, "a fox", None]}
+    pq.write_table(pa.table(texts), tmp_path / "m.parquet")
     report = check_manifest(str(tmp_path / "m.parquet"), {})
     assert (report.bad_rows, dict(report.counts)) == (1, {"prompt": 1})
+    assert "a text, or a value of image" in report.problems[0].message
     pq.write_table(pa.table({"image": ["x.png"]}), tmp_path / "m.parquet")
-    with pytest.raises(Refused, match="'prompt', which every manifest needs"):
+    assert check_manifest(str(tmp_path / "m.parquet"), {}).ok
+    pq.write_table(pa.table({"promt": ["a fox"]}), tmp_path / "m.parquet")
+    with pytest.raises(Refused, match=r"no column 'prompt' or 'image', which .* \(is 'promt' meant to be it"):
         check_manifest(str(tmp_path / "m.parquet"), {})
 
 

@@ -424,11 +424,11 @@ def build_manifest(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
 ) -> None:
     """Make a manifest from text (a prompt a line), CSV or JSON lines."""
-    from vidgen_dist.families import known_fields, required_columns
+    from vidgen_dist.families import known_fields, needed_columns
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
 
-    report = build(inputs, out, fields=known_fields(), required=required_columns())
+    report = build(inputs, out, fields=known_fields(), one_of=needed_columns())
     for name in report.unknown_columns:
         _err(f"{report.uri}: {describe_unknown(name, known_fields())}")
     print(f"{report.uri}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")

@@ -145,6 +145,8 @@ class ClipTextConfig(ClipConfig):
     """CLIP's text config."""
 
     NAME: ClassVar = "CLIPTextModel"
+    # Some checkpoints want padding masked; none of these families' does.
+    ONLY: ClassVar = {"use_attention_mask": False}
 
     hidden_size: Positive = 512
     intermediate_size: Positive = 2048

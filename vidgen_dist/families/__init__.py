@@ -157,7 +157,7 @@ def known_fields() -> Mapping[str, Field]:
     return {**OUR_FIELDS, **{name: field for family in others for name, field in family.fields.items()}}
 
 
-def required_columns() -> tuple[str, ...]:
-    """The columns without which no family can render a manifest."""
-    first, *others = (family.required_columns for family in all_families())
-    return tuple(name for name in first if all(name in columns for columns in others))
+def needed_columns() -> tuple[str, ...]:
+    """Columns of which a manifest must have one, or no family can render it; none where it may have none."""
+    first = [family.required_columns[:1] for family in all_families()]
+    return tuple(dict.fromkeys(name for names in first for name in names)) if all(first) else ()

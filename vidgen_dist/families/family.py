@@ -239,7 +239,8 @@ class Family(Generic[C]):
         configs: What is read of them.
         rules: Configs -> task -> rules, for the tasks that the checkpoint can do, likeliest first.
         costs: What a plan reckons with; see `common.costs.Costs`.
-        required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task.
+        required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task,
+            unless the run has a value for all rows.
         fields: Fields of rows that the family alone takes, by name.
         index: Keys of `model_index.json` that decide something; the field `index` of the configs.
         adapter: The component that `--adapter` names, in a repository of its own; None: there is none.

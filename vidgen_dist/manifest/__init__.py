@@ -25,8 +25,10 @@ from vidgen_dist.manifest.columns import (
     Column,
     RowSchema,
     column_of,
+    describe_missing,
     describe_unknown,
     known_columns,
+    needed,
 )
 from vidgen_dist.manifest.files import INPUT_SUFFIXES, PARQUET_SUFFIXES, ManifestFile, find_files
 from vidgen_dist.manifest.identity import row_digest
@@ -49,10 +51,12 @@ __all__ = [
     "RowSchema",
     "check",
     "column_of",
+    "describe_missing",
     "describe_unknown",
     "find_files",
     "known_columns",
     "later_places",
+    "needed",
     "open_manifest",
     "ordered_rows",
     "repeated_hashes",

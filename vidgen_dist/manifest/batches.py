@@ -123,7 +123,16 @@ class Batch:
                 plain &= column_of(field).surely_fine(field.kind, column)
             if name in self.row_schema.required:
                 plain &= column.is_valid().to_numpy(zero_copy_only=False)
-        return plain
+        return plain & self._has_one()
+
+    def _has_one(self) -> np.ndarray:
+        """Which rows have one of the fields of which each needs one."""
+        if not self.row_schema.one_of:
+            return np.ones(len(self), np.bool_)
+        has = np.zeros(len(self), np.bool_)
+        for name in (name for name in self.row_schema.one_of if name in self.fields):
+            has |= self.columns.column(name).is_valid().to_numpy(zero_copy_only=False)
+        return has
 
     @cached_property
     def _own(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -215,17 +215,46 @@ class RowSchema:
     Args:
         fields: The fields that it may have, by name.
         required: Those that every row needs.
+        one_of: Those of which every row needs one, where it is not known which.
         ignored: Those that nothing is made of: what cannot be read of them is left out.
     """
 
     fields: Mapping[str, Field]
     required: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
     @cached_property
     def media(self) -> tuple[str, ...]:
         """The fields that may hold images or clips."""
         return tuple(name for name, field in self.fields.items() if field.kind.has_sources)
+
+    def missing(self, there: Container[str], defaults: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """What is needed and missing: the first required name, or those of which one would do.
+
+        Args:
+            there: Names that are there.
+            defaults: Values, by name, of what is not there.
+        """
+
+        def has(name: str) -> bool:
+            return name in there or (defaults is not None and defaults.get(name) is not None)
+
+        for name in self.required:
+            if not has(name):
+                return (name,)
+        return () if not self.one_of or any(map(has, self.one_of)) else self.one_of
+
+
+def needed(missing: Sequence[str], fields: Mapping[str, Field]) -> str:
+    """What a row that lacks fields is told: what the first allows, and the others of which one would do."""
+    first, *others = missing
+    return ", or a value of ".join([fields[first].kind.allowed, *others])
+
+
+def describe_missing(names: Sequence[str]) -> str:
+    """Columns of which one is missing, in words."""
+    return " or ".join(repr(name) for name in names)
 
 
 def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows: RowSchema) -> None:
@@ -236,14 +265,12 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows:
     """
     shown = redact(uri)
     there = ", ".join(schema.names[:50]) + (", …" if len(schema.names) > 50 else "")
-    for name in rows.required:
-        if name not in schema.names:
-            by_lower_case = {name.lower(): name for name in schema.names}
-            near = difflib.get_close_matches(name, by_lower_case, 1)
-            hint = f" (is {by_lower_case[near[0]]!r} meant to be it?)" if near else ""
-            raise Refused(
-                f"{shown}: there is no column {name!r}, which every manifest needs{hint}; it has: {there}"
-            )
+    if missing := rows.missing(schema.names):
+        by_lower_case = {name.lower(): name for name in schema.names}
+        near = [found for name in missing for found in difflib.get_close_matches(name, by_lower_case, 1)]
+        hint = f" (is {by_lower_case[near[0]]!r} meant to be it?)" if near else ""
+        told = f"there is no column {describe_missing(missing)}, which every manifest needs{hint}"
+        raise Refused(f"{shown}: {told}; it has: {there}")
     known = known_columns(rows.fields)
     for name in passthrough:
         if name not in schema.names:

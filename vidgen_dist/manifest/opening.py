@@ -186,6 +186,7 @@ def open_manifest(
     passthrough: Sequence[str] = (),
     fields: Mapping[str, Field] = FIELDS,
     required: Sequence[str] = ("prompt",),
+    one_of: Sequence[str] = (),
     ignored: Sequence[str] = (),
 ) -> Manifest:
     """Open a Parquet file, a folder of them or a glob, and check the columns of every file.
@@ -195,6 +196,7 @@ def open_manifest(
         passthrough: Columns whose values come along with each row, for the ledger.
         fields: The fields that rows may have, by name; columns of these names are read.
         required: Those that every row needs.
+        one_of: Those of which every row needs one.
         ignored: Those that nothing is made of: what cannot be read of them is left out.
 
     Raises:
@@ -202,7 +204,7 @@ def open_manifest(
             column is missing; a column has a type that cannot be; files differ in their request columns.
     """
     text = os.fspath(uri)
-    rows = RowSchema(fields, tuple(required), tuple(ignored))
+    rows = RowSchema(fields, tuple(required), tuple(one_of), tuple(ignored))
     passthrough = tuple(dict.fromkeys(passthrough))
     try:
         uris = parquet_files(text)

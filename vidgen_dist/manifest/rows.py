@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from vidgen_dist.kinds import Kind, with_addresses
-from vidgen_dist.manifest.columns import RowSchema, column_of, is_text, value_type
+from vidgen_dist.manifest.columns import RowSchema, column_of, is_text, needed, value_type
 from vidgen_dist.manifest.identity import row_digest, usable_id
 from vidgen_dist.request import Field, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, resolve_path
@@ -68,9 +68,8 @@ def make_row(
     try:
         if given is not None and own_id is None:
             raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
-        for name in schema.required:
-            if name not in values and defaults.get(name) is None:
-                raise RequestError(name, None, schema.fields[name].kind.allowed)
+        if missing := schema.missing(values, defaults):
+            raise RequestError(missing[0], None, needed(missing, schema.fields))
         for name in schema.media:
             if name in values:
                 values[name] = _beside(file, name, values[name], schema.fields[name])

@@ -14,7 +14,7 @@ import numpy as np
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, required_columns
+from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
 from vidgen_dist.manifest import CheckReport, Manifest, ProbeError, check, open_manifest, ordered_rows
@@ -213,7 +213,8 @@ def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
         spec.manifest.uri,
         passthrough=spec.manifest.passthrough,
         fields=known_fields() if rules is None else rules.declared,
-        required=required_columns() if rules is None else rules.required_columns,
+        required=() if rules is None else rules.required_columns,
+        one_of=needed_columns() if rules is None else (),
         ignored=() if rules is None else rules.ignored,
     )
     ledger_schema(manifest.extra_schema)

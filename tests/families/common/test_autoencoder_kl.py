@@ -82,20 +82,6 @@ def test_frames_decoded_in_chunks_are_those_decoded_at_once(chunk):
     np.testing.assert_allclose(tiny.decode(model, latents, chunk), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("force_upcast", "asked", "expected"),
-    [
-        (True, "float16", "float32"),
-        (False, "float16", "float16"),
-        (True, "bfloat16", "bfloat16"),
-        (True, "float32", "float32"),
-    ],
-)
-def test_half_precision_is_left_to_those_that_can(force_upcast, asked, expected):
-    model = tiny.made(AutoencoderKL, {**TINY, "force_upcast": force_upcast})
-    assert model.compute_dtype(asked) == expected
-
-
 def test_what_goes_in_takes_the_dtype_of_the_weights():
     """The others may compute in half precision."""
     model, latents = randomised(), tiny.normal(1, 2, 1, 3, 2)

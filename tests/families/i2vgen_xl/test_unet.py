@@ -14,6 +14,7 @@ from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.i2vgen_xl.config import UNetConfig
 from vidgen_dist.families.i2vgen_xl.unet import I2VGenXLUNet, average_pool
+from vidgen_dist.parallel.sharding import sharded_paths
 
 FAMILY = "i2vgen_xl"
 
@@ -53,6 +54,16 @@ def cut(pieces: dict[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:
     """The first frames."""
     clips = {key: pieces[key][:, :, :frames] for key in ("sample", "image_latents")}
     return {**pieces, **clips}
+
+
+def test_blocks_without_attention_are_shared_out_too() -> None:
+    plain = {"down_block_types": ["DownBlock3D"] * 2, "up_block_types": ["UpBlock3D"] * 2}
+    sizes = {"block_out_channels": [8, 8], "norm_num_groups": 4, "attention_head_dim": 4}
+    model = tiny.made(I2VGenXLUNet, {**plain, **sizes, "layers_per_block": 1, "cross_attention_dim": 6})
+    shared = {path: len(functools.reduce(getattr, path.split("."), model)) for path in sharded_paths(model)}
+    assert shared["up_blocks.1.temp_convs"] == 2
+    assert shared["up_blocks.1.attentions"] == 0
+    assert shared["mid_block.attentions"] == 1
 
 
 def test_samples_of_a_batch_do_not_see_each_other() -> None:

@@ -53,6 +53,7 @@ def test_frames_of_a_chunk_see_each_other_and_no_others():
 
 def test_half_precision_is_left_to_those_that_can():
     assert randomised().compute_dtype("float16") == "float32"
+    assert randomised().compute_dtype("bfloat16") == "bfloat16"
     assert randomised(force_upcast=False).compute_dtype("float16") == "float16"
 
 

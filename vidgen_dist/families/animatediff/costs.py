@@ -15,9 +15,7 @@ def size(configs: AnimateDiffConfigs, counted: Mapping[str, Counted], _task: str
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
         others=(component("text_encoder", counted["text_encoder"]),),
-        vae=autoencoder(
-            counted["vae"], image_convolutions, divides="frames", force_upcast=configs.vae.force_upcast
-        ),
+        vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
     )
 
 

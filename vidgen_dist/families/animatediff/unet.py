@@ -119,11 +119,11 @@ def _mid_block(config: UNetMotionConfig) -> MidBlock:
     level = config.middle
     scale = config.mid_block_scale_factor
     resnets = [_resnet(config, level.channels, level.channels, scale) for _ in range(level.layers + 1)]
-    inner: dict[str, list[nn.Module]] = {
-        "attentions": [_attention(config, level) for _ in range(level.layers)]
+    moves = level.layers if config.use_motion_mid_block else 0
+    inner = {
+        "attentions": [_attention(config, level) for _ in range(level.layers)],
+        "motion_modules": [_motion(config, level) for _ in range(moves)],
     }
-    if config.use_motion_mid_block:
-        inner["motion_modules"] = [_motion(config, level) for _ in range(level.layers)]
     return MidBlock({"resnets": resnets}, inner)
 
 
@@ -131,11 +131,11 @@ def _layers(
     config: UNetMotionConfig, level: Level, inputs: list[int], attends: bool
 ) -> dict[str, list[nn.Module]]:
     """A block's layers by the names of their lists."""
-    lists: dict[str, list[nn.Module]] = {"resnets": [_resnet(config, c, level.channels) for c in inputs]}
-    if attends:
-        lists["attentions"] = [_attention(config, level) for _ in inputs]
-    lists["motion_modules"] = [_motion(config, level) for _ in inputs]
-    return lists
+    return {
+        "resnets": [_resnet(config, c, level.channels) for c in inputs],
+        "attentions": [_attention(config, level) for _ in inputs if attends],
+        "motion_modules": [_motion(config, level) for _ in inputs],
+    }
 
 
 def _resnet(config: UNetMotionConfig, inputs: int, outputs: int, scale: float = 1.0) -> ImageResnet:

@@ -174,10 +174,6 @@ class ImageAutoencoder(TiledAutoencoder):
         self.encoder = Encoder(config)
         self.quant_conv: nn.Module | None = nn.Conv2d(moments, moments, 1)
 
-    def compute_dtype(self, dtype: str) -> str:
-        """What it computes in where the other models of the checkpoint compute in `dtype`."""
-        return self.config.compute_dtype(dtype)
-
     def own_key(self, key: str) -> str | None:
         """The module's name of a checkpoint's key, for `load_weights`."""
         path, _, name = key.rpartition(".")

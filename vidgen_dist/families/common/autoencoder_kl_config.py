@@ -19,7 +19,6 @@ class ImageVaeConfig(Config):
 
     Args:
         scaling_factor: Latents are the encoder's, times this.
-        force_upcast: Whether it computes in float32 where the other models do in float16.
     """
 
     in_channels: Positive = 3
@@ -30,7 +29,6 @@ class ImageVaeConfig(Config):
     latent_channels: Positive = 4
     sample_size: Positive = 32
     scaling_factor: AboveZero = 0.18215
-    force_upcast: bool = True
 
     def check(self) -> None:
         self.check_blocks("down_block_types")
@@ -63,16 +61,14 @@ class ImageVaeConfig(Config):
         """Pixels of a latent, along rows and columns."""
         return int(2 ** (len(self.block_out_channels) - 1))
 
-    def compute_dtype(self, dtype: str) -> str:
-        """What it computes in where the other models compute in `dtype`."""
-        return "float32" if self.force_upcast and dtype == "float16" else dtype
-
 
 @dataclass(frozen=True, config=STRICT)
 class AutoencoderKLConfig(ImageVaeConfig):
     """`vae/config.json` of Stable Diffusion's autoencoder."""
 
     NAME: ClassVar = "AutoencoderKL"
+    # The reference's pipelines of AnimateDiff and I2VGen-XL do not upcast, whatever it says.
+    HARMLESS: ClassVar = ("force_upcast",)
     # The reference's pipelines of videos take no notice of them.
     ONLY: ClassVar = {"shift_factor": None, "latents_mean": None, "latents_std": None}
 

@@ -51,7 +51,8 @@ class Context:
 
 
 Lists = Mapping[str, Sequence[nn.Module]]
-"""Layers of a block by the lists' names, in the order in which they run."""
+"""Layers of a block by the lists' names, in the order in which they run. A list that a block lacks is empty:
+so a model's class can name it among those that are shared out."""
 
 
 class ImageResnet(ResnetBlock2D):
@@ -190,7 +191,9 @@ class MidBlock(_Block):
 
     def __init__(self, outer: Lists, inner: Lists) -> None:
         super().__init__({**outer, **inner})
-        self._outer, self._inner = tuple(outer), tuple(inner)
+        self._outer, self._inner = (
+            tuple(name for name in some if name in self._names) for some in (outer, inner)
+        )
 
     def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
         outer = self._in_lockstep(self._outer)

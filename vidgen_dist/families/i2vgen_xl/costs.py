@@ -16,9 +16,7 @@ def size(configs: I2VGenXLConfigs, counted: Mapping[str, Counted], _task: str) -
         denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
         # One prompt of 77 tokens and one image: next to no time.
         others=tuple(component(name, counted[name]) for name in ("text_encoder", "image_encoder")),
-        vae=autoencoder(
-            counted["vae"], image_convolutions, divides="frames", force_upcast=configs.vae.force_upcast
-        ),
+        vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
     )
 
 

@@ -260,8 +260,7 @@ def _down_blocks(config: UNetConfig) -> list[DownBlock]:
     blocks = []
     for i, (channels, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
         lists = _convolving(config, down_inputs(widths, layers, i), channels)
-        if kind == CROSS_DOWN:
-            lists |= _attending(config, channels, layers)
+        lists |= _attending(config, channels, layers if kind == CROSS_DOWN else 0)
         last = i == len(widths) - 1
         blocks.append(DownBlock(lists, None if last else Downsample2D(channels, channels)))
     return blocks
@@ -277,8 +276,7 @@ def _up_blocks(config: UNetConfig) -> list[UpBlock]:
     blocks = []
     for i, (channels, kind) in enumerate(zip(reversed(widths), config.up_block_types, strict=True)):
         lists = _convolving(config, up_inputs(widths, layers, i), channels)
-        if kind == CROSS_UP:
-            lists |= _attending(config, channels, layers)
+        lists |= _attending(config, channels, layers if kind == CROSS_UP else 0)
         last = i == len(widths) - 1
         blocks.append(UpBlock(lists, None if last else Upsample2D(channels, channels)))
     return blocks

@@ -35,6 +35,7 @@ FAMILY = Family(
     ),
     configs=StableVideoDiffusionConfigs,
     rules=task_rules,
+    required_columns=("image",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
     ring=False,

@@ -106,6 +106,10 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
         super().__init__(config, mesh)
         self.decoder = TemporalDecoder(config)
 
+    def compute_dtype(self, dtype: str) -> str:
+        """What it computes in where the other models of the checkpoint compute in `dtype`."""
+        return "float32" if self.config.force_upcast and dtype == "float16" else dtype
+
     def enable_tiling(self, **_: Any) -> None:
         """As the reference, it has no tiles.
 

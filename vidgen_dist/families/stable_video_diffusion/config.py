@@ -105,10 +105,16 @@ class UNetConfig(BlocksConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class VaeConfig(ImageVaeConfig):
-    """`vae/config.json`: the encoder sees single images, the decoder mixes frames."""
+    """`vae/config.json`: the encoder sees single images, the decoder mixes frames.
+
+    Args:
+        force_upcast: Whether it computes in float32 where the other models do in float16.
+    """
 
     NAME: ClassVar = "AutoencoderKLTemporalDecoder"
     HARMLESS: ClassVar = ("sample_size",)
+
+    force_upcast: bool = True
 
 
 @plain_dataclass(frozen=True)
