@@ -30,6 +30,8 @@ class EulerConfig(SpacedSigmaConfig):
     """`scheduler_config.json` of an `EulerDiscreteScheduler`."""
 
     NAME: ClassVar = "EulerDiscreteScheduler"
+    # PNDM's, which the files of Stable Video Diffusion have kept.
+    HARMLESS: ClassVar = ("skip_prk_steps",)
 
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: AboveZero | None = None

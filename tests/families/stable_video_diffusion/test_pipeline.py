@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests import references
 from tests.families import tiny
+from tests.planner import published
 from vidgen_dist import Refused, RenderRequest, RequestError
 from vidgen_dist.families import loading
 from vidgen_dist.families.common.tasks import Rules
@@ -199,7 +200,10 @@ def test_config_that_cannot_be(copied: Path, file: str, values: dict[str, object
         rules_of(copied)
 
 
-def test_the_published_keys_are_known(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_published_checkpoint_is_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        rules_of(IMG2VID.checkpoint)
+        rules = load_rules(published.checkpoint(tmp_path, "stable-video-diffusion"))
+    assert rules.defaults["num_frames"] == 25
     assert not caplog.messages

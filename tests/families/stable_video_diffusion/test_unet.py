@@ -60,6 +60,16 @@ def test_samples_do_not_see_each_other():
     np.testing.assert_allclose(predict(model, *both)[1:], predict(model, *given), atol=1e-4)
 
 
+def test_attention_to_one_token_is_that_to_two_alike():
+    model = tiny.randomised(tiny.made(UNetSpatioTemporalConditionModel, TINY))
+    latents, timesteps, image, time_ids = inputs(2)
+    twice = np.concatenate([image, image], axis=1)
+    expected = predict(model, latents, timesteps, twice, time_ids)
+    np.testing.assert_allclose(predict(model, latents, timesteps, image, time_ids), expected, atol=1e-5)
+    other = predict(model, latents, timesteps, image[::-1], time_ids)
+    assert largest_difference(other, expected) > 1e-3
+
+
 def test_frames_see_each_other():
     model, (latents, *others) = tiny.randomised(tiny.made(UNetSpatioTemporalConditionModel, TINY)), inputs()
     before, changed = predict(model, latents, *others), latents.copy()

@@ -149,6 +149,10 @@ class Attention(nn.Module):
         joined = nn.reshape(mixed, (*tokens.shape[:2], self._heads * self._head_dim))
         return self.to_out[0](joined)
 
+    def of_one(self, context: nn.Tensor) -> nn.Tensor:
+        """What all tokens get of a sample's one token (B, 1, X), whatever they ask for: (B, 1, D)."""
+        return self.to_out[0](self.to_v(context))
+
     def _split_heads(self, x: nn.Tensor, batch: int) -> nn.Tensor:
         """(..., heads * head_dim) to (batch, heads, the rest, head_dim)."""
         return nn.reshape(x, (batch, -1, self._heads, self._head_dim)).permute(0, 2, 1, 3)
@@ -211,7 +215,11 @@ class BasicTransformerBlock(nn.Module):
         tokens = nn.add(tokens, self.attn1(self._placed(self.norm1(tokens))))
         if self.norm2 is not None and self.attn2 is not None:
             seen = context if self._crosses else None
-            tokens = nn.add(tokens, self.attn2(self._placed(self.norm2(tokens)), seen))
+            if seen is not None and seen.shape[1] == 1:
+                by_sample = nn.reshape(tokens, (len(seen), -1, tokens.shape[2]))
+                tokens = nn.reshape(nn.add(by_sample, self.attn2.of_one(seen)), tokens.shape)
+            else:
+                tokens = nn.add(tokens, self.attn2(self._placed(self.norm2(tokens)), seen))
         return nn.add(tokens, self.ff(self.norm3(tokens)))
 
     def _placed(self, tokens: nn.Tensor) -> nn.Tensor:
