@@ -71,10 +71,11 @@ def test_a_prompt_does_not(spec_of: SpecOf, caplog: pytest.LogCaptureFixture) ->
     assert caplog.text.count("column 'prompt' is ignored: Stable Video Diffusion image-to-video") == 1
 
 
-@pytest.mark.parametrize("name", ["fps", "file_fps"])
-def test_it_is_not_under_sampling(spec_of: SpecOf, name: str) -> None:
-    with pytest.raises(Refused, match=rf"sampling\.{name}: it is output\.fps"):
-        plan_of(spec_of({}, **{f"sampling__{name}": 8.0}))
+def test_what_the_model_is_told_may_be_under_sampling(spec_of: SpecOf) -> None:
+    assert told_and_written(spec_of({"fps": None}, {"fps": 5.0}, sampling__fps=10.0)) == [(10, 10), (5, 5)]
+    assert told_and_written(spec_of({}, sampling__fps=10.0, output__fps=24.0)) == [(10, 24)]
+    with pytest.raises(Refused, match=r"sampling\.file_fps: it is output\.fps"):
+        plan_of(spec_of({}, sampling__file_fps=8.0))
 
 
 @pytest.mark.usefixtures("local_ray")

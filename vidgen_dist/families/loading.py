@@ -44,11 +44,12 @@ class Configurable(Protocol):
 
 
 @runtime_checkable
-class OwnDtype(Protocol):
-    """A model that need not compute in the dtype of the others."""
+class OwnDtypes(Protocol):
+    """A model of which parts do not compute in the dtype of the others."""
 
-    def compute_dtype(self, dtype: str) -> str:
-        """Name of what it computes in where the others compute in `dtype`."""
+    def own_dtypes(self, dtype: str) -> Mapping[str, str]:
+        """What the names of their parameters begin with -> name of the dtype that they have where others have
+        `dtype`."""
 
 
 def load_pipeline(
@@ -125,7 +126,8 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
             model,
             *weight_folders(family, checkpoint, name),
             variant=checkpoint.variant,
-            dtype=model.compute_dtype(dtype) if isinstance(model, OwnDtype) else dtype,
+            dtype=dtype,
+            own_dtypes=model.own_dtypes(dtype) if isinstance(model, OwnDtypes) else {},
             rename=_own_key(model),
             mesh=mesh,
         )

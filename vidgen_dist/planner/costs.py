@@ -150,14 +150,6 @@ class _Gang:
         return ITEM_SIZES[self.dtype]
 
     @property
-    def _vae_dtype(self) -> str:
-        return "float32" if self.size.vae.force_upcast and self.dtype == "float16" else self.dtype
-
-    @property
-    def _vae_item(self) -> int:
-        return ITEM_SIZES[self._vae_dtype]
-
-    @property
     def _step(self) -> Step:
         return self.size.denoiser.step(self.work, self.degrees, self._item)
 
@@ -188,8 +180,7 @@ class _Gang:
 
     def _kept(self, part: Component) -> int:
         shared = sum(part.blocks) + part.tables
-        item = self._vae_item if part is self.size.vae else self._item
-        return (-(-shared // self.degrees.size) + part.rest) * item
+        return (-(-shared // self.degrees.size) + part.rest) * self._item
 
     def _gathered(self, part: Component) -> int:
         return part.gathered * self._item if self.degrees.size > 1 else 0
@@ -207,7 +198,7 @@ class _Gang:
             inputs = _CONVOLUTION_ALIVE * conv.inputs * (frames * conv.frames + history)
             largest = max(largest, int((inputs + conv.outputs * frames * conv.frames) * pixels))
             kept += int(history * conv.inputs * pixels) if keeps else 0
-        return (largest + kept) * self._vae_item
+        return (largest + kept) * self._item
 
     def _parts(self) -> tuple[list[int], list[int]]:
         """What the fullest rank puts through the autoencoder of a frame: rows and columns of each part."""
@@ -269,7 +260,7 @@ class _Gang:
     def _computing(self, stretch: Stretch) -> float:
         """Arithmetic of one run of a stretch."""
         arithmetic = sum(part / self._matmul for part in stretch.products)
-        arithmetic += stretch.convolved / self._convolving(self.dtype)
+        arithmetic += stretch.convolved / self._convolving
         return max(arithmetic, self._reading(stretch.read)) + self._overhead(stretch.operators)
 
     def _gathering(self, weights: float) -> float:
@@ -325,7 +316,7 @@ class _Gang:
         seconds = 0.0
         for conv in convolutions if frames else ():
             pixels = sum(rows) * sum(columns) * conv.pixels**2
-            seconds += 2 * conv.weights * frames * conv.frames * pixels / self._convolving(self._vae_dtype)
+            seconds += 2 * conv.weights * frames * conv.frames * pixels / self._convolving
             seconds += batches * self._overhead(_CONVOLUTION_OPERATORS)
             edge = self._edge(conv, frames, batches)
             if edge:
@@ -340,21 +331,23 @@ class _Gang:
         if self.degrees.size == 1 or (divides == "rows" and self.work.vae_tiles is not None):
             return 0.0
         if divides == "rows":
-            edge = conv.inputs * frames * conv.frames * self.work.width * conv.pixels
+            edge = conv.inputs * frames * conv.frames * self.work.width * conv.pixels * self._item
         else:
-            edge = conv.inputs * batches * self.work.height * self.work.width * conv.pixels**2
-        return edge * reach * self._vae_item
+            edge = conv.inputs * batches * self.work.height * self.work.width * conv.pixels**2 * self._item
+        return edge * reach
 
-    def _peak(self, dtype: str) -> float:
+    @property
+    def _peak(self) -> float:
         """Operations a second."""
-        return self.device.tflops[dtype] * 1e12
+        return self.device.tflops[self.dtype] * 1e12
 
     @property
     def _matmul(self) -> float:
-        return self._peak(self.dtype) * self.device.matmul_share
+        return self._peak * self.device.matmul_share
 
-    def _convolving(self, dtype: str) -> float:
-        return self._peak(dtype) * self.device.convolution_share
+    @property
+    def _convolving(self) -> float:
+        return self._peak * self.device.convolution_share
 
     def _reading(self, weights: int) -> float:
         """Seconds in which bytes of weights come from memory: with few tokens, more than the arithmetic."""

@@ -267,7 +267,8 @@ def check_sampling(spec: RunSpec) -> None:
     fields = fields_named(spec.sampling)
     for name, value in spec.sampling.items():
         field = fields.get(name)
-        if field is None or field.not_sampling:
+        # Whether `fps` can be one, the model's rules know.
+        if field is None or (field.not_sampling and name != FPS):
             raise Refused(_not_under_sampling(name, field))
         try:
             if value is not None:

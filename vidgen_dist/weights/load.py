@@ -23,6 +23,7 @@ def load_weights(
     *folders: Path | str,
     variant: str | None = None,
     dtype: str | None = None,
+    own_dtypes: Mapping[str, str] | None = None,
     rename: Callable[[str], str | None] | None = None,
     mesh: Mesh | None = None,
 ) -> None:
@@ -40,6 +41,7 @@ def load_weights(
         variant: Variant of the files; the plain files where a folder has no such variant.
         dtype: What the floating-point parameters become, e.g. "bfloat16"; by default what they are now.
             On CPU always float32: its kernels know no other.
+        own_dtypes: Likewise of some that are not shared out, by what their names begin with.
         rename: The module's name of a checkpoint's key, or None to leave the tensor out. Where two keys
             become one (tied weights, stored twice), the one that bears the name already is read.
         mesh: The gang that runs the module; all ranks load alike. By default this process alone.
@@ -60,7 +62,9 @@ def load_weights(
         )
     for name, key in sources.items():
         if name not in shared:
-            _assign(parameters[name], files.read(key), _dtype(parameters[name], wanted))
+            own = next((own for start, own in (own_dtypes or {}).items() if name.startswith(start)), wanted)
+            of_device = wanted if nn.device() == "cpu" else own
+            _assign(parameters[name], files.read(key), _dtype(parameters[name], of_device))
 
 
 def match_weights(

@@ -83,12 +83,9 @@ def test_frames_decoded_in_chunks_are_those_decoded_at_once(chunk):
 
 
 def test_what_goes_in_takes_the_dtype_of_the_weights():
-    """The others may compute in half precision."""
-    model, latents = randomised(), tiny.normal(1, 2, 1, 3, 2)
-    half = model.decode(nn.from_numpy(latents, nn.float16))
-    assert half.dtype == nn.float32
+    """What decodes, and the others, may compute in half precision."""
+    model = randomised()
     assert model.encode(nn.from_numpy(tiny.normal(1, 3, 1, 4, 4), nn.float16))[0].dtype == nn.float32
-    np.testing.assert_allclose(nn.to_numpy(half), tiny.decode(model, latents), atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,11 @@ def test_frames_of_a_chunk_see_each_other_and_no_others():
     np.testing.assert_array_equal(tiny.decode(model, latents, 7), whole)
 
 
-def test_half_precision_is_left_to_those_that_can():
-    assert randomised().compute_dtype("float16") == "float32"
-    assert randomised().compute_dtype("bfloat16") == "bfloat16"
-    assert randomised(force_upcast=False).compute_dtype("float16") == "float16"
+def test_the_encoder_may_be_upcast_and_the_decoder_is_not():
+    upcast = {"encoder.": "float32", "quant_conv.": "float32"}
+    assert randomised().own_dtypes("float16") == upcast
+    assert randomised().own_dtypes("bfloat16") == {}
+    assert randomised(force_upcast=False).own_dtypes("float16") == {}
 
 
 def test_it_has_no_tiles():

@@ -40,20 +40,6 @@ def test_a_video(job: Callable[..., Job]) -> None:
     assert (smaller.work.frames_at_once, smaller.work.batches) == (3, 3)
 
 
-def test_a_vae_that_computes_in_float32_beside_others_takes_its_memory(job: Callable[..., Job]) -> None:
-    published = job("stable-video-diffusion")
-    vae = dataclasses.replace(published.size.vae, force_upcast=False)
-    sizes = (published.size, dataclasses.replace(published.size, vae=vae))
-    upcast, half = (
-        estimate(size, published.work, published.device, Degrees(), dtype="float16") for size in sizes
-    )
-    assert upcast.memory.weights["vae"] == 2 * half.memory.weights["vae"]
-    assert upcast.memory.weights["unet"] == half.memory.weights["unet"]
-    frames = 4 * 3 * 576 * 1024 * 25
-    assert upcast.memory.stages["decode"] - frames == 2 * (half.memory.stages["decode"] - frames)
-    assert upcast.seconds.decode > half.seconds.decode
-
-
 def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
     return dict(tiny.pipeline(references.case("small", FAMILY), mesh).render(request).sent)
 

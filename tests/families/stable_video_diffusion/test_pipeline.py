@@ -162,23 +162,25 @@ def test_images_of_all_sizes(pipeline: AnyPipeline, height: int, width: int) -> 
     assert pipeline(short(image=image)).shape == (2, 16, 16, 3)
 
 
-@pytest.mark.parametrize(("dtype", "of_vae"), [("float16", "float32"), ("bfloat16", "bfloat16")])
-def test_the_vae_computes_in_what_it_can(monkeypatch: pytest.MonkeyPatch, dtype: str, of_vae: str) -> None:
+@pytest.mark.parametrize(("dtype", "of_encoder"), [("float16", "float32"), ("bfloat16", None)])
+def test_the_encoder_computes_in_what_it_can(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, of_encoder: str | None
+) -> None:
     """`force_upcast`; on the CPU all is float32, so what is asked for is looked at."""
     asked = {}
     monkeypatch.setattr(loading, "compute_dtype", lambda dtype, _: dtype)
     load = loading.load_weights
 
-    def watched(model: Any, *where: Any, dtype: str, **how: Any) -> None:
-        asked[type(model).__name__] = dtype
-        load(model, *where, dtype=dtype, **how)
+    def watched(model: Any, *where: Any, **how: Any) -> None:
+        asked[type(model).__name__] = (how["dtype"], how["own_dtypes"].get("encoder."))
+        load(model, *where, **how)
 
     monkeypatch.setattr(loading, "load_weights", watched)
     loading.load_model(Model(id=str(IMG2VID.checkpoint), variant="fp16", dtype=dtype))
     assert asked == {
-        "CLIPVisionModelWithProjection": dtype,
-        "UNetSpatioTemporalConditionModel": dtype,
-        "AutoencoderKLTemporalDecoder": of_vae,
+        "CLIPVisionModelWithProjection": (dtype, None),
+        "UNetSpatioTemporalConditionModel": (dtype, None),
+        "AutoencoderKLTemporalDecoder": (dtype, of_encoder),
     }
 
 

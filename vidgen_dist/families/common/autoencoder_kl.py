@@ -194,7 +194,9 @@ class ImageAutoencoder(TiledAutoencoder):
             Mean and logarithm of the variance, each (B, Z, F, h, w): the mean unscaled, the logarithm
             within [-30, 20].
         """
-        moments = self._in_parts(self._own_dtype(video), self._encode, decoding=False)
+        # The encoder may compute in another dtype than the models beside it.
+        own = video.astype(self.encoder.conv_in.weight.dtype)
+        moments = self._in_parts(own, self._encode, decoding=False)
         return distribution(moments, self.config.latent_channels)
 
     def _encode(self, video: nn.Tensor) -> nn.Tensor:
@@ -202,10 +204,6 @@ class ImageAutoencoder(TiledAutoencoder):
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         return to_clips(moments, len(video))
-
-    def _own_dtype(self, x: nn.Tensor) -> nn.Tensor:
-        """x in the weights' dtype, which need not be that of the other models."""
-        return x.astype(self.encoder.conv_in.weight.dtype)
 
     def _gathered(self, frames: nn.Tensor, split: FrameSplit) -> nn.Tensor:
         """Frames of all ranks, (B, 3, F, H, W), on the first one; the others get (B, 3, F, 0, W)."""
@@ -249,8 +247,7 @@ class AutoencoderKL(ImageAutoencoder):
             (B, 3, F, H, W) on the first rank; the others get (B, 3, F, 0, W).
         """
         split = FrameSplit.divide(self.mesh.gang, latents.shape[FRAME_AXIS])
-        own = self._own_dtype(split.own(latents))
-        parts = nn.split(own, chunk or split.held, FRAME_AXIS)
+        parts = nn.split(split.own(latents), chunk or split.held, FRAME_AXIS)
         done = [self._in_parts(part, self._decode, decoding=True) for part in parts]
         return self._gathered(done[0] if len(done) == 1 else nn.cat(done, FRAME_AXIS), split)
 

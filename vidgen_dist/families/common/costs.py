@@ -116,13 +116,11 @@ class Autoencoder(Component):
         divides: What of a video each rank of a gang puts through it: `rows` of every frame; `frames`, a batch
             of its own ones at a time; or its frames of each `batch`, in which they are not independent. Those
             that divide frames encode all of them on every rank.
-        force_upcast: Whether it computes in float32 where the others do in float16.
     """
 
     encoder: tuple[Convolution, ...] = ()
     decoder: tuple[Convolution, ...] = ()
     divides: Literal["rows", "frames", "batch"] = "rows"
-    force_upcast: bool = False
 
 
 class Denoiser(Component, ABC):
@@ -368,7 +366,6 @@ def autoencoder(
     convolutions: Callable[[Shapes, str], Iterable[Convolution]],
     name: str = "vae",
     divides: Literal["rows", "frames", "batch"] = "rows",
-    force_upcast: bool = False,
 ) -> Autoencoder:
     """A component of those parameters that is an autoencoder.
 
@@ -376,17 +373,10 @@ def autoencoder(
         counted: Its parameters.
         convolutions: The parameters' shapes and `encoder.` or `decoder.` to the convolutions of that half.
         name: The component's.
-        divides, force_upcast: As `Autoencoder` has them.
+        divides: As `Autoencoder` has it.
     """
     encoder, decoder = (tuple(convolutions(counted.shapes, prefix)) for prefix in ("encoder.", "decoder."))
-    return Autoencoder(
-        name,
-        *shared_out(counted),
-        encoder=encoder,
-        decoder=decoder,
-        divides=divides,
-        force_upcast=force_upcast,
-    )
+    return Autoencoder(name, *shared_out(counted), encoder=encoder, decoder=decoder, divides=divides)
 
 
 def network(name: str, counted: Counted, stack: Stack) -> Network:

@@ -187,6 +187,8 @@ class Rules(Generic[R]):
                 raise Refused(f"sampling.{error}") from None
 
     def _resolve_sampling(self, sampling: Mapping[str, Any]) -> R:
+        if sampling.get(FPS) is not None and self.of_task.file_fps == FPS:
+            raise Refused(f"sampling.{FPS}: {self.declared[FPS].not_sampling}: leave it out")
         given = {name: value for name, value in sampling.items() if value is not None}
         of_rows = dict.fromkeys(self.required, "of each row")
         return self._resolved({**of_rows, **RenderRequest(**given).parsed(self.declared).values()})

@@ -106,9 +106,10 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
         super().__init__(config, mesh)
         self.decoder = TemporalDecoder(config)
 
-    def compute_dtype(self, dtype: str) -> str:
-        """What it computes in where the other models of the checkpoint compute in `dtype`."""
-        return "float32" if self.config.force_upcast and dtype == "float16" else dtype
+    def own_dtypes(self, dtype: str) -> dict[str, str]:
+        """The encoder computes in float32 where the others do in float16, if the config wants it so."""
+        upcast = self.config.force_upcast and dtype == "float16"
+        return {"encoder.": "float32", "quant_conv.": "float32"} if upcast else {}
 
     def enable_tiling(self, **_: Any) -> None:
         """As the reference, it has no tiles.
@@ -131,7 +132,7 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
         Returns:
             (B, 3, F, H, W) on the first rank; the others get (B, 3, F, 0, W).
         """
-        chunks = nn.split(self._own_dtype(latents), chunk or latents.shape[FRAME_AXIS], FRAME_AXIS)
+        chunks = nn.split(latents, chunk or latents.shape[FRAME_AXIS], FRAME_AXIS)
         done = [self._decode(each) for each in chunks]
         return done[0] if len(done) == 1 else nn.cat(done, FRAME_AXIS)
 

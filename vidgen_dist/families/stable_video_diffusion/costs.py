@@ -10,14 +10,12 @@ from vidgen_dist.families.stable_video_diffusion.config import GROUPS, StableVid
 from vidgen_dist.families.stable_video_diffusion.rules import StableVideoDiffusionRequest
 
 
-def size(configs: StableVideoDiffusionConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(_configs: StableVideoDiffusionConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
     """A checkpoint's size."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=GROUPS),),
         others=(component("image_encoder", counted["image_encoder"]),),
-        vae=autoencoder(
-            counted["vae"], image_convolutions, divides="batch", force_upcast=configs.vae.force_upcast
-        ),
+        vae=autoencoder(counted["vae"], image_convolutions, divides="batch"),
     )
 
 
@@ -29,7 +27,7 @@ def workload(configs: StableVideoDiffusionConfigs, r: StableVideoDiffusionReques
         frames=frames,
         height=r.height,
         width=r.width,
-        steps=r.num_inference_steps,
+        steps=configs.scheduler.predictions(r.num_inference_steps),
         guided=r.is_guided,
         tokens=frames * rows * columns,
         latents=channels * frames * rows * columns,

@@ -74,6 +74,10 @@ def task_rules(
 ) -> dict[str, TaskRules[StableVideoDiffusionRequest]]:
     """Task -> rules; there is one task."""
     multiple = math.lcm(MULTIPLE, configs.vae.spatial_compression_ratio)
+
+    def check(r: StableVideoDiffusionRequest) -> None:
+        configs.scheduler.predictions(r.num_inference_steps)
+
     of_task = TaskRules(
         request=StableVideoDiffusionRequest,
         defaults={
@@ -88,6 +92,7 @@ def task_rules(
             "fps": 7.0,
         },
         multiples={"height": multiple, "width": multiple},
+        check=check,
         file_fps=FILE_FPS,
     )
     return {IMAGE_TO_VIDEO: of_task}
