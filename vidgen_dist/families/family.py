@@ -16,7 +16,7 @@ from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families.common.tasks import TaskRules
 from vidgen_dist.request import Field
 from vidgen_dist.spec import Task
-from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
+from vidgen_dist.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,18 @@ class Component:
             if known.name == found:
                 return known
         raise Refused(
-            f"{checkpoint.folder / INDEX}: {self.name} is a {found}; "
+            f"{checkpoint.names_class_of(self.name)}: {self.name} is a {found}; "
             f"allowed: {', '.join(known.name for known in self.takes)}"
         )
+
+    def weights_in(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """The components whose files hold the weights of a checkpoint's component; none where it has none.
+
+        Raises:
+            Refused: As `class_of`.
+        """
+        found = self.class_of(checkpoint)
+        return found.weights_of or (self.name,) if isinstance(found, ModelClass) else ()
 
     def read(self, checkpoint: Checkpoint) -> Any:
         """What a checkpoint's component is, without its weights: a config, a sampler, of others None.

@@ -149,7 +149,7 @@ def check_models(checkpoint: Checkpoint, options: Model) -> None:
     """
     family = find_family(checkpoint)
     for name, model in build_models(checkpoint, options).items():
-        if all(checkpoint.has_weights(part) for part in _weights_of(family, checkpoint, name)):
+        if all(checkpoint.has_weights(part) for part in _weights_in(family, checkpoint, name)):
             folders = weight_folders(family, checkpoint, name)
             match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
 
@@ -189,15 +189,14 @@ def _of_kind(kind: type[K], family: Family[Any], checkpoint: Checkpoint) -> Iter
             yield component.name, known
 
 
-def _weights_of(family: Family[Any], checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
-    """The components whose files hold the weights of one."""
-    known = dict(_of_kind(ModelClass, family, checkpoint))[name]
-    return known.weights_of or (name,)
-
-
 def weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
     """The folders that hold the weights of a component's model."""
-    return [checkpoint.component_folder(part) for part in _weights_of(family, checkpoint, name)]
+    return [checkpoint.component_folder(part) for part in _weights_in(family, checkpoint, name)]
+
+
+def _weights_in(family: Family[Any], checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
+    (component,) = (known for known in family.components if known.name == name)
+    return component.weights_in(checkpoint)
 
 
 def _own_key(model: nn.Module) -> Callable[[str], str | None] | None:

@@ -14,6 +14,10 @@ from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
 from vidgen_dist.weights.single import open_single
 
+_CLASS_NAME = "_class_name"
+_NOTES = (_CLASS_NAME, "_diffusers_version")
+"""Keys of a scheduler's file that are no settings."""
+
 
 def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
     """Open what a run's options name.
@@ -49,11 +53,13 @@ def with_scheduler(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Check
     family = find_family(checkpoint)
     component = _scheduler_of(family)
     own = checkpoint.class_name(component.name)
-    known = _scheduler_class(family, component, settings.get("_class_name", own))
+    known = _scheduler_class(family, component, settings.get(_CLASS_NAME, own))
     keys = known.config.keys()
     for key in settings:
-        if key not in keys and not key.startswith("_"):
-            raise Refused(f"model.scheduler.{key}: unknown key; {_allowed(key, keys, known.name)}")
+        if key not in keys and key not in _NOTES:
+            raise Refused(
+                f"model.scheduler.{key}: unknown key; {_allowed(key, (*keys, _CLASS_NAME), known.name)}"
+            )
     raw = checkpoint.config(component.name)
     kept = raw if known.name == own else {key: value for key, value in raw.items() if key in keys}
     config = {**kept, **settings}
@@ -70,12 +76,12 @@ def _scheduler_of(family: Family[Any]) -> Component:
     for component in family.components:
         if any(isinstance(known, SchedulerClass) for known in component.takes):
             return component
-    raise Refused(f"model.scheduler: is not allowed; {family.name} has no scheduler: leave it out")
+    raise Refused(f"model.scheduler is not allowed; {family.name} has no scheduler: leave it out")
 
 
 def _scheduler_class(family: Family[Any], component: Component, class_name: Any) -> SchedulerClass:
     known = {taken.name: taken for taken in component.takes if isinstance(taken, SchedulerClass)}
-    if class_name not in known:
+    if not isinstance(class_name, str) or class_name not in known:
         allowed = _allowed(str(class_name), tuple(known), family.name)
         raise Refused(f"model.scheduler._class_name: {class_name!r} is not allowed; {allowed}")
     return known[class_name]
@@ -106,7 +112,10 @@ def _with_adapter(checkpoint: Checkpoint, options: Model, weights: bool) -> Chec
         variant=options.variant,
         weights=weights,
     )
-    return dataclasses.replace(checkpoint, elsewhere={family.adapter: adapter})
+    with_adapter = dataclasses.replace(checkpoint, elsewhere={family.adapter: adapter})
+    if not any(family.adapter in component.weights_in(with_adapter) for component in family.components):
+        raise Refused(f"{named}; {checkpoint.model} has its motion in it already: leave it out")
+    return with_adapter
 
 
 def _ignored(model_index: Mapping[str, Any]) -> Collection[str]:

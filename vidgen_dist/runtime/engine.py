@@ -20,6 +20,7 @@ from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.weights.digests import digest_of
 
 if TYPE_CHECKING:
     from vidgen_dist.families.loading import AnyPipeline
@@ -37,10 +38,10 @@ class OpenedModel:
 
     Args:
         rules: What it takes from a request.
-        digest: SHA-256 of all that decides the model.
+        digest: SHA-256 of all that decides the model, but for its motion adapter.
         revision: The commit that a hub id's revision stands for; None for a folder.
         dtype: What it computes in.
-        adapter_digest: SHA-256 of all that decides its motion adapter; None if it has none of its own.
+        adapter_digest: SHA-256 of all that decides the motion adapter that is put into it; None for none.
         adapter_revision: The commit that the adapter's revision stands for; None for a folder.
     """
 
@@ -50,6 +51,13 @@ class OpenedModel:
     dtype: str
     adapter_digest: str | None = None
     adapter_revision: str | None = None
+
+    @property
+    def whole_digest(self) -> str:
+        """SHA-256 of all that decides the model."""
+        if self.adapter_digest is None:
+            return self.digest
+        return digest_of({"model": self.digest, "adapter": self.adapter_digest})
 
     @property
     def recorded(self) -> dict[str, str | None]:

@@ -25,10 +25,12 @@ class Counting:
         fields: The declarations of all that it may have.
         late: Defaults of fields that the model takes only since there are ledgers of it. Where a row has such
             a default its digest leaves the field out, as digests of the time before did.
+        left_out: Fields that the model's pixels do not depend on.
     """
 
     fields: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
     late: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What counts of a row's values, beside the content of its images and clips.
@@ -39,7 +41,7 @@ class Counting:
         counted = dict.fromkeys(self._always)
         for name, value in values.items():
             field = self.fields[name]
-            if not field.counts:
+            if not field.counts or name in self.left_out:
                 continue
             if field.kind.has_sources:
                 value = field.kind.replace(value, dict.fromkeys(field.kind.sources(value)))

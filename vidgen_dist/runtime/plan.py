@@ -189,13 +189,13 @@ def _revisions_of(before: RunSpec, spec: RunSpec) -> dict[str, str | None]:
 def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
     """What decides the pixels of every row of a run alike."""
     return Identity(
-        model=model.digest,
+        model=model.whole_digest,
         task=model.rules.task,
         dtype=model.dtype,
         format=spec.output.format,
         crf=spec.output.crf if spec.output.format == "mp4" else None,
         options=spec.model.pixel_options(),
-        counting=Counting(model.rules.declared, model.rules.of_task.late),
+        counting=Counting(model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only),
     )
 
 

@@ -47,7 +47,7 @@ class MultistepConfig(SpacedSigmaConfig):
             self.refuse("flow_shift", f"a number above 0 where {FLOW} is true")
 
 
-class Level(NamedTuple):
+class NoiseLevel(NamedTuple):
     """How much signal and noise there is in latents."""
 
     alpha: np.float64
@@ -77,13 +77,13 @@ class MultistepSchedule(Schedule):
     flow: bool
     orders: tuple[int, ...]
 
-    def level(self, i: int) -> Level:
+    def level(self, i: int) -> NoiseLevel:
         """Of the latents before the i-th step."""
         sigma = np.float64(self.sigmas[i])
         if self.flow:
-            return Level(1 - sigma, sigma)
+            return NoiseLevel(1 - sigma, sigma)
         alpha = 1 / np.sqrt(sigma**2 + 1)
-        return Level(alpha, sigma * alpha)
+        return NoiseLevel(alpha, sigma * alpha)
 
     def pred_original_sample(self, prediction: np.ndarray, i: int, sample: np.ndarray) -> np.ndarray:
         """x₀ as the model sees it before the i-th step."""

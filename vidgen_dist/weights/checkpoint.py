@@ -18,7 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.digests import digest_of, file_digest
-from vidgen_dist.weights.single import Single
+from vidgen_dist.weights.single import CONFIG, Single
 from vidgen_dist.weights.tensors import TensorFiles, read_index, read_json
 
 INDEX = "model_index.json"
@@ -90,6 +90,11 @@ class Checkpoint:
             )
         return classes[component]
 
+    def names_class_of(self, component: str) -> Path:
+        """The file that names a component's class."""
+        single = self.elsewhere.get(component)
+        return self.folder / INDEX if single is None else single.folder / CONFIG
+
     def component_folder(self, component: str) -> Path:
         """The folder of a component.
 
@@ -139,7 +144,7 @@ class Checkpoint:
         For a hub id of its commit and the variant. For a folder of the names, relative to it, and the
         contents of `model_index.json` and of the components' configs, vocabularies and weights of the
         variant: the same wherever the folder lies and whatever else lies in it. Components that lie elsewhere
-        count by their own digests.
+        have digests of their own.
         """
         if self.revision is not None:
             parts = {"revision": self.revision, "variant": self.variant or ""}
@@ -148,8 +153,6 @@ class Checkpoint:
             # Hashing releases the interpreter's lock: files are read side by side, each in small chunks.
             contents = map_ahead(file_digest, (self.folder / name for name in names), threads=_HASHING)
             parts = dict(zip(names, contents, strict=True))
-        # No file and none of the others is named so: a component's own repository counts under its name.
-        parts |= {f"{component}:": single.digest() for component, single in self.elsewhere.items()}
         return digest_of(parts)
 
 

@@ -14,6 +14,7 @@ from tests.references import case, edit_json
 from vidgen_dist import Refused, load_pipeline
 from vidgen_dist.families.loading import check_models
 from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.runtime.engine import open_model
 from vidgen_dist.spec import Model
 
 IMAGES, WHOLE = case("v1-5-2", "animatediff"), case("whole", "animatediff")
@@ -25,6 +26,12 @@ def opened(**options: Any) -> Any:
     return checkpoint_of(Model(id=str(options.pop("id", IMAGES.checkpoint)), **options))
 
 
+def digest(**options: Any) -> str:
+    """Of all that decides the model."""
+    whole = {"id": str(IMAGES.checkpoint), "adapter": str(ADAPTER), **options}
+    return open_model(Model(**whole), "cpu").whole_digest
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """An adapter to spoil."""
@@ -32,13 +39,14 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_it_counts_in_the_digest_by_its_content(copied: Path) -> None:
-    before = opened(adapter=str(ADAPTER)).digest()
-    assert opened().digest() != before
+    before, of_model = digest(), opened().digest()
     # Wherever it lies, and whatever lies beside it.
     (copied / "README.md").write_text("not read")
-    assert opened(adapter=str(copied)).digest() == before
+    assert digest(adapter=str(copied)) == before
     edit_json(copied / "config.json", motion_max_seq_length=8)
-    assert opened(adapter=str(copied)).digest() != before
+    assert digest(adapter=str(copied)) != before
+    # The checkpoint's own stays as it is.
+    assert opened(adapter=str(copied)).digest() == of_model
 
 
 def test_what_the_checkpoint_has_besides_is_not_opened(tmp_path: Path) -> None:
@@ -67,7 +75,7 @@ def test_what_the_checkpoint_has_besides_is_not_opened(tmp_path: Path) -> None:
         (
             IMAGES,
             {"adapter": str(IMAGES.checkpoint / "vae")},
-            "motion_adapter is a AutoencoderKL; allow",
+            "vae/config.json: motion_adapter is a Auto",
         ),
     ],
     ids=str,
@@ -85,7 +93,12 @@ def test_what_is_refused_by_the_option(model: Any, options: dict[str, str], mess
             r"block_out_channels is \(8, 16\); allowed is \(8, 16, 24\)",
         ),
         ({"motion_layers_per_block": 2}, "motion_layers_per_block is 2; allowed is 1, the UNet's"),
-        ({"motion_num_attention_heads": 5}, "motion_num_attention_heads is 5; allowed is divisors"),
+        ({"motion_num_attention_heads": 5}, "MotionAdapter: motion_num_attention_heads is 5; allowed is div"),
+        (
+            {"motion_transformer_layers_per_block": [1, 1]},
+            "MotionAdapter: motion_transformer_layers",
+        ),
+        ({"motion_transformer_layers_per_mid_block": [1, 1]}, "allowed is a whole number, or a list of one"),
         ({"conv_in_channels": 9}, "conv_in_channels is 9; allowed is null"),
         ({"_class_name": None}, "names no class"),
     ],
@@ -125,3 +138,12 @@ def test_an_adapter_without_a_middle(copied: Path) -> None:
     edit_json(copied / "config.json", use_motion_mid_block=False)
     pipeline = load_pipeline(str(IMAGES.checkpoint), adapter=str(copied))
     assert not pipeline.configs.motion_unet.use_motion_mid_block
+
+
+def test_a_unet_that_has_its_motion_in_it_takes_no_adapter(tmp_path: Path) -> None:
+    """Also where `model_index.json` lists none."""
+    folder = WHOLE.copy_checkpoint(tmp_path)
+    edit_json(folder / "model_index.json", motion_adapter=[None, None])
+    load_pipeline(str(folder))
+    with pytest.raises(Refused, match=r"model\.adapter: .* has its motion in it already: leave it out"):
+        load_pipeline(str(folder), adapter=str(ADAPTER))

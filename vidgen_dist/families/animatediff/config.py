@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS
-from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
+from vidgen_dist.config import STRICT, AboveZero, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipTextConfig
 from vidgen_dist.errors import ConfigError
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
@@ -52,10 +52,7 @@ class UNetConfig(BlocksConfig):
     use_linear_projection: bool = False
 
     def check(self) -> None:
-        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
-            self.refuse(
-                "block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}, in each block"
-            )
+        self.check_groups(self.norm_num_groups)
         self.check_per_block(
             "layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "down_block_types"
         )
@@ -168,13 +165,12 @@ class UNetMotionConfig(UNetConfig):
     def check(self) -> None:
         super().check()
         self.check_heads("num_attention_heads")
-        self.check_heads("motion_num_attention_heads")
-        self.check_per_block("temporal_transformer_layers_per_block")
-        in_middle = self.temporal_transformer_layers_per_mid_block
-        if isinstance(in_middle, tuple) and len(in_middle) != 1:
-            self.refuse("temporal_transformer_layers_per_mid_block", "a whole number, or a list of one")
-        if any(channels % 2 for channels in self.block_out_channels):
-            self.refuse("block_out_channels", "even numbers: positions are sines and cosines")
+        check_motion(
+            self,
+            heads="motion_num_attention_heads",
+            layers="temporal_transformer_layers_per_block",
+            in_middle="temporal_transformer_layers_per_mid_block",
+        )
 
     def level(self, block: int) -> Level:
         """What the layers of a block are like; blocks are counted on the way down, -1 is the middle's."""
@@ -233,7 +229,7 @@ class Level:
 
 
 @dataclass(frozen=True, config=STRICT)
-class MotionAdapterConfig(Config):
+class MotionAdapterConfig(BlocksConfig):
     """`config.json` of a motion adapter."""
 
     NAME: ClassVar = "MotionAdapter"
@@ -241,13 +237,32 @@ class MotionAdapterConfig(Config):
     HARMLESS: ClassVar = ("motion_norm_num_groups",)
     ONLY: ClassVar = {"motion_mid_block_layers_per_block": 1, "conv_in_channels": None}
 
-    block_out_channels: Items[Positive] = (320, 640, 1280, 1280)
     motion_layers_per_block: PerBlock = 2
     motion_transformer_layers_per_block: PerBlock = 1
     motion_transformer_layers_per_mid_block: Positive | Items[Positive] = 1
     motion_num_attention_heads: PerBlock = 8
     motion_max_seq_length: Positive = 32
     use_motion_mid_block: bool = True
+
+    def check(self) -> None:
+        self.check_per_block("motion_layers_per_block")
+        check_motion(
+            self,
+            heads="motion_num_attention_heads",
+            layers="motion_transformer_layers_per_block",
+            in_middle="motion_transformer_layers_per_mid_block",
+        )
+
+
+def check_motion(config: BlocksConfig, *, heads: str, layers: str, in_middle: str) -> None:
+    """See that the keys that say what motion modules are like go with the blocks."""
+    config.check_heads(heads)
+    config.check_per_block(layers)
+    middle = getattr(config, in_middle)
+    if isinstance(middle, tuple) and len(middle) != 1:
+        config.refuse(in_middle, "a whole number, or a list of one")
+    if any(channels % 2 for channels in config.block_out_channels):
+        config.refuse("block_out_channels", "even numbers: positions are sines and cosines")
 
 
 _COMMON = tuple(field.name for field in dataclasses.fields(UNetConfig))

@@ -21,7 +21,7 @@ from vidgen_dist.families.common.autoencoder_kl import AutoencoderKL
 from vidgen_dist.families.common.guidance import Halves, constant
 from vidgen_dist.families.common.pipeline import Start
 from vidgen_dist.families.common.prompts import PromptedPipeline, clip_hidden
-from vidgen_dist.families.common.rendering import draw_noise
+from vidgen_dist.families.common.rendering import starting_noise
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]
         size = self.configs.latent_size(r.num_frames, r.height, r.width)
         schedule = self.scheduler.schedule(r.num_inference_steps, eta=r.eta)
         return Start(
-            latents=draw_noise(rng, (1, *size), self.dtype) * np.float32(schedule.init_noise_sigma),
+            latents=starting_noise(rng, (1, *size), schedule, self.dtype),
             halves=halves,
             schedule=schedule,
             guidance=constant(r.guidance_scale if r.is_guided else None, len(schedule)),

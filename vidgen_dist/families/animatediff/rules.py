@@ -53,5 +53,7 @@ def task_rules(configs: AnimateDiffConfigs) -> dict[str, TaskRules[AnimateDiffRe
         # As diffusers asks; what is no multiple of the UNet's levels is halved to more than half.
         multiples={"height": ratio, "width": ratio},
         check=check,
+        # Each frame is decoded by itself.
+        memory_only=("decode_chunk_size",),
     )
     return {TEXT_TO_VIDEO: of_task}

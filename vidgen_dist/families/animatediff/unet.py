@@ -64,7 +64,7 @@ class UNetMotionModel(nn.Module):
         self.mesh = mesh or alone()
         channels = config.block_out_channels
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
-        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], config.act_fn)
+        self.time_embedding = TimestepEmbedding(channels[0], config.time_dim, config.act_fn)
         self.down_blocks = nn.ModuleList([_down_block(config, i) for i in range(config.blocks)])
         self.mid_block = _mid_block(config)
         self.up_blocks = nn.ModuleList([_up_block(config, i) for i in range(config.blocks)])
@@ -139,8 +139,9 @@ def _layers(
 
 
 def _resnet(config: UNetMotionConfig, inputs: int, outputs: int, scale: float = 1.0) -> ImageResnet:
-    time = 4 * config.block_out_channels[0]
-    return ImageResnet(inputs, outputs, time, config.norm_num_groups, config.norm_eps, config.act_fn, scale)
+    return ImageResnet(
+        inputs, outputs, config.time_dim, config.norm_num_groups, config.norm_eps, config.act_fn, scale
+    )
 
 
 def _attention(config: UNetMotionConfig, level: Level) -> ImageTransformer:

@@ -10,5 +10,7 @@ CLIP_SKIP = Field(
 )
 
 DECODE_CHUNK_SIZE = Field(
-    Whole(), "frames that the autoencoder decodes at a time; Stable Video Diffusion's sees no others"
+    Whole(),
+    "frames that the autoencoder decodes at a time; with Stable Video Diffusion it changes the pixels, with "
+    "others memory alone",
 )

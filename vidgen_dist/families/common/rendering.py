@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vidgen_dist.errors import RowError
+from vidgen_dist.schedulers.schedule import Schedule
 
 if TYPE_CHECKING:
     from vidgen_dist.parallel.collectives import Group
@@ -104,6 +105,13 @@ def seeded(seed: int) -> np.random.Generator:
 def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Standard normal noise rounded to the model's dtype, as float32."""
     return round_to(rng.standard_normal(shape), dtype)
+
+
+def starting_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], schedule: Schedule, dtype: str
+) -> np.ndarray:
+    """Noise of the spread that a schedule starts from, drawn and rounded in the model's dtype, as float32."""
+    return round_to(draw_noise(rng, shape, dtype) * np.float32(schedule.init_noise_sigma), dtype)
 
 
 def round_to(values: np.ndarray, dtype: str) -> np.ndarray:

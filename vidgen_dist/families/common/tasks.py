@@ -37,6 +37,7 @@ class TaskRules(Generic[R]):
         check_clip: Likewise of a request and the frames that its clip turned out to have.
         file_fps: The field that is the file's frames per second: the run's `output.fps` is its default. It is
             another than `fps` where that one decides what is rendered.
+        memory_only: Fields that decide memory and no pixels, which fingerprints leave out.
         late: Defaults of fields that the family takes only since there are ledgers of it; where a row has
             one, its fingerprint leaves the field out.
     """
@@ -47,6 +48,7 @@ class TaskRules(Generic[R]):
     check: Callable[[R], None] = _all_well
     check_clip: Callable[[R, int], None] = _all_well
     file_fps: str = FPS
+    memory_only: tuple[str, ...] = ()
     late: Mapping[str, Any] = field(default_factory=dict)
 
 

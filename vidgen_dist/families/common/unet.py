@@ -155,7 +155,7 @@ class _Block(nn.Module):
 
     def _in_lockstep(self, names: Iterable[str]) -> Iterator[tuple[nn.Module, ...]]:
         """The first layers of these lists, then the second ones, and so on. Lists may be sharded."""
-        return zip(*(getattr(self, name) for name in names), strict=False)
+        return zip(*(getattr(self, name) for name in names), strict=True)
 
 
 class DownBlock(_Block):

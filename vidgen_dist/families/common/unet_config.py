@@ -26,6 +26,16 @@ class BlocksConfig(Config):
         """Blocks on the way down, and as many on the way up."""
         return len(self.block_out_channels)
 
+    @property
+    def time_dim(self) -> int:
+        """Width of the time's embedding."""
+        return 4 * self.block_out_channels[0]
+
+    def check_groups(self, groups: int) -> None:
+        """See that the groups of norms divide the channels of each block."""
+        if any(channels % groups for channels in self.block_out_channels):
+            self.refuse("block_out_channels", f"multiples of {groups}, the groups of norms")
+
     def check_per_block(self, *keys: str) -> None:
         """See that lists have an entry for each block."""
         for key in keys:

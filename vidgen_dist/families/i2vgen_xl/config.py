@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive
+from vidgen_dist.config import STRICT, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipTextConfig, ClipVisionConfig
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
+from vidgen_dist.families.common.unet_config import BlocksConfig
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.discrete import DiscreteScheduler
 
@@ -30,7 +31,7 @@ IMAGE_TOKENS = (POOLED // 4) ** 2
 
 
 @dataclass(frozen=True, config=STRICT)
-class UNetConfig(Config):
+class UNetConfig(BlocksConfig):
     """`unet/config.json`.
 
     Args:
@@ -56,19 +57,14 @@ class UNetConfig(Config):
         CROSS_UP,
         CROSS_UP,
     )
-    block_out_channels: Items[Positive] = (320, 640, 1280, 1280)
     layers_per_block: Positive = 2
     norm_num_groups: Positive = 32
     cross_attention_dim: Positive = 1024
     attention_head_dim: Positive = 64
 
     def check(self) -> None:
-        levels = len(self.block_out_channels)
-        for key in ("down_block_types", "up_block_types"):
-            if len(getattr(self, key)) != levels:
-                self.refuse(key, f"{levels} entries: as many as block_out_channels")
-        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
-            self.refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
+        self.check_per_block("down_block_types", "up_block_types")
+        self.check_groups(self.norm_num_groups)
         if any(channels < self.attention_head_dim for channels in self._attending):
             fewest = min(self._attending)
             allowed = f"a whole number up to {fewest}, the channels of the narrowest block with attention"
@@ -81,11 +77,6 @@ class UNetConfig(Config):
         down = [n for n, kind in zip(channels, self.down_block_types, strict=True) if kind == CROSS_DOWN]
         up = [n for n, kind in zip(reversed(channels), self.up_block_types, strict=True) if kind == CROSS_UP]
         return [*down, channels[-1], *up]
-
-    @property
-    def time_dim(self) -> int:
-        """Width of the time's embedding."""
-        return 4 * self.block_out_channels[0]
 
     def heads(self, channels: int) -> int:
         """Heads of a block with that many channels."""

@@ -23,7 +23,7 @@ from vidgen_dist.families.common.autoencoder_kl import AutoencoderKL
 from vidgen_dist.families.common.guidance import Halves, constant
 from vidgen_dist.families.common.pipeline import Start
 from vidgen_dist.families.common.prompts import PromptedPipeline, clip_hidden
-from vidgen_dist.families.common.rendering import check_finite, draw_noise, round_to, to_pixels
+from vidgen_dist.families.common.rendering import check_finite, round_to, starting_noise, to_pixels
 from vidgen_dist.families.i2vgen_xl.config import I2VGenXLConfigs
 from vidgen_dist.families.i2vgen_xl.rules import I2VGenXLRequest
 from vidgen_dist.families.i2vgen_xl.unet import I2VGenXLUNet
@@ -84,7 +84,7 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, Seen, ImageStart]):
         schedule = self.scheduler.schedule(r.num_inference_steps, eta=r.eta)
         size = self.configs.latent_size(r.num_frames, r.height, r.width)
         return ImageStart(
-            latents=draw_noise(rng, (1, *size), self.dtype) * np.float32(schedule.init_noise_sigma),
+            latents=starting_noise(rng, (1, *size), schedule, self.dtype),
             halves=Halves(seen, halves.unconditional),
             schedule=schedule,
             guidance=constant(r.guidance_scale if r.is_guided else None, len(schedule)),

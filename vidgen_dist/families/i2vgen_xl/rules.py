@@ -63,5 +63,7 @@ def task_rules(configs: I2VGenXLConfigs) -> dict[str, TaskRules[I2VGenXLRequest]
         },
         multiples={"height": multiple, "width": multiple},
         check=check,
+        # Each frame is decoded by itself.
+        memory_only=("decode_chunk_size",),
     )
     return {IMAGE_TO_VIDEO: of_task}

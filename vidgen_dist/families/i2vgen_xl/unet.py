@@ -295,8 +295,9 @@ def average_pool(x: nn.Tensor, size: int) -> nn.Tensor:
 
     Windows overlap where the size does not divide the image's; of a smaller image places serve several times.
     """
-    rows, columns = (nn.from_numpy(_window_shares(length, size), x.dtype) for length in x.shape[2:])
-    return nn.matmul(nn.matmul(rows, x), columns.permute(1, 0))
+    # In float32: rounded shares of a window do not add up to 1.
+    rows, columns = (nn.from_numpy(_window_shares(length, size)) for length in x.shape[2:])
+    return nn.matmul(nn.matmul(rows, x.astype(nn.float32)), columns.permute(1, 0)).astype(x.dtype)
 
 
 def _window_shares(length: int, windows: int) -> np.ndarray:

@@ -79,8 +79,7 @@ class UNetConfig(BlocksConfig):
     num_frames: Positive = 25
 
     def check(self) -> None:
-        if any(channels % GROUPS for channels in self.block_out_channels):
-            self.refuse("block_out_channels", f"multiples of {GROUPS}, the groups of norms")
+        self.check_groups(GROUPS)
         self.check_per_block("layers_per_block", "cross_attention_dim", "transformer_layers_per_block")
         self.check_per_block("down_block_types", "up_block_types")
         self.check_heads("num_attention_heads")

@@ -19,7 +19,13 @@ from vidgen_dist.encoders.clip_vision import CLIPVisionModelWithProjection, norm
 from vidgen_dist.encoders.config import ClipImageProcessorConfig
 from vidgen_dist.families.common.guidance import Halves, Weight, constant
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Start
-from vidgen_dist.families.common.rendering import check_finite, draw_noise, round_to, to_pixels
+from vidgen_dist.families.common.rendering import (
+    check_finite,
+    draw_noise,
+    round_to,
+    starting_noise,
+    to_pixels,
+)
 from vidgen_dist.families.stable_video_diffusion.autoencoder import AutoencoderKLTemporalDecoder
 from vidgen_dist.families.stable_video_diffusion.config import SEEN, StableVideoDiffusionConfigs
 from vidgen_dist.families.stable_video_diffusion.resize import resized
@@ -69,9 +75,8 @@ class StableVideoDiffusionPipeline(
         image = self._image_latents(r, rng)
         schedule = self.scheduler.schedule(r.num_inference_steps)
         shape = (1, *self.configs.latent_size(r.num_frames, r.height, r.width))
-        noise = draw_noise(rng, shape, self.dtype) * np.float32(schedule.init_noise_sigma)
         return Start(
-            latents=round_to(noise, self.dtype),
+            latents=starting_noise(rng, shape, schedule, self.dtype),
             halves=_with_latents(halves, image),
             schedule=schedule,
             guidance=constant(weights(r) if r.is_guided else None, len(schedule)),

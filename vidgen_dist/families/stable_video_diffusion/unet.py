@@ -76,8 +76,8 @@ class UNetSpatioTemporalConditionModel(nn.Module):
         self.mesh = mesh or alone()
         first = config.block_out_channels[0]
         self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
-        self.time_embedding = TimestepEmbedding(first, 4 * first)
-        self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, 4 * first)
+        self.time_embedding = TimestepEmbedding(first, config.time_dim)
+        self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, config.time_dim)
         self.down_blocks = nn.ModuleList([_down_block(config, i) for i in range(config.blocks)])
         self.mid_block = _mid_block(config)
         self.up_blocks = nn.ModuleList([_up_block(config, i) for i in range(config.blocks)])
@@ -155,7 +155,7 @@ def _layers(
 
 
 def _resnet(config: UNetConfig, inputs: int, outputs: int, eps: float) -> VideoResnet:
-    return VideoResnet(inputs, outputs, 4 * config.block_out_channels[0], eps)
+    return VideoResnet(inputs, outputs, config.time_dim, eps)
 
 
 class VideoResnet(SpatioTemporalResBlock):
