@@ -93,7 +93,10 @@ def test_windows_of_the_average(height: int, width: int) -> None:
             {"down_block_types": ["DownBlock2D"]},
             r"down_block_types is \['DownBlock2D'\]; allowed is a list, each one of DownBlock3D, Cross",
         ),
-        ({"up_block_types": ["UpBlock3D"]}, "up_block_types is .*; allowed is 4 entries, one for each of block"),
+        (
+            {"up_block_types": ["UpBlock3D"]},
+            "up_block_types is .*; allowed is 4 entries, one for each of block",
+        ),
         ({"norm_num_groups": 48}, r"block_out_channels is .*; allowed is multiples of 48, the groups"),
         # Of the reference a list gives an error that names no key.
         ({"attention_head_dim": [64] * 4}, "attention_head_dim is .*; allowed is a whole number from 1"),
