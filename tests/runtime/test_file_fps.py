@@ -66,6 +66,11 @@ def test_it_counts(spec_of: SpecOf) -> None:
     assert fingerprints(spec_of({"file_fps": 24.0})) == faster
 
 
+def test_so_do_the_frames_that_are_decoded_together(spec_of: SpecOf) -> None:
+    """Elsewhere they decide memory alone."""
+    assert fingerprints(spec_of({"decode_chunk_size": 1})) != fingerprints(spec_of({}))
+
+
 def test_a_prompt_does_not(spec_of: SpecOf, caplog: pytest.LogCaptureFixture) -> None:
     assert fingerprints(spec_of({"prompt": "a fox"})) == fingerprints(spec_of({}))
     assert caplog.text.count("column 'prompt' is ignored: Stable Video Diffusion image-to-video") == 1
