@@ -11,7 +11,7 @@ from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.weights.checkpoint import Checkpoint
-from vidgen_dist.weights.single import Single
+from vidgen_dist.weights.repository import ComponentRepository
 
 _SHARED = {"in_channels": 16, "out_channels": 16, "text_embed_dim": 4096, "time_embed_dim": 512}
 
@@ -337,7 +337,7 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
         adapter = folder / "motion_adapter"
         adapter.mkdir()
         (adapter / "config.json").write_text(json.dumps({"motion_mid_block_layers_per_block": 1}))
-        single = Single("adapter", "0" * 40, adapter, None, "MotionAdapter")
+        single = ComponentRepository("adapter", "0" * 40, adapter, None, "MotionAdapter")
         return dataclasses.replace(images, elsewhere={"motion_adapter": single})
     if name == "mochi":
         return _written(folder, name, _MOCHI_INDEX, _MOCHI)

@@ -24,7 +24,7 @@ from tests.weights.files import NOT_NEEDED, checkpoint_files
 from tests.weights.test_checkpoint import FP16, PLAIN, TEXTS
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
-from vidgen_dist.weights.single import Single, open_single
+from vidgen_dist.weights.repository import ComponentRepository, open_component
 
 MODEL, ADAPTER = "zai-org/tiny", "guoyww/tiny-adapter"
 
@@ -52,9 +52,9 @@ class Client:
         """What `open_checkpoint` gives there."""
         return self.ask(lambda: open_checkpoint(model, **arguments), offline=offline)
 
-    def open_adapter(self, *, offline: bool = False, **arguments: Any) -> Single:
-        """What `open_single` gives there for the adapter."""
-        return self.ask(lambda: open_single("adapter", ADAPTER, **arguments), offline=offline)
+    def open_adapter(self, *, offline: bool = False, **arguments: Any) -> ComponentRepository:
+        """What `open_component` gives there for the adapter."""
+        return self.ask(lambda: open_component("adapter", ADAPTER, **arguments), offline=offline)
 
     def ask(self, opening: Callable[[], T], *, offline: bool) -> T:
         """What opening something gives there."""
@@ -79,7 +79,7 @@ class Client:
                 reset_sessions()
 
 
-def cached(checkpoint: Checkpoint | Single) -> list[str]:
+def cached(checkpoint: Checkpoint | ComponentRepository) -> list[str]:
     folder = checkpoint.folder
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -12,7 +12,7 @@ from vidgen_dist.families import family_of, find_family
 from vidgen_dist.families.family import Component, Family, SchedulerClass
 from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
-from vidgen_dist.weights.single import open_single
+from vidgen_dist.weights.repository import open_component
 
 _CLASS_NAME = "_class_name"
 _NOTES = (_CLASS_NAME, "_diffusers_version")
@@ -28,8 +28,8 @@ def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
         weights: False to download configs and vocabularies only.
 
     Raises:
-        Refused: As `open_checkpoint`, `open_single` and `with_scheduler`; an adapter for a family that takes
-            none.
+        Refused: As `open_checkpoint`, `open_component` and `with_scheduler`; an adapter for a family that
+            takes none.
     """
     checkpoint = open_checkpoint(
         options.id, revision=options.revision, variant=options.variant, ignores=_ignored, weights=weights
@@ -105,7 +105,7 @@ def _with_adapter(checkpoint: Checkpoint, options: Model, weights: bool) -> Chec
         raise Refused(f"{named}; {family.name} takes none: leave it out")
     if checkpoint.has_component(family.adapter):
         raise Refused(f"{named}; {checkpoint.model} has a {family.adapter} of its own: leave it out")
-    adapter = open_single(
+    adapter = open_component(
         "adapter",
         options.adapter,
         revision=options.adapter_revision,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vidgen_dist.families.common.costs import ITEM_SIZES, Component, Convolution, ModelSize, Workload
-from vidgen_dist.families.common.steps import Exchange, Step, Stretch, gathered_bytes
+from vidgen_dist.families.common.step_costs import Exchange, Segment, Step, gathered_bytes
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner.devices import Device, Link
 
@@ -244,24 +244,24 @@ class _Gang:
     def _of_step(self) -> tuple[float, float]:
         """Arithmetic of a step, and what is waited for."""
         step = self._step
-        computes = [self._computing(stretch) for stretch in step.stretches]
+        computes = [self._computing(segment) for segment in step.segments]
         waiting = ends = 0.0
-        for stretch, compute in zip(step.stretches, computes, strict=True):
-            waits = sum(map(self._exchanging, stretch.exchanges))
-            waits += self._beyond(self._gathering(stretch.gathered), compute)
-            waiting += stretch.times * waits
+        for segment, compute in zip(step.segments, computes, strict=True):
+            waits = sum(map(self._exchanging, segment.exchanges))
+            waits += self._beyond(self._gathering(segment.gathered), compute)
+            waiting += segment.times * waits
             # What is first does not travel ahead.
-            ends += min(self._gathering(stretch.ahead), compute)
+            ends += min(self._gathering(segment.ahead), compute)
         for exchange in step.ends:
             ends += self._exchanging(exchange)
-        total = sum(stretch.times * each for stretch, each in zip(step.stretches, computes, strict=True))
+        total = sum(segment.times * each for segment, each in zip(step.segments, computes, strict=True))
         return total, waiting + ends
 
-    def _computing(self, stretch: Stretch) -> float:
-        """Arithmetic of one run of a stretch."""
-        arithmetic = sum(part / self._matmul for part in stretch.products)
-        arithmetic += stretch.convolved / self._convolving
-        return max(arithmetic, self._reading(stretch.read)) + self._overhead(stretch.operators)
+    def _computing(self, segment: Segment) -> float:
+        """Arithmetic of one run of a segment."""
+        arithmetic = sum(part / self._matmul for part in segment.products)
+        arithmetic += segment.convolved / self._convolving
+        return max(arithmetic, self._reading(segment.read)) + self._overhead(segment.operators)
 
     def _gathering(self, weights: float) -> float:
         """Seconds of an exchange of weights, of which this rank sends so many bytes."""

@@ -18,7 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.digests import digest_of, file_digest
-from vidgen_dist.weights.single import CONFIG, Single
+from vidgen_dist.weights.repository import CONFIG, ComponentRepository
 from vidgen_dist.weights.tensors import TensorFiles, read_index, read_json
 
 INDEX = "model_index.json"
@@ -66,7 +66,7 @@ class Checkpoint:
     variant: str | None
     model_index: dict[str, Any]
     components: tuple[str, ...]
-    elsewhere: Mapping[str, Single] = field(default_factory=dict)
+    elsewhere: Mapping[str, ComponentRepository] = field(default_factory=dict)
     overlaid: Mapping[str, Overlaid] = field(default_factory=dict)
 
     def has_component(self, component: str) -> bool:

@@ -16,6 +16,11 @@ def digest_of(parts: Mapping[str, str]) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256, as hex, of a file's content.
+
+    Raises:
+        Refused: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ def test_operations_of_a_step_are_those_that_torch_counts(name: str) -> None:
     step = unets.network(name).step(unets.workload(name), Degrees(), 2)
     counted = unets.facts(name)
     assert (1 - REPEATED) * counted["operations"] < step.operations <= counted["operations"]
-    convolved = sum(stretch.convolved for stretch in step.stretches)
+    convolved = sum(segment.convolved for segment in step.segments)
     # The three that make tokens of I2VGen-XL's image are in no block.
     beside = 1e-5 * convolved if name == "i2vgen_xl" else 0
     assert convolved <= counted["convolved"] <= convolved + beside
@@ -131,7 +131,7 @@ def test_bytes_of_a_step_by_hand(tiny: UNet) -> None:
 
 def test_operations_of_a_rank_by_hand(tiny: UNet) -> None:
     step = tiny.step(WORK, Degrees(ulysses=2), 4)
-    by_block = dict(zip((block.name for block in tiny.levels), step.stretches, strict=True))
+    by_block = dict(zip((block.name for block in tiny.levels), step.segments, strict=True))
     samples, frames = 2, 2
     # Maps in, to queries and to keys; attention over three frames; all at 18 of the places.
     products = 2 * 3 * 64 * 3 * 18 * samples + 4 * 8 * 9 * 18 * samples

@@ -6,7 +6,7 @@ import pytest
 from tests.references import case
 from vidgen_dist.encoders.clip_vision import normalised
 from vidgen_dist.encoders.config import ClipImageProcessorConfig
-from vidgen_dist.families.stable_video_diffusion.config import SEEN
+from vidgen_dist.families.stable_video_diffusion.config import IMAGE_SIDE
 from vidgen_dist.families.stable_video_diffusion.resize import gaussian, mirrored, resized, resizing
 
 
@@ -15,7 +15,7 @@ def test_pixels_equal_diffusers(name):
     """One image is made larger along one axis and smaller along the other, the other is made larger."""
     reference = case(name, "stable_video_diffusion")
     image = np.asarray(reference.requests[0].image, np.float32) / 255
-    ours = normalised(resized(image, SEEN), ClipImageProcessorConfig())
+    ours = normalised(resized(image, IMAGE_SIDE), ClipImageProcessorConfig())
     expected = reference.pieces["image_encoder.some_pixels"]
     np.testing.assert_allclose(ours[:, :, ::13, ::11], expected, atol=1e-5)
 
@@ -23,16 +23,16 @@ def test_pixels_equal_diffusers(name):
 @pytest.mark.parametrize("length", [1, 2, 3, 223, 224, 225, 448, 20_000])
 def test_a_plain_colour_stays(length):
     """The weights of each resized pixel sum to 1, however few pixels there are or many."""
-    matrix = resizing(length, SEEN)
-    assert matrix.shape == (SEEN, length)
+    matrix = resizing(length, IMAGE_SIDE)
+    assert matrix.shape == (IMAGE_SIDE, length)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-5)
 
 
 def test_axes_are_apart():
     image = np.zeros((2, 900, 3), np.float32)
     image[1] = 1
-    ours = resized(image, SEEN)
-    np.testing.assert_allclose(ours[[0, -1], :, 0], [[0] * SEEN, [1] * SEEN], atol=1e-5)
+    ours = resized(image, IMAGE_SIDE)
+    np.testing.assert_allclose(ours[[0, -1], :, 0], [[0] * IMAGE_SIDE, [1] * IMAGE_SIDE], atol=1e-5)
     # The columns are all alike, and the rows rise.
     assert ours.std(axis=1).max() < 1e-5
     assert (np.diff(ours[20:-20, 0, 0]) > 0).all()

@@ -30,6 +30,7 @@ from vidgen_dist.families.common.unet import (
     UpBlock,
     down_inputs,
     run_unet,
+    sharded_lists,
     up_inputs,
 )
 from vidgen_dist.families.common.unet_layers import (
@@ -52,11 +53,7 @@ class UNetMotionModel(nn.Module):
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
-    sharded = tuple(
-        f"{blocks}.{name}"
-        for blocks in ("down_blocks.*", "mid_block", "up_blocks.*")
-        for name in ("resnets", "attentions", "motion_modules")
-    )
+    sharded = sharded_lists("resnets", "attentions", "motion_modules")
 
     def __init__(self, config: UNetMotionConfig, mesh: Mesh | None = None) -> None:
         super().__init__()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from vidgen_dist.families.common.steps import (
+from vidgen_dist.families.common.step_costs import (
     Exchange,
+    Segment,
     Step,
-    Stretch,
     gathered_bytes,
     ring_bytes,
     ulysses_bytes,
@@ -159,7 +159,7 @@ class Network(Denoiser):
         weights = gathered_bytes(sum(self.blocks) * item, degrees.size)
         attention, linear = self._products(work, degrees)
         tokens, width = work.attending, self.stack.width
-        stretch = Stretch(
+        segment = Segment(
             times=blocks,
             products=(*linear, attention),
             read=self.largest_block * item,
@@ -186,7 +186,7 @@ class Network(Denoiser):
             gathered=weights / blocks,
             ahead=weights / blocks,
         )
-        return Step((stretch,), prediction_ends(work, degrees, item, "tokens"), weights)
+        return Step((segment,), prediction_ends(work, degrees, item, "tokens"), weights)
 
     def _products(self, work: Workload, degrees: Degrees) -> tuple[float, tuple[float, ...]]:
         """Operations of a block's attention, and of its linear maps, with attention to a text apart."""

@@ -144,6 +144,12 @@ def tokens_between_frames(
     return nn.reshape(mixed, tokens.shape)
 
 
+def sharded_lists(*names: str) -> tuple[str, ...]:
+    """What a UNet declares as `sharded`, where its blocks have lists of these names."""
+    blocks = ("down_blocks.*", "mid_block", "up_blocks.*")
+    return tuple(f"{block}.{name}" for block in blocks for name in names)
+
+
 class _Block(nn.Module):
     """Layers in lists that run in lockstep, but for lists that are empty."""
 

@@ -41,7 +41,7 @@ from vidgen_dist.families.common.costs import (
     shared_lists,
     shared_out,
 )
-from vidgen_dist.families.common.steps import Exchange, Step, Stretch, gathered_bytes
+from vidgen_dist.families.common.step_costs import Exchange, Segment, Step, gathered_bytes
 from vidgen_dist.parallel.degrees import Degrees, shares
 
 # Operators that go with each weight of two dimensions or more: itself, a norm or activation, a sum or a copy.
@@ -169,7 +169,7 @@ class UNet(Denoiser):
         """The frames are divided over `ulysses` ranks; those without frames only hand on weights."""
         part = _Part(work, degrees, item, self.groups)
         return Step(
-            tuple(part.stretch(block) for block in self.levels),
+            tuple(part.segment(block) for block in self.levels),
             prediction_ends(work, degrees, item, "gather"),
             gathered_bytes(sum(self.blocks) * item, degrees.size),
         )
@@ -404,13 +404,13 @@ class _Part:
         rows, columns = (-(-n // 2**level) for n in (self.work.latent_rows, self.work.latent_columns))
         return rows * columns
 
-    def stretch(self, block: Block) -> Stretch:
+    def segment(self, block: Block) -> Segment:
         """A block of a step."""
         sums = [self._operations(self._places(level), counts) for level, counts in block.levels.items()]
         gathered, ahead = (
             gathered_bytes(weights * self.item, self.degrees.size) for weights in (block.shared, block.ahead)
         )
-        return Stretch(
+        return Segment(
             products=tuple(products for products, _ in sums),
             convolved=sum(convolved for _, convolved in sums),
             read=block.parameters * self.item,

@@ -23,11 +23,13 @@ from vidgen_dist.families.common.unet import (
     FrameTransformer,
     ImageResnet,
     ImageTransformer,
+    Lists,
     MidBlock,
     UpBlock,
     between_frames,
     down_inputs,
     run_unet,
+    sharded_lists,
     up_inputs,
 )
 from vidgen_dist.families.common.unet_layers import (
@@ -64,11 +66,7 @@ class I2VGenXLUNet(nn.Module):
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
-    sharded = tuple(
-        f"{blocks}.{layers}"
-        for blocks in ("down_blocks.*", "mid_block", "up_blocks.*")
-        for layers in ("resnets", "temp_convs", "attentions", "temp_attentions")
-    )
+    sharded = sharded_lists("resnets", "temp_convs", "attentions", "temp_attentions")
 
     def __init__(self, config: UNetConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
@@ -229,8 +227,6 @@ class TemporalConvLayer(nn.Module):
 
 
 # What the blocks are made of. ------------------------------------------------------------------
-
-Lists = dict[str, Sequence[nn.Module]]
 
 
 def _convolving(config: UNetConfig, inputs: Sequence[int], channels: int) -> Lists:

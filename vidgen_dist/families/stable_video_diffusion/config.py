@@ -14,7 +14,7 @@ from vidgen_dist.families.common.unet_config import BlocksConfig, PerBlock, per_
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.euler import EulerDiscreteScheduler
 
-SEEN = 224
+IMAGE_SIDE = 224
 """Pixels along each side of what the image encoder sees. As in diffusers, whatever its config says."""
 
 TIME_IDS = 3
@@ -111,7 +111,6 @@ class VaeConfig(ImageVaeConfig):
     """
 
     NAME: ClassVar = "AutoencoderKLTemporalDecoder"
-    HARMLESS: ClassVar = ("sample_size",)
 
     force_upcast: bool = True
 
@@ -128,8 +127,8 @@ class StableVideoDiffusionConfigs(Configs):
 
     def check(self) -> None:
         unet, latents = self.unet, self.vae.latent_channels
-        if self.image_encoder.image_size != SEEN:
-            self.refuse("image_encoder", self.image_encoder, "image_size", f"{SEEN}")
+        if self.image_encoder.image_size != IMAGE_SIDE:
+            self.refuse("image_encoder", self.image_encoder, "image_size", f"{IMAGE_SIDE}")
         if unet.in_channels != 2 * latents:
             self.refuse("unet", unet, "in_channels", f"{2 * latents}, twice the VAE's latent_channels")
         if unet.out_channels != latents:

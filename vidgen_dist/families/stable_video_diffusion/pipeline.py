@@ -27,7 +27,7 @@ from vidgen_dist.families.common.rendering import (
     to_pixels,
 )
 from vidgen_dist.families.stable_video_diffusion.autoencoder import AutoencoderKLTemporalDecoder
-from vidgen_dist.families.stable_video_diffusion.config import SEEN, StableVideoDiffusionConfigs
+from vidgen_dist.families.stable_video_diffusion.config import IMAGE_SIDE, StableVideoDiffusionConfigs
 from vidgen_dist.families.stable_video_diffusion.resize import resized
 from vidgen_dist.families.stable_video_diffusion.rules import StableVideoDiffusionRequest
 from vidgen_dist.families.stable_video_diffusion.unet import UNetSpatioTemporalConditionModel
@@ -62,7 +62,7 @@ class StableVideoDiffusionPipeline(
     # Conditioning
 
     def encode(self, r: StableVideoDiffusionRequest) -> Halves[Seen]:
-        seen = resized(_colours(media.read_image(r.image)), SEEN)
+        seen = resized(_colours(media.read_image(r.image)), IMAGE_SIDE)
         pixels = self.tensor(normalised(seen, self.configs.feature_extractor))
         embedding = nn.to_numpy(self.image_encoder(pixels))[:, None]
         check_finite(embedding, "encode, image")

@@ -22,6 +22,7 @@ from vidgen_dist.families.common.unet import (
     UpBlock,
     down_inputs,
     run_unet,
+    sharded_lists,
     tokens_between_frames,
     up_inputs,
 )
@@ -47,9 +48,9 @@ from vidgen_dist.nn.embeddings import timestep_embedding
 from vidgen_dist.parallel.frames import FrameSplit
 from vidgen_dist.parallel.mesh import Mesh, alone
 
-EPS, EPS_WITH_ATTENTION = 1e-5, 1e-6
-"""Epsilon of the norms of residual blocks: in the middle and in blocks on the way down without transformers,
-and elsewhere."""
+EPS, SMALL_EPS = 1e-5, 1e-6
+"""Epsilons of residual blocks' norms: the first in the middle, and on the way down where there are no
+transformers; the second on the way up, and on the way down beside transformers."""
 
 FRAMES = 1
 """The axis of frames of what goes in and out, as diffusers has it."""
@@ -64,11 +65,7 @@ class UNetSpatioTemporalConditionModel(nn.Module):
     """
 
     # What the ranks of a gang hold together: see `parallel.sharding`.
-    sharded = tuple(
-        f"{blocks}.{name}"
-        for blocks in ("down_blocks.*", "mid_block", "up_blocks.*")
-        for name in ("resnets", "attentions")
-    )
+    sharded = sharded_lists("resnets", "attentions")
 
     def __init__(self, config: UNetConfig, mesh: Mesh | None = None) -> None:
         super().__init__()
@@ -123,7 +120,7 @@ def _down_block(config: UNetConfig, i: int) -> DownBlock:
     level = config.level(i)
     inputs = down_inputs(config.block_out_channels, level.layers, i)
     attends = config.down_block_types[i] == ATTENDING_DOWN
-    eps = EPS_WITH_ATTENTION if attends else EPS
+    eps = SMALL_EPS if attends else EPS
     down = None if i == config.blocks - 1 else Downsample2D(level.channels, level.channels)
     return DownBlock(_layers(config, level, inputs, attends, eps), down)
 
@@ -134,7 +131,7 @@ def _up_block(config: UNetConfig, i: int) -> UpBlock:
     inputs = up_inputs(config.block_out_channels, level.layers + 1, i)
     attends = config.up_block_types[i] == ATTENDING_UP
     up = None if i == config.blocks - 1 else Upsample2D(level.channels, level.channels)
-    return UpBlock(_layers(config, level, inputs, attends, EPS_WITH_ATTENTION), up)
+    return UpBlock(_layers(config, level, inputs, attends, SMALL_EPS), up)
 
 
 def _mid_block(config: UNetConfig) -> MidBlock:

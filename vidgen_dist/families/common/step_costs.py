@@ -37,7 +37,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """A part of a step that is run some times, always alike.
 
     Args:
@@ -66,12 +66,12 @@ class Step:
     """One denoising step of a rank.
 
     Args:
-        stretches: One after the other.
+        segments: One after the other.
         ends: Exchanges behind them.
         weights: Bytes of weights that it sends.
     """
 
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
     ends: tuple[Exchange, ...]
     weights: int
 
@@ -79,9 +79,9 @@ class Step:
     def sent(self) -> dict[str, int]:
         """Bytes that a rank sends, by purpose."""
         sent: dict[str, int] = defaultdict(int)
-        for stretch in self.stretches:
-            for exchange in stretch.exchanges:
-                sent[exchange.purpose] += stretch.times * exchange.sent
+        for segment in self.segments:
+            for exchange in segment.exchanges:
+                sent[exchange.purpose] += segment.times * exchange.sent
         for exchange in self.ends:
             sent[exchange.purpose] += exchange.sent
         sent["weights"] = self.weights
@@ -90,7 +90,7 @@ class Step:
     @property
     def operations(self) -> float:
         """Of products and convolutions together."""
-        return sum(stretch.times * (sum(stretch.products) + stretch.convolved) for stretch in self.stretches)
+        return sum(segment.times * (sum(segment.products) + segment.convolved) for segment in self.segments)
 
 
 def ulysses_bytes(tokens: int, width: int, degrees: Degrees, item: int) -> int:

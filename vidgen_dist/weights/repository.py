@@ -19,7 +19,7 @@ CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
-class Single:
+class ComponentRepository:
     """A component on this machine's disk.
 
     Args:
@@ -48,9 +48,9 @@ class Single:
         return digest_of({name: file_digest(self.folder / name) for name in names})
 
 
-def open_single(
+def open_component(
     key: str, model: str, *, revision: str | None = None, variant: str | None = None, weights: bool = True
-) -> Single:
+) -> ComponentRepository:
     """Open a component, downloading from the hub what is not yet in the cache.
 
     Args:
@@ -83,13 +83,13 @@ def open_single(
 
 def _described(
     key: str, model: str, commit: str | None, folder: Path, variant: str | None, weights: bool
-) -> Single:
+) -> ComponentRepository:
     class_name = read_json(folder / CONFIG).get("_class_name")
     if not isinstance(class_name, str):
         raise Refused(f"{key} {model!r}: {folder / CONFIG} names no class (_class_name is {class_name!r})")
     if weights:
         TensorFiles.open(folder, variant=variant)
-    return Single(model, commit, folder, variant, class_name)
+    return ComponentRepository(model, commit, folder, variant, class_name)
 
 
 def _needed(names: Iterable[str], variant: str | None, weights: bool = True) -> list[str]:
