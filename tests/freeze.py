@@ -119,7 +119,7 @@ def gangs() -> Iterator[Callable[..., list[Any]]]:
     In a gang of one rank the mesh is None.
     """
     from tests.parallel.ranks import Ranks
-    from vidgen_dist.parallel.mesh import Degrees
+    from vidgen_dist.parallel.degrees import Degrees
 
     ranks = Ranks()
 

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.cogvideox import TRANSFORMER
+from vidgen_dist.parallel.degrees import Degrees, bounds, shares
 from vidgen_dist.parallel.gang import TRANSPORTS, open_seat
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone, bounds, make_mesh, shares
+from vidgen_dist.parallel.mesh import Mesh, alone, make_mesh
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from vidgen_dist import RenderRequest
 from vidgen_dist.families import FAMILIES
 from vidgen_dist.families.common.rendering import Rendering
 from vidgen_dist.families.loading import AnyPipeline
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 
 TOLERANCE = 1e-4
 

@@ -12,7 +12,8 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import load_pipeline, nn
 from vidgen_dist.families.common.rendering import NumericalError, check_finite, to_frames
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone
 
 WRONG = (np.nan, np.inf, -np.inf)
 

@@ -14,7 +14,8 @@ from tests import references
 from vidgen_dist import Refused, families, load_pipeline
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.planner.checkpoints import look_ahead
 from vidgen_dist.runtime import engine
 from vidgen_dist.runtime.plan import make_plan

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.gang import open_seat
-from vidgen_dist.parallel.mesh import Degrees
 
 START_SECONDS = 120.0
 

@@ -9,7 +9,8 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.tokens import split_tokens
 
 BATCH, SIZE = 2, 16

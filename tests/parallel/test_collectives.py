@@ -9,7 +9,8 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.collectives import PeerLost
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone, bounds, make_mesh, shares
+from vidgen_dist.parallel.degrees import Degrees, bounds, shares
+from vidgen_dist.parallel.mesh import Mesh, alone, make_mesh
 
 
 def numbers(rank: int, peer: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.frames import FrameSplit, GroupNorm, TemporalConv
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.mesh import Mesh, alone
 
 SPLITS = [(5, 2), (5, 3), (3, 3), (2, 3), (1, 2)]
 """Frames, ranks: also more ranks than frames."""

@@ -11,8 +11,9 @@ import pytest
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.collectives import PeerLost
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.gang import Seat, open_seat
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.mesh import Mesh
 
 LOCAL = "127.0.0.1"
 PATIENCE = 60.0

@@ -25,8 +25,9 @@ from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel import hccl
 from vidgen_dist.parallel.collectives import Group, PeerLost, Pending, Traffic
+from vidgen_dist.parallel.degrees import Degrees, shares
 from vidgen_dist.parallel.gang import open_seat
-from vidgen_dist.parallel.mesh import Degrees, Mesh, make_mesh, shares
+from vidgen_dist.parallel.mesh import Mesh, make_mesh
 
 SIZE = 4
 WORLD = "hccl_world_group"

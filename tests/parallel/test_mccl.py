@@ -25,8 +25,9 @@ from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel import mccl
 from vidgen_dist.parallel.collectives import PeerLost
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.gang import open_seat
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.mesh import Mesh
 
 
 def in_turn(mesh: Mesh, bodies: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:

@@ -10,7 +10,8 @@ import pytest
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.neighbours import merge_moments
 from vidgen_dist.parallel.rows import GroupNorm, Rows, join
 

@@ -27,7 +27,8 @@ from vidgen_dist.families.cogvideox.config import TransformerConfig
 from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel
 from vidgen_dist.parallel import sharding
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.weights.load import load_weights
 from vidgen_dist.weights.tensors import TensorFiles
 

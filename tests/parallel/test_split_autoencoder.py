@@ -16,7 +16,8 @@ from vidgen_dist import nn
 from vidgen_dist.families.cogvideox.autoencoder import AutoencoderKLCogVideoX, CausalConv3d
 from vidgen_dist.families.common.autoencoder_layers import FrameCache
 from vidgen_dist.families.common.tiles import OverlappingTiles
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import Rows
 
 TOLERANCE = 1e-5

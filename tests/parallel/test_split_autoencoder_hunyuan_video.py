@@ -11,7 +11,8 @@ from tests.families.tiny import normal
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.families.hunyuan_video.autoencoder import AutoencoderKLHunyuanVideo, FrameTiles
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone
 
 TOLERANCE = 1e-5
 

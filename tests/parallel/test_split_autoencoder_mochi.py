@@ -11,7 +11,8 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.families.common.tiles import StridedTiles
 from vidgen_dist.families.mochi.autoencoder import AutoencoderKLMochi
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone
 
 TOLERANCE = 2e-5
 

@@ -9,7 +9,7 @@ import pytest
 
 from vidgen_dist.families.common.costs import VaeTiles
 from vidgen_dist.families.common.step_costs import gathered_bytes, ring_bytes, ulysses_bytes
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner.checkpoints import Job
 from vidgen_dist.planner.costs import Estimate, estimate
 from vidgen_dist.planner.devices import Device, find_device

@@ -13,7 +13,7 @@ from tests.planner.published import spec
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import load_rules
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner import splits
 from vidgen_dist.planner.checkpoints import Job, check_memory, choose_topology, read_job
 from vidgen_dist.planner.devices import find_device

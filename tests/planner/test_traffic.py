@@ -12,7 +12,8 @@ from tests.planner.test_counting import reference_job
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.families.common.costs import Counted, shared_lists
 from vidgen_dist.families.common.step_costs import gathered_bytes
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.sharding import Layout
 from vidgen_dist.planner.costs import estimate
 from vidgen_dist.planner.counting import count_models

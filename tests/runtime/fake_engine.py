@@ -55,8 +55,8 @@ from vidgen_dist.families.common.rendering import (
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, Rules, TaskRules
 from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.parallel.collectives import Traffic
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.links import Links, Listener
-from vidgen_dist.parallel.mesh import Degrees
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.engine import OpenedModel
 from vidgen_dist.spec import Model, RunSpec, parse_bytes

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime import gang as gangs
 from vidgen_dist.runtime.cluster import Node
 from vidgen_dist.runtime.crew import Loss

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime import engine, topology
 from vidgen_dist.runtime.cluster import Node
 from vidgen_dist.runtime.topology import Gangs, settle_gangs

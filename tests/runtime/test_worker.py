@@ -22,7 +22,7 @@ from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.fake_engine import resolved
 from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime import writing
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row

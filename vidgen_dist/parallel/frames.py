@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import bounds, shares
+from vidgen_dist.parallel.degrees import bounds, shares
 from vidgen_dist.parallel.neighbours import exchange_edges, group_norm_of_all, part, with_length
 from vidgen_dist.parallel.tokens import part_bounds
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.links import Listener
-from vidgen_dist.parallel.mesh import Degrees, Mesh, make_mesh
+from vidgen_dist.parallel.mesh import Mesh, make_mesh
 from vidgen_dist.parallel.process_group import ProcessGroupSeat
 
 TRANSPORTS = {"cpu": ("sockets", "mccl"), "ascend": ("hccl",)}

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vidgen_dist.parallel.collectives import Group, PeerLost, Traffic, Transport
-from vidgen_dist.parallel.degrees import Degrees as Degrees
-from vidgen_dist.parallel.degrees import bounds as bounds
-from vidgen_dist.parallel.degrees import shares as shares
+from vidgen_dist.parallel.degrees import Degrees
 
 
 @dataclass(frozen=True)

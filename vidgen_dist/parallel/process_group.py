@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.collectives import PeerLost, Transport
-from vidgen_dist.parallel.mesh import Degrees, Mesh, alone, make_mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh, alone, make_mesh
 
 Start = Callable[[str, int, int, int, float], Transport]
 """(host and port of rank 0, own rank, ranks, seconds until all must have come) -> what connects them."""

@@ -28,7 +28,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group
-from vidgen_dist.parallel.mesh import bounds, shares
+from vidgen_dist.parallel.degrees import bounds, shares
 from vidgen_dist.parallel.neighbours import exchange_edges, group_norm_of_all, with_length
 
 Bands = tuple[nn.Tensor, ...]

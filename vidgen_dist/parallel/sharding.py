@@ -42,7 +42,7 @@ from mindspore import mint
 
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group, Pending, Shape
-from vidgen_dist.parallel.mesh import bounds, shares
+from vidgen_dist.parallel.degrees import bounds, shares
 
 ALIGNMENT = 512
 """Bytes at whose multiples parameters and shares begin: as memory that is allocated for them would."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.mesh import Mesh, bounds, shares
+from vidgen_dist.parallel.degrees import bounds, shares
+from vidgen_dist.parallel.mesh import Mesh
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from vidgen_dist.families.common.costs import ModelSize, Workload
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import compute_dtype, load_rules
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner import splits
 from vidgen_dist.planner.counting import count_models
 from vidgen_dist.planner.devices import Device, find_device

@@ -24,8 +24,9 @@ from vidgen_dist.weights.digests import digest_of
 
 if TYPE_CHECKING:
     from vidgen_dist.families.loading import AnyPipeline
+    from vidgen_dist.parallel.degrees import Degrees
     from vidgen_dist.parallel.gang import Seat
-    from vidgen_dist.parallel.mesh import Degrees, Mesh
+    from vidgen_dist.parallel.mesh import Mesh
 
 ENGINE = __name__
 

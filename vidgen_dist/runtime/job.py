@@ -13,7 +13,7 @@ import pyarrow as pa
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import State
 from vidgen_dist.ledger import LedgerEntry
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output

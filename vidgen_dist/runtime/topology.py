@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.parallel.mesh import Degrees
+from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime.cluster import alive_nodes
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.spec import AUTO, RunSpec, Topology, nearest_degrees

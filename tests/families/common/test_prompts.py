@@ -13,7 +13,8 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.families.common.prompts import EncodedTexts
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 
 KEPT = 4 * 10 + 4
 """Bytes of ten float32 and a prompt of one character."""

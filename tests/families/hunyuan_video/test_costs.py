@@ -11,7 +11,8 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from tests.planner.test_counting import reference_job
 from vidgen_dist import RenderRequest, load_pipeline
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.planner.checkpoints import Job
 from vidgen_dist.planner.costs import estimate
 

@@ -18,7 +18,8 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
 from vidgen_dist.families.loading import AnyPipeline
 from vidgen_dist.families.rules import load_rules
-from vidgen_dist.parallel.mesh import Degrees, Mesh
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 FAMILY = "hunyuan_video"

@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.mesh import Mesh, bounds, shares
+from vidgen_dist.parallel.degrees import bounds, shares
+from vidgen_dist.parallel.mesh import Mesh
 
 T = TypeVar("T")
 

@@ -255,8 +255,8 @@ def _down_blocks(config: UNetConfig) -> list[DownBlock]:
     widths, layers = config.block_out_channels, config.layers_per_block
     blocks = []
     for i, (channels, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
-        lists = _convolving(config, down_inputs(widths, layers, i), channels)
-        lists |= _attending(config, channels, layers if kind == CROSS_DOWN else 0)
+        convolving = _convolving(config, down_inputs(widths, layers, i), channels)
+        lists = {**convolving, **_attending(config, channels, layers if kind == CROSS_DOWN else 0)}
         last = i == len(widths) - 1
         blocks.append(DownBlock(lists, None if last else Downsample2D(channels, channels)))
     return blocks
@@ -271,8 +271,8 @@ def _up_blocks(config: UNetConfig) -> list[UpBlock]:
     widths, layers = config.block_out_channels, config.layers_per_block + 1
     blocks = []
     for i, (channels, kind) in enumerate(zip(reversed(widths), config.up_block_types, strict=True)):
-        lists = _convolving(config, up_inputs(widths, layers, i), channels)
-        lists |= _attending(config, channels, layers if kind == CROSS_UP else 0)
+        convolving = _convolving(config, up_inputs(widths, layers, i), channels)
+        lists = {**convolving, **_attending(config, channels, layers if kind == CROSS_UP else 0)}
         last = i == len(widths) - 1
         blocks.append(UpBlock(lists, None if last else Upsample2D(channels, channels)))
     return blocks
