@@ -249,6 +249,7 @@ def test_the_true_noise_leads_to_the_clean_sample(name: str) -> None:
         ("DPMSolverMultistep", {"use_lu_lambdas": True, "use_flow_sigmas": True}, "false where use_flow"),
         ("UniPCMultistep", {"predict_x0": False}, "sigma_min where predict_x0 is false"),
         ("UniPCMultistep", {"lower_order_final": False}, "sigma_min where lower_order_final is false"),
+        ("UniPCMultistep", {"solver_type": "bh1"}, "bh2 where final_sigmas_type is zero"),
         ("UniPCMultistep", {"solver_p": "x"}, "solver_p is 'x'; allowed is null"),
         ("UniPCMultistep", {"use_flow_sigmas": True, "flow_shift": None}, "flow_shift is None"),
         ("UniPCMultistep", {"disable_corrector": [-1]}, "a list, each a whole number from 0"),

@@ -294,7 +294,7 @@ class Family(Generic[C]):
         for component in self.components:
             if (known := component.read(checkpoint)) is not None:
                 read[component.name] = known
-        with config_of(checkpoint.folder):
+        with config_of(checkpoint.folder, checkpoint.component_folder):
             if self.index is not None:
                 read["index"] = self.index.read(checkpoint.model_index)
             return self.configs(**read)
@@ -320,10 +320,17 @@ class Family(Generic[C]):
 
 
 @contextmanager
-def config_of(folder: Path) -> Iterator[None]:
-    """Put the folder before each fault of a config that was read from it."""
+def config_of(folder: Path, folder_of: Callable[[str], Path] | None = None) -> Iterator[None]:
+    """Put the folder before each fault of a config that was read from it.
+
+    Args:
+        folder: The config's, or the checkpoint's.
+        folder_of: Gives the folder of a component that does not fit others.
+    """
     try:
         yield
     except ConfigError as error:
-        place = folder / error.component if isinstance(error, MisfitError) else folder
+        place = folder
+        if isinstance(error, MisfitError) and folder_of is not None:
+            place = folder_of(error.component)
         raise Refused("\n".join(f"{place}: {fault}" for fault in str(error).splitlines())) from None

@@ -38,6 +38,9 @@ class UniPCConfig(MultistepConfig):
             self.refuse("final_sigmas_type", "sigma_min where predict_x0 is false")
         if self.final_sigmas_type == "zero" and not self.lower_order_final and self.solver_order > 1:
             self.refuse("final_sigmas_type", "sigma_min where lower_order_final is false")
+        if self.final_sigmas_type == "zero" and self.solver_type == "bh1":
+            # B(h) of the last step, which goes to a clean sample, is infinite.
+            self.refuse("solver_type", "bh2 where final_sigmas_type is zero")
         if self.prediction_type == "flow_prediction" and not self.predict_x0:
             self.refuse("predict_x0", "true where prediction_type is flow_prediction")
 

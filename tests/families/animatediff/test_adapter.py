@@ -105,8 +105,9 @@ def test_what_is_refused_by_the_option(model: Any, options: dict[str, str], mess
 )
 def test_a_config_that_does_not_fit_the_unet(copied: Path, changes: Any, message: str) -> None:
     edit_json(copied / "config.json", **changes)
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(Refused, match=message) as refused:
         load_pipeline(str(IMAGES.checkpoint), adapter=str(copied))
+    assert str(copied) in str(refused.value)
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(copied: Path) -> None:
