@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tests import references
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.loading import check_models
+from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import open_checkpoint
@@ -21,8 +22,8 @@ PLAIN = Model(id="any")
 
 @pytest.mark.parametrize(("family", "name"), references.all_cases())
 def test_weights_of_all_families_are_their_models(family: str, name: str) -> None:
-    case = references.case(name, family)
-    check_models(open_checkpoint(case.checkpoint, variant=case.variant), PLAIN)
+    model = references.case(name, family).model
+    check_models(checkpoint_of(model), model)
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "transformer", "vae"])
