@@ -65,7 +65,15 @@ def test_rms_norm_of_channels(draw, shape):
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups"), [((2, 6), 3), ((1, 4, 9), 4), ((2, 6, 3, 5, 7), 2), ((1, 2, 5, 150, 100), 1)]
+    ("shape", "groups"),
+    [
+        ((2, 6), 3),
+        ((1, 4, 9), 4),
+        ((2, 6, 3, 5, 7), 2),
+        ((1, 2, 5, 150, 100), 1),
+        ((5, 8, 9, 11), 4),
+        ((2, 2, 600, 500), 2),
+    ],
 )
 @pytest.mark.parametrize("affine", [True, False])
 def test_group_norm(draw, shape, groups, affine):
@@ -143,6 +151,14 @@ def test_softmax_of_large_values(draw, axis):
 def test_attention(draw, n, m, size, scale):
     q, k, v = draw(2, 3, n, size), draw(2, 3, m, size), draw(2, 3, m, size)
     check(nn.attention(tensor(q), tensor(k), tensor(v), scale=scale), plain.attention(q, k, v, scale=scale))
+
+
+@pytest.mark.parametrize(("batch", "n", "m"), [(32, 5, 7), (700, 16, 16), (33, 1, 1)])
+def test_attention_of_many_short_sequences(draw, batch, n, m):
+    q, k, v = (draw(batch, rows, 3, 8).transpose(0, 2, 1, 3) for rows in (n, m, m))
+    # As models hand them over: transposed views.
+    views = [nn.from_numpy(np.ascontiguousarray(x.swapaxes(1, 2))).permute(0, 2, 1, 3) for x in (q, k, v)]
+    check(nn.attention(*views), plain.attention(q, k, v, scale=8**-0.5))
 
 
 @pytest.mark.parametrize("mask_shape", [(2, 1, 1, 29), (2, 3, 37, 29), (1, 1, 37, 29), (37, 29)])

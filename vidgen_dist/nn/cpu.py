@@ -129,11 +129,18 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
     return Tensor.from_numpy(out.reshape(source.shape))
 
 
+_IMAGE = 2**19
+"""Numbers of an image, channels and all, up to which it stays in the cache while it is normalised."""
+
+
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
     grouped = _grouped(x, groups)
     out = empty(grouped.shape)
     affine = (_optional(weight), _optional(bias))
+    if x.ndim == 4 and math.prod(x.shape[1:]) <= _IMAGE:
+        each(range(len(grouped)), lambda i: _normalise_image(grouped[i], out[i], affine, eps))
+        return Tensor.from_numpy(out.reshape(x.shape))
 
     def body(at: tuple[int, int]) -> None:
         # Both in one job: of a small group the second reads from the cache what the first brought there.
@@ -141,6 +148,20 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
 
     each(np.ndindex(*grouped.shape[:2]), body)
     return Tensor.from_numpy(out.reshape(x.shape))
+
+
+def _normalise_image(image: Array, out: Array, affine: tuple[Array | None, Array | None], eps: float) -> None:
+    """out = an image (groups, C / groups, places), all of its groups normalised at once."""
+    groups, channels, places = image.shape
+    values, centred = image.reshape(groups, -1), out.reshape(groups, -1)
+    size = np.float32(channels * places)
+    np.subtract(values, values.sum(1, keepdims=True) / size, out=centred)
+    variance = np.einsum("gi,gi->g", centred, centred) / size
+    gain = np.repeat(1 / np.sqrt(variance + np.float32(eps)), channels).reshape(groups, channels, 1)
+    scale, shift = affine
+    out *= gain if scale is None else gain * scale.reshape(gain.shape)
+    if shift is not None:
+        out += shift.reshape(gain.shape)
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -383,6 +404,10 @@ def softmax(x: Tensor, axis: int) -> Tensor:
     return Tensor.from_numpy(np.ascontiguousarray(np.moveaxis(out.reshape(source.shape), -1, axis)))
 
 
+_MANY, _SHORT = 32, 4096
+"""Sequences of a batch, and scores of each, from and up to which they are taken many at a time."""
+
+
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> Tensor:
@@ -390,7 +415,32 @@ def attention(
 
     A row that may attend to nothing gives 0.
     """
+    if mask is None and bias is None and _are_many_short(q, k):
+        return _attend_short(_array(q), _array(k), _array(v), scale)
     return _attend(q, k, v, mask, bias, scale, None)
+
+
+def _are_many_short(q: Tensor, k: Tensor) -> bool:
+    """Whether there are so many sequences, and so short, that a job for each would cost more than it does."""
+    return q.shape[0] >= _MANY and q.shape[2] * k.shape[2] <= _SHORT
+
+
+def _attend_short(queries: Array, keys: Array, values: Array, scale: float) -> Tensor:
+    """Attention of many short sequences, as of frames to each other at each place: many in a job."""
+    batch, heads, n, _ = queries.shape
+    m = keys.shape[2]
+    out = empty((batch, n, heads, values.shape[-1]))
+
+    def body(block: slice) -> None:
+        scores = scratch("scores", (block.stop - block.start, heads, n, m))
+        np.matmul(queries[block] * np.float32(scale), keys[block].swapaxes(2, 3), out=scores)
+        scores -= scores.max(-1, keepdims=True)
+        np.exp(scores, out=scores)
+        total = scores.sum(-1, keepdims=True)
+        np.divide(np.matmul(scores, values[block]), total, out=out[block].swapaxes(1, 2))
+
+    each(slices(batch, max(1, 2**17 // (heads * n * m))), body)
+    return Tensor.from_numpy(out).transpose(0, 2, 1, 3)
 
 
 def attention_with_lse(
