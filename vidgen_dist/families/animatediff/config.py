@@ -18,6 +18,7 @@ from vidgen_dist.errors import ConfigError
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig
 from vidgen_dist.families.common.unet_config import BlocksConfig, PerBlock, per_block
 from vidgen_dist.families.family import Configs
+from vidgen_dist.schedulers.discrete import DiscreteScheduler
 
 ATTENDING_DOWN, ATTENDING_UP = "CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion"
 """Blocks whose images attend to the prompt."""
@@ -275,7 +276,7 @@ class AnimateDiffConfigs(Configs):
     text_encoder: ClipTextConfig
     unet: UNet2DConditionConfig | UNetMotionConfig
     vae: AutoencoderKLConfig
-    scheduler: Any
+    scheduler: DiscreteScheduler[Any]
     motion_adapter: MotionAdapterConfig | None = None
 
     def check(self) -> None:

@@ -22,6 +22,7 @@ from vidgen_dist.families.common.guidance import Halves, constant
 from vidgen_dist.families.common.pipeline import Start
 from vidgen_dist.families.common.prompts import PromptedPipeline, clip_hidden
 from vidgen_dist.families.common.rendering import starting_noise
+from vidgen_dist.schedulers.discrete import DiscreteScheduler
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]
     text_encoder: CLIPTextEncoder
     unet: UNetMotionModel
     vae: AutoencoderKL
-    scheduler: Any
+    scheduler: DiscreteScheduler[Any]
 
     def encode(self, r: AnimateDiffRequest) -> Halves[Text]:
         positive = self.encode_texts(r, r.prompt, None, r.clip_skip).conditional
