@@ -36,10 +36,9 @@ CASES = [
     ("hunyuan_video", "t2v", Degrees(ulysses=2, cfg=2), (2,)),
     ("hunyuan_video", "odd", Degrees(ulysses=3), (0, 1)),
     ("hunyuan_video", "dummy", Degrees(ring=2, cfg=2), (0,)),
-    ("i2vgen_xl", "i2v", Degrees(ulysses=2, cfg=2), (0,)),
     # The last request has one frame: two ranks have none.
     ("i2vgen_xl", "i2v", Degrees(ulysses=3), (1, 2)),
-    ("i2vgen_xl", "odd", Degrees(ulysses=2), (1,)),
+    ("i2vgen_xl", "odd", Degrees(ulysses=2, cfg=2), (1,)),
     ("ltx", "0.9.0", Degrees(ulysses=2, ring=2), (0, 2)),
     ("ltx", "0.9.0", Degrees(ulysses=2, cfg=2), (1,)),
     ("ltx", "0.9.0-i2v", Degrees(ulysses=4), (0,)),

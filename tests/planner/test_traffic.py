@@ -21,7 +21,7 @@ from vidgen_dist.planner.counting import count_models
 STEPS = 2
 
 CASES = [
-    ("animatediff", "pndm", 0, Degrees(ulysses=3)),
+    ("animatediff", "pndm", 0, Degrees(ulysses=2)),
     ("stable_video_diffusion", "small", 0, Degrees(ulysses=2)),
     ("i2vgen_xl", "i2v", 1, Degrees(ulysses=2)),
 ]

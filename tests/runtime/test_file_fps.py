@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tests import references
-from tests.runtime.conftest import entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime import engine
-from vidgen_dist.runtime.driver import render
 from vidgen_dist.runtime.engine import ENGINE
 from vidgen_dist.runtime.plan import Plan, make_plan
 from vidgen_dist.spec import RunSpec
@@ -81,13 +76,3 @@ def test_what_the_model_is_told_may_be_under_sampling(spec_of: SpecOf) -> None:
     assert told_and_written(spec_of({}, sampling__fps=10.0, output__fps=24.0)) == [(10, 24)]
     with pytest.raises(Refused, match=r"sampling\.file_fps: it is output\.fps"):
         plan_of(spec_of({}, sampling__file_fps=8.0))
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_run_writes_it(spec_of: SpecOf, tmp_path: Path) -> None:
-    sizes = {"sampling__height": 16, "sampling__width": 16, "sampling__num_inference_steps": 1}
-    flags = {"output__format": "mp4", "output__fps": 24.0, "topology__replicas": 1}
-    result = render(spec_of({}, **sizes, **flags), Console(file=io.StringIO()))
-    assert result.done == 1, result
-    (entry,) = entries(tmp_path / "out")
-    assert (entry["fps"], entry["frames"]) == (24.0, 2)

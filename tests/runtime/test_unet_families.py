@@ -63,7 +63,8 @@ def test_a_gang_renders_what_diffusers_renders(
 ) -> None:
     """Within 1/255, which is as fine as stored frames are."""
     case = references.case(name, family)
-    flags = {"topology__replicas": 1, "topology__ulysses": 2, "output__checkpoint_every": 1}
+    flags: dict[str, Any] = {"topology__replicas": 1, "topology__ulysses": 2}
+    flags |= {"output__checkpoint_every": 1, "output__fps": 24.0}
     result = run(make_spec(make_manifest(*rows_of(case)), **model_flags(case), **flags))
     assert (result.done, result.exit_status) == (len(case.requests), 0), result
     for entry, frames in zip(
@@ -72,6 +73,8 @@ def test_a_gang_renders_what_diffusers_renders(
         stored = np.load(entry["uri"]).astype(int)
         assert np.abs(stored - to_uint8(frames).astype(int)).max() <= 1
         assert stored.std() > 0
+        # The file's alone: Stable Video Diffusion is told the row's.
+        assert entry["fps"] == 24.0
     assert "frames " in dict(result.lines())["sent"]
 
 
