@@ -104,6 +104,34 @@ def _xmp() -> bytes:
     return png(COLOURS[::-1, ::-1], 2, (b"iTXt", text))
 
 
+def _packed_xmp() -> bytes:
+    """As Photoshop writes it: megabytes, of which the orientation is a few bytes at the end."""
+    text = zlib.compress(b"<x:xmpmeta>" + b"<history/>" * 200_000 + b'<a tiff:Orientation="3"/></x:xmpmeta>')
+    return png(COLOURS[::-1, ::-1], 2, (b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0key\0" + text))
+
+
+def _packed_exif() -> bytes:
+    """As ImageMagick writes it."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = exif.tobytes()
+    text = f"\nexif\n{len(data):8}\n{data.hex()}\n".encode()
+    return png(COLOURS[::-1, ::-1], 2, (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)))
+
+
+def _text_at_the_end() -> bytes:
+    whole = png(COLOURS, 2)
+    return whole[:-12] + _chunk(b"zTXt", b"Comment\0\0" + _BLOWN_UP) + whole[-12:]
+
+
+def named(data: bytes, brand: bytes) -> bytes:
+    """A file of ISO boxes with another first brand."""
+    return data[:8] + brand + data[12:]
+
+
+_BLOWN_UP = zlib.compress(bytes(2**21))
+
+
 DEEP_COLOURS = np.repeat(DEEP[..., None], 3, -1)
 
 READ: dict[str, tuple[Make, np.ndarray]] = {
@@ -143,6 +171,18 @@ READ: dict[str, tuple[Make, np.ndarray]] = {
     "exif that is none": (lambda: encoded(colours(), "PNG", exif=b"Exif\0\0garbage"), COLOURS),
     "exif of 60 KB": (lambda: turned(1, "JPEG", comment=b"x" * 60_000, quality=95), COLOURS),
     "turned by xmp": (_xmp, COLOURS),
+    "turned by xmp of 2 MB": (_packed_xmp, COLOURS),
+    "turned by packed exif": (_packed_exif, COLOURS),
+    "text of 2 MiB": (lambda: png(COLOURS, 2, (b"zTXt", b"Comment\0\0" + _BLOWN_UP)), COLOURS),
+    "other text of 2 MiB": (lambda: png(COLOURS, 2, (b"iTXt", b"Comment\0\1\0\0\0" + _BLOWN_UP)), COLOURS),
+    "text of 2 MiB at the end": (_text_at_the_end, COLOURS),
+    "texts of 65 MiB": (lambda: png(COLOURS, 2, (b"tEXt", b"Comment\0" + b" " * 65 * 2**20)), COLOURS),
+    "xmp blown up": (lambda: png(COLOURS, 2, (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" +
+                                 zlib.compress(bytes(2**26)))), COLOURS),
+    "text that is not packed": (lambda: png(COLOURS, 2, (b"zTXt", b"Raw profile type exif\0\0x")), COLOURS),
+    "text without an end": (lambda: png(COLOURS, 2, (b"iTXt", b"XML:com.adobe.xmp")), COLOURS),
+    "profile of 2 MiB": (lambda: png(COLOURS, 2, (b"iCCP", b"p\0\0" + _BLOWN_UP)), COLOURS),
+    "avif, another brand first": (lambda: named(encoded(colours(), "AVIF", quality=95), b"miaf"), COLOURS),
 }  # fmt: skip
 
 
@@ -163,7 +203,6 @@ def _boxes(brand: bytes) -> bytes:
     return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1" + brand + bytes(64)
 
 
-_BLOWN_UP = zlib.compress(bytes(2**21))
 _TOO_LARGE = "allowed: up to 89,478,485 pixels"
 
 REFUSED: dict[str, tuple[Make, str]] = {
@@ -175,8 +214,6 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "huge jpeg": (_huge_jpeg, _TOO_LARGE),
     "huge gif": (lambda: _claims(encoded(colours(), "GIF"), 6, "<HH"), _TOO_LARGE),
     "huge bmp": (lambda: _claims(encoded(colours(), "BMP"), 18, "<ii"), _TOO_LARGE),
-    "text of 2 MiB": (lambda: png(COLOURS, 2, (b"zTXt", b"Comment\0\0" + _BLOWN_UP)), "MAX_TEXT_CHUNK"),
-    "profile of 2 MiB": (lambda: png(COLOURS, 2, (b"iCCP", b"p\0\0" + _BLOWN_UP)), "MAX_TEXT_CHUNK"),
     "32-bit whole": (lambda: encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), "mode I, 32 bits"),
     "32-bit real": (lambda: encoded(Image.fromarray(DEEP.astype(np.float32)), "TIFF"), "mode F, 32 bits"),
     "nothing": (lambda: b"", "it is empty"),

@@ -13,16 +13,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.media import odd_images
-from tests.media.odd_images import COLOURS, DEEP, GREYS, HEIGHT, READ, REFUSED, WIDTH, animated, encoded
+from tests.media.odd_images import (
+    COLOURS,
+    DEEP,
+    GREYS,
+    HEIGHT,
+    READ,
+    REFUSED,
+    WIDTH,
+    animated,
+    encoded,
+    named,
+)
 from vidgen_dist import media
 from vidgen_dist.families.common.rendering import to_pixels
 from vidgen_dist.media import MediaError
 from vidgen_dist.storage import StorageError
 
 # Pillow's own, which `media.ignore_warnings` turns off where manifests are read.
-pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+    pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning"),
+]
 
 TOLERANCE = 12
 """Of 255: what JPEG, AVIF and the ways between colour spaces lose of a picture that changes slowly."""
@@ -127,14 +142,62 @@ def test_warnings_of_pillow_are_not_of_each_row(ignored: bool) -> None:
 # --- clips -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("format", "options"),
-    [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("AVIF", {"quality": 95})],
-)
-def test_an_animation_is_a_clip_of_all_its_frames(format: str, options: dict) -> None:
-    first, second = media.read_video(animated(format, **options))
+CLIPS = {
+    "gif": lambda: animated("GIF"),
+    "png": lambda: animated("PNG"),
+    "png, a text of 2 MiB": lambda: animated("PNG", pnginfo=_with_text()),
+    "webp": lambda: animated("WEBP", lossless=True),
+    "tiff": lambda: animated("TIFF"),
+    "mpo": lambda: animated("MPO", quality=95),
+    "avif": lambda: animated("AVIF", quality=95),
+    **{
+        f"avif, {brand} first": lambda brand=brand: named(animated("AVIF", quality=95), brand.encode())
+        for brand in ("avif", "mif1", "msf1", "miaf", "iso8")
+    },
+}
+
+
+def _with_text() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Comment", "x" * 2**21, zip=True)
+    return info
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_an_animation_is_a_clip_of_all_its_frames(kind: str) -> None:
+    data = CLIPS[kind]()
+    first, second = media.read_video(data)
     assert_shows(first, COLOURS)
     assert_shows(second, COLOURS[::-1, ::-1])
+    assert_shows(media.read_image(data), COLOURS)
+
+
+def test_frames_count_once_however_long_they_are_shown() -> None:
+    assert len(media.read_video(animated("WEBP", lossless=True, duration=[40, 2000]))) == 2
+
+
+def test_the_picture_for_viewers_of_still_ones_is_no_frame() -> None:
+    poster = Image.new("RGB", (WIDTH, HEIGHT))
+    frames = [odd_images.colours(), odd_images.colours().rotate(180)]
+    data = encoded(poster, "PNG", save_all=True, default_image=True, append_images=frames)
+    first, second = media.read_video(data)
+    assert_shows(first, COLOURS)
+    assert_shows(second, COLOURS[::-1, ::-1])
+    assert media.read_image(data).getextrema() == ((0, 0),) * 3
+
+
+def test_pages_of_several_sizes_are_no_clip() -> None:
+    data = encoded(odd_images.colours(), "TIFF", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    with pytest.raises(MediaError, match="frame 1 is 8x8; allowed: 24x16 as frame 0"):
+        media.read_video(data)
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "avif", "avif, avif first", "tiff"])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.6, 0.8, 0.9])
+def test_an_animation_cut_short_is_no_shorter_clip(kind: str, share: float) -> None:
+    data = CLIPS[kind]()
+    with pytest.raises(MediaError, match="does not decode"):
+        media.read_video(data[: int(share * len(data))])
 
 
 def test_deep_greys_of_a_clip_are_not_cut_to_white() -> None:
@@ -142,7 +205,9 @@ def test_deep_greys_of_a_clip_are_not_cut_to_white() -> None:
     assert_shows(frame, GREYS)
 
 
-@pytest.mark.parametrize("kind", ["huge png", "large png", "huge gif", "nothing", "html", "pdf", "git lfs"])
+@pytest.mark.parametrize(
+    "kind", ["huge png", "large png", "huge gif", "nothing", "html", "pdf", "git lfs", "heic"]
+)
 def test_what_is_no_clip(kind: str) -> None:
     make, reason = REFUSED[kind]
     with pytest.raises(MediaError, match=f"^[0-9]+ bytes: .*{reason}"):

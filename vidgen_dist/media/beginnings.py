@@ -13,7 +13,8 @@ VIDEOS = (_BOXES, _MATROSKA)
 _HTML = "it is HTML, perhaps a server's error page"
 _SVG = "it is SVG, a drawing without pixels"
 _TEXT = frozenset(b"\t\r\n" + bytes(range(32, 127)))
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 _MAGIC = (
     (b"%PDF", "it is a PDF"),
@@ -46,14 +47,28 @@ def describe_beginning(data: bytes) -> str | None:
     return _describe_boxes(data) if data[4:8] == b"ftyp" else _describe_text(data)
 
 
+def brands_of(data: bytes) -> tuple[bytes, ...]:
+    """The brands of a file of ISO boxes (ISO/IEC 14496-12), the major one first; none of any other file.
+
+    Args:
+        data: Its first `BEGINNING` bytes, or more.
+    """
+    if data[4:8] != b"ftyp":
+        return ()
+    end = min(max(16, int.from_bytes(data[:4], "big")), BEGINNING)
+    return (data[8:12], *(data[at : at + 4] for at in range(16, end, 4)))
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file that begins so is one of pictures in ISO boxes (ISO/IEC 23008-12): AVIF or HEIC."""
+    return any(brand in (*AVIF_BRANDS, *_HEIC_BRANDS) for brand in brands_of(data))
+
+
 def _describe_boxes(data: bytes) -> str | None:
-    """What a file of ISO boxes (ISO/IEC 14496-12) is, by its brands."""
-    brands = data[8 : max(16, int.from_bytes(data[:4], "big"))]
-    if b"avif" in brands or b"avis" in brands:
+    brands = brands_of(data)
+    if any(brand in AVIF_BRANDS for brand in brands):
         return None
-    if any(brand in brands for brand in _HEIC):
-        return "it is HEIC"
-    return _BOXES
+    return "it is HEIC" if is_heif(data) else _BOXES
 
 
 def _describe_text(data: bytes) -> str | None:

@@ -21,13 +21,14 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused, RowError
-from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning
+from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning, is_heif
 from vidgen_dist.media.hashing import BLOCK, feed
+from vidgen_dist.media.mending import is_mended, mend_animation, mend_image
 from vidgen_dist.storage import StorageError
 
 # Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
-ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 
 MAX_IMAGE_BYTES = 512 * 2**20
 # Pillow warns of a decompression bomb from this size on.
@@ -83,7 +84,7 @@ def read_image(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_size(source, shown)
         return _upright(source, shown)
-    data = _read_bytes(source, shown)
+    data = mend_image(_read_bytes(source, shown))
     with _open_image(io.BytesIO(data), IMAGE_FORMATS, shown) as image:
         return _upright(image, shown)
 
@@ -174,8 +175,9 @@ def _check_size(image: Image.Image, shown: str) -> None:
 def read_video(source: Any) -> list[Image.Image]:
     """Reads a conditioning clip, frame by frame in the order of showing.
 
-    Animated GIF, PNG, WebP and AVIF are read by Pillow, each frame once; everything else by ffmpeg, as
-    `imageio` (and so diffusers' `load_video`) does: frames at the stream's nominal rate, upright.
+    Animated GIF, PNG, WebP and AVIF, and TIFF of several pages, are read by Pillow, each frame once, however
+    long it is shown; everything else by ffmpeg, as `imageio` (and so diffusers' `load_video`) does: frames at
+    the stream's nominal rate, upright.
 
     Args:
         source: A local path, a URI, the encoded bytes, a mapping with `bytes` and `path` as `datasets`
@@ -210,17 +212,26 @@ def read_video(source: Any) -> list[Image.Image]:
 def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
     """The frames of a file of an animation's format; None when it is none."""
     with path.open("rb") as file:
+        beginning = file.read(BEGINNING)
+        file.seek(0)
+        opened = io.BytesIO(mend_animation(file.read())) if is_mended(beginning) else file
         try:
-            image = _open_image(file, ANIMATION_FORMATS, shown)
+            image = _open_image(opened, ANIMATION_FORMATS, shown)
         except MediaError as error:
-            if isinstance(error.__cause__, Image.UnidentifiedImageError):
+            # Of AVIF and HEIC ffmpeg reads one picture of several, or one tile of a picture.
+            if isinstance(error.__cause__, Image.UnidentifiedImageError) and not is_heif(beginning):
                 return None
             raise
         frames: list[Image.Image] = []
         try:
-            for index in range(getattr(image, "n_frames", 1)):
-                _check_clip(index + 1, image.width, image.height, shown)
+            count = getattr(image, "n_frames", 1)
+            if image.format == "TIFF" and count == 1:
+                return None
+            # The picture that an animated PNG has for viewers of still ones is no frame of it.
+            first = int(getattr(image, "default_image", False))
+            for index in range(first, count):
                 image.seek(index)
+                _check_clip(len(frames) + 1, image.width, image.height, shown)
                 image.load()
                 frames.append(_to_rgb(image, shown))
         except MediaError:

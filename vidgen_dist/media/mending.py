@@ -1,0 +1,104 @@
+"""Valid files that Pillow stumbles over, as it reads them: the same pixels, without what they do not need."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from vidgen_dist.media.beginnings import AVIF_BRANDS, brands_of
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# Chunks that a PNG may do without and that decide how it is to be seen; those of the palette and the pixels
+# have names that begin with a capital (PNG 1.2, 3.3).
+_PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf"})
+_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+# Texts in which Pillow looks for the orientation.
+_TURNING = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})
+_MAX_TURNING_BYTES = 2**24
+
+
+def is_mended(beginning: bytes) -> bool:
+    """Whether a file that begins so is of a kind that is mended."""
+    return beginning.startswith(_PNG_SIGNATURE) or any(b in AVIF_BRANDS for b in brands_of(beginning))
+
+
+def mend_image(data: bytes) -> bytes:
+    """An encoded image as Pillow is to read it; what is neither PNG nor AVIF as it is.
+
+    Of a PNG, texts and colour profiles are left out, which Pillow would unpack, and refuse if they are large.
+    AVIF is named as such where its first brand is another one.
+    """
+    if data.startswith(_PNG_SIGNATURE):
+        return _without_texts(data)
+    if is_mended(data) and data[8:12] not in AVIF_BRANDS:
+        return _with_brand(data, b"avif")
+    return data
+
+
+def mend_animation(data: bytes) -> bytes:
+    """Likewise, and AVIF that holds a sequence is named as one: else its still picture alone is read."""
+    if b"avis" in brands_of(data) and _has_box(data, b"moov"):
+        return _with_brand(data, b"avis")
+    return mend_image(data)
+
+
+def _with_brand(data: bytes, major: bytes) -> bytes:
+    return data[:8] + major + data[12:]
+
+
+def _has_box(data: bytes, name: bytes) -> bool:
+    """Whether a file of ISO boxes has one of that name that lies in no other."""
+    at = 0
+    while at + 8 <= len(data):
+        size, found = struct.unpack_from(">I4s", data, at)
+        if found == name:
+            return True
+        if size == 1 and at + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+        if size < 8:
+            return False
+        at += size
+    return False
+
+
+def _without_texts(data: bytes) -> bytes:
+    parts = [data[:8]]
+    at = 8
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data) or not name.isalpha():
+            break
+        if name[:1].isupper() or name in _PNG_KEPT:
+            parts.append(data[at:end])
+        elif name in _PNG_TEXTS:
+            parts.append(_turning_text(name, data[at + 8 : end - 4]))
+        at = end
+    # What is cut short or damaged, Pillow says.
+    parts.append(data[at:])
+    return b"".join(parts)
+
+
+def _turning_text(name: bytes, content: bytes) -> bytes:
+    """A text chunk that may say how the image is to be turned, unpacked; nothing for any other."""
+    key, _, rest = content.partition(b"\0")
+    if key not in _TURNING:
+        return b""
+    before, packed, text = b"", name == b"zTXt", rest
+    if name == b"zTXt":
+        text = rest[1:]
+    elif name == b"iTXt":
+        language, _, more = rest[2:].partition(b"\0")
+        translated_key, _, text = more.partition(b"\0")
+        before, packed = b"\0\0" + language + b"\0" + translated_key + b"\0", rest[:1] == b"\1"
+    if packed:
+        unpacking = zlib.decompressobj()
+        try:
+            text = unpacking.decompress(text, _MAX_TURNING_BYTES)
+        except zlib.error:
+            return b""
+        if unpacking.unconsumed_tail:
+            return b""
+    chunk = (b"iTXt" if name == b"iTXt" else b"tEXt") + key + b"\0" + before + text
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
