@@ -22,6 +22,7 @@ from pathlib import Path
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from vidgen_dist import printing
 from vidgen_dist.cli import read_settings
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling, load_spec, sampling_addresses
@@ -81,6 +82,7 @@ async def follow(client: JobSubmissionClient, job: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Submit and, unless told otherwise, wait. Exit status: 0 all rows done, 1 not, 2 refused."""
+    printing.guard()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("address", help="the cluster's dashboard, http://HEAD:8265")
     parser.add_argument("run_file", help="a run.yaml: path or URI")

@@ -31,6 +31,26 @@ def test_sigterm_stays_a_wish() -> None:
         assert interrupts.level == 2
 
 
+def test_a_terminal_that_hangs_up_stays_a_wish() -> None:
+    """It is said by the terminal and by the shell."""
+    with Interrupts() as interrupts:
+        interrupts.soften()
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (interrupts.level, interrupts.preempted) == (1, False)
+
+
+def test_under_nohup_it_is_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.level == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_sigterm_becomes_an_order_when_its_grace_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(interrupts_module.time, "monotonic", lambda: now)
@@ -50,8 +70,8 @@ def test_sigterm_becomes_an_order_when_its_grace_ends(monkeypatch: pytest.Monkey
         assert interrupts.level == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_before_there_is_anything_to_finish_both_end_it(number: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_before_there_is_anything_to_finish_each_ends_it(number: int) -> None:
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), number)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vidgen_dist import __version__
+from vidgen_dist import __version__, printing
 from vidgen_dist.cli.flags import Flags, read_names, read_pair, with_flags
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -136,6 +136,7 @@ def run(spec: RunSpec) -> RunResult:
     """Render with a progress bar and print what became of it."""
     from vidgen_dist.runtime.driver import render as render_spec
 
+    printing.never_wait()
     console = Console(stderr=True)
     try:
         result = render_spec(spec, console)
@@ -436,11 +437,18 @@ def build_manifest(
 
 def main() -> None:
     """The entry point: errors that a person can cause are one message and status 2."""
+    printing.guard()
     try:
         app()
     except Refused as error:
         _err(str(error))
         sys.exit(REFUSED)
+    except SystemExit as ended:
+        # What a run prints is beside its videos; what any other command prints is all that it makes.
+        if not ended.code and (fault := printing.fault_of_output()):
+            _err(f"standard output cannot be written: {fault.strerror}")
+            sys.exit(REFUSED)
+        raise
 
 
 def print_result(result: RunResult, console: Console) -> None:

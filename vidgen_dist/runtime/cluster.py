@@ -88,11 +88,17 @@ def connected(topology: Topology) -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Put the handler of SIGTERM back afterwards: Ray sets one that ends the process at once."""
+    """Keep signals the run's to handle, while Ray starts or connects.
+
+    Ray sets a handler of SIGTERM that ends the process at once. SIGHUP reaches all processes of a terminal
+    that hangs up: those that Ray starts inherit that it is blocked, else it would end them at once.
+    """
     handler = signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # None: whoever set it was not Python. Only the main thread may set one, and Ray heeds that, too.
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)

@@ -22,6 +22,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from vidgen_dist import printing
 from vidgen_dist.media import ignore_warnings
 from vidgen_dist.parallel.collectives import PeerLost
 from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
@@ -77,6 +78,8 @@ class WorkerActor(Worker):
 
     def __init__(self, job: Job, name: str, replica: int) -> None:
         ignore_warnings()
+        # To files of Ray's, on a disk that may be full.
+        printing.guard(in_any_case=True)
         context = ray.get_runtime_context()
         actor = context.get_actor_id()
         # Members of a gang have one name, and no rank yet.

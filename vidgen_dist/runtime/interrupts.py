@@ -1,4 +1,8 @@
-"""Ctrl-C: a wish first, an order the second time. SIGTERM: a wish, and an order when its grace ends."""
+"""Ctrl-C: a wish first, an order the second time. SIGTERM: a wish, and an order when its grace ends.
+
+A terminal that hangs up (SIGHUP) is a wish, however often it is said: nobody is there to give orders. Under
+`nohup`, which has it ignored, it is nothing.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,10 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            heeded = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                heeded.append(signal.SIGHUP)
+            for number in heeded:
                 self._before[number] = signal.signal(number, self._arrived)
         return self
 
@@ -63,5 +70,7 @@ class Interrupts:
             if not self.preempted:
                 self.preempted = True
                 self._until = time.monotonic() + self._grace
+        elif number == signal.SIGHUP:
+            self._level = max(self._level, 1)
         else:
             self._level = min(self._level + 1, 2)
