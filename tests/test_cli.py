@@ -20,8 +20,10 @@ from PIL import Image
 import vidgen_dist
 from tests.references import edit_json
 from vidgen_dist import cli
+from vidgen_dist.manifest import LISTED
 from vidgen_dist.runtime import driver
 from vidgen_dist.spec import Faults, RunSpec
+from vidgen_dist.storage import read_bytes
 
 REFERENCES = Path(__file__).parent / "references" / "cogvideox"
 
@@ -64,6 +66,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows)), path)
     return path
 
@@ -357,6 +360,60 @@ def test_check_of_a_good_manifest(vidgen: Vidgen, tmp_path: Path, checkpoint: Pa
     assert "1 row, all can be rendered" in ran.out
     assert "'source'" in ran.err
     assert "'source'" not in vidgen("manifest", "check", path, "--passthrough", "source").err
+
+
+@pytest.mark.parametrize("num_frames", [-3, 9])
+def test_check_lists_all_bad_rows_in_a_file(vidgen: Vidgen, tmp_path: Path, num_frames: int) -> None:
+    rows = [{"id": str(n), "prompt": "a fox", "num_frames": num_frames} for n in range(50)]
+    path = write(tmp_path / "m" / "m.parquet", *rows)
+    ran = vidgen("manifest", "check", path, "--export", tmp_path / "sub" / "bad.parquet")
+    found = pq.read_table(tmp_path / "sub" / "bad.parquet")
+    assert found.schema.equals(LISTED)
+    if num_frames > 0:
+        assert (ran.status, len(found)) == (0, 0)
+        return
+    assert (ran.status, len(found)) == (2, 50)
+    assert "bad.parquet: 50 rows" in ran.out
+    assert found.slice(49).to_pylist() == [
+        {
+            "id": "49",
+            "row": 49,
+            "file": str(path),
+            "column": "num_frames",
+            "value": "-3",
+            "reason": "a whole number from 1 to 2147483647",
+        }
+    ]
+
+
+@pytest.mark.parametrize("given", ["m", "m/m.parquet", "m/*.parquet"])
+@pytest.mark.parametrize(
+    ("export", "said"),
+    [
+        ("bad.csv", "allowed: *.parquet"),
+        ("m/m.parquet", "lies in the manifest"),
+        ("file/bad.parquet", "cannot be used for output"),
+        ("memory://a/bad.parquet", "a memory of its own"),
+    ],
+)
+def test_bad_rows_are_not_listed_where_they_cannot_be(
+    vidgen: Vidgen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, export: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "m" / "m.parquet", {"prompt": "a fox"})
+    before = path.read_bytes()
+    (tmp_path / "file").write_bytes(b"")
+    ran = vidgen("manifest", "check", given, "--export", export)
+    assert (ran.status, said in ran.err) == (2, True), ran.err
+    assert path.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "m", "m.parquet"]
+
+
+def test_bad_rows_are_listed_on_s3(vidgen: Vidgen, tmp_path: Path, s3_bucket: str) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": "a fox"}, {"prompt": None})
+    uri = f"s3://{s3_bucket}/sub/bad.parquet"
+    assert vidgen("manifest", "check", path, "--export", uri).status == 2
+    assert pq.read_table(pa.BufferReader(read_bytes(uri)))["column"].to_pylist() == ["prompt"]
 
 
 def test_build(vidgen: Vidgen, tmp_path: Path) -> None:

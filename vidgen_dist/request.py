@@ -32,11 +32,7 @@ class RequestError(RowError, ValueError):
     """A field of a request that cannot be: names the field, its value and what is allowed."""
 
     def __init__(self, field: str, value: Any, allowed: str) -> None:
-        # An image may have millions of bytes.
-        shown = repr(value[:120] if isinstance(value, str | bytes) else value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
-        super().__init__(f"{field}: {shown} is not allowed; {allowed}")
+        super().__init__(f"{field}: {shown_value(value)} is not allowed; {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -44,6 +40,16 @@ class RequestError(RowError, ValueError):
     def __reduce__(self) -> tuple[type, tuple[str, Any, str]]:
         # Exceptions cross process borders: rebuild from the three parts, not from the message.
         return type(self), (self.field, self.value, self.allowed)
+
+
+SHOWN_VALUE = 120
+"""Characters of a value that are shown, at most."""
+
+
+def shown_value(value: Any) -> str:
+    """A value as messages have it: an image may have millions of bytes."""
+    shown = repr(value[:SHOWN_VALUE] if isinstance(value, str | bytes) else value)
+    return shown if len(shown) <= SHOWN_VALUE else f"{shown[: SHOWN_VALUE - 3]}..."
 
 
 @dataclass(frozen=True)

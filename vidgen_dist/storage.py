@@ -438,6 +438,17 @@ def open_writable_file(uri: str | os.PathLike[str]) -> tuple[Storage, str]:
     return storage, name
 
 
+def open_export(uri: str) -> tuple[Storage, str]:
+    """`open_writable_file` of a Parquet file that `--export` names.
+
+    Raises:
+        Refused: As `open_writable_file`; or by its name it is none.
+    """
+    if not uri.lower().endswith(".parquet"):
+        raise Refused(f"--export {redact(uri)}: is no name of a Parquet file; allowed: *.parquet")
+    return open_writable_file(uri)
+
+
 # --- one file, several writers -----------------------------------------------------------------------
 
 

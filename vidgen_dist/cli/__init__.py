@@ -240,13 +240,11 @@ def failures(
     import pyarrow.parquet as pq
 
     from vidgen_dist.runtime.care.status import read_failures
-    from vidgen_dist.storage import open_writable_file, redact
+    from vidgen_dist.storage import open_export, redact
 
     found = read_failures(output)
     if export is not None:
-        if not export.lower().endswith(".parquet"):
-            raise Refused(f"--export {redact(export)}: is no name of a Parquet file; allowed: *.parquet")
-        place, name = open_writable_file(export)
+        place, name = open_export(export)
         try:
             with place.create(name) as file:
                 pq.write_table(found, file)
@@ -399,20 +397,26 @@ def check_manifest(
     model: Flags,
     set_: SetOption = None,
     passthrough: PassthroughOption = None,
+    export: Annotated[
+        str | None, typer.Option(metavar="PARQUET", help="Write all rows that are bad, and why, to a file.")
+    ] = None,
 ) -> None:
     """Check every row without a model; with --model, also against what that checkpoint can do."""
     from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.media import ignore_warnings
     from vidgen_dist.runtime.plan import check_manifest as check
+    from vidgen_dist.storage import redact
 
     ignore_warnings()
     flags = {"manifest.passthrough": read_names(passthrough), **_sampling(set_)}
-    report = check(uri, {**model, **_given(flags)})
+    report = check(uri, {**model, **_given(flags)}, export)
     for name in report.unknown_columns:
         _err(f"{uri}: {describe_unknown(name, known_fields())}")
     for problem in report.problems:
         _err(str(problem))
+    if export is not None:
+        print(f"{redact(export)}: {_counted(report.num_problems, 'row')}")
     if not report.ok:
         by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
         raise Refused(f"{uri}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})")

@@ -14,8 +14,7 @@ whether a column is absent or null.
 from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.checking import (
     CheckReport,
-    ProbeError,
-    Problem,
+    Reason,
     check,
     later_places,
     repeated_hashes,
@@ -30,32 +29,40 @@ from vidgen_dist.manifest.columns import (
     known_columns,
     needed,
 )
+from vidgen_dist.manifest.faults import BadRows, Fault, ProbeError, Problem, find_bad
 from vidgen_dist.manifest.files import INPUT_SUFFIXES, PARQUET_SUFFIXES, ManifestFile, find_files
 from vidgen_dist.manifest.identity import row_digest
+from vidgen_dist.manifest.listing import LISTED, list_bad_rows
 from vidgen_dist.manifest.opening import Manifest, open_manifest
 from vidgen_dist.manifest.ordering import ordered_rows
 from vidgen_dist.manifest.rows import Row, with_paths_beside
 
 __all__ = [
     "INPUT_SUFFIXES",
+    "LISTED",
     "PARQUET_SUFFIXES",
     "PRIORITY",
+    "BadRows",
     "Batch",
     "CheckReport",
     "Column",
+    "Fault",
     "Manifest",
     "ManifestFile",
     "ProbeError",
     "Problem",
+    "Reason",
     "Row",
     "RowSchema",
     "check",
     "column_of",
     "describe_missing",
     "describe_unknown",
+    "find_bad",
     "find_files",
     "known_columns",
     "later_places",
+    "list_bad_rows",
     "needed",
     "open_manifest",
     "ordered_rows",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from array import array
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,50 +13,38 @@ import pyarrow as pa
 
 from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.columns import is_bytes, is_text
+from vidgen_dist.manifest.faults import BadRows, Fault, Probe, Problem, Resolve, find_bad, shown_text
 from vidgen_dist.manifest.opening import Manifest
-from vidgen_dist.manifest.rows import Row
-from vidgen_dist.request import Field, RenderRequest, RequestError, ResolvedRequest
+from vidgen_dist.request import RequestError
 from vidgen_dist.storage import redact
-from vidgen_dist.threads import map_ahead
 
 _Place = TypeVar("_Place")
 
+MOST_REASONS = 1000
+"""Reasons that are told apart: what is wrong with images may be another thing for each."""
+
+_NAMED_REPEATS = 100_000
+
 
 @dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a manifest's row.
+class Reason:
+    """Rows that are at fault in one column for one reason; numbers in it may differ.
 
     Args:
-        file: URI of the file.
-        row: The row's place in the file, from 0.
-        id: The row's id.
-        column: The column that is at fault; empty if no single one is.
-        message: What is wrong and what is allowed.
+        count: How many.
+        first: The first of them.
+        others: Whether they are all those whose reasons are not told apart.
     """
 
-    file: str
-    row: int
-    id: str
-    column: str
-    message: str
+    count: int
+    first: Problem
+    others: bool = False
 
     def __str__(self) -> str:
-        shown = self.id if len(self.id) <= 60 else self.id[:57] + "..."
-        return f"{redact(self.file)}, row {self.row} (id {shown!r}): {self.message}"
-
-
-class ProbeError(ValueError):
-    """An image or a clip that a probe could not read.
-
-    Attributes:
-        column: Whose it is.
-    """
-
-    def __init__(self, column: str, reason: str) -> None:
-        super().__init__(reason)
-        self.column = column
+        fault = self.first.fault
+        value = "nothing" if fault.value is None else fault.value
+        why = "other reasons" if self.others else fault.reason
+        return f"{fault.column or 'row'}, {self.count:,} rows: {why}; the first: {self.first.place}: {value}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,9 @@ class CheckReport:
         problems: The first of the rows that cannot be rendered, and of those whose id is another's.
         counts: Column -> rows that are at fault in it; all of them, not only those in `problems`.
         unknown_columns: Columns that a run would ignore.
+        reasons: All problems by column and reason, the most frequent first; at most `MOST_REASONS`, roughly.
+        id_problems: The first of the rows whose id cannot be one, or is another's.
+        bad: Places in the manifest of the rows that cannot be rendered, ascending: int64 (n,).
     """
 
     rows: int
@@ -76,6 +67,9 @@ class CheckReport:
     problems: tuple[Problem, ...]
     counts: Mapping[str, int]
     unknown_columns: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+    id_problems: tuple[Problem, ...]
+    bad: np.ndarray = field(compare=False, repr=False)
 
     @property
     def num_problems(self) -> int:
@@ -88,13 +82,57 @@ class CheckReport:
         return self.num_problems == 0
 
 
+class _Tally:
+    """What was found so far, in memory that does not grow with it but for 8 bytes a bad row.
+
+    Args:
+        limit: How many problems to name.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.problems: list[Problem] = []
+        self.id_problems: list[Problem] = []
+        self.counts: Counter[str] = Counter()
+        self._limit = limit
+        self._reasons: dict[tuple[str, str], tuple[int, Problem]] = {}
+
+    def add(self, bad: BadRows) -> None:
+        """Take what is wrong with a batch."""
+        if not len(bad):
+            return
+        self.problems += bad.problems(slice(max(0, self._limit - len(self.problems))))
+        of_ids = np.array([fault.column == "id" for fault in bad.faults])[bad.numbers]
+        few = np.flatnonzero(of_ids)[: max(0, self._limit - len(self.id_problems))]
+        self.id_problems += bad.problems(few)
+        numbers, first, counts = np.unique(bad.numbers, return_index=True, return_counts=True)
+        by_row = np.argsort(first)
+        for number, at, count in np.stack([numbers, first, counts], axis=1)[by_row].tolist():
+            fault = bad.faults[number]
+            self.counts[fault.column] += count
+            # Numbers may be of the value: a multiple of 16, such as 32.
+            key = (fault.column, re.sub(r"\d+(\.\d+)?", "0", fault.reason))
+            if key not in self._reasons and len(self._reasons) >= MOST_REASONS:
+                key = (fault.column, "")
+            before = self._reasons.get(key)
+            if before is None:
+                self._reasons[key] = count, next(bad.problems(slice(at, at + 1)))
+            else:
+                self._reasons[key] = before[0] + count, before[1]
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """All by column and reason, the most frequent first."""
+        found = [Reason(*of, others=not key[1]) for key, of in self._reasons.items()]
+        return tuple(sorted(found, key=lambda reason: -reason.count))
+
+
 def check(
     manifest: Manifest,
     *,
     defaults: Mapping[str, Any] | None = None,
-    resolve: Callable[[RenderRequest], ResolvedRequest] | None = None,
-    probe: Callable[[RenderRequest | ResolvedRequest], object] | None = None,
+    resolve: Resolve | None = None,
+    probe: Probe | None = None,
     limit: int = 20,
+    on_bad: Callable[[BadRows], None] | None = None,
 ) -> CheckReport:
     """Look at every row without a model.
 
@@ -109,83 +147,61 @@ def check(
         probe: Opens and decodes a request's image and video, and raises ProbeError, ValueError or OSError if
             that fails. Called from several threads.
         limit: How many bad rows, and how many rows with another's id, to name.
+        on_bad: Called with all rows that cannot be rendered, some at a time, and then with all whose id is an
+            earlier one's; a row may be among both.
 
     Raises:
         Refused: A file of the manifest cannot be read, is damaged or was changed since it was opened.
     """
-    problems: list[Problem] = []
-    counts: Counter[str] = Counter()
+    tally, shared = _Tally(limit), _Tally(limit)
     hashes: list[np.ndarray] = []
-    bad = array("q")
-    first = 0
+    places = [np.empty(0, np.int64)]
+    first = surplus = bad_twice = 0
 
-    def look(row: Row) -> Problem | None:
-        return _problem(row, manifest.row_schema.fields, resolve, probe)
+    def take(bad: BadRows) -> None:
+        if len(bad):
+            places.append(first + bad.places)
+            tally.add(bad)
+            if on_bad is not None:
+                on_bad(bad)
 
     try:
         for batch in manifest.batches(defaults):
             hashes.append(text_hashes(batch.ids)[:, 0])
-            if probe is not None:
-                found = map_ahead(look, batch.rows(), threads=8)
-            else:
-                found = map(look, batch.rows(_doubtful(batch, look)))
-            for problem in filter(None, found):
-                counts[problem.column] += 1
-                bad.append(first + problem.row - batch.indices[0])
-                if len(problems) < limit:
-                    problems.append(problem)
+            # Nothing here holds a batch while the next is read.
+            take(find_bad(batch, resolve, probe))
             first += len(batch)
         whole = np.concatenate([np.empty(0, np.uint64), *hashes])
         # There may be gigabytes.
         hashes.clear()
-        bad_twice = _count_seconds(whole, np.frombuffer(bad, np.int64)) if bad else 0
-        repeated, surplus = repeated_hashes(whole)
-        shared = _shared_ids(manifest, repeated, limit) if surplus else []
+        all_bad = np.concatenate(places)
+        bad_twice = _count_seconds(whole, all_bad) if len(all_bad) else 0
+        repeated, surplus = repeated_hashes(whole, None if on_bad else _NAMED_REPEATS)
+        del whole
+        for again in _shared_ids(manifest, repeated) if surplus else ():
+            shared.add(again)
+            if on_bad is not None:
+                on_bad(again)
+            elif len(shared.problems) == limit:
+                break
     except OSError as error:
         raise Refused(str(error)) from None
-    bad_rows = len(bad)
-    if shared:
-        counts["id"] += surplus
+    reasons = list(tally.reasons())
+    bad_rows = len(all_bad)
+    if shared.problems:
+        tally.counts["id"] += surplus
         bad_rows += surplus - bad_twice
-    named = tuple(problems + shared)
-    return CheckReport(manifest.num_rows, bad_rows, named, dict(counts), manifest.unknown_columns)
-
-
-def _doubtful(batch: Batch, look: Callable[[Row], Problem | None]) -> np.ndarray:
-    """Which rows of a batch are to be looked at one by one: bool (N,)."""
-    if not all(_passes(field.type) for field in batch.extra_schema):
-        return np.ones(len(batch), np.bool_)
-    doubtful = ~batch.plain
-    for row, places in batch.groups(batch.plain):
-        if look(row) is not None:
-            doubtful[places] = True
-    return doubtful
-
-
-def _passes(kind: pa.DataType) -> bool:
-    """Whether whatever a column of that type holds can be passed through."""
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return number or is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)
-
-
-def _problem(
-    row: Row,
-    fields: Mapping[str, Field],
-    resolve: Callable[[RenderRequest], ResolvedRequest] | None,
-    probe: Callable[[RenderRequest | ResolvedRequest], object] | None,
-) -> Problem | None:
-    try:
-        request = row.request if resolve is None else resolve(row.request)
-        if probe is not None:
-            probe(request)
-    except RequestError as error:
-        return Problem(row.file, row.index, row.id, error.field, str(error))
-    except (ValueError, OSError, Refused) as error:
-        given = row.request.values()
-        some = next((name for name in given if name in fields and fields[name].kind.has_sources), "")
-        column = error.column if isinstance(error, ProbeError) else some
-        return Problem(row.file, row.index, row.id, column, f"{column}: {error}" if column else str(error))
-    return None
+        reasons.append(Reason(surplus, shared.problems[0]))
+    return CheckReport(
+        rows=manifest.num_rows,
+        bad_rows=bad_rows,
+        problems=tuple(tally.problems + shared.problems),
+        counts=dict(tally.counts),
+        unknown_columns=manifest.unknown_columns,
+        reasons=tuple(sorted(reasons, key=lambda reason: -reason.count)),
+        id_problems=tuple(tally.id_problems + shared.problems),
+        bad=all_bad,
+    )
 
 
 def _count_seconds(hashes: np.ndarray, some: np.ndarray) -> int:
@@ -195,14 +211,14 @@ def _count_seconds(hashes: np.ndarray, some: np.ndarray) -> int:
     return int(np.count_nonzero(~np.isin(some, alike[first])))
 
 
-def repeated_hashes(hashes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Hashes that are there more than once (the first 100,000), and how many are too many.
+def repeated_hashes(hashes: np.ndarray, most: int | None = _NAMED_REPEATS) -> tuple[np.ndarray, int]:
+    """Hashes that are there more than once (the first `most`), and how many are too many.
 
     Sorts them in place: there may be gigabytes.
     """
     hashes.sort()
     again = hashes[1:][hashes[1:] == hashes[:-1]]
-    return np.unique(again)[:100_000], len(again)
+    return np.unique(again)[:most], len(again)
 
 
 def later_places(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[str, _Place, _Place]]:
@@ -219,21 +235,36 @@ def later_places(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[s
     return later
 
 
-def _shared_ids(manifest: Manifest, repeated: np.ndarray, limit: int) -> list[Problem]:
-    def doubtful() -> Iterator[tuple[str, tuple[str, int]]]:
-        for batch in manifest.batches(extras=False):
-            ids = batch.ids
-            for place in np.flatnonzero(np.isin(text_hashes(ids)[:, 0], repeated)).tolist():
-                yield ids[place].as_py(), (batch.file, int(batch.indices[place]))
+def _shared_ids(manifest: Manifest, repeated: np.ndarray) -> Iterator[BadRows]:
+    """The rows with an earlier one's id.
 
-    return [
-        Problem(
-            file,
-            index,
-            row_id,
-            "id",
-            f"id: the same as that of row {other} of {redact(other_file)}; "
-            "each row needs an id of its own (rows without one need to differ, in `seed` for example)",
-        )
-        for row_id, (file, index), (other_file, other) in later_places(doubtful(), limit)
-    ]
+    Args:
+        manifest: The manifest.
+        repeated: Hashes of such ids, sorted: uint64 (n,). Of each, 16 bytes more are kept.
+    """
+    origin, other_half = np.full(len(repeated), -1, np.int64), np.zeros(len(repeated), np.uint64)
+    first = 0
+    for batch in manifest.batches(extras=False):
+        hashes = text_hashes(batch.ids)
+        number = np.minimum(repeated.searchsorted(hashes[:, 0]), len(repeated) - 1)
+        places = np.flatnonzero(repeated[number] == hashes[:, 0])
+        known, at = np.unique(number[places], return_index=True)
+        new = origin[known] < 0
+        origin[known[new]] = first + places[at[new]]
+        other_half[known[new]] = hashes[places[at[new]], 1]
+        # Of ten thousands of millions of ids, two may have one hash of 64 bits.
+        same = other_half[number[places]] == hashes[places, 1]
+        places = places[same & (origin[number[places]] != first + places)]
+        earlier = origin[number[places]].tolist()
+        ids = batch.ids.take(pa.array(places)).to_pylist()
+        faults = [_shared(row_id, *manifest.place(at)) for row_id, at in zip(ids, earlier, strict=True)]
+        yield BadRows(batch, places, faults, np.arange(len(places)))
+        first += len(batch)
+
+
+def _shared(row_id: str, file: str, row: int) -> Fault:
+    reason = (
+        f"the same as that of row {row} of {redact(file)}; "
+        "each row needs an id of its own (rows without one need to differ, in `seed` for example)"
+    )
+    return Fault("id", shown_text(row_id), reason, f"id: {reason}", RequestError.__name__)

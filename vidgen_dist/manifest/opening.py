@@ -53,6 +53,14 @@ class Manifest:
         """Rows of all files."""
         return sum(file.num_rows for file in self.files)
 
+    def place(self, row: int) -> tuple[str, int]:
+        """URI of the file that a row of the manifest, counted from 0, is in, and its place there."""
+        for file in self.files:
+            if row < file.num_rows:
+                return file.uri, row
+            row -= file.num_rows
+        raise IndexError(row)
+
     def rows(
         self, defaults: Mapping[str, Any] | None = None, wanted: np.ndarray | None = None
     ) -> Iterator[Row]:

@@ -17,7 +17,15 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
-from vidgen_dist.manifest import CheckReport, Manifest, ProbeError, check, open_manifest, ordered_rows
+from vidgen_dist.manifest import (
+    CheckReport,
+    Manifest,
+    ProbeError,
+    check,
+    list_bad_rows,
+    open_manifest,
+    ordered_rows,
+)
 from vidgen_dist.media import MediaError, read_image, read_video
 from vidgen_dist.request import (
     FPS,
@@ -36,7 +44,7 @@ from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.resume import Found, Resolving, find_done
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
-from vidgen_dist.storage import Storage, open_storage, open_writable, redact
+from vidgen_dist.storage import Storage, open_export, open_storage, open_writable, redact
 
 RUN_FILE = "run.yaml"
 
@@ -393,12 +401,13 @@ def _check_manifest_belongs(spec: RunSpec, before: RunSpec, ledger: LedgerState,
         )
 
 
-def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
+def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None) -> CheckReport:
     """Check every row of a manifest, its images and clips too, without a model.
 
     Args:
         uri: The manifest.
         flags: Dotted keys of a spec. With `model.id`, rows are also checked against what that model can do.
+        export: A Parquet file to list all bad rows in, see `manifest.list_bad_rows`.
 
     Raises:
         Refused: What is wrong with the manifest as a whole, or with the flags.
@@ -410,15 +419,25 @@ def check_manifest(uri: str, flags: Mapping[str, Any]) -> CheckReport:
         rules = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules
         rules.check_defaults(spec.sampling)
     manifest = open_checked(spec, rules)
+    look = functools.partial(
+        check,
+        manifest,
+        defaults=sampling_defaults(spec, rules),
+        resolve=rules.resolve if rules else None,
+        probe=functools.partial(_probe, rules=rules),
+    )
+    if export is None:
+        return look()
+    place, name = open_export(export)
+    if storage.would_find(uri, place.uri(name)) or place.uri(name) in {file.uri for file in manifest.files}:
+        raise Refused(f"--export {redact(export)}: lies in the manifest {redact(uri)}; give another place")
+    # Images take hours to look at.
+    place.check_writable()
     try:
-        return check(
-            manifest,
-            defaults=sampling_defaults(spec, rules),
-            resolve=rules.resolve if rules else None,
-            probe=functools.partial(_probe, rules=rules),
-        )
+        with list_bad_rows(place, name) as on_bad:
+            return look(on_bad=on_bad)
     except OSError as error:
-        raise Refused(str(error)) from None
+        raise Refused(f"--export: {error}") from None
 
 
 def _probe(request: RenderRequest | ResolvedRequest, rules: Rules[Any] | None) -> None:

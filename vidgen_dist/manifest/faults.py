@@ -1,0 +1,213 @@
+"""What is wrong with rows, found by columns: rows that share a fault are looked at as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.manifest.batches import Batch
+from vidgen_dist.manifest.columns import is_bytes, is_text
+from vidgen_dist.manifest.rows import Row
+from vidgen_dist.request import (
+    SHOWN_VALUE,
+    Field,
+    RenderRequest,
+    RequestError,
+    ResolvedRequest,
+    shown_value,
+)
+from vidgen_dist.storage import redact
+from vidgen_dist.threads import map_ahead
+
+Resolve: TypeAlias = Callable[[RenderRequest], ResolvedRequest]
+Probe: TypeAlias = Callable[[RenderRequest | ResolvedRequest], object]
+
+_PROBERS = 8
+
+
+class ProbeError(ValueError):
+    """An image or a clip that a probe could not read.
+
+    Attributes:
+        column: Whose it is.
+    """
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(reason)
+        self.column = column
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row, wherever that is.
+
+    Args:
+        column: The column that is at fault; empty if no single one is.
+        value: What it holds, as text and cut; None if it holds nothing.
+        reason: What is allowed, or what went wrong.
+        message: All of it, for a person.
+        error: Class of the error.
+    """
+
+    column: str
+    value: str | None
+    reason: str
+    message: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a manifest's row.
+
+    Args:
+        file: URI of the file.
+        row: The row's place in the file, from 0.
+        id: The row's id.
+        fault: What it is.
+    """
+
+    file: str
+    row: int
+    id: str
+    fault: Fault
+
+    @property
+    def column(self) -> str:
+        """The column that is at fault; empty if no single one is."""
+        return self.fault.column
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what is allowed."""
+        return self.fault.message
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person."""
+        shown = self.id if len(self.id) <= 60 else self.id[:57] + "..."
+        return f"{redact(self.file)}, row {self.row} (id {shown!r})"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+@dataclass(frozen=True, eq=False)
+class BadRows:
+    """The rows of a batch that have a fault.
+
+    Args:
+        batch: The batch.
+        places: Theirs in it, ascending: int64 (n,).
+        faults: What is wrong with them.
+        numbers: Which of these it is of each: int64 (n,).
+    """
+
+    batch: Batch
+    places: np.ndarray
+    faults: Sequence[Fault]
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def problems(self, some: slice | np.ndarray) -> Iterator[Problem]:
+        """Some of them, by their numbers among the bad ones."""
+        ids = self.batch.ids
+        for place, number in zip(self.places[some].tolist(), self.numbers[some].tolist(), strict=True):
+            file, index = self.batch.file, int(self.batch.indices[place])
+            yield Problem(file, index, ids[place].as_py(), self.faults[number])
+
+    def told(self, attribute: str) -> pa.Array:
+        """An attribute of the fault of each: strings (n,)."""
+        told = [getattr(fault, attribute) for fault in self.faults]
+        texts = pa.array([text if text is None else _as_utf8(text) for text in told], pa.string())
+        return texts.take(pa.array(self.numbers))
+
+    @classmethod
+    def of(cls, batch: Batch, found: Sequence[tuple[np.ndarray, Fault]]) -> BadRows:
+        """Made of faults, each with the places of its rows: int64 (n,)."""
+        places = np.concatenate([np.empty(0, np.int64), *(places for places, _ in found)])
+        numbers = np.repeat(np.arange(len(found)), [len(places) for places, _ in found])
+        order = np.argsort(places, kind="stable")
+        return cls(batch, places[order], [fault for _, fault in found], numbers[order])
+
+
+def find_bad(batch: Batch, resolve: Resolve | None = None, probe: Probe | None = None) -> BadRows:
+    """The rows of a batch that cannot be rendered.
+
+    Args:
+        batch: Some rows.
+        resolve, probe: As `check` takes them.
+
+    Raises:
+        StorageError: A value that cannot be passed through.
+    """
+    fields = batch.row_schema.fields
+    everyone = np.ones(len(batch), np.bool_)
+    if probe is not None:
+        looked = map_ahead(lambda row: _fault(row, fields, resolve, probe), batch.rows(), threads=_PROBERS)
+        return BadRows.of(batch, list(_single(everyone, looked)))
+    found: list[tuple[np.ndarray, Fault]] = []
+    doubtful = everyone
+    if all(_passes(field.type) for field in batch.extra_schema):
+        doubtful = ~batch.plain
+        for row, places in batch.groups(batch.plain):
+            fault = _fault(row, fields, resolve)
+            if fault is None:
+                continue
+            if fault.column in fields and not fields[fault.column].is_own:
+                found.append((places, fault))
+            else:
+                # It tells of a value that differs from row to row.
+                doubtful[places] = True
+    found += _single(doubtful, (_fault(row, fields, resolve) for row in batch.rows(doubtful)))
+    return BadRows.of(batch, found)
+
+
+def _single(wanted: np.ndarray, looked: Iterator[Fault | None]) -> Iterator[tuple[np.ndarray, Fault]]:
+    for place, fault in zip(np.flatnonzero(wanted), looked, strict=True):
+        if fault is not None:
+            yield np.array([place]), fault
+
+
+def _passes(kind: pa.DataType) -> bool:
+    """Whether whatever a column of that type holds can be passed through."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return number or is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)
+
+
+def _fault(
+    row: Row, fields: Mapping[str, Field], resolve: Resolve | None, probe: Probe | None = None
+) -> Fault | None:
+    try:
+        request = row.request if resolve is None else resolve(row.request)
+        if probe is not None:
+            probe(request)
+    except RequestError as error:
+        return Fault(error.field, shown_text(error.value), error.allowed, str(error), type(error).__name__)
+    except (ValueError, OSError, Refused) as error:
+        given = row.request.values()
+        some = next((name for name in given if name in fields and fields[name].kind.has_sources), "")
+        column = error.column if isinstance(error, ProbeError) else some
+        message = f"{column}: {error}" if column else str(error)
+        return Fault(column, shown_text(given.get(column)), str(error), message, type(error).__name__)
+    return None
+
+
+def shown_text(value: Any) -> str | None:
+    """A value as text, cut: a text as it is; None if there is none."""
+    if not isinstance(value, str):
+        return None if value is None else shown_value(value)
+    shown = redact(value)
+    return shown if len(shown) <= SHOWN_VALUE else f"{shown[: SHOWN_VALUE - 3]}..."
+
+
+def _as_utf8(text: str) -> str:
+    """The text, with escapes for what is no UTF-8 in a manifest: lone surrogates, which no file holds."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,65 @@
+"""A Parquet file that lists a manifest's bad rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vidgen_dist.manifest.faults import BadRows
+from vidgen_dist.storage import Storage, redact
+
+LISTED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("column", pa.string()),
+        pa.field("value", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+"""Its columns: the row's id, its place in the file, from 0, and the file; the column at fault, null if no
+single one is; what it holds, as text and cut, null if nothing; what is allowed, or what went wrong.
+"""
+
+_GROUP_ROWS = 2**16
+
+
+@contextlib.contextmanager
+def list_bad_rows(place: Storage, name: str) -> Iterator[Callable[[BadRows], None]]:
+    """A file of bad rows, which takes them some at a time; it appears, whole, when the block ends.
+
+    Args:
+        place, name: Its folder, and its name in it.
+
+    Raises:
+        OSError: The storage failed.
+    """
+    held: list[pa.Table] = []
+    with place.create(name) as file, pq.ParquetWriter(file, LISTED, compression="zstd") as writer:
+
+        def put(most: int) -> None:
+            if sum(map(len, held)) > most:
+                writer.write_table(pa.concat_tables(held))
+                held.clear()
+
+        def take(bad: BadRows) -> None:
+            held.append(_table(bad))
+            # A group for each batch that has a bad row would be thousands of small ones.
+            put(_GROUP_ROWS)
+
+        yield take
+        put(0)
+
+
+def _table(bad: BadRows) -> pa.Table:
+    batch = bad.batch
+    columns = [bad.told(name) for name in ("column", "value", "reason")]
+    columns[0] = pc.if_else(pc.equal(columns[0], ""), None, columns[0])
+    indices = pa.array(batch.indices[place] for place in bad.places.tolist())
+    file = pa.array([redact(batch.file)]).take(pa.nulls(len(bad), pa.int64()).fill_null(0))
+    return pa.table([batch.ids.take(pa.array(bad.places)), indices, file, *columns], LISTED)
