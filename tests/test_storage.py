@@ -191,10 +191,15 @@ def test_files_folders_and_globs_expand(root: str) -> None:
         "_SUCCESS",
         ".a.parquet.crc",
         "_temporary/d.parquet",
+        "_committed_1",
+        ".part=1/f.parquet",
+        "sub/_part=1/g.parquet",
     ):
         output.write_bytes(name, b"x")
     assert expand(output.uri("a.parquet")) == [output.uri("a.parquet")]
-    assert expand(root) == [output.uri(n) for n in ("a.parquet", "b.parquet", "sub/c.parquet")]
+    # As Spark has it, a partition may have such a name.
+    all_of_them = ("a.parquet", "b.parquet", "sub/_part=1/g.parquet", "sub/c.parquet")
+    assert expand(root) == [output.uri(name) for name in all_of_them]
     assert expand(root + "/") == expand(root)
     assert expand(root + "/*.parquet") == [output.uri("a.parquet"), output.uri("b.parquet")]
     assert expand(root + "/**/*.parquet") == expand(root)

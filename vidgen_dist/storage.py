@@ -198,8 +198,11 @@ def is_temporary(path: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether readers of data sets pass over a relative path: a part of it begins with ``_`` or ``.``."""
-    return any(part[:1] in ("_", ".") for part in path.split("/"))
+    """Whether readers of data sets pass over a relative path: a part of it begins with ``_`` or ``.``.
+
+    As for Spark, ``_name=value``, a folder of a partition, is not hidden.
+    """
+    return any(part[:1] == "." or (part[:1] == "_" and "=" not in part) for part in path.split("/"))
 
 
 def _inside(path: str) -> str:
@@ -693,12 +696,28 @@ def open_input(uri: str) -> BinaryIO:
         return fs.open(path, "rb", **uncached)
 
 
-@_patient
+@dataclass(frozen=True)
+class Expansion:
+    """What a file, a folder or a glob stands for.
+
+    Args:
+        kind: `file`, `directory` or `glob`; of a glob that matches nothing too.
+        folder: URI of the folder, or of the one before a glob's pattern; of a file its own URI.
+        files: URIs of the files, sorted; without the hidden ones.
+        paths: Paths of all files relative to the folder, also of hidden ones; none of a single file.
+    """
+
+    kind: str
+    folder: str
+    files: list[str]
+    paths: list[str]
+
+
 def expand(uri: str | os.PathLike[str]) -> list[str]:
     """The files that a file, a folder or a glob (``*``, ``**``, ``?``, ``[…]``) stands for, sorted.
 
-    In a folder or a glob, hidden files and those whose name, or whose folder's, begins with ``_`` are left
-    out, as Spark and Arrow do. A file of the very name goes before a glob.
+    In a folder or a glob, hidden files and folders are left out, see `is_hidden`. A file of the very name
+    goes before a glob.
 
     Returns:
         URIs; none if there is nothing.
@@ -706,6 +725,12 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
     Raises:
         Refused, StorageError: As `read_bytes`.
     """
+    return expansion(uri).files
+
+
+@_patient
+def expansion(uri: str | os.PathLike[str]) -> Expansion:
+    """The same, and what it takes to look at the files that were left out. Raises as `expand`."""
     text = os.fspath(uri)
     with _naming("list", text):
         fs, path = _place(text)
@@ -717,14 +742,16 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
                 raise
             kind = "glob"
         if kind == "file":
-            return [path if _speaks(fs, _LOCAL) else text]
+            whole = path if _speaks(fs, _LOCAL) else text
+            return Expansion(kind, whole, [whole], [])
         if kind == "directory":
             below, names = path.rstrip("/"), _files_below(fs, path)
         else:
             below = _plain_start(path)
             found = fs.glob(path, detail=True) if _GLOB.search(path) else {}
             names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
-        return sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
+        files = sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
+        return Expansion(kind, _uri(fs, below, text), files, names)
 
 
 def would_find(uri: str, file: str) -> bool:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_columns
-from vidgen_dist.storage import StorageError, expand, open_input, redact, stamp
+from vidgen_dist.manifest.table_formats import check_no_table
+from vidgen_dist.storage import StorageError, expand, expansion, open_input, redact, stamp
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
@@ -58,7 +59,10 @@ class ManifestFile:
 
 def find_files(uri: str) -> list[str]:
     """The files that a URI stands for, see `storage.expand`; refused if there are none."""
-    found = expand(uri)
+    return _some(uri, expand(uri))
+
+
+def _some(uri: str, found: list[str]) -> list[str]:
     if not found:
         raise Refused(f"{redact(uri)}: there is no such file, folder with files or match")
     return found
@@ -68,14 +72,15 @@ def parquet_files(uri: str) -> list[str]:
     """The Parquet files that a URI stands for; a single file may have any name.
 
     Raises:
-        Refused: There are none.
+        Refused: There are none; or they are a table's, see `check_no_table`.
     """
-    found = find_files(uri)
-    if len(found) == 1 and posixpath.basename(found[0]) == posixpath.basename(uri):
-        return found
-    files = [file for file in found if file.lower().endswith(PARQUET_SUFFIXES)]
+    found = expansion(uri)
+    files = found.files
+    if found.kind != "file":
+        files = [file for file in files if file.lower().endswith(PARQUET_SUFFIXES)]
+    check_no_table(uri, found, files)
     if not files:
-        names = ", ".join(posixpath.basename(redact(file)) for file in found[:5])
+        names = ", ".join(posixpath.basename(redact(file)) for file in _some(uri, found.files)[:5])
         raise Refused(f"{redact(uri)}: holds no .parquet file; it holds {names}")
     return files
 

@@ -1,0 +1,182 @@
+"""Tables whose rows are not those of their Parquet files: seen, and refused by name.
+
+Delta Lake, Iceberg and others keep files of rows that were deleted or replaced, and say in a log which files,
+and which of their rows, count. Who reads the folder's files gets the deleted rows back. Such a table is seen
+by the folder of its log, which lies in the folder that is read or in one above it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.storage import Expansion, Storage, StorageError, is_hidden, is_local, redact, split
+from vidgen_dist.threads import map_ahead
+
+_PROBES = 16
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """A format of tables.
+
+    Args:
+        name: What people call such a table, with its article.
+        snapshot: How to write a table's rows to a Parquet file; `{uri}` is the table's.
+        log: Folder, in the table's own, that only such a table has; empty if there is none.
+        in_log: Regular expression of names of files in that folder, of which there is one at least.
+        data: Regular expression of paths of data files, relative to the table's folder; empty if they may
+            have any.
+    """
+
+    name: str
+    snapshot: str
+    log: str = ""
+    in_log: str = ".*"
+    data: str = ""
+
+
+_SPARK = "in Spark: spark.read.format('{format}').load('{{uri}}').write.parquet('snapshot/')"
+_SQL = "INSERT OVERWRITE DIRECTORY 'snapshot/' STORED AS PARQUET SELECT * FROM the_table"
+
+TABLE_FORMATS = (
+    TableFormat(
+        "a Delta Lake table",
+        "in DuckDB: COPY (FROM delta_scan('{uri}')) TO 'snapshot.parquet'; or with Python's deltalake and "
+        "pyarrow: pq.write_table(DeltaTable('{uri}').to_pyarrow_table(), 'snapshot.parquet')",
+        log="_delta_log",
+    ),
+    TableFormat(
+        "an Iceberg table",
+        "in DuckDB: COPY (FROM iceberg_scan('{uri}')) TO 'snapshot.parquet'; or with Python's pyiceberg and "
+        "pyarrow: pq.write_table(catalog.load_table(…).scan().to_arrow(), 'snapshot.parquet')",
+        log="metadata",
+        in_log=r".*\.metadata\.json(\.gz)?|version-hint\.text",
+    ),
+    TableFormat("a Hudi table", _SPARK.format(format="hudi"), log=".hoodie"),
+    TableFormat("a Paimon table", _SPARK.format(format="paimon"), log="snapshot", in_log=r"snapshot-\d+"),
+    TableFormat(
+        "a Lance table",
+        "with Python's lance and pyarrow: pq.write_table(lance.dataset('{uri}').to_table(), "
+        "'snapshot.parquet')",
+        log="_versions",
+        in_log=r".*\.manifest",
+    ),
+    TableFormat(
+        "a DuckLake table",
+        "in DuckDB, with the lake attached: COPY (FROM lake.the_table) TO 'snapshot.parquet'",
+        data=r"ducklake-[0-9a-f]{8}-[0-9a-f-]{27}(-delete)?\.parquet",
+    ),
+    # Seven digits: dates have six or eight.
+    TableFormat(
+        "a Hive ACID table",
+        f"in Hive: {_SQL}",
+        data=r"((delete_)?delta_\d{7}_\d{7}(_\d{4})?|base_\d{7})(_v\d+)?/.+",
+    ),
+)
+
+
+def check_no_table(uri: str, found: Expansion, files: Sequence[str]) -> None:
+    """Refuse what lies in a table of these formats.
+
+    Folders above the ones that were named are looked at, too; those that may not be read are passed over. Of
+    a single file over HTTP they are not: many hosts answer whatever they are asked.
+
+    Args:
+        uri: The manifest.
+        found: What it stands for.
+        files: URIs of the files that are to be read as Parquet; none, if there are none.
+
+    Raises:
+        Refused: Names the table and its format, and says how to hand over a snapshot.
+        StorageError: The storage failed.
+    """
+    table = _by_listing(found, files) or _by_names(files or found.files) or _by_folders(found, files)
+    if table is not None:
+        root, kind = table
+        shown = redact(root)
+        whole = redact(uri).rstrip("/") == shown.rstrip("/")
+        raise Refused(
+            f"{redact(uri)}: {'is' if whole else f'lies in {shown},'} {kind.name}, whose Parquet files "
+            "also hold rows that were deleted or replaced; write its rows to a Parquet file of their own and "
+            f"give that, {kind.snapshot.format(uri=shown)}"
+        )
+
+
+def _by_listing(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
+    """A table in a folder that was listed, of which some of the files are; any, if there are none."""
+    for kind in TABLE_FORMATS:
+        if not kind.log:
+            continue
+        mark = re.compile(rf"(?:(.*)/)?{re.escape(kind.log)}/(?:{kind.in_log})")
+        below = {match[1] or "" for path in found.paths if (match := mark.fullmatch(path))}
+        for path in sorted(below):
+            root = f"{found.folder.rstrip('/')}/{path}" if path else found.folder
+            if not files or any(file.startswith(f"{root.rstrip('/')}/") for file in files):
+                return root, kind
+    return None
+
+
+def _by_names(files: Sequence[str]) -> tuple[str, TableFormat] | None:
+    for kind in TABLE_FORMATS:
+        if kind.data:
+            data = re.compile(rf"(.*)/{kind.data}")
+            for file in files:
+                if match := data.fullmatch(file):
+                    return match[1], kind
+    return None
+
+
+def _by_folders(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
+    """A table that has its log in a folder above, or between a glob's beginning and the files."""
+    if found.kind == "file" and found.folder.lower().startswith("http"):
+        return None
+    folders = dict.fromkeys(_above(found.folder))
+    if found.kind == "glob":
+        folders = dict.fromkeys([found.folder, *folders])
+        for folder in sorted({split(file)[0] for file in files}):
+            inner = folder
+            # Partitions are no tables, and there may be thousands.
+            while inner not in folders and len(inner) > len(found.folder):
+                if "=" not in split(inner)[1]:
+                    folders[inner] = None
+                inner = split(inner)[0]
+    if is_local(found.folder):
+        folders |= dict.fromkeys(_above(os.path.realpath(found.folder)))
+    return next(filter(None, map_ahead(_table_at, list(folders), threads=_PROBES)), None)
+
+
+def _above(uri: str) -> Iterator[str]:
+    """URIs of the folders in which a file or a folder lies, up to the root or the bucket.
+
+    A hidden folder ends it: what is in one is no part of a table above it.
+    """
+    folder, name = split(uri)
+    while name and not is_hidden(name):
+        yield folder
+        folder, name = split(folder)
+
+
+def _table_at(folder: str) -> tuple[str, TableFormat] | None:
+    """A table whose folder is this one."""
+    for kind in TABLE_FORMATS:
+        if kind.log and any(re.fullmatch(kind.in_log, name) for name in _names_in(folder, kind.log)):
+            return folder, kind
+    return None
+
+
+def _names_in(folder: str, name: str) -> list[str]:
+    """What lies in a folder of a folder; nothing, if it is not there or may not be read."""
+    place = Storage(folder)
+    try:
+        # Object stores list the folder itself, too, to say that one in it is not there.
+        files, folders = place.entries(name) if place.exists(name) else ({}, ())
+    except StorageError as error:
+        if error.transient:
+            raise
+        # Who may read a folder may not be allowed to look into those above it.
+        return []
+    return [path.rpartition("/")[2] for path in (*files, *folders)]
