@@ -13,7 +13,6 @@ reference's default. Model, rules and costs read it from there. `check` says wha
 from __future__ import annotations
 
 import dataclasses
-import logging
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -26,8 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from vidgen_dist.errors import ConfigError
-
-logger = logging.getLogger(__name__)
+from vidgen_dist.reference_keys import ReferenceKeys, reference_keys
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """How config classes are checked: no text for a number, no number for true, no NaN."""
@@ -48,18 +46,17 @@ _SHOWN = 80
 class Config:
     """What the config classes have in common.
 
+    A key of the reference's class that is neither a field nor in `HARMLESS` must have the default there.
+
     Class attributes:
         NAME: The class that the file configures, for messages.
-        HARMLESS: Keys that the reference class takes and does nothing with.
-        ONLY: Key -> the one value at which the reference and these models agree.
-        TELLS_UNKNOWN: Whether a key that is none of these is named in a warning. transformers writes many for
-            training and generation.
+        HARMLESS: Keys that decide no pixels -> why not.
+        ONLY: Keys that the reference reads and does not declare -> the value at which these models are alike.
     """
 
     NAME: ClassVar[str]
-    HARMLESS: ClassVar[Collection[str]] = ()
+    HARMLESS: ClassVar[Mapping[str, str]] = {}
     ONLY: ClassVar[Mapping[str, Any]] = {}
-    TELLS_UNKNOWN: ClassVar[bool] = True
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
@@ -73,23 +70,67 @@ class Config:
         Raises:
             ConfigError: Names each key whose value cannot be, the value and what is allowed.
         """
-        for key, only in {"quantization_config": None, **cls.ONLY}.items():
-            value = raw.get(key, only)
-            # Off is off, however it is written.
-            if value != only and (value or only):
-                raise bad_key(cls.NAME, key, value, _only(key, only))
+        raw = cls.spelled(raw)
+        faults = [
+            str(bad_key(cls.NAME, key, value, " or ".join(dict.fromkeys(map(_shown_value, allowed)))))
+            for key, value in cls._unread(raw).items()
+            if (allowed := cls._allowed(key)) and not any(_same(value, one) for one in allowed)
+        ]
         names = {field.name for field in dataclasses.fields(cls)}
-        if cls.TELLS_UNKNOWN:
-            _tell_unknown(cls.NAME, raw, cls.keys())
         try:
-            return cls(**{name: raw[name] for name in names if name in raw})
+            read = cls(**{name: raw[name] for name in names if name in raw})
         except ValidationError as error:
-            raise _explained(cls, raw, error) from None
+            faults += _explained(cls, raw, error)
+        except ConfigError as error:
+            faults += str(error).splitlines()
+        if faults:
+            raise ConfigError("\n".join(faults)) from None
+        return read
+
+    @classmethod
+    def unknown(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of a parsed file that neither these models nor the reference know, unless they are off.
+
+        Args:
+            raw: As for `read`.
+        """
+        unread = cls._unread(cls.spelled(raw))
+        return {key: value for key, value in unread.items() if value and not cls._allowed(key)}
+
+    @classmethod
+    def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A file's keys as the fields are spelled, where releases of the reference differ.
+
+        Raises:
+            ConfigError: Two spellings of a key have different values.
+        """
+        reference = reference_keys(cls.NAME)
+        raw = _part_for(reference, raw)
+        for alias, key in reference.aliases.items():
+            if alias in raw:
+                if key in raw and raw[key] != raw[alias]:
+                    raise bad_key(cls.NAME, alias, raw[alias], f"{raw[key]}, as {key} is; or leave it out")
+                raw = {**raw, key: raw[alias]}
+        return raw
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """The keys that the reference class takes, sorted, as far as they are known here."""
-        return tuple(sorted({field.name for field in dataclasses.fields(cls)} | {*cls.HARMLESS, *cls.ONLY}))
+        """The keys that the reference class takes, sorted."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        return tuple(sorted({*fields, *cls.HARMLESS, *cls.ONLY, *reference_keys(cls.NAME).defaults}))
+
+    @classmethod
+    def _unread(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys that are nothing to these models, but may be to others."""
+        reference = reference_keys(cls.NAME)
+        read = {field.name for field in dataclasses.fields(cls)} | {*cls.HARMLESS, *reference.aliases}
+        return {key: value for key, value in raw.items() if key not in read and not key.startswith("_")}
+
+    @classmethod
+    def _allowed(cls, key: str) -> tuple[Any, ...]:
+        """Values with which a key that is not read decides nothing; none: the reference does not know it."""
+        own = (cls.ONLY[key],) if key in cls.ONLY else ()
+        return (*own, *reference_keys(cls.NAME).defaults.get(key, ()))
 
     def __post_init__(self) -> None:
         self.check()
@@ -149,19 +190,28 @@ class OneOf:
         return f"one of {', '.join(self.names)}"
 
 
-def _only(key: str, only: Any) -> str:
-    if key == "quantization_config":
-        return "none: weights are read as they are"
-    return "null" if only is None else str(only)
+def _part_for(reference: ReferenceKeys, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a config of several models the part that is a model's, as transformers finds it."""
+    part = raw.get(reference.part) if reference.part else None
+    if isinstance(part, Mapping):
+        return part
+    if reference.model_type and raw.get("model_type", reference.model_type) != reference.model_type:
+        for value in raw.values():
+            if isinstance(value, Mapping) and value.get("model_type") == reference.model_type:
+                return value
+    return raw
 
 
-def _tell_unknown(model: str, raw: Mapping[str, Any], known: Collection[str]) -> None:
-    for key, value in raw.items():
-        if key not in known and not key.startswith("_") and value is not None and value is not False:
-            logger.warning("config of %s: %s is not known and not used (its value is %r)", model, key, value)
+def _same(value: Any, allowed: Any) -> bool:
+    # Off is off, however it is written.
+    return value == allowed or not (value or allowed)
 
 
-def _explained(cls: type[Config], raw: Mapping[str, Any], error: ValidationError) -> ConfigError:
+def _shown_value(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _explained(cls: type[Config], raw: Mapping[str, Any], error: ValidationError) -> list[str]:
     """All that is wrong with a file's values: a line for each key."""
     hints = typing.get_type_hints(cls, include_extras=True)
     faults: dict[str, set[str]] = {}
@@ -174,7 +224,7 @@ def _explained(cls: type[Config], raw: Mapping[str, Any], error: ValidationError
             # Infinity and NaN are numbers, too.
             allowed = allowed.replace(_WORDS[float], "a finite number")
         told.append(str(bad_key(cls.NAME, key, raw[key], allowed)))
-    return ConfigError("\n".join(told))
+    return told
 
 
 def describe(hint: Any) -> str:

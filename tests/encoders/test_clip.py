@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.encoders.clip import CLIPTextEncoder, end_positions
-from vidgen_dist.encoders.config import ClipTextConfig
+from vidgen_dist.encoders.config import ClipTextConfig, ClipVisionConfig
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.load import load_weights
 
@@ -63,6 +64,28 @@ def test_a_table_of_positions_is_left_out():
     own_key = CLIPTextEncoder(ClipTextConfig.read(TINY)).own_key
     assert own_key("text_model.embeddings.position_ids") is None
     assert own_key("text_model.final_layer_norm.bias") == "text_model.final_layer_norm.bias"
+
+
+def test_weights_as_transformers_5_names_them(tmp_path):
+    folder = case("t2v", FAMILY).checkpoint / "text_encoder_2"
+    stored = load((folder / "model.safetensors").read_bytes())
+    named = {key.removeprefix("text_model."): value for key, value in stored.items()}
+    assert not named.keys() & stored.keys()
+    (tmp_path / "model.safetensors").write_bytes(save(named))
+    model = CLIPTextEncoder(ClipTextConfig.read(json.loads((folder / "config.json").read_text())))
+    load_weights(model, tmp_path, rename=model.own_key)
+    for key, parameter in nn.named_parameters(model).items():
+        np.testing.assert_array_equal(nn.to_numpy(parameter), stored[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [(ClipTextConfig, "text_config"), (ClipVisionConfig, "vision_config")]
+)
+def test_a_config_of_both_encoders_has_a_part_for_each(kind, part):
+    own = {"num_hidden_layers": 3, "hidden_act": "gelu", "model_type": kind.NAME}
+    both = {"model_type": "clip", "projection_dim": 7, part: own, "num_hidden_layers": 5}
+    assert kind.read(both) == kind.read(own)
+    assert kind.unknown({**both, part: {**own, "magic": 1}}) == {"magic": 1}
 
 
 @pytest.mark.parametrize(

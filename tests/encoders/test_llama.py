@@ -106,18 +106,32 @@ def test_of_two_blocks_none_is_run():
         ({"head_dim": 5}, "head_dim is 5; allowed is one that gives heads of an even width"),
         ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
         ({"vocab_size": 0}, "vocab_size is 0; allowed is a whole number from 1"),
-        (
-            {"rope_scaling": {"rope_type": "llama3"}},
-            "rope_scaling is .*; allowed is null, or an object whose",
+        *(
+            ({key: {"factor": 8.0, name: kind, "rope_theta": 5e5}}, f"{key} is .* is default, not {kind}$")
+            for key in ("rope_scaling", "rope_parameters")
+            for name, kind in (("rope_type", "llama3"), ("type", "linear"), ("rope_type", "yarn"))
         ),
         *(
-            (
-                {"rope_scaling": value},
-                f"rope_scaling is {re.escape(repr(value))}; allowed is an object or null$",
-            )
+            ({key: value}, f"{key} is {re.escape(repr(value))}; allowed is an object or null$")
+            for key in ("rope_scaling", "rope_parameters")
             for value in ("linear", 2.0, ["linear"], True)
         ),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is .*; allowed is none"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, "rope_parameters .*for all layers"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling is .* for all layers"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters .*partial_rotary_factor is 1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; allowed is 1.0"),
+        ({"is_causal": False}, "is_causal is False; allowed is True"),
+        ({"rope_parameters": {"rope_theta": "5e5"}}, "rope_theta is '5e5'; allowed is a number"),
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+            "rope_theta is 10000.0; allowed is 500000.0, as rope_parameters.rope_theta is; or leave it out",
+        ),
+        (
+            {"rope_scaling": {"rope_theta": 1e4}, "rope_parameters": {"rope_theta": 5e5}},
+            "rope_parameters.rope_theta is 500000.0; allowed is 10000.0, as rope_scaling.rope_theta is",
+        ),
+        ({"per_layer_config": {"0": {"hidden_act": "gelu"}}}, "per_layer_config is .*; allowed is null"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is .*; allowed is null"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'; allowed is a number from 0"),
     ],
 )
@@ -128,3 +142,24 @@ def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
 
 def test_positions_that_need_no_scaling_are_taken():
     assert TextConfig.read({**TINY, "rope_scaling": {"rope_type": "default"}}).layers == 1
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"rope_theta": 500000.0, "rope_scaling": None},
+        {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 500000.0}},
+        {"rope_parameters": {"rope_theta": 500000.0, "partial_rotary_factor": 1.0}},
+        {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "rope_theta": 500000},
+        {"rope_theta": 500000.0, "rope_parameters": None},
+        {"rope_theta": 500000.0, "rope_parameters": {"type": "default"}},
+        {"rope_scaling": {"rope_theta": 500000.0}},
+        {"model_type": "llava", "text_config": {"model_type": "llama", "rope_theta": 500000.0, **TINY}},
+    ],
+)
+def test_the_base_of_positions_is_read_as_transformers_4_and_5_spell_it(spelled):
+    read = TextConfig.read({**TINY, **spelled})
+    assert (read.rope_theta, read.vocab_size) == (500000.0, TINY["vocab_size"])
+    assert TextConfig.unknown({**TINY, **spelled}) == {}
+    assert TextConfig.read(TINY).rope_theta == 10000.0

@@ -212,9 +212,34 @@ def test_the_token_table_goes_by_either_name(tmp_path, names):
             "relative_attention_max_distance is 8; allowed is 9 or more",
         ),
         ({"layer_norm_epsilon": -1}, "layer_norm_epsilon is -1; allowed is a number from 0"),
-        ({"quantization_config": {"bits": 8}}, "quantization_config is {'bits': 8}; allowed is none"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_by_its_key(changes, message):
     with pytest.raises(Refused, match=f"^config of T5EncoderModel: {message}"):
         T5Config.read({**TINY, **changes})
+
+
+def test_transformers_common_names_of_keys_are_read():
+    names = {"hidden_size": 8, "num_attention_heads": 3, "num_hidden_layers": 2, "head_dim": 6}
+    plain = {key: value for key, value in TINY.items() if key in ("vocab_size", "d_ff")}
+    assert T5Config.read({**plain, **names}) == T5Config.read({**TINY, **names}) == T5Config.read(TINY)
+    with pytest.raises(Refused, match=r"hidden_size is 9; allowed is 8, as d_model is; or leave it out$"):
+        T5Config.read({**TINY, "hidden_size": 9})
+
+
+@pytest.mark.parametrize("key", ["is_decoder", "pruned_heads"])
+def test_what_would_make_another_model_of_it_is_refused(key):
+    with pytest.raises(Refused, match=f"^config of T5EncoderModel: {key} is "):
+        T5Config.read({**TINY, key: {"0": [1]} if key == "pruned_heads" else True})
+
+
+def test_keys_of_transformers_5_are_read_without_a_word():
+    raw = {
+        **TINY,
+        "dtype": "bfloat16",
+        "is_decoder": False,
+        "scale_decoder_outputs": False,
+        "output_past": True,
+    }
+    assert T5Config.read({**raw, "transformers_version": "5.24.0"}) == T5Config.read(TINY)
+    assert T5Config.unknown(raw) == {}

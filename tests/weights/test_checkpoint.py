@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from tests.weights.files import MODEL_INDEX, NOT_NEEDED, checkpoint_files, write_checkpoint
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import INDEX, needed_files, open_checkpoint
+from vidgen_dist.weights.tensors import TensorFiles
 
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer")
 TEXTS = [
@@ -166,7 +167,7 @@ def test_digests_of_variants_differ(folder: Path) -> None:
 def test_digest_names_a_file_that_vanished(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     (folder / INDEX).unlink()
-    with pytest.raises(Refused, match=r"model_index.json: cannot be read"):
+    with pytest.raises(Refused, match=r"model_index.json: the file is missing"):
         checkpoint.digest()
 
 
@@ -184,8 +185,12 @@ def test_neither_a_folder_nor_a_hub_id(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_file(folder: Path) -> None:
-    with pytest.raises(Refused, match=r"original.safetensors' is a file; allowed: a folder"):
+    with pytest.raises(
+        Refused, match=r"original.safetensors' is a file: .*from_single_file.*; allowed: a fold"
+    ):
         open_checkpoint(folder / "original.safetensors")
+    with pytest.raises(Refused, match=r"README.md' is a file; allowed: a folder"):
+        open_checkpoint(folder / "README.md")
 
 
 def test_revision_of_a_folder(folder: Path) -> None:
@@ -272,8 +277,45 @@ def test_component_without_a_config(folder: Path) -> None:
 
 def test_model_without_weights(folder: Path) -> None:
     (folder / "text_encoder" / "model.safetensors").unlink()
+    named = r"text_encoder has no safetensors weights; pytorch_model.fp16.bin \(pickled\) is not read, "
+    with pytest.raises(Refused, match=named + r"flax_model.msgpack, model.onnx \(of another framework\) is"):
+        open_checkpoint(folder)
+    for name in ("pytorch_model.fp16.bin", "flax_model.msgpack", "model.onnx"):
+        (folder / "text_encoder" / name).unlink()
     with pytest.raises(Refused, match=r"text_encoder has no safetensors weights$"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("pytorch_model.bin", "pickled"),
+        ("pytorch_model-00001-of-00002.bin", "pickled"),
+        ("diffusion_pytorch_model.pt", "pickled"),
+        ("model.ckpt", "pickled"),
+        ("model-Q4_K_M.gguf", "quantised"),
+        ("flax_model.msgpack", "of another framework"),
+        ("tf_model.h5", "of another framework"),
+    ],
+)
+def test_weights_of_other_formats_are_named_with_what_to_do(folder: Path, name: str, kind: str) -> None:
+    encoder = folder / "text_encoder"
+    for path in encoder.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    (encoder / name).write_bytes(b"weights")
+    told = rf"no safetensors weights; {name} \({kind}\) is not read: .*save_pretrained\(FOLDER\) writes"
+    with pytest.raises(Refused, match=told):
+        open_checkpoint(folder)
+    with pytest.raises(Refused, match=told):
+        TensorFiles.open(encoder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "sd.ckpt", "wan-Q8_0.gguf"])
+def test_a_folder_of_a_checkpoint_in_one_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(Refused, match=rf"no model_index.json in it: {name} .*from_single_file\(FILE\)"):
+        open_checkpoint(tmp_path)
 
 
 def test_model_with_weights_of_a_variant_only(folder: Path) -> None:

@@ -73,7 +73,10 @@ def test_shards(tmp_path: Path) -> None:
     assert_holds(module, tensors())
 
 
-@pytest.mark.parametrize("stored", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize(
+    "stored",
+    [np.float16, ml_dtypes.bfloat16, np.float64, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2],
+)
 @pytest.mark.parametrize("asked", [None, "bfloat16"])
 def test_cpu_computes_in_float32_whatever_the_file_holds(
     tmp_path: Path, stored: type, asked: str | None
@@ -106,6 +109,11 @@ def test_what_does_not_fit_is_named_with_both_shapes(tmp_path: Path) -> None:
     assert "1 missing: proj.bias" in message
     assert "1 surplus: proj.gamma" in message
     assert "proj.weight is (3, 4) in the file and (4, 3) in the model" in message
+
+
+def test_whole_numbers_where_the_model_has_real_ones_are_named(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"1 of whole numbers: scale is int32$"):
+        load_weights(Outer(), write(tmp_path, tensors() | {"scale": np.array(2, np.int32)}))
 
 
 def test_ten_keys_of_a_kind_are_listed_and_all_are_counted(tmp_path: Path) -> None:

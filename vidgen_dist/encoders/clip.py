@@ -53,6 +53,8 @@ class CLIPTextEncoder(nn.Module):
 
     def own_key(self, key: str) -> str | None:
         """The module's name of a checkpoint's key, for `load_weights`."""
+        # transformers 5 leaves the prefix out.
+        key = f"text_model.{key.removeprefix('text_model.')}"
         # A table of whole numbers that older releases stored.
         return None if key == "text_model.embeddings.position_ids" else key
 

@@ -1,25 +1,64 @@
-"""Configs of the text and image encoders, with transformers' keys and defaults. No MindSpore."""
+"""Configs of the text and image encoders, with transformers' keys and defaults. No MindSpore.
+
+Keys are read as transformers 4 and 5 spell them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import TRANSFORMERS
-from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, OneOf, Positive
+from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, OneOf, Positive, bad_key
+from vidgen_dist.reference_keys import reference_keys
 
 Activation = Annotated[str, OneOf(TRANSFORMERS)]
 
+_HARMLESS = {
+    "a name or a note": (
+        *("architectures", "finetuning_task", "id2label", "label2id", "model_type", "name_or_path"),
+        *("num_labels", "prefix", "problem_type", "task_specific_params", "tokenizer_class"),
+        "transformers_version",
+    ),
+    "the tokenizer has its own special tokens": (
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+    ),
+    "training": (
+        *("attention_dropout", "classifier_dropout", "dropout", "dropout_rate", "gradient_checkpointing"),
+        *("initializer_factor", "initializer_range", "tf_legacy_loss"),
+    ),
+    "the run has its dtype": ("dtype", "torch_dtype", "use_bfloat16"),
+    "how it is computed and what is handed back beside": (
+        *("attn_implementation", "chunk_size_feed_forward", "experts_implementation", "output_attentions"),
+        *("output_hidden_states", "output_past", "pretraining_tp", "return_dict", "tie_last_hidden_states"),
+        *("torchscript", "use_cache"),
+    ),
+    "of decoders and of what comes after the encoder": (
+        *("add_cross_attention", "cross_attention_hidden_size", "is_encoder_decoder", "num_decoder_layers"),
+        *("scale_decoder_outputs", "tie_encoder_decoder", "tie_word_embeddings"),
+    ),
+}
+
 
 @dataclass(frozen=True, config=STRICT)
-class T5Config(Config):
+class EncoderConfig(Config):
+    """What the configs of all encoders have in common."""
+
+    HARMLESS: ClassVar = {
+        **dict.fromkeys(reference_keys("GenerationConfig").defaults, "text generation"),
+        **{key: why for why, keys in _HARMLESS.items() for key in keys},
+    }
+
+
+@dataclass(frozen=True, config=STRICT)
+class T5Config(EncoderConfig):
     """T5's config. `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where the file does not
     say."""
 
     NAME: ClassVar = "T5EncoderModel"
-    TELLS_UNKNOWN: ClassVar = False
 
     vocab_size: Positive = 32128
     d_model: Positive = 512
@@ -62,7 +101,7 @@ class T5Config(Config):
 
 
 @dataclass(frozen=True, config=STRICT)
-class LlamaConfig(Config):
+class LlamaConfig(EncoderConfig):
     """LLaMA's config. A family makes a subclass, which says how many of the blocks it uses.
 
     Class attributes:
@@ -71,7 +110,11 @@ class LlamaConfig(Config):
     """
 
     NAME: ClassVar = "LlamaModel"
-    TELLS_UNKNOWN: ClassVar = False
+    HARMLESS: ClassVar = {
+        **EncoderConfig.HARMLESS,
+        "max_position_embeddings": "positions are computed, however many there are",
+    }
+    ONLY: ClassVar = {"partial_rotary_factor": 1.0, "is_causal": True}
     UNUSED_LAYERS: ClassVar[int]
 
     vocab_size: Positive = 32000
@@ -86,14 +129,25 @@ class LlamaConfig(Config):
     rope_theta: float = 10000.0
     attention_bias: bool = False
     mlp_bias: bool = False
-    rope_scaling: dict[str, Any] | None = None
+
+    @classmethod
+    def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As `Config.spelled`; transformers 5 has `rope_parameters` for `rope_theta` and `rope_scaling`."""
+        raw = super().spelled(raw)
+        thetas = {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
+        positions = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if raw.get(key)}
+        for key, told in positions.items():
+            _check_positions(cls.NAME, key, told)
+            if "rope_theta" in told:
+                thetas[f"{key}.rope_theta"] = told["rope_theta"]
+        for name, theta in thetas.items():
+            for other in thetas:
+                if thetas[other] != theta:
+                    raise bad_key(cls.NAME, name, theta, f"{thetas[other]}, as {other} is; or leave it out")
+        others = {key: value for key, value in raw.items() if key not in (*positions, "rope_theta")}
+        return others if not thetas else {**others, "rope_theta": next(iter(thetas.values()))}
 
     def check(self) -> None:
-        scaling = self.rope_scaling or {}
-        if scaling and scaling.get("rope_type", scaling.get("type")) != "default":
-            self.refuse(
-                "rope_scaling", "null, or an object whose rope_type is default: positions are LLaMA 3's"
-            )
         if self.layers < 0:
             allowed = f"{self.UNUSED_LAYERS} or more: as many at the end are not used"
             self.refuse("num_hidden_layers", allowed)
@@ -122,11 +176,28 @@ class LlamaConfig(Config):
         return self.num_hidden_layers - self.UNUSED_LAYERS
 
 
-@dataclass(frozen=True, config=STRICT)
-class ClipConfig(Config):
-    """What CLIP's text and image encoders have in common."""
+def _check_positions(model: str, key: str, told: Any) -> None:
+    """See that what a config says of rotary positions is what LLaMA 3 has.
 
-    TELLS_UNKNOWN: ClassVar = False
+    Raises:
+        ConfigError: Positions that are scaled, that differ between layers, or turn a part of a head.
+    """
+    if not isinstance(told, dict):
+        raise bad_key(model, key, told, "an object or null")
+    kind = told.get("rope_type", told.get("type"))
+    if kind is None and not told.keys() <= {"rope_theta", "partial_rotary_factor"}:
+        raise bad_key(
+            model, key, told, "null, or an object with a rope_type for all layers, which is default"
+        )
+    if kind not in (None, "default"):
+        raise bad_key(model, key, told, f"null, or an object whose rope_type is default, not {kind}")
+    if told.get("partial_rotary_factor") not in (None, 1):
+        raise bad_key(model, key, told, "null, or an object whose partial_rotary_factor is 1")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClipConfig(EncoderConfig):
+    """What CLIP's text and image encoders have in common."""
 
     hidden_size: Positive
     intermediate_size: Positive
@@ -145,8 +216,9 @@ class ClipTextConfig(ClipConfig):
     """CLIP's text config."""
 
     NAME: ClassVar = "CLIPTextModel"
+    HARMLESS: ClassVar = {**EncoderConfig.HARMLESS, "projection_dim": "nothing is projected"}
     # Some checkpoints want padding masked; none of these families' does.
-    ONLY: ClassVar = {"use_attention_mask": False}
+    ONLY: ClassVar = {"use_attention_mask": False, "is_causal": True}
 
     hidden_size: Positive = 512
     intermediate_size: Positive = 2048
@@ -191,7 +263,36 @@ class ClipImageProcessorConfig(Config):
     """
 
     NAME: ClassVar = "CLIPImageProcessor"
-    TELLS_UNKNOWN: ClassVar = False
+    HARMLESS: ClassVar = dict.fromkeys(
+        (
+            *(
+                "data_format",
+                "default_to_square",
+                "device",
+                "disable_grouping",
+                "do_center_crop",
+                "do_convert_rgb",
+            ),
+            *(
+                "do_normalize",
+                "do_pad",
+                "do_rescale",
+                "do_resize",
+                "feature_extractor_type",
+                "image_processor_type",
+            ),
+            *(
+                "image_seq_length",
+                "input_data_format",
+                "pad_size",
+                "processor_class",
+                "resample",
+                "rescale_factor",
+            ),
+            *("return_tensors", "size", "use_square_size"),
+        ),
+        "the pipelines say what is done to an image, whatever stands here",
+    )
 
     image_mean: Annotated[tuple[float, float, float], Field(strict=False)] = (
         0.48145466,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from vidgen_dist.config import Config, bad_key
 from vidgen_dist.errors import ConfigError, Refused
@@ -270,7 +270,7 @@ class Family(Generic[C]):
     costs: Lazy
     required_columns: tuple[str, ...] = ()
     fields: Mapping[str, Field] = field(default_factory=dict)
-    index: type[Config] | None = None
+    index: type[IndexConfig] | None = None
     adapter: str | None = None
     ignores: tuple[str, ...] = ()
     ring: bool = True
@@ -295,9 +295,28 @@ class Family(Generic[C]):
             if (known := component.read(checkpoint)) is not None:
                 read[component.name] = known
         with config_of(checkpoint.folder, checkpoint.component_folder):
-            if self.index is not None:
-                read["index"] = self.index.read(checkpoint.model_index)
-            return self.configs(**read)
+            index = (self.index or IndexConfig).read(checkpoint.model_index)
+            return self.configs(**read, **({} if self.index is None else {"index": index}))
+
+    def unknown_keys(self, checkpoint: Checkpoint) -> list[str]:
+        """What is to be said of keys of a checkpoint's configs that nobody knows, a line for each.
+
+        Raises:
+            Refused: As `read_configs`.
+        """
+        told: list[tuple[Path, type[Config], Mapping[str, Any]]] = [
+            (checkpoint.folder, self.index or IndexConfig, checkpoint.model_index)
+        ]
+        for component in self.components:
+            known = component.class_of(checkpoint)
+            if known is not None and not isinstance(known, TokenizerClass):
+                folder = checkpoint.component_folder(component.name)
+                told.append((folder, known.config, checkpoint.config(component.name)))
+        return [
+            f"{folder}: config of {config.NAME}: {key} is not known and not used (its value is {value!r})"
+            for folder, config, raw in told
+            for key, value in config.unknown(raw).items()
+        ]
 
     def pipeline_for(self, class_name: str, task: str) -> Lazy:
         """The pipeline for a task of a checkpoint.
@@ -317,6 +336,19 @@ class Family(Generic[C]):
                 f"theirs: {tasks}"
             )
         return next((known for known in of_task if known.name == class_name), of_task[0]).pipeline
+
+
+@dataclass(frozen=True)
+class IndexConfig(Config):
+    """What `model_index.json` decides; of most families nothing."""
+
+    NAME: ClassVar = "model_index.json"
+    HARMLESS: ClassVar = {"requires_safety_checker": "no video is checked"}
+
+    @classmethod
+    def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As `Config.spelled`, without the components."""
+        return {key: value for key, value in raw.items() if not isinstance(value, list)}
 
 
 @contextmanager

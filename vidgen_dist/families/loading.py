@@ -18,7 +18,7 @@ from vidgen_dist.families.family import (
     SchedulerClass,
     TokenizerClass,
 )
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import Model, make_model
@@ -98,7 +98,10 @@ def load_pipeline(
         "adapter_revision": adapter_revision,
         "scheduler": scheduler,
     }
-    return load_model(make_model(options, "load_pipeline"), mesh)
+    known = make_model(options, "load_pipeline")
+    checkpoint = checkpoint_of(known)
+    tell_unknown(checkpoint)
+    return _load(checkpoint, known, mesh)
 
 
 def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
@@ -111,7 +114,10 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     Raises:
         Refused: As `load_pipeline`.
     """
-    checkpoint = checkpoint_of(options)
+    return _load(checkpoint_of(options), options, mesh)
+
+
+def _load(checkpoint: Checkpoint, options: Model, mesh: Mesh | None) -> AnyPipeline:
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
     rules = choose_rules(checkpoint, family, configs, options.task, ring=mesh.ring.size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from vidgen_dist.families.family import Component, Family, SchedulerClass
 from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
 from vidgen_dist.weights.repository import open_component
+
+logger = logging.getLogger(__name__)
 
 _CLASS_NAME = "_class_name"
 _NOTES = (_CLASS_NAME, "_diffusers_version")
@@ -36,6 +40,21 @@ def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
     )
     checkpoint = _with_adapter(checkpoint, options, weights)
     return checkpoint if options.scheduler is None else with_scheduler(checkpoint, options.scheduler)
+
+
+def tell_unknown(checkpoint: Checkpoint) -> None:
+    """Warn of keys of a checkpoint's configs that nobody knows: of each once in a process.
+
+    Raises:
+        Refused: As `Family.read_configs`.
+    """
+    for line in find_family(checkpoint).unknown_keys(checkpoint):
+        _warn_once(line)
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def with_scheduler(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:

@@ -9,7 +9,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
 from vidgen_dist.families.common.costs import ModelSize, Workload
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner import splits
@@ -178,6 +178,7 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
             that does not fit, or none that does.
     """
     checkpoint = checkpoint_of(spec.model, weights=False)
+    tell_unknown(checkpoint)
     rules = load_rules(checkpoint, spec.model.task, ring=spec.topology.ring)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
     job = read_job(checkpoint, rules, spec, device_name or kind)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import Model, RunSpec
@@ -90,6 +90,8 @@ def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
         Refused: A checkpoint, task, dtype or ring that cannot be rendered with.
     """
     checkpoint = _open_configs(model)
+    # Here and not where configs are read, which each worker does.
+    tell_unknown(checkpoint)
     adapter = next(iter(checkpoint.elsewhere.values()), None)
     return OpenedModel(
         rules=load_rules(checkpoint, model.task, ring=ring),

@@ -24,8 +24,10 @@ from vidgen_dist.schedulers.schedule import Schedule
 class CogVideoXSchedulerConfig(DiscreteConfig):
     """`scheduler_config.json` of any sampler, with diffusers' keys and defaults; each has its `NAME`."""
 
-    # They are in every published config; no CogVideoX sampler clips.
-    HARMLESS: ClassVar = ("clip_sample", "clip_sample_range", "sample_max_value")
+    HARMLESS: ClassVar = dict.fromkeys(
+        ("clip_sample", "clip_sample_range", "sample_max_value"),
+        "no CogVideoX sampler of the reference clips",
+    )
 
     beta_start: Share = 0.00085
     beta_end: Share = 0.012

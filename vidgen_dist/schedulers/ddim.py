@@ -26,7 +26,6 @@ class DDIMConfig(DiscreteConfig):
 
     NAME: ClassVar = "DDIMScheduler"
     HARMLESS: ClassVar = THRESHOLDING
-    ONLY: ClassVar = {"thresholding": False}
 
     clip_sample: bool = True
     clip_sample_range: AboveZero = 1.0

@@ -20,8 +20,10 @@ from vidgen_dist.schedulers.schedule import Schedule
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
-THRESHOLDING = ("dynamic_thresholding_ratio", "sample_max_value")
-"""Keys that say something only where `thresholding` is true, which it never is for latents."""
+THRESHOLDING = dict.fromkeys(
+    ("dynamic_thresholding_ratio", "sample_max_value"), "of thresholding, which is never done with latents"
+)
+"""Keys that decide nothing."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar, Literal
 
@@ -33,7 +32,6 @@ class DPMSolverConfig(MultistepConfig):
     """
 
     NAME: ClassVar = "DPMSolverMultistepScheduler"
-    ONLY: ClassVar = {**MultistepConfig.ONLY, "lambda_min_clipped": -math.inf, "variance_type": None}
     SPACINGS: ClassVar = (*SPACINGS, _LU, FLOW)
 
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++", "deis"] = "dpmsolver++"

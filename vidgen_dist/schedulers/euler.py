@@ -30,8 +30,7 @@ class EulerConfig(SpacedSigmaConfig):
     """`scheduler_config.json` of an `EulerDiscreteScheduler`."""
 
     NAME: ClassVar = "EulerDiscreteScheduler"
-    # PNDM's, which the files of Stable Video Diffusion have kept.
-    HARMLESS: ClassVar = ("skip_prk_steps",)
+    HARMLESS: ClassVar = {"skip_prk_steps": "PNDM's, which the files of Stable Video Diffusion have kept"}
 
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: AboveZero | None = None

@@ -30,9 +30,10 @@ class LCMConfig(DiscreteConfig):
     """`scheduler_config.json` of an `LCMScheduler`; it takes steps of the distillation, evenly spaced."""
 
     NAME: ClassVar = "LCMScheduler"
-    # The steps end before the clean sample, wherever it is.
-    HARMLESS: ClassVar = (*THRESHOLDING, "set_alpha_to_one")
-    ONLY: ClassVar = {"thresholding": False}
+    HARMLESS: ClassVar = {
+        **THRESHOLDING,
+        "set_alpha_to_one": "the steps end before the clean sample, wherever it is",
+    }
 
     beta_start: Share = 0.00085
     beta_end: Share = 0.012

@@ -28,8 +28,10 @@ FLOW = "use_flow_sigmas"
 class MultistepConfig(SpacedSigmaConfig):
     """`scheduler_config.json` of either."""
 
-    HARMLESS: ClassVar = (*THRESHOLDING, "time_shift_type")
-    ONLY: ClassVar = {"thresholding": False, "use_dynamic_shifting": False}
+    HARMLESS: ClassVar = {
+        **THRESHOLDING,
+        "time_shift_type": "of dynamic shifting, which is refused",
+    }
     SPACINGS: ClassVar[tuple[str, ...]] = (*SPACINGS, FLOW)
 
     prediction_type: Annotated[str, OneOf(("epsilon", "sample", "v_prediction", "flow_prediction"))] = (

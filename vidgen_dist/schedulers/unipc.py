@@ -26,7 +26,6 @@ class UniPCConfig(MultistepConfig):
     """
 
     NAME: ClassVar = "UniPCMultistepScheduler"
-    ONLY: ClassVar = {**MultistepConfig.ONLY, "solver_p": None}
 
     predict_x0: bool = True
     solver_type: Literal["bh1", "bh2", "midpoint", "heun", "logrho"] = "bh2"

@@ -18,8 +18,10 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.digests import digest_of, file_digest
+from vidgen_dist.weights.files import is_folder, is_there, names_in, others_told, read_json
+from vidgen_dist.weights.quantised import refuse_config
 from vidgen_dist.weights.repository import CONFIG, ComponentRepository
-from vidgen_dist.weights.tensors import TensorFiles, read_index, read_json
+from vidgen_dist.weights.tensors import TensorFiles, read_index
 
 INDEX = "model_index.json"
 _HASHING = 8
@@ -105,7 +107,7 @@ class Checkpoint:
         if component in self.elsewhere:
             return self.elsewhere[component].folder
         folder = self.folder / component
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise Refused(f"{folder}: the folder of the component {component} ({class_name}) is missing")
         return folder
 
@@ -119,20 +121,20 @@ class Checkpoint:
         if component in self.overlaid:
             return dict(self.overlaid[component].config)
         for name in _CONFIGS:
-            if (folder / name).is_file():
+            if is_there(folder / name):
                 return read_json(folder / name)
         raise Refused(f"{folder}: {component} has no config; allowed are {', '.join(_CONFIGS)}")
 
     def weight_files(self, component: str) -> tuple[Path, ...]:
         """The safetensors files of a component, sorted; empty for one without weights."""
         folder = self.component_folder(component)
-        chosen = naming.choose((path.name for path in folder.iterdir()), self.variant)
+        chosen = naming.choose(names_in(folder), self.variant)
         return tuple(folder / name for name in chosen.files) if chosen else ()
 
     def has_weights(self, component: str) -> bool:
         """Whether all weights of a component are on this machine's disk: of a hub id they may not be yet."""
         folder = self.component_folder(component)
-        chosen = naming.choose((path.name for path in folder.iterdir()), self.variant)
+        chosen = naming.choose(names_in(folder), self.variant)
         if chosen is None:
             return False
         names = read_index(folder / chosen.entry).values() if chosen.sharded else chosen.files
@@ -219,11 +221,12 @@ _Chooser = Callable[[Mapping[str, Any]], Collection[str]]
 
 
 def _open_folder(model: str, folder: Path, variant: str | None, choose: _Chooser) -> Checkpoint:
-    if not (folder / INDEX).is_file():
-        raise Refused(f"{folder}: no {INDEX} in it; allowed: {_ALLOWED}")
+    if not is_there(folder / INDEX):
+        raise Refused(f"{folder}: no {INDEX} in it{hub.single_file(names_in(folder))}; allowed: {_ALLOWED}")
     checkpoint = _described(model, None, folder, variant, choose)
     names = _listing(folder, checkpoint.components)
     _check_names(checkpoint, names, str(folder))
+    _check_configs(checkpoint)
     _check_weights(checkpoint)
     return checkpoint
 
@@ -255,8 +258,8 @@ def _classes(model_index: Mapping[str, Any]) -> dict[str, str]:
 
 def _listing(folder: Path, components: Iterable[str]) -> list[str]:
     """The files of the components, relative to the folder; what else lies in it is not looked at."""
-    folders = [folder / component for component in components if (folder / component).is_dir()]
-    return [f"{sub.name}/{path.name}" for sub in folders for path in sub.iterdir() if path.is_file()]
+    folders = [folder / component for component in components if is_folder(folder / component)]
+    return [f"{sub.name}/{name}" for sub in folders for name in names_in(sub)]
 
 
 def _by_component(names: Iterable[str], components: Iterable[str]) -> dict[str, list[str]]:
@@ -287,15 +290,23 @@ def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> No
     for component, files in by_component.items():
         if "config.json" in files and naming.choose(files, checkpoint.variant) is None:
             hint = f" without a variant; it has {', '.join(sorted(variants[component]))}"
-            raise Refused(
-                f"{where}: {component} has no safetensors weights{hint if variants[component] else ''}"
-            )
+            told = hint if variants[component] else others_told(files)
+            raise Refused(f"{where}: {component} has no safetensors weights{told}")
+
+
+def _check_configs(checkpoint: Checkpoint) -> None:
+    """Refuse configs that say that weights are quantised."""
+    refuse_config(checkpoint.folder / INDEX, checkpoint.model_index)
+    for component in checkpoint.components:
+        config = checkpoint.folder / component / CONFIG
+        if is_there(config):
+            refuse_config(config, read_json(config))
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:
     """Refuse weights that cannot be read, from the files' headers: shards, lengths, dtypes."""
     for component in checkpoint.components:
-        if checkpoint.weight_files(component) or (checkpoint.folder / component / "config.json").is_file():
+        if checkpoint.weight_files(component) or is_there(checkpoint.folder / component / CONFIG):
             TensorFiles.open(checkpoint.component_folder(component), variant=checkpoint.variant)
 
 
@@ -317,6 +328,7 @@ def _open_hub(
             return _open_cached(checkpoint, weights, error)
         _check_names(checkpoint, names, f"{model} at {commit}")
         hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))
+    _check_configs(checkpoint)
     if weights:
         _check_weights(checkpoint)
     return checkpoint
@@ -328,6 +340,7 @@ def _open_cached(checkpoint: Checkpoint, weights: bool, why: Exception) -> Check
     with hub.cached_only(checkpoint.model, why):
         for component in checkpoint.components:
             checkpoint.component_folder(component)
+        _check_configs(checkpoint)
         if weights:
             _check_names(checkpoint, names, str(checkpoint.folder))
             _check_weights(checkpoint)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.weights.files import unreadable
 
 
 def digest_of(parts: Mapping[str, str]) -> str:
@@ -25,4 +25,4 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise Refused(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.weights.files import is_folder, is_there
 
 # huggingface_hub is imported where it is used: a folder needs nothing of it, and it takes a while.
 
@@ -27,15 +28,28 @@ def folder_of(key: str, model: str, of_revision: str, revision: str | None, allo
         Refused: Neither a folder nor a hub id; a revision of a folder.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         if revision is not None:
             raise Refused(f"{of_revision} {revision!r}: {model} is a folder, which has none; leave it out")
         return folder.resolve()
-    if folder.exists():
-        raise Refused(f"{key} {model!r} is a file; allowed: {allowed}")
+    if is_there(folder):
+        raise Refused(f"{key} {model!r} is a file{single_file([folder.name])}; allowed: {allowed}")
     if not _is_hub_id(model):
         raise Refused(f"{key} {model!r} is neither a folder that exists nor a hub id; allowed: {allowed}")
     return None
+
+
+def single_file(names: Sequence[str]) -> str:
+    """What to do with a checkpoint in one file, as the rest of a message; empty if these names have none."""
+    found = [
+        name for name in names if name.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"))
+    ]
+    if not found:
+        return ""
+    return (
+        f": {found[0]} looks like a checkpoint in one file, of which diffusers makes a folder: "
+        "PIPELINE.from_single_file(FILE).save_pretrained(FOLDER)"
+    )
 
 
 def _is_hub_id(model: str) -> bool:

@@ -118,7 +118,17 @@ def _mismatch(files: TensorFiles, sources: Mapping[str, str], parameters: Mappin
         for name, key in sources.items()
         if name in parameters and files.shape(key) != tuple(parameters[name].shape)
     ]
-    kinds = (("missing", missing), ("surplus", surplus), ("of another shape", shapes))
+    whole = [
+        f"{key} is {files.dtype(key)}"
+        for name, key in sources.items()
+        if name in parameters and files.dtype(key).kind in "iub"
+    ]
+    kinds = (
+        ("missing", missing),
+        ("surplus", surplus),
+        ("of another shape", shapes),
+        ("of whole numbers", whole),
+    )
     return "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds if keys)
 
 

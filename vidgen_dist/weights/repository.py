@@ -13,7 +13,9 @@ from pathlib import Path
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.digests import digest_of, file_digest
-from vidgen_dist.weights.tensors import TensorFiles, read_json
+from vidgen_dist.weights.files import is_there, names_in, read_json
+from vidgen_dist.weights.quantised import refuse_config
+from vidgen_dist.weights.tensors import TensorFiles
 
 CONFIG = "config.json"
 
@@ -44,7 +46,7 @@ class ComponentRepository:
         """
         if self.revision is not None:
             return digest_of({"revision": self.revision, "variant": self.variant or ""})
-        names = _needed([path.name for path in self.folder.iterdir()], self.variant)
+        names = _needed(names_in(self.folder), self.variant)
         return digest_of({name: file_digest(self.folder / name) for name in names})
 
 
@@ -67,7 +69,7 @@ def open_component(
     allowed = f"a folder that holds {CONFIG} and weights, or a hub id"
     folder = hub.folder_of(key, model, f"{key}_revision", revision, allowed)
     if folder is not None:
-        if not (folder / CONFIG).is_file():
+        if not is_there(folder / CONFIG):
             raise Refused(f"{key} {model!r}: no {CONFIG} in it; allowed: {allowed}")
         return _described(key, model, None, folder, variant, weights=True)
     with hub.refusals(key, model, revision, f"no {CONFIG} in it", allowed):
@@ -84,7 +86,9 @@ def open_component(
 def _described(
     key: str, model: str, commit: str | None, folder: Path, variant: str | None, weights: bool
 ) -> ComponentRepository:
-    class_name = read_json(folder / CONFIG).get("_class_name")
+    config = read_json(folder / CONFIG)
+    refuse_config(folder / CONFIG, config)
+    class_name = config.get("_class_name")
     if not isinstance(class_name, str):
         raise Refused(f"{key} {model!r}: {folder / CONFIG} names no class (_class_name is {class_name!r})")
     if weights:

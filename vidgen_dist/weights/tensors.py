@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-# NumPy knows bfloat16 and float8 by these types; safetensors finds them once this is imported.
+# NumPy knows bfloat16 and float8 by these types; safetensors finds that of bfloat16 once this is imported.
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights import naming
+from vidgen_dist.weights.files import (
+    check_readable,
+    is_folder,
+    is_there,
+    names_in,
+    others_told,
+    read_json,
+    what_it_is,
+)
+from vidgen_dist.weights.quantised import refuse_files, refuse_tensors
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -36,13 +48,18 @@ _DTYPES: dict[str, Any] = {
 }
 
 
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors takes no longer ones."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: where it is, its shape and its dtype."""
+    """One tensor of a file: where it is, its shape and its dtype; of float8 also from which byte on it is."""
 
     file: Path
     shape: tuple[int, ...]
     dtype: np.dtype
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +80,8 @@ class TensorFiles:
 
         Raises:
             Refused: No safetensors weights, a missing shard, an index that names a key which its shard
-                lacks, a file that is cut short or no safetensors file, a dtype that NumPy cannot hold, a key
-                in two folders.
+                lacks, a file that is cut short, no safetensors file or not to be read, a dtype that NumPy
+                cannot hold, quantised weights, a key in two folders.
         """
         paths = tuple(map(Path, folders))
         entries: dict[str, Entry] = {}
@@ -102,11 +119,14 @@ class TensorFiles:
                 outside of it is read.
 
         Returns:
-            A new array of the file's dtype, which nothing else refers to.
+            A new array of the file's dtype, which nothing else refers to; float8 as bfloat16, which holds all
+            of its values.
         """
         # Opened for this tensor alone: a file that stays mapped keeps every page that was read, which
         # together with the copies is the whole checkpoint twice.
         entry = self.entries[key]
+        if entry.start is not None:
+            return _float8(entry, entry.start, part)
         with _opened(entry.file) as file:
             data = file.get_tensor(key) if part is None else file.get_slice(key)[part]
         # MindSpore brings a NumPy type of its own for bfloat16, which safetensors may pick: the same bits.
@@ -114,35 +134,40 @@ class TensorFiles:
 
 
 def _entries(folder: Path, variant: str | None) -> Mapping[str, Entry]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise Refused(f"{folder}: no such folder of weights")
-    names = sorted(path.name for path in folder.iterdir())
+    names = names_in(folder)
+    refuse_files(folder, names)
     chosen = naming.choose(names, variant)
     if chosen is None:
         raise Refused(_nothing_to_read(folder, names))
-    return _sharded(folder / chosen.entry) if chosen.sharded else _header(folder / chosen.entry)
+    entries = _sharded(folder / chosen.entry) if chosen.sharded else _header(folder / chosen.entry)
+    refuse_tensors(folder / chosen.entry, {key: entry.dtype for key, entry in entries.items()})
+    return entries
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    # safetensors calls missing whatever it cannot open.
+    check_readable(path)
     try:
         with safe_open(path, framework="np") as file:
             yield file
-    except FileNotFoundError:
-        raise Refused(f"{path}: the file is missing") from None
     except (SafetensorError, OSError) as error:
-        raise Refused(f"{path}: not a whole safetensors file ({error}){_pointer(path)}") from error
+        told = _cut_short(path) or what_it_is(path)
+        raise Refused(f"{path}: not a whole safetensors file ({error}){told}") from error
 
 
-def _pointer(path: Path) -> str:
+def _cut_short(path: Path) -> str:
+    """How much of a safetensors file is there, if not all is; else empty."""
+    size = path.stat().st_size
     try:
         with path.open("rb") as file:
-            start = file.read(40)
-    except OSError:
+            first, header = _parsed_header(file)
+        whole = first + max(entry["data_offsets"][1] for entry in header.values())
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, struct.error):
         return ""
-    if start.startswith(b"version https://git-lfs"):
-        return "; it is a git-lfs pointer: run `git lfs pull` in the checkpoint's folder"
-    return ""
+    return f"; it has {size:,} of {whole:,} bytes: copy or download it again" if size < whole else ""
 
 
 def _header(path: Path) -> dict[str, Entry]:
@@ -152,13 +177,44 @@ def _header(path: Path) -> dict[str, Entry]:
     unknown = sorted({dtype for _, dtype in described.values()} - _DTYPES.keys())
     if unknown:
         raise Refused(f"{path}: dtype {', '.join(unknown)}; allowed are {', '.join(_DTYPES)}")
-    return {key: Entry(path, shape, np.dtype(_DTYPES[dtype])) for key, (shape, dtype) in described.items()}
+    starts = _starts(path) if any(dtype.startswith("F8_") for _, dtype in described.values()) else {}
+    return {
+        key: Entry(path, shape, np.dtype(_DTYPES[dtype]), starts[key] if dtype.startswith("F8_") else None)
+        for key, (shape, dtype) in described.items()
+    }
+
+
+def _starts(path: Path) -> dict[str, int]:
+    """From which byte of a safetensors file on each tensor is."""
+    with path.open("rb") as file:
+        first, header = _parsed_header(file)
+    return {key: first + entry["data_offsets"][0] for key, entry in header.items()}
+
+
+def _parsed_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
+    """The byte that offsets are counted from, and what is said of each tensor."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"{length} bytes are no header's length")
+    header = json.loads(file.read(length))
+    return 8 + length, {key: entry for key, entry in header.items() if key != "__metadata__"}
+
+
+def _float8(entry: Entry, start: int, part: Any) -> np.ndarray:
+    """A tensor of float8, or a part of it, as bfloat16; safetensors asks NumPy for types that it lacks."""
+    length = math.prod(entry.shape)
+    if not length:
+        return np.zeros(entry.shape, ml_dtypes.bfloat16)[... if part is None else part]
+    check_readable(entry.file)
+    mapped = np.memmap(entry.file, np.uint8, "r", start, (length,))
+    data = mapped.view(np.ndarray).view(entry.dtype).reshape(entry.shape)
+    return data[... if part is None else part].astype(ml_dtypes.bfloat16)
 
 
 def _sharded(index: Path) -> dict[str, Entry]:
     weight_map = read_index(index)
     shards = sorted(set(weight_map.values()))
-    missing = [name for name in shards if not (index.parent / name).is_file()]
+    missing = [name for name in shards if not is_there(index.parent / name)]
     if missing:
         raise Refused(f"{index}: the shard {', '.join(missing)} that it names is missing")
     headers = {name: _header(index.parent / name) for name in shards}
@@ -188,25 +244,6 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        Refused: The file is missing, is no JSON (names the line), or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refused(f"{path}: the file is missing") from None
-    except json.JSONDecodeError as error:
-        raise Refused(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    if not isinstance(value, dict):
-        raise Refused(f"{path}: must hold a JSON object, holds {type(value).__name__}")
-    return value
-
-
 def _nothing_to_read(folder: Path, names: list[str]) -> str:
     allowed = (
         "allowed are diffusion_pytorch_model.safetensors, model.safetensors and their shards with an index"
@@ -217,5 +254,4 @@ def _nothing_to_read(folder: Path, names: list[str]) -> str:
     if any(name.endswith(".safetensors") for name in names):
         found = ", ".join(name for name in names if name.endswith(".safetensors"))
         return f"{folder}: found {found} but no index and no file under a known name; {allowed}"
-    others = ", ".join(name for name in names if name.endswith((".bin", ".ckpt", ".msgpack", ".onnx")))
-    return f"{folder}: no safetensors weights{f' ({others} is not read)' if others else ''}; {allowed}"
+    return f"{folder}: no safetensors weights{others_told(names)}; {allowed}"

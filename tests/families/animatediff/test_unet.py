@@ -132,7 +132,6 @@ THREE_WIDE = {
             "downsample_padding is 2; allowed is a whole number from 0",
         ),
         (IMAGES, {**THREE_WIDE, "attention_head_dim": [8, 8]}, "attention_head_dim is .*3 entries"),
-        (IMAGES, {"quantization_config": {"bits": 8}}, "quantization_config is .*allowed is none"),
         (ADAPTER, {"conv_in_channels": 9}, "conv_in_channels is 9; allowed is null"),
         (
             ADAPTER,
@@ -146,42 +145,40 @@ def test_a_config_that_cannot_be_is_refused_by_its_key(kind: Any, raw: Any, mess
         kind.read(raw)
 
 
-def test_configs_as_published_are_read_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_configs_as_published_are_read_without_a_word() -> None:
     # Keys and values of stable-diffusion-v1-5 and of guoyww/animatediff-motion-adapter-v1-5-2.
-    IMAGES.read(
-        {
-            "_class_name": "UNet2DConditionModel",
-            "_diffusers_version": "0.6.0",
-            "act_fn": "silu",
-            "attention_head_dim": 8,
-            "block_out_channels": [320, 640, 1280, 1280],
-            "center_input_sample": False,
-            "cross_attention_dim": 768,
-            "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-            "downsample_padding": 1,
-            "flip_sin_to_cos": True,
-            "freq_shift": 0,
-            "in_channels": 4,
-            "layers_per_block": 2,
-            "mid_block_scale_factor": 1,
-            "norm_eps": 1e-05,
-            "norm_num_groups": 32,
-            "out_channels": 4,
-            "sample_size": 64,
-            "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-        }
-    )
-    ADAPTER.read(
-        {
-            "_class_name": "MotionAdapter",
-            "_diffusers_version": "0.21.4",
-            "block_out_channels": [320, 640, 1280, 1280],
-            "motion_layers_per_block": 2,
-            "motion_max_seq_length": 32,
-            "motion_mid_block_layers_per_block": 1,
-            "motion_norm_num_groups": 32,
-            "motion_num_attention_heads": 8,
-            "use_motion_mid_block": True,
-        }
-    )
-    assert not caplog.records
+    unet = {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.6.0",
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": False,
+        "cross_attention_dim": 768,
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    }
+    adapter = {
+        "_class_name": "MotionAdapter",
+        "_diffusers_version": "0.21.4",
+        "block_out_channels": [320, 640, 1280, 1280],
+        "motion_layers_per_block": 2,
+        "motion_max_seq_length": 32,
+        "motion_mid_block_layers_per_block": 1,
+        "motion_norm_num_groups": 32,
+        "motion_num_attention_heads": 8,
+        "use_motion_mid_block": True,
+    }
+    for kind, raw in ((IMAGES, unet), (ADAPTER, adapter)):
+        kind.read(raw)
+        assert kind.unknown(raw) == {}

@@ -68,42 +68,11 @@ class UNet2DConditionConfig(UNetConfig):
     """
 
     NAME: ClassVar = "UNet2DConditionModel"
-    # Of a UNet that was distilled with its weight of guidance as an input: AnimateDiff does not give it.
-    HARMLESS: ClassVar = (
-        "dropout",
-        "time_cond_proj_dim",
-        "upcast_attention",
-        "addition_embed_type_num_heads",
-    )
-    ONLY: ClassVar = {
-        "center_input_sample": False,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "only_cross_attention": False,
-        "mid_block_only_cross_attention": None,
-        "reverse_transformer_layers_per_block": None,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-        "num_attention_heads": None,
-        "dual_cross_attention": False,
-        "class_embed_type": None,
-        "addition_embed_type": None,
-        "addition_time_embed_dim": None,
-        "num_class_embeds": None,
-        "resnet_time_scale_shift": "default",
-        "resnet_skip_time_act": False,
-        "resnet_out_scale_factor": 1.0,
-        "time_embedding_type": "positional",
-        "time_embedding_dim": None,
-        "time_embedding_act_fn": None,
-        "timestep_post_act": None,
-        "conv_in_kernel": 3,
-        "conv_out_kernel": 3,
-        "projection_class_embeddings_input_dim": None,
-        "attention_type": "default",
-        "class_embeddings_concat": False,
-        "cross_attention_norm": None,
+    HARMLESS: ClassVar = {
+        "dropout": "training",
+        "time_cond_proj_dim": "AnimateDiff gives a UNet no weight of guidance, also one distilled with it",
+        "upcast_attention": "the reference does not take it over into its UNet of videos",
+        "addition_embed_type_num_heads": "of an embedding that is refused",
     }
 
     down_block_types: Items[Annotated[str, OneOf([name for name in OF_VIDEOS if "Down" in name])]] = (
@@ -130,17 +99,8 @@ class UNetMotionConfig(UNetConfig):
     """`unet/config.json` of a UNet of videos; or what a UNet of images and a motion adapter make together."""
 
     NAME: ClassVar = "UNetMotionModel"
-    HARMLESS: ClassVar = ("time_cond_proj_dim",)
-    ONLY: ClassVar = {
-        "reverse_transformer_layers_per_block": None,
-        "reverse_temporal_transformer_layers_per_block": None,
-        "reverse_motion_num_attention_heads": None,
-        "mid_block_layers": 1,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-        "addition_embed_type": None,
-        "addition_time_embed_dim": None,
-        "projection_class_embeddings_input_dim": None,
+    HARMLESS: ClassVar = {
+        "time_cond_proj_dim": "AnimateDiff gives a UNet no weight of guidance, also one distilled with it"
     }
 
     down_block_types: Items[Annotated[str, OneOf((ATTENDING_DOWN, "DownBlockMotion"))]] = (
@@ -234,9 +194,9 @@ class MotionAdapterConfig(BlocksConfig):
     """`config.json` of a motion adapter."""
 
     NAME: ClassVar = "MotionAdapter"
-    # The norms of the UNet that it is put into are what counts.
-    HARMLESS: ClassVar = ("motion_norm_num_groups",)
-    ONLY: ClassVar = {"motion_mid_block_layers_per_block": 1, "conv_in_channels": None}
+    HARMLESS: ClassVar = {
+        "motion_norm_num_groups": "the norms of the UNet that it is put into are what counts"
+    }
 
     motion_layers_per_block: PerBlock = 2
     motion_transformer_layers_per_block: PerBlock = 1

@@ -29,7 +29,7 @@ class TransformerConfig(Config):
     """`transformer/config.json`. Sizes are in latent pixels, but `sample_frames` counts frames of video."""
 
     NAME: ClassVar = "CogVideoXTransformer3DModel"
-    HARMLESS: ClassVar = ("dropout",)
+    HARMLESS: ClassVar = {"dropout": "training"}
 
     num_attention_heads: Positive = 30
     attention_head_dim: Positive = 64
@@ -112,8 +112,10 @@ class VaeConfig(Config):
     """
 
     NAME: ClassVar = "AutoencoderKLCogVideoX"
-    HARMLESS: ClassVar = ("shift_factor", "latents_mean", "latents_std", "force_upcast")
-    TELLS_UNKNOWN: ClassVar = False
+    HARMLESS: ClassVar = dict.fromkeys(
+        ("shift_factor", "latents_mean", "latents_std", "force_upcast"),
+        "the reference takes them and does nothing with them",
+    )
 
     in_channels: Positive = 3
     out_channels: Positive = 3

@@ -67,10 +67,9 @@ class AutoencoderKLConfig(ImageVaeConfig):
     """`vae/config.json` of Stable Diffusion's autoencoder."""
 
     NAME: ClassVar = "AutoencoderKL"
-    # The reference's pipelines of AnimateDiff and I2VGen-XL do not upcast, whatever it says.
-    HARMLESS: ClassVar = ("force_upcast",)
-    # The reference's pipelines of videos take no notice of them.
-    ONLY: ClassVar = {"shift_factor": None, "latents_mean": None, "latents_std": None}
+    HARMLESS: ClassVar = {
+        "force_upcast": "the reference's pipelines of AnimateDiff and I2VGen-XL do not upcast"
+    }
 
     up_block_types: Items[Literal["UpDecoderBlock2D"]] = ("UpDecoderBlock2D",)
     act_fn: Annotated[str, OneOf(DIFFUSERS, any_case=True)] = "silu"

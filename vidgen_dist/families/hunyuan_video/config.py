@@ -45,8 +45,6 @@ class TransformerConfig(Config):
     """
 
     NAME: ClassVar = "HunyuanVideoTransformer3DModel"
-    # Another image_condition_type is a model for image-to-video.
-    ONLY: ClassVar = {"qk_norm": "rms_norm", "image_condition_type": None}
 
     in_channels: Positive = 16
     out_channels: Positive | None = 16
@@ -96,7 +94,6 @@ class VaeConfig(Config):
     """`vae/config.json`."""
 
     NAME: ClassVar = "AutoencoderKLHunyuanVideo"
-    TELLS_UNKNOWN: ClassVar = False
 
     in_channels: Positive = 3
     out_channels: Positive = 3

@@ -39,8 +39,10 @@ class UNetConfig(BlocksConfig):
     """
 
     NAME: ClassVar = "I2VGenXLUNet"
-    # The reference takes the number of heads and does not look at it.
-    HARMLESS: ClassVar = {"sample_size", "num_attention_heads"}
+    HARMLESS: ClassVar = {
+        "sample_size": "a request has its size",
+        "num_attention_heads": "the reference takes it and does not look at it",
+    }
 
     # The layers that see the image's latents have four channels, whatever stands here.
     in_channels: Literal[4] = 4

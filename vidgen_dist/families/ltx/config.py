@@ -38,8 +38,6 @@ class TransformerConfig(Config):
     """`transformer/config.json`."""
 
     NAME: ClassVar = "LTXVideoTransformer3DModel"
-    # A token is one latent pixel; queries and keys are normed over all heads.
-    ONLY: ClassVar = {"patch_size": 1, "patch_size_t": 1, "qk_norm": "rms_norm_across_heads"}
 
     in_channels: Positive = 128
     out_channels: Positive | None = 128
@@ -135,7 +133,6 @@ class VaeConfig(Config):
     """
 
     NAME: ClassVar = "AutoencoderKLLTXVideo"
-    TELLS_UNKNOWN: ClassVar = False
 
     in_channels: Positive = 3
     out_channels: Positive = 3

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
 from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
-from vidgen_dist.families.family import Configs
+from vidgen_dist.families.family import Configs, IndexConfig
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 
 logger = logging.getLogger(__name__)
@@ -66,15 +66,12 @@ LATENTS_STD = (
 
 
 @dataclass(frozen=True, config=STRICT)
-class MochiIndex(Config):
+class MochiIndex(IndexConfig):
     """What `model_index.json` decides.
 
     Args:
         force_zeros_for_empty_prompt: Whether of an empty prompt not even its end token is seen.
     """
-
-    NAME: ClassVar = "model_index.json"
-    TELLS_UNKNOWN: ClassVar = False
 
     force_zeros_for_empty_prompt: bool = False
 
@@ -84,7 +81,9 @@ class TransformerConfig(Config):
     """`transformer/config.json`."""
 
     NAME: ClassVar = "MochiTransformer3DModel"
-    HARMLESS: ClassVar = ("qk_norm", "max_sequence_length")
+    HARMLESS: ClassVar = dict.fromkeys(
+        ("qk_norm", "max_sequence_length"), "the reference takes them and does nothing with them"
+    )
 
     patch_size: Positive = 2
     num_attention_heads: Positive = 24
@@ -128,7 +127,6 @@ class VaeConfig(Config):
     """
 
     NAME: ClassVar = "AutoencoderKLMochi"
-    TELLS_UNKNOWN: ClassVar = False
 
     in_channels: Positive = 15
     out_channels: Positive = 3

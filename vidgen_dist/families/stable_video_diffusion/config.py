@@ -54,7 +54,7 @@ class UNetConfig(BlocksConfig):
     """
 
     NAME: ClassVar = "UNetSpatioTemporalConditionModel"
-    HARMLESS: ClassVar = ("sample_size",)
+    HARMLESS: ClassVar = {"sample_size": "a request has its size"}
 
     in_channels: Positive = 8
     out_channels: Positive = 4
