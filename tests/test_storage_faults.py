@@ -20,9 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from s3fs.errors import translate_boto_error
 
-from vidgen_dist import storage
+from vidgen_dist import faults, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import ATTEMPTS, FIRST_DELAY, Storage, StorageError, open_storage, redact_message
+from vidgen_dist.faults import ATTEMPTS, FIRST_DELAY, StorageError
+from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.uris import redact_message
 
 
 def s3_error(status: int, code: str = "SlowDown") -> BaseException:
@@ -40,7 +42,7 @@ def http_error(status: int) -> BaseException:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that are waited for, instead of waiting."""
     waited: list[float] = []
-    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=waited.append))
     return waited
 
 

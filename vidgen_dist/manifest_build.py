@@ -163,7 +163,7 @@ class _Source:
             raise RequestError(name, value, "a text: a path or a URI")
         if self.base is None or value == "":
             return value
-        return with_paths_beside(self.base, field.kind, field.parse(name, value))
+        return with_paths_beside(self.base, name, field.kind, field.parse(name, value))
 
 
 def _priority(value: Any) -> int:

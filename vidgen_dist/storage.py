@@ -1,15 +1,15 @@
-"""Storage: the only module that opens a URI.
+"""Storage: what is written to and read from a URI, and how whole it is.
 
 A URI is a local path, or whatever fsspec knows: ``file://``, ``s3://``, ``gs://``, ``memory://``,
-``hf://``, ``https://``, … Credentials come from the environment or from fsspec's configuration, never
-from a URI, and never enter a message.
+``hf://``, ``https://``, … (`uris` says what is which). Credentials come from the environment or from fsspec's
+configuration, never from a URI, and never enter a message.
 
 Nobody sees a torn file. A local file is written under a hidden temporary name beside its final place,
 flushed to the disk and renamed; an object store gets one PUT (or one multipart upload, which becomes
-visible when it is complete); any other storage gets a temporary name and a move.
+visible when it is complete); any other storage gets a temporary name and a move (`replacing`).
 
-Faults that pass by themselves (a 5xx status, a time-out, a connection cut) are waited out, `ATTEMPTS` calls
-in all, before they are raised; every call here can be repeated. Callers that have more patience look at
+Faults that pass by themselves (a 5xx status, a time-out, a connection cut) are waited out, `faults.ATTEMPTS`
+calls in all, before they are raised; every call here can be repeated. Callers that have more patience look at
 `StorageError.transient`.
 
 Every function may be called from any thread and, the file systems being made anew in each process, from
@@ -22,82 +22,66 @@ import base64
 import errno
 import fcntl
 import hashlib
-import io
 import mimetypes
 import os
-import posixpath
-import random
 import re
 import shutil
 import tempfile
-import time
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, cast
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
+from vidgen_dist import replacing
+from vidgen_dist.clients import LOCAL, OBJECT_STORES, S3, WEB, moves, open_place, place_of, speaks
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import (
+    Changed,
+    StorageError,
+    cause_of,
+    is_full,
+    is_missing,
+    naming,
+    patient,
+    status_of,
+)
+from vidgen_dist.input_files import InputFile
+from vidgen_dist.replacing import info_of, moved_into_place, names_of, read_at, temporary_name
+from vidgen_dist.uris import (
+    absolute,
+    is_local,
+    is_relative,
+    redact,
+    redact_message,
+    resolve_path,
+    scheme_of,
+    split,
+    to_record,
+)
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# What stands before the host; a secret key may hold slashes, a port is digits alone.
-_PASSWORD = re.compile(r"[^/@:\[]*:(?!\d*(?:/|$))[^@]*@")
-_S3_URI = re.compile(r"s3a?://", re.IGNORECASE)
+__all__ = [
+    "Changed",
+    "StorageError",
+    "absolute",
+    "is_full",
+    "is_local",
+    "is_relative",
+    "redact",
+    "redact_message",
+    "resolve_path",
+    "split",
+    "to_record",
+]
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
-_LOCAL = frozenset({"file", "local"})
-_S3 = frozenset({"s3", "s3a"})
-# Storages on which `pipe_file` shows the whole object or nothing.
-_OBJECT_STORES = _S3 | {"gs", "gcs", "az", "abfs", "abfss", "oss", "obs", "memory"}
+_MEMORY = frozenset({"memory"})
 # Up to here a local file is held in memory and sent by one request; beyond, in parts.
 _ONE_PUT_BYTES = 2**30
-_EXTRAS = {"s3": "pip install 'vidgen-dist[s3]'", "s3a": "pip install 'vidgen-dist[s3]'"}
-
-
-ATTEMPTS = 3
-FIRST_DELAY = 0.25
-"""Seconds before the second attempt; each later one waits twice as long."""
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-class StorageError(OSError):
-    """Storage did not do what it was asked: names the URI (without credentials) and the reason.
-
-    Attributes:
-        transient: Whether asking again later may help.
-    """
-
-    transient = False
-
-
-class Changed(StorageError):
-    """A shared file is not what its writer took it for: somebody else wrote or removed it."""
-
-
-def _patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Repeat a call that failed for a reason that may pass."""
-
-    @wraps(call)
-    def patient(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return call(*args, **kwargs)
-            except StorageError as error:
-                if not error.transient:
-                    raise
-            # Workers that were refused together should not come back together.
-            time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
-        return call(*args, **kwargs)
-
-    return patient
 
 
 # --- names -----------------------------------------------------------------------------------------
@@ -126,70 +110,6 @@ def safe_name(row_id: str) -> str:
     readable = re.sub(r"[^a-z0-9_]+", "-", ascii_text)[:60].strip("-") or "row"
     digest = hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).digest()
     return f"{readable}--{base64.b32encode(digest).decode().lower()[:20]}"
-
-
-def redact(uri: str) -> str:
-    """The URI without user, password and query, as messages and records may show it."""
-    scheme = _SCHEME.match(uri)
-    if not scheme:
-        return uri
-    rest = uri[scheme.end() :]
-    host, slash, path = rest[password.end() if (password := _PASSWORD.match(rest)) else 0 :].partition("/")
-    return scheme[0] + (host.rpartition("@")[2] + slash + path).partition("?")[0]
-
-
-def redact_message(text: str) -> str:
-    """A text without what is secret: URIs in it as `redact` shows them, values of secret settings left out.
-
-    Such settings are the environment variables and the entries of fsspec's configuration whose names end
-    like `AWS_SECRET_ACCESS_KEY` or `HF_TOKEN` do.
-    """
-    text = re.sub(_SCHEME.pattern + r"[^\s'\"<>]*", lambda found: redact(found[0]), text)
-    for secret in _secrets(os.environ) + _secrets(fsspec.config.conf):
-        text = text.replace(secret, "***")
-    return text
-
-
-_SECRET_NAME = re.compile(r".*(secret|token|password|key|connection_string)", re.IGNORECASE)
-# A shorter one would take words out of messages.
-_SECRET_LENGTH = 8
-
-
-def _secrets(settings: Mapping[str, Any]) -> list[str]:
-    found = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found += _secrets(value)
-        elif isinstance(value, str) and len(value) >= _SECRET_LENGTH and _SECRET_NAME.fullmatch(name):
-            found.append(value)
-    return found
-
-
-def resolve_path(path: str, base: str) -> str:
-    """`path` as it is if it is absolute or a URI, otherwise beside the file `base`."""
-    if _SCHEME.match(path) or os.path.isabs(path) or path.startswith("~"):
-        return path
-    scheme = _SCHEME.match(base)
-    start = scheme.end() if scheme else 0
-    return base[:start] + posixpath.normpath(posixpath.join(posixpath.dirname(base[start:]), path))
-
-
-def absolute(uri: str) -> str:
-    """A local path made absolute, without ``..`` (links are not followed); any other URI as it is."""
-    return _place(uri)[1] if is_local(uri) else uri
-
-
-def split(uri: str) -> tuple[str, str]:
-    """The folder's URI and the file's name; a local path is made absolute.
-
-    The name is empty where there is but a scheme and a host: a bucket is no file.
-    """
-    whole = absolute(uri)
-    scheme = _SCHEME.match(whole)
-    folder, slash, name = whole[scheme.end() if scheme else 0 :].rpartition("/")
-    if scheme:
-        return (scheme[0] + folder, name) if slash else (whole, "")
-    return folder or "/", name
 
 
 def is_temporary(path: str) -> bool:
@@ -230,14 +150,18 @@ class Storage:
 
     def uri(self, path: str = "") -> str:
         """The URI of a path; of the folder itself without one."""
-        return f"{self.root.rstrip('/')}/{_inside(path)}" if path else self.root
+        if not path:
+            return self.root
+        # The root of a storage without hosts is `scheme:///`.
+        folder = self.root if self.root.endswith("://") else self.root.rstrip("/")
+        return f"{folder}/{_inside(path)}"
 
     @contextmanager
     def create(self, path: str) -> Iterator[BinaryIO]:
         """A file to write; it appears, whole, when the block ends, and not at all if the block raises."""
         uri = self.uri(path)
         if is_local(uri):
-            with _naming("write", uri, OSError), _create_local(_place(uri)[1]) as file:
+            with naming("write", uri, OSError), _create_local(place_of(uri)[1]) as file:
                 yield file
             return
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
@@ -246,39 +170,39 @@ class Storage:
                 yield file
             self.put_file(local, path)
 
-    @_patient
+    @patient
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file, replacing one of that name."""
         uri = self.uri(path)
-        with _naming("write", uri):
-            fs, target = _place(uri)
-            if _speaks(fs, _LOCAL):
+        with naming("write", uri):
+            fs, target = place_of(uri)
+            if speaks(fs, LOCAL):
                 with _create_local(target) as file:
                     file.write(data)
-            elif _speaks(fs, _OBJECT_STORES):
+            elif speaks(fs, OBJECT_STORES):
                 fs.pipe_file(target, data, **_put_options(fs, target, len(data)))
             else:
-                with _moved_into_place(fs, target) as temporary:
+                with moved_into_place(fs, target, len(data)) as temporary:
                     fs.pipe_file(temporary, data)
 
-    @_patient
+    @patient
     def put_file(self, local: str | os.PathLike[str], path: str) -> None:
         """Copy a local file here, replacing one of that name."""
         uri = self.uri(path)
-        with _naming("write", uri):
-            fs, target = _place(uri)
-            if _speaks(fs, _LOCAL):
+        with naming("write", uri):
+            fs, target = place_of(uri)
+            if speaks(fs, LOCAL):
                 with open(local, "rb") as source, _create_local(target) as file:
                     shutil.copyfileobj(source, file, 2**20)
-            elif _speaks(fs, _OBJECT_STORES):
+            elif speaks(fs, OBJECT_STORES):
                 size = os.path.getsize(local)
-                if size > _ONE_PUT_BYTES and not _speaks(fs, frozenset({"memory"})):
+                if size > _ONE_PUT_BYTES and not speaks(fs, _MEMORY):
                     fs.put_file(os.fspath(local), target)
                 else:
                     with open(local, "rb") as source:
                         fs.pipe_file(target, source.read(), **_put_options(fs, target, size))
             else:
-                with _moved_into_place(fs, target) as temporary:
+                with moved_into_place(fs, target, os.path.getsize(local)) as temporary:
                     fs.put_file(os.fspath(local), temporary)
 
     def copy_file(self, source: str, path: str) -> None:
@@ -289,7 +213,7 @@ class Storage:
             path: Where to.
         """
         if is_local(source):
-            self.put_file(_place(source)[1], path)
+            self.put_file(place_of(source)[1], path)
             return
         if not self._copy_within(source, path):
             with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
@@ -297,13 +221,13 @@ class Storage:
                 fetch(source, local)
                 self.put_file(local, path)
 
-    @_patient
+    @patient
     def _copy_within(self, source: str, path: str) -> bool:
         """Have an object store copy one of its own files; False if it is none."""
-        with _naming(f"copy {redact(source)} to", self.uri(path)):
-            fs, target = _place(self.uri(path))
-            source_fs, source_path = _place(source)
-            if source_fs is not fs or not _speaks(fs, _OBJECT_STORES):
+        with naming(f"copy {redact(source)} to", self.uri(path)):
+            fs, target = place_of(self.uri(path))
+            source_fs, source_path = place_of(source)
+            if source_fs is not fs or not speaks(fs, OBJECT_STORES):
                 return False
             fs.invalidate_cache()
             fs.cp_file(source_path, target)
@@ -313,20 +237,15 @@ class Storage:
         """The whole content of a file."""
         return read_bytes(self.uri(path))
 
-    @_patient
+    @patient
     def exists(self, path: str) -> bool:
         """Whether there is a file (or a folder) of that name."""
         uri = self.uri(path)
-        with _naming("look for", uri):
-            fs, target = _place(uri)
-            fs.invalidate_cache()
-            try:
-                fs.info(target)
-            except FileNotFoundError:
-                return False
-            return True
+        with naming("look for", uri):
+            fs, target = place_of(uri)
+            return any(info_of(fs, name) is not None for name in names_of(fs, target))
 
-    @_patient
+    @patient
     def list(self, prefix: str = "") -> list[str]:
         """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
 
@@ -334,33 +253,33 @@ class Storage:
         writer died.
         """
         uri = self.uri(prefix)
-        with _naming("list", uri):
-            fs, folder = _place(uri)
+        with naming("list", uri):
+            fs, folder = place_of(uri)
             found = _files_below(fs, folder)
         before = f"{prefix}/" if prefix else ""
         return sorted(before + name for name in found)
 
-    @_patient
+    @patient
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Path -> bytes of all files in the folder `prefix` and the folders in it, at this moment.
 
         Files that are still being written, or were when their writer died, are among them; see
         `is_temporary`. The listing is what costs: there is no request for each file on object stores.
         """
-        with _naming("list", self.uri(prefix)):
-            fs, folder = _place(self.uri(prefix))
+        with naming("list", self.uri(prefix)):
+            fs, folder = place_of(self.uri(prefix))
             found = _below(fs, folder)
         before = f"{prefix}/" if prefix else ""
         return {before + name: int(info["size"]) for name, info in found.items()}
 
-    @_patient
+    @patient
     def entries(self, prefix: str = "") -> tuple[dict[str, int], Sequence[str]]:
         """What lies in the folder `prefix` itself: path -> bytes of its files, and the paths of its folders.
 
         None where there is no such folder.
         """
-        with _naming("list", self.uri(prefix)):
-            fs, folder = _place(self.uri(prefix))
+        with naming("list", self.uri(prefix)):
+            fs, folder = place_of(self.uri(prefix))
             fs.invalidate_cache()
             try:
                 found = fs.ls(folder, detail=True)
@@ -372,43 +291,59 @@ class Storage:
         files = {before + name: int(i["size"]) for name, i in there.items() if name and i["type"] == "file"}
         return files, sorted(before + name for name, i in there.items() if name and i["type"] == "directory")
 
-    @_patient
+    @patient
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
         uri = self.uri(path)
-        with _naming("delete", uri):
-            fs, target = _place(uri)
+        with naming("delete", uri):
+            fs, target = place_of(uri)
+            if moves(fs):
+                replacing.remove(fs, target)
+                return
             with suppress(FileNotFoundError):
                 fs.rm_file(target)
             fs.invalidate_cache()
 
     def check_writable(self) -> None:
-        """Write, read, list and delete a small file that no listing shows.
+        """Write, replace, read, list and delete a small file that no listing shows.
 
         Raises:
-            Refused: One of these is not possible; names the URI and the reason.
+            Refused: One of these is not possible, or not done although the storage says so; names the URI and
+                the reason.
         """
-        name = f".{uuid.uuid4().hex}.tmp"
+        name = temporary_name()
         try:
             self.write_bytes(name, b"vidgen")
-            if self.read_bytes(name) != b"vidgen":
-                raise StorageError(f"{redact(self.root)}: what was written is not what is read back")
+            self._check_content(name, b"vidgen", "what was written is not what is read back")
+            with tempfile.NamedTemporaryFile(prefix="vidgen-") as local:
+                local.write(b"nedgiv")
+                local.flush()
+                self.put_file(local.name, name)
+            self._check_content(name, b"nedgiv", "it does not replace files: an old one stays")
             self.list(".vidgen")
             self.delete(name)
+            if self.exists(name):
+                raise StorageError("it does not delete files: one is still there afterwards")
         except OSError as error:
             raise Refused(f"{redact(self.root)} cannot be used for output: {error}") from None
+
+    def _check_content(self, name: str, content: bytes, otherwise: str) -> None:
+        if self.read_bytes(name) != content:
+            raise StorageError(otherwise)
 
 
 def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """A folder to write to and read from. Nothing is asked of the storage yet.
 
     Raises:
-        Refused: The URI's scheme is unknown, its package is not installed, or it holds a password.
+        Refused: As `clients.open_place`; or it names no folder.
     """
     text = os.fspath(uri)
-    fs, path = _place(text)
-    if _speaks(fs, _LOCAL):
+    fs, path = open_place(text)
+    if speaks(fs, LOCAL):
         return Storage(path)
+    if "?" in text and "?" not in path:
+        raise Refused(f"{redact(text)}: a folder's URI ends with its path; leave out what follows ?")
     if not path.strip("/"):
         raise Refused(f"{redact(text)}: names no folder; give a bucket or a folder")
     return Storage(text.rstrip("/"))
@@ -418,10 +353,18 @@ def open_writable(uri: str | os.PathLike[str]) -> Storage:
     """`open_storage` of a folder that is to outlive this process.
 
     Raises:
-        Refused: As `open_storage`; also ``memory://``.
+        Refused: As `open_storage`; also ``memory://`` and ``https://``, and a URI with a secret.
     """
     storage = open_storage(uri)
-    if _speaks(_place(storage.root)[0], frozenset({"memory"})):
+    kind = scheme_of(storage.root)
+    if kind in WEB:
+        raise Refused(f"{redact(storage.root)}: {kind}:// can only be read; give a folder or an object store")
+    if to_record(storage.root) != storage.root:
+        raise Refused(
+            f"{redact(storage.root)}: the URI holds a secret, and each ledger entry would hold it; give "
+            "credentials through the environment or fsspec's configuration"
+        )
+    if kind in _MEMORY:
         raise Refused(
             f"{redact(storage.root)}: each process has a memory of its own; give a folder or an object store"
         )
@@ -477,7 +420,7 @@ class SharedFile:
         """Whether only one of several can make the file where there is none."""
         return self.conditional or is_local(self.storage.root)
 
-    @_patient
+    @patient
     def read(self) -> tuple[bytes, str] | None:
         """The content and its tag; None if there is no file.
 
@@ -486,17 +429,17 @@ class SharedFile:
         """
         uri = self.storage.uri(self.path)
         try:
-            with _naming("read", uri):
-                fs, target = _place(uri)
+            with naming("read", uri):
+                fs, target = place_of(uri)
                 fs.invalidate_cache()
                 # The tag first: of a content that is newer than its tag, no write can come.
                 tag = fs.info(target)["ETag"] if self.conditional else ""
-                content = bytes(fs.cat_file(target))
+                content = bytes(read_at(fs, target, fs.cat_file))
         except FileNotFoundError:
             return None
         return content, tag or _tag(content)
 
-    @_patient
+    @patient
     def write(self, content: bytes, tag: str | None) -> str:
         """Write the file where its tag is this one, None where there is no file; returns the new tag.
 
@@ -509,7 +452,7 @@ class SharedFile:
         if self.conditional:
             return _write_if(uri, content, {"mode": "create"} if tag is None else {"IfMatch": tag})
         if tag is None and is_local(uri):
-            with _naming("write", uri):
+            with naming("write", uri):
                 _make_folders(os.path.dirname(uri))
                 try:
                     with open(uri, "xb") as file:
@@ -537,7 +480,7 @@ def share(storage: Storage, path: str) -> SharedFile:
     Raises:
         StorageError: The storage does not answer.
     """
-    if not _S3_URI.match(storage.root):
+    if scheme_of(storage.root) not in S3:
         return SharedFile(storage, path, conditional=False)
     probe = f".{uuid.uuid4().hex}.tmp"
     try:
@@ -552,17 +495,17 @@ def share(storage: Storage, path: str) -> SharedFile:
     return SharedFile(storage, path, conditional=False)
 
 
-@_patient
+@patient
 def _write_if(uri: str, content: bytes, condition: Mapping[str, str]) -> str:
     """Write to S3 under a condition; the new tag. Raises Changed where it does not hold."""
-    with _naming("write", uri):
-        fs, target = _place(uri)
+    with naming("write", uri):
+        fs, target = place_of(uri)
         try:
             return str(fs.pipe_file(target, content, **condition)["ETag"])
         except OSError as error:
             # 409: somebody else is writing at this moment; 404: what was to be replaced is gone.
             changed = (404, 409, 412) if "IfMatch" in condition else (409, 412)
-            if _status(error.__cause__ or error) in changed:
+            if status_of(error.__cause__ or error) in changed:
                 raise Changed(f"{redact(uri)}: was changed by somebody else") from None
             raise
 
@@ -595,10 +538,10 @@ def lock(path: str) -> FileLock | None:
         BlockingIOError: Another process, or another call in this one, holds it.
         StorageError: The file cannot be made.
     """
-    with _naming("lock", path):
+    with naming("lock", path):
         _make_folders(os.path.dirname(path))
     while True:
-        with _naming("lock", path):
+        with naming("lock", path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -643,18 +586,7 @@ def _is_still(path: str, handle: int) -> bool:
 # --- any URI -----------------------------------------------------------------------------------------
 
 
-def is_local(uri: str) -> bool:
-    """Whether the URI is a path of this machine."""
-    scheme = _SCHEME.match(uri)
-    return scheme is None or scheme[1].lower() in _LOCAL
-
-
-def is_relative(uri: str) -> bool:
-    """Whether the URI is a path that depends on the current folder, or on who the user is."""
-    return is_local(uri) and not os.path.isabs(_SCHEME.sub("", uri, count=1))
-
-
-@_patient
+@patient
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file.
 
@@ -663,37 +595,29 @@ def read_bytes(uri: str) -> bytes:
         FileNotFoundError: There is no such file.
         StorageError: It cannot be read.
     """
-    with _naming("read", uri):
-        fs, path = _place(uri)
+    with naming("read", uri):
+        fs, path = place_of(uri)
         # s3fs cuts a file that has grown at the size that it remembers.
         fs.invalidate_cache()
-        return bytes(fs.cat_file(path))
+        return bytes(read_at(fs, path, fs.cat_file))
 
 
-@_patient
+@patient
 def fetch(uri: str, local: str | os.PathLike[str]) -> None:
     """Copy a file to this machine's disk, replacing what is there. Errors as `read_bytes`."""
-    with _naming("read", uri):
-        fs, path = _place(uri)
+    with naming("read", uri):
+        fs, path = place_of(uri)
         # s3fs cuts a file that has grown at the size that it remembers.
         fs.invalidate_cache()
-        fs.get_file(path, os.fspath(local))
+        read_at(fs, path, lambda name: fs.get_file(name, os.fspath(local)))
 
 
-@_patient
 def open_input(uri: str) -> BinaryIO:
-    """A file open for reading at any position; the caller closes it. Errors as `read_bytes`.
+    """A file open for reading at any position; the caller closes it. It and its reads raise as `read_bytes`.
 
     Reads go to the storage as they are asked for: for readers such as Parquet's, that know what they want.
     """
-    with _naming("read", uri):
-        fs, path = _place(uri)
-        fs.invalidate_cache()
-        if _speaks(fs, frozenset({"memory"})):
-            # Its `open` hands out one object, with one position, to all readers.
-            return io.BytesIO(fs.cat_file(path))
-        uncached = {"cache_type": "none"} if _speaks(fs, _OBJECT_STORES) else {}
-        return fs.open(path, "rb", **uncached)
+    return cast(BinaryIO, InputFile(uri))
 
 
 @dataclass(frozen=True)
@@ -728,64 +652,67 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
     return expansion(uri).files
 
 
-@_patient
+@patient
 def expansion(uri: str | os.PathLike[str]) -> Expansion:
     """The same, and what it takes to look at the files that were left out. Raises as `expand`."""
     text = os.fspath(uri)
-    with _naming("list", text):
-        fs, path = _place(text)
+    with naming("list", text):
+        fs, path = place_of(text)
         fs.invalidate_cache()
+        whole = path if speaks(fs, LOCAL) else text
         try:
             kind = fs.info(path)["type"]
-        except FileNotFoundError as error:
-            if _cause(error, text) is not error:
+        except Exception as error:
+            if not is_missing(error) or cause_of(error, text) is not error:
                 raise
             kind = "glob"
         if kind == "file":
-            whole = path if _speaks(fs, _LOCAL) else text
             return Expansion(kind, whole, [whole], [])
         if kind == "directory":
-            below, names = path.rstrip("/"), _files_below(fs, path)
+            # The URI itself, not the client's path: that may lack what it takes to open it again.
+            start, names = whole.rstrip("/"), _files_below(fs, path)
         else:
-            below = _plain_start(path)
+            start, below = _plain_start(whole), _plain_start(path)
             found = fs.glob(path, detail=True) if _GLOB.search(path) else {}
             names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
-        files = sorted(_uri(fs, f"{below}/{name}", text) for name in names if not is_hidden(name))
-        return Expansion(kind, _uri(fs, below, text), files, names)
+        files = sorted(f"{start}/{name}" for name in names if not is_hidden(name))
+        return Expansion(kind, start, files, names)
 
 
 def would_find(uri: str, file: str) -> bool:
     """Whether `expand` of a folder or a glob would find a file, given by its URI, if it were there."""
-    fs, path = _place(uri)
-    file_fs, file_path = _place(file)
+    fs, path = open_place(uri)
+    file_fs, file_path = open_place(file)
     if _GLOB.search(path):
         below, fits = _plain_start(path), re.fullmatch(glob_translate(path), file_path) is not None
     else:
         below = path.rstrip("/")
         fits = file_path.startswith(f"{below}/")
-    return file_fs is fs and fits and not is_hidden(file_path[len(below) + 1 :])
+    return file_fs == fs and fits and not is_hidden(file_path[len(below) + 1 :])
 
 
-@_patient
+@patient
 def size(uri: str) -> int:
     """Bytes of a file. Errors as `read_bytes`."""
-    with _naming("look for", uri):
-        fs, path = _place(uri)
+    with naming("look for", uri):
+        fs, path = place_of(uri)
         fs.invalidate_cache()
-        return int(fs.info(path)["size"])
+        return int(read_at(fs, path, fs.info)["size"])
 
 
-@_patient
+@patient
 def stamp(uri: str) -> str:
     """A text that differs when the file was written anew: its size and its ETag or time of change."""
-    with _naming("look for", uri):
-        fs, path = _place(uri)
+    with naming("look for", uri):
+        fs, path = place_of(uri)
         fs.invalidate_cache()
-        info = fs.info(path)
-    marks = [
-        str(info.get(key)) for key in ("size", "ETag", "etag", "mtime", "ino", "LastModified", "created")
-    ]
-    return " ".join(marks)
+        info = read_at(fs, path, fs.info)
+    return " ".join(str(info.get(key)) for key in _MARKS)
+
+
+# What changes when a file is written anew, as clients name it.
+_TIMES = ("mtime", "modificationTime", "LastModified", "Last-Modified", "created")
+_MARKS = ("size", "ETag", "etag", "ino", *_TIMES)
 
 
 # --- how ---------------------------------------------------------------------------------------------
@@ -797,119 +724,6 @@ _GLOB = re.compile(r"[*?\[]")
 def _plain_start(glob: str) -> str:
     """The folder before a glob's pattern. It was asked for by name: only what comes after can be hidden."""
     return _GLOB.split(glob, maxsplit=1)[0].rpartition("/")[0]
-
-
-def _place(uri: str) -> tuple[Any, str]:
-    """fsspec's file system for a URI and the path on it."""
-    scheme = _SCHEME.match(uri)
-    if "::" in uri and "://" in uri:
-        raise Refused(f"{redact(uri)}: chained URIs (::) are not supported; copy the files out first")
-    if is_local(uri):
-        path = uri[scheme.end() :] if scheme else uri
-        if not path:
-            raise Refused("an empty path; give a file or a folder")
-        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
-    assert scheme is not None
-    if len(scheme[1]) == 1:
-        # fsspec takes it for a drive of Windows, that is for a local path.
-        raise Refused(f"{redact(uri)}: Protocol not known: {scheme[1]}")
-    if _PASSWORD.match(uri, scheme.end()):
-        raise Refused(
-            f"{redact(uri)}: the URI holds a password; give credentials through the environment or "
-            "fsspec's configuration"
-        )
-    try:
-        fs, path = url_to_fs(uri)
-    except ImportError as error:
-        hint = _EXTRAS.get(scheme[1].lower(), str(error))
-        raise Refused(f"{redact(uri)}: reading {scheme[0]} needs another package: {hint}") from None
-    except ValueError as error:
-        raise Refused(f"{redact(uri)}: {redact_message(str(error))}") from None
-    return fs, path
-
-
-def _speaks(fs: Any, protocols: frozenset[str]) -> bool:
-    protocol = fs.protocol
-    return not protocols.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
-
-
-def _uri(fs: Any, path: str, like: str) -> str:
-    """The URI of a path that a file system named, with the scheme and host of the URI `like`."""
-    if _speaks(fs, _LOCAL) or _SCHEME.match(path):
-        return path
-    like = like.rstrip("/")
-    asked = fs._strip_protocol(like)
-    return like.removesuffix(asked) + path if like.endswith(asked) else str(fs.unstrip_protocol(path))
-
-
-@contextmanager
-def _naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[None]:
-    """Give whatever a file system raises (of this kind) the URI's name and take credentials out of it."""
-    try:
-        yield
-    except (Refused, StorageError):
-        raise
-    except kind as error:
-        cause = _cause(error, uri)
-        message = f"cannot {what} {redact(uri)}: {_reason(cause, uri)}"
-        if isinstance(cause, FileNotFoundError) or _status(cause) in (404, 410):
-            raise FileNotFoundError(message) from None
-        named = StorageError(message)
-        named.errno = getattr(cause, "errno", None)
-        named.transient = _is_transient(cause)
-        raise named from None
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left, which no further attempt will change."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_PASSING_ERRNO = frozenset({errno.EAGAIN, errno.ESTALE})
-# Clients of object stores and of HTTP have classes of their own, which are not imported for this.
-_PASSING_CLASS = re.compile(r".*(Timeout(Error)?|ServerDisconnectedError|ClientPayloadError|IncompleteRead)")
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether an error, or one behind it, is of those that pass by themselves."""
-    seen: list[BaseException] = []
-    while error not in seen:
-        passing = isinstance(
-            error, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
-        )
-        passing = passing or _status(error) in _PASSING_STATUS
-        passing = passing or getattr(error, "errno", None) in _PASSING_ERRNO
-        if passing or _PASSING_CLASS.fullmatch(type(error).__name__):
-            return True
-        seen.append(error)
-        error = error.__cause__ or error
-    return False
-
-
-def _status(error: BaseException) -> Any:
-    """The HTTP status that an error tells of, as clients of S3, HTTP, Google, Azure and the hub name it."""
-    response = getattr(error, "response", None)
-    if isinstance(response, Mapping):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    names = ("status", "status_code", "code")
-    statuses = (getattr(holder, name, None) for holder in (error, response) for name in names)
-    return next((status for status in statuses if isinstance(status, int)), None)
-
-
-def _cause(error: BaseException, uri: str) -> BaseException:
-    """The error, or what is behind it: fsspec's HTTP client calls whatever a host refuses "not found"."""
-    hidden = isinstance(error, FileNotFoundError) and uri.lower().startswith("http")
-    return error.__cause__ or error if hidden else error
-
-
-def _reason(error: BaseException, uri: str) -> str:
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
-    if isinstance(error, FileNotFoundError) and text in uri:
-        text = "there is no such file"
-    text = redact_message(text.replace(uri, redact(uri)))
-    kind = "" if isinstance(error, OSError) else type(error).__name__
-    return ": ".join(part for part in (kind, text) if part)
 
 
 @contextmanager
@@ -955,22 +769,8 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
-@contextmanager
-def _moved_into_place(fs: Any, target: str) -> Iterator[str]:
-    folder = target.rpartition("/")[0]
-    temporary = f"{folder}/.{uuid.uuid4().hex}.tmp"
-    fs.makedirs(folder, exist_ok=True)
-    try:
-        yield temporary
-        fs.mv(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            fs.rm_file(temporary)
-        raise
-
-
 def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
-    if not _speaks(fs, _S3):
+    if not speaks(fs, S3):
         return {}
     # s3fs sends less than two chunks as one PUT.
     options: dict[str, Any] = {"chunksize": max(size, 50 * 2**20)} if size <= _ONE_PUT_BYTES else {}

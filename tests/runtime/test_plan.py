@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -312,18 +313,49 @@ def test_run_file_comes_back_and_goes_on_from_anywhere(
     assert plan_of(again).done == 1
 
 
-def test_no_query_with_a_signature_is_written_down(
+def test_secrets_of_uris_are_not_written_down_and_asked_for_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     plan = plan_of(make_spec(make_manifest("one")))
-    signed = "https://host/manifest.parquet?X-Amz-Signature=abcdef"
+    signed = "https://host/manifest.parquet?page=1&X-Amz-Signature=abcdef"
     image = "https://user:abcdef@host/fox.png?X-Amz-Signature=abcdef"
-    spec = plan.spec.override({"manifest.uri": signed, "sampling.image": image})
-    write_run_file(dataclasses.replace(plan, spec=spec))
-    text = (tmp_path / "out" / "run.yaml").read_text()
-    assert "https://host/manifest.parquet" in text
-    assert "https://host/fox.png" in text
-    assert "abcdef" not in text
+    for uris, lacking in (
+        ({"manifest.uri": signed}, "manifest.uri: https://host/manifest.parquet"),
+        ({"sampling.image": image}, "sampling.image: https://host/fox.png"),
+    ):
+        write_run_file(dataclasses.replace(plan, spec=plan.spec.override(uris)))
+        assert "abcdef" not in (tmp_path / "out" / "run.yaml").read_text()
+        again = load_spec(str(tmp_path / "out" / "run.yaml"))
+        with pytest.raises(Refused, match=re.escape(lacking) + ".* give the whole URI again"):
+            plan_of(again)
+        # The run goes on with the URI as it was given.
+        whole = {"manifest.uri": plan.spec.manifest.uri, "sampling.image": None}
+        assert plan_of(again.override(whole)).total == 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "abfs://container@account.dfs.core.windows.net/data/*.parquet",
+        "s3://bucket/what?/part-?.parquet",
+        "s3://bucket/a#b@c.parquet",
+        "sftp://me@host/data",
+        "https://host/m.parquet?version=3",
+    ],
+)
+def test_uris_are_written_down_as_they_were_given(
+    uri: str, make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    plan = plan_of(make_spec(make_manifest("one")))
+    write_run_file(dataclasses.replace(plan, spec=plan.spec.override({"manifest.uri": uri})))
+    assert load_spec(str(tmp_path / "out" / "run.yaml")).manifest.uri == uri
+
+
+def test_an_output_whose_uri_is_secret_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    for uri in ("memory://out?X-Amz-Signature=abcdef", "memory://user:abcdef@out/x", "https://host/out"):
+        with pytest.raises(Refused, match=r"the URI holds a|https:// can only be read") as caught:
+            plan_of(make_spec(make_manifest("one"), output__uri=uri))
+        assert "abcdef" not in str(caught.value)
 
 
 BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [

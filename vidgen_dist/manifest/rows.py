@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from vidgen_dist.errors import Refused
 from vidgen_dist.kinds import Kind, with_addresses
 from vidgen_dist.manifest.columns import RowSchema, column_of, is_text, needed, value_type
 from vidgen_dist.manifest.identity import row_digest, usable_id
@@ -97,12 +98,24 @@ def _beside(file: str, name: str, value: Any, field: Field) -> Any:
     except RequestError:
         # An empty path would become the folder. It is refused with the row's other faults.
         return value
-    return with_paths_beside(file, field.kind, parsed)
+    return with_paths_beside(file, name, field.kind, parsed)
 
 
-def with_paths_beside(file: str, kind: Kind, value: Any) -> Any:
-    """A parsed value whose relative paths of images and clips start from the folder of a file."""
-    return with_addresses(kind, value, lambda address: resolve_path(address, file))
+def with_paths_beside(file: str, name: str, kind: Kind, value: Any) -> Any:
+    """A parsed value whose relative paths of images and clips start from the folder of a file.
+
+    Raises:
+        RequestError: Of the field `name`: an address is a misspelt URI.
+    """
+
+    def beside(address: str) -> str:
+        try:
+            return resolve_path(address, file)
+        except Refused as error:
+            shown, _, wrong = str(error).partition(": ")
+            raise RequestError(name, shown, wrong) from None
+
+    return with_addresses(kind, value, beside)
 
 
 def field_values(field: Field, column: pa.Array) -> list[Any]:

@@ -45,6 +45,7 @@ from vidgen_dist.runtime.resume import Found, Resolving, find_done
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
 from vidgen_dist.storage import Storage, open_export, open_storage, open_writable, redact
+from vidgen_dist.uris import lacks_secret, to_record
 
 RUN_FILE = "run.yaml"
 
@@ -151,6 +152,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         Refused: Names the file, row, column or key, and what is allowed.
     """
     check_sampling(spec)
+    _check_whole(spec)
     spec = with_absolute_paths(spec)
     output = open_writable(spec.output.uri)
     _check_apart(spec, output)
@@ -256,10 +258,10 @@ def write_run_file(plan: Plan) -> bytes:
     spec = plan.spec.override(
         {
             **plan.model.recorded,
-            "manifest.uri": redact(plan.spec.manifest.uri),
+            "manifest.uri": to_record(plan.spec.manifest.uri),
             "manifest.retry": None,
             "manifest.fields": [name for name in plan.manifest.columns if name not in OUR_FIELDS] or None,
-            **_with_addresses(plan.spec, redact),
+            **_with_addresses(plan.spec, to_record),
         }
     )
     content = spec.to_yaml().encode()
@@ -347,6 +349,17 @@ def describe_problems(report: CheckReport) -> str:
     return "\n".join(lines)
 
 
+def _check_whole(spec: RunSpec) -> None:
+    """Refuse URIs that a run has written down without their secrets, see `uris.to_record`."""
+    media = {f"sampling.{name}": uri for name, uri in sampling_addresses(spec).items()}
+    for key, uri in {"manifest.uri": spec.manifest.uri, **media}.items():
+        if lacks_secret(uri):
+            raise Refused(
+                f"{key}: {redact(uri)} was written down without the secret that opens it; "
+                "give the whole URI again"
+            )
+
+
 def _check_apart(spec: RunSpec, output: Storage) -> None:
     """Refuse an output in the manifest: the next run would take the ledger's parts for files of it."""
     if storage.would_find(spec.manifest.uri, output.uri(f"{FOLDER}/part.parquet")):
@@ -392,12 +405,12 @@ def _check_same_run(spec: RunSpec, before: RunSpec, model: OpenedModel) -> None:
 def _check_manifest_belongs(spec: RunSpec, before: RunSpec, ledger: LedgerState, manifest: Manifest) -> None:
     """Refuse a manifest that has nothing to do with what is in the output."""
     uri = redact(spec.manifest.uri)
-    if before.manifest.uri == uri or not ledger.parts:
+    if before.manifest.uri == to_record(spec.manifest.uri) or not ledger.parts:
         return
     if not any(ledger.knows(batch.ids).any() for batch in manifest.batches(extras=False)):
         raise Refused(
             f"{redact(spec.output.uri)}: is the output of another run: its manifest is "
-            f"{before.manifest.uri}, and no row of {uri} is in its ledger; give another folder"
+            f"{redact(before.manifest.uri)}, and no row of {uri} is in its ledger; give another folder"
         )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.uris import is_local, local_path
 from vidgen_dist.weights.files import is_folder, is_there
 
 # huggingface_hub is imported where it is used: a folder needs nothing of it, and it takes a while.
@@ -27,7 +28,7 @@ def folder_of(key: str, model: str, of_revision: str, revision: str | None, allo
     Raises:
         Refused: Neither a folder nor a hub id; a revision of a folder.
     """
-    folder = Path(model).expanduser()
+    folder = Path(local_path(model) if is_local(model) else model)
     if is_folder(folder):
         if revision is not None:
             raise Refused(f"{of_revision} {revision!r}: {model} is a folder, which has none; leave it out")

@@ -34,6 +34,7 @@ from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import Field
 from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.storage import Storage, redact
+from vidgen_dist.uris import without_secrets
 
 ROW, URI = "__row", "__uri"
 """Columns of a joined table that are no one's: the row's place in the manifest; where its video is."""
@@ -306,7 +307,8 @@ def _without_credentials(column: pa.Array | pa.ChunkedArray, field: Field) -> pa
     """Where media came from, for others to read: a signed URL opens for everybody."""
 
     told = (
-        None if value is None else with_addresses(field.kind, value, redact) for value in column.to_pylist()
+        None if value is None else with_addresses(field.kind, value, without_secrets)
+        for value in column.to_pylist()
     )
     return pa.array(told, column.type)
 

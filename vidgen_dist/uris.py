@@ -1,0 +1,303 @@
+"""URIs: what is a path of this machine, what of a URI is shown, and what of it is written down.
+
+Where a URI can hold a secret:
+
+=====================================  ==========================================================
+``http``, ``https``, ``webdav``        a user, a password; parameters of the query (signatures, tokens)
+``s3``, ``s3a``                        ``key:secret@`` before the bucket, as Hadoop had it
+``ftp sftp ssh smb hdfs webhdfs`` …    a password; of the query a delegation token. The user is no secret,
+                                       and without it the URI may not open
+``abfs abfss az adl wasb wasbs``       a signature in the query; what is before ``@`` is the container
+``gs``, ``gcs``, ``oss``, ``obs``      nothing; a signature in the query, where somebody pasted one
+paths, ``file``, ``memory``            nothing
+=====================================  ==========================================================
+
+In keys of object stores ``?``, ``#`` and ``@`` are letters as others are, and ``?`` a glob's. `redact` is for
+what people read, and leaves out more than must be. `to_record` is for what is opened again: it leaves out
+nothing but secrets, and puts ``***`` in their places.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import fsspec
+
+from vidgen_dist.errors import Refused
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# What stands before the host; a secret key may hold slashes, a port is digits alone.
+_PASSWORD = re.compile(r"[^/@:\[]*:(?!\d*(?:[/?#]|$))[^@]*@")
+_LOCAL = frozenset({"file", "local"})
+_WITH_CONTAINER = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
+_OBJECT_STORES = _WITH_CONTAINER | {"s3", "s3a", "gs", "gcs", "oss", "obs", "hf", "memory"}
+# Where a user alone opens the door: a token, or half of a pair of keys.
+_USER_IS_SECRET = frozenset({"http", "https", "webdav", "webdavs", "s3", "s3a"})
+_WEB = frozenset({"http", "https", "webdav", "webdavs"})
+# `github://owner:repository@commit/path` and Amazon's names of access points hold colons of their own.
+_NO_USER = re.compile(r"(github://|s3a?://arn:)", re.IGNORECASE)
+
+_HIDDEN = "***"
+_SIGNING = re.compile(r".*(sig|signature|token|secret|passwd|password|credential)s?", re.IGNORECASE)
+_SECRET = re.compile(
+    rf"({_SIGNING.pattern})|.*(key|keyid|accessid|auth|authorization|pwd|pass|jwt|hmac|session|sas|policy|code"
+    r"|delegation)",
+    re.IGNORECASE,
+)
+_NO_SECRET = frozenset({"versionid", "version", "generation", "revision", "ref", "snapshot"})
+# Long, of one piece, with digits and letters: a token under whatever name.
+_LIKE_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_~-]{20,}")
+
+
+class _Parts(NamedTuple):
+    """The scheme with ``://``, what is before the host with ``@``, host and path, what begins with ``?``."""
+
+    scheme: str
+    user: str
+    place: str
+    query: str
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme, in lower case; empty where there is none."""
+    found = _SCHEME.match(uri)
+    return found[1].lower() if found else ""
+
+
+def _parts(uri: str) -> _Parts:
+    found = _SCHEME.match(uri)
+    scheme, rest = (found[0], uri[found.end() :]) if found else ("", uri)
+    user = ""
+    if not _NO_USER.match(uri):
+        if password := _PASSWORD.match(rest):
+            user = password[0]
+        else:
+            user = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[0]
+            user = f"{user}@" if user else ""
+    place, mark, query = rest[len(user) :].partition("?")
+    return _Parts(scheme, user, place, mark + query)
+
+
+def has_password(uri: str) -> bool:
+    """Whether a user and a password stand before the host."""
+    return not is_local(uri) and ":" in _parts(uri).user
+
+
+def redact(uri: str) -> str:
+    """The URI without what is or may be secret, as messages show it: see the table above."""
+    if is_local(uri):
+        return uri
+    kind, parts = scheme_of(uri), _parts(uri)
+    user = parts.user if kind in _WITH_CONTAINER and ":" not in parts.user else ""
+    is_key = kind in _OBJECT_STORES and not _signed(parts.query)
+    place = parts.place.partition("#")[0] if kind in _WEB else parts.place
+    return parts.scheme + user + place + (parts.query if is_key else "")
+
+
+def to_record(uri: str) -> str:
+    """The URI as files that are read again have it: ``***`` is in place of secrets, see `lacks_secret`."""
+    if is_local(uri):
+        return uri
+    kind, parts = scheme_of(uri), _parts(uri)
+    query = "".join(_hidden(piece, kind) for piece in re.split(r"(?<=[?&;])", parts.query))
+    if parts.user and (":" in parts.user or kind in _USER_IS_SECRET):
+        return parts.scheme + parts.place + query + ("&" if query else "?") + _HIDDEN
+    return parts.scheme + parts.user + parts.place + query
+
+
+def without_secrets(uri: str) -> str:
+    """The URI as others may have it: as it is where it holds no secret, otherwise as `redact` shows it."""
+    return uri if to_record(uri) == uri else redact(uri)
+
+
+def lacks_secret(uri: str) -> bool:
+    """Whether a URI is what `to_record` made of one that had a secret: it does not open."""
+    if is_local(uri):
+        return False
+    return re.search(r"[=?&;]\*\*\*(?=[&;]|$)", _parts(uri).query) is not None
+
+
+def _signed(query: str) -> bool:
+    names = re.findall(r"[?&;]([^?&;=]*)=", query)
+    return any(_SIGNING.fullmatch(name) for name in names)
+
+
+def _hidden(piece: str, kind: str) -> str:
+    """`name=value&`, a piece of a query, without the value if it is a secret."""
+    found = re.fullmatch(r"([^=&;]*=)?([^&;]*)([&;]?)", piece)
+    if found is None or not found[2]:
+        return piece
+    name, value, end = found[1] or "", found[2], found[3]
+    called = name.rstrip("=")
+    if kind in _OBJECT_STORES:
+        secret = _SIGNING.fullmatch(called) is not None
+    else:
+        like_token = called.lower() not in _NO_SECRET and _LIKE_TOKEN.fullmatch(unquote(value)) is not None
+        secret = like_token or _SECRET.fullmatch(called) is not None
+    return name + (_HIDDEN if secret else value) + end
+
+
+def redact_message(text: str) -> str:
+    """A text without what is secret: URIs in it as `redact` shows them, values of secret settings left out.
+
+    Such settings are the environment variables and the entries of fsspec's configuration whose names end
+    like `AWS_SECRET_ACCESS_KEY` or `HF_TOKEN` do.
+    """
+    text = re.sub(_SCHEME.pattern + r"[^\s'\"<>]*", lambda found: redact(found[0]), text)
+    for secret in _secrets(os.environ) + _secrets(fsspec.config.conf):
+        text = text.replace(secret, _HIDDEN)
+    return text
+
+
+_SECRET_NAME = re.compile(r".*(secret|token|password|key|connection_string)", re.IGNORECASE)
+# A shorter one would take words out of messages.
+_SECRET_LENGTH = 8
+
+
+def _secrets(settings: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _secrets(value)
+        elif isinstance(value, str) and len(value) >= _SECRET_LENGTH and _SECRET_NAME.fullmatch(name):
+            found.append(value)
+    return found
+
+
+# --- paths of this machine -----------------------------------------------------------------------------
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path of this machine."""
+    kind = scheme_of(uri)
+    return not kind or kind in _LOCAL
+
+
+def is_relative(uri: str) -> bool:
+    """Whether the URI is a path that depends on the current folder, or on who the user is."""
+    return is_local(uri) and not os.path.isabs(_SCHEME.sub("", uri, count=1))
+
+
+def local_path(uri: str) -> str:
+    """The absolute path that a local URI names, without ``..`` (links are not followed).
+
+    `file://` URIs are decoded (`%20` is a space), paths are taken as they stand.
+
+    Raises:
+        Refused: It is empty, names a host, or is a misspelt URI of another storage, see `misspelling`.
+    """
+    if wrong := misspelling(uri):
+        raise Refused(f"{_shown(uri)}: {wrong}")
+    found = _SCHEME.match(uri)
+    path = uri[found.end() :] if found else uri
+    if not path:
+        raise Refused("an empty path; give a file or a folder")
+    if found and found[1].lower() == "file":
+        path = unquote(path.removeprefix("localhost"), errors="surrogateescape")
+    # Two slashes at the start mean nothing here, and would stay.
+    return os.path.abspath(os.path.expanduser(re.sub(r"^//+", "/", path)))
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute, see `local_path`; any other URI as it is."""
+    return local_path(uri) if is_local(uri) else uri
+
+
+def misspelling(uri: str) -> str | None:
+    """Why a local URI cannot be meant as one, and what to write instead; None where it can.
+
+    A path that is there is meant as it stands, whatever it looks like; so is one that begins with ``/``,
+    ``.`` or ``~``.
+    """
+    if scheme_of(uri) == "file":
+        host, _, path = _SCHEME.sub("", uri, count=1).partition("/")
+        # Relative paths after `file://` have been taken all along.
+        if host[:1] in ("", ".", "~") or host == "localhost":
+            return None
+        return (
+            f"it names a host, {host!r}, and only files of this machine can be read so; write "
+            f"file:///{path or host} for the path /{path or host}, or {host}/{path} for one in this folder"
+        )
+    if not uri or _SCHEME.match(uri) or uri.startswith(("/", ".", "~")) or os.path.lexists(uri):
+        return None
+    meant = _meant(uri)
+    if meant is None:
+        return None
+    return f"it is no path that is there, nor a URI; write {redact(meant)}, or ./{_shown(uri)} for a path"
+
+
+def _shown(path: str) -> str:
+    """A path as messages show it: what would be secret if it were the URI that was meant is left out."""
+    meant = _meant(path)
+    if meant is None:
+        return path
+    given, told = (_SCHEME.sub("", uri, count=1).lstrip("/") for uri in (meant, redact(meant)))
+    return path.replace(given, told)
+
+
+def _meant(path: str) -> str | None:
+    """The URI that a relative path was probably meant to be; None if it is a path like any other."""
+    bare = path.strip(" \t\r\n'\"`<>")
+    if _SCHEME.match(bare):
+        return bare
+    word, colon, rest = bare.partition("/")[0].partition(":")
+    after = bare[len(word) + len(colon) :]
+    kind = word.lower()
+    # One letter is a drive of Windows; URIs of data have no slashes.
+    if len(word) < 2 or kind == "data":
+        return None
+    lost_slash = colon and not rest and after.startswith("/")
+    lost_slashes = colon and kind in _known_schemes()
+    lost_colon = not colon and after.startswith("//") and kind in _COMMON
+    if lost_slash or lost_slashes or lost_colon:
+        return f"{word}:{'///' if kind in _ROOTED else '//'}" + after.replace("\\", "/").lstrip("/")
+    return None
+
+
+_COMMON = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "http", "https", "hf", "ftp", "sftp"})
+# Their paths may begin at the root, where others have a host or a bucket.
+_ROOTED = frozenset({"file", "local", "dbfs", "hdfs", "viewfs"})
+
+
+@cache
+def _known_schemes() -> frozenset[str]:
+    """Words that begin URIs, also those whose packages are not installed."""
+    others = {"azure", "cos", "cosn", "nfs", "obs", "ofs", "s3n", "viewfs", "wasb", "wasbs"}
+    return frozenset(fsspec.available_protocols()) | others
+
+
+def resolve_path(path: str, base: str) -> str:
+    """`path` as it is if it is absolute or a URI, otherwise beside the file `base`.
+
+    Raises:
+        Refused: It is neither, but a misspelt URI, see `misspelling`.
+    """
+    if scheme_of(path) == "file":
+        local_path(path)
+    if _SCHEME.match(path) or os.path.isabs(path) or path.startswith(("~", "data:")):
+        return path
+    scheme = _SCHEME.match(base)
+    start = scheme.end() if scheme else 0
+    beside = base[:start] + posixpath.normpath(posixpath.join(posixpath.dirname(base[start:]), path))
+    if (wrong := misspelling(path)) and not (is_local(beside) and os.path.lexists(beside)):
+        raise Refused(f"{_shown(path)}: {wrong}")
+    return beside
+
+
+def split(uri: str) -> tuple[str, str]:
+    """The folder's URI and the file's name; a local path is made absolute.
+
+    The name is empty where there is but a scheme and a host: a bucket is no file.
+    """
+    whole = absolute(uri)
+    scheme = _SCHEME.match(whole)
+    folder, slash, name = whole[scheme.end() if scheme else 0 :].rpartition("/")
+    if scheme:
+        return (scheme[0] + folder, name) if slash else (whole, "")
+    return folder or "/", name
