@@ -25,6 +25,7 @@ from vidgen_dist.ledger.entries import (
     MAX_MESSAGE,
     SCHEMA,
     LedgerEntry,
+    check_passthrough,
     ledger_schema,
 )
 from vidgen_dist.ledger.merging import RECENT, read_ledger
@@ -63,6 +64,7 @@ __all__ = [
     "LedgerWriter",
     "Outcomes",
     "Summary",
+    "check_passthrough",
     "compact",
     "dead_letters",
     "has_later_parts",

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 
@@ -126,7 +127,7 @@ class LedgerEntry:
 
 
 def ledger_schema(passthrough: pa.Schema | None = None) -> pa.Schema:
-    """`SCHEMA` and, after it, the passthrough columns with the types that they have in the manifest.
+    """`SCHEMA` and, after it, the passthrough columns, which may be null.
 
     Raises:
         Refused: A passthrough column has the name of one of the ledger's own.
@@ -139,6 +140,40 @@ def ledger_schema(passthrough: pa.Schema | None = None) -> pa.Schema:
             f"name; rename it in the manifest. The ledger's own columns: {', '.join(SCHEMA.names)}"
         )
     return pa.schema([*SCHEMA, *extra])
+
+
+def check_passthrough(passthrough: pa.Schema) -> None:
+    """Whether a ledger can have these columns beside its own.
+
+    Raises:
+        Refused: Names the column, and its type if it is that which cannot be.
+    """
+    ledger_schema(passthrough)
+    for column in passthrough:
+        try:
+            if name := _repeated_member(column.type):
+                raise ValueError(f"it has two members {name!r}, and Python's dictionaries have one")
+            # An entry without the row's values has nulls.
+            _write_and_read(pa.table({column.name: pa.array([None], column.type)}))
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise Refused(
+                f"passthrough: column {column.name!r} has type {column.type}, which the ledger cannot hold "
+                f"({error}); leave it out, or make it a text in the manifest"
+            ) from None
+
+
+def _repeated_member(kind: pa.DataType) -> str | None:
+    """The name that two members of a struct, or of one within a type, have."""
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    names = [field.name for field in fields]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    return repeated or next(filter(None, (_repeated_member(field.type) for field in fields)), None)
+
+
+def _write_and_read(table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    pq.read_table(pa.BufferReader(sink.getvalue()))
 
 
 def entry_rows(entries: Sequence[LedgerEntry], schema: pa.Schema) -> pa.RecordBatch:

@@ -30,7 +30,8 @@ from vidgen_dist.manifest.columns import (
     needed,
 )
 from vidgen_dist.manifest.faults import BadRows, Fault, ProbeError, Problem, find_bad
-from vidgen_dist.manifest.files import INPUT_SUFFIXES, PARQUET_SUFFIXES, ManifestFile, find_files
+from vidgen_dist.manifest.files import PARQUET_SUFFIXES, ManifestFile, find_files
+from vidgen_dist.manifest.footers import INPUT_SUFFIXES
 from vidgen_dist.manifest.identity import row_digest
 from vidgen_dist.manifest.listing import LISTED, list_bad_rows
 from vidgen_dist.manifest.opening import Manifest, open_manifest

@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from vidgen_dist.digests import as_list, json_template
-from vidgen_dist.manifest.columns import RowSchema, column_of, is_text
+from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text
 from vidgen_dist.manifest.identity import digest_text, new_digest, plain_value
 from vidgen_dist.manifest.rows import Row, extra_values, field_values, make_row
 from vidgen_dist.storage import StorageError, redact
 
 _TEMPLATED = ("id", "prompt", "seed")
 """Fields in which rows may differ whose digests are made by one `JsonTemplate`."""
+
+_CHUNK_ROWS = 1024
+"""Nested values that are Python objects at the same time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +63,9 @@ class Batch:
             return
         try:
             values = {name: self._values(name, places) for name in self.fields}
-            extra = {
-                field.name: extra_values(self.some(field.name, places), field) for field in self.extra_schema
-            }
         except StorageError as error:
             raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
+        extra = {field.name: self._extra(field, places) for field in self.extra_schema}
         for at, place in enumerate(places):
             present = {name: column[at] for name, column in values.items() if column[at] is not None}
             passed = {name: column[at] for name, column in extra.items()}
@@ -74,6 +75,28 @@ class Batch:
 
     def _values(self, name: str, places: Sequence[int] | np.ndarray) -> list[Any]:
         return field_values(self.row_schema.fields[name], self.some(name, places))
+
+    def _extra(self, field: pa.Field, places: Sequence[int] | np.ndarray) -> list[Any]:
+        column = self.some(field.name, places)
+        try:
+            return extra_values(column, field)
+        except StorageError as error:
+            if len(places) > 1:
+                half = len(places) // 2
+                # One of them raises, and names its row.
+                self._extra(field, places[:half])
+                self._extra(field, places[half:])
+            raise StorageError(f"{redact(self.file)}, row {self.indices[places[0]]}: {error}") from None
+
+    def check_extras(self) -> None:
+        """Whether all values of the passed-through columns can be passed through.
+
+        Raises:
+            StorageError: One cannot; names file, row and column.
+        """
+        for field in self.extra_schema:
+            for start in range(0, 0 if is_simple(field.type) else len(self), _CHUNK_ROWS):
+                self._extra(field, np.arange(start, min(start + _CHUNK_ROWS, len(self))))
 
     def row(self, place: int) -> Row:
         """One of the rows, by its place in the batch."""
@@ -96,11 +119,7 @@ class Batch:
         column = self.columns.column(name)
         if len(places) == len(self) and np.array_equal(places, np.arange(len(self))):
             return column
-        try:
-            return column.take(pa.array(places, pa.int64()))
-        except pa.ArrowNotImplementedError:
-            # Views, of text for example, can be cut but not picked from.
-            return pa.concat_arrays([column.slice(place, 1) for place in places])
+        return column.take(pa.array(places, pa.int64()))
 
     @cached_property
     def plain(self) -> np.ndarray:
@@ -244,8 +263,6 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
     if pa.types.is_floating(kind):
         # Bit by bit: 0.0 and -0.0 are told apart.
         column = column.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width])
-    elif pa.types.is_string_view(kind):
-        column = column.cast(pa.string())
     try:
         encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
     except pa.ArrowNotImplementedError:

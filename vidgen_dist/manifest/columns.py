@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.kinds import Clip, Flag, Image, Kind, Number, RowId, Text, Whole
+from vidgen_dist.manifest.types import plain_type
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.storage import redact, split
 
@@ -23,14 +24,20 @@ PRIORITY = "priority"
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's texts."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    """Whether a plain type is one of Arrow's texts."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's binary ones."""
+    """Whether a plain type is one of Arrow's binary ones."""
     of_any_length = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return of_any_length or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
+    return of_any_length or pa.types.is_fixed_size_binary(kind)
+
+
+def is_simple(kind: pa.DataType) -> bool:
+    """Whether whatever a column of a plain type holds can be passed through."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return number or is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -43,7 +50,7 @@ def _is_priority(kind: pa.DataType) -> bool:
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    return is_text(kind) or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType)
+    return is_text(kind) or pa.types.is_integer(kind)
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -102,7 +109,7 @@ class Column:
     """How columns hold fields of a kind.
 
     Args:
-        fits: Whether a type can hold them.
+        fits: Whether a type, as columns are read (see `types`), can hold them.
         allowed: Which types those are, for messages.
         written: The type that `manifest_build.build` gives it.
         surely_fine: Kind and values (N,) -> which of them certainly are allowed, nulls too: bool (N,). Others
@@ -178,34 +185,11 @@ def whole_numbers(column: pa.Array, missing: int) -> np.ndarray:
 
 def extra_type(kind: pa.DataType) -> pa.DataType:
     """The type with which a column of this one is passed through."""
-    kind = value_type(kind)
+    kind = plain_type(kind)
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         # Python has no nanoseconds.
         return pa.timestamp("us", kind.tz)
-    return _without_views(kind)
-
-
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """A type with texts, binaries and lists in place of views of them, which few of Arrow's kernels take."""
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([_field_without_views(field) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(_field_without_views(kind.key_field), _field_without_views(kind.item_field))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_field_without_views(kind.value_field), kind.list_size)
-    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
-        return pa.large_list(_field_without_views(kind.value_field))
-    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
-        return pa.list_(_field_without_views(kind.value_field))
     return kind
-
-
-def _field_without_views(field: pa.Field) -> pa.Field:
-    return field.with_type(_without_views(field.type))
 
 
 @dataclass(frozen=True)
@@ -295,7 +279,8 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows:
 
 
 def _fits(column: Column, kind: pa.DataType) -> bool:
-    return column.fits(value_type(kind)) or pa.types.is_null(value_type(kind))
+    plain = plain_type(kind)
+    return column.fits(plain) or pa.types.is_null(plain)
 
 
 def readable(rows: RowSchema, schemas: Sequence[pa.Schema]) -> RowSchema:

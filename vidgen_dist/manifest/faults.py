@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.columns import is_bytes, is_text
 from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import (
     SHOWN_VALUE,
@@ -154,18 +153,17 @@ def find_bad(batch: Batch, resolve: Resolve | None = None, probe: Probe | None =
         looked = map_ahead(lambda row: _fault(row, fields, resolve, probe), batch.rows(), threads=_PROBERS)
         return BadRows.of(batch, list(_single(everyone, looked)))
     found: list[tuple[np.ndarray, Fault]] = []
-    doubtful = everyone
-    if all(_passes(field.type) for field in batch.extra_schema):
-        doubtful = ~batch.plain
-        for row, places in batch.groups(batch.plain):
-            fault = _fault(row, fields, resolve)
-            if fault is None:
-                continue
-            if fault.column in fields and not fields[fault.column].is_own:
-                found.append((places, fault))
-            else:
-                # It tells of a value that differs from row to row.
-                doubtful[places] = True
+    batch.check_extras()
+    doubtful = ~batch.plain
+    for row, places in batch.groups(batch.plain):
+        fault = _fault(row, fields, resolve)
+        if fault is None:
+            continue
+        if fault.column in fields and not fields[fault.column].is_own:
+            found.append((places, fault))
+        else:
+            # It tells of a value that differs from row to row.
+            doubtful[places] = True
     found += _single(doubtful, (_fault(row, fields, resolve) for row in batch.rows(doubtful)))
     return BadRows.of(batch, found)
 
@@ -174,12 +172,6 @@ def _single(wanted: np.ndarray, looked: Iterator[Fault | None]) -> Iterator[tupl
     for place, fault in zip(np.flatnonzero(wanted), looked, strict=True):
         if fault is not None:
             yield np.array([place]), fault
-
-
-def _passes(kind: pa.DataType) -> bool:
-    """Whether whatever a column of that type holds can be passed through."""
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return number or is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)
 
 
 def _fault(

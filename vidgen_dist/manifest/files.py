@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_columns
+from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_columns, known_columns
+from vidgen_dist.manifest.footers import Footer, read_footer
 from vidgen_dist.manifest.table_formats import check_no_table
+from vidgen_dist.manifest.types import plain_columns
 from vidgen_dist.storage import StorageError, expand, expansion, open_input, redact, stamp
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
-INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 _BATCH_BYTES = 32 * 2**20
 # Rows decoded at once: a text that all rows share is stored once, but each row gets a copy.
@@ -89,63 +88,36 @@ def open_file(uri: str, passthrough: Sequence[str], rows: RowSchema) -> tuple[Ma
     """A file and its schema, from its footer.
 
     Raises:
-        Refused: It is not Parquet, or cut short; or as `check_columns`.
+        Refused: As `read_footer` and `check_columns`; or a column that is read is encrypted.
     """
-    footer = _read_footer(uri)
-    schema = footer.metadata.schema.to_arrow_schema()
+    footer = read_footer(uri)
+    schema = _without_encrypted(uri, footer, passthrough, rows)
     check_columns(uri, schema, passthrough, rows)
     groups = tuple(footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
     return ManifestFile(uri, footer.digest, groups, PRIORITY in schema.names), schema
 
 
-@dataclass(frozen=True)
-class _Footer:
-    metadata: pq.FileMetaData
-    digest: str
-
-
-def _read_footer(uri: str) -> _Footer:
-    with open_input(uri) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2**16))
-        tail = file.read()
-        if tail[-4:] != b"PAR1" or size < 12:
-            file.seek(0)
-            raise Refused(f"{redact(uri)}: {_not_parquet(uri, file.read(4), tail[-4:])}")
-        length = int.from_bytes(tail[-8:-4], "little") + 8
-        if length > size - 4:
-            raise Refused(f"{redact(uri)}: its Parquet footer is damaged; write the file again")
-        if length > len(tail):
-            file.seek(size - length)
-            tail = file.read()
-    footer = tail[-length:]
-    try:
-        # The footer is all that a reader of the metadata looks at.
-        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
-    except (pa.ArrowException, OSError) as error:
-        raise Refused(f"{redact(uri)}: its Parquet footer is damaged ({error})") from None
-    return _Footer(metadata, hashlib.sha256(footer).hexdigest())
-
-
-def _not_parquet(uri: str, head: bytes, tail: bytes) -> str:
-    if b"PARE" in (head, tail):
-        return "is encrypted Parquet; allowed: plain Parquet"
-    if head == b"PAR1":
-        return "is a Parquet file cut short; write it again"
-    build = "; `vidgen manifest build` makes one from it" if uri.endswith(INPUT_SUFFIXES) else ""
-    return f"is not Parquet{build}"
+def _without_encrypted(uri: str, footer: Footer, passthrough: Sequence[str], rows: RowSchema) -> pa.Schema:
+    """The columns of a file but for those that are encrypted; refused, if one of them is needed."""
+    read = {*known_columns(rows.fields), *passthrough} - set(rows.ignored)
+    if needed := sorted(footer.encrypted & read):
+        raise Refused(
+            f"{redact(uri)}: column {needed[0]!r} is encrypted; columns that are read must not be: write "
+            "the file without encryption"
+        )
+    return pa.schema([field for field in footer.schema if field.name not in footer.encrypted])
 
 
 # Of a file of many row groups the footer has megabytes: read once, as long as the file stays the same.
 @lru_cache(maxsize=1)
-def _known_footer(uri: str, _stamp: str) -> _Footer:
-    return _read_footer(uri)
+def _known_footer(uri: str, _stamp: str) -> Footer:
+    return read_footer(uri)
 
 
 def read_group(
     file: ManifestFile, index: int, columns: Sequence[str], most_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """A row group from front to back, in batches small enough whatever the group's size.
+    """A row group from front to back, in batches small enough whatever the group's size, with plain types.
 
     Args:
         file, index: The file, and the row group's number.
@@ -172,11 +144,12 @@ def read_group(
                 source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
             ) as parquet,
         ):
-            most = _PIECE_ROWS_OF_LONG if _has_long_values(group) else _PIECE_ROWS
+            long = _has_long_values(group, footer.leaves(columns))
+            most = _PIECE_ROWS_OF_LONG if long else _PIECE_ROWS
             pieces = parquet.iter_batches(
                 min(rows, most), row_groups=[index], columns=list(columns), use_threads=False
             )
-            for batch in _joined(pieces, rows):
+            for batch in _joined(map(plain_columns, pieces), rows):
                 missing -= batch.num_rows
                 yield batch
         if missing:
@@ -184,13 +157,25 @@ def read_group(
     except (StorageError, FileNotFoundError):
         raise
     except (pa.ArrowException, OSError, Refused) as error:
-        raise StorageError(f"cannot read {redact(file.uri)}, row group {index}: {error}") from None
+        of_column = _column_at_fault(file, index, columns)
+        raise StorageError(f"cannot read {redact(file.uri)}, row group {index}{of_column}: {error}") from None
 
 
-def _has_long_values(group: pq.RowGroupMetaData) -> bool:
+def _column_at_fault(file: ManifestFile, index: int, columns: Sequence[str]) -> str:
+    """The first of some columns that cannot be read by itself, for a message; empty if all can be."""
+    for name in columns if len(columns) > 1 else ():
+        try:
+            for _ in read_group(file, index, (name,), _PIECE_ROWS):
+                pass
+        except StorageError:
+            return f", column {name!r} ({_known_footer(file.uri, stamp(file.uri)).schema.field(name).type})"
+    return ""
+
+
+def _has_long_values(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> bool:
     """Whether a text may be longer than what writers keep as a column's least and greatest (often 4 kB)."""
-    for number in range(group.num_columns):
-        column = group.column(number)
+    for leaf in leaves:
+        column = group.column(leaf)
         known = column.statistics
         if column.physical_type == "BYTE_ARRAY" and (
             known is None or not (known.has_min_max or known.null_count == column.num_values)

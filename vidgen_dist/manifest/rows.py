@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.kinds import Kind, with_addresses
-from vidgen_dist.manifest.columns import RowSchema, column_of, is_text, needed, value_type
+from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text, needed, value_type
 from vidgen_dist.manifest.identity import row_digest, usable_id
 from vidgen_dist.request import Field, RenderRequest, RequestError
 from vidgen_dist.storage import StorageError, resolve_path
@@ -134,7 +134,10 @@ def column_values(column: pa.Array) -> list[Any]:
     Raises:
         StorageError: Text within a nested column that is not UTF-8.
     """
-    values = _pylist(column, "surrogateescape")
+    try:
+        values = _pylist(column, "surrogateescape")
+    except ValueError as error:
+        raise StorageError(f"a column of {column.type} holds {error}") from None
     if pa.types.is_decimal(value_type(column.type)):
         return [
             value if value is None else int(value) if value % 1 == 0 else float(value) for value in values
@@ -149,10 +152,13 @@ def extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
         StorageError: A value that cannot be passed through.
     """
     try:
-        return _pylist(
-            column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column, "replace"
-        )
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+        typed = column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column
+        values = _pylist(typed, "replace")
+        if not is_simple(field.type):
+            # As the ledger's writer will do it.
+            pa.array(values, field.type)
+        return values
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         # Such as a time after the year 9999, or of nanoseconds within a list. For these Arrow advises pandas,
         # which brings a NumPy that MindSpore does not work with.
         reason = str(error).partition(" Install pandas")[0].rstrip(".")
@@ -169,6 +175,6 @@ def _pylist(column: pa.Array, errors: str) -> list[Any]:
         # One bad text must not take its neighbours with it: `RenderRequest` refuses it by itself.
         flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
         if not is_text(flat.type):
-            raise StorageError("a nested column holds text that is not UTF-8") from None
+            raise ValueError("text that is not UTF-8 within what is nested") from None
         raw = flat.cast(pa.large_binary()).to_pylist()
         return [value if value is None else value.decode("utf-8", errors) for value in raw]

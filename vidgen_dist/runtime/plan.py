@@ -16,7 +16,7 @@ from vidgen_dist import storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.ledger import FOLDER, LedgerState, ledger_schema, read_ledger
+from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger
 from vidgen_dist.manifest import (
     CheckReport,
     Manifest,
@@ -227,7 +227,7 @@ def open_checked(spec: RunSpec, rules: Rules[Any] | None) -> Manifest:
         one_of=needed_columns() if rules is None else (),
         ignored=() if rules is None else rules.ignored,
     )
-    ledger_schema(manifest.extra_schema)
+    check_passthrough(manifest.extra_schema)
     if rules is not None:
         for name in manifest.ignored_columns:
             said = f"column {name!r} is ignored: {rules.family} {rules.task} does not take it"

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from tests.manifest.test_types import readers_take
 from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
 from tests.runtime.care.test_verifying import ODD_IDS, path_of, put_run, put_video
 from tests.runtime.conftest import FAKE_ENGINE
@@ -550,33 +552,52 @@ EXTRAS: dict[str, tuple[pa.DataType, Any, Any]] = {
         {"text": "a", "list": [b"a"]},
         {"text": "a", "list": ["YQ=="]},
     ),
-    "map": (pa.map_(pa.string(), pa.string_view()), [("a", "b")], [["a", "b"]]),
+    "json": (pa.json_(), "[1]", "[1]"),
 }
 """Arrow's types that Parquet files hold: a value, and what a JSON object has in its place."""
+
+_PAIRS = [{"key": "a", "value": "b"}]
+_UUID = uuid.UUID(int=7)
+CHANGED: dict[str, tuple[pa.Array, Any]] = {
+    "map": (pa.array([[("a", "b")], None], pa.map_(pa.string(), pa.string_view())), _PAIRS),
+    "uuid": (pa.array([_UUID.bytes, None], pa.uuid()), str(_UUID)),
+    "uuids": (
+        pa.StructArray.from_arrays(
+            [pa.array([_UUID.bytes] * 2, pa.uuid())], ["u"], mask=pa.array([False, True])
+        ),
+        {"u": str(_UUID)},
+    ),
+}
+"""Columns of two rows, the second one empty, that `datasets` cannot read; what is stored in their place."""
 
 
 def test_columns_of_every_type_go_through_ledger_and_exports(tmp_path: Path, place: str) -> None:
     ids = ("a", "b")
     columns = {name: pa.array([value, None], kind) for name, (kind, value, _) in EXTRAS.items()}
+    columns |= {name: column for name, (column, _) in CHANGED.items()}
+    changed = {name: value for name, (_, value) in CHANGED.items()}
     manifest = put_manifest(tmp_path / "m.parquet", ids, **columns)
     output = put_run(str(tmp_path / "out"), ids=(), manifest=manifest)
     run = output.read_bytes("run.yaml")
-    output.write_bytes("run.yaml", run.replace(b"[source]", f"[{', '.join(EXTRAS)}]".encode()))
-    opened = open_manifest(manifest, passthrough=tuple(EXTRAS))
+    output.write_bytes("run.yaml", run.replace(b"[source]", f"[{', '.join(columns)}]".encode()))
+    opened = open_manifest(manifest, passthrough=tuple(columns))
     assert check(opened).ok
     with LedgerWriter(output, "w", opened.extra_schema, max_entries=1) as writer:
         for number, row in enumerate(opened.rows()):
             writer.append(replace(put_video(output, row.id, number), extra=row.extra))
-    parts = pq.read_table(Path(output.root, "ledger")).select(list(EXTRAS)).sort_by("string").to_pylist()
+    parts = pq.read_table(Path(output.root, "ledger")).select(list(columns)).sort_by("string").to_pylist()
     assert compact(output, min_age=timedelta()).after == 1
     (whole,) = Path(output.root, "ledger").iterdir()
-    stored = pq.read_table(whole).select(list(EXTRAS)).sort_by("string").to_pylist()
-    assert stored == parts == [{name: value for name, (_, value, _) in EXTRAS.items()}, dict.fromkeys(EXTRAS)]
+    stored = pq.read_table(whole).select(list(columns)).sort_by("string").to_pylist()
+    values = {name: value for name, (_, value, _) in EXTRAS.items()} | changed
+    assert stored == parts == [values, dict.fromkeys(columns)]
 
     export(output.root, "hf", f"{place}-hf")
-    told = pq.read_table(f"{place}-hf/metadata.parquet").select(list(EXTRAS)).to_pylist()
-    assert told == stored
+    told = pq.read_table(f"{place}-hf/metadata.parquet").select(list(columns))
+    assert told.to_pylist() == stored
+    assert all(readers_take(kind) for kind in told.schema.types)
     export(output.root, "webdataset", place)
     first, second = (json.loads(files["json"]) for files in samples(place).values())
-    assert {name: first[name] for name in EXTRAS} == {name: plain for name, (_, _, plain) in EXTRAS.items()}
-    assert {name: second[name] for name in EXTRAS} == dict.fromkeys(EXTRAS)
+    plain = {name: value for name, (_, _, value) in EXTRAS.items()} | changed
+    assert {name: first[name] for name in columns} == plain
+    assert {name: second[name] for name in columns} == dict.fromkeys(columns)
