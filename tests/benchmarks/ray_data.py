@@ -1,17 +1,20 @@
-"""The same small job by `vidgen render` and by Ray Data: how long it takes, and what a killed process costs.
+"""The same small job by `vidgen render` and by Ray Data, with and without its checkpoints: what a kill costs.
 
-    pip install pandas        # Ray Data's
-    python -m tests.benchmarks.ray_data [--rows 80] [--seconds 0.2]
+    pip install "pandas<3"    # Ray Data's; later ones need a NumPy that MindSpore does not take
+    python -m tests.benchmarks.ray_data [--rows 60] [--seconds 0.2] [--block-rows 1] [--systems …] [--cases …]
 
 The job: rows of a manifest, each rendered to a small mp4 by two workers. The engine is the tests' fake
 one: it sleeps, then makes noise, so that what is compared is everything around the model. Ray Data runs as
-its guide for batch inference does: `read_parquet`, `map_batches` with a pool of two actors that render and
-write the file, `write_parquet` for what became of the rows.
+its guide for batch inference does: `read_parquet`, `map_batches` of one row with a pool of two actors that
+render and write the file, `write_parquet` for what became of the rows. A block has one row: blocks are what
+actors take, and what is written and checkpointed, so that larger ones lose more rows to a kill and make fewer
+files. `CheckpointConfig` goes by the column `id`, and keeps its checkpoints when the job succeeds: by default
+they are deleted then, and the next run renders all rows.
 
-Each is run three times: undisturbed; with a worker killed half way (SIGKILL); with the driver and all that it
-started killed half way, and then started again. Seconds run from the start of the process to its end, Ray's
-own start included. What is counted is the rows of which two processes rendered frames, and at the end the
-rows with a whole video and with an entry in the results.
+Each is run four times: undisturbed; with a worker killed half way (SIGKILL); with the driver and all that it
+started killed half way, and then started again; and to its end, then again with a manifest in which some rows
+have another prompt, some one step more, and some are new. Seconds run from the start of the process to its
+end, Ray's own start included. What is counted is the renderings that were begun.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,51 +42,94 @@ from vidgen_dist import media, storage
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.spec import Model
 
-PATIENCE = 300.0
+PATIENCE = 900.0
+CHANGED = 5
+"""Rows of each kind of change."""
 
-Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
+
+@dataclass(frozen=True)
+class Job:
+    """Where a job's files are, and what its rows take."""
+
+    folder: Path
+    rows: int
+    seconds: float
+    block_rows: int
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.parquet"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    @property
+    def begun(self) -> Path:
+        """The folder in which every rendering leaves a stamp: the row's number, a comma, nanoseconds."""
+        return self.folder / "begun"
+
+    @property
+    def signs(self) -> Path:
+        """The folder in which every worker leaves its process id."""
+        return self.folder / "signs"
+
+
+def _vidgen(job: Job) -> list[str]:
+    flags = ["--model", "fake", "--device", "cpu", "--replicas", "2", "--format", "mp4"]
+    return ["tests.runtime.vidgen_with_fake_engine", "render", str(job.manifest), str(job.output), *flags]
+
+
+def _ray_data(job: Job) -> list[str]:
+    module = "tests.benchmarks.ray_data"
+    return [module, "--block-rows", str(job.block_rows), "--peer", str(job.manifest), str(job.output)]
+
+
+def _ray_data_with_checkpoints(job: Job) -> list[str]:
+    return [*_ray_data(job), "--checkpoints", str(job.folder / "checkpoints")]
+
+
+SYSTEMS: dict[str, Callable[[Job], list[str]]] = {
+    "vidgen": _vidgen,
+    "Ray Data": _ray_data,
+    "Ray Data, checkpoints": _ray_data_with_checkpoints,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=80)
+    parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.2, help="What a row's rendering takes.")
+    parser.add_argument("--block-rows", type=int, default=1, help="Rows of Ray Data's blocks.")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--peer", nargs=2, metavar=("MANIFEST", "OUTPUT"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.peer:
-        _render_with_ray_data(*arguments.peer)
+    parser.add_argument("--checkpoints", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.peer:
+        _render_with_ray_data(*given.peer, given.checkpoints, given.block_rows)
         return
-    for fault in ("none", "worker", "driver"):
-        for name, start in (("vidgen", _start_vidgen), ("Ray Data", _start_ray_data)):
-            with tempfile.TemporaryDirectory() as scratch:
-                print(f"killed: {fault:7} {name:9}", end="", flush=True)
-                print(_run(start, fault, Path(scratch), arguments.rows, arguments.seconds))
+    for case in given.cases:
+        for name in given.systems:
+            with tempfile.TemporaryDirectory() as folder:
+                job = Job(Path(folder), given.rows, given.seconds, given.block_rows)
+                print(f"{case:14} {name:22}", end="", flush=True)
+                print(CASES[case](job, SYSTEMS[name](job)), flush=True)
 
 
-def _start_vidgen(manifest: Path, output: Path) -> subprocess.Popen[bytes]:
-    flags = ["--model", "fake", "--device", "cpu", "--replicas", "2", "--format", "mp4"]
-    module = "tests.runtime.vidgen_with_fake_engine"
-    return _start([module, "render", str(manifest), str(output), *flags])
-
-
-def _start_ray_data(manifest: Path, output: Path) -> subprocess.Popen[bytes]:
-    return _start(["tests.benchmarks.ray_data", "--peer", str(manifest), str(output)])
-
-
-def _start(module_and_arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", *module_and_arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _render_with_ray_data(manifest: str, output: str) -> None:
+def _render_with_ray_data(manifest: str, output: str, checkpoints: str | None, block_rows: int) -> None:
     import ray
+    from ray.data.checkpoint import CheckpointConfig
 
-    # The actors take two cores, and reading and writing need one as well.
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=4)
-    # A block a row: else one actor has them all.
-    rows = ray.data.read_parquet(manifest).repartition(pq.read_metadata(manifest).num_rows)
+    # The actors take two; reading, the checkpoints' filter and writing share the others.
+    ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=4)
+    if checkpoints:
+        ray.data.DataContext.get_current().checkpoint_config = CheckpointConfig(
+            id_column="id", checkpoint_path=checkpoints, delete_checkpoint_on_success=False
+        )
+    rows = ray.data.read_parquet(manifest).repartition(target_num_rows_per_block=block_rows, strict=True)
     pool = ray.data.ActorPoolStrategy(size=2)
     results = rows.map_batches(_Render, fn_constructor_args=(output,), batch_size=1, compute=pool)
     results.write_parquet(f"{output}/ledger")
@@ -107,44 +155,121 @@ class _Render:
         return {"id": batch["id"], "uri": uris}
 
 
-def _run(start: Start, fault: str, scratch: Path, rows: int, seconds: float) -> str:
-    marks = [scratch / "marks" / f"{i:04}" for i in range(rows)]
-    for folder in marks:
-        folder.mkdir(parents=True)
-    manifest, output = scratch / "manifest.parquet", scratch / "output"
-    table = {
-        "id": [f"row-{i}" for i in range(rows)],
-        "prompt": [f"sleep:{seconds} mark:{folder}" for folder in marks],
-        "num_frames": [9] * rows,
-        "height": [64] * rows,
-        "width": [64] * rows,
-    }
-    pq.write_table(pa.table(table), manifest)
-    begun = time.monotonic()
-    process = start(manifest, output)
-    if fault != "none":
-        _wait_until(lambda: sum(any(folder.iterdir()) for folder in marks) >= rows // 2)
-    if fault == "worker":
-        _kill(int(_latest(marks).name.split(",")[2]))
-    if fault == "driver":
-        for pid in (process.pid, *descendants(process.pid)):
-            _kill(pid)
-        process.wait()
-        process = start(manifest, output)
+def _undisturbed(job: Job, command: Sequence[str]) -> str:
+    write_manifest(job)
+    watch = time.monotonic()
+    status = _start(command).wait(PATIENCE)
+    return _summary(job, time.monotonic() - watch, status)
+
+
+def _killed_worker(job: Job, command: Sequence[str]) -> str:
+    write_manifest(job)
+    watch = time.monotonic()
+    process = _start(command)
+    _wait_until(lambda: len(list(job.begun.iterdir())) >= job.rows // 2)
+    there, then = videos(job), time.time_ns()
+    _kill(max(int(sign.name.split(",")[1]) for sign in job.signs.iterdir()))
     status = process.wait(PATIENCE)
-    took = time.monotonic() - begun
-    twice = sum(len({mark.name.split(",")[2] for mark in folder.iterdir()}) > 1 for folder in marks)
-    videos = len(list((output / "videos").rglob("*.mp4")))
-    ledger = output / "ledger"
+    return _summary(job, time.monotonic() - watch, status, there, then)
+
+
+def _killed_driver(job: Job, command: Sequence[str]) -> str:
+    write_manifest(job)
+    watch = time.monotonic()
+    process = _start(command)
+    _wait_until(lambda: len(list(job.begun.iterdir())) >= job.rows // 2)
+    for pid in (process.pid, *descendants(process.pid)):
+        _kill(pid)
+    process.wait()
+    there, then = videos(job), time.time_ns()
+    status = _start(command).wait(PATIENCE)
+    return _summary(job, time.monotonic() - watch, status, there, then)
+
+
+def _changed_rows(job: Job, command: Sequence[str]) -> str:
+    write_manifest(job)
+    _start(command).wait(PATIENCE)
+    then = time.time_ns()
+    write_manifest(job, changed=True)
+    watch = time.monotonic()
+    status = _start(command).wait(PATIENCE)
+    took = time.monotonic() - watch
+    again = renderings(job, since=then)
+    counts = {
+        kind: f"{sum(again[number] for number in numbers)} renderings of {len(numbers)} {kind}"
+        for kind, numbers in changes(job).items()
+    }
+    return f" {took:6.1f} s, exit status {status}; second run: {', '.join(counts.values())}"
+
+
+CASES: dict[str, Callable[[Job, Sequence[str]], str]] = {
+    "undisturbed": _undisturbed,
+    "killed worker": _killed_worker,
+    "killed driver": _killed_driver,
+    "changed rows": _changed_rows,
+}
+
+
+def changes(job: Job) -> dict[str, range]:
+    """Numbers of rows by what the second manifest changes in them."""
+    return {
+        "other prompts": range(CHANGED),
+        "other steps": range(CHANGED, 2 * CHANGED),
+        "unchanged": range(2 * CHANGED, job.rows),
+        "new": range(job.rows, job.rows + CHANGED),
+    }
+
+
+def write_manifest(job: Job, *, changed: bool = False) -> None:
+    job.begun.mkdir(exist_ok=True)
+    job.signs.mkdir(exist_ok=True)
+    other = changes(job)
+    numbers = range(job.rows + CHANGED if changed else job.rows)
+    table = {
+        "id": [_row_id(number) for number in numbers],
+        "prompt": [
+            f"stamp:{job.begun / str(number)} sign:{job.signs} sleep:{job.seconds}"
+            + (" again" if changed and number in other["other prompts"] else "")
+            for number in numbers
+        ],
+        "num_inference_steps": [3 if changed and number in other["other steps"] else 2 for number in numbers],
+        "num_frames": [9] * len(numbers),
+        "height": [64] * len(numbers),
+        "width": [64] * len(numbers),
+    }
+    pq.write_table(pa.table(table), job.manifest)
+
+
+def renderings(job: Job, *, since: int = 0) -> Counter[int]:
+    """How often each row's rendering was begun, since so many nanoseconds after 1970."""
+    stamps = [stamp.name.split(",") for stamp in job.begun.iterdir()]
+    return Counter(int(number) for number, at in stamps if int(at) >= since)
+
+
+def videos(job: Job) -> set[int]:
+    """Numbers of the rows whose video is there."""
+    stems = {path.stem for path in (job.output / "videos").rglob("*.mp4")}
+    return {number for number in range(job.rows + CHANGED) if storage.safe_name(_row_id(number)) in stems}
+
+
+def _row_id(number: int) -> str:
+    return f"row-{number}"
+
+
+def _summary(job: Job, took: float, status: int, there: set[int] = frozenset(), then: int = 0) -> str:
+    """What became of a run; `there` are the rows whose video was there `then`."""
+    ledger = job.output / "ledger"
     known = set(pq.read_table(ledger)["id"].to_pylist()) if any(ledger.rglob("*.parquet")) else set()
+    wasted = len(there & set(renderings(job, since=then)))
     return (
-        f" {took:6.1f} s, exit status {status}; of {rows} rows {videos} videos, {len(known)} in the results, "
-        f"{twice} rendered twice"
+        f" {took:6.1f} s, exit status {status}; {renderings(job).total()} renderings of {job.rows} rows "
+        f"({wasted} of rows that had their video), {len(videos(job))} videos, {len(known)} in the results"
     )
 
 
-def _latest(marks: Sequence[Path]) -> Path:
-    return max((mark for folder in marks for mark in folder.iterdir()), key=lambda mark: mark.stat().st_mtime)
+def _start(module_and_arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", *module_and_arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _kill(pid: int) -> None:

@@ -60,7 +60,7 @@ def main() -> None:
     rows = arguments.first or arguments.rows
     while rows <= arguments.rows:
         with tempfile.TemporaryDirectory() as scratch:
-            _build(Path(scratch), rows, arguments.part_rows, arguments.seeds, arguments.priorities)
+            build(Path(scratch), rows, arguments.part_rows, arguments.seeds, arguments.priorities)
             for step in STEPS:
                 print(f"{rows:>12,} rows  {step:8} {_measure(step, scratch)}", flush=True)
         rows *= 10
@@ -75,7 +75,7 @@ def _step(step: str, scratch: Path) -> None:
     """One step, in this process; prints what it took."""
     start, cpu = time.perf_counter(), time.process_time()
     base = _peak()
-    {"resume": _resume, "status": _status, "order": _order}[step](scratch)
+    {"resume": resume, "status": _status, "order": _order}[step](scratch)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(f"{seconds:7.1f} s  {cpu:7.1f} s of CPU  {_peak():7.0f} MB at most ({base:.0f} MB at the start)")
 
@@ -98,7 +98,7 @@ def _spec(scratch: Path) -> RunSpec:
     )
 
 
-def _resume(scratch: Path) -> None:
+def resume(scratch: Path) -> None:
     plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
     assert plan.done == plan.total == plan.manifest.num_rows, (plan.done, plan.total)
 
@@ -115,7 +115,7 @@ def _order(scratch: Path) -> None:
     assert sum(1 for _ in rows) == min(ORDERED, manifest.num_rows)
 
 
-def _build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int) -> None:
+def build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int) -> None:
     schema = _manifest_rows(0, 1, seeds, priorities).schema
     with pq.ParquetWriter(scratch / "manifest.parquet", schema) as writer:
         for start in range(0, rows, ROW_GROUP):
