@@ -140,12 +140,25 @@ def test_decimals_ask_for_the_same_as_floats(tmp_path: Path) -> None:
     assert [request_of(row) for row in decimals] == [request_of(row) for row in floats]
 
 
-def test_ids_may_be_uuids(tmp_path: Path) -> None:
-    own = uuid.uuid4()
-    path = write(tmp_path / "m.parquet", {"prompt": ["p"], "id": pa.array([own.bytes], pa.uuid())})
-    manifest = open_manifest(path)
-    assert [row.id for row in rows_of(manifest)] == [str(own)]
-    assert list(manifest.ids()) == [str(own)]
+# As pyarrow writes them, and as DuckDB, Iceberg and others do, which say it as Parquet has it alone.
+@pytest.mark.parametrize("store_schema", [True, False])
+def test_ids_may_be_uuids(tmp_path: Path, store_schema: bool) -> None:
+    own = [uuid.uuid4() for _ in range(3)]
+    ids = pa.array([own[0].bytes, None, own[2].bytes], pa.uuid())
+    columns = {"prompt": pa.array(["p"] * 3, pa.json_()), "id": ids, "u": ids}
+    path = write(tmp_path / "m.parquet", columns, store_schema=store_schema)
+    manifest = open_manifest(path, passthrough=("u",))
+    rows = rows_of(manifest)
+    assert [row.id for row in rows] == [str(own[0]), row_digest({"prompt": "p"}), str(own[2])]
+    assert [row.extra["u"] for row in rows] == [str(own[0]), None, str(own[2])]
+    assert list(manifest.ids()) == [row.id for row in rows]
+    assert check(manifest).ok
+
+
+def test_sixteen_bytes_are_no_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["p"], "id": pa.array([bytes(16)], pa.binary(16))})
+    with pytest.raises(Refused, match=r"'id' has type fixed_size_binary\[16\]; allowed: .* UUID column"):
+        open_manifest(path)
 
 
 @pytest.mark.parametrize("column", [name for name in FIELDS if name != "prompt"])
@@ -161,7 +174,7 @@ def test_a_column_of_nulls_is_as_none(tmp_path: Path, column: str) -> None:
     [
         ("prompt", pa.array([1]), "a string column"),
         ("prompt", pa.array([b"p"]), "a string column"),
-        ("id", pa.array([1.0]), "a string or integer column"),
+        ("id", pa.array([1.0]), "a string, integer or UUID column"),
         ("negative_prompt", pa.array([True]), "a string column"),
         ("num_frames", pa.array(["49"]), "an integer column, or a float column"),
         ("seed", pa.array([True]), "an integer column, or a float column"),
@@ -338,6 +351,16 @@ def test_unknown_columns_are_named_and_those_passed_through_come_along(tmp_path:
         Refused, match=r"m\.parquet: there is no column 'sauce' to pass through; it has: prompt, num"
     ):
         open_manifest(path, passthrough=("sauce",))
+
+
+def test_the_index_of_pandas_is_a_column_like_others(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["p", "q"], "__index_level_0__": [7, 9]})
+    index = {"index_columns": ["__index_level_0__"], "columns": [], "column_indexes": []}
+    path = write(tmp_path / "m.parquet", table.replace_schema_metadata({"pandas": json.dumps(index)}))
+    assert open_manifest(path).unknown_columns == ("__index_level_0__",)
+    manifest = open_manifest(path, passthrough=("__index_level_0__",))
+    assert [row.extra for row in rows_of(manifest)] == [{"__index_level_0__": 7}, {"__index_level_0__": 9}]
+    assert manifest.extra_schema.metadata is None
 
 
 def test_a_column_may_be_named_twice_to_pass_through(tmp_path: Path) -> None:

@@ -61,6 +61,35 @@ def test_text_csv_and_json_lines_make_one_manifest(tmp_path: Path) -> None:
     assert check(manifest).ok
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (",prompt,seed\n0,a cat,1\n1,a dog,\n", {"Unnamed: 0": ["0", "1"]}),
+        ("Unnamed: 0,prompt,seed\n0,a cat,1\n,a dog,\n", {"Unnamed: 0": ["0", None]}),
+        # Written with an index, read as if it had none, and written with one again.
+        (
+            ",Unnamed: 0,prompt\n0,7,a cat\n1,8,a dog\n",
+            {"Unnamed: 0.1": ["0", "1"], "Unnamed: 0": ["7", "8"]},
+        ),
+        (",,prompt\nx,0,a cat\nx,1,a dog\n", {"Unnamed: 0": ["x", "x"], "Unnamed: 1": ["0", "1"]}),
+        ('"", prompt , \n0,a cat,\n1,a dog,\n', {"Unnamed: 0": ["0", "1"]}),
+        ("prompt,\na cat,\na dog,\n", {}),
+    ],
+)
+def test_an_index_without_a_name_is_kept_as_pandas_calls_it(
+    tmp_path: Path, text: str, named: dict[str, list[str | None]]
+) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    report = build([tmp_path / "p.csv"], tmp_path / "m.parquet")
+    assert report.unknown_columns == tuple(named)
+    table = pq.read_table(tmp_path / "m.parquet")
+    assert {name: table[name].to_pylist() for name in ("prompt", "id", *named)} == {
+        "prompt": ["a cat", "a dog"],
+        "id": ["p-000002", "p-000003"],
+        **named,
+    }
+
+
 def test_a_folder_of_inputs_with_prompts_that_repeat(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -118,7 +147,8 @@ BAD_INPUTS = [
         "p.jsonl, line 1: priority: 9223372036854775808 is not allowed; a whole number from -2**63 to",
     ),
     ("p.csv", b"text,seed\na,1\n", "p.csv: the header has no column 'prompt'; it has: text, seed"),
-    ("p.csv", b"prompt,seed,seed\na,1,2\n", "p.csv: the header"),
+    ("p.csv", b"prompt,seed,seed\na,1,2\n", "p.csv: the header ['prompt', 'seed', 'seed'] must name each"),
+    ("p.csv", b",seed\na,1\n", "p.csv: the header has no column 'prompt'; it has: Unnamed: 0, seed"),
     ("p.csv", b"", "p.csv: is empty; its first line must name the columns"),
     (
         "p.csv",

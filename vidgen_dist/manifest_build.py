@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import posixpath
@@ -79,7 +80,8 @@ def build(
     """Make one Parquet file from text, CSV and JSON lines.
 
     - ``.txt``: one prompt a line; blank lines are skipped.
-    - ``.csv``: a header names the columns; an empty cell is a null.
+    - ``.csv``: a header names the columns; an empty cell is a null. A column without a name, such as pandas'
+      index, is called `Unnamed: 0` and so on, as pandas does.
     - ``.jsonl``: one object a line; blank lines are skipped.
 
     All are UTF-8. A row without an id gets one from the input's name and its line, such as
@@ -364,13 +366,24 @@ def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
 
 
 def _csv_header(cells: Sequence[str], uri: str, schema: RowSchema) -> list[str]:
-    names = [cell.strip() for cell in cells]
+    names = _with_names([cell.strip() for cell in cells])
     for name in names:
-        if not name or names.count(name) > 1:
-            raise Refused(f"{redact(uri)}: the header {names} must name each column, and each once")
+        if names.count(name) > 1:
+            raise Refused(f"{redact(uri)}: the header {names} must name each column once")
     if missing := schema.missing(names):
         told = f"the header has no column {describe_missing(missing)}"
         raise Refused(f"{redact(uri)}: {told}; it has: {', '.join(names)}")
+    return names
+
+
+def _with_names(header: list[str]) -> list[str]:
+    """A header in which columns without a name have the one that pandas, which writes such, gives them."""
+    names = list(header)
+    for place, name in enumerate(header):
+        if not name:
+            wanted = f"Unnamed: {place}"
+            tries = itertools.chain([wanted], (f"{wanted}.{number}" for number in itertools.count(1)))
+            names[place] = next(each for each in tries if each not in names)
     return names
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def test_a_footer_that_is_encrypted(tmp_path: Path) -> None:
 def with_footer(change: Callable[[Struct], None], **columns: Any) -> bytes:
     """A file with these columns, whose footer was changed."""
     sink = io.BytesIO()
-    pq.write_table(pa.table({"prompt": ["a cat"], **columns, "last": [1]}), sink, store_schema=False)
+    rows = max(map(len, columns.values()), default=1)
+    table = pa.table({"prompt": ["a cat"] * rows, **columns, "last": [1] * rows})
+    pq.write_table(table, sink, store_schema=False)
     data = sink.getvalue()
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     footer = thrift.decode(data[start:-8])
@@ -177,6 +180,30 @@ def test_a_type_that_arrow_does_not_read_is_named(
     start = f"{tmp_path}/m.parquet: column {name!r} has the type {kind}, which pyarrow {pa.__version__} "
     assert str(refused.value).startswith(f"{start}cannot read (")
     assert "damaged" not in str(refused.value)
+
+
+def _as_enums(footer: Struct) -> None:
+    for name in ("odd", "id"):
+        element(footer, name).pop(6, None)
+        element(footer, name)[10] = logical(4)
+
+
+def test_an_enum_is_a_text(tmp_path: Path) -> None:
+    columns = {"odd": ["b", None], "id": ["x", "y"]}
+    (tmp_path / "m.parquet").write_bytes(with_footer(_as_enums, **columns))
+    manifest = open_manifest(tmp_path / "m.parquet", passthrough=("odd",))
+    assert manifest.extra_schema == pa.schema([("odd", pa.string())])
+    assert [(row.id, row.extra["odd"]) for row in manifest.rows()] == [("x", "b"), ("y", None)]
+    assert check(manifest).ok
+
+
+def test_times_of_96_bits_may_be_long_ago(tmp_path: Path) -> None:
+    # As nanoseconds, which Arrow makes of them, they would be of another century.
+    times = pa.array([datetime(1020, 1, 2), datetime(9020, 1, 2, 3, 4, 5, 6)], pa.timestamp("us"))
+    table = pa.table({"prompt": ["a", "b"], "made": times})
+    pq.write_table(table, tmp_path / "m.parquet", use_deprecated_int96_timestamps=True)
+    manifest = open_manifest(tmp_path / "m.parquet", passthrough=("made",))
+    assert [row.extra["made"] for row in manifest.rows()] == times.to_pylist()
 
 
 @pytest.mark.parametrize("codec", [3, 9])

@@ -134,7 +134,7 @@ _PRIORITY = "an integer column of at most 64 bits with a sign (nulls are 0; pand
 
 COLUMN_OF: Mapping[type[Kind], Column] = {
     Text: Column(is_text, "a string column", pa.string(), _any_text),
-    RowId: Column(_is_id, "a string or integer column", pa.string(), _any_name),
+    RowId: Column(_is_id, "a string, integer or UUID column", pa.string(), _any_name),
     Whole: Column(
         _is_number, "an integer column, or a float column that holds whole numbers", pa.int64(), _in_range
     ),

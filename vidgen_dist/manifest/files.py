@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_columns, known_columns
-from vidgen_dist.manifest.footers import Footer, read_footer
+from vidgen_dist.manifest.footers import Footer, open_parquet, read_footer
 from vidgen_dist.manifest.table_formats import check_no_table
 from vidgen_dist.manifest.types import plain_columns
 from vidgen_dist.storage import StorageError, expand, expansion, open_input, redact, stamp
@@ -140,7 +140,7 @@ def read_group(
         missing = group.num_rows
         with (
             open_input(file.uri) as source,
-            pq.ParquetFile(
+            open_parquet(
                 source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
             ) as parquet,
         ):
@@ -149,7 +149,8 @@ def read_group(
             pieces = parquet.iter_batches(
                 min(rows, most), row_groups=[index], columns=list(columns), use_threads=False
             )
-            for batch in _joined(map(plain_columns, pieces), rows):
+            plain = (plain_columns(piece, footer.enums) for piece in pieces)
+            for batch in _joined(plain, rows):
                 missing -= batch.num_rows
                 yield batch
         if missing:

@@ -50,6 +50,7 @@ class Footer:
         digest: SHA-256 of the footer.
         encrypted: Columns of which all or a part is encrypted.
         encrypted_leaves: Numbers of their leaves.
+        enums: Columns of ENUM, which are texts though Arrow reads them as bytes; `schema` has them as texts.
     """
 
     metadata: pq.FileMetaData
@@ -57,6 +58,7 @@ class Footer:
     digest: str
     encrypted: frozenset[str]
     encrypted_leaves: frozenset[int]
+    enums: frozenset[str]
 
     def leaves(self, columns: Iterable[str]) -> list[int]:
         """Numbers of the leaves of some columns, without encrypted ones."""
@@ -85,13 +87,33 @@ def read_footer(uri: str) -> Footer:
         encrypted = dict(_encrypted(thrift.decode(footer))) if signed else {}
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Refused(f"{redact(uri)}: {_why_not(footer, error)}") from None
+    enums = frozenset(_enums(parquet))
+    fields = [
+        field.with_type(pa.string()) if field.name in enums else field for field in parquet.schema_arrow
+    ]
     return Footer(
         parquet.metadata,
-        parquet.schema_arrow,
+        pa.schema(fields),
         hashlib.sha256(footer).hexdigest(),
         frozenset(encrypted.values()),
         frozenset(encrypted),
+        enums,
     )
+
+
+def open_parquet(source: Any, **options: Any) -> pq.ParquetFile:
+    """A file as all that read it open it; `options` are those of `pq.ParquetFile`."""
+    # Nanoseconds, as by default, go from 1677 to 2262, and Arrow does not look.
+    return pq.ParquetFile(source, coerce_int96_timestamp_unit="us", **options)
+
+
+def _enums(parquet: pq.ParquetFile) -> Iterator[str]:
+    """Names of the columns of ENUM; not of those within others."""
+    binary = {field.name for field in parquet.schema_arrow if pa.types.is_binary(field.type)}
+    for leaf in range(parquet.metadata.num_columns):
+        column = parquet.metadata.schema.column(leaf)
+        if column.path in binary and column.logical_type.type == "ENUM":
+            yield column.path
 
 
 def _footer_bytes(uri: str) -> bytes:
@@ -126,7 +148,7 @@ def _not_parquet(uri: str, head: bytes, tail: bytes) -> str:
 
 def _parse(footer: bytes) -> pq.ParquetFile:
     # The footer is all that a reader of the metadata looks at.
-    return pq.ParquetFile(pa.BufferReader(_MAGIC + footer))
+    return open_parquet(pa.BufferReader(_MAGIC + footer))
 
 
 def _why_not(footer: bytes, error: Exception) -> str:

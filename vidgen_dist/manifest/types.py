@@ -16,7 +16,7 @@ what is nested may be null.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,13 +109,21 @@ def plain_array(array: pa.Array) -> pa.Array:
     return array.cast(target)
 
 
-def plain_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch whose columns have the types of `plain_type`; dictionaries of such stay as they are."""
+def plain_columns(batch: pa.RecordBatch, texts: Container[str] = ()) -> pa.RecordBatch:
+    """A batch whose columns have the types of `plain_type`; dictionaries of such stay as they are.
+
+    Args:
+        batch: A batch.
+        texts: Names of columns of bytes that are texts.
+    """
     columns = []
-    for column in batch.columns:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = column.type
-        fine = pa.types.is_dictionary(kind) and plain_type(kind.value_type) == kind.value_type
-        columns.append(column if fine else plain_array(column))
+        if name in texts:
+            column = column.view(pa.string())
+        elif not (pa.types.is_dictionary(kind) and plain_type(kind.value_type) == kind.value_type):
+            column = plain_array(column)
+        columns.append(column)
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 

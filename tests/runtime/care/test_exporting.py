@@ -557,10 +557,12 @@ EXTRAS: dict[str, tuple[pa.DataType, Any, Any]] = {
 """Arrow's types that Parquet files hold: a value, and what a JSON object has in its place."""
 
 _PAIRS = [{"key": "a", "value": "b"}]
+_HASHES = pa.list_(pa.struct([("h", pa.uint64())]))
 _UUID = uuid.UUID(int=7)
 CHANGED: dict[str, tuple[pa.Array, Any]] = {
     "map": (pa.array([[("a", "b")], None], pa.map_(pa.string(), pa.string_view())), _PAIRS),
     "uuid": (pa.array([_UUID.bytes, None], pa.uuid()), str(_UUID)),
+    "hashes": (pa.array([[{"h": 2**64 - 1}], None], _HASHES), [{"h": 2**64 - 1}]),
     "uuids": (
         pa.StructArray.from_arrays(
             [pa.array([_UUID.bytes] * 2, pa.uuid())], ["u"], mask=pa.array([False, True])
@@ -596,6 +598,8 @@ def test_columns_of_every_type_go_through_ledger_and_exports(tmp_path: Path, pla
     told = pq.read_table(f"{place}-hf/metadata.parquet").select(list(columns))
     assert told.to_pylist() == stored
     assert all(readers_take(kind) for kind in told.schema.types)
+    # `videofolder` breaks at the higher half of their values.
+    assert pa.uint64() not in told.schema.types
     export(output.root, "webdataset", place)
     first, second = (json.loads(files["json"]) for files in samples(place).values())
     plain = {name: value for name, (_, _, value) in EXTRAS.items()} | changed

@@ -323,10 +323,9 @@ class _Writing:
                         _sweep(self._place, there)
                     whole = self._copy_all(piece, there)
                     names = pa.array([_file_name(row) for row in piece.column(ROW).to_pylist()], pa.string())
-                    told = [piece.column(name) for name in piece.column_names if name not in (ROW, URI)]
-                    writer.write_table(
-                        pa.table([names, *told], schema=schema).filter(pa.array(whole, pa.bool_()))
-                    )
+                    told = piece.drop_columns([ROW, URI]).cast(_as_exported(piece.schema))
+                    columns = pa.table([names, *told.columns], schema=schema)
+                    writer.write_table(columns.filter(pa.array(whole, pa.bool_())))
 
     def _copy_all(self, table: pa.Table, there: Mapping[str, int]) -> list[bool]:
         """Copy the videos that were not there before; of each row whether its video is now."""
@@ -440,11 +439,30 @@ def _key(row: int) -> str:
 
 def _folder_schema(schema: pa.Schema) -> pa.Schema:
     """Columns of `metadata.parquet`: names that `datasets` takes for itself get `_given` behind them."""
-    told = [column for column in schema if column.name not in (ROW, URI)]
+    told = _as_exported(schema)
     renamed = [
         column.with_name(f"{column.name}_given") if _is_taken(column.name) else column for column in told
     ]
     return pa.schema([pa.field("file_name", pa.string()), *renamed])
+
+
+def _as_exported(schema: pa.Schema) -> pa.Schema:
+    """The columns that are told, with types that `datasets` reads."""
+    told = (column for column in schema if column.name not in (ROW, URI))
+    return pa.schema([column.with_type(_without_uint64(column.type)) for column in told])
+
+
+def _without_uint64(kind: pa.DataType) -> pa.DataType:
+    """A plain type with decimals in place of numbers from 2**63 on, at which `datasets` breaks."""
+    if pa.types.is_uint64(kind):
+        return pa.decimal128(20, 0)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_uint64(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_uint64(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_without_uint64(kind.value_type)))
+    return kind
 
 
 def _is_taken(name: str) -> bool:
