@@ -9,8 +9,16 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError, failure, reason_of
-from vidgen_dist.uris import has_password, is_local, lacks_secret, local_path, redact, scheme_of
+from vidgen_dist.faults import StorageError, failure
+from vidgen_dist.uris import (
+    has_password,
+    is_local,
+    lacks_secret,
+    local_path,
+    redact,
+    redact_message,
+    scheme_of,
+)
 
 LOCAL = frozenset({"file", "local"})
 S3 = frozenset({"s3", "s3a"})
@@ -30,11 +38,12 @@ def place_of(uri: str) -> tuple[Any, str]:
             not installed.
         StorageError: The client cannot be made: a host does not answer, or a library or a setting is missing.
     """
-    if "::" in uri and "://" in uri:
+    kind = scheme_of(uri)
+    # Web hosts may have an address of IPv6.
+    if "::" in uri and uri.count("://") > (kind in WEB):
         raise Refused(f"{redact(uri)}: chained URIs (::) are not supported; copy the files out first")
     if is_local(uri):
         return fsspec.filesystem("file"), local_path(uri)
-    kind = scheme_of(uri)
     if len(kind) == 1:
         # fsspec takes it for a drive of Windows, that is for a local path.
         raise Refused(f"{redact(uri)}: Protocol not known: {kind}")
@@ -49,16 +58,7 @@ def place_of(uri: str) -> tuple[Any, str]:
         )
     if kind in _NEED_A_HOST and re.match(r"[^:]*:///+[^/]", uri):
         raise Refused(f"{redact(uri)}: names no host or bucket after {kind}://")
-    try:
-        fs, path = url_to_fs(uri, **_options(kind))
-    except ImportError as error:
-        hint = _EXTRAS.get(kind, reason_of(error, uri))
-        raise Refused(f"{redact(uri)}: reading {kind}:// needs another package: {hint}") from None
-    except ValueError as error:
-        raise Refused(f"{redact(uri)}: {reason_of(error, uri).removeprefix('ValueError: ')}") from None
-    except Exception as error:  # noqa: BLE001
-        # Some clients connect when they are made, and raise what they like.
-        raise failure("connect to", uri, error) from None
+    fs, path = _connect(uri, kind)
     if "?" in uri and "?" not in path and not re.search(r"^hdfs:[^?]*\?replication=\d+$", uri):
         raise Refused(
             f"{redact(uri)}: what follows ? is no part of a path of {kind}://; write * in a glob, "
@@ -67,6 +67,27 @@ def place_of(uri: str) -> tuple[Any, str]:
     if kind == "webhdfs":
         _check_all_answers(fs)
     return fs, path
+
+
+def _connect(uri: str, kind: str) -> tuple[Any, str]:
+    try:
+        if kind in WEB:
+            return fsspec.filesystem(kind, client_kwargs=_client_settings(kind)), uri
+        return url_to_fs(uri)
+    except ImportError as error:
+        hint = _EXTRAS.get(kind, redact_message(str(error)))
+        raise Refused(f"{redact(uri)}: reading {kind}:// needs another package: {hint}") from None
+    except ValueError as error:
+        raise Refused(f"{redact(uri)}: {redact_message(str(error))}") from None
+    except TypeError as error:
+        # Such as Databricks' without a token.
+        settings = f"FSSPEC_{kind.upper()}_NAME=VALUE, or in fsspec's configuration"
+        raise Refused(
+            f"{redact(uri)}: {redact_message(str(error))}; settings are given as {settings}"
+        ) from None
+    except Exception as error:  # noqa: BLE001
+        # Some clients connect when they are made, and raise what they like.
+        raise failure("connect to", uri, error) from None
 
 
 def open_place(uri: str) -> tuple[Any, str]:
@@ -88,12 +109,10 @@ def moves(fs: Any) -> bool:
     return not speaks(fs, LOCAL | OBJECT_STORES | WEB)
 
 
-def _options(kind: str) -> dict[str, Any]:
-    if kind not in WEB:
-        return {}
+def _client_settings(kind: str) -> dict[str, Any]:
     configured = fsspec.config.conf.get(kind, {}).get("client_kwargs", {})
     # HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which the clients of other storages heed by themselves.
-    return {"client_kwargs": {"trust_env": True, **configured}}
+    return {"trust_env": True, **configured}
 
 
 def _check_all_answers(fs: Any) -> None:

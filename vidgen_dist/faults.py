@@ -106,7 +106,11 @@ _PASSING_CLASS = re.compile(
 def is_transient(error: BaseException) -> bool:
     """Whether an error, or one behind it, is of those that pass by themselves."""
     seen: list[BaseException] = []
-    while error not in seen:
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error in seen:
+            continue
         passing = isinstance(
             error, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
         )
@@ -115,7 +119,8 @@ def is_transient(error: BaseException) -> bool:
         if passing or _PASSING_CLASS.fullmatch(type(error).__name__):
             return True
         seen.append(error)
-        error = error.__cause__ or error
+        # requests wraps what happened in errors that have others for arguments.
+        waiting += [inner for inner in (error.__cause__, *error.args) if isinstance(inner, BaseException)]
     return False
 
 
@@ -136,11 +141,10 @@ def cause_of(error: BaseException, uri: str) -> BaseException:
 
 
 def _told(what: str, uri: str, cause: BaseException) -> str:
-    return f"cannot {what} {redact(uri)}: {reason_of(cause, uri)}"
+    return f"cannot {what} {redact(uri)}: {_reason(cause, uri)}"
 
 
-def reason_of(error: BaseException, uri: str) -> str:
-    """What an error says, of a URI that is named before it, without credentials."""
+def _reason(error: BaseException, uri: str) -> str:
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     if isinstance(error, FileNotFoundError) and text in uri:
         text = "there is no such file"

@@ -63,6 +63,8 @@ class InputFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         """As many bytes as are asked for, or as there are."""
+        if self.closed:
+            raise ValueError("read of a closed file")
         left = max(0, self._size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         data = self._read(wanted) if wanted else b""
