@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import random
 import threading
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -142,6 +143,51 @@ def test_passthrough_keeps_the_manifests_types(output: Storage) -> None:
 def test_passthrough_may_not_take_the_ledgers_names(output: Storage) -> None:
     with pytest.raises(Refused, match=r"passthrough: column 'seed' .* rename it in the manifest"):
         LedgerWriter(output, "w", pa.schema([("prompt", pa.string()), ("seed", pa.int64())]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (pa.struct([("a", pa.int8()), ("a", pa.string())]), "it has two members 'a'"),
+        (pa.list_(pa.struct([("b", pa.struct([("a", pa.int8()), ("a", pa.int8())]))])), "two members 'a'"),
+        (pa.month_day_nano_interval(), "Unhandled type"),
+        (pa.list_(pa.month_day_nano_interval()), "Unhandled type"),
+        (pa.struct([]), "no child field"),
+        (pa.binary(0), "length: 0"),
+        (pa.sparse_union([pa.field("a", pa.int8())]), "sparse_union"),
+    ],
+)
+def test_types_that_no_ledger_can_hold_are_refused(kind: pa.DataType, said: str) -> None:
+    fine = ("fine", pa.list_(pa.struct([("a", pa.null())])))
+    ledger.check_passthrough(pa.schema([fine]))
+    with pytest.raises(Refused) as refused:
+        ledger.check_passthrough(pa.schema([fine, ("odd", kind)]))
+    assert f"passthrough: column 'odd' has type {kind}, which the ledger cannot hold (" in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_maps_and_uuids_of_earlier_versions_go_on_as_such(output: Storage) -> None:
+    maps, row_id = pa.map_(pa.string(), pa.int64()), uuid.UUID(int=7)
+    before = pa.schema([("m", maps), ("u", pa.uuid()), ("text", pa.string())])
+    now = pa.schema(
+        [
+            ("u", pa.string()),
+            ("m", pa.list_(pa.struct([("key", pa.string()), ("value", pa.int64())]))),
+            ("text", pa.string()),
+            ("new", pa.list_(pa.string())),
+        ]
+    )
+    assert ledger.with_types_before(output, now) == now
+    write(output, entry("a", extra={"m": [("x", 1)], "u": str(row_id)}), passthrough=before)
+    same = ledger.with_types_before(output, now)
+    assert same.types == [pa.uuid(), maps, pa.string(), pa.list_(pa.string())]
+    extra = {"m": [{"key": "x", "value": 1}], "u": str(row_id), "new": ["y"]}
+    write(output, entry("b", extra=extra), entry("c"), passthrough=same)
+    read = pq.read_table(output.uri("ledger")).sort_by("id").select(["m", "u"]).to_pylist()
+    assert read == [{"m": [("x", 1)], "u": row_id}] * 2 + [{"m": None, "u": None}]
+    # Whoever stored another type under this name goes on with the manifest's.
+    other = pa.schema([("u", pa.int64()), ("m", pa.list_(pa.string()))])
+    assert ledger.with_types_before(output, other) == other
 
 
 def test_all_parts_open_as_one_table(output: Storage) -> None:

@@ -418,6 +418,38 @@ def test_passthrough_may_not_hide_the_ledgers_own(make_spec: MakeSpec, make_mani
         plan_of(make_spec(manifest, manifest__passthrough=["status"]))
 
 
+def test_what_the_ledger_cannot_hold_is_refused_before_a_run(make_spec: MakeSpec, tmp_path: Path) -> None:
+    twice = pa.StructArray.from_arrays([pa.array([None, 1]), pa.array(["x", None])], ["a", "a"])
+    path = str(tmp_path / "m.parquet")
+    pq.write_table(pa.table({"prompt": ["p", "q"], "odd": twice}), path)
+    flags = {"manifest.passthrough": ["odd"]}
+    for plan in (
+        lambda: plan_of(make_spec(path, manifest__passthrough=["odd"])),
+        lambda: check_manifest(path, flags),
+    ):
+        with pytest.raises(Refused, match="passthrough: column 'odd' has type struct<a: int64, a: string>"):
+            plan()
+    assert plan_of(make_spec(path)).total == 2
+
+
+def test_an_output_goes_on_with_the_types_that_its_ledger_has(make_spec: MakeSpec, tmp_path: Path) -> None:
+    maps = pa.map_(pa.string(), pa.int64())
+    path = str(tmp_path / "m.parquet")
+    pq.write_table(pa.table({"prompt": ["p"], "id": ["a"], "m": pa.array([[("x", 1)]], maps)}), path)
+    spec = make_spec(path, manifest__passthrough=["m"])
+    plan = plan_of(spec)
+    assert pa.types.is_list(plan.passthrough.field("m").type)
+    write_run_file(plan)
+    with LedgerWriter(plan.output, "w", pa.schema([("m", maps)])) as writer:
+        moment = datetime.now(UTC)
+        writer.append(
+            LedgerEntry(
+                id="a", status="failed", fingerprint="f", attempt=1, finished_at=moment, error_class="OSError"
+            )
+        )
+    assert plan_of(spec).passthrough == pa.schema([("m", maps)])
+
+
 @pytest.mark.parametrize("content", [b"", b"prompt\na fox\n", b"PAR1 but cut"])
 def test_a_manifest_that_is_not_parquet(make_spec: MakeSpec, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.parquet"

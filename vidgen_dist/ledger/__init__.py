@@ -40,6 +40,7 @@ from vidgen_dist.ledger.parts import (
     passthrough_of,
     read_part,
     read_parts,
+    with_types_before,
 )
 from vidgen_dist.ledger.report import DEAD_LETTERS, Summary, dead_letters, summary
 from vidgen_dist.ledger.state import LedgerState, Outcomes
@@ -76,4 +77,5 @@ __all__ = [
     "read_part",
     "read_parts",
     "summary",
+    "with_types_before",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -188,6 +189,8 @@ def entry_rows(entries: Sequence[LedgerEntry], schema: pa.Schema) -> pa.RecordBa
     for column in schema:
         values = [row.get(column.name) for row in rows]
         try:
+            if isinstance(column.type, pa.UuidType):
+                values = [None if value is None else uuid.UUID(value) for value in values]
             array = pa.array(values, column.type)
             if array.null_count and not column.nullable:
                 raise ValueError("may not be missing")

@@ -116,6 +116,29 @@ def passthrough_of(output: Storage) -> pa.Schema:
     return pa.schema([])
 
 
+def with_types_before(output: Storage, passthrough: pa.Schema) -> pa.Schema:
+    """Passthrough columns, as maps and UUIDs where the newest part has them so: the parts open as one table.
+
+    Raises as `read_parts`.
+    """
+    before = passthrough_of(output) if len(passthrough) else passthrough
+
+    def typed(column: pa.Field) -> pa.Field:
+        at = before.get_field_index(column.name)
+        as_before = at >= 0 and _is_kept(before.field(at).type, column.type)
+        return column.with_type(before.field(at).type) if as_before else column
+
+    return pa.schema([typed(column) for column in passthrough])
+
+
+def _is_kept(before: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether entries with a type's values can be made with the type of before, see `entry_rows`."""
+    if pa.types.is_map(before):
+        pair = pa.struct([("key", before.key_type), ("value", before.item_type)])
+        return pa.types.is_list(kind) and kind.value_type == pair
+    return isinstance(before, pa.UuidType) and pa.types.is_string(kind)
+
+
 def read_part(output: Storage, name: str) -> pa.Table | None:
     """All columns of a small part; None if it is gone. Raises as `read_parts`."""
     content = _unless_gone(output.read_bytes, name)

@@ -383,7 +383,7 @@ def _job_of(plan: Plan, model: Model, gangs: Gangs, engine: str) -> Job:
         device=plan.device,
         output=plan.spec.output,
         identity=plan.identity,
-        passthrough=plan.manifest.extra_schema,
+        passthrough=plan.passthrough,
         degrees=gangs.degrees,
         max_attempts=plan.spec.faults.max_attempts,
         patience=plan.limits["encode"],

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger
+from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger, with_types_before
 from vidgen_dist.manifest import (
     CheckReport,
     Manifest,
@@ -65,6 +66,7 @@ class Plan:
         output: The opened output.
         found: What is known of every row.
         newest: `LedgerState.newest` of the output.
+        passthrough: Names and types of the columns that are copied to the ledger.
         before: The run that the output is of, if there was one.
     """
 
@@ -76,6 +78,7 @@ class Plan:
     output: Storage
     found: Found
     newest: int
+    passthrough: pa.Schema
     before: RunSpec | None
 
     @property
@@ -177,9 +180,10 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         found = find_done(
             manifest, sampling_defaults(spec, model.rules), resolving, ledger, spec.manifest.retry
         )
+        passthrough = with_types_before(output, manifest.extra_schema)
     except OSError as error:
         raise Refused(str(error)) from None
-    return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, before)
+    return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, passthrough, before)
 
 
 def _revisions_of(before: RunSpec, spec: RunSpec) -> dict[str, str | None]:
