@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidgen_dist import faults, input_files, media, storage
+from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.storage import StorageError, open_input
@@ -324,3 +327,18 @@ def test_hosts_that_need_no_proxy_are_asked_themselves(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert storage.read_bytes(host.url) == CONTENT
     assert proxy.asked == []
+
+
+def test_a_signature_is_not_printed(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = pa.table({"prompt": ["a", ""], "odd": [1, 2]}), io.BytesIO()
+    pq.write_table(table, out)
+    host.content = out.getvalue()
+    monkeypatch.setattr(sys, "argv", ["vidgen", "manifest", "check", f"{host.url}?X-Amz-Signature=hunter2"])
+    with contextlib.suppress(SystemExit):
+        main()
+    said = "".join(capsys.readouterr())
+    assert f"{host.url}: 2 rows, all can be rendered" in said
+    assert f"{host.url}: column 'odd'" in said
+    assert "hunter2" not in said

@@ -411,16 +411,19 @@ def check_manifest(
     ignore_warnings()
     flags = {"manifest.passthrough": read_names(passthrough), **_sampling(set_)}
     report = check(uri, {**model, **_given(flags)}, export)
+    shown = redact(uri)
     for name in report.unknown_columns:
-        _err(f"{uri}: {describe_unknown(name, known_fields())}")
+        _err(f"{shown}: {describe_unknown(name, known_fields())}")
     for problem in report.problems:
         _err(str(problem))
     if export is not None:
         print(f"{redact(export)}: {_counted(report.num_problems, 'row')}")
     if not report.ok:
         by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
-        raise Refused(f"{uri}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})")
-    print(f"{uri}: {_counted(report.rows, 'row')}, all can be rendered")
+        raise Refused(
+            f"{shown}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})"
+        )
+    print(f"{shown}: {_counted(report.rows, 'row')}, all can be rendered")
 
 
 @manifest_app.command("build")
@@ -432,11 +435,12 @@ def build_manifest(
     from vidgen_dist.families import known_fields, needed_columns
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
+    from vidgen_dist.storage import redact
 
     report = build(inputs, out, fields=known_fields(), one_of=needed_columns())
     for name in report.unknown_columns:
-        _err(f"{report.uri}: {describe_unknown(name, known_fields())}")
-    print(f"{report.uri}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
+        _err(f"{redact(report.uri)}: {describe_unknown(name, known_fields())}")
+    print(f"{redact(report.uri)}: {_counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
 
 
 def main() -> None:

@@ -74,10 +74,10 @@ def read_status(uri: str) -> dict[str, Any]:
         "failures": dict(counts.failures),
         "videos_per_minute": counts.videos_per_minute if goes_on else None,
         "seconds_left": counts.seconds_left if goes_on else None,
-        "manifest": spec.manifest.uri,
+        "manifest": redact(spec.manifest.uri),
         "model": spec.model.id,
         "task": spec.model.task,
-        "output": spec.output.uri,
+        "output": redact(spec.output.uri),
         "run": run
         and {
             **run.model_dump(mode="json", exclude=_COUNTS),
