@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()] != [os.path.dirname(os.path.dirname(__file__))]:
+    # `python -m vidgen_dist` puts the current folder first: a numpy.py in it would be taken for NumPy.
+    del sys.path[0]
+
 from typing import TYPE_CHECKING, Any
 
 from vidgen_dist.errors import Refused

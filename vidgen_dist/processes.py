@@ -25,6 +25,25 @@ class InPlace(Executor):
         return future
 
 
+class _Pool(ProcessPoolExecutor):
+    """Its processes begin without the current folder among their modules.
+
+    Else a `random.py` there would be taken for Python's, until they learn this process's own path.
+    """
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As its base does; processes are started here."""
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            if before is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = before
+
+
 @contextmanager
 def open_pool(processes: int) -> Iterator[Executor]:
     """Processes that end with the block, and with this process however that ends.
@@ -36,7 +55,7 @@ def open_pool(processes: int) -> Iterator[Executor]:
         return
     # Not forked: this process has threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_attend)
+    pool = _Pool(processes, context, initializer=_attend)
     try:
         yield pool
     finally:
@@ -50,7 +69,7 @@ def run_apart(fn: Any, /, *args: Any) -> Any:
         BrokenExecutor: The process died.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_attend) as pool:
+    with _Pool(1, context, initializer=_attend) as pool:
         return pool.submit(fn, *args).result()
 
 

@@ -398,7 +398,7 @@ class Topology(Part):
             three degrees, which it is checked against.
         memory: Memory of an NPU, such as `64GB`; most of it is the model's to use.
         npus: NPUs that the run may use, where a cluster has more, or may grow to; by default what it has.
-        address: A running Ray cluster to attach to (`auto`, `host:port`, `ray://…`); by default a local
+        address: A running Ray cluster to attach to (`auto`, or `host:port` of its head); by default a local
             Ray is started, and stopped at the end.
         shard_size: Rows handed to a gang at once, at most; more than 8 only as far as it renders them in a
             second.

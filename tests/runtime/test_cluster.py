@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
+from ray._private.utils import check_version_info
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.cluster import connected, cores_of, cpu_share
+from vidgen_dist.runtime import cluster
+from vidgen_dist.runtime.cluster import RayFault, alive_nodes, choose_device, connected, cores_of, cpu_share
 from vidgen_dist.spec import Topology
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +75,129 @@ def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> Non
             raise AssertionError("connected")
 
 
-def test_a_local_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**_: object) -> None:
-        raise RuntimeError("Timed out while waiting for GCS to become available.")
+@pytest.fixture
+def fails_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Has Ray raise this when it is to start or connect."""
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", fail)
-    with pytest.raises(Refused, match="no local Ray can be started: Timed out"), connected(Topology()):
-        pass
+    def prepare(error: BaseException) -> None:
+        def fail(**_: object) -> None:
+            raise error
+
+        # Other tests may have connected this process.
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", fail)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.setattr(cluster, "_check_answers", lambda _: None)
+
+    return prepare
+
+
+@pytest.mark.parametrize("address", [None, "head:6379"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Exception("The current node timed out during startup."), "Exception: The current node timed out"),
+        (KeyError("raylet_ip_address"), "KeyError: 'raylet_ip_address'"),
+        (OSError(28, "No space left on device", "/tmp/ray"), "No space left on device"),
+        (SystemExit(15), "SystemExit|waited for long"),
+    ],
+)
+def test_whatever_ray_raises_is_refused_with_its_cause(
+    fails_with: Callable[[BaseException], None], address: str | None, error: BaseException, told: str
+) -> None:
+    fails_with(error)
+    before = os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")
+    start = "topology.address: head:6379: no connection" if address else "no local Ray can be started: "
+    with pytest.raises(Refused, match=f"^{start}.*({told})"), connected(Topology(address=address)):
+        raise AssertionError("connected")
+    assert (os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")) == before
+
+
+def test_another_ray_on_the_cluster_is_said(fails_with: Callable[[BaseException], None]) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": "2.9.3", "python_version": "3.10.1"}, "node 10.0.0.1")
+    fails_with(raised.value)
+    here = rf"Ray {ray.__version__} and Python {sys.version.split()[0]}"
+    with (
+        pytest.raises(Refused, match=rf"the cluster has Ray 2\.9\.3 and Python 3\.10\.1, here are {here}"),
+        connected(Topology(address="head:6379")),
+    ):
+        raise AssertionError("connected")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://head:8265", "is where jobs are handed in, .*; allowed: HOST:PORT"),
+        ("https://head", "is where jobs are handed in"),
+        ("ray://head:10001", "ray:// is not supported; allowed: HOST:PORT"),
+        ("head", "is not HOST:PORT; allowed"),
+        (":6379", "is not HOST:PORT; allowed"),
+        ("head:port", "is not HOST:PORT; allowed"),
+        ("head:99999", "is not HOST:PORT; allowed"),
+    ],
+)
+def test_what_is_no_address(address: str, told: str) -> None:
+    with pytest.raises(Refused, match=f"^topology.address: {address}: {told}"):
+        choose_device(Topology(address=address, device="cpu"))
+
+
+def test_the_dashboard_is_no_cluster() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(Refused, match="a web server answers, such as Ray's dashboard; allowed"):
+            cluster._check_answers(f"127.0.0.1:{server.server_port}")
+        thread.join()
+
+
+def test_a_ray_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "Resources": {}, "NodeID": "a"}])
+    with pytest.raises(RayFault, match="no node of it is alive"):
+        alive_nodes()
+
+    def fail() -> None:
+        raise Exception("The GCS did not answer.") from TimeoutError("60 s")
+
+    monkeypatch.setattr(ray, "nodes", fail)
+    with pytest.raises(
+        RayFault, match=r"^Ray could not name the cluster's nodes: Exception: The GCS .*: 60 s"
+    ):
+        alive_nodes()
+
+
+def test_where_a_local_ray_has_its_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 130)
+    deep.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for folder, expected in (("/var/tmp", "/var/tmp/ray"), (str(deep), "/tmp/ray"), ("/no/such", "/tmp/ray")):
+        monkeypatch.setenv("TMPDIR", folder)
+        assert cluster._ray_folder() == expected
+    monkeypatch.setenv("RAY_TMPDIR", str(deep))
+    with pytest.raises(Refused, match=r"^RAY_TMPDIR: .*xxx' cannot hold .* a path of at most 39 bytes"):
+        cluster._ray_folder()
+
+
+def test_a_run_from_an_unfriendly_place(make_manifest: Callable[..., str], tmp_path: Path) -> None:
+    """Modules in the current folder that shadow others, no home, a temporary folder with a long path."""
+    here, deep = tmp_path / "here", tmp_path / ("x" * 130)
+    here.mkdir()
+    deep.mkdir()
+    for name in ("numpy", "mindspore", "ray", "random", "types"):
+        (here / f"{name}.py").write_text("raise ImportError('taken for another')\n")
+    make_manifest("one", "two", name="here/m.parquet")
+    unfriendly: dict[str, Any] = {"TMPDIR": str(deep), "HOME": "/proc/no-home", "PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | unfriendly
+    vidgen = [sys.executable, str(ROOT / "tests" / "runtime" / "vidgen_with_fake_engine.py")]
+    flags = ["--model", "fake", "--device", "cpu", "--replicas", "1", "--format", "npy"]
+    for command in ([*vidgen, "render", "m.parquet", "out", *flags], [sys.executable, *_VERSION]):
+        ran = subprocess.run(
+            command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert ran.returncode == 0, ran.stderr
+        # Python's own `-m` imports it.
+        (here / "types.py").unlink(missing_ok=True)
+    assert pq.read_table(here / "out" / "ledger")["status"].to_pylist() == ["done", "done"]
+
+
+_VERSION = ("-m", "vidgen_dist", "--version")

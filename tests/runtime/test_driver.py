@@ -20,8 +20,9 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
-from vidgen_dist.runtime import books, crew, gang
+from vidgen_dist.runtime import books, crew
 from vidgen_dist.runtime.care.status import read_failures, read_status
+from vidgen_dist.runtime.cluster import in_one_line
 from vidgen_dist.runtime.driver import RunResult, render
 from vidgen_dist.runtime.plan import make_plan
 from vidgen_dist.spec import RunSpec
@@ -160,7 +161,7 @@ def test_what_is_told_of_a_death_holds_its_cause() -> None:
         + "  File x, line 1\n" * 100
         + "No module named 'y'\n"
     )
-    told = gang._account(RuntimeError(account))
+    told = in_one_line(RuntimeError(account))
     assert told.startswith("RuntimeError: The actor died: ray::WorkerActor File x")
     assert told.endswith("No module named 'y'")
     assert len(told) < 600

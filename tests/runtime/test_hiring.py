@@ -10,7 +10,7 @@ import ray
 
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime import gang as gangs
-from vidgen_dist.runtime.cluster import Node
+from vidgen_dist.runtime.cluster import Node, in_one_line
 from vidgen_dist.runtime.crew import Loss
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place, pack_strategy
@@ -195,4 +195,4 @@ def test_what_is_stored_of_a_death_names_no_host(error: Exception, told: str) ->
     assert isinstance(lost, gangs.Lost)
     assert lost.why == told
     # Who is at the console gets all of it.
-    assert lost.said == gangs._account(error)
+    assert lost.said == in_one_line(error)

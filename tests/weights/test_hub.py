@@ -217,7 +217,7 @@ def test_no_connection_and_a_shard_not_cached(client: Client) -> None:
         client.open(offline=True)
 
 
-@pytest.mark.parametrize("fault", ["unknown", "gated", "revision", "layout", "error"])
+@pytest.mark.parametrize("fault", ["unknown", "gated", "revision", "layout", "error", "cache"])
 def test_what_the_hub_refuses(hub: Hub, client: Client, fault: str) -> None:
     repository = hub.repositories[MODEL]
     model, revision = MODEL, None
@@ -235,6 +235,10 @@ def test_what_the_hub_refuses(hub: Hub, client: Client, fault: str) -> None:
     elif fault == "layout":
         repository.commit({"model.safetensors": b"", "config.json": b"{}"}, "main")
         expected = rf"model '{MODEL}': no model_index.json in it"
+    elif fault == "cache":
+        client.home.mkdir(exist_ok=True)
+        (client.home / "hub").write_text("a file, no folder")
+        expected = rf"model '{MODEL}': the hub's cache .*/hub cannot be written .*HF_HUB_CACHE"
     else:
         hub.failing = 500
         expected = r"cannot be reached \(500 Server Error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -13,9 +14,17 @@ CHECKPOINT_VERSION = 1
 
 
 def cache_folder() -> Path:
-    """Where the demo's checkpoint is kept: `vidgen` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
+    """Where the demo's checkpoint is kept: `vidgen` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+
+    A user without a home that can be written to has a folder among the temporary ones.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "vidgen" if base else Path.home() / ".cache" / "vidgen"
+    if base:
+        return Path(base) / "vidgen"
+    home = os.path.expanduser("~")
+    if os.access(home, os.W_OK | os.X_OK):
+        return Path(home) / ".cache" / "vidgen"
+    return Path(tempfile.gettempdir()) / f"vidgen-{os.getuid()}"
 
 
 def manifest_path() -> Path:

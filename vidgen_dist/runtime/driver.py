@@ -22,7 +22,7 @@ from vidgen_dist.runtime import books as bookkeeping
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.books import Books
-from vidgen_dist.runtime.cluster import choose_device, connected
+from vidgen_dist.runtime.cluster import RayFault, before_start, choose_device, connected
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.entries import failed_entry
 from vidgen_dist.runtime.interrupts import Interrupts
@@ -135,7 +135,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             connected(spec.topology),
         ):
             decided = plan.decided
-            gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.total - plan.done)
+            with before_start():
+                gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.total - plan.done)
             if spec.topology.replicas == AUTO:
                 progress.say(str(gangs))
             progress.say(f"run {run}")
@@ -145,7 +146,9 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             fields = plan.model.rules.declared
             with Overview(plan.output, lease, decided.model.id, progress, counted, fields) as overview:
                 job = _job_of(plan, decided.model, gangs, engine)
-                result = _Work(plan, job, gangs, lease, interrupts, progress, overview).run()
+                with before_start():
+                    work = _Work(plan, job, gangs, lease, interrupts, progress, overview)
+                result = work.run()
                 overview.end(_end_of(result), result.message)
             if not result.pending and not lease.lost:
                 _clear_scratch(plan, console)
@@ -284,7 +287,7 @@ class _Work:
             while time.monotonic() < self._lease.settled and not self._interrupts.level:
                 time.sleep(0.1)
             self._crew.work()
-        except Stopped as error:
+        except (Stopped, RayFault) as error:
             message = f"the run stopped: {error}; run it again to go on"
         finally:
             self._progress.tick(0)

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from vidgen_dist import printing
 from vidgen_dist.media import ignore_warnings
 from vidgen_dist.parallel.collectives import PeerLost
-from vidgen_dist.runtime.cluster import alive_nodes, cores_of, cpu_share
+from vidgen_dist.runtime.cluster import RayFault, alive_nodes, asking, cores_of, cpu_share, in_one_line
 from vidgen_dist.runtime.feeding import Hand
 from vidgen_dist.runtime.job import Job, Report, Row
 from vidgen_dist.runtime.observability.metrics import WorkerMetrics
@@ -64,7 +65,7 @@ class RayFollowers:
             # Once for all of them: there may be a clip in it.
             shared = ray.put(row)
             return [_in_our_words(actor.follow.remote(shared).future()) for actor in self._actors]
-        except ray.exceptions.RayError as error:
+        except Exception as error:
             raise GangBroken(f"the row cannot be announced: {_cause(error)}") from error
 
 
@@ -249,7 +250,15 @@ class Hiring:
         return time.monotonic()
 
     def hire(self, replica: int, name: str) -> Gang:
-        """A new gang, whose members will say where they are."""
+        """A new gang, whose members will say where they are.
+
+        Raises:
+            RayFault: Ray makes none.
+        """
+        with asking("make actors"):
+            return self._hire(replica, name)
+
+    def _hire(self, replica: int, name: str) -> Gang:
         kind = self._kind
         needs: dict[str, Any] = (
             {"num_cpus": self._share} if kind == "CPU" else {"num_cpus": 0, "resources": {"NPU": 1}}
@@ -282,7 +291,8 @@ class Hiring:
 
     def _post(self, member: Member, method: str, *arguments: Any) -> None:
         # Called back, not waited for: the time that it takes does not grow with the number of gangs.
-        answer = getattr(member.actor, method).remote(*arguments).future()
+        with asking(f"call `{method}` of a worker"):
+            answer = getattr(member.actor, method).remote(*arguments).future()
         answer.add_done_callback(lambda answer: self._answers.put((member, answer)))
 
     def hear(self, seconds: float) -> list[tuple[Member, Answer]]:
@@ -306,15 +316,19 @@ class Hiring:
 
     def there(self) -> str:
         """What there is of it, for a person."""
-        whole, free = ray.cluster_resources(), ray.available_resources()
+        with asking("count the cluster's resources"):
+            whole, free = ray.cluster_resources(), ray.available_resources()
         return f"{_count(whole.get(self._kind, 0))}, of which {_count(free.get(self._kind, 0))} are free"
 
     def dismiss(self, gang: Gang) -> None:
         """End all members and give their places back."""
+        # Where Ray cannot do that any more, they end with the connection to it.
         for member in gang.members:
-            ray.kill(member.actor, no_restart=True)
+            with suppress(RayFault), asking("end a worker"):
+                ray.kill(member.actor, no_restart=True)
         if gang.group is not None:
-            remove_placement_group(gang.group)
+            with suppress(RayFault), asking("remove a placement group"):
+                remove_placement_group(gang.group)
 
     def placed(self, gang: Gang, member: Member, place: Place, others: Iterable[Gang]) -> None:
         """A member says where it is. Once all have, they get their ranks and cores, and begin."""
@@ -374,7 +388,7 @@ def _answer(call: Future[Any]) -> Answer:
     error = call.exception()
     if error is None:
         return call.result()
-    return Lost(_cause(error), isinstance(error, ray.exceptions.ActorDiedError), _account(error))
+    return Lost(_cause(error), isinstance(error, ray.exceptions.ActorDiedError), in_one_line(error))
 
 
 def _in_our_words(ending: Future[Ending]) -> Future[Ending]:
@@ -418,12 +432,6 @@ _DEATHS = {
     "worker process has died": "died: its process crashed, or was killed (for want of memory, say)",
 }
 """Part of Ray's account of a death -> in our words."""
-
-
-def _account(error: BaseException) -> str:
-    """Ray's account in one line, without colours; of a long one, the cause is at the end."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return f"{type(error).__name__}: {text if len(text) <= 500 else f'{text[:150]} … {text[-350:]}'}"
 
 
 def _count(units: float) -> str:

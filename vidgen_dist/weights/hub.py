@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,12 @@ from pathlib import Path
 from vidgen_dist.errors import Refused
 from vidgen_dist.uris import is_local, local_path
 from vidgen_dist.weights.files import is_folder, is_there
+
+_OF_FOLDERS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
+)
+"""What a folder of this machine answers, and no hub."""
 
 # huggingface_hub is imported where it is used: a folder needs nothing of it, and it takes a while.
 
@@ -167,6 +174,11 @@ def _explained(
         return (
             f"{tried} cannot be reached ({_first_line(error.__cause__ or error)}); it is not in the cache "
             f"{constants.HF_HUB_CACHE} either{at}; allowed: {allowed}"
+        )
+    if isinstance(error, OSError) and error.errno in _OF_FOLDERS:
+        return (
+            f"{key} {model!r}: the hub's cache {constants.HF_HUB_CACHE} cannot be written "
+            f"({error.strerror}); HF_HOME or HF_HUB_CACHE names another folder"
         )
     if isinstance(error, errors.EntryNotFoundError):
         return f"{key} {model!r}: {lacking}; allowed: {allowed}"
