@@ -12,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
 import vidgen_dist
 from tests.references import edit_json
@@ -149,6 +151,54 @@ def test_a_checkpoint_without_a_component(
     assert ran.status == 2
     assert str(folder) in ran.err
     assert component in ran.err
+
+
+def _int8(folder: Path) -> None:
+    path = next((folder / "transformer").glob("*.safetensors"))
+    path.write_bytes(save({"q.weight": np.zeros((4, 4), np.int8), "q.SCB": np.ones(4, np.float32)}))
+
+
+def _awq(folder: Path) -> None:
+    edit_json(folder / "vae" / "config.json", quantization_config={"quant_method": "awq"})
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_int8, "the weights are quantised (bitsandbytes in 8 bits); allowed are float32, float16"),
+        (_awq, "vae/config.json: quantization_config is {'quant_method': 'awq'}: the weights are quantised"),
+        (
+            lambda folder: edit_json(folder / "text_encoder" / "config.json", is_decoder=True),
+            "text_encoder: config of T5EncoderModel: is_decoder is True; allowed is False",
+        ),
+        (
+            lambda folder: (folder / "tokenizer" / "spiece.model").unlink(),
+            "tokenizer (T5Tokenizer) has no vocabulary, such as spiece.model",
+        ),
+        (
+            lambda folder: (folder / "tokenizer" / "spiece.model").write_bytes(b"version https://git-lfs.gi"),
+            "spiece.model: not a vocabulary; it is a git-lfs pointer",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_checkpoint_is_told_by_both_commands(
+    vidgen: Vidgen,
+    tmp_path: Path,
+    checkpoint: Path,
+    manifest: Path,
+    spoil: Callable[[Path], Any],
+    told: str,
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    spoil(folder)
+    for command in (["render", manifest, tmp_path / "out"], ["manifest", "check", manifest]):
+        ran = vidgen(*command, "--model", folder)
+        assert ran.status == 2
+        assert ran.err.startswith(str(folder))
+        assert told in ran.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -177,7 +177,9 @@ assert "torch" not in sys.modules and "mindspore" not in sys.modules
 def test_missing_vocabulary(folder: Path) -> None:
     vocabulary = folder / "tokenizer" / "spiece.model"
     vocabulary.rename(vocabulary.with_name("other.model"))
-    with pytest.raises(Refused, match=r"tokenizer: T5Tokenizer has no vocabulary; allowed: spiece.model"):
+    with pytest.raises(
+        Refused, match=r"T5Tokenizer has no vocabulary; allowed: spiece.model, tokenizer.json"
+    ):
         load_tokenizer(open_checkpoint(folder))
 
 
@@ -229,4 +231,116 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
         known = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(known | {key: None}), encoding="utf-8")
     with pytest.raises(Refused, match="LlamaTokenizerFast has no pad_token"):
+        load_tokenizer(open_checkpoint(folder))
+
+
+# --- as transformers 5 saves them -------------------------------------------------------------------------
+
+FOLDERS = references.HERE / "tokenizers"
+OF_5 = json.loads((FOLDERS / "ids.json").read_text(encoding="utf-8"))
+WHOLE = "tokenizer.json"
+
+
+def opened(tmp_path: Path, case: str, class_name: str, without: str = "", **settings: object) -> Checkpoint:
+    """A checkpoint of one of those tokenizers, with other settings or without one of its files."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(FOLDERS / case, folder / "tokenizer")
+    if without:
+        (folder / "tokenizer" / without).unlink()
+    if settings:
+        references.edit_json(folder / "tokenizer" / "tokenizer_config.json", **settings)
+    (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", class_name]}))
+    return open_checkpoint(folder)
+
+
+def assert_splits_like_5(tokenizer: Any, case: str) -> None:
+    expected = OF_5["cases"][case]
+    assert tokenizer.padding_side == expected["padding_side"]
+    for k, text in enumerate(OF_5["texts"]):
+        assert tokenizer(text, verbose=False)["input_ids"] == expected["ids"][k], repr(text)
+        ids, mask = tokenize_with_mask(tokenizer, text, 12)
+        assert ids[0].tolist() == expected["cut_ids"][k], repr(text)
+        assert mask[0].tolist() == [bool(seen) for seen in expected["cut_masks"][k]], repr(text)
+
+
+CLASSES = [
+    *((case, found["class"]) for case, found in OF_5["cases"].items()),
+    ("t5", "T5TokenizerFast"),
+    ("clip", "CLIPTokenizerFast"),
+    ("llama", "LlamaTokenizerFast"),
+    ("llama_backend", "PreTrainedTokenizerFast"),
+]
+
+
+@pytest.mark.parametrize(("case", "class_name"), CLASSES)
+def test_ids_are_those_of_transformers_5(tmp_path: Path, case: str, class_name: str) -> None:
+    assert_splits_like_5(load_tokenizer(opened(tmp_path, case, class_name)), case)
+
+
+@pytest.mark.parametrize(("case", "class_name"), [("t5", "T5Tokenizer"), ("clip", "CLIPTokenizer")])
+def test_a_tokenizer_json_may_be_all_there_is(tmp_path: Path, case: str, class_name: str) -> None:
+    tokenizer = load_tokenizer(opened(tmp_path, case, class_name, "tokenizer_config.json"))
+    assert_splits_like_5(tokenizer, case)
+
+
+def test_a_tokenizer_json_alone_that_cannot_pad_is_refused(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, "llama", "LlamaTokenizer", "tokenizer_config.json")
+    path = checkpoint.folder / "tokenizer" / WHOLE
+    references.edit_json(path, padding=None)
+    with pytest.raises(Refused, match=r"LlamaTokenizer has no pad_token"):
+        load_tokenizer(checkpoint)
+
+
+def test_what_transformers_5_saved_counts_beside_older_files(tmp_path: Path) -> None:
+    older = references.case("2b").checkpoint / "tokenizer"
+    checkpoint = opened(tmp_path, "t5", "T5Tokenizer")
+    shutil.copy(older / "spiece.model", checkpoint.folder / "tokenizer")
+    assert_splits_like_5(load_tokenizer(checkpoint), "t5")
+
+
+def test_a_list_of_further_tokens_is_read_with_a_sentencepiece_model_too(tmp_path: Path) -> None:
+    older = references.case("2b").checkpoint
+    checkpoint = opened(tmp_path, "t5", "T5Tokenizer")
+    tokenizer = checkpoint.folder / "tokenizer"
+    shutil.copy(older / "tokenizer" / "spiece.model", tokenizer)
+    (tokenizer / WHOLE).unlink()
+    ours, theirs = load_tokenizer(checkpoint), load_tokenizer(open_checkpoint(older))
+    for text in OF_5["texts"]:
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"], repr(text)
+
+
+def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
+    token = {"__type": "AddedToken", "content": "</s>", "lstrip": False, "normalized": False, "special": True}
+    further = [{**token, "content": f"<extra_id_{i}>", "lstrip": True, "rstrip": True} for i in range(100)]
+    settings = {"eos_token": token, "extra_special_tokens": further}
+    assert_splits_like_5(load_tokenizer(opened(tmp_path, "t5", "T5Tokenizer", **settings)), "t5")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "tokenizer.json: not a vocabulary; it is empty"),
+        (b"<!doctype html><p>", "tokenizer.json: not a vocabulary; it is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "tokenizer.json: .* it is a git-lfs pointer"),
+        (b'{"version": "1.0", "model": {', r"T5Tokenizer cannot be read: .*tokenizer.json, line 1: not JSON"),
+        (b'{"version": "1.0"}', "tokenizer: T5Tokenizer cannot be read: "),
+    ],
+)
+def test_a_damaged_tokenizer_json_is_named(tmp_path: Path, content: bytes, told: str) -> None:
+    checkpoint = opened(tmp_path, "t5", "T5Tokenizer")
+    (checkpoint.folder / "tokenizer" / WHOLE).write_bytes(content)
+    with pytest.raises(Refused, match=told):
+        load_tokenizer(checkpoint)
+
+
+def test_a_vocabulary_that_is_a_pointer_is_named(folder: Path) -> None:
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(Refused, match=r"spiece.model: not a vocabulary; it is a git-lfs pointer: run `git"):
+        load_tokenizer(open_checkpoint(folder))
+
+
+def test_a_vocabulary_that_a_link_does_not_lead_to_is_named(folder: Path) -> None:
+    (folder / "tokenizer" / "spiece.model").unlink()
+    (folder / "tokenizer" / "spiece.model").symlink_to("../../blobs/0123")
+    with pytest.raises(Refused, match=r"spiece.model: it is a link to ../../blobs/0123, which does not lead"):
         load_tokenizer(open_checkpoint(folder))

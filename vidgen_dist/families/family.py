@@ -80,14 +80,16 @@ class ConfigClass:
 
     Args:
         config: What its file holds.
+        named: What `model_index.json` calls it; by default the config's own name.
     """
 
     config: type[Config]
+    named: str | None = None
 
     @property
     def name(self) -> str:
         """As `model_index.json` names it."""
-        return self.config.NAME
+        return self.named or self.config.NAME
 
     def read(self, raw: Mapping[str, Any]) -> Config:
         """What the pipeline, rules and costs are told of the component."""

@@ -11,10 +11,11 @@ from typing import Any
 
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families import family_of, find_family
-from vidgen_dist.families.family import Component, Family, SchedulerClass
+from vidgen_dist.families.family import Component, Family, SchedulerClass, TokenizerClass
 from vidgen_dist.spec import Model
 from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
 from vidgen_dist.weights.repository import open_component
+from vidgen_dist.weights.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,17 @@ def tell_unknown(checkpoint: Checkpoint) -> None:
 @functools.cache
 def _warn_once(line: str) -> None:
     logger.warning("%s", line)
+
+
+def check_tokenizers(checkpoint: Checkpoint) -> None:
+    """See that a checkpoint's tokenizers can be read. A hub id's vocabularies are there with its configs.
+
+    Raises:
+        Refused: As `load_tokenizer`.
+    """
+    for component in find_family(checkpoint).components:
+        if isinstance(component.class_of(checkpoint), TokenizerClass):
+            load_tokenizer(checkpoint, component.name)
 
 
 def with_scheduler(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:

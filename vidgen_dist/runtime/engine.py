@@ -2,7 +2,8 @@
 
 An engine is a module with six functions. The driver, which must not load the model, calls `open_model`, then
 `check_models`, then `choose_gangs` or `check_memory`; a worker calls `load` once, and before it `open_seat`
-if it is a rank of a gang. This one is the engine; tests bring a fast one of their own.
+if it is a rank of a gang. This one is the engine; tests bring a fast one of their own. `check_tokenizers` is
+for what is checked without a run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from vidgen_dist.families import opening
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import compute_dtype, load_rules
@@ -103,8 +105,22 @@ def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
     )
 
 
+def check_tokenizers(model: Model) -> None:
+    """See that a checkpoint's tokenizers can be read; no MindSpore.
+
+    Args:
+        model: Which one.
+
+    Raises:
+        Refused: One is missing or damaged.
+    """
+    opening.check_tokenizers(_open_configs(model))
+
+
 def check_models(model: Model) -> None:
-    """See that a checkpoint's weights are its models', as far as they are on this machine.
+    """See that a checkpoint's tokenizers can be read, and that its weights are its models'.
+
+    Weights that are not on this machine yet are left to the workers.
 
     In a process of its own, a few seconds: the driver's would keep what MindSpore takes, as long as it runs.
 
@@ -121,10 +137,12 @@ def check_models(model: Model) -> None:
 
 
 def _check_models(model: Model) -> None:
+    checkpoint = _open_configs(model)
+    opening.check_tokenizers(checkpoint)
     # Loads MindSpore.
     from vidgen_dist.families.loading import check_models
 
-    check_models(_open_configs(model), model)
+    check_models(checkpoint, model)
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:

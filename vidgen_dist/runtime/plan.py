@@ -435,6 +435,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
     if "model.id" in flags:
         rules = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules
         rules.check_defaults(spec.sampling)
+        engines.check_tokenizers(spec.model)
     manifest = open_checked(spec, rules)
     look = functools.partial(
         check,

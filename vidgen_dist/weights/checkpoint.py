@@ -30,7 +30,7 @@ _HASHING = 8
 _CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Configs and vocabularies; every other file that publishers add (images, code, .bin, ONNX) is left out.
 _TEXTS = (".json", ".txt", ".model")
-_TOKENIZERS = ("Tokenizer", "TokenizerFast")
+_TOKENIZERS = ("Tokenizer", "TokenizerFast", "TokenizersBackend")
 _VOCABULARIES = (".model", "vocab.json", "vocab.txt", "tokenizer.json")
 
 

@@ -18,13 +18,11 @@ from vidgen_dist.schedulers.lcm import LCMConfig, LCMScheduler
 from vidgen_dist.schedulers.pndm import PNDMConfig, PNDMScheduler
 from vidgen_dist.schedulers.unipc import UniPCConfig, UniPCMultistepScheduler
 
-T5_TOKENIZERS = (TokenizerClass("T5Tokenizer"), TokenizerClass("T5TokenizerFast"))
-CLIP_TOKENIZERS = (TokenizerClass("CLIPTokenizer"), TokenizerClass("CLIPTokenizerFast"))
-LLAMA_TOKENIZERS = (
-    TokenizerClass("LlamaTokenizer"),
-    TokenizerClass("LlamaTokenizerFast"),
-    TokenizerClass("PreTrainedTokenizerFast"),
-)
+# Of transformers 4 and of 5, whose `tokenizer.json` says all.
+_OF_ONE_FILE = (TokenizerClass("PreTrainedTokenizerFast"), TokenizerClass("TokenizersBackend"))
+T5_TOKENIZERS = (TokenizerClass("T5Tokenizer"), TokenizerClass("T5TokenizerFast"), *_OF_ONE_FILE)
+CLIP_TOKENIZERS = (TokenizerClass("CLIPTokenizer"), TokenizerClass("CLIPTokenizerFast"), *_OF_ONE_FILE)
+LLAMA_TOKENIZERS = (TokenizerClass("LlamaTokenizer"), TokenizerClass("LlamaTokenizerFast"), *_OF_ONE_FILE)
 
 T5 = ModelClass(T5Config, Lazy("vidgen_dist.encoders.t5:T5Encoder"), divided=False)
 CLIP_TEXT = ModelClass(ClipTextConfig, Lazy("vidgen_dist.encoders.clip:CLIPTextEncoder"), divided=False)
@@ -34,7 +32,14 @@ CLIP_VISION = ModelClass(
 AUTOENCODER_KL = ModelClass(
     AutoencoderKLConfig, Lazy("vidgen_dist.families.common.autoencoder_kl:AutoencoderKL")
 )
-CLIP_IMAGE_PROCESSOR = ConfigClass(ClipImageProcessorConfig)
+CLIP_IMAGE_PROCESSORS = (
+    ConfigClass(ClipImageProcessorConfig),
+    # As releases of transformers name what resizes by PIL, by torch, and what there was before.
+    *(
+        ConfigClass(ClipImageProcessorConfig, named)
+        for named in ("CLIPImageProcessorPil", "CLIPImageProcessorFast", "CLIPFeatureExtractor")
+    ),
+)
 
 FLOW_MATCH_EULER = SchedulerClass(FlowMatchConfig, FlowMatchEulerDiscreteScheduler)
 DDIM = SchedulerClass(DDIMConfig, DDIMScheduler)

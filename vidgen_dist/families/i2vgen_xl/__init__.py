@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vidgen_dist.families.common.components import (
     AUTOENCODER_KL,
-    CLIP_IMAGE_PROCESSOR,
+    CLIP_IMAGE_PROCESSORS,
     CLIP_TEXT,
     CLIP_TOKENIZERS,
     CLIP_VISION,
@@ -30,7 +30,7 @@ FAMILY = Family(
     components=(
         Component("tokenizer", CLIP_TOKENIZERS),
         Component("text_encoder", (CLIP_TEXT,)),
-        Component("feature_extractor", (CLIP_IMAGE_PROCESSOR,)),
+        Component("feature_extractor", CLIP_IMAGE_PROCESSORS),
         Component("image_encoder", (CLIP_VISION,)),
         Component("unet", (ModelClass(UNetConfig, Lazy(f"{__name__}.unet:I2VGenXLUNet")),)),
         Component("vae", (AUTOENCODER_KL,)),

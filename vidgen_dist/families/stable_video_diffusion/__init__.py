@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidgen_dist.families.common.components import CLIP_IMAGE_PROCESSOR, CLIP_VISION, EULER
+from vidgen_dist.families.common.components import CLIP_IMAGE_PROCESSORS, CLIP_VISION, EULER
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO
 from vidgen_dist.families.family import Component, Family, Lazy, ModelClass, PipelineClass
 from vidgen_dist.families.stable_video_diffusion.config import (
@@ -23,7 +23,7 @@ FAMILY = Family(
         ),
     ),
     components=(
-        Component("feature_extractor", (CLIP_IMAGE_PROCESSOR,)),
+        Component("feature_extractor", CLIP_IMAGE_PROCESSORS),
         Component("image_encoder", (CLIP_VISION,)),
         Component(
             "unet", (ModelClass(UNetConfig, Lazy(f"{__name__}.unet:UNetSpatioTemporalConditionModel")),)
