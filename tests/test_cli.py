@@ -243,7 +243,7 @@ def test_weights_of_another_model(vidgen: Vidgen, tmp_path: Path, checkpoint: Pa
         (["--cfg", "3"], ["topology.cfg", "3"]),
         (["--memory", "much"], ["topology.memory", "'much'", "64GB"]),
         (["--crf", "99"], ["output.crf", "99", "51"]),
-        (["--reject", "black,dark"], ["output.reject", "'dark'", "black, frozen, blown-out"]),
+        (["--reject", "black,dark"], ["output.reject", "'dark'", "black, frozen, blown-out, noise"]),
         (["--aigc-producer", 'A"B'], ["output.aigc_producer", "200 printable characters"]),
         (["--format", "avi"], ["output.format", "'avi'", "'mp4'"]),
         (["--fps", "-1"], ["output.fps", "-1"]),

@@ -17,7 +17,13 @@ from vidgen_dist.runtime.entries import latest_entries
 from vidgen_dist.storage import Storage, open_storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-MEASURED = {"mean_luma": 0.01, "motion": 0.0, "clipped": 0.75, "flags": ["black", "frozen"]}
+MEASURED = {
+    "mean_luma": 0.01,
+    "motion": 0.0,
+    "clipped": 0.75,
+    "noisiness": 0.25,
+    "flags": ["black", "frozen"],
+}
 NOTHING = dict.fromkeys(MEASURED)
 
 
@@ -78,6 +84,17 @@ def test_compaction_makes_one_part_of_both(output: Storage) -> None:
     assert table.column("motion").to_pylist() == [None, None, None, 0.0, None]
     assert table.column("source").to_pylist() == ["of a", "of b", "of b", "of c", "of d"]
     assert read_ledger(output).done == 3
+
+
+def test_parts_of_versions_that_measured_less(output: Storage) -> None:
+    (name,) = (name for name in output.list("ledger") if not name.endswith("-old.parquet"))
+    table = pq.read_table(output.uri(name)).drop_columns(["noisiness"])
+    with output.create(name) as file:
+        pq.write_table(table, file)
+    found = latest_entries(output)
+    assert {name: found["c"][name] for name in ledger.LATER} == MEASURED | {"noisiness": None}
+    compact(output, min_age=timedelta(0))
+    assert pq.read_table(output.uri("ledger")).column("noisiness").to_pylist() == [None] * 5
 
 
 def test_any_other_column_may_not_be_missing(output: Storage) -> None:

@@ -42,13 +42,13 @@ def test_frames_may_come_one_by_one(frames: np.ndarray) -> None:
 def test_measures_lie_in_0_to_1() -> None:
     flicker = np.zeros((4, 8, 8, 3), np.uint8)
     flicker[1::2] = 255
-    assert measure(flicker) == Quality(mean_luma=pytest.approx(0.5), motion=1.0, clipped=1.0)
+    assert measure(flicker) == Quality(pytest.approx(0.5), motion=1.0, clipped=1.0, noisiness=None)
 
 
 def test_a_saturated_colour_is_not_clipped() -> None:
     red = np.zeros((2, 4, 4, 3), np.uint8)
     red[..., 0] = 255
-    assert measure(red) == Quality(mean_luma=pytest.approx(0.2126), motion=0.0, clipped=0.0)
+    assert measure(red) == Quality(pytest.approx(0.2126), motion=0.0, clipped=0.0, noisiness=None)
 
 
 @pytest.mark.parametrize("frames", [np.zeros((0, 4, 4, 3), np.uint8), np.zeros((2, 0, 4, 3), np.uint8)])
@@ -111,7 +111,12 @@ def test_reject_names_what_it_rejects_and_why() -> None:
         quality.reject(black, {"black", "frozen", "blown-out"})
     with pytest.raises(VideoRejected, match="the video is frozen: "):
         quality.reject(black, ["frozen"])
-    quality.reject(black, ["blown-out"])
+    quality.reject(black, ["blown-out", "noise"])
     quality.reject(black, [])
-    with pytest.raises(VideoRejected, match="motion none"):
+    noisy = measure(np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8))
+    with pytest.raises(
+        VideoRejected, match=r"the video is noise: mean luma 0\.\d+, .*, noisiness (1|0\.[89])"
+    ):
+        quality.reject(noisy, ["noise"])
+    with pytest.raises(VideoRejected, match=r"motion none, clipped 1, noisiness none"):
         quality.reject(measure(noise(0, 1, 1)), ["black"])

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidgen_dist.noisiness import NoiseMeter
+
 LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in luma, ITU-R BT.709."""
 
@@ -23,7 +25,10 @@ FROZEN_MOTION = 0.0005
 BLOWN_OUT_CLIPPED = 0.5
 """A bright video (mean luma above one half) with a larger share of clipped pixels is blown out."""
 
-FLAGS = ("black", "frozen", "blown-out")
+NOISE = 0.5
+"""A video whose noisiness is above is noise."""
+
+FLAGS = ("black", "frozen", "blown-out", "noise")
 
 
 class VideoRejected(ValueError):
@@ -40,11 +45,14 @@ class Quality:
             for a single frame.
         clipped: Share of the pixels whose three channels are all 0 or all 255, in [0, 1]. A saturated colour,
             such as pure red, is not clipped.
+        noisiness: How much the video looks like noise, in [0, 1], see `noisiness`; None of frames below
+            64x64.
     """
 
     mean_luma: float
     motion: float | None
     clipped: float
+    noisiness: float | None
 
 
 def measure(frames: Iterable[np.ndarray]) -> Quality:
@@ -60,6 +68,7 @@ def measure(frames: Iterable[np.ndarray]) -> Quality:
     channels = np.zeros(3, np.uint64)
     changed = clipped = pixels = 0
     before: np.ndarray | None = None
+    noise = NoiseMeter()
     for frame in frames:
         red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
         count += 1
@@ -71,6 +80,7 @@ def measure(frames: Iterable[np.ndarray]) -> Quality:
             changed += int((np.maximum(frame, before) - np.minimum(frame, before)).sum(dtype=np.uint64))
             changes += frame.size
         before = frame
+        noise.add(frame)
     if not pixels:
         raise ValueError("there is nothing to measure; allowed: at least one frame with pixels")
     luma = sum(weight * int(total) for weight, total in zip(LUMA, channels, strict=True))
@@ -78,6 +88,7 @@ def measure(frames: Iterable[np.ndarray]) -> Quality:
         mean_luma=luma / (255 * pixels),
         motion=changed / (255 * changes) if count > 1 else None,
         clipped=clipped / pixels,
+        noisiness=noise.noisiness(),
     )
 
 
@@ -87,6 +98,7 @@ def flags(quality: Quality) -> tuple[str, ...]:
         "black": quality.mean_luma < BLACK_LUMA,
         "frozen": quality.motion is not None and quality.motion < FROZEN_MOTION,
         "blown-out": quality.clipped > BLOWN_OUT_CLIPPED and quality.mean_luma > 0.5,
+        "noise": quality.noisiness is not None and quality.noisiness > NOISE,
     }
     return tuple(flag for flag in FLAGS if found[flag])
 
@@ -99,8 +111,12 @@ def reject(quality: Quality, rejected: Collection[str]) -> None:
     """
     found = [flag for flag in flags(quality) if flag in rejected]
     if found:
-        motion = "none" if quality.motion is None else f"{quality.motion:.4g}"
         raise VideoRejected(
-            f"the video is {', '.join(found)}: mean luma {quality.mean_luma:.4g}, motion {motion}, "
-            f"clipped {quality.clipped:.4g}"
+            f"the video is {', '.join(found)}: mean luma {_shown(quality.mean_luma)}, "
+            f"motion {_shown(quality.motion)}, clipped {_shown(quality.clipped)}, "
+            f"noisiness {_shown(quality.noisiness)}"
         )
+
+
+def _shown(figure: float | None) -> str:
+    return "none" if figure is None else f"{figure:.4g}"

@@ -135,7 +135,14 @@ class Instant(WorkerActor):
             self._say(Event("rendered", row.id))
             seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0, "write": 0.0}
             entry = done_entry(
-                self._job, "worker", row, "0" * 32, VIDEO, str(VIDEO.path), seconds, Quality(0.5, 0.1, 0.0)
+                self._job,
+                "worker",
+                row,
+                "0" * 32,
+                VIDEO,
+                str(VIDEO.path),
+                seconds,
+                Quality(0.5, 0.1, 0.0, 0.0),
             )
             self._say(Event("done", row.id, entry=entry))
 

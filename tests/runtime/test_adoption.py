@@ -117,7 +117,7 @@ def test_a_finished_video_is_found(root: str, format: str, tmp_path: Path) -> No
     exact, measured = quality.measure(FRAMES), found.quality
     if format == "png":
         assert measured == exact
-    for name in ("mean_luma", "motion", "clipped"):
+    for name in ("mean_luma", "motion", "clipped", "noisiness"):
         assert getattr(measured, name) == pytest.approx(getattr(exact, name), abs=0.01)
 
 
@@ -278,7 +278,7 @@ def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
     assert after is not None
     seconds = {name for name in vars(before) if name.startswith("seconds_")}
     assert all(getattr(after, name) is None for name in seconds)
-    measured = {"mean_luma", "motion", "clipped"}
+    measured = {"mean_luma", "motion", "clipped", "noisiness"}
     for name in vars(before).keys() - seconds - measured - {"finished_at"}:
         assert getattr(after, name) == getattr(before, name), name
 

@@ -21,7 +21,8 @@ def test_whatever_a_dead_letter_quotes_is_without_secrets(monkeypatch: pytest.Mo
 
 
 def test_the_numbers_of_a_rejected_video_are_kept() -> None:
-    entry = failed_entry(JOB, "w", row("x"), "f", "VideoRejected", "…", Quality(0.9, None, 0.75))
-    assert (entry.mean_luma, entry.motion, entry.clipped, entry.flags) == (0.9, None, 0.75, ("blown-out",))
+    entry = failed_entry(JOB, "w", row("x"), "f", "VideoRejected", "…", Quality(0.9, None, 0.75, 0.25))
+    assert (entry.mean_luma, entry.motion, entry.clipped, entry.noisiness) == (0.9, None, 0.75, 0.25)
+    assert entry.flags == ("blown-out",)
     unmeasured = failed_entry(JOB, "w", row("x"), "f", "MediaError", "…")
     assert (unmeasured.mean_luma, unmeasured.flags) == (None, None)

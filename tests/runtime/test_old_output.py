@@ -24,7 +24,7 @@ from vidgen_dist.cli import main
 
 Vidgen = Callable[..., str]
 
-MEASURED = ("mean_luma", "motion", "clipped")
+MEASURED = ("mean_luma", "motion", "clipped", "noisiness")
 
 
 @pytest.fixture

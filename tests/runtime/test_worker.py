@@ -454,6 +454,7 @@ def test_the_ledger_tells_what_videos_look_like(start: Callable[..., Heard]) -> 
         "mean_luma": 0.0,
         "motion": 0.0,
         "clipped": 1.0,
+        "noisiness": None,
         "flags": ("black", "frozen"),
     }
     assert found["one"]["motion"] is None
@@ -468,7 +469,7 @@ def test_rejected_videos_are_dead_letters_and_not_stored(start: Callable[..., He
     found = {entry["id"]: entry for entry in heard.entries()}
     dark, still = found["dark"], found["still"]
     assert (dark["status"], dark["error_class"], dark["uri"]) == ("failed", "VideoRejected", None)
-    assert dark["error_message"] == "the video is black: mean luma 0, motion 0, clipped 1"
+    assert dark["error_message"] == "the video is black: mean luma 0, motion 0, clipped 1, noisiness none"
     assert (dark["mean_luma"], dark["flags"]) == (0.0, ("black", "frozen"))
     assert (still["status"], still["flags"]) == ("done", ("frozen",))
     stored = [file for file in (tmp_path / "out" / "videos").rglob("*") if file.is_file()]

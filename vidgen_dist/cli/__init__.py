@@ -21,6 +21,7 @@ from rich.table import Table
 from vidgen_dist import __version__, printing
 from vidgen_dist.cli.flags import Flags, read_names, read_pair, with_flags
 from vidgen_dist.errors import Refused
+from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.yaml_core import read_value
 
@@ -82,7 +83,7 @@ def render(
     crf: Annotated[int | None, typer.Option(help="Quality of mp4, 0 (lossless) to 51.")] = None,
     reject: Annotated[
         list[str] | None,
-        typer.Option(help="Videos that are failures: black, frozen or blown-out, with commas between."),
+        typer.Option(help=f"Videos that are failures, of {', '.join(FLAGS)}, with commas between."),
     ] = None,
     aigc_producer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who is named in each file's label of GB 45438-2025.")

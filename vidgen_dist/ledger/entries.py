@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("mean_luma", pa.float64()),
         pa.field("motion", pa.float64()),
         pa.field("clipped", pa.float64()),
+        pa.field("noisiness", pa.float64()),
         pa.field("flags", pa.list_(pa.field("element", pa.string()))),
         pa.field("seed", pa.int64()),
         pa.field("fingerprint", pa.string(), nullable=False),
@@ -52,8 +53,8 @@ SCHEMA = pa.schema(
 )
 """The ledger's own columns; the manifest's `passthrough` columns follow them."""
 
-LATER = ("mean_luma", "motion", "clipped", "flags")
-"""Columns that parts of the first versions do not have; they are read as nulls."""
+LATER = ("mean_luma", "motion", "clipped", "noisiness", "flags")
+"""Columns that parts of earlier versions do not have, some or all; they are read as nulls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,8 @@ class LedgerEntry:
             failed row None. If an output is moved as a whole, what follows the last `/videos/` still
             holds below the new place's `videos/`. Of a lost video where it was.
         bytes, sha256, frames, fps, width, height: Of the video's file, see `media.EncodedVideo`.
-        mean_luma, motion, clipped: Of the frames before encoding, see `quality.Quality`; also of a video that
-            was rejected. `motion` is None of a single frame.
+        mean_luma, motion, clipped, noisiness: Of the frames before encoding, see `quality.Quality`; also of a
+            video that was rejected. `motion` is None of a single frame, `noisiness` of small ones.
         flags: What seems to be wrong with the video, of `quality.FLAGS`; None if it was not measured.
         seed: Seed of the noise.
         model, revision: The checkpoint: hub id or folder, and commit.
@@ -104,6 +105,7 @@ class LedgerEntry:
     mean_luma: float | None = None
     motion: float | None = None
     clipped: float | None = None
+    noisiness: float | None = None
     flags: Sequence[str] | None = None
     seed: int | None = None
     model: str | None = None
