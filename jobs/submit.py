@@ -27,7 +27,7 @@ from vidgen_dist.cli import read_settings
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling, load_spec, sampling_addresses
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import is_relative
+from vidgen_dist.uris import is_relative
 
 RUN_FILE = "run.yaml"
 ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])

@@ -17,9 +17,10 @@ from vidgen_dist import faults, storage
 from vidgen_dist.cli import main
 from vidgen_dist.clients import place_of
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.media import MediaError, read_image
-from vidgen_dist.storage import StorageError, open_storage, open_writable
+from vidgen_dist.storage import open_storage, open_writable
 
 
 class OwnError(Exception):

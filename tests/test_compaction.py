@@ -16,6 +16,7 @@ import pytest
 
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import (
     Compaction,
     LedgerEntry,
@@ -25,7 +26,7 @@ from vidgen_dist.ledger import (
     compaction,
     read_ledger,
 )
-from vidgen_dist.storage import Storage, StorageError, open_storage
+from vidgen_dist.storage import Storage, open_storage
 
 NOW = timedelta(seconds=-1)
 """As `min_age`: parts of this moment, too."""

@@ -23,8 +23,9 @@ import pytest
 from vidgen_dist import faults, input_files, media, storage
 from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.storage import StorageError, open_input
+from vidgen_dist.storage import open_input
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 

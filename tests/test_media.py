@@ -21,9 +21,10 @@ from PIL import Image, ImageSequence
 
 from vidgen_dist import media, storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.media import MediaError
 from vidgen_dist.runtime.contact_sheet import read_frames
-from vidgen_dist.storage import StorageError, open_storage, safe_name
+from vidgen_dist.storage import open_storage, safe_name
 
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "png": "", "npy": ".npy"}
 

@@ -12,12 +12,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.webhdfs import WebHdfs
-from vidgen_dist import replacing, storage
+from vidgen_dist import faults, replacing, storage
 from vidgen_dist.clients import place_of
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.runtime.lease import FILE, acquire, read_holder
 from vidgen_dist.runtime.observability.status_file import FILE as STATUS
-from vidgen_dist.storage import Storage, StorageError, open_storage, share
+from vidgen_dist.storage import Storage, open_storage, share
 
 
 class _Fake(LocalFileSystem):
@@ -190,7 +191,7 @@ def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
     tag = shared.write(b"one", None)
     tag = shared.write(b"two", tag)
     assert shared.read() == (b"two", tag)
-    with pytest.raises(storage.Changed):
+    with pytest.raises(faults.Changed):
         shared.write(b"three", "another")
 
 

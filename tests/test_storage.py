@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from vidgen_dist import clients, storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.storage import (
     Storage,
-    StorageError,
     expand,
     open_input,
     open_storage,

@@ -37,7 +37,8 @@ from vidgen_dist.manifest import (
     with_paths_beside,
 )
 from vidgen_dist.request import FIELDS, Field, RequestError
-from vidgen_dist.storage import open_input, open_writable_file, redact, split
+from vidgen_dist.storage import open_input, open_writable_file
+from vidgen_dist.uris import redact, split
 
 _GROUP_ROWS = 4096
 _GROUP_CHARACTERS = 16 * 2**20

@@ -40,43 +40,10 @@ from fsspec.utils import glob_translate
 from vidgen_dist import replacing
 from vidgen_dist.clients import LOCAL, OBJECT_STORES, S3, WEB, moves, open_place, place_of, speaks
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import (
-    Changed,
-    StorageError,
-    cause_of,
-    is_full,
-    is_missing,
-    naming,
-    patient,
-    status_of,
-)
+from vidgen_dist.faults import Changed, StorageError, cause_of, is_missing, naming, patient, status_of
 from vidgen_dist.input_files import InputFile
 from vidgen_dist.replacing import info_of, moved_into_place, names_of, read_at, temporary_name
-from vidgen_dist.uris import (
-    absolute,
-    is_local,
-    is_relative,
-    redact,
-    redact_message,
-    resolve_path,
-    scheme_of,
-    split,
-    to_record,
-)
-
-__all__ = [
-    "Changed",
-    "StorageError",
-    "absolute",
-    "is_full",
-    "is_local",
-    "is_relative",
-    "redact",
-    "redact_message",
-    "resolve_path",
-    "split",
-    "to_record",
-]
+from vidgen_dist.uris import is_local, redact, scheme_of, split, to_record
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _MEMORY = frozenset({"memory"})

@@ -29,6 +29,7 @@ from tests.runtime.test_worker import Heard
 from tests.s3_traffic import Traffic
 from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import State
+from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.request import FIELDS
@@ -43,7 +44,7 @@ from vidgen_dist.runtime.plan import Plan
 from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output, RunSpec, Topology
-from vidgen_dist.storage import Storage, StorageError, open_storage, safe_name
+from vidgen_dist.storage import Storage, open_storage, safe_name
 
 _SLOPE = np.add.outer(np.arange(16), np.arange(24)) * 5 + np.arange(3)[:, None, None] * 10
 FRAMES = np.repeat(_SLOPE[..., None], 3, axis=-1).astype(np.uint8)

@@ -25,13 +25,14 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist import storage
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import read_ledger
 from vidgen_dist.runtime import books
 from vidgen_dist.runtime import lease as leases
 from vidgen_dist.runtime.driver import render
 from vidgen_dist.runtime.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import Storage, StorageError, open_storage
+from vidgen_dist.storage import Storage, open_storage
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]

@@ -20,6 +20,7 @@ from PIL import Image
 from tests.runtime import fake_engine
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
 from vidgen_dist.processes import InPlace
@@ -30,7 +31,7 @@ from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
 from vidgen_dist.spec import Model, RunSpec
-from vidgen_dist.storage import Storage, StorageError, open_storage
+from vidgen_dist.storage import Storage, open_storage
 
 REFERENCES = Path(__file__).parents[1] / "references"
 MakeSpec = Callable[..., RunSpec]

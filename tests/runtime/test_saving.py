@@ -17,6 +17,7 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from tests.runtime.fake_engine import FakeMesh, FakePipeline
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
+from vidgen_dist.faults import StorageError
 from vidgen_dist.media import to_uint8
 from vidgen_dist.runtime import driver
 from vidgen_dist.runtime.interrupts import Interrupts
@@ -25,7 +26,7 @@ from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
 from vidgen_dist.runtime.scratch import Saved, Scratch, unpack
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output, RunSpec
-from vidgen_dist.storage import Storage, StorageError
+from vidgen_dist.storage import Storage
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidgen_dist.families.common.rendering import State, seeded
+from vidgen_dist.faults import StorageError
 from vidgen_dist.runtime import scratch
 from vidgen_dist.runtime.observability.notes import Note, ignore
 from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unpack
-from vidgen_dist.storage import Storage, StorageError, open_storage
+from vidgen_dist.storage import Storage, open_storage
 
 
 def state(step: int = 3) -> State:

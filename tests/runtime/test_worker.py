@@ -20,6 +20,7 @@ from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.fake_engine import resolved
+from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
 from vidgen_dist.parallel.degrees import Degrees
@@ -29,7 +30,7 @@ from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.unison import Ending
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output
-from vidgen_dist.storage import Storage, StorageError
+from vidgen_dist.storage import Storage
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
 PASSTHROUGH = pa.schema([("source", pa.string())])

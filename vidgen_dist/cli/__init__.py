@@ -241,7 +241,8 @@ def failures(
     import pyarrow.parquet as pq
 
     from vidgen_dist.runtime.care.status import read_failures
-    from vidgen_dist.storage import open_export, redact
+    from vidgen_dist.storage import open_export
+    from vidgen_dist.uris import redact
 
     found = read_failures(output)
     if export is not None:
@@ -329,7 +330,7 @@ def export(
     from rich.progress import Progress
 
     from vidgen_dist.runtime.care.exporting import export as write
-    from vidgen_dist.storage import redact
+    from vidgen_dist.uris import redact
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -407,7 +408,7 @@ def check_manifest(
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.media import ignore_warnings
     from vidgen_dist.runtime.plan import check_manifest as check
-    from vidgen_dist.storage import redact
+    from vidgen_dist.uris import redact
 
     ignore_warnings()
     flags = {"manifest.passthrough": read_names(passthrough), **_sampling(set_)}
@@ -436,7 +437,7 @@ def build_manifest(
     from vidgen_dist.families import known_fields, needed_columns
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
-    from vidgen_dist.storage import redact
+    from vidgen_dist.uris import redact
 
     report = build(inputs, out, fields=known_fields(), one_of=needed_columns())
     for name in report.unknown_columns:

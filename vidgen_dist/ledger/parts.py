@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger.entries import LATER, SCHEMA
-from vidgen_dist.storage import Storage, StorageError, is_hidden, is_local, open_input, redact
+from vidgen_dist.storage import Storage, is_hidden, open_input
 from vidgen_dist.threads import map_ahead
+from vidgen_dist.uris import is_local, redact
 
 _T = TypeVar("_T")
 

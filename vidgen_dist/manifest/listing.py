@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vidgen_dist.manifest.faults import BadRows
-from vidgen_dist.storage import Storage, redact
+from vidgen_dist.storage import Storage
+from vidgen_dist.uris import redact
 
 LISTED = pa.schema(
     [

@@ -19,12 +19,12 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from vidgen_dist import storage
+from vidgen_dist import storage, uris
 from vidgen_dist.errors import Refused, RowError
+from vidgen_dist.faults import StorageError
 from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning, is_heif
 from vidgen_dist.media.hashing import BLOCK, feed
 from vidgen_dist.media.mending import is_mended, mend_animation, mend_image
-from vidgen_dist.storage import StorageError
 
 # Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
@@ -365,7 +365,7 @@ def _shown(source: Any) -> str:
     if not isinstance(source, str | os.PathLike):
         return type(source).__name__
     text = os.fspath(source)
-    text = storage.redact(os.fsdecode(text))
+    text = uris.redact(os.fsdecode(text))
     return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"
 
 
@@ -392,7 +392,7 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
         raise MediaError(f"{shown}: cannot be opened: {str(error)[-200:]}") from error
     except StorageError as error:
         # What this machine's disk refuses (a folder, no permission) it refuses again.
-        if storage.is_local(uri):
+        if uris.is_local(uri):
             raise MediaError(f"{shown}: cannot be opened: {str(error)[-200:]}") from error
         raise
     with file:

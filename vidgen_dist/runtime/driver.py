@@ -35,7 +35,8 @@ from vidgen_dist.runtime.resume import error_class_of
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
 from vidgen_dist.spec import AUTO, Model, RunSpec, parse_seconds
-from vidgen_dist.storage import Storage, open_storage, redact_message
+from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.uris import redact_message
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.gang import Gang

@@ -14,7 +14,8 @@ from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.quality import Quality, flags
 from vidgen_dist.runtime.job import Job, Row
-from vidgen_dist.storage import Storage, redact_message
+from vidgen_dist.storage import Storage
+from vidgen_dist.uris import redact_message
 
 SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 

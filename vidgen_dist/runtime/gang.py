@@ -34,7 +34,7 @@ from vidgen_dist.runtime.observability.notes import together
 from vidgen_dist.runtime.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.unison import Ending, GangBroken
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.storage import redact_message
+from vidgen_dist.uris import redact_message
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.spec import Model, Output
-from vidgen_dist.storage import redact_message
+from vidgen_dist.uris import redact_message
 
 
 @dataclass(frozen=True)

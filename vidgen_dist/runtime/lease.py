@@ -38,17 +38,9 @@ from pathlib import Path
 from types import TracebackType
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import (
-    Changed,
-    FileLock,
-    SharedFile,
-    Storage,
-    is_local,
-    is_locked,
-    lock,
-    redact,
-    share,
-)
+from vidgen_dist.faults import Changed
+from vidgen_dist.storage import FileLock, SharedFile, Storage, is_locked, lock, share
+from vidgen_dist.uris import is_local, redact
 
 FILE = ".lease.json"
 LOCK = ".lease.lock"

@@ -45,8 +45,8 @@ from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.resume import Found, Resolving, find_done
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
-from vidgen_dist.storage import Storage, open_export, open_storage, open_writable, redact
-from vidgen_dist.uris import lacks_secret, to_record
+from vidgen_dist.storage import Storage, open_export, open_storage, open_writable
+from vidgen_dist.uris import absolute, lacks_secret, redact, to_record
 
 RUN_FILE = "run.yaml"
 
@@ -318,17 +318,17 @@ def with_absolute_paths(spec: RunSpec) -> RunSpec:
     return spec.override(
         {
             "output.uri": open_storage(spec.output.uri).root,
-            "manifest.uri": storage.absolute(spec.manifest.uri),
+            "manifest.uri": absolute(spec.manifest.uri),
             "model.id": _absolute_folder(spec.model.id),
             "model.adapter": _absolute_folder(spec.model.adapter),
-            **_with_addresses(spec, storage.absolute),
+            **_with_addresses(spec, absolute),
         }
     )
 
 
 def _absolute_folder(model: str | None) -> str | None:
     """A folder's absolute path; a hub id as it is."""
-    folder = None if model is None else storage.absolute(model)
+    folder = None if model is None else absolute(model)
     return folder if folder is not None and Path(folder).is_dir() else model
 
 

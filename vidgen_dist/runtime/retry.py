@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from vidgen_dist.faults import is_full
 from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
-from vidgen_dist.storage import is_full
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ import safetensors.numpy
 from vidgen_dist import __version__
 from vidgen_dist.families.common.rendering import OnState, State
 from vidgen_dist.runtime.observability.notes import Note, Notes
-from vidgen_dist.storage import Storage, open_storage, redact, safe_name
+from vidgen_dist.storage import Storage, open_storage, safe_name
+from vidgen_dist.uris import redact
 
 FOLDER = "scratch"
 

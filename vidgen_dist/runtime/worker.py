@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from vidgen_dist import media, storage
+from vidgen_dist import media, uris
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import Rendering, State
 from vidgen_dist.request import ResolvedRequest, sources_of, with_sources
@@ -205,7 +205,7 @@ class Worker:
 
     def _say_broken(self, error: BaseException) -> None:
         if isinstance(error, GangBroken):
-            message = storage.redact_message(str(error))
+            message = uris.redact_message(str(error))
             self._say(Event("broken", error=error.error or GangBroken.__name__, message=message))
         else:
             self._say(Event("broken", error=type(error).__name__, message=told(error)))
@@ -403,7 +403,7 @@ class Worker:
     def _with_source(self, error: Exception, request: ResolvedRequest) -> Exception:
         """A complaint of the bytes that were read, with the address that they were read from."""
         sources = sources_of(request.values(), self._job.identity.counting.fields).values()
-        addresses = [storage.redact(source.value) for source in sources if isinstance(source.value, str)]
+        addresses = [uris.redact(source.value) for source in sources if isinstance(source.value, str)]
         named = any(address in str(error) for address in addresses)
         if not isinstance(error, media.MediaError) or named or not addresses:
             return error

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidgen_dist import media, quality, storage
+from vidgen_dist import faults, media, quality, storage
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.entries import done_entry, failed_entry
 from vidgen_dist.runtime.job import Event, Job, Row, told
@@ -159,7 +159,7 @@ class WriteThread:
                 return Event("done", row.id, sent=outcome.sent, entry=entry)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 error = failure
-                if storage.is_full(failure):
+                if faults.is_full(failure):
                     # Every further row would be rendered in vain.
                     self._say(Event("stuck", error=type(failure).__name__, message=told(failure)))
         kind, message = type(error).__name__, told(error)

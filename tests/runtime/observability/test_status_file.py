@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vidgen_dist.faults import StorageError
 from vidgen_dist.runtime.observability.status_file import (
     FILE,
     GangStatus,
@@ -19,7 +20,7 @@ from vidgen_dist.runtime.observability.status_file import (
     read_status_file,
 )
 from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
-from vidgen_dist.storage import Storage, StorageError, open_storage
+from vidgen_dist.storage import Storage, open_storage
 
 
 def status(**fields: Any) -> RunStatus:

@@ -15,13 +15,14 @@ import pytest
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
+from vidgen_dist.faults import StorageError
 from vidgen_dist.runtime.job import Event, Job
 from vidgen_dist.runtime.observability import worker_log
 from vidgen_dist.runtime.observability.notes import Note
 from vidgen_dist.runtime.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.worker import Worker
 from vidgen_dist.spec import Model, Output
-from vidgen_dist.storage import Storage, StorageError
+from vidgen_dist.storage import Storage
 
 
 def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

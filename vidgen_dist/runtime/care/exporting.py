@@ -48,8 +48,9 @@ from vidgen_dist.runtime.plan import describe_problems, identity_of, sampling_de
 from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.runtime.retry import with_retries
 from vidgen_dist.spec import RunSpec, parse_bytes
-from vidgen_dist.storage import Storage, is_temporary, open_writable, redact, size
+from vidgen_dist.storage import Storage, is_temporary, open_writable, size
 from vidgen_dist.threads import map_ahead
+from vidgen_dist.uris import redact
 
 HF, WEBDATASET = "hf", "webdataset"
 KINDS = {HF: ("mp4",), WEBDATASET: ("mp4", "gif", "png", "npy")}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidgen_dist.media.hashing import feed
-from vidgen_dist.storage import fetch, is_local
+from vidgen_dist.storage import fetch
+from vidgen_dist.uris import is_local
 
 
 def fetch_video(uris: Sequence[str], folder: Path) -> tuple[list[Path], str]:

@@ -33,8 +33,8 @@ from vidgen_dist.processes import InPlace
 from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import Field
 from vidgen_dist.runtime.resume import Resolving
-from vidgen_dist.storage import Storage, redact
-from vidgen_dist.uris import without_secrets
+from vidgen_dist.storage import Storage
+from vidgen_dist.uris import redact, without_secrets
 
 ROW, URI = "__row", "__uri"
 """Columns of a joined table that are no one's: the row's place in the manifest; where its video is."""

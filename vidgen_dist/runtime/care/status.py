@@ -25,7 +25,8 @@ from vidgen_dist.runtime.observability.progress import span
 from vidgen_dist.runtime.observability.status_file import RunStatus, digest_of_counted, read_status_file
 from vidgen_dist.runtime.plan import RUN_FILE, read_run_file
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import Storage, open_storage, redact
+from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.uris import redact
 
 SHOWN_STRAGGLERS = 10
 

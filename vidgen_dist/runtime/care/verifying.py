@@ -34,8 +34,9 @@ from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.care.status import open_output
 from vidgen_dist.runtime.observability.status_file import forget_counts
 from vidgen_dist.runtime.retry import with_retries
-from vidgen_dist.storage import Storage, is_temporary, redact
+from vidgen_dist.storage import Storage, is_temporary
 from vidgen_dist.threads import map_ahead
+from vidgen_dist.uris import redact
 
 VIDEOS = "videos"
 

@@ -15,7 +15,8 @@ from vidgen_dist.runtime.observability.metrics import RunMetrics
 from vidgen_dist.runtime.observability.progress import RunProgress
 from vidgen_dist.runtime.observability.status_file import GangStatus, RunStatus, State, StatusFile
 from vidgen_dist.runtime.observability.stragglers import Paces
-from vidgen_dist.storage import Storage, redact_message
+from vidgen_dist.storage import Storage
+from vidgen_dist.uris import redact_message
 
 REFRESH_SECONDS = 5.0
 """How often things are looked at; the file may be written more rarely."""

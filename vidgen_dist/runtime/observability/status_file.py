@@ -21,7 +21,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from vidgen_dist.manifest import Manifest
 from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
-from vidgen_dist.storage import Storage, is_local
+from vidgen_dist.storage import Storage
+from vidgen_dist.uris import is_local
 
 FILE = "status.json"
 

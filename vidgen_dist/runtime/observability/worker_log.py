@@ -24,7 +24,8 @@ from io import TextIOWrapper
 from typing import Any
 
 from vidgen_dist.runtime.observability.notes import Note, Notes
-from vidgen_dist.storage import is_local, open_storage, redact_message
+from vidgen_dist.storage import open_storage
+from vidgen_dist.uris import is_local, redact_message
 
 FOLDER = "logs"
 
