@@ -181,6 +181,17 @@ def test_a_manifest_is_read_whatever_its_host_does(kind: str, host: Host) -> Non
     assert [row.id for row in manifest.rows()] == [f"r{n}" for n in range(4000)]
 
 
+@pytest.mark.parametrize("fault", ["busy", "cut"])
+def test_what_ends_the_reading_of_a_manifest_is_named(fault: str, host: Host) -> None:
+    host.content = parquet()
+    manifest = open_manifest(f"{host.url}?sig=hunter2")
+    setattr(host, fault, 1000)
+    with pytest.raises(StorageError, match=f"^cannot read {host.url}: ") as caught:
+        list(manifest.rows())
+    assert caught.value.transient
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_host_without_parts_is_asked_for_a_file_once(host: Host) -> None:
     host.content, host.parts = parquet(), False
     assert len(list(open_manifest(host.url).rows())) == 4000

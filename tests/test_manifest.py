@@ -569,6 +569,25 @@ def test_defaults_fill_what_a_row_lacks(tmp_path: Path) -> None:
     assert [row.id for row in rows] == [row.id for row in rows_of(manifest)]
 
 
+def test_misspelt_uris_of_images_are_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "s3:").mkdir()
+    (tmp_path / "s3:" / "there.png").touch()
+    images = ["dbfs:/a.png", "s3://b/a.png", "s3:/there.png", "file://host/a.png", "https:/h/a?sig=hunter2"]
+    manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": list("abcde"), "image": images}))
+    problems = check(manifest).problems
+    assert [(problem.row, problem.column) for problem in problems] == [
+        (0, "image"),
+        (3, "image"),
+        (4, "image"),
+    ]
+    assert "'dbfs:/a.png' is not allowed; it is no path that is there, nor a URI; write dbfs:///a.png" in str(
+        problems[0]
+    )
+    assert "it names a host, 'host'" in str(problems[1])
+    assert "hunter2" not in str(problems[2])
+    assert request_of(rows_of(manifest)[2]).image == f"{tmp_path}/s3:/there.png"
+
+
 def test_images_come_as_paths_bytes_or_as_datasets_writes_them(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     paths = ["img/a.png", "/abs/b.png", "s3://bucket/c.png"]

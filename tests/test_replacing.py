@@ -100,6 +100,18 @@ class CopiesOnce(_Fake):
             Path(target).write_bytes(Path(source).read_bytes())
 
 
+class HasNoRmFile(Raises):
+    """As Databricks'."""
+
+    protocol = "hasnormfile"
+
+    def rm_file(self, path: str) -> None:
+        raise NotImplementedError
+
+    def rm(self, path: str, *_: Any, **__: Any) -> None:
+        os.unlink(self._strip_protocol(path))
+
+
 class DoesNotOverwrite(SaysFalse):
     """Neither by a rename nor by a write."""
 
@@ -150,7 +162,7 @@ class Forgets(_Fake):
         return bytes(len(super().cat_file(path, *args, **kwargs)))
 
 
-USABLE = (SaysFalse, Raises, RaisesItsOwn, Copies, CopiesOnce, DoesNotOverwrite)
+USABLE = (SaysFalse, Raises, RaisesItsOwn, Copies, CopiesOnce, HasNoRmFile, DoesNotOverwrite)
 UNUSABLE = (NeverRenames, NeverDeletes, WritesShort, Forgets)
 
 for each in (*USABLE, *UNUSABLE):

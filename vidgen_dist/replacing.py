@@ -94,7 +94,7 @@ def moved_into_place(fs: Any, target: str, size: int) -> Iterator[str]:
         _replace(fs, temporary, target, size)
     except BaseException:
         with suppress(Exception):
-            fs.rm_file(temporary)
+            _delete(fs, temporary)
         raise
 
 
@@ -176,7 +176,15 @@ def _check_size(fs: Any, path: str, size: int) -> None:
         raise OSError(f"the storage says that it wrote {size:,} bytes, and has {there['size']:,}")
 
 
+def _delete(fs: Any, path: str) -> None:
+    try:
+        fs.rm_file(path)
+    except NotImplementedError:
+        # As Databricks' client.
+        fs.rm(path)
+
+
 def _remove(fs: Any, path: str) -> None:
-    fs.rm_file(path)
+    _delete(fs, path)
     if info_of(fs, path) is not None:
         raise OSError(f"the storage says that it deleted {path}, and did not")

@@ -224,10 +224,11 @@ def misspelling(uri: str) -> str | None:
             f"it names a host, {host!r}, and only files of this machine can be read so; write "
             f"file:///{path or host} for the path /{path or host}, or {host}/{path} for one in this folder"
         )
-    if not uri or _SCHEME.match(uri) or uri.startswith(("/", ".", "~")) or os.path.lexists(uri):
+    if not uri or _SCHEME.match(uri) or uri.startswith(("/", ".", "~")):
         return None
     meant = _meant(uri)
-    if meant is None:
+    # The disk is asked last: most paths look like paths, and there are many.
+    if meant is None or os.path.lexists(uri):
         return None
     return f"it is no path that is there, nor a URI; write {redact(meant)}, or ./{_shown(uri)} for a path"
 

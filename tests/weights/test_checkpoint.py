@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_a_relative_folder_and_one_in_the_home(folder: Path, monkeypatch: pytest
         checkpoint = open_checkpoint(model)
         assert checkpoint.folder == folder
         assert checkpoint.digest() == digest
+
+
+def test_a_folder_may_be_a_file_uri(folder: Path, tmp_path: Path) -> None:
+    with_space = tmp_path / "a model"
+    shutil.copytree(folder, with_space)
+    checkpoint = open_checkpoint(f"file://{tmp_path}/a%20model")
+    assert checkpoint.folder == with_space
+    assert checkpoint.digest() == open_checkpoint(folder).digest()
+
+
+@pytest.mark.parametrize("model", ["dbfs:/models/x", "s3:/bucket/x", "file://host/x", "s3://bucket/x"])
+def test_other_storages_hold_no_checkpoints(model: str) -> None:
+    with pytest.raises(Refused, match=re.escape(model)):
+        open_checkpoint(model)
 
 
 def test_it_travels_to_other_processes(folder: Path) -> None:
