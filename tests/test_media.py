@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import subprocess
@@ -297,6 +298,15 @@ def test_nothing_is_left_of_a_failed_write(
 
 
 # --- commit_video ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["mp4", "gif", "npy"])
+def test_a_full_disk_is_called_so(format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"video.{format}"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        media.write_video(smooth(2, 8, 8), path, format=format, fps=8, crf=18)
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "npy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ftplib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from s3fs.errors import translate_boto_error
 
 from vidgen_dist import faults, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import ATTEMPTS, FIRST_DELAY, StorageError
+from vidgen_dist.faults import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
 from vidgen_dist.storage import Storage, open_storage
 from vidgen_dist.uris import redact, redact_message
 
@@ -217,8 +218,8 @@ def test_busy_missing_and_forbidden_are_told_apart(name: str, host: Host, waits:
 # --- which faults pass -------------------------------------------------------------------------------
 
 
-def chained(error: BaseException) -> BaseException:
-    outer = OSError(errno.EIO, "failed")
+def chained(error: BaseException, outer: BaseException | None = None) -> BaseException:
+    outer = outer or OSError(errno.EIO, "failed")
     outer.__cause__ = error
     return outer
 
@@ -337,3 +338,44 @@ def test_a_client_that_prints_its_password(output: Storage, monkeypatch: pytest.
             call()
         assert "hunter2" not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), errno.EDQUOT),
+        (OSError(errno.EROFS, "Read-only file system"), errno.EROFS),
+        (RuntimeError("The DiskSpace quota of /user/x is exceeded: quota = 1 KB but ..."), errno.ENOSPC),
+        (
+            OSError("org.apache.hadoop.hdfs.protocol.NSQuotaExceededException: of /x"),
+            errno.ENOSPC,
+        ),
+        (OSError("File /x could only be written to 0 of the 1 minReplication nodes."), errno.ENOSPC),
+        (chained(s3_error(507, "XMinioStorageFull")), errno.ENOSPC),
+        (chained(s3_error(403, "QuotaExceeded")), errno.ENOSPC),
+        (http_error(507), errno.ENOSPC),
+        (ftplib.error_perm("552 Requested file action aborted: exceeded storage allocation"), errno.ENOSPC),
+        (PermissionError("Access Denied"), errno.EACCES),
+        (HubError(403), errno.EACCES),
+        # It passes: a quota of requests.
+        (chained(HubError(429), OSError("Quota exceeded for requests a minute")), None),
+        (OSError(errno.EFBIG, "File too large"), None),
+        (ValueError("bad"), None),
+    ],
+    ids=repr,
+)
+def test_storages_that_take_nothing_more(
+    error: BaseException, number: int | None, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their clients call it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", refuse)
+    with pytest.raises(StorageError) as caught:
+        storage.open_storage("memory://folder").write_bytes("file", b"")
+    assert faults.takes_nothing(caught.value) == (number is not None)
+    assert faults.is_full(caught.value) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert number in (None, caught.value.errno)
+    assert bool(waits) == is_transient(error)

@@ -71,8 +71,8 @@ def naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[N
 def failure(what: str, uri: str, cause: BaseException) -> StorageError:
     """What a client raised while it was to do something with a URI, as an error of ours."""
     named = StorageError(_told(what, uri, cause))
-    named.errno = getattr(cause, "errno", None)
     named.transient = is_transient(cause)
+    named.errno = getattr(cause, "errno", None) if named.transient else _errno_of(cause)
     return named
 
 
@@ -92,7 +92,49 @@ def is_missing(error: BaseException) -> bool:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that there is no room left, which no further attempt will change."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # Libraries pass on what the disk said in errors of their own; the last one is Python's.
+    return _NO_ROOM.search(str(error)) is not None
+
+
+_NO_ROOM = re.compile("No space left on device|Disk quota exceeded|No usable temporary directory")
+
+
+def takes_nothing(error: BaseException) -> bool:
+    """Whether an error of something that was to be written says that nothing can be written there.
+
+    It is full, or read-only, or permission is lacking: whatever comes next is refused, too.
+    """
+    refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return refused or is_full(error)
+
+
+# HDFS (quotas, and no data node that has room), MinIO, OSS, FTP, SMB, WebDAV.
+_FULL_BY_NAME = re.compile(
+    r"no space left|not enough (disk )?space|insufficient (storage|space|quota)|(disk|storage)[ _]?(is )?full"
+    r"|quota ?exceeded|exceeded (storage|the quota)|quota of .* is exceeded"
+    r"|could only be (replicated|written) to 0 ",
+    re.IGNORECASE,
+)
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """The number of an error that does not pass, also where a client has a name of its own for it."""
+    number = getattr(error, "errno", None)
+    if number == errno.EDQUOT:
+        return number
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__
+    statuses = {status_of(cause) for cause in seen}
+    if 507 in statuses or any(_FULL_BY_NAME.search(f"{type(cause).__name__} {cause}") for cause in seen):
+        return errno.ENOSPC
+    if number is None and (isinstance(error, PermissionError) or statuses & {401, 403}):
+        return errno.EACCES
+    return number
 
 
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

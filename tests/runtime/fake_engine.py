@@ -17,6 +17,7 @@ Prompts are texts of words; those with a colon are orders:
     sign:FOLDER     makes a file in FOLDER, once, that is named after the rank, the process, NPUs and cores
     wait:FILE       goes on when FILE is there (60 s at most)
     replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
+    spoil:FOLDER    puts in FOLDER's place a link to where nobody can write, and renames it to FOLDER.away
     black:          renders black frames
     frozen:         renders the first frame again and again
     ignore-steps:   shows no sign of life, as a long denoising step would
@@ -264,6 +265,11 @@ class FakePipeline:
             _wait_until(lambda: any(file.glob("*.parquet")), step)
             os.rename(argument, f"{argument}.away")
             file.touch()
+        elif order == "spoil":
+            _wait_until(file.exists, step)
+            os.rename(argument, f"{argument}.away")
+            # Linux's own files, among which not even root makes any.
+            file.symlink_to("/sys")
         elif order == "raise" or (order == "raise-once" and _is_first(file)):
             raise RuntimeError(argument)
         elif order == "nan":

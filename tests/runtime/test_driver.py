@@ -194,6 +194,23 @@ def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
     assert len(kept) == result.done
 
 
+@pytest.mark.usefixtures("local_ray", "no_waiting")
+def test_an_output_that_takes_nothing_more_ends_the_run_and_makes_no_dead_letters(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    videos = tmp_path / "out" / "videos"
+    manifest = make_manifest("one", f"spoil:{videos}", *(["later sleep:0.1"] * 20))
+    spec = make_spec(manifest, topology__replicas=1, topology__shard_size=1)
+    result = run(spec)
+    assert result.message.startswith("the run stopped: the output cannot be written: cannot write ")
+    assert counts(result) == (0, 1, 0, 1)
+    assert result.pending == 21
+    assert [(entry["id"], entry["status"]) for entry in entries(tmp_path / "out")] == [("a", "done")]
+    videos.unlink()
+    os.rename(f"{videos}.away", videos)
+    assert counts(run(make_spec(make_manifest("one", "two")))) == (1, 1, 0, 0)
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:
     uri = f"s3://{s3_bucket}/out"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
 from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.runtime import worker as worker_module
 from vidgen_dist.runtime import writing
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
@@ -302,14 +304,47 @@ def test_an_encoder_that_is_killed_is_started_again(
     assert heard.of("done") == ["a"]
 
 
-def test_a_full_storage_is_said_at_once(start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch) -> None:
-    video = Refusing(monkeypatch, "put_file", "videos/", 5, errno.ENOSPC)
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_no_row_is_at_fault(
+    start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nothing is said of the row, and what was saved of its rendering stays."""
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    video = Refusing(monkeypatch, "put_file", "videos/", 1 if full else 5, number)
+    forgotten: list[str] = []
+    monkeypatch.setattr(writing.Scratch, "leave", lambda _, row_id: forgotten.append(row_id))
     heard = start()
-    heard.worker.submit([row("x")])
+    heard.worker.submit([row("x"), row("y")])
+    heard.until("done")
+    finish(heard)
+    assert video.asked == (2 if full else 6)
+    assert [event.message for event in heard.events if event.kind == "stuck"] == [
+        "the output cannot be written: 503 slow down"
+    ]
+    assert [(entry["id"], entry["status"]) for entry in heard.entries()] == [("y", "done")]
+    assert forgotten == ["y"]
+
+
+@pytest.mark.parametrize("at", ["encode", "fetch"])
+def test_a_full_temporary_folder_is_no_row_s_fault_either(
+    start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("ffmpeg: Error writing trailer: No space left on device")
+
+    monkeypatch.setattr(
+        *((writing.media, "write_video") if at == "encode" else (worker_module, "find_stored")), refuse
+    )
+    heard = start()
+    heard.worker.submit([replace(row("x"), sought=True)])
     heard.until("stuck")
     finish(heard)
-    assert video.asked == 1
-    assert [entry["status"] for entry in heard.entries()] == ["failed"]
+    told = next(event.message for event in heard.events if event.kind == "stuck")
+    assert told.startswith(
+        "the temporary folder of a worker (TMPDIR names another) cannot be written: ffmpeg"
+    )
+    assert heard.entries() == []
 
 
 def test_stop_finishes_what_is_rendered_and_starts_nothing(

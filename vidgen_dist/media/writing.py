@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
@@ -25,6 +27,9 @@ FORMATS = ("mp4", "gif", "png", "npy")
 
 # Browsers show a frame of less than 2 hundredths of a second for 10.
 MAX_GIF_FPS = 50.0
+
+# What a disk may answer to ffmpeg.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 GIF_END = b";"
 """The last byte of a gif."""
@@ -147,7 +152,8 @@ def write_video(
             _write_gif(frames, path, fps, tags)
         else:
             with path.open("wb") as file:
-                np.save(file, frames, allow_pickle=False)
+                # Of a real file NumPy does not say why it cannot be written.
+                np.save(SimpleNamespace(write=file.write), frames, allow_pickle=False)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -210,6 +216,9 @@ def _run_ffmpeg(frames: Frames, path: Path, fps: float, crf: int, options: Seque
         raise ChildProcessError(f"ffmpeg was killed by signal {-done.returncode} while it wrote {path.name}")
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip()[-1000:]
+        for number in _OF_DISKS:
+            if os.strerror(number) in said:
+                raise OSError(number, os.strerror(number), path.name)
         raise RuntimeError(f"ffmpeg could not write {path.name} (status {done.returncode}): {said}")
 
 

@@ -497,7 +497,7 @@ class Crew:
         elif event.kind == "ready":
             member.ready = True
         elif event.kind == "stuck":
-            self.end(Stopped(f"the output cannot be written: {event.message}"))
+            self.end(Stopped(event.message))
         elif event.kind == "refused":
             # Another gang may have loaded the model, and rendered: then it is no refusal before start.
             self.end(Stopped(event.message) if self._ready() else Refused(event.message))

@@ -7,6 +7,7 @@ nothing of it. Then each takes a seat, learns the addresses of all, and joins.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import math
 import os
@@ -65,6 +66,8 @@ class RayFollowers:
             # Once for all of them: there may be a clip in it.
             shared = ray.put(row)
             return [_in_our_words(actor.follow.remote(shared).future()) for actor in self._actors]
+        except ray.exceptions.OutOfDiskError as error:
+            raise OSError(errno.ENOSPC, f"Ray's object store: {in_one_line(error)}") from error
         except Exception as error:
             raise GangBroken(f"the row cannot be announced: {_cause(error)}") from error
 

@@ -84,8 +84,8 @@ class Event:
             `started` (a row), `rendered` (it left the model), `done` or `failed` (its video is on the
             storage, or there will be none: its ledger entry can be written), `returned` (it was asked back,
             and will not be begun), `stopped` (nothing more will come), `refused` (the model cannot be loaded
-            anywhere), `broken` (it could not be loaded here, or the worker can do no more), `stuck` (the
-            output takes no more).
+            anywhere), `broken` (it could not be loaded here, or the worker can do no more), `stuck`
+            (nothing more can be written; the message says where and why).
         id: The row's.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: Its message.

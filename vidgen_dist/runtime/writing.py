@@ -120,8 +120,10 @@ class WriteThread:
             else:
                 self._room.release()
                 if not self._abandon.is_set():
-                    self._say(self._commit(output, item))
-                    self._scratch.leave(item.row.id)
+                    event = self._commit(output, item)
+                    self._say(event)
+                    if event.kind != "stuck":
+                        self._scratch.leave(item.row.id)
             self.pulse.rest()
         self._say(Event("stopped"))
 
@@ -132,7 +134,10 @@ class WriteThread:
         self._scratch.keep(saved)
 
     def _commit(self, output: storage.Storage, outcome: Outcome) -> Event:
-        """Encode and store a video; what there is to say of it, or of a dead letter."""
+        """Encode and store a video; what there is to say of it, or of a dead letter.
+
+        Where nothing can be written, of no row, this one is not at fault: `stuck` is said, and nothing of it.
+        """
         row, error, measured = outcome.row, outcome.error, None
         if outcome.stored is not None:
             return self._adopt(row, outcome.fingerprint, outcome.stored)
@@ -158,10 +163,12 @@ class WriteThread:
                 self._note(Note("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes))
                 return Event("done", row.id, sent=outcome.sent, entry=entry)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
+                if faults.takes_nothing(failure):
+                    return _stuck(failure)
                 error = failure
-                if faults.is_full(failure):
-                    # Every further row would be rendered in vain.
-                    self._say(Event("stuck", error=type(failure).__name__, message=told(failure)))
+        elif faults.is_full(error):
+            # A fetched image, say, has no room among the temporary files.
+            return _stuck(error)
         kind, message = type(error).__name__, told(error)
         entry = failed_entry(self._job, self._name, row, outcome.fingerprint, kind, message, measured)
         return Event("failed", row.id, kind, message, entry=entry)
@@ -194,6 +201,14 @@ class WriteThread:
                 aigc_producer=output.aigc_producer,
             ),
         )
+
+
+def _stuck(error: BaseException) -> Event:
+    """What is said where nothing can be written, of no row."""
+    where = "the output"
+    if not isinstance(error, faults.StorageError):
+        where = "the temporary folder of a worker (TMPDIR names another)"
+    return Event("stuck", error=type(error).__name__, message=f"{where} cannot be written: {told(error)}")
 
 
 def _give_way() -> None:
