@@ -336,7 +336,7 @@ def test_flags_and_run_file_are_one_thing(
     )
     flags += " --set negative_prompt=no"
     flags += " --ulysses 2 --ring 3 --cfg 2 --gang 12 --memory 64GB --npus 36"
-    flags += " --max-attempts 5 --max-failures 2.5% --grace 10m"
+    flags += " --max-attempts 5 --max-failures 2.5% --grace 10m --bad-rows fail"
     flags += " --reject black,frozen --reject blown-out --aigc-producer ACME --checkpoint-every 10"
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a --vae-tiling"
     flags += " --scheduler _class_name=A --scheduler beta_end=12e-3"
@@ -359,7 +359,7 @@ def test_flags_and_run_file_are_one_thing(
     assert specs[0].output.aigc_producer == "ACME"
     assert specs[0].output.checkpoint_every == 10
     assert (specs[0].topology.replicas, specs[0].topology.ranks) == (3, 12)
-    assert specs[0].faults == Faults(max_attempts=5, max_failures="2.5%", grace="10m")
+    assert specs[0].faults == Faults(max_attempts=5, max_failures="2.5%", grace="10m", bad_rows="fail")
     assert specs[2].output.uri == "other"
     assert (specs[0].model.vae_tiling, specs[2].model.vae_tiling) == (True, False)
     settings = {"_class_name": "A", "beta_end": 0.012, "x": None}

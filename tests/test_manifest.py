@@ -916,6 +916,10 @@ def test_rows_looked_at_together_are_as_rows_one_by_one(
     assert report == check(manifest, **given) == check(manifest, **given, probe=lambda _: None)
     rows = rows_of(manifest)
     assert list(manifest.ids()) == [row.id for row in rows]
+    bare = [name for name in table.column_names if name != "id"]
+    nameless = open_manifest(write(Path(manifest.files[0].uri).with_name("n.parquet"), table.select(bare)))
+    digests = [digest for batch in manifest.batches() for digest in batch.digests(batch.plain | True)]
+    assert digests == [row.id for row in nameless.rows()]
     taken = 0
     for batch in manifest.batches():
         for row, places in batch.groups(np.ones(len(batch), np.bool_)):

@@ -205,6 +205,11 @@ def test_defaults_are_a_local_run() -> None:
             "faults: {max_failures: 5 rows}",
             ["line 30", "faults.max_failures", "'5 rows'", "a share of them from 0% to 100%"],
         ),
+        (
+            "seed: 7",
+            "faults: {bad_rows: skip}",
+            ["line 30", "faults.bad_rows", "'skip'", "'refuse' or 'fail'"],
+        ),
         ("seed: 7", "faults: {max_failures: 101%}", ["line 30", "faults.max_failures", "'101%'"]),
         ("seed: 7", "faults: {max_failures: -1}", ["line 30", "faults.max_failures", "-1"]),
         ("seed: 7", "faults: {max_failures: true}", ["line 30", "faults.max_failures", "True"]),
@@ -293,6 +298,25 @@ def test_no_sizes(text: str) -> None:
 )
 def test_failures_that_a_run_puts_up_with(given: Any, tried: int, rows: int, allowed: float) -> None:
     assert Faults(max_failures=given).failures_allowed(tried, rows) == allowed
+
+
+@pytest.mark.parametrize(
+    ("given", "tried", "rows", "bad", "allowed"),
+    [
+        (None, 0, 0, 1000, math.inf),
+        (7, 0, 100, 7, 0),
+        (7, 0, 100, 8, -1),
+        ("100%", 0, 0, 10, 0),
+        ("99%", 0, 0, 100, -1),
+        ("29%", 0, 71, 29, 0),
+        # Four of a hundred are bad: of the others, about one of a hundred may fail.
+        ("5%", 1000, 9600, 400, 1000 / 96),
+        ("5%", 9600, 9600, 400, 100),
+        ("4%", 1000, 9600, 400, 0),
+    ],
+)
+def test_bad_rows_count_as_failures(given: Any, tried: int, rows: int, bad: int, allowed: float) -> None:
+    assert Faults(max_failures=given).failures_allowed(tried, rows, bad) == pytest.approx(allowed)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("0s", 0), ("1.5 m", 90), ("2h", 7200)])

@@ -13,6 +13,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
@@ -490,28 +491,35 @@ class Faults(Part):
             gang died, or memory was short. Other errors are final at once; storage has a patience of its own.
         max_failures: Failed rows, as a number or as a share such as `5%` of the rows that were tried, with
             which the run goes on; with one more it stops. A share counts from the 100th row that was tried
-            on, or of all rows where there are fewer. By default it never stops for them.
+            on, or of all rows where there are fewer. Bad rows count, as a share of all rows: they are known
+            before any is tried. By default it never stops for them.
+        bad_rows: What becomes of rows that are known to be bad before any is rendered: with `refuse` the run
+            does not start; with `fail` they are dead letters, and the others are rendered.
         grace: After SIGTERM, what rows that are being rendered may take to end, such as `30s` or `10m`; then
             they are given up and wait for the next run.
     """
 
     max_attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 3
     max_failures: Failures | None = None
+    bad_rows: Literal["refuse", "fail"] = "refuse"
     grace: Span = "20s"
 
-    def failures_allowed(self, tried: int, rows: int) -> float:
-        """Rows that may have failed.
+    def failures_allowed(self, tried: int, rows: int, bad: int = 0) -> float | Fraction:
+        """Rows that may have failed, beside bad ones; less than none if those are too many.
 
         Args:
-            tried: Rows that are done or failed so far.
+            tried: Rows that are done or failed so far, without bad ones.
             rows: Rows that the run is to render.
+            bad: Bad rows beside them.
         """
         if self.max_failures is None:
             return math.inf
         if isinstance(self.max_failures, int):
-            return self.max_failures
-        share = float(self.max_failures.strip().rstrip("%")) / 100
-        return share * max(tried, min(rows, 100))
+            return self.max_failures - bad
+        # Exactly: 29% of 100 rows are 29.
+        share = Fraction(self.max_failures.strip().rstrip("% ")) / 100
+        left = share * (rows + bad) - bad
+        return left * max(tried, min(rows, 100)) / rows if rows else left
 
 
 class RunSpec(Part):

@@ -21,8 +21,7 @@ from tests.runtime.test_lease import wait_until, write_holder
 from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
 from vidgen_dist.runtime import books as bookkeeping
-from vidgen_dist.runtime.books import FEW_ENTRIES, Books
-from vidgen_dist.runtime.driver import open_books
+from vidgen_dist.runtime.books import FEW_ENTRIES, Books, open_books
 from vidgen_dist.runtime.lease import FRESH_INTERVALS, Lease, acquire
 from vidgen_dist.storage import Storage, open_storage
 
@@ -53,7 +52,7 @@ def open_quick(
     opened: list[Books] = []
 
     def open_now() -> Books:
-        opened.append(open_books(output, JOB, lease, read_ledger(output).newest))
+        opened.append(open_books(output, JOB.passthrough, lease, read_ledger(output).newest))
         return opened[-1]
 
     yield open_now
@@ -215,7 +214,7 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
                     in_place = None
                 elif status != "repair" and in_place != fingerprint:
                     patch.setattr(bookkeeping, "datetime", clock_that_is_wrong_by(driver))
-                    books = open_books(output, JOB, lease, before.newest)
+                    books = open_books(output, JOB.passthrough, lease, before.newest)
                     attempt = before.attempts("a", fingerprint) + 1
                     ended = datetime.now(UTC) + worker
                     books.enter(

@@ -100,6 +100,10 @@ def render(
     max_failures: Annotated[
         str | None, typer.Option(metavar="N|P%", help="Stop when more rows have failed; by default never.")
     ] = None,
+    bad_rows: Annotated[
+        str | None,
+        typer.Option(metavar="refuse|fail", help="Rows known to be bad: no run, or dead letters."),
+    ] = None,
     grace: Annotated[
         str | None, typer.Option(help="Time to finish rows after SIGTERM, such as 30s or 10m.")
     ] = None,
@@ -124,6 +128,7 @@ def render(
         "output.checkpoint_every": checkpoint_every,
         "faults.max_attempts": max_attempts,
         "faults.max_failures": None if max_failures is None else read_value(max_failures),
+        "faults.bad_rows": bad_rows,
         "faults.grace": grace,
         "seed": seed,
         **_sampling(set_),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from vidgen_dist.digests import as_list, json_template
 from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text
-from vidgen_dist.manifest.identity import digest_text, new_digest, plain_value
+from vidgen_dist.manifest.identity import digest_text, new_digest, plain_value, row_digest
 from vidgen_dist.manifest.rows import Row, extra_values, field_values, make_row
 from vidgen_dist.uris import redact
 
@@ -62,17 +62,24 @@ class Batch:
         """Some rows one by one, by their places in the batch, in the order given. Raises as `rows`."""
         if not len(places):
             return
-        try:
-            values = {name: self._values(name, places) for name in self.fields}
-        except StorageError as error:
-            raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
-        extra = {field.name: self._extra(field, places) for field in self.extra_schema}
-        for at, place in enumerate(places):
+        values = self._columns(self.fields, places)
+        for at, (place, passed) in enumerate(zip(places, self.extras(places), strict=True)):
             present = {name: column[at] for name, column in values.items() if column[at] is not None}
-            passed = {name: column[at] for name, column in extra.items()}
             yield make_row(
                 present, passed, self.file, int(self.indices[place]), self.defaults, self.row_schema
             )
+
+    def extras(self, places: Sequence[int] | np.ndarray) -> Iterator[dict[str, Any]]:
+        """What is passed through of some rows, by their places. Raises as `rows`."""
+        columns = {field.name: self._extra(field, places) for field in self.extra_schema}
+        for at in range(len(places)):
+            yield {name: column[at] for name, column in columns.items()}
+
+    def _columns(self, names: Sequence[str], places: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+        try:
+            return {name: self._values(name, places) for name in names}
+        except StorageError as error:
+            raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
 
     def _values(self, name: str, places: Sequence[int] | np.ndarray) -> list[Any]:
         return field_values(self.row_schema.fields[name], self.some(name, places))
@@ -210,22 +217,36 @@ class Batch:
         if own is not None and self.brings_ids:
             return _as_strings(own)
         ids: list[str] = [""] * len(self)
-        named = np.zeros(len(self), np.bool_)
+        unnamed = np.ones(len(self), np.bool_)
         if own is not None:
-            named = self.plain & ~own.is_null().to_numpy(zero_copy_only=False)
-            given = _as_strings(own.filter(pa.array(named))).to_pylist()
-            for place, row_id in zip(np.flatnonzero(named).tolist(), given, strict=True):
+            unnamed = own.is_null().to_numpy(zero_copy_only=False)
+            named = self.plain & ~unnamed
+            texts = _as_strings(own.filter(pa.array(named))).to_pylist()
+            for place, row_id in zip(np.flatnonzero(named).tolist(), texts, strict=True):
                 ids[place] = row_id
-        unnamed = ~named
-        if not self.untemplated:
-            for _, places in self.groups(unnamed):
-                for place, digest in zip(places.tolist(), self._digests(places), strict=True):
-                    ids[place] = digest
-                unnamed[places] = False
-        bare = dataclasses.replace(self, extra_schema=pa.schema([]))
-        for place, row in zip(np.flatnonzero(unnamed).tolist(), bare.rows(unnamed), strict=True):
-            ids[place] = row.id
+            # Of a row that is not plain, the id may be.
+            unsure = ~self.plain & ~unnamed
+            bare = dataclasses.replace(self, extra_schema=pa.schema([]))
+            for place, row in zip(np.flatnonzero(unsure).tolist(), bare.rows(unsure), strict=True):
+                ids[place] = row.id
+        for place, digest in zip(np.flatnonzero(unnamed).tolist(), self.digests(unnamed), strict=True):
+            ids[place] = digest
         return pa.array(ids, pa.string())
+
+    def digests(self, wanted: np.ndarray) -> list[str]:
+        """`row_digest` of some rows as they stand, bad ones too, a mask (N,). Raises as `rows`."""
+        found: dict[int, str] = {}
+        left = wanted.copy()
+        if not self.untemplated:
+            for _, places in self.groups(wanted):
+                found.update(zip(places.tolist(), self._digests(places), strict=True))
+                left[places] = False
+        single = np.flatnonzero(left)
+        names = [name for name in self.fields if name != "id"] if len(single) else []
+        values = self._columns(names, single)
+        for at, place in enumerate(single.tolist()):
+            found[place] = row_digest({name: column[at] for name, column in values.items()})
+        return [found[place] for place in np.flatnonzero(wanted).tolist()]
 
     def _digests(self, places: np.ndarray) -> list[str]:
         """`row_digest` of the rows of a group that differ in id, prompt and seed alone."""

@@ -15,7 +15,6 @@ from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.faults import BadRows, Fault, Probe, Problem, Resolve, find_bad, shown_text
 from vidgen_dist.manifest.opening import Manifest
-from vidgen_dist.request import RequestError
 from vidgen_dist.uris import redact
 
 _Place = TypeVar("_Place")
@@ -267,4 +266,4 @@ def _shared(row_id: str, file: str, row: int) -> Fault:
         f"the same as that of row {row} of {redact(file)}; "
         "each row needs an id of its own (rows without one need to differ, in `seed` for example)"
     )
-    return Fault("id", shown_text(row_id), reason, f"id: {reason}", RequestError.__name__)
+    return Fault("id", shown_text(row_id), reason, f"id: {reason}")

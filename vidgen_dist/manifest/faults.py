@@ -50,14 +50,12 @@ class Fault:
         value: What it holds, as text and cut; None if it holds nothing.
         reason: What is allowed, or what went wrong.
         message: All of it, for a person.
-        error: Class of the error.
     """
 
     column: str
     value: str | None
     reason: str
     message: str
-    error: str
 
 
 @dataclass(frozen=True)
@@ -182,13 +180,13 @@ def _fault(
         if probe is not None:
             probe(request)
     except RequestError as error:
-        return Fault(error.field, shown_text(error.value), error.allowed, str(error), type(error).__name__)
+        return Fault(error.field, shown_text(error.value), error.allowed, str(error))
     except (ValueError, OSError, Refused) as error:
         given = row.request.values()
         some = next((name for name in given if name in fields and fields[name].kind.has_sources), "")
         column = error.column if isinstance(error, ProbeError) else some
         message = f"{column}: {error}" if column else str(error)
-        return Fault(column, shown_text(given.get(column)), str(error), message, type(error).__name__)
+        return Fault(column, shown_text(given.get(column)), str(error), message)
     return None
 
 

@@ -25,10 +25,13 @@ import time
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
+
 from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
 from vidgen_dist.runtime.job import told
 from vidgen_dist.runtime.lease import Lease, LeaseLost
 from vidgen_dist.runtime.retry import with_retries
+from vidgen_dist.storage import Storage
 
 FEW_ENTRIES = 8
 """Entries of a part at least, so that the ledger asks an eighth of a request a video."""
@@ -99,6 +102,16 @@ class Books:
             return self.fault or f"the storage has not answered for {HANG_SECONDS:g} s"
         return self.fault
 
+    @property
+    def waiting(self) -> int:
+        """Entries that no part holds yet."""
+        return self._entries.qsize() + len(self._unwritten)
+
+    @property
+    def newest(self) -> int:
+        """When the last attempt ended that was entered, in microseconds since 1970."""
+        return (self._newest - _EPOCH) // datetime.resolution
+
     def enter(self, entry: LedgerEntry) -> None:
         """Date an entry and take it; it is written before long, at the latest when the books are closed."""
         self._newest = max(datetime.now(UTC), self._newest + datetime.resolution)
@@ -142,3 +155,23 @@ class Books:
         finally:
             while len(self._unwritten) > self._writer.waiting:
                 self._written[self._unwritten.popleft()] += 1
+
+
+def open_books(output: Storage, passthrough: pa.Schema, lease: Lease, newest: int) -> Books:
+    """The books of a run.
+
+    Args:
+        output: Its output.
+        passthrough: Names and types of the manifest's columns that are copied.
+        lease, newest: As `Books` takes them.
+    """
+    writer = LedgerWriter(
+        output,
+        lease.run,
+        passthrough,
+        max_entries=MANY_ENTRIES,
+        max_seconds=WAIT_SECONDS,
+        min_entries=FEW_ENTRIES,
+        patience=PATIENCE_SECONDS,
+    )
+    return Books(writer, lease, newest)

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger import LedgerWriter
 from vidgen_dist.manifest import describe_unknown
-from vidgen_dist.runtime import books as bookkeeping
 from vidgen_dist.runtime import engine as engines
 from vidgen_dist.runtime import lease as leases
-from vidgen_dist.runtime.books import Books
+from vidgen_dist.runtime.bad_rows import ERROR as BAD_ROW
+from vidgen_dist.runtime.bad_rows import Entered, describe_bad_rows, enter_bad_rows, first_failures
+from vidgen_dist.runtime.books import open_books
 from vidgen_dist.runtime.cluster import RayFault, before_start, choose_device, connected
 from vidgen_dist.runtime.engine import get_engine
 from vidgen_dist.runtime.entries import failed_entry
@@ -121,23 +121,26 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
         for name in plan.manifest.unknown_columns:
             told = describe_unknown(name, plan.manifest.row_schema.fields)
             console.print(told, markup=False, highlight=False)
+        progress = RunProgress(console, total=plan.total, done=plan.done)
+        for line in describe_bad_rows(plan):
+            progress.say(line)
         run_file = write_run_file(plan)
         # Of rows that were chosen, the counts are not those of the manifest.
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
-        if plan.done == plan.total:
-            _clear_scratch(plan, console)
-            if counted:
-                _say_finished(plan, run, counted)
-            return _result(plan, None, (), DONE, f"nothing to render: {_why_nothing(plan)}")
-        # From here on there are processes to be ended, and soon rows to be finished.
+        # From here on there are rows to be finished, and soon processes to be ended.
         interrupts.soften()
-        with (
-            RunProgress(console, total=plan.total, done=plan.done) as progress,
-            connected(spec.topology),
-        ):
+        entered = enter_bad_rows(plan, lease, interrupts, progress.say)
+        progress.add(BAD_ROW, entered.failed)
+        if (ended := _end_before_start(plan, progress, entered, lease, interrupts)) is not None:
+            if not ended.pending:
+                _clear_scratch(plan, console)
+            if (counted or ended.pending) and not lease.lost:
+                _say_ended(plan, progress, run, counted, ended)
+            return ended
+        with progress, connected(spec.topology):
             decided = plan.decided
             with before_start():
-                gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.total - plan.done)
+                gangs = settle_gangs(decided, device=device, engine=engine, rows=plan.pending)
             if spec.topology.replicas == AUTO:
                 progress.say(str(gangs))
             progress.say(f"run {run}")
@@ -148,7 +151,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             with Overview(plan.output, lease, decided.model.id, progress, counted, fields) as overview:
                 job = _job_of(plan, decided.model, gangs, engine)
                 with before_start():
-                    work = _Work(plan, job, gangs, lease, interrupts, progress, overview)
+                    work = _Work(plan, job, gangs, lease, interrupts, progress, overview, entered.newest)
                 result = work.run()
                 overview.end(_end_of(result), result.message)
             if not result.pending and not lease.lost:
@@ -156,19 +159,42 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             return result
 
 
-def _say_finished(plan: Plan, run: str, counted: str) -> None:
-    """`status.json` of a run that has nothing to do: the one before may have been of other settings."""
+def _end_before_start(
+    plan: Plan, progress: RunProgress, entered: Entered, lease: Lease, interrupts: Interrupts
+) -> RunResult | None:
+    """What became of a run that renders nothing; None if it is to render."""
+    status = DEAD_LETTERS if plan.bad else DONE
+    if lease.lost:
+        message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
+    elif entered.fault:
+        message = f"the run stopped: the output cannot be written: {entered.fault}; run it again to go on"
+    elif interrupts.level and progress.left:
+        status, message = INTERRUPTED, "interrupted; run it again to go on"
+    elif plan.too_many_are_bad:
+        many = f"{plan.bad:,} of {plan.bad + plan.pending:,} rows cannot be rendered"
+        message = f"the run stopped: {many}, faults.max_failures is {plan.spec.faults.max_failures}"
+    elif not plan.pending:
+        message = f"nothing to render: {_why_nothing(plan)}"
+    else:
+        return None
+    return _result(plan, progress, first_failures(plan, SHOWN_FAILURES), status, message)
+
+
+def _say_ended(plan: Plan, progress: RunProgress, run: str, counted: str, ended: RunResult) -> None:
+    """`status.json` of a run that renders nothing: the one before may have been of other settings."""
     now = datetime.now(UTC)
     status = RunStatus(
         run=run,
-        state="finished",
+        state=_end_of(ended),
         since=now,
         updated=now,
         total=plan.total,
         done=plan.done,
-        failed=0,
-        pending=0,
+        failed=progress.failed,
+        pending=progress.left,
+        failures=dict(progress.failures),
         counted=counted,
+        message=redact_message(ended.message) if progress.left else "",
     )
     StatusFile(plan.output).close(status)
 
@@ -178,6 +204,8 @@ def _why_nothing(plan: Plan) -> str:
     retry = plan.spec.manifest.retry
     if not plan.manifest.num_rows:
         return "the manifest has no rows"
+    if plan.bad:
+        return f"{plan.done:,} rows are done, {plan.bad:,} cannot be rendered"
     if retry is not None:
         error_class = error_class_of(retry)
         return "no row has failed" + (f" with {error_class}" if error_class else "")
@@ -196,7 +224,7 @@ def _planned(
     output = open_storage(spec.output.uri)
     before = _standing(output)
     plan = make_plan(spec, device=device, engine=engine)
-    if plan.done < plan.total:
+    if plan.pending and not plan.too_many_are_bad:
         get_engine(engine).check_models(plan.decided.model)
 
     def say(line: str) -> None:
@@ -228,6 +256,7 @@ class _Work:
         interrupts: Say when to end.
         progress: Told how the run stands.
         overview: Told of all that happens.
+        newest: As `Books` takes it.
     """
 
     def __init__(
@@ -239,6 +268,7 @@ class _Work:
         interrupts: Interrupts,
         progress: RunProgress,
         overview: Overview,
+        newest: int,
     ) -> None:
         from vidgen_dist.runtime.crew import Crew
         from vidgen_dist.runtime.gang import Hiring
@@ -249,10 +279,11 @@ class _Work:
         self._interrupts = interrupts
         self._progress = progress
         self._overview = overview
-        self._books = open_books(plan.output, job, lease, plan.newest)
+        self._books = open_books(plan.output, job.passthrough, lease, newest)
         self._scratch = Scratch(plan.output.root, lambda note: progress.say(note.message))
-        self._pending = plan.total - plan.done
+        self._pending = plan.pending
         self._failures: list[str] = []
+        self._bad = first_failures(plan, SHOWN_FAILURES)
         self._adopted = 0
         self._sent: Counter[str] = Counter()
         self._senders = 0
@@ -300,10 +331,12 @@ class _Work:
         return self._outcome(message)
 
     def _outcome(self, message: str) -> RunResult:
+        # Of bad rows there was word at the start.
+        failures = (*self._failures, *self._bad)[:SHOWN_FAILURES]
         result = dataclasses.replace(
-            _result(self._plan, self._progress, tuple(self._failures), DONE, message),
+            _result(self._plan, self._progress, failures, DONE, message),
             done=self._books.done,
-            failed=self._books.failed,
+            failed=self._plan.bad + self._books.failed,
             sent={what: count / self._senders for what, count in self._sent.items()},
             adopted=self._adopted,
         )
@@ -336,10 +369,12 @@ class _Work:
     def _end_if_too_many_failed(self) -> None:
         from vidgen_dist.runtime.crew import Stopped
 
-        faults, failed = self._plan.spec.faults, self._progress.failed
+        faults, bad = self._plan.spec.faults, self._plan.bad
+        failed = self._progress.failed - bad
         tried = self._progress.done + failed
-        if failed > faults.failures_allowed(tried, self._pending):
-            why = f"{failed:,} of {tried:,} rows failed, faults.max_failures is {faults.max_failures}"
+        if failed > faults.failures_allowed(tried, self._pending, bad):
+            beside = f" beside {bad:,} bad ones" if bad else ""
+            why = f"{failed:,} of {tried:,} rows failed{beside}, faults.max_failures is {faults.max_failures}"
             self._crew.end(Stopped(why))
 
     def _give_up(self, row: Row, error: str, message: str) -> None:
@@ -413,36 +448,22 @@ def _clear_scratch(plan: Plan, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def open_books(output: Storage, job: Job, lease: Lease, newest: int) -> Books:
-    """The books of a run."""
-    writer = LedgerWriter(
-        output,
-        lease.run,
-        job.passthrough,
-        max_entries=bookkeeping.MANY_ENTRIES,
-        max_seconds=bookkeeping.WAIT_SECONDS,
-        min_entries=bookkeeping.FEW_ENTRIES,
-        patience=bookkeeping.PATIENCE_SECONDS,
-    )
-    return Books(writer, lease, newest)
-
-
 def _size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
 
 
 def _result(
-    plan: Plan, progress: RunProgress | None, failures: tuple[str, ...], exit_status: int, message: str
+    plan: Plan, progress: RunProgress, failures: tuple[str, ...], exit_status: int, message: str
 ) -> RunResult:
     return RunResult(
         total=plan.total,
         done_before=plan.done,
-        done=progress.done if progress else 0,
-        failed=progress.failed if progress else 0,
+        done=progress.done,
+        failed=progress.failed,
         failures=failures,
         videos=plan.output.uri("videos"),
         ledger=plan.output.uri(ledger.FOLDER),
-        videos_per_minute=progress.videos_per_minute() if progress else 0.0,
+        videos_per_minute=progress.videos_per_minute(),
         exit_status=exit_status,
         message=message,
     )

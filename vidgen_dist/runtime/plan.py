@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger, with_types_before
 from vidgen_dist.manifest import (
+    BadRows,
     CheckReport,
     Manifest,
     ProbeError,
+    Problem,
+    Reason,
     check,
+    find_bad,
     list_bad_rows,
     open_manifest,
     ordered_rows,
@@ -65,6 +69,7 @@ class Plan:
         manifest: The opened manifest.
         output: The opened output.
         found: What is known of every row.
+        reasons: Why rows of the manifest are bad; none if it has none.
         newest: `LedgerState.newest` of the output.
         passthrough: Names and types of the columns that are copied to the ledger.
         before: The run that the output is of, if there was one.
@@ -77,6 +82,7 @@ class Plan:
     manifest: Manifest
     output: Storage
     found: Found
+    reasons: tuple[Reason, ...]
     newest: int
     passthrough: pa.Schema
     before: RunSpec | None
@@ -95,8 +101,18 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Rows that are done or to be rendered: all of the manifest, unless the run chooses some."""
-        return self.done + int(np.count_nonzero(self._wanted))
+        """Rows that are done, bad or to be rendered: all of the manifest, unless the run chooses some."""
+        return self.done + self.bad + self.pending
+
+    @property
+    def pending(self) -> int:
+        """Rows that are to be rendered."""
+        return int(np.count_nonzero(self._wanted))
+
+    @property
+    def bad(self) -> int:
+        """Rows that cannot be rendered as they stand."""
+        return int(np.count_nonzero(self.found.chosen & self.found.bad))
 
     @property
     def done(self) -> int:
@@ -105,7 +121,28 @@ class Plan:
 
     @property
     def _wanted(self) -> np.ndarray:
-        return self.found.chosen & ~self.found.is_done
+        return self.found.chosen & ~self.found.is_done & ~self.found.bad
+
+    @property
+    def too_many_are_bad(self) -> bool:
+        """Whether the run ends before anything is rendered, by `faults.max_failures`."""
+        return bool(self.bad) and self.spec.faults.failures_allowed(0, self.pending, self.bad) < 0
+
+    def bad_rows(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, BadRows]]:
+        """Some of the bad rows, each time with their places in the manifest: int64 (n,).
+
+        Args:
+            wanted: Which: bool (rows,).
+
+        Raises:
+            Refused: The manifest cannot be read, or was changed.
+        """
+        defaults = sampling_defaults(self.spec, self.model.rules)
+        try:
+            for places, batch in self.manifest.some_batches(defaults, wanted):
+                yield places, find_bad(batch, self.model.rules.resolve)
+        except OSError as error:
+            raise Refused(str(error)) from None
 
     def rows(self) -> Iterator[Row]:
         """The rows that are to be rendered, see `manifest.ordered_rows`.
@@ -167,8 +204,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
     manifest = open_checked(spec, model.rules)
     try:
         report = check(manifest, defaults=sampling_defaults(spec, model.rules), resolve=model.rules.resolve)
-        if not report.ok:
-            raise Refused(describe_problems(report))
+        _check_bad_rows(spec, report)
         ledger = read_ledger(output)
         if before is not None:
             # A run that never got as far as a row leaves nothing to be mixed up with.
@@ -178,12 +214,38 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         identity = identity_of(model, spec)
         resolving = Resolving(model.rules, spec.seed, identity)
         found = find_done(
-            manifest, sampling_defaults(spec, model.rules), resolving, ledger, spec.manifest.retry
+            manifest, sampling_defaults(spec, model.rules), resolving, ledger, spec.manifest.retry, report.bad
         )
         passthrough = with_types_before(output, manifest.extra_schema)
     except OSError as error:
         raise Refused(str(error)) from None
-    return Plan(spec, device, model, identity, manifest, output, found, ledger.newest, passthrough, before)
+    return Plan(
+        spec=spec,
+        device=device,
+        model=model,
+        identity=identity,
+        manifest=manifest,
+        output=output,
+        found=found,
+        reasons=report.reasons,
+        newest=ledger.newest,
+        passthrough=passthrough,
+        before=before,
+    )
+
+
+def _check_bad_rows(spec: RunSpec, report: CheckReport) -> None:
+    """Refuse bad rows, unless they are to be dead letters: then those whose id says nothing of the row."""
+    if report.ok:
+        return
+    if spec.faults.bad_rows == "refuse":
+        told = describe_problems(report.problems, report.num_problems)
+        if not report.id_problems:
+            told += "\n`--bad-rows fail` makes dead letters of them, and renders the others"
+        raise Refused(told)
+    if report.id_problems:
+        told = describe_problems(report.id_problems, report.counts["id"])
+        raise Refused(f"{told}\nids are refused with `--bad-rows fail`, too: dead letters are known by them")
 
 
 def _revisions_of(before: RunSpec, spec: RunSpec) -> dict[str, str | None]:
@@ -345,11 +407,11 @@ def _with_addresses(spec: RunSpec, change: Callable[[str], str]) -> dict[str, An
     return {f"sampling.{name}": value for name, value in fields.items()}
 
 
-def describe_problems(report: CheckReport) -> str:
-    """What is wrong with a manifest, one row a line."""
-    lines = [str(problem) for problem in report.problems]
-    if report.num_problems > len(lines):
-        lines.append(f"and {report.num_problems - len(lines):,} more")
+def describe_problems(problems: Sequence[Problem], count: int) -> str:
+    """What is wrong with a manifest, one row a line; of so many problems the first."""
+    lines = [str(problem) for problem in problems]
+    if count > len(lines):
+        lines.append(f"and {count - len(lines):,} more")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -41,12 +41,16 @@ class Found:
             read, as often as its dead letter says: int32 (rows,).
         chosen: Whether `--retry` asks for it, whose id has a dead letter; all rows without: bool (rows,).
         spoilt: Whether its video was there and is lost: bool (rows,).
+        bad: Whether it cannot be rendered as it stands: bool (rows,).
+        entered: Whether, of these, that is what the ledger says of it: bool (rows,).
     """
 
     is_done: np.ndarray
     attempts: np.ndarray
     chosen: np.ndarray
     spoilt: np.ndarray
+    bad: np.ndarray
+    entered: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def find_done(
     resolving: Resolving,
     ledger: LedgerState,
     retry: str | None = None,
+    bad: Sequence[int] | np.ndarray = (),
 ) -> Found:
     """Look every row up.
 
@@ -140,6 +145,7 @@ def find_done(
         resolving: How rows are resolved.
         ledger: What became of rows.
         retry: `failed`, or `failed:` and an error class: which rows to choose.
+        bad: Places of the rows that cannot be resolved.
 
     Raises:
         OSError: The manifest cannot be read, or was changed.
@@ -150,7 +156,10 @@ def find_done(
         attempts=np.zeros(total, np.int32),
         chosen=np.full(total, retry is None),
         spoilt=np.zeros(total, np.bool_),
+        bad=np.zeros(total, np.bool_),
+        entered=np.zeros(total, np.bool_),
     )
+    found.bad[np.asarray(bad, np.int64)] = True
     if not ledger.parts:
         return found
     error_class = error_class_of(retry)
@@ -182,6 +191,15 @@ def find_done(
         if retry is not None:
             found.chosen[first + dead] = True
 
+    def look_up_bad(first: int, batch: Batch, wanted: np.ndarray) -> None:
+        """Bad rows have no fingerprint: their entries have digests of what they hold."""
+        if not wanted.any():
+            return
+        places = np.flatnonzero(wanted)
+        ids, digests = batch.ids.take(pa.array(places)), pa.array(batch.digests(wanted), pa.string())
+        found.entered[first + places] = ledger.dead_place(ids, digests) >= 0
+        found.attempts[first + places] = ledger.look_up(ids, digests).attempts
+
     # Hashing one by one is most of the work, and Python does it on one core.
     processes = _cores() if total >= MANY else 1
     waiting: deque[tuple[int, pa.Array, Looking]] = deque()
@@ -190,7 +208,9 @@ def find_done(
         for batch in manifest.batches(defaults, extras=False):
             if by_id:
                 choose(first, batch.ids)
-            for looking in resolving.fingerprints(batch, ledger.knows(batch.ids), pool):
+            known, is_bad = ledger.knows(batch.ids), found.bad[first : first + len(batch)]
+            look_up_bad(first, batch, known & is_bad)
+            for looking in resolving.fingerprints(batch, known & ~is_bad, pool):
                 waiting.append((first, batch.ids.take(pa.array(looking.places)), looking))
                 while len(waiting) > _AHEAD * processes or _size(waiting) > _AHEAD_BYTES:
                     enter(*waiting.popleft())

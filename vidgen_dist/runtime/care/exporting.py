@@ -151,9 +151,9 @@ def export(
     rows = _open_manifest(spec, manifest)
     try:
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-            resolvings, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
+            resolvings, bad, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
             rules = resolvings[0].rules if resolvings else None
-            joined = Joined(output, rows, _defaults(spec, rules), Path(folder), resolvings)
+            joined = Joined(output, rows, _defaults(spec, rules), Path(folder), resolvings, bad)
             if why_unsure:
                 joined.counts.unsure = joined.counts.videos
             elif joined.counts.unsure:
@@ -203,28 +203,30 @@ def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
 
 def _resolvings(
     output: Storage, spec: RunSpec, manifest: Manifest, engine: str
-) -> tuple[list[Resolving], str]:
-    """How a run makes fingerprints of the manifest's rows; none if all are known to be done, or, with the
-    reason, if it cannot be known how."""
+) -> tuple[list[Resolving], np.ndarray, str]:
+    """How a run makes fingerprints of the manifest's rows, and places of those that have none; nothing if all
+    are known to be done, or, with the reason, if it cannot be known how."""
     run = read_status_file(output)
+    none = np.empty(0, np.int64)
     if run is not None and still_holds(run, output, manifest) and run.done == run.total:
-        return [], ""
+        return [], none, ""
     # Whose weights are hashed once. Ascend takes every dtype.
     auto = spec.topology.device == "auto"
     try:
         opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
         defaults = _defaults(spec, opened.rules)
         report = check(manifest, defaults=defaults, resolve=opened.rules.resolve)
-        if not report.ok:
-            raise Refused(describe_problems(report))
+        if report.id_problems:
+            raise Refused(describe_problems(report.id_problems, report.counts["id"]))
     except Refused as error:
-        return [], str(error)
+        return [], none, str(error)
     dtypes = [opened.dtype]
     if auto and spec.model.dtype is None:
         # The run may have been on another device than this machine has.
         dtypes.append(compute_dtype(None, "cpu"))
     models = (dataclasses.replace(opened, dtype=dtype) for dtype in dtypes)
-    return [Resolving(opened.rules, spec.seed, identity_of(model, spec)) for model in models], ""
+    resolvings = [Resolving(opened.rules, spec.seed, identity_of(model, spec)) for model in models]
+    return resolvings, report.bad, ""
 
 
 def _defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:

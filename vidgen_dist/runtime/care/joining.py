@@ -76,8 +76,9 @@ class Joined:
         manifest: Its manifest.
         defaults: The run's values of request fields where a row has none.
         folder: An empty one on this machine, for as much as the ledger holds.
-        resolvings: How a run makes fingerprints of the rows, all of which must make requests; several where
-            its device is not known. Without any, no video is taken to be stale.
+        resolvings: How a run makes fingerprints of the rows; several where its device is not known. Without
+            any, no video is taken to be stale.
+        bad: Places of the rows that make no requests; a video of theirs is stale.
 
     Raises:
         Refused: A file of the ledger is no whole part.
@@ -91,6 +92,7 @@ class Joined:
         defaults: Mapping[str, Any],
         folder: Path,
         resolvings: Sequence[Resolving] = (),
+        bad: Sequence[int] | np.ndarray = (),
     ) -> None:
         self._manifest = manifest
         self._defaults = defaults
@@ -101,7 +103,7 @@ class Joined:
         self.counts = Counts(pending=manifest.num_rows)
         self._stale = np.zeros(manifest.num_rows, np.bool_)
         if resolvings:
-            self._compare(resolvings)
+            self._compare(resolvings, np.asarray(bad, np.int64))
         digest = hashlib.sha256(repr([file.digest for file in manifest.files]).encode())
         digest.update(repr((sorted(defaults.items()), self.schema.to_string())).encode())
         for run in range(self._runs):
@@ -145,8 +147,10 @@ class Joined:
                     yield batch, first, videos.slice(start, stop - start)
             first = last
 
-    def _compare(self, resolvings: Sequence[Resolving]) -> None:
+    def _compare(self, resolvings: Sequence[Resolving], bad: np.ndarray) -> None:
         """Find the stale videos."""
+        is_bad = np.zeros(len(self._stale), np.bool_)
+        is_bad[bad] = True
         batches = self._manifest.batches(self._defaults, extras=False)
         # Known before any is left out.
         stale = np.zeros(len(self._stale), np.bool_)
@@ -154,10 +158,10 @@ class Joined:
             places = videos.column(ROW).to_numpy() - first
             wanted = np.zeros(len(batch), np.bool_)
             wanted[places] = True
-            known = np.zeros(len(batch), np.bool_)
-            same = np.zeros(len(batch), np.bool_)
+            known = wanted & is_bad[first : first + len(batch)]
+            good, same = wanted & ~known, np.zeros(len(batch), np.bool_)
             for resolving in resolvings:
-                for looking in resolving.fingerprints(batch, wanted, InPlace()):
+                for looking in resolving.fingerprints(batch, good, InPlace()):
                     theirs = videos.column("fingerprint").take(
                         pa.array(np.searchsorted(places, looking.places))
                     )

@@ -77,13 +77,13 @@ class RunProgress:
         """Rows that are neither done nor failed."""
         return self.total - self.before - self.done - self.failed
 
-    def add(self, error: str | None = None) -> None:
-        """One more row is done, or failed with an error of this class."""
+    def add(self, error: str | None = None, count: int = 1) -> None:
+        """One more row, or so many, are done, or failed with an error of this class."""
         if error is not None:
-            self.failed += 1
-            self.failures[error] += 1
+            self.failed += count
+            self.failures[error] += count
         else:
-            self.done += 1
+            self.done += count
 
     def tick(self, ready: int, waiting: str = "") -> None:
         """Show how things stand.
