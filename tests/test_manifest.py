@@ -999,7 +999,7 @@ def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.M
             row
             for name, file in zip("mn", files, strict=True)
             for row in (
-                (f"{name}a", 0, file, "image", "s3://bucket/x", "something else"),
+                (f"{name}a", 0, file, "image", "s3://bucket/x?***", "something else"),
                 (f"{name}b", 1, file, "prompt", None, "a text"),
                 (f"{name}c", 2, file, "height", "-1", allowed),
                 (f"{name}a", 3, file, "height", "-1", allowed),

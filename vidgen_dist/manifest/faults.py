@@ -21,7 +21,7 @@ from vidgen_dist.request import (
     shown_value,
 )
 from vidgen_dist.threads import map_ahead
-from vidgen_dist.uris import redact
+from vidgen_dist.uris import redact, to_record
 
 Resolve: TypeAlias = Callable[[RenderRequest], ResolvedRequest]
 Probe: TypeAlias = Callable[[RenderRequest | ResolvedRequest], object]
@@ -194,7 +194,7 @@ def shown_text(value: Any) -> str | None:
     """A value as text, cut: a text as it is; None if there is none."""
     if not isinstance(value, str):
         return None if value is None else shown_value(value)
-    shown = redact(value)
+    shown = to_record(value)
     return shown if len(shown) <= SHOWN_VALUE else f"{shown[: SHOWN_VALUE - 3]}..."
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.manifest.faults import BadRows
 from vidgen_dist.storage import Storage
-from vidgen_dist.uris import redact
+from vidgen_dist.uris import to_record
 
 LISTED = pa.schema(
     [
@@ -62,5 +62,5 @@ def _table(bad: BadRows) -> pa.Table:
     columns = [bad.told(name) for name in ("column", "value", "reason")]
     columns[0] = pc.if_else(pc.equal(columns[0], ""), None, columns[0])
     indices = pa.array(batch.indices[place] for place in bad.places.tolist())
-    file = pa.array([redact(batch.file)]).take(pa.nulls(len(bad), pa.int64()).fill_null(0))
+    file = pa.array([to_record(batch.file)]).take(pa.nulls(len(bad), pa.int64()).fill_null(0))
     return pa.table([batch.ids.take(pa.array(bad.places)), indices, file, *columns], LISTED)
