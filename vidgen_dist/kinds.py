@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from vidgen_dist.inline import decode_inline, is_inline
+
 
 class NotAllowed(ValueError):
     """A value that a kind does not take; says what is allowed."""
@@ -69,11 +71,9 @@ class Kind:
 
 
 def with_addresses(kind: Kind, value: Any, change: Callable[[str], str]) -> Any:
-    """A parsed value whose paths and URIs of images and clips are changed; what is held as bytes is not."""
-    sources = kind.sources(value)
-    return kind.replace(
-        value, {at: change(each.value) for at, each in sources.items() if isinstance(each.value, str)}
-    )
+    """A value whose paths and URIs of images and clips are changed; what it holds itself is not."""
+    addresses = {at: each.value for at, each in kind.sources(value).items() if isinstance(each.value, str)}
+    return kind.replace(value, {at: change(text) for at, text in addresses.items() if not is_inline(text)})
 
 
 def is_utf8(text: str) -> bool:
@@ -212,10 +212,16 @@ class _Media(Kind):
     is_clip: ClassVar[bool]
 
     def parse(self, value: Any) -> Any:
-        """The same."""
+        """The same; the bytes of what a text holds itself, such as a `data:` URI."""
         if (isinstance(value, str | bytes) and not value) or isinstance(value, numbers.Number):
             raise NotAllowed(self.allowed)
-        return value
+        if not isinstance(value, str):
+            return value
+        try:
+            held = decode_inline(value)
+        except ValueError as error:
+            raise NotAllowed(str(error)) from None
+        return value if held is None else held
 
     def sources(self, value: Any) -> Mapping[str, Source]:
         """The value itself."""

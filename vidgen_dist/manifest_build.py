@@ -158,7 +158,8 @@ class _Source:
             parsed = {n: f.parse(n, values[n]) for n, f in self.schema.fields.items() if n in values}
         except RequestError as error:
             return error
-        return values | parsed
+        # A text that holds its image stays one.
+        return values | {name: value for name, value in parsed.items() if not isinstance(value, bytes)}
 
     def _with_paths(self, name: str, value: Any) -> Any:
         field = self.schema.fields[name]
@@ -166,7 +167,8 @@ class _Source:
             raise RequestError(name, value, "a text: a path or a URI")
         if self.base is None or value == "":
             return value
-        return with_paths_beside(self.base, name, field.kind, field.parse(name, value))
+        parsed = field.parse(name, value)
+        return value if isinstance(parsed, bytes) else with_paths_beside(self.base, name, field.kind, parsed)
 
 
 def _priority(value: Any) -> int:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.kinds import Clip, Flag, Image, Kind, Number, RowId, Text, Whole
+from vidgen_dist.inline import PATTERN as INLINE_PATTERN
+from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Text, Whole
 from vidgen_dist.manifest.types import plain_type
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.uris import redact, split
@@ -80,6 +81,19 @@ def _not_empty(_kind: Kind, values: pa.Array) -> np.ndarray:
     return _as_mask(pc.fill_null(pc.greater(pc.binary_length(values), 0), True))
 
 
+def _names_or_holds(kind: Kind, values: pa.Array) -> np.ndarray:
+    fine = _not_empty(kind, values)
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return fine
+    may_hold = _as_mask(pc.fill_null(pc.match_substring_regex(values, INLINE_PATTERN), False))
+    for place in np.flatnonzero(fine & may_hold):
+        try:
+            kind.parse(values[int(place)].as_py())
+        except (NotAllowed, UnicodeDecodeError):
+            fine[place] = False
+    return fine
+
+
 def _in_range(kind: Kind, values: pa.Array) -> np.ndarray:
     if not isinstance(kind, Whole) or not pa.types.is_integer(values.type):
         return np.zeros(len(values), np.bool_)
@@ -140,8 +154,8 @@ COLUMN_OF: Mapping[type[Kind], Column] = {
     ),
     Number: Column(_is_number, "a float or integer column", pa.float64()),
     Flag: Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
-    Image: Column(_is_image, _IMAGE, pa.string(), _not_empty, _bytes_or_path),
-    Clip: Column(is_text, "a string column (paths or URIs)", pa.string(), _not_empty),
+    Image: Column(_is_image, _IMAGE, pa.string(), _names_or_holds, _bytes_or_path),
+    Clip: Column(is_text, "a string column (paths or URIs)", pa.string(), _names_or_holds),
 }
 """The columns of each kind of fields."""
 

@@ -25,6 +25,9 @@ _BATCH_BYTES = 32 * 2**20
 # Rows decoded at once: a text that all rows share is stored once, but each row gets a copy.
 _PIECE_ROWS = 4096
 _PIECE_ROWS_OF_LONG = 512
+_PIECE_BYTES = 128 * 2**20
+# By how much compression shrinks what is long and no picture, at most and roughly.
+_UNPACKED = 4
 # Row groups up to this size are fetched in one go; larger ones are streamed.
 _PREFETCH_BYTES = 64 * 2**20
 
@@ -146,8 +149,7 @@ def read_group(
                 source, metadata=footer.metadata, pre_buffer=small, buffer_size=0 if small else 2**20
             ) as parquet,
         ):
-            long = _has_long_values(group, footer.leaves(columns))
-            most = _PIECE_ROWS_OF_LONG if long else _PIECE_ROWS
+            most = _most_rows(group, footer.leaves(columns))
             pieces = parquet.iter_batches(
                 min(rows, most), row_groups=[index], columns=list(columns), use_threads=False
             )
@@ -175,16 +177,27 @@ def _column_at_fault(file: ManifestFile, index: int, columns: Sequence[str]) -> 
     return ""
 
 
-def _has_long_values(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> bool:
-    """Whether a text may be longer than what writers keep as a column's least and greatest (often 4 kB)."""
+def _most_rows(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> int:
+    """Rows that may be decoded at once, whatever text or image they share."""
+    most = _PIECE_ROWS
     for leaf in leaves:
         column = group.column(leaf)
-        known = column.statistics
-        if column.physical_type == "BYTE_ARRAY" and (
-            known is None or not (known.has_min_max or known.null_count == column.num_values)
-        ):
-            return True
-    return False
+        if _has_long_values(column):
+            # All of a dictionary may be one value, of which each row gets a copy.
+            first, packed = column.data_page_offset, 0
+            if column.has_dictionary_page and column.dictionary_page_offset:
+                packed = max(0, first - column.dictionary_page_offset)
+            fits = _PIECE_BYTES // max(1, _UNPACKED * packed)
+            most = min(most, _PIECE_ROWS_OF_LONG, max(1, fits))
+    return most
+
+
+def _has_long_values(column: pq.ColumnChunkMetaData) -> bool:
+    """Whether a text may be longer than what writers keep as a column's least and greatest (often 4 kB)."""
+    known = column.statistics
+    return column.physical_type == "BYTE_ARRAY" and (
+        known is None or not (known.has_min_max or known.null_count == column.num_values)
+    )
 
 
 def _joined(pieces: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.RecordBatch]:

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from vidgen_dist import storage, uris
 from vidgen_dist.errors import Refused, RowError
 from vidgen_dist.faults import StorageError
+from vidgen_dist.inline import decode_inline, is_inline
 from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning, is_heif
 from vidgen_dist.media.hashing import BLOCK, feed
 from vidgen_dist.media.mending import is_mended, mend_animation, mend_image
@@ -29,6 +30,9 @@ from vidgen_dist.media.mending import is_mended, mend_animation, mend_image
 # Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
 ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
+
+MOST_SHOWN = 120
+"""Characters of a source's name in a message, where names are longer."""
 
 MAX_IMAGE_BYTES = 512 * 2**20
 # Pillow warns of a decompression bomb from this size on.
@@ -364,9 +368,14 @@ def _shown(source: Any) -> str:
         return f"sequence of {len(source)} images"
     if not isinstance(source, str | os.PathLike):
         return type(source).__name__
-    text = os.fspath(source)
-    text = uris.redact(os.fsdecode(text))
-    return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"
+    text = os.fsdecode(os.fspath(source))
+    if is_inline(text):
+        return f"{text[:30]}... ({len(text)} characters)"
+    return _cut(uris.redact(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]}...{text[3 - MOST_SHOWN // 2 :]}"
 
 
 def _cause(error: Exception) -> str:
@@ -374,10 +383,26 @@ def _cause(error: Exception) -> str:
     return re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")[:300]
 
 
+def _held(text: str, shown: str) -> str | bytes:
+    """What a text holds itself; the text, if it names a file."""
+    try:
+        return decode_inline(text) or text
+    except ValueError as error:
+        raise MediaError(f"{shown} is not allowed; allowed: {error}") from None
+
+
+def _why(error: Exception, uri: str) -> str:
+    """What an error says, without the whole of a long name."""
+    name = uris.redact(uri)
+    return str(error).replace(name, _cut(name))[-2 * MOST_SHOWN :]
+
+
 @contextlib.contextmanager
 def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
     if isinstance(source, Mapping):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, str):
+        source = _held(source, shown)
     if isinstance(source, bytes | bytearray | memoryview):
         yield io.BytesIO(source)
         return
@@ -389,11 +414,11 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
     try:
         file = storage.open_input(uri)
     except (FileNotFoundError, Refused, ValueError) as error:
-        raise MediaError(f"{shown}: cannot be opened: {str(error)[-200:]}") from error
+        raise MediaError(f"{shown}: cannot be opened: {_why(error, uri)}") from error
     except StorageError as error:
         # What this machine's disk refuses (a folder, no permission) it refuses again.
         if uris.is_local(uri):
-            raise MediaError(f"{shown}: cannot be opened: {str(error)[-200:]}") from error
+            raise MediaError(f"{shown}: cannot be opened: {_why(error, uri)}") from error
         raise
     with file:
         try:
@@ -440,7 +465,8 @@ def _read_bytes(source: Any, shown: str) -> bytes:
 @contextlib.contextmanager
 def _local_file(source: Any, shown: str) -> Iterator[Path]:
     """A file that ffmpeg can seek in: the source itself when it is one, else a temporary copy."""
-    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
+    is_name = isinstance(source, os.PathLike) or (isinstance(source, str) and not is_inline(source))
+    if is_name and os.path.isfile(source):
         yield Path(os.fspath(source))
         return
     with tempfile.NamedTemporaryFile(prefix="vidgen-") as copy:

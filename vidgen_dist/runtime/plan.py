@@ -17,6 +17,7 @@ from vidgen_dist import storage
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.inline import is_inline
 from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger, with_types_before
 from vidgen_dist.manifest import (
     BadRows,
@@ -351,6 +352,12 @@ def check_sampling(spec: RunSpec) -> None:
                 field.parse(name, value)
         except RequestError as error:
             raise Refused(f"sampling.{error}") from None
+    for name, text in sampling_addresses(spec).items():
+        if is_inline(text):
+            raise Refused(
+                f"sampling.{name}: {text[:30]!r}… ({len(text):,} characters) would go into {RUN_FILE}; "
+                "save it as a file and give its path, or write it into the manifest's rows"
+            )
 
 
 def _not_under_sampling(name: str, field: Field | None) -> str:

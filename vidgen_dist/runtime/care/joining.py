@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from vidgen_dist import ledger
 from vidgen_dist.digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
+from vidgen_dist.inline import is_inline
 from vidgen_dist.kinds import with_addresses
 from vidgen_dist.manifest import Batch, Manifest, column_of
 from vidgen_dist.manifest.columns import is_text, value_type
@@ -310,11 +311,12 @@ def _last_of_each_row(entries: pa.Table) -> pa.Table:
 def _without_credentials(column: pa.Array | pa.ChunkedArray, field: Field) -> pa.Array:
     """Where media came from, for others to read: a signed URL opens for everybody."""
 
-    told = (
-        None if value is None else with_addresses(field.kind, value, without_secrets)
-        for value in column.to_pylist()
-    )
-    return pa.array(told, column.type)
+    def told(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and is_inline(value)):
+            return None
+        return with_addresses(field.kind, value, without_secrets)
+
+    return pa.array(map(told, column.to_pylist()), column.type)
 
 
 def _without_folders(models: pa.ChunkedArray, revisions: pa.ChunkedArray) -> pa.Array:
