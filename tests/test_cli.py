@@ -170,7 +170,7 @@ def _awq(folder: Path) -> None:
         (_awq, "vae/config.json: quantization_config is {'quant_method': 'awq'}: the weights are quantised"),
         (
             lambda folder: edit_json(folder / "text_encoder" / "config.json", is_decoder=True),
-            "text_encoder: config of T5EncoderModel: is_decoder is True; allowed is False",
+            "text_encoder/config.json: config of T5EncoderModel: is_decoder is True; allowed is False",
         ),
         (
             lambda folder: (folder / "tokenizer" / "spiece.model").unlink(),

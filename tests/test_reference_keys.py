@@ -195,7 +195,7 @@ def test_keys_of_pipelines_are_kept_to_too(family: str, tmp_path: Path) -> None:
         assert find_family(opened).read_configs(opened).index.force_zeros_for_empty_prompt
     else:
         told = r"config of model_index.json: force_zeros_for_empty_prompt is True; allowed is False"
-        with pytest.raises(Refused, match=rf"^{checkpoint}: {told}$"):
+        with pytest.raises(Refused, match=rf"^{checkpoint}/model_index.json: {told}$"):
             find_family(opened).read_configs(opened)
 
 
@@ -218,15 +218,15 @@ def test_they_are_told_once_and_not_by_workers(odd: Model, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         open_model(odd, "cpu")
         open_model(odd, "cpu")
-    assert sorted(caplog.messages) == [
-        f"{odd.id}/text_encoder: config of T5EncoderModel: magic is not known and not used (its value is "
+    told = {
+        "model_index.json": "model_index.json: is_magic is not known and not used (its value is True)",
+        "text_encoder/config.json": "T5EncoderModel: magic is not known and not used (its value is "
         "{'depth': 3})",
-        f"{odd.id}/transformer: config of CogVideoXTransformer3DModel: use_magic is not known and not used "
-        "(its value is True)",
-        f"{odd.id}/vae: config of AutoencoderKLCogVideoX: magic_scale is not known and not used (its value "
-        "is 2.5)",
-        f"{odd.id}: config of model_index.json: is_magic is not known and not used (its value is True)",
-    ]
+        "transformer/config.json": "CogVideoXTransformer3DModel: use_magic is not known and not used (its "
+        "value is True)",
+        "vae/config.json": "AutoencoderKLCogVideoX: magic_scale is not known and not used (its value is 2.5)",
+    }
+    assert sorted(caplog.messages) == [f"{odd.id}/{file}: config of {line}" for file, line in told.items()]
     opening._warn_once.cache_clear()
     caplog.clear()
     with caplog.at_level(logging.WARNING):

@@ -93,17 +93,17 @@ def test_a_config_is_named_with_its_folder(
         load_rules(opened)
         check_models(opened, PLAIN)
 
-    with pytest.raises(Refused, match=rf"^{folder}(/\w+)?: {message}"):
+    with pytest.raises(Refused, match=rf"^{folder}(/\w+/\w+\.json)?: {message}"):
         prepare()
 
 
-def test_each_fault_of_a_config_is_named_with_its_folder(tmp_path: Path) -> None:
+def test_each_fault_of_a_config_is_named_with_its_file(tmp_path: Path) -> None:
     folder = references.case("v2v").copy_checkpoint(tmp_path)
     references.edit_json(folder / "transformer" / "config.json", patch_size=0, num_layers="2", norm_eps=None)
     with pytest.raises(Refused) as refused:
         load_rules(open_checkpoint(folder))
     lines = str(refused.value).splitlines()
-    told = f"{folder / 'transformer'}: config of CogVideoXTransformer3DModel: "
+    told = f"{folder / 'transformer' / 'config.json'}: config of CogVideoXTransformer3DModel: "
     assert len(lines) == 3
     assert all(line.startswith(told) for line in lines)
 

@@ -272,6 +272,44 @@ def test_weights_that_arrive_broken(hub: Hub, client: Client) -> None:
         client.open()
 
 
+def test_quantised_weights_are_told_without_loading_them_too(hub: Hub, client: Client) -> None:
+    stored = save({"q.weight": np.zeros((4, 4), np.int8), "q.SCB": np.ones(4, np.float32)})
+    hub.repositories[MODEL].commit(checkpoint_files() | {"text_encoder/model.safetensors": stored}, "main")
+    # Not known before they are there.
+    client.open(weights=False)
+    for weights in (True, False):
+        with pytest.raises(Refused, match=r"the weights are quantised \(bitsandbytes in 8 bits\)"):
+            client.open(weights=weights)
+    with pytest.raises(Refused, match=r"the weights are quantised \(bitsandbytes in 8 bits\)"):
+        client.open(weights=False, offline=True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"transformer/config.json": b'{"quantization_config": {"quant_method": "torchao"}}'},
+        {"transformer/hf_quant_config.json": b"{}"},
+    ],
+)
+def test_a_quantised_model_of_the_hub_is_refused_before_any_weights(
+    hub: Hub, client: Client, files: dict[str, bytes]
+) -> None:
+    hub.repositories[MODEL].commit(checkpoint_files() | files, "main")
+    with pytest.raises(Refused, match=r"transformer.*: the weights are quantised \((torchao|ModelOpt)\)"):
+        client.open(weights=False)
+    assert not any(name.endswith(".safetensors") for name in hub.delivered)
+
+
+def test_a_blob_that_is_gone_is_named_without_a_connection_and_fetched_with_one(client: Client) -> None:
+    opened = client.open()
+    path = opened.folder / "text_encoder" / "model.safetensors"
+    path.resolve().unlink()
+    with pytest.raises(Refused, match=r"not whole: .*model.safetensors: it is a link to .*, which does not"):
+        client.open(offline=True)
+    assert client.open() == opened
+    assert path.is_file()
+
+
 def test_the_environment_is_what_huggingface_hub_goes_by(hub: Hub, tmp_path: Path) -> None:
     program = (
         "import sys; from vidgen_dist.weights.checkpoint import open_checkpoint; "

@@ -344,3 +344,28 @@ def test_a_vocabulary_that_a_link_does_not_lead_to_is_named(folder: Path) -> Non
     (folder / "tokenizer" / "spiece.model").symlink_to("../../blobs/0123")
     with pytest.raises(Refused, match=r"spiece.model: it is a link to ../../blobs/0123, which does not lead"):
         load_tokenizer(open_checkpoint(folder))
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [
+        ("t5", "add_eos_token", False),
+        ("t5", "add_bos_token", True),
+        ("llama", "add_bos_token", False),
+        ("llama", "add_eos_token", True),
+    ],
+)
+def test_tokens_around_a_text_are_those_of_the_settings(
+    tmp_path: Path, case: str, key: str, value: bool
+) -> None:
+    # T5 has no token for the beginning.
+    names = {"bos_token": "<unk>"} if case == "t5" else {}
+    class_name = OF_5["cases"][case]["class"]
+    checkpoint = opened(tmp_path, case, class_name, **{key: value}, **names)
+    with pytest.raises(
+        Refused, match=rf"tokenizer_config.json: {key} is {value}; allowed is {not value}, as"
+    ):
+        load_tokenizer(checkpoint)
+    path = checkpoint.folder / "tokenizer" / "tokenizer_config.json"
+    references.edit_json(path, **{key: not value})
+    assert_splits_like_5(load_tokenizer(checkpoint), case)

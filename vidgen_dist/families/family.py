@@ -16,7 +16,7 @@ from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families.common.tasks import TaskRules
 from vidgen_dist.request import Field
 from vidgen_dist.spec import Task
-from vidgen_dist.weights.checkpoint import Checkpoint
+from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Component:
         found = self.class_of(checkpoint)
         if found is None or isinstance(found, TokenizerClass):
             return None
-        with config_of(checkpoint.component_folder(self.name)):
+        with config_of(checkpoint.config_file(self.name)):
             return found.read(checkpoint.config(self.name))
 
 
@@ -296,8 +296,9 @@ class Family(Generic[C]):
         for component in self.components:
             if (known := component.read(checkpoint)) is not None:
                 read[component.name] = known
-        with config_of(checkpoint.folder, checkpoint.component_folder):
+        with config_of(checkpoint.folder / INDEX):
             index = (self.index or IndexConfig).read(checkpoint.model_index)
+        with config_of(checkpoint.folder, checkpoint.config_file):
             return self.configs(**read, **({} if self.index is None else {"index": index}))
 
     def unknown_keys(self, checkpoint: Checkpoint) -> list[str]:
@@ -307,16 +308,16 @@ class Family(Generic[C]):
             Refused: As `read_configs`.
         """
         told: list[tuple[Path, type[Config], Mapping[str, Any]]] = [
-            (checkpoint.folder, self.index or IndexConfig, checkpoint.model_index)
+            (checkpoint.folder / INDEX, self.index or IndexConfig, checkpoint.model_index)
         ]
         for component in self.components:
             known = component.class_of(checkpoint)
             if known is not None and not isinstance(known, TokenizerClass):
-                folder = checkpoint.component_folder(component.name)
-                told.append((folder, known.config, checkpoint.config(component.name)))
+                file = checkpoint.config_file(component.name)
+                told.append((file, known.config, checkpoint.config(component.name)))
         return [
-            f"{folder}: config of {config.NAME}: {key} is not known and not used (its value is {value!r})"
-            for folder, config, raw in told
+            f"{file}: config of {config.NAME}: {key} is not known and not used (its value is {value!r})"
+            for file, config, raw in told
             for key, value in config.unknown(raw).items()
         ]
 
@@ -354,17 +355,16 @@ class IndexConfig(Config):
 
 
 @contextmanager
-def config_of(folder: Path, folder_of: Callable[[str], Path] | None = None) -> Iterator[None]:
-    """Put the folder before each fault of a config that was read from it.
+def config_of(place: Path, file_of: Callable[[str], Path] | None = None) -> Iterator[None]:
+    """Put the file before each fault of a config that was read from it.
 
     Args:
-        folder: The config's, or the checkpoint's.
-        folder_of: Gives the folder of a component that does not fit others.
+        place: The config's file, or the checkpoint's folder.
+        file_of: Gives the file of a component that does not fit others.
     """
     try:
         yield
     except ConfigError as error:
-        place = folder
-        if isinstance(error, MisfitError) and folder_of is not None:
-            place = folder_of(error.component)
+        if isinstance(error, MisfitError) and file_of is not None:
+            place = file_of(error.component)
         raise Refused("\n".join(f"{place}: {fault}" for fault in str(error).splitlines())) from None

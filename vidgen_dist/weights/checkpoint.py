@@ -19,7 +19,7 @@ from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.digests import digest_of, file_digest
 from vidgen_dist.weights.files import is_folder, is_there, names_in, others_told, read_json
-from vidgen_dist.weights.quantised import refuse_config
+from vidgen_dist.weights.quantised import refuse_config, refuse_files
 from vidgen_dist.weights.repository import CONFIG, ComponentRepository
 from vidgen_dist.weights.tensors import TensorFiles, read_index
 
@@ -117,12 +117,20 @@ class Checkpoint:
         Raises:
             Refused: The component or the file is missing, or the file is no JSON object (names the line).
         """
-        folder = self.component_folder(component)
         if component in self.overlaid:
             return dict(self.overlaid[component].config)
+        return read_json(self.config_file(component))
+
+    def config_file(self, component: str) -> Path:
+        """The file of a component's settings.
+
+        Raises:
+            Refused: The component or the file is missing.
+        """
+        folder = self.component_folder(component)
         for name in _CONFIGS:
             if is_there(folder / name):
-                return read_json(folder / name)
+                return folder / name
         raise Refused(f"{folder}: {component} has no config; allowed are {', '.join(_CONFIGS)}")
 
     def weight_files(self, component: str) -> tuple[Path, ...]:
@@ -280,6 +288,7 @@ def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> No
                 f"{where}: {INDEX} lists {component} ({class_name}), but there is no such folder, "
                 "or nothing in it"
             )
+        refuse_files(f"{where}: {component}", files)
         if class_name.endswith(_TOKENIZERS) and not any(name.endswith(_VOCABULARIES) for name in files):
             raise Refused(f"{where}: {component} ({class_name}) has no vocabulary, such as spiece.model")
     variants = {component: naming.variants(files) for component, files in by_component.items()}
@@ -303,9 +312,16 @@ def _check_configs(checkpoint: Checkpoint) -> None:
             refuse_config(config, read_json(config))
 
 
-def _check_weights(checkpoint: Checkpoint) -> None:
-    """Refuse weights that cannot be read, from the files' headers: shards, lengths, dtypes."""
+def _check_weights(checkpoint: Checkpoint, those_there: bool = False) -> None:
+    """Refuse weights that cannot be read, from the files' headers: shards, lengths, dtypes.
+
+    Args:
+        checkpoint: The checkpoint.
+        those_there: Whether weights may be missing, of a hub id that is not downloaded yet.
+    """
     for component in checkpoint.components:
+        if those_there and not checkpoint.has_weights(component):
+            continue
         if checkpoint.weight_files(component) or is_there(checkpoint.folder / component / CONFIG):
             TensorFiles.open(checkpoint.component_folder(component), variant=checkpoint.variant)
 
@@ -329,8 +345,7 @@ def _open_hub(
         _check_names(checkpoint, names, f"{model} at {commit}")
         hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))
     _check_configs(checkpoint)
-    if weights:
-        _check_weights(checkpoint)
+    _check_weights(checkpoint, those_there=not weights)
     return checkpoint
 
 
@@ -343,5 +358,5 @@ def _open_cached(checkpoint: Checkpoint, weights: bool, why: Exception) -> Check
         _check_configs(checkpoint)
         if weights:
             _check_names(checkpoint, names, str(checkpoint.folder))
-            _check_weights(checkpoint)
+        _check_weights(checkpoint, those_there=not weights)
     return checkpoint

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import getpass
 import json
 import os
+import pwd
 import re
 import stat
 from collections.abc import Iterable
@@ -113,8 +113,8 @@ def unreadable(path: Path, error: OSError) -> Refused:
 
 def _user() -> str:
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as containers have
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a user without a name, as containers have
         return str(os.geteuid())
 
 

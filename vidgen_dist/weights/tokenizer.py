@@ -40,10 +40,11 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
         raise Refused(f"{folder}: {kind.__name__} has no vocabulary; allowed: {', '.join(vocabularies)}")
     for name in there:
         _check_whole(folder / name)
+    alone = there == [_WHOLE] and not kind.__name__.endswith("Fast")
+    of_one_file = _WHOLE in there and (alone or _SAVED_BY_5 in settings)
     damaged = f"{folder}: {kind.__name__} cannot be read"
     try:
-        alone = there == [_WHOLE] and not kind.__name__.endswith("Fast")
-        if _WHOLE in there and (alone or _SAVED_BY_5 in settings):
+        if of_one_file:
             tokenizer = _of_one_file(folder / _WHOLE, kind, settings)
         else:
             tokenizer = kind.from_pretrained(folder, local_files_only=True, **_further_tokens(settings))
@@ -53,6 +54,8 @@ def load_tokenizer(checkpoint: Checkpoint, component: str = "tokenizer") -> Any:
     # transformers returns False where sentencepiece cannot parse the vocabulary.
     if tokenizer is False:
         raise Refused(f"{damaged}: no vocabulary in {', '.join(vocabularies)}")
+    if of_one_file:
+        _check_ends(folder / "tokenizer_config.json", tokenizer, settings)
     if tokenizer.pad_token is None:
         raise Refused(f"{folder}: {kind.__name__} has no pad_token; shorter prompts need one")
     return tokenizer
@@ -85,6 +88,21 @@ def _check_whole(path: Path) -> None:
     check_readable(path)
     if told := what_it_is(path):
         raise Refused(f"{path}: not a vocabulary{told}")
+
+
+def _check_ends(path: Path, tokenizer: Any, settings: Mapping[str, Any]) -> None:
+    """See that the tokens around a text are those that the settings say.
+
+    Raises:
+        Refused: `tokenizer.json`, which is read, says otherwise.
+    """
+    around = tokenizer("", verbose=False)["input_ids"]
+    for key, token in (("add_bos_token", tokenizer.bos_token_id), ("add_eos_token", tokenizer.eos_token_id)):
+        said = settings.get(key)
+        if said is not None and bool(said) != (token in around):
+            raise Refused(
+                f"{path}: {key} is {said!r}; allowed is {not said}, as {_WHOLE} has it, or leave it out"
+            )
 
 
 def _further_tokens(settings: Mapping[str, Any]) -> dict[str, Any]:
