@@ -55,6 +55,8 @@ class Host(http.server.ThreadingHTTPServer):
 class _Answer(http.server.BaseHTTPRequestHandler):
     server: Host
     protocol_version = "HTTP/1.1"
+    # Or each answer waits 40 ms for the one who asked.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         host, span = self.server, self.headers.get("Range")

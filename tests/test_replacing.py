@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,6 +70,35 @@ class Raises(_Fake):
         if os.path.exists(target):
             raise FileExistsError(17, "File exists", target)
         os.rename(source, target)
+
+
+class _NoSuchFile(OSError):
+    """As SMB's client has it: no FileNotFoundError."""
+
+
+class SaysMissingItsWay(Raises):
+    """What is not there is told by an error of its own."""
+
+    protocol = "saysmissingitsway"
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        with self._own_error():
+            return super().info(path, **kwargs)
+
+    def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
+        with self._own_error():
+            return super().ls(path, detail, **kwargs)
+
+    def cat_file(self, path: str, *args: Any, **kwargs: Any) -> bytes:
+        with self._own_error():
+            return super().cat_file(path, *args, **kwargs)
+
+    @contextmanager
+    def _own_error(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise _NoSuchFile(errno.ENOENT, "STATUS_OBJECT_NAME_NOT_FOUND") from error
 
 
 class RaisesItsOwn(_Fake):
@@ -162,7 +193,16 @@ class Forgets(_Fake):
         return bytes(len(super().cat_file(path, *args, **kwargs)))
 
 
-USABLE = (SaysFalse, Raises, RaisesItsOwn, Copies, CopiesOnce, HasNoRmFile, DoesNotOverwrite)
+USABLE = (
+    SaysFalse,
+    Raises,
+    RaisesItsOwn,
+    SaysMissingItsWay,
+    Copies,
+    CopiesOnce,
+    HasNoRmFile,
+    DoesNotOverwrite,
+)
 UNUSABLE = (NeverRenames, NeverDeletes, WritesShort, Forgets)
 
 for each in (*USABLE, *UNUSABLE):
@@ -192,7 +232,11 @@ def test_files_are_replaced_whatever_a_rename_does(output: Storage, tmp_path: Pa
         assert output.sizes() == {"videos/a": len(content)}
     output.delete("videos/a")
     output.delete("videos/a")
-    assert output.sizes() == {}
+    assert output.sizes() == output.sizes("nothing") == {}
+    assert output.entries("nothing") == ({}, [])
+    assert not output.exists("videos/a")
+    with pytest.raises(FileNotFoundError):
+        output.read_bytes("videos/a")
 
 
 def test_small_files_of_a_run_are_replaced(output: Storage) -> None:

@@ -39,6 +39,8 @@ class WebHdfs(http.server.ThreadingHTTPServer):
 class _Answer(http.server.BaseHTTPRequestHandler):
     server: WebHdfs
     protocol_version = "HTTP/1.1"
+    # Or each answer waits 40 ms for the one who asked.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -250,7 +250,9 @@ class Storage:
             fs.invalidate_cache()
             try:
                 found = fs.ls(folder, detail=True)
-            except FileNotFoundError:
+            except Exception as error:
+                if not is_missing(error):
+                    raise
                 return {}, []
         before, start = f"{prefix}/" if prefix else "", folder.rstrip("/") + "/"
         # Object stores may have an empty object of the folder's own name in it.
@@ -757,7 +759,9 @@ def _below(fs: Any, folder: str) -> dict[str, Any]:
     strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
     try:
         found = fs.find(folder, detail=True, **strict)
-    except FileNotFoundError:
+    except Exception as error:
+        if not is_missing(error):
+            raise
         return {}
     start = folder.rstrip("/") + "/"
     return {
