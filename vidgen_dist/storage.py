@@ -424,10 +424,16 @@ class SharedFile:
             with naming("write", uri):
                 _make_folders(os.path.dirname(uri))
                 try:
-                    with open(uri, "xb") as file:
-                        file.write(content)
+                    file = open(uri, "xb")  # noqa: SIM115 - whether it was there before must be known
                 except FileExistsError:
                     raise Changed(f"{redact(uri)}: is there already") from None
+                try:
+                    with file:
+                        file.write(content)
+                except OSError:
+                    # A disk may have room for a name alone.
+                    os.unlink(uri)
+                    raise
             return _tag(content)
         found = self.read()
         if (found and found[1]) != tag:

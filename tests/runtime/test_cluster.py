@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -175,6 +176,18 @@ def test_where_a_local_ray_has_its_session(tmp_path: Path, monkeypatch: pytest.M
         assert cluster._ray_folder() == expected
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
     with pytest.raises(Refused, match=r"^RAY_TMPDIR: .*xxx' cannot hold .* a path of at most 39 bytes"):
+        cluster._ray_folder()
+
+
+def test_a_local_ray_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/dev")
+    monkeypatch.setattr(
+        cluster.shutil, "disk_usage", lambda folder: SimpleNamespace(free=(folder != "/dev") * 2**40)
+    )
+    assert cluster._ray_folder() == "/tmp/ray"
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(Refused, match=r"^TMPDIR: '/dev' cannot hold Ray's session; .* with 64 MiB of room"):
         cluster._ray_folder()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import boto3
 import fsspec
@@ -463,3 +464,20 @@ def test_moto_refuses_what_the_lease_relies_on(s3_bucket: str, s3_endpoint: str)
     """A service without conditional writes would make the tests on S3 say nothing."""
     assert storage.share(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
     assert boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket=s3_bucket)["KeyCount"] == 0
+
+
+def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have room for a name, and none for what is to be in the file."""
+    real = open
+
+    def opened(path: str, mode: str = "r", **options: Any) -> Any:
+        if mode != "xb":
+            return real(path, mode, **options)
+        real(path, mode).close()
+        return real("/dev/full", "wb")
+
+    file = storage.share(open_storage(str(tmp_path)), FILE)
+    monkeypatch.setattr(storage, "open", opened, raising=False)
+    with pytest.raises(OSError, match="No space left on device"):
+        file.write(b"held", None)
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -32,6 +33,9 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 SOCKET_BYTES = 107
 """Of the path of a Unix socket, at most."""
+
+SESSION_BYTES = 64 * 2**20
+"""Of room, at least, where a local Ray is to keep its logs."""
 
 _LONGEST_SOCKET = "ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
 """Where Ray puts its sockets, below its temporary folder."""
@@ -218,17 +222,21 @@ def _neutral_folder() -> Iterator[str]:
 
 
 def _ray_folder() -> str:
-    """Where a local Ray keeps its session: where Ray itself would, if its sockets' paths fit there."""
+    """Where a local Ray keeps its session: where Ray itself would, if that fits there, and its sockets do."""
     chosen = os.environ.get("RAY_TMPDIR")
     longest = SOCKET_BYTES - len(f"/{_LONGEST_SOCKET}")
     for folder in (chosen,) if chosen else (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
-        if folder and len(os.fsencode(folder)) <= longest and os.access(folder, os.W_OK | os.X_OK):
+        if folder and len(os.fsencode(folder)) <= longest and _has_room(folder):
             return os.path.join(folder, "ray")
     name = "RAY_TMPDIR" if chosen else "TMPDIR"
     raise Refused(
-        f"{name}: {os.environ.get(name)!r} cannot hold Ray's sockets; allowed in RAY_TMPDIR: a folder that "
-        f"can be written to, with a path of at most {longest} bytes"
+        f"{name}: {os.environ.get(name)!r} cannot hold Ray's session; allowed in RAY_TMPDIR: a folder that "
+        f"can be written to, with {SESSION_BYTES >> 20} MiB of room and a path of at most {longest} bytes"
     )
+
+
+def _has_room(folder: str) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK) and shutil.disk_usage(folder).free >= SESSION_BYTES
 
 
 @contextmanager
