@@ -40,6 +40,7 @@ class Host(http.server.ThreadingHTTPServer):
         answers_head: Whether it answers HEAD.
         busy: How many requests for content get a 503 at first.
         cut: How many answers end after half of what they promise.
+        tag: The file's ETag.
         asked: Each request's method, path and range.
     """
 
@@ -48,6 +49,7 @@ class Host(http.server.ThreadingHTTPServer):
         self.content = CONTENT
         self.parts = self.tells_size = self.answers_head = True
         self.busy = self.cut = 0
+        self.tag = "1"
         self.asked: list[tuple[str, str, str | None]] = []
         self.url = f"http://127.0.0.1:{self.server_port}/m.parquet"
 
@@ -77,6 +79,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
         else:
             self.send_response(200)
+        self.send_header("ETag", host.tag)
         if host.tells_size:
             self.send_header("Content-Length", str(len(body)))
         else:
@@ -259,10 +262,11 @@ def test_whole_files_that_are_cut_are_asked_for_again(host: Host, tmp_path: Path
         assert (tmp_path / "local").read_bytes() == CONTENT
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(host: Host) -> None:
+@pytest.mark.parametrize("change", [{"content": CONTENT + b"more"}, {"content": CONTENT[::-1], "tag": "2"}])
+def test_a_file_that_changes_while_it_is_read_is_told(change: dict[str, Any], host: Host) -> None:
     with open_input(host.url) as file:
         # Its first read fails, and then it is another file.
-        host.content, host.busy = CONTENT + b"more", 1
+        vars(host).update(change, busy=1)
         with pytest.raises(StorageError, match="it was changed while it was read"):
             file.read()
 

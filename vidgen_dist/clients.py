@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import fsspec
@@ -25,6 +26,10 @@ S3 = frozenset({"s3", "s3a"})
 # Storages on which `pipe_file` shows the whole object or nothing.
 OBJECT_STORES = S3 | {"gs", "gcs", "az", "abfs", "abfss", "oss", "obs", "memory"}
 WEB = frozenset({"http", "https"})
+
+# As clients name size, content and time of change.
+_TIMES = ("mtime", "modificationTime", "LastModified", "Last-Modified", "created")
+_MARKS = ("size", "ETag", "etag", "ino", *_TIMES)
 
 _EXTRAS = {"s3": "pip install 'vidgen-dist[s3]'", "s3a": "pip install 'vidgen-dist[s3]'"}
 _NEED_A_HOST = S3 | WEB | {"gs", "gcs", "abfs", "abfss", "ftp", "sftp", "ssh", "smb", "webhdfs"}
@@ -107,6 +112,11 @@ def speaks(fs: Any, protocols: frozenset[str]) -> bool:
 def moves(fs: Any) -> bool:
     """Whether whole files come about by a rename: neither on this machine's disk nor on an object store."""
     return not speaks(fs, LOCAL | OBJECT_STORES | WEB)
+
+
+def marks_of(info: Mapping[str, Any]) -> str:
+    """What a client says of a file that changes when it is written anew."""
+    return " ".join(str(info.get(key)) for key in _MARKS)
 
 
 def _client_settings(kind: str) -> dict[str, Any]:

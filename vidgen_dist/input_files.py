@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
-from vidgen_dist.clients import OBJECT_STORES, WEB, place_of, speaks
+from vidgen_dist.clients import OBJECT_STORES, WEB, marks_of, place_of, speaks
 from vidgen_dist.errors import Refused
 from vidgen_dist.faults import StorageError, cut_short, is_full, naming, patient
 from vidgen_dist.replacing import read_at
@@ -41,7 +41,7 @@ class InputFile(io.RawIOBase):
         self._uri = uri
         self._position = 0
         self._source: BinaryIO | None = None
-        self._source, self._size = patient(self._open)()
+        self._source, self._size, self._marks = patient(self._open)()
 
     def readable(self) -> bool:
         """True."""
@@ -87,7 +87,8 @@ class InputFile(io.RawIOBase):
             self._drop()
         super().close()
 
-    def _open(self) -> tuple[BinaryIO, int]:
+    def _open(self) -> tuple[BinaryIO, int, str]:
+        """The client's file, its size, and what changes with its content, where the client knows."""
         with naming("read", self._uri):
             fs, path = place_of(self._uri)
             fs.invalidate_cache()
@@ -96,20 +97,21 @@ class InputFile(io.RawIOBase):
             if speaks(fs, frozenset({"memory"})):
                 # Its `open` hands out one object, with one position, to all readers.
                 content = bytes(fs.cat_file(path))
-                return io.BytesIO(content), len(content)
+                return io.BytesIO(content), len(content), ""
             uncached = {"cache_type": "none"} if speaks(fs, OBJECT_STORES) else {}
             file = read_at(fs, path, lambda name: fs.open(name, "rb", **uncached))
             file.seek(0, os.SEEK_END)
             # Not all clients return the position from `seek`.
-            return file, file.tell()
+            known = marks_of(getattr(file, "details", {})) if speaks(fs, OBJECT_STORES) else ""
+            return file, file.tell(), known
 
     @patient
     def _read(self, size: int) -> bytes:
         with naming("read", self._uri):
             try:
                 if self._source is None:
-                    self._source, now = self._open()
-                    if now != self._size:
+                    self._source, *now = self._open()
+                    if now != [self._size, self._marks]:
                         raise StorageError(
                             f"cannot read {redact(self._uri)}: it was changed while it was read"
                         )
@@ -139,15 +141,15 @@ class InputFile(io.RawIOBase):
                 source.close()
 
 
-def _open_web(fs: Any, path: str, uri: str) -> tuple[BinaryIO, int]:
+def _open_web(fs: Any, path: str, uri: str) -> tuple[BinaryIO, int, str]:
     info = fs.info(path)
-    size = info["size"]
+    size, marks = info["size"], marks_of(info)
     if size == 0:
-        return io.BytesIO(), 0
+        return io.BytesIO(), 0, marks
     if size is None or not info.get("partial", True):
         copy = _copied(fs, path, uri, info)
-        return copy, os.fstat(copy.fileno()).st_size
-    return cast(BinaryIO, _Parts(fs, path, uri, info)), size
+        return copy, os.fstat(copy.fileno()).st_size, marks
+    return cast(BinaryIO, _Parts(fs, path, uri, info)), size, marks
 
 
 class _Parts:
@@ -188,7 +190,7 @@ def _copied(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> BinaryIO:
             f"{redact(uri)}: its server sends no parts of files (Range), and it is too large to be copied "
             f"({size:,} bytes; allowed: {MAX_COPY_BYTES:,}); copy it to a disk or an object store"
         )
-    copy = _copy(fs, path, uri, size, f"{info.get('ETag')} {info.get('Last-Modified')}")
+    copy = _copy(fs, path, uri, size, marks_of(info))
     return open(f"/proc/self/fd/{copy.fileno()}", "rb")
 
 

@@ -38,7 +38,7 @@ from fsspec.spec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from vidgen_dist import replacing
-from vidgen_dist.clients import LOCAL, OBJECT_STORES, S3, WEB, moves, open_place, place_of, speaks
+from vidgen_dist.clients import LOCAL, OBJECT_STORES, S3, WEB, marks_of, moves, open_place, place_of, speaks
 from vidgen_dist.errors import Refused
 from vidgen_dist.faults import Changed, StorageError, cause_of, is_missing, naming, patient, status_of
 from vidgen_dist.input_files import InputFile
@@ -682,12 +682,7 @@ def stamp(uri: str) -> str:
         fs, path = place_of(uri)
         fs.invalidate_cache()
         info = read_at(fs, path, fs.info)
-    return " ".join(str(info.get(key)) for key in _MARKS)
-
-
-# What changes when a file is written anew, as clients name it.
-_TIMES = ("mtime", "modificationTime", "LastModified", "Last-Modified", "created")
-_MARKS = ("size", "ETag", "etag", "ino", *_TIMES)
+    return marks_of(info)
 
 
 # --- how ---------------------------------------------------------------------------------------------
