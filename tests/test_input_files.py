@@ -222,6 +222,9 @@ def test_a_large_file_without_parts_is_refused(host: Host, monkeypatch: pytest.M
             file.read()
     with pytest.raises(Refused, match="its server sends no parts of files"):
         open_manifest(host.url)
+    monkeypatch.setattr(input_files, "_Parts", lambda *of: input_files._copied(*of))
+    with pytest.raises(media.MediaError, match="its server sends no parts of files"):
+        media.read_image(host.url)
 
 
 @pytest.mark.parametrize("fault", ["busy", "cut"])

@@ -425,6 +425,8 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
             yield file
         except (OSError, MediaError):
             raise
+        except Refused as error:
+            raise MediaError(f"{shown}: cannot be read: {str(error)[-200:]}") from error
         except Exception as error:  # noqa: BLE001
             # Clients of object stores have errors of their own, which may hold signed URLs.
             raise StorageError(f"cannot read {shown}: {type(error).__name__}") from None
