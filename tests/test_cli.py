@@ -123,6 +123,24 @@ def test_bad_rows(
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_bad_rows_by_choice(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
+    """By the rules of a real checkpoint; where all rows are bad, nothing is started."""
+    bad = [{**row, "id": str(n)} for n, (row, _) in enumerate(BAD_ROWS) if "id" not in row]
+    names = {name for row in bad for name in row}
+    path = write(tmp_path / "m.parquet", *({"prompt": "x", **dict.fromkeys(names), **row} for row in bad))
+    ran = vidgen("render", path, tmp_path / "out", "--model", checkpoint, "--bad-rows", "fail")
+    assert ran.status == 1, ran.err
+    assert "5 of 5 rows cannot be rendered:" in ran.err
+    assert "nothing to render: 0 rows are done, 5 cannot be rendered" in ran.err
+    told = json.loads(vidgen("failures", tmp_path / "out", "--json").out)
+    assert [row["id"] for row in told] == list("01235")
+    for row, (_, parts) in zip(told, (each for each in BAD_ROWS if "id" not in each[0]), strict=True):
+        assert row["error_class"] == "BadRow"
+        assert all(part in row["error_message"] for part in parts[1:])
+    assert "5 BadRow" in vidgen("status", tmp_path / "out").out
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_a_manifest_that_is_not_parquet(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a fox\n")
     ran = vidgen("render", tmp_path / "prompts.txt", tmp_path / "out", "--model", checkpoint)

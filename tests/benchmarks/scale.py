@@ -7,7 +7,8 @@ With `--from` it runs at that number of rows, ten times as many and so on up to 
 grow. Manifest and ledger are made by formula, every row done, its fingerprint the one that a run would have
 written; the model is `tests.runtime.fake_engine`, of which only the rules are asked. Every step is a fresh
 process: `resume` is all that `vidgen render` does before Ray starts, and must find every row done; `order`
-reads the first 131,072 rows, of mixed shapes and so many `--priorities`, as a run that has none done would.
+reads the first 131,072 rows, of mixed shapes and so many `--priorities`, as a run that has none done would;
+`bad rows` makes dead letters of every tenth row of another manifest, whereupon the run ends before Ray.
 CPU seconds are given beside those on the clock, for the machine may be busy; memory is the most that was
 resident.
 """
@@ -27,19 +28,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
 
 from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
 from vidgen_dist.ledger import SCHEMA
 from vidgen_dist.manifest import open_manifest, ordered_rows
 from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime.care.status import read_status
+from vidgen_dist.runtime.driver import render
 from vidgen_dist.runtime.plan import make_plan, write_run_file
 from vidgen_dist.runtime.resume import Resolving
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 ROW_GROUP = 100_000
 PROMPT = "take {}: a red fox runs over fresh snow at dawn, cinematic light, slow motion, 35 mm film"
-STEPS = ("resume", "status", "order")
+STEPS = ("resume", "status", "order", "bad rows")
+BAD = "bad.parquet"
 ORDERED = 2**17
 
 
@@ -61,6 +65,7 @@ def main() -> None:
     while rows <= arguments.rows:
         with tempfile.TemporaryDirectory() as scratch:
             build(Path(scratch), rows, arguments.part_rows, arguments.seeds, arguments.priorities)
+            _build_bad(Path(scratch))
             for step in STEPS:
                 print(f"{rows:>12,} rows  {step:8} {_measure(step, scratch)}", flush=True)
         rows *= 10
@@ -75,7 +80,7 @@ def _step(step: str, scratch: Path) -> None:
     """One step, in this process; prints what it took."""
     start, cpu = time.perf_counter(), time.process_time()
     base = _peak()
-    {"resume": resume, "status": _status, "order": _order}[step](scratch)
+    {"resume": resume, "status": _status, "order": _order, "bad rows": _bad_rows}[step](scratch)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(f"{seconds:7.1f} s  {cpu:7.1f} s of CPU  {_peak():7.0f} MB at most ({base:.0f} MB at the start)")
 
@@ -113,6 +118,26 @@ def _order(scratch: Path) -> None:
     wanted = np.ones(manifest.num_rows, np.bool_)
     rows = itertools.islice(ordered_rows(manifest, wanted, {}, {}), ORDERED)
     assert sum(1 for _ in rows) == min(ORDERED, manifest.num_rows)
+
+
+def _bad_rows(scratch: Path) -> None:
+    output = scratch / "output of bad rows"
+    flags = {"manifest.uri": str(scratch / BAD), "output.uri": str(output)}
+    spec = _spec(scratch).override({**flags, "faults.bad_rows": "fail", "faults.max_failures": 0})
+    result = render(spec, Console(stderr=True), engine=FAKE_ENGINE)
+    assert result.failed == -(-result.total // 10), result
+
+
+def _build_bad(scratch: Path) -> None:
+    """The same manifest, with a number of frames that cannot be in every tenth row."""
+    with pq.ParquetFile(scratch / "manifest.parquet") as good:
+        at = good.schema_arrow.get_field_index("num_frames")
+        with pq.ParquetWriter(scratch / BAD, good.schema_arrow) as writer:
+            for group in range(good.num_row_groups):
+                table = good.read_row_group(group)
+                frames = table.column(at).to_numpy().copy()
+                frames[::10] = -3
+                writer.write_table(table.set_column(at, "num_frames", pa.array(frames)))
 
 
 def build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int) -> None:

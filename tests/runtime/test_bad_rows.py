@@ -384,3 +384,26 @@ def test_bad_rows_of_every_kind_are_left_out_of_the_order(make_spec: MakeSpec, t
     assert [each.id for each in plan.rows()] == ["f", "a"]
     assert np.flatnonzero(plan.found.bad).tolist() == [1, 2, 3, 4, 6, 7]
     assert plan.reasons[0].count == 4
+
+
+def test_images_are_not_opened_for_it(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    rows = [row("a", image="missing.png"), row("b", image=""), row("c", image=None), row("d", image="e.png")]
+    spec = make_spec(make_manifest(*rows), faults__bad_rows="fail", model__task="image-to-video")
+    plan = plan_of(spec)
+    assert [each.id for each in plan.rows()] == ["a", "d"]
+    assert np.flatnonzero(plan.found.bad).tolist() == [1, 2]
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_manifest_that_changes_while_rows_are_entered_is_refused(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(make_manifest(row("a", height=31), row("b")), faults__bad_rows="fail")
+
+    def change(plan: Plan) -> Iterator[str]:
+        make_manifest(row("a", height=31), row("b"), row("c"))
+        return iter([str(plan.bad)])
+
+    monkeypatch.setattr(driver, "describe_bad_rows", change)
+    with pytest.raises(Refused, match=r"manifest\.parquet: the manifest was changed while in use"):
+        run(spec)
