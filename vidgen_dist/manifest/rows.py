@@ -159,7 +159,7 @@ def extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
             # As the ledger's writer will do it.
             pa.array(values, field.type)
         return values
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, KeyError) as error:
         # Such as a time after the year 9999, or of nanoseconds within a list. For these Arrow advises pandas,
         # which brings a NumPy that MindSpore does not work with.
         reason = str(error).partition(" Install pandas")[0].rstrip(".")
