@@ -161,20 +161,29 @@ def read_group(
             raise OSError("it has fewer rows than the footer says")
     except (StorageError, FileNotFoundError):
         raise
-    except (pa.ArrowException, OSError, Refused) as error:
+    except Refused as error:
+        raise StorageError(f"cannot read {redact(file.uri)}, row group {index}: {error}") from None
+    except (pa.ArrowException, OSError) as error:
         of_column = _column_at_fault(file, index, columns)
         raise StorageError(f"cannot read {redact(file.uri)}, row group {index}{of_column}: {error}") from None
 
 
 def _column_at_fault(file: ManifestFile, index: int, columns: Sequence[str]) -> str:
     """The first of some columns that cannot be read by itself, for a message; empty if all can be."""
-    for name in columns if len(columns) > 1 else ():
-        try:
-            for _ in read_group(file, index, (name,), _PIECE_ROWS):
-                pass
-        except StorageError:
-            return f", column {name!r} ({_known_footer(file.uri, stamp(file.uri)).schema.field(name).type})"
+    for name in columns:
+        if len(columns) == 1 or not _can_be_read(file, index, name):
+            kind = _known_footer(file.uri, stamp(file.uri)).schema.field(name).type
+            return f", column {name!r} ({kind})"
     return ""
+
+
+def _can_be_read(file: ManifestFile, index: int, column: str) -> bool:
+    try:
+        for _ in read_group(file, index, (column,), _PIECE_ROWS):
+            pass
+    except StorageError:
+        return False
+    return True
 
 
 def _most_rows(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> int:

@@ -116,15 +116,16 @@ def plain_columns(batch: pa.RecordBatch, texts: Container[str] = ()) -> pa.Recor
         batch: A batch.
         texts: Names of columns of bytes that are texts.
     """
-    columns = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+    columns, before = [], batch.columns
+    for name, column in zip(batch.schema.names, before, strict=True):
         kind = column.type
         if name in texts:
             column = column.view(pa.string())
         elif not (pa.types.is_dictionary(kind) and plain_type(kind.value_type) == kind.value_type):
             column = plain_array(column)
         columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+    changed = any(new is not old for new, old in zip(columns, before, strict=True))
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names) if changed else batch
 
 
 def _with_values(array: pa.Array, kind: pa.DataType, values: pa.Array) -> pa.Array:
