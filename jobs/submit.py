@@ -19,12 +19,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vidgen_dist import printing
 from vidgen_dist.cli import read_settings
 from vidgen_dist.errors import Refused
+from vidgen_dist.runtime.cluster import in_one_line
 from vidgen_dist.runtime.plan import check_sampling, load_spec, sampling_addresses
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.uris import is_relative
@@ -44,20 +44,38 @@ def read_spec(uri: str, settings: Sequence[str]) -> RunSpec:
     return spec
 
 
+def connect(address: str) -> JobSubmissionClient:
+    """The cluster that jobs are handed to.
+
+    Raises:
+        Refused: That is no dashboard's address, or nobody answers there.
+    """
+    if not address.lower().startswith(("http://", "https://")):
+        # Ray would look for a cluster there for minutes.
+        raise Refused(f"{address}: is no dashboard's address; allowed: http://HEAD:8265")
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:
+        raise Refused(f"{address}: no dashboard answers: {in_one_line(error)}") from error
+
+
 def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
     """Hand a run to the cluster and return the job's id.
 
     Raises:
-        Refused: A path of it is another one there.
+        Refused: A path of it is another one there, or the cluster does not take it.
     """
     _check_paths(spec)
     with tempfile.TemporaryDirectory(prefix="vidgen-job-") as folder:
         (Path(folder) / RUN_FILE).write_text(spec.to_yaml(), encoding="utf-8")
-        return client.submit_job(
-            entrypoint=ENTRYPOINT,
-            runtime_env={"working_dir": folder},
-            metadata={"model": spec.model.id, "output": spec.output.uri},
-        )
+        try:
+            return client.submit_job(
+                entrypoint=ENTRYPOINT,
+                runtime_env={"working_dir": folder},
+                metadata={"model": spec.model.id, "output": spec.output.uri},
+            )
+        except Exception as error:
+            raise Refused(f"the cluster does not take the job: {in_one_line(error)}") from error
 
 
 def _check_paths(spec: RunSpec) -> None:
@@ -93,10 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         spec = read_spec(options.run_file, options.set)
-        client = JobSubmissionClient(options.address)
+        client = connect(options.address)
         job = submit(client, spec)
-    except (Refused, ConnectionError, ValueError, RayError) as error:
-        # ValueError: that is no address. RayError: the cluster asks for a token.
+    except Refused as error:
         print(error, file=sys.stderr)
         return 2
     print(job)
@@ -104,10 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         asyncio.run(follow(client, job))
+        status = client.get_job_status(job)
     except KeyboardInterrupt:
         print(f"the job goes on; `ray job stop {job}` stops it", file=sys.stderr)
         return 130
-    status = client.get_job_status(job)
+    except Exception as error:  # noqa: BLE001 - Ray raises what comes, and the job does not depend on it
+        print(f"{job}: cannot be followed ({in_one_line(error)}); the job may go on", file=sys.stderr)
+        return 1
     print(f"{job}: {status.value}", file=sys.stderr)
     return 0 if status == JobStatus.SUCCEEDED else 1
 

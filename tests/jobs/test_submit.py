@@ -45,6 +45,18 @@ def test_settings_are_read_as_the_command_reads_them(submitting: dict[str, Any])
     assert client.run["output"]["uri"] == "/shared/out"
 
 
+def test_what_the_cluster_raises_is_refused(submitting: dict[str, Any]) -> None:
+    class Failing:
+        def submit_job(self, **_: Any) -> str:
+            raise Exception("Request failed with status 500: runtime_env")
+
+    spec = submitting["read_spec"](RUN_FILE, [*ELSEWHERE, "sampling.image=/shared/1"])
+    with pytest.raises(
+        Refused, match="does not take the job: Exception: Request failed with status code 500"
+    ):
+        submitting["submit"](Failing(), spec)
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -70,7 +82,12 @@ def test_paths_that_are_others_on_the_cluster(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["no-address", "jobs/cogvideox-2b.yaml"], "no-address"),
+        (["no-address", "jobs/cogvideox-2b.yaml"], "no-address: is no dashboard's address; allowed: http"),
+        (["head:6379", "jobs/cogvideox-2b.yaml"], "head:6379: is no dashboard's address; allowed: http"),
+        (
+            ["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml"],
+            "http://127.0.0.1:1: no dashboard answers: Connec",
+        ),
         (["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml", "--set", "model.id"], "is not KEY=VALUE"),
         (["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml", "--set", "seed={a: ["], "seed"),
     ],
