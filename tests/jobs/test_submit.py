@@ -51,9 +51,7 @@ def test_what_the_cluster_raises_is_refused(submitting: dict[str, Any]) -> None:
             raise Exception("Request failed with status 500: runtime_env")
 
     spec = submitting["read_spec"](RUN_FILE, [*ELSEWHERE, "sampling.image=/shared/1"])
-    with pytest.raises(
-        Refused, match="does not take the job: Exception: Request failed with status code 500"
-    ):
+    with pytest.raises(Refused, match="does not take the job: Exception: Request failed with status 500"):
         submitting["submit"](Failing(), spec)
 
 
