@@ -153,9 +153,14 @@ def test_what_is_no_lease_is_waited_for_too(output: Storage) -> None:
 
 def test_a_lease_that_is_given_back_while_another_waits(output: Storage) -> None:
     write_holder(output)
-    threading.Timer(INTERVAL, output.delete, [FILE]).start()
     said: list[str] = []
-    take(output, "second", said, interval=1.0).release()
+
+    def give_back(line: str) -> None:
+        said.append(line)
+        threading.Timer(INTERVAL, output.delete, [FILE]).start()
+
+    # Whoever waits has seen it by then.
+    acquire(output, "second", say=give_back, interval=1.0).release()
     assert len(said) == 1
 
 
