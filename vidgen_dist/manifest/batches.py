@@ -106,10 +106,6 @@ class Batch:
             for start in range(0, 0 if is_simple(field.type) else len(self), _CHUNK_ROWS):
                 self._extra(field, np.arange(start, min(start + _CHUNK_ROWS, len(self))))
 
-    def row(self, place: int) -> Row:
-        """One of the rows, by its place in the batch."""
-        return next(self.pick([place]))
-
     def take(self, places: np.ndarray) -> Batch:
         """Some of the rows, by their places, in the order given."""
         names = self.columns.schema.names
@@ -202,8 +198,10 @@ class Batch:
         numbers = self._group_numbers[places]
         order = np.argsort(numbers, kind="stable")
         bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1))
-        for group in np.split(places[order], bounds[1:]) if len(places) else ():
-            yield self.row(int(group[0])), group
+        groups = np.split(places[order], bounds[1:]) if len(places) else []
+        # All at once, for there may be as many as rows.
+        firsts = np.array([group[0] for group in groups], np.int64)
+        yield from zip(self.pick(firsts), groups, strict=True)
 
     @property
     def brings_ids(self) -> bool:
