@@ -129,7 +129,9 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     saved, twin = found[expected["saved"]], found[expected["twin"]]
     # Its first steps were made on another processor, whose arithmetic rounds otherwise.
     for name in MEASURED:
-        assert saved[name] == pytest.approx(twin[name], rel=1e-5, abs=1e-6), name
+        # Entries of before lack figures of today.
+        if twin.get(name) is not None:
+            assert saved[name] == pytest.approx(twin[name], rel=1e-5, abs=1e-6), name
     if saved["uri"].endswith(".npy"):
         apart = np.load(saved["uri"]).astype(int) - np.load(twin["uri"])
         assert np.abs(apart).max() <= 1

@@ -366,6 +366,14 @@ def test_missing_shard_is_refused_on_opening(folder: Path) -> None:
         open_checkpoint(folder)
 
 
+def test_an_adapter_beside_the_weights_is_refused(folder: Path) -> None:
+    (folder / "text_encoder" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(
+        Refused, match=r"text_encoder holds adapter_config.json: .* merge it into the weights"
+    ):
+        open_checkpoint(folder)
+
+
 def test_optional_component_that_is_there_is_opened(folder: Path) -> None:
     edit_index(folder, image_encoder=["transformers", "CLIPVisionModelWithProjection"])
     encoder = folder / "image_encoder"

@@ -30,6 +30,7 @@ _HASHING = 8
 _CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 # Configs and vocabularies; every other file that publishers add (images, code, .bin, ONNX) is left out.
 _TEXTS = (".json", ".txt", ".model")
+_PEFT = "adapter_config.json"
 _TOKENIZERS = ("Tokenizer", "TokenizerFast", "TokenizersBackend")
 _VOCABULARIES = (".model", "vocab.json", "vocab.txt", "tokenizer.json")
 
@@ -289,6 +290,11 @@ def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> No
                 "or nothing in it"
             )
         refuse_files(f"{where}: {component}", files)
+        if _PEFT in files:
+            raise Refused(
+                f"{where}: {component} holds {_PEFT}: transformers would put that adapter into the model, "
+                "and it is not read here; merge it into the weights, or take it away"
+            )
         if class_name.endswith(_TOKENIZERS) and not any(name.endswith(_VOCABULARIES) for name in files):
             raise Refused(f"{where}: {component} ({class_name}) has no vocabulary, such as spiece.model")
     variants = {component: naming.variants(files) for component, files in by_component.items()}
