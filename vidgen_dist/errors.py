@@ -1,6 +1,11 @@
 """Errors that a person is meant to read, shared by every layer."""
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """A text as a message quotes it: its beginning, where it is longer than so many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 class Refused(Exception):
     """Work that is refused before it starts: a bad manifest, spec, checkpoint or output.
 

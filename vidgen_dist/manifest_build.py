@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.kinds import is_utf8
 from vidgen_dist.manifest import (
     INPUT_SUFFIXES,
@@ -260,7 +260,7 @@ def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]
         if not isinstance(record, RequestError) and hash(record["id"]) in repeated
     )
     return [
-        f"{place}: id: {row_id!r} is also that of {first}; allowed: once"
+        f"{place}: id: {shortened(row_id)!r} is also that of {first}; allowed: once"
         for row_id, place, first in later_places(doubtful, _MOST_ERRORS)
     ]
 

@@ -32,7 +32,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from vidgen_dist import yaml_core
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.provenance import check_producer
 from vidgen_dist.quality import FLAGS
 
@@ -680,8 +680,7 @@ def _explain(detail: Any, path: tuple, name: str, lines: Mapping[tuple, int]) ->
         return f"{place}: {_dotted(path)} is no key of a run spec; {hint}allowed: {', '.join(fields)}"
     if kind == "missing":
         return f"{place}: {_dotted(path)} is missing"
-    value = repr(detail["input"])
-    shown = value if len(value) <= 100 else value[:97] + "..."
+    shown = shortened(repr(detail["input"]), 100)
     if kind == _WHOLE_PART:
         return f"{place}: {_dotted(path)}.{detail['msg']}"
     message = _KINDS.get(kind) or detail["msg"][:1].lower() + detail["msg"][1:]

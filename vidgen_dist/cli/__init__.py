@@ -20,7 +20,7 @@ from rich.table import Table
 
 from vidgen_dist import __version__, printing
 from vidgen_dist.cli.flags import Flags, read_names, read_pair, with_flags
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.yaml_core import read_value
@@ -369,7 +369,7 @@ def export(
             f"could not be compared: {made.why_unsure}"
         )
     for left in made.left:
-        _err(f"id {_shortened(left.id)!r}: {left.message}")
+        _err(f"id {shortened(left.id)!r}: {left.message}")
     if made.missing:
         _err("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
     raise typer.Exit(1 if made.missing else 0)
@@ -498,7 +498,7 @@ def _print_verification(found: Verification) -> None:
             table.add_row(name, f"{count:,}", note)
     Console().print(table)
     for finding in found.findings:
-        whose = "" if finding.id is None else f" (id {_shortened(finding.id)!r})"
+        whose = "" if finding.id is None else f" (id {shortened(finding.id)!r})"
         print(f"{finding.kind}: {finding.path}{whose}: {finding.message}")
     if found.missing + found.torn + found.orphaned > len(found.findings):
         _err(f"the first {len(found.findings):,}; --json has up to {_TOLD_FINDINGS:,} of each kind")
@@ -515,10 +515,6 @@ def _print_verification(found: Verification) -> None:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _print_demo(spec: RunSpec) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import typer
 
 from vidgen_dist import spec
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.spec import Command, Option
 from vidgen_dist.yaml_core import read_value
 
@@ -122,7 +122,7 @@ def read_pair(flag: str, text: str, example: str | None = None) -> tuple[str, st
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         such = f", such as {flag} {example}" if example else ""
-        raise Refused(f"command line: {flag} {text}: is not KEY=VALUE{such}")
+        raise Refused(f"command line: {flag} {shortened(text, 100)}: is not KEY=VALUE{such}")
     return name.strip(), value
 
 

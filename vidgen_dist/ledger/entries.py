@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 
 DONE = "done"
 FAILED = "failed"
@@ -197,7 +197,7 @@ def entry_rows(entries: Sequence[LedgerEntry], schema: pa.Schema) -> pa.RecordBa
             if array.null_count and not column.nullable:
                 raise ValueError("may not be missing")
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            whose = f"ledger entry {entries[0].id!r}" if len(entries) == 1 else "ledger entries"
+            whose = f"ledger entry {shortened(entries[0].id)!r}" if len(entries) == 1 else "ledger entries"
             raise ValueError(
                 f"{whose}: {column.name}: {str(values[0])[:100]!r} is not allowed; "
                 f"allowed: {column.type} ({error})"
@@ -219,8 +219,7 @@ def _values(entry: LedgerEntry, schema: pa.Schema) -> dict[str, Any]:
     if entry.extra:
         unknown = sorted(set(entry.extra) - (set(schema.names) - set(values)))
         if unknown:
-            raise ValueError(
-                f"ledger entry {entry.id!r}: {unknown[0]!r} is no passthrough column of this ledger"
-            )
+            whose = f"ledger entry {shortened(entry.id)!r}"
+            raise ValueError(f"{whose}: {unknown[0]!r} is no passthrough column of this ledger")
         values |= entry.extra
     return values

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import (
@@ -87,8 +87,7 @@ class Problem:
     @property
     def place(self) -> str:
         """Where it is, for a person."""
-        shown = self.id if len(self.id) <= 60 else self.id[:57] + "..."
-        return f"{redact(self.file)}, row {self.row} (id {shown!r})"
+        return f"{redact(self.file)}, row {self.row} (id {shortened(self.id)!r})"
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
