@@ -230,8 +230,8 @@ def _ray_folder() -> str:
             return os.path.join(folder, "ray")
     name = "RAY_TMPDIR" if chosen else "TMPDIR"
     raise Refused(
-        f"{name}: {os.environ.get(name)!r} cannot hold Ray's session; allowed in RAY_TMPDIR: a folder that "
-        f"can be written to, with {SESSION_BYTES >> 20} MiB of room and a path of at most {longest} bytes"
+        f"{name}: {os.environ.get(name, '/tmp')!r} cannot hold Ray's session; in RAY_TMPDIR allowed: a "
+        f"folder to write to, with {SESSION_BYTES >> 20} MiB of room and a path of at most {longest} bytes"
     )
 
 
