@@ -130,7 +130,8 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
         # From here on there are rows to be finished, and soon processes to be ended.
         interrupts.soften()
         entered = enter_bad_rows(plan, lease, interrupts, progress.say)
-        progress.add(BAD_ROW, entered.failed)
+        if entered.failed:
+            progress.add(BAD_ROW, entered.failed)
         if (ended := _end_before_start(plan, progress, entered, lease, interrupts)) is not None:
             if not ended.pending:
                 _clear_scratch(plan, console)

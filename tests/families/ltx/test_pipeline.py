@@ -128,17 +128,17 @@ def test_an_image_is_needed() -> None:
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        ("vae/config.json", {"spatio_temporal_scaling": 3}, "vae: .*spatio_temporal_scaling is 3"),
-        ("vae/config.json", {"patch_size": 0}, "vae: .*patch_size is 0; .* from 1"),
+        ("vae/config.json", {"spatio_temporal_scaling": 3}, "vae/config.json.*spatio_temporal_scaling is 3"),
+        ("vae/config.json", {"patch_size": 0}, "vae/config.json: .*patch_size is 0; .* from 1"),
         (
             "vae/config.json",
             {"latent_channels": 7},
-            "transformer: .*in_channels is 6; allowed is 7, the VAE's",
+            "transformer/config.json: .*in_channels is 6; allowed is 7, the VAE's",
         ),
         (
             "transformer/config.json",
             {"out_channels": 5},
-            "transformer: .*out_channels is 5; allowed is 6, the VAE's",
+            "transformer/config.json: .*out_channels is 5; allowed is 6, the VAE's",
         ),
         ("scheduler/scheduler_config.json", {"shift": "x"}, "shift is 'x'; allowed is a number"),
         ("model_index.json", {"scheduler": ["diffusers", "DDPMScheduler"]}, "scheduler is a DDPMScheduler"),
