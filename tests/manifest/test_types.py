@@ -186,7 +186,7 @@ def readers_take(kind: pa.DataType) -> bool:
     return any(fits(kind) for fits in known)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(kind=TYPES, seed=st.integers(0, 2**32))
 @example(kind=pa.struct([("u", pa.uuid()), ("t", pa.fixed_shape_tensor(pa.int8(), [2]))]), seed=1)
 @example(kind=pa.list_(pa.bool8()), seed=1)

@@ -30,8 +30,8 @@ from vidgen_dist.media import read_video
 from vidgen_dist.storage import Storage
 
 SEED = 20260514
-KILLS = 20
-ROWS = 100
+KILLS = 12
+ROWS = 60
 SLEEP_SECONDS = 0.1
 
 PATIENCE = 180.0

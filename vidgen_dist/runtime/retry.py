@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import threading
@@ -16,6 +17,9 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_DELAY = 0.5
 """Seconds before the second attempt; each later one waits twice as long."""
+
+# What disks alone answer; credentials of object stores may be renewed meanwhile.
+_STAY_SO = (errno.EROFS, errno.EPERM)
 
 
 # MindSpore and CANN raise a RuntimeError with one of many texts.
@@ -55,7 +59,7 @@ def with_retries(call: Callable[[], T], *, hurry: threading.Event, note: Notes =
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise
         except OSError as error:
-            if is_full(error):
+            if is_full(error) or error.errno in _STAY_SO:
                 raise
             note(Note("retried", error=type(error).__name__, message=str(error)))
             if hurry.wait(delay):
