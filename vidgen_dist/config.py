@@ -24,7 +24,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from vidgen_dist.errors import ConfigError
+from vidgen_dist.errors import ConfigError, shortened
 from vidgen_dist.reference_keys import ReferenceKeys, reference_keys
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -160,8 +160,7 @@ class Config:
 
 def bad_key(model: str, key: str, value: Any, allowed: str) -> ConfigError:
     """The error for a key whose value cannot be."""
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
+    shown = shortened(repr(value), _SHOWN)
     return ConfigError(f"config of {model}: {key} is {shown}; allowed is {allowed}")
 
 

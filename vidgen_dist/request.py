@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidgen_dist.errors import RowError
+from vidgen_dist.errors import RowError, shortened
 from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Source, Text, Whole
 
 MAX_SEED = 2**63 - 1
@@ -48,8 +48,7 @@ SHOWN_VALUE = 120
 
 def shown_value(value: Any) -> str:
     """A value as messages have it: an image may have millions of bytes."""
-    shown = repr(value[:SHOWN_VALUE] if isinstance(value, str | bytes) else value)
-    return shown if len(shown) <= SHOWN_VALUE else f"{shown[: SHOWN_VALUE - 3]}..."
+    return shortened(repr(value[:SHOWN_VALUE] if isinstance(value, str | bytes) else value), SHOWN_VALUE)
 
 
 @dataclass(frozen=True)

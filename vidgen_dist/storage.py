@@ -28,7 +28,6 @@ import re
 import shutil
 import tempfile
 import unicodedata
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -457,7 +456,7 @@ def share(storage: Storage, path: str) -> SharedFile:
     """
     if scheme_of(storage.root) not in S3:
         return SharedFile(storage, path, conditional=False)
-    probe = f".{uuid.uuid4().hex}.tmp"
+    probe = temporary_name()
     try:
         _write_if(storage.uri(probe), b"", {"IfMatch": _tag(b"")})
     except Changed:
@@ -700,7 +699,7 @@ def _plain_start(glob: str) -> str:
 def _create_local(path: str) -> Iterator[BinaryIO]:
     folder = os.path.dirname(path)
     _make_folders(folder)
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    temporary = os.path.join(folder, temporary_name())
     try:
         with open(temporary, "xb") as file:
             yield file

@@ -215,7 +215,7 @@ def _values(entry: LedgerEntry, schema: pa.Schema) -> dict[str, Any]:
     if entry.error_message is not None:
         # Messages quote whatever broke, also what is no text.
         text = entry.error_message.encode("utf-8", "backslashreplace").decode()
-        values["error_message"] = text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 3]}..."
+        values["error_message"] = shortened(text, MAX_MESSAGE)
     if entry.extra:
         unknown = sorted(set(entry.extra) - (set(schema.names) - set(values)))
         if unknown:

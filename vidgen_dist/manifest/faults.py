@@ -193,8 +193,7 @@ def shown_text(value: Any) -> str | None:
     """A value as text, cut: a text as it is; None if there is none."""
     if not isinstance(value, str):
         return None if value is None else shown_value(value)
-    shown = to_record(value)
-    return shown if len(shown) <= SHOWN_VALUE else f"{shown[: SHOWN_VALUE - 3]}..."
+    return shortened(to_record(value), SHOWN_VALUE)
 
 
 def _as_utf8(text: str) -> str:

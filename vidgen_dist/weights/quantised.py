@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, shortened
 
 _UNNAMED = "a method that the checkpoint does not name"
 _BITSANDBYTES = "bitsandbytes"
@@ -65,8 +65,7 @@ def refuse_config(place: Any, raw: Mapping[str, Any]) -> None:
     """
     for key, value in raw.items():
         if value and _KEYS.search(key):
-            shown = repr(value)
-            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+            shown = shortened(repr(value), 80)
             raise Refused(f"{place}: {key} is {shown}: {_told(_method(key, value))}")
         if isinstance(value, Mapping):
             refuse_config(place, value)
