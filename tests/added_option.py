@@ -17,7 +17,7 @@ from vidgen_dist import spec
 from vidgen_dist.spec import Option
 
 
-class Model(spec.Model):
+class ModelOptions(spec.ModelOptions):
     """Has an option that decides pixels, and one that does not."""
 
     sharpness: Annotated[float, Option("--sharpness", "How sharp.", pixels=True)] = 1.0
@@ -27,10 +27,10 @@ class Model(spec.Model):
 class RunSpec(spec.RunSpec):
     """Has that model."""
 
-    model: Model
+    model: ModelOptions
 
 
-vars(spec).update(Model=Model, RunSpec=RunSpec)
+vars(spec).update(ModelOptions=ModelOptions, RunSpec=RunSpec)
 
 
 def commands_with_flags() -> dict[str, list[str]]:
@@ -62,7 +62,7 @@ def spec_of(*arguments: str) -> RunSpec:
     raise AssertionError("nothing was rendered")
 
 
-def loaded_with(model: Model) -> list[Any]:
+def loaded_with(model: ModelOptions) -> list[Any]:
     """What the autoencoder of a model that is loaded is told."""
     from vidgen_dist.families.common.autoencoder import VideoAutoencoder
     from vidgen_dist.runtime import engine

@@ -24,7 +24,7 @@ from tests.references import edit_json
 from vidgen_dist import cli
 from vidgen_dist.manifest import LISTED
 from vidgen_dist.runtime import driver
-from vidgen_dist.spec import Faults, RunSpec
+from vidgen_dist.spec import FaultsOptions, RunSpec
 from vidgen_dist.storage import read_bytes
 
 REFERENCES = Path(__file__).parent / "references" / "cogvideox"
@@ -377,7 +377,7 @@ def test_flags_and_run_file_are_one_thing(
     assert specs[0].output.aigc_producer == "ACME"
     assert specs[0].output.checkpoint_every == 10
     assert (specs[0].topology.replicas, specs[0].topology.ranks) == (3, 12)
-    assert specs[0].faults == Faults(max_attempts=5, max_failures="2.5%", grace="10m", bad_rows="fail")
+    assert specs[0].faults == FaultsOptions(max_attempts=5, max_failures="2.5%", grace="10m", bad_rows="fail")
     assert specs[2].output.uri == "other"
     assert (specs[0].model.vae_tiling, specs[2].model.vae_tiling) == (True, False)
     settings = {"_class_name": "A", "beta_end": 0.012, "x": None}

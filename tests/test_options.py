@@ -17,10 +17,10 @@ from tests import references
 from vidgen_dist.cli.flags import table_rows
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.spec import Model, Option, Topology, make_model
+from vidgen_dist.spec import ModelOptions, Option, TopologyOptions, make_model
 
 README = Path(__file__).parents[1] / "README.md"
-OPTIONS = [*Model.options().items(), *Topology.options().items()]
+OPTIONS = [*ModelOptions.options().items(), *TopologyOptions.options().items()]
 
 
 def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_declarations(name: str, option: Option) -> None:
 
 
 def test_every_field_of_a_model_is_an_option() -> None:
-    assert set(Model.model_fields) - set(Model.options()) == {"digest", "adapter_digest"}
+    assert set(ModelOptions.model_fields) - set(ModelOptions.options()) == {"digest", "adapter_digest"}
 
 
 def test_flags_are_told_apart() -> None:
@@ -62,19 +62,19 @@ def test_flags_are_told_apart() -> None:
 def test_tables_of_the_docs() -> None:
     text = README.read_text(encoding="utf-8")
     assert "\n".join(table_rows("model")) in text
-    planned = [f"`{option.flag}`" for option in Model.options().values() if "plan" in option.commands]
+    planned = [f"`{option.flag}`" for option in ModelOptions.options().values() if "plan" in option.commands]
     assert f"| {', '.join(planned)}, `--set` | as for `render` |" in text
 
 
 def test_what_decides_pixels() -> None:
-    assert Model(id="m", dtype="float32").pixel_options() == {}
-    assert Model(id="m", vae_tiling=True).pixel_options() == {"vae_tiling": True}
+    assert ModelOptions(id="m", dtype="float32").pixel_options() == {}
+    assert ModelOptions(id="m", vae_tiling=True).pixel_options() == {"vae_tiling": True}
     settings = {"_class_name": "DDIMScheduler", "sigma_max": None}
-    assert Model(id="m", scheduler=settings).pixel_options() == {"scheduler": settings}
-    assert Model(id="m", scheduler={}).pixel_options() == {}
+    assert ModelOptions(id="m", scheduler=settings).pixel_options() == {"scheduler": settings}
+    assert ModelOptions(id="m", scheduler={}).pixel_options() == {}
 
 
 def test_options_that_python_gives_are_checked() -> None:
-    assert make_model({"id": "m", "task": None}, "load_pipeline") == Model(id="m")
+    assert make_model({"id": "m", "task": None}, "load_pipeline") == ModelOptions(id="m")
     with pytest.raises(Refused, match=r"^load_pipeline: model\.task: 'x' is not allowed; .*text-to-video"):
         make_model({"id": "m", "task": "x"}, "load_pipeline")

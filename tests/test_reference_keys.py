@@ -24,7 +24,7 @@ from vidgen_dist.families.loading import load_model
 from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.reference_keys import reference_keys
 from vidgen_dist.runtime.engine import open_model
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 
 CONFIGS: dict[str, type[Config]] = {
     known.name: known.config
@@ -187,7 +187,7 @@ def test_keys_of_pipelines_are_kept_to_too(family: str, tmp_path: Path) -> None:
     edit_json(
         checkpoint / "model_index.json", requires_safety_checker=False, _note=1, image_encoder=[None, None]
     )
-    model = Model(id=str(checkpoint), variant=case.variant)
+    model = ModelOptions(id=str(checkpoint), variant=case.variant)
     find_family(checkpoint_of(model)).read_configs(checkpoint_of(model))
     edit_json(checkpoint / "model_index.json", force_zeros_for_empty_prompt=True)
     opened = checkpoint_of(model)
@@ -203,7 +203,7 @@ def test_keys_of_pipelines_are_kept_to_too(family: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Model:
+def odd(tmp_path: Path) -> ModelOptions:
     """A checkpoint with keys that no release of the reference knows."""
     checkpoint = references.case("2b").copy_checkpoint(tmp_path)
     edit_json(checkpoint / "transformer" / "config.json", use_magic=True, magic_off=False)
@@ -211,10 +211,10 @@ def odd(tmp_path: Path) -> Model:
     edit_json(checkpoint / "text_encoder" / "config.json", magic={"depth": 3})
     edit_json(checkpoint / "model_index.json", is_magic=True)
     opening._warn_once.cache_clear()
-    return Model(id=str(checkpoint))
+    return ModelOptions(id=str(checkpoint))
 
 
-def test_they_are_told_once_and_not_by_workers(odd: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_they_are_told_once_and_not_by_workers(odd: ModelOptions, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         open_model(odd, "cpu")
         open_model(odd, "cpu")

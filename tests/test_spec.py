@@ -13,7 +13,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.plan import check_sampling
 from vidgen_dist.spec import (
     AUTO,
-    Faults,
+    FaultsOptions,
     RunSpec,
     nearest_degrees,
     parse_bytes,
@@ -297,7 +297,7 @@ def test_no_sizes(text: str) -> None:
     ],
 )
 def test_failures_that_a_run_puts_up_with(given: Any, tried: int, rows: int, allowed: float) -> None:
-    assert Faults(max_failures=given).failures_allowed(tried, rows) == allowed
+    assert FaultsOptions(max_failures=given).failures_allowed(tried, rows) == allowed
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_failures_that_a_run_puts_up_with(given: Any, tried: int, rows: int, all
     ],
 )
 def test_bad_rows_count_as_failures(given: Any, tried: int, rows: int, bad: int, allowed: float) -> None:
-    assert Faults(max_failures=given).failures_allowed(tried, rows, bad) == pytest.approx(allowed)
+    assert FaultsOptions(max_failures=given).failures_allowed(tried, rows, bad) == pytest.approx(allowed)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("0s", 0), ("1.5 m", 90), ("2h", 7200)])

@@ -216,7 +216,7 @@ class Part(BaseModel):
 _ALL: tuple[Command, ...] = ("render", "plan", "manifest check")
 
 
-class Model(Part):
+class ModelOptions(Part):
     """Which checkpoint renders, and how it is read: the options of models, each declared here alone.
 
     This value goes as it is to whatever opens, builds and loads a checkpoint.
@@ -322,7 +322,7 @@ class Model(Part):
         return self.model_dump(mode="json", include=names, exclude_defaults=True)
 
 
-class Manifest(Part):
+class ManifestOptions(Part):
     """Which rows are rendered.
 
     Args:
@@ -340,7 +340,7 @@ class Manifest(Part):
     fields: tuple[Text, ...] | None = None
 
 
-class Output(Part):
+class OutputOptions(Part):
     """Where videos and ledger go, and how frames are encoded.
 
     Args:
@@ -366,7 +366,7 @@ class Output(Part):
     checkpoint_every: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
-class Watchdog(Part):
+class WatchdogOptions(Part):
     """Seconds without a sign of life after which a gang is taken for dead and replaced.
 
     What is left out is by the device, see `vidgen_dist.runtime.watchdog.LIMITS`.
@@ -386,7 +386,7 @@ class Watchdog(Part):
     write: Seconds | None = None
 
 
-class Topology(Part):
+class TopologyOptions(Part):
     """Where rendering runs. Decides nothing about the pixels.
 
     Args:
@@ -438,7 +438,7 @@ class Topology(Part):
         Field(ge=1, le=10_000, strict=True),
         Option("--shard-size", "Rows handed to a worker at once, at most.", commands=("render",)),
     ] = 64
-    watchdog: Watchdog = Watchdog()
+    watchdog: WatchdogOptions = WatchdogOptions()
 
     @property
     def ranks(self) -> int:
@@ -446,7 +446,7 @@ class Topology(Part):
         return self.ulysses * self.ring * self.cfg
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Topology:
+    def _is_whole(self) -> TopologyOptions:
         told = None
         if self.replicas == AUTO and (self.ranks > 1 or self.gang is not None):
             told = f"replicas: {AUTO} chooses the gang as well; leave gang, ulysses, ring and cfg out"
@@ -483,7 +483,7 @@ def nearest_degrees(gang: int, ulysses: int, ring: int, cfg: int) -> tuple[int, 
     return min(possible, key=away)
 
 
-class Faults(Part):
+class FaultsOptions(Part):
     """What a run puts up with. Decides nothing about the pixels.
 
     Args:
@@ -531,11 +531,11 @@ class RunSpec(Part):
         seed: Decides, together with a row's id, the seed of rows that bring none.
     """
 
-    model: Model
-    manifest: Manifest
-    output: Output
-    topology: Topology = Topology()
-    faults: Faults = Faults()
+    model: ModelOptions
+    manifest: ManifestOptions
+    output: OutputOptions
+    topology: TopologyOptions = TopologyOptions()
+    faults: FaultsOptions = FaultsOptions()
     sampling: dict[str, Any] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)] = 0
 
@@ -606,7 +606,7 @@ def make_spec(data: Mapping[Any, Any], name: str, lines: Mapping[tuple, int] | N
         raise _refused(error, name, lines or {}) from None
 
 
-def make_model(options: Mapping[str, Any], name: str) -> Model:
+def make_model(options: Mapping[str, Any], name: str) -> ModelOptions:
     """The options of a model alone.
 
     Args:
@@ -617,7 +617,7 @@ def make_model(options: Mapping[str, Any], name: str) -> Model:
         Refused: As `make_spec`.
     """
     try:
-        return Model.model_validate(options)
+        return ModelOptions.model_validate(options)
     except ValidationError as error:
         raise _refused(error, name, {}, ("model",)) from None
 

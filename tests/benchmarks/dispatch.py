@@ -41,7 +41,7 @@ from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.watchdog import LIMITS
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.spec import Model, Output, Topology
+from vidgen_dist.spec import ModelOptions, OutputOptions, TopologyOptions
 
 ROWS_PER_SECOND = 2_000
 """What dispatch must reach."""
@@ -96,7 +96,10 @@ def main() -> None:
     parser.add_argument("--gangs", type=int, default=64, help="Of those whose rows take no time.")
     parser.add_argument("--rows", type=int, default=50_000, help="For them.")
     parser.add_argument(
-        "--shard-size", type=int, default=Topology().shard_size, help="Rows for a gang at once, at most."
+        "--shard-size",
+        type=int,
+        default=TopologyOptions().shard_size,
+        help="Rows for a gang at once, at most.",
     )
     parser.add_argument("--without-ray", action="store_true", help="Leave the measurement over Ray out.")
     parser.add_argument("--simulated", type=int, default=1_000, help="Gangs with a real spread of times.")
@@ -167,9 +170,9 @@ class InstantHiring(Hiring):
 
 def over_ray(gangs: int, count: int, shard_size: int) -> Pace:
     """The crew and Ray."""
-    with tempfile.TemporaryDirectory() as output, connected(Topology()):
+    with tempfile.TemporaryDirectory() as output, connected(TopologyOptions()):
         identity = Identity(model="m", task="t", dtype="float32", format="npy", crf=None)
-        job = Job("none", Model(id="m"), "cpu", Output(uri=output), identity, pa.schema([]))
+        job = Job("none", ModelOptions(id="m"), "cpu", OutputOptions(uri=output), identity, pa.schema([]))
         hiring = InstantHiring(job, gangs)
         go = Path(output) / "go"
         done: list[Event] = []

@@ -40,7 +40,7 @@ from tests.processes import descendants
 from tests.runtime import fake_engine
 from vidgen_dist import media, storage
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 
 PATIENCE = 900.0
 CHANGED = 5
@@ -139,7 +139,7 @@ class _Render:
     """One of Ray Data's actors."""
 
     def __init__(self, output: str) -> None:
-        self._pipeline = fake_engine.load(Model(id="fake"), "cpu", None, None)
+        self._pipeline = fake_engine.load(ModelOptions(id="fake"), "cpu", None, None)
         self._output = storage.open_storage(output)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

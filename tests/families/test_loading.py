@@ -13,10 +13,10 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families.loading import check_models
 from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
-PLAIN = Model(id="any")
+PLAIN = ModelOptions(id="any")
 """No option is set."""
 
 
@@ -111,4 +111,4 @@ def test_each_fault_of_a_config_is_named_with_its_file(tmp_path: Path) -> None:
 def test_tiles_that_cannot_be_made() -> None:
     checkpoint = open_checkpoint(references.case("5b").checkpoint)
     with pytest.raises(Refused, match="tiles of 16 pixels that overlap"):
-        check_models(checkpoint, Model(id="5b", vae_tiling=True))
+        check_models(checkpoint, ModelOptions(id="5b", vae_tiling=True))

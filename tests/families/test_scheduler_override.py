@@ -16,7 +16,7 @@ from vidgen_dist.families.family import Family
 from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.request import RenderRequest, RequestError
-from vidgen_dist.spec import Model, make_model
+from vidgen_dist.spec import ModelOptions, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 
 CASE = references.case("2b")
@@ -117,9 +117,11 @@ def test_every_family_says_what_schedulers_it_takes(family: Family[Any]) -> None
 
 def test_settings_have_one_form_for_one_meaning() -> None:
     def options(scheduler: dict[str, Any] | None) -> str:
-        return repr(sorted(Model(id="m", scheduler=scheduler).pixel_options().get("scheduler", {}).items()))
+        return repr(
+            sorted(ModelOptions(id="m", scheduler=scheduler).pixel_options().get("scheduler", {}).items())
+        )
 
     assert options({"shift": 3.0, "_class_name": "A"}) == options({"_class_name": "A", "shift": 3})
     assert options({"clip_sample": False}) != options({"clip_sample": 0})
     assert options({"sigma_max": None}) != options({}) == options(None)
-    assert Model(id="m", scheduler={}) == Model(id="m")
+    assert ModelOptions(id="m", scheduler={}) == ModelOptions(id="m")

@@ -22,7 +22,7 @@ from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.planner.counting import count_models
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
 
@@ -39,7 +39,7 @@ def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tupl
 )
 def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     checkpoint, job = reference_job(name, family)
-    models = build_models(checkpoint, Model(id=name))
+    models = build_models(checkpoint, ModelOptions(id=name))
     for part in job.size.components:
         folders = weight_folders(find_family(checkpoint), checkpoint, part.name)
         files = TensorFiles.open(*folders, variant=checkpoint.variant)
@@ -132,7 +132,7 @@ def test_clip_and_image_are_encoded() -> None:
 )
 def test_tiles_are_those_that_a_frame_is_cut_into(tmp_path: Path, name: str, tiles: tuple[int, ...]) -> None:
     checkpoint = published.checkpoint(tmp_path, name)
-    options = Model(id=name, vae_tiling=True)
+    options = ModelOptions(id=name, vae_tiling=True)
     found = count_models(checkpoint, options).vae_tiles
     assert found is not None
     assert dataclasses.astuple(found) == tiles

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.spec import Model, make_model
+from vidgen_dist.spec import ModelOptions, make_model
 
 HERE = Path(__file__).parent
 
@@ -67,7 +67,7 @@ class Case:
         return self._facts.get("further_predictions", 0)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ModelOptions:
         """The checkpoint, as a run's spec names it."""
         return make_model({"id": str(self.checkpoint), **self.options}, str(self.folder))
 

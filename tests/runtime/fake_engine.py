@@ -60,7 +60,7 @@ from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.links import Links, Listener
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.engine import OpenedModel
-from vidgen_dist.spec import Model, RunSpec, parse_bytes
+from vidgen_dist.spec import ModelOptions, RunSpec, parse_bytes
 
 STEP_SECONDS = 0.05
 
@@ -99,7 +99,7 @@ def resolved(**fields: Any) -> FakeRequest:
     return kind(**{"prompt": "x", **_DEFAULTS, **fields})
 
 
-def open_model(model: Model, device: str, _ring: int = 1) -> OpenedModel:
+def open_model(model: ModelOptions, device: str, _ring: int = 1) -> OpenedModel:
     tasks = (TEXT_TO_VIDEO, IMAGE_TO_VIDEO)
     task = model.task or tasks[0]
     if task not in tasks:
@@ -117,7 +117,7 @@ def open_model(model: Model, device: str, _ring: int = 1) -> OpenedModel:
     )
 
 
-def check_models(_model: Model) -> None:
+def check_models(_model: ModelOptions) -> None:
     pass
 
 
@@ -171,7 +171,7 @@ def open_seat(_device: str, _threads: int | None, host: str) -> FakeSeat:
     return FakeSeat(host)
 
 
-def load(model: Model, _device: str, _threads: int | None, mesh: FakeMesh | None) -> FakePipeline:
+def load(model: ModelOptions, _device: str, _threads: int | None, mesh: FakeMesh | None) -> FakePipeline:
     if model.id == "refused-by-workers":
         raise Refused("transformer.weight: missing")
     if model.id == "breaks-when-loaded":

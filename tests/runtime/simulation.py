@@ -21,7 +21,7 @@ from vidgen_dist.runtime.gang import Answer, Gang, Lost, Member, Place
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.job import Event, Report, Row
 from vidgen_dist.runtime.watchdog import LIMITS
-from vidgen_dist.spec import Topology
+from vidgen_dist.spec import TopologyOptions
 
 NEVER = float("inf")
 
@@ -312,7 +312,7 @@ class Simulation:
 
     # A run
 
-    def crew(self, count: int, replicas: int, *, shard_size: int = Topology().shard_size) -> Crew:
+    def crew(self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size) -> Crew:
         """A crew of these gangs, for rows named "0", "1", …"""
 
         def enter(event: Event) -> None:

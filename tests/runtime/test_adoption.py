@@ -43,7 +43,7 @@ from vidgen_dist.runtime.observability.notes import Note, ignore
 from vidgen_dist.runtime.plan import Plan
 from vidgen_dist.runtime.scratch import Saved, Scratch
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.spec import Model, Output, RunSpec, Topology
+from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec, TopologyOptions
 from vidgen_dist.storage import Storage, open_storage, safe_name
 
 _SLOPE = np.add.outer(np.arange(16), np.arange(24)) * 5 + np.arange(3)[:, None, None] * 10
@@ -64,9 +64,9 @@ def job(root: str, format: str, **output: Any) -> Job:
     identity = Identity(model="m", task="text-to-video", dtype="float32", format=format, crf=None)
     return Job(
         FAKE_ENGINE,
-        Model(id="fake"),
+        ModelOptions(id="fake"),
         "cpu",
-        Output(uri=root, format=format, **output),
+        OutputOptions(uri=root, format=format, **output),
         identity,
         pa.schema([]),
     )
@@ -219,9 +219,11 @@ def test_first_rows_of_each_shape_are_sought() -> None:
     given = [row for pair in zip(large, small, strict=True) for row in pair]
     assert [row.id for row in seek(iter(given), 2, FIELDS) if row.sought] == ["l0", "0", "l1", "1"]
     assert [row.id for row in seek(iter(given), 2, FIELDS)] == [row.id for row in given]
-    few, many = (most_left(Topology(replicas=replicas, shard_size=8)) for replicas in (1, 100))
+    few, many = (most_left(TopologyOptions(replicas=replicas, shard_size=8)) for replicas in (1, 100))
     assert many - few == 99 * 12
-    assert most_left(Topology(replicas="auto")) < most_left(Topology(replicas="auto", npus=1000))
+    assert most_left(TopologyOptions(replicas="auto")) < most_left(
+        TopologyOptions(replicas="auto", npus=1000)
+    )
 
 
 class Seeking(Simulation):

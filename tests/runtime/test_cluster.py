@@ -21,7 +21,7 @@ from ray._private.utils import check_version_info
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime import cluster
 from vidgen_dist.runtime.cluster import RayFault, alive_nodes, choose_device, connected, cores_of, cpu_share
-from vidgen_dist.spec import Topology
+from vidgen_dist.spec import TopologyOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> Non
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         message = f"topology.address: {address}: no Ray cluster answers"
-        with pytest.raises(Refused, match=message), connected(Topology(address=address)):
+        with pytest.raises(Refused, match=message), connected(TopologyOptions(address=address)):
             raise AssertionError("connected")
 
 
@@ -109,7 +109,7 @@ def test_whatever_ray_raises_is_refused_with_its_cause(
     fails_with(error)
     before = os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")
     start = "topology.address: head:6379: no connection" if address else "no local Ray can be started: "
-    with pytest.raises(Refused, match=f"^{start}.*({told})"), connected(Topology(address=address)):
+    with pytest.raises(Refused, match=f"^{start}.*({told})"), connected(TopologyOptions(address=address)):
         raise AssertionError("connected")
     assert (os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")) == before
 
@@ -121,7 +121,7 @@ def test_another_ray_on_the_cluster_is_said(fails_with: Callable[[BaseException]
     here = rf"Ray {ray.__version__} and Python {sys.version.split()[0]}"
     with (
         pytest.raises(Refused, match=rf"the cluster has Ray 2\.9\.3 and Python 3\.10\.1, here are {here}"),
-        connected(Topology(address="head:6379")),
+        connected(TopologyOptions(address="head:6379")),
     ):
         raise AssertionError("connected")
 
@@ -140,7 +140,7 @@ def test_another_ray_on_the_cluster_is_said(fails_with: Callable[[BaseException]
 )
 def test_what_is_no_address(address: str, told: str) -> None:
     with pytest.raises(Refused, match=f"^topology.address: {address}: {told}"):
-        choose_device(Topology(address=address, device="cpu"))
+        choose_device(TopologyOptions(address=address, device="cpu"))
 
 
 def test_the_dashboard_is_no_cluster() -> None:

@@ -8,9 +8,9 @@ from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, row
 from vidgen_dist.quality import Quality
 from vidgen_dist.runtime.entries import failed_entry
 from vidgen_dist.runtime.job import Job
-from vidgen_dist.spec import Model, Output
+from vidgen_dist.spec import ModelOptions, OutputOptions
 
-JOB = Job("engine", Model(id="m"), "cpu", Output(uri="out"), IDENTITY, PASSTHROUGH)
+JOB = Job("engine", ModelOptions(id="m"), "cpu", OutputOptions(uri="out"), IDENTITY, PASSTHROUGH)
 
 
 def test_whatever_a_dead_letter_quotes_is_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from vidgen_dist.runtime.crew import Loss
 from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place, pack_strategy
 from vidgen_dist.runtime.job import Job
-from vidgen_dist.spec import Model, Output
+from vidgen_dist.spec import ModelOptions, OutputOptions
 
 
 class Actor:
@@ -39,7 +39,9 @@ def make_gang(replica: int, places: list[Place]) -> tuple[Gang, list[tuple[Membe
 def hiring(monkeypatch: pytest.MonkeyPatch, device: str, size: int, replicas: int) -> Hiring:
     monkeypatch.setattr(gangs, "alive_nodes", lambda: [Node(cpus=8, npus=8)])
     identity = Identity(model="m", task="t", dtype="float32", format="npy", crf=None)
-    job = Job("engine", Model(id="m"), device, Output(uri="o"), identity, None, Degrees(ulysses=size))
+    job = Job(
+        "engine", ModelOptions(id="m"), device, OutputOptions(uri="o"), identity, None, Degrees(ulysses=size)
+    )
     return Hiring(job, replicas)
 
 

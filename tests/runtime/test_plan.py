@@ -30,7 +30,7 @@ from vidgen_dist.runtime.engine import ENGINE, OpenedModel
 from vidgen_dist.runtime.fingerprint import row_seed
 from vidgen_dist.runtime.job import Row
 from vidgen_dist.runtime.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
-from vidgen_dist.spec import Model, RunSpec
+from vidgen_dist.spec import ModelOptions, RunSpec
 from vidgen_dist.storage import Storage, open_storage
 
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -491,7 +491,7 @@ class Textless(ResolvedRequest):
 def without_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake model takes no prompt."""
 
-    def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
+    def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
         opened = fake_open_model(model, device, ring)
         of_task = dataclasses.replace(opened.rules.of_task, request=Textless)
         return dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, of_task=of_task))

@@ -101,9 +101,9 @@ def checkpoint(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     nn.set_device("cpu")
     with on_the_path(installed):
         from vidgen_dist.families.loading import build_models
-        from vidgen_dist.spec import Model
+        from vidgen_dist.spec import ModelOptions
 
-        for name, model in build_models(open_checkpoint(folder), Model(id="toy")).items():
+        for name, model in build_models(open_checkpoint(folder), ModelOptions(id="toy")).items():
             weights = nn.named_parameters(randomised(model))
             values = {key: nn.to_numpy(parameter) for key, parameter in weights.items()}
             save_file(values, folder / name / "model.safetensors")

@@ -25,7 +25,7 @@ from vidgen_dist.runtime.job import Job, Row
 from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
 from vidgen_dist.runtime.scratch import Saved, Scratch, unpack
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.spec import Model, Output, RunSpec
+from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec
 from vidgen_dist.storage import Storage
 
 MakeSpec = Callable[..., RunSpec]
@@ -69,8 +69,8 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
     """Starts a worker that saves every so many steps, whose output is `tmp_path / "out"`."""
 
     def begin(checkpoint_every: int | None, note: Notes = ignore) -> Heard:
-        output = Output(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
-        job = Job(FAKE_ENGINE, Model(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
+        output = OutputOptions(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
+        job = Job(FAKE_ENGINE, ModelOptions(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
         heard = Heard(Worker(job, "w", note))
         heard.worker.start(None)
         return heard

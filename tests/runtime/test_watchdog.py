@@ -8,16 +8,16 @@ import pytest
 
 from vidgen_dist.parallel.links import TIMEOUT
 from vidgen_dist.runtime.watchdog import LIMITS, Pulse, limits_of, overdue, patience
-from vidgen_dist.spec import Watchdog
+from vidgen_dist.spec import WatchdogOptions
 
 
 @pytest.mark.parametrize("device", LIMITS)
 def test_every_stage_has_a_limit(device: str) -> None:
-    assert limits_of(Watchdog(), device).keys() == Watchdog.model_fields.keys()
+    assert limits_of(WatchdogOptions(), device).keys() == WatchdogOptions.model_fields.keys()
 
 
 def test_what_the_run_says_counts() -> None:
-    limits = limits_of(Watchdog(denoise=7), "ascend")
+    limits = limits_of(WatchdogOptions(denoise=7), "ascend")
     assert limits == {**LIMITS["ascend"], "denoise": 7.0}
 
 
@@ -34,7 +34,7 @@ def test_a_pulse() -> None:
 
 
 def test_each_stage_by_its_own_limit() -> None:
-    limits = limits_of(Watchdog(denoise=10, write=100), "cpu")
+    limits = limits_of(WatchdogOptions(denoise=10, write=100), "cpu")
     assert overdue({"denoise": 9.0, "write": 99.0}, limits) is None
     assert "in denoise, topology.watchdog.denoise is 10" in str(
         overdue({"denoise": 11.0, "write": 99.0}, limits)
@@ -45,7 +45,7 @@ def test_each_stage_by_its_own_limit() -> None:
 
 
 def test_patience_is_that_of_the_stage_last_seen() -> None:
-    limits = limits_of(Watchdog(encode=5, denoise=10, write=100), "cpu")
+    limits = limits_of(WatchdogOptions(encode=5, denoise=10, write=100), "cpu")
     assert patience({"denoise": 1.0, "write": 1.0}, limits) == 10
     # One that only writes may have begun a row since.
     assert patience({"write": 1.0}, limits) == 5

@@ -31,7 +31,7 @@ from vidgen_dist.runtime.fingerprint import Identity
 from vidgen_dist.runtime.job import Event, Job, Row
 from vidgen_dist.runtime.unison import Ending
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.spec import Model, Output
+from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage import Storage
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
@@ -70,9 +70,9 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
     def begin(model: str = "fake", max_attempts: int = 3, **output: Any) -> Heard:
         job = Job(
             engine=FAKE_ENGINE,
-            model=Model(id=model),
+            model=ModelOptions(id=model),
             device="cpu",
-            output=Output(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
+            output=OutputOptions(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
             identity=IDENTITY,
             passthrough=PASSTHROUGH,
             max_attempts=max_attempts,
@@ -104,9 +104,9 @@ def start_gang(
     degrees = Degrees(ulysses=ranks)
     job = Job(
         FAKE_ENGINE,
-        Model(id="fake"),
+        ModelOptions(id="fake"),
         "cpu",
-        Output(uri=str(output), format="npy", checkpoint_every=checkpoint_every),
+        OutputOptions(uri=str(output), format="npy", checkpoint_every=checkpoint_every),
         IDENTITY,
         PASSTHROUGH,
         degrees,
@@ -563,7 +563,13 @@ def test_a_gang_that_is_out_of_step_says_so(tmp_path: Path, prompt: str, error: 
 
 def test_a_rank_may_be_told_to_take_another_seat(tmp_path: Path) -> None:
     job = Job(
-        FAKE_ENGINE, Model(id="fake"), "cpu", Output(uri=str(tmp_path)), IDENTITY, PASSTHROUGH, Degrees(2)
+        FAKE_ENGINE,
+        ModelOptions(id="fake"),
+        "cpu",
+        OutputOptions(uri=str(tmp_path)),
+        IDENTITY,
+        PASSTHROUGH,
+        Degrees(2),
     )
     heard = Heard(Worker(job, "w"))
     heard.worker.start(None, "127.0.0.1")

@@ -19,7 +19,7 @@ from vidgen_dist.yaml_core import read_value
 Flags: TypeAlias = Mapping[str, Any]
 """Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
 
-PARTS: Mapping[str, type[spec.Part]] = {"model": spec.Model, "topology": spec.Topology}
+PARTS: Mapping[str, type[spec.Part]] = {"model": spec.ModelOptions, "topology": spec.TopologyOptions}
 """The parts of a spec that declare options, by key."""
 
 

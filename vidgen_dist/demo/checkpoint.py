@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from vidgen_dist import nn
 from vidgen_dist.families.loading import build_models
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 _D_MODEL = 32
@@ -170,7 +170,7 @@ def _write(folder: Path) -> None:
     _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
     _write_tokenizer(folder / "tokenizer")
     _write_json(folder / "model_index.json", _MODEL_INDEX)
-    for component, model in build_models(_without_weights(folder), Model(id=str(folder))).items():
+    for component, model in build_models(_without_weights(folder), ModelOptions(id=str(folder))).items():
         weights = dict(_random_weights(component, model))
         save_file(weights, folder / component / _WEIGHT_FILES[component], metadata={"format": "pt"})
 

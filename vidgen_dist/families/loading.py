@@ -21,7 +21,7 @@ from vidgen_dist.families.family import (
 from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.spec import Model, make_model
+from vidgen_dist.spec import ModelOptions, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.load import load_weights, match_weights
 from vidgen_dist.weights.tokenizer import load_tokenizer
@@ -35,7 +35,7 @@ K = TypeVar("K", bound=ComponentClass)
 class Configurable(Protocol):
     """A model for which there are options."""
 
-    def configure(self, options: Model) -> None:
+    def configure(self, options: ModelOptions) -> None:
         """Do what the options say; called before weights are read.
 
         Raises:
@@ -104,7 +104,7 @@ def load_pipeline(
     return _load(checkpoint, known, mesh)
 
 
-def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
+def load_model(options: ModelOptions, mesh: Mesh | None = None) -> AnyPipeline:
     """Load the checkpoint that options name, and return the pipeline that renders with it as they say.
 
     Args:
@@ -117,7 +117,7 @@ def load_model(options: Model, mesh: Mesh | None = None) -> AnyPipeline:
     return _load(checkpoint_of(options), options, mesh)
 
 
-def _load(checkpoint: Checkpoint, options: Model, mesh: Mesh | None) -> AnyPipeline:
+def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> AnyPipeline:
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
     rules = choose_rules(checkpoint, family, configs, options.task, ring=mesh.ring.size)
@@ -142,7 +142,7 @@ def _load(checkpoint: Checkpoint, options: Model, mesh: Mesh | None) -> AnyPipel
     return pipeline
 
 
-def check_models(checkpoint: Checkpoint, options: Model) -> None:
+def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
     """See that a checkpoint's models can be built, and that its weights are theirs; none of these is read.
 
     Weights that are not on this machine yet are left to `load_pipeline`.
@@ -162,7 +162,7 @@ def check_models(checkpoint: Checkpoint, options: Model) -> None:
             match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
 
 
-def build_models(checkpoint: Checkpoint, options: Model) -> dict[str, nn.Module]:
+def build_models(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, nn.Module]:
     """A checkpoint's models by their components' names, without weights: their parameters take no memory.
 
     Args:
@@ -177,7 +177,7 @@ def build_models(checkpoint: Checkpoint, options: Model) -> dict[str, nn.Module]
 
 
 def _build_models(
-    family: Family[Any], checkpoint: Checkpoint, configs: Configs, options: Model, mesh: Mesh
+    family: Family[Any], checkpoint: Checkpoint, configs: Configs, options: ModelOptions, mesh: Mesh
 ) -> dict[str, nn.Module]:
     models = {}
     for name, known in _of_kind(ModelClass, family, checkpoint):

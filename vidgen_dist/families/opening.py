@@ -12,7 +12,7 @@ from typing import Any
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families import family_of, find_family
 from vidgen_dist.families.family import Component, Family, SchedulerClass, TokenizerClass
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
 from vidgen_dist.weights.repository import open_component
 from vidgen_dist.weights.tokenizer import load_tokenizer
@@ -24,7 +24,7 @@ _NOTES = (_CLASS_NAME, "_diffusers_version")
 """Keys of a scheduler's file that are no settings."""
 
 
-def checkpoint_of(options: Model, *, weights: bool = True) -> Checkpoint:
+def checkpoint_of(options: ModelOptions, *, weights: bool = True) -> Checkpoint:
     """Open what a run's options name.
 
     Args:
@@ -123,7 +123,7 @@ def _allowed(given: str, names: Sequence[str], taker: str) -> str:
     return f"{f'did you mean {near[0]}? ' if near else ''}{taker} takes {', '.join(names)}"
 
 
-def _with_adapter(checkpoint: Checkpoint, options: Model, weights: bool) -> Checkpoint:
+def _with_adapter(checkpoint: Checkpoint, options: ModelOptions, weights: bool) -> Checkpoint:
     if options.adapter is None:
         if options.adapter_revision is not None:
             raise Refused(

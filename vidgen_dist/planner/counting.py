@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vidgen_dist.families.common.costs import Counted, VaeTiles
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
@@ -23,7 +23,7 @@ class CountedModels:
     vae_tiles: VaeTiles | None
 
 
-def count_models(checkpoint: Checkpoint, options: Model) -> CountedModels:
+def count_models(checkpoint: Checkpoint, options: ModelOptions) -> CountedModels:
     """Build a checkpoint's models and count; their parameters take no memory.
 
     Raises:

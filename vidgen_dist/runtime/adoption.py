@@ -53,7 +53,7 @@ from vidgen_dist.runtime.care.fetching import fetch_video
 from vidgen_dist.runtime.job import Job, Row
 from vidgen_dist.runtime.observability.notes import Notes
 from vidgen_dist.runtime.retry import with_retries
-from vidgen_dist.spec import AUTO, Topology
+from vidgen_dist.spec import AUTO, TopologyOptions
 from vidgen_dist.storage import Storage, is_temporary, open_storage, safe_name
 
 _BESIDE_A_SHARD = 4
@@ -75,7 +75,7 @@ class Stored:
     quality: Quality
 
 
-def most_left(topology: Topology) -> int:
+def most_left(topology: TopologyOptions) -> int:
     """How many rows of a shape a run that was killed can have begun and not entered, roughly."""
     gangs = topology.npus or 0 if topology.replicas == AUTO else topology.replicas
     # While a part is written, as many entries again may come.

@@ -26,7 +26,7 @@ from typing import Any
 
 import vidgen_dist
 from vidgen_dist.errors import Refused
-from vidgen_dist.spec import Topology
+from vidgen_dist.spec import TopologyOptions
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Of a local Ray: rows and reports pass through it, never videos."""
@@ -90,7 +90,7 @@ def in_one_line(error: BaseException) -> str:
     return f"{name}: {text if len(text) <= 500 else f'{text[:150]} … {text[-350:]}'}" if text else name
 
 
-def choose_device(topology: Topology) -> str:
+def choose_device(topology: TopologyOptions) -> str:
     """`cpu` or `ascend`: what `auto` stands for. For a running cluster, it is asked.
 
     Raises:
@@ -107,7 +107,7 @@ def choose_device(topology: Topology) -> str:
 
 
 @contextmanager
-def connected(topology: Topology) -> Iterator[None]:
+def connected(topology: TopologyOptions) -> Iterator[None]:
     """A connection to Ray; a Ray that was started for it is stopped with it.
 
     Nested uses, and a process that is connected already, share the connection that there is.

@@ -34,7 +34,7 @@ from vidgen_dist.runtime.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.runtime.resume import error_class_of
 from vidgen_dist.runtime.scratch import FOLDER, Scratch, clear
 from vidgen_dist.runtime.topology import Gangs, settle_gangs
-from vidgen_dist.spec import AUTO, Model, RunSpec, parse_seconds
+from vidgen_dist.spec import AUTO, ModelOptions, RunSpec, parse_seconds
 from vidgen_dist.storage import Storage, open_storage
 from vidgen_dist.uris import redact_message
 
@@ -408,7 +408,7 @@ class _Work:
         return f"finishing the rows that are being rendered{within}; Ctrl-C stops at once"
 
 
-def _job_of(plan: Plan, model: Model, gangs: Gangs, engine: str) -> Job:
+def _job_of(plan: Plan, model: ModelOptions, gangs: Gangs, engine: str) -> Job:
     """What the workers of a run are told.
 
     Args:

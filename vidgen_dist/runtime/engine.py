@@ -20,7 +20,7 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
-from vidgen_dist.spec import Model, RunSpec
+from vidgen_dist.spec import ModelOptions, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.digests import digest_of
 
@@ -80,7 +80,7 @@ def get_engine(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
+def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
     """Read a checkpoint's configs; no MindSpore, no weights in memory.
 
     Args:
@@ -105,7 +105,7 @@ def open_model(model: Model, device: str, ring: int = 1) -> OpenedModel:
     )
 
 
-def check_tokenizers(model: Model) -> None:
+def check_tokenizers(model: ModelOptions) -> None:
     """See that a checkpoint's tokenizers can be read; no MindSpore.
 
     Args:
@@ -117,7 +117,7 @@ def check_tokenizers(model: Model) -> None:
     opening.check_tokenizers(_open_configs(model))
 
 
-def check_models(model: Model) -> None:
+def check_models(model: ModelOptions) -> None:
     """See that a checkpoint's tokenizers can be read, and that its weights are its models'.
 
     Weights that are not on this machine yet are left to the workers.
@@ -136,7 +136,7 @@ def check_models(model: Model) -> None:
         logger.warning("model %s could not be checked here (%s); the workers do", model.id, error)
 
 
-def _check_models(model: Model) -> None:
+def _check_models(model: ModelOptions) -> None:
     checkpoint = _open_configs(model)
     opening.check_tokenizers(checkpoint)
     # Loads MindSpore.
@@ -178,7 +178,7 @@ def check_memory(spec: RunSpec, device: str, npus: int) -> None:
     checkpoints.check_memory(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device)
 
 
-def _open_configs(model: Model) -> Checkpoint:
+def _open_configs(model: ModelOptions) -> Checkpoint:
     # Workers download the weights of a hub id, each host once.
     return checkpoint_of(model, weights=False)
 
@@ -199,7 +199,7 @@ def open_seat(device: str, threads: int | None, host: str) -> Seat:
     return gang.open_seat(device, host)
 
 
-def load(model: Model, device: str, threads: int | None, mesh: Mesh | None) -> AnyPipeline:
+def load(model: ModelOptions, device: str, threads: int | None, mesh: Mesh | None) -> AnyPipeline:
     """Load the model in this process, for its life.
 
     Args:

@@ -64,7 +64,7 @@ class Identity:
         dtype: What the models compute in.
         format: Format of the files.
         crf: Quality of mp4; other formats do not know it.
-        options: Options of the model that decide pixels and are set (`Model.pixel_options`). They count also
+        options: Options of the model that decide pixels and are set (`ModelOptions.pixel_options`). They count also
             where they change nothing of a row. One that is not set is left out: rows of runs that do not use
             it keep the fingerprints of before there was a choice.
         counting: Which fields of a row decide its pixels beside.

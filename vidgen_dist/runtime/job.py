@@ -16,7 +16,7 @@ from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.spec import Model, Output
+from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.uris import redact_message
 
 
@@ -60,14 +60,14 @@ class Job:
         identity: What decides the pixels of every row.
         passthrough: Names and types of the manifest's columns that are copied to the ledger.
         degrees: How a gang divides the work of one video.
-        max_attempts: See `spec.Faults`.
+        max_attempts: See `spec.FaultsOptions`.
         patience: Seconds within which the ranks of a gang raise what is a row's fault.
     """
 
     engine: str
-    model: Model
+    model: ModelOptions
     device: str
-    output: Output
+    output: OutputOptions
     identity: Identity
     passthrough: pa.Schema
     degrees: Degrees = field(default_factory=Degrees)

@@ -8,7 +8,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime.cluster import alive_nodes
 from vidgen_dist.runtime.engine import get_engine
-from vidgen_dist.spec import AUTO, RunSpec, Topology, nearest_degrees
+from vidgen_dist.spec import AUTO, RunSpec, TopologyOptions, nearest_degrees
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def settle_gangs(spec: RunSpec, *, device: str, engine: str, rows: int) -> Gangs
     return Gangs(min(topology.replicas, rows), degrees)
 
 
-def usable_npus(topology: Topology) -> int:
+def usable_npus(topology: TopologyOptions) -> int:
     """NPUs that a run may use: as many as it says where a cluster can grow, else no more than there are."""
     there = int(sum(node.npus for node in alive_nodes()))
     if topology.npus is None:
@@ -69,7 +69,7 @@ def usable_npus(topology: Topology) -> int:
     return topology.npus if topology.address is not None else min(topology.npus, there)
 
 
-def _check_npus(topology: Topology, replicas: int, npus: int) -> None:
+def _check_npus(topology: TopologyOptions, replicas: int, npus: int) -> None:
     """Refuse more ranks than NPUs."""
     ranks = replicas * topology.ranks
     if ranks <= npus:
@@ -89,9 +89,9 @@ def _check_npus(topology: Topology, replicas: int, npus: int) -> None:
     )
 
 
-def _place(topology: Topology) -> str:
+def _place(topology: TopologyOptions) -> str:
     return "this machine" if topology.address is None else f"the cluster at {topology.address}"
 
 
-def _grows(topology: Topology) -> str:
+def _grows(topology: TopologyOptions) -> str:
     return "" if topology.address is None else "; if it grows, topology.npus says how far"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from vidgen_dist.spec import Watchdog
+from vidgen_dist.spec import WatchdogOptions
 
 LIMITS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -42,7 +42,7 @@ class Pulse:
         return {} if latest is None else {latest[0]: time.monotonic() - latest[1]}
 
 
-def limits_of(watchdog: Watchdog, device: str) -> dict[str, float]:
+def limits_of(watchdog: WatchdogOptions, device: str) -> dict[str, float]:
     """Stage -> seconds without a sign of life, as the run says or as the device's default has it."""
     return {**LIMITS[device], **watchdog.model_dump(exclude_none=True)}
 

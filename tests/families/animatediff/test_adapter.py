@@ -15,7 +15,7 @@ from vidgen_dist import Refused, load_pipeline
 from vidgen_dist.families.loading import check_models
 from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.runtime.engine import open_model
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 
 IMAGES, WHOLE = case("v1-5-2", "animatediff"), case("whole", "animatediff")
 ADAPTER = Path(IMAGES.options["adapter"])
@@ -23,13 +23,13 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def opened(**options: Any) -> Any:
-    return checkpoint_of(Model(id=str(options.pop("id", IMAGES.checkpoint)), **options))
+    return checkpoint_of(ModelOptions(id=str(options.pop("id", IMAGES.checkpoint)), **options))
 
 
 def digest(**options: Any) -> str:
     """Of all that decides the model."""
     whole = {"id": str(IMAGES.checkpoint), "adapter": str(ADAPTER), **options}
-    return open_model(Model(**whole), "cpu").whole_digest
+    return open_model(ModelOptions(**whole), "cpu").whole_digest
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(copied: Path) -> Non
     tensors = load_file(copied / WEIGHTS)
     save_file({**tensors, key: np.zeros((12, 16), np.float32)}, copied / WEIGHTS)
     with pytest.raises(Refused) as refused:
-        check_models(opened(adapter=str(copied)), Model(id="m"))
+        check_models(opened(adapter=str(copied)), ModelOptions(id="m"))
     assert f"{key} is (12, 16) in the file and (16, 16) in the model" in str(refused.value)
     assert str(copied) in str(refused.value)
     tensors.pop(key)

@@ -8,7 +8,7 @@ from tests.references import case, cases, check_close, largest_difference
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.stable_video_diffusion.autoencoder import AutoencoderKLTemporalDecoder
 from vidgen_dist.families.stable_video_diffusion.config import VaeConfig
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 
 FAMILY = "stable_video_diffusion"
 TOLERANCE = 1e-4
@@ -60,7 +60,7 @@ def test_the_encoder_may_be_upcast_and_the_decoder_is_not():
 
 def test_it_has_no_tiles():
     with pytest.raises(Refused, match=r"vae_tiling: .* works without tiles: .* decode_chunk_size"):
-        randomised().configure(Model(id="m", vae_tiling=True))
+        randomised().configure(ModelOptions(id="m", vae_tiling=True))
 
 
 @pytest.mark.parametrize(

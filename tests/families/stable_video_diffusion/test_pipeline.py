@@ -20,7 +20,7 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.loading import AnyPipeline
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.stable_video_diffusion.pipeline import weights
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 FAMILY = "stable_video_diffusion"
@@ -176,7 +176,7 @@ def test_the_encoder_computes_in_what_it_can(
         load(model, *where, **how)
 
     monkeypatch.setattr(loading, "load_weights", watched)
-    loading.load_model(Model(id=str(IMG2VID.checkpoint), variant="fp16", dtype=dtype))
+    loading.load_model(ModelOptions(id=str(IMG2VID.checkpoint), variant="fp16", dtype=dtype))
     assert asked == {
         "CLIPVisionModelWithProjection": (dtype, None),
         "UNetSpatioTemporalConditionModel": (dtype, None),

@@ -21,7 +21,7 @@ from vidgen_dist.runtime.observability import worker_log
 from vidgen_dist.runtime.observability.notes import Note
 from vidgen_dist.runtime.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.worker import Worker
-from vidgen_dist.spec import Model, Output
+from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage import Storage
 
 
@@ -41,8 +41,8 @@ def is_event(what: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def start(tmp_path: Path, file: Path) -> Heard:
-    output = Output(uri=str(tmp_path / "out"), format="npy")
-    job = Job(FAKE_ENGINE, Model(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
+    output = OutputOptions(uri=str(tmp_path / "out"), format="npy")
+    job = Job(FAKE_ENGINE, ModelOptions(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
     worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
     worker.start(None)
     return Heard(worker)

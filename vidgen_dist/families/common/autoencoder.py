@@ -13,7 +13,7 @@ from vidgen_dist import nn
 from vidgen_dist.families.common.tiles import OverlappingTiles, StridedTiles, in_tiles
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.parallel.rows import Rows
-from vidgen_dist.spec import Model
+from vidgen_dist.spec import ModelOptions
 
 
 class TiledAutoencoder(nn.Module):
@@ -41,7 +41,7 @@ class TiledAutoencoder(nn.Module):
         self.spatial_compression_ratio = spatial_compression_ratio
         self.use_tiling = False
 
-    def configure(self, options: Model) -> None:
+    def configure(self, options: ModelOptions) -> None:
         """Do what options of models say of autoencoders.
 
         Raises:
