@@ -64,9 +64,9 @@ class Identity:
         dtype: What the models compute in.
         format: Format of the files.
         crf: Quality of mp4; other formats do not know it.
-        options: Options of the model that decide pixels and are set (`ModelOptions.pixel_options`). They count also
-            where they change nothing of a row. One that is not set is left out: rows of runs that do not use
-            it keep the fingerprints of before there was a choice.
+        options: The model's options that decide pixels and are set (`ModelOptions.pixel_options`). They count
+            also where they change nothing of a row. An option that is not set is left out: rows of runs that
+            do not use it keep the fingerprints that they had before the option existed.
         counting: Which fields of a row decide its pixels beside.
     """
 
