@@ -20,38 +20,85 @@ STATUSES = (DONE, FAILED, LOST)
 MAX_MESSAGE = 4000
 
 
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("uri", pa.string()),
-        pa.field("bytes", pa.int64()),
-        pa.field("sha256", pa.string()),
-        pa.field("frames", pa.int32()),
-        pa.field("fps", pa.float64()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("mean_luma", pa.float64()),
-        pa.field("motion", pa.float64()),
-        pa.field("clipped", pa.float64()),
-        pa.field("noisiness", pa.float64()),
-        pa.field("flags", pa.list_(pa.field("element", pa.string()))),
-        pa.field("seed", pa.int64()),
-        pa.field("fingerprint", pa.string(), nullable=False),
-        pa.field("model", pa.string()),
-        pa.field("revision", pa.string()),
-        pa.field("seconds_encode", pa.float64()),
-        pa.field("seconds_denoise", pa.float64()),
-        pa.field("seconds_decode", pa.float64()),
-        pa.field("seconds_write", pa.float64()),
-        pa.field("attempt", pa.int32(), nullable=False),
-        pa.field("worker", pa.string()),
-        pa.field("error_class", pa.string()),
-        pa.field("error_message", pa.string()),
-        pa.field("finished_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
+@dataclass(frozen=True)
+class LedgerColumn:
+    """One of the ledger's own columns.
+
+    Args:
+        name: Its name.
+        type: Its Arrow type.
+        about: What it holds, in the documentation's words.
+        nullable: Whether it may be null.
+    """
+
+    name: str
+    type: pa.DataType
+    about: str
+    nullable: bool = True
+
+
+COLUMNS = (
+    LedgerColumn("id", pa.string(), "the row's identity", nullable=False),
+    LedgerColumn(
+        "status",
+        pa.string(),
+        "`done`; `failed`; or `lost`: `vidgen verify --repair` found the video missing or torn",
+        nullable=False,
+    ),
+    LedgerColumn("uri", pa.string(), "where the video is, as a full URI or an absolute path"),
+    LedgerColumn("bytes", pa.int64(), "size of the video's file; of all frames with `--format png`"),
+    LedgerColumn(
+        "sha256",
+        pa.string(),
+        "SHA-256 of the video's file; of all frames one after the other with `--format png`",
+    ),
+    LedgerColumn("frames", pa.int32(), "number of frames"),
+    LedgerColumn("fps", pa.float64(), "frames per second, as the file says"),
+    LedgerColumn("width", pa.int32(), "pixels"),
+    LedgerColumn("height", pa.int32(), "pixels"),
+    LedgerColumn("mean_luma", pa.float64(), "mean BT.709 luma of all pixels, 0 to 1"),
+    LedgerColumn(
+        "motion",
+        pa.float64(),
+        "mean absolute difference of successive frames, 0 to 1; null for a single frame",
+    ),
+    LedgerColumn(
+        "clipped", pa.float64(), "share of pixels whose three channels are all 0 or all 255, 0 to 1"
+    ),
+    LedgerColumn("noisiness", pa.float64(), "how much the video looks like noise, 0 to 1; null below 64x64"),
+    LedgerColumn(
+        "flags",
+        pa.list_(pa.field("element", pa.string())),
+        "what seems wrong with the video: `black`, `frozen`, `blown-out`, `noise`",
+    ),
+    LedgerColumn("seed", pa.int64(), "seed of the noise"),
+    LedgerColumn("fingerprint", pa.string(), "digest of everything that decides the pixels", nullable=False),
+    LedgerColumn("model", pa.string(), "the checkpoint: hub id or folder"),
+    LedgerColumn("revision", pa.string(), "the checkpoint's commit"),
+    LedgerColumn("seconds_encode", pa.float64(), "seconds for prompt, image and clip"),
+    LedgerColumn("seconds_denoise", pa.float64(), "seconds for all denoising steps"),
+    LedgerColumn("seconds_decode", pa.float64(), "seconds for decoding the latents"),
+    LedgerColumn("seconds_write", pa.float64(), "seconds for encoding and storing the file"),
+    LedgerColumn(
+        "attempt",
+        pa.int32(),
+        "1 for the first attempt at this id with this fingerprint, counted over all runs",
+        nullable=False,
+    ),
+    LedgerColumn("worker", pa.string(), "who made the attempt; its log has the same name"),
+    LedgerColumn("error_class", pa.string(), "class of the error, for a failed row or a lost video"),
+    LedgerColumn("error_message", pa.string(), f"its message, at most {MAX_MESSAGE:,} characters"),
+    LedgerColumn(
+        "finished_at",
+        pa.timestamp("us", tz="UTC"),
+        "when the attempt ended, by the driver's clock",
+        nullable=False,
+    ),
 )
-"""The ledger's own columns; the manifest's `passthrough` columns follow them."""
+"""The ledger's own columns, in their order."""
+
+SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=column.nullable) for column in COLUMNS])
+"""The schema of `COLUMNS`; the manifest's `passthrough` columns follow them."""
 
 LATER = ("mean_luma", "motion", "clipped", "noisiness", "flags")
 """Columns that parts of earlier versions do not have, some or all; they are read as nulls."""
