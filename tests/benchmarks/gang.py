@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.cogvideox import TRANSFORMER
+from tests.parallel import mccl
 from vidgen_dist.parallel.degrees import Degrees, bounds, shares
-from vidgen_dist.parallel.gang import TRANSPORTS, open_seat
 from vidgen_dist.parallel.mesh import Mesh, alone, make_mesh
+from vidgen_dist.parallel.rendezvous import Rendezvous, open_rendezvous
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ GANGS = {
 }
 PIECES = {"1 KiB": 2**10, "1 MiB": 2**20, "16 MiB": 2**24}
 TARGET = 1.8
+TRANSPORTS: dict[str, Callable[[str], Rendezvous]] = {
+    "sockets": lambda host: open_rendezvous("cpu", host),
+    "mccl": mccl.open_rendezvous,
+}
 JOIN_SECONDS = 120.0
 
 
@@ -154,10 +159,10 @@ def _serve(connection: Connection, transport: str, core: int, work: Work) -> Non
     from vidgen_dist import nn
 
     nn.set_device("cpu", threads=1)
-    seat = open_seat("cpu", "127.0.0.1", transport)
-    connection.send(seat.address)
+    rendezvous = TRANSPORTS[transport]("127.0.0.1")
+    connection.send(rendezvous.address)
     addresses, number = connection.recv()
-    mesh = seat.join(addresses, number, Degrees(len(addresses)), JOIN_SECONDS)
+    mesh = rendezvous.join(addresses, number, Degrees(len(addresses)), JOIN_SECONDS)
     rank = Rank(mesh, work)
     connection.send("ready")
     while (asked := connection.recv()) is not None:
@@ -274,7 +279,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--transports", default=",".join(TRANSPORTS["cpu"]))
+    parser.add_argument("--transports", default=",".join(TRANSPORTS))
     arguments = parser.parse_args()
     with pairs(arguments.transports.split(","), WORK) as started:
         for transport, pair in started.items():

@@ -17,22 +17,26 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.parallel.gang import open_seat
+from vidgen_dist.parallel.rendezvous import Rendezvous, open_rendezvous
 
 START_SECONDS = 120.0
 
 PRELOADED = ["vidgen_dist.families.loading", "transformers.models.t5.tokenization_t5_fast"]
 
 
+def open_sockets(host: str) -> Rendezvous:
+    return open_rendezvous("cpu", host)
+
+
 class Ranks:
     """Processes that play the ranks of a gang; more are started as they are needed.
 
     Args:
-        transport: As `open_seat` has it. Over `mccl` there can be one run: a process joins once.
+        open_at: Opens a rendezvous at an address of this host; by default one of sockets.
     """
 
-    def __init__(self, transport: str | None = None) -> None:
-        self._transport = transport
+    def __init__(self, open_at: Callable[[str], Rendezvous] = open_sockets) -> None:
+        self._open_at = open_at
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
         self._ranks: list[tuple[Any, Connection]] = []
@@ -68,7 +72,7 @@ class Ranks:
 
     def _start(self) -> tuple[Any, Connection]:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there, self._transport), daemon=True)
+        process = self._context.Process(target=_serve, args=(there, self._open_at), daemon=True)
         process.start()
         there.close()
         return process, here
@@ -98,8 +102,8 @@ class Ranks:
             raise AssertionError("\n".join([*faults, f"rank {rank} has died"])) from None
 
 
-def _serve(connection: Connection, transport: str | None) -> None:
-    """A rank's life: open a seat and tell its address, join, run, answer; until the pipe ends."""
+def _serve(connection: Connection, open_at: Callable[[str], Rendezvous]) -> None:
+    """A rank's life: open a rendezvous and tell its address, join, run, answer; until the pipe ends."""
     from vidgen_dist import nn
 
     nn.set_device("cpu", threads=1)
@@ -108,11 +112,11 @@ def _serve(connection: Connection, transport: str | None) -> None:
             connection.recv()
         except EOFError:
             return
-        seat = open_seat("cpu", "127.0.0.1", transport)
-        connection.send((True, seat.address))
+        rendezvous = open_at("127.0.0.1")
+        connection.send((True, rendezvous.address))
         addresses, rank, degrees, body, args = connection.recv()
         try:
-            mesh = seat.join(addresses, rank, degrees, START_SECONDS)
+            mesh = rendezvous.join(addresses, rank, degrees, START_SECONDS)
             try:
                 answer = (True, body(mesh, *args))
             finally:

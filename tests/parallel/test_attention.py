@@ -11,7 +11,7 @@ from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.tokens import split_tokens
+from vidgen_dist.parallel.token_split import split_tokens
 
 BATCH, SIZE = 2, 16
 
@@ -26,7 +26,7 @@ def attend(mesh: Mesh, batch: int, text: int, video: int, heads: int) -> tuple[n
     split = split_tokens(mesh, text=text, video=video)
     streams = {"text": slice(0, text), "video": slice(text, text + video)}
     own = [
-        nn.cat([split.own(nn.from_numpy(x[:, at]), name) for name, at in streams.items()], 1)
+        nn.cat([split.take(nn.from_numpy(x[:, at]), name) for name, at in streams.items()], 1)
         for x in draw(batch, text + video, heads)
     ]
     out = attention(*own, split)

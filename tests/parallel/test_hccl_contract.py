@@ -26,8 +26,8 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.parallel import hccl
 from vidgen_dist.parallel.collectives import Group, PeerLost, Pending, Traffic
 from vidgen_dist.parallel.degrees import Degrees, shares
-from vidgen_dist.parallel.gang import open_seat
 from vidgen_dist.parallel.mesh import Mesh, make_mesh
+from vidgen_dist.parallel.rendezvous import open_rendezvous
 
 SIZE = 4
 WORLD = "hccl_world_group"
@@ -272,10 +272,10 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_ranks_meet_at_the_first_ones_port(starts: list[dict[str, Any]]) -> None:
-    seats = [open_seat("ascend", "127.0.0.1") for _ in range(3)]
-    addresses = [seat.address for seat in seats]
+    places = [open_rendezvous("ascend", "127.0.0.1") for _ in range(3)]
+    addresses = [place.address for place in places]
     assert len(set(addresses)) == 3
-    mesh = seats[2].join(addresses, 2, Degrees(ring=3), 90)
+    mesh = places[2].join(addresses, 2, Degrees(ring=3), 90)
     (call,) = starts
     assert call["backend"] == "hccl"
     assert distributed._parse_tcp_url_for_ipv4(call["init_method"]) == (
@@ -307,8 +307,8 @@ def test_what_the_environment_says_of_patience_stays(
 
 
 def test_one_rank_starts_nothing(starts: list[dict[str, Any]]) -> None:
-    seat = open_seat("ascend", "127.0.0.1")
-    mesh = seat.join([seat.address], 0, Degrees(), 90)
+    place = open_rendezvous("ascend", "127.0.0.1")
+    mesh = place.join([place.address], 0, Degrees(), 90)
     assert (mesh.size, mesh.transport, starts) == (1, None, [])
 
 
@@ -342,4 +342,4 @@ def test_what_hccl_raises_is_peer_lost(world: Hccl, call: int, monkeypatch: pyte
 @pytest.mark.parametrize("host", ["::1", "node-7"])
 def test_a_host_that_mindspore_cannot_take_is_refused(host: str) -> None:
     with pytest.raises(Refused, match=f"host: '{host}' is not allowed; MindSpore's process groups take IPv4"):
-        open_seat("ascend", host)
+        open_rendezvous("ascend", host)

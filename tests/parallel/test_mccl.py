@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mindspore import mint
 
+from tests.parallel import mccl
 from tests.parallel.ranks import Ranks
 from tests.parallel.test_collectives import (
     begin_two_wait_backwards,
@@ -23,10 +24,8 @@ from tests.parallel.test_collectives import (
 )
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.parallel import mccl
 from vidgen_dist.parallel.collectives import PeerLost
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.parallel.gang import open_seat
 from vidgen_dist.parallel.mesh import Mesh
 
 
@@ -63,7 +62,7 @@ def as_sent(size: int) -> np.ndarray:
 
 @pytest.fixture
 def mccl_ranks() -> Iterator[Ranks]:
-    processes = Ranks("mccl")
+    processes = Ranks(mccl.open_rendezvous)
     yield processes
     processes.close()
 
@@ -115,4 +114,4 @@ def test_what_mccl_raises_of_a_dead_peer_is_peer_lost(monkeypatch: pytest.Monkey
 
 def test_an_ipv6_host_is_refused() -> None:
     with pytest.raises(Refused, match="'::1' is not allowed; MindSpore's process groups take IPv4 alone"):
-        open_seat("cpu", "::1", "mccl")
+        mccl.open_rendezvous("::1")

@@ -18,7 +18,7 @@ from vidgen_dist.families.common.autoencoder_layers import FrameCache
 from vidgen_dist.families.common.tiles import OverlappingTiles
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.rows import Rows
+from vidgen_dist.parallel.spatial_split import SpatialSplit
 
 TOLERANCE = 1e-5
 
@@ -121,10 +121,10 @@ def tiled_decode(mesh: Mesh, latents: np.ndarray) -> np.ndarray:
 
 def convolve_batches(mesh: Mesh, x: np.ndarray, batches: list[int]) -> tuple[np.ndarray, int]:
     conv = tiny.randomised(CausalConv3d(3, 5))
-    rows = Rows.divide(mesh.gang, x.shape[3])
-    cache = FrameCache(rows)
+    split = SpatialSplit.divide(mesh.gang, x.shape[3])
+    cache = FrameCache(split)
     parts = [
-        conv(rows.take(nn.from_numpy(part)), cache) for part in np.split(x, np.cumsum(batches)[:-1], axis=2)
+        conv(split.take(nn.from_numpy(part)), cache) for part in np.split(x, np.cumsum(batches)[:-1], axis=2)
     ]
     return nn.to_numpy(nn.cat(parts, axis=2)), mesh.traffic.sent["halo"]
 

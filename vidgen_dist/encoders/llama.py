@@ -17,7 +17,7 @@ from vidgen_dist import nn
 from vidgen_dist.encoders.config import LlamaConfig
 from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.nn.embeddings import rotary_1d
-from vidgen_dist.nn.rotary import Rotary, turn
+from vidgen_dist.nn.rotary import Rotary, apply_rotary
 from vidgen_dist.parallel.blocks import run_blocks
 
 
@@ -106,9 +106,11 @@ class Attention(nn.Module):
     def construct(self, hidden: nn.Tensor, rotary: Rotary, mask: nn.Tensor) -> nn.Tensor:
         """hidden (B, L, D), mask (B, 1, L, L) to (B, L, D)."""
         batch, length, _ = hidden.shape
-        query = turn(nn.reshape(self.q_proj(hidden), (batch, length, self._heads, self._size)), rotary)
+        query = apply_rotary(
+            nn.reshape(self.q_proj(hidden), (batch, length, self._heads, self._size)), rotary
+        )
         of_keys = (batch, length, self._key_heads, self._size)
-        key = self._for_each_query(turn(nn.reshape(self.k_proj(hidden), of_keys), rotary))
+        key = self._for_each_query(apply_rotary(nn.reshape(self.k_proj(hidden), of_keys), rotary))
         value = self._for_each_query(nn.reshape(self.v_proj(hidden), of_keys))
         heads_first = (x.permute(0, 2, 1, 3) for x in (query, key, value))
         mixed = nn.attention(*heads_first, mask=mask)

@@ -78,7 +78,7 @@ def load_pipeline(
         adapter_revision: Branch, tag or commit of the adapter's hub id.
         scheduler: Keys put over the checkpoint's scheduler config, as diffusers' `from_config` takes them;
             `_class_name` for another class, such as `{"_class_name": "DDIMScheduler", "clip_sample": False}`.
-        mesh: The gang that renders together, as `Seat.join` gives it to each of its ranks; by default this
+        mesh: The gang that renders together, as `Rendezvous.join` returns it to each rank; by default this
             process alone. All ranks render the same requests in the same order.
 
     Returns:

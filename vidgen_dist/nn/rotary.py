@@ -27,7 +27,7 @@ def pair_swap(size: int) -> np.ndarray:
     return np.kron(np.eye(size // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
 
 
-def turn(x: nn.Tensor, rotary: Rotary) -> nn.Tensor:
+def apply_rotary(x: nn.Tensor, rotary: Rotary) -> nn.Tensor:
     """Queries or keys (B, N, heads, head size), turned."""
     crossed = nn.multiply(nn.matmul(x, rotary.swap), rotary.sin)
     return nn.multiply_add(x, rotary.cos, crossed).astype(x.dtype)

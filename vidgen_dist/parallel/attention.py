@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group, Pending, Then
 from vidgen_dist.parallel.degrees import shares
-from vidgen_dist.parallel.tokens import TokenSplit, part_bounds
+from vidgen_dist.parallel.token_split import TokenSplit, part_bounds
 
 
 def attention(

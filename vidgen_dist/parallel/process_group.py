@@ -1,4 +1,4 @@
-"""What the bodies over MindSpore's own process groups, HCCL and MCCL, have in common."""
+"""What transports over MindSpore's own process groups have in common."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh, alone, make_mesh
 
 Start = Callable[[str, int, int, int, float], Transport]
-"""(host and port of rank 0, own rank, ranks, seconds until all must have come) -> what connects them."""
+"""(host and port of rank 0, own rank, number of ranks, timeout in seconds) -> the transport."""
 
 
-class ProcessGroupSeat:
-    """A seat in a process group; a process has one for life.
+class ProcessGroupRendezvous:
+    """A rendezvous for a process group, which a process joins once in its life.
 
-    The ranks find each other at a port of rank 0. Every seat holds a free one for the case that it becomes
-    rank 0, and lets go of it at the moment of joining, as MindSpore opens it itself.
+    The ranks meet at a port of rank 0. Every process reserves a free port in case it becomes rank 0, and
+    releases it when it joins, because MindSpore opens the port itself.
 
     Args:
         host: IPv4 address of this host, as the other ranks reach it.
         start: Starts the process group.
 
     Raises:
-        Refused: Another kind of address, which MindSpore does not take.
+        Refused: Another kind of address; MindSpore takes IPv4 only.
     """
 
     def __init__(self, host: str, start: Start) -> None:
@@ -43,7 +43,7 @@ class ProcessGroupSeat:
         self.address = f"{host}:{self._port.getsockname()[1]}"
 
     def join(self, addresses: Sequence[str], rank: int, degrees: Degrees, timeout: float) -> Mesh:
-        """As `Seat.join`."""
+        """As `Rendezvous.join`."""
         self._port.close()
         if degrees.size == 1:
             return alone()
@@ -53,10 +53,10 @@ class ProcessGroupSeat:
 
 @contextmanager
 def peer_lost(rank: int) -> Iterator[None]:
-    """What MindSpore's collectives raise, as what it means.
+    """Turn the RuntimeError that MindSpore's collectives raise into `PeerLost`.
 
     Raises:
-        PeerLost: RuntimeError was raised within.
+        PeerLost: RuntimeError was raised inside the block.
     """
     try:
         yield

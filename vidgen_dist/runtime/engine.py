@@ -27,8 +27,8 @@ from vidgen_dist.weights.digests import digest_of
 if TYPE_CHECKING:
     from vidgen_dist.families.loading import AnyPipeline
     from vidgen_dist.parallel.degrees import Degrees
-    from vidgen_dist.parallel.gang import Seat
     from vidgen_dist.parallel.mesh import Mesh
+    from vidgen_dist.parallel.rendezvous import Rendezvous
 
 ENGINE = __name__
 
@@ -183,7 +183,7 @@ def _open_configs(model: ModelOptions) -> Checkpoint:
     return checkpoint_of(model, weights=False)
 
 
-def open_seat(device: str, threads: int | None, host: str) -> Seat:
+def open_seat(device: str, threads: int | None, host: str) -> Rendezvous:
     """Make this process ready to be a rank of a gang, for its life.
 
     Args:
@@ -192,11 +192,11 @@ def open_seat(device: str, threads: int | None, host: str) -> Seat:
         host: IP address of this host, as the other ranks reach it.
     """
     from vidgen_dist import nn
-    from vidgen_dist.parallel import gang
+    from vidgen_dist.parallel import rendezvous
 
     # A process group is made on a device, so there must be one before.
     nn.set_device(device, threads)
-    return gang.open_seat(device, host)
+    return rendezvous.open_rendezvous(device, host)
 
 
 def load(model: ModelOptions, device: str, threads: int | None, mesh: Mesh | None) -> AnyPipeline:

@@ -19,7 +19,7 @@ from vidgen_dist.families.cogvideox.autoencoder import (
 )
 from vidgen_dist.families.cogvideox.config import VaeConfig
 from vidgen_dist.families.common.tiles import OverlappingTiles
-from vidgen_dist.parallel.rows import Rows
+from vidgen_dist.parallel.spatial_split import SpatialSplit
 
 TOLERANCE = 2e-5
 
@@ -141,7 +141,9 @@ def test_spatial_norm(frames, stretched):
     )
     expected = (groups.reshape(x.shape) * weight + bias) * scale + shift
     assert (
-        largest_difference(nn.to_numpy(norm(nn.from_numpy(x), Rows(), nn.from_numpy(latents))), expected)
+        largest_difference(
+            nn.to_numpy(norm(nn.from_numpy(x), SpatialSplit(), nn.from_numpy(latents))), expected
+        )
         < 1e-5
     )
 
@@ -162,7 +164,7 @@ def test_upsampling(compress_time, frames, doubled):
     larger = x.astype(np.float64)[:, :, doubled].repeat(2, axis=3).repeat(2, axis=4)
     padded = np.pad(larger, [(0, 0)] * 3 + [(1, 1)] * 2)
     expected = convolved(padded, weights["conv.weight"][:, :, None], weights["conv.bias"])
-    assert largest_difference(nn.to_numpy(upsample(nn.from_numpy(x), Rows())), expected) < 1e-5
+    assert largest_difference(nn.to_numpy(upsample(nn.from_numpy(x), SpatialSplit())), expected) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_downsampling(compress_time, means, size):
     halved = np.stack([x.astype(np.float64)[:, :, frames].mean(2) for frames in means], axis=2)
     padded = np.pad(halved, [(0, 0)] * 3 + [(0, 1)] * 2)
     expected = convolved(padded, weights["conv.weight"][:, :, None], weights["conv.bias"], stride=2)
-    assert largest_difference(nn.to_numpy(downsample(nn.from_numpy(x), Rows())), expected) < 1e-5
+    assert largest_difference(nn.to_numpy(downsample(nn.from_numpy(x), SpatialSplit())), expected) < 1e-5
 
 
 # The whole. -------------------------------------------------------------------------------------

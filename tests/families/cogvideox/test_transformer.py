@@ -9,7 +9,7 @@ from vidgen_dist.families.cogvideox.config import TransformerConfig
 from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
 from vidgen_dist.nn.embeddings import sincos_3d, timestep_embedding
 from vidgen_dist.parallel.mesh import alone
-from vidgen_dist.parallel.tokens import split_tokens
+from vidgen_dist.parallel.token_split import split_tokens
 from vidgen_dist.request import RequestError
 
 TINY = {

@@ -9,9 +9,9 @@ from vidgen_dist import nn
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS, TRANSFORMERS
 from vidgen_dist.families.common.layers import FeedForward, TimestepEmbedding, joint_rotary
 from vidgen_dist.nn.activations import of_diffusers, of_transformers
-from vidgen_dist.nn.rotary import turn
+from vidgen_dist.nn.rotary import apply_rotary
 from vidgen_dist.parallel.mesh import alone
-from vidgen_dist.parallel.tokens import split_tokens
+from vidgen_dist.parallel.token_split import split_tokens
 
 erf = np.vectorize(math.erf)
 
@@ -53,7 +53,7 @@ def test_text_does_not_turn():
     x, angles = rng.standard_normal((2, 7, 3, 8)).astype(np.float32), rng.standard_normal((4, 4))
     tables = [np.repeat(wave(angles), 2, axis=1).astype(np.float32) for wave in (np.cos, np.sin)]
     split = split_tokens(alone(), text=3, video=4)
-    turned = nn.to_numpy(turn(nn.from_numpy(x), joint_rotary(tables, split, nn.float32)))
+    turned = nn.to_numpy(apply_rotary(nn.from_numpy(x), joint_rotary(tables, split, nn.float32)))
     np.testing.assert_array_equal(turned[:, :3], x[:, :3])
 
     def numbers(pairs):

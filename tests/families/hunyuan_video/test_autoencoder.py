@@ -67,9 +67,9 @@ def test_tiles_of_frames(frames, shortest, runs):
 
 def test_blocks_that_change_the_size():
     published = VaeConfig()
-    assert [published.steps(level) for level in range(4)] == [(1, 2, 2), (2, 2, 2), (2, 2, 2), None]
+    assert [published.strides(level) for level in range(4)] == [(1, 2, 2), (2, 2, 2), (2, 2, 2), None]
     coarser = VaeConfig(spatial_compression_ratio=16)
-    assert coarser.steps(3) == (1, 2, 2)
+    assert coarser.strides(3) == (1, 2, 2)
 
 
 @pytest.mark.parametrize("decoding", [True, False])

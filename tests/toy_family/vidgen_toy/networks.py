@@ -14,8 +14,8 @@ from vidgen_dist.families.common.autoencoder_layers import from_channels, to_cha
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.rows import Rows
-from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
+from vidgen_dist.parallel.spatial_split import SpatialSplit
+from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 
 
 class Denoiser(nn.Module):
@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         split = split_tokens(self.mesh, video=tokens.shape[1])
         (own,) = run_blocks(
             self.blocks,
-            [self.proj_in(split.own(tokens, "video"))],
+            [self.proj_in(split.take(tokens, "video"))],
             lambda block, streams: [block(*streams, split)],
         )
         whole = split.gather(self.proj_out(own), "video")
@@ -75,8 +75,8 @@ class Autoencoder(VideoAutoencoder):
         self.encoder = nn.Conv3d(3 * ratio**2, 2 * config.latent_channels, 1)
         self.decoder = nn.Conv3d(config.latent_channels, 3 * ratio**2, 1)
 
-    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         return self.encoder(to_channels(video, self._square))
 
-    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         return from_channels(self.decoder(latents), self._square)

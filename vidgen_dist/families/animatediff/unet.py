@@ -40,7 +40,7 @@ from vidgen_dist.families.common.unet_layers import (
     to_images,
 )
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.parallel.frames import FrameSplit
+from vidgen_dist.parallel.frame_split import FrameSplit
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 
@@ -88,7 +88,7 @@ class UNetMotionModel(nn.Module):
             timesteps, self.config.block_out_channels[0], flip_sin_to_cos=True, freq_shift=0
         )
         time = self.time_embedding(nn.from_numpy(waves, latents.dtype))
-        x = self.conv_in(to_images(split.own(latents)))
+        x = self.conv_in(to_images(split.take(latents)))
         x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, Context(split, time, text))
         x = self.conv_out(nn.silu(self.conv_norm_out(x)))
         return split.gather(to_clips(x, len(time)))

@@ -7,7 +7,7 @@ configuration keys are used here. The norm of the decoder is that of MoVQ (arXiv
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller
 t, h, w. A video goes through in batches of a few frames; each causal convolution leaves its last
 input frames in a `FrameCache` for the next batch. Over the ranks of a gang a video is split into rows: each
-module works on a rank's own, and says through `Rows` what it needs of the others'.
+module works on a rank's own, and says through `SpatialSplit` what it needs of the others'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vidgen_dist.families.common.autoencoder_layers import FrameCache, in_frame_
 from vidgen_dist.families.common.tiles import OverlappingTiles
 from vidgen_dist.nn.activations import of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.parallel.rows import GroupNorm, Rows, join
+from vidgen_dist.parallel.spatial_split import SpatialSplit, SpatialSplitGroupNorm, join_bands
 
 # The spatial norms and the encoder's last norm do not follow `norm_eps`.
 FIXED_NORM_EPS = 1e-6
@@ -56,13 +56,13 @@ class CausalConv3d(nn.Module):
         if history == 0:
             return self.conv(x)
         if self.replicates:
-            return self.conv(cache.rows.pad(x, self.replicated_edge, mode="replicate"))
+            return self.conv(cache.split.pad(x, self.replicated_edge, mode="replicate"))
         before = cache.before(self)
-        bands = cache.rows.around(x, self.edge, self.edge)
+        bands = cache.split.around(x, self.edge, self.edge)
         first = tuple(band[:, :, :1] for band in bands)
-        x = join([*([first] * history if before is None else [(before,)]), bands])
+        x = join_bands([*([first] * history if before is None else [(before,)]), bands])
         cache.store(self, x[:, :, -history:])
-        padding = (0, cache.rows.padding(self.edge), self.edge)
+        padding = (0, cache.split.padding(self.edge), self.edge)
         return nn.conv3d(x, self.conv.weight, self.conv.bias, padding=padding)
 
 
@@ -71,11 +71,11 @@ class SpatialNorm3D(nn.Module):
 
     def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm_layer = GroupNorm(groups, channels, eps=FIXED_NORM_EPS)
+        self.norm_layer = SpatialSplitGroupNorm(groups, channels, eps=FIXED_NORM_EPS)
         self.conv_y = CausalConv3d(latent_channels, channels, kernel_size=1)
         self.conv_b = CausalConv3d(latent_channels, channels, kernel_size=1)
 
-    def construct(self, x: nn.Tensor, rows: Rows, zq: nn.Tensor) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit, zq: nn.Tensor) -> nn.Tensor:
         batch, channels, frames, height, width = x.shape
         latent_rows = zq.shape[3]
         zq = stretch_frames(zq, frames)
@@ -87,7 +87,7 @@ class SpatialNorm3D(nn.Module):
             )
             for conv in (self.conv_y, self.conv_b)
         )
-        normed = self.norm_layer(x, rows).reshape(
+        normed = self.norm_layer(x, split).reshape(
             batch, channels, frames, latent_rows, height // latent_rows, width
         )
         return nn.multiply_add(normed, scale, shift).reshape(x.shape)
@@ -127,14 +127,14 @@ class ResnetBlock3D(nn.Module):
 
     def construct(self, x: nn.Tensor, cache: FrameCache, *zq: nn.Tensor) -> nn.Tensor:
         """x (B, C, T, H, W) to (B, O, T, H, W); zq (B, Z, t, h, w) where the norms want it."""
-        hidden = self.conv1(self.activation(self.norm1(x, cache.rows, *zq)), cache)
-        hidden = self.conv2(self.activation(self.norm2(hidden, cache.rows, *zq)), cache)
+        hidden = self.conv1(self.activation(self.norm1(x, cache.split, *zq)), cache)
+        hidden = self.conv2(self.activation(self.norm2(hidden, cache.split, *zq)), cache)
         return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 def block_norm(channels: int, config: VaeConfig, latent_channels: int | None) -> nn.Module:
     if latent_channels is None:
-        return GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
+        return SpatialSplitGroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
     return SpatialNorm3D(channels, latent_channels, config.norm_num_groups)
 
 
@@ -146,10 +146,10 @@ class Downsample3D(nn.Module):
         self.compress_time = compress_time
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         if self.compress_time:
             x = halve_frames(x)
-        return convolve_frames(rows.pad(x, (0, 1, 0, 1)), self.conv, padding=(0, 0))
+        return convolve_frames(split.pad(x, (0, 1, 0, 1)), self.conv, padding=(0, 0))
 
 
 class Upsample3D(nn.Module):
@@ -160,14 +160,14 @@ class Upsample3D(nn.Module):
         self.compress_time = compress_time
         self.conv = nn.Conv2d(channels, channels, 3)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         # Rows go to the neighbours before they are stretched, and the second of each two is not needed.
-        x = rows.extend(x, 1, 1)
+        x = split.extend(x, 1, 1)
         frames, height, width = x.shape[2:]
         larger = nn.interpolate_nearest(x, size=(frames, 2 * height, 2 * width))
-        if not rows.whole:
+        if not split.whole:
             larger = larger[:, :, :, 1:-1]
-        x = convolve_frames(larger, self.conv, padding=(rows.padding(1), 1))
+        x = convolve_frames(larger, self.conv, padding=(split.padding(1), 1))
         if not self.compress_time or frames == 1:
             return x
         # Frames are doubled last, or the convolution, which sees single frames, would do each one twice.
@@ -202,7 +202,7 @@ class DownBlock3D(nn.Module):
         for resnet in self.resnets:
             x = resnet(x, cache)
         for downsampler in self.downsamplers:
-            x = downsampler(x, cache.rows)
+            x = downsampler(x, cache.split)
         return x
 
 
@@ -228,7 +228,7 @@ class UpBlock3D(nn.Module):
         for resnet in self.resnets:
             x = resnet(x, cache, zq)
         for upsampler in self.upsamplers:
-            x = upsampler(x, cache.rows)
+            x = upsampler(x, cache.split)
         return x
 
 
@@ -258,7 +258,7 @@ class Encoder3D(nn.Module):
             for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
         )
         self.mid_block = MidBlock3D(config)
-        self.norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=FIXED_NORM_EPS)
+        self.norm_out = SpatialSplitGroupNorm(config.norm_num_groups, channels[-1], eps=FIXED_NORM_EPS)
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
@@ -266,7 +266,7 @@ class Encoder3D(nn.Module):
         for block in self.down_blocks:
             x = block(x, cache)
         x = self.mid_block(x, cache)
-        return self.conv_out(nn.silu(self.norm_out(x, cache.rows)), cache)
+        return self.conv_out(nn.silu(self.norm_out(x, cache.split)), cache)
 
 
 class Decoder3D(nn.Module):
@@ -289,7 +289,7 @@ class Decoder3D(nn.Module):
         x = self.mid_block(x, cache, zq)
         for block in self.up_blocks:
             x = block(x, cache, zq)
-        return self.conv_out(nn.silu(self.norm_out(x, cache.rows, zq)), cache)
+        return self.conv_out(nn.silu(self.norm_out(x, cache.split, zq)), cache)
 
 
 class AutoencoderKLCogVideoX(VideoAutoencoder):
@@ -315,11 +315,11 @@ class AutoencoderKLCogVideoX(VideoAutoencoder):
         self.use_slicing = False
         self.tiles = OverlappingTiles(config.sample_height // 2, config.sample_width // 2)
 
-    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return in_frame_batches(video, SAMPLE_FRAMES_AT_ONCE, self._encode_frames, rows)
+    def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        return in_frame_batches(video, SAMPLE_FRAMES_AT_ONCE, self._encode_frames, split)
 
-    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self._decode_frames, rows)
+    def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        return in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self._decode_frames, split)
 
     def _encode_frames(self, frames: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         moments = self.encoder(frames, cache)

@@ -18,11 +18,11 @@ from vidgen_dist import nn
 from vidgen_dist.families.cogvideox.config import TransformerConfig
 from vidgen_dist.families.common.layers import FeedForward, TimestepEmbedding, joint_rotary
 from vidgen_dist.nn.embeddings import rotary_3d, sincos_3d, timestep_embedding
-from vidgen_dist.nn.rotary import Rotary, turn
+from vidgen_dist.nn.rotary import Rotary, apply_rotary
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
+from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 from vidgen_dist.request import RequestError
 
 
@@ -201,14 +201,14 @@ class PatchEmbed(nn.Module):
         _, frames, _, height, width = video.shape
         patches = self._patchify(video)
         positions = self._positions(text.shape[1], frames, height, width, patches.dtype)
-        text = self.text_proj(split.own(text, "text"))
+        text = self.text_proj(split.take(text, "text"))
         # Patches do not overlap, so the convolution is a product with each patch.
         weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
-        tokens = nn.linear(split.own(patches, "video"), weight, self.proj.bias)
+        tokens = nn.linear(split.take(patches, "video"), weight, self.proj.bias)
         if "text" in positions:
-            text = nn.add(text, split.own(positions["text"], "text"))
+            text = nn.add(text, split.take(positions["text"], "text"))
         if "video" in positions:
-            tokens = nn.add(tokens, split.own(positions["video"], "video"))
+            tokens = nn.add(tokens, split.take(positions["video"], "video"))
         return text, tokens
 
     def _patchify(self, video: nn.Tensor) -> nn.Tensor:
@@ -353,7 +353,7 @@ class Attention(nn.Module):
         key = self.norm_k(self.to_k(tokens).reshape(heads))
         value = self.to_v(tokens).reshape(heads)
         if rotary is not None:
-            query, key = turn(query, rotary), turn(key, rotary)
+            query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
         mixed = attention(query, key, value, split)
         return self.to_out[0](nn.reshape(mixed, (batch, length, dim)))
 

@@ -12,8 +12,11 @@ from typing import Any
 from vidgen_dist import nn
 from vidgen_dist.families.common.tiles import OverlappingTiles, StridedTiles, in_tiles
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.rows import Rows
+from vidgen_dist.parallel.spatial_split import SpatialSplit
 from vidgen_dist.spec import ModelOptions
+
+SplitNetwork = Callable[[nn.Tensor, SpatialSplit], nn.Tensor]
+"""An encoder or a decoder, which is told which rows this rank has."""
 
 
 class TiledAutoencoder(nn.Module):
@@ -94,12 +97,12 @@ class VideoAutoencoder(TiledAutoencoder):
             Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
             within [-30, 20].
         """
-        rows = self._divide(self._latent_rows(video.shape[3]))
+        split = self._divide(self._latent_rows(video.shape[3]))
         moments = None
-        if rows.holds:
-            part = rows.take(video, self.spatial_compression_ratio)
-            moments = self._run(part, rows, self._encode, decoding=False)
-        return distribution(rows.gather(moments, video.dtype), self.config.latent_channels)
+        if split.holds:
+            part = split.take(video, self.spatial_compression_ratio)
+            moments = self._run(part, split, self._encode, decoding=False)
+        return distribution(split.gather(moments, video.dtype), self.config.latent_channels)
 
     def decode(self, latents: nn.Tensor) -> nn.Tensor:
         """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
@@ -108,11 +111,11 @@ class VideoAutoencoder(TiledAutoencoder):
         """
         return self._decode_by(self._decode, latents)
 
-    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         """Moments of the latents, Z means and then the variances' logarithms, of a part of a video."""
         raise NotImplementedError
 
-    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         """Frames of a part of the latents."""
         raise NotImplementedError
 
@@ -120,22 +123,27 @@ class VideoAutoencoder(TiledAutoencoder):
         """Rows of latents for a height in pixels."""
         return height // self.spatial_compression_ratio
 
-    def _decode_by(self, decode: Callable[[nn.Tensor, Rows], nn.Tensor], latents: nn.Tensor) -> nn.Tensor:
+    def _decode_by(self, decode: SplitNetwork, latents: nn.Tensor) -> nn.Tensor:
         """As `decode`, with another method than `_decode`."""
-        rows = self._divide(latents.shape[3])
-        frames = self._run(rows.take(latents), rows, decode, decoding=True) if rows.holds else None
-        return rows.gather_at_first(frames, latents.dtype)
+        split = self._divide(latents.shape[3])
+        frames = self._run(split.take(latents), split, decode, decoding=True) if split.holds else None
+        return split.gather_at_first(frames, latents.dtype)
 
-    def _divide(self, latent_rows: int) -> Rows:
-        divide = Rows.of_first if self.use_tiling else Rows.divide
+    def _divide(self, latent_rows: int) -> SpatialSplit:
+        divide = SpatialSplit.of_first if self.use_tiling else SpatialSplit.divide
         return divide(self.mesh.gang, latent_rows)
 
     def _run(
-        self, x: nn.Tensor, rows: Rows, half: Callable[[nn.Tensor, Rows], nn.Tensor], *, decoding: bool
+        self,
+        x: nn.Tensor,
+        split: SpatialSplit,
+        network: SplitNetwork,
+        *,
+        decoding: bool,
     ) -> nn.Tensor:
         # A tile is an image of its own.
-        on = Rows() if self.use_tiling else rows
-        return self._in_parts(x, lambda part: half(part, on), decoding=decoding)
+        on = SpatialSplit() if self.use_tiling else split
+        return self._in_parts(x, lambda part: network(part, on), decoding=decoding)
 
 
 def distribution(moments: nn.Tensor, channels: int) -> tuple[nn.Tensor, nn.Tensor]:

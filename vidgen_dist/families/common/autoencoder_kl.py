@@ -27,7 +27,7 @@ from vidgen_dist.families.common.unet_layers import (
     to_images,
     to_tokens,
 )
-from vidgen_dist.parallel.frames import FRAME_AXIS, FrameSplit
+from vidgen_dist.parallel.frame_split import FRAME_AXIS, FrameSplit
 from vidgen_dist.parallel.mesh import Mesh
 
 EPS = 1e-6
@@ -247,7 +247,7 @@ class AutoencoderKL(ImageAutoencoder):
             (B, 3, F, H, W) on the first rank; the others get (B, 3, F, 0, W).
         """
         split = FrameSplit.divide(self.mesh.gang, latents.shape[FRAME_AXIS])
-        parts = nn.split(split.own(latents), chunk or split.held, FRAME_AXIS)
+        parts = nn.split(split.take(latents), chunk or split.held, FRAME_AXIS)
         done = [self._in_parts(part, self._decode, decoding=True) for part in parts]
         return self._gathered(done[0] if len(done) == 1 else nn.cat(done, FRAME_AXIS), split)
 

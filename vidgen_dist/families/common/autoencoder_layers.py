@@ -9,9 +9,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.rows import Rows
+from vidgen_dist.parallel.spatial_split import SpatialSplit
 
-Steps = tuple[int, int, int]
+Strides = tuple[int, int, int]
 """Factors by which frames, rows and columns become fewer, or more."""
 
 
@@ -19,11 +19,11 @@ class FrameCache:
     """What causal convolutions saw last, for the next batch of frames of the same video.
 
     Args:
-        rows: This rank's rows of the video; by default all.
+        split: Which rows of the video this rank has; by default all.
     """
 
-    def __init__(self, rows: Rows | None = None) -> None:
-        self.rows = rows or Rows()
+    def __init__(self, split: SpatialSplit | None = None) -> None:
+        self.split = split or SpatialSplit()
         self._frames: dict[int, nn.Tensor] = {}
         # Cleared for the last batch, whose frames nobody will ask for.
         self.keeps = True
@@ -46,7 +46,7 @@ class CausalConv3d(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | Steps = 3, stride: Steps = (1, 1, 1)
+        self, in_channels: int, out_channels: int, kernel_size: int | Strides = 3, stride: Strides = (1, 1, 1)
     ) -> None:
         super().__init__()
         frames, *sides = (kernel_size,) * 3 if isinstance(kernel_size, int) else kernel_size
@@ -55,12 +55,12 @@ class CausalConv3d(nn.Module):
         self._edge = (left, left, above, above)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride)
 
-    def construct(self, x: nn.Tensor, rows: Rows, cache: FrameCache | None = None) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit, cache: FrameCache | None = None) -> nn.Tensor:
         """The frames of x; with a cache after those that it has from the last call, and kept in it."""
         before = None if cache is None else cache.before(self)
         padding = (*self._edge, self._history if before is None else 0, 0)
         if any(padding):
-            x = rows.pad(x, padding, "replicate")
+            x = split.pad(x, padding, "replicate")
         if before is not None:
             x = nn.cat([before, x], 2)
         if cache is not None and self._history:
@@ -68,7 +68,7 @@ class CausalConv3d(nn.Module):
         return self.conv(x)
 
 
-def to_channels(x: nn.Tensor, stride: Steps) -> nn.Tensor:
+def to_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
     """x (B, C, T, H, W), `stride` frames, rows and columns of it as channels."""
     batch, channels, *size = x.shape
     frames, rows, columns = (n // s for n, s in zip(size, stride, strict=True))
@@ -77,7 +77,7 @@ def to_channels(x: nn.Tensor, stride: Steps) -> nn.Tensor:
     return nn.reshape(cut, (batch, channels * st * sh * sw, frames, rows, columns))
 
 
-def from_channels(x: nn.Tensor, stride: Steps) -> nn.Tensor:
+def from_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
     """What `to_channels` takes to x."""
     batch, _, frames, rows, columns = x.shape
     st, sh, sw = stride
@@ -86,13 +86,13 @@ def from_channels(x: nn.Tensor, stride: Steps) -> nn.Tensor:
 
 
 def in_frame_batches(
-    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor], rows: Rows
+    x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor], split: SpatialSplit
 ) -> nn.Tensor:
     """Run x (B, C, T, h, W) through, `at_once` frames at a time; the first batch also has the remainder."""
     frames = x.shape[2]
     batches = max(frames // at_once, 1)
     ends = [frames - at_once * later for later in reversed(range(batches))]
-    cache = FrameCache(rows)
+    cache = FrameCache(split)
     done = []
     for start, end in pairwise([0, *ends]):
         cache.keeps = end < frames

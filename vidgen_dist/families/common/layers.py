@@ -17,7 +17,7 @@ from vidgen_dist import nn
 from vidgen_dist.nn.activations import of_diffusers, of_feed_forward
 from vidgen_dist.nn.embeddings import timestep_embedding
 from vidgen_dist.nn.rotary import Rotary, pair_swap
-from vidgen_dist.parallel.tokens import TokenSplit
+from vidgen_dist.parallel.token_split import TokenSplit
 
 SINUSOIDS = 256
 

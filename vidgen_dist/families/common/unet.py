@@ -27,7 +27,7 @@ from vidgen_dist.families.common.unet_layers import (
     to_images,
     to_tokens,
 )
-from vidgen_dist.parallel.frames import FrameSplit, GroupNorm
+from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class FrameTransformer(nn.Module):
     ) -> None:
         super().__init__()
         inner = heads * head_dim
-        self.norm = GroupNorm(groups, channels, PROJECTION_EPS)
+        self.norm = FrameSplitGroupNorm(groups, channels, PROJECTION_EPS)
         self.proj_in = nn.Linear(channels, inner)
         self.transformer_blocks = nn.ModuleList(
             [

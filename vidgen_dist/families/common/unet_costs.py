@@ -6,7 +6,7 @@ A family's `costs.py` hands in what was counted, with diffusers' parameter names
     denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
     vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
 
-Frames are divided over `ulysses` ranks (`parallel.frames`); a layer that sees one frame at a time needs
+Frames are divided over `ulysses` ranks (`parallel.frame_split`); a layer that sees one frame at a time needs
 nothing of others. Bytes that a rank sends in a step, the mean of all P ranks of a sequence, of which
 p = min(P, F) have frames, f of F each, of B samples, at N places of an image:
 

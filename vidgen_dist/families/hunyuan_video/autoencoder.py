@@ -5,9 +5,8 @@ Source: Kong et al. 2024, "HunyuanVideo: A Systematic Framework For Large Video 
 parameter names and configuration keys are used here.
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
-Long videos go through in tiles of frames that are blended, as the weights are used everywhere. Over the ranks
-of a gang a video is split into rows: each module works on a rank's own, and says through `Rows` what it needs
-of the others'.
+Long videos go through in blended tiles of frames, as everywhere with these weights. A gang splits the video
+into rows: each module works on its rank's rows, and gets what it needs of the others' through `SpatialSplit`.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any
 
 from vidgen_dist import nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
-from vidgen_dist.families.common.autoencoder_layers import CausalConv3d, Steps
+from vidgen_dist.families.common.autoencoder_layers import CausalConv3d, Strides
 from vidgen_dist.families.common.tiles import StridedTiles, Tiles, cut, in_frame_tiles
 from vidgen_dist.families.hunyuan_video.config import FRAMES_OF_A_TILE, FRAMES_TO_THE_NEXT, VaeConfig
 from vidgen_dist.nn.activations import of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.parallel.rows import GroupNorm, Rows
+from vidgen_dist.parallel.spatial_split import SpatialSplit, SpatialSplitGroupNorm
 
 NORM_EPS = 1e-6
 
@@ -35,19 +34,19 @@ class ResnetBlock3D(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: VaeConfig) -> None:
         super().__init__()
         self._activation = of_diffusers(config.act_fn)
-        self.norm1 = GroupNorm(config.norm_num_groups, in_channels, eps=NORM_EPS)
+        self.norm1 = SpatialSplitGroupNorm(config.norm_num_groups, in_channels, eps=NORM_EPS)
         self.conv1 = CausalConv3d(in_channels, out_channels)
-        self.norm2 = GroupNorm(config.norm_num_groups, out_channels, eps=NORM_EPS)
+        self.norm2 = SpatialSplitGroupNorm(config.norm_num_groups, out_channels, eps=NORM_EPS)
         self.conv2 = CausalConv3d(out_channels, out_channels)
         self.conv_shortcut = (
             CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
         )
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         """x (B, C, T, H, W) to (B, O, T, H, W)."""
-        hidden = self.conv1(self._activation(self.norm1(x, rows)), rows)
-        hidden = self.conv2(self._activation(self.norm2(hidden, rows)), rows)
-        return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x, rows))
+        hidden = self.conv1(self._activation(self.norm1(x, split)), split)
+        hidden = self.conv2(self._activation(self.norm2(hidden, split)), split)
+        return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x, split))
 
 
 class Attention(nn.Module):
@@ -55,17 +54,17 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = GroupNorm(groups, channels, eps=NORM_EPS)
+        self.group_norm = SpatialSplitGroupNorm(groups, channels, eps=NORM_EPS)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         """x (B, C, T, H, W) to the same."""
-        places = nn.copy(self.group_norm(x, rows).permute(0, 2, 3, 4, 1))
+        places = nn.copy(self.group_norm(x, split).permute(0, 2, 3, 4, 1))
         query, key, value = (linear(places)[:, None] for linear in (self.to_q, self.to_k, self.to_v))
-        mixed = rows.attention(query, key, value, causal=True)[:, 0]
+        mixed = split.attention(query, key, value, causal=True)[:, 0]
         return nn.add(x, self.to_out[0](mixed).permute(0, 4, 1, 2, 3))
 
 
@@ -80,38 +79,38 @@ class MidBlock3D(nn.Module):
             self.attentions.append(Attention(channels, config.norm_num_groups))
         self.resnets = nn.ModuleList(ResnetBlock3D(channels, channels, config) for _ in range(2))
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        x = self.resnets[0](x, rows)
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        x = self.resnets[0](x, split)
         for attention in self.attentions:
-            x = attention(x, rows)
-        return self.resnets[1](x, rows)
+            x = attention(x, split)
+        return self.resnets[1](x, split)
 
 
 class Downsample3D(nn.Module):
-    """Fewer frames, rows and columns of (B, C, T, H, W), by a convolution with steps."""
+    """Fewer frames, rows and columns of (B, C, T, H, W), by a convolution with strides."""
 
-    def __init__(self, channels: int, steps: Steps) -> None:
+    def __init__(self, channels: int, strides: Strides) -> None:
         super().__init__()
-        self.conv = CausalConv3d(channels, channels, stride=steps)
+        self.conv = CausalConv3d(channels, channels, stride=strides)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return self.conv(x, rows)
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        return self.conv(x, split)
 
 
 class Upsample3D(nn.Module):
     """More frames, rows and columns of (B, C, T, H, W), then a convolution; the first frame stays one."""
 
-    def __init__(self, channels: int, steps: Steps) -> None:
+    def __init__(self, channels: int, strides: Strides) -> None:
         super().__init__()
-        self._steps = steps
+        self._strides = strides
         self.conv = CausalConv3d(channels, channels)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        time, space, _ = self._steps
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        time, space, _ = self._strides
         parts = [nn.interpolate_nearest(x[:, :, :1], scale=(1, space, space))]
         if x.shape[2] > 1:
             parts.append(nn.interpolate_nearest(x[:, :, 1:], scale=(time, space, space)))
-        return self.conv(nn.cat(parts, axis=2), rows)
+        return self.conv(nn.cat(parts, axis=2), split)
 
 
 class DownBlock3D(nn.Module):
@@ -119,12 +118,12 @@ class DownBlock3D(nn.Module):
         super().__init__()
         channels = [in_channels, *[out_channels] * config.layers_per_block]
         self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
-        steps = config.steps(level)
-        self.downsamplers = nn.ModuleList([Downsample3D(out_channels, steps)] if steps else [])
+        strides = config.strides(level)
+        self.downsamplers = nn.ModuleList([Downsample3D(out_channels, strides)] if strides else [])
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         for module in (*self.resnets, *self.downsamplers):
-            x = module(x, rows)
+            x = module(x, split)
         return x
 
 
@@ -133,12 +132,12 @@ class UpBlock3D(nn.Module):
         super().__init__()
         channels = [in_channels, *[out_channels] * (config.layers_per_block + 1)]
         self.resnets = nn.ModuleList(ResnetBlock3D(i, o, config) for i, o in pairwise(channels))
-        steps = config.steps(level)
-        self.upsamplers = nn.ModuleList([Upsample3D(out_channels, steps)] if steps else [])
+        strides = config.strides(level)
+        self.upsamplers = nn.ModuleList([Upsample3D(out_channels, strides)] if strides else [])
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         for module in (*self.resnets, *self.upsamplers):
-            x = module(x, rows)
+            x = module(x, split)
         return x
 
 
@@ -154,15 +153,15 @@ class Encoder3D(nn.Module):
             for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
         )
         self.mid_block = MidBlock3D(config)
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
+        self.conv_norm_out = SpatialSplitGroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        x = self.conv_in(x, rows)
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        x = self.conv_in(x, split)
         for block in self.down_blocks:
-            x = block(x, rows)
-        x = self.mid_block(x, rows)
-        return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
+            x = block(x, split)
+        x = self.mid_block(x, split)
+        return self.conv_out(nn.silu(self.conv_norm_out(x, split)), split)
 
 
 class Decoder3D(nn.Module):
@@ -176,15 +175,15 @@ class Decoder3D(nn.Module):
         self.up_blocks = nn.ModuleList(
             UpBlock3D(i, o, level, config) for level, (i, o) in enumerate(pairwise([channels[0], *channels]))
         )
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
+        self.conv_norm_out = SpatialSplitGroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = CausalConv3d(channels[-1], config.out_channels)
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:
-        x = self.conv_in(x, rows)
-        x = self.mid_block(x, rows)
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        x = self.conv_in(x, split)
+        x = self.mid_block(x, split)
         for block in self.up_blocks:
-            x = block(x, rows)
-        return self.conv_out(nn.silu(self.conv_norm_out(x, rows)), rows)
+            x = block(x, split)
+        return self.conv_out(nn.silu(self.conv_norm_out(x, split)), split)
 
 
 @dataclass(frozen=True)
@@ -230,11 +229,11 @@ class AutoencoderKLHunyuanVideo(VideoAutoencoder):
             tiles.cut_frames(self.config.temporal_compression_ratio, decoding=decoding)
         super().enable_tiling(**sizes)
 
-    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return self.quant_conv(self.encoder(video, rows))
+    def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        return self.quant_conv(self.encoder(video, split))
 
-    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return self.decoder(self.post_quant_conv(latents), rows)
+    def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        return self.decoder(self.post_quant_conv(latents), split)
 
     def _latent_rows(self, height: int) -> int:
         # A latent of its own also for rows that are too few for one.

@@ -128,7 +128,7 @@ class VaeConfig(Config):
             allowed = f"a power of 2, up to {2**blocks}: each block halves once"
             self.refuse("spatial_compression_ratio", allowed)
 
-    def steps(self, level: int) -> tuple[int, int, int] | None:
+    def strides(self, level: int) -> tuple[int, int, int] | None:
         """Factors by which a block changes frames, rows and columns at its end; None if it changes none.
 
         Args:

@@ -92,7 +92,7 @@ def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Co
     # How many frames, and rows, at one end become one after a number of blocks.
     behind = [(1, 1)]
     for level in range(len(config.block_out_channels)):
-        time, space, _ = config.steps(level) or (1, 1, 1)
+        time, space, _ = config.strides(level) or (1, 1, 1)
         behind.append((behind[-1][0] * time, behind[-1][1] * space))
     for name, shape in shapes.items():
         if not name.startswith(prefix) or len(shape) < 5:

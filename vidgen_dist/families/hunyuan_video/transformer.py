@@ -32,11 +32,11 @@ from vidgen_dist.families.common.layers import (
 )
 from vidgen_dist.families.hunyuan_video.config import TransformerConfig
 from vidgen_dist.nn.embeddings import rotary_axes, timestep_embedding
-from vidgen_dist.nn.rotary import Rotary, turn
+from vidgen_dist.nn.rotary import Rotary, apply_rotary
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
+from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 
 EPS = 1e-6
 """Epsilon of every norm."""
@@ -160,8 +160,8 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         """One sample's text (1, L, D), patches and time (1, D), divided over the ranks."""
         split = split_tokens(self.mesh, text=text.shape[1], video=patches.shape[1])
         return Sample(
-            text=split.own(text, "text"),
-            video=self.x_embedder(split.own(patches, "video")),
+            text=split.take(text, "text"),
+            video=self.x_embedder(split.take(patches, "video")),
             time=time,
             rotary=joint_rotary(self._positions(grid), split, text.dtype),
             split=split,
@@ -457,7 +457,7 @@ def _in_heads(x: nn.Tensor, heads: int) -> nn.Tensor:
 
 def _attend(query: nn.Tensor, key: nn.Tensor, value: nn.Tensor, sample: Sample) -> nn.Tensor:
     """Queries, keys and values (1, N, heads, head size), text first, to (1, N, D)."""
-    query, key = turn(query, sample.rotary), turn(key, sample.rotary)
+    query, key = apply_rotary(query, sample.rotary), apply_rotary(key, sample.rotary)
     mixed = attention(query, key, value, sample.split)
     batch, length, heads, size = mixed.shape
     return nn.reshape(mixed, (batch, length, heads * size))

@@ -50,7 +50,7 @@ from vidgen_dist.families.i2vgen_xl.config import (
     UNetConfig,
 )
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.parallel.frames import FrameSplit, GroupNorm, TemporalConv
+from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm, TemporalConv
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 EPS = 1e-5
@@ -119,8 +119,8 @@ class I2VGenXLUNet(nn.Module):
             time=self._time(timesteps, fps, latents.dtype),
             text=self._attended(text, image_latents[:, :, 0], image_vector),
         )
-        image = self._image_frames(split.own(image_latents), context)
-        x = self.conv_in(to_images(nn.cat([split.own(latents), image], 1)))
+        image = self._image_frames(split.take(image_latents), context)
+        x = self.conv_in(to_images(nn.cat([split.take(latents), image], 1)))
         x = self.transformer_in(x, context)
         x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, context)
         x = self.conv_out(nn.silu(self.conv_norm_out(x)))
@@ -212,7 +212,7 @@ class TemporalConvLayer(nn.Module):
             # The checkpoint counts the activation and, from the second on, a dropout.
             skipped = [nn.Module(), nn.Module()] if dropout else [nn.Module()]
             return nn.ModuleList(
-                [GroupNorm(groups, channels, EPS), *skipped, TemporalConv(channels, channels)]
+                [FrameSplitGroupNorm(groups, channels, EPS), *skipped, TemporalConv(channels, channels)]
             )
 
         self.conv1 = stage(dropout=False)

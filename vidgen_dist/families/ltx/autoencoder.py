@@ -7,7 +7,7 @@ the last step of denoising itself; 0.9.5's encoder shuffles pixels into channels
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
 Over the ranks of a gang a video is split into rows: each module works on a rank's own, and says through
-`Rows` what it needs of the others'.
+`SpatialSplit` what it needs of the others'.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vidgen_dist.families.common.layers import SinusoidEmbedding
 from vidgen_dist.families.common.tiles import StridedTiles
 from vidgen_dist.families.ltx.config import DOWN_BLOCK, HALVED, DownStage, Stride, UpStage, VaeConfig
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.parallel.rows import Rows, join
+from vidgen_dist.parallel.spatial_split import SpatialSplit, join_bands
 
 PIXEL_NORM_EPS = 1e-8
 
@@ -34,11 +34,11 @@ class Pass:
     """What modules need beside their input, on one way through the encoder or decoder.
 
     Args:
-        rows: This rank's rows of the video.
+        split: Which rows of the video this rank has.
         rng: What injected noise is drawn from.
     """
 
-    rows: Rows
+    split: SpatialSplit
     rng: np.random.Generator | None = None
 
     def noise(self, like: nn.Tensor) -> nn.Tensor:
@@ -49,10 +49,10 @@ class Pass:
         if self.rng is None:
             raise ValueError("this decoder needs rng: its config has decoder_inject_noise")
         rows, width = like.shape[3:]
-        scale = rows // self.rows.sizes[self.rows.gang.index]
-        height = rows if self.rows.gang.size == 1 else scale * sum(self.rows.sizes)
+        scale = rows // self.split.sizes[self.split.gang.index]
+        height = rows if self.split.gang.size == 1 else scale * sum(self.split.sizes)
         drawn = nn.from_numpy(self.rng.standard_normal((1, 1, 1, height, width)).astype(np.float32))
-        return nn.copy(self.rows.take(drawn, scale)).astype(like.dtype)
+        return nn.copy(self.split.take(drawn, scale)).astype(like.dtype)
 
 
 class CausalConv3d(nn.Module):
@@ -73,11 +73,11 @@ class CausalConv3d(nn.Module):
     def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
         if not self.edge:
             return self.conv(x)
-        bands = on.rows.around(x, self.edge, self.edge)
+        bands = on.split.around(x, self.edge, self.edge)
         first = tuple(band[:, :, :1] for band in bands)
         last = tuple(band[:, :, -1:] for band in bands)
-        x = join([*[first] * self.before, bands, *[last] * self.after])
-        padding = (0, on.rows.padding(self.edge), self.edge)
+        x = join_bands([*[first] * self.before, bands, *[last] * self.after])
+        padding = (0, on.split.padding(self.edge), self.edge)
         return nn.conv3d(x, self.conv.weight, self.conv.bias, stride=self.conv.stride, padding=padding)
 
 
@@ -391,7 +391,7 @@ class AutoencoderKLLTXVideo(VideoAutoencoder):
         Raises:
             ValueError: No `timestep` or `rng` where the config asks for it.
         """
-        return self._decode_by(lambda x, rows: self.decoder(x, Pass(rows, rng), timestep), latents)
+        return self._decode_by(lambda x, split: self.decoder(x, Pass(split, rng), timestep), latents)
 
-    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
-        return self.encoder(video, Pass(rows))
+    def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        return self.encoder(video, Pass(split))

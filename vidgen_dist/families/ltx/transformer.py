@@ -19,11 +19,11 @@ from vidgen_dist import nn
 from vidgen_dist.families.common.layers import FeedForward, SinusoidEmbedding
 from vidgen_dist.families.ltx.config import TransformerConfig
 from vidgen_dist.nn.activations import gelu_tanh
-from vidgen_dist.nn.rotary import Rotary, pair_swap, turn
+from vidgen_dist.nn.rotary import Rotary, apply_rotary, pair_swap
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
+from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 
 QK_NORM_EPS = 1e-5
 FINAL_NORM_EPS = 1e-6
@@ -154,7 +154,7 @@ class LTXVideoTransformer3DModel(nn.Module):
         mask = nn.from_numpy(np.asarray(encoder_attention_mask, np.bool_)[:, None, None, :])
         (video,) = run_blocks(
             self.transformer_blocks,
-            [self.proj_in(split.own(hidden_states, "video"))],
+            [self.proj_in(split.take(hidden_states, "video"))],
             lambda block, streams: [block(*streams, text, mask, times, rotary, split)],
         )
         shift, scale = _rows(nn.add(times.embedding[:, None], self.scale_shift_table), times)
@@ -265,7 +265,7 @@ class Attention(nn.Module):
     def among(self, video: nn.Tensor, rotary: Rotary, split: TokenSplit) -> nn.Tensor:
         """Attention of this rank's tokens (B, n, D) to the tokens of all ranks."""
         query, key, value = self._projected(video, video)
-        mixed = attention(turn(query, rotary), turn(key, rotary), value, split)
+        mixed = attention(apply_rotary(query, rotary), apply_rotary(key, rotary), value, split)
         return self.to_out[0](nn.reshape(mixed, video.shape))
 
     def to_text(self, video: nn.Tensor, text: nn.Tensor, mask: nn.Tensor) -> nn.Tensor:

@@ -7,7 +7,7 @@ configuration keys are used here.
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
 Over the ranks of a gang a video is split into rows: each module works on a rank's own, and says through
-`Rows` what it needs of the others'.
+`SpatialSplit` what it needs of the others'.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_layers import (
     CausalConv3d,
     FrameCache,
-    Steps,
+    Strides,
     from_channels,
     in_frame_batches,
 )
 from vidgen_dist.families.mochi.config import GROUPS, LATENT_FRAMES_AT_ONCE, OCTAVES, VaeConfig
 from vidgen_dist.nn.activations import Activation, of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.parallel.rows import GroupNorm, Rows
+from vidgen_dist.parallel.spatial_split import SpatialSplit, SpatialSplitGroupNorm
 
 HEAD = 32
 """Channels of a head."""
@@ -42,12 +42,12 @@ class FrameNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm_layer = GroupNorm(GROUPS, channels)
+        self.norm_layer = SpatialSplitGroupNorm(GROUPS, channels)
 
-    def construct(self, x: nn.Tensor, rows: Rows, activation: Activation | None = None) -> nn.Tensor:
+    def construct(self, x: nn.Tensor, split: SpatialSplit, activation: Activation | None = None) -> nn.Tensor:
         batch, channels, frames, height, width = x.shape
         alone = nn.reshape(x.permute(0, 2, 1, 3, 4), (batch * frames, channels, 1, height, width))
-        normed = self.norm_layer(alone, rows)
+        normed = self.norm_layer(alone, split)
         if activation is not None:
             normed = activation(normed)
         return nn.reshape(normed, (batch, frames, channels, height, width)).permute(0, 2, 1, 3, 4)
@@ -64,9 +64,9 @@ class ResnetBlock3D(nn.Module):
         self.conv2 = CausalConv3d(channels, channels)
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
-        rows = cache.rows
-        hidden = self.conv1(self.norm1(x, rows, nn.silu), rows, cache)
-        return nn.add(self.conv2(self.norm2(hidden, rows, nn.silu), rows, cache), x)
+        split = cache.split
+        hidden = self.conv1(self.norm1(x, split, nn.silu), split, cache)
+        return nn.add(self.conv2(self.norm2(hidden, split, nn.silu), split, cache), x)
 
 
 class PastAttention(nn.Module):
@@ -123,7 +123,7 @@ class Layers(nn.Module):
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, cache)
             if len(self.attentions):
-                x = nn.add(self.attentions[i](self.norms[i](x, cache.rows)), x)
+                x = nn.add(self.attentions[i](self.norms[i](x, cache.split)), x)
         return x
 
 
@@ -131,28 +131,28 @@ class DownBlock3D(Layers):
     """Fewer frames, rows and columns by a convolution, and layers behind it."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, layers: int, steps: Steps, attention: bool
+        self, in_channels: int, out_channels: int, layers: int, strides: Strides, attention: bool
     ) -> None:
         super().__init__(out_channels, layers, attention)
-        self.conv_in = CausalConv3d(in_channels, out_channels, steps, steps)
+        self.conv_in = CausalConv3d(in_channels, out_channels, strides, strides)
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
-        return super().construct(self.conv_in(x, cache.rows, cache), cache)
+        return super().construct(self.conv_in(x, cache.split, cache), cache)
 
 
 class UpBlock3D(nn.Module):
     """Residual blocks, and more frames, rows and columns made of channels behind them."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, steps: Steps) -> None:
+    def __init__(self, in_channels: int, out_channels: int, layers: int, strides: Strides) -> None:
         super().__init__()
-        self._steps = steps
+        self._strides = strides
         self.resnets = nn.ModuleList([ResnetBlock3D(in_channels) for _ in range(layers)])
-        self.proj = PlaceLinear(in_channels, out_channels * math.prod(steps))
+        self.proj = PlaceLinear(in_channels, out_channels * math.prod(strides))
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
         for resnet in self.resnets:
             x = resnet(x, cache)
-        return from_channels(self.proj(x), self._steps)
+        return from_channels(self.proj(x), self._strides)
 
 
 class PlaceLinear(nn.Linear):
@@ -182,7 +182,7 @@ class Encoder3D(nn.Module):
         self.proj_in = PlaceLinear(config.in_channels, channels[0])
         self.block_in = Layers(channels[0], layers[0], attention[0])
         self.down_blocks = nn.ModuleList(
-            DownBlock3D(channels[i], channels[i + 1], layers[i + 1], config.steps(i), attention[i + 1])
+            DownBlock3D(channels[i], channels[i + 1], layers[i + 1], config.strides(i), attention[i + 1])
             for i in range(len(channels) - 1)
         )
         self.block_out = Layers(channels[-1], layers[-1], attention[-1])
@@ -194,7 +194,7 @@ class Encoder3D(nn.Module):
         x = self.proj_in(with_waves(x.astype(nn.float32)).astype(x.dtype))
         for block in (self.block_in, *self.down_blocks, self.block_out):
             x = block(x, cache)
-        return self.proj_out(self.norm_out(x, cache.rows, self._activation))
+        return self.proj_out(self.norm_out(x, cache.split, self._activation))
 
 
 class Decoder3D(nn.Module):
@@ -207,7 +207,7 @@ class Decoder3D(nn.Module):
         self.conv_in = nn.Conv3d(config.latent_channels, channels[-1], 1)
         self.block_in = Layers(channels[-1], layers[-1], attention=False)
         self.up_blocks = nn.ModuleList(
-            UpBlock3D(channels[-i - 1], channels[-i - 2], layers[-i - 2], config.steps(-i - 1))
+            UpBlock3D(channels[-i - 1], channels[-i - 2], layers[-i - 2], config.strides(-i - 1))
             for i in range(len(channels) - 1)
         )
         self.block_out = Layers(channels[0], layers[0], attention=False)
@@ -235,12 +235,12 @@ class AutoencoderKLMochi(VideoAutoencoder):
         self.encoder = Encoder3D(config)
         self.decoder = Decoder3D(config)
 
-    def _encode(self, video: nn.Tensor, rows: Rows) -> nn.Tensor:
+    def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         # At once: its attention sees all of the past.
-        return in_frame_batches(video, video.shape[2], self.encoder, rows)
+        return in_frame_batches(video, video.shape[2], self.encoder, split)
 
-    def _decode(self, latents: nn.Tensor, rows: Rows) -> nn.Tensor:
-        frames = in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self.decoder, rows)
+    def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
+        frames = in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self.decoder, split)
         # The first latent frame is the first frame's alone.
         extra = self.config.temporal_compression_ratio - 1
         return frames[:, :, extra:] if frames.shape[2] > extra else frames

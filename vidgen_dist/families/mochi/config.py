@@ -176,7 +176,7 @@ class VaeConfig(Config):
         """Frames that it makes of a latent frame."""
         return math.prod(self.temporal_expansions)
 
-    def steps(self, level: int) -> tuple[int, int, int]:
+    def strides(self, level: int) -> tuple[int, int, int]:
         """Factors by which frames, rows and columns differ between a level and the next."""
         space = self.spatial_expansions[level]
         return self.temporal_expansions[level], space, space

@@ -95,7 +95,7 @@ def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Co
     # Factors by which frames, and rows, are fewer than the video's after a number of the encoder's blocks.
     fewer = [(1, 1)]
     for level in range(levels):
-        time, space, _ = config.steps(level)
+        time, space, _ = config.strides(level)
         fewer.append((fewer[-1][0] * time, fewer[-1][1] * space))
     for name, shape in shapes.items():
         if not name.startswith(prefix) or not re.search(r"(\.conv|conv_in|proj\w*)\.weight$", name):

@@ -30,11 +30,11 @@ from vidgen_dist.families.common.layers import (
 )
 from vidgen_dist.families.mochi.config import POOL_HEADS, TransformerConfig
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.nn.rotary import Rotary, pair_swap, turn
+from vidgen_dist.nn.rotary import Rotary, apply_rotary, pair_swap
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
-from vidgen_dist.parallel.tokens import TokenSplit, split_tokens
+from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 
 EPS = 1e-6
 """Epsilon of the norms of tokens."""
@@ -143,8 +143,8 @@ class MochiTransformer3DModel(nn.Module):
         """One sample's patches, text (1, L, E) and time (1, D), divided over the ranks."""
         split = split_tokens(self.mesh, video=patches.shape[1], text=text.shape[1])
         return Sample(
-            video=self.patch_embed(split.own(patches, "video")),
-            text=split.own(text, "text"),
+            video=self.patch_embed(split.take(patches, "video")),
+            text=split.take(text, "text"),
             time=time,
             rotary=self._positions(grid, split.at("video"), patches.dtype),
             split=split,
@@ -346,8 +346,8 @@ class JointAttention(nn.Module):
         self, video: nn.Tensor, text: nn.Tensor, sample: Sample
     ) -> tuple[nn.Tensor, nn.Tensor | None]:
         """video (1, v, D) and text (1, l, E) to the same, without text in the last block."""
-        query = turn(self.norm_q(self._in_heads(self.to_q(video))), sample.rotary)
-        key = turn(self.norm_k(self._in_heads(self.to_k(video))), sample.rotary)
+        query = apply_rotary(self.norm_q(self._in_heads(self.to_q(video))), sample.rotary)
+        key = apply_rotary(self.norm_k(self._in_heads(self.to_k(video))), sample.rotary)
         text_query = self.norm_added_q(self._in_heads(self.add_q_proj(text)))
         text_key = self.norm_added_k(self._in_heads(self.add_k_proj(text)))
         value = self._in_heads(nn.cat([self.to_v(video), self.add_v_proj(text)], 1))

@@ -18,7 +18,7 @@ from vidgen_dist.families.common.autoencoder_kl import EPS, ImageAttention, Imag
 from vidgen_dist.families.common.unet_layers import Upsample2D, to_clips, to_images
 from vidgen_dist.families.stable_video_diffusion.config import VaeConfig
 from vidgen_dist.families.stable_video_diffusion.layers import SpatioTemporalResBlock
-from vidgen_dist.parallel.frames import FRAME_AXIS, FrameSplit, TemporalConv
+from vidgen_dist.parallel.frame_split import FRAME_AXIS, FrameSplit, TemporalConv
 from vidgen_dist.parallel.mesh import Mesh
 
 TEMPORAL_EPS = 1e-5
@@ -138,4 +138,4 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
 
     def _decode(self, latents: nn.Tensor) -> nn.Tensor:
         split = FrameSplit.divide(self.mesh.gang, latents.shape[FRAME_AXIS])
-        return self._gathered(self.decoder(split.own(latents), split), split)
+        return self._gathered(self.decoder(split.take(latents), split), split)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from vidgen_dist import nn
 from vidgen_dist.families.common.unet_layers import ResnetBlock2D, to_clips, to_images
 from vidgen_dist.families.stable_video_diffusion.config import GROUPS
-from vidgen_dist.parallel.frames import FrameSplit, GroupNorm, TemporalConv
+from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm, TemporalConv
 
 
 class AlphaBlender(nn.Module):
@@ -46,10 +46,10 @@ class TemporalResnetBlock(nn.Module):
 
     def __init__(self, channels: int, temb_channels: int | None, eps: float) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(GROUPS, channels, eps)
+        self.norm1 = FrameSplitGroupNorm(GROUPS, channels, eps)
         self.conv1 = TemporalConv(channels, channels)
         self.time_emb_proj = None if temb_channels is None else nn.Linear(temb_channels, channels)
-        self.norm2 = GroupNorm(GROUPS, channels, eps)
+        self.norm2 = FrameSplitGroupNorm(GROUPS, channels, eps)
         self.conv2 = TemporalConv(channels, channels)
 
     def construct(self, x: nn.Tensor, split: FrameSplit, time: nn.Tensor | None = None) -> nn.Tensor:

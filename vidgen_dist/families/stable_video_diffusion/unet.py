@@ -45,7 +45,7 @@ from vidgen_dist.families.stable_video_diffusion.config import (
 )
 from vidgen_dist.families.stable_video_diffusion.layers import AlphaBlender, SpatioTemporalResBlock
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.parallel.frames import FrameSplit
+from vidgen_dist.parallel.frame_split import FrameSplit
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 EPS, SMALL_EPS = 1e-5, 1e-6
@@ -95,7 +95,7 @@ class UNetSpatioTemporalConditionModel(nn.Module):
             (B, F, out_channels, H, W), on every rank.
         """
         split = FrameSplit.divide(self.mesh.sequence, latents.shape[FRAMES])
-        own = split.own(latents, FRAMES)
+        own = split.take(latents, FRAMES)
         batch, frames, *size = own.shape
         context = Context(split, self._time(timesteps, time_ids, latents.dtype), image)
         x = self.conv_in(nn.reshape(own, (batch * frames, *size)))
@@ -216,5 +216,5 @@ class SpatioTemporalTransformer(nn.Module):
 
     def _positions(self, split: FrameSplit, channels: int, dtype: object) -> nn.Tensor:
         """Which frame of the clip each of this rank's is, (1, f, 1, C)."""
-        frames = split.own(_waves(np.arange(split.frames), channels, dtype), 0)
+        frames = split.take(_waves(np.arange(split.frames), channels, dtype), 0)
         return self.time_pos_embed(frames)[None, :, None]

@@ -19,10 +19,15 @@ from mindspore.mint.distributed import distributed
 
 from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Pending, Shape, Then
-from vidgen_dist.parallel.process_group import peer_lost
+from vidgen_dist.parallel.process_group import ProcessGroupRendezvous, peer_lost
 from vidgen_dist.parallel.sockets import contiguous, room_for
 
 _WORLD = "mccl_world_group"
+
+
+def open_rendezvous(host: str) -> ProcessGroupRendezvous:
+    """Open a rendezvous of ranks that exchange over MCCL. A process joins one once in its life."""
+    return ProcessGroupRendezvous(host, start)
 
 
 def start(host: str, port: int, rank: int, size: int, timeout: float) -> McclTransport:

@@ -13,7 +13,7 @@ from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.neighbours import merge_moments
-from vidgen_dist.parallel.rows import GroupNorm, Rows, join
+from vidgen_dist.parallel.spatial_split import SpatialSplit, SpatialSplitGroupNorm, join_bands
 
 SPLITS = [(5, 2), (5, 3), (5, 4), (2, 4)]
 """Rows where the image is smallest, ranks."""
@@ -43,12 +43,12 @@ def convolved(x: np.ndarray, weight: np.ndarray, stride: int = 1) -> np.ndarray:
 
 def convolve(mesh: Mesh, x: np.ndarray, weight: np.ndarray, total: int) -> np.ndarray | None:
     edge = weight.shape[3] // 2
-    rows = Rows.divide(mesh.gang, total, at_least=max(edge, 1))
-    if not rows.holds:
+    split = SpatialSplit.divide(mesh.gang, total, at_least=max(edge, 1))
+    if not split.holds:
         return None
-    part = rows.take(nn.from_numpy(x), x.shape[3] // total)
-    padding = (0, rows.padding(edge), edge)
-    return nn.to_numpy(nn.conv3d(rows.extend(part, edge, edge), nn.from_numpy(weight), padding=padding))
+    part = split.take(nn.from_numpy(x), x.shape[3] // total)
+    padding = (0, split.padding(edge), edge)
+    return nn.to_numpy(nn.conv3d(split.extend(part, edge, edge), nn.from_numpy(weight), padding=padding))
 
 
 @pytest.mark.parametrize(("total", "size"), SPLITS)
@@ -70,10 +70,10 @@ def pad_and_convolve(
     mode: Literal["constant", "replicate"],
     stride: int,
 ) -> np.ndarray | None:
-    rows = Rows.divide(mesh.gang, total)
-    if not rows.holds:
+    split = SpatialSplit.divide(mesh.gang, total)
+    if not split.holds:
         return None
-    padded = rows.pad(rows.take(nn.from_numpy(x), x.shape[3] // total), widths, mode)
+    padded = split.pad(split.take(nn.from_numpy(x), x.shape[3] // total), widths, mode)
     return nn.to_numpy(nn.conv3d(padded, nn.from_numpy(weight), stride=(1, stride, stride)))
 
 
@@ -107,9 +107,9 @@ def test_padding(
 
 
 def halo_bytes(mesh: Mesh, above: int, below: int) -> int:
-    rows = Rows.divide(mesh.gang, 5, at_least=2)
-    if rows.holds:
-        rows.around(nn.ones((2, 3, 4, rows.sizes[mesh.rank], 7)), above, below)
+    split = SpatialSplit.divide(mesh.gang, 5, at_least=2)
+    if split.holds:
+        split.around(nn.ones((2, 3, 4, split.sizes[mesh.rank], 7)), above, below)
     return mesh.traffic.sent["halo"]
 
 
@@ -122,9 +122,9 @@ def test_a_halo_sends_its_rows_to_the_neighbours(ranks: Ranks, above: int, below
 
 
 def too_wide(mesh: Mesh) -> str:
-    rows = Rows.divide(mesh.gang, 2)
+    split = SpatialSplit.divide(mesh.gang, 2)
     with pytest.raises(ValueError, match="a halo of 2") as error:
-        rows.around(nn.ones((1, 1, 1, 1, 1)), 2, 2)
+        split.around(nn.ones((1, 1, 1, 1, 1)), 2, 2)
     return str(error.value)
 
 
@@ -136,7 +136,7 @@ def test_frames_of_several_bands_are_joined() -> None:
     first = (normal(2, 3, 2, 4, 5),)
     second = tuple(normal(2, 3, 3, height, 5, seed=height) for height in (1, 2, 1))
     expected = np.concatenate([first[0], np.concatenate(second, axis=3)], axis=2)
-    ours = join([tuple(nn.from_numpy(band) for band in bands) for bands in (first, second)])
+    ours = join_bands([tuple(nn.from_numpy(band) for band in bands) for bands in (first, second)])
     np.testing.assert_array_equal(nn.to_numpy(ours), expected)
 
 
@@ -154,14 +154,14 @@ def test_merged_moments_are_those_of_the_whole() -> None:
 
 
 def normalise(mesh: Mesh, x: np.ndarray, total: int) -> tuple[np.ndarray, int] | None:
-    rows = Rows.divide(mesh.gang, total)
-    if not rows.holds:
+    split = SpatialSplit.divide(mesh.gang, total)
+    if not split.holds:
         return None
-    norm = GroupNorm(3, 6)
+    norm = SpatialSplitGroupNorm(3, 6)
     norm.weight.set_data(nn.from_numpy(normal(6, seed=1)))
     norm.bias.set_data(nn.from_numpy(normal(6, seed=2)))
-    part = rows.take(nn.from_numpy(x), x.shape[3] // total)
-    return nn.to_numpy(norm(part, rows)), mesh.traffic.sent["norm"]
+    part = split.take(nn.from_numpy(x), x.shape[3] // total)
+    return nn.to_numpy(norm(part, split)), mesh.traffic.sent["norm"]
 
 
 @pytest.mark.parametrize(("total", "size"), SPLITS)
@@ -187,12 +187,12 @@ def test_group_norm(ranks: Ranks, total: int, size: int) -> None:
 
 
 def attend(mesh: Mesh, qkv: np.ndarray, total: int, causal: bool) -> np.ndarray | None:
-    rows = Rows.divide(mesh.gang, total)
-    if not rows.holds:
+    split = SpatialSplit.divide(mesh.gang, total)
+    if not split.holds:
         return None
-    at = slice(sum(rows.sizes[: mesh.rank]) * 2, sum(rows.sizes[: mesh.rank + 1]) * 2)
+    at = slice(sum(split.sizes[: mesh.rank]) * 2, sum(split.sizes[: mesh.rank + 1]) * 2)
     q, k, v = (nn.from_numpy(x[:, :, :, at]) for x in qkv)
-    return nn.to_numpy(rows.attention(q, k, v, causal=causal))
+    return nn.to_numpy(split.attention(q, k, v, causal=causal))
 
 
 @pytest.mark.parametrize(("total", "size"), SPLITS)
@@ -206,7 +206,7 @@ def test_attention(ranks: Ranks, total: int, size: int, causal: bool) -> None:
     expected = nn.to_numpy(nn.attention(*flat, mask=mask)).reshape(qkv[0].shape)
     ours = together(ranks.run(attend, qkv, total, causal, degrees=Degrees(size)))
     np.testing.assert_allclose(ours, expected, atol=1e-5)
-    alone = Rows().attention(*(nn.from_numpy(x) for x in qkv), causal=causal)
+    alone = SpatialSplit().attention(*(nn.from_numpy(x) for x in qkv), causal=causal)
     np.testing.assert_allclose(nn.to_numpy(alone), expected, atol=1e-5)
 
 
@@ -214,11 +214,11 @@ def test_attention(ranks: Ranks, total: int, size: int, causal: bool) -> None:
 
 
 def divide_and_gather(mesh: Mesh, x: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray, int]:
-    rows = Rows.divide(mesh.gang, total)
-    part = rows.take(nn.from_numpy(x), 2) if rows.holds else None
-    everywhere = nn.to_numpy(rows.gather(part, nn.float32))
+    split = SpatialSplit.divide(mesh.gang, total)
+    part = split.take(nn.from_numpy(x), 2) if split.holds else None
+    everywhere = nn.to_numpy(split.gather(part, nn.float32))
     mesh.traffic.clear()
-    return everywhere, nn.to_numpy(rows.gather_at_first(part, nn.float32)), mesh.traffic.sent["rows"]
+    return everywhere, nn.to_numpy(split.gather_at_first(part, nn.float32)), mesh.traffic.sent["rows"]
 
 
 @pytest.mark.parametrize(("total", "size"), SPLITS)
@@ -243,16 +243,16 @@ def rows_of_the_first(total: int, size: int) -> int:
 
 def test_few_rows_go_to_the_first_ranks() -> None:
     gang = Group(ranks=(0, 1, 2, 3))
-    assert Rows.divide(gang, 10).sizes == (3, 3, 2, 2)
-    assert Rows.divide(gang, 3).sizes == (1, 1, 1, 0)
-    assert Rows.divide(gang, 7, at_least=3).sizes == (4, 3, 0, 0)
-    assert Rows.divide(gang, 2, at_least=3).sizes == (2, 0, 0, 0)
-    assert Rows.of_first(gang, 7).sizes == (7, 0, 0, 0)
-    assert Rows.of_first(gang, 7).whole
+    assert SpatialSplit.divide(gang, 10).sizes == (3, 3, 2, 2)
+    assert SpatialSplit.divide(gang, 3).sizes == (1, 1, 1, 0)
+    assert SpatialSplit.divide(gang, 7, at_least=3).sizes == (4, 3, 0, 0)
+    assert SpatialSplit.divide(gang, 2, at_least=3).sizes == (2, 0, 0, 0)
+    assert SpatialSplit.of_first(gang, 7).sizes == (7, 0, 0, 0)
+    assert SpatialSplit.of_first(gang, 7).whole
 
 
 def test_one_rank_works_on_what_it_is_given() -> None:
-    rows, x = Rows(), nn.ones((1, 2, 3, 4, 5))
+    rows, x = SpatialSplit(), nn.ones((1, 2, 3, 4, 5))
     assert rows.whole
     assert rows.holds
     assert rows.padding(1) == 1

@@ -4,9 +4,9 @@ A layer that looks at one frame at a time needs nothing of the other ranks. What
 `FrameSplit` that it is handed:
 
 - a convolution over frames: the module `TemporalConv`, or `FrameSplit.around`;
-- a group norm over the whole clip: the module `GroupNorm`, or `FrameSplit.group_norm`;
+- a group norm over the whole clip: the module `FrameSplitGroupNorm`, or `FrameSplit.group_norm`;
 - attention from frame to frame at each place: `FrameSplit.over_time`;
-- the network's ends: `FrameSplit.own`, `FrameSplit.gather` and `FrameSplit.gather_at_first`.
+- the network's ends: `FrameSplit.take`, `FrameSplit.gather` and `FrameSplit.gather_at_first`.
 
 On one rank these exchange nothing and copy nothing: `FrameSplit()`.
 
@@ -27,7 +27,7 @@ from vidgen_dist import nn
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import bounds, shares
 from vidgen_dist.parallel.neighbours import exchange_edges, group_norm_of_all, part, with_length
-from vidgen_dist.parallel.tokens import part_bounds
+from vidgen_dist.parallel.token_split import part_bounds
 
 FRAME_AXIS = 2
 
@@ -74,7 +74,7 @@ class FrameSplit:
         """Frames that this rank computes, f: 1 or more."""
         return max(1, self.sizes[self.gang.index])
 
-    def own(self, x: nn.Tensor, axis: int = FRAME_AXIS) -> nn.Tensor:
+    def take(self, x: nn.Tensor, axis: int = FRAME_AXIS) -> nn.Tensor:
         """This rank's frames of x, which has all of them along an axis."""
         if self.gang.size == 1:
             return x
@@ -171,7 +171,7 @@ class FrameSplit:
         return nn.cat(kept, join) if kept else nn.zeros((*own[:join], sum(given), *own[join + 1 :]), x.dtype)
 
 
-class GroupNorm(nn.GroupNorm):
+class FrameSplitGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` of clips (B, C, f, H, W) whose frames are split, over the whole clip."""
 
     def construct(self, x: nn.Tensor, split: FrameSplit) -> nn.Tensor:  # type: ignore[override]

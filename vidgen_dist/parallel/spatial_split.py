@@ -1,19 +1,18 @@
-"""Images split into rows: every rank computes a band of each, as wide as the image, through a whole network.
+"""Spatial split: the rows of an image are divided over ranks, and each rank runs a whole network on its rows.
 
-A layer that looks at one pixel at a time, or at one frame after another, or that normalises over channels,
-or that reshuffles channels into rows and columns, needs nothing of the other ranks. What needs something
-says so with a `Rows` value that it is handed:
+A layer needs nothing from other ranks if it works pixel by pixel or frame by frame, normalises over channels,
+or reshuffles channels into rows and columns. Other layers take a `SpatialSplit` and call it:
 
-- a convolution that reads the rows around its own: `Rows.around`, or `Rows.pad` where it pads its input;
-- a group norm: `Rows.group_norm`, or the module `GroupNorm`;
-- attention from place to place: `Rows.attention`;
-- the network's ends: `Rows.take`, `Rows.gather` and `Rows.gather_at_first`.
+- a convolution that reads the rows around its own calls `around`, or `pad` where it pads its input;
+- a group norm calls `group_norm`, or is the module `SpatialSplitGroupNorm`;
+- attention between places calls `attention`;
+- the ends of the network call `take`, `gather` and `gather_at_first`.
 
-Of one rank these exchange nothing and copy nothing: `Rows()`.
+On one rank, `SpatialSplit()`, these exchange nothing and copy nothing.
 
-Rows are divided where the image is smallest, so that at every other size each rank has a multiple of them:
-what doubles or halves rows stays within its rank. After Mochi's split autoencoder (Genmo 2024, `cp_conv.py`),
-which splits frames.
+Rows are divided where the image is smallest, so each rank has a multiple of them at every other size: layers
+that double or halve rows need no exchange. After Mochi's split autoencoder (Genmo 2024, `cp_conv.py`), which
+splits frames.
 
 Letters: B videos, C channels, T frames, h rows of this rank, H rows of all, W columns, N heads, D head size.
 """
@@ -40,7 +39,7 @@ ROW_AXIS = 3
 
 
 @dataclass(frozen=True)
-class Rows:
+class SpatialSplit:
     """Which rows of an image are on which rank, and what the ranks tell each other of them.
 
     Args:
@@ -52,7 +51,7 @@ class Rows:
     sizes: tuple[int, ...] = (1,)
 
     @classmethod
-    def divide(cls, gang: Group, total: int, at_least: int = 1) -> Rows:
+    def divide(cls, gang: Group, total: int, at_least: int = 1) -> SpatialSplit:
         """Divide `total` rows, those of the image where it is smallest, as evenly as can be.
 
         Args:
@@ -65,7 +64,7 @@ class Rows:
         return cls(gang, shares(total, holders) + (0,) * (gang.size - holders))
 
     @classmethod
-    def of_first(cls, gang: Group, total: int) -> Rows:
+    def of_first(cls, gang: Group, total: int) -> SpatialSplit:
         """All rows on the first rank: the others have but to wait."""
         return cls(gang, (total,) + (0,) * (gang.size - 1))
 
@@ -228,14 +227,14 @@ class Rows:
         return group
 
 
-class GroupNorm(nn.GroupNorm):
+class SpatialSplitGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` of images (B, C, T, h, W) whose rows are split."""
 
-    def construct(self, x: nn.Tensor, rows: Rows) -> nn.Tensor:  # type: ignore[override]
-        return rows.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:  # type: ignore[override]
+        return split.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def join(parts: Sequence[Bands]) -> nn.Tensor:
+def join_bands(parts: Sequence[Bands]) -> nn.Tensor:
     """Frames (B, C, T, H, W) of parts that follow one another in time, each in its bands, in one copy."""
     if all(len(bands) == 1 for bands in parts):
         return nn.cat([bands[0] for bands in parts], axis=2)

@@ -1,4 +1,4 @@
-"""Seats: processes become gangs."""
+"""Rendezvous: processes become gangs."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import numpy as np
 import pytest
 
 from vidgen_dist import nn
-from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.collectives import PeerLost
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.parallel.gang import Seat, open_seat
 from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.parallel.rendezvous import Rendezvous, open_rendezvous
 
 LOCAL = "127.0.0.1"
 PATIENCE = 60.0
 
 
-def join(seats: Sequence[Seat], degrees: Degrees) -> list[Mesh]:
+def join(places: Sequence[Rendezvous], degrees: Degrees) -> list[Mesh]:
     """The meshes of all ranks, each joined by a thread as a process of its own would."""
-    addresses = [seat.address for seat in seats]
-    with ThreadPoolExecutor(len(seats)) as pool:
+    addresses = [place.address for place in places]
+    with ThreadPoolExecutor(len(places)) as pool:
         return list(
-            pool.map(lambda rank: seats[rank].join(addresses, rank, degrees, PATIENCE), range(len(seats)))
+            pool.map(lambda rank: places[rank].join(addresses, rank, degrees, PATIENCE), range(len(places)))
         )
 
 
@@ -39,11 +38,11 @@ def gathered(meshes: Sequence[Mesh], values: Sequence[float]) -> list[list[float
 
 
 def test_two_gangs_on_a_host_do_not_meet() -> None:
-    seats = [open_seat("cpu", LOCAL) for _ in range(5)]
-    assert len({seat.address for seat in seats}) == 5
+    places = [open_rendezvous("cpu", LOCAL) for _ in range(5)]
+    assert len({place.address for place in places}) == 5
     # Seats are ordered by whoever makes the gangs, not by when they were taken.
-    one = join([seats[3], seats[0]], Degrees(2))
-    other = join([seats[4], seats[1], seats[2]], Degrees(ring=3))
+    one = join([places[3], places[0]], Degrees(2))
+    other = join([places[4], places[1], places[2]], Degrees(ring=3))
     assert gathered(other, (7, 8, 9)) == [[7, 8, 9]] * 3
     assert gathered(one, (5, 6)) == [[5, 6]] * 2
     for mesh in one:
@@ -54,7 +53,7 @@ def test_two_gangs_on_a_host_do_not_meet() -> None:
 
 
 def test_degrees_make_the_groups() -> None:
-    meshes = join([open_seat("cpu", LOCAL) for _ in range(4)], Degrees(ulysses=2, cfg=2))
+    meshes = join([open_rendezvous("cpu", LOCAL) for _ in range(4)], Degrees(ulysses=2, cfg=2))
     assert [mesh.rank for mesh in meshes] == [0, 1, 2, 3]
     assert [mesh.ulysses.ranks for mesh in meshes] == [(0, 1), (0, 1), (2, 3), (2, 3)]
     assert [mesh.cfg.ranks for mesh in meshes] == [(0, 2), (1, 3), (0, 2), (1, 3)]
@@ -63,25 +62,12 @@ def test_degrees_make_the_groups() -> None:
 
 
 def test_a_gang_of_one() -> None:
-    (mesh,) = join([open_seat("cpu", LOCAL)], Degrees())
+    (mesh,) = join([open_rendezvous("cpu", LOCAL)], Degrees())
     assert gathered([mesh], [4]) == [[4]]
     mesh.close()
 
 
 def test_who_does_not_come_is_lost() -> None:
-    seats = [open_seat("cpu", LOCAL) for _ in range(2)]
+    places = [open_rendezvous("cpu", LOCAL) for _ in range(2)]
     with pytest.raises(PeerLost, match=r"^rank 0: no connection to rank 1 \("):
-        seats[0].join([seat.address for seat in seats], 0, Degrees(2), 0.2)
-
-
-@pytest.mark.parametrize(
-    ("device", "transport", "allowed"),
-    [("cpu", "hccl", "sockets, mccl"), ("cpu", "tcp", "sockets, mccl"), ("ascend", "sockets", "hccl")],
-)
-def test_a_transport_that_the_device_does_not_have_is_refused(
-    device: str, transport: str, allowed: str
-) -> None:
-    with pytest.raises(
-        Refused, match=f"^transport: '{transport}' is not allowed on {device}; one of {allowed}$"
-    ):
-        open_seat(device, LOCAL, transport)
+        places[0].join([place.address for place in places], 0, Degrees(2), 0.2)

@@ -34,7 +34,7 @@ class TokenSplit:
         """Where this rank's tokens of a stream lie in it."""
         return bounds(self.sizes[stream], self.mesh.sequence.index)
 
-    def own(self, x: nn.Tensor, stream: str) -> nn.Tensor:
+    def take(self, x: nn.Tensor, stream: str) -> nn.Tensor:
         """This rank's part (B, n, ...) of a stream (B, N, ...)."""
         return x if self.mesh.sequence.size == 1 else x[:, self.at(stream)]
 

@@ -8,7 +8,7 @@ import pytest
 from tests.parallel.ranks import Ranks
 from vidgen_dist import nn
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.parallel.frames import FrameSplit, GroupNorm, TemporalConv
+from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm, TemporalConv
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 SPLITS = [(5, 2), (5, 3), (3, 3), (2, 3), (1, 2)]
@@ -27,10 +27,10 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 def mixed(mesh: Mesh, x: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """A small network over x (B, C, F, H, W) that mixes frames in each way; on all ranks and on the first."""
     split = FrameSplit.divide(mesh.sequence, x.shape[2])
-    conv, norm = TemporalConv(4, 4), GroupNorm(2, 4)
+    conv, norm = TemporalConv(4, 4), FrameSplitGroupNorm(2, 4)
     conv.weight, conv.bias = (nn.from_numpy(weights[key]) for key in ("conv", "bias"))
     norm.weight, norm.bias = (nn.from_numpy(weights[key]) for key in ("scale", "bias"))
-    own = split.own(nn.from_numpy(x))
+    own = split.take(nn.from_numpy(x))
     assert own.shape[2] == split.held
     own = norm(conv(own, split), split)
     batch, channels, frames, rows, columns = own.shape
@@ -71,7 +71,7 @@ def test_mixed_as_on_one_rank(ranks: Ranks, frames: int, size: int, width: int) 
 
 def sent(mesh: Mesh, x: np.ndarray) -> dict[str, int]:
     split = FrameSplit.divide(mesh.sequence, x.shape[1])
-    split.gather(split.over_time(split.own(nn.from_numpy(x), 1), lambda y: y), 1)
+    split.gather(split.over_time(split.take(nn.from_numpy(x), 1), lambda y: y), 1)
     return dict(mesh.traffic.sent)
 
 
