@@ -18,10 +18,10 @@ from tests.references import edit_json
 from vidgen_dist import schedulers
 from vidgen_dist.config import Config
 from vidgen_dist.errors import ConfigError, Refused
-from vidgen_dist.families import FAMILIES, find_family, opening
+from vidgen_dist.families import FAMILIES, checkpoints, find_family
+from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.family import IndexConfig, TokenizerClass
-from vidgen_dist.families.loading import load_model
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.loader import load_model
 from vidgen_dist.reference_keys import reference_keys
 from vidgen_dist.runtime.engine import open_model
 from vidgen_dist.spec import ModelOptions
@@ -188,9 +188,9 @@ def test_keys_of_pipelines_are_kept_to_too(family: str, tmp_path: Path) -> None:
         checkpoint / "model_index.json", requires_safety_checker=False, _note=1, image_encoder=[None, None]
     )
     model = ModelOptions(id=str(checkpoint), variant=case.variant)
-    find_family(checkpoint_of(model)).read_configs(checkpoint_of(model))
+    find_family(open_model_checkpoint(model)).read_configs(open_model_checkpoint(model))
     edit_json(checkpoint / "model_index.json", force_zeros_for_empty_prompt=True)
-    opened = checkpoint_of(model)
+    opened = open_model_checkpoint(model)
     if family == "mochi":
         assert find_family(opened).read_configs(opened).index.force_zeros_for_empty_prompt
     else:
@@ -210,7 +210,7 @@ def odd(tmp_path: Path) -> ModelOptions:
     edit_json(checkpoint / "vae" / "config.json", magic_scale=2.5)
     edit_json(checkpoint / "text_encoder" / "config.json", magic={"depth": 3})
     edit_json(checkpoint / "model_index.json", is_magic=True)
-    opening._warn_once.cache_clear()
+    checkpoints._warn_once.cache_clear()
     return ModelOptions(id=str(checkpoint))
 
 
@@ -227,7 +227,7 @@ def test_they_are_told_once_and_not_by_workers(odd: ModelOptions, caplog: pytest
         "vae/config.json": "AutoencoderKLCogVideoX: magic_scale is not known and not used (its value is 2.5)",
     }
     assert sorted(caplog.messages) == [f"{odd.id}/{file}: config of {line}" for file, line in told.items()]
-    opening._warn_once.cache_clear()
+    checkpoints._warn_once.cache_clear()
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         load_model(odd)
@@ -237,5 +237,5 @@ def test_they_are_told_once_and_not_by_workers(odd: ModelOptions, caplog: pytest
 @pytest.mark.parametrize("family", [family.key for family in FAMILIES])
 def test_reference_checkpoints_are_read_without_a_word(family: str) -> None:
     for name in references.cases(family):
-        opened = checkpoint_of(references.case(name, family).model)
+        opened = open_model_checkpoint(references.case(name, family).model)
         assert find_family(opened).unknown_keys(opened) == []

@@ -15,7 +15,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.request import RenderRequest, RequestError
 
 if TYPE_CHECKING:
-    from vidgen_dist.families.loading import load_pipeline
+    from vidgen_dist.families.loader import load_pipeline
 
 __version__ = "0.1.0"
 __all__ = ["Refused", "RenderRequest", "RequestError", "load_pipeline"]
@@ -24,7 +24,7 @@ __all__ = ["Refused", "RenderRequest", "RequestError", "load_pipeline"]
 def __getattr__(name: str) -> Any:
     # `vidgen status` must answer without loading MindSpore.
     if name == "load_pipeline":
-        from vidgen_dist.families.loading import load_pipeline
+        from vidgen_dist.families.loader import load_pipeline
 
         return load_pipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

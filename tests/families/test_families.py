@@ -19,11 +19,11 @@ import yaml
 from tests import references
 from vidgen_dist import nn
 from vidgen_dist.families import FAMILIES, OUR_FIELDS
+from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.common.costs import Costs
 from vidgen_dist.families.common.pipeline import DiffusionPipeline
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.family import ConfigClass, Family, ModelClass
-from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.table import families_table
 from vidgen_dist.request import FIELDS
@@ -39,7 +39,7 @@ def rules_of(family: Family[Any]) -> list[Rules[Any]]:
     """The rules of each task of each of the family's reference checkpoints."""
     found = []
     for name in references.cases(family.key):
-        checkpoint = checkpoint_of(references.case(name, family.key).model)
+        checkpoint = open_model_checkpoint(references.case(name, family.key).model)
         found += [load_rules(checkpoint, task) for task in load_rules(checkpoint).tasks]
     return found
 

@@ -14,7 +14,7 @@ from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest
 from vidgen_dist.families import FAMILIES
 from vidgen_dist.families.common.rendering import Rendering
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 

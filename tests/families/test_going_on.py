@@ -11,7 +11,7 @@ import pytest
 from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
-from vidgen_dist.families.common.rendering import Rendering, State
+from vidgen_dist.families.common.rendering import Rendering, ResumeState
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.runtime.scratch import pack, unpack
@@ -39,7 +39,7 @@ def request_of(name: str) -> RenderRequest:
 def test_frames_are_those_of_an_unbroken_rendering(name: str) -> None:
     states, files = [], []
 
-    def save(state: State) -> None:
+    def save(state: ResumeState) -> None:
         states.append(state)
         files.append(pack(state, FINGERPRINT))
 
@@ -74,6 +74,8 @@ def test_a_gang_and_one_rank_go_on_from_each_other(ranks: Ranks) -> None:
     assert references.largest_difference(alone.frames, whole.frames) <= 1e-4
 
 
-def render(mesh: Mesh | None, request: RenderRequest, resume: State | None) -> tuple[Rendering, list[State]]:
-    states: list[State] = []
+def render(
+    mesh: Mesh | None, request: RenderRequest, resume: ResumeState | None
+) -> tuple[Rendering, list[ResumeState]]:
+    states: list[ResumeState] = []
     return load("5b", mesh).render(request, resume=resume, on_state=states.append), states

@@ -9,8 +9,8 @@ import pytest
 
 from tests import references
 from tests.families import tiny
-from vidgen_dist.families.common.rendering import Rendering, State
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.common.rendering import Rendering, ResumeState
+from vidgen_dist.families.loader import AnyPipeline
 
 TOLERANCE = 1e-3
 
@@ -21,7 +21,7 @@ class Watched:
 
     rendering: Rendering
     progress: list[tuple[str, int, int]]
-    states: list[State]
+    states: list[ResumeState]
 
 
 @pytest.fixture(scope="module", params=references.all_cases(), ids="-".join)
@@ -38,7 +38,7 @@ def pipeline(case: references.Case) -> AnyPipeline:
 @pytest.fixture(scope="module")
 def first(case: references.Case, pipeline: AnyPipeline) -> Watched:
     progress: list[tuple[str, int, int]] = []
-    states: list[State] = []
+    states: list[ResumeState] = []
     rendering = pipeline.render(case.requests[0], lambda *told: progress.append(told), on_state=states.append)
     return Watched(rendering, progress, states)
 

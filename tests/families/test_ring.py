@@ -16,7 +16,7 @@ from vidgen_dist.families.rules import load_rules
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.planner.checkpoints import look_ahead
+from vidgen_dist.planner.planned_run import plan_splits
 from vidgen_dist.runtime import engine
 from vidgen_dist.runtime.plan import make_plan
 from vidgen_dist.spec import spec_from_flags
@@ -55,7 +55,7 @@ def without_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_ring")
-@pytest.mark.parametrize("begin", [begin_rendering, look_ahead, load])
+@pytest.mark.parametrize("begin", [begin_rendering, plan_splits, load])
 def test_it_is_refused_before_anything_starts(
     spec: Callable[..., object], tmp_path: Path, begin: Callable[[object], object]
 ) -> None:
@@ -66,18 +66,18 @@ def test_it_is_refused_before_anything_starts(
 
 @pytest.mark.usefixtures("without_ring")
 def test_no_split_that_a_plan_compares_has_one(spec: Callable[..., object]) -> None:
-    outlook = look_ahead(spec(npus=4))
-    degrees = {split.degrees for split in outlook.comparison.splits}
+    plan = plan_splits(spec(npus=4))
+    degrees = {split.degrees for split in plan.comparison.splits}
     assert {each.ring for each in degrees} == {1}
     assert {each.size for each in degrees} == {1, 2, 4}
     # Nor what is named where a gang of one has no room.
-    peaks = {split.degrees.size: split.estimate.memory.peak for split in outlook.comparison.splits}
-    between = int((peaks[1] + peaks[2]) / 2 / outlook.job.device.usable)
-    tight = dataclasses.replace(outlook.job, memory=between)
+    peaks = {split.degrees.size: split.estimate.memory.peak for split in plan.comparison.splits}
+    between = int((peaks[1] + peaks[2]) / 2 / plan.run.device.usable)
+    tight = dataclasses.replace(plan.run, memory=between)
     with pytest.raises(Refused, match=r"Nearest that fits: a gang of 2 \(ulysses \d, ring 1, cfg \d\)"):
         tight.check_fits(Degrees(), 4)
 
 
 def test_other_families_have_one(spec: Callable[..., object]) -> None:
-    assert any(split.degrees.ring > 1 for split in look_ahead(spec(npus=4)).comparison.splits)
+    assert any(split.degrees.ring > 1 for split in plan_splits(spec(npus=4)).comparison.splits)
     assert load_rules(open_checkpoint(CHECKPOINT), ring=2).family == "CogVideoX"

@@ -12,8 +12,8 @@ from tests import references
 from vidgen_dist import load_pipeline
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import FAMILIES
+from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.family import Family
-from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.spec import ModelOptions, make_model
@@ -24,7 +24,9 @@ DDIM_NAME, DPM_NAME = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
 
 
 def opened(folder: Path, scheduler: dict[str, Any]) -> Checkpoint:
-    return checkpoint_of(make_model({"id": str(folder), "scheduler": scheduler}, "here"), weights=False)
+    return open_model_checkpoint(
+        make_model({"id": str(folder), "scheduler": scheduler}, "here"), weights=False
+    )
 
 
 @pytest.mark.parametrize("k", range(2))
@@ -112,7 +114,7 @@ def test_every_family_says_what_schedulers_it_takes(family: Family[Any]) -> None
     case = references.case(references.cases(family.key)[0], family.key)
     options = {"id": str(case.checkpoint), **case.options, "scheduler": {"_class_name": "X"}}
     with pytest.raises(Refused, match=rf"'X' is not allowed; {family.name} takes \w+Scheduler"):
-        checkpoint_of(make_model(options, "here"), weights=False)
+        open_model_checkpoint(make_model(options, "here"), weights=False)
 
 
 def test_settings_have_one_form_for_one_meaning() -> None:

@@ -14,7 +14,7 @@ from tests.references import Case, largest_difference
 from vidgen_dist import load_pipeline, nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_kl import ImageAutoencoder
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.weights.load import load_weights
 

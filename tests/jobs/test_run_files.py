@@ -12,7 +12,7 @@ import yaml
 
 from tests.planner import published
 from vidgen_dist import cli
-from vidgen_dist.planner import checkpoints
+from vidgen_dist.planner import planned_run
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 
@@ -75,7 +75,7 @@ def test_a_run_file_asks_for_what_the_guide_asks_for(
 ) -> None:
     model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["id"]
     opened = published.checkpoint(tmp_path, published.NAMES[model])
-    monkeypatch.setattr(checkpoints, "checkpoint_of", lambda *_, **__: opened)
+    monkeypatch.setattr(planned_run, "open_model_checkpoint", lambda *_, **__: opened)
     monkeypatch.setattr(sys, "argv", ["vidgen", "plan", str(path), "--json"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()

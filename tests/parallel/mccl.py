@@ -18,7 +18,7 @@ from mindspore.communication.management import _init_with_store
 from mindspore.mint.distributed import distributed
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.collectives import Pending, Shape, Then
+from vidgen_dist.parallel.collectives import MappedResult, PendingResult, Shape
 from vidgen_dist.parallel.process_group import ProcessGroupRendezvous, peer_lost
 from vidgen_dist.parallel.sockets import contiguous, room_for
 
@@ -70,7 +70,7 @@ class McclTransport:
 
     def all_to_all(
         self, ranks: Sequence[int], pieces: Sequence[nn.Tensor], shapes: Sequence[Shape]
-    ) -> Pending[list[nn.Tensor]]:
+    ) -> PendingResult[list[nn.Tensor]]:
         own = ranks.index(self._rank)
         results = room_for(shapes, pieces[own], own)
         others = [i for i in range(len(ranks)) if i != own]
@@ -88,7 +88,7 @@ class McclTransport:
         piece: nn.Tensor,
         lengths: Sequence[int],
         out: nn.Tensor | None = None,
-    ) -> Pending[nn.Tensor]:
+    ) -> PendingResult[nn.Tensor]:
         def join(pieces: list[nn.Tensor]) -> nn.Tensor:
             whole = nn.cat(pieces, 0)
             if out is None:
@@ -97,7 +97,7 @@ class McclTransport:
             return out
 
         shapes = [(length, *piece.shape[1:]) for length in lengths]
-        return Then(self.all_to_all(ranks, [piece] * len(ranks), shapes), join)
+        return MappedResult(self.all_to_all(ranks, [piece] * len(ranks), shapes), join)
 
     def close(self) -> None:
         """Nothing: MCCL lives as long as the process."""

@@ -21,7 +21,7 @@ from vidgen_dist.parallel.rendezvous import Rendezvous, open_rendezvous
 
 START_SECONDS = 120.0
 
-PRELOADED = ["vidgen_dist.families.loading", "transformers.models.t5.tokenization_t5_fast"]
+PRELOADED = ["vidgen_dist.families.loader", "transformers.models.t5.tokenization_t5_fast"]
 
 
 def open_sockets(host: str) -> Rendezvous:

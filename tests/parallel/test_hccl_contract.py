@@ -24,7 +24,7 @@ from tests.parallel.test_collectives import numbers
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel import hccl
-from vidgen_dist.parallel.collectives import Group, PeerLost, Pending, Traffic
+from vidgen_dist.parallel.collectives import Group, PeerLost, PendingResult, Traffic
 from vidgen_dist.parallel.degrees import Degrees, shares
 from vidgen_dist.parallel.mesh import Mesh, make_mesh
 from vidgen_dist.parallel.rendezvous import open_rendezvous
@@ -151,7 +151,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Hccl:
     return stand_in
 
 
-def on_all(world: Hccl, begin: Callable[[Mesh], Pending], degrees: Degrees) -> list[Any]:
+def on_all(world: Hccl, begin: Callable[[Mesh], PendingResult], degrees: Degrees) -> list[Any]:
     """What every rank of a gang gets: all begin, then all wait."""
     pending = []
     for rank in range(degrees.size):
@@ -172,7 +172,7 @@ GROUPS = ["gang", "sequence", "ulysses", "ring", "cfg"]
 @pytest.mark.parametrize("name", GROUPS)
 def test_all_to_all_moves_uneven_pieces(world: Hccl, degrees: Degrees, name: str) -> None:
     # Rank r gives rank p an array of 2 r + p rows; 0 gives itself nothing.
-    def begin(mesh: Mesh) -> Pending:
+    def begin(mesh: Mesh) -> PendingResult:
         group: Group = getattr(mesh, name)
         pieces = [nn.from_numpy(numbers(mesh.rank, p, (2 * mesh.rank + p, 3))) for p in group.ranks]
         return group.all_to_all(pieces, [(2 * p + mesh.rank, 3) for p in group.ranks], what="test")
@@ -186,7 +186,7 @@ def test_all_to_all_moves_uneven_pieces(world: Hccl, degrees: Degrees, name: str
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_shift_takes_part_everywhere(world: Hccl, degrees: Degrees, name: str) -> None:
     # The first to the second, of which views go as their values; the others take part with nothing.
-    def begin(mesh: Mesh) -> Pending:
+    def begin(mesh: Mesh) -> PendingResult:
         group: Group = getattr(mesh, name)
         x = nn.from_numpy(numbers(mesh.rank, 0, (2, 3))).permute(1, 0)
         nothing = nn.zeros((0, 2))
@@ -207,7 +207,7 @@ def test_a_shift_takes_part_everywhere(world: Hccl, degrees: Degrees, name: str)
 @pytest.mark.parametrize("name", GROUPS)
 @pytest.mark.parametrize("total", [8, 7, 1, 0])
 def test_all_gather_joins_uneven_pieces(world: Hccl, degrees: Degrees, name: str, total: int) -> None:
-    def begin(mesh: Mesh) -> Pending:
+    def begin(mesh: Mesh) -> PendingResult:
         group: Group = getattr(mesh, name)
         lengths = shares(total, group.size)
         piece = nn.from_numpy(numbers(mesh.rank, 0, (2, lengths[group.index], 3))).permute(1, 0, 2)
@@ -225,7 +225,7 @@ def test_all_gather_joins_uneven_pieces(world: Hccl, degrees: Degrees, name: str
 def test_all_gather_puts_the_result_where_it_is_asked_for(world: Hccl) -> None:
     outs = [nn.zeros((SIZE * 2, 3)) for _ in range(SIZE)]
 
-    def begin(mesh: Mesh) -> Pending:
+    def begin(mesh: Mesh) -> PendingResult:
         piece = nn.from_numpy(numbers(mesh.rank, 0, (2, 3)))
         return mesh.gang.all_gather(piece, [2] * SIZE, what="test", out=outs[mesh.rank])
 
@@ -238,7 +238,7 @@ def test_all_gather_puts_the_result_where_it_is_asked_for(world: Hccl) -> None:
 def test_groups_are_made_once_by_their_members_alone(world: Hccl) -> None:
     degrees = Degrees(ulysses=2, ring=2)
 
-    def begin(mesh: Mesh) -> Pending:
+    def begin(mesh: Mesh) -> PendingResult:
         for name in ("ulysses", "ring", "ulysses", "gang"):
             group: Group = getattr(mesh, name)
             group.all_gather(nn.zeros((1,)), [1] * group.size, what="test")

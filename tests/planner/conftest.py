@@ -10,19 +10,19 @@ import pytest
 
 from tests.planner import published
 from vidgen_dist.families.rules import compute_dtype
-from vidgen_dist.planner.checkpoints import Job
 from vidgen_dist.planner.devices import find_device
+from vidgen_dist.planner.planned_run import PlannedRun
 
 
 @pytest.fixture(scope="session")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Job]:
-    """`job(name, device="910B")`, each model counted once."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PlannedRun]:
+    """`run(name, device="910B")`, each model counted once."""
 
     @functools.cache
-    def counted(name: str) -> Job:
-        return published.job(tmp_path_factory.mktemp("published"), name)
+    def counted(name: str) -> PlannedRun:
+        return published.run(tmp_path_factory.mktemp("published"), name)
 
-    def make(name: str, device: str = "910B") -> Job:
+    def make(name: str, device: str = "910B") -> PlannedRun:
         found = find_device(device)
         dtype = compute_dtype(None, found.kind)
         return dataclasses.replace(counted(name), device=found, dtype=dtype, memory=found.memory)

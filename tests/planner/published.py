@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidgen_dist.families.rules import load_rules
-from vidgen_dist.planner.checkpoints import Job, read_job
+from vidgen_dist.planner.planned_run import PlannedRun, read_planned_run
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.repository import ComponentRepository
@@ -338,7 +338,7 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
         adapter.mkdir()
         (adapter / "config.json").write_text(json.dumps({"motion_mid_block_layers_per_block": 1}))
         single = ComponentRepository("adapter", "0" * 40, adapter, None, "MotionAdapter")
-        return dataclasses.replace(images, elsewhere={"motion_adapter": single})
+        return dataclasses.replace(images, separate={"motion_adapter": single})
     if name == "mochi":
         return _written(folder, name, _MOCHI_INDEX, _MOCHI)
     if name == "hunyuan-video":
@@ -366,7 +366,7 @@ def spec(**flags: Any) -> RunSpec:
     return spec_from_flags({"model.id": "none", "manifest.uri": "none", "output.uri": "none", **given})
 
 
-def job(folder: Path, name: str) -> Job:
+def run(folder: Path, name: str) -> PlannedRun:
     """A run of a published checkpoint on a 910B, its videos the model's own."""
     opened = checkpoint(folder, name)
-    return read_job(opened, load_rules(opened), spec(), "910B")
+    return read_planned_run(opened, load_rules(opened), spec(), "910B")

@@ -15,22 +15,22 @@ from tests.planner import published
 from tests.planner.published import spec
 from vidgen_dist import nn
 from vidgen_dist.families import find_family
+from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.common.costs import Convolution
 from vidgen_dist.families.common.tiles import in_tiles
-from vidgen_dist.families.loading import build_models, weight_folders
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.loader import build_models, weight_folders
 from vidgen_dist.families.rules import load_rules
-from vidgen_dist.planner.checkpoints import Job, read_job
 from vidgen_dist.planner.counting import count_models
+from vidgen_dist.planner.planned_run import PlannedRun, read_planned_run
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
 
 
-def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, Job]:
+def reference_run(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, PlannedRun]:
     case = references.case(name, family)
-    checkpoint = checkpoint_of(case.model)
-    return checkpoint, read_job(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
+    checkpoint = open_model_checkpoint(case.model)
+    return checkpoint, read_planned_run(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def reference_job(name: str, family: str = "cogvideox", **flags: object) -> tupl
     references.all_cases(),
 )
 def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
-    checkpoint, job = reference_job(name, family)
+    checkpoint, run = reference_run(name, family)
     models = build_models(checkpoint, ModelOptions(id=name))
-    for part in job.size.components:
+    for part in run.size.components:
         folders = weight_folders(find_family(checkpoint), checkpoint, part.name)
         files = TensorFiles.open(*folders, variant=checkpoint.variant)
         # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
@@ -52,8 +52,8 @@ def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "transformer", "blocks"), [("2b", 1.69e9, 30), ("5b", 5.57e9, 42), ("1.5-5b", 5.57e9, 42)]
 )
-def test_published_sizes(job: Callable[..., Job], name: str, transformer: float, blocks: int) -> None:
-    size = job(name).size
+def test_published_sizes(run: Callable[..., PlannedRun], name: str, transformer: float, blocks: int) -> None:
+    size = run(name).size
     assert size.denoiser.parameters == pytest.approx(transformer, rel=0.003)
     assert size.text_encoder is not None
     assert size.text_encoder.parameters == 4_762_310_656
@@ -66,15 +66,15 @@ def test_published_sizes(job: Callable[..., Job], name: str, transformer: float,
     assert size.denoiser.rest < 0.01 * size.denoiser.parameters
 
 
-def test_linear_weights_of_a_block(job: Callable[..., Job]) -> None:
-    stack = job("5b").size.denoiser.stack
+def test_linear_weights_of_a_block(run: Callable[..., PlannedRun]) -> None:
+    stack = run("5b").size.denoiser.stack
     assert (stack.heads, stack.width) == (48, 3072)
     # Queries, keys, values, the way out, and a feed-forward four times as wide: not the norms' maps of time.
     assert stack.linear == 12 * 3072**2
 
 
-def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:
-    vae = job("5b").size.vae
+def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., PlannedRun]) -> None:
+    vae = run("5b").size.vae
     assert _resamplers(vae.decoder) == [(512, 1 / 4, 1 / 4), (256, 1 / 2, 1 / 2), (256, 1, 1)]
     assert _resamplers(vae.encoder) == [(128, 1 / 2, 1 / 2), (256, 1 / 4, 1 / 4), (256, 1 / 4, 1 / 8)]
     first, last = _with_channels(vae.decoder, 16, 512), _with_channels(vae.decoder, 128, 3)
@@ -96,28 +96,28 @@ def _with_channels(convolutions: tuple[Convolution, ...], inputs: int, outputs: 
     return found
 
 
-def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
-    work = job("5b").work
+def test_a_video_in_tokens(run: Callable[..., PlannedRun]) -> None:
+    work = run("5b").work
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (49, 480, 720, 50, True)
     assert work.tokens == 13 * 30 * 45
     assert work.latents == 13 * 16 * 60 * 90
     # Thirteen latent frames go through the autoencoder as three and five times two.
     assert (work.frames_at_once, work.batches) == (9, 6)
     # 21 latent frames are padded to 22, and a token spans two.
-    assert job("1.5-5b").work.tokens == 11 * 48 * 85
+    assert run("1.5-5b").work.tokens == 11 * 48 * 85
 
 
 def test_sampling_decides_the_video() -> None:
-    _, job = reference_job("5b", sampling__num_inference_steps=7, sampling__guidance_scale=1.0)
-    assert (job.work.steps, job.work.guided, job.work.samples) == (7, False, 1)
+    _, run = reference_run("5b", sampling__num_inference_steps=7, sampling__guidance_scale=1.0)
+    assert (run.work.steps, run.work.guided, run.work.samples) == (7, False, 1)
 
 
 def test_clip_and_image_are_encoded() -> None:
-    _, clip = reference_job("v2v", sampling__num_frames=9, sampling__num_inference_steps=10)
+    _, clip = reference_run("v2v", sampling__num_frames=9, sampling__num_inference_steps=10)
     assert (clip.work.encoded_frames, clip.work.steps) == (9, 8)
-    _, image = reference_job("i2v")
+    _, image = reference_run("i2v")
     assert image.work.encoded_frames == 1
-    _, text = reference_job("5b")
+    _, text = reference_run("5b")
     assert text.work.encoded_frames == 0
 
 

@@ -12,8 +12,8 @@ from vidgen_dist.families.common.costs import Autoencoder, ModelSize, autoencode
 from vidgen_dist.families.common.unet_costs import image_convolutions
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner import splits
-from vidgen_dist.planner.costs import Estimate, estimate
 from vidgen_dist.planner.devices import find_device
+from vidgen_dist.planner.estimates import Estimate, estimate
 
 DEVICE = find_device("910B")
 VAES = {"animatediff": ("image_vae", "frames"), "stable_video_diffusion": ("temporal_vae", "batch")}

@@ -15,12 +15,12 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner import splits
-from vidgen_dist.planner.checkpoints import Job, check_memory, choose_topology, read_job
 from vidgen_dist.planner.devices import find_device
+from vidgen_dist.planner.planned_run import PlannedRun, check_memory, choose_topology, read_planned_run
 from vidgen_dist.spec import parse_bytes
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 
-MakeJob = Callable[..., Job]
+MakeRun = Callable[..., PlannedRun]
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_sizes_of_gangs(npus: int, device: str, sizes: list[int]) -> None:
     assert splits.gang_sizes(npus, find_device(device)) == sizes
 
 
-def test_ways_to_divide_a_gang(job: MakeJob) -> None:
-    it = job("2b")
+def test_ways_to_divide_a_gang(run: MakeRun) -> None:
+    it = run("2b")
     ways = {(d.ulysses, d.ring, d.cfg) for d in splits.degrees_of(4, it.size, it.work)}
     assert ways == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)}
     # 2b has 30 heads, 60 of two samples.
@@ -46,16 +46,16 @@ def test_ways_to_divide_a_gang(job: MakeJob) -> None:
     assert all(d.size == 64 for d in splits.degrees_of(64, it.size, it.work))
 
 
-def test_without_guidance_it_has_no_halves(job: MakeJob) -> None:
-    plain = dataclasses.replace(job("2b").work, guided=False)
-    assert all(d.cfg == 1 for d in splits.degrees_of(8, job("2b").size, plain))
+def test_without_guidance_it_has_no_halves(run: MakeRun) -> None:
+    plain = dataclasses.replace(run("2b").work, guided=False)
+    assert all(d.cfg == 1 for d in splits.degrees_of(8, run("2b").size, plain))
 
 
 @pytest.mark.parametrize("name", ["2b", "5b", "1.5-5b"])
 @pytest.mark.parametrize("device", ["910B", "A3", "CPU"])
-def test_of_many_videos_a_smaller_gang_makes_more(job: MakeJob, name: str, device: str) -> None:
+def test_of_many_videos_a_smaller_gang_makes_more(run: MakeRun, name: str, device: str) -> None:
     """Nothing says so in the code: what is waited for and what does not divide grow with the gang."""
-    it = job(name, device)
+    it = run(name, device)
     best: dict[int, float] = {}
     for one in splits.estimates(it.size, it.work, it.device, 64, dtype=it.dtype):
         rate = splits.Split(one, 64 // one.degrees.size, None).videos_per_hour
@@ -66,8 +66,8 @@ def test_of_many_videos_a_smaller_gang_makes_more(job: MakeJob, name: str, devic
 
 
 @pytest.mark.parametrize(("memory", "smallest"), [("64GB", 1), ("24GiB", 2), ("12GiB", 4)])
-def test_smallest_gang_that_fits_is_taken_for_many(job: MakeJob, memory: str, smallest: int) -> None:
-    it = job("5b")
+def test_smallest_gang_that_fits_is_taken_for_many(run: MakeRun, memory: str, smallest: int) -> None:
+    it = run("5b")
     found = splits.choose(it.size, it.work, it.device, 8, memory=parse_bytes(memory))
     assert found.smallest == found.chosen.degrees.size == smallest
     assert found.chosen.replicas == 8 // smallest
@@ -78,25 +78,25 @@ def test_smallest_gang_that_fits_is_taken_for_many(job: MakeJob, memory: str, sm
 
 
 @pytest.mark.parametrize(("rows", "gang"), [(1, 8), (2, 4), (8, 1), (9, 8), (1000, 1)])
-def test_few_videos_are_done_soonest_by_larger_gangs(job: MakeJob, rows: int, gang: int) -> None:
-    found = job("5b").choose(8, rows)
+def test_few_videos_are_done_soonest_by_larger_gangs(run: MakeRun, rows: int, gang: int) -> None:
+    found = run("5b").choose(8, rows)
     assert found.chosen.degrees.size == gang
     assert found.chosen.seconds == min(split.seconds for split in found.splits)
 
 
-def test_idle_npus_count(job: MakeJob) -> None:
-    it = job("5b")
+def test_idle_npus_count(run: MakeRun) -> None:
+    it = run("5b")
     by_size = {split.degrees.size: split for split in it.choose(6).splits}
     assert (by_size[4].replicas, by_size[3].replicas) == (1, 2)
     assert by_size[4].videos_per_hour < by_size[3].videos_per_hour
 
 
-def test_a_gang_that_fits_is_let_through(job: MakeJob) -> None:
-    assert job("5b").check_fits(Degrees(ulysses=2)).fits
+def test_a_gang_that_fits_is_let_through(run: MakeRun) -> None:
+    assert run("5b").check_fits(Degrees(ulysses=2)).fits
 
 
-def test_too_large_is_refused_with_the_numbers_and_what_works(job: MakeJob) -> None:
-    it = job("5b")
+def test_too_large_is_refused_with_the_numbers_and_what_works(run: MakeRun) -> None:
+    it = run("5b")
     memory = parse_bytes("24GiB")
     with pytest.raises(Refused) as refusal:
         splits.check_fits(it.size, it.work, it.device, Degrees(), npus=8, memory=memory)
@@ -112,14 +112,14 @@ def test_too_large_is_refused_with_the_numbers_and_what_works(job: MakeJob) -> N
     splits.check_fits(it.size, it.work, it.device, Degrees(), memory=parse_bytes(more[1]))
 
 
-def test_nearest_is_among_the_npus_given(job: MakeJob) -> None:
-    it = job("5b")
+def test_nearest_is_among_the_npus_given(run: MakeRun) -> None:
+    it = run("5b")
     with pytest.raises(Refused, match=r"No gang of up to 1 ranks fits.*allowed: more NPUs"):
         splits.check_fits(it.size, it.work, it.device, Degrees(), npus=1, memory=parse_bytes("24GiB"))
 
 
-def test_nothing_fits(job: MakeJob) -> None:
-    it = job("5b")
+def test_nothing_fits(run: MakeRun) -> None:
+    it = run("5b")
     with pytest.raises(Refused) as refusal:
         splits.choose(it.size, it.work, it.device, 4, memory=parse_bytes("4GB"))
     told = str(refusal.value)
@@ -139,7 +139,7 @@ def tiny() -> tuple[Checkpoint, Rules]:
 
 
 def test_topology_that_is_chosen_for_a_run(tiny: tuple[Checkpoint, Rules]) -> None:
-    size = read_job(*tiny, spec(), "ascend").check_fits(Degrees()).memory.peak
+    size = read_planned_run(*tiny, spec(), "ascend").check_fits(Degrees()).memory.peak
     # What one rank needs is not there, but half of it and a bit.
     tight = spec(topology__memory=f"{size / 2**10 * 0.75 / 0.85:.0f}KiB")
     assert choose_topology(*tiny, spec(), 8, "ascend") == (8, Degrees())
@@ -158,4 +158,4 @@ def test_memory_is_checked_where_it_is_given(tiny: tuple[Checkpoint, Rules]) -> 
 
 def test_sampling_that_the_model_cannot_do_is_refused(tiny: tuple[Checkpoint, Rules]) -> None:
     with pytest.raises(Refused, match=r"sampling\.height"):
-        read_job(*tiny, spec(sampling__height=33), "ascend")
+        read_planned_run(*tiny, spec(sampling__height=33), "ascend")

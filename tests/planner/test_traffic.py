@@ -8,15 +8,15 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.test_counting import reference_job
+from tests.planner.test_counting import reference_run
 from vidgen_dist import RenderRequest, load_pipeline
-from vidgen_dist.families.common.costs import Counted, shared_lists
+from vidgen_dist.families.common.costs import ParameterShapes, shared_lists
 from vidgen_dist.families.common.step_costs import gathered_bytes
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.sharding import Layout
-from vidgen_dist.planner.costs import estimate
 from vidgen_dist.planner.counting import count_models
+from vidgen_dist.planner.estimates import estimate
 
 STEPS = 2
 
@@ -40,7 +40,7 @@ def sent_in_a_step(mesh: Mesh, family: str, name: str, number: int) -> dict[str,
     return {purpose: sent - fewer[purpose] for purpose, sent in more.items()}
 
 
-def aligned_weights(counted: Counted, ranks: int) -> int:
+def aligned_weights(counted: ParameterShapes, ranks: int) -> int:
     """Bytes of the blocks that ranks share out, with what lies between their parameters."""
     blocks = [path for of_list in shared_lists(counted).values() for path in of_list]
     shapes = [
@@ -55,8 +55,8 @@ def test_bytes_of_a_step(ranks: Ranks, family: str, name: str, number: int, degr
     request = references.case(name, family).requests[number]
     asked = {key: getattr(request, key) for key in ("height", "width", "num_frames", "guidance_scale")}
     given = {f"sampling__{key}": value for key, value in asked.items() if value is not None}
-    checkpoint, job = reference_job(name, family, **given)
-    told = dict(estimate(job.size, job.work, job.device, degrees, dtype="float32").sent)
+    checkpoint, run = reference_run(name, family, **given)
+    told = dict(estimate(run.size, run.work, run.device, degrees, dtype="float32").sent)
     counted = ranks.run(sent_in_a_step, family, name, number, degrees=degrees)
     unet = count_models(checkpoint, references.case(name, family).model).counted["unet"]
     aligned = aligned_weights(unet, degrees.size)
@@ -82,21 +82,21 @@ def sent_by_rank(mesh: Mesh, name: str, request: RenderRequest) -> dict[str, int
 )
 def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
     request = dataclasses.replace(references.case("5b").requests[0], num_inference_steps=STEPS)
-    _, job = reference_job(
+    _, run = reference_run(
         "5b",
         sampling__height=request.height,
         sampling__width=request.width,
         sampling__num_inference_steps=STEPS,
     )
-    told = estimate(job.size, job.work, job.device, degrees, dtype="float32")
+    told = estimate(run.size, run.work, run.device, degrees, dtype="float32")
     counted = ranks.run(sent_by_rank, "5b", request, degrees=degrees)
     # Tokens and heads that do not divide make one rank send more and another less.
     for purpose in ("ulysses", "ring", "tokens", "cfg"):
         mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
         assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose
     # Of a first video every rank encodes both halves' prompts; later ones have the negative one already.
-    prompts = job.work.samples
-    encoder = gathered_bytes(4 * sum(job.size.text_encoder.blocks), degrees.size)
+    prompts = run.work.samples
+    encoder = gathered_bytes(4 * sum(run.size.text_encoder.blocks), degrees.size)
     weights = STEPS * told.sent["weights"] + prompts * encoder
     for of_rank in counted:
         # On top: the rows of the table of tokens, and what makes the shares of tiny blocks equal.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests import references
-from vidgen_dist.families.common.costs import Counted, Workload
+from vidgen_dist.families.common.costs import ParameterShapes, Workload
 from vidgen_dist.families.common.unet_costs import UNet, unet
 
 UNETS = ("animatediff", "stable_video_diffusion", "i2vgen_xl")
@@ -22,13 +22,13 @@ _LISTS = re.compile(
 
 
 @functools.cache
-def counted(name: str) -> Counted:
+def counted(name: str) -> ParameterShapes:
     """A model's parameters, its lists of layers shared out."""
     with np.load(references.HERE / "unet_operations.npz") as arrays:
         shapes = json.loads(str(arrays[f"{name}.shapes"]))
         found = {str(key): tuple(shape) for key, shape in zip(arrays[f"{name}.keys"], shapes, strict=True)}
     lists = dict.fromkeys(match[1] for key in found if (match := _LISTS.match(key)))
-    return Counted(found, tuple(lists))
+    return ParameterShapes(found, tuple(lists))
 
 
 def facts(name: str) -> dict[str, Any]:

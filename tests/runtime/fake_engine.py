@@ -49,8 +49,8 @@ from vidgen_dist.families.common.rendering import (
     OnProgress,
     OnState,
     Rendering,
+    ResumeState,
     StageClock,
-    State,
     seeded,
 )
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, Rules, TaskRules
@@ -195,7 +195,7 @@ class FakePipeline:
         request: FakeRequest,
         on_progress: OnProgress | None = None,
         *,
-        resume: State | None = None,
+        resume: ResumeState | None = None,
         on_state: OnState | None = None,
     ) -> Rendering:
         words = self._orders(f"{request.prompt} {self._order}")
@@ -219,7 +219,7 @@ class FakePipeline:
                 if "mark" in wanted:
                     Path(wanted["mark"], f"{i + 1},{self._mesh.rank},{os.getpid()}").touch()
                 if on_state is not None:
-                    on_state(State(i + 1, {"latents": latents}, rng.bit_generator.state))
+                    on_state(ResumeState(i + 1, {"latents": latents}, rng.bit_generator.state))
                 clock.tell("denoise", i + 1, steps)
                 if i + 1 == int(wanted.get("at", 1)):
                     step = functools.partial(clock.tell, "denoise", i + 1, steps)

@@ -28,7 +28,7 @@ from tests.runtime.test_lease import wait_until
 from tests.runtime.test_worker import Heard
 from tests.s3_traffic import Traffic
 from vidgen_dist import media, quality
-from vidgen_dist.families.common.rendering import State
+from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.provenance import provenance_tags
@@ -268,7 +268,7 @@ def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "mp4", checkpoint_every=1)
     rendered, _ = worked(there, row())
     # As a worker leaves it that dies between the two.
-    Scratch(there.output.uri, ignore).keep(Saved(ODD_ID, FINGERPRINT, State(1, {}, {})))
+    Scratch(there.output.uri, ignore).keep(Saved(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
     assert open_storage(there.output.uri).list("scratch")
     adopted, notes = worked(there, row())
     assert not open_storage(there.output.uri).list("scratch")

@@ -100,7 +100,7 @@ def checkpoint(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         save_file({"none": np.zeros(1, np.float32)}, folder / name / "model.safetensors")
     nn.set_device("cpu")
     with on_the_path(installed):
-        from vidgen_dist.families.loading import build_models
+        from vidgen_dist.families.loader import build_models
         from vidgen_dist.spec import ModelOptions
 
         for name, model in build_models(open_checkpoint(folder), ModelOptions(id="toy")).items():

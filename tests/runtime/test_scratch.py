@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgen_dist.families.common.rendering import State, seeded
+from vidgen_dist.families.common.rendering import ResumeState, seeded
 from vidgen_dist.faults import StorageError
 from vidgen_dist.runtime import scratch
 from vidgen_dist.runtime.observability.notes import Note, ignore
@@ -18,10 +18,10 @@ from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unp
 from vidgen_dist.storage import Storage, open_storage
 
 
-def state(step: int = 3) -> State:
+def state(step: int = 3) -> ResumeState:
     rng = seeded(step)
     latents = rng.standard_normal((2, 3, 4)).astype(np.float32)
-    return State(step, {"latents": latents, "previous": latents.T}, rng.bit_generator.state)
+    return ResumeState(step, {"latents": latents, "previous": latents.T}, rng.bit_generator.state)
 
 
 def test_what_goes_in_comes_out() -> None:

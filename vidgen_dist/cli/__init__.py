@@ -178,8 +178,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what fits and what is fastest, from the checkpoint's configs: no weights, no NPUs."""
-    from vidgen_dist.planner.checkpoints import look_ahead
-    from vidgen_dist.planner.report import as_json as outlook_as_json
+    from vidgen_dist.planner.planned_run import plan_splits
+    from vidgen_dist.planner.report import as_json as plan_as_json
     from vidgen_dist.planner.report import summary, tables
     from vidgen_dist.runtime.plan import check_sampling, load_spec
 
@@ -191,14 +191,14 @@ def plan(
     else:
         raise Refused("command line: nothing to plan: vidgen plan RUN.YAML, or vidgen plan --model MODEL")
     check_sampling(spec)
-    outlook = look_ahead(spec, device_name, rows)
+    plan = plan_splits(spec, device_name, rows)
     if as_json:
-        print(json.dumps(outlook_as_json(outlook)))
+        print(json.dumps(plan_as_json(plan)))
         return
     console = Console()
-    for table in tables(outlook):
+    for table in tables(plan):
         console.print(table, "")
-    for line in summary(outlook):
+    for line in summary(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ import sentencepiece
 from safetensors.numpy import save_file
 
 from vidgen_dist import nn
-from vidgen_dist.families.loading import build_models
+from vidgen_dist.families.loader import build_models
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint
 

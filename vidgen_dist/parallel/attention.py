@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.collectives import Group, Pending, Then
+from vidgen_dist.parallel.collectives import Group, MappedResult, PendingResult
 from vidgen_dist.parallel.degrees import shares
 from vidgen_dist.parallel.token_split import TokenSplit, part_bounds
 
@@ -109,7 +109,7 @@ def _ring_attention(
         )
     merged = None
     for step in range(group.size):
-        following: Pending[nn.Tensor] | None = None
+        following: PendingResult[nn.Tensor] | None = None
         if step + 1 < group.size:
             sender = (group.index - step - 1) % group.size
             following = _pass_on(keys_values, group, (lengths[sender], 2, pairs, size))
@@ -123,13 +123,13 @@ def _ring_attention(
     return _tokens_first(merged[0])
 
 
-def _pass_on(x: nn.Tensor, group: Group, shape: tuple[int, ...]) -> Pending[nn.Tensor]:
+def _pass_on(x: nn.Tensor, group: Group, shape: tuple[int, ...]) -> PendingResult[nn.Tensor]:
     """Give x to the next rank and take what the one before gives, of that shape."""
     after, before = (group.index + 1) % group.size, (group.index - 1) % group.size
     nothing = nn.zeros((0,), x.dtype)
     pieces = [x if i == after else nothing for i in range(group.size)]
     shapes = [shape if i == before else (0,) for i in range(group.size)]
-    return Then(group.all_to_all(pieces, shapes, what="ring"), lambda pieces: pieces[before])
+    return MappedResult(group.all_to_all(pieces, shapes, what="ring"), lambda pieces: pieces[before])
 
 
 def _batch(x: nn.Tensor) -> nn.Tensor:

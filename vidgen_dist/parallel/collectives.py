@@ -25,7 +25,7 @@ class PeerLost(Exception):
     """A rank of the gang is gone, does not answer, or is at another place of the program."""
 
 
-class Pending(Protocol[T_co]):
+class PendingResult(Protocol[T_co]):
     """What is under way."""
 
     def wait(self) -> T_co:
@@ -37,8 +37,8 @@ class Pending(Protocol[T_co]):
 
 
 @dataclass(frozen=True)
-class Done(Generic[T]):
-    """A `Pending` that has nothing to wait for."""
+class ReadyResult(Generic[T]):
+    """A `PendingResult` that has nothing to wait for."""
 
     value: T
 
@@ -47,10 +47,10 @@ class Done(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Then(Generic[T]):
-    """A `Pending` of something else made of another's result."""
+class MappedResult(Generic[T]):
+    """A `PendingResult` of something else made of another's result."""
 
-    before: Pending
+    before: PendingResult
     make: Callable[..., T]
 
     def wait(self) -> T:
@@ -83,12 +83,12 @@ class Transport(Protocol):
 
     def all_to_all(
         self, ranks: Sequence[int], pieces: Sequence[Tensor], shapes: Sequence[Shape]
-    ) -> Pending[list[Tensor]]:
+    ) -> PendingResult[list[Tensor]]:
         """As `Group.all_to_all`, among `ranks`; only they call it."""
 
     def all_gather(
         self, ranks: Sequence[int], piece: Tensor, lengths: Sequence[int], out: Tensor | None = None
-    ) -> Pending[Tensor]:
+    ) -> PendingResult[Tensor]:
         """As `Group.all_gather`, among `ranks`; only they call it.
 
         A body that is given `out` (the result's shape and dtype, contiguous, all lengths equal) puts the
@@ -127,7 +127,7 @@ class Group:
 
     def all_to_all(
         self, pieces: Sequence[Tensor], shapes: Sequence[Shape], *, what: str
-    ) -> Pending[list[Tensor]]:
+    ) -> PendingResult[list[Tensor]]:
         """Give every rank a piece and take one of each.
 
         Args:
@@ -139,15 +139,15 @@ class Group:
             What the ranks gave, in their order.
         """
         if self.transport is None:
-            return Done(list(pieces))
+            return ReadyResult(list(pieces))
         sent = sum(piece.nbytes for i, piece in enumerate(pieces) if i != self.index)
         self.traffic.sent[what] += sent
         self.traffic.issued[self.ranks] += 1
-        return _Timed(self.transport.all_to_all(self.ranks, pieces, shapes), self.traffic, what)
+        return _TimedResult(self.transport.all_to_all(self.ranks, pieces, shapes), self.traffic, what)
 
     def all_gather(
         self, piece: Tensor, lengths: Sequence[int], *, what: str, out: Tensor | None = None
-    ) -> Pending[Tensor]:
+    ) -> PendingResult[Tensor]:
         """All ranks' pieces (n_i, ...), one after another along axis 0: (sum of n_i, ...).
 
         Args:
@@ -158,17 +158,17 @@ class Group:
                 it before `wait` returns. A group of one gives `piece` itself.
         """
         if self.transport is None:
-            return Done(piece)
+            return ReadyResult(piece)
         self.traffic.sent[what] += piece.nbytes * (self.size - 1)
         self.traffic.issued[self.ranks] += 1
-        return _Timed(self.transport.all_gather(self.ranks, piece, lengths, out), self.traffic, what)
+        return _TimedResult(self.transport.all_gather(self.ranks, piece, lengths, out), self.traffic, what)
 
 
 @dataclass(frozen=True)
-class _Timed(Generic[T]):
-    """A `Pending` that counts how long it was waited for."""
+class _TimedResult(Generic[T]):
+    """A `PendingResult` that counts how long it was waited for."""
 
-    pending: Pending[T]
+    pending: PendingResult[T]
     traffic: Traffic
     what: str
 

@@ -18,7 +18,7 @@ from typing import Any
 from mindspore import communication, mint
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.collectives import Done, Pending, Shape, Then
+from vidgen_dist.parallel.collectives import MappedResult, PendingResult, ReadyResult, Shape
 from vidgen_dist.parallel.links import TIMEOUT
 from vidgen_dist.parallel.process_group import peer_lost
 
@@ -83,7 +83,7 @@ class HcclTransport:
 
     def all_to_all(
         self, ranks: Sequence[int], pieces: Sequence[nn.Tensor], shapes: Sequence[Shape]
-    ) -> Pending[list[nn.Tensor]]:
+    ) -> PendingResult[list[nn.Tensor]]:
         own = ranks.index(self._rank)
         dtype = pieces[own].dtype
         others = [i for i in range(len(ranks)) if i != own]
@@ -110,7 +110,7 @@ class HcclTransport:
                 start += taken[i]
             return results
 
-        return Then(_UnderWay(self._rank, handle, sent, received), cut)
+        return MappedResult(_PendingCollective(self._rank, handle, sent, received), cut)
 
     def all_gather(
         self,
@@ -118,7 +118,7 @@ class HcclTransport:
         piece: nn.Tensor,
         lengths: Sequence[int],
         out: nn.Tensor | None = None,
-    ) -> Pending[nn.Tensor]:
+    ) -> PendingResult[nn.Tensor]:
         """HCCL gathers pieces of one length: shorter ones are filled up, which is dropped on arrival.
 
         What is gathered is divided evenly, so that is one row at most; and an all-to-all, which takes any
@@ -126,7 +126,7 @@ class HcclTransport:
         """
         longest, rest = max(lengths), tuple(piece.shape[1:])
         if not longest * math.prod(rest):
-            return Done(mint.empty((sum(lengths), *rest), dtype=piece.dtype) if out is None else out)
+            return ReadyResult(mint.empty((sum(lengths), *rest), dtype=piece.dtype) if out is None else out)
         sent = _filled_up(piece, longest)
         even = min(lengths) == longest
         received = (
@@ -136,7 +136,7 @@ class HcclTransport:
             handle = mint.distributed.all_gather_into_tensor(
                 received, sent, group=self._group(ranks), async_op=True
             )
-        under_way = _UnderWay(self._rank, handle, sent, received)
+        under_way = _PendingCollective(self._rank, handle, sent, received)
         if even:
             return under_way
 
@@ -145,7 +145,7 @@ class HcclTransport:
             parts = [received[a : a + n] for a, n in zip(starts, lengths, strict=True) if n]
             return mint.cat(parts, 0)
 
-        return Then(under_way, drop)
+        return MappedResult(under_way, drop)
 
     def close(self) -> None:
         """Nothing: HCCL lives as long as the process, and to end it would wait for what a lost rank owes."""
@@ -162,7 +162,7 @@ class HcclTransport:
 
 
 @dataclass(frozen=True)
-class _UnderWay:
+class _PendingCollective:
     """A collective in the device's queue; keeps alive the memory that it reads and writes."""
 
     rank: int

@@ -139,7 +139,7 @@ class Links:
     Args:
         rank: This rank's number.
         peers: Rank -> connected socket.
-        timeout: Seconds that `Exchange.wait` waits at most.
+        timeout: Seconds that `Transfer.wait` waits at most.
     """
 
     def __init__(self, rank: int, peers: Mapping[int, socket.socket], timeout: float = TIMEOUT) -> None:
@@ -147,7 +147,7 @@ class Links:
         self._timeout = timeout
         self._peers = {peer: _Peer(rank, peer, connection) for peer, connection in peers.items()}
 
-    def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Exchange:
+    def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
         """Begin to send and to receive; both go on while the caller computes.
 
         Args:
@@ -156,7 +156,7 @@ class Links:
         """
         moves = [(peer, self._peers[peer].send(data)) for peer, data in sends]
         moves += [(peer, self._peers[peer].receive(data)) for peer, data in receives]
-        return Exchange(tuple(moves), self._timeout)
+        return Transfer(tuple(moves), self._timeout)
 
     def close(self) -> None:
         """End all connections; what is under way fails, here and there."""
@@ -165,7 +165,7 @@ class Links:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Transfer:
     """Sends and receives that are under way.
 
     Args:

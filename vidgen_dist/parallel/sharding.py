@@ -41,7 +41,7 @@ import numpy as np
 from mindspore import mint
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.collectives import Group, Pending, Shape
+from vidgen_dist.parallel.collectives import Group, PendingResult, Shape
 from vidgen_dist.parallel.degrees import bounds, shares
 
 ALIGNMENT = 512
@@ -168,7 +168,7 @@ def _view_in_device_memory(vector: nn.Tensor, start: int, shape: Shape) -> nn.Te
 
 
 @dataclass(frozen=True)
-class _Block:
+class _ShardedBlock:
     """A block without weights, and this rank's share of them.
 
     Args:
@@ -196,7 +196,7 @@ class _Block:
                 del vars(owner)[name]
 
 
-def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: Read) -> _Block:
+def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: Read) -> _ShardedBlock:
     """Read this rank's share of a block and take the empty parameters out of the block."""
     parameters = dict(sorted(nn.named_parameters(module).items()))
     share_dtype = _numpy_dtype(dtype)
@@ -211,7 +211,7 @@ def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: 
         owner = reduce(getattr, owners, module)
         delattr(owner, name)
         places.append((owner, name))
-    return _Block(module, layout, tuple(places), nn.from_numpy(share))
+    return _ShardedBlock(module, layout, tuple(places), nn.from_numpy(share))
 
 
 def _read_share(share: np.ndarray, begin: int, names: Sequence[str], layout: Layout, read: Read) -> None:
@@ -248,14 +248,14 @@ class ShardedBlocks(nn.ModuleList):
         group: The ranks that hold them together.
     """
 
-    def __init__(self, blocks: Sequence[_Block], dtype: Any, group: Group) -> None:
+    def __init__(self, blocks: Sequence[_ShardedBlock], dtype: Any, group: Group) -> None:
         super().__init__(block.module for block in blocks)
         self._blocks = tuple(blocks)
         self._dtype = dtype
         self._group = group
 
     def __iter__(self) -> Iterator[nn.Module]:
-        memory = _Memory([block.layout for block in self._blocks], self._dtype)
+        memory = _BlockBuffers([block.layout for block in self._blocks], self._dtype)
         ahead = self._gather(memory, 0)
         for i, block in enumerate(self._blocks):
             ahead.wait()
@@ -269,13 +269,13 @@ class ShardedBlocks(nn.ModuleList):
             finally:
                 block.empty(parameters)
 
-    def _gather(self, memory: _Memory, i: int) -> Pending[nn.Tensor]:
+    def _gather(self, memory: _BlockBuffers, i: int) -> PendingResult[nn.Tensor]:
         share = self._blocks[i].share
         lengths = [share.shape[0]] * self._group.size
         return self._group.all_gather(share, lengths, what="weights", out=memory.vector(i))
 
 
-class _Memory:
+class _BlockBuffers:
     """Two vectors, each as long as the longest block's, in which blocks are whole by turns.
 
     Blocks of one layout that have the same turn have the same views, which are made once.

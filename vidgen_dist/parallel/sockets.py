@@ -10,8 +10,8 @@ import numpy as np
 from mindspore import mint
 
 from vidgen_dist import nn
-from vidgen_dist.parallel.collectives import Pending, Shape
-from vidgen_dist.parallel.links import Exchange, Links
+from vidgen_dist.parallel.collectives import PendingResult, Shape
+from vidgen_dist.parallel.links import Links, Transfer
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class SocketTransport:
 
     def all_to_all(
         self, ranks: Sequence[int], pieces: Sequence[nn.Tensor], shapes: Sequence[Shape]
-    ) -> Pending[list[nn.Tensor]]:
+    ) -> PendingResult[list[nn.Tensor]]:
         own = ranks.index(self._links.rank)
         pieces = [contiguous(piece) for piece in pieces]
         arrays = [piece.asnumpy() for piece in pieces]
@@ -37,7 +37,7 @@ class SocketTransport:
         others = [i for i in range(len(ranks)) if i != own]
         sends = [(ranks[i], _bytes(arrays[i])) for i in others if arrays[i].size]
         receives = [(ranks[i], _bytes(places[i])) for i in others if places[i].size]
-        return _Exchanged(self._links.exchange(sends, receives), results, pieces)
+        return _PendingExchange(self._links.exchange(sends, receives), results, pieces)
 
     def all_gather(
         self,
@@ -45,7 +45,7 @@ class SocketTransport:
         piece: nn.Tensor,
         lengths: Sequence[int],
         out: nn.Tensor | None = None,
-    ) -> Pending[nn.Tensor]:
+    ) -> PendingResult[nn.Tensor]:
         own = ranks.index(self._links.rank)
         shape = (sum(lengths), *piece.shape[1:])
         result = mint.empty(shape, dtype=piece.dtype) if out is None else out
@@ -54,17 +54,17 @@ class SocketTransport:
         others = [i for i in range(len(ranks)) if i != own]
         sends = [(ranks[i], _bytes(places[own])) for i in others if places[own].size]
         receives = [(ranks[i], _bytes(places[i])) for i in others if places[i].size]
-        return _Exchanged(self._links.exchange(sends, receives), result, result)
+        return _PendingExchange(self._links.exchange(sends, receives), result, result)
 
     def close(self) -> None:
         self._links.close()
 
 
 @dataclass(frozen=True)
-class _Exchanged(Generic[T]):
+class _PendingExchange(Generic[T]):
     """An exchange and what comes of it; keeps alive the tensors whose memory is being sent."""
 
-    exchange: Exchange
+    exchange: Transfer
     result: T
     sent: Any
 

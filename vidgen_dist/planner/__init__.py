@@ -1,5 +1,6 @@
 """What fits and what is fastest: the arithmetic behind `vidgen plan` and `--replicas auto`.
 
-`checkpoints` reads a checkpoint's configs into plain numbers (`model`), `devices` has the figures of the
-hardware, `costs` says what one gang needs, `splits` compares gangs. Nothing here touches a device or weights.
+`planned_run` turns a run and its checkpoint's configs into plain numbers, `devices` has the hardware's
+figures, `estimates` computes what one gang needs, `splits` compares gangs. No weights are read, and no NPU is
+needed.
 """

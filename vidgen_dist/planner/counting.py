@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidgen_dist.families.common.costs import Counted, VaeTiles
+from vidgen_dist.families.common.costs import ParameterShapes, VaeTiles
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class CountedModels:
+class ModelCounts:
     """What is counted on a checkpoint's models.
 
     Args:
@@ -19,11 +19,11 @@ class CountedModels:
         vae_tiles: The tiles in which the VAE works; None where it takes frames whole.
     """
 
-    counted: Mapping[str, Counted]
+    counted: Mapping[str, ParameterShapes]
     vae_tiles: VaeTiles | None
 
 
-def count_models(checkpoint: Checkpoint, options: ModelOptions) -> CountedModels:
+def count_models(checkpoint: Checkpoint, options: ModelOptions) -> ModelCounts:
     """Build a checkpoint's models and count; their parameters take no memory.
 
     Raises:
@@ -32,14 +32,14 @@ def count_models(checkpoint: Checkpoint, options: ModelOptions) -> CountedModels
     # Loads MindSpore.
     from vidgen_dist import nn
     from vidgen_dist.families.common.autoencoder import TiledAutoencoder
-    from vidgen_dist.families.loading import build_models
+    from vidgen_dist.families.loader import build_models
     from vidgen_dist.parallel.sharding import sharded_paths
 
     counted, tiles = {}, None
     for name, model in build_models(checkpoint, options).items():
         shapes = {key: tuple(value.shape) for key, value in nn.named_parameters(model).items()}
-        counted[name] = Counted(shapes, tuple(sharded_paths(model)))
+        counted[name] = ParameterShapes(shapes, tuple(sharded_paths(model)))
         if isinstance(model, TiledAutoencoder) and model.use_tiling:
             rows, columns = model.tiles.cut(model.spatial_compression_ratio, decoding=False)
             tiles = VaeTiles(rows.size, columns.size, rows.step, columns.step)
-    return CountedModels(counted, tiles)
+    return ModelCounts(counted, tiles)

@@ -9,40 +9,40 @@ from typing import Any
 from rich.table import Table
 
 from vidgen_dist.families.common.costs import ITEM_SIZES
-from vidgen_dist.planner.checkpoints import Outlook
 from vidgen_dist.planner.devices import in_words
+from vidgen_dist.planner.planned_run import SplitPlan
 from vidgen_dist.planner.splits import Split, describe
 
 
-def as_json(outlook: Outlook) -> dict[str, Any]:
+def as_json(plan: SplitPlan) -> dict[str, Any]:
     """All of it, as plain values."""
-    job, comparison = outlook.job, outlook.comparison
+    run, comparison = plan.run, plan.comparison
     return {
-        "model": job.model,
-        "family": job.family,
-        "task": outlook.task,
-        "dtype": job.dtype,
-        "device": asdict(job.device),
-        "memory": job.memory,
-        "npus": outlook.npus,
-        "rows": outlook.rows,
-        "video": asdict(job.work),
+        "model": run.model,
+        "family": run.family,
+        "task": plan.task,
+        "dtype": run.dtype,
+        "device": asdict(run.device),
+        "memory": run.memory,
+        "npus": plan.npus,
+        "rows": plan.rows,
+        "video": asdict(run.work),
         "components": [
             {
                 "name": part.name,
                 "parameters": part.parameters,
-                "bytes": part.parameters * ITEM_SIZES[job.dtype],
+                "bytes": part.parameters * ITEM_SIZES[run.dtype],
                 "blocks": len(part.blocks),
                 "block_parameters": part.largest_block,
                 "table_parameters": part.tables,
                 "undivided_parameters": part.rest,
             }
-            for part in job.size.components
+            for part in run.size.components
         ],
         "smallest_gang": comparison.smallest,
         "chosen": _split(comparison.chosen),
         "reason": comparison.reason,
-        "asked": None if outlook.asked is None else _split(outlook.asked),
+        "asked": None if plan.asked is None else _split(plan.asked),
         "splits": [_split(split) for split in comparison.splits],
     }
 
@@ -66,37 +66,37 @@ def _split(split: Split) -> dict[str, Any]:
     }
 
 
-def tables(outlook: Outlook) -> Iterator[Table]:
+def tables(plan: SplitPlan) -> Iterator[Table]:
     """Components, what a rank holds, what it sends, and the splits."""
-    yield _components(outlook)
-    yield _memory(outlook)
-    yield _sent(outlook)
-    yield _splits(outlook)
+    yield _components(plan)
+    yield _memory(plan)
+    yield _sent(plan)
+    yield _splits(plan)
 
 
-def summary(outlook: Outlook) -> Iterator[str]:
+def summary(plan: SplitPlan) -> Iterator[str]:
     """What it comes to, in sentences."""
-    job, work = outlook.job, outlook.job.work
+    run, work = plan.run, plan.run.work
     guided = "guided" if work.guided else "without guidance"
     yield (
         f"video: {work.frames} frames of {work.height}x{work.width}, {work.steps} steps, {guided}: "
         f"{work.tokens:,} video and {work.text_tokens:,} text tokens"
     )
-    yield f"smallest gang that fits into {in_words(job.memory)} an NPU: {outlook.comparison.smallest}"
-    if outlook.asked is not None:
-        asked = outlook.asked
+    yield f"smallest gang that fits into {in_words(run.memory)} an NPU: {plan.comparison.smallest}"
+    if plan.asked is not None:
+        asked = plan.asked
         yield (
             f"the run asks for {describe(asked.degrees, asked.replicas)}: "
             f"{asked.videos_per_hour:,.1f} videos an hour, each in {asked.estimate.seconds.video:.1f} s"
         )
-    yield f"take {outlook.comparison.reason}"
+    yield f"take {plan.comparison.reason}"
 
 
-def _components(outlook: Outlook) -> Table:
-    job = outlook.job
-    table = _table(f"{job.model}, {outlook.task}", "parameters", job.dtype, "blocks", "a block", "undivided")
-    item = ITEM_SIZES[job.dtype]
-    for part in job.size.components:
+def _components(plan: SplitPlan) -> Table:
+    run = plan.run
+    table = _table(f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "a block", "undivided")
+    item = ITEM_SIZES[run.dtype]
+    for part in run.size.components:
         table.add_row(
             part.name,
             f"{part.parameters:,}",
@@ -108,12 +108,12 @@ def _components(outlook: Outlook) -> Table:
     return table
 
 
-def _memory(outlook: Outlook) -> Table:
+def _memory(plan: SplitPlan) -> Table:
     """One row for each gang size, of the fastest way to divide it."""
     best: dict[int, Split] = {}
-    for split in outlook.comparison.splits:
+    for split in plan.comparison.splits:
         best.setdefault(split.degrees.size, split)
-    one = outlook.comparison.chosen.estimate
+    one = plan.comparison.chosen.estimate
     table = _table(
         f"A rank holds, of {in_words(one.usable)} that it may use",
         *one.memory.weights,
@@ -129,10 +129,10 @@ def _memory(outlook: Outlook) -> Table:
     return table
 
 
-def _sent(outlook: Outlook) -> Table:
+def _sent(plan: SplitPlan) -> Table:
     """One row for each way to divide a gang of more than one."""
-    splits = [split for split in outlook.comparison.splits if split.degrees.size > 1]
-    purposes = outlook.comparison.chosen.estimate.sent
+    splits = [split for split in plan.comparison.splits if split.degrees.size > 1]
+    purposes = plan.comparison.chosen.estimate.sent
     title = "A rank sends in a step, for"
     table = _table(title, "ring", "cfg", *(f"{purpose}:" for purpose in purposes), first="ulysses")
     for split in splits:
@@ -141,11 +141,11 @@ def _sent(outlook: Outlook) -> Table:
     return table
 
 
-def _splits(outlook: Outlook) -> Table:
+def _splits(plan: SplitPlan) -> Table:
     columns = ("ulysses", "ring", "cfg", "step s", "waiting s", "video s", "videos/h", "fits")
-    title = f"Splits of {outlook.npus:,} x {outlook.job.device.name}, best first"
+    title = f"Splits of {plan.npus:,} x {plan.run.device.name}, best first"
     table = _table(title, *columns, first="replicas")
-    for split in outlook.comparison.splits:
+    for split in plan.comparison.splits:
         seconds = split.estimate.seconds
         table.add_row(
             f"{split.replicas:,}",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.costs import ModelSize, Workload
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.planner.costs import Estimate, estimate
 from vidgen_dist.planner.devices import Device, in_words
+from vidgen_dist.planner.estimates import Estimate, estimate
 
 LARGEST_GANG = 64
 """Ranks of the largest gang that is looked at: with more, a latent frame has a row or less for each."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vidgen_dist.families import opening
+from vidgen_dist.families import checkpoints
+from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_apart
 from vidgen_dist.spec import ModelOptions, RunSpec
@@ -25,7 +25,7 @@ from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.digests import digest_of
 
 if TYPE_CHECKING:
-    from vidgen_dist.families.loading import AnyPipeline
+    from vidgen_dist.families.loader import AnyPipeline
     from vidgen_dist.parallel.degrees import Degrees
     from vidgen_dist.parallel.mesh import Mesh
     from vidgen_dist.parallel.rendezvous import Rendezvous
@@ -93,8 +93,8 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
     """
     checkpoint = _open_configs(model)
     # Here and not where configs are read, which each worker does.
-    tell_unknown(checkpoint)
-    adapter = next(iter(checkpoint.elsewhere.values()), None)
+    warn_unknown_keys(checkpoint)
+    adapter = next(iter(checkpoint.separate.values()), None)
     return OpenedModel(
         rules=load_rules(checkpoint, model.task, ring=ring),
         digest=checkpoint.digest(),
@@ -114,7 +114,7 @@ def check_tokenizers(model: ModelOptions) -> None:
     Raises:
         Refused: One is missing or damaged.
     """
-    opening.check_tokenizers(_open_configs(model))
+    checkpoints.check_tokenizers(_open_configs(model))
 
 
 def check_models(model: ModelOptions) -> None:
@@ -138,9 +138,9 @@ def check_models(model: ModelOptions) -> None:
 
 def _check_models(model: ModelOptions) -> None:
     checkpoint = _open_configs(model)
-    opening.check_tokenizers(checkpoint)
+    checkpoints.check_tokenizers(checkpoint)
     # Loads MindSpore.
-    from vidgen_dist.families.loading import check_models
+    from vidgen_dist.families.loader import check_models
 
     check_models(checkpoint, model)
 
@@ -157,7 +157,7 @@ def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int,
     Raises:
         Refused: The model does not fit, however it is divided.
     """
-    from vidgen_dist.planner.checkpoints import choose_topology
+    from vidgen_dist.planner.planned_run import choose_topology
 
     checkpoint = _open_configs(spec.model)
     return choose_topology(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device, rows)
@@ -172,15 +172,15 @@ def check_memory(spec: RunSpec, device: str, npus: int) -> None:
     Raises:
         Refused: It has not: with the numbers and the nearest choice that works.
     """
-    from vidgen_dist.planner import checkpoints
+    from vidgen_dist.planner import planned_run
 
     checkpoint = _open_configs(spec.model)
-    checkpoints.check_memory(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device)
+    planned_run.check_memory(checkpoint, load_rules(checkpoint, spec.model.task), spec, npus, device)
 
 
 def _open_configs(model: ModelOptions) -> Checkpoint:
     # Workers download the weights of a hub id, each host once.
-    return checkpoint_of(model, weights=False)
+    return open_model_checkpoint(model, weights=False)
 
 
 def open_seat(device: str, threads: int | None, host: str) -> Rendezvous:
@@ -210,7 +210,7 @@ def load(model: ModelOptions, device: str, threads: int | None, mesh: Mesh | Non
     """
     # A driver, and a worker until its cores are set, must not load MindSpore.
     from vidgen_dist import nn
-    from vidgen_dist.families.loading import load_model
+    from vidgen_dist.families.loader import load_model
 
     nn.set_device(device, threads)
     return load_model(model, mesh)

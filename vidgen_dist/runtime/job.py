@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.common.rendering import State
+from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.request import ResolvedRequest
@@ -38,7 +38,7 @@ class Row:
     attempt: int = 1
     passthrough: dict[str, Any] = field(default_factory=dict)
     afresh: bool = False
-    state: State | None = None
+    state: ResumeState | None = None
     sought: bool = False
     spoilt: bool = False
 

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from vidgen_dist import __version__
-from vidgen_dist.families.common.rendering import OnState, State
+from vidgen_dist.families.common.rendering import OnState, ResumeState
 from vidgen_dist.runtime.observability.notes import Note, Notes
 from vidgen_dist.storage import Storage, open_storage, safe_name
 from vidgen_dist.uris import redact
@@ -38,7 +38,7 @@ class Saved:
 
     row_id: str
     fingerprint: str
-    state: State | None
+    state: ResumeState | None
 
 
 class Scratch:
@@ -58,7 +58,7 @@ class Scratch:
     def _output(self) -> Storage:
         return open_storage(self._uri)
 
-    def load(self, row_id: str, fingerprint: str) -> State | None:
+    def load(self, row_id: str, fingerprint: str) -> ResumeState | None:
         """How far an earlier rendering of a row came; None if it is not known.
 
         Args:
@@ -134,7 +134,7 @@ class Saving:
         if every is None:
             return None
 
-        def stepped(state: State) -> None:
+        def stepped(state: ResumeState) -> None:
             with self._lock:
                 self._latest = Saved(row_id, fingerprint, state)
                 if self._all or state.step % every == 0:
@@ -175,7 +175,7 @@ def clear(output: Storage) -> None:
         output.delete(path)
 
 
-def pack(state: State, fingerprint: str) -> bytes:
+def pack(state: ResumeState, fingerprint: str) -> bytes:
     """A file: a digest, a line of JSON, the arrays as safetensors.
 
     Args:
@@ -194,7 +194,7 @@ def pack(state: State, fingerprint: str) -> bytes:
     return _digest(content) + b"\n" + content
 
 
-def unpack(content: bytes, fingerprint: str) -> State:
+def unpack(content: bytes, fingerprint: str) -> ResumeState:
     """What `pack` made a file of.
 
     Args:
@@ -213,7 +213,7 @@ def unpack(content: bytes, fingerprint: str) -> State:
         raise ValueError(f"is of release {head['release']}")
     if head["fingerprint"] != fingerprint:
         raise ValueError("is of another fingerprint")
-    return State(head["step"], safetensors.numpy.load(arrays), head["rng"])
+    return ResumeState(head["step"], safetensors.numpy.load(arrays), head["rng"])
 
 
 def _digest(content: bytes) -> bytes:

@@ -29,7 +29,7 @@ from typing import Any
 
 from vidgen_dist import media, uris
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.common.rendering import Rendering, State
+from vidgen_dist.families.common.rendering import Rendering, ResumeState
 from vidgen_dist.request import ResolvedRequest, sources_of, with_sources
 from vidgen_dist.runtime.adoption import Stored, find_stored
 from vidgen_dist.runtime.engine import get_engine
@@ -377,7 +377,7 @@ class Worker:
         if self._abandon.is_set():
             raise _Abandoned
 
-    def _saved_state(self, row: Row, fingerprint: str) -> State | None:
+    def _saved_state(self, row: Row, fingerprint: str) -> ResumeState | None:
         """Where an earlier rendering of a row is to be gone on from; None for step 0."""
         if self._job.output.checkpoint_every is None:
             return None

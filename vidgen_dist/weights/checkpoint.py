@@ -36,7 +36,7 @@ _VOCABULARIES = (".model", "vocab.json", "vocab.txt", "tokenizer.json")
 
 
 @dataclass(frozen=True)
-class Overlaid:
+class ComponentOverride:
     """A component as something put over its files makes it.
 
     Args:
@@ -59,8 +59,8 @@ class Checkpoint:
         variant: Variant of the weight files; components that lack it use their plain files.
         model_index: Content of `model_index.json`.
         components: Names of the components that it was opened with.
-        elsewhere: Components that lie in a repository of their own, by name.
-        overlaid: Components that are not what their files say, by name. No part of the digest.
+        separate: Components that lie in a repository of their own, by name.
+        overrides: Components that are not what their files say, by name. No part of the digest.
     """
 
     model: str
@@ -69,12 +69,12 @@ class Checkpoint:
     variant: str | None
     model_index: dict[str, Any]
     components: tuple[str, ...]
-    elsewhere: Mapping[str, ComponentRepository] = field(default_factory=dict)
-    overlaid: Mapping[str, Overlaid] = field(default_factory=dict)
+    separate: Mapping[str, ComponentRepository] = field(default_factory=dict)
+    overrides: Mapping[str, ComponentOverride] = field(default_factory=dict)
 
     def has_component(self, component: str) -> bool:
         """Whether it has a component of that name."""
-        return component in self.elsewhere or component in _classes(self.model_index)
+        return component in self.separate or component in _classes(self.model_index)
 
     def class_name(self, component: str) -> str:
         """The class of a component as `model_index.json` names it, e.g. `AutoencoderKLCogVideoX`.
@@ -82,10 +82,10 @@ class Checkpoint:
         Raises:
             Refused: The checkpoint has no such component.
         """
-        if component in self.overlaid:
-            return self.overlaid[component].class_name
-        if component in self.elsewhere:
-            return self.elsewhere[component].class_name
+        if component in self.overrides:
+            return self.overrides[component].class_name
+        if component in self.separate:
+            return self.separate[component].class_name
         classes = _classes(self.model_index)
         if component not in classes:
             raise Refused(
@@ -95,7 +95,7 @@ class Checkpoint:
 
     def names_class_of(self, component: str) -> Path:
         """The file that names a component's class."""
-        single = self.elsewhere.get(component)
+        single = self.separate.get(component)
         return self.folder / INDEX if single is None else single.folder / CONFIG
 
     def component_folder(self, component: str) -> Path:
@@ -105,8 +105,8 @@ class Checkpoint:
             Refused: The checkpoint has no such component, or its folder is missing.
         """
         class_name = self.class_name(component)
-        if component in self.elsewhere:
-            return self.elsewhere[component].folder
+        if component in self.separate:
+            return self.separate[component].folder
         folder = self.folder / component
         if not is_folder(folder):
             raise Refused(f"{folder}: the folder of the component {component} ({class_name}) is missing")
@@ -118,8 +118,8 @@ class Checkpoint:
         Raises:
             Refused: The component or the file is missing, or the file is no JSON object (names the line).
         """
-        if component in self.overlaid:
-            return dict(self.overlaid[component].config)
+        if component in self.overrides:
+            return dict(self.overrides[component].config)
         return read_json(self.config_file(component))
 
     def config_file(self, component: str) -> Path:
@@ -154,8 +154,8 @@ class Checkpoint:
 
         For a hub id of its commit and the variant. For a folder of the names, relative to it, and the
         contents of `model_index.json` and of the components' configs, vocabularies and weights of the
-        variant: the same wherever the folder lies and whatever else lies in it. Components that lie elsewhere
-        have digests of their own.
+        variant: the same wherever the folder lies and whatever else lies in it. Components in a
+        repository of their own have their own digests.
         """
         if self.revision is not None:
             parts = {"revision": self.revision, "variant": self.variant or ""}

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.references import case, edit_json
 from vidgen_dist import Refused, load_pipeline
-from vidgen_dist.families.loading import check_models
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.checkpoints import open_model_checkpoint
+from vidgen_dist.families.loader import check_models
 from vidgen_dist.runtime.engine import open_model
 from vidgen_dist.spec import ModelOptions
 
@@ -23,7 +23,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def opened(**options: Any) -> Any:
-    return checkpoint_of(ModelOptions(id=str(options.pop("id", IMAGES.checkpoint)), **options))
+    return open_model_checkpoint(ModelOptions(id=str(options.pop("id", IMAGES.checkpoint)), **options))
 
 
 def digest(**options: Any) -> str:

@@ -8,14 +8,14 @@ import pytest
 
 from tests.references import case
 from vidgen_dist import RenderRequest, RequestError
+from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.opening import checkpoint_of
 from vidgen_dist.families.rules import load_rules
 
 
 @pytest.fixture(scope="module")
 def rules() -> Rules:
-    return load_rules(checkpoint_of(case("pndm", "animatediff").model))
+    return load_rules(open_model_checkpoint(case("pndm", "animatediff").model))
 
 
 def test_defaults_are_the_pipelines(rules: Rules) -> None:

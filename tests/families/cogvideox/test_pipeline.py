@@ -9,7 +9,7 @@ import pytest
 
 from tests import references
 from vidgen_dist import Refused, RequestError, load_pipeline
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 
 CLIP = references.case("v2v")
 

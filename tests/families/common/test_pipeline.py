@@ -11,7 +11,7 @@ import pytest
 from vidgen_dist import nn
 from vidgen_dist.families.common.guidance import Guidance, Halves, constant
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts, Start
-from vidgen_dist.families.common.rendering import State
+from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.families.common.tasks import Rules, TaskRules
 from vidgen_dist.families.family import Configs
 from vidgen_dist.request import RenderRequest, ResolvedRequest
@@ -23,7 +23,7 @@ DEFAULTS = {"height": 4, "width": 4, "num_inference_steps": STEPS, "fps": 8.0}
 
 
 @dataclass(frozen=True)
-class Seen:
+class Condition:
     """What the fake model is told."""
 
     value: np.ndarray
@@ -44,13 +44,13 @@ class RememberingSchedule(Schedule):
 
 def start_of(
     weights: Guidance | None = None,
-    halves: Halves[Seen] | None = None,
+    halves: Halves[Condition] | None = None,
     left_out: frozenset[int] = frozenset(),
     name: str = "slope",
-) -> Start[Seen]:
+) -> Start[Condition]:
     return Start(
         latents=np.zeros((1, 3, 1, 4, 4), np.float32),
-        halves=halves or Halves(Seen(np.ones((1, 1), np.float32))),
+        halves=halves or Halves(Condition(np.ones((1, 1), np.float32))),
         schedule=RememberingSchedule(np.arange(STEPS), name),
         guidance=weights or constant(None, STEPS),
         carried="float32",
@@ -65,28 +65,30 @@ class Told:
     predicted: list[int] = field(default_factory=list)
 
 
-class Fake(DiffusionPipeline[ResolvedRequest, Seen, Start[Seen]]):
+class Fake(DiffusionPipeline[ResolvedRequest, Condition, Start[Condition]]):
     """Predicts the step's number plus one, everywhere."""
 
-    def __init__(self, start: Start[Seen]) -> None:
+    def __init__(self, start: Start[Condition]) -> None:
         of_task: TaskRules[Any] = TaskRules(request=ResolvedRequest, defaults=DEFAULTS)
         super().__init__(Parts(Rules("Fake", "none", ("none",), of_task), Configs(), {}, "float32"))
         self.start, self.told = start, Told()
 
-    def encode(self, r: ResolvedRequest) -> Halves[Seen]:
+    def encode(self, r: ResolvedRequest) -> Halves[Condition]:
         return self.start.halves
 
-    def prepare(self, r: ResolvedRequest, halves: Halves[Seen], rng: np.random.Generator) -> Start[Seen]:
+    def prepare(
+        self, r: ResolvedRequest, halves: Halves[Condition], rng: np.random.Generator
+    ) -> Start[Condition]:
         return self.start
 
     def predict(
-        self, r: ResolvedRequest, start: Start[Seen], latents: np.ndarray, condition: Seen, i: int
+        self, r: ResolvedRequest, start: Start[Condition], latents: np.ndarray, condition: Condition, i: int
     ) -> nn.Tensor:
         self.told.predicted.append(i)
         return nn.from_numpy(np.full_like(latents, i + 1))
 
     def decode(
-        self, r: ResolvedRequest, start: Start[Seen], latents: np.ndarray, rng: np.random.Generator
+        self, r: ResolvedRequest, start: Start[Condition], latents: np.ndarray, rng: np.random.Generator
     ) -> nn.Tensor:
         return nn.from_numpy(latents / 10)
 
@@ -99,7 +101,7 @@ def test_the_first_step_cannot_be_left_out() -> None:
 def test_guided_steps_need_an_unconditional_half() -> None:
     with pytest.raises(ValueError, match=r"^halves: unconditional is None, and a step has a weight"):
         start_of(weights=Guidance([None, 2.0, None]))
-    seen = Seen(np.ones((1, 1), np.float32))
+    seen = Condition(np.ones((1, 1), np.float32))
     start_of(weights=Guidance([None, 2.0, None]), halves=Halves(seen, seen))
 
 
@@ -115,7 +117,7 @@ def test_a_sampler_must_not_use_the_loops_names(name: str, left_out: frozenset[i
 
 def test_a_step_that_is_left_out_goes_on_from_a_saved_state() -> None:
     start = start_of(left_out=frozenset({1}), name="slope")
-    states: list[State] = []
+    states: list[ResumeState] = []
     whole = Fake(start).render(REQUEST, on_state=states.append)
     assert [set(state.arrays) for state in states] == [{"latents", "prediction", "slope"}] * STEPS
     # 1, and 1 again in place of 2, and 3.
@@ -128,6 +130,6 @@ def test_a_step_that_is_left_out_goes_on_from_a_saved_state() -> None:
 
 
 def test_a_sampler_may_use_the_name_of_what_is_not_saved() -> None:
-    states: list[State] = []
+    states: list[ResumeState] = []
     Fake(start_of(name="prediction")).render(REQUEST, on_state=states.append)
     assert set(states[0].arrays) == {"latents", "prediction"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
-from vidgen_dist.families.common.prompts import EncodedTexts
+from vidgen_dist.families.common.prompts import PromptCache
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 
@@ -34,7 +34,7 @@ class Encoder:
     def __init__(self) -> None:
         self.prompts: list[str] = []
 
-    def ask(self, texts: EncodedTexts[Encoded], prompt: str, length: int = 8) -> np.ndarray:
+    def ask(self, texts: PromptCache[Encoded], prompt: str, length: int = 8) -> np.ndarray:
         def encode() -> Encoded:
             self.prompts.append(prompt)
             return Encoded(np.full((1, 10), ord(prompt[0]) + length, np.float32))
@@ -43,7 +43,7 @@ class Encoder:
 
 
 def test_a_prompt_is_encoded_once() -> None:
-    texts, encoder = EncodedTexts(), Encoder()
+    texts, encoder = PromptCache(), Encoder()
     first = encoder.ask(texts, "a")
     encoder.ask(texts, "b")
     np.testing.assert_array_equal(encoder.ask(texts, "a"), first)
@@ -51,12 +51,12 @@ def test_a_prompt_is_encoded_once() -> None:
 
 
 def test_another_length_is_another_text() -> None:
-    texts, encoder = EncodedTexts(), Encoder()
+    texts, encoder = PromptCache(), Encoder()
     assert encoder.ask(texts, "a", 8)[0, 0] != encoder.ask(texts, "a", 9)[0, 0]
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
-    texts, encoder = EncodedTexts(2 * KEPT), Encoder()
+    texts, encoder = PromptCache(2 * KEPT), Encoder()
     for prompt in "abacab":
         encoder.ask(texts, prompt)
     # c puts out b, as a was used since; then b puts out c.
@@ -64,14 +64,14 @@ def test_what_was_used_longest_ago_goes_first() -> None:
 
 
 def test_what_is_larger_than_the_budget_is_given_and_not_kept() -> None:
-    texts, encoder = EncodedTexts(KEPT), Encoder()
+    texts, encoder = PromptCache(KEPT), Encoder()
     encoder.ask(texts, "a" * 1000)
     assert encoder.ask(texts, "a" * 1000)[0, 0] == ord("a") + 8
     assert len(encoder.prompts) == 2
 
 
 def test_what_fails_is_not_kept() -> None:
-    texts, encoder = EncodedTexts(), Encoder()
+    texts, encoder = PromptCache(), Encoder()
     calls: list[str] = []
 
     def fail() -> Encoded:
@@ -88,7 +88,7 @@ def test_what_fails_is_not_kept() -> None:
 
 
 def test_memory_of_the_encoder_may_change_after() -> None:
-    texts, memory = EncodedTexts(), np.ones((1, 10), np.float32)
+    texts, memory = PromptCache(), np.ones((1, 10), np.float32)
     texts.get(("a", 8), lambda: Encoded(memory, memory))
     memory[:] = 2
     kept = texts.get(("a", 8), lambda: Encoded(memory, memory))
@@ -98,7 +98,7 @@ def test_memory_of_the_encoder_may_change_after() -> None:
 
 @given(st.lists(st.text("abcdef", min_size=1, max_size=30), max_size=60), st.integers(0, 5 * KEPT))
 def test_memory_is_bounded_and_the_newest_are_kept(prompts: list[str], budget: int) -> None:
-    texts, encoder = EncodedTexts(budget), Encoder()
+    texts, encoder = PromptCache(budget), Encoder()
     for i, prompt in enumerate(prompts):
         encoder.ask(texts, prompt)
         newest = list(dict.fromkeys(reversed(prompts[: i + 1])))

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tests.planner import unets
-from vidgen_dist.families.common.costs import Counted, Shapes
+from vidgen_dist.families.common.costs import ParameterShapes, Shapes
 from vidgen_dist.families.common.unet_costs import UNet, image_convolutions, unet
 from vidgen_dist.parallel.degrees import Degrees
 
@@ -108,7 +108,7 @@ def tiny() -> UNet:
         "time_embedding.linear_1.weight": (16, 8),
     }
     sharded = ("down_blocks.0.resnets", "down_blocks.0.motion_modules", "up_blocks.0.resnets")
-    return unet("unet", Counted(shapes, sharded), groups=4)
+    return unet("unet", ParameterShapes(shapes, sharded), groups=4)
 
 
 WORK = unets.workload("animatediff", frames=3, latents=3 * 4 * 35, latent_rows=5, latent_columns=7)

@@ -9,19 +9,19 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.test_counting import reference_job
+from tests.planner.test_counting import reference_run
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.planner.checkpoints import Job
-from vidgen_dist.planner.costs import estimate
+from vidgen_dist.planner.estimates import estimate
+from vidgen_dist.planner.planned_run import PlannedRun
 
 FAMILY = "hunyuan_video"
 STEPS = 2
 
 
-def test_published_sizes(job: Callable[..., Job]) -> None:
-    size = job("hunyuan-video").size
+def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
+    size = run("hunyuan-video").size
     # Numbers of diffusers' and transformers' models without weights.
     assert size.denoiser.parameters == 12_821_012_544
     assert size.vae.parameters == 246_478_803
@@ -37,8 +37,8 @@ def test_published_sizes(job: Callable[..., Job]) -> None:
     assert size.denoiser.rest < 0.01 * size.denoiser.parameters
 
 
-def test_a_video_in_tokens_and_tiles(job: Callable[..., Job]) -> None:
-    work = job("hunyuan-video").work
+def test_a_video_in_tokens_and_tiles(run: Callable[..., PlannedRun]) -> None:
+    work = run("hunyuan-video").work
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (129, 720, 1280, 50, False)
     assert work.tokens == 33 * 45 * 80
     assert work.attending == work.tokens + 256
@@ -49,12 +49,12 @@ def test_a_video_in_tokens_and_tiles(job: Callable[..., Job]) -> None:
 
 def test_short_videos_are_one_tile() -> None:
     for frames, tiles, repeated in ((1, 1, 0), (13, 1, 0), (17, 2, 5), (21, 2, 5), (25, 2, 5), (29, 3, 10)):
-        _, job = reference_job("t2v", FAMILY, sampling__num_frames=frames)
-        assert (job.work.frames, job.work.batches, job.work.repeated_frames) == (frames, tiles, repeated)
+        _, run = reference_run("t2v", FAMILY, sampling__num_frames=frames)
+        assert (run.work.frames, run.work.batches, run.work.repeated_frames) == (frames, tiles, repeated)
 
 
-def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:
-    vae = job("hunyuan-video").size.vae
+def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., PlannedRun]) -> None:
+    vae = run("hunyuan-video").size.vae
     for first, last in ((vae.encoder[0], vae.encoder[-1]), (vae.decoder[-1], vae.decoder[0])):
         assert (first.frames, first.pixels) == (1, 1)
         assert (last.frames, last.pixels) == (1 / 4, 1 / 8)
@@ -85,9 +85,9 @@ def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
     fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
     given = request.values()
     asked = {f"sampling__{name}": given[name] for name in (*fields, "true_cfg_scale")}
-    _, job = reference_job("t2v", FAMILY, **asked, sampling__negative_prompt="blurry")
-    assert job.work.guided
-    told = estimate(job.size, job.work, job.device, degrees, dtype="float32")
+    _, run = reference_run("t2v", FAMILY, **asked, sampling__negative_prompt="blurry")
+    assert run.work.guided
+    told = estimate(run.size, run.work, run.device, degrees, dtype="float32")
     counted = ranks.run(sent_by_rank, request, degrees=degrees)
     for purpose in ("ulysses", "ring", "tokens", "cfg"):
         mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size

@@ -16,7 +16,7 @@ from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
 from vidgen_dist.families.common.rendering import Rendering
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh

@@ -16,7 +16,7 @@ from vidgen_dist.families.common.rendering import seeded
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.i2vgen_xl.pipeline import I2VGenXLPipeline, cropped
 from vidgen_dist.families.i2vgen_xl.rules import I2VGenXLRequest
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.media import MediaError
 from vidgen_dist.weights.checkpoint import open_checkpoint
@@ -36,7 +36,7 @@ def test_what_the_unet_is_told_is_diffusers(pipeline: I2VGenXLPipeline) -> None:
     """Hidden states, CLIP's vector of the image, its latents and the noise, in the order of their draws."""
     r = pipeline.rules.resolve(I2V.requests[0])
     start = pipeline.prepare(r, pipeline.encode(r), seeded(r.seed))
-    both = start.halves.own(True, pipeline.mesh)
+    both = start.halves.of_rank(True, pipeline.mesh)
     told = {
         "encoder_hidden_states": both.hidden,
         "image_embeddings": both.image[:, None],

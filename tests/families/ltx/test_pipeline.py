@@ -13,7 +13,7 @@ import pytest
 from tests import references
 from vidgen_dist import Refused, RenderRequest, RequestError, load_pipeline
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.families.ltx import FAMILY
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.weights.checkpoint import open_checkpoint

@@ -9,19 +9,19 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.test_counting import reference_job
+from tests.planner.test_counting import reference_run
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.planner.checkpoints import Job
-from vidgen_dist.planner.costs import estimate
+from vidgen_dist.planner.estimates import estimate
+from vidgen_dist.planner.planned_run import PlannedRun
 
 FAMILY = "mochi"
 STEPS = 2
 
 
-def test_published_sizes(job: Callable[..., Job]) -> None:
-    size = job("mochi").size
+def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
+    size = run("mochi").size
     # Numbers of diffusers' models without weights.
     assert size.denoiser.parameters == 10_027_677_744
     assert size.vae.parameters == 459_748_611
@@ -33,8 +33,8 @@ def test_published_sizes(job: Callable[..., Job]) -> None:
     assert stack.linear == (4 + 3 * 8 // 3) * 3072**2
 
 
-def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
-    work = job("mochi").work
+def test_a_video_in_tokens(run: Callable[..., PlannedRun]) -> None:
+    work = run("mochi").work
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (19, 480, 848, 64, True)
     assert work.tokens == 4 * 30 * 53
     assert work.attending == work.tokens + 256
@@ -44,12 +44,12 @@ def test_a_video_in_tokens(job: Callable[..., Job]) -> None:
 
 def test_the_first_batch_of_frames_has_the_remainder() -> None:
     for frames, at_once, batches in ((1, 6, 1), (7, 12, 1), (13, 18, 1), (19, 12, 2), (25, 18, 2)):
-        _, job = reference_job("t2v", FAMILY, sampling__num_frames=frames)
-        assert (job.work.frames, job.work.frames_at_once, job.work.batches) == (frames, at_once, batches)
+        _, run = reference_run("t2v", FAMILY, sampling__num_frames=frames)
+        assert (run.work.frames, run.work.frames_at_once, run.work.batches) == (frames, at_once, batches)
 
 
-def test_convolutions_are_where_the_image_has_their_size(job: Callable[..., Job]) -> None:
-    vae = job("mochi").size.vae
+def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., PlannedRun]) -> None:
+    vae = run("mochi").size.vae
     sizes = list(dict.fromkeys((conv.inputs, conv.frames, conv.pixels) for conv in vae.decoder))
     assert sizes == [
         (12, 1 / 6, 1 / 8),
@@ -86,8 +86,8 @@ def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
         references.case("t2v", FAMILY).requests[0], num_inference_steps=STEPS, max_sequence_length=2
     )
     fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
-    _, job = reference_job("t2v", FAMILY, **{f"sampling__{name}": getattr(request, name) for name in fields})
-    told = estimate(job.size, job.work, job.device, degrees, dtype="float32")
+    _, run = reference_run("t2v", FAMILY, **{f"sampling__{name}": getattr(request, name) for name in fields})
+    told = estimate(run.size, run.work, run.device, degrees, dtype="float32")
     counted = ranks.run(sent_by_rank, request, degrees=degrees)
     for purpose in ("ulysses", "ring", "tokens", "cfg"):
         mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size

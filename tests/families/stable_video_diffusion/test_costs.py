@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.planner.test_counting import reference_job
-from vidgen_dist.planner.checkpoints import Job
+from tests.planner.test_counting import reference_run
+from vidgen_dist.planner.planned_run import PlannedRun
 
 FAMILY = "stable_video_diffusion"
 
 
-def test_published_sizes(job: Callable[..., Job]) -> None:
-    size = job("stable-video-diffusion").size
+def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
+    size = run("stable-video-diffusion").size
     # Numbers of diffusers' models without weights.
     assert size.denoiser.parameters == 1_524_623_082
     assert sum(size.denoiser.blocks) == 1_467_376_358
@@ -20,11 +20,11 @@ def test_published_sizes(job: Callable[..., Job]) -> None:
     assert (image_encoder.name, image_encoder.parameters) == ("image_encoder", 632_076_800)
 
 
-def test_a_video(job: Callable[..., Job]) -> None:
-    work = job("stable-video-diffusion").work
+def test_a_video(run: Callable[..., PlannedRun]) -> None:
+    work = run("stable-video-diffusion").work
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (25, 576, 1024, 25, True)
     assert (work.latents, work.text_tokens, work.encoded_frames) == (4 * 25 * 72 * 128, 1, 1)
     # All at once, as long as a row does not say.
     assert (work.frames_at_once, work.batches) == (25, 1)
-    _, smaller = reference_job("img2vid", FAMILY, sampling__decode_chunk_size=3, sampling__num_frames=7)
+    _, smaller = reference_run("img2vid", FAMILY, sampling__decode_chunk_size=3, sampling__num_frames=7)
     assert (smaller.work.frames_at_once, smaller.work.batches) == (3, 3)

@@ -15,9 +15,9 @@ from tests import references
 from tests.families import tiny
 from tests.planner import published
 from vidgen_dist import Refused, RenderRequest, RequestError
-from vidgen_dist.families import loading
+from vidgen_dist.families import loader
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.loading import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.stable_video_diffusion.pipeline import weights
 from vidgen_dist.spec import ModelOptions
@@ -168,15 +168,15 @@ def test_the_encoder_computes_in_what_it_can(
 ) -> None:
     """`force_upcast`; on the CPU all is float32, so what is asked for is looked at."""
     asked = {}
-    monkeypatch.setattr(loading, "compute_dtype", lambda dtype, _: dtype)
-    load = loading.load_weights
+    monkeypatch.setattr(loader, "compute_dtype", lambda dtype, _: dtype)
+    load = loader.load_weights
 
     def watched(model: Any, *where: Any, **how: Any) -> None:
         asked[type(model).__name__] = (how["dtype"], how["own_dtypes"].get("encoder."))
         load(model, *where, **how)
 
-    monkeypatch.setattr(loading, "load_weights", watched)
-    loading.load_model(ModelOptions(id=str(IMG2VID.checkpoint), variant="fp16", dtype=dtype))
+    monkeypatch.setattr(loader, "load_weights", watched)
+    loader.load_model(ModelOptions(id=str(IMG2VID.checkpoint), variant="fp16", dtype=dtype))
     assert asked == {
         "CLIPVisionModelWithProjection": (dtype, None),
         "UNetSpatioTemporalConditionModel": (dtype, None),

@@ -8,12 +8,12 @@ from vidgen_toy.config import ToyConfigs
 from vidgen_toy.rules import ToyRequest
 
 from vidgen_dist.families.common.costs import (
+    BlockStack,
     Convolution,
     Costs,
-    Counted,
     ModelSize,
+    ParameterShapes,
     Shapes,
-    Stack,
     Workload,
     autoencoder,
     linear_weights,
@@ -21,7 +21,7 @@ from vidgen_dist.families.common.costs import (
 )
 
 
-def size(configs: ToyConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: ToyConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
     """A checkpoint's size."""
     ratio = configs.vae.spatial_compression_ratio
     return ModelSize(
@@ -29,7 +29,7 @@ def size(configs: ToyConfigs, counted: Mapping[str, Counted], _task: str) -> Mod
             network(
                 name,
                 counted[name],
-                Stack(
+                BlockStack(
                     heads=getattr(configs, name).num_heads,
                     width=getattr(configs, name).width,
                     linear=linear_weights(counted[name], "blocks.0"),

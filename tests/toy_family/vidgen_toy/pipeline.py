@@ -17,13 +17,13 @@ from vidgen_dist.families.common.rendering import draw_noise, round_to, to_pixel
 
 
 @dataclass(frozen=True)
-class Seen:
+class Condition:
     """What the video is conditioned on: the image's latents (B, 1, C, H, W)."""
 
     latents: np.ndarray
 
 
-class ToyPipeline(DiffusionPipeline[ToyRequest, Seen, Start[Seen]]):
+class ToyPipeline(DiffusionPipeline[ToyRequest, Condition, Start[Condition]]):
     """Renders requests with one checkpoint."""
 
     configs: ToyConfigs
@@ -32,12 +32,12 @@ class ToyPipeline(DiffusionPipeline[ToyRequest, Seen, Start[Seen]]):
     vae: Autoencoder
     scheduler: TwoStepScheduler
 
-    def encode(self, r: ToyRequest) -> Halves[Seen]:
+    def encode(self, r: ToyRequest) -> Halves[Condition]:
         mean, _ = self.vae.encode(self.tensor(to_pixels([media.read_image(r.image)], r.height, r.width)))
         latents = nn.to_numpy(mean).transpose(0, 2, 1, 3, 4)
-        return Halves(Seen(latents), Seen(np.zeros_like(latents)))
+        return Halves(Condition(latents), Condition(np.zeros_like(latents)))
 
-    def prepare(self, r: ToyRequest, halves: Halves[Seen], rng: np.random.Generator) -> Start[Seen]:
+    def prepare(self, r: ToyRequest, halves: Halves[Condition], rng: np.random.Generator) -> Start[Condition]:
         _, _, channels, height, width = halves.conditional.latents.shape
         noise = draw_noise(rng, (1, r.num_frames, channels, height, width), self.dtype)
         by_frame = np.linspace(r.first_guidance_scale, r.guidance_scale, r.num_frames, dtype=np.float32)
@@ -53,14 +53,14 @@ class ToyPipeline(DiffusionPipeline[ToyRequest, Seen, Start[Seen]]):
         )
 
     def predict(
-        self, r: ToyRequest, start: Start[Seen], latents: np.ndarray, condition: Seen, i: int
+        self, r: ToyRequest, start: Start[Condition], latents: np.ndarray, condition: Condition, i: int
     ) -> nn.Tensor:
         sigma = start.schedule.timesteps[i]
         network = self.denoiser if sigma >= self.scheduler.config.switch_at else self.denoiser_2
         return network(self.tensor(latents), self.tensor(condition.latents), sigma)
 
     def before_step(
-        self, r: ToyRequest, start: Start[Seen], latents: np.ndarray, i: int, rng: np.random.Generator
+        self, r: ToyRequest, start: Start[Condition], latents: np.ndarray, i: int, rng: np.random.Generator
     ) -> np.ndarray:
         """The first frame is the image's, as noisy as the step wants it."""
         sigma = np.float32(start.schedule.timesteps[i])
@@ -69,6 +69,6 @@ class ToyPipeline(DiffusionPipeline[ToyRequest, Seen, Start[Seen]]):
         return np.concatenate([round_to(noisy, self.dtype), latents[:, 1:]], axis=1)
 
     def decode(
-        self, r: ToyRequest, start: Start[Seen], latents: np.ndarray, rng: np.random.Generator
+        self, r: ToyRequest, start: Start[Condition], latents: np.ndarray, rng: np.random.Generator
     ) -> nn.Tensor:
         return self.vae.decode(self.tensor(latents.transpose(0, 2, 1, 3, 4)))

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 
 from vidgen_dist.families.animatediff.config import AnimateDiffConfigs
 from vidgen_dist.families.animatediff.rules import AnimateDiffRequest
-from vidgen_dist.families.common.costs import Costs, Counted, ModelSize, Workload, autoencoder, component
+from vidgen_dist.families.common.costs import (
+    Costs,
+    ModelSize,
+    ParameterShapes,
+    Workload,
+    autoencoder,
+    component_size,
+)
 from vidgen_dist.families.common.unet_costs import image_convolutions, unet
 
 
-def size(configs: AnimateDiffConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: AnimateDiffConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
     """A checkpoint's size, the motion adapter's in it."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
-        others=(component("text_encoder", counted["text_encoder"]),),
+        others=(component_size("text_encoder", counted["text_encoder"]),),
         vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
     )
 

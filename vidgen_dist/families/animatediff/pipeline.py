@@ -26,7 +26,7 @@ from vidgen_dist.schedulers.discrete import DiscreteScheduler
 
 
 @dataclass(frozen=True)
-class Text:
+class TextCondition:
     """An encoded prompt.
 
     Args:
@@ -36,7 +36,7 @@ class Text:
     hidden: np.ndarray
 
 
-class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]]):
+class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, TextCondition, Start[TextCondition]]):
     """Renders requests with one checkpoint and one motion adapter."""
 
     configs: AnimateDiffConfigs
@@ -46,7 +46,7 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]
     vae: AutoencoderKL
     scheduler: DiscreteScheduler[Any]
 
-    def encode(self, r: AnimateDiffRequest) -> Halves[Text]:
+    def encode(self, r: AnimateDiffRequest) -> Halves[TextCondition]:
         positive = self.encode_texts(r, r.prompt, None, r.clip_skip).conditional
         if not r.is_guided:
             return Halves(positive)
@@ -55,10 +55,12 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]
         negative = self.encode_texts(whole, r.negative_prompt, None, whole.clip_skip).conditional
         return Halves(positive, negative)
 
-    def encode_text(self, r: AnimateDiffRequest, prompt: str) -> Text:
-        return Text(clip_hidden(self.tokenizer, self.text_encoder, prompt, r.clip_skip))
+    def encode_text(self, r: AnimateDiffRequest, prompt: str) -> TextCondition:
+        return TextCondition(clip_hidden(self.tokenizer, self.text_encoder, prompt, r.clip_skip))
 
-    def prepare(self, r: AnimateDiffRequest, halves: Halves[Text], rng: np.random.Generator) -> Start[Text]:
+    def prepare(
+        self, r: AnimateDiffRequest, halves: Halves[TextCondition], rng: np.random.Generator
+    ) -> Start[TextCondition]:
         size = self.configs.latent_size(r.num_frames, r.height, r.width)
         schedule = self.scheduler.schedule(r.num_inference_steps, eta=r.eta)
         return Start(
@@ -70,14 +72,23 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, Text, Start[Text]
         )
 
     def predict(
-        self, r: AnimateDiffRequest, start: Start[Text], latents: np.ndarray, condition: Text, i: int
+        self,
+        r: AnimateDiffRequest,
+        start: Start[TextCondition],
+        latents: np.ndarray,
+        condition: TextCondition,
+        i: int,
     ) -> nn.Tensor:
         """The UNet's output (B, C, F, H, W)."""
         timesteps = np.full((len(latents),), start.schedule.timesteps[i], np.float32)
         return self.unet(self.tensor(latents), timesteps, self.tensor(condition.hidden))
 
     def decode(
-        self, r: AnimateDiffRequest, start: Start[Text], latents: np.ndarray, rng: np.random.Generator
+        self,
+        r: AnimateDiffRequest,
+        start: Start[TextCondition],
+        latents: np.ndarray,
+        rng: np.random.Generator,
     ) -> nn.Tensor:
         """Frames of latents (1, C, F, H, W)."""
         scaled = latents * np.float32(1 / self.configs.vae.scaling_factor)

@@ -9,12 +9,12 @@ from functools import partial
 from vidgen_dist.families.cogvideox.config import LATENT_FRAMES_AT_ONCE, CogVideoXConfigs, VaeConfig
 from vidgen_dist.families.cogvideox.rules import CogVideoXRequest, ImageToVideoRequest, VideoToVideoRequest
 from vidgen_dist.families.common.costs import (
+    BlockStack,
     Convolution,
     Costs,
-    Counted,
     ModelSize,
+    ParameterShapes,
     Shapes,
-    Stack,
     Workload,
     autoencoder,
     linear_weights,
@@ -28,10 +28,10 @@ _ALIVE = 16
 _OPERATORS = 50
 
 
-def size(configs: CogVideoXConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: CogVideoXConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
     """A checkpoint's size."""
     transformer = counted["transformer"]
-    dit = Stack(
+    dit = BlockStack(
         heads=configs.transformer.num_attention_heads,
         width=configs.transformer.inner_dim,
         # The norms' maps take one vector of time, not the tokens.

@@ -41,7 +41,7 @@ Q = TypeVar("Q", bound=CogVideoXRequest)
 
 
 @dataclass(frozen=True)
-class Text:
+class TextCondition:
     """An encoded prompt.
 
     Args:
@@ -52,7 +52,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CogVideoXStart(Start[Text]):
+class CogVideoXStart(Start[TextCondition]):
     """Where denoising of latents (1, T, C, H, W) begins.
 
     Args:
@@ -66,7 +66,7 @@ class CogVideoXStart(Start[Text]):
     padding: int = 0
 
 
-class CogVideoXPipeline(PromptedPipeline[Q, Text, CogVideoXStart]):
+class CogVideoXPipeline(PromptedPipeline[Q, TextCondition, CogVideoXStart]):
     """Renders requests with one CogVideoX checkpoint; a subclass says where its task's denoising begins."""
 
     configs: CogVideoXConfigs
@@ -76,16 +76,18 @@ class CogVideoXPipeline(PromptedPipeline[Q, Text, CogVideoXStart]):
     vae: AutoencoderKLCogVideoX
     scheduler: CogVideoXScheduler
 
-    def encode(self, r: Q) -> Halves[Text]:
+    def encode(self, r: Q) -> Halves[TextCondition]:
         negative = r.negative_prompt if r.is_guided else None
         return self.encode_texts(r, r.prompt, negative, r.max_sequence_length)
 
-    def encode_text(self, r: Q, prompt: str) -> Text:
+    def encode_text(self, r: Q, prompt: str) -> TextCondition:
         hidden = nn.to_numpy(self.text_encoder(tokenize(self.tokenizer, prompt, r.max_sequence_length)))
         check_finite(hidden, "encode, text")
-        return Text(hidden)
+        return TextCondition(hidden)
 
-    def predict(self, r: Q, start: CogVideoXStart, latents: np.ndarray, condition: Text, i: int) -> nn.Tensor:
+    def predict(
+        self, r: Q, start: CogVideoXStart, latents: np.ndarray, condition: TextCondition, i: int
+    ) -> nn.Tensor:
         """The transformer's output (B, T, C, H, W)."""
         batch = len(latents)
         if start.image is not None:
@@ -109,7 +111,7 @@ class CogVideoXPipeline(PromptedPipeline[Q, Text, CogVideoXStart]):
     def start_from_noise(
         self,
         r: TextToVideoRequest | ImageToVideoRequest,
-        halves: Halves[Text],
+        halves: Halves[TextCondition],
         rng: np.random.Generator,
         image: np.ndarray | None = None,
     ) -> CogVideoXStart:
@@ -126,7 +128,7 @@ class CogVideoXPipeline(PromptedPipeline[Q, Text, CogVideoXStart]):
     def start(
         self,
         r: CogVideoXRequest,
-        halves: Halves[Text],
+        halves: Halves[TextCondition],
         latents: np.ndarray,
         schedule: CogVideoXSchedule,
         *,
@@ -181,7 +183,7 @@ class TextToVideoPipeline(CogVideoXPipeline[TextToVideoRequest]):
     """Videos of a prompt alone."""
 
     def prepare(
-        self, r: TextToVideoRequest, halves: Halves[Text], rng: np.random.Generator
+        self, r: TextToVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
     ) -> CogVideoXStart:
         return self.start_from_noise(r, halves, rng)
 
@@ -190,7 +192,7 @@ class ImageToVideoPipeline(CogVideoXPipeline[ImageToVideoRequest]):
     """Videos that begin with an image."""
 
     def prepare(
-        self, r: ImageToVideoRequest, halves: Halves[Text], rng: np.random.Generator
+        self, r: ImageToVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
     ) -> CogVideoXStart:
         # Before the noise is drawn: the posterior's comes first.
         image = self._image_latents(r, rng)
@@ -208,7 +210,7 @@ class VideoToVideoPipeline(CogVideoXPipeline[VideoToVideoRequest]):
     """Clips, noised and denoised."""
 
     def prepare(
-        self, r: VideoToVideoRequest, halves: Halves[Text], rng: np.random.Generator
+        self, r: VideoToVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
     ) -> CogVideoXStart:
         latents = self.encode_pixels(r, self._clip(r), rng) * np.float32(self.configs.vae.scaling_factor)
         noise = draw_noise(rng, latents.shape, self.dtype)

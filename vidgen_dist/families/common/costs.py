@@ -27,7 +27,7 @@ GATHERED_BLOCKS = 2
 
 
 @dataclass(frozen=True)
-class Stack:
+class BlockStack:
     """What running a component's blocks takes, each of which is attention and a feed-forward.
 
     Args:
@@ -76,7 +76,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Component:
+class ComponentSize:
     """A component with weights.
 
     Args:
@@ -108,7 +108,7 @@ class Component:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoencoder(Component):
+class Autoencoder(ComponentSize):
     """A component that makes latents of frames, and frames of latents.
 
     Args:
@@ -123,7 +123,7 @@ class Autoencoder(Component):
     divides: Literal["rows", "frames", "batch"] = "rows"
 
 
-class Denoiser(Component, ABC):
+class Denoiser(ComponentSize, ABC):
     """A component that predicts, and says what a step of it takes.
 
     `item` is always the bytes of a number, of weights and activations.
@@ -150,7 +150,7 @@ class Network(Denoiser):
         stack: What running the blocks takes.
     """
 
-    stack: Stack
+    stack: BlockStack
 
     def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
         """Tokens are divided over `ulysses` times `ring` ranks; see `parallel.attention`."""
@@ -245,10 +245,10 @@ class ModelSize:
     denoisers: tuple[Denoiser, ...]
     vae: Autoencoder
     text_encoder: Network | None = None
-    others: tuple[Component, ...] = ()
+    others: tuple[ComponentSize, ...] = ()
 
     @property
-    def components(self) -> tuple[Component, ...]:
+    def components(self) -> tuple[ComponentSize, ...]:
         """All that have weights."""
         texts = () if self.text_encoder is None else (self.text_encoder,)
         return *self.denoisers, *texts, *self.others, self.vae
@@ -343,7 +343,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Counted:
+class ParameterShapes:
     """A component's parameters.
 
     Args:
@@ -356,13 +356,13 @@ class Counted:
     sharded: tuple[str, ...]
 
 
-def component(name: str, counted: Counted) -> Component:
+def component_size(name: str, counted: ParameterShapes) -> ComponentSize:
     """A component of those parameters."""
-    return Component(name, *shared_out(counted))
+    return ComponentSize(name, *shared_out(counted))
 
 
 def autoencoder(
-    counted: Counted,
+    counted: ParameterShapes,
     convolutions: Callable[[Shapes, str], Iterable[Convolution]],
     name: str = "vae",
     divides: Literal["rows", "frames", "batch"] = "rows",
@@ -379,12 +379,12 @@ def autoencoder(
     return Autoencoder(name, *shared_out(counted), encoder=encoder, decoder=decoder, divides=divides)
 
 
-def network(name: str, counted: Counted, stack: Stack) -> Network:
+def network(name: str, counted: ParameterShapes, stack: BlockStack) -> Network:
     """A component of those parameters that is a stack of blocks."""
     return Network(name, *shared_out(counted), stack=stack)
 
 
-def shared_lists(counted: Counted) -> dict[str, dict[str, int]]:
+def shared_lists(counted: ParameterShapes) -> dict[str, dict[str, int]]:
     """Parameters of each block that a gang shares out: by the path of its list, then by its own, in order."""
     lists: dict[str, dict[str, int]] = {}
     for key, shape in counted.shapes.items():
@@ -397,7 +397,7 @@ def shared_lists(counted: Counted) -> dict[str, dict[str, int]]:
     return lists
 
 
-def shared_out(counted: Counted) -> tuple[tuple[int, ...], int, int]:
+def shared_out(counted: ParameterShapes) -> tuple[tuple[int, ...], int, int]:
     """Parameters of each block, of tables, and of what every rank has."""
     blocks = [size for of_list in shared_lists(counted).values() for size in of_list.values()]
     shared = sum(
@@ -407,12 +407,12 @@ def shared_out(counted: Counted) -> tuple[tuple[int, ...], int, int]:
     return tuple(blocks), shared - sum(blocks), total - shared
 
 
-def _sharded_path(counted: Counted, key: str) -> str | None:
+def _sharded_path(counted: ParameterShapes, key: str) -> str | None:
     """The list or table that a gang shares out to which a parameter belongs."""
     return next((path for path in counted.sharded if key.startswith(f"{path}.")), None)
 
 
-def linear_weights(counted: Counted, block: str, leave_out: tuple[str, ...] = ()) -> int:
+def linear_weights(counted: ParameterShapes, block: str, leave_out: tuple[str, ...] = ()) -> int:
     """Weights of a block's linear maps.
 
     Args:
@@ -441,5 +441,5 @@ class Costs(Generic[C, R]):
         workload: Configs and a request to what that asks of the models.
     """
 
-    size: Callable[[C, Mapping[str, Counted], str], ModelSize]
+    size: Callable[[C, Mapping[str, ParameterShapes], str], ModelSize]
     workload: Callable[[C, R], Workload]

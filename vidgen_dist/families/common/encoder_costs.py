@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from vidgen_dist.encoders.config import LlamaConfig, T5Config
-from vidgen_dist.families.common.costs import Counted, Network, Stack, linear_weights, network
+from vidgen_dist.families.common.costs import BlockStack, Network, ParameterShapes, linear_weights, network
 
 _ALIVE = 8
 _OPERATORS = 20
 
 
-def t5_encoder(config: T5Config, counted: Counted) -> Network:
+def t5_encoder(config: T5Config, counted: ParameterShapes) -> Network:
     """The T5 that is a checkpoint's `text_encoder`."""
-    stack = Stack(
+    stack = BlockStack(
         heads=config.num_heads,
         width=config.num_heads * config.d_kv,
         linear=linear_weights(counted, "encoder.block.0", leave_out=("relative_attention_bias",)),
@@ -21,9 +21,9 @@ def t5_encoder(config: T5Config, counted: Counted) -> Network:
     return network("text_encoder", counted, stack)
 
 
-def llama_encoder(config: LlamaConfig, counted: Counted) -> Network:
+def llama_encoder(config: LlamaConfig, counted: ParameterShapes) -> Network:
     """The LLaMA that is a checkpoint's `text_encoder`, without the blocks that are not run."""
-    stack = Stack(
+    stack = BlockStack(
         heads=config.num_attention_heads,
         width=config.num_attention_heads * config.head_size,
         linear=linear_weights(counted, "layers.0"),

@@ -38,7 +38,7 @@ class Halves(Generic[H]):
     conditional: H
     unconditional: H | None = None
 
-    def own(self, guided: bool, mesh: Mesh) -> H:
+    def of_rank(self, guided: bool, mesh: Mesh) -> H:
         """What this rank's samples of a step are conditioned on, arrays (B, ...).
 
         Args:
@@ -48,7 +48,7 @@ class Halves(Generic[H]):
         """
         if not guided or self.unconditional is None:
             return self.conditional
-        return stacked(own_halves([self.unconditional, self.conditional], mesh))
+        return stack_conditions(split_cfg([self.unconditional, self.conditional], mesh))
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def constant(weight: Weight | None, steps: int, rescale: float = 0.0) -> Guidanc
     return Guidance([weight] * steps, rescale)
 
 
-def own_halves(both: Sequence[T], mesh: Mesh) -> Sequence[T]:
+def split_cfg(both: Sequence[T], mesh: Mesh) -> Sequence[T]:
     """The halves, one or both, that this rank works on."""
     return both[bounds(shares(2, mesh.cfg.size), mesh.cfg.index)]
 
 
-def both_halves(predicted: nn.Tensor, mesh: Mesh) -> nn.Tensor:
+def gather_cfg(predicted: nn.Tensor, mesh: Mesh) -> nn.Tensor:
     """Predictions of both halves, (2, ...), made of every rank's predictions of its own, (1 or 2, ...)."""
     return mesh.cfg.all_gather(predicted, shares(2, mesh.cfg.size), what="cfg").wait()
 
@@ -90,7 +90,7 @@ def guide(halves: np.ndarray, weight: Weight, rescale: float = 0.0) -> np.ndarra
     return np.float32(rescale) * (guided * spread) + np.float32(1 - rescale) * guided
 
 
-def stacked(conditions: Sequence[H]) -> H:
+def stack_conditions(conditions: Sequence[H]) -> H:
     """One condition for a batch, made of conditions for single samples.
 
     Args:

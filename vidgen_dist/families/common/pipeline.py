@@ -14,13 +14,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.families.common.guidance import Guidance, H, Halves, both_halves, guide, own_halves
+from vidgen_dist.families.common.guidance import Guidance, H, Halves, gather_cfg, guide, split_cfg
 from vidgen_dist.families.common.rendering import (
     OnProgress,
     OnState,
     Rendering,
+    ResumeState,
     StageClock,
-    State,
     check_finite,
     draw_noise,
     round_to,
@@ -118,7 +118,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         request: RenderRequest | ResolvedRequest,
         on_progress: OnProgress | None = None,
         *,
-        resume: State | None = None,
+        resume: ResumeState | None = None,
         on_state: OnState | None = None,
     ) -> Rendering:
         """Render one request.
@@ -232,14 +232,14 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         start: S,
         rng: np.random.Generator,
         clock: StageClock,
-        resume: State | None,
+        resume: ResumeState | None,
         on_state: OnState | None,
     ) -> np.ndarray:
         """Latents (1, ...) after the last step."""
         steps = len(start.schedule)
         first, kept, memory = _begun(start, resume, rng)
         # A video has at most two conditions, with guidance and without: each is put together once.
-        condition = functools.cache(lambda guided: start.halves.own(guided, self.mesh))
+        condition = functools.cache(lambda guided: start.halves.of_rank(guided, self.mesh))
         for i in range(first, steps):
             latents = self.before_step(r, start, kept[LATENTS], i, rng)
             if i in start.left_out:
@@ -252,7 +252,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
             kept = {LATENTS: latents} | ({PREDICTION: prediction} if start.left_out else {})
             _check_names(start.schedule, kept, memory)
             if on_state is not None:
-                on_state(State(i + 1, {**kept, **memory}, rng.bit_generator.state))
+                on_state(ResumeState(i + 1, {**kept, **memory}, rng.bit_generator.state))
             clock.tell("denoise", i + 1, steps)
         return kept[LATENTS]
 
@@ -261,12 +261,12 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
     ) -> np.ndarray:
         """The prediction of a step, float32 (1, ...)."""
         weight = start.guidance.weights[i]
-        samples = 1 if weight is None else len(own_halves((0, 1), self.mesh))
+        samples = 1 if weight is None else len(split_cfg((0, 1), self.mesh))
         shown = np.concatenate([start.schedule.scale_model_input(latents, i)] * samples)
         predicted = self.predict(r, start, shown, condition(weight is not None), i)
         if weight is None:
             return nn.to_numpy(predicted)
-        return guide(nn.to_numpy(both_halves(predicted, self.mesh)), weight, start.guidance.rescale)
+        return guide(nn.to_numpy(gather_cfg(predicted, self.mesh)), weight, start.guidance.rescale)
 
     # For families
 
@@ -283,7 +283,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 
 
 def _begun(
-    start: Start[Any], resume: State | None, rng: np.random.Generator
+    start: Start[Any], resume: ResumeState | None, rng: np.random.Generator
 ) -> tuple[int, Mapping[str, np.ndarray], Memory]:
     """The first step to take, and what the loop and the sampler have kept before it."""
     if resume is None:

@@ -18,14 +18,14 @@ from vidgen_dist.families.common.rendering import check_finite
 from vidgen_dist.families.common.tasks import R
 from vidgen_dist.weights.tokenizer import tokenize
 
-BUDGET = 256 * 2**20
+PROMPT_CACHE_BYTES = 256 * 2**20
 """Bytes: 70 prompts of CogVideoX, whose encoded text is 226 tokens of 4096 float32."""
 
 Key = tuple[str, Hashable]
 """A prompt as the row has it, and what else decides what the encoders make of it."""
 
 
-class EncodedTexts(Generic[H]):
+class PromptCache(Generic[H]):
     """Encoded prompts, in this host's memory; the ones used longest ago go first.
 
     What is kept depends on the prompts that were asked for, on their order and on nothing else: the ranks of
@@ -35,7 +35,7 @@ class EncodedTexts(Generic[H]):
         budget: Bytes that all of it may take.
     """
 
-    def __init__(self, budget: int = BUDGET) -> None:
+    def __init__(self, budget: int = PROMPT_CACHE_BYTES) -> None:
         self._budget = budget
         self._kept: OrderedDict[Key, H] = OrderedDict()
         self._bytes = 0
@@ -76,7 +76,7 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._texts: EncodedTexts[H] = EncodedTexts()
+        self._prompt_cache: PromptCache[H] = PromptCache()
 
     @abstractmethod
     def encode_text(self, r: R, prompt: str) -> H:
@@ -96,7 +96,7 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
         """
 
         def encoded(text: str) -> H:
-            return self._texts.get((text, decides), lambda: self.encode_text(r, text))
+            return self._prompt_cache.get((text, decides), lambda: self.encode_text(r, text))
 
         # Every rank encodes both prompts. If each encoded its own half's, a rank that has kept that prompt
         # would not be there when the others gather the encoder's weights.

@@ -44,7 +44,7 @@ class Rendering:
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class ResumeState:
     """A rendering between two denoising steps: what the rest of it needs that its request does not say.
 
     Args:
@@ -59,7 +59,7 @@ class State:
     rng: Mapping[str, Any]
 
 
-OnState = Callable[[State], None]
+OnState = Callable[[ResumeState], None]
 """Called after each denoising step. A rendering of the same request that goes on from that state makes the
 same frames; on another number of ranks to 1e-4, as any does."""
 

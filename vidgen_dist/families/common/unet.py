@@ -150,7 +150,7 @@ def sharded_lists(*names: str) -> tuple[str, ...]:
     return tuple(f"{block}.{name}" for block in blocks for name in names)
 
 
-class _Block(nn.Module):
+class _LockstepBlock(nn.Module):
     """Layers in lists that run in lockstep, but for lists that are empty."""
 
     def __init__(self, lists: Lists) -> None:
@@ -164,7 +164,7 @@ class _Block(nn.Module):
         return zip(*(getattr(self, name) for name in names), strict=True)
 
 
-class DownBlock(_Block):
+class DownBlock(_LockstepBlock):
     """Layers at one size of the image, then half of it.
 
     Args:
@@ -187,7 +187,7 @@ class DownBlock(_Block):
         return kept
 
 
-class MidBlock(_Block):
+class MidBlock(_LockstepBlock):
     """Layers at the smallest size of the image.
 
     Args:
@@ -210,7 +210,7 @@ class MidBlock(_Block):
         return x
 
 
-class UpBlock(_Block):
+class UpBlock(_LockstepBlock):
     """Layers at one size of the image, each beside what the way down left there; then twice the size.
 
     Args:

@@ -18,9 +18,9 @@ p = min(P, F) have frames, f of F each, of B samples, at N places of an image:
 - `norm`: a norm over a clip tells p - 1 others count, mean and variance of each group, in float32.
 - `gather`: what was predicted, as others' `tokens`; `cfg` and `weights` are those of all families.
 
-Left out are the embeddings of time, text and image: less than a thousandth of the operations. Counted as the
-reference computes it is attention to SVD's one token, of which all places see the same: 4 % of the operations
-that ours does without.
+The embeddings of time, text and image are left out: less than a thousandth of the operations. Attention to
+SVD's one token, which is the same for all places, is counted as the reference computes it: our code saves
+these 4 % of the operations.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from dataclasses import astuple, dataclass, replace
 from vidgen_dist.families.common.costs import (
     GATHERED_BLOCKS,
     Convolution,
-    Counted,
     Denoiser,
+    ParameterShapes,
     Shapes,
     Workload,
     prediction_ends,
@@ -85,7 +85,7 @@ _DOWNSAMPLER = re.compile(r"\.downsamplers\.\d+\.conv\.weight$")
 
 
 @dataclass(frozen=True)
-class Counts:
+class LayerCounts:
     """What some layers do at one size of the image. Weights multiply every place, where nothing else is said.
 
     Args:
@@ -118,12 +118,12 @@ class Counts:
     norms: int = 0
     operators: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: LayerCounts) -> LayerCounts:
+        return LayerCounts(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
-class Block:
+class UNetBlock:
     """A block of a UNet: layers that run one after the other.
 
     Args:
@@ -140,7 +140,7 @@ class Block:
 
     name: str
     parameters: int
-    levels: Mapping[int, Counts]
+    levels: Mapping[int, LayerCounts]
     held: Mapping[int, int]
     kept: Mapping[int, int]
     shared: int
@@ -157,7 +157,7 @@ class UNet(Denoiser):
         groups: Groups of a norm over the whole clip.
     """
 
-    levels: tuple[Block, ...]
+    levels: tuple[UNetBlock, ...]
     groups: int
 
     @property
@@ -167,7 +167,7 @@ class UNet(Denoiser):
 
     def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
         """The frames are divided over `ulysses` ranks; those without frames only hand on weights."""
-        part = _Part(work, degrees, item, self.groups)
+        part = _RankShare(work, degrees, item, self.groups)
         return Step(
             tuple(part.segment(block) for block in self.levels),
             prediction_ends(work, degrees, item, "gather"),
@@ -176,7 +176,7 @@ class UNet(Denoiser):
 
     def activations(self, work: Workload, degrees: Degrees, item: int) -> int:
         """What waits for the way up, and what a layer holds, at the fullest block."""
-        part = _Part(work, degrees, item, self.groups)
+        part = _RankShare(work, degrees, item, self.groups)
         return max(part.held(block) for block in self.levels)
 
     def most_ulysses(self, work: Workload, cfg: int) -> int:  # noqa: ARG002
@@ -184,7 +184,7 @@ class UNet(Denoiser):
         return work.frames
 
 
-def unet(name: str, counted: Counted, *, groups: int) -> UNet:
+def unet(name: str, counted: ParameterShapes, *, groups: int) -> UNet:
     """A component of those parameters that is a UNet over frames, with diffusers' names.
 
     Args:
@@ -310,13 +310,13 @@ def _together(pairs: list[tuple[int, int]]) -> dict[int, int]:
 
 def _block(
     name: str, shapes: Shapes, sizes: _Sizes, kept: Mapping[int, int], lists: Mapping[str, Mapping[str, int]]
-) -> Block:
+) -> UNetBlock:
     """A block of those parameters; `lists` as `shared_lists` has them."""
-    levels: dict[int, Counts] = {}
+    levels: dict[int, LayerCounts] = {}
     held: dict[int, int] = {}
     for key, shape in shapes.items():
         level = sizes.level(key)
-        levels[level] = levels.get(level, Counts()) + _counts(key, shape)
+        levels[level] = levels.get(level, LayerCounts()) + _counts(key, shape)
         held[level] = max(held.get(level, 0), _held(key, shape))
     shared = ahead = gathered = 0
     for of_list in lists.values():
@@ -326,18 +326,18 @@ def _block(
             gathered += min(GATHERED_BLOCKS, len(of_list)) * max(of_list.values())
             ahead += next(iter(of_list.values())) if f"{next(iter(of_list))}.".startswith(f"{name}.") else 0
     parameters = sum(map(math.prod, shapes.values()))
-    return Block(name, parameters, levels, held, kept, shared, ahead, gathered)
+    return UNetBlock(name, parameters, levels, held, kept, shared, ahead, gathered)
 
 
-def _counts(name: str, shape: tuple[int, ...]) -> Counts:
+def _counts(name: str, shape: tuple[int, ...]) -> LayerCounts:
     """What a parameter does."""
     if not name.endswith(".weight") or len(shape) < 2 or _OF_TIME.search(name):
-        return Counts()
+        return LayerCounts()
     if len(shape) == 2:
         return _counts_of_linear(name, *shape)
     # Each convolution over frames is behind a norm over the clip.
     over_frames = int(len(shape) == 5 and shape[2] > 1)
-    return Counts(
+    return LayerCounts(
         convolved=math.prod(shape),
         halos=over_frames,
         halo_channels=over_frames * shape[1],
@@ -346,11 +346,11 @@ def _counts(name: str, shape: tuple[int, ...]) -> Counts:
     )
 
 
-def _counts_of_linear(name: str, outputs: int, inputs: int) -> Counts:
+def _counts_of_linear(name: str, outputs: int, inputs: int) -> LayerCounts:
     """What the weight of a linear map does."""
     over_time, attention = bool(_OVER_TIME.search(name)), _ATTENTION.search(name)
     crosses = attention is not None and attention[1] == "attn2" and not _SELF_TWICE.search(name)
-    here = Counts(operators=_OPERATORS_OF_WEIGHT)
+    here = LayerCounts(operators=_OPERATORS_OF_WEIGHT)
     if crosses and attention is not None and attention[2] in "kv":
         # Over time every place sees one token, SVD's image.
         return here if over_time else replace(here, text=outputs * inputs)
@@ -382,7 +382,7 @@ def _held(name: str, shape: tuple[int, ...]) -> int:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _RankShare:
     """What a rank has of a video, in a gang of those degrees."""
 
     work: Workload
@@ -404,7 +404,7 @@ class _Part:
         rows, columns = (-(-n // 2**level) for n in (self.work.latent_rows, self.work.latent_columns))
         return rows * columns
 
-    def segment(self, block: Block) -> Segment:
+    def segment(self, block: UNetBlock) -> Segment:
         """A block of a step."""
         sums = [self._operations(self._places(level), counts) for level, counts in block.levels.items()]
         gathered, ahead = (
@@ -420,7 +420,7 @@ class _Part:
             ahead=ahead,
         )
 
-    def _operations(self, places: int, counts: Counts) -> tuple[int, int]:
+    def _operations(self, places: int, counts: LayerCounts) -> tuple[int, int]:
         """Of products and of convolutions, at one size of the image, of the rank with most frames."""
         images, text = self._samples * self._frames[0], self.work.text_tokens
         # Where all frames of a place are, this rank has its share of the places.
@@ -436,10 +436,10 @@ class _Part:
         )
         return products, 2 * counts.convolved * places * images
 
-    def _exchanges(self, block: Block) -> Iterator[Exchange]:
+    def _exchanges(self, block: UNetBlock) -> Iterator[Exchange]:
         """All of a block that have a purpose in one; see this module's text."""
         ranks, holders = self.degrees.ulysses, len(self._frames)
-        counts = sum(block.levels.values(), Counts())
+        counts = sum(block.levels.values(), LayerCounts())
         tripped = edges = 0
         for level, of_level in block.levels.items():
             places = self._places(level)
@@ -462,7 +462,7 @@ class _Part:
             for own, part in zip(self._frames, parts, strict=True)
         )
 
-    def held(self, block: Block) -> int:
+    def held(self, block: UNetBlock) -> int:
         """Bytes of activations while a block runs."""
         kept = sum(width * self._places(level) for level, width in block.kept.items())
         most = max(width * self._places(level) for level, width in block.held.items())

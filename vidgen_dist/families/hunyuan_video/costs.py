@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from vidgen_dist.families.common.costs import (
+    BlockStack,
     Convolution,
     Costs,
-    Counted,
     ModelSize,
+    ParameterShapes,
     Shapes,
-    Stack,
     Workload,
     autoencoder,
-    component,
+    component_size,
     linear_weights,
     network,
 )
@@ -36,10 +36,10 @@ _WAITING = 4
 _OPERATORS = 50
 
 
-def size(configs: HunyuanVideoConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: HunyuanVideoConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
     """A checkpoint's size."""
     config, transformer = configs.transformer, counted["transformer"]
-    dit = Stack(
+    dit = BlockStack(
         heads=config.num_attention_heads,
         width=config.inner_dim,
         # As many multiply a token of either stream of the dual-stream blocks.
@@ -53,7 +53,7 @@ def size(configs: HunyuanVideoConfigs, counted: Mapping[str, Counted], _task: st
     return ModelSize(
         denoisers=(network("transformer", transformer, dit),),
         text_encoder=llama_encoder(configs.text_encoder, counted["text_encoder"]),
-        others=(component("text_encoder_2", counted["text_encoder_2"]),),
+        others=(component_size("text_encoder_2", counted["text_encoder_2"]),),
         vae=autoencoder(counted["vae"], partial(_convolutions, config=configs.vae)),
     )
 

@@ -42,7 +42,7 @@ CROP_START = 95
 
 
 @dataclass(frozen=True)
-class Text:
+class TextCondition:
     """An encoded prompt.
 
     Args:
@@ -56,7 +56,7 @@ class Text:
     pooled: np.ndarray
 
 
-class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, Text, Start[Text]]):
+class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, TextCondition, Start[TextCondition]]):
     """Renders requests with one HunyuanVideo checkpoint."""
 
     configs: HunyuanVideoConfigs
@@ -68,12 +68,12 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, Text, Start[Tex
     vae: AutoencoderKLHunyuanVideo
     scheduler: FlowMatchEulerDiscreteScheduler
 
-    def encode(self, r: HunyuanVideoRequest) -> Halves[Text]:
+    def encode(self, r: HunyuanVideoRequest) -> Halves[TextCondition]:
         return self.encode_texts(
             r, r.prompt, r.negative_prompt if r.is_guided else None, r.max_sequence_length
         )
 
-    def encode_text(self, r: HunyuanVideoRequest, prompt: str) -> Text:
+    def encode_text(self, r: HunyuanVideoRequest, prompt: str) -> TextCondition:
         asked, length = TEMPLATE.format(prompt), r.max_sequence_length + CROP_START
         ids, mask = tokenize_with_mask(self.tokenizer, asked, length)
         hidden, mask = nn.to_numpy(self.text_encoder(ids, mask))[:, CROP_START:], mask[:, CROP_START:]
@@ -83,9 +83,11 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, Text, Start[Tex
         pooled = nn.to_numpy(self.text_encoder_2(tokenize(self.tokenizer_2, prompt, CLIP_TOKENS)).pooled)
         check_finite(hidden, "encode, text")
         check_finite(pooled, "encode, text")
-        return Text(hidden, mask, pooled)
+        return TextCondition(hidden, mask, pooled)
 
-    def prepare(self, r: HunyuanVideoRequest, halves: Halves[Text], rng: np.random.Generator) -> Start[Text]:
+    def prepare(
+        self, r: HunyuanVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
+    ) -> Start[TextCondition]:
         size = self.configs.latent_size(r.num_frames, r.height, r.width)
         sigmas = np.linspace(1.0, 0.0, r.num_inference_steps + 1)[:-1]
         return Start(
@@ -98,7 +100,12 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, Text, Start[Tex
         )
 
     def predict(
-        self, r: HunyuanVideoRequest, start: Start[Text], latents: np.ndarray, condition: Text, i: int
+        self,
+        r: HunyuanVideoRequest,
+        start: Start[TextCondition],
+        latents: np.ndarray,
+        condition: TextCondition,
+        i: int,
     ) -> nn.Tensor:
         """The transformer's output (B, C, T, H, W)."""
         batch = (len(latents),)
@@ -116,7 +123,11 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, Text, Start[Tex
         )
 
     def decode(
-        self, r: HunyuanVideoRequest, start: Start[Text], latents: np.ndarray, rng: np.random.Generator
+        self,
+        r: HunyuanVideoRequest,
+        start: Start[TextCondition],
+        latents: np.ndarray,
+        rng: np.random.Generator,
     ) -> nn.Tensor:
         """Frames of latents (1, C, T, H, W)."""
         return self.vae.decode(self.tensor(latents / np.float32(self.configs.vae.scaling_factor)))

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vidgen_dist.families.common.costs import Costs, Counted, ModelSize, Workload, autoencoder, component
+from vidgen_dist.families.common.costs import (
+    Costs,
+    ModelSize,
+    ParameterShapes,
+    Workload,
+    autoencoder,
+    component_size,
+)
 from vidgen_dist.families.common.unet_costs import image_convolutions, unet
 from vidgen_dist.families.i2vgen_xl.config import I2VGenXLConfigs
 from vidgen_dist.families.i2vgen_xl.rules import I2VGenXLRequest
 
 
-def size(configs: I2VGenXLConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: I2VGenXLConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
     """A checkpoint's size."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
         # One prompt of 77 tokens and one image: next to no time.
-        others=tuple(component(name, counted[name]) for name in ("text_encoder", "image_encoder")),
+        others=tuple(component_size(name, counted[name]) for name in ("text_encoder", "image_encoder")),
         vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
     )
 

@@ -32,7 +32,7 @@ from vidgen_dist.schedulers.schedule import Memory
 
 
 @dataclass(frozen=True)
-class Seen:
+class TextImageCondition:
     """What the frames of a sample attend to.
 
     Args:
@@ -45,7 +45,7 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageStart(Start[Seen]):
+class ImageStart(Start[TextImageCondition]):
     """Where denoising begins.
 
     Args:
@@ -56,7 +56,7 @@ class ImageStart(Start[Seen]):
     image: np.ndarray
 
 
-class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, Seen, ImageStart]):
+class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, TextImageCondition, ImageStart]):
     """Renders requests with one I2VGen-XL checkpoint."""
 
     configs: I2VGenXLConfigs
@@ -69,14 +69,16 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, Seen, ImageStart]):
 
     # Conditioning
 
-    def encode(self, r: I2VGenXLRequest) -> Halves[Seen]:
+    def encode(self, r: I2VGenXLRequest) -> Halves[TextImageCondition]:
         return self.encode_texts(r, r.prompt, r.negative_prompt if r.is_guided else None, r.clip_skip)
 
-    def encode_text(self, r: I2VGenXLRequest, prompt: str) -> Seen:
+    def encode_text(self, r: I2VGenXLRequest, prompt: str) -> TextImageCondition:
         hidden = clip_hidden(self.tokenizer, self.text_encoder, prompt, r.clip_skip)
-        return Seen(hidden, np.zeros((1, self.configs.unet.cross_attention_dim), np.float32))
+        return TextImageCondition(hidden, np.zeros((1, self.configs.unet.cross_attention_dim), np.float32))
 
-    def prepare(self, r: I2VGenXLRequest, halves: Halves[Seen], rng: np.random.Generator) -> ImageStart:
+    def prepare(
+        self, r: I2VGenXLRequest, halves: Halves[TextImageCondition], rng: np.random.Generator
+    ) -> ImageStart:
         image = media.read_image(r.image)
         seen = dataclasses.replace(halves.conditional, image=self._image_vector(r, image))
         # The image's draw comes before that of the noise.
@@ -117,7 +119,12 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, Seen, ImageStart]):
     # Denoising
 
     def predict(
-        self, r: I2VGenXLRequest, start: ImageStart, latents: np.ndarray, condition: Seen, i: int
+        self,
+        r: I2VGenXLRequest,
+        start: ImageStart,
+        latents: np.ndarray,
+        condition: TextImageCondition,
+        i: int,
     ) -> nn.Tensor:
         """The UNet's output (B, 4, F, H, W)."""
         batch = len(latents)

@@ -8,12 +8,12 @@ from functools import partial
 from typing import NamedTuple
 
 from vidgen_dist.families.common.costs import (
+    BlockStack,
     Convolution,
     Costs,
-    Counted,
     ModelSize,
+    ParameterShapes,
     Shapes,
-    Stack,
     Workload,
     autoencoder,
     linear_weights,
@@ -34,10 +34,10 @@ _OPERATORS = 50
 _OF_TIME_OR_TEXT = ("attn2.to_k", "attn2.to_v", "scale_shift_table")
 
 
-def size(configs: LTXConfigs, counted: Mapping[str, Counted], task: str) -> ModelSize:
+def size(configs: LTXConfigs, counted: Mapping[str, ParameterShapes], task: str) -> ModelSize:
     """A checkpoint's size."""
     transformer = counted["transformer"]
-    dit = Stack(
+    dit = BlockStack(
         heads=configs.transformer.num_attention_heads,
         width=configs.transformer.inner_dim,
         linear=linear_weights(transformer, "transformer_blocks.0", leave_out=_OF_TIME_OR_TEXT),

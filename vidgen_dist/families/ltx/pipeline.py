@@ -31,7 +31,7 @@ from vidgen_dist.weights.tokenizer import tokenize_with_mask
 
 
 @dataclass(frozen=True)
-class Text:
+class TextCondition:
     """An encoded prompt.
 
     Args:
@@ -44,7 +44,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenStart(Start[Text]):
+class TokenStart(Start[TextCondition]):
     """Where denoising begins, its latents as tokens (1, N, C).
 
     Args:
@@ -57,7 +57,7 @@ class TokenStart(Start[Text]):
     given: int
 
 
-class LTXPipeline(PromptedPipeline[LTXRequest, Text, TokenStart]):
+class LTXPipeline(PromptedPipeline[LTXRequest, TextCondition, TokenStart]):
     """Renders requests with one LTX-Video checkpoint."""
 
     configs: LTXConfigs
@@ -69,19 +69,19 @@ class LTXPipeline(PromptedPipeline[LTXRequest, Text, TokenStart]):
 
     # Conditioning
 
-    def encode(self, r: LTXRequest) -> Halves[Text]:
+    def encode(self, r: LTXRequest) -> Halves[TextCondition]:
         return self.encode_texts(
             r, r.prompt, r.negative_prompt if r.is_guided else None, r.max_sequence_length
         )
 
-    def encode_text(self, r: LTXRequest, prompt: str) -> Text:
+    def encode_text(self, r: LTXRequest, prompt: str) -> TextCondition:
         ids, mask = tokenize_with_mask(self.tokenizer, prompt, r.max_sequence_length)
         # Padding is attended to here: it is left out in the transformer alone.
         hidden = nn.to_numpy(self.text_encoder(ids))
         check_finite(hidden, "encode, text")
-        return Text(hidden, mask)
+        return TextCondition(hidden, mask)
 
-    def prepare(self, r: LTXRequest, halves: Halves[Text], rng: np.random.Generator) -> TokenStart:
+    def prepare(self, r: LTXRequest, halves: Halves[TextCondition], rng: np.random.Generator) -> TokenStart:
         channels, frames, height, width = self.configs.latent_size(r.num_frames, r.height, r.width)
         size = (frames, height, width)
         # The image's draw comes before that of the noise.
@@ -117,7 +117,7 @@ class LTXPipeline(PromptedPipeline[LTXRequest, Text, TokenStart]):
     # Denoising
 
     def predict(
-        self, r: LTXRequest, start: TokenStart, latents: np.ndarray, condition: Text, i: int
+        self, r: LTXRequest, start: TokenStart, latents: np.ndarray, condition: TextCondition, i: int
     ) -> nn.Tensor:
         """The transformer's output (B, N, C)."""
         times = np.full((len(latents),), start.schedule.timesteps[i], np.float32)

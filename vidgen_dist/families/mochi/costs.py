@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from vidgen_dist.families.common.costs import (
+    BlockStack,
     Convolution,
     Costs,
-    Counted,
     ModelSize,
+    ParameterShapes,
     Shapes,
-    Stack,
     Workload,
     autoencoder,
     linear_weights,
@@ -41,10 +41,10 @@ _OF_TIME_OR_TEXT = (
 )
 
 
-def size(configs: MochiConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(configs: MochiConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
     """A checkpoint's size."""
     transformer = counted["transformer"]
-    dit = Stack(
+    dit = BlockStack(
         heads=configs.transformer.num_attention_heads,
         width=configs.transformer.inner_dim,
         linear=linear_weights(transformer, "transformer_blocks.0", leave_out=_OF_TIME_OR_TEXT),

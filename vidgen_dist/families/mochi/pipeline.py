@@ -28,7 +28,7 @@ THRESHOLD_NOISE = 0.025
 
 
 @dataclass(frozen=True)
-class Text:
+class TextCondition:
     """An encoded prompt.
 
     Args:
@@ -40,7 +40,7 @@ class Text:
     mask: np.ndarray
 
 
-class MochiPipeline(PromptedPipeline[MochiRequest, Text, Start[Text]]):
+class MochiPipeline(PromptedPipeline[MochiRequest, TextCondition, Start[TextCondition]]):
     """Renders requests with one Mochi checkpoint."""
 
     configs: MochiConfigs
@@ -50,20 +50,22 @@ class MochiPipeline(PromptedPipeline[MochiRequest, Text, Start[Text]]):
     vae: AutoencoderKLMochi
     scheduler: FlowMatchEulerDiscreteScheduler
 
-    def encode(self, r: MochiRequest) -> Halves[Text]:
+    def encode(self, r: MochiRequest) -> Halves[TextCondition]:
         return self.encode_texts(
             r, r.prompt, r.negative_prompt if r.is_guided else None, r.max_sequence_length
         )
 
-    def encode_text(self, r: MochiRequest, prompt: str) -> Text:
+    def encode_text(self, r: MochiRequest, prompt: str) -> TextCondition:
         ids, mask = tokenize_with_mask(self.tokenizer, prompt, r.max_sequence_length)
         if self.configs.index.force_zeros_for_empty_prompt and not prompt:
             ids, mask = np.zeros_like(ids), np.zeros_like(mask)
         hidden = nn.to_numpy(self.text_encoder(ids, mask))
         check_finite(hidden, "encode, text")
-        return Text(hidden, mask)
+        return TextCondition(hidden, mask)
 
-    def prepare(self, r: MochiRequest, halves: Halves[Text], rng: np.random.Generator) -> Start[Text]:
+    def prepare(
+        self, r: MochiRequest, halves: Halves[TextCondition], rng: np.random.Generator
+    ) -> Start[TextCondition]:
         noise = draw_noise(rng, (1, *self.configs.latent_size(r.num_frames, r.height, r.width)), "float32")
         return Start(
             latents=round_to(noise, self.dtype),
@@ -74,14 +76,19 @@ class MochiPipeline(PromptedPipeline[MochiRequest, Text, Start[Text]]):
         )
 
     def predict(
-        self, r: MochiRequest, start: Start[Text], latents: np.ndarray, condition: Text, i: int
+        self,
+        r: MochiRequest,
+        start: Start[TextCondition],
+        latents: np.ndarray,
+        condition: TextCondition,
+        i: int,
     ) -> nn.Tensor:
         """The transformer's output (B, C, T, H, W)."""
         told = np.full((len(latents),), round_to(start.schedule.timesteps[i], self.dtype), np.float32)
         return self.transformer(self.tensor(latents), self.tensor(condition.hidden), told, condition.mask)
 
     def decode(
-        self, r: MochiRequest, start: Start[Text], latents: np.ndarray, rng: np.random.Generator
+        self, r: MochiRequest, start: Start[TextCondition], latents: np.ndarray, rng: np.random.Generator
     ) -> nn.Tensor:
         """Frames of latents (1, C, T, H, W)."""
         config = self.configs.vae

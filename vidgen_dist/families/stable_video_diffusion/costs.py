@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vidgen_dist.families.common.costs import Costs, Counted, ModelSize, Workload, autoencoder, component
+from vidgen_dist.families.common.costs import (
+    Costs,
+    ModelSize,
+    ParameterShapes,
+    Workload,
+    autoencoder,
+    component_size,
+)
 from vidgen_dist.families.common.unet_costs import image_convolutions, unet
 from vidgen_dist.families.stable_video_diffusion.config import GROUPS, StableVideoDiffusionConfigs
 from vidgen_dist.families.stable_video_diffusion.rules import StableVideoDiffusionRequest
 
 
-def size(_configs: StableVideoDiffusionConfigs, counted: Mapping[str, Counted], _task: str) -> ModelSize:
+def size(
+    _configs: StableVideoDiffusionConfigs, counted: Mapping[str, ParameterShapes], _task: str
+) -> ModelSize:
     """A checkpoint's size."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=GROUPS),),
-        others=(component("image_encoder", counted["image_encoder"]),),
+        others=(component_size("image_encoder", counted["image_encoder"]),),
         vae=autoencoder(counted["vae"], image_convolutions, divides="batch"),
     )
 

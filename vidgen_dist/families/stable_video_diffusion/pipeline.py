@@ -35,7 +35,7 @@ from vidgen_dist.schedulers.euler import EulerDiscreteScheduler
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageCondition:
     """What the video is conditioned on.
 
     Args:
@@ -48,7 +48,7 @@ class Seen:
 
 
 class StableVideoDiffusionPipeline(
-    DiffusionPipeline[StableVideoDiffusionRequest, Seen, Start[Seen]],
+    DiffusionPipeline[StableVideoDiffusionRequest, ImageCondition, Start[ImageCondition]],
 ):
     """Renders requests with one checkpoint."""
 
@@ -61,16 +61,18 @@ class StableVideoDiffusionPipeline(
 
     # Conditioning
 
-    def encode(self, r: StableVideoDiffusionRequest) -> Halves[Seen]:
+    def encode(self, r: StableVideoDiffusionRequest) -> Halves[ImageCondition]:
         seen = resized(_colours(media.read_image(r.image)), IMAGE_SIDE)
         pixels = self.tensor(normalised(seen, self.configs.feature_extractor))
         embedding = nn.to_numpy(self.image_encoder(pixels))[:, None]
         check_finite(embedding, "encode, image")
-        return Halves(Seen(embedding), Seen(np.zeros_like(embedding)) if r.is_guided else None)
+        return Halves(
+            ImageCondition(embedding), ImageCondition(np.zeros_like(embedding)) if r.is_guided else None
+        )
 
     def prepare(
-        self, r: StableVideoDiffusionRequest, halves: Halves[Seen], rng: np.random.Generator
-    ) -> Start[Seen]:
+        self, r: StableVideoDiffusionRequest, halves: Halves[ImageCondition], rng: np.random.Generator
+    ) -> Start[ImageCondition]:
         # The image's noise is drawn before that of the latents.
         image = self._image_latents(r, rng)
         schedule = self.scheduler.schedule(r.num_inference_steps)
@@ -95,7 +97,12 @@ class StableVideoDiffusionPipeline(
     # Denoising
 
     def predict(
-        self, r: StableVideoDiffusionRequest, start: Start[Seen], latents: np.ndarray, condition: Seen, i: int
+        self,
+        r: StableVideoDiffusionRequest,
+        start: Start[ImageCondition],
+        latents: np.ndarray,
+        condition: ImageCondition,
+        i: int,
     ) -> nn.Tensor:
         """The UNet's output (B, F, C, H, W)."""
         batch, frames = latents.shape[:2]
@@ -115,7 +122,7 @@ class StableVideoDiffusionPipeline(
     def decode(
         self,
         r: StableVideoDiffusionRequest,
-        start: Start[Seen],
+        start: Start[ImageCondition],
         latents: np.ndarray,
         rng: np.random.Generator,
     ) -> nn.Tensor:
@@ -130,7 +137,7 @@ def weights(r: StableVideoDiffusionRequest) -> Weight:
     return by_frame.reshape(1, -1, 1, 1, 1)
 
 
-def _with_latents(halves: Halves[Seen], latents: np.ndarray) -> Halves[Seen]:
+def _with_latents(halves: Halves[ImageCondition], latents: np.ndarray) -> Halves[ImageCondition]:
     """The halves with the image's latents: zeros where the video is led away from."""
     conditional = dataclasses.replace(halves.conditional, latents=latents)
     if halves.unconditional is None:

@@ -13,7 +13,7 @@ from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families import family_of, find_family
 from vidgen_dist.families.family import Component, Family, SchedulerClass, TokenizerClass
 from vidgen_dist.spec import ModelOptions
-from vidgen_dist.weights.checkpoint import Checkpoint, Overlaid, open_checkpoint
+from vidgen_dist.weights.checkpoint import Checkpoint, ComponentOverride, open_checkpoint
 from vidgen_dist.weights.repository import open_component
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
@@ -24,7 +24,7 @@ _NOTES = (_CLASS_NAME, "_diffusers_version")
 """Keys of a scheduler's file that are no settings."""
 
 
-def checkpoint_of(options: ModelOptions, *, weights: bool = True) -> Checkpoint:
+def open_model_checkpoint(options: ModelOptions, *, weights: bool = True) -> Checkpoint:
     """Open what a run's options name.
 
     Args:
@@ -43,7 +43,7 @@ def checkpoint_of(options: ModelOptions, *, weights: bool = True) -> Checkpoint:
     return checkpoint if options.scheduler is None else with_scheduler(checkpoint, options.scheduler)
 
 
-def tell_unknown(checkpoint: Checkpoint) -> None:
+def warn_unknown_keys(checkpoint: Checkpoint) -> None:
     """Warn of keys of a checkpoint's configs that nobody knows: of each once in a process.
 
     Raises:
@@ -99,8 +99,8 @@ def with_scheduler(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Check
     except ConfigError as error:
         over = f"model.scheduler, over {checkpoint.component_folder(component.name)}"
         raise Refused("\n".join(f"{over}: {fault}" for fault in str(error).splitlines())) from None
-    overlaid = {**checkpoint.overlaid, component.name: Overlaid(known.name, config)}
-    return dataclasses.replace(checkpoint, overlaid=overlaid)
+    overrides = {**checkpoint.overrides, component.name: ComponentOverride(known.name, config)}
+    return dataclasses.replace(checkpoint, overrides=overrides)
 
 
 def _scheduler_of(family: Family[Any]) -> Component:
@@ -143,7 +143,7 @@ def _with_adapter(checkpoint: Checkpoint, options: ModelOptions, weights: bool) 
         variant=options.variant,
         weights=weights,
     )
-    with_adapter = dataclasses.replace(checkpoint, elsewhere={family.adapter: adapter})
+    with_adapter = dataclasses.replace(checkpoint, separate={family.adapter: adapter})
     if not any(family.adapter in component.weights_in(with_adapter) for component in family.components):
         raise Refused(f"{named}; {checkpoint.model} has its motion in it already: leave it out")
     return with_adapter

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests import references
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.loading import check_models
-from vidgen_dist.families.opening import checkpoint_of
+from vidgen_dist.families.checkpoints import open_model_checkpoint
+from vidgen_dist.families.loader import check_models
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import open_checkpoint
@@ -23,7 +23,7 @@ PLAIN = ModelOptions(id="any")
 @pytest.mark.parametrize(("family", "name"), references.all_cases())
 def test_weights_of_all_families_are_their_models(family: str, name: str) -> None:
     model = references.case(name, family).model
-    check_models(checkpoint_of(model), model)
+    check_models(open_model_checkpoint(model), model)
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "transformer", "vae"])

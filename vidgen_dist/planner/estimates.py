@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidgen_dist.families.common.costs import ITEM_SIZES, Component, Convolution, ModelSize, Workload
+from vidgen_dist.families.common.costs import ITEM_SIZES, ComponentSize, Convolution, ModelSize, Workload
 from vidgen_dist.families.common.step_costs import Exchange, Segment, Step, gathered_bytes
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner.devices import Device, Link
@@ -30,7 +30,7 @@ _EXCHANGES_OF_CONVOLUTION = 2
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """Bytes of one rank.
 
     Args:
@@ -95,7 +95,7 @@ class Estimate:
     """
 
     degrees: Degrees
-    memory: Memory
+    memory: MemoryUse
     sent: Mapping[str, int]
     seconds: Seconds
     usable: int
@@ -125,7 +125,7 @@ def estimate(
         dtype: Of weights and activations.
         memory: Bytes of one NPU; by default the device's.
     """
-    model = _Gang(size, work, device, degrees, dtype)
+    model = _GangCosts(size, work, device, degrees, dtype)
     return Estimate(
         degrees=degrees,
         memory=model.memory(),
@@ -136,7 +136,7 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class _Gang:
+class _GangCosts:
     """The figures of one gang, from which everything else follows."""
 
     size: ModelSize
@@ -155,11 +155,11 @@ class _Gang:
 
     # Memory
 
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryUse:
         frames = 4 * 3 * self.work.height * self.work.width
         vae, denoiser = self.size.vae, self.size.denoiser
         clip = self._convolution_memory(vae.encoder, min(self.work.encoded_frames, self.work.frames_at_once))
-        return Memory(
+        return MemoryUse(
             weights={part.name: self._kept(part) for part in self.size.components},
             stages={
                 "encode": max(self._text_memory(), clip + frames * self.work.encoded_frames),
@@ -178,11 +178,11 @@ class _Gang:
         activations = int(length * stack.width * stack.alive) * self._item + 4 * stack.heads * length**2
         return self._gathered(self.size.text_encoder) + activations
 
-    def _kept(self, part: Component) -> int:
+    def _kept(self, part: ComponentSize) -> int:
         shared = sum(part.blocks) + part.tables
         return (-(-shared // self.degrees.size) + part.rest) * self._item
 
-    def _gathered(self, part: Component) -> int:
+    def _gathered(self, part: ComponentSize) -> int:
         return part.gathered * self._item if self.degrees.size > 1 else 0
 
     def _convolution_memory(self, convolutions: tuple[Convolution, ...], frames: int) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import find_family
+from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
 from vidgen_dist.families.common.costs import ModelSize, Workload
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner import splits
@@ -20,7 +20,7 @@ from vidgen_dist.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """A run as a plan sees it: what renders what, on which devices, in which numbers.
 
     Args:
@@ -72,7 +72,7 @@ class Job:
         )
 
 
-def read_job(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: str) -> Job:
+def read_planned_run(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: str) -> PlannedRun:
     """What a run asks of its devices, from configs alone. Loads MindSpore, but no weights.
 
     Args:
@@ -91,7 +91,7 @@ def read_job(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: s
     models = count_models(checkpoint, spec.model)
     text = spec.topology.memory
     work = costs.workload(configs, rules.resolve_defaults(spec.sampling))
-    return Job(
+    return PlannedRun(
         model=checkpoint.model,
         family=family.name,
         size=costs.size(configs, models.counted, rules.task),
@@ -114,14 +114,14 @@ def choose_topology(
     """How many gangs of which degrees `npus` NPUs are best divided into: `--replicas auto`.
 
     Args:
-        checkpoint, rules, spec, device: As for `read_job`.
+        checkpoint, rules, spec, device: As for `read_planned_run`.
         npus: How many there are; on CPU, cores.
         rows: Videos that are to be rendered; None for many.
 
     Raises:
         Refused: Nothing fits; says what would be needed.
     """
-    chosen = read_job(checkpoint, rules, spec, device).choose(npus, rows).chosen
+    chosen = read_planned_run(checkpoint, rules, spec, device).choose(npus, rows).chosen
     return min(chosen.replicas, rows or chosen.replicas), chosen.degrees
 
 
@@ -129,14 +129,14 @@ def check_memory(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, npus:
     """Refuse a run whose gangs have too little of the memory that `topology.memory` gives.
 
     Args:
-        checkpoint, rules, spec, device: As for `read_job`.
+        checkpoint, rules, spec, device: As for `read_planned_run`.
         npus: How many there are, for the choice that the message names.
 
     Raises:
         Refused: With the numbers and the nearest choice that works.
     """
     if spec.topology.memory is not None:
-        read_job(checkpoint, rules, spec, device).check_fits(degrees_of(spec), npus)
+        read_planned_run(checkpoint, rules, spec, device).check_fits(degrees_of(spec), npus)
 
 
 def degrees_of(spec: RunSpec) -> Degrees:
@@ -145,11 +145,11 @@ def degrees_of(spec: RunSpec) -> Degrees:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class SplitPlan:
     """What `vidgen plan` shows.
 
     Args:
-        job: The run.
+        run: The run.
         task: What the checkpoint does in it.
         npus: NPUs that are divided.
         rows: Videos; None for many.
@@ -157,7 +157,7 @@ class Outlook:
         asked: The split that the run itself asks for; None where it leaves the choice open.
     """
 
-    job: Job
+    run: PlannedRun
     task: str
     npus: int
     rows: int | None
@@ -165,7 +165,7 @@ class Outlook:
     asked: splits.Split | None
 
 
-def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None = None) -> Outlook:
+def plan_splits(spec: RunSpec, device_name: str | None = None, rows: int | None = None) -> SplitPlan:
     """Compare the splits for a run, from its checkpoint's configs alone.
 
     Args:
@@ -177,15 +177,15 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
         Refused: A checkpoint, device, memory or sampling default that cannot be; more ranks than NPUs; a gang
             that does not fit, or none that does.
     """
-    checkpoint = checkpoint_of(spec.model, weights=False)
-    tell_unknown(checkpoint)
+    checkpoint = open_model_checkpoint(spec.model, weights=False)
+    warn_unknown_keys(checkpoint)
     rules = load_rules(checkpoint, spec.model.task, ring=spec.topology.ring)
     kind = "cpu" if spec.topology.device == "cpu" else "ascend"
-    job = read_job(checkpoint, rules, spec, device_name or kind)
+    run = read_planned_run(checkpoint, rules, spec, device_name or kind)
     degrees = degrees_of(spec)
     replicas = 1 if spec.topology.replicas == AUTO else spec.topology.replicas
     needed = replicas * degrees.size
-    npus = spec.topology.npus or max(needed, 1 if needed > 1 else job.device.npus_per_host)
+    npus = spec.topology.npus or max(needed, 1 if needed > 1 else run.device.npus_per_host)
     if needed > npus:
         raise Refused(
             f"topology: {replicas} x {splits.describe(degrees)} need {needed} NPUs, and there are {npus}; "
@@ -193,5 +193,5 @@ def look_ahead(spec: RunSpec, device_name: str | None = None, rows: int | None =
         )
     asked = None
     if needed > 1 or spec.topology.gang is not None:
-        asked = splits.Split(job.check_fits(degrees, npus), replicas, rows)
-    return Outlook(job, rules.task, npus, rows, job.choose(npus, rows), asked)
+        asked = splits.Split(run.check_fits(degrees, npus), replicas, rows)
+    return SplitPlan(run, rules.task, npus, rows, run.choose(npus, rows), asked)

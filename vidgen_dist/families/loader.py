@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vidgen_dist import nn
 from vidgen_dist.families import find_family
+from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts
 from vidgen_dist.families.family import (
     ComponentClass,
@@ -18,7 +19,6 @@ from vidgen_dist.families.family import (
     SchedulerClass,
     TokenizerClass,
 )
-from vidgen_dist.families.opening import checkpoint_of, tell_unknown
 from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import ModelOptions, make_model
@@ -99,8 +99,8 @@ def load_pipeline(
         "scheduler": scheduler,
     }
     known = make_model(options, "load_pipeline")
-    checkpoint = checkpoint_of(known)
-    tell_unknown(checkpoint)
+    checkpoint = open_model_checkpoint(known)
+    warn_unknown_keys(checkpoint)
     return _load(checkpoint, known, mesh)
 
 
@@ -114,7 +114,7 @@ def load_model(options: ModelOptions, mesh: Mesh | None = None) -> AnyPipeline:
     Raises:
         Refused: As `load_pipeline`.
     """
-    return _load(checkpoint_of(options), options, mesh)
+    return _load(open_model_checkpoint(options), options, mesh)
 
 
 def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> AnyPipeline:
