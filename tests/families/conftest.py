@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planner.conftest import job
+from tests.planner.conftest import run
 from vidgen_dist import nn
 from vidgen_dist.families.common import tasks
 from vidgen_dist.families.hunyuan_video.rules import _warn_of_guidance
 
-__all__ = ["job"]
+__all__ = ["run"]
 
 
 @pytest.fixture(autouse=True, scope="session")
