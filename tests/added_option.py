@@ -1,36 +1,25 @@
-"""Declares two more options of models, uses them in the autoencoder alone, and prints how far they get.
+"""Prints how far options get that were added to a copy of the package; run by `tests/test_options.py`.
 
-    python -m tests.added_option CHECKPOINT MANIFEST OUTPUT
+    python added_option.py CHECKPOINT MANIFEST OUTPUT
 
-It is a process of its own: the declarations must be there before anything else is imported.
+It is copied beside the copy of the package, so that it imports that one.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
-from vidgen_dist import spec
-from vidgen_dist.spec import Option
+import vidgen_dist
+from vidgen_dist.spec import ModelOptions, RunSpec
 
+assert Path(vidgen_dist.__file__).parents[1] == Path(__file__).parent
 
-class ModelOptions(spec.ModelOptions):
-    """Has an option that decides pixels, and one that does not."""
-
-    sharpness: Annotated[float, Option("--sharpness", "How sharp.", pixels=True)] = 1.0
-    stickers: Annotated[tuple[spec.Text, ...], Option("--stickers", "Which.", commands=("render",))] = ()
-
-
-class RunSpec(spec.RunSpec):
-    """Has that model."""
-
-    model: ModelOptions
-
-
-vars(spec).update(ModelOptions=ModelOptions, RunSpec=RunSpec)
+FLAGS = {"--sharpness": "2.5", "--stickers": "a,b"}
 
 
 def commands_with_flags() -> dict[str, list[str]]:
@@ -40,7 +29,7 @@ def commands_with_flags() -> dict[str, list[str]]:
     commands: Any = get_command(cli.app)
     return {
         flag: [n for n, c in commands.commands.items() if any(flag in p.opts for p in c.params)]
-        for flag in ("--sharpness", "--stickers")
+        for flag in FLAGS
     }
 
 
@@ -77,11 +66,12 @@ def main(checkpoint: str, manifest: str, output: str) -> None:
     """Print it as JSON."""
     from vidgen_dist.runtime.engine import ENGINE
     from vidgen_dist.runtime.plan import load_spec, make_plan, write_run_file
+    from vidgen_dist.spec.documentation import option_rows
 
     arguments = (manifest, output, "--model", checkpoint, "--device", "cpu")
     plain = make_plan(spec_of(*arguments), device="cpu", engine=ENGINE)
-    given = spec_of(*arguments, "--sharpness", "2.5", "--stickers", "a,b", "--stickers", "c")
-    plan = make_plan(given, device="cpu", engine=ENGINE)
+    flags = [text for flag in FLAGS.items() for text in flag]
+    plan = make_plan(spec_of(*arguments, *flags, "--stickers", "c"), device="cpu", engine=ENGINE)
     write_run_file(plan)
     read: Any = load_spec(plan.output.uri("run.yaml")).model
     found = {
@@ -90,6 +80,7 @@ def main(checkpoint: str, manifest: str, output: str) -> None:
         "fingerprint": dict(plan.identity.options),
         "fingerprint_without": dict(plain.identity.options),
         "loader": loaded_with(plan.decided.model),
+        "documentation": {row.flag: row.default for row in option_rows() if row.flag in FLAGS},
     }
     print(json.dumps(found))
 

@@ -215,7 +215,19 @@ def key_schemas() -> Facts:
     from vidgen_dist.runtime.observability.status_file import RunStatus
     from vidgen_dist.spec import RunSpec
 
-    return {"run.yaml": RunSpec.model_json_schema(), "status.json": RunStatus.model_json_schema()}
+    schemas = {"run.yaml": RunSpec.model_json_schema(), "status.json": RunStatus.model_json_schema()}
+    return {name: in_place(schema, schema.pop("$defs", {})) for name, schema in schemas.items()}
+
+
+def in_place(schema: Any, parts: Mapping[str, Any]) -> Any:
+    """A JSON schema with the parts that it refers to in place of their classes' names."""
+    if isinstance(schema, list):
+        return [in_place(item, parts) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        schema = {**schema, **parts[schema["$ref"].rpartition("/")[2]]}
+    return {key: in_place(value, parts) for key, value in schema.items() if key != "$ref"}
 
 
 def request_fields() -> dict[str, Any]:

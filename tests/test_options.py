@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,22 +16,46 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import references
-from vidgen_dist.cli.flags import table_rows
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.spec import ModelOptions, Option, TopologyOptions, make_model
+from vidgen_dist.spec import ModelOptions, Option, Part, RunSpec, make_model
+from vidgen_dist.spec.documentation import option_rows
+from vidgen_dist.spec.option import declared_options
 
-README = Path(__file__).parents[1] / "README.md"
-OPTIONS = [*ModelOptions.options().items(), *TopologyOptions.options().items()]
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+OPTIONS = {declared.key: declared.option for declared in declared_options(RunSpec)}
+RECORDED = {"model.digest", "model.adapter_digest", "manifest.fields"}
+"""Keys that a run writes down, and that nobody chooses."""
+
+
+ADDED = {
+    "model": """\
+    sharpness: Annotated[float, Option("How sharp.", flag="--sharpness", pixels=True, commands=PLANNED)] = 1.0
+    stickers: Annotated[tuple[Text, ...], Option("Which.", flag="--stickers")] = ()
+""",
+}
+"""Declarations that are added to the class of options in a module of `vidgen_dist.spec`."""
+
+
+def copy_with_added_options(folder: Path) -> None:
+    """Copy the package, add the declarations, and put the program that tries them beside it."""
+    shutil.copytree(ROOT / "vidgen_dist", folder / "vidgen_dist")
+    shutil.copy(ROOT / "tests" / "added_option.py", folder)
+    for module, declarations in ADDED.items():
+        name = f"{module.capitalize()}Options"
+        with (folder / "vidgen_dist" / "spec" / f"{module}.py").open("a", encoding="utf-8") as file:
+            file.write(f"\n\nclass {name}({name}):\n{declarations}")
 
 
 def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
     """And the module that uses it: here the autoencoder, see `tests/added_option.py`."""
+    copy_with_added_options(tmp_path)
     manifest = tmp_path / "m.parquet"
     pq.write_table(pa.table({"id": ["a"], "prompt": ["a fox"]}), manifest)
     checkpoint = references.case("5b").checkpoint
-    arguments = [sys.executable, "-m", "tests.added_option", checkpoint, manifest, tmp_path / "out"]
-    ran = subprocess.run(arguments, cwd=README.parent, capture_output=True, text=True, timeout=240)
+    arguments = [sys.executable, tmp_path / "added_option.py", checkpoint, manifest, tmp_path / "out"]
+    ran = subprocess.run(arguments, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == {
         "flags": {"--sharpness": ["render", "plan"], "--stickers": ["render"]},
@@ -37,31 +63,54 @@ def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
         "fingerprint": {"sharpness": 2.5},
         "fingerprint_without": {},
         "loader": [[2.5, ["a", "b", "c"]]],
+        "documentation": {"--sharpness": "1.0", "--stickers": "none"},
     }
 
 
-@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[option.flag for _, option in OPTIONS])
-def test_declarations(name: str, option: Option) -> None:
-    assert re.fullmatch(r"--[a-z]+(-[a-z]+)*", option.flag)
+@pytest.mark.parametrize(("key", "option"), OPTIONS.items(), ids=OPTIONS)
+def test_declarations(key: str, option: Option) -> None:
+    assert option.flag is None or re.fullmatch(r"--[a-z]+(-[a-z]+)*", option.flag)
+    assert option.flag is None or option.argument is None
     assert option.help.endswith(".")
+    assert option.details is None or option.details.endswith(".")
     assert option.commands
-    assert f"`{option.flag}`" in README.read_text(encoding="utf-8")
     # Fingerprints put it beside these.
+    name = key.rpartition(".")[2]
     assert not option.pixels or name not in {field.name for field in dataclasses.fields(Identity)}
 
 
-def test_every_field_of_a_model_is_an_option() -> None:
-    assert set(ModelOptions.model_fields) - set(ModelOptions.options()) == {"digest", "adapter_digest"}
+def keys_of(part: type[Part], under: str = "") -> Iterator[str]:
+    """The dotted keys of a part that have no keys of their own."""
+    for name, field in part.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+            yield from keys_of(field.annotation, f"{under}{name}.")
+        else:
+            yield under + name
+
+
+def test_every_key_of_a_run_spec_is_an_option() -> None:
+    assert set(keys_of(RunSpec)) - set(OPTIONS) == RECORDED
 
 
 def test_flags_are_told_apart() -> None:
-    flags = [option.flag for _, option in OPTIONS]
+    flags = [option.flag for option in OPTIONS.values() if option.flag is not None]
     assert len(set(flags)) == len(flags)
 
 
 def test_tables_of_the_docs() -> None:
+    rows = {row.key: row for row in option_rows()}
+    assert list(rows) == list(OPTIONS)
     text = README.read_text(encoding="utf-8")
-    assert "\n".join(table_rows("model")) in text
+    for row in rows.values():
+        assert row.type
+        if row.flag is not None and row.flag.startswith("--"):
+            assert f"| `{row.flag}` | {row.help} | {row.default or 'must be given'} |" in text
+    shown = (rows["output.fps"], rows["topology.replicas"], rows["topology.watchdog.denoise"])
+    assert [(row.type, row.default) for row in shown] == [
+        ("a number from 0.01 up to 1000", "the model's"),
+        ("a whole number from 1 up to 100000 or auto", "1"),
+        ("a number of seconds, up to 30 days", "by the device"),
+    ]
     planned = [f"`{option.flag}`" for option in ModelOptions.options().values() if "plan" in option.commands]
     assert f"| {', '.join(planned)}, `--set` | as for `render` |" in text
 

@@ -13,7 +13,7 @@ import typer
 
 from vidgen_dist import spec
 from vidgen_dist.errors import Refused, shortened
-from vidgen_dist.spec import Command, Option
+from vidgen_dist.spec import Command
 from vidgen_dist.yaml_core import read_value
 
 Flags: TypeAlias = Mapping[str, Any]
@@ -29,14 +29,16 @@ class _Flag:
 
     Args:
         key: Dotted key of the spec.
-        option: Its declaration.
+        flag: Its name.
+        help: What it is.
         kind: Type of what the command line gives.
         read: Makes the spec's value of it.
         metavar: What the help calls its value, where not by its type.
     """
 
     key: str
-    option: Option
+    flag: str
+    help: str
     kind: type | types.GenericAlias
     read: Callable[[Any], Any]
     metavar: str | None = None
@@ -44,7 +46,7 @@ class _Flag:
     def given(self, value: Any) -> Flags:
         """What the command line has for it: no key, one, or those of a mapping."""
         if self.metavar is not None:
-            pairs = (read_pair(self.option.flag, text) for text in value or ())
+            pairs = (read_pair(self.flag, text) for text in value or ())
             return {f"{self.key}.{name}": self.read(text) for name, text in pairs}
         read = self.read(value)
         return {} if read is None else {self.key: read}
@@ -56,10 +58,10 @@ class _Flag:
 
     def parameter(self, help: str | None) -> inspect.Parameter:
         """The command's parameter, as typer reads it."""
-        flag = self.option.flag
+        flag = self.flag
         if self.kind is bool:
             flag = f"{flag}/--no-{flag.removeprefix('--')}"
-        default = typer.Option(None, flag, help=help or self.option.help, metavar=self.metavar)
+        default = typer.Option(None, flag, help=help or self.help, metavar=self.metavar)
         return inspect.Parameter(
             self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.kind | None
         )
@@ -126,21 +128,12 @@ def read_pair(flag: str, text: str, example: str | None = None) -> tuple[str, st
     return name.strip(), value
 
 
-def table_rows(part: str) -> list[str]:
-    """The rows of README's table of the flags of `vidgen render` for a part's options."""
-    return [
-        f"| `{option.flag}` | {option.docs or option.help.rstrip('.')} |"
-        for option in PARTS[part].options().values()
-        if "render" in option.commands
-    ]
-
-
 def _flags(part: str, command: Command) -> list[_Flag]:
     cls = PARTS[part]
     return [
-        _Flag(f"{part}.{name}", option, *_kind(cls.model_fields[name].annotation))
+        _Flag(f"{part}.{name}", option.flag, option.help, *_kind(cls.model_fields[name].annotation))
         for name, option in cls.options().items()
-        if command in option.commands
+        if option.flag is not None and command in option.commands
     ]
 
 

@@ -1,0 +1,45 @@
+"""The options of the manifest: which rows are rendered."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from vidgen_dist.spec.option import Option, Part
+from vidgen_dist.spec.values import Named, Retry, Text
+
+
+class ManifestOptions(Part):
+    """Which rows are rendered.
+
+    Args:
+        fields: The columns that a run reads for a family of another package, which it records to recognise
+            its rows without the model; not an option. The declarations say what the other fields are.
+    """
+
+    GROUP: ClassVar = "Manifest"
+
+    uri: Annotated[Text, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST")]
+    passthrough: Annotated[
+        tuple[Text, ...],
+        Named("a list of columns"),
+        Option(
+            "Columns copied to the ledger: once for each, or with commas between.",
+            flag="--passthrough",
+            details="They are columns that are no request field. They keep their types, but for some that "
+            "`datasets` or Arrow itself cannot read again: UUIDs become texts, maps lists of `key` and "
+            "`value`, tensors lists of lists; other extension types, dictionaries and views become what they "
+            "are stored as.",
+            commands=("render", "manifest check"),
+        ),
+    ] = ()
+    retry: Annotated[
+        Retry | None,
+        Option(
+            "Only rows that were given up and are not done since; failed:CLASS: those with that error class.",
+            flag="--retry",
+            metavar="failed[:CLASS]",
+            unset="all rows that are not done",
+            details="Such as `failed:MediaError`. It is for one run; `run.yaml` does not keep it.",
+        ),
+    ] = None
+    fields: tuple[Text, ...] | None = None

@@ -1,0 +1,138 @@
+"""The options of models: which checkpoint renders, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, ValidationError
+
+from vidgen_dist.spec.explanations import refused
+from vidgen_dist.spec.option import EVERYWHERE, PLANNED, Option, Part
+from vidgen_dist.spec.values import Settings, Task, Text
+
+
+class ModelOptions(Part):
+    """Which checkpoint renders, and how it is read.
+
+    This value is handed as it is to whatever opens, builds and loads a checkpoint.
+
+    Args:
+        digest, adapter_digest: Digests of folders, which a run records to recognise them elsewhere; they are
+            not options. The declarations say what the other fields are.
+    """
+
+    GROUP: ClassVar = "Model"
+
+    id: Annotated[
+        Text,
+        Option(
+            "Hub id or folder of the checkpoint.",
+            flag="--model",
+            details="A folder has diffusers' layout.",
+            commands=EVERYWHERE,
+        ),
+    ]
+    task: Annotated[
+        Task | None,
+        Option(
+            "What to render: text-to-video, image-to-video or video-to-video.",
+            flag="--task",
+            unset="what the checkpoint says",
+            commands=EVERYWHERE,
+        ),
+    ] = None
+    revision: Annotated[
+        Text | None,
+        Option(
+            "Branch, tag or commit of a hub id.",
+            flag="--revision",
+            unset="main",
+            details="`run.yaml` records the commit.",
+            commands=EVERYWHERE,
+        ),
+    ] = None
+    variant: Annotated[
+        Text | None,
+        Option(
+            "Variant of the weight files, such as fp16.",
+            flag="--variant",
+            unset="the files without a variant",
+            commands=EVERYWHERE,
+        ),
+    ] = None
+    dtype: Annotated[
+        Text | None,
+        Option(
+            "Type in which the models compute: float32, float16 or bfloat16.",
+            flag="--dtype",
+            unset="bfloat16 on Ascend, float32 on CPU",
+            details="The CPU allows float32 alone.",
+            commands=PLANNED,
+        ),
+    ] = None
+    adapter: Annotated[
+        Text | None,
+        Option(
+            "AnimateDiff's motion adapter: hub id or folder.",
+            flag="--adapter",
+            details="Such as `guoyww/animatediff-motion-adapter-v1-5-2`. Other families refuse it.",
+            commands=EVERYWHERE,
+        ),
+    ] = None
+    adapter_revision: Annotated[
+        Text | None,
+        Option(
+            "Branch, tag or commit of the adapter's hub id.",
+            flag="--adapter-revision",
+            unset="main",
+            details="`run.yaml` records the commit.",
+            commands=EVERYWHERE,
+        ),
+    ] = None
+    scheduler: Annotated[
+        Settings | None,
+        Option(
+            "A setting put over the checkpoint's scheduler config; _class_name for another class.",
+            flag="--scheduler",
+            unset="the checkpoint's config",
+            details="Once for each setting, such as `--scheduler _class_name=DDIMScheduler --scheduler "
+            "clip_sample=false`. In `run.yaml` it is a mapping; the flags replace its keys one by one.",
+            pixels=True,
+            commands=EVERYWHERE,
+        ),
+    ] = None
+    vae_tiling: Annotated[
+        bool,
+        Field(strict=True),
+        Option(
+            "VAE in blended tiles: less memory, not quite the same pixels.",
+            flag="--vae-tiling",
+            details="Frames that fit into one tile stay as they are. `--no-vae-tiling` overrules `run.yaml`.",
+            pixels=True,
+            commands=PLANNED,
+        ),
+    ] = False
+    digest: Text | None = None
+    adapter_digest: Text | None = None
+
+    def pixel_options(self) -> dict[str, Any]:
+        """The options that fingerprints count and that are set, with their values as JSON has them."""
+        names = {name for name, option in self.options().items() if option.pixels}
+        return self.model_dump(mode="json", include=names, exclude_defaults=True)
+
+
+def make_model(options: Mapping[str, Any], name: str) -> ModelOptions:
+    """The options of a model alone.
+
+    Args:
+        options: As under `model` in run.yaml.
+        name: What errors call the place that they come from.
+
+    Raises:
+        Refused: As `make_spec`.
+    """
+    try:
+        return ModelOptions.model_validate(options)
+    except ValidationError as error:
+        raise refused(error, ModelOptions, name, under=("model",)) from None

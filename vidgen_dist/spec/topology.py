@@ -1,0 +1,178 @@
+"""The options of the topology: where rendering runs, and how long a gang may be silent."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from vidgen_dist.spec.option import PLANNED, Option, Part
+from vidgen_dist.spec.values import AUTO, WHOLE_PART, Degree, Device, Replicas, Seconds, Size, Text
+
+_BY_DEVICE = "by the device"
+
+
+class WatchdogOptions(Part):
+    """Seconds without a sign of life after which a gang counts as dead and is replaced.
+
+    The defaults depend on the device, see `vidgen_dist.runtime.watchdog.LIMITS`.
+    """
+
+    GROUP: ClassVar = "Watchdog"
+
+    load: Annotated[
+        Seconds | None,
+        Option(
+            "Seconds from the start to the loaded model.",
+            unset=_BY_DEVICE,
+            details="The download of a hub id's weights is among them.",
+        ),
+    ] = None
+    encode: Annotated[
+        Seconds | None,
+        Option("Seconds to fetch and encode prompt, image and clip.", unset=_BY_DEVICE),
+    ] = None
+    denoise: Annotated[Seconds | None, Option("Seconds of one denoising step.", unset=_BY_DEVICE)] = None
+    decode: Annotated[
+        Seconds | None,
+        Option(
+            "Seconds to decode a video's frames.",
+            unset=_BY_DEVICE,
+            details="For models that report steps of the decoding: of one step.",
+        ),
+    ] = None
+    write: Annotated[
+        Seconds | None,
+        Option("Seconds to encode and store the file and the ledger's part.", unset=_BY_DEVICE),
+    ] = None
+
+
+class TopologyOptions(Part):
+    """Where rendering runs; it does not change pixels. The declarations say what the fields are."""
+
+    GROUP: ClassVar = "Topology"
+
+    device: Annotated[
+        Device, Option("cpu, ascend, or auto: Ascend where there are NPUs.", flag="--device")
+    ] = "auto"
+    replicas: Annotated[
+        Replicas,
+        Option(
+            "Gangs that render at the same time, a video each; auto: the fastest split of the NPUs.",
+            flag="--replicas",
+            details="`auto` takes the split that `vidgen plan` puts first.",
+            commands=PLANNED,
+        ),
+    ] = 1
+    ulysses: Annotated[
+        Degree,
+        Option(
+            "Ranks of a gang that share a video's attention heads, or its frames.",
+            flag="--ulysses",
+            commands=PLANNED,
+        ),
+    ] = 1
+    ring: Annotated[
+        Degree,
+        Option("Ranks of a gang around which keys and values travel.", flag="--ring", commands=PLANNED),
+    ] = 1
+    cfg: Annotated[
+        int,
+        Field(ge=1, le=2, strict=True),
+        Option("2 gives each half of guidance its own ranks.", flag="--cfg", commands=PLANNED),
+    ] = 1
+    gang: Annotated[
+        Degree | None,
+        Option(
+            "Ranks of a gang, one NPU each: ulysses * ring * cfg.",
+            flag="--gang",
+            unset="the product of the three degrees",
+            details="It is checked against the product. On CPU the cores are divided between all ranks.",
+            commands=PLANNED,
+        ),
+    ] = None
+    memory: Annotated[
+        Size | None,
+        Option(
+            "Memory of an NPU, such as 64GB.",
+            flag="--memory",
+            unset="the device's",
+            details="85 % of it are taken to be the model's. A model that does not fit is refused before the "
+            "start, and `--replicas auto` heeds it.",
+            commands=PLANNED,
+        ),
+    ] = None
+    npus: Annotated[
+        Annotated[int, Field(ge=1, strict=True)] | None,
+        Option(
+            "NPUs that the run may use.",
+            flag="--npus",
+            unset="all that there are",
+            details="On a cluster that grows: how far. `vidgen plan` divides them; by default those that the "
+            "run's replicas take, or one host's.",
+            commands=PLANNED,
+        ),
+    ] = None
+    address: Annotated[
+        Text | None,
+        Option(
+            "A running Ray cluster to attach to: HOST:PORT of its head, or auto.",
+            flag="--address",
+            unset="a local Ray, stopped at the end",
+            details="It must have the same Ray and Python.",
+        ),
+    ] = None
+    shard_size: Annotated[
+        int,
+        Field(ge=1, le=10_000, strict=True),
+        Option(
+            "Rows handed to a gang at once, at most.",
+            flag="--shard-size",
+            details="More than 8 only as far as it renders them in a second.",
+        ),
+    ] = 64
+    watchdog: WatchdogOptions = WatchdogOptions()
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of a gang."""
+        return self.ulysses * self.ring * self.cfg
+
+    @model_validator(mode="after")
+    def _check_degrees(self) -> TopologyOptions:
+        told = None
+        if self.replicas == AUTO and (self.ranks > 1 or self.gang is not None):
+            told = f"replicas: {AUTO} chooses the gang as well; leave gang, ulysses, ring and cfg out"
+        elif self.gang is not None and self.gang != self.ranks:
+            ulysses, ring, cfg = nearest_degrees(self.gang, self.ulysses, self.ring, self.cfg)
+            told = (
+                f"gang: {self.gang} is not allowed; ulysses {self.ulysses} * ring {self.ring} * "
+                f"cfg {self.cfg} are {self.ranks} ranks; the nearest degrees of {self.gang} are "
+                f"ulysses {ulysses}, ring {ring}, cfg {cfg}"
+            )
+        if told is not None:
+            raise PydanticCustomError(WHOLE_PART, "{told}", {"told": told})
+        return self
+
+
+def nearest_degrees(gang: int, ulysses: int, ring: int, cfg: int) -> tuple[int, int, int]:
+    """The degrees (ulysses, ring, cfg) of a gang of that many ranks that are nearest to those given."""
+
+    given = (ulysses, ring, cfg)
+
+    def distance(degrees: tuple[int, int, int]) -> tuple[float, int]:
+        pairs = list(zip(degrees, given, strict=True))
+        logarithmic = sum(abs(math.log(new / old)) for new, old in pairs)
+        # Of those that are equally near, one that keeps more of what was given.
+        return round(logarithmic, 6), sum(new != old for new, old in pairs)
+
+    possible = [
+        (gang // halves // around, around, halves)
+        for halves in (1, 2)
+        if gang % halves == 0
+        for around in range(1, gang // halves + 1)
+        if gang // halves % around == 0
+    ]
+    return min(possible, key=distance)
