@@ -84,13 +84,6 @@ def test_what_was_not_there_at_first_is_left_out_of_fingerprints_where_it_is_emp
     }
 
 
-def test_readme_has_the_table_of_columns() -> None:
-    readme = Path(__file__).parents[1] / "README.md"
-    assert f"\n\n{columns_table(OUR_FIELDS)}\n\n" in readme.read_text(encoding="utf-8"), columns_table(
-        OUR_FIELDS
-    )
-
-
 def test_of_several_faults_the_first_fields_is_told() -> None:
     faults: dict[str, Any] = {"seed": -1, "prompt": 5, "height": 0}
     for order in (faults, dict(reversed(faults.items()))):

@@ -29,7 +29,6 @@ from vidgen_dist.families.table import families_table
 from vidgen_dist.request import FIELDS
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 of_each_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.key for family in FAMILIES])
@@ -88,10 +87,6 @@ def test_references_a_benchmark_a_run_file_and_a_line_of_the_docs(family: Family
     models = {yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["id"] for path in JOBS}
     assert models & set(family.published)
     assert any(line.startswith(f"| {family.name} |") for line in families_table().splitlines())
-
-
-def test_readme_has_the_table_of_families() -> None:
-    assert f"\n\n{families_table()}\n\n" in README.read_text(encoding="utf-8"), families_table()
 
 
 def test_run_files_are_of_published_checkpoints() -> None:

@@ -1,0 +1,89 @@
+"""Tables of the documentation come from the declarations, and every declaration is in one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from typer.main import get_command
+
+from docs import generate
+from tests.docs.pages import PAGES, read
+from vidgen_dist import cli
+from vidgen_dist.families import FAMILIES, OUR_FIELDS
+from vidgen_dist.ledger import SCHEMA
+from vidgen_dist.spec.documentation import option_rows
+
+STANDS_IN = {
+    "commands": ["docs/README.md"],
+    "families": ["README.md", "docs/models.md"],
+    "ledger-columns": ["docs/output.md"],
+    "plan-flags": ["docs/planning.md"],
+    "row-fields": ["docs/manifest.md"],
+    "run-options": ["docs/run-file.md"],
+    "samplers": ["docs/models.md"],
+    "watchdog": ["docs/gangs.md"],
+}
+"""Generated block -> the pages that have it."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_fresh(page: str) -> None:
+    text = read(page)
+    fresh = generate.generated(text, page)
+    assert fresh == text, f"{page} is stale: run `{generate.COMMAND}`"
+
+
+def test_every_table_is_on_its_pages() -> None:
+    found = {
+        name: [page for page in PAGES if f"<!-- generated: {name} -->" in read(page)]
+        for name in generate.TABLES
+    }
+    assert found == STANDS_IN
+    for page in PAGES:
+        assert read(page).count("<!-- generated: ") == read(page).count("<!-- end -->"), page
+
+
+def test_the_command_says_which_page_is_stale(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- generated: families -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(generate, "pages", lambda: [page])
+    assert generate.main(["--check"]) == 1
+    assert capsys.readouterr().out == "README.md is stale: run `python -m docs.generate`\n"
+    assert "old" in page.read_text()
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "| CogVideoX |" in text
+    page.write_text("<!-- generated: nothing -->\n<!-- end -->\n")
+    with pytest.raises(KeyError, match="unknown generated block 'nothing'"):
+        generate.main(["--check"])
+
+
+def test_every_option_of_a_run_is_in_the_table() -> None:
+    table = generate.options_tables()
+    command = get_command(cli.app).commands["render"]
+    flags = {param.opts[0] for param in command.params if param.param_type_name == "option"}
+    assert set(re.findall(r"^\| `(--[\w-]+)` \|", table, re.MULTILINE)) == flags - {"--help", "--option"}
+    for row in option_rows():
+        assert f"| `{row.key}` | {row.type} |" in table
+        assert "|" not in row.help + row.type
+
+
+def test_every_other_declaration_is_in_its_table() -> None:
+    for name in OUR_FIELDS:
+        assert f"\n| `{name}` |" in generate.TABLES["row-fields"]()
+    for name in SCHEMA.names:
+        assert f"\n| `{name}` |" in generate.ledger_table()
+    for family in FAMILIES:
+        assert f"\n| {family.name} |" in generate.TABLES["families"]()
+        assert re.search(rf"\n\| {family.name} \| `\w+`", generate.samplers_table())
+    plan = get_command(cli.app).commands["plan"]
+    for param in plan.params:
+        if param.param_type_name == "option" and param.opts[0] != "--help":
+            assert f"`{param.opts[0]}`" in generate.plan_table()

@@ -1,0 +1,109 @@
+"""What the pages say is so: links resolve, run files parse, commands and flags exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from docs.generate import ROOT
+from tests.docs.pages import PAGES, anchors, commands, fenced, links, read
+from vidgen_dist import cli
+from vidgen_dist.quality import FLAGS
+from vidgen_dist.runtime.observability.status_file import GangStatus, RunStatus
+from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
+from vidgen_dist.spec import make_spec
+
+ALL_PAGES = [*PAGES, "CONTRIBUTING.md"]
+LEAST = {"model": {"id": "m"}, "manifest": {"uri": "m.parquet"}, "output": {"uri": "out"}}
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_links_resolve(page: str) -> None:
+    for link in links(page):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link} does not exist"
+        if anchor:
+            assert anchor in anchors(target.resolve()), f"{page}: {link}: no such heading"
+
+
+def test_every_page_is_listed() -> None:
+    listed = set(links("docs/README.md"))
+    for page in PAGES:
+        assert page in ("README.md", "docs/README.md") or Path(page).name in listed, page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_run_files_parse(page: str) -> None:
+    for text in fenced(page, "yaml"):
+        data = yaml.safe_load(text)
+        whole = {**LEAST, **data}
+        whole["model"] = {**LEAST["model"], **whole["model"]}
+        make_spec(whole, page)
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_commands_exist(page: str) -> None:
+    for arguments in commands(page):
+        command = get_command(cli.app)
+        left = list(arguments)
+        while left and left[0] in getattr(command, "commands", {}):
+            command = command.commands[left.pop(0)]
+        assert not hasattr(command, "commands"), f"{page}: vidgen {' '.join(arguments)}: no such command"
+        flags = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+        for argument in left:
+            if argument.startswith("--"):
+                assert argument in flags, f"{page}: vidgen {' '.join(arguments)}: unknown flag {argument}"
+
+
+def test_every_benchmark_is_told_of() -> None:
+    text = read("docs/benchmarks.md")
+    for path in (ROOT / "tests" / "benchmarks").glob("*.py"):
+        if path.name.startswith(("_", "test_", "beside_")):
+            continue
+        assert f"python -m tests.benchmarks.{path.stem}" in text, path.name
+    for name in re.findall(r"python -m tests\.benchmarks\.(\w+)", text):
+        assert (ROOT / "tests" / "benchmarks" / f"{name}.py").is_file(), name
+
+
+def test_what_a_run_says_of_itself_is_told_of() -> None:
+    text = read("docs/operating.md")
+    of_status = [*RunStatus.model_fields, *GangStatus.model_fields]
+    of_status += [*SlowRow.__annotations__, *SlowGang.__annotations__]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "vidgen_dist").rglob("*.py")]
+    events = {name for text in sources for name in re.findall(r'\b(?:Note|Event)\(\s*"([a-z]+)"', text)}
+    assert len(events) > 15
+    for name in (*of_status, *events):
+        assert f"`{name}`" in text, name
+
+
+def test_every_metric_is_told_of() -> None:
+    text = read("docs/operating.md")
+    (module,) = (ROOT / "vidgen_dist").rglob("metrics.py")
+    kinds = re.findall(r'(Counter|Gauge|Histogram)\(\s*"(vidgen_\w+)"', module.read_text(encoding="utf-8"))
+    assert len(kinds) > 10
+    for kind, name in kinds:
+        assert f"`ray_{name}{'_total' if kind == 'Counter' else ''}`" in text, name
+
+
+def test_every_flag_of_quality_is_told_of() -> None:
+    for flag in FLAGS:
+        assert f"\n| `{flag}` |" in read("docs/quality-and-provenance.md")
+
+
+def test_the_readme_is_short() -> None:
+    text = read("README.md")
+    assert len(text.splitlines()) <= 200
+    assert len(text) <= 12_000
+
+
+def test_the_commands_of_the_readme() -> None:
+    """What a newcomer types first."""
+    for command in ("pip install . && vidgen demo", "pip install '.[test]' && pytest"):
+        assert f"\n    {command}\n" in read("README.md")
