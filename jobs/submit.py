@@ -1,12 +1,12 @@
 """Submit a run file to a Ray cluster as a Ray job, and follow it.
 
-    python jobs/submit.py http://HEAD:8265 run.yaml --set output.uri=s3://bucket/videos
+    python jobs/submit.py http://HEAD:8265 run.yaml --option output.uri=s3://bucket/videos
 
-The run file is checked here first. On the cluster it is `vidgen render run.yaml --address auto`: vidgen_dist
-must be installed there (`cluster/Dockerfile`), and manifest and output must be reachable from there; relative
-paths are refused.
+The run file is checked here first. The cluster runs `vidgen render run.yaml --address auto`: vidgen_dist
+must be installed there (`cluster/Dockerfile`), and manifest and output must be reachable from there;
+relative paths are refused.
 `ray job stop ID` lets the rows that are being rendered finish only within Ray's RAY_JOB_STOP_WAIT_TIME_S,
-3 seconds by default; what is finished is kept either way.
+3 seconds by default; finished rows are kept either way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vidgen_dist import printing
-from vidgen_dist.cli import read_settings
+from vidgen_dist.cli.assignments import SAMPLING, is_key_of_spec, read_mapping, read_options
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.cluster import in_one_line
 from vidgen_dist.runtime.plan import check_sampling, load_spec, sampling_addresses
@@ -30,29 +30,48 @@ from vidgen_dist.spec import RunSpec
 from vidgen_dist.uris import is_relative
 
 RUN_FILE = "run.yaml"
+KEY_VALUE = "KEY=VALUE"
 ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
 
 
-def read_spec(uri: str, settings: Sequence[str]) -> RunSpec:
-    """The run file with dotted `KEY=VALUE` settings put over it.
+def read_spec(uri: str, options: Sequence[str] = (), settings: Sequence[str] = ()) -> RunSpec:
+    """The run file with `KEY=VALUE` texts put over it.
+
+    Args:
+        uri: The run file.
+        options: What follows each `--option`: dotted keys of the file.
+        settings: What follows each `--set`: fields of rows. Dotted keys are taken as well, and `seed`: before
+            there was `--option`, they were given here.
 
     Raises:
-        Refused: The file or a setting cannot be.
+        Refused: The file cannot be read, or a key or value is not allowed.
     """
-    spec = load_spec(uri).override(read_settings(settings))
+    keys = [text for text in settings if _is_key(text)]
+    fields = [text for text in settings if not _is_key(text)]
+    given = {
+        **read_options(keys, "--set"),
+        **read_mapping(SAMPLING, fields, "--set"),
+        **read_options(options),
+    }
+    spec = load_spec(uri).override(given)
     check_sampling(spec)
     return spec
 
 
+def _is_key(text: str) -> bool:
+    key = text.partition("=")[0].strip()
+    return key == "seed" or is_key_of_spec(key)
+
+
 def connect(address: str) -> JobSubmissionClient:
-    """The cluster that jobs are handed to.
+    """The cluster that jobs are submitted to.
 
     Raises:
-        Refused: That is no dashboard's address, or nobody answers there.
+        Refused: The address is not a dashboard's, or no dashboard answers there.
     """
     if not address.lower().startswith(("http://", "https://")):
         # Ray would look for a cluster there for minutes.
-        raise Refused(f"{address}: is no dashboard's address; allowed: http://HEAD:8265")
+        raise Refused(f"{address}: not a dashboard's address; allowed: http://HEAD:8265")
     try:
         return JobSubmissionClient(address)
     except Exception as error:
@@ -60,10 +79,10 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
-    """Hand a run to the cluster and return the job's id.
+    """Submit a run to the cluster and return the job's id.
 
     Raises:
-        Refused: A path of it is another one there, or the cluster does not take it.
+        Refused: A path means another file there, or the cluster does not accept the job.
     """
     _check_paths(spec)
     with tempfile.TemporaryDirectory(prefix="vidgen-job-") as folder:
@@ -75,7 +94,7 @@ def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
                 metadata={"model": spec.model.id, "output": spec.output.uri},
             )
         except Exception as error:
-            raise Refused(f"the cluster does not take the job: {in_one_line(error)}") from error
+            raise Refused(f"the cluster does not accept the job: {in_one_line(error)}") from error
 
 
 def _check_paths(spec: RunSpec) -> None:
@@ -89,7 +108,7 @@ def _check_paths(spec: RunSpec) -> None:
         raise Refused(f"model.id: {model!r} is not allowed; a hub id or {_ABSOLUTE}")
 
 
-_ABSOLUTE = "an absolute path: the hosts of the cluster stand in another folder than this command"
+_ABSOLUTE = "an absolute path: the cluster's hosts work in another folder than this command"
 
 
 async def follow(client: JobSubmissionClient, job: str) -> None:
@@ -99,25 +118,39 @@ async def follow(client: JobSubmissionClient, job: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Submit and, unless told otherwise, wait. Exit status: 0 all rows done, 1 not, 2 refused."""
+    """Submit a run file and, without `--no-wait`, follow the job.
+
+    Exit status: 0 all rows done, 1 some failed or the job cannot be followed, 2 refused, 130 interrupted.
+    """
     printing.guard()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("address", help="the cluster's dashboard, http://HEAD:8265")
     parser.add_argument("run_file", help="a run.yaml: path or URI")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="dotted key of the file"
+        "--option",
+        action="append",
+        default=[],
+        metavar=KEY_VALUE,
+        help="any option by its dotted key in the file, such as topology.watchdog.denoise=30",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar=KEY_VALUE,
+        help="a sampling default by its column's name, such as num_frames=49",
     )
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and leave")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        spec = read_spec(options.run_file, options.set)
-        client = connect(options.address)
+        spec = read_spec(given.run_file, given.option, given.set)
+        client = connect(given.address)
         job = submit(client, spec)
     except Refused as error:
         print(error, file=sys.stderr)
         return 2
     print(job)
-    if options.no_wait:
+    if given.no_wait:
         return 0
     try:
         asyncio.run(follow(client, job))

@@ -36,6 +36,7 @@ def commands_with_flags() -> dict[str, list[str]]:
 def spec_of(*arguments: str) -> RunSpec:
     """The spec that `vidgen render` makes of its arguments."""
     from vidgen_dist import cli
+    from vidgen_dist.cli import rendering
 
     class Stop(Exception):
         """Raised instead of rendering."""
@@ -43,7 +44,7 @@ def spec_of(*arguments: str) -> RunSpec:
     def stop(made: RunSpec) -> None:
         raise Stop(made)
 
-    cli.run = stop
+    rendering.run = stop
     try:
         get_command(cli.app).main(["render", *arguments], standalone_mode=False)
     except Stop as stopped:

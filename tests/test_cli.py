@@ -22,6 +22,7 @@ from safetensors.numpy import save
 import vidgen_dist
 from tests.references import edit_json
 from vidgen_dist import cli
+from vidgen_dist.cli import rendering
 from vidgen_dist.manifest import LISTED
 from vidgen_dist.runtime import driver
 from vidgen_dist.spec import FaultsOptions, RunSpec
@@ -345,7 +346,7 @@ def test_flags_and_run_file_are_one_thing(
         specs.append(spec)
         return SimpleNamespace(exit_status=0)
 
-    monkeypatch.setattr(cli, "run", remember)
+    monkeypatch.setattr(rendering, "run", remember)
     flags = (
         "--task text-to-video --revision r --variant fp16 --dtype bf16 --device cpu --replicas 3 --format gif"
     )

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.media.odd_images import COLOURS, animated, colours, encoded
 from tests.test_media import smooth, write
 from vidgen_dist import media
-from vidgen_dist.cli.flags import read_pair
+from vidgen_dist.cli.assignments import read_pair
 from vidgen_dist.errors import Refused
 from vidgen_dist.inline import decode_inline, is_inline
 from vidgen_dist.manifest import open_manifest
@@ -216,5 +216,5 @@ def test_requests_with_bytes_are_the_same() -> None:
 
 def test_a_long_setting_is_quoted_by_its_beginning() -> None:
     with pytest.raises(Refused) as refused:
-        read_pair("--set", "a" * 5000, "eta=0")
+        read_pair("--set", "a" * 5000)
     assert len(str(refused.value)) < 200

@@ -14,6 +14,7 @@ from vidgen_dist.errors import Refused
 
 ROOT = Path(__file__).parents[2]
 RUN_FILE = str(ROOT / "jobs" / "cogvideox-5b-i2v.yaml")
+NO_CLUSTER = ["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml"]
 ELSEWHERE = ["manifest.uri=s3://bucket/m.parquet", "output.uri=/shared/out"]
 
 
@@ -45,13 +46,24 @@ def test_settings_are_read_as_the_command_reads_them(submitting: dict[str, Any])
     assert client.run["output"]["uri"] == "/shared/out"
 
 
+def test_sampling_fields_and_keys_by_the_flag_of_old(submitting: dict[str, Any]) -> None:
+    settings = ["num_frames=17", "negative_prompt=no", "seed=4", "topology.replicas=3", "sampling.eta=0.5"]
+    spec = submitting["read_spec"](RUN_FILE, ELSEWHERE, settings)
+    assert (spec.seed, spec.topology.replicas, spec.output.uri) == (4, 3, "/shared/out")
+    assert {name: spec.sampling[name] for name in ("num_frames", "negative_prompt", "eta")} == {
+        "num_frames": 17,
+        "negative_prompt": "no",
+        "eta": 0.5,
+    }
+
+
 def test_what_the_cluster_raises_is_refused(submitting: dict[str, Any]) -> None:
     class Failing:
         def submit_job(self, **_: Any) -> str:
             raise Exception("Request failed with status 500: runtime_env")
 
     spec = submitting["read_spec"](RUN_FILE, [*ELSEWHERE, "sampling.image=/shared/1"])
-    with pytest.raises(Refused, match="does not take the job: Exception: Request failed with status 500"):
+    with pytest.raises(Refused, match="does not accept the job: Exception: Request failed with status 500"):
         submitting["submit"](Failing(), spec)
 
 
@@ -80,14 +92,21 @@ def test_paths_that_are_others_on_the_cluster(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["no-address", "jobs/cogvideox-2b.yaml"], "no-address: is no dashboard's address; allowed: http"),
-        (["head:6379", "jobs/cogvideox-2b.yaml"], "head:6379: is no dashboard's address; allowed: http"),
+        (["no-address", "jobs/cogvideox-2b.yaml"], "no-address: not a dashboard's address; allowed: http"),
+        (["head:6379", "jobs/cogvideox-2b.yaml"], "head:6379: not a dashboard's address; allowed: http"),
         (
             ["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml"],
             "http://127.0.0.1:1: no dashboard answers: Connec",
         ),
-        (["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml", "--set", "model.id"], "is not KEY=VALUE"),
-        (["http://127.0.0.1:1", "jobs/cogvideox-2b.yaml", "--set", "seed={a: ["], "seed"),
+        ([*NO_CLUSTER, "--option", "model.id"], "--option model.id: is not KEY=VALUE, such as"),
+        (
+            [*NO_CLUSTER, "--option", "model.dtyp=x"],
+            "unknown key; did you mean model.dtype? allowed: id, task",
+        ),
+        ([*NO_CLUSTER, "--option", "replicas=2"], "did you mean topology.replicas? allowed: model, manifest"),
+        ([*NO_CLUSTER, "--set", "model.id"], "--set model.id: is not KEY=VALUE"),
+        ([*NO_CLUSTER, "--set", "seed={a: ["], "command line: seed: "),
+        ([*NO_CLUSTER, "--set", "num_frams=9"], "did you mean sampling.num_frames?"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused(

@@ -1,4 +1,4 @@
-"""Flags of commands, from the options that the parts of a spec declare."""
+"""The flags of commands, from the options that the run spec declares."""
 
 from __future__ import annotations
 
@@ -7,159 +7,149 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Any, TypeAlias
 
 import typer
 
-from vidgen_dist import spec
-from vidgen_dist.errors import Refused, shortened
-from vidgen_dist.spec import Command
+from vidgen_dist.cli.assignments import read_mapping, read_options
+from vidgen_dist.errors import Refused
+from vidgen_dist.spec import COMMAND_LINE, Command, RunSpec
+from vidgen_dist.spec.option import DeclaredOption, declared_options, plain_types
 from vidgen_dist.yaml_core import read_value
 
 Flags: TypeAlias = Mapping[str, Any]
 """Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
 
-PARTS: Mapping[str, type[spec.Part]] = {"model": spec.ModelOptions, "topology": spec.TopologyOptions}
-"""The parts of a spec that declare options, by key."""
+_KEY_VALUE = "KEY=VALUE"
 
 
 @dataclass(frozen=True)
 class _Flag:
-    """One option of a part.
+    """The flag of an option.
 
     Args:
-        key: Dotted key of the spec.
-        flag: Its name.
-        help: What it is.
-        kind: Type of what the command line gives.
-        read: Makes the spec's value of it.
-        metavar: What the help calls its value, where not by its type.
+        name: Such as `--dtype`.
+        declared: The option.
+        kinds: The types of its values.
     """
 
-    key: str
-    flag: str
-    help: str
-    kind: type | types.GenericAlias
-    read: Callable[[Any], Any]
-    metavar: str | None = None
-
-    def given(self, value: Any) -> Flags:
-        """What the command line has for it: no key, one, or those of a mapping."""
-        if self.metavar is not None:
-            pairs = (read_pair(self.flag, text) for text in value or ())
-            return {f"{self.key}.{name}": self.read(text) for name, text in pairs}
-        read = self.read(value)
-        return {} if read is None else {self.key: read}
+    name: str
+    declared: DeclaredOption
+    kinds: frozenset[type]
 
     @property
-    def name(self) -> str:
+    def parameter_name(self) -> str:
         """The name of the command's parameter."""
-        return self.key.replace(".", "_")
+        return self.declared.key.replace(".", "_")
 
-    def parameter(self, help: str | None) -> inspect.Parameter:
+    def parameter(self) -> inspect.Parameter:
         """The command's parameter, as typer reads it."""
-        flag = self.flag
-        if self.kind is bool:
-            flag = f"{flag}/--no-{flag.removeprefix('--')}"
-        default = typer.Option(None, flag, help=help or self.help, metavar=self.metavar)
+        option = self.declared.option
+        default = typer.Option(
+            None,
+            f"{self.name}/--no-{self.name.removeprefix('--')}" if self.kinds == {bool} else self.name,
+            help=option.help,
+            metavar=option.metavar or (_KEY_VALUE if self.kinds == {dict} else None),
+            rich_help_panel=self.declared.group,
+            show_default=self.declared.default or False,
+        )
         return inspect.Parameter(
-            self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.kind | None
+            self.parameter_name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=self._type | None,
         )
 
+    @property
+    def _type(self) -> type | types.GenericAlias:
+        """The type of what the command line gives."""
+        if self.kinds in ({dict}, {tuple}):
+            return list[str]
+        return next(iter(self.kinds)) if len(self.kinds) == 1 else str
 
-def with_flags(
-    command: Command, *parts: str, help: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags that parts of a spec declare for it.
+    def read(self, value: Any) -> Flags:
+        """The keys and values for what the command line gives: none, one, or those of a mapping."""
+        key = self.declared.key
+        if self.kinds == {dict}:
+            return read_mapping(key, value or (), self.name)
+        if self.kinds == {tuple}:
+            value = _read_names(value)
+        elif len(self.kinds) > 1 and value is not None:
+            value = read_value(value)
+        return {} if value is None else {key: value}
 
-    The decorated function has one keyword parameter for each part, of the part's name. It receives the
-    part's `Flags`: those that the command line has.
+
+def with_flags(command: Command) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags that the run spec declares for it, and `--option` for all other keys.
+
+    The decorated function has a keyword parameter `options`, which receives the `Flags` that the command
+    line has.
 
     Args:
-        command: Which of their options the command has.
-        parts: Keys of `PARTS`.
-        help: Dotted key -> help, where the command needs another one than the declaration's.
+        command: Its name.
     """
-    groups = {part: _flags(part, command) for part in parts}
-    texts = help or {}
+    flags = _flags(command)
+    added = [flag.parameter() for flag in flags]
+    takes_any = command != "manifest check"
+    if takes_any:
+        added.append(_ANY_OPTION)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def expanded(parameter: inspect.Parameter) -> Iterable[inspect.Parameter]:
-            flags = groups.get(parameter.name)
-            return [parameter] if flags is None else [f.parameter(texts.get(f.key)) for f in flags]
-
         @functools.wraps(function)
         def run(**values: Any) -> None:
-            for part, flags in groups.items():
-                given = [flag.given(values.pop(flag.name)) for flag in flags]
-                values[part] = {key: value for each in given for key, value in each.items()}
-            function(**values)
+            given = {flag.name: flag.read(values.pop(flag.parameter_name)) for flag in flags}
+            others = read_options(values.pop(_ANY_OPTION.name) or ()) if takes_any else {}
+            function(**values, options=_merged(given, others))
 
         signature = inspect.signature(function, eval_str=True)
-        parameters = [new for old in signature.parameters.values() for new in expanded(old)]
-        vars(run)["__signature__"] = signature.replace(parameters=parameters)
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
+        vars(run)["__signature__"] = signature.replace(parameters=[*own, *added])
         return run
 
     return decorate
 
 
-def read_names(texts: list[str] | None) -> list[str] | None:
+_ANY_OPTION = inspect.Parameter(
+    "option",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=typer.Option(
+        None,
+        "--option",
+        metavar=_KEY_VALUE,
+        help="Any option by its dotted key in a run.yaml, such as topology.watchdog.denoise=30.",
+        rich_help_panel="Any option",
+    ),
+    annotation=list[str] | None,
+)
+
+
+def _merged(given: Mapping[str, Flags], others: Flags) -> Flags:
+    """The keys of flags and of `--option` together.
+
+    Raises:
+        Refused: A key is given by both.
+    """
+    for flag, keys in given.items():
+        for key in keys:
+            for other in others:
+                if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                    raise Refused(
+                        f"{COMMAND_LINE}: {key} is given by {flag} and by --option {other}; "
+                        "leave one of them out"
+                    )
+    return {key: value for keys in (*given.values(), others) for key, value in keys.items()}
+
+
+def _read_names(texts: Iterable[str] | None) -> list[str] | None:
     """Names given by a flag that may be repeated and may hold commas."""
     if not texts:
         return None
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
-def read_pair(flag: str, text: str, example: str | None = None) -> tuple[str, str]:
-    """Name and value of a `KEY=VALUE`.
-
-    Args:
-        flag: The flag that has it.
-        text: What follows it.
-        example: One, for the message.
-
-    Raises:
-        Refused: It is none.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        such = f", such as {flag} {example}" if example else ""
-        raise Refused(f"command line: {flag} {shortened(text, 100)}: is not KEY=VALUE{such}")
-    return name.strip(), value
-
-
-def _flags(part: str, command: Command) -> list[_Flag]:
-    cls = PARTS[part]
+def _flags(command: Command) -> list[_Flag]:
     return [
-        _Flag(f"{part}.{name}", option.flag, option.help, *_kind(cls.model_fields[name].annotation))
-        for name, option in cls.options().items()
-        if option.flag is not None and command in option.commands
+        _Flag(option.flag, declared, frozenset(plain_types(declared.field.annotation) - {type(None)}))
+        for declared in declared_options(RunSpec)
+        if (option := declared.option).flag is not None and command in option.commands
     ]
-
-
-def _kind(
-    annotation: Any,
-) -> tuple[type | types.GenericAlias, Callable[[Any], Any], str | None]:
-    """Type of a flag for a field of that type, what makes the field's value of the flag's, and its metavar.
-
-    Of a mapping's flag, which may be repeated, each `KEY=VALUE` has a value to be made.
-    """
-    plain = _plain_types(annotation) - {type(None)}
-    if plain == {dict}:
-        return list[str], read_value, "KEY=VALUE"
-    if plain == {tuple}:
-        return list[str], read_names, None
-    if len(plain) == 1:
-        return plain.pop(), lambda value: value, None
-    return str, lambda text: None if text is None else read_value(text), None
-
-
-def _plain_types(annotation: Any) -> set[type]:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _plain_types(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return set().union(*map(_plain_types, get_args(annotation)))
-    if origin is Literal:
-        return {type(value) for value in get_args(annotation)}
-    return {origin or annotation}

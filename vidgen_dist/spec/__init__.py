@@ -11,12 +11,13 @@ from vidgen_dist.spec.model import ModelOptions, make_model
 from vidgen_dist.spec.option import Command, Option, Part
 from vidgen_dist.spec.output import OutputOptions
 from vidgen_dist.spec.parsing import parse_spec
-from vidgen_dist.spec.run import RunSpec, make_spec, spec_from_flags
+from vidgen_dist.spec.run import COMMAND_LINE, RunSpec, make_spec, spec_from_flags
 from vidgen_dist.spec.topology import TopologyOptions, WatchdogOptions, nearest_degrees
 from vidgen_dist.spec.values import AUTO, Task, parse_bytes, parse_seconds
 
 __all__ = [
     "AUTO",
+    "COMMAND_LINE",
     "Command",
     "FaultsOptions",
     "ManifestOptions",

@@ -1,0 +1,92 @@
+"""`KEY=VALUE` texts of a command line: dotted keys of a run spec, and fields of its mappings.
+
+Values are read as YAML reads them, but for those of rows' text fields, which stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vidgen_dist.errors import Refused, shortened
+from vidgen_dist.spec import COMMAND_LINE, RunSpec
+from vidgen_dist.yaml_core import read_value
+
+SAMPLING = "sampling"
+"""The key of the spec's mapping of fields of rows."""
+
+_EXAMPLES = {"--option": "topology.replicas=16", "--set": "num_frames=49"}
+
+
+def read_pair(flag: str, text: str) -> tuple[str, str]:
+    """Key and value of a `KEY=VALUE`.
+
+    Args:
+        flag: The flag that has it.
+        text: What follows it.
+
+    Raises:
+        Refused: The text is not `KEY=VALUE`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        such = f", such as {flag} {_EXAMPLES[flag]}" if flag in _EXAMPLES else ""
+        raise Refused(f"{COMMAND_LINE}: {flag} {shortened(text, 100)}: is not KEY=VALUE{such}")
+    return key.strip(), value
+
+
+def read_options(texts: Iterable[str], flag: str = "--option") -> dict[str, Any]:
+    """Dotted keys of a spec -> values.
+
+    Args:
+        texts: What follows each `--option`.
+        flag: What messages call the flag.
+
+    Raises:
+        Refused: A text is not `KEY=VALUE`.
+    """
+    pairs = (read_pair(flag, text) for text in texts)
+    return {key: _read(key, value) for key, value in pairs}
+
+
+def read_mapping(key: str, texts: Iterable[str], flag: str) -> dict[str, Any]:
+    """Dotted keys of a spec -> values, for the keys of one of its mappings.
+
+    Args:
+        key: The mapping's own key, such as `sampling`.
+        texts: What follows each of its flags: `num_frames=49`.
+        flag: The flag, `--set`.
+
+    Raises:
+        Refused: A text is not `KEY=VALUE`, or names a key of the spec instead of a field.
+    """
+    settings = {}
+    for name, value in (read_pair(flag, text) for text in texts):
+        if key == SAMPLING and is_key_of_spec(name):
+            raise Refused(
+                f"{COMMAND_LINE}: {flag} {name}: not a field of rows; keys of a run spec are given by "
+                f"--option {name}={shortened(value, 100)}"
+            )
+        settings[f"{key}.{name}"] = _read(f"{key}.{name}", value)
+    return settings
+
+
+def is_key_of_spec(name: str) -> bool:
+    """Whether a name is a dotted key of a spec, or meant as one: `topology.replica` is."""
+    part, dot, _ = name.partition(".")
+    return bool(dot) and part in RunSpec.model_fields
+
+
+def _read(key: str, text: str) -> Any:
+    return text if _is_text(key) else read_value(text)
+
+
+def _is_text(key: str) -> bool:
+    """Whether a key of a spec is a field of rows whose values are texts."""
+    section, _, name = key.partition(".")
+    if section != SAMPLING:
+        return False
+    from vidgen_dist.families import fields_named
+
+    field = fields_named([name]).get(name)
+    return field is not None and field.kind.is_text

@@ -1,0 +1,71 @@
+"""`vidgen demo`: render the manifest that ships with the package."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vidgen_dist.cli.rendering import run
+from vidgen_dist.spec import RunSpec, spec_from_flags
+
+
+def demo(
+    output: Annotated[str, typer.Argument(help="Folder for videos and ledger.")] = "vidgen-demo",
+) -> None:
+    """Render the manifest that ships with the package with a tiny random model on two local workers."""
+    from vidgen_dist.demo import checkpoint_path, manifest_path
+
+    spec = spec_from_flags(
+        {
+            "model.id": str(checkpoint_path()),
+            "manifest.uri": str(manifest_path()),
+            "output.uri": output,
+            "topology.device": "cpu",
+            "topology.replicas": 2,
+        }
+    )
+    result = run(spec)
+    _print_demo(spec)
+    raise typer.Exit(result.exit_status)
+
+
+def _print_demo(spec: RunSpec) -> None:
+    """The demo's rows and where the contact sheet is."""
+    from vidgen_dist.manifest import open_manifest
+    from vidgen_dist.runtime.contact_sheet import write_contact_sheet
+    from vidgen_dist.runtime.entries import latest_entries
+    from vidgen_dist.storage import open_storage
+
+    output = open_storage(spec.output.uri)
+    entries = latest_entries(output)
+    rows = open_manifest(spec.manifest.uri).rows()
+    prompts = {row.id: row.request.prompt or "" for row in rows}
+    table = Table("id", "status", "prompt", "frames", "seconds", "file")
+    for column in (table.columns[0], table.columns[-1]):
+        column.no_wrap = True
+    videos = []
+    for row_id, prompt in prompts.items():
+        entry = entries.get(row_id)
+        if entry is None:
+            table.add_row(row_id, "pending", prompt)
+            continue
+        if entry["uri"] is not None:
+            videos.append((prompt, entry["uri"]))
+        seconds = sum(value or 0.0 for name, value in entry.items() if name.startswith("seconds_"))
+        table.add_row(
+            row_id,
+            entry["status"],
+            prompt,
+            str(entry["frames"]),
+            f"{seconds:.1f}",
+            posixpath.basename(entry["uri"] or ""),
+        )
+    console = Console()
+    console.print(table)
+    if videos:
+        sheet = write_contact_sheet(output, videos, spec.output.format)
+        console.print(f"contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""Commands about manifests: check one, or make one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vidgen_dist.cli.flags import Flags, with_flags
+from vidgen_dist.cli.messages import counted, print_error
+from vidgen_dist.errors import Refused
+
+
+@with_flags("manifest check")
+def check_manifest(
+    uri: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of them.")],
+    *,
+    options: Flags,
+    export: Annotated[
+        str | None, typer.Option(metavar="PARQUET", help="Write all rows that are bad, and why, to a file.")
+    ] = None,
+) -> None:
+    """Check every row without a model; with --model, also against what that checkpoint can do."""
+    from vidgen_dist.families import known_fields
+    from vidgen_dist.manifest import describe_unknown
+    from vidgen_dist.media import ignore_warnings
+    from vidgen_dist.runtime.plan import check_manifest as check
+    from vidgen_dist.uris import redact
+
+    ignore_warnings()
+    report = check(uri, options, export)
+    shown = redact(uri)
+    for name in report.unknown_columns:
+        print_error(f"{shown}: {describe_unknown(name, known_fields())}")
+    for problem in report.problems:
+        print_error(str(problem))
+    if export is not None:
+        print(f"{redact(export)}: {counted(report.num_problems, 'row')}")
+    if not report.ok:
+        by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
+        raise Refused(
+            f"{shown}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})"
+        )
+    print(f"{shown}: {counted(report.rows, 'row')}, all can be rendered")
+
+
+def build_manifest(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help=".txt, .csv or .jsonl files.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
+) -> None:
+    """Make a manifest from text (a prompt a line), CSV or JSON lines."""
+    from vidgen_dist.families import known_fields, needed_columns
+    from vidgen_dist.manifest import describe_unknown
+    from vidgen_dist.manifest_build import build
+    from vidgen_dist.uris import redact
+
+    report = build(inputs, out, fields=known_fields(), one_of=needed_columns())
+    for name in report.unknown_columns:
+        print_error(f"{redact(report.uri)}: {describe_unknown(name, known_fields())}")
+    print(f"{redact(report.uri)}: {counted(report.rows, 'row')}, columns {', '.join(report.columns)}")

@@ -1,0 +1,225 @@
+"""Commands that look after a run's output: status, failures, compact, verify, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vidgen_dist.cli.messages import counted, print_error
+from vidgen_dist.errors import Refused, shortened
+
+if TYPE_CHECKING:
+    from vidgen_dist.runtime.care.verifying import Verification
+
+_SHOWN_FAILURES = 100
+_SHOWN_FINDINGS, _TOLD_FINDINGS = 20, 1000
+"""How many of each kind are shown, as text and as JSON."""
+
+
+def status(
+    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how far a run is and how it fares, from its output alone."""
+    from vidgen_dist.runtime.care.status import COUNTED, describe_run, read_status
+
+    found = read_status(output)
+    if as_json:
+        print(json.dumps(found))
+        return
+    run = found.pop("run")
+    found["counted"] = COUNTED[found["counted"]]
+    failures, pace, left = (found.pop(name) for name in ("failures", "videos_per_minute", "seconds_left"))
+    if pace is not None:
+        found["pace"] = f"{pace:.1f} videos/min"
+    if left is not None:
+        found["time left"] = str(timedelta(seconds=round(left)))
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        table.add_row(
+            name, "unknown" if value is None else f"{value:,}" if isinstance(value, int) else escape(value)
+        )
+        if name == "failed":
+            for error_class, count in failures.items():
+                table.add_row("", f"{count:,} {escape(error_class)}")
+    for name, value in describe_run(run) if run else ():
+        table.add_row(name, escape(value))
+    Console().print(table)
+
+
+def failures(
+    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    export: Annotated[
+        str | None, typer.Option(metavar="PARQUET", help="Write them to a file instead of printing.")
+    ] = None,
+) -> None:
+    """Say which rows were given up and not done since: id, error, attempts, when."""
+    import pyarrow.parquet as pq
+
+    from vidgen_dist.runtime.care.status import read_failures
+    from vidgen_dist.storage import open_export
+    from vidgen_dist.uris import redact
+
+    found = read_failures(output)
+    if export is not None:
+        place, name = open_export(export)
+        try:
+            with place.create(name) as file:
+                pq.write_table(found, file)
+        except OSError as error:
+            raise Refused(f"--export: {error}") from None
+        print(f"{redact(export)}: {counted(len(found), 'row')}")
+        return
+    if as_json:
+        print(json.dumps(found.to_pylist(), default=datetime.isoformat))
+        return
+    table = Table("id", "error", "message", "attempts", "when")
+    for row in found.slice(max(0, len(found) - _SHOWN_FAILURES)).to_pylist():
+        when = f"{row['finished_at']:%Y-%m-%d %H:%M:%S}Z"
+        texts = (row["id"], row["error_class"] or "", row["error_message"] or "", str(row["attempts"]), when)
+        table.add_row(*map(escape, texts))
+    Console().print(table)
+    if len(found) > _SHOWN_FAILURES:
+        print_error(f"the last {_SHOWN_FAILURES} of {len(found):,}; --json and --export have all")
+
+
+def compact(output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")]) -> None:
+    """Merge the many small parts of a ledger into few."""
+    from vidgen_dist.runtime.care.status import compact_ledger
+
+    done = compact_ledger(output)
+    parts = "1 part is" if done.before == 1 else f"{done.before:,} parts are"
+    print(f"{parts} now {done.after:,}; {done.entries:,} entries were moved")
+
+
+def verify(
+    output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every video: its SHA-256, and whether it decodes.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Have missing and torn videos rendered again by the next run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare the ledger with the videos in storage.
+
+    Exit status: 0 every video is there and whole, 1 some are missing or torn, 2 refused.
+    """
+    from rich.progress import Progress
+
+    from vidgen_dist.runtime.care.verifying import verify as compare
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        folders = bar.add_task("folders", total=None)
+        found = compare(
+            output,
+            deep=deep,
+            repair=repair,
+            limit=_TOLD_FINDINGS if as_json else _SHOWN_FINDINGS,
+            say=print_error,
+            progress=lambda done, total: bar.update(folders, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), "whole": found.whole}))
+    else:
+        _print_verification(found)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def _print_verification(found: Verification) -> None:
+    """Counts, what is wrong by name, and what to do about it."""
+    how = "read and decoded" if found.deep else "by size; --deep reads them"
+    notes = {
+        "videos": "that the ledger names",
+        "whole": how,
+        "missing": "",
+        "torn": "",
+        "orphaned": "of no entry: a run has yet to write it, or was killed; no harm",
+        "superseded": "frames of earlier renderings, which may be deleted",
+        "temporary": "being written, or left by a killed run",
+    }
+    table = Table(show_header=False, box=None)
+    for name, note in notes.items():
+        count = getattr(found, name)
+        if count or name in ("videos", "whole", "missing", "torn"):
+            table.add_row(name, f"{count:,}", note)
+    Console().print(table)
+    for finding in found.findings:
+        whose = "" if finding.id is None else f" (id {shortened(finding.id)!r})"
+        print(f"{finding.kind}: {finding.path}{whose}: {finding.message}")
+    if found.missing + found.torn + found.orphaned > len(found.findings):
+        print_error(f"the first {len(found.findings):,}; --json has up to {_TOLD_FINDINGS:,} of each kind")
+    if found.run is not None:
+        print_error(
+            f"{found.run} holds this output, or did when it was killed; "
+            "what it is writing at this moment may be among them"
+        )
+    if found.lost:
+        print(f"{found.lost:,} marked as lost: the next `vidgen render` renders them again")
+    elif not found.ok:
+        print_error("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
+
+
+def export(
+    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    destination: Annotated[str, typer.Argument(metavar="URI", help="An empty folder.")],
+    to: Annotated[str, typer.Option(metavar="hf|webdataset", help="A videofolder, or tar shards.")],
+    manifest: Annotated[str | None, typer.Option(help="Where the run's manifest is now.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Size of a tar shard, at most.")] = "1GB",
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a tar shard, at most.")] = 10_000,
+) -> None:
+    """Write the rows that are done, with their videos, as a data set; goes on where it was killed.
+
+    Exit status: 0 all of them are there, 1 videos were missing or torn and are left out, 2 refused.
+    """
+    from rich.progress import Progress
+
+    from vidgen_dist.runtime.care.exporting import export as write
+    from vidgen_dist.uris import redact
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        rows = bar.add_task("rows", total=None)
+        made = write(
+            output,
+            to,
+            destination,
+            manifest=manifest,
+            shard_size=shard_size,
+            shard_rows=shard_rows,
+            limit=_SHOWN_FINDINGS,
+            progress=lambda done, total: bar.update(rows, completed=done, total=total),
+        )
+    where = counted(made.files, "shard" if to == "webdataset" else "file")
+    print(
+        f"{redact(destination)}: {counted(made.videos, 'row')} in {where}, {made.kept:,} of them from before"
+    )
+    left_out = (
+        (made.failed, "failed"),
+        (made.stale, "rendered with other settings: the next `vidgen render` renders them again"),
+        (made.pending, "pending"),
+        (made.missing, "missing or torn"),
+    )
+    for count, why in left_out:
+        if count:
+            print(f"left out: {count:,} {why}")
+    if made.unsure:
+        print_error(
+            f"{made.unsure:,} may have been rendered with other settings than they are told to have; they "
+            f"could not be compared: {made.why_unsure}"
+        )
+    for left in made.left:
+        print_error(f"id {shortened(left.id)!r}: {left.message}")
+    if made.missing:
+        print_error("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
+    raise typer.Exit(1 if made.missing else 0)

@@ -1,0 +1,123 @@
+"""Commands about a run before and while it renders: render and plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vidgen_dist import printing
+from vidgen_dist.cli.flags import Flags, with_flags
+from vidgen_dist.cli.messages import print_error
+from vidgen_dist.errors import Refused
+from vidgen_dist.spec import COMMAND_LINE, RunSpec, spec_from_flags
+
+if TYPE_CHECKING:
+    from vidgen_dist.runtime.driver import RunResult
+
+INTERRUPTED = 130
+"""Exit status of a run that was interrupted before it started; `RunResult` has the others."""
+
+
+@with_flags("render")
+def render(
+    manifest: Annotated[str, typer.Argument(help="The manifest, or a run.yaml.")],
+    output: Annotated[str | None, typer.Argument(help="Folder for videos and ledger.")] = None,
+    *,
+    options: Flags,
+) -> None:
+    """Render a manifest, or go on with it: rows that are done are left out.
+
+    Exit status: 0 all rows done, 1 some failed, 2 refused before start, 130 interrupted.
+    """
+    given = dict(options)
+    if output is not None:
+        given = _with_argument(given, "output.uri", "OUTPUT", output)
+    if manifest.lower().endswith((".yaml", ".yml")):
+        from vidgen_dist.runtime.plan import load_spec
+
+        spec = load_spec(manifest).override(given)
+    else:
+        spec = _spec_without_file(_with_argument(given, "manifest.uri", "MANIFEST", manifest))
+    raise typer.Exit(run(spec).exit_status)
+
+
+def run(spec: RunSpec) -> RunResult:
+    """Render with a progress bar and print what became of it."""
+    from vidgen_dist.runtime.driver import render as render_spec
+
+    printing.never_wait()
+    console = Console(stderr=True)
+    try:
+        result = render_spec(spec, console)
+    except KeyboardInterrupt:
+        print_error("interrupted before anything was started")
+        raise typer.Exit(INTERRUPTED) from None
+    print_result(result, console)
+    return result
+
+
+@with_flags("plan")
+def plan(
+    run_file: Annotated[str | None, typer.Argument(metavar="[RUN.YAML]", help="A run; or --model.")] = None,
+    *,
+    options: Flags,
+    device_name: Annotated[str | None, typer.Option(help="910B, A3 or CPU.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Videos to render; by default many.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what fits and what is fastest, from the checkpoint's configs: no weights, no NPUs."""
+    from vidgen_dist.planner.planned_run import plan_splits
+    from vidgen_dist.planner.report import as_json as plan_as_json
+    from vidgen_dist.planner.report import summary, tables
+    from vidgen_dist.runtime.plan import check_sampling, load_spec
+
+    if run_file is not None:
+        spec = load_spec(run_file).override(options)
+    elif "model.id" in options:
+        spec = spec_from_flags({"manifest.uri": "none", "output.uri": "none", **options})
+    else:
+        raise Refused(f"{COMMAND_LINE}: nothing to plan: vidgen plan RUN.YAML, or vidgen plan --model MODEL")
+    check_sampling(spec)
+    planned = plan_splits(spec, device_name, rows)
+    if as_json:
+        print(json.dumps(plan_as_json(planned)))
+        return
+    console = Console()
+    for table in tables(planned):
+        console.print(table, "")
+    for line in summary(planned):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_result(result: RunResult, console: Console) -> None:
+    """What became of a run."""
+    if result.message:
+        console.print(result.message, markup=False, highlight=False, soft_wrap=True)
+    for name, value in result.lines():
+        # Paths are to be copied: no line breaks of ours in them.
+        console.print(f"{name:<8} {value}", markup=False, highlight=False, soft_wrap=True)
+    for failure in result.failures:
+        print_error(f"failed: {failure}")
+    if result.failed > len(result.failures):
+        print_error(f"and {result.failed - len(result.failures):,} more: see the ledger")
+
+
+def _with_argument(options: Mapping[str, Any], key: str, argument: str, value: str) -> dict[str, Any]:
+    if key in options:
+        raise Refused(f"{COMMAND_LINE}: {key} is given by {argument} and by --option; leave one of them out")
+    return {**options, key: value}
+
+
+def _spec_without_file(options: Mapping[str, Any]) -> RunSpec:
+    missing = [
+        flag for key, flag in (("output.uri", "OUTPUT"), ("model.id", "--model")) if key not in options
+    ]
+    if missing:
+        raise Refused(
+            f"{COMMAND_LINE}: {' and '.join(missing)} missing: vidgen render MANIFEST OUTPUT --model MODEL"
+        )
+    return spec_from_flags(options)
