@@ -24,10 +24,10 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from vidgen_dist import printing
 from vidgen_dist.cli.assignments import SAMPLING, is_key_of_spec, read_mapping, read_options
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.cluster import in_one_line
-from vidgen_dist.runtime.plan import check_sampling, load_spec, sampling_addresses
+from vidgen_dist.preflight.plan import check_sampling, load_spec, sampling_addresses
+from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.uris import is_relative
+from vidgen_dist.storage.uris import is_relative
 
 RUN_FILE = "run.yaml"
 KEY_VALUE = "KEY=VALUE"

@@ -54,8 +54,8 @@ def spec_of(*arguments: str) -> RunSpec:
 
 def loaded_with(model: ModelOptions) -> list[Any]:
     """What the autoencoder of a model that is loaded is told."""
+    from vidgen_dist import engine
     from vidgen_dist.families.common.autoencoder import VideoAutoencoder
-    from vidgen_dist.runtime import engine
 
     told: list[Any] = []
     VideoAutoencoder.configure = lambda _, options: told.append([options.sharpness, options.stickers])
@@ -65,8 +65,8 @@ def loaded_with(model: ModelOptions) -> list[Any]:
 
 def main(checkpoint: str, manifest: str, output: str) -> None:
     """Print it as JSON."""
-    from vidgen_dist.runtime.engine import ENGINE
-    from vidgen_dist.runtime.plan import load_spec, make_plan, write_run_file
+    from vidgen_dist.engine import ENGINE
+    from vidgen_dist.preflight.plan import load_spec, make_plan, write_run_file
     from vidgen_dist.spec.documentation import option_rows
 
     arguments = (manifest, output, "--model", checkpoint, "--device", "cpu")

@@ -149,10 +149,10 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
     Raises:
         Refused: The checkpoint cannot do the task.
     """
+    from vidgen_dist.engine import open_model
+    from vidgen_dist.output.resume import Resolving
+    from vidgen_dist.preflight.plan import identity_of, open_checked, sampling_defaults
     from vidgen_dist.processes import InPlace
-    from vidgen_dist.runtime.engine import open_model
-    from vidgen_dist.runtime.plan import identity_of, open_checked, sampling_defaults
-    from vidgen_dist.runtime.resume import Resolving
     from vidgen_dist.spec import spec_from_flags
 
     spec = spec_from_flags({**flags, "manifest.uri": str(manifest), "output.uri": "none"})
@@ -212,7 +212,7 @@ def vidgen(*arguments: object) -> Facts:
 
 def key_schemas() -> Facts:
     """The keys of run.yaml and status.json with their types and defaults, as JSON schemas."""
-    from vidgen_dist.runtime.observability.status_file import RunStatus
+    from vidgen_dist.output.status_file import RunStatus
     from vidgen_dist.spec import RunSpec
 
     schemas = {"run.yaml": RunSpec.model_json_schema(), "status.json": RunStatus.model_json_schema()}

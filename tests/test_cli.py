@@ -24,9 +24,9 @@ from tests.references import edit_json
 from vidgen_dist import cli
 from vidgen_dist.cli import rendering
 from vidgen_dist.manifest import LISTED
-from vidgen_dist.runtime import driver
+from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.spec import FaultsOptions, RunSpec
-from vidgen_dist.storage import read_bytes
+from vidgen_dist.storage.files import read_bytes
 
 REFERENCES = Path(__file__).parent / "references" / "cogvideox"
 

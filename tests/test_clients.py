@@ -13,14 +13,16 @@ import pytest
 import requests
 from fsspec.implementations.local import LocalFileSystem
 
-from vidgen_dist import faults, storage
 from vidgen_dist.cli import main
-from vidgen_dist.clients import place_of
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.media import MediaError, read_image
-from vidgen_dist.storage import open_storage, open_writable
+from vidgen_dist.storage import faults
+from vidgen_dist.storage.clients import place_of
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import open_input, read_bytes
+from vidgen_dist.storage.folder import open_storage, open_writable
+from vidgen_dist.storage.listing import expand
 
 
 class OwnError(Exception):
@@ -86,7 +88,7 @@ def test_what_cannot_be_opened_is_told_with_its_cause(uri: str, said: str) -> No
             call(uri)
         assert said in str(caught.value)
         assert "hunter2" not in str(caught.value)
-    for read in (storage.read_bytes, storage.open_input, storage.expand):
+    for read in (read_bytes, open_input, expand):
         with pytest.raises((StorageError, Refused)) as told:
             read(uri)
         assert said in str(told.value)
@@ -130,7 +132,7 @@ def test_a_connection_that_passes_is_tried_again(monkeypatch: pytest.MonkeyPatch
     waited: list[float] = []
     monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=waited.append))
     with pytest.raises(StorageError) as caught:
-        storage.read_bytes("silent://x/y")
+        read_bytes("silent://x/y")
     assert caught.value.transient
     assert len(waited) == faults.ATTEMPTS - 1
 
@@ -143,9 +145,9 @@ def test_what_requests_wraps_is_seen() -> None:
 
 def test_hosts_with_an_address_of_ipv6_are_no_chains() -> None:
     with pytest.raises(StorageError, match=r"cannot read http://\[::1\]:1/x: .*"):
-        storage.read_bytes("http://[::1]:1/x")
+        read_bytes("http://[::1]:1/x")
     with pytest.raises(Refused, match="chained"):
-        storage.read_bytes("simplecache::http://host/x")
+        read_bytes("simplecache::http://host/x")
 
 
 def test_settings_of_web_clients_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ import pytest
 
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import (
     Compaction,
     LedgerEntry,
@@ -26,7 +25,8 @@ from vidgen_dist.ledger import (
     compaction,
     read_ledger,
 )
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
 
 NOW = timedelta(seconds=-1)
 """As `min_age`: parts of this moment, too."""

@@ -21,6 +21,7 @@ from vidgen_dist.manifest import check, column_of, open_manifest, row_digest
 from vidgen_dist.manifest.columns import COLUMN_OF
 from vidgen_dist.manifest.table import columns_table
 from vidgen_dist.manifest_build import build
+from vidgen_dist.output.fingerprint import Counting, Identity
 from vidgen_dist.request import (
     FIELDS,
     Field,
@@ -30,7 +31,6 @@ from vidgen_dist.request import (
     sources_of,
     with_sources,
 )
-from vidgen_dist.runtime.fingerprint import Counting, Identity
 
 OF_FAMILY = {"motion": Field(Whole(1, 255), "how much moves"), "style": Field(Text(), "how it looks")}
 ALL = {**FIELDS, **OF_FAMILY}

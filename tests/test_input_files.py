@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidgen_dist import faults, input_files, media, storage
+from vidgen_dist import media
 from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.storage import open_input
+from vidgen_dist.storage import faults, input_files
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import fetch, open_input, read_bytes
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 
@@ -252,16 +253,16 @@ def test_faults_that_stay_are_named(fault: str, said: str, host: Host) -> None:
         assert file.read(10) == CONTENT[:10]
     setattr(host, fault, 1000)
     with pytest.raises(StorageError, match=f"^cannot read {host.url}"):
-        storage.read_bytes(uri)
+        read_bytes(uri)
 
 
 def test_whole_files_that_are_cut_are_asked_for_again(host: Host, tmp_path: Path) -> None:
     for tells_size in (True, False):
         host.tells_size = tells_size
         host.cut = host.busy = 1
-        assert storage.read_bytes(host.url) == CONTENT
+        assert read_bytes(host.url) == CONTENT
         host.cut = host.busy = 1
-        storage.fetch(host.url, tmp_path / "local")
+        fetch(host.url, tmp_path / "local")
         assert (tmp_path / "local").read_bytes() == CONTENT
 
 
@@ -336,7 +337,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 def test_a_proxy_of_the_environment_is_asked(proxy: Host) -> None:
     proxy.content = b"of the proxy"
     uri = "http://not-a-host.invalid/a"
-    assert storage.read_bytes(uri) == b"of the proxy"
+    assert read_bytes(uri) == b"of the proxy"
     with open_input(uri) as file:
         assert file.read() == b"of the proxy"
     assert {urlsplit(path).netloc for _, path, _ in proxy.asked} == {"not-a-host.invalid"}
@@ -346,7 +347,7 @@ def test_hosts_that_need_no_proxy_are_asked_themselves(
     proxy: Host, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert storage.read_bytes(host.url) == CONTENT
+    assert read_bytes(host.url) == CONTENT
     assert proxy.asked == []
 
 

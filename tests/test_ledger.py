@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from vidgen_dist import ledger, media
 from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, merging, read_ledger, summary, writing
 from vidgen_dist.ledger import attempts as attempts_module
 from vidgen_dist.ledger import state as state_module
 from vidgen_dist.ledger.entries import entry_rows
 from vidgen_dist.ledger.merging import Merge
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

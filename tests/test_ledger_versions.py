@@ -13,8 +13,8 @@ import pytest
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact, dead_letters, read_ledger
-from vidgen_dist.runtime.entries import latest_entries
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.output.ledger_entries import latest_entries
+from vidgen_dist.storage.folder import Storage, open_storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MEASURED = {

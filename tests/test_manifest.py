@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS
-from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest import (
     LISTED,
     PRIORITY,
@@ -43,7 +42,8 @@ from vidgen_dist.manifest import (
 )
 from vidgen_dist.manifest.columns import extra_type
 from vidgen_dist.request import FIELDS, RenderRequest, RequestError
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import open_storage
 
 LEAST = -(2**63)
 

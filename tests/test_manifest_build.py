@@ -18,7 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.manifest_build import build
 from vidgen_dist.request import RenderRequest
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.folder import open_storage
 
 
 def test_text_csv_and_json_lines_make_one_manifest(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-from vidgen_dist import media, storage
+from vidgen_dist import media
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.media import MediaError
-from vidgen_dist.runtime.contact_sheet import read_frames
-from vidgen_dist.storage import open_storage, safe_name
+from vidgen_dist.media.contact_sheet import read_frames
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import open_storage
+from vidgen_dist.storage.names import safe_name
 
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "png": "", "npy": ".npy"}
 
@@ -413,10 +414,10 @@ def test_a_storage_that_fails_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -
     def refuse(_: str) -> io.BytesIO:
         raise StorageError("s3://bucket/key: 503")
 
-    monkeypatch.setattr(storage, "open_input", refuse)
+    monkeypatch.setattr(media.reading, "open_input", refuse)
     with pytest.raises(StorageError, match="503"):
         media.read_image("s3://bucket/key")
-    monkeypatch.setattr(storage, "open_input", lambda _: Broken())
+    monkeypatch.setattr(media.reading, "open_input", lambda _: Broken())
     for read in (media.read_image, media.read_video, media.media_digest):
         with pytest.raises(StorageError, match=r"^cannot read s3://bucket/key: SlowDown$"):
             read("s3://bucket/key")

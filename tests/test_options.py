@@ -17,7 +17,7 @@ import pytest
 
 from tests import references
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.fingerprint import Identity
+from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.spec import ModelOptions, Option, Part, RunSpec, make_model
 from vidgen_dist.spec.documentation import option_rows
 from vidgen_dist.spec.option import declared_options

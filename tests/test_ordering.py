@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_manifest import write
-from vidgen_dist.faults import StorageError
 from vidgen_dist.manifest import Manifest, check, open_manifest, opening, ordered_rows, ordering
+from vidgen_dist.storage.faults import StorageError
 
 MODEL_DEFAULTS = {"height": 16, "width": 32, "guidance_scale": 6.0}
 RUN_DEFAULTS = {"width": 48}

@@ -17,13 +17,13 @@ from tests import references
 from tests.references import edit_json
 from vidgen_dist import schedulers
 from vidgen_dist.config import Config
+from vidgen_dist.engine import open_model
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families import FAMILIES, checkpoints, find_family
 from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.family import IndexConfig, TokenizerClass
 from vidgen_dist.families.loader import load_model
 from vidgen_dist.reference_keys import reference_keys
-from vidgen_dist.runtime.engine import open_model
 from vidgen_dist.spec import ModelOptions
 
 CONFIGS: dict[str, type[Config]] = {

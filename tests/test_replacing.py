@@ -14,13 +14,16 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.webhdfs import WebHdfs
-from vidgen_dist import faults, replacing, storage
-from vidgen_dist.clients import place_of
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
-from vidgen_dist.runtime.lease import FILE, acquire, read_holder
-from vidgen_dist.runtime.observability.status_file import FILE as STATUS
-from vidgen_dist.storage import Storage, open_storage, share
+from vidgen_dist.output.lease import FILE, acquire, read_holder
+from vidgen_dist.output.status_file import FILE as STATUS
+from vidgen_dist.storage import faults
+from vidgen_dist.storage import replacement as replacing
+from vidgen_dist.storage.clients import place_of
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import open_input
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.shared_files import share
 
 
 class _Fake(LocalFileSystem):
@@ -285,7 +288,7 @@ def test_a_writer_that_dies_half_way_leaves_a_whole_file(
     monkeypatch.setattr(kind, "_move", real)
     assert out.exists("run.yaml")
     assert out.read_bytes("run.yaml") in (b"old", b"new")
-    with storage.open_input(out.uri("run.yaml")) as file:
+    with open_input(out.uri("run.yaml")) as file:
         assert file.read() in (b"old", b"new")
     out.write_bytes("run.yaml", b"newer")
     assert out.read_bytes("run.yaml") == b"newer"
@@ -346,7 +349,7 @@ def test_an_object_store_that_keeps_what_was_there_is_refused(monkeypatch: pytes
 
 
 def test_a_data_node_that_fails_is_not_taken_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.faults.FIRST_DELAY", 0.0)
+    monkeypatch.setattr("vidgen_dist.storage.faults.FIRST_DELAY", 0.0)
     with WebHdfs() as server:
         out = open_storage(f"webhdfs://127.0.0.1:{server.server_port}/out")
         out.write_bytes("a", b"content")

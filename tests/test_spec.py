@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.plan import check_sampling
+from vidgen_dist.preflight.plan import check_sampling
 from vidgen_dist.spec import (
     AUTO,
     FaultsOptions,

@@ -23,18 +23,14 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgen_dist import clients, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
-from vidgen_dist.storage import (
-    Storage,
-    expand,
-    open_input,
-    open_storage,
-    open_writable_file,
-    safe_name,
-    would_find,
-)
+from vidgen_dist.storage import clients
+from vidgen_dist.storage import folder as storage_folder
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import fetch, open_input, read_bytes, size, stamp
+from vidgen_dist.storage.folder import Storage, open_storage, open_writable_file
+from vidgen_dist.storage.listing import expand, would_find
+from vidgen_dist.storage.names import is_temporary, safe_name
 
 
 class PlainFileSystem(LocalFileSystem):
@@ -86,7 +82,7 @@ def test_written_files_are_read_listed_and_deleted(root: str, tmp_path: Path) ->
     assert output.list("led") == []
     assert output.read_bytes("ledger/part-1.parquet") == b"once more"
     assert len(output.read_bytes("videos/a/clip.mp4")) == 4
-    assert storage.read_bytes(output.uri("ledger/deep/er.parquet")) == b"deep"
+    assert read_bytes(output.uri("ledger/deep/er.parquet")) == b"deep"
     with open_input(output.uri("ledger/part-1.parquet")) as file:
         file.seek(5)
         assert file.read() == b"more"
@@ -102,10 +98,16 @@ def test_sizes_and_what_lies_in_a_folder_itself(root: str) -> None:
     assert output.sizes("videos") == {}
     assert output.entries("videos") == ({}, [])
     half = f"videos/ab/.{'0' * 32}.tmp"
-    for path, size in (("videos/x", 3), ("videos/ab/y", 0), ("videos/ab/c/z", 5), (half, 2), ("other", 1)):
-        output.write_bytes(path, b"." * size)
+    for path, num_bytes in (
+        ("videos/x", 3),
+        ("videos/ab/y", 0),
+        ("videos/ab/c/z", 5),
+        (half, 2),
+        ("other", 1),
+    ):
+        output.write_bytes(path, b"." * num_bytes)
     assert output.sizes("videos") == {"videos/x": 3, "videos/ab/y": 0, "videos/ab/c/z": 5, half: 2}
-    assert [path for path in output.sizes() if storage.is_temporary(path)] == [half]
+    assert [path for path in output.sizes() if is_temporary(path)] == [half]
     assert output.entries("videos") == ({"videos/x": 3}, ["videos/ab"])
     assert output.entries() == ({"other": 1}, ["videos"])
 
@@ -117,10 +119,10 @@ def test_files_are_copied_from_anywhere(root: str, tmp_path: Path) -> None:
     output.copy_file(output.uri("a/b"), "c")
     output.write_bytes("c", b"anew")
     output.copy_file(output.uri("c"), "a/b")
-    assert storage.size(output.uri("a/b")) == 4
-    storage.fetch(output.uri("a/b"), tmp_path / "local")
+    assert size(output.uri("a/b")) == 4
+    fetch(output.uri("a/b"), tmp_path / "local")
     assert (tmp_path / "local").read_bytes() == b"anew"
-    for call in (storage.size, lambda uri: output.copy_file(uri, "d"), lambda uri: storage.fetch(uri, "d")):
+    for call in (size, lambda uri: output.copy_file(uri, "d"), lambda uri: fetch(uri, "d")):
         with pytest.raises(FileNotFoundError):
             call(output.uri("nothing"))
     assert sorted(output.sizes()) == ["a/b", "c"]
@@ -136,10 +138,10 @@ def test_a_listing_is_fresh_also_after_another_writer(root: str) -> None:
     assert output.list() == ["late"]
     assert output.exists("late")
     assert len(output.read_bytes("late")) == 4
-    before = storage.stamp(output.uri("late"))
+    before = stamp(output.uri("late"))
     fs.pipe_file(f"{path}/late", b"later")
     assert len(output.read_bytes("late")) == 5
-    assert storage.stamp(output.uri("late")) != before
+    assert stamp(output.uri("late")) != before
 
 
 def test_what_fails_half_way_leaves_nothing(root: str) -> None:
@@ -205,7 +207,7 @@ def test_files_folders_and_globs_expand(root: str) -> None:
     assert expand(root + "/**/*.parquet") == expand(root)
     assert expand(root + "/?.parquet") == expand(root + "/[ab].parquet") == expand(root + "/*.parquet")
     for uri in expand(root):
-        assert storage.read_bytes(uri) == b"x"
+        assert read_bytes(uri) == b"x"
     output.write_bytes("x[1].parquet", b"y")
     assert expand(output.uri("x[1].parquet")) == [output.uri("x[1].parquet")]
     output.write_bytes("_hidden/e.parquet", b"z")
@@ -396,7 +398,7 @@ def test_s3_file_beyond_one_put_is_sent_in_parts(
     s3_calls: tuple[Storage, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, calls = s3_calls
-    monkeypatch.setattr(storage, "_ONE_PUT_BYTES", 2**20)
+    monkeypatch.setattr(storage_folder, "_ONE_PUT_BYTES", 2**20)
     (tmp_path / "v.mp4").write_bytes(os.urandom(2**10) * (101 * 2**10))
     output.put_file(tmp_path / "v.mp4", "v.mp4")
     assert "put_object" not in calls
@@ -417,7 +419,7 @@ def test_s3_that_refuses_a_part_leaves_nothing(
         return await original(self, method, *args, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refusing)
-    monkeypatch.setattr(storage, "_ONE_PUT_BYTES", 2**20)
+    monkeypatch.setattr(storage_folder, "_ONE_PUT_BYTES", 2**20)
     (tmp_path / "v.mp4").write_bytes(bytes(101 * 2**20))
     for name in ("v.mp4", "new.mp4"):
         with pytest.raises(StorageError, match=f"cannot write s3://{s3_bucket}/out/{name}: Access Denied"):
@@ -519,7 +521,7 @@ def test_a_host_that_is_busy_is_not_told_as_a_missing_file() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_port}/a.png"
-        for call in (storage.read_bytes, open_input, expand):
+        for call in (read_bytes, open_input, expand):
             with pytest.raises(OSError, match="503"):
                 call(f"{uri}?sig=hunter2")
         server.shutdown()

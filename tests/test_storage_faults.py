@@ -21,11 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from s3fs.errors import translate_boto_error
 
-from vidgen_dist import faults, storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
-from vidgen_dist.storage import Storage, open_storage
-from vidgen_dist.uris import redact, redact_message
+from vidgen_dist.storage import faults
+from vidgen_dist.storage.faults import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
+from vidgen_dist.storage.files import open_input, read_bytes, stamp
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.listing import expand
+from vidgen_dist.storage.uris import redact, redact_message
 
 
 def s3_error(status: int, code: str = "SlowDown") -> BaseException:
@@ -58,9 +60,9 @@ OPERATIONS: dict[str, Callable[[Storage, Path], Any]] = {
     "exists": lambda out, _: out.exists("old"),
     "list": lambda out, _: out.list(),
     "delete": lambda out, _: out.delete("old"),
-    "open_input": lambda out, _: storage.open_input(out.uri("old")).read(),
-    "expand": lambda out, _: storage.expand(out.uri()),
-    "stamp": lambda out, _: storage.stamp(out.uri("old")),
+    "open_input": lambda out, _: open_input(out.uri("old")).read(),
+    "expand": lambda out, _: expand(out.uri()),
+    "stamp": lambda out, _: stamp(out.uri("old")),
 }
 
 
@@ -185,9 +187,9 @@ def host() -> Iterator[Host]:
 
 
 READ: dict[str, Callable[[str], Any]] = {
-    "read_bytes": storage.read_bytes,
-    "open_input": storage.open_input,
-    "expand": storage.expand,
+    "read_bytes": read_bytes,
+    "open_input": open_input,
+    "expand": expand,
 }
 
 
@@ -270,7 +272,7 @@ def test_faults_that_pass(
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", refuse)
     with pytest.raises(StorageError) as caught:
-        storage.read_bytes("memory://folder/file")
+        read_bytes("memory://folder/file")
     assert caught.value.transient == passes
     assert len(waits) == (ATTEMPTS - 1 if passes else 0)
 
@@ -284,7 +286,7 @@ def test_errors_that_are_each_others_cause_end(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", refuse)
     with pytest.raises(StorageError):
-        storage.read_bytes("memory://folder/file")
+        read_bytes("memory://folder/file")
 
 
 # --- what no message holds ---------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def test_storages_that_take_nothing_more(
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", refuse)
     with pytest.raises(StorageError) as caught:
-        storage.open_storage("memory://folder").write_bytes("file", b"")
+        open_storage("memory://folder").write_bytes("file", b"")
     assert faults.takes_nothing(caught.value) == (number is not None)
     assert faults.is_full(caught.value) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert number in (None, caught.value.errno)

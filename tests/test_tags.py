@@ -15,8 +15,8 @@ from PIL import Image, ImageSequence
 
 from vidgen_dist import media
 from vidgen_dist.media import read_tags
+from vidgen_dist.media.contact_sheet import read_frames
 from vidgen_dist.provenance import provenance_tags
-from vidgen_dist.runtime.contact_sheet import read_frames
 
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "png": "", "npy": ".npy"}
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.uris import (
+from vidgen_dist.storage.uris import (
     absolute,
     has_password,
     is_local,

@@ -37,8 +37,9 @@ from vidgen_dist.manifest import (
     with_paths_beside,
 )
 from vidgen_dist.request import FIELDS, Field, RequestError
-from vidgen_dist.storage import open_input, open_writable_file
-from vidgen_dist.uris import redact, split
+from vidgen_dist.storage.files import open_input
+from vidgen_dist.storage.folder import open_writable_file
+from vidgen_dist.storage.uris import redact, split
 
 _GROUP_ROWS = 4096
 _GROUP_CHARACTERS = 16 * 2**20

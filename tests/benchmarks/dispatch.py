@@ -31,17 +31,19 @@ import ray
 
 from tests.runtime.simulation import Habits, Simulation, rows
 from vidgen_dist.media import EncodedVideo
+from vidgen_dist.output.fingerprint import Identity
+from vidgen_dist.output.ledger_entries import done_entry
+from vidgen_dist.output.pending_row import Row
 from vidgen_dist.quality import Quality
-from vidgen_dist.runtime.cluster import connected
-from vidgen_dist.runtime.crew import Crew
-from vidgen_dist.runtime.entries import done_entry
-from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.runtime.gang import Hiring, WorkerActor
+from vidgen_dist.runtime.connection import connected
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.job import Event, Job, Row
+from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.scheduling.gang import Hiring, WorkerActor
+from vidgen_dist.runtime.scheduling.supervisor import Crew
 from vidgen_dist.runtime.watchdog import LIMITS
-from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, TopologyOptions
+from vidgen_dist.storage.folder import open_storage
 
 ROWS_PER_SECOND = 2_000
 """What dispatch must reach."""
@@ -128,7 +130,7 @@ class Instant(WorkerActor):
         Worker.__init__(self, job, name)
 
     def _render_rows(self, _cores: Sequence[int] | None, _host: str | None) -> None:
-        output = Path(self._job.output.uri)
+        output = Path(self._job.output.root)
         (output / f"{os.getpid()}.here").touch()
         while not (output / "go").exists():
             time.sleep(0.05)
@@ -138,7 +140,7 @@ class Instant(WorkerActor):
             self._say(Event("rendered", row.id))
             seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0, "write": 0.0}
             entry = done_entry(
-                self._job,
+                self._job.model,
                 "worker",
                 row,
                 "0" * 32,
@@ -172,7 +174,15 @@ def over_ray(gangs: int, count: int, shard_size: int) -> Pace:
     """The crew and Ray."""
     with tempfile.TemporaryDirectory() as output, connected(TopologyOptions()):
         identity = Identity(model="m", task="t", dtype="float32", format="npy", crf=None)
-        job = Job("none", ModelOptions(id="m"), "cpu", OutputOptions(uri=output), identity, pa.schema([]))
+        job = Job(
+            "none",
+            ModelOptions(id="m"),
+            "cpu",
+            open_storage(output),
+            OutputOptions(uri=output),
+            identity,
+            pa.schema([]),
+        )
         hiring = InstantHiring(job, gangs)
         go = Path(output) / "go"
         done: list[Event] = []

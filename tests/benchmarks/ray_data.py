@@ -38,9 +38,11 @@ import pyarrow.parquet as pq
 
 from tests.processes import descendants
 from tests.runtime import fake_engine
-from vidgen_dist import media, storage
+from vidgen_dist import media
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.spec import ModelOptions
+from vidgen_dist.storage.folder import open_storage
+from vidgen_dist.storage.names import safe_name
 
 PATIENCE = 900.0
 CHANGED = 5
@@ -140,7 +142,7 @@ class _Render:
 
     def __init__(self, output: str) -> None:
         self._pipeline = fake_engine.load(ModelOptions(id="fake"), "cpu", None, None)
-        self._output = storage.open_storage(output)
+        self._output = open_storage(output)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         uris = []
@@ -151,7 +153,7 @@ class _Render:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "video.mp4"
                 video = media.write_video(frames, path, format="mp4", fps=8.0, crf=18)
-                uris.append(media.commit_video(self._output, video, storage.safe_name(row["id"])))
+                uris.append(media.commit_video(self._output, video, safe_name(row["id"])))
         return {"id": batch["id"], "uri": uris}
 
 
@@ -249,7 +251,7 @@ def renderings(job: Job, *, since: int = 0) -> Counter[int]:
 def videos(job: Job) -> set[int]:
     """Numbers of the rows whose video is there."""
     stems = {path.stem for path in (job.output / "videos").rglob("*.mp4")}
-    return {number for number in range(job.rows + CHANGED) if storage.safe_name(_row_id(number)) in stems}
+    return {number for number in range(job.rows + CHANGED) if safe_name(_row_id(number)) in stems}
 
 
 def _row_id(number: int) -> str:

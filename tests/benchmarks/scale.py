@@ -32,12 +32,12 @@ from rich.console import Console
 
 from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
 from vidgen_dist.ledger import SCHEMA
+from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest, ordered_rows
+from vidgen_dist.output.resume import Resolving
+from vidgen_dist.preflight.plan import make_plan, write_run_file
 from vidgen_dist.processes import InPlace
-from vidgen_dist.runtime.care.status import read_status
-from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.plan import make_plan, write_run_file
-from vidgen_dist.runtime.resume import Resolving
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 ROW_GROUP = 100_000

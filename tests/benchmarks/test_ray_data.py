@@ -11,7 +11,7 @@ import pytest
 
 from tests.benchmarks import ray_data
 from tests.processes import Usage
-from vidgen_dist.storage import safe_name
+from vidgen_dist.storage.names import safe_name
 
 SPEND = """
 import time

@@ -12,9 +12,8 @@ from typer.main import get_command
 from docs.generate import ROOT
 from tests.docs.pages import PAGES, anchors, commands, fenced, links, read
 from vidgen_dist import cli
+from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
 from vidgen_dist.quality import FLAGS
-from vidgen_dist.runtime.observability.status_file import GangStatus, RunStatus
-from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
 from vidgen_dist.spec import make_spec
 
 ALL_PAGES = [*PAGES, "CONTRIBUTING.md"]

@@ -12,9 +12,9 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.families.common.rendering import Rendering, ResumeState
+from vidgen_dist.output.resume_states import pack, unpack
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.runtime.scratch import pack, unpack
 
 STEPS = 3
 FINGERPRINT = "f" * 64

@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import references
-from vidgen_dist import Refused, families, load_pipeline
+from vidgen_dist import Refused, engine, families, load_pipeline
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.planner.planned_run import plan_splits
-from vidgen_dist.runtime import engine
-from vidgen_dist.runtime.plan import make_plan
+from vidgen_dist.preflight.plan import make_plan
 from vidgen_dist.spec import spec_from_flags
 from vidgen_dist.weights.checkpoint import open_checkpoint
 

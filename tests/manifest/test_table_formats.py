@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.folder import Storage, open_storage
 
 _LAKE_FILE = f"ducklake-{uuid.UUID(int=7)}.parquet"
 

@@ -21,8 +21,8 @@ from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.manifest.columns import extra_type
 from vidgen_dist.manifest.types import plain_array, plain_type
-from vidgen_dist.runtime.plan import check_manifest
-from vidgen_dist.storage import open_storage
+from vidgen_dist.preflight.plan import check_manifest
+from vidgen_dist.storage.folder import open_storage
 
 
 class Pair(pa.ExtensionType):

@@ -30,8 +30,8 @@ from tests.media.odd_images import (
 )
 from vidgen_dist import media
 from vidgen_dist.families.common.rendering import to_pixels
-from vidgen_dist.faults import StorageError
 from vidgen_dist.media import MediaError
+from vidgen_dist.storage.faults import StorageError
 
 # Pillow's own, which `media.ignore_warnings` turns off where manifests are read.
 pytestmark = [

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidgen_dist.runtime import retry
 from vidgen_dist.spec import RunSpec, spec_from_flags
+from vidgen_dist.storage import retries as retry
 
 FAKE_ENGINE = "tests.runtime.fake_engine"
 

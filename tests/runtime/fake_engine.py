@@ -43,6 +43,7 @@ from typing import Any
 import numpy as np
 
 from vidgen_dist import media
+from vidgen_dist.engine import OpenedModel
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import (
     NumericalError,
@@ -59,7 +60,6 @@ from vidgen_dist.parallel.collectives import Traffic
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.links import Links, Listener
 from vidgen_dist.request import ResolvedRequest
-from vidgen_dist.runtime.engine import OpenedModel
 from vidgen_dist.spec import ModelOptions, RunSpec, parse_bytes
 
 STEP_SECONDS = 0.05

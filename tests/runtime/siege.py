@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from tests.processes import descendants
 from vidgen_dist.ledger import PART_TIME
 from vidgen_dist.media import read_video
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.folder import Storage
 
 SEED = 20260514
 KILLS = 12
@@ -36,7 +36,11 @@ SLEEP_SECONDS = 0.1
 
 PATIENCE = 180.0
 
-QUICK = {"books.WAIT_SECONDS": 2.0, "books.PATIENCE_SECONDS": 2.0, "books.TICK_SECONDS": 0.1}
+QUICK = {
+    "output.ledger_committer.WAIT_SECONDS": 2.0,
+    "output.ledger_committer.PATIENCE_SECONDS": 2.0,
+    "output.ledger_committer.TICK_SECONDS": 0.1,
+}
 
 MakeManifest = Callable[..., str]
 

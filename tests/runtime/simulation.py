@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tests.runtime.fake_engine import resolved
-from vidgen_dist.runtime.crew import Crew
-from vidgen_dist.runtime.gang import Answer, Gang, Lost, Member, Place
+from vidgen_dist.output.pending_row import Row
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.job import Event, Report, Row
+from vidgen_dist.runtime.messages import Event, Report
+from vidgen_dist.runtime.scheduling.gang import Answer, Gang, Lost, Member, Place
+from vidgen_dist.runtime.scheduling.supervisor import Crew
 from vidgen_dist.runtime.watchdog import LIMITS
 from vidgen_dist.spec import TopologyOptions
 

@@ -29,22 +29,25 @@ from tests.runtime.test_worker import Heard
 from tests.s3_traffic import Traffic
 from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import ResumeState
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
+from vidgen_dist.maintenance.verification import verify
+from vidgen_dist.output import lease
+from vidgen_dist.output import recovery as adoption
+from vidgen_dist.output.fingerprint import Identity
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.recovery import Stored, find_stored, most_left, seek
+from vidgen_dist.output.resume_states import Saved, Scratch
+from vidgen_dist.preflight.plan import Plan
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.request import FIELDS
-from vidgen_dist.runtime import adoption, lease
-from vidgen_dist.runtime.adoption import Stored, find_stored, most_left, seek
-from vidgen_dist.runtime.care.verifying import verify
-from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.runtime.job import Event, Job, Row
-from vidgen_dist.runtime.observability.notes import Note, ignore
-from vidgen_dist.runtime.plan import Plan
-from vidgen_dist.runtime.scratch import Saved, Scratch
-from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.runtime.driver.render import render
+from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec, TopologyOptions
-from vidgen_dist.storage import Storage, open_storage, safe_name
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.names import safe_name
+from vidgen_dist.worker_events import Note, ignore
 
 _SLOPE = np.add.outer(np.arange(16), np.arange(24)) * 5 + np.arange(3)[:, None, None] * 10
 FRAMES = np.repeat(_SLOPE[..., None], 3, axis=-1).astype(np.uint8)
@@ -66,6 +69,7 @@ def job(root: str, format: str, **output: Any) -> Job:
         FAKE_ENGINE,
         ModelOptions(id="fake"),
         "cpu",
+        open_storage(root),
         OutputOptions(uri=root, format=format, **output),
         identity,
         pa.schema([]),
@@ -85,7 +89,7 @@ def store(
     fingerprint: str = FINGERPRINT,
 ) -> media.EncodedVideo:
     """Store a video as a worker does, under the name of `row()`."""
-    format = job.output.format
+    format = job.output_options.format
     video = media.write_video(
         frames,
         folder / ("video" if format == "png" else f"video.{format}"),
@@ -94,12 +98,14 @@ def store(
         crf=18,
         tags=provenance_tags(id=tagged, model="fake", revision=None, seed=7, fingerprint=fingerprint),
     )
-    media.commit_video(open_storage(job.output.uri), video, safe_name(ODD_ID))
+    media.commit_video(job.output, video, safe_name(ODD_ID))
     return video
 
 
 def look(job: Job, wanted: Row | None = None) -> Stored | None:
-    return find_stored(job, wanted or row(), FINGERPRINT, threading.Event(), ignore)
+    return find_stored(
+        job.output, job.output_options, wanted or row(), FINGERPRINT, threading.Event(), ignore
+    )
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "png"])
@@ -268,10 +274,10 @@ def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "mp4", checkpoint_every=1)
     rendered, _ = worked(there, row())
     # As a worker leaves it that dies between the two.
-    Scratch(there.output.uri, ignore).keep(Saved(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
-    assert open_storage(there.output.uri).list("scratch")
+    Scratch(there.output, ignore).keep(Saved(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
+    assert open_storage(there.output.root).list("scratch")
     adopted, notes = worked(there, row())
-    assert not open_storage(there.output.uri).list("scratch")
+    assert not open_storage(there.output.root).list("scratch")
     assert [event.kind for event in adopted] == [event.kind for event in rendered]
     assert (rendered[-1].adopted, adopted[-1].adopted) == (False, True)
     whats = [note.what for note in notes]
@@ -354,9 +360,12 @@ def test_what_a_killed_driver_had_not_entered_is_adopted(
     manifest = make_manifest(*({"id": i, "prompt": f"stamp:{marks}/{i} sleep:0.1"} for i in ids))
     flags = [manifest, root, "--model", "fake", "--device", "cpu", "--replicas", "1"]
     flags += ["--address", ray.get_runtime_context().gcs_address]
-    constants = {"books.FEW_ENTRIES": 10**6, "books.PATIENCE_SECONDS": 3600.0}
+    constants = {
+        "output.ledger_committer.FEW_ENTRIES": 10**6,
+        "output.ledger_committer.PATIENCE_SECONDS": 3600.0,
+    }
     for name, value in QUICK.items():
-        constants[f"lease.{name}"] = value
+        constants[f"output.lease.{name}"] = value
         monkeypatch.setattr(lease, name, value)
     driver = subprocess.Popen(
         [sys.executable, "-m", "tests.runtime.vidgen_with_fake_engine", "render", *flags],

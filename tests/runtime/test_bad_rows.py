@@ -23,16 +23,17 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, part_names
-from vidgen_dist.runtime import bad_rows, books, driver
-from vidgen_dist.runtime.bad_rows import enter_bad_rows
-from vidgen_dist.runtime.care.exporting import export
-from vidgen_dist.runtime.care.status import read_failures, read_status
-from vidgen_dist.runtime.driver import RunResult, render
+from vidgen_dist.maintenance.export import export
+from vidgen_dist.maintenance.status import read_failures, read_status
+from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.output.lease import acquire
+from vidgen_dist.preflight.plan import Plan, load_spec, make_plan, write_run_file
+from vidgen_dist.runtime.driver import render as driver
+from vidgen_dist.runtime.driver.bad_rows import enter_bad_rows
+from vidgen_dist.runtime.driver.render import RunResult, bad_rows, render
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.lease import acquire
-from vidgen_dist.runtime.plan import Plan, load_spec, make_plan, write_run_file
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.folder import open_storage
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -351,7 +352,11 @@ def test_a_killed_driver_loses_no_place_among_many(make_spec: MakeSpec, tmp_path
     manifest, output = many(tmp_path, count), tmp_path / "out"
     flags = ["render", manifest, str(output), "--model", "fake", "--device", "cpu", "--format", "npy"]
     flags += ["--bad-rows", "fail", "--max-failures", "9"]
-    quick = {"books.TICK_SECONDS": 0.01, "bad_rows.MOST_WAITING": 1000, "lease.ORPHAN_SECONDS": 0.1}
+    quick = {
+        "output.ledger_committer.TICK_SECONDS": 0.01,
+        "runtime.driver.bad_rows.MOST_WAITING": 1000,
+        "output.lease.ORPHAN_SECONDS": 0.1,
+    }
     settings = os.environ | {"VIDGEN_TEST_CONSTANTS": json.dumps(quick)}
     command = [sys.executable, "-m", "tests.runtime.vidgen_with_fake_engine", *flags]
     with subprocess.Popen(command, env=settings, stderr=subprocess.PIPE) as victim:

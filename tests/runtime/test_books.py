@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from tests.runtime.conftest import entries
 from tests.runtime.test_entries import JOB
 from tests.runtime.test_lease import wait_until, write_holder
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
-from vidgen_dist.runtime import books as bookkeeping
-from vidgen_dist.runtime.books import FEW_ENTRIES, Books, open_books
-from vidgen_dist.runtime.lease import FRESH_INTERVALS, Lease, acquire
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.output import ledger_committer as bookkeeping
+from vidgen_dist.output.lease import FRESH_INTERVALS, Lease, acquire
+from vidgen_dist.output.ledger_committer import FEW_ENTRIES, Books, open_books
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
 
 
 def entry(row_id: str, status: str = "done", **given: Any) -> LedgerEntry:

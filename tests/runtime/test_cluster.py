@@ -19,8 +19,15 @@ import ray
 from ray._private.utils import check_version_info
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime import cluster
-from vidgen_dist.runtime.cluster import RayFault, alive_nodes, choose_device, connected, cores_of, cpu_share
+from vidgen_dist.runtime import connection as cluster
+from vidgen_dist.runtime.connection import (
+    RayFault,
+    alive_nodes,
+    choose_device,
+    connected,
+    cores_of,
+    cpu_share,
+)
 from vidgen_dist.spec import TopologyOptions
 
 ROOT = Path(__file__).parents[2]

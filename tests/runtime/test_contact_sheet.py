@@ -10,8 +10,8 @@ import pytest
 
 from tests.test_media import smooth
 from vidgen_dist import media
-from vidgen_dist.runtime.contact_sheet import contact_sheet, read_frames, write_contact_sheet
-from vidgen_dist.storage import open_storage
+from vidgen_dist.media.contact_sheet import contact_sheet, read_frames, write_contact_sheet
+from vidgen_dist.storage.folder import open_storage
 
 
 def test_contact_sheet_shows_first_to_last() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.runtime.simulation import NEVER, Actor, Habits, Simulation
-from vidgen_dist.runtime import crew
-from vidgen_dist.runtime.crew import MAX_DEATHS, MAX_KILLED, MAX_KILLED_FIRST, Stopped
+from vidgen_dist.runtime.scheduling import supervisor as crew
+from vidgen_dist.runtime.scheduling.supervisor import MAX_DEATHS, MAX_KILLED, MAX_KILLED_FIRST, Stopped
 
 
 def spread(seed: int, count: int, *, slow: int = 0) -> Callable[[str, int], float]:

@@ -20,11 +20,12 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
-from vidgen_dist.runtime import books, crew
-from vidgen_dist.runtime.care.status import read_failures, read_status
-from vidgen_dist.runtime.cluster import in_one_line
-from vidgen_dist.runtime.driver import RunResult, render
-from vidgen_dist.runtime.plan import make_plan
+from vidgen_dist.maintenance.status import read_failures, read_status
+from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.preflight.plan import make_plan
+from vidgen_dist.runtime.connection import in_one_line
+from vidgen_dist.runtime.driver.render import RunResult, render
+from vidgen_dist.runtime.scheduling import supervisor as crew
 from vidgen_dist.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -364,7 +365,7 @@ def test_nothing_to_do_starts_no_ray(
     def never(*_: Any) -> None:
         raise AssertionError("Ray was wanted")
 
-    monkeypatch.setattr("vidgen_dist.runtime.driver.connected", never)
+    monkeypatch.setattr("vidgen_dist.runtime.driver.render.connected", never)
     result = run(spec)
     assert counts(result) == (1, 0, 0, 0)
     assert "nothing to render" in result.message

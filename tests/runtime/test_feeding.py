@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.runtime.simulation import rows
-from vidgen_dist.runtime.feeding import Feed, Hand, Task, to_ask_back
+from vidgen_dist.runtime.scheduling.row_queue import Feed, Hand, Task, to_ask_back
 
 
 def feed(count: int, *, shard_size: int = 4, replicas: int = 2) -> Feed:

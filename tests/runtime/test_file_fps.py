@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests import references
+from vidgen_dist import engine
+from vidgen_dist.engine import ENGINE
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime import engine
-from vidgen_dist.runtime.engine import ENGINE
-from vidgen_dist.runtime.plan import Plan, make_plan
+from vidgen_dist.preflight.plan import Plan, make_plan
 from vidgen_dist.spec import RunSpec
 
 CASE = references.case("small", "stable_video_diffusion")

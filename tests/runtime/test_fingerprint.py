@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from vidgen_dist.families import OUR_FIELDS
+from vidgen_dist.output.fingerprint import Counting, Identity, row_seed
 from vidgen_dist.request import MAX_SEED, RenderRequest, sources_of
-from vidgen_dist.runtime.fingerprint import Counting, Identity, row_seed
 
 IDENTITY = Identity(
     model="m", task="text-to-video", dtype="float32", format="mp4", crf=18, counting=Counting(OUR_FIELDS)

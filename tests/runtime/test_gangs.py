@@ -21,13 +21,14 @@ from rich.console import Console
 
 from tests import references
 from tests.runtime.conftest import FAKE_ENGINE, NPUS, entries, signs_in
+from vidgen_dist import engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
-from vidgen_dist.runtime import crew, engine
-from vidgen_dist.runtime.driver import RunResult, render
-from vidgen_dist.runtime.feeding import Feed, Task
-from vidgen_dist.runtime.observability import progress
-from vidgen_dist.runtime.plan import make_plan
+from vidgen_dist.observability import progress
+from vidgen_dist.preflight.plan import make_plan
+from vidgen_dist.runtime.driver.render import RunResult, render
+from vidgen_dist.runtime.scheduling import supervisor as crew
+from vidgen_dist.runtime.scheduling.row_queue import Feed, Task
 from vidgen_dist.spec import RunSpec
 
 PATIENCE = 60.0

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import ray
 
+from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.runtime import gang as gangs
-from vidgen_dist.runtime.cluster import Node, in_one_line
-from vidgen_dist.runtime.crew import Loss
-from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place, pack_strategy
-from vidgen_dist.runtime.job import Job
+from vidgen_dist.runtime.connection import Node, in_one_line
+from vidgen_dist.runtime.messages import Job
+from vidgen_dist.runtime.scheduling import gang as gangs
+from vidgen_dist.runtime.scheduling.gang import Gang, Hiring, Member, Place, pack_strategy
+from vidgen_dist.runtime.scheduling.supervisor import Loss
 from vidgen_dist.spec import ModelOptions, OutputOptions
+from vidgen_dist.storage.folder import Storage
 
 
 class Actor:
@@ -40,7 +41,14 @@ def hiring(monkeypatch: pytest.MonkeyPatch, device: str, size: int, replicas: in
     monkeypatch.setattr(gangs, "alive_nodes", lambda: [Node(cpus=8, npus=8)])
     identity = Identity(model="m", task="t", dtype="float32", format="npy", crf=None)
     job = Job(
-        "engine", ModelOptions(id="m"), device, OutputOptions(uri="o"), identity, None, Degrees(ulysses=size)
+        "engine",
+        ModelOptions(id="m"),
+        device,
+        Storage("o"),
+        OutputOptions(uri="o"),
+        identity,
+        None,
+        Degrees(ulysses=size),
     )
     return Hiring(job, replicas)
 

@@ -22,7 +22,7 @@ from tests.runtime.siege import (
     flags_of,
     manifest_of,
 )
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.folder import open_storage
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -34,7 +34,7 @@ def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tm
     flags = [*flags_of(manifest, output), "--address", ray.get_runtime_context().gcs_address]
     chance = random.Random(SEED)
     # Ray was seen to end such workers within 0.1 s.
-    settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "lease.ORPHAN_SECONDS": 1.0})}
+    settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "output.lease.ORPHAN_SECONDS": 1.0})}
     siege = Siege(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
     kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 3)
     with Watch(tmp_path / "out" / "videos") as watch:

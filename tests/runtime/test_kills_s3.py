@@ -22,7 +22,7 @@ from tests.runtime.siege import (
     manifest_of,
 )
 from tests.s3_traffic import HANG_SECONDS, Traffic
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.folder import open_storage
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -35,7 +35,7 @@ def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
     manifest, ids = manifest_of(make_manifest, marks)
     chance = random.Random(SEED)
     settings = {
-        "VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "lease.INTERVAL_SECONDS": 0.5}),
+        "VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "output.lease.INTERVAL_SECONDS": 0.5}),
         "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 1.5}}),
     }
     s3_traffic.share = 0.1

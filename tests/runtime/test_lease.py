@@ -24,16 +24,18 @@ from moto.s3.responses import S3Response
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
-from vidgen_dist import storage
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import read_ledger
-from vidgen_dist.runtime import books
-from vidgen_dist.runtime import lease as leases
-from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
+from vidgen_dist.output import lease as leases
+from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.output.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage import shared_files
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.locks import _is_still, lock
+from vidgen_dist.storage.shared_files import SharedFile, _write_if, share
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -192,7 +194,7 @@ def test_storage_that_is_away_for_long_does_not_end_the_holder(
 
     with take(output, "first") as lease:
         with monkeypatch.context() as patch:
-            patch.setattr(storage.SharedFile, "write", refuse)
+            patch.setattr(SharedFile, "write", refuse)
             for _ in range(2 * leases.STALE_INTERVALS):
                 assert tried.acquire(timeout=PATIENCE)
         beats = holder_of(output).beats
@@ -203,13 +205,13 @@ def test_storage_that_is_away_for_long_does_not_end_the_holder(
 def test_an_answer_that_is_lost_is_no_loss(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write was done, its repetition is refused."""
     output = open_storage(f"s3://{s3_bucket}/out")
-    write = storage._write_if
+    write = _write_if
 
     def write_twice(uri: str, content: bytes, condition: dict[str, str]) -> str:
         write(uri, content, condition)
         return write(uri, content, condition)
 
-    monkeypatch.setattr(storage, "_write_if", write_twice)
+    monkeypatch.setattr(shared_files, "_write_if", write_twice)
     with take(output, "first") as lease:
         wait_until(lambda: holder_of(output).beats >= 4)
         assert lease.lost is None
@@ -289,8 +291,8 @@ def test_the_lease_names_no_machine_and_no_user(output: Storage) -> None:
 
 HOLD = """
 import sys, time
-from vidgen_dist.runtime.lease import acquire
-from vidgen_dist.storage import open_storage
+from vidgen_dist.output.lease import acquire
+from vidgen_dist.storage.folder import open_storage
 lease = acquire(open_storage(sys.argv[1]), sys.argv[2], say=print, interval=float(sys.argv[3]))
 print("held", flush=True)
 while lease.lost is None:
@@ -368,15 +370,15 @@ def test_a_run_that_was_suspended_for_too_long_stops(s3_bucket: str, hold: Hold)
 def test_a_lock_file_that_its_holder_removes_is_no_second_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     for _ in range(200):
-        first = storage.lock(path)
+        first = lock(path)
         assert first is not None
         with pytest.raises(BlockingIOError):
-            storage.lock(path)
+            lock(path)
         opened = os.open(path, os.O_RDWR)
         first.release()
-        second = storage.lock(path)
+        second = lock(path)
         assert second is not None
-        assert not storage._is_still(path, opened)
+        assert not _is_still(path, opened)
         os.close(opened)
         second.release()
 
@@ -456,18 +458,18 @@ def test_what_another_run_did_while_this_one_planned_is_not_done_again(
     take_lease = leases.acquire
 
     def acquire_late(*args: object, **kwargs: object) -> Lease:
-        monkeypatch.setattr("vidgen_dist.runtime.driver.acquire", take_lease)
+        monkeypatch.setattr("vidgen_dist.runtime.driver.render.acquire", take_lease)
         assert render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE).done == 2
         return take_lease(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vidgen_dist.runtime.driver.acquire", acquire_late)
+    monkeypatch.setattr("vidgen_dist.runtime.driver.render.acquire", acquire_late)
     result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
     assert (result.done_before, result.done) == (2, 0)
 
 
 def test_moto_refuses_what_the_lease_relies_on(s3_bucket: str, s3_endpoint: str) -> None:
     """A service without conditional writes would make the tests on S3 say nothing."""
-    assert storage.share(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
+    assert share(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
     assert boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket=s3_bucket)["KeyCount"] == 0
 
 
@@ -481,8 +483,8 @@ def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyP
         real(path, mode).close()
         return real("/dev/full", "wb")
 
-    file = storage.share(open_storage(str(tmp_path)), FILE)
-    monkeypatch.setattr(storage, "open", opened, raising=False)
+    file = share(open_storage(str(tmp_path)), FILE)
+    monkeypatch.setattr(shared_files, "open", opened, raising=False)
     with pytest.raises(OSError, match="No space left on device"):
         file.write(b"held", None)
     assert list(tmp_path.iterdir()) == []

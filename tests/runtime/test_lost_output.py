@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.test_ctrl_c import PATIENCE, flags_to_attach, ledger
-from vidgen_dist.runtime.cluster import _signals_kept
+from vidgen_dist.runtime.connection import _signals_kept
 
 MakeManifest = Callable[..., str]
 

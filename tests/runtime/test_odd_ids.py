@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
-from vidgen_dist.runtime.driver import render
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import open_storage, read_bytes
+from vidgen_dist.storage.files import read_bytes
+from vidgen_dist.storage.folder import open_storage
 
 IDS = [
     "plain",

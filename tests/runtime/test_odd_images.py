@@ -19,8 +19,8 @@ from tests import references
 from tests.media.odd_images import READ, REFUSED, animated, encoded
 from tests.runtime.conftest import entries
 from vidgen_dist import media
-from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.plan import check_manifest
+from vidgen_dist.preflight.plan import check_manifest
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 
 SIZES = {"1x1": (1, 1), "20000x1": (20_000, 1), "1x20000": (1, 20_000)}

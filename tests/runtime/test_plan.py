@@ -19,19 +19,19 @@ from PIL import Image
 
 from tests.runtime import fake_engine
 from tests.runtime.conftest import FAKE_ENGINE
+from vidgen_dist.engine import ENGINE, OpenedModel
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
+from vidgen_dist.output import resume
+from vidgen_dist.output.fingerprint import row_seed
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.preflight.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
 from vidgen_dist.processes import InPlace
 from vidgen_dist.request import ResolvedRequest
-from vidgen_dist.runtime import resume
-from vidgen_dist.runtime.engine import ENGINE, OpenedModel
-from vidgen_dist.runtime.fingerprint import row_seed
-from vidgen_dist.runtime.job import Row
-from vidgen_dist.runtime.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
 from vidgen_dist.spec import ModelOptions, RunSpec
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
 
 REFERENCES = Path(__file__).parents[1] / "references"
 MakeSpec = Callable[..., RunSpec]

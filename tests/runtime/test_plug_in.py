@@ -29,11 +29,11 @@ from tests.families.tiny import randomised
 from tests.processes import descendants
 from vidgen_dist import Refused, families, nn
 from vidgen_dist.kinds import Kind, Number, Text, Whole
+from vidgen_dist.maintenance.export import export
+from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import column_of
+from vidgen_dist.preflight.plan import check_manifest
 from vidgen_dist.request import Field
-from vidgen_dist.runtime.care.exporting import export
-from vidgen_dist.runtime.care.status import read_status
-from vidgen_dist.runtime.plan import check_manifest
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
 SOURCE = Path(__file__).parents[1] / "toy_family"

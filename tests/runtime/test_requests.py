@@ -14,10 +14,10 @@ from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_books import entry
 from tests.s3_traffic import Traffic
 from vidgen_dist.ledger import LedgerWriter, writing
-from vidgen_dist.runtime import books
-from vidgen_dist.runtime.driver import render
+from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.folder import Storage, open_storage
 
 MOST = 1.2
 """Requests a video, in the steady state."""

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from vidgen_dist.runtime.retry import ATTEMPTS, with_retries
+from vidgen_dist.storage.retries import ATTEMPTS, with_retries
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -17,16 +17,17 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from tests.runtime.fake_engine import FakeMesh, FakePipeline
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
-from vidgen_dist.faults import StorageError
 from vidgen_dist.media import to_uint8
-from vidgen_dist.runtime import driver
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.resume_states import Saved, Scratch, unpack
+from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.job import Job, Row
-from vidgen_dist.runtime.observability.notes import Note, Notes, ignore
-from vidgen_dist.runtime.scratch import Saved, Scratch, unpack
-from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.runtime.messages import Job
+from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.worker_events import Note, Notes, ignore
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -70,7 +71,15 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
 
     def begin(checkpoint_every: int | None, note: Notes = ignore) -> Heard:
         output = OutputOptions(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
-        job = Job(FAKE_ENGINE, ModelOptions(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
+        job = Job(
+            FAKE_ENGINE,
+            ModelOptions(id="fake"),
+            "cpu",
+            open_storage(output.uri),
+            output,
+            IDENTITY,
+            PASSTHROUGH,
+        )
         heard = Heard(Worker(job, "w", note))
         heard.worker.start(None)
         return heard

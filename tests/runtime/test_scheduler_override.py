@@ -12,9 +12,9 @@ import pytest
 from tests import references
 from tests.runtime.conftest import entries
 from vidgen_dist import RenderRequest, cli, load_pipeline
+from vidgen_dist.engine import ENGINE
 from vidgen_dist.media import to_uint8
-from vidgen_dist.runtime.engine import ENGINE
-from vidgen_dist.runtime.plan import load_spec, make_plan
+from vidgen_dist.preflight.plan import load_spec, make_plan
 
 CHECKPOINT = references.case("2b").checkpoint
 ROW = {"id": "a", "prompt": "a fox", "seed": 3, "num_frames": 5, "num_inference_steps": 3}

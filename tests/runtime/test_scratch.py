@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidgen_dist.families.common.rendering import ResumeState, seeded
-from vidgen_dist.faults import StorageError
-from vidgen_dist.runtime import scratch
-from vidgen_dist.runtime.observability.notes import Note, ignore
-from vidgen_dist.runtime.scratch import Saved, Saving, Scratch, clear, pack, unpack
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.output import resume_states as scratch
+from vidgen_dist.output.resume_states import Saved, Saving, Scratch, clear, pack, unpack
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.worker_events import Note, ignore
 
 
 def state(step: int = 3) -> ResumeState:
@@ -59,12 +59,12 @@ def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
     tmp_path: Path, change: Callable[[bytes], bytes], told: str
 ) -> None:
     notes: list[Note] = []
-    files = Scratch(str(tmp_path), ignore)
+    files = Scratch(open_storage(tmp_path), ignore)
     files.keep(Saved("a row / 1", "f", state()))
     (path,) = (tmp_path / "scratch").iterdir()
     assert files.load("a row / 1", "f") is not None
     path.write_bytes(change(path.read_bytes()))
-    later = Scratch(str(tmp_path), notes.append)
+    later = Scratch(open_storage(tmp_path), notes.append)
     assert later.load("a row / 1", "f") is None
     (note,) = notes
     assert (note.what, note.row, note.error) == ("resumed", "a row / 1", "ValueError")
@@ -88,7 +88,7 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
         raise StorageError("503 slow down")
 
     notes: list[Note] = []
-    files = Scratch(str(tmp_path), notes.append)
+    files = Scratch(open_storage(tmp_path), notes.append)
     for method in ("read_bytes", "write_bytes", "delete"):
         monkeypatch.setattr(Storage, method, refuse)
     assert files.load("x", "f") is None
@@ -102,7 +102,7 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
 
 
 def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, asked = Scratch(str(tmp_path), ignore), []
+    files, asked = Scratch(open_storage(tmp_path), ignore), []
     monkeypatch.setattr(Storage, "delete", lambda _, path: asked.append(path))
     assert files.load("x", "f") is None
     files.leave("x")
@@ -116,11 +116,11 @@ def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.Monke
 def test_on_an_object_store(s3_bucket: str) -> None:
     notes: list[Note] = []
     output = open_storage(f"s3://{s3_bucket}/out")
-    files = Scratch(output.root, notes.append)
+    files = Scratch(output, notes.append)
     assert files.load("x", "f") is None
     for step in (1, 2):
         files.keep(Saved("x", "f", state(step)))
-    after = Scratch(output.root, notes.append).load("x", "f")
+    after = Scratch(output, notes.append).load("x", "f")
     assert after is not None
     assert after.step == 2
     files.leave("x")
@@ -131,7 +131,7 @@ def test_on_an_object_store(s3_bucket: str) -> None:
 def test_clear(tmp_path: Path) -> None:
     clear(open_storage(tmp_path))
     for row_id in "abc":
-        Scratch(str(tmp_path), ignore).keep(Saved(row_id, "f", state()))
+        Scratch(open_storage(tmp_path), ignore).keep(Saved(row_id, "f", state()))
     # Of a worker that was killed while it wrote.
     (tmp_path / "scratch" / f".{'0' * 32}.tmp").write_bytes(b"half")
     (tmp_path / "run.yaml").touch()

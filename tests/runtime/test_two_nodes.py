@@ -18,8 +18,8 @@ from rich.console import Console
 
 from tests.processes import descendants
 from tests.runtime.conftest import FAKE_ENGINE, entries
-from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.gang import Gang, Hiring, Member, Place
+from vidgen_dist.runtime.driver.render import render
+from vidgen_dist.runtime.scheduling.gang import Gang, Hiring, Member, Place
 from vidgen_dist.spec import RunSpec
 
 SIZE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "num_cpus": 2, "resources": {"NPU": 2}}

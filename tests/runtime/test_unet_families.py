@@ -18,9 +18,9 @@ from rich.console import Console
 from tests import references
 from tests.references import edit_json
 from tests.runtime.conftest import entries
+from vidgen_dist import engine
 from vidgen_dist.media import to_uint8
-from vidgen_dist.runtime import engine
-from vidgen_dist.runtime.driver import RunResult, render
+from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]

@@ -10,7 +10,7 @@ import pytest
 from vidgen_dist.media import MediaError
 from vidgen_dist.parallel.collectives import PeerLost
 from vidgen_dist.request import RequestError
-from vidgen_dist.runtime.unison import Ending, GangBroken, Unison
+from vidgen_dist.runtime.worker.row_consensus import Ending, GangBroken, Unison
 
 OOPS = Ending.of(MediaError("oops"))
 FIRE = Ending.of(RuntimeError("out of memory"))

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.webhdfs import WebHdfs
-from vidgen_dist.runtime import lease
-from vidgen_dist.runtime.care.verifying import verify
-from vidgen_dist.runtime.driver import RunResult, render
-from vidgen_dist.runtime.entries import latest_entries
-from vidgen_dist.runtime.observability.status_file import read_status_file
+from vidgen_dist.maintenance.verification import verify
+from vidgen_dist.output import lease
+from vidgen_dist.output.ledger_entries import latest_entries
+from vidgen_dist.output.status_file import read_status_file
+from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import open_storage, read_bytes
+from vidgen_dist.storage.files import read_bytes
+from vidgen_dist.storage.folder import open_storage
 
 
 def run(spec: RunSpec) -> RunResult:

@@ -21,18 +21,19 @@ from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.fake_engine import resolved
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
+from vidgen_dist.output.fingerprint import Identity
+from vidgen_dist.output.pending_row import Row
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.runtime import worker as worker_module
-from vidgen_dist.runtime import writing
-from vidgen_dist.runtime.fingerprint import Identity
-from vidgen_dist.runtime.job import Event, Job, Row
-from vidgen_dist.runtime.unison import Ending
-from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.worker import worker as worker_module
+from vidgen_dist.runtime.worker import write_thread as writing
+from vidgen_dist.runtime.worker.row_consensus import Ending
+from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
 PASSTHROUGH = pa.schema([("source", pa.string())])
@@ -72,7 +73,8 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             engine=FAKE_ENGINE,
             model=ModelOptions(id=model),
             device="cpu",
-            output=OutputOptions(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
+            output=open_storage(tmp_path / "out"),
+            output_options=OutputOptions(**{"uri": str(tmp_path / "out"), "format": "npy", **output}),
             identity=IDENTITY,
             passthrough=PASSTHROUGH,
             max_attempts=max_attempts,
@@ -106,6 +108,7 @@ def start_gang(
         FAKE_ENGINE,
         ModelOptions(id="fake"),
         "cpu",
+        open_storage(output),
         OutputOptions(uri=str(output), format="npy", checkpoint_every=checkpoint_every),
         IDENTITY,
         PASSTHROUGH,
@@ -566,6 +569,7 @@ def test_a_rank_may_be_told_to_take_another_seat(tmp_path: Path) -> None:
         FAKE_ENGINE,
         ModelOptions(id="fake"),
         "cpu",
+        open_storage(tmp_path),
         OutputOptions(uri=str(tmp_path)),
         IDENTITY,
         PASSTHROUGH,

@@ -36,9 +36,9 @@ def demo(
 def _print_demo(spec: RunSpec) -> None:
     """The demo's rows and where the contact sheet is."""
     from vidgen_dist.manifest import open_manifest
-    from vidgen_dist.runtime.contact_sheet import write_contact_sheet
-    from vidgen_dist.runtime.entries import latest_entries
-    from vidgen_dist.storage import open_storage
+    from vidgen_dist.media.contact_sheet import write_contact_sheet
+    from vidgen_dist.output.ledger_entries import latest_entries
+    from vidgen_dist.storage.folder import open_storage
 
     output = open_storage(spec.output.uri)
     entries = latest_entries(output)

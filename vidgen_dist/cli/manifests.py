@@ -24,8 +24,8 @@ def check_manifest(
     from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.media import ignore_warnings
-    from vidgen_dist.runtime.plan import check_manifest as check
-    from vidgen_dist.uris import redact
+    from vidgen_dist.preflight.plan import check_manifest as check
+    from vidgen_dist.storage.uris import redact
 
     ignore_warnings()
     report = check(uri, options, export)
@@ -52,7 +52,7 @@ def build_manifest(
     from vidgen_dist.families import known_fields, needed_columns
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
-    from vidgen_dist.uris import redact
+    from vidgen_dist.storage.uris import redact
 
     report = build(inputs, out, fields=known_fields(), one_of=needed_columns())
     for name in report.unknown_columns:

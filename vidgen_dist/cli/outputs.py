@@ -16,7 +16,7 @@ from vidgen_dist.cli.messages import counted, print_error
 from vidgen_dist.errors import Refused, shortened
 
 if TYPE_CHECKING:
-    from vidgen_dist.runtime.care.verifying import Verification
+    from vidgen_dist.maintenance.verification import Verification
 
 _SHOWN_FAILURES = 100
 _SHOWN_FINDINGS, _TOLD_FINDINGS = 20, 1000
@@ -28,7 +28,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how far a run is and how it fares, from its output alone."""
-    from vidgen_dist.runtime.care.status import COUNTED, describe_run, read_status
+    from vidgen_dist.maintenance.status import COUNTED, describe_run, read_status
 
     found = read_status(output)
     if as_json:
@@ -64,9 +64,9 @@ def failures(
     """Say which rows were given up and not done since: id, error, attempts, when."""
     import pyarrow.parquet as pq
 
-    from vidgen_dist.runtime.care.status import read_failures
-    from vidgen_dist.storage import open_export
-    from vidgen_dist.uris import redact
+    from vidgen_dist.maintenance.status import read_failures
+    from vidgen_dist.storage.folder import open_export
+    from vidgen_dist.storage.uris import redact
 
     found = read_failures(output)
     if export is not None:
@@ -93,7 +93,7 @@ def failures(
 
 def compact(output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")]) -> None:
     """Merge the many small parts of a ledger into few."""
-    from vidgen_dist.runtime.care.status import compact_ledger
+    from vidgen_dist.maintenance.status import compact_ledger
 
     done = compact_ledger(output)
     parts = "1 part is" if done.before == 1 else f"{done.before:,} parts are"
@@ -116,7 +116,7 @@ def verify(
     """
     from rich.progress import Progress
 
-    from vidgen_dist.runtime.care.verifying import verify as compare
+    from vidgen_dist.maintenance.verification import verify as compare
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -184,8 +184,8 @@ def export(
     """
     from rich.progress import Progress
 
-    from vidgen_dist.runtime.care.exporting import export as write
-    from vidgen_dist.uris import redact
+    from vidgen_dist.maintenance.export import export as write
+    from vidgen_dist.storage.uris import redact
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -16,7 +16,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, RunSpec, spec_from_flags
 
 if TYPE_CHECKING:
-    from vidgen_dist.runtime.driver import RunResult
+    from vidgen_dist.runtime.driver.render import RunResult
 
 INTERRUPTED = 130
 """Exit status of a run that was interrupted before it started; `RunResult` has the others."""
@@ -37,7 +37,7 @@ def render(
     if output is not None:
         given = _with_argument(given, "output.uri", "OUTPUT", output)
     if manifest.lower().endswith((".yaml", ".yml")):
-        from vidgen_dist.runtime.plan import load_spec
+        from vidgen_dist.preflight.plan import load_spec
 
         spec = load_spec(manifest).override(given)
     else:
@@ -47,7 +47,7 @@ def render(
 
 def run(spec: RunSpec) -> RunResult:
     """Render with a progress bar and print what became of it."""
-    from vidgen_dist.runtime.driver import render as render_spec
+    from vidgen_dist.runtime.driver.render import render as render_spec
 
     printing.never_wait()
     console = Console(stderr=True)
@@ -73,7 +73,7 @@ def plan(
     from vidgen_dist.planner.planned_run import plan_splits
     from vidgen_dist.planner.report import as_json as plan_as_json
     from vidgen_dist.planner.report import summary, tables
-    from vidgen_dist.runtime.plan import check_sampling, load_spec
+    from vidgen_dist.preflight.plan import check_sampling, load_spec
 
     if run_file is not None:
         spec = load_spec(run_file).override(options)

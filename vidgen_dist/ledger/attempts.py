@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import FAILED, LOST, STATUSES
-from vidgen_dist.uris import redact
+from vidgen_dist.storage.uris import redact
 
 BATCH = 2**16
 """Entries that are made into attempts at once."""

@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger.entries import SCHEMA
 from vidgen_dist.ledger.parts import COMPACTED, FOLDER, LARGE, PART_TIME, open_part, part_names, read_part
-from vidgen_dist.storage import Storage, open_input
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import open_input
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import redact
 from vidgen_dist.threads import map_ahead
-from vidgen_dist.uris import redact
 
 _PARTS = b"vidgen.parts"
 """Key of a part's metadata: JSON, names of the parts whose entries it has."""

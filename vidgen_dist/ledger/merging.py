@@ -11,7 +11,7 @@ import pyarrow as pa
 from vidgen_dist.ledger.attempts import ATTEMPT, BATCH, MERGED, in_runs, read_attempts, run_starts
 from vidgen_dist.ledger.parts import read_parts
 from vidgen_dist.ledger.state import LedgerState, join_shares, settle
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.folder import Storage
 
 RECENT = 600
 """Seconds over which the pace of a run is taken."""

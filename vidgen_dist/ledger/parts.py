@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.ledger.entries import LATER, SCHEMA
-from vidgen_dist.storage import Storage, is_hidden, open_input
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import open_input
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.names import is_hidden
+from vidgen_dist.storage.uris import is_local, redact
 from vidgen_dist.threads import map_ahead
-from vidgen_dist.uris import is_local, redact
 
 _T = TypeVar("_T")
 

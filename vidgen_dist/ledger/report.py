@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from vidgen_dist.ledger.entries import FAILED, SCHEMA
 from vidgen_dist.ledger.merging import read_ledger
 from vidgen_dist.ledger.parts import read_parts
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.folder import Storage
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.ledger.entries import LedgerEntry, entry_rows, ledger_schema
 from vidgen_dist.ledger.parts import FOLDER, PART_TIME
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.folder import Storage
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vidgen_dist.digests import text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.faults import BadRows, Fault, Probe, Problem, Resolve, find_bad, shown_text
 from vidgen_dist.manifest.opening import Manifest
-from vidgen_dist.uris import redact
+from vidgen_dist.storage.uris import redact
 
 _Place = TypeVar("_Place")
 

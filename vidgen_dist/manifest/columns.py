@@ -18,7 +18,7 @@ from vidgen_dist.inline import PATTERN as INLINE_PATTERN
 from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Text, Whole
 from vidgen_dist.manifest.types import plain_type
 from vidgen_dist.request import FIELDS, Field
-from vidgen_dist.uris import redact, split
+from vidgen_dist.storage.uris import redact, split
 
 PRIORITY = "priority"
 """The column that decides the order alone: rows with a higher number are rendered first."""

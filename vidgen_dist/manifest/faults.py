@@ -20,8 +20,8 @@ from vidgen_dist.request import (
     ResolvedRequest,
     shown_value,
 )
+from vidgen_dist.storage.uris import redact, to_record
 from vidgen_dist.threads import map_ahead
-from vidgen_dist.uris import redact, to_record
 
 Resolve: TypeAlias = Callable[[RenderRequest], ResolvedRequest]
 Probe: TypeAlias = Callable[[RenderRequest | ResolvedRequest], object]

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import thrift
-from vidgen_dist.storage import open_input
-from vidgen_dist.uris import redact
+from vidgen_dist.storage.files import open_input
+from vidgen_dist.storage.uris import redact
 
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
 """Files of which `manifest_build` makes manifests."""

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vidgen_dist.manifest.faults import BadRows
-from vidgen_dist.storage import Storage
-from vidgen_dist.uris import to_record
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import to_record
 
 LISTED = pa.schema(
     [

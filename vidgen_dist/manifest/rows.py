@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
 from vidgen_dist.kinds import Kind, with_addresses
 from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text, needed, value_type
 from vidgen_dist.manifest.identity import row_digest, usable_id
 from vidgen_dist.request import Field, RenderRequest, RequestError
-from vidgen_dist.uris import resolve_path
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.uris import resolve_path
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.faults import StorageError
-from vidgen_dist.storage import Expansion, Storage, is_hidden
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.listing import Expansion
+from vidgen_dist.storage.names import is_hidden
+from vidgen_dist.storage.uris import is_local, redact, split
 from vidgen_dist.threads import map_ahead
-from vidgen_dist.uris import is_local, redact, split
 
 _PROBES = 16
 

@@ -19,13 +19,14 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from vidgen_dist import storage, uris
 from vidgen_dist.errors import Refused, RowError
-from vidgen_dist.faults import StorageError
 from vidgen_dist.inline import decode_inline, is_inline
 from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning, is_heif
 from vidgen_dist.media.hashing import BLOCK, feed
 from vidgen_dist.media.mending import is_mended, mend_animation, mend_image
+from vidgen_dist.storage import uris
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.files import open_input
 
 # Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
@@ -412,7 +413,7 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
     if not isinstance(uri, str):
         raise MediaError(f"{shown}: a path of bytes is not allowed; allowed: a text")
     try:
-        file = storage.open_input(uri)
+        file = open_input(uri)
     except (FileNotFoundError, Refused, ValueError) as error:
         raise MediaError(f"{shown}: cannot be opened: {_why(error, uri)}") from error
     except StorageError as error:

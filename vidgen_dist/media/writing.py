@@ -21,7 +21,7 @@ from PIL import GifImagePlugin, Image, ImageChops
 from vidgen_dist.media.hashing import feed
 from vidgen_dist.media.tags import check_tags, ffmetadata, gif_comment, gif_label, png_chunks
 from vidgen_dist.request import MAX_FPS, MIN_FPS
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.folder import Storage
 
 FORMATS = ("mp4", "gif", "png", "npy")
 

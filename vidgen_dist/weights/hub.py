@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.uris import is_local, local_path
+from vidgen_dist.storage.uris import is_local, local_path
 from vidgen_dist.weights.files import is_folder, is_there
 
 _OF_FOLDERS = (

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from tests.references import case, edit_json
 from vidgen_dist import Refused, load_pipeline
+from vidgen_dist.engine import open_model
 from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.loader import check_models
-from vidgen_dist.runtime.engine import open_model
 from vidgen_dist.spec import ModelOptions
 
 IMAGES, WHOLE = case("v1-5-2", "animatediff"), case("whole", "animatediff")

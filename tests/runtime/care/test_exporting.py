@@ -28,13 +28,14 @@ from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
+from vidgen_dist.maintenance import export as exporting
+from vidgen_dist.maintenance import manifest_join as joining
+from vidgen_dist.maintenance.export import Exported, export
+from vidgen_dist.maintenance.verification import verify
 from vidgen_dist.manifest import check, open_manifest
-from vidgen_dist.runtime.care import exporting, joining
-from vidgen_dist.runtime.care.exporting import Exported, export
-from vidgen_dist.runtime.care.verifying import verify
-from vidgen_dist.runtime.driver import render
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec, parse_bytes
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.folder import Storage, open_storage
 
 __all__ = ["vidgen"]
 

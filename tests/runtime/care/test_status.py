@@ -15,19 +15,20 @@ import pytest
 
 from vidgen_dist import cli
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
+from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.runtime import lease as leases
-from vidgen_dist.runtime.care.status import read_status
-from vidgen_dist.runtime.lease import acquire
-from vidgen_dist.runtime.observability.status_file import (
+from vidgen_dist.output import lease as leases
+from vidgen_dist.output.lease import acquire
+from vidgen_dist.output.status_file import (
     FILE,
     GangStatus,
     RunStatus,
+    SlowGang,
+    SlowRow,
     digest_of_counted,
     forget_counts,
 )
-from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.folder import open_storage
 
 Vidgen = Callable[..., tuple[int, str, str]]
 

@@ -30,14 +30,15 @@ from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
-from vidgen_dist.runtime import lease as leases
-from vidgen_dist.runtime.care import verifying
-from vidgen_dist.runtime.care.status import read_status
-from vidgen_dist.runtime.care.verifying import Verification, verify
-from vidgen_dist.runtime.driver import render
-from vidgen_dist.runtime.observability.status_file import read_status_file
+from vidgen_dist.maintenance import verification as verifying
+from vidgen_dist.maintenance.status import read_status
+from vidgen_dist.maintenance.verification import Verification, verify
+from vidgen_dist.output import lease as leases
+from vidgen_dist.output.status_file import read_status_file
+from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import Storage, open_storage, safe_name
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.names import safe_name
 
 __all__ = ["vidgen"]
 

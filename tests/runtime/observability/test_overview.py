@@ -16,16 +16,16 @@ from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime.care.status import read_status
-from vidgen_dist.runtime.driver import RunResult, render
-from vidgen_dist.runtime.entries import latest_entries
-from vidgen_dist.runtime.lease import Holder, acquire
-from vidgen_dist.runtime.observability import overview, stragglers
-from vidgen_dist.runtime.observability.overview import Overview
-from vidgen_dist.runtime.observability.progress import RunProgress
-from vidgen_dist.runtime.observability.status_file import FILE, RunStatus, read_status_file
+from vidgen_dist.maintenance.status import read_status
+from vidgen_dist.observability import stragglers
+from vidgen_dist.observability.progress import RunProgress
+from vidgen_dist.output.lease import Holder, acquire
+from vidgen_dist.output.ledger_entries import latest_entries
+from vidgen_dist.output.status_file import FILE, RunStatus, read_status_file
+from vidgen_dist.runtime.driver.overview import Overview
+from vidgen_dist.runtime.driver.render import RunResult, overview, render
 from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage import open_storage
+from vidgen_dist.storage.folder import open_storage
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -58,7 +58,7 @@ def test_a_run_says_how_it_stands(
     monkeypatch.setattr(overview, "REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(stragglers, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(stragglers, "ENOUGH", 2)
-    monkeypatch.setattr("vidgen_dist.runtime.observability.status_file.LOCAL_SECONDS", 0.0)
+    monkeypatch.setattr("vidgen_dist.output.status_file.LOCAL_SECONDS", 0.0)
     output, go = tmp_path / "out", tmp_path / "go"
     prompts = ["one", "two", "raise:oops", f"wait:{go}", f"wait:{go}"]
     spec = make_spec(make_manifest(*prompts), topology__shard_size=1)

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from vidgen_dist.runtime.observability import progress
-from vidgen_dist.runtime.observability.progress import LINE_SECONDS, RECENT_SECONDS, RunProgress, span
+from vidgen_dist.observability import progress
+from vidgen_dist.observability.progress import LINE_SECONDS, RECENT_SECONDS, RunProgress, span
 
 
 class Clock:

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from vidgen_dist.faults import StorageError
-from vidgen_dist.runtime.observability.status_file import (
+from vidgen_dist.output.status_file import (
     FILE,
     GangStatus,
     RunStatus,
+    SlowGang,
+    SlowRow,
     StatusFile,
     read_status_file,
 )
-from vidgen_dist.runtime.observability.stragglers import SlowGang, SlowRow
-from vidgen_dist.storage import Storage, open_storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
 
 
 def status(**fields: Any) -> RunStatus:
@@ -55,7 +56,7 @@ def test_what_is_written_is_what_is_read(output: Storage) -> None:
 
 
 def test_a_storage_that_hangs_is_in_nobodys_way(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.runtime.observability.status_file.END_SECONDS", 0.0)
+    monkeypatch.setattr("vidgen_dist.output.status_file.END_SECONDS", 0.0)
     asked, go = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.runtime.fake_engine import resolved
+from vidgen_dist.observability.stragglers import ENOUGH, Paces
 from vidgen_dist.request import ResolvedRequest
-from vidgen_dist.runtime.observability.stragglers import ENOUGH, Paces
 
 
 def request(row: str, **fields: Any) -> ResolvedRequest:

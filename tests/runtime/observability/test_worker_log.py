@@ -15,14 +15,14 @@ import pytest
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
-from vidgen_dist.faults import StorageError
-from vidgen_dist.runtime.job import Event, Job
-from vidgen_dist.runtime.observability import worker_log
-from vidgen_dist.runtime.observability.notes import Note
-from vidgen_dist.runtime.observability.worker_log import log_file, open_log
-from vidgen_dist.runtime.worker import Worker
+from vidgen_dist.observability import worker_log
+from vidgen_dist.observability.worker_log import log_file, open_log
+from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
-from vidgen_dist.storage import Storage
+from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.worker_events import Note
 
 
 def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
@@ -42,7 +42,9 @@ def is_event(what: str) -> Callable[[dict[str, Any]], bool]:
 
 def start(tmp_path: Path, file: Path) -> Heard:
     output = OutputOptions(uri=str(tmp_path / "out"), format="npy")
-    job = Job(FAKE_ENGINE, ModelOptions(id="fake"), "cpu", output, IDENTITY, PASSTHROUGH)
+    job = Job(
+        FAKE_ENGINE, ModelOptions(id="fake"), "cpu", open_storage(output.uri), output, IDENTITY, PASSTHROUGH
+    )
     worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
     worker.start(None)
     return Heard(worker)
@@ -88,7 +90,7 @@ def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_texts_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "0123456789abcdef")
     take = open_log(str(tmp_path / "w.jsonl"), "w")
-    take(Note.of(Event("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef")))
+    take(Event("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef").worker_event)
     _, line = lines_of(tmp_path / "w.jsonl", is_event("failed"))
     assert (line["row"], line["message"]) == ("a\nb 雪 \udcff %s", "token ***")
 
@@ -128,7 +130,7 @@ def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
         asked.set()
         go.wait()
 
-    monkeypatch.setattr("vidgen_dist.runtime.observability.worker_log.os.makedirs", hang)
+    monkeypatch.setattr("vidgen_dist.observability.worker_log.os.makedirs", hang)
     take = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
     assert asked.wait(PATIENCE)
     take(Note("started", "x"))
@@ -153,5 +155,5 @@ import time; time.sleep(60)
 
 
 def test_where_it_is() -> None:
-    assert log_file("/data/out", "w", "/ray/logs") == "/data/out/logs/w.jsonl"
-    assert log_file("s3://bucket/out", "w", "/ray/logs") == "/ray/logs/vidgen-w.jsonl"
+    assert log_file(Storage("/data/out"), "w", "/ray/logs") == "/data/out/logs/w.jsonl"
+    assert log_file(Storage("s3://bucket/out"), "w", "/ray/logs") == "/ray/logs/vidgen-w.jsonl"

@@ -1,0 +1,325 @@
+"""The rows of a manifest with their videos, where neither manifest nor ledger fits into memory.
+
+The ledger is in the order in which videos were done, the manifest in its own. So the ledger's entries are
+first sorted, by the places of their rows, into files on this machine's disk, each for a run of rows; then run
+after run is joined in memory. Of each row 48 bytes are kept.
+
+Rows and videos belong together by their ids. Of an id that was rendered several times, with other settings,
+the video in place is the one that was done last. If its fingerprint is not the one that the row has today,
+manifest and settings do not tell how it was made: it is stale, and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidgen_dist import ledger
+from vidgen_dist.digests import find_hashes, text_hashes
+from vidgen_dist.errors import Refused
+from vidgen_dist.inline import is_inline
+from vidgen_dist.kinds import with_addresses
+from vidgen_dist.manifest import Batch, Manifest, column_of
+from vidgen_dist.manifest.columns import is_text, value_type
+from vidgen_dist.manifest.rows import extra_values
+from vidgen_dist.output.resume import Resolving
+from vidgen_dist.processes import InPlace
+from vidgen_dist.provenance import shown_model
+from vidgen_dist.request import Field
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import redact, without_secrets
+
+ROW, URI = "__row", "__uri"
+"""Columns of a joined table that are no one's: the row's place in the manifest; where its video is."""
+
+_NOT_TOLD = ("status", "uri", "worker", "error_class", "error_message")
+"""Columns of the ledger that say nothing of a video, or of whose machine it is."""
+
+_ENTRY = pa.schema([pa.field(ROW, pa.int64()), *ledger.SCHEMA])
+
+_RUN_ROWS = 2**16
+_MOST_RUNS = 256
+"""Each is a file that is open."""
+
+
+@dataclass
+class Counts:
+    """Rows of a manifest by what became of them.
+
+    Args:
+        videos: Whose video is there, says the ledger.
+        unsure: Those of them whose image or clip cannot be read, so that nobody knows whether they are stale.
+        failed: Given up, and not done.
+        stale: Whose video is one of other settings.
+        pending: All others.
+    """
+
+    videos: int = 0
+    unsure: int = 0
+    failed: int = 0
+    stale: int = 0
+    pending: int = 0
+
+
+class Joined:
+    """A manifest's rows that have a video.
+
+    Args:
+        output: A run's output.
+        manifest: Its manifest.
+        defaults: The run's values of request fields where a row has none.
+        folder: An empty one on this machine, for as much as the ledger holds.
+        resolvings: How a run makes fingerprints of the rows; several where its device is not known. Without
+            any, no video is taken to be stale.
+        bad: Places of the rows that make no requests; a video of theirs is stale.
+
+    Raises:
+        Refused: A file of the ledger is no whole part.
+        OSError: Manifest or ledger cannot be read.
+    """
+
+    def __init__(
+        self,
+        output: Storage,
+        manifest: Manifest,
+        defaults: Mapping[str, Any],
+        folder: Path,
+        resolvings: Sequence[Resolving] = (),
+        bad: Sequence[int] | np.ndarray = (),
+    ) -> None:
+        self._manifest = manifest
+        self._defaults = defaults
+        self._folder = folder
+        self._fields = _fields(manifest, defaults)
+        self._run_rows = max(_RUN_ROWS, -(-manifest.num_rows // _MOST_RUNS))
+        self._sort(output)
+        self.counts = Counts(pending=manifest.num_rows)
+        self._stale = np.zeros(manifest.num_rows, np.bool_)
+        if resolvings:
+            self._compare(resolvings, np.asarray(bad, np.int64))
+        digest = hashlib.sha256(repr([file.digest for file in manifest.files]).encode())
+        digest.update(repr((sorted(defaults.items()), self.schema.to_string())).encode())
+        for run in range(self._runs):
+            videos = self._videos(run, count=True)
+            for name in (ROW, "finished_at", "attempt"):
+                digest.update(videos.column(name).cast(pa.int64()).to_numpy().tobytes())
+            digest.update(text_hashes(videos.column("sha256").fill_null("").combine_chunks()).tobytes())
+        self.digest = digest.hexdigest()
+        """Of which rows there are, which videos they have, and which columns are told of them."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of `tables`: `ROW`, `URI`, `id`, fields of the request, the ledger's and others."""
+        fields = [pa.field(name, column_of(field).written) for name, field in self._fields.items()]
+        told = [column for column in ledger.SCHEMA if column.name not in ("id", *_NOT_TOLD)]
+        known = {*ledger.SCHEMA.names, *self._fields}
+        extras = [column for column in self._manifest.extra_schema if column.name not in known]
+        first = [pa.field(ROW, pa.int64()), pa.field(URI, pa.string()), ledger.SCHEMA.field("id")]
+        return pa.schema([*first, *fields, *told, *extras])
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows that have a video, in the manifest's order, some at a time.
+
+        Raises:
+            OSError: The manifest cannot be read, or was changed.
+            Refused: It has a value that its column cannot have.
+        """
+        for batch, first, videos in self._pieces(self._manifest.batches()):
+            yield self._with_fields(batch, first, videos)
+
+    def _pieces(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int, pa.Table]]:
+        """Batches of the manifest with their first rows' places, and entries of videos of them."""
+        first, loaded, videos = 0, -1, _ENTRY.empty_table()
+        for batch in batches:
+            last = first + len(batch)
+            for run in range(first // self._run_rows, (last - 1) // self._run_rows + 1):
+                if run != loaded:
+                    loaded, videos = run, self._videos(run)
+                start, stop = np.searchsorted(videos.column(ROW).to_numpy(), (first, last))
+                if start < stop:
+                    yield batch, first, videos.slice(start, stop - start)
+            first = last
+
+    def _compare(self, resolvings: Sequence[Resolving], bad: np.ndarray) -> None:
+        """Find the stale videos."""
+        is_bad = np.zeros(len(self._stale), np.bool_)
+        is_bad[bad] = True
+        batches = self._manifest.batches(self._defaults, extras=False)
+        # Known before any is left out.
+        stale = np.zeros(len(self._stale), np.bool_)
+        for batch, first, videos in self._pieces(batches):
+            places = videos.column(ROW).to_numpy() - first
+            wanted = np.zeros(len(batch), np.bool_)
+            wanted[places] = True
+            known = wanted & is_bad[first : first + len(batch)]
+            good, same = wanted & ~known, np.zeros(len(batch), np.bool_)
+            for resolving in resolvings:
+                for looking in resolving.fingerprints(batch, good, InPlace()):
+                    theirs = videos.column("fingerprint").take(
+                        pa.array(np.searchsorted(places, looking.places))
+                    )
+                    equal = pc.equal(theirs.combine_chunks(), looking.fingerprints.result())
+                    same[looking.places] |= equal.to_numpy(zero_copy_only=False)
+                    known[looking.places] = True
+            stale[first : first + len(batch)] |= known & ~same
+            self.counts.unsure += int(np.count_nonzero(wanted & ~known))
+        self._stale = stale
+
+    @property
+    def _runs(self) -> int:
+        return -(-self._manifest.num_rows // self._run_rows)
+
+    def _sort(self, output: Storage) -> None:
+        """Entries into the files of their runs."""
+        places = _Places(self._manifest)
+        waiting: list[pa.Table] = []
+        held = 0
+        writers: dict[int, pa.RecordBatchStreamWriter] = {}
+
+        def take(_name: str, table: pa.Table) -> None:
+            nonlocal held
+            waiting.append(table)
+            held += len(table)
+            if held >= _RUN_ROWS:
+                write()
+                held = 0
+
+        def write() -> None:
+            table = pa.concat_tables([ledger.SCHEMA.empty_table(), *waiting])
+            waiting.clear()
+            rows = places.of(table.column("id").combine_chunks())
+            order = np.argsort(rows, kind="stable")
+            order = order[rows[order] >= 0]
+            runs = rows[order] // self._run_rows
+            table = table.take(pa.array(order)).add_column(0, ROW, pa.array(rows[order]))
+            bounds = np.append(np.flatnonzero(np.diff(runs, prepend=-1)), len(runs))
+            for start, stop in pairwise(bounds):
+                run = int(runs[start])
+                if run not in writers:
+                    writers[run] = pa.ipc.new_stream(str(self._file(run)), _ENTRY)
+                writers[run].write_table(table.slice(start, stop - start))
+
+        try:
+            ledger.read_parts(output, ledger.SCHEMA.names, take)
+            write()
+        finally:
+            for writer in writers.values():
+                writer.close()
+
+    def _file(self, run: int) -> Path:
+        return self._folder / f"{run}.arrow"
+
+    def _videos(self, run: int, *, count: bool = False) -> pa.Table:
+        """The entries of the videos in place of a run of rows, in the rows' order."""
+        if not self._file(run).exists():
+            return _ENTRY.empty_table()
+        with pa.ipc.open_stream(str(self._file(run))) as reader:
+            entries = reader.read_all()
+        lost = pc.equal(entries.column("status"), ledger.LOST)
+        order = [(name, "ascending") for name in (ROW, "finished_at", "attempt", "lost")]
+        entries = entries.append_column("lost", lost).sort_by(order).drop_columns(["lost"])
+        settled = _last_of_each_row(entries.filter(pc.not_equal(entries.column("status"), ledger.FAILED)))
+        videos = settled.filter(pc.equal(settled.column("status"), ledger.DONE))
+        stale = self._stale[videos.column(ROW).to_numpy()]
+        old = videos.column(ROW).filter(pa.array(stale))
+        videos = videos.filter(pa.array(~stale))
+        if count:
+            latest = _last_of_each_row(entries)
+            failed = latest.filter(pc.equal(latest.column("status"), ledger.FAILED)).column(ROW)
+            dead = int(pc.sum(pc.invert(pc.is_in(failed, videos.column(ROW).combine_chunks()))).as_py() or 0)
+            # What failed with today's settings may have a video of others.
+            left = int(np.count_nonzero(~np.isin(old.to_numpy(), failed.to_numpy())))
+            self.counts.videos += len(videos)
+            self.counts.failed += dead
+            self.counts.stale += left
+            self.counts.pending -= len(videos) + dead + left
+        return videos
+
+    def _with_fields(self, batch: Batch, first: int, videos: pa.Table) -> pa.Table:
+        places = videos.column(ROW).to_numpy() - first
+        columns: dict[str, Any] = {name: videos.column(name) for name in videos.column_names}
+        columns[URI] = videos.column("uri")
+        columns["model"] = _without_folders(videos.column("model"), videos.column("revision"))
+        for name, field in self._fields.items():
+            kind = column_of(field).written
+            column = batch.some(name, places) if _can_be_told(name, batch) else pa.nulls(len(places))
+            try:
+                column = column.cast(value_type(column.type)).cast(kind)
+            except pa.ArrowException as error:
+                # Of a manifest that was changed since its rows were rendered.
+                raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
+            default = self._defaults.get(name)
+            column = column if default is None else column.fill_null(pa.scalar(default, kind))
+            columns[name] = _without_credentials(column, field) if field.kind.has_sources else column
+        for extra in self._manifest.extra_schema:
+            if extra.name not in columns:
+                # As the ledger was given them: Arrow's casts do not take every type either.
+                values = extra_values(batch.some(extra.name, places), extra)
+                columns[extra.name] = pa.array(values, extra.type)
+        return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+
+
+def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> dict[str, Field]:
+    """Fields of requests that are told beside what the ledger has."""
+    first = next(manifest.batches(extras=False), None)
+    return {
+        name: field
+        for name, field in manifest.row_schema.fields.items()
+        if name not in ledger.SCHEMA.names
+        and (name in defaults or (first is not None and _can_be_told(name, first)))
+    }
+
+
+def _can_be_told(name: str, batch: Batch) -> bool:
+    """Whether a batch has a field; pictures only as paths."""
+    if name not in batch.fields:
+        return False
+    has_sources = batch.row_schema.fields[name].kind.has_sources
+    return not has_sources or is_text(value_type(batch.columns.schema.field(name).type))
+
+
+class _Places:
+    """Where in a manifest the row of an id is."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        found = [text_hashes(batch.ids) for batch in manifest.batches(extras=False)]
+        hashes = np.concatenate([np.empty((0, 2), np.uint64), *found])
+        found.clear()
+        self._order = np.argsort(hashes[:, 0])
+        self._high, self._low = hashes[self._order].T.copy()
+
+    def of(self, ids: pa.Array) -> np.ndarray:
+        """Rows, from 0, of some ids; -1 where there is none: int64 (N,)."""
+        hashes = text_hashes(ids)
+        at = find_hashes(self._high, hashes[:, 0], [(self._low, hashes[:, 1])])
+        return np.where(at >= 0, self._order[at], -1) if len(self._order) else at
+
+
+def _last_of_each_row(entries: pa.Table) -> pa.Table:
+    """Of entries sorted by row the last of each."""
+    return entries.filter(pa.array(np.diff(entries.column(ROW).to_numpy(), append=-1) != 0))
+
+
+def _without_credentials(column: pa.Array | pa.ChunkedArray, field: Field) -> pa.Array:
+    """Where media came from, for others to read: a signed URL opens for everybody."""
+
+    def told(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and is_inline(value)):
+            return None
+        return with_addresses(field.kind, value, without_secrets)
+
+    return pa.array(map(told, column.to_pylist()), column.type)
+
+
+def _without_folders(models: pa.ChunkedArray, revisions: pa.ChunkedArray) -> pa.Array:
+    """Models as files tell them: of a local checkpoint only its folder's name."""
+    pairs = zip(models.to_pylist(), revisions.to_pylist(), strict=True)
+    return pa.array([None if model is None else shown_model(model, revision) for model, revision in pairs])

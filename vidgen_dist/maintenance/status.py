@@ -1,0 +1,216 @@
+"""How far a run is and what failed, from its output alone; and the care of its ledger.
+
+A run says itself how it stands, in `status.json`: that is one file to read however many rows there are. It
+counts rows as a run does: what other settings made is not done. Once the run is over that holds as long as
+settings, manifest and ledger stay as they are; else the manifest's ids are looked up in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from vidgen_dist import ledger
+from vidgen_dist.errors import Refused
+from vidgen_dist.families import fields_named
+from vidgen_dist.ledger import Compaction, compact
+from vidgen_dist.manifest import Manifest, open_manifest
+from vidgen_dist.observability.progress import span
+from vidgen_dist.output.lease import has_died
+from vidgen_dist.output.status_file import RunStatus, digest_of_counted, read_status_file
+from vidgen_dist.preflight.plan import RUN_FILE, read_run_file
+from vidgen_dist.request import Field
+from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.uris import redact
+
+SHOWN_STRAGGLERS = 10
+
+COUNTED = {
+    "run": "by the latest run",
+    "ids": "in the ledger, by the manifest's ids, whatever they were rendered with",
+    "ledger": "in the ledger, all of its ids: the manifest cannot be read",
+}
+"""What the counts of `read_status` may be of."""
+
+_COUNTS = {"counted", "total", "done", "failed", "pending", "failures", "videos_per_minute", "seconds_left"}
+
+
+def read_status(uri: str) -> dict[str, Any]:
+    """Counts of rows and what the run is.
+
+    Args:
+        uri: Output of a run.
+
+    Returns:
+        `counted` (a key of `COUNTED`), `total` and `pending` (None if the manifest can no longer be read),
+        `done`, `failed`, `failures` (error class -> rows), `videos_per_minute` and `seconds_left` (None if no
+        run is at work), `manifest`, `model`, `task`, `output`; and `run`, what `status.json` says of the
+        latest run, with `live` (whether it is at work), `died` (whether it is certain that it is not, though
+        it says so) and `silent_seconds`; None if it says nothing.
+
+    Raises:
+        Refused: There is no run's output.
+    """
+    output, spec = open_output(uri)
+    try:
+        run = read_status_file(output)
+        died = run is not None and run.state == "running" and has_died(output, run.run)
+        live = run is not None and run.is_live and not died
+        counted, counts = ("run", run) if run is not None and live else _count(output, spec, run)
+    except OSError as error:
+        raise Refused(str(error)) from None
+    # Without a word of a run, one that has just begun may be at work. The pace of one that ended was its own.
+    goes_on = live or run is None
+    return {
+        "counted": counted,
+        "total": counts.total,
+        "done": counts.done,
+        "failed": counts.failed,
+        "pending": counts.pending,
+        "failures": dict(counts.failures),
+        "videos_per_minute": counts.videos_per_minute if goes_on else None,
+        "seconds_left": counts.seconds_left if goes_on else None,
+        "manifest": redact(spec.manifest.uri),
+        "model": spec.model.id,
+        "task": spec.model.task,
+        "output": redact(spec.output.uri),
+        "run": run
+        and {
+            **run.model_dump(mode="json", exclude=_COUNTS),
+            "live": live,
+            "died": died,
+            "silent_seconds": run.silent_seconds,
+        },
+    }
+
+
+def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a person wants to know of the latest run: name and value.
+
+    Args:
+        run: As `read_status` gives it.
+    """
+    silent, since, updated = span(run["silent_seconds"]), _moment(run["since"]), _moment(run["updated"])
+    if run["live"]:
+        lines = [("run", f"{run['run']} at work since {since}, last heard of {silent} ago")]
+        states = Counter(gang["state"] for gang in run["gangs"])
+        counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
+        lines.append(("gangs", counts or "none"))
+        slow = [
+            f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usual are "
+            f"{span(row['usual_seconds'])}"
+            for row in run["slow_rows"]
+        ]
+        slow += [f"gang {gang['gang']}: {gang['times']:.1f} times the usual" for gang in run["slow_gangs"]]
+        if len(slow) > SHOWN_STRAGGLERS:
+            slow[SHOWN_STRAGGLERS:] = [f"and {len(slow) - SHOWN_STRAGGLERS:,} more: see --json"]
+        return lines + [("stragglers" if line is slow[0] else "", line) for line in slow]
+    if run["died"]:
+        told = f"died; last heard of {silent} ago; run it again to go on"
+    elif run["state"] == "running":
+        told = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
+    else:
+        told = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
+    return [("run", f"{run['run']} {told}")]
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _count(output: Storage, spec: RunSpec, run: RunStatus | None) -> tuple[str, RunStatus | ledger.Summary]:
+    """The counts of an output at rest, and what they are of."""
+    try:
+        manifest = open_again(spec)
+    except Refused:
+        return "ledger", ledger.summary(output)
+    if run is not None and still_holds(run, output, manifest):
+        return "run", run
+    return "ids", ledger.summary(output, manifest.num_rows, manifest.id_arrays())
+
+
+def open_again(spec: RunSpec, uri: str | None = None) -> Manifest:
+    """Open the manifest of a run as the run did, without its model.
+
+    Args:
+        spec: The run, as its output's run.yaml has it.
+        uri: Where the manifest is now; by default where it was.
+
+    Raises:
+        Refused: As `open_manifest`; or the run has read columns of which no package here knows.
+    """
+    # They count in the ids of rows that bring none.
+    fields = fields_of_run(spec.manifest.fields or (), "manifest.fields")
+    return open_manifest(
+        uri or spec.manifest.uri,
+        passthrough=spec.manifest.passthrough,
+        fields=fields,
+        required=(),
+        # A run for whose model they are not ignored has read them all.
+        ignored=[name for name, field in fields.items() if field.may_be_ignored],
+    )
+
+
+def fields_of_run(names: Collection[str], key: str) -> Mapping[str, Field]:
+    """Our fields, and those that a run of another package's family has beside them.
+
+    Args:
+        names: What the run names.
+        key: Where in its run.yaml.
+
+    Raises:
+        Refused: No family on this host has one.
+    """
+    fields = fields_named(names)
+    if missing := [name for name in names if name not in fields]:
+        raise Refused(
+            f"{RUN_FILE}: {key}: no family on this host has {', '.join(missing)}; "
+            "install the package of the run's family"
+        )
+    return fields
+
+
+def still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
+    """Whether what a run said when it ended is so still."""
+    if run.state == "running" or run.counted != digest_of_counted(output.read_bytes(RUN_FILE), manifest):
+        return False
+    return not ledger.has_later_parts(output, run.updated)
+
+
+def read_failures(uri: str) -> pa.Table:
+    """The dead letters of an output, see `ledger.dead_letters`. Raises as `read_status`."""
+    output, _ = open_output(uri)
+    try:
+        return ledger.dead_letters(output)
+    except OSError as error:
+        raise Refused(str(error)) from None
+
+
+def compact_ledger(uri: str) -> Compaction:
+    """Merge the small parts of an output's ledger, see `ledger.compact`. Raises as `read_status`."""
+    output, _ = open_output(uri)
+    try:
+        return compact(output)
+    except OSError as error:
+        raise Refused(str(error)) from None
+
+
+def open_output(uri: str) -> tuple[Storage, RunSpec]:
+    """An output and the run that it is of.
+
+    Raises:
+        Refused: There is no run's output.
+    """
+    output = open_storage(uri)
+    try:
+        spec = read_run_file(output)
+    except OSError as error:
+        raise Refused(str(error)) from None
+    if spec is None:
+        raise Refused(f"{redact(uri)}: is no run's output: there is no {RUN_FILE} in it")
+    return output, spec

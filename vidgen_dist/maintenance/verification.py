@@ -1,0 +1,536 @@
+"""`vidgen verify`: what the ledger says of videos against what lies in storage.
+
+The ledger is read by columns; of each video a record of some fifty bytes is kept. Then every folder of
+`videos/` is listed once, and records and files are joined folder by folder. What seems wrong is looked up in
+the ledger again before it is told: meanwhile a run may have gone on, and what it has entered is in order.
+
+`repair` takes the word of the ledger back: a `lost` entry for each video that is missing or torn, so that the
+next run renders the row again. No file is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidgen_dist import ledger
+from vidgen_dist.digests import find_hashes, text_hashes
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.maintenance.status import open_output
+from vidgen_dist.media import MediaError, count_frames
+from vidgen_dist.output import lease as leases
+from vidgen_dist.output.status_file import forget_counts
+from vidgen_dist.output.video_files import fetch_video
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.names import is_temporary
+from vidgen_dist.storage.retries import with_retries
+from vidgen_dist.storage.uris import redact
+from vidgen_dist.threads import map_ahead
+
+VIDEOS = "videos"
+
+MISSING, TORN, ORPHANED = "missing", "torn", "orphaned"
+LOST_CLASSES = {MISSING: "VideoMissing", TORN: "VideoTorn"}
+"""Error class of the `lost` entry of a video."""
+
+_LISTERS = 16
+_LISTED = 2**20
+"""Files that are listed at the same time, roughly: of each some 1 kB is kept until its folder is listed."""
+
+_READERS = 8
+_BATCH = 2**16
+
+_CANDIDATES = 100
+"""How many orphaned files are remembered by name for each that is told."""
+
+_VIDEO = np.dtype(
+    [
+        ("high", np.uint64),
+        ("low", np.uint64),
+        ("digest", np.uint64),
+        ("size", np.int64),
+        ("finished_at", np.int64),
+        ("attempt", np.int32),
+        ("frames", np.int32),
+        ("lost", np.bool_),
+        ("torn", np.bool_),
+    ]
+)
+"""What an entry says of a video: a hash of its path (of a folder of frames, without the digest), another of
+its content's digest, and what else is to be compared; -1 for a number that the entry does not have. `torn` is
+what was found."""
+
+_COLUMNS = ("status", "uri", "sha256", "bytes", "frames", "attempt", "finished_at")
+_IDENTITY = ("id", "fingerprint", "seed", "model", "revision")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as the ledger says.
+
+    Args:
+        kind: `missing`, `torn` or `orphaned`.
+        path: In the output.
+        id: The row's; None of an orphaned file.
+        message: What is wrong.
+    """
+
+    kind: str
+    path: str
+    id: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What became of the videos of a ledger.
+
+    Args:
+        videos: Videos that the ledger says are there.
+        missing: Of these, without a file.
+        torn: Of these, with a file of another size or, if it was read, of other content.
+        orphaned: Files (folders of frames) that no entry names.
+        superseded: Folders of frames that were rendered anew since; each rendering has its own.
+        temporary: Files whose writer is at work, or died.
+        lost: Entries that were written: the videos are rendered again.
+        deep: Whether files were read and decoded.
+        run: Who holds the output's lease.
+        findings: The first of what is wrong.
+    """
+
+    videos: int
+    missing: int
+    torn: int
+    orphaned: int
+    superseded: int
+    temporary: int
+    lost: int
+    deep: bool
+    run: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def whole(self) -> int:
+        """Videos that are as the ledger says."""
+        return self.videos - self.missing - self.torn
+
+    @property
+    def ok(self) -> bool:
+        """Whether all are. Orphaned files do no harm."""
+        return not (self.missing or self.torn)
+
+
+def verify(
+    uri: str,
+    *,
+    deep: bool = False,
+    repair: bool = False,
+    limit: int = 20,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Verification:
+    """Compare an output's ledger with its videos.
+
+    Args:
+        uri: Output of a run.
+        deep: Read every video: its SHA-256, and whether it decodes to as many frames as the ledger says.
+        repair: Have missing and torn videos rendered again by the next run. Holds the output's lease.
+        limit: How many missing and torn videos, and how many orphaned files, to name.
+        say: Told, in a line, of what takes time.
+        progress: Told how many folders of how many are done.
+
+    Raises:
+        Refused: There is no run's output, it cannot be read, or with `repair` a run holds it.
+    """
+    output, spec = open_output(uri)
+    check = _Check(output, spec.output.format, deep, limit, progress)
+    try:
+        if not repair:
+            return check.run(_holder(output))
+        name = f"verify-{uuid.uuid4().hex[:12]}"
+        with leases.acquire(output, name, say=say, interval=leases.INTERVAL_SECONDS) as lease:
+            return check.run(None, lease)
+    except OSError as error:
+        raise Refused(str(error)) from None
+
+
+def _holder(output: Storage) -> str | None:
+    """Who holds the lease, or did when it died; nothing is written to find out."""
+    try:
+        return str(leases.read_holder(output.read_bytes(leases.FILE)))
+    except FileNotFoundError:
+        return None
+
+
+class _Check:
+    """One comparison, from the first look at the ledger to the last."""
+
+    def __init__(
+        self, output: Storage, format: str, deep: bool, limit: int, progress: Callable[[int, int], None]
+    ) -> None:
+        self._output = output
+        self._format = format
+        self._nested = format == "png"
+        self._deep = deep
+        self._limit = limit
+        self._progress = progress
+        self._videos = self._superseded = self._temporary = self._files = 0
+        self._wrong: list[np.ndarray] = []
+        self._torn: dict[tuple[int, int], str] = {}
+        self._orphans: list[np.ndarray] = []
+        # The first of them; some may turn out to be in order.
+        self._orphan_paths: list[str] = []
+        self._with_paths: list[np.ndarray] = []
+
+    def run(self, holder: str | None, lease: leases.Lease | None = None) -> Verification:
+        """Compare; with a lease, also write `lost` entries."""
+        named = _Named(self._nested)
+        # The ledger first: a video is there before its entry.
+        ledger.read_parts(self._output, _COLUMNS, lambda _name, table: named.add(table))
+        self._compare(named)
+        wrong, orphans = _sorted(self._wrong), _sorted(self._orphans)
+        if len(wrong) or len(orphans):
+            wrong, orphans = self._second_look(wrong, orphans)
+        if lease is not None and len(wrong) and not self._files:
+            raise Refused(
+                f"{redact(self._output.uri(VIDEOS))}: there is no file in it, and the ledger names "
+                f"{self._videos:,}: is it the right place? Nothing was changed; if all are gone for good, "
+                f"remove {redact(self._output.uri(ledger.FOLDER))} to render them again"
+            )
+        findings = self._name_wrong(wrong) if len(wrong) else []
+        lost = self._repair(wrong, lease) if len(wrong) and lease is not None else 0
+        torn = int(np.count_nonzero(wrong["torn"]))
+        return Verification(
+            videos=self._videos,
+            missing=len(wrong) - torn,
+            torn=torn,
+            orphaned=len(orphans),
+            superseded=self._superseded,
+            temporary=self._temporary,
+            lost=lost,
+            deep=self._deep,
+            run=holder,
+            findings=(*findings, *self._name_orphans(orphans)),
+        )
+
+    def _compare(self, named: _Named) -> None:
+        strays, folders = self._output.entries(VIDEOS)
+        self._join(np.empty(0, _VIDEO), _Stored(strays, self._nested))
+        # Frames are many: one folder's at a time.
+        threads = 1 if self._nested else _listers(named.entries, len(folders))
+        listings = map_ahead(lambda folder: (folder, self._output.sizes(folder)), folders, threads=threads)
+        for done, (folder, sizes) in enumerate(listings):
+            self._join(named.pop(folder.rpartition("/")[2]), _Stored(sizes, self._nested))
+            self._progress(done + 1, len(folders))
+        for folder in named.folders():
+            self._join(named.pop(folder), _Stored({}, self._nested))
+
+    def _join(self, entries: np.ndarray, stored: _Stored) -> None:
+        """Compare the entries of a folder, sorted by path and time, with what lies in it."""
+        latest = entries[_last_of_each(entries)]
+        there = latest[~latest["lost"]]
+        at = _find(there, stored.hashes, nested=self._nested)
+        seen = np.zeros(len(there), np.bool_)
+        seen[at[at >= 0]] = True
+        self._videos += len(there)
+        self._files += len(stored.paths)
+        self._temporary += stored.temporary
+        self._wrong.append(there[~seen])
+        torn = there[at[self._find_torn(there, at, stored)]]
+        torn["torn"] = True
+        self._wrong.append(torn)
+
+        orphaned = at < 0
+        if self._nested:
+            known = _find(entries, stored.hashes, nested=True) >= 0
+            self._superseded += int(np.count_nonzero(orphaned & known))
+            orphaned &= ~known
+        orphans = stored.hashes[orphaned]
+        before = _find(latest, orphans, nested=False)
+        for name in ("finished_at", "attempt", "lost"):
+            # What the ledger says of their rows by now does not explain them; what comes later may.
+            orphans[name][before >= 0] = latest[name][before[before >= 0]]
+        self._orphans.append(orphans)
+        room = _CANDIDATES * self._limit - len(self._orphan_paths)
+        self._orphan_paths += [stored.paths[place] for place in np.flatnonzero(orphaned)[:room]]
+        self._with_paths.append(orphans[:room])
+
+    def _find_torn(self, there: np.ndarray, at: np.ndarray, stored: _Stored) -> np.ndarray:
+        """Places of the stored files that are not what their entries say: int64 (n,)."""
+        torn: dict[int, str] = {}
+        if not len(there):
+            return np.empty(0, np.int64)
+        for name, what in (("size", "bytes"), ("frames", "frames")):
+            if name == "size" or self._nested:
+                expected, found = there[name][at], stored.hashes[name]
+                for place in np.flatnonzero((at >= 0) & (expected >= 0) & (expected != found)).tolist():
+                    torn[place] = _differ(what, found[place], expected[place])
+        if self._deep:
+            whole = [place for place in np.flatnonzero(at >= 0).tolist() if place not in torn]
+            read = map_ahead(
+                lambda place: self._read(stored.files(place), there[at[place]]), whole, threads=_READERS
+            )
+            torn |= {place: said for place, said in zip(whole, read, strict=True) if said is not None}
+        for place, message in torn.items():
+            video = there[at[place]]
+            self._torn[int(video["high"]), int(video["low"])] = message
+        return np.array(list(torn), np.int64)
+
+    def _read(self, files: Sequence[str], video: np.void) -> str | None:
+        """What is wrong with a video's content; a disk that is away for a moment is waited for."""
+        return with_retries(lambda: self._read_once(files, video), hurry=threading.Event())
+
+    def _read_once(self, files: Sequence[str], video: np.void) -> str | None:
+        with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+            try:
+                local, digest = fetch_video(list(map(self._output.uri, files)), Path(folder))
+            except FileNotFoundError:
+                return "it vanished while it was looked at"
+            if _digest_hashes([digest])[0] != video["digest"]:
+                return "its SHA-256 is not the one that the ledger has"
+            try:
+                frames = count_frames(Path(folder) if self._nested else local[0], self._format)
+            except MediaError as error:
+                return str(error)
+        return None if frames == video["frames"] else _differ("frames", frames, video["frames"])
+
+    def _second_look(self, wrong: np.ndarray, orphans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Without what entries explain that have come since."""
+        kept = [np.ones(len(wrong), np.bool_), np.ones(len(orphans), np.bool_)]
+
+        def look(_name: str, table: pa.Table) -> None:
+            entries, _ = _entries_of(table, self._nested)
+            for held, keep, nested in ((wrong, kept[0], False), (orphans, kept[1], self._nested)):
+                at = _find(held, entries, nested=nested)
+                newer = at >= 0
+                newer[newer] = _is_later(entries[newer], held[at[newer]])
+                keep[at[newer]] = False
+
+        ledger.read_parts(self._output, _COLUMNS, look)
+        return wrong[kept[0]], orphans[kept[1]]
+
+    def _each_wrong(self, wrong: np.ndarray, use: Callable[[Mapping[str, Any], str, str], None]) -> None:
+        """Hands the entry of each video, its kind and what is wrong to a function."""
+        told = np.zeros(len(wrong), np.bool_)
+
+        def look(_name: str, table: pa.Table) -> None:
+            table = table.filter(pc.equal(table.column("status"), ledger.DONE))
+            entries, _ = _entries_of(table, self._nested)
+            at = _find(wrong, entries, nested=False)
+            same = [wrong[key][at] == entries[key] for key in ("finished_at", "attempt", "digest")]
+            places = np.flatnonzero((at >= 0) & np.logical_and.reduce(same))
+            for place, row in zip(at[places], table.take(pa.array(places)).to_pylist(), strict=True):
+                # A part that is compacted while it is read comes twice.
+                if told[place]:
+                    continue
+                told[place] = True
+                video = wrong[place]
+                message = self._torn.get((int(video["high"]), int(video["low"])), "there is no such file")
+                use(row, TORN if video["torn"] else MISSING, message)
+
+        ledger.read_parts(self._output, (*_COLUMNS, *_IDENTITY), look)
+
+    def _repair(self, wrong: np.ndarray, lease: leases.Lease) -> int:
+        """Write `lost` entries; how many."""
+        # Compaction hides that something was entered after the run.
+        with_retries(lambda: forget_counts(self._output), hurry=threading.Event())
+        lost = 0
+        passthrough = ledger.passthrough_of(self._output)
+        writer = LedgerWriter(self._output, lease.run, passthrough, max_entries=10_000)
+
+        def take_back(row: Mapping[str, Any], kind: str, message: str) -> None:
+            nonlocal lost
+            lost += 1
+            # The entry is taken also if the storage refuses; `flush` asks it again.
+            with contextlib.suppress(OSError):
+                writer.append(_lost_entry(row, lease.run, kind, message))
+
+        self._each_wrong(wrong, take_back)
+        with_retries(writer.flush, hurry=threading.Event())
+        if lease.lost:
+            raise Refused(f"{redact(self._output.root)}: {lease.lost} took this output over; verify it again")
+        return lost
+
+    def _name_wrong(self, wrong: np.ndarray) -> list[Finding]:
+        """The first of the missing and torn videos."""
+        findings: list[Finding] = []
+
+        def name(row: Mapping[str, Any], kind: str, message: str) -> None:
+            findings.append(Finding(kind, path_of(row["uri"]), row["id"], message))
+
+        self._each_wrong(wrong[: self._limit], name)
+        return findings
+
+    def _name_orphans(self, orphans: np.ndarray) -> Iterator[Finding]:
+        named = np.concatenate([np.empty(0, _VIDEO), *self._with_paths])
+        still = np.flatnonzero(_find(orphans, named, nested=self._nested) >= 0)
+        for place in still[: self._limit]:
+            message = "its row was marked as lost" if named["lost"][place] else "no ledger entry names it"
+            yield Finding(ORPHANED, self._orphan_paths[place], None, message)
+
+
+def _listers(files: int, folders: int) -> int:
+    """How many folders with so many files in all to list at the same time; twice as many are taken ahead."""
+    return min(_LISTERS, max(1, _LISTED * folders // (2 * max(1, files))))
+
+
+class _Named:
+    """The videos that a ledger names, by the folder of `videos/` that they are in.
+
+    Attributes:
+        entries: How many were added.
+    """
+
+    def __init__(self, nested: bool) -> None:
+        self._nested = nested
+        self.entries = 0
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+        self._read: dict[str, list[np.ndarray]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Takes entries with the columns `_COLUMNS`."""
+        self.entries += len(table)
+        self._waiting.append(table)
+        self._rows += len(table)
+        # Small parts cost less together.
+        if self._rows >= _BATCH:
+            self._take()
+
+    def folders(self) -> list[str]:
+        """Those that were not taken yet."""
+        self._take()
+        return list(self._read)
+
+    def pop(self, folder: str) -> np.ndarray:
+        """All that is said of videos in a folder, sorted by path and time: `_VIDEO` (N,)."""
+        self._take()
+        return _sorted(self._read.pop(folder, []))
+
+    def _take(self) -> None:
+        if not self._waiting:
+            return
+        entries, folders = _entries_of(pa.concat_tables(self._waiting), self._nested)
+        self._waiting, self._rows = [], 0
+        codes = folders.dictionary_encode()
+        order = np.argsort(codes.indices.to_numpy(), kind="stable")
+        bounds = codes.indices.to_numpy()[order].searchsorted(np.arange(len(codes.dictionary) + 1))
+        for number, folder in enumerate(codes.dictionary.to_pylist()):
+            chosen = order[bounds[number] : bounds[number + 1]]
+            self._read.setdefault(folder, []).append(entries[chosen])
+
+
+class _Stored:
+    """What lies in a folder of `videos/`: a video each, a file or a folder of frames."""
+
+    def __init__(self, sizes: Mapping[str, int], nested: bool) -> None:
+        self.temporary = sum(map(is_temporary, sizes))
+        self._members: dict[str, list[str]] = {}
+        for path in sorted(sizes):
+            if not is_temporary(path):
+                # videos/ab/NAME/DIGEST/000000.png
+                whole = path.rpartition("/")[0] if nested and path.count("/") == 4 else path
+                self._members.setdefault(whole, []).append(path)
+        self.paths = list(self._members)
+        names = [path.removeprefix(f"{VIDEOS}/") for path in self.paths]
+        digests = [name.rpartition("/")[2] if nested else "" for name in names]
+        if nested:
+            names = [name.rpartition("/")[0] for name in names]
+        hashes = np.zeros(len(names), _VIDEO)
+        hashes["high"], hashes["low"] = text_hashes(pa.array(names, pa.string())).T
+        hashes["digest"] = _digest_hashes(digests)
+        hashes["size"] = [sum(map(sizes.__getitem__, members)) for members in self._members.values()]
+        hashes["frames"] = list(map(len, self._members.values()))
+        hashes["finished_at"] = hashes["attempt"] = -1
+        self.hashes = hashes
+
+    def files(self, place: int) -> list[str]:
+        """Paths of the files of a video, sorted."""
+        return self._members[self.paths[place]]
+
+
+def _entries_of(table: pa.Table, nested: bool) -> tuple[np.ndarray, pa.Array]:
+    """What entries say of videos: `_VIDEO` (N,); and the folder of each. Failures say nothing."""
+    table = table.filter(pc.not_equal(table.column("status"), ledger.FAILED))
+    columns = {name: table.column(name).combine_chunks() for name in _COLUMNS}
+    paths = pc.replace_substring_regex(columns["uri"].fill_null(""), r"(?s)^.*/videos/", "")
+    keys = pc.replace_substring_regex(paths, r"/[^/]*$", "") if nested else paths
+    out = np.zeros(len(table), _VIDEO)
+    out["high"], out["low"] = text_hashes(keys).T
+    out["digest"] = text_hashes(pc.utf8_slice_codeunits(columns["sha256"].fill_null(""), 0, _DIGITS))[:, 0]
+    out["size"] = columns["bytes"].fill_null(-1).to_numpy()
+    out["frames"] = columns["frames"].fill_null(-1).to_numpy()
+    out["attempt"] = columns["attempt"].to_numpy()
+    out["finished_at"] = columns["finished_at"].cast(pa.int64()).to_numpy()
+    out["lost"] = pc.equal(columns["status"], ledger.LOST).to_numpy(zero_copy_only=False)
+    return out, pc.replace_substring_regex(paths, r"(?s)/.*$", "")
+
+
+_DIGITS = 16
+"""Of a SHA-256 in hex those that are compared: 64 bits, and the name of a folder of frames."""
+
+
+def _digest_hashes(digests: Sequence[str]) -> np.ndarray:
+    return text_hashes(pa.array([digest[:_DIGITS] for digest in digests], pa.string()))[:, 0]
+
+
+def _sorted(entries: list[np.ndarray]) -> np.ndarray:
+    """All of them, by path and time."""
+    whole = np.concatenate([np.empty(0, _VIDEO), *entries])
+    return whole[np.lexsort([whole[key] for key in ("lost", "attempt", "finished_at", "low", "high")])]
+
+
+def _last_of_each(entries: np.ndarray) -> np.ndarray:
+    """Places of the latest entry of each path, of entries sorted by path and time."""
+    if not len(entries):
+        return np.empty(0, np.int64)
+    differs = (entries["high"][1:] != entries["high"][:-1]) | (entries["low"][1:] != entries["low"][:-1])
+    return np.append(np.flatnonzero(differs), len(entries) - 1)
+
+
+def _find(entries: np.ndarray, wanted: np.ndarray, *, nested: bool) -> np.ndarray:
+    """Where some videos are among entries sorted by path; -1 for those that are not: int64 (N,)."""
+    keys = ("low", "digest") if nested else ("low",)
+    return find_hashes(entries["high"], wanted["high"], [(entries[key], wanted[key]) for key in keys])
+
+
+def _is_later(entries: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether entries come after others of the same path: bool (N,)."""
+    later = entries["lost"] & ~others["lost"]
+    for key in ("attempt", "finished_at"):
+        later = (entries[key] > others[key]) | ((entries[key] == others[key]) & later)
+    return later
+
+
+def _differ(what: str, found: int, expected: int) -> str:
+    return f"{found:,} {what}, where the ledger says {expected:,}"
+
+
+def path_of(uri: str) -> str:
+    """A video's path in its output, which may have been moved since."""
+    return f"{VIDEOS}/{uri.rpartition(f'/{VIDEOS}/')[2]}"
+
+
+def _lost_entry(row: Mapping[str, Any], worker: str, kind: str, message: str) -> LedgerEntry:
+    """The entry that takes back the `done` entry of a video."""
+    kept = {name: row[name] for name in ("uri", "attempt", "finished_at", *_IDENTITY)}
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return LedgerEntry(
+        status=ledger.LOST,
+        worker=worker,
+        error_class=LOST_CLASSES[kind],
+        error_message=f"{message}; found {now}",
+        **kept,
+    )

@@ -1,0 +1,177 @@
+"""The books: what gangs have done, entered into the ledger by the driver, and by nobody else.
+
+A gang stores its videos and tells the driver, which holds the lease of the output. One writer for all gangs
+has four merits:
+
+- Entries of all gangs share parts. A part costs a request to write, and each resume another to read; gangs
+  that take minutes for a video would each write a part a video, or keep finished work unsaid for long.
+- Nobody enters a row behind the driver's back: neither a gang that was given up for dead, nor one whose
+  driver was killed and which works on for a moment beside the next run. So each row is entered once.
+- A gang that is killed takes nothing with it that it has told.
+- Of two entries of a row the later counts. One clock dates them all, the driver's, and what is entered is
+  dated after all that the ledger holds: other hosts' clocks, that of the driver before included, may go
+  wrong by minutes.
+
+What a killed driver loses are the entries of the last seconds, see `WAIT_SECONDS` and `PATIENCE_SECONDS`.
+Their videos say themselves of which row they are, and the next run enters them, see `adoption`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import time
+from collections import Counter, deque
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+
+from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
+from vidgen_dist.output.lease import Lease, LeaseLost
+from vidgen_dist.storage.faults import describe_error
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.retries import with_retries
+
+FEW_ENTRIES = 8
+"""Entries of a part at least, so that the ledger asks an eighth of a request a video."""
+
+WAIT_SECONDS = 15.0
+"""Between two parts, however many entries there are."""
+
+PATIENCE_SECONDS = 60.0
+"""An entry is written after so long, though there are only a few: that is a part a minute, of a run that does
+less than eight videos a minute. Its heartbeats are four."""
+
+MANY_ENTRIES = 1000
+"""With so many, nothing is waited for."""
+
+TICK_SECONDS = 0.5
+"""How often it is looked whether entries have waited long enough."""
+
+HANG_SECONDS = 900.0
+"""A write that has not come back for so long is a fault: what is rendered meanwhile may never be entered."""
+
+CLOSE_SECONDS = 300.0
+"""What the writing of the last entries may take at the end of a run."""
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Books:
+    """Enters rows in a thread of its own, until it is closed.
+
+    Attributes:
+        fault: Why the ledger cannot be written, once it cannot; then it is only tried again at the end.
+
+    Args:
+        writer: Writes the parts.
+        lease: Without it nothing may be entered.
+        newest: When the last attempt in the ledger ended, in microseconds since 1970.
+    """
+
+    def __init__(self, writer: LedgerWriter, lease: Lease, newest: int) -> None:
+        self.fault = ""
+        self._writer = writer
+        self._lease = lease
+        self._entries: queue.SimpleQueue[LedgerEntry] = queue.SimpleQueue()
+        self._asked: float | None = None
+        self._newest = _EPOCH + timedelta(microseconds=newest)
+        self._unwritten: deque[str] = deque()
+        self._written: Counter[str] = Counter()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="books", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> int:
+        """Videos whose entries lie on the storage."""
+        return self._written[DONE]
+
+    @property
+    def failed(self) -> int:
+        """Dead letters that lie on the storage."""
+        return self._written[FAILED]
+
+    @property
+    def stuck(self) -> str:
+        """Why the run must end: `fault`, or that the storage has not answered for long; else empty."""
+        asked = self._asked
+        if asked is not None and time.monotonic() - asked > HANG_SECONDS:
+            return self.fault or f"the storage has not answered for {HANG_SECONDS:g} s"
+        return self.fault
+
+    @property
+    def waiting(self) -> int:
+        """Entries that no part holds yet."""
+        return self._entries.qsize() + len(self._unwritten)
+
+    @property
+    def newest(self) -> int:
+        """When the last attempt ended that was entered, in microseconds since 1970."""
+        return (self._newest - _EPOCH) // datetime.resolution
+
+    def enter(self, entry: LedgerEntry) -> None:
+        """Date an entry and take it; it is written before long, at the latest when the books are closed."""
+        self._newest = max(datetime.now(UTC), self._newest + datetime.resolution)
+        self._entries.put(dataclasses.replace(entry, finished_at=self._newest))
+
+    def close(self) -> None:
+        """Write what is left; sets `fault` if that cannot be done."""
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self.fault = f"the storage has not answered for {CLOSE_SECONDS:g} s"
+
+    def _work(self) -> None:
+        while not self._closing.wait(TICK_SECONDS) and not self.fault:
+            self._keep(at_the_end=False)
+        self._closing.wait()
+        # In this thread, which can be left behind: a storage that hangs must not keep a run from ending.
+        self._keep(at_the_end=True)
+
+    def _keep(self, *, at_the_end: bool) -> None:
+        try:
+            entries = [self._entries.get() for _ in range(self._entries.qsize())]
+            if entries:
+                self._writer.take(entries)
+                self._unwritten.extend(entry.status for entry in entries)
+            if self._writer.due or (at_the_end and self._writer.waiting):
+                self._asked = time.monotonic()
+                with_retries(self._write, hurry=threading.Event())
+        except LeaseLost:
+            # The driver learns it from the lease. What is unwritten is the other run's to render.
+            return
+        except Exception as error:  # noqa: BLE001 - the driver lets the rows that run come to their end
+            self.fault = describe_error(error)
+        finally:
+            self._asked = None
+
+    def _write(self) -> None:
+        self._lease.assure()
+        try:
+            self._writer.flush()
+        finally:
+            while len(self._unwritten) > self._writer.waiting:
+                self._written[self._unwritten.popleft()] += 1
+
+
+def open_books(output: Storage, passthrough: pa.Schema, lease: Lease, newest: int) -> Books:
+    """The books of a run.
+
+    Args:
+        output: Its output.
+        passthrough: Names and types of the manifest's columns that are copied.
+        lease, newest: As `Books` takes them.
+    """
+    writer = LedgerWriter(
+        output,
+        lease.run,
+        passthrough,
+        max_entries=MANY_ENTRIES,
+        max_seconds=WAIT_SECONDS,
+        min_entries=FEW_ENTRIES,
+        patience=PATIENCE_SECONDS,
+    )
+    return Books(writer, lease, newest)

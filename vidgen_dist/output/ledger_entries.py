@@ -1,0 +1,104 @@
+"""Ledger entries as the runtime makes them, and the little that it reads of them by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from vidgen_dist import ledger
+from vidgen_dist.ledger import LedgerEntry
+from vidgen_dist.media import EncodedVideo
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.quality import Quality, flags
+from vidgen_dist.spec import ModelOptions
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import redact_message
+
+SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
+
+
+def done_entry(
+    model: ModelOptions,
+    worker: str,
+    row: Row,
+    fingerprint: str,
+    video: EncodedVideo,
+    uri: str,
+    seconds: Mapping[str, float],
+    quality: Quality,
+) -> LedgerEntry:
+    """The entry of a video that lies at `uri`."""
+    stages: dict[str, Any] = {
+        f"seconds_{stage}": value for stage, value in seconds.items() if f"seconds_{stage}" in SECONDS
+    }
+    return LedgerEntry(
+        id=row.id,
+        status=ledger.DONE,
+        fingerprint=fingerprint,
+        attempt=row.attempt,
+        finished_at=datetime.now(UTC),
+        uri=uri,
+        bytes=video.bytes,
+        sha256=video.sha256,
+        frames=video.frames,
+        fps=video.fps,
+        width=video.width,
+        height=video.height,
+        seed=row.request.seed,
+        model=model.id,
+        revision=model.revision,
+        worker=worker,
+        extra=row.passthrough,
+        **stages,
+        **_measured(quality),
+    )
+
+
+def failed_entry(
+    model: ModelOptions,
+    worker: str,
+    row: Row,
+    fingerprint: str,
+    error_class: str,
+    message: str,
+    quality: Quality | None = None,
+) -> LedgerEntry:
+    """The entry of a row that is given up: a dead letter; with the numbers of a video that was measured."""
+    return LedgerEntry(
+        id=row.id,
+        status=ledger.FAILED,
+        fingerprint=fingerprint,
+        attempt=row.attempt,
+        finished_at=datetime.now(UTC),
+        seed=row.request.seed,
+        model=model.id,
+        revision=model.revision,
+        worker=worker,
+        error_class=error_class,
+        # Of a row that killed its gangs, it quotes what Ray and the ranks said.
+        error_message=redact_message(message),
+        extra=row.passthrough,
+        **({} if quality is None else _measured(quality)),
+    )
+
+
+def _measured(quality: Quality) -> dict[str, Any]:
+    return dataclasses.asdict(quality) | {"flags": flags(quality)}
+
+
+def latest_entries(output: Storage) -> dict[str, dict[str, Any]]:
+    """Id -> its latest entry, by column. All are held in memory: for small runs."""
+    latest: dict[str, dict[str, Any]] = {}
+
+    def keep_latest(_name: str, table: pa.Table) -> None:
+        for entry in table.to_pylist():
+            before = latest.get(entry["id"])
+            if before is None or before["finished_at"] <= entry["finished_at"]:
+                latest[entry["id"]] = entry
+
+    ledger.read_parts(output, ledger.SCHEMA.names, keep_latest)
+    return latest

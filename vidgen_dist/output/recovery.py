@@ -1,0 +1,183 @@
+"""Adoption: finished videos that no ledger entry names, because who stored them was killed.
+
+A video is stored first and entered afterwards, see `books`. A killed driver leaves the videos of the last
+seconds behind, a killed gang one that it had no time to speak of. Whoever gets such a row next looks whether
+its video is there, and enters that instead of rendering it again. This is the gangs' work, as it is to read
+and to decode videos, and a gang that dies of it is replaced as any; but for the look nothing is different.
+
+Which rows are looked for:
+
+- Those that a lost gang had in hand, see `crew`.
+- In a run on an output that had one before, the first ones of each shape. Within a shape, rows go out in an
+  order that does not depend on what is done (`manifest.ordering`). So of those that are not entered, the ones
+  that the run before had handed out come first, in whatever order they ended or were given back. They are no
+  more than what its books held and its gangs had in hand: `most_left`. Whether that run was killed does not
+  matter: a ledger that could not be written at its end leaves the same behind.
+
+Where a manifest was re-ordered since, or another choice of rows was made (`--retry`), some may be missed.
+They are rendered again, as are those of `npy`, which carries no tags.
+
+What lies there is a row's video only if it says so itself, by id and fingerprint, and decodes whole, in the
+row's size. A row whose video the ledger took back (`lost`) is rendered in any case: what is wrong with that
+one may not be seen in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vidgen_dist.media import (
+    FOLDER_DIGITS,
+    GIF_END,
+    MAX_GIF_FPS,
+    EncodedVideo,
+    MediaError,
+    place_of,
+    read_tags,
+    read_video,
+)
+from vidgen_dist.output.ledger_committer import MANY_ENTRIES
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.video_files import fetch_video
+from vidgen_dist.provenance import provenance_tags
+from vidgen_dist.quality import Quality, flags, measure
+from vidgen_dist.request import Field, ResolvedRequest, shape_of
+from vidgen_dist.spec import AUTO, OutputOptions, TopologyOptions
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.names import is_temporary, safe_name
+from vidgen_dist.storage.retries import with_retries
+from vidgen_dist.worker_events import Notes
+
+_BESIDE_A_SHARD = 4
+"""Rows that a gang may have beside its shard: one ahead, and those that wait to be written or are."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A row's video that was there already.
+
+    Args:
+        video: It; its file is not kept.
+        uri: Where it lies.
+        quality: Measured on its frames as they were decoded.
+    """
+
+    video: EncodedVideo
+    uri: str
+    quality: Quality
+
+
+def most_left(topology: TopologyOptions) -> int:
+    """How many rows of a shape a run that was killed can have begun and not entered, roughly."""
+    gangs = topology.npus or 0 if topology.replicas == AUTO else topology.replicas
+    # While a part is written, as many entries again may come.
+    return 2 * MANY_ENTRIES + gangs * (topology.shard_size + _BESIDE_A_SHARD)
+
+
+def seek(rows: Iterator[Row], most: int, fields: Mapping[str, Field]) -> Iterator[Row]:
+    """The rows, the first `most` of each shape marked as sought.
+
+    Args:
+        rows: The rows.
+        most: See above.
+        fields: The declarations of what rows have.
+    """
+    counts: Counter[tuple[int | None, ...]] = Counter()
+    for row in rows:
+        shape = shape_of(row.request.values(), fields)
+        counts[shape] += 1
+        yield dataclasses.replace(row, sought=True) if counts[shape] <= most else row
+
+
+def find_stored(
+    output: Storage, options: OutputOptions, row: Row, fingerprint: str, hurry: threading.Event, note: Notes
+) -> Stored | None:
+    """The row's finished video, if it is there.
+
+    Args:
+        output: The run's output.
+        options: In which format it is, and which flags are rejected: a video that has one of them is none.
+        row: Whose.
+        fingerprint: The row's.
+        hurry: See `with_retries`.
+        note: Likewise.
+
+    Raises:
+        OSError: The storage does not say.
+    """
+    format = options.format
+    if format == "npy":
+        return None
+    patiently = functools.partial(with_retries, hurry=hurry, note=note)
+    place = place_of(safe_name(row.id))
+    if format == "png":
+        videos = _folders(patiently(functools.partial(output.sizes, place)))
+    else:
+        videos = [[f"{place}.{format}"]]
+    for files in videos:
+        stored = patiently(functools.partial(_read, output, files, format, row, fingerprint))
+        if stored is not None and not set(flags(stored.quality)) & set(options.reject):
+            return stored
+    return None
+
+
+def _folders(files: Iterable[str]) -> list[list[str]]:
+    """The frames of each rendering."""
+    folders: dict[str, list[str]] = {}
+    for file in sorted(files):
+        if not is_temporary(file):
+            folders.setdefault(file.rpartition("/")[0], []).append(file)
+    return list(folders.values())
+
+
+def _read(output: Storage, files: Sequence[str], format: str, row: Row, fingerprint: str) -> Stored | None:
+    """A video as it lies there, if it is the row's and whole."""
+    with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+        try:
+            local, digest = fetch_video([output.uri(file) for file in files], Path(folder))
+            path = Path(folder) if format == "png" else local[0]
+            if _is_cut(path, files, digest, format) or not _is_of(read_tags(path, format), row, fingerprint):
+                return None
+            frames = read_video(local if format == "png" else path)
+        except (FileNotFoundError, MediaError):
+            return None
+        size = sum(file.stat().st_size for file in local)
+    request = row.request
+    if frames[0].size != _size(request, format):
+        return None
+    fps = request.written_fps
+    if format == "gif":
+        fps = min(fps, MAX_GIF_FPS)
+    uri = output.uri(files[0].rpartition("/")[0] if format == "png" else files[0])
+    video = EncodedVideo(path, size, digest, len(frames), float(fps), *frames[0].size)
+    return Stored(video, uri, measure(np.asarray(frame) for frame in frames))
+
+
+def _is_of(tags: Mapping[str, str], row: Row, fingerprint: str) -> bool:
+    expected = provenance_tags(id=row.id, model="", revision=None, seed=None, fingerprint=fingerprint)
+    return all(tags.get(key) == expected[key] for key in ("id", "fingerprint"))
+
+
+def _is_cut(path: Path, files: Sequence[str], digest: str, format: str) -> bool:
+    """Whether something is missing that a decoder does not miss."""
+    if format == "png":
+        return files[0].split("/")[-2] != digest[:FOLDER_DIGITS]
+    if format == "gif":
+        # Cut between two frames, the first ones are an animation, too.
+        return not path.read_bytes().endswith(GIF_END)
+    return False
+
+
+def _size(request: ResolvedRequest, format: str) -> tuple[int, int]:
+    """Width and height that the file must have."""
+    odd = (request.width % 2, request.height % 2) if format == "mp4" else (0, 0)
+    return request.width + odd[0], request.height + odd[1]

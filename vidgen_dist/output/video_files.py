@@ -1,0 +1,39 @@
+"""A video's files, wherever they lie, as files on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidgen_dist.media.hashing import feed
+from vidgen_dist.storage.files import fetch
+from vidgen_dist.storage.uris import is_local
+
+
+def fetch_video(uris: Sequence[str], folder: Path) -> tuple[list[Path], str]:
+    """Copy a video's files into a folder; those that are on this machine are linked.
+
+    Args:
+        uris: The file, or the frames in their order.
+        folder: An empty one.
+
+    Returns:
+        The files, and the SHA-256 of what they hold, one after the other, as the ledger has it.
+
+    Raises:
+        FileNotFoundError: One is not there.
+        OSError: The storage failed.
+    """
+    digest = hashlib.sha256()
+    files = []
+    for uri in uris:
+        local = folder / uri.rpartition("/")[2]
+        if is_local(uri):
+            local.symlink_to(uri)
+        else:
+            fetch(uri, local)
+        with local.open("rb") as file:
+            feed(digest, file)
+        files.append(local)
+    return files, digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Bad rows by choice: with `faults.bad_rows: fail`, dead letters before anything is rendered.
+
+What a row holds says that it cannot be rendered, so nobody needs to try it. Its entry's fingerprint is the
+digest of the row as it stands, for it has none as others have: as long as it stands so, it is not entered
+again, whatever else of the run has changed; once it was mended, it is rendered. In memory, such a row is its
+place in the manifest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from vidgen_dist import ledger
+from vidgen_dist.ledger import LedgerEntry
+from vidgen_dist.output.lease import Lease
+from vidgen_dist.output.ledger_committer import open_books
+from vidgen_dist.preflight.plan import Plan
+from vidgen_dist.runtime.interrupts import Interrupts
+from vidgen_dist.storage.uris import redact_message
+
+ERROR = "BadRow"
+"""The error class of their entries."""
+
+SHOWN_REASONS = 20
+
+MOST_WAITING = 2**16
+"""Entries that wait in memory for the storage: no fewer than the books write without waiting for more."""
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What became of a run's bad rows.
+
+    Args:
+        failed: Those that the ledger has, of this run or one before.
+        newest: When the last attempt in the ledger ended, in microseconds since 1970.
+        fault: Why the ledger cannot be written; empty if it can.
+    """
+
+    failed: int
+    newest: int
+    fault: str = ""
+
+
+def describe_bad_rows(plan: Plan) -> Iterator[str]:
+    """The manifest's bad rows by column and reason, one a line."""
+    if not plan.bad:
+        return
+    count, before = (int(np.count_nonzero(rows)) for rows in (plan.found.bad, plan.found.entered))
+    known = f" ({before:,} of them are dead letters already)" if before else ""
+    yield f"{count:,} of {plan.manifest.num_rows:,} rows cannot be rendered{known}:"
+    yield from (f"  {reason}" for reason in plan.reasons[:SHOWN_REASONS])
+    if len(plan.reasons) > SHOWN_REASONS:
+        yield f"  and {len(plan.reasons) - SHOWN_REASONS:,} more reasons"
+    yield "  `vidgen manifest check --export` lists them all"
+
+
+def first_failures(plan: Plan, most: int) -> tuple[str, ...]:
+    """The first of a run's bad rows, each in a line as other failures. Raises as `Plan.bad_rows`."""
+    lines: list[str] = []
+    for _, bad in plan.bad_rows(plan.found.chosen & plan.found.bad):
+        for problem in bad.problems(slice(most - len(lines))):
+            lines.append(f"{problem.id}: {ERROR}: {redact_message(problem.message)}")
+        if len(lines) == most:
+            break
+    return tuple(lines)
+
+
+def enter_bad_rows(plan: Plan, lease: Lease, interrupts: Interrupts, say: Callable[[str], None]) -> Entered:
+    """Make dead letters of the bad rows that are none yet, until all are, or a signal asks for an end.
+
+    Args:
+        plan: The run.
+        lease: The right to enter rows.
+        interrupts: Say when to end.
+        say: Told when that takes long.
+
+    Raises:
+        Refused: The manifest cannot be read, or was changed.
+    """
+    mine = plan.found.chosen & plan.found.bad
+    before = int(np.count_nonzero(mine & plan.found.entered))
+    left = mine & ~plan.found.entered
+    if not left.any():
+        return Entered(before, plan.newest)
+    books = open_books(plan.output, plan.passthrough, lease, plan.newest)
+    say(f"entering {int(np.count_nonzero(left)):,} dead letters")
+    try:
+        for entry in _entries(plan, left):
+            books.enter(entry)
+            while books.waiting >= MOST_WAITING and not books.stuck:
+                time.sleep(0.01)
+            if interrupts.level or books.stuck or lease.lost:
+                break
+    finally:
+        books.close()
+    return Entered(before + books.failed, books.newest, books.fault)
+
+
+def _entries(plan: Plan, wanted: np.ndarray) -> Iterator[LedgerEntry]:
+    model = plan.decided.model
+    for places, bad in plan.bad_rows(wanted):
+        batch, mask = bad.batch, np.zeros(len(bad.batch), np.bool_)
+        mask[bad.places] = True
+        messages = bad.told("message").to_pylist()
+        redacted = _redacted(set(messages))
+        rows = zip(
+            batch.ids.filter(pa.array(mask)).to_pylist(),
+            batch.digests(mask),
+            plan.found.attempts[places[bad.places]].tolist(),
+            messages,
+            batch.extras(bad.places),
+            strict=True,
+        )
+        for row_id, digest, attempts, message, extra in rows:
+            yield LedgerEntry(
+                id=row_id,
+                status=ledger.FAILED,
+                fingerprint=digest,
+                attempt=attempts + 1,
+                finished_at=datetime.now(UTC),
+                model=model.id,
+                revision=model.revision,
+                worker="driver",
+                error_class=ERROR,
+                error_message=redacted[message],
+                extra=extra,
+            )
+
+
+def _redacted(messages: set[str]) -> dict[str, str]:
+    """Messages, and what may be stored of them; it takes as long for thousands of them as for one."""
+    between = "\n\0\n"
+    several = list(messages)
+    return dict(zip(several, redact_message(between.join(several)).split(between), strict=True))

@@ -1,0 +1,156 @@
+"""The overview of a run, for those who do not see its terminal: `status.json`, and metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+
+from vidgen_dist.observability.progress import RunProgress
+from vidgen_dist.observability.stragglers import Paces
+from vidgen_dist.output.lease import Lease
+from vidgen_dist.output.status_file import GangStatus, RunStatus, State, StatusFile
+from vidgen_dist.request import FIELDS, Field
+from vidgen_dist.runtime.messages import Event
+from vidgen_dist.runtime.metrics import RunMetrics
+from vidgen_dist.runtime.scheduling.gang import Gang
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import redact_message
+
+REFRESH_SECONDS = 5.0
+"""How often things are looked at; the file may be written more rarely."""
+
+
+class Overview:
+    """Keeps the overview of a run until the block ends.
+
+    Args:
+        output: The run's output.
+        lease: Its lease; once lost, another run keeps the output's overview.
+        model: Id of the checkpoint.
+        progress: The run's counts.
+        counted: What they are of, as in `RunStatus`.
+        fields: The declarations of what rows have.
+    """
+
+    def __init__(
+        self,
+        output: Storage,
+        lease: Lease,
+        model: str,
+        progress: RunProgress,
+        counted: str = "",
+        fields: Mapping[str, Field] = FIELDS,
+    ) -> None:
+        self._lease = lease
+        self._progress = progress
+        self._counted = counted
+        self._since = datetime.now(UTC)
+        self._paces = Paces(fields)
+        self._metrics = RunMetrics(model)
+        self._file = StatusFile(output)
+        self._next = -float("inf")
+        self._ended = False
+
+    def __enter__(self) -> Overview:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not self._ended:
+            self.end("stopped", f"{type(error).__name__}: {error}")
+
+    def hear(self, gang: Gang, event: Event) -> None:
+        """What a gang says of one of its rows, which it still has."""
+        assert event.id is not None
+        now = time.monotonic()
+        if event.kind == "started":
+            self._paces.started(gang.name, gang.hand.tasks[event.id].row.request, now)
+        elif event.kind == "rendered":
+            self._paces.rendered(gang.name, event.id, now)
+        else:
+            # How long it takes to find a video says nothing either.
+            self._paces.ended(gang.name, event.id, done=event.kind == "done" and not event.adopted)
+
+    def lose(self) -> None:
+        """A gang is lost."""
+        self._metrics.lose()
+
+    def gave_up(self, error: str) -> None:
+        """A row is given up for the gangs that it killed."""
+        self._metrics.gave_up(error)
+
+    def refresh(self, gangs: Sequence[Gang]) -> None:
+        """Look at how things stand, if it is time to.
+
+        Args:
+            gangs: All that there are.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + REFRESH_SECONDS
+        self._paces.keep({gang.name for gang in gangs})
+        status = self._status("running", "", gangs)
+        self._tell_metrics(status)
+        if self._file.due and self._lease.lost is None:
+            self._file.put(status)
+
+    def end(self, state: State, message: str) -> None:
+        """Say how the run ended, and why."""
+        self._ended = True
+        self._paces.keep(())
+        status = self._status(state, message, ())
+        self._tell_metrics(status)
+        self._file.close(status if self._lease.lost is None else None)
+
+    def _tell_metrics(self, status: RunStatus) -> None:
+        self._metrics.set(
+            pending=status.pending,
+            gangs=len(status.gangs),
+            ready=sum(gang.state in ("rendering", "idle", "stopping") for gang in status.gangs),
+            stragglers=len(status.slow_rows) + len(status.slow_gangs),
+        )
+
+    def _status(self, state: State, message: str, gangs: Sequence[Gang]) -> RunStatus:
+        progress, now = self._progress, time.monotonic()
+        at_work = state == "running"
+        pace = progress.recent_pace() if at_work else progress.videos_per_minute()
+        return RunStatus(
+            run=self._lease.run,
+            state=state,
+            since=self._since,
+            updated=datetime.now(UTC),
+            refresh_seconds=self._file.seconds,
+            total=progress.total,
+            done=progress.before + progress.done,
+            failed=progress.failed,
+            pending=progress.left,
+            failures=dict(progress.failures.most_common()),
+            videos_per_minute=pace or None,
+            seconds_left=60 * progress.left / pace if pace and at_work else None,
+            counted=self._counted,
+            message=redact_message(message),
+            gangs=tuple(self._gang_status(gang, now) for gang in gangs),
+            slow_rows=tuple(self._paces.slow_rows(now)),
+            slow_gangs=tuple(self._paces.slow_gangs()),
+        )
+
+    def _gang_status(self, gang: Gang, now: float) -> GangStatus:
+        begun = self._paces.begun(gang.name)
+        if gang.told_to_stop:
+            state = "stopping"
+        elif gang.ready:
+            state = "rendering" if begun else "idle"
+        else:
+            state = "loading" if gang.placed else "waiting"
+        return GangStatus(
+            gang=gang.name,
+            replica=gang.replica,
+            state=state,
+            row=begun.row if begun else None,
+            since=datetime.now(UTC) - timedelta(seconds=now - begun.at) if begun else None,
+            stage=next((stage for stage in gang.leader.silent if stage != "write"), None),
+        )

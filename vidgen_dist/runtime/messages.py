@@ -1,0 +1,104 @@
+"""What driver and workers say to each other: plain data that can be sent between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from vidgen_dist.ledger import LedgerEntry
+from vidgen_dist.output.fingerprint import Identity
+from vidgen_dist.parallel.degrees import Degrees
+from vidgen_dist.spec import ModelOptions, OutputOptions
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.worker_events import Note
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is told once.
+
+    Args:
+        engine: Module name of what renders.
+        model: The checkpoint, its revision a commit.
+        device: `cpu` or `ascend`.
+        output: The folder of videos and ledger.
+        output_options: How frames are encoded, and what is rejected or saved.
+        identity: What decides the pixels of every row.
+        passthrough: Names and types of the manifest's columns that are copied to the ledger.
+        degrees: How a gang divides the work of one video.
+        max_attempts: See `spec.FaultsOptions`.
+        patience: Seconds within which the ranks of a gang raise what is a row's fault.
+    """
+
+    engine: str
+    model: ModelOptions
+    device: str
+    output: Storage
+    output_options: OutputOptions
+    identity: Identity
+    passthrough: pa.Schema
+    degrees: Degrees = field(default_factory=Degrees)
+    max_attempts: int = 3
+    patience: float = 600.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a worker has to say.
+
+    Args:
+        kind: `seated` (ready to join its gang; the message is its address), `ready` (the model is loaded),
+            `started` (a row), `rendered` (it left the model), `done` or `failed` (its video is on the
+            storage, or there will be none: its ledger entry can be written), `returned` (it was asked back,
+            and will not be begun), `stopped` (nothing more will come), `refused` (the model cannot be loaded
+            anywhere), `broken` (it could not be loaded here, or the worker can do no more), `stuck`
+            (nothing more can be written; the message says where and why).
+        id: The row's.
+        error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
+        message: Its message.
+        sent: For `done`, bytes that the gang's first rank sent to the others for this video, by purpose.
+        entry: For `done` and `failed`, what the ledger is to say of the row.
+        adopted: For `done`, whether the video was there already.
+    """
+
+    kind: Literal[
+        "seated",
+        "ready",
+        "started",
+        "rendered",
+        "done",
+        "failed",
+        "returned",
+        "stopped",
+        "refused",
+        "broken",
+        "stuck",
+    ]
+    id: str | None = None
+    error: str | None = None
+    message: str = ""
+    sent: Mapping[str, int] = field(default_factory=dict)
+    entry: LedgerEntry | None = None
+    adopted: bool = False
+
+    @property
+    def worker_event(self) -> Note:
+        """The same for the worker's log and its metrics."""
+        return Note(self.kind, self.id, error=self.error, message=self.message)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `Worker.poll` returns.
+
+    Args:
+        events: In the order in which they happened.
+        silent: Stage -> seconds since its last sign of life, of the stages that are under way: at most one of
+            the model's, and `write`.
+    """
+
+    events: tuple[Event, ...]
+    silent: Mapping[str, float]

@@ -1,0 +1,572 @@
+"""The crew: gangs kept alive and fed until nothing is left.
+
+Rows go to whoever has room; when none is left to go out, to whoever has nothing to do goes what others have
+not begun. A gang one of whose members dies, hangs or disagrees with the others is replaced as a whole, and
+its unfinished rows go back; the other gangs do not hear of it. Which of its rows killed it is not known at
+first, see `feeding`. A row that killed as many as it has attempts is given up; its neighbours go through. A
+gang whose node has left the cluster died of nothing else: that is held against none of its rows, and it is
+hired again.
+
+What a lost gang has said that it has finished counts, so its leader, if it still answers, is told to finish
+its writing. Its other rows go back when it can write no more: two gangs would store the same video. Whoever
+gets them looks whether theirs is stored already, see `adoption`.
+
+A turn of the crew costs what its news cost, however many gangs there are; only `LOOK_SECONDS` apart, all of
+them are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.runtime.interrupts import Interrupts
+from vidgen_dist.runtime.messages import Event, Report
+from vidgen_dist.runtime.scheduling.gang import Answer, Gang, Hiring, Lost, Member, Place
+from vidgen_dist.runtime.scheduling.row_queue import Feed, Task, to_ask_back
+from vidgen_dist.runtime.watchdog import overdue, patience
+from vidgen_dist.runtime.worker.row_consensus import GangBroken
+
+MAX_DEATHS = 3
+"""Gangs that a replica may lose with no row done in between and none to blame: they cannot load the model."""
+
+MAX_KILLED = 32
+"""Gangs that a replica may lose with no row done in between, each in another row, see `Feed`. Rows that kill
+often have neighbours that do; a replica at fault, which loses whatever it begins, ends after so many."""
+
+MAX_KILLED_FIRST = 4
+"""The same of a replica that has done no row yet: nothing says that it can do any."""
+
+POLL_SECONDS = 5.0
+"""A worker answers at the latest then, news or not."""
+
+LOOK_SECONDS = 0.25
+"""How often all gangs are looked at, and how things stand is told."""
+
+START_SECONDS = 1800.0
+"""How long there may be no gang that has a place to run: a cluster that grows takes minutes for a node."""
+
+PLACE_SECONDS = 10.0
+"""A gang that has waited so long for a place is spoken of."""
+
+GATHER_SECONDS = 600.0
+"""What a gang may take from the first member that has a place to the last that has a seat."""
+
+BLAME_SECONDS = 2.0
+"""How long a gang that says it is broken is kept: if a member died, Ray says so, and why, a moment later."""
+
+STOP_SECONDS = 20.0
+"""What an ordered stop may take; storing a video is all that is left to do."""
+
+LAST_WORDS_SECONDS = 10.0
+"""What the leader of a lost gang may take to finish its writing."""
+
+ANSWER_SECONDS = 5.0
+"""A leader whose answer is late by so much is not told to finish anything."""
+
+NODE_SECONDS = 30.0
+"""Until then Ray must say what became of a member that is out of reach: it misses a node after 15 s or so."""
+
+ASK_SECONDS = 1.0
+"""After it, a member that is out of reach is asked again: Ray refuses such a call at once."""
+
+DEATH_SECONDS = 10.0
+"""Until then Ray must say that a leader is dead that was killed."""
+
+LINGER_SECONDS = 6.0
+"""How long a process may write after Ray says it is dead: Ray says so when it has asked it to end, which was
+seen to take 190 ms, and kills one that does not heed it after 5 s."""
+
+
+class Stopped(Exception):
+    """The run cannot go on; what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a gang is lost.
+
+    Args:
+        why: For a person; it may be stored beside the videos, and names no host.
+        member: Who died or is silent; None where the members themselves say that they cannot go on.
+        dead: Whether Ray says that it is dead.
+        error: Class of the error, for the dead letter of a row that is given up for it.
+        said: Ray's own account, if it gave one.
+    """
+
+    why: str
+    member: Member | None = None
+    dead: bool = False
+    error: str = "WorkerDied"
+    said: str = ""
+
+    def __str__(self) -> str:
+        """For whoever runs the cluster: with the host, and all that Ray says."""
+        host = self.member.place.host if self.member is not None and self.member.place is not None else ""
+        details = "; ".join(filter(None, (host, self.said)))
+        return f"{self.why} ({details})" if details else self.why
+
+
+@dataclass(eq=False)
+class Dying:
+    """A gang that is lost and may still write.
+
+    Args:
+        gang: Which one.
+        loss: Why.
+        until: When its leader must have stopped, or be dead.
+        unclear: Whether Ray has yet to say what became of the member that is lost: its node may have left.
+        killed: Whether its members were.
+        silent: Whether its leader can write no more.
+        unreached: Members that were out of reach -> when to ask them again.
+    """
+
+    gang: Gang
+    loss: Loss
+    until: float
+    unclear: bool = False
+    killed: bool = False
+    silent: bool = False
+    unreached: dict[Member, float] = field(default_factory=dict)
+
+
+class Crew:
+    """Runs rows on gangs until all are done, given up, or the run is to end.
+
+    Args:
+        hiring: Makes gangs, hears them and ends them; it has the time that they live in.
+        replicas: How many gangs there are at once.
+        run: Name of the run, unique; part of the gangs' names.
+        rows: The rows that are to be rendered.
+        pending: How many there are.
+        shard_size: How many a gang gets at once, at most.
+        max_attempts: Gangs that a row may kill.
+        limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
+        on_news: Called with what a gang says of a row that it has, before that is heeded.
+        on_loss: Called with a gang that is lost, and why, with its hosts: not to be stored.
+        on_result: Called for each row that is done or failed, with what its gang says; enters it.
+        give_up: Called with a row that killed its gangs, an error class and a message; enters it.
+        stuck: Says why the ledger cannot be written; empty while it can.
+        interrupts: Says when to end.
+        tick: Called a few times a second with the number of gangs whose model is loaded, and what others wait
+            for, if it takes long.
+    """
+
+    def __init__(
+        self,
+        *,
+        hiring: Hiring,
+        replicas: int,
+        run: str,
+        rows: Iterator[Row],
+        pending: int,
+        shard_size: int,
+        max_attempts: int,
+        limits: Mapping[str, float],
+        on_news: Callable[[Gang, Event], None],
+        on_loss: Callable[[Gang, str], None],
+        on_result: Callable[[Event], None],
+        give_up: Callable[[Row, str, str], None],
+        stuck: Callable[[], str],
+        interrupts: Interrupts,
+        tick: Callable[[int, str], None],
+    ) -> None:
+        self._run = run
+        self._limits = limits
+        self._on_news = on_news
+        self._on_loss = on_loss
+        self._on_result = on_result
+        self._give_up = give_up
+        self._stuck = stuck
+        self._interrupts = interrupts
+        self._tick = tick
+        self._hiring = hiring
+        self._clock = hiring.clock
+        self._max_attempts = max_attempts
+        self._feed = Feed(rows, pending, shard_size, replicas)
+        self._pending = pending
+        # By name: those at work; of them those that have said something since they were last fed, and those
+        # that have room and got nothing; those that are lost.
+        self._gangs: dict[str, Gang] = {}
+        self._spoke: dict[str, Gang] = {}
+        self._idle: dict[str, Gang] = {}
+        self._dying: dict[str, Dying] = {}
+        self._gang_of: dict[Member, Gang] = {}
+        self._made = 0
+        # By replica: gangs lost since it last did a row, and those without one to blame; whether it did any.
+        self._losses = [0] * replicas
+        self._blameless = [0] * replicas
+        self._proven = [False] * replicas
+        self._last_loss = ""
+        self._fault: Exception | None = None
+        self._placed = self._turned = self._clock()
+        self._told_to_save = False
+
+    def work(self) -> None:
+        """Run until the end.
+
+        Raises:
+            Refused: The model cannot be loaded.
+            Stopped: The ledger cannot be written, or no gang can be kept alive.
+        """
+        try:
+            for replica in range(len(self._losses)):
+                self._hire(replica)
+            looked = float("-inf")
+            while (self._gangs or self._dying) and self._interrupts.level < 2:
+                if why := self._stuck():
+                    self.end(Stopped(f"the output cannot be written: {why}"))
+                self._feed_all()
+                self._save_in_time()
+                due = self._clock() - looked >= LOOK_SECONDS
+                if due:
+                    looked = self._clock()
+                    # What is told of an interrupt is told when the gangs know of it.
+                    self._tick(self._ready(), self._waiting())
+                self._listen()
+                self._watch(everyone=due)
+                self._bury_the_dead()
+            if self._gangs or self._dying:
+                self._stop_now()
+        finally:
+            for gang in list(self._gangs.values()):
+                self._dismiss(gang)
+            for dying in self._dying.values():
+                self._kill(dying)
+        if self._fault is not None:
+            raise self._fault
+        if not self._ending and self._pending:
+            raise Stopped(f"no worker can be kept alive: {self._last_loss}")
+
+    @property
+    def gangs(self) -> tuple[Gang, ...]:
+        """The gangs that there are, but for those that are lost."""
+        return tuple(self._gangs.values())
+
+    @property
+    def _ending(self) -> bool:
+        return self._interrupts.level > 0 or self._fault is not None
+
+    def end(self, fault: Exception) -> None:
+        """Let the run end with this error, the first one: what is being rendered is finished."""
+        self._fault = self._fault or fault
+
+    def _ready(self) -> int:
+        return sum(gang.ready for gang in self._gangs.values())
+
+    def _waiting(self) -> str:
+        """What gangs wait for, for long."""
+        now = self._clock()
+        late = sum(not gang.placed and now - gang.hired > PLACE_SECONDS for gang in self._gangs.values())
+        return self._hiring.needs(late) if late else ""
+
+    # Hiring and dismissing
+
+    def _hire(self, replica: int) -> None:
+        self._made += 1
+        gang = self._hiring.hire(replica, f"{self._run}-{self._made:04d}")
+        self._gangs[gang.name] = gang
+        self._gang_of |= dict.fromkeys(gang.members, gang)
+
+    def _dismiss(self, gang: Gang) -> None:
+        self._strike(gang)
+        self._forget(gang)
+        self._hiring.dismiss(gang)
+
+    def _strike(self, gang: Gang) -> None:
+        """A gang is no longer at work."""
+        for gangs in (self._gangs, self._spoke, self._idle):
+            gangs.pop(gang.name, None)
+
+    def _forget(self, gang: Gang) -> None:
+        """What a gang's members may still say is of no interest."""
+        for member in gang.members:
+            del self._gang_of[member]
+
+    # Losing a gang
+
+    def _lose(self, gang: Gang, loss: Loss, *, unclear: bool = False) -> None:
+        """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
+        self._strike(gang)
+        self._last_loss = loss.why
+        self._on_loss(gang, str(loss))
+        now = self._clock()
+        until = now + (NODE_SECONDS if unclear else LAST_WORDS_SECONDS)
+        dying = self._dying[gang.name] = Dying(gang, loss, until, unclear)
+        leader = gang.leader
+        if gang.stopped or not gang.hand.tasks or (loss.member is leader and loss.dead):
+            dying.silent = True
+        elif now - leader.asked < POLL_SECONDS + ANSWER_SECONDS:
+            leader.order("stop", True)
+            return
+        self._kill(dying)
+
+    def _kill(self, dying: Dying) -> None:
+        if not dying.killed:
+            dying.killed = True
+            dying.until = self._clock() + DEATH_SECONDS
+            self._hiring.dismiss(dying.gang)
+
+    def _hear_of_dying(self, dying: Dying, member: Member, what: Answer) -> None:
+        """What the leader of a lost gang, or Ray, still has to say."""
+        gang, leader = dying.gang, dying.gang.leader
+        if isinstance(what, Lost) and not what.dead:
+            dying.unreached[member] = self._clock() + ASK_SECONDS
+            return
+        if member is dying.loss.member:
+            dying.unclear = False
+        if member is not leader:
+            return
+        if isinstance(what, Lost):
+            if dying.killed:
+                dying.until = self._clock() + LINGER_SECONDS
+            else:
+                dying.silent = True
+        elif isinstance(what, Report):
+            for event in what.events:
+                if event.id is not None:
+                    self._hear_of_row(gang, event, event.id)
+                dying.silent |= event.kind == "stopped"
+            leader.poll(POLL_SECONDS, self._clock())
+
+    def _bury_the_dead(self) -> None:
+        for dying in list(self._dying.values()):
+            now = self._clock()
+            for member in [member for member, again in dying.unreached.items() if now >= again]:
+                del dying.unreached[member]
+                member.poll(POLL_SECONDS, now)
+            late = now > dying.until
+            if (dying.silent and not dying.unclear) or (dying.killed and late):
+                self._kill(dying)
+                self._bury(dying)
+            elif late:
+                self._kill(dying)
+
+    def _bury(self, dying: Dying) -> None:
+        """A lost gang writes no more: take its rows back and hire another."""
+        gang, loss = dying.gang, dying.loss
+        del self._dying[gang.name]
+        self._forget(gang)
+        left = self._hiring.left(gang)
+        # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
+        writing = loss.member is gang.leader or len(gang.members) == 1
+        suspects = set() if left else gang.hand.suspects(writing=writing)
+        for row_id, task in gang.hand.tasks.items():
+            # It may have stored the video, and died before it could say so.
+            task.lost = True
+            if row_id in suspects:
+                self._suspect(task, loss, alone=len(suspects) == 1)
+            else:
+                self._feed.put_back(task)
+        # A row that kills every gang must not end a replica: its second death says no more of that.
+        first = any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects)
+        if not left:
+            self._losses[gang.replica] += first or not suspects
+            self._blameless[gang.replica] += not suspects
+        if not self._is_at_fault(gang.replica) and not self._ending:
+            self._hire(gang.replica)
+
+    def _is_at_fault(self, replica: int) -> bool:
+        most = MAX_KILLED if self._proven[replica] else MAX_KILLED_FIRST
+        return self._blameless[replica] >= MAX_DEATHS or self._losses[replica] >= most
+
+    def _suspect(self, task: Task, loss: Loss, *, alone: bool) -> None:
+        task.deaths += 1
+        # Where another row can have done it, this one may be a neighbour; from now on each is rendered alone.
+        if task.deaths < self._max_attempts or not alone:
+            self._feed.put_back(task)
+            return
+        workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
+        message = f"{workers} died with this row; the last: {loss.why}"
+        self._pending -= 1
+        self._give_up(task.row, loss.error, message)
+
+    # Feeding
+
+    def _feed_all(self) -> None:
+        if self._ending or not self._pending:
+            self._tell_to_stop()
+            return
+        # Those who got nothing before are looked at as soon as there is something.
+        hungry = self._spoke if self._feed.empty else self._idle | self._spoke
+        self._spoke = {}
+        for gang in hungry.values():
+            if gang.ready and gang.broken is None:
+                self._feed_one(gang)
+        if self._idle and self._feed.empty:
+            self._ask_back()
+
+    def _feed_one(self, gang: Gang) -> None:
+        losses = self._losses[gang.replica]
+        now = self._clock()
+        try:
+            shard = self._feed.next_shard(gang.hand, now, losses=losses)
+        except OSError as error:
+            self.end(Stopped(f"the manifest cannot be read any more: {error}"))
+            return
+        self._idle.pop(gang.name, None)
+        if shard:
+            gang.hand.take(shard, now)
+            gang.leader.order("submit", [task.order for task in shard])
+        elif self._feed.has_room(gang.hand, losses=losses):
+            self._idle[gang.name] = gang
+
+    def _ask_back(self) -> None:
+        """Let gangs give back what they have not begun, a row for each that has nothing to do."""
+        lenders = [gang for gang in self._gangs.values() if gang.broken is None]
+        hands = [gang.hand for gang in lenders]
+        on_their_way = sum(hand.asked_back for hand in hands)
+        wanted = sum(not gang.hand.ahead for gang in self._idle.values()) - on_their_way
+        for gang, count in zip(lenders, to_ask_back(hands, wanted), strict=True):
+            if count:
+                gang.hand.asked_back += count
+                gang.leader.order("give_back", count)
+
+    def _tell_to_stop(self) -> None:
+        for gang in list(self._gangs.values()):
+            if not gang.ready:
+                # It has no rows, and loading cannot be hurried.
+                self._dismiss(gang)
+            elif not gang.told_to_stop:
+                gang.told_to_stop = True
+                gang.leader.order("stop", False)
+
+    def _save_in_time(self) -> None:
+        """After a SIGTERM the machine may go before the grace ends: let what is rendered be saved now."""
+        if self._interrupts.preempted and not self._told_to_save:
+            self._told_to_save = True
+            for gang in self._gangs.values():
+                if gang.ready:
+                    gang.leader.order("save")
+
+    # Listening
+
+    def _listen(self) -> None:
+        """Hear whatever there is to hear, waiting a little where there is nothing."""
+        said = self._hiring.hear(LOOK_SECONDS)
+        # Of a gang that lost a member, the others complain: the death is the cause.
+        for member, what in sorted(said, key=lambda pair: not isinstance(pair[1], Lost)):
+            gang = self._gang_of.get(member)
+            if gang is None:
+                continue
+            if gang.name in self._dying:
+                self._hear_of_dying(self._dying[gang.name], member, what)
+            elif isinstance(what, Lost):
+                why = gang.without_hosts(f"{gang.rank_of(member)} {what.why}")
+                loss = Loss(why, member, what.dead, said=what.said)
+                self._lose(gang, loss, unclear=not what.dead)
+                if not what.dead:
+                    self._hear_of_dying(self._dying[gang.name], member, what)
+            elif what is not None:
+                self._hear(gang, member, what)
+
+    def _hear(self, gang: Gang, member: Member, said: Place | Report) -> None:
+        self._spoke[gang.name] = gang
+        if isinstance(said, Place):
+            self._hiring.placed(gang, member, said, self._others(gang))
+        else:
+            member.silent = said.silent
+            for event in said.events:
+                if event.id is not None:
+                    self._hear_of_row(gang, event, event.id)
+                else:
+                    self._hear_of_member(gang, member, event)
+        if gang.name in self._gangs:
+            member.poll(POLL_SECONDS, self._clock())
+
+    def _hear_of_row(self, gang: Gang, event: Event, row_id: str) -> None:
+        if event.kind == "returned":
+            self._feed.put_back(gang.hand.returned(row_id))
+            return
+        self._on_news(gang, event)
+        if event.kind == "started":
+            gang.hand.started.add(row_id)
+        elif event.kind == "rendered":
+            gang.hand.rendered(row_id)
+        else:
+            gang.hand.drop(row_id)
+            self._losses[gang.replica] = self._blameless[gang.replica] = 0
+            self._proven[gang.replica] = True
+            self._pending -= 1
+            self._on_result(event)
+
+    def _hear_of_member(self, gang: Gang, member: Member, event: Event) -> None:
+        if event.kind == "seated":
+            self._hiring.seated(gang, member, event.message, self._others(gang))
+        elif event.kind == "ready":
+            member.ready = True
+        elif event.kind == "stuck":
+            self.end(Stopped(event.message))
+        elif event.kind == "refused":
+            # Another gang may have loaded the model, and rendered: then it is no refusal before start.
+            self.end(Stopped(event.message) if self._ready() else Refused(event.message))
+        elif event.kind == "broken":
+            what = "broke down" if gang.ready else "could not load the model"
+            why = gang.without_hosts(f"{gang.rank_of(member)} {what}: {event.error}: {event.message}")
+            error = "WorkerDied" if event.error in (None, GangBroken.__name__) else event.error
+            gang.broken = gang.broken or (why, error, self._clock())
+        elif event.kind == "stopped":
+            gang.stopped = True
+            if gang.broken is None or self._interrupts.level > 1:
+                self._dismiss(gang)
+
+    def _others(self, gang: Gang) -> Iterable[Gang]:
+        there = (*self._gangs.values(), *(dying.gang for dying in self._dying.values()))
+        return [other for other in there if other is not gang]
+
+    # Watching
+
+    def _watch(self, *, everyone: bool) -> None:
+        """Lose the gangs that something is wrong with, of those that spoke or of all."""
+        now = self._clock()
+        # If this process itself was held up, that says nothing about the others.
+        held_up = max(0.0, now - self._turned - 2 * POLL_SECONDS)
+        self._turned = now
+        if held_up:
+            for member in self._gang_of:
+                member.asked += held_up
+        for gang in list((self._gangs if everyone else self._spoke).values()):
+            if loss := self._wrong_with(gang, now):
+                self._lose(gang, loss)
+        if not everyone:
+            return
+        if self._dying or any(gang.placed for gang in self._gangs.values()):
+            self._placed = now
+        elif now - self._placed - held_up > START_SECONDS:
+            self.end(
+                Stopped(
+                    f"no worker found a place within {START_SECONDS:g} s: a replica needs "
+                    f"{self._hiring.needs(1)}, the cluster has {self._hiring.there()}"
+                )
+            )
+
+    def _wrong_with(self, gang: Gang, now: float) -> Loss | None:
+        if gang.broken is not None:
+            why, error, since = gang.broken
+            # A gang of one has nobody else who could have died.
+            return Loss(why, error=error) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
+        if gang.gathering_since is not None and now - gang.gathering_since > GATHER_SECONDS:
+            missing = [gang.rank_of(member) for member in gang.members if not member.address]
+            return Loss(f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s")
+        for member in gang.members:
+            if silence := overdue(member.silent, self._limits):
+                return Loss(f"{gang.rank_of(member)}: {silence}", member)
+            allowed = POLL_SECONDS + patience(member.silent, self._limits)
+            if member.place is not None and now - member.asked > allowed:
+                return Loss(f"{gang.rank_of(member)}: no answer for {allowed:.0f} s", member)
+        return None
+
+    def _stop_now(self) -> None:
+        """An ordered stop: what is being stored is finished, no more."""
+        self._tick(self._ready(), self._waiting())
+        for gang in list(self._gangs.values()):
+            if gang.ready and gang.broken is None:
+                gang.leader.order("stop", True)
+            else:
+                self._dismiss(gang)
+        until = self._clock() + STOP_SECONDS
+        while (self._gangs or self._dying) and self._clock() < until:
+            self._listen()
+            self._bury_the_dead()

@@ -1,0 +1,416 @@
+"""A worker: one process, one rank, rows in, videos and news of them out. Knows nothing of Ray.
+
+Two threads share the work, so that the next video is denoised while the last one is encoded and sent:
+
+    submit -> rows -> [render thread: model] -> frames -> [write thread: encode, commit] -> poll
+
+A row is reported as done only when its video lies on the storage; the report holds its ledger entry, which
+the driver writes.
+
+A gang has one worker a rank. Rank 0, the leader, does the above; before it renders a row, it announces it
+to the other ranks, its followers, which render it too and write nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from vidgen_dist import media
+from vidgen_dist.engine import get_engine
+from vidgen_dist.errors import Refused
+from vidgen_dist.families.common.rendering import Rendering, ResumeState
+from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.recovery import Stored, find_stored
+from vidgen_dist.output.resume_states import Saving, Scratch
+from vidgen_dist.request import ResolvedRequest, sources_of, with_sources
+from vidgen_dist.runtime.messages import Event, Job, Report
+from vidgen_dist.runtime.watchdog import Pulse
+from vidgen_dist.runtime.worker.memory import is_out_of_memory
+from vidgen_dist.runtime.worker.row_consensus import Ending, Followers, GangBroken, Unison
+from vidgen_dist.runtime.worker.write_thread import Outcome, WriteThread
+from vidgen_dist.storage import uris
+from vidgen_dist.storage.faults import describe_error
+from vidgen_dist.storage.retries import delays, with_retries
+from vidgen_dist.worker_events import Note, Notes, ignore
+
+JOIN_SECONDS = 300.0
+"""Until then every rank of a gang must have connected with every other: all are there and know of all."""
+
+GATHER_SECONDS = 0.1
+"""Between two reports: what happens in quick succession travels together."""
+
+SETTLE_SECONDS = 0.02
+"""From the first event of a report to the report: where a row ends, the next one begins."""
+
+_THE_END = object()
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The order to join a gang."""
+
+    addresses: Sequence[str]
+    rank: int
+
+
+class _Abandoned(Exception):
+    """Rendering was told to stop at once."""
+
+
+class Waiting:
+    """What is to be rendered, in order: rows, and what marks the end of a shard or of all."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._changed = threading.Condition()
+
+    def put(self, *items: Any) -> None:
+        """Add items behind those that are there."""
+        with self._changed:
+            self._items.extend(items)
+            self._changed.notify_all()
+
+    def get(self) -> Any:
+        """The next item, when there is one; a row is begun with it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items)
+            return self._items.popleft()
+
+    def take_back(self, count: int) -> list[Row]:
+        """The last rows that are not begun, so many at most; they are no longer there."""
+        with self._changed:
+            rows = [item for item in self._items if isinstance(item, Row)]
+            back = rows[max(0, len(rows) - count) :]
+            gone = {id(row) for row in back}
+            self._items = deque(item for item in self._items if id(item) not in gone)
+            return back
+
+
+class Worker:
+    """Renders rows in threads of its own; every method but `follow` returns at once or within its timeout.
+
+    Args:
+        job: What is to be done.
+        name: What the ledger calls this worker.
+        note: Takes notes of what happens.
+    """
+
+    def __init__(self, job: Job, name: str, note: Notes = ignore) -> None:
+        self._job = job
+        self._note = note
+        self._rows = Waiting()
+        self._orders: queue.SimpleQueue[_Join | None] = queue.SimpleQueue()
+        self._events: list[Event] = []
+        self._news = threading.Condition()
+        self._reported = 0.0
+        self._stopping = threading.Event()
+        self._abandon = threading.Event()
+        self._pulse = Pulse()
+        self._scratch = Scratch(job.output, note)
+        self._writing = WriteThread(job, name, self._say, self._abandon, self._scratch, note)
+        self._saving = Saving(job.output_options.checkpoint_every, self._writing.save)
+        self._followers: Followers | None = None
+        self._mesh: Any = None
+
+    def start(self, cores: Sequence[int] | None, host: str | None = None) -> None:
+        """Load the model and begin.
+
+        Args:
+            cores: Cores of this host that the model keeps to; None for all.
+            host: For a rank of a gang, the address at which others reach this host: the event `seated`
+                follows, and `join` is awaited.
+        """
+        if host is None:
+            self._writing.start()
+        threading.Thread(target=self._render, args=(cores, host), name="render", daemon=True).start()
+
+    def join(self, addresses: Sequence[str], rank: int, followers: Followers | None = None) -> None:
+        """Become a rank of a gang, then load the model.
+
+        Args:
+            addresses: Of all ranks' seats, in the order of ranks.
+            rank: This one's number.
+            followers: The other ranks, for rank 0.
+        """
+        self._followers = followers
+        if rank == 0:
+            self._writing.start()
+        self._orders.put(_Join(addresses, rank))
+
+    def reseat(self) -> None:
+        """Take another seat, instead of joining: the address of this one is another gang's."""
+        self._orders.put(None)
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Add a shard behind those that are there; for one that leads."""
+        self._rows.put(*rows)
+
+    def give_back(self, count: int) -> None:
+        """Let go of rows that are not begun, so many at most: an event `returned` for each."""
+        self._say(*(Event("returned", row.id) for row in self._rows.take_back(count)))
+
+    def follow(self, row: Row) -> Ending:
+        """Render what the leader renders; returns when it has ended here."""
+        ending: Future[Ending] = Future()
+        self._rows.put((row, ending))
+        return ending.result()
+
+    def poll(self, timeout: float) -> Report:
+        """Wait for events, `timeout` seconds at most, and return them; each is returned once."""
+        with self._news:
+            self._news.wait_for(lambda: self._events, timeout)
+        if self._events:
+            time.sleep(max(SETTLE_SECONDS, self._reported + GATHER_SECONDS - time.monotonic()))
+        with self._news:
+            events, self._events = tuple(self._events), []
+            self._reported = time.monotonic()
+        return Report(events, {**self._pulse.silent(), **self._writing.pulse.silent()})
+
+    def save(self) -> None:
+        """Save the row that is being rendered as it is after its latest step, and after each one from now on.
+
+        Only where the job saves rows at all.
+        """
+        self._saving.save_latest(and_all_after=True)
+
+    def stop(self, now: bool) -> None:
+        """Take no further row; the event `stopped` follows.
+
+        Args:
+            now: Give up the row that is being rendered, too; where the job saves rows, it is saved. Either
+                way, what is being stored is finished.
+        """
+        self._stopping.set()
+        self._rows.put(_THE_END)
+        if now:
+            self._abandon.set()
+            self._saving.save_latest()
+            # A step may take minutes: the write thread does not wait for the render thread.
+            self._writing.end()
+
+    def _say(self, *events: Event) -> None:
+        for event in events:
+            self._note(event.worker_event)
+        with self._news:
+            self._events.extend(events)
+            self._news.notify_all()
+
+    def _say_broken(self, error: BaseException) -> None:
+        if isinstance(error, GangBroken):
+            message = uris.redact_message(str(error))
+            self._say(Event("broken", error=error.error or GangBroken.__name__, message=message))
+        else:
+            self._say(Event("broken", error=type(error).__name__, message=describe_error(error)))
+
+    # The render thread
+
+    def _render(self, cores: Sequence[int] | None, host: str | None) -> None:
+        try:
+            self._render_rows(cores, host)
+        except BaseException as error:  # noqa: BLE001 - else its rows would be waited for in vain, or forgotten
+            self._say_broken(error)
+        finally:
+            self._pulse.rest()
+            # A gang that breaks has rendered well until then.
+            self._saving.save_latest()
+            self._writing.end()
+
+    def _render_rows(self, cores: Sequence[int] | None, host: str | None) -> None:
+        self._pulse.beat("load")
+        if cores is not None:
+            # Of this thread and of the compute threads that it makes: MindSpore's matmul heeds nothing else.
+            # What encodes and what listens may take any core that is idle.
+            os.sched_setaffinity(0, cores)
+        threads = len(cores) if cores else None
+        try:
+            engine = get_engine(self._job.engine)
+            rank = 0 if host is None else self._take_place(engine, threads, host)
+            pipeline = engine.load(self._job.model, self._job.device, threads, self._mesh)
+        except Refused as error:
+            self._say(Event("refused", error=type(error).__name__, message=str(error)))
+            return
+        self._pulse.rest()
+        self._say(Event("ready"))
+        if rank == 0:
+            self._lead(pipeline)
+        else:
+            self._follow(pipeline)
+
+    def _take_place(self, engine: ModuleType, threads: int | None, host: str) -> int:
+        """Take a seat, tell its address and join the gang; returns the rank."""
+        while True:
+            seat = engine.open_seat(self._job.device, threads, host)
+            self._say(Event("seated", message=seat.address))
+            order = self._orders.get()
+            if order is not None:
+                self._mesh = seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
+                self._mesh.rehearse()
+                self._note(Note("joined", rank=order.rank))
+                return order.rank
+
+    def _follow(self, pipeline: Any) -> None:
+        while True:
+            row, ending = self._rows.get()
+            self._note(Note("started", row.id))
+            self._pulse.beat("encode")
+            try:
+                pipeline.render(row.request, on_progress=self._progressed, resume=row.state)
+                ended = Ending(issued=self._issued())
+            except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
+                ended = Ending.of(error, self._issued())
+            self._pulse.rest()
+            self._note(Note("rendered", row.id, error=ended.error, message=ended.message))
+            ending.set_result(ended)
+
+    def _lead(self, pipeline: Any) -> None:
+        while (row := self._rows.get()) is not _THE_END:
+            if self._stopping.is_set():
+                return
+            self._say(Event("started", row.id))
+            self._pulse.beat("encode")
+            try:
+                outcome = self._render_row_patiently(pipeline, row)
+            except _Abandoned:
+                return
+            finally:
+                self._pulse.rest()
+            self._saving.forget()
+            self._say(Event("rendered", row.id))
+            if not self._writing.put(outcome):
+                return
+
+    def _render_row_patiently(self, pipeline: Any, row: Row) -> Outcome:
+        """Render a row; again, `max_attempts` times in all, while memory is short.
+
+        Here for a gang of one. To a gang of several it happens as a gang that breaks, and the crew counts.
+        """
+        for delay in delays(self._job.max_attempts):
+            outcome = self._render_row(pipeline, row)
+            if outcome.error is None or not is_out_of_memory(outcome.error):
+                return outcome
+            error = outcome.error
+            self._note(Note("retried", row.id, error=type(error).__name__, message=describe_error(error)))
+            # The error's traceback holds on to what filled the memory.
+            del outcome, error
+            gc.collect()
+            self._pulse.rest()
+            self._stopping.wait(delay)
+            self._pulse.beat("encode")
+        return self._render_row(pipeline, row)
+
+    def _render_row(self, pipeline: Any, row: Row) -> Outcome:
+        # Known before the media are, so that a row whose image is missing has one as well.
+        fingerprint = self._job.identity.fingerprint(row.request, {})
+        try:
+            request, digests = self._fetch_media(row.request)
+            fingerprint = self._job.identity.fingerprint(row.request, digests)
+            if row.sought and not row.spoilt and (stored := self._find_stored(row, fingerprint)) is not None:
+                return Outcome(row, fingerprint, {}, stored=stored)
+            state = self._saved_state(row, fingerprint)
+            whole = dataclasses.replace(row, request=request, state=state)
+            rendering = self._render_together(pipeline, whole, fingerprint)
+            # A quarter of the memory while it waits to be written.
+            frames = media.to_uint8(rendering.frames)
+            return Outcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
+        except (_Abandoned, GangBroken):
+            raise
+        except Exception as error:  # noqa: BLE001 - a bad row never stops a run
+            return Outcome(row, fingerprint, {}, error=self._with_source(error, row.request))
+
+    def _find_stored(self, row: Row, fingerprint: str) -> Stored | None:
+        """The row's finished video, if it is there."""
+        try:
+            return find_stored(
+                self._job.output, self._job.output_options, row, fingerprint, self._abandon, self._note
+            )
+        except OSError as error:
+            # Rendered again, it is the same.
+            self._note(Note("adopted", row.id, error=type(error).__name__, message=describe_error(error)))
+            return None
+        finally:
+            self._pulse.beat("encode")
+
+    def _render_together(self, pipeline: Any, row: Row, fingerprint: str) -> Rendering:
+        """Render a row here and on the followers, and save it now and then.
+
+        Raises:
+            GangBroken: They do not agree on what became of it.
+            Exception: What the model raised, on all ranks alike.
+        """
+        render = functools.partial(
+            pipeline.render,
+            row.request,
+            on_progress=self._progressed,
+            resume=row.state,
+            on_state=self._saving.listener(row.id, fingerprint),
+        )
+        if self._followers is None:
+            return render()
+        unison = Unison(self._followers.announce(row), self._job.patience, self._say_broken)
+        try:
+            rendering = render()
+        except _Abandoned:
+            raise
+        except Exception as error:
+            unison.settle(Ending.of(error, self._issued()))
+            raise
+        try:
+            unison.settle(Ending(issued=self._issued()))
+        except GangBroken:
+            # Ranks that are out of step may have been so for some steps.
+            self._saving.distrust(row.id, fingerprint)
+            raise
+        return rendering
+
+    def _issued(self) -> dict[tuple[int, ...], int]:
+        """Collectives that this rank has begun, by group."""
+        return dict(self._mesh.traffic.issued)
+
+    def _progressed(self, stage: str, _done: int, _of: int) -> None:
+        self._pulse.beat(stage)
+        if self._abandon.is_set():
+            raise _Abandoned
+
+    def _saved_state(self, row: Row, fingerprint: str) -> ResumeState | None:
+        """Where an earlier rendering of a row is to be gone on from; None for step 0."""
+        if self._job.output_options.checkpoint_every is None:
+            return None
+        state = self._scratch.load(row.id, fingerprint)
+        if state is None or row.afresh:
+            return None
+        self._note(Note("resumed", row.id, step=state.step))
+        return state
+
+    def _fetch_media(self, request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
+        """The request with its media's bytes in place of their address, and the digest of each."""
+        values, fields = request.values(), self._job.identity.counting.fields
+        fetched: dict[str, Any] = {}
+        digests = {}
+        for name, source in sources_of(values, fields).items():
+            content = source.value
+            if isinstance(content, str):
+                read = functools.partial(media.read_encoded, content, is_clip=source.is_clip)
+                content = fetched[name] = with_retries(read, hurry=self._abandon, note=self._note)
+            digests[name] = media.media_digest(content)
+        return dataclasses.replace(request, **with_sources(values, fetched, fields)), digests
+
+    def _with_source(self, error: Exception, request: ResolvedRequest) -> Exception:
+        """A complaint of the bytes that were read, with the address that they were read from."""
+        sources = sources_of(request.values(), self._job.identity.counting.fields).values()
+        addresses = [uris.redact(source.value) for source in sources if isinstance(source.value, str)]
+        named = any(address in str(error) for address in addresses)
+        if not isinstance(error, media.MediaError) or named or not addresses:
+            return error
+        return media.MediaError(f"{', '.join(addresses)}: {error}")

@@ -1,0 +1,207 @@
+"""Faults of storages: what a client raises becomes an error of ours; what passes by itself is waited out."""
+
+from __future__ import annotations
+
+import errno
+import random
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.storage.uris import redact, redact_message
+
+ATTEMPTS = 3
+FIRST_DELAY = 0.25
+"""Seconds before the second attempt; each later one waits twice as long."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class StorageError(OSError):
+    """Storage did not do what it was asked: names the URI (without credentials) and the reason.
+
+    Attributes:
+        transient: Whether asking again later may help.
+    """
+
+    transient = False
+
+
+class Changed(StorageError):
+    """A shared file is not what its writer took it for: somebody else wrote or removed it."""
+
+
+def patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Repeat a call that failed for a reason that may pass."""
+
+    @wraps(call)
+    def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return call(*args, **kwargs)
+            except StorageError as error:
+                if not error.transient:
+                    raise
+            # Workers that were refused together should not come back together.
+            time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        return call(*args, **kwargs)
+
+    return repeated
+
+
+@contextmanager
+def naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[None]:
+    """Give whatever a file system raises (of this kind) the URI's name and take credentials out of it."""
+    try:
+        yield
+    except (Refused, StorageError):
+        raise
+    except kind as error:
+        cause = cause_of(error, uri)
+        if is_missing(cause):
+            raise FileNotFoundError(_told(what, uri, cause)) from None
+        raise failure(what, uri, cause) from None
+
+
+def failure(what: str, uri: str, cause: BaseException) -> StorageError:
+    """What a client raised while it was to do something with a URI, as an error of ours."""
+    named = StorageError(_told(what, uri, cause))
+    named.transient = is_transient(cause)
+    named.errno = getattr(cause, "errno", None) if named.transient else _errno_of(cause)
+    return named
+
+
+def cut_short(what: str, uri: str, reason: str) -> StorageError:
+    """An answer that was not whole, which may be by the next time."""
+    error = StorageError(f"cannot {what} {redact(uri)}: {reason}")
+    error.transient = True
+    return error
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether an error says that there is no such file."""
+    # SMB's client has an error of its own.
+    missing = isinstance(error, FileNotFoundError) or getattr(error, "errno", None) == errno.ENOENT
+    return missing or status_of(error) in (404, 410)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left, which no further attempt will change."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # Libraries pass on what the disk said in errors of their own; the last one is Python's.
+    return _NO_ROOM.search(str(error)) is not None
+
+
+_NO_ROOM = re.compile("No space left on device|Disk quota exceeded|No usable temporary directory")
+
+
+def takes_nothing(error: BaseException) -> bool:
+    """Whether an error of something that was to be written says that nothing can be written there.
+
+    It is full, or read-only, or permission is lacking: whatever comes next is refused, too.
+    """
+    refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return refused or is_full(error)
+
+
+# HDFS (quotas, and no data node that has room), MinIO, OSS, FTP, SMB, WebDAV.
+_FULL_BY_NAME = re.compile(
+    r"no space left|not enough (disk )?space|insufficient (storage|space|quota)|(disk|storage)[ _]?(is )?full"
+    r"|quota ?exceeded|exceeded (storage|the quota)|quota of .* is exceeded"
+    r"|could only be (replicated|written) to 0 ",
+    re.IGNORECASE,
+)
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """The number of an error that does not pass, also where a client has a name of its own for it."""
+    number = getattr(error, "errno", None)
+    if number == errno.EDQUOT:
+        return number
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__
+    statuses = {status_of(cause) for cause in seen}
+    if 507 in statuses or any(_FULL_BY_NAME.search(f"{type(cause).__name__} {cause}") for cause in seen):
+        return errno.ENOSPC
+    if number is None and (isinstance(error, PermissionError) or statuses & {401, 403}):
+        return errno.EACCES
+    return number
+
+
+_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PASSING_ERRNO = frozenset({errno.EAGAIN, errno.ESTALE})
+# Clients of object stores and of HTTP have classes of their own, which are not imported for this.
+_PASSING_CLASS = re.compile(
+    r".*(Timeout(Error)?|ServerDisconnectedError|ClientPayloadError|IncompleteRead|ChunkedEncodingError)"
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error, or one behind it, is of those that pass by themselves."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error in seen:
+            continue
+        passing = isinstance(
+            error, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
+        )
+        passing = passing or status_of(error) in _PASSING_STATUS
+        passing = passing or getattr(error, "errno", None) in _PASSING_ERRNO
+        if passing or _PASSING_CLASS.fullmatch(type(error).__name__):
+            return True
+        seen.append(error)
+        # requests wraps what happened in errors that have others for arguments.
+        waiting += [inner for inner in (error.__cause__, *error.args) if isinstance(inner, BaseException)]
+    return False
+
+
+def status_of(error: BaseException) -> Any:
+    """The HTTP status that an error tells of, as clients of S3, HTTP, Google, Azure and the hub name it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    names = ("status", "status_code", "code")
+    statuses = (getattr(holder, name, None) for holder in (error, response) for name in names)
+    return next((status for status in statuses if isinstance(status, int)), None)
+
+
+def cause_of(error: BaseException, uri: str) -> BaseException:
+    """The error, or what is behind it: fsspec's HTTP client calls whatever a host refuses "not found"."""
+    hidden = isinstance(error, FileNotFoundError) and uri.lower().startswith("http")
+    return error.__cause__ or error if hidden else error
+
+
+def _told(what: str, uri: str, cause: BaseException) -> str:
+    return f"cannot {what} {redact(uri)}: {_reason(cause, uri)}"
+
+
+def _reason(error: BaseException, uri: str) -> str:
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    if isinstance(error, FileNotFoundError) and text in uri:
+        text = "there is no such file"
+    text = redact_message(text.replace(uri, redact(uri)))
+    kind = "" if isinstance(error, OSError) else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part) or type(error).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's message without secrets, and where in our code it came from when it is none of ours."""
+    message = redact_message(str(error))
+    if isinstance(error, OSError | ValueError | Refused):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{message}{place}"

@@ -1,0 +1,305 @@
+"""A folder on some storage, as a value: what is written to it is whole or not there."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.storage import files, replacement
+from vidgen_dist.storage.clients import (
+    LOCAL,
+    OBJECT_STORES,
+    S3,
+    WEB,
+    moves,
+    open_place,
+    place_of,
+    speaks,
+)
+from vidgen_dist.storage.faults import StorageError, is_missing, naming, patient
+from vidgen_dist.storage.listing import files_below, info_below
+from vidgen_dist.storage.local_files import create_local
+from vidgen_dist.storage.names import inside
+from vidgen_dist.storage.replacement import info_of, moved_into_place, names_of, temporary_name
+from vidgen_dist.storage.uris import is_local, redact, scheme_of, split, to_record
+
+_MEMORY = frozenset({"memory"})
+# Up to here a local file is held in memory and sent by one request; beyond, in parts.
+_ONE_PUT_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder on some storage; paths are relative to it, with ``/`` between their parts.
+
+    Made by `open_storage`. It is its URI and no more, so it can be sent to other processes.
+
+    Methods raise ValueError for a path that would leave the folder, FileNotFoundError where there is
+    nothing to read, and `StorageError` for all else; both errors name the URI.
+    """
+
+    root: str
+
+    def uri(self, path: str = "") -> str:
+        """The URI of a path; of the folder itself without one."""
+        if not path:
+            return self.root
+        # The root of a storage without hosts is `scheme:///`.
+        folder = self.root if self.root.endswith("://") else self.root.rstrip("/")
+        return f"{folder}/{inside(path)}"
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[BinaryIO]:
+        """A file to write; it appears, whole, when the block ends, and not at all if the block raises."""
+        uri = self.uri(path)
+        if is_local(uri):
+            with naming("write", uri, OSError), create_local(place_of(uri)[1]) as file:
+                yield file
+            return
+        with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+            local = os.path.join(folder, "file")
+            with open(local, "xb") as file:
+                yield file
+            self.put_file(local, path)
+
+    @patient
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a whole file, replacing one of that name."""
+        uri = self.uri(path)
+        with naming("write", uri):
+            fs, target = place_of(uri)
+            if speaks(fs, LOCAL):
+                with create_local(target) as file:
+                    file.write(data)
+            elif speaks(fs, OBJECT_STORES):
+                fs.pipe_file(target, data, **_put_options(fs, target, len(data)))
+            else:
+                with moved_into_place(fs, target, len(data)) as temporary:
+                    fs.pipe_file(temporary, data)
+
+    @patient
+    def put_file(self, local: str | os.PathLike[str], path: str) -> None:
+        """Copy a local file here, replacing one of that name."""
+        uri = self.uri(path)
+        with naming("write", uri):
+            fs, target = place_of(uri)
+            if speaks(fs, LOCAL):
+                with open(local, "rb") as source, create_local(target) as file:
+                    shutil.copyfileobj(source, file, 2**20)
+            elif speaks(fs, OBJECT_STORES):
+                size = os.path.getsize(local)
+                if size > _ONE_PUT_BYTES and not speaks(fs, _MEMORY):
+                    fs.put_file(os.fspath(local), target)
+                else:
+                    with open(local, "rb") as source:
+                        fs.pipe_file(target, source.read(), **_put_options(fs, target, size))
+            else:
+                with moved_into_place(fs, target, os.path.getsize(local)) as temporary:
+                    fs.put_file(os.fspath(local), temporary)
+
+    def copy_file(self, source: str, path: str) -> None:
+        """Copy a file of any storage here, replacing one of that name; object stores do it by themselves.
+
+        Args:
+            source: The file's URI.
+            path: Where to.
+        """
+        if is_local(source):
+            self.put_file(place_of(source)[1], path)
+            return
+        if not self._copy_within(source, path):
+            with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+                local = os.path.join(folder, "file")
+                files.fetch(source, local)
+                self.put_file(local, path)
+
+    @patient
+    def _copy_within(self, source: str, path: str) -> bool:
+        """Have an object store copy one of its own files; False if it is none."""
+        with naming(f"copy {redact(source)} to", self.uri(path)):
+            fs, target = place_of(self.uri(path))
+            source_fs, source_path = place_of(source)
+            if source_fs is not fs or not speaks(fs, OBJECT_STORES):
+                return False
+            fs.invalidate_cache()
+            fs.cp_file(source_path, target)
+            return True
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole content of a file."""
+        return files.read_bytes(self.uri(path))
+
+    @patient
+    def exists(self, path: str) -> bool:
+        """Whether there is a file (or a folder) of that name."""
+        uri = self.uri(path)
+        with naming("look for", uri):
+            fs, target = place_of(uri)
+            return any(info_of(fs, name) is not None for name in names_of(fs, target))
+
+    @patient
+    def list(self, prefix: str = "") -> list[str]:
+        """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
+
+        The listing is fresh, and never holds a file that is still being written, or was when its
+        writer died.
+        """
+        uri = self.uri(prefix)
+        with naming("list", uri):
+            fs, folder = place_of(uri)
+            found = files_below(fs, folder)
+        before = f"{prefix}/" if prefix else ""
+        return sorted(before + name for name in found)
+
+    @patient
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Path -> bytes of all files in the folder `prefix` and the folders in it, at this moment.
+
+        Files that are still being written, or were when their writer died, are among them; see
+        `is_temporary`. The listing is what costs: there is no request for each file on object stores.
+        """
+        with naming("list", self.uri(prefix)):
+            fs, folder = place_of(self.uri(prefix))
+            found = info_below(fs, folder)
+        before = f"{prefix}/" if prefix else ""
+        return {before + name: int(info["size"]) for name, info in found.items()}
+
+    @patient
+    def entries(self, prefix: str = "") -> tuple[dict[str, int], Sequence[str]]:
+        """What lies in the folder `prefix` itself: path -> bytes of its files, and the paths of its folders.
+
+        None where there is no such folder.
+        """
+        with naming("list", self.uri(prefix)):
+            fs, folder = place_of(self.uri(prefix))
+            fs.invalidate_cache()
+            try:
+                found = fs.ls(folder, detail=True)
+            except Exception as error:
+                if not is_missing(error):
+                    raise
+                return {}, []
+        before, start = f"{prefix}/" if prefix else "", folder.rstrip("/") + "/"
+        # Object stores may have an empty object of the folder's own name in it.
+        there = {info["name"][len(start) :].rstrip("/"): info for info in found}
+        files = {before + name: int(i["size"]) for name, i in there.items() if name and i["type"] == "file"}
+        return files, sorted(before + name for name, i in there.items() if name and i["type"] == "directory")
+
+    @patient
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        uri = self.uri(path)
+        with naming("delete", uri):
+            fs, target = place_of(uri)
+            if moves(fs):
+                replacement.remove(fs, target)
+                return
+            with suppress(FileNotFoundError):
+                fs.rm_file(target)
+            fs.invalidate_cache()
+
+    def check_writable(self) -> None:
+        """Write, replace, read, list and delete a small file that no listing shows.
+
+        Raises:
+            Refused: One of these is not possible, or not done although the storage says so; names the URI and
+                the reason.
+        """
+        name = temporary_name()
+        try:
+            self.write_bytes(name, b"vidgen")
+            self._check_content(name, b"vidgen", "what was written is not what is read back")
+            with tempfile.NamedTemporaryFile(prefix="vidgen-") as local:
+                local.write(b"nedgiv")
+                local.flush()
+                self.put_file(local.name, name)
+            self._check_content(name, b"nedgiv", "it does not replace files: an old one stays")
+            self.list(".vidgen")
+            self.delete(name)
+            if self.exists(name):
+                raise StorageError("it does not delete files: one is still there afterwards")
+        except OSError as error:
+            raise Refused(f"{redact(self.root)} cannot be used for output: {error}") from None
+
+    def _check_content(self, name: str, content: bytes, otherwise: str) -> None:
+        if self.read_bytes(name) != content:
+            raise StorageError(otherwise)
+
+
+def open_storage(uri: str | os.PathLike[str]) -> Storage:
+    """A folder to write to and read from. Nothing is asked of the storage yet.
+
+    Raises:
+        Refused: As `clients.open_place`; or it names no folder.
+    """
+    text = os.fspath(uri)
+    fs, path = open_place(text)
+    if speaks(fs, LOCAL):
+        return Storage(path)
+    if "?" in text and "?" not in path:
+        raise Refused(f"{redact(text)}: a folder's URI ends with its path; leave out what follows ?")
+    if not path.strip("/"):
+        raise Refused(f"{redact(text)}: names no folder; give a bucket or a folder")
+    return Storage(text.rstrip("/"))
+
+
+def open_writable(uri: str | os.PathLike[str]) -> Storage:
+    """`open_storage` of a folder that is to outlive this process.
+
+    Raises:
+        Refused: As `open_storage`; also ``memory://`` and ``https://``, and a URI with a secret.
+    """
+    storage = open_storage(uri)
+    kind = scheme_of(storage.root)
+    if kind in WEB:
+        raise Refused(f"{redact(storage.root)}: {kind}:// can only be read; give a folder or an object store")
+    if to_record(storage.root) != storage.root:
+        raise Refused(
+            f"{redact(storage.root)}: the URI holds a secret, and each ledger entry would hold it; give "
+            "credentials through the environment or fsspec's configuration"
+        )
+    if kind in _MEMORY:
+        raise Refused(
+            f"{redact(storage.root)}: each process has a memory of its own; give a folder or an object store"
+        )
+    return storage
+
+
+def open_writable_file(uri: str | os.PathLike[str]) -> tuple[Storage, str]:
+    """The folder, and the name in it, of a file that is to outlive this process.
+
+    Raises:
+        Refused: As `open_writable`; also a bucket alone.
+    """
+    folder, name = split(os.fspath(uri))
+    storage = open_writable(folder)
+    if not name:
+        raise Refused(f"{redact(folder)}: names no file; give a name in a bucket or a folder")
+    return storage, name
+
+
+def open_export(uri: str) -> tuple[Storage, str]:
+    """`open_writable_file` of a Parquet file that `--export` names.
+
+    Raises:
+        Refused: As `open_writable_file`; or by its name it is none.
+    """
+    if not uri.lower().endswith(".parquet"):
+        raise Refused(f"--export {redact(uri)}: is no name of a Parquet file; allowed: *.parquet")
+    return open_writable_file(uri)
+
+
+def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
+    if not speaks(fs, S3):
+        return {}
+    # s3fs sends less than two chunks as one PUT.
+    options: dict[str, Any] = {"chunksize": max(size, 50 * 2**20)} if size <= _ONE_PUT_BYTES else {}
+    content_type, _ = mimetypes.guess_type(target)
+    return options | ({"ContentType": content_type} if content_type else {})

@@ -1,0 +1,213 @@
+"""Files of any storage, open for reading: every read is named and repeated as calls for whole files are."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, BinaryIO, cast
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.storage.clients import OBJECT_STORES, WEB, marks_of, place_of, speaks
+from vidgen_dist.storage.faults import StorageError, cut_short, is_full, naming, patient
+from vidgen_dist.storage.replacement import read_at
+from vidgen_dist.storage.uris import redact
+
+MAX_COPY_BYTES = 8 * 2**30
+"""The largest file that is copied to this machine because its server sends no parts of it."""
+
+
+class InputFile(io.RawIOBase):
+    """A file open for reading at any position.
+
+    A read that fails for a reason that may pass, or that ends before the file does, opens the file anew. The
+    file's size stays what it was at the start.
+
+    Args:
+        uri: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StorageError: It cannot be read.
+        Refused: The URI cannot be understood; or its server sends no parts of files, and it is too large to
+            be copied.
+    """
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = uri
+        self._position = 0
+        self._source: BinaryIO | None = None
+        self._source, self._size, self._marks = patient(self._open)()
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes before the next one that is read."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As `io.IOBase.seek`."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As many bytes as are asked for, or as there are."""
+        if self.closed:
+            raise ValueError("read of a closed file")
+        left = max(0, self._size - self._position)
+        wanted = left if size is None or size < 0 else min(size, left)
+        data = self._read(wanted) if wanted else b""
+        self._position += len(data)
+        return data
+
+    def readall(self) -> bytes:
+        """The rest."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """As `io.RawIOBase.readinto`."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """As `io.IOBase.close`."""
+        if not self.closed:
+            self._drop()
+        super().close()
+
+    def _open(self) -> tuple[BinaryIO, int, str]:
+        """The client's file, its size, and what changes with its content, where the client knows."""
+        with naming("read", self._uri):
+            fs, path = place_of(self._uri)
+            fs.invalidate_cache()
+            if speaks(fs, WEB):
+                return _open_web(fs, path, self._uri)
+            if speaks(fs, frozenset({"memory"})):
+                # Its `open` hands out one object, with one position, to all readers.
+                content = bytes(fs.cat_file(path))
+                return io.BytesIO(content), len(content), ""
+            uncached = {"cache_type": "none"} if speaks(fs, OBJECT_STORES) else {}
+            file = read_at(fs, path, lambda name: fs.open(name, "rb", **uncached))
+            file.seek(0, os.SEEK_END)
+            # Not all clients return the position from `seek`.
+            known = marks_of(getattr(file, "details", {})) if speaks(fs, OBJECT_STORES) else ""
+            return file, file.tell(), known
+
+    @patient
+    def _read(self, size: int) -> bytes:
+        with naming("read", self._uri):
+            try:
+                if self._source is None:
+                    self._source, *now = self._open()
+                    if now != [self._size, self._marks]:
+                        raise StorageError(
+                            f"cannot read {redact(self._uri)}: it was changed while it was read"
+                        )
+                return self._from_source(size)
+            except Exception:
+                self._drop()
+                raise
+
+    def _from_source(self, size: int) -> bytes:
+        assert self._source is not None
+        self._source.seek(self._position)
+        pieces: list[bytes] = []
+        missing = size
+        while missing:
+            piece = self._source.read(missing)
+            if not piece:
+                raise cut_short("read", self._uri, f"it ended {missing:,} bytes before its end")
+            pieces.append(piece)
+            missing -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _drop(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            # Of one that failed, nothing is lost with it.
+            with suppress(Exception):
+                source.close()
+
+
+def _open_web(fs: Any, path: str, uri: str) -> tuple[BinaryIO, int, str]:
+    info = fs.info(path)
+    size, marks = info["size"], marks_of(info)
+    if size == 0:
+        return io.BytesIO(), 0, marks
+    if size is None or not info.get("partial", True):
+        copy = _copied(fs, path, uri, info)
+        return copy, os.fstat(copy.fileno()).st_size, marks
+    return cast(BinaryIO, _Parts(fs, path, uri, info)), size, marks
+
+
+class _Parts:
+    """A file of a web server, read in parts if the server sends parts, and copied whole if it does not."""
+
+    def __init__(self, fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> None:
+        self._of = (fs, path, uri, info)
+        self._file: BinaryIO = fs.open(path, "rb", size=info["size"])
+
+    def seek(self, position: int) -> None:
+        self._position = position
+
+    def read(self, size: int) -> bytes:
+        try:
+            self._file.seek(self._position)
+            return self._file.read(size)
+        except ValueError:
+            # What fsspec raises when the whole file comes where a part was asked for.
+            self._file.close()
+            self._file = _copied(*self._of)
+            self._file.seek(self._position)
+            return self._file.read(size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _copied(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> BinaryIO:
+    """A file of a server that sends no parts of it, copied to this machine.
+
+    Args:
+        fs, path, uri: The file.
+        info: What its server said of it.
+    """
+    size = info["size"]
+    if size is not None and size > MAX_COPY_BYTES:
+        raise Refused(
+            f"{redact(uri)}: its server sends no parts of files (Range), and it is too large to be copied "
+            f"({size:,} bytes; allowed: {MAX_COPY_BYTES:,}); copy it to a disk or an object store"
+        )
+    copy = _copy(fs, path, uri, size, marks_of(info))
+    return open(f"/proc/self/fd/{copy.fileno()}", "rb")
+
+
+# Row groups of a manifest are read one by one, each from a file that is opened anew.
+@lru_cache(maxsize=4)
+def _copy(fs: Any, path: str, uri: str, size: int | None, _marks: str) -> BinaryIO:
+    """A file without a name, which is gone when nobody has it any more."""
+    copy = tempfile.TemporaryFile(prefix="vidgen-")  # noqa: SIM115
+    try:
+        fs.get_file(path, copy)
+        copy.flush()
+    except OSError as error:
+        if is_full(error):
+            where = f"{tempfile.gettempdir()}, since its server sends no parts of files"
+            raise StorageError(f"cannot copy {redact(uri)} to {where}: {error.strerror}") from None
+        raise
+    got = copy.tell()
+    if size is not None and got != size:
+        raise cut_short("read", uri, f"{got:,} bytes came, of {size:,}")
+    return cast(BinaryIO, copy)

@@ -1,0 +1,117 @@
+"""What a folder or a glob holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fsspec.spec import AbstractFileSystem
+from fsspec.utils import glob_translate
+
+from vidgen_dist.storage.clients import LOCAL, open_place, place_of, speaks
+from vidgen_dist.storage.faults import cause_of, is_missing, naming, patient
+from vidgen_dist.storage.names import is_hidden, is_temporary
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a file, a folder or a glob stands for.
+
+    Args:
+        kind: `file`, `directory` or `glob`; of a glob that matches nothing too.
+        folder: URI of the folder, or of the one before a glob's pattern; of a file its own URI.
+        files: URIs of the files, sorted; without the hidden ones.
+        paths: Paths of all files relative to the folder, also of hidden ones; none of a single file.
+    """
+
+    kind: str
+    folder: str
+    files: list[str]
+    paths: list[str]
+
+
+def expand(uri: str | os.PathLike[str]) -> list[str]:
+    """The files that a file, a folder or a glob (``*``, ``**``, ``?``, ``[…]``) stands for, sorted.
+
+    In a folder or a glob, hidden files and folders are left out, see `is_hidden`. A file of the very name
+    goes before a glob.
+
+    Returns:
+        URIs; none if there is nothing.
+
+    Raises:
+        Refused, StorageError: As `read_bytes`.
+    """
+    return expansion(uri).files
+
+
+@patient
+def expansion(uri: str | os.PathLike[str]) -> Expansion:
+    """The same, and what it takes to look at the files that were left out. Raises as `expand`."""
+    text = os.fspath(uri)
+    with naming("list", text):
+        fs, path = place_of(text)
+        fs.invalidate_cache()
+        whole = path if speaks(fs, LOCAL) else text
+        try:
+            kind = fs.info(path)["type"]
+        except Exception as error:
+            if not is_missing(error) or cause_of(error, text) is not error:
+                raise
+            kind = "glob"
+        if kind == "file":
+            return Expansion(kind, whole, [whole], [])
+        if kind == "directory":
+            # The URI itself, not the client's path: that may lack what it takes to open it again.
+            start, names = whole.rstrip("/"), files_below(fs, path)
+        else:
+            start, below = _plain_start(whole), _plain_start(path)
+            found = fs.glob(path, detail=True) if _GLOB.search(path) else {}
+            names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
+        files = sorted(f"{start}/{name}" for name in names if not is_hidden(name))
+        return Expansion(kind, start, files, names)
+
+
+def would_find(uri: str, file: str) -> bool:
+    """Whether `expand` of a folder or a glob would find a file, given by its URI, if it were there."""
+    fs, path = open_place(uri)
+    file_fs, file_path = open_place(file)
+    if _GLOB.search(path):
+        below, fits = _plain_start(path), re.fullmatch(glob_translate(path), file_path) is not None
+    else:
+        below = path.rstrip("/")
+        fits = file_path.startswith(f"{below}/")
+    return file_fs == fs and fits and not is_hidden(file_path[len(below) + 1 :])
+
+
+def _plain_start(glob: str) -> str:
+    """The folder before a glob's pattern. It was asked for by name: only what comes after can be hidden."""
+    return _GLOB.split(glob, maxsplit=1)[0].rpartition("/")[0]
+
+
+def files_below(fs: Any, folder: str) -> list[str]:
+    """Paths, relative to a folder, of the files in it and below; temporary ones left out."""
+    return [name for name in info_below(fs, folder) if not is_temporary(name)]
+
+
+def info_below(fs: Any, folder: str) -> dict[str, Any]:
+    """What fsspec knows of the files in a folder and below, by their paths relative to it."""
+    fs.invalidate_cache()
+    # fsspec's own walk takes a folder that it may not read for an empty one.
+    strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
+    try:
+        found = fs.find(folder, detail=True, **strict)
+    except Exception as error:
+        if not is_missing(error):
+            raise
+        return {}
+    start = folder.rstrip("/") + "/"
+    return {
+        path[len(start) :]: info
+        for path, info in found.items()
+        if path.startswith(start) and not path.endswith("/")
+    }

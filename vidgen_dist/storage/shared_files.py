@@ -1,0 +1,138 @@
+"""Small files that several processes write: each only in place of what it knows to be there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vidgen_dist.storage.clients import S3, place_of
+from vidgen_dist.storage.faults import Changed, StorageError, naming, patient, status_of
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.local_files import make_folders
+from vidgen_dist.storage.replacement import read_at, temporary_name
+from vidgen_dist.storage.uris import is_local, redact, scheme_of
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A small file that several processes write, each only in place of what it knows to be there.
+
+    What is there is named by a tag, which differs for every content. S3 compares and writes in one request,
+    and a local file that is not there is made by one alone. Everywhere else there is a moment between
+    comparing and writing, in which another may write too: the last one's content stays.
+
+    Args:
+        storage: The folder.
+        path: The file in it.
+        conditional: Whether comparing and writing are one; see `share`.
+    """
+
+    storage: Storage
+    path: str
+    conditional: bool
+
+    def makes_alone(self) -> bool:
+        """Whether only one of several can make the file where there is none."""
+        return self.conditional or is_local(self.storage.root)
+
+    @patient
+    def read(self) -> tuple[bytes, str] | None:
+        """The content and its tag; None if there is no file.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        uri = self.storage.uri(self.path)
+        try:
+            with naming("read", uri):
+                fs, target = place_of(uri)
+                fs.invalidate_cache()
+                # The tag first: of a content that is newer than its tag, no write can come.
+                tag = fs.info(target)["ETag"] if self.conditional else ""
+                content = bytes(read_at(fs, target, fs.cat_file))
+        except FileNotFoundError:
+            return None
+        return content, tag or _tag(content)
+
+    @patient
+    def write(self, content: bytes, tag: str | None) -> str:
+        """Write the file where its tag is this one, None where there is no file; returns the new tag.
+
+        Raises:
+            Changed: It is another one. Also, where an answer was lost on the way, of a file that this very
+                call has written: read it to see.
+            StorageError: It cannot be written.
+        """
+        uri = self.storage.uri(self.path)
+        if self.conditional:
+            return _write_if(uri, content, {"mode": "create"} if tag is None else {"IfMatch": tag})
+        if tag is None and is_local(uri):
+            with naming("write", uri):
+                make_folders(os.path.dirname(uri))
+                try:
+                    file = open(uri, "xb")  # noqa: SIM115 - whether it was there before must be known
+                except FileExistsError:
+                    raise Changed(f"{redact(uri)}: is there already") from None
+                try:
+                    with file:
+                        file.write(content)
+                except OSError:
+                    # A disk may have room for a name alone.
+                    os.unlink(uri)
+                    raise
+            return _tag(content)
+        found = self.read()
+        if (found and found[1]) != tag:
+            raise Changed(f"{redact(uri)}: was changed by somebody else")
+        self.storage.write_bytes(self.path, content)
+        return _tag(content)
+
+    def delete(self) -> None:
+        """Remove the file, whatever is in it."""
+        self.storage.delete(self.path)
+
+
+def share(storage: Storage, path: str) -> SharedFile:
+    """A file for several writers.
+
+    Services that speak S3 but do not know conditional writes ignore the condition, so it is tried: with one
+    that cannot hold.
+
+    Raises:
+        StorageError: The storage does not answer.
+    """
+    if scheme_of(storage.root) not in S3:
+        return SharedFile(storage, path, conditional=False)
+    probe = temporary_name()
+    try:
+        _write_if(storage.uri(probe), b"", {"IfMatch": _tag(b"")})
+    except Changed:
+        return SharedFile(storage, path, conditional=True)
+    except StorageError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    else:
+        storage.delete(probe)
+    return SharedFile(storage, path, conditional=False)
+
+
+@patient
+def _write_if(uri: str, content: bytes, condition: Mapping[str, str]) -> str:
+    """Write to S3 under a condition; the new tag. Raises Changed where it does not hold."""
+    with naming("write", uri):
+        fs, target = place_of(uri)
+        try:
+            return str(fs.pipe_file(target, content, **condition)["ETag"])
+        except OSError as error:
+            # 409: somebody else is writing at this moment; 404: what was to be replaced is gone.
+            changed = (404, 409, 412) if "IfMatch" in condition else (409, 412)
+            if status_of(error.__cause__ or error) in changed:
+                raise Changed(f"{redact(uri)}: was changed by somebody else") from None
+            raise
+
+
+def _tag(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
