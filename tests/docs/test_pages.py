@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from typer.main import get_command
 
 from docs.generate import ROOT
 from tests.docs.pages import PAGES, anchors, commands, fenced, links, read
-from vidgen_dist import cli
+from vidgen_dist import cli, load_pipeline
+from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
 from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec import make_spec
@@ -106,3 +109,13 @@ def test_the_commands_of_the_readme() -> None:
     """What a newcomer types first."""
     for command in ("pip install . && vidgen demo", "pip install '.[test]' && pytest"):
         assert f"\n    {command}\n" in read("README.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/models.md", "docs/from-mindone.md"])
+def test_calls_in_python_are_possible(page: str) -> None:
+    (text,) = fenced(page, "python")
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    named = {call.func.id: call for call in calls if isinstance(call.func, ast.Name)}
+    given = {name: [str(keyword.arg) for keyword in call.keywords] for name, call in named.items()}
+    inspect.signature(load_pipeline).bind("model", **dict.fromkeys(given["load_pipeline"]))
+    assert set(given["RenderRequest"]) <= set(OUR_FIELDS)
