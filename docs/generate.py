@@ -24,6 +24,7 @@ from vidgen_dist.families.family import SchedulerClass
 from vidgen_dist.families.table import families_table
 from vidgen_dist.ledger.entries import COLUMNS
 from vidgen_dist.manifest.table import columns_table
+from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
 from vidgen_dist.runtime.watchdog import LIMITS
 from vidgen_dist.spec.documentation import OptionRow, option_rows
 
@@ -41,6 +42,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return text if text == "---" else f" {text} " if text else " "
+
+
+def arguments_of(documented: Any) -> list[tuple[str, str]]:
+    """The names and texts of a docstring's `Args` section; names that share a text stay together."""
+    section = re.search(r"\n    Args:\n(.*?)(?:\n\n|\n? *$)", documented.__doc__, re.DOTALL)
+    found = re.findall(r"^ {8}([\w, ]+): (.*(?:\n {12}.*)*)", section[1] if section else "", re.MULTILINE)
+    return [(names, re.sub(r"\s+", " ", about)) for names, about in found]
 
 
 # --- tables ------------------------------------------------------------------------------------------
@@ -134,6 +142,17 @@ def watchdog_table() -> str:
     return markdown(("key", "the limit", *(f"{device}, seconds" for device in LIMITS)), rows)
 
 
+def status_table() -> str:
+    """The keys of status.json, and of the mappings in it."""
+    inner = {"gangs": GangStatus, "slow_rows": SlowRow, "slow_gangs": SlowGang}
+    rows = []
+    for names, about in arguments_of(RunStatus):
+        rows.append((", ".join(f"`{name}`" for name in names.split(", ")), about))
+        for part, text in arguments_of(inner[names]) if names in inner else ():
+            rows.append((f"`{names}[].{part}`", text))
+    return markdown(("key", "what it is"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "families": families_table,
     "row-fields": lambda: columns_table(OUR_FIELDS),
@@ -142,6 +161,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "commands": commands_table,
     "ledger-columns": ledger_table,
     "samplers": samplers_table,
+    "status-file": status_table,
     "watchdog": watchdog_table,
 }
 """Name of a generated block -> what is in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 
 import pytest
 from typer.main import get_command
@@ -12,6 +13,7 @@ from tests.docs.pages import PAGES, read
 from vidgen_dist import cli
 from vidgen_dist.families import FAMILIES, OUR_FIELDS
 from vidgen_dist.ledger import SCHEMA
+from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
 from vidgen_dist.spec.documentation import option_rows
 
 STANDS_IN = {
@@ -22,6 +24,7 @@ STANDS_IN = {
     "row-fields": ["docs/manifest.md"],
     "run-options": ["docs/run-file.md"],
     "samplers": ["docs/models.md"],
+    "status-file": ["docs/operating.md"],
     "watchdog": ["docs/gangs.md"],
 }
 """Generated block -> the pages that have it."""
@@ -73,6 +76,12 @@ def test_every_option_of_a_run_is_in_the_table() -> None:
     for row in option_rows():
         assert f"| `{row.key}` | {row.type} |" in table
         assert "|" not in row.help + row.type
+
+
+@pytest.mark.parametrize("part", [RunStatus, GangStatus, SlowRow, SlowGang])
+def test_every_key_of_the_status_file_is_in_its_table(part: type) -> None:
+    told = [name for names, _ in generate.arguments_of(part) for name in names.split(", ")]
+    assert told == [field for field in typing.get_type_hints(part) if field != "model_config"]
 
 
 def test_every_other_declaration_is_in_its_table() -> None:

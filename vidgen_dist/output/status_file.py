@@ -49,12 +49,12 @@ class GangStatus(_Part):
     """A gang of a run.
 
     Args:
-        gang: Its name; the ledger's column `worker`, and the name of its log.
-        replica: Which replica it stands for.
-        state: `waiting` (for a place), `loading`, `rendering`, `idle` (no row is in its model), `stopping`.
-        row: What it renders, if anything.
-        since: When it began, in UTC.
-        stage: In which stage it is.
+        gang: Its name, as in the ledger's column `worker` and in its log's name.
+        replica: The replica that it is of.
+        state: `waiting` (for a place), `loading`, `rendering`, `idle` (no row is in its model) or `stopping`.
+        row: The id of the row in its model; null if there is none.
+        since: When that row began, in UTC.
+        stage: The stage that the row is in: `encode`, `denoise`, `decode` or `write`.
     """
 
     gang: str
@@ -67,13 +67,14 @@ class GangStatus(_Part):
 
 @dataclass(frozen=True)
 class SlowRow:
-    """A row that is being rendered for far longer than others like it.
+    """A row that has been rendering for far longer than similar rows took.
 
     Args:
         row: Its id.
-        gang: Who renders it.
-        seconds: For how long.
-        usual_seconds: What others like it took.
+        gang: The gang that renders it.
+        seconds: How long it has been rendering.
+        usual_seconds: The median time of the latest similar rows (same size, frames and steps, and guidance
+            or none).
     """
 
     row: str
@@ -84,11 +85,11 @@ class SlowRow:
 
 @dataclass(frozen=True)
 class SlowGang:
-    """A gang whose rows take far longer than those of others.
+    """A gang whose rows take far longer than those of other gangs.
 
     Args:
         gang: Its name.
-        times: Seconds of its latest rows, as times those usual for such rows.
+        times: How many times as long as usual its latest rows took, in the median.
     """
 
     gang: str
@@ -99,20 +100,25 @@ class RunStatus(_Part):
     """How a run stands.
 
     Args:
-        run: Its name.
-        state: `running`; how it ended: `finished` (no row is pending), `interrupted`, `stopped` (it could not
-            go on).
-        since, updated: When it began, and when this was written, in UTC by the driver's clock.
-        refresh_seconds: When the next one is to be expected.
-        total, done, failed, pending: Rows. Total are those done before and those that the run is to render.
-        failures: Error class -> rows, of this run.
-        videos_per_minute: Over the last minutes, and at the end over all of it; None while none is done.
-        seconds_left: Until nothing is pending, at that pace.
-        counted: Digest of what the counts are of, see `digest_of_counted`; empty where that is not the whole
-            manifest, but rows that the run chose.
-        message: Why it stopped.
-        gangs: All that there are.
-        slow_rows, slow_gangs: Stragglers, the slowest first.
+        run: The run's name.
+        state: `running`, or how it ended: `finished` (no row is pending), `interrupted` or `stopped` (it
+            could not go on).
+        since: When the run began, in UTC by the driver's clock.
+        updated: When this file was written, in UTC by the driver's clock.
+        refresh_seconds: How often the file is written.
+        total: Rows that were done before, and rows that the run is to render.
+        done, failed, pending: How many of these rows are done, have failed, or are neither.
+        failures: Error class -> number of rows, for this run.
+        videos_per_minute: The pace of the last ten minutes, at the end that of the whole run; null while no
+            video is done.
+        seconds_left: The time until no row is pending, at that pace.
+        counted: Digest of run.yaml and of the manifest's files, which the counts are of; empty for a run of
+            chosen rows, and after `vidgen verify --repair`.
+        message: Why the run stopped.
+        gangs: All gangs, a mapping for each.
+        slow_rows: Rows that have been rendering for more than twice the usual time, the slowest first.
+        slow_gangs: Gangs whose latest rows took, in the median, more than 1.5 times the usual time, the
+            slowest first.
     """
 
     run: str
