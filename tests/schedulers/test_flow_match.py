@@ -107,7 +107,7 @@ def test_a_single_step_cannot_be_stretched() -> None:
 
 
 def test_a_dynamic_shift_needs_mu() -> None:
-    with pytest.raises(ValueError, match="mu: the config says use_dynamic_shifting"):
+    with pytest.raises(ValueError, match="mu: is missing, and the config has use_dynamic_shifting"):
         load(RUNS[0]["config"]).schedule(np.linspace(1, 1 / 4, 4))
 
 

@@ -284,7 +284,7 @@ def test_steps_are_bounded_by_training(name: str, steps: int) -> None:
             "DDIM",
             {"steps_offset": 1},
             1000,
-            "steps_offset 1 the first step is 1000, the last one trained 999",
+            "steps_offset 1 the first step is 1000, and the last trained step is 999",
         ),
         ("EulerDiscrete", {"steps_offset": 1, "timestep_spacing": "leading"}, 1000, "the first step is 1000"),
         (

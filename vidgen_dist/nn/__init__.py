@@ -1,7 +1,7 @@
-"""Portable layers and functions: all that the models know of MindSpore.
+"""Portable layers and functions: the only part of MindSpore that the models see.
 
-`set_device` chooses between the CPU and Ascend once a process; the layers' parameters bear the names
-of diffusers' checkpoints.
+`set_device` chooses the CPU or Ascend, once in a process. The layers' parameters have the names that
+diffusers' checkpoints use.
 """
 
 from mindspore import Parameter, Tensor

@@ -1,4 +1,4 @@
-"""Activations, by the names that configs give them (`vidgen_dist.activations`)."""
+"""Activations by their names in configs (`vidgen_dist.activations`)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Activation = Callable[[nn.Tensor], nn.Tensor]
 
 
 def gelu(x: nn.Tensor) -> nn.Tensor:
-    """GELU by the error function (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    """GELU, exact, by the error function (Hendrycks and Gimpel, arXiv:1606.08415)."""
     return nn.gelu(x, approximate="none")
 
 
 def gelu_tanh(x: nn.Tensor) -> nn.Tensor:
-    """GELU by its tanh form."""
+    """GELU, approximated by tanh."""
     return nn.gelu(x, approximate="tanh")
 
 
 def gelu_sigmoid(x: nn.Tensor) -> nn.Tensor:
-    """GELU by its sigmoid form (section 2 of its paper)."""
+    """GELU, approximated by the sigmoid (section 2 of the paper)."""
     return nn.multiply(x, nn.sigmoid(nn.multiply(x, 1.702)))
 
 
 def mish(x: nn.Tensor) -> nn.Tensor:
-    """x tanh(ln(1 + eˣ)) (arXiv:1908.08681), as a ratio in eˣ: from 20 on the ratio is 1 in float32."""
+    """x tanh(ln(1 + eˣ)) (arXiv:1908.08681), as a ratio in eˣ, which is 1 in float32 from x = 20 on."""
     e = nn.exp(nn.clip(x.astype(nn.float32), None, 20.0))
     ratio = e * (e + 2) / (e * (e + 2) + 2)
     return x * ratio.astype(x.dtype)
@@ -42,16 +42,16 @@ _FUNCTIONS: Mapping[str, Activation] = {
 
 
 def of_diffusers(name: str) -> Activation:
-    """The activation that diffusers calls so, in any case."""
+    """The activation of this name in diffusers; upper or lower case."""
     return _FUNCTIONS[activations.DIFFUSERS[name.lower()]]
 
 
 def of_transformers(name: str) -> Activation:
-    """The activation that transformers calls so."""
+    """The activation of this name in transformers."""
     return _FUNCTIONS[activations.TRANSFORMERS[name]]
 
 
 def of_feed_forward(name: str) -> tuple[bool, Activation]:
-    """Whether the feed-forward that diffusers calls so is gated, and its activation."""
+    """Whether diffusers' feed-forward of this name is gated, and its activation."""
     gated, function = activations.FEED_FORWARDS[name]
     return gated, _FUNCTIONS[function]

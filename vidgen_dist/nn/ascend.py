@@ -1,4 +1,4 @@
-"""Ascend bodies: MindSpore's native kernels; flash attention in float16 and bfloat16."""
+"""The functions on Ascend: MindSpore's native kernels, flash attention in float16 and bfloat16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindspore import Tensor, mint, ops
 
 F = mint.nn.functional
 
-# Flash attention takes head sizes that are multiples of this.
+# Flash attention takes head sizes that are multiples of this number.
 _HEAD_SIZE = 16
 
 
@@ -49,7 +49,7 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
+    """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
     return F.group_norm(x, groups, weight, bias, eps)
 
 
@@ -69,7 +69,7 @@ def group_norm_with(
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """`group_norm` by moments (B, groups) that are given."""
+    """`group_norm` with given moments (B, groups)."""
     channels = (1, groups, x.shape[1] // groups, 1)
     grouped = x.astype(ms.float32).reshape(x.shape[0], *channels[1:3], -1)
     out = (grouped - mean[..., None, None]) * mint.rsqrt(variance + eps)[..., None, None]
@@ -141,7 +141,7 @@ def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
 
 
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
-    """Tensors one after another along an axis."""
+    """Concatenate tensors along an axis."""
     return mint.cat(tensors, axis)
 
 
@@ -156,7 +156,7 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def copy(x: Tensor) -> Tensor:
-    """x's values in memory of their own."""
+    """A contiguous copy of x."""
     return x.copy()
 
 
@@ -166,16 +166,16 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
-    """Exponentials over `axis` that sum to 1."""
+    """Exponentials that sum to 1 over `axis`."""
     return F.softmax(x, dim=axis)
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """Softmax attention; float32, which flash attention does not take, as plain products.
+    """Softmax attention. float32, which flash attention does not take, is computed by plain products.
 
-    A row that may attend to nothing gives 0.
+    A query that may attend to no key gives 0.
     """
     if q.dtype == ms.float32:
         out = mint.matmul(F.softmax(_scores(q, k, mask, bias, scale), dim=-1), v)
@@ -189,7 +189,7 @@ def attention(
 def attention_with_lse(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As `attention`, and the logarithm (B, heads, N) of the sum of each query's exponentials."""
+    """As `attention`, and each query's log-sum-exp of scores (B, heads, N)."""
     if q.dtype == ms.float32:
         scores = _scores(q, k, mask, None, scale)
         out, lse = mint.matmul(F.softmax(scores, dim=-1), v), mint.logsumexp(scores, -1, keepdim=True)
@@ -201,7 +201,7 @@ def attention_with_lse(
 
 
 def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to all of the keys, of attention to some and to the others."""
+    """Attention to all keys, from attention to some of them and to the others."""
     total = mint.logaddexp(lse, other_lse)
     nothing = total == -np.inf
     weights = [mint.where(nothing, 0.0, mint.exp(x - total))[..., None] for x in (lse, other_lse)]
@@ -217,7 +217,7 @@ def _flash_attention(
     discard = None if mask is None else _discard(mask, batch, n, m)
     if bias is not None:
         bias = mint.broadcast_to(bias, (bias.shape[0], heads, n, m)).astype(q.dtype).contiguous()
-    # Zeros at the end of every head change neither the scores nor the values before them.
+    # Zeros at the end of every head change neither the scores nor the other values.
     q, k, v = (_pad_head(x) for x in (q, k, v))
     out = ops.flash_attention_score(
         q, k, v, heads, real_shift=bias, attn_mask=discard, scalar_value=scale, input_layout="BNSD"
@@ -242,7 +242,7 @@ def _flash_attention_with_lse(
 
 
 def _discard(mask: Tensor, batch: int, n: int, m: int) -> Tensor:
-    """The mask as the kernels have it: it says what to leave out, and has all axes but the heads in full."""
+    """The mask as the kernels take it: True is left out, all axes but the heads are full."""
     discard = mint.logical_not(mask)
     while discard.ndim < 4:
         discard = discard[None]
@@ -259,7 +259,7 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, scal
 
 
 def _where_any(mask: Tensor, x: Tensor, otherwise: float) -> Tensor:
-    """x (B, heads, N, any), and `otherwise` in the rows of queries that may attend to nothing."""
+    """x (B, heads, N, any), and `otherwise` in the rows of queries that may attend to no key."""
     nothing = mint.zeros((1,), dtype=x.dtype) + otherwise
     return ops.where(mask.any(axis=-1, keep_dims=True), x, nothing)
 
@@ -289,7 +289,7 @@ def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
     """Pad the last len(widths) / 2 axes, last axis first."""
     widths = tuple(widths)
     if mode != "constant":
-        # These modes take as many axes as follow batch and channels, and no fewer.
+        # These modes take exactly as many axes as follow batch and channels.
         widths += (0,) * (2 * (x.ndim - 2) - len(widths))
     return F.pad(x, widths, mode=mode)
 

@@ -1,8 +1,8 @@
-"""Where the models run: the one device of this process, its compute threads, the dtypes.
+"""Where the models run: this process's device, its compute threads, and the dtypes.
 
-A process has one device for life. The CPU bodies (`vidgen_dist.nn.cpu`) divide their work over a
-thread pool of their own, so OpenBLAS is held to one thread a call: results then do not depend on the
-number of threads, and the pool honours the process's CPU affinity.
+A process has one device for life. The CPU functions (`vidgen_dist.nn.cpu`) divide their work over a thread
+pool of their own, so OpenBLAS is limited to one thread per call: results then do not depend on the number of
+threads, and the pool respects the process's CPU affinity.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _backend: _Backend | None = None
 
 
 def set_device(device: str = "auto", threads: int | None = None) -> None:
-    """Choose the device of this process; call it once, before any tensor is made.
+    """Choose this process's device; call it once, before any tensor is made.
 
     Args:
-        device: "cpu", "ascend", or "auto": Ascend where there is an NPU, else the CPU.
-        threads: Compute threads of the CPU bodies; by default the CPUs that the process may run on.
+        device: "cpu", "ascend", or "auto": Ascend where there is an NPU, otherwise the CPU.
+        threads: Compute threads on the CPU; by default as many as the CPUs that the process may run on.
 
     Raises:
-        Refused: No such device, or the process already has another one.
+        Refused: An unknown device, or the process already has another one.
     """
     global _backend
     if device not in _DEVICES:
@@ -66,7 +66,7 @@ def set_device(device: str = "auto", threads: int | None = None) -> None:
     elif device == "ascend" and not _ascend_available():
         raise Refused("device: 'ascend' is not allowed; MindSpore finds no Ascend NPU on this host")
     if int(np.__version__.split(".")[0]) > 1:
-        # Installing another package can bring NumPy 2; what MindSpore then raises names neither.
+        # Installing another package can bring NumPy 2, and MindSpore's error then names neither of them.
         raise Refused(f"NumPy {np.__version__}: MindSpore 2.10 computes with 1.26; pip install 'numpy<2'")
     threads = threads or len(os.sched_getaffinity(0))
     if _backend is not None:
@@ -80,15 +80,15 @@ def set_device(device: str = "auto", threads: int | None = None) -> None:
 
 
 def device() -> str:
-    """ "cpu" or "ascend": the device of this process, chosen now if `set_device` was not called."""
+    """ "cpu" or "ascend": this process's device, chosen now if `set_device` was not called."""
     return current().device
 
 
 def dtype(name: str) -> Any:
-    """The dtype of a name: fp32, float32, fp16, float16, bf16 or bfloat16.
+    """The dtype called fp32, float32, fp16, float16, bf16 or bfloat16.
 
     Raises:
-        Refused: Another name.
+        Refused: An unknown name.
     """
     if name not in _DTYPES:
         raise Refused(f"dtype: {name!r} is not allowed; one of {', '.join(_DTYPES)}")
@@ -96,7 +96,7 @@ def dtype(name: str) -> Any:
 
 
 def current() -> _Backend:
-    """The backend of this process; "auto" where none was chosen."""
+    """This process's backend; that of "auto" if none was chosen."""
     if _backend is None:
         set_device("auto")
     assert _backend is not None
@@ -104,7 +104,7 @@ def current() -> _Backend:
 
 
 def _ascend_available() -> bool:
-    # The device files first: asked on a host without them, MindSpore prints three warnings.
+    # Look for device files first: on a host without them MindSpore prints three warnings.
     return bool(glob.glob("/dev/davinci[0-9]*")) and bool(ms.hal.is_available("Ascend"))
 
 
@@ -112,7 +112,7 @@ def _start_cpu(threads: int) -> _Backend:
     from vidgen_dist.nn import cpu, cpu_jobs
 
     ms.set_device("CPU")
-    # Asynchronous dispatch threads spin and take the cores that the kernels need.
+    # Asynchronous dispatch threads spin and take the cores that we compute on.
     ms.runtime.launch_blocking()
     _single_threaded_blas()
     cpu_jobs.set_threads(threads)
@@ -122,14 +122,14 @@ def _start_cpu(threads: int) -> _Backend:
 def _start_ascend(threads: int) -> _Backend:
     from vidgen_dist.nn import ascend
 
-    # The explicit 0: without it MindSpore takes the local rank, which is wrong where each process sees
-    # one device only (ASCEND_RT_VISIBLE_DEVICES).
+    # Pass 0 explicitly: otherwise MindSpore takes the local rank, which is wrong where each process sees one
+    # device only (ASCEND_RT_VISIBLE_DEVICES).
     ms.set_device("Ascend", 0)
     return _Backend("ascend", threads, ascend)
 
 
 def _single_threaded_blas() -> None:
-    """Hold NumPy's OpenBLAS to one thread a call; a NumPy built on another BLAS is left as it is."""
+    """Limit NumPy's OpenBLAS to one thread per call; NumPy built with another BLAS is left as it is."""
     library = ctypes.CDLL(np.core._multiarray_umath.__file__)
     for symbol in ("openblas_set_num_threads64_", "openblas_set_num_threads"):
         setter = getattr(library, symbol, None)

@@ -1,9 +1,10 @@
-"""CPU bodies: NumPy on memory shared with MindSpore's tensors (`asnumpy` and `from_numpy` alias it).
+"""The functions on the CPU: NumPy on memory shared with MindSpore's tensors (`asnumpy`, `from_numpy` alias
+it).
 
-MindSpore's own CPU kernels for norms, GELU, attention and convolution are several times slower than
-blocks that stay in cache, and its convolutions fall to oneDNN's reference kernel on AVX-512. Work is
-cut into jobs by shape alone, never by the number of threads, and each job is computed by one thread:
-the same input gives the same bits whatever the thread count.
+MindSpore's own CPU kernels for norms, GELU, attention and convolution are several times slower than blocks
+that stay in the cache, and its convolutions use oneDNN's reference kernel on AVX-512. Work is cut into jobs
+by shape alone, never by the number of threads, and one thread computes a job: the same input gives the same
+bits with any number of threads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _NUMPY_DTYPES: dict[Any, Any] = {
     ms.float64: np.float64,
 }
 
-# Elements a job of elementwise work takes: 256 KiB of float32, input and output together in L2.
+# Elements in a job of elementwise work: 256 KiB of float32, so that input and output fit into L2.
 _BLOCK = 65536
 
 
@@ -75,7 +76,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     source = rows.reshape(-1, width)
     out = empty(source.shape)
 
-    # Sums as products with a vector of ones: several times faster than sum() over short rows.
+    # Sums as products with a vector of ones: for short rows several times faster than sum().
     mean_of = np.full(width, 1 / width, np.float32)
 
     def normalise(block: slice) -> None:
@@ -111,7 +112,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
-    """Divide x (B, C, ...) by the root mean square over its channels, block of places by block."""
+    """Divide x (B, C, ...) by the root mean square over its channels, one block of places at a time."""
     source = _contiguous(x)
     batch, channels = source.shape[:2]
     places = source.reshape(batch, channels, -1)
@@ -130,11 +131,12 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
 
 
 _IMAGE = 2**19
-"""Numbers of an image, channels and all, up to which it stays in the cache while it is normalised."""
+"""An image with at most this many numbers, all channels together, stays in the cache while it is
+normalised."""
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise x (B, C, ...) over each group of C / groups channels and all that follows."""
+    """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
     grouped = _grouped(x, groups)
     out = empty(grouped.shape)
     affine = (_optional(weight), _optional(bias))
@@ -143,7 +145,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
         return Tensor.from_numpy(out.reshape(x.shape))
 
     def body(at: tuple[int, int]) -> None:
-        # Both in one job: of a small group the second reads from the cache what the first brought there.
+        # Both passes in one job: the second finds a small group still in the cache.
         _normalise_group(grouped[at], out[at], _moments(grouped[at]), at[1], affine, eps)
 
     each(np.ndindex(*grouped.shape[:2]), body)
@@ -151,7 +153,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
 
 
 def _normalise_image(image: Array, out: Array, affine: tuple[Array | None, Array | None], eps: float) -> None:
-    """out = an image (groups, C / groups, places), all of its groups normalised at once."""
+    """Write an image (groups, C / groups, places) to out, all of its groups normalised at once."""
     groups, channels, places = image.shape
     values, centred = image.reshape(groups, -1), out.reshape(groups, -1)
     size = np.float32(channels * places)
@@ -185,7 +187,7 @@ def group_norm_with(
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """`group_norm` by moments (B, groups) that are given."""
+    """`group_norm` with given moments (B, groups)."""
     grouped = _grouped(x, groups)
     out = empty(grouped.shape)
     means, variances = _array(mean), _array(variance)
@@ -202,7 +204,7 @@ def silu(x: Tensor) -> Tensor:
     """x times its sigmoid."""
 
     def body(a: Array, y: Array) -> None:
-        with np.errstate(over="ignore"):  # exp(-x) may be infinite: the quotient is then 0, as it should be
+        with np.errstate(over="ignore"):  # exp(-x) may be infinite: the quotient is then 0, which is right
             np.negative(a, out=y)
             np.exp(y, out=y)
             y += np.float32(1)
@@ -225,12 +227,12 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent; MindSpore's own is off by 1e-4."""
+    """Hyperbolic tangent; MindSpore's own has an error of 1e-4."""
     return _elementwise(x, lambda a, y: np.tanh(a, out=y))
 
 
 def exp(x: Tensor) -> Tensor:
-    """e to the x; MindSpore's own is off by a relative 2e-5."""
+    """e to the x; MindSpore's own has a relative error of 2e-5."""
     return _elementwise(x, lambda a, y: np.exp(a, out=y))
 
 
@@ -268,7 +270,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def gelu_erf(x: Tensor) -> Tensor:
-    """GELU by the error function, which Abramowitz and Stegun's 7.1.26 gives to 1.5e-7."""
+    """GELU by the error function, approximated to 1.5e-7 by Abramowitz and Stegun's 7.1.26."""
     half = np.float32(np.sqrt(0.5))
     powers = [np.float32(c) for c in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)]
 
@@ -285,7 +287,7 @@ def gelu_erf(x: Tensor) -> Tensor:
         np.multiply(z, z, out=z)
         np.negative(z, out=z)
         np.exp(z, out=z)
-        y *= z  # 1 - erf(|x| / sqrt 2): twice the weight of the tail
+        y *= z  # 1 - erf(|x| / sqrt 2): twice the tail's weight
         # x >= 0: x - x * tail; x < 0: x * tail. Both are max(x, 0) - |x| * tail.
         np.abs(a, out=z)
         y *= z
@@ -306,7 +308,7 @@ def multiply(x: Tensor, y: Tensor | float) -> Tensor:
 
 
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
-    """x * factor + addend; MindSpore's own kernels are slow where a factor broadcasts."""
+    """x * factor + addend; MindSpore's own kernels are slow where a factor is broadcast."""
 
     def body(out: Array, left: Array, right: Array, added: Array) -> None:
         np.multiply(left, right, out=out)
@@ -316,7 +318,7 @@ def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
 
 
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
-    """Tensors one after another along an axis."""
+    """Concatenate tensors along an axis."""
     arrays = [_array(t) for t in tensors]
     rank = arrays[0].ndim
     axis %= rank
@@ -336,13 +338,13 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
-    """Pieces of x along an axis: views, but small ones copied, for the operators to come."""
+    """Pieces of x along an axis: views, but copies of small pieces, for the operators that follow."""
     pieces = mint.split(x, list(sizes), axis)
     return tuple(p if p.is_contiguous() or p.size > _BLOCK else copy(p) for p in pieces)
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x in another shape: a view where there is one."""
+    """x in another shape: a view if possible."""
     if x.is_contiguous() or x.dtype not in _NUMPY_DTYPES:
         return x.reshape(shape)
     view = _array(x).view()
@@ -354,10 +356,10 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def copy(x: Tensor) -> Tensor:
-    """A contiguous tensor of x's values in memory of its own.
+    """A contiguous copy of x.
 
-    The kernel by which MindSpore makes a view contiguous is slow, and wakes threads that then spin for
-    0.2 s on the cores that the bodies need.
+    The kernel with which MindSpore makes a view contiguous is slow, and wakes threads that then spin for 0.2
+    s on the cores that we compute on.
     """
     if x.dtype not in _NUMPY_DTYPES:
         return x.copy()
@@ -368,14 +370,14 @@ def copy(x: Tensor) -> Tensor:
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
-    """A tensor of 0; MindSpore's own kernel wakes the threads that `copy` tells of."""
+    """A tensor of 0; MindSpore's own kernel wakes the threads that `copy` describes."""
     if dtype not in _NUMPY_DTYPES:
         return mint.zeros(shape, dtype=dtype)
     return Tensor.from_numpy(np.zeros(shape, _NUMPY_DTYPES[dtype]))
 
 
 def _copies(target: Array, source: Array) -> list[tuple[Array, Array]]:
-    """(part of target, part of source), cut along the longest of the axes before the last."""
+    """(part of target, part of source), cut along the longest axis but the last."""
     if source.size <= _BLOCK or source.ndim < 2:
         return [(target, source)]
     axis = int(np.argmax(source.shape[:-1]))
@@ -390,7 +392,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
-    """Exponentials over `axis` that sum to 1; the largest is taken off first."""
+    """Exponentials that sum to 1 over `axis`; the largest value is subtracted first."""
     source = np.moveaxis(_array(x), axis, -1)
     rows = np.ascontiguousarray(source).reshape(-1, source.shape[-1])
     out = empty(rows.shape)
@@ -405,15 +407,15 @@ def softmax(x: Tensor, axis: int) -> Tensor:
 
 
 _MANY, _SHORT = 32, 4096
-"""Sequences of a batch, and scores of each, from and up to which they are taken many at a time."""
+"""From how many sequences in a batch, and up to how many scores in each, a job takes many of them."""
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """Softmax attention, block of queries by block: scores never leave the cache.
+    """Softmax attention, one block of queries at a time, so scores never leave the cache.
 
-    A row that may attend to nothing gives 0.
+    A query that may attend to no key gives 0.
     """
     if mask is None and bias is None and _are_many_short(q, k):
         return _attend_short(_array(q), _array(k), _array(v), scale)
@@ -421,12 +423,12 @@ def attention(
 
 
 def _are_many_short(q: Tensor, k: Tensor) -> bool:
-    """Whether there are so many sequences, and so short, that a job for each would cost more than it does."""
+    """Whether there are so many short sequences that one job for each would cost more than its work."""
     return q.shape[0] >= _MANY and q.shape[2] * k.shape[2] <= _SHORT
 
 
 def _attend_short(queries: Array, keys: Array, values: Array, scale: float) -> Tensor:
-    """Attention of many short sequences, as of frames to each other at each place: many in a job."""
+    """Attention of many short sequences, such as the frames at each place: many sequences in a job."""
     batch, heads, n, _ = queries.shape
     m = keys.shape[2]
     out = empty((batch, n, heads, values.shape[-1]))
@@ -446,21 +448,21 @@ def _attend_short(queries: Array, keys: Array, values: Array, scale: float) -> T
 def attention_with_lse(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As `attention`, and the logarithm (B, heads, N) of the sum of each query's exponentials."""
+    """As `attention`, and each query's log-sum-exp of scores (B, heads, N)."""
     lse = empty(q.shape[:3])
     out = _attend(q, k, v, mask, None, scale, lse)
     return out, Tensor.from_numpy(lse)
 
 
 def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to all of the keys, of attention to some and to the others."""
-    # (B, N, heads, ...), as `attention` lays its result out.
+    """Attention to all keys, from attention to some of them and to the others."""
+    # (B, N, heads, ...): the layout of `attention`'s result.
     first, second = (_array(x).transpose(0, 2, 1, 3) for x in (out, other_out))
     a, b = (_array(x).transpose(0, 2, 1) for x in (lse, other_lse))
     merged, total = empty(first.shape), empty(a.shape)
 
     def body(job: tuple[int, slice]) -> None:
-        with np.errstate(invalid="ignore"):  # -inf of both: nothing to attend to, neither here nor there
+        with np.errstate(invalid="ignore"):  # both are -inf: there is no key to attend to on either side
             np.logaddexp(a[job], b[job], out=total[job])
             weights = [np.nan_to_num(np.exp(x[job] - total[job]), nan=0.0)[..., None] for x in (a, b)]
         y = np.multiply(first[job], weights[0], out=merged[job])
@@ -486,7 +488,7 @@ def _attend(
     m = keys.shape[2]
     allowed = None if mask is None else np.broadcast_to(_array(mask), (batch, heads, n, m))
     added = None if bias is None else np.broadcast_to(_array(bias), (batch, heads, n, m))
-    # (B, N, heads, D) in memory: what every caller turns the result into is then a view.
+    # (B, N, heads, D) in memory: all callers can then reshape the result as a view.
     out = empty((batch, n, heads, values.shape[-1]))
     step = int(np.clip(2**19 // m // 16 * 16, 16, 512))
 
@@ -506,7 +508,7 @@ def _attend(
         np.exp(scores, out=scores)
         total = scores.sum(-1, keepdims=True)
         if lse is not None:
-            with np.errstate(divide="ignore"):  # of a row that may attend to nothing: -inf
+            with np.errstate(divide="ignore"):  # a query that may attend to no key: -inf
                 np.add(np.log(total[:, 0]), top[:, 0], out=lse[b, h, block])
         if allowed is not None or added is not None:
             total[total == 0] = 1
@@ -548,11 +550,11 @@ def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
 
 
 def _fill(out: Array, source: Array, pairs: Sequence[tuple[int, int]], mode: str) -> None:
-    """out = source with (before, after) added to each axis: zeros, or its edge again."""
+    """Write source to out with (before, after) added to each axis: zeros, or the edge repeated."""
     places = [slice(before, before + n) for n, (before, _) in zip(source.shape, pairs, strict=True)]
     out[tuple(places)] = source
     for axis, (before, after) in enumerate(pairs):
-        # Axes that are done are filled whole, those to come where the source is.
+        # Axes that are done are filled completely, the others only where the source is.
         inside = places[axis]
         beyond = (
             (slice(0, before), inside.start),
@@ -574,7 +576,7 @@ def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
 
     def body(at: tuple[int, ...]) -> None:
         picked = source[at]
-        # Columns first, while there are few: they are copied one by one, rows and frames whole.
+        # Columns first, while there is little data: they are copied one by one, rows and frames as wholes.
         for axis in reversed(range(picked.ndim)):
             picked = np.take(picked, indices[axis], axis)
         out[at] = picked
@@ -587,11 +589,12 @@ def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
 
 
 def _array(x: Tensor) -> Array:
-    """The tensor's values without a copy, strided as the tensor is; for as long as the tensor lives."""
+    """The tensor's values without a copy, with the tensor's strides; valid as long as the tensor lives."""
     if x.is_contiguous():
         array: Array = x.asnumpy()
         return array
-    # asnumpy makes a view contiguous first, slowly. (`Tensor.strides` is blind to views, `stride()` is not.)
+    # asnumpy first makes a view contiguous, which is slow. (`Tensor.strides` ignores views, `stride()` does
+    # not.)
     strides = [step * x.itemsize for step in x.stride()]
     extent = sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True)) + x.itemsize
     memory = (ctypes.c_char * extent).from_address(x.data_ptr())
@@ -615,16 +618,16 @@ def _elementwise(x: Tensor, body: Callable[[Array, Array], Any]) -> Tensor:
 
 
 def _broadcast(terms: Sequence[Tensor | float], body: Callable[..., Any]) -> Tensor:
-    """body(block of the result, blocks of the terms, broadcast), block by block.
+    """Call body(block of the result, broadcast blocks of the terms), one block at a time.
 
-    MindSpore's own kernels for operators wake threads that then spin for 0.2 s on the cores that the bodies
-    need, unless the tensors are small.
+    Unless tensors are small, MindSpore's own operators wake threads that then spin for 0.2 s on the cores
+    that we compute on.
     """
     arrays = [_array(t) if isinstance(t, Tensor) else np.array(t, np.float32) for t in terms]
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     out = empty(shape)
     whole = [np.broadcast_to(a, shape) for a in arrays]
-    # Blocks along the two first axes, which in (B, N, D) and (B, C, T, H, W) are long enough to share out.
+    # Blocks along the first two axes, which in (B, N, D) and (B, C, T, H, W) are long enough to divide.
     step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
     lead = shape[:2]
     jobs = [(b, rows) for b in range(lead[0]) for rows in slices(lead[1], step)] if len(lead) == 2 else [...]
@@ -633,7 +636,7 @@ def _broadcast(terms: Sequence[Tensor | float], body: Callable[..., Any]) -> Ten
 
 
 def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
-    """out = a @ b + bias for matrices, in blocks of rows, or of columns where there are few rows."""
+    """out = a @ b + bias for matrices, in blocks of rows, or of columns if there are few rows."""
     n, m = out.shape
     if n >= 128:
         jobs = [(rows, slice(0, m)) for rows in slices(n, 512)]
@@ -650,13 +653,13 @@ def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
 
 
 def _grouped(x: Tensor, groups: int) -> Array:
-    """x (B, C, ...) as (B, groups, C / groups, all that follows)."""
+    """x (B, C, ...) as (B, groups, C / groups, all other axes)."""
     batch, channels = x.shape[:2]
     return _contiguous(x).reshape(batch, groups, channels // groups, -1)
 
 
 def _moments(group: Array) -> tuple[np.float32, np.float32]:
-    """Mean and variance of a contiguous array, two passes, block sums added in float64."""
+    """Mean and variance of a contiguous array, in two passes; sums of blocks are added in float64."""
     values = group.reshape(-1)
     blocks = slices(values.size, _BLOCK)
     mean = np.float32(sum(float(values[block].sum()) for block in blocks) / values.size)
@@ -675,7 +678,7 @@ def _normalise_group(
     affine: tuple[Array | None, Array | None],
     eps: float,
 ) -> None:
-    """out = the index-th group (C / groups, ...), normalised; affine is that of all channels."""
+    """Write the index-th group (C / groups, ...), normalised, to out; affine belongs to all channels."""
     mean, variance = (float(moment) for moment in moments)
     scale, shift = affine
     inverse = 1.0 / math.sqrt(variance + eps)

@@ -1,6 +1,7 @@
-"""Convolution on the CPU as matrix products, never MindSpore's own kernels.
+"""Convolution on the CPU as matrix products.
 
-Those fall to oneDNN's reference code on AVX-512, a hundred times slower.
+MindSpore's own kernels are not used: on AVX-512 they use oneDNN's reference code, which is a hundred times
+slower.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import numpy as np
 
 from vidgen_dist.nn.cpu_jobs import Array, each, empty, scratch, slices
 
-# Winograd's F(2x2, 3x3), in Lavin and Gray's notation (2016): weights are taken by G to 4 x 4 points,
-# outputs taken from them by the transpose of A, written out in `_from_points`.
+# Winograd's F(2x2, 3x3), in the notation of Lavin and Gray (2016): G takes weights to 4 x 4 points, and the
+# transpose of A, written out in `_from_points`, takes points to outputs.
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 _WINOGRAD_CHANNELS = 16
 _WINOGRAD_PIXELS = 512
@@ -21,9 +22,10 @@ _WINOGRAD_PIXELS = 512
 def convolve(
     x: Array, weight: Array, bias: Array | None, stride: Sequence[int], padding: Sequence[int]
 ) -> Array:
-    """x (B, I, T, H, W) with weight (O, I, kT, kH, kW), zeros outside: (B, O, T', H', W').
+    """Convolve x (B, I, T, H, W) with weight (O, I, kT, kH, kW), padded by zeros: (B, O, T', H', W').
 
-    Memory beyond the result is a few MB a thread and, for kernels of 3 x 3, three times the weights.
+    Beyond the result it takes a few MB of memory per thread and, for kernels of 3 x 3, three times the
+    weights.
     """
     batch, inputs, *size = x.shape
     outputs, _, *kernel = weight.shape
@@ -48,7 +50,7 @@ def convolve(
 
 
 def _pointwise(x: Array, weight: Array, bias: Array | None, out: Array) -> None:
-    """A kernel of one point: a product for each block of pixels."""
+    """A kernel of one point: one product for each block of pixels."""
     batch, inputs = x.shape[:2]
     outputs = len(weight)
     pixels = x.reshape(batch, inputs, -1)
@@ -65,17 +67,17 @@ def _pointwise(x: Array, weight: Array, bias: Array | None, out: Array) -> None:
 
 
 def _winograd(x: Array, weight: Array, bias: Array | None, padding: Sequence[int], out: Array) -> None:
-    """Kernels (kT, 3, 3) by 4 x 4 points for every 2 x 2 pixels: 2.25 times fewer products.
+    """Kernels (kT, 3, 3), by 4 x 4 points for every 2 x 2 pixels: 2.25 times fewer products.
 
-    A job is a block of rows of one video, over a run of frames. It keeps the points of the last kT
-    input frames in a ring, frame f in slot f mod kT, so that every input frame is transformed once.
+    A job is a block of rows of one video, over a range of frames. It keeps the points of the last kT input
+    frames in a ring, frame f in slot f mod kT, so every input frame is transformed once.
     """
     batch, outputs, frames, height, width = out.shape
     inputs, kt = weight.shape[1:3]
     matrices = _weight_points(weight)
     tile_rows, tile_columns = -(-height // 2), -(-width // 2)
-    # Tiles lie in rows of one more than there are, so that all of the arithmetic below runs over flat
-    # arrays: the tile at the end of a row mixes two rows and is dropped.
+    # A row has room for one tile more than there are, so all the arithmetic below runs on flat arrays: the
+    # tile at the end of a row mixes two rows and is dropped.
     pitch = tile_columns + 1
     most = max(1, int(np.clip(2**16 // (kt * inputs), 96, 256)) // pitch)
     row_blocks = slices(tile_rows, -(-tile_rows // -(-tile_rows // most)))
@@ -85,7 +87,7 @@ def _winograd(x: Array, weight: Array, bias: Array | None, padding: Sequence[int
         tiles = (rows.stop - rows.start) * pitch
         points = scratch("points", (16, kt, inputs, tiles))
         products = scratch("products", (16, outputs, tiles))
-        ready = ts.start - padding[0]  # the first input frame whose points are not there yet
+        ready = ts.start - padding[0]  # the first input frame whose points are not computed yet
         for t in range(ts.start, ts.stop):
             first = t - padding[0]
             for frame in range(ready, first + kt):
@@ -95,7 +97,7 @@ def _winograd(x: Array, weight: Array, bias: Array | None, padding: Sequence[int
                 else:
                     points[:, frame % kt] = 0
             ready = first + kt
-            # The taps of the slots in their order: a window into the taps written twice over.
+            # The taps in the order of the slots: a window into the taps, which are written twice.
             tap = -first % kt
             for point in range(16):
                 np.matmul(
@@ -109,7 +111,7 @@ def _winograd(x: Array, weight: Array, bias: Array | None, padding: Sequence[int
 
 
 def _weight_points(weight: Array) -> Array:
-    """Weights (O, I, kT, 3, 3) as (16, O, (2 kT - 1) I): taps 0, 1, ..., kT - 1, 0, ..., kT - 2."""
+    """Weights (O, I, kT, 3, 3) to (16, O, (2 kT - 1) I): taps 0, 1, ..., kT - 1, 0, ..., kT - 2."""
     outputs, inputs, kt = weight.shape[:3]
     points = np.empty((16, outputs, (2 * kt - 1) * inputs), np.float32)
     transform = np.kron(_G, _G)
@@ -125,7 +127,7 @@ def _weight_points(weight: Array) -> Array:
 
 
 def _to_points(frame: Array, points: Array, top: int, left: int, pitch: int) -> None:
-    """Points (16, C, tiles) of frame (C, H, W), whose first tile's corner is at (top, left)."""
+    """Points (16, C, tiles) of frame (C, H, W); the first tile's corner is at (top, left)."""
     channels = len(frame)
     tiles = points.shape[2]
     length = tiles + pitch  # one more row of tiles below
@@ -166,7 +168,7 @@ def _every_other(grid: Array, frame: Array, top: int, left: int) -> None:
 
 
 def _inside(count: int, start: int, size: int) -> tuple[slice, slice]:
-    """Of the `count` places start, start + 2, ...: those within 0 to size, and what they are there."""
+    """The indices i below `count` with start + 2 i from 0 to below size, and those values."""
     first = max(0, -(start // 2))
     end = max(first, min(count, -((start - size) // 2)))
     return slice(first, end), slice(start + 2 * first, start + 2 * end, 2)
@@ -203,9 +205,9 @@ def _output_step(m: Array, spare: Array, out: Array) -> None:
 def _unfolded(
     x: Array, weight: Array, bias: Array | None, stride: Sequence[int], padding: Sequence[int], out: Array
 ) -> None:
-    """Any kernel and stride: products with columns of one block of rows at a time.
+    """Any kernel and stride: products with the columns of one block of rows at a time.
 
-    A job is a block of output rows of one video, over a run of frames. It keeps the columns
+    A job is a block of output rows of one video, over a range of frames. It keeps the columns
     (I * kH * kW, pixels) of the last kT input frames in a ring, as `_winograd` keeps its points.
     """
     batch, outputs, frames, height, width = out.shape
@@ -225,7 +227,7 @@ def _unfolded(
         padded = scratch("padded", (inputs, (count - 1) * sh + kh, x.shape[4] + 2 * pw))
         total = scratch("total", (outputs, pixels))
         product = scratch("product", (outputs, pixels))
-        ready = 0  # the first input frame whose columns are not there yet
+        ready = 0  # the first input frame whose columns are not computed yet
         for t in range(ts.start, ts.stop):
             total.fill(0)
             first = t * st - pt
@@ -249,7 +251,7 @@ def _unfolded(
 
 
 def _jobs(batch: int, row_blocks: list[slice], frames: int) -> list[tuple[int, slice, slice]]:
-    """(video, rows, frames): cut along the frames too where there would be too few to share out."""
+    """(video, rows, frames); cut along the frames too if there would be too few jobs for the threads."""
     blocks = batch * len(row_blocks)
     run = frames if blocks >= 8 else max(2, -(-frames * blocks // 8))
     return [(b, rows, ts) for b in range(batch) for rows in row_blocks for ts in slices(frames, run)]

@@ -1,4 +1,4 @@
-"""How the CPU bodies share out their work: jobs over the compute threads, scratch memory a thread."""
+"""How work is divided on the CPU: jobs run on the compute threads, each of which has scratch memory."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _threads = 1
 
 
 def set_threads(threads: int) -> None:
-    """Compute with so many threads, the calling one among them."""
+    """Compute with this many threads, the calling thread among them."""
     global _pool, _threads
     _threads = threads
     _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="nn-cpu") if threads > 1 else None
 
 
 def each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
-    """Run body on every job, over the compute threads; an exception ends the rest and is raised."""
+    """Run body on every job, on the compute threads; an exception stops the rest and is raised."""
     listed = list(jobs)
     workers = min(_threads, len(listed))
     if _pool is None or workers < 2:
         for job in listed:
             body(job)
         return
-    # One task a thread, each taking the next job from a shared iterator: a future a job costs more
-    # than a small job does.
+    # One task per thread; each takes the next job from a shared iterator. One future per job costs more than
+    # a small job does.
     queue = iter(listed)
 
     def work() -> None:
@@ -45,7 +45,7 @@ def each(jobs: Iterable[Any], body: Callable[[Any], Any]) -> None:
     try:
         work()
     finally:
-        for _ in queue:  # after a failure here, leave nothing to the others
+        for _ in queue:  # after a failure in this thread, leave no jobs to the others
             pass
         done = [helper.exception() for helper in helpers]
     for failure in done:
@@ -60,8 +60,8 @@ def slices(length: int, step: int) -> list[slice]:
 def empty(shape: Sequence[int]) -> Array:
     """A float32 array for a result, from MindSpore's memory pool.
 
-    The pool hands freed blocks out again as they are; NumPy's large arrays come from the kernel,
-    zeroed anew every time.
+    The pool reuses freed blocks as they are; NumPy gets large arrays from the kernel, which zeroes them every
+    time.
     """
     return mint.empty(tuple(shape)).asnumpy()
 
@@ -70,7 +70,7 @@ _local = threading.local()
 
 
 def scratch(name: str, shape: tuple[int, ...]) -> Array:
-    """This thread's buffer of that name, grown to shape; it holds what the last user left."""
+    """This thread's buffer of that name, large enough for the shape; it holds what its last use left."""
     needed = math.prod(shape)
     buffer = getattr(_local, name, None)
     if buffer is None or buffer.size < needed:

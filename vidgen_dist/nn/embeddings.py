@@ -1,9 +1,9 @@
-"""Tables of timesteps and positions, in numpy.
+"""Tables of timesteps and positions, in NumPy.
 
-Each is a function of sizes alone, computed once a video and shared by every step and block.
+Each depends on sizes alone, is computed once for a video and shared by all steps and blocks.
 Sources: sinusoids, Vaswani et al. 2017 (arXiv:1706.03762) and Ho et al. 2020 (arXiv:2006.11239);
 rotary embeddings, Su et al. 2021 (arXiv:2104.09864); their 3D forms, CogVideoX (arXiv:2408.06072).
-Numbers agree with diffusers' `models/embeddings.py`.
+The numbers agree with diffusers' `models/embeddings.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_PERIOD = 10000.0
-"""The longest wavelength, over 2π, of every table here."""
+"""The longest wavelength, divided by 2π, of every table here."""
 
 
 def timestep_embedding(
@@ -24,9 +24,9 @@ def timestep_embedding(
 
     Args:
         timesteps: (B,), whole or fractional.
-        dim: Width D; an odd one ends in a zero.
-        flip_sin_to_cos: Cosines first.
-        freq_shift: Taken from the number of frequencies: 1 lets the last one reach the longest period.
+        dim: Width D; an odd width ends in a zero.
+        flip_sin_to_cos: Cosines come first.
+        freq_shift: Subtracted from the number of frequencies: with 1 the last one reaches the longest period.
 
     Returns:
         (B, D) float32.
@@ -35,7 +35,7 @@ def timestep_embedding(
     exponents = (
         np.float32(-math.log(MAX_PERIOD)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
     )
-    # NumPy's float32 exp may be off by two units in the last place, which a timestep of 999 turns into 1e-4.
+    # NumPy's float32 exp may be off by two units in the last place; at timestep 999 that becomes 1e-4.
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = np.asarray(timesteps, dtype=np.float32)[:, None] * frequencies[None, :]
     waves = [np.cos(angles), np.sin(angles)] if flip_sin_to_cos else [np.sin(angles), np.cos(angles)]
@@ -43,7 +43,7 @@ def timestep_embedding(
 
 
 def sincos_1d(dim: int, positions: np.ndarray) -> np.ndarray:
-    """(N,) positions to (N, D) sines then cosines, float64. `dim` is even."""
+    """Positions (N,) to sines and then cosines (N, D), float64. `dim` is even."""
     if dim % 2:
         raise ValueError(f"sincos embedding: dim is {dim}, must be even")
     frequencies = MAX_PERIOD ** (-np.arange(dim // 2, dtype=np.float64) / (dim / 2))
@@ -58,15 +58,15 @@ def sincos_3d(
     spatial_interpolation_scale: float = 1.0,
     temporal_interpolation_scale: float = 1.0,
 ) -> np.ndarray:
-    """Absolute positions of video tokens: a quarter of the width for time, 3/8 for x, 3/8 for y.
+    """Absolute positions of video tokens: 1/4 of the width for time, 3/8 for x, 3/8 for y.
 
     Args:
         dim: Width D, a multiple of 16.
         grid: Tokens along (time, height, width).
-        spatial_interpolation_scale, temporal_interpolation_scale: Positions are divided by them.
+        spatial_interpolation_scale, temporal_interpolation_scale: Positions are divided by these.
 
     Returns:
-        (T * H * W, D) float32, width running fastest.
+        (T * H * W, D) float32; width varies fastest.
     """
     if dim % 16:
         raise ValueError(f"3D sincos embedding: dim is {dim}, must be a multiple of 16")
@@ -83,7 +83,7 @@ def sincos_3d(
 
 
 def rotary_1d(dim: int, positions: np.ndarray, theta: float = MAX_PERIOD) -> np.ndarray:
-    """(N,) positions to (N, D / 2) rotation angles, float32: one for each pair of neighbouring channels."""
+    """Positions (N,) to rotation angles (N, D / 2), float32: one angle per pair of neighbouring channels."""
     if dim % 2:
         raise ValueError(f"rotary embedding: dim is {dim}, must be even")
     frequencies = np.float32(1) / np.float32(theta) ** (
@@ -95,15 +95,15 @@ def rotary_1d(dim: int, positions: np.ndarray, theta: float = MAX_PERIOD) -> np.
 def rotary_3d(
     dim: int, t: np.ndarray, y: np.ndarray, x: np.ndarray, theta: float = MAX_PERIOD
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rotary table of video tokens: a quarter of a head's width for time, 3/8 for y, 3/8 for x.
+    """Rotary table of video tokens: 1/4 of a head's width for time, 3/8 for y, 3/8 for x.
 
     Args:
         dim: Width D of a head, a multiple of 16.
         t, y, x: Positions along each axis: (T,), (H,), (W,).
-        theta: The longest wavelength, over 2π.
+        theta: The longest wavelength, divided by 2π.
 
     Returns:
-        As `rotary_axes`, D wide.
+        As `rotary_axes`, of width D.
     """
     if dim % 16:
         raise ValueError(f"3D rotary embedding: dim is {dim}, must be a multiple of 16")
@@ -113,16 +113,16 @@ def rotary_3d(
 def rotary_axes(
     dims: Sequence[int], positions: Sequence[np.ndarray], theta: float = MAX_PERIOD
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rotary table of the points of a grid, each axis turning its own channels.
+    """Rotary table of a grid's points; each axis rotates channels of its own.
 
     Args:
-        dims: Channels of each axis, even; together D, the width of a head.
+        dims: Each axis's number of channels, even; together D, the width of a head.
         positions: Along each axis: (T,), (H,), (W,).
-        theta: The longest wavelength, over 2π.
+        theta: The longest wavelength, divided by 2π.
 
     Returns:
-        (cos, sin), each (T * H * W, D) float32, the last axis running fastest; channels 2i and 2i + 1 turn by
-        one angle and so hold one value twice.
+        (cos, sin), each (T * H * W, D) float32; the last axis varies fastest. Channels 2i and 2i + 1 rotate
+        by the same angle, so each value appears twice.
     """
     grid = tuple(len(along) for along in positions)
     angles = np.empty((*grid, sum(dims) // 2), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Functions of the portable layers: one meaning, a body for the CPU and one for Ascend where they differ.
+"""Functions that layers are made of, with a CPU and an Ascend version where these differ.
 
 Letters in shapes: B batch, C/I/O channels, T frames, H rows, W columns, N queries, M keys, D features.
 """
@@ -28,7 +28,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of weight (V, D) by whole numbers ids (...): (..., D)."""
+    """Look rows of weight (V, D) up by integer ids (...): (..., D)."""
     return backend.current().body.embedding(ids, weight)
 
 
@@ -52,12 +52,12 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Normalise x (B, C, ...) over each of num_groups runs of channels. Wu and He, 2018."""
+    """Normalise x (B, C, ...) over each of num_groups groups of channels. Wu and He, 2018."""
     return backend.current().body.group_norm(x, num_groups, weight, bias, eps)
 
 
 def group_moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance, each (B, num_groups) float32, of x (B, C, ...) over each of num_groups runs of
+    """Mean and variance of x (B, C, ...), each (B, num_groups) float32, over each of num_groups groups of
     channels and all axes after them."""
     return backend.current().body.group_moments(x, num_groups)
 
@@ -71,7 +71,7 @@ def group_norm_with(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`group_norm` by given moments, each (B, num_groups) float32: those of an x of which this is a part."""
+    """`group_norm` with given moments, each (B, num_groups) float32, of a tensor that x is a part of."""
     return backend.current().body.group_norm_with(x, num_groups, mean, variance, weight, bias, eps)
 
 
@@ -90,7 +90,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Exponentials that sum to 1 over `axis`."""
+    """Exponentials of x, scaled so that they sum to 1 over `axis`."""
     return backend.current().body.softmax(x, axis)
 
 
@@ -108,8 +108,8 @@ def attention(
     Args:
         q: Queries (B, heads, N, D).
         k, v: Keys and values (B, heads, M, D).
-        mask: Booleans that broadcast to (B, heads, N, M); True attends. A row that may attend to
-            nothing gives 0.
+        mask: Booleans that broadcast to (B, heads, N, M); True attends. A query that may attend to no key
+            gives 0.
         bias: Added to the scores; broadcasts to (B, heads, N, M) (T5's relative positions).
         scale: Factor of q·k; 1 / sqrt(D) by default.
 
@@ -124,7 +124,7 @@ def attention(
 def attention_with_lse(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention to some of the keys, with what merges it with attention to others (ring attention).
+    """Attention to some of the keys, in a form that can be merged with attention to others (ring attention).
 
     Args:
         q: Queries (B, heads, N, D).
@@ -134,7 +134,7 @@ def attention_with_lse(
 
     Returns:
         (out, lse): out (B, heads, N, D), and lse (B, heads, N) float32, the logarithm of the sum of the
-        exponentials of each query's scores. Of a query that may attend to nothing they are 0 and -inf.
+        exponentials of each query's scores. They are 0 and -inf for a query that may attend to no key.
     """
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1])
@@ -142,7 +142,7 @@ def attention_with_lse(
 
 
 def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to all of the keys, of what `attention_with_lse` gave for some and for the others.
+    """Merge what `attention_with_lse` gave for some keys and for the other keys: attention to all of them.
 
     Args:
         out, other_out: (B, heads, N, D).
@@ -162,7 +162,7 @@ def conv3d(
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
 ) -> Tensor:
-    """Convolve x (B, I, T, H, W) with weight (O, I, kT, kH, kW): (B, O, T', H', W'); zeros outside."""
+    """Convolve x (B, I, T, H, W) with weight (O, I, kT, kH, kW), padded by zeros: (B, O, T', H', W')."""
     return backend.current().body.conv3d(x, weight, bias, tuple_of(stride, 3), tuple_of(padding, 3))
 
 
@@ -173,19 +173,19 @@ def conv2d(
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
 ) -> Tensor:
-    """Convolve x (B, I, H, W) with weight (O, I, kH, kW): (B, O, H', W'); zeros outside."""
+    """Convolve x (B, I, H, W) with weight (O, I, kH, kW), padded by zeros: (B, O, H', W')."""
     return backend.current().body.conv2d(x, weight, bias, tuple_of(stride, 2), tuple_of(padding, 2))
 
 
 def pad(x: Tensor, widths: Sequence[int], mode: str = "constant") -> Tensor:
-    """Pad the last axes of x: widths (last before, last after, last but one before, ...), as torch orders.
+    """Pad the last axes of x by widths in torch's order: last axis before and after, last but one before, ...
 
-    mode is "constant" (zeros), "replicate" (the edge) or "reflect" (without the edge).
+    mode is "constant" (zeros), "replicate" (repeat the edge) or "reflect" (mirror, without the edge).
     """
     if mode not in PAD_MODES:
         raise ValueError(f"mode: {mode!r} is not allowed; one of {', '.join(PAD_MODES)}")
     if len(widths) % 2 or len(widths) > 2 * x.ndim or min(widths, default=0) < 0:
-        raise ValueError(f"widths: {tuple(widths)} is not allowed; two counts of 0 or more for an axis")
+        raise ValueError(f"widths: {tuple(widths)} is not allowed; two numbers of 0 or more for each axis")
     if not any(widths):
         return x
     return backend.current().body.pad(x, tuple(widths), mode)
@@ -194,9 +194,9 @@ def pad(x: Tensor, widths: Sequence[int], mode: str = "constant") -> Tensor:
 def interpolate_nearest(
     x: Tensor, size: int | Sequence[int] | None = None, scale: float | Sequence[float] | None = None
 ) -> Tensor:
-    """Nearest neighbours of x (B, C, ...) at `size`, or at its size times `scale`, as torch's "nearest".
+    """Resize x (B, C, ...) to `size`, or by the factor `scale`, as torch's "nearest" does.
 
-    Index i of the result is floor(i * old / new), or floor(i / scale), in float32.
+    The result at index i is x at floor(i * old / new), or floor(i / scale), computed in float32.
     """
     if (size is None) == (scale is None):
         raise ValueError("interpolate_nearest takes one of size and scale")
@@ -216,19 +216,19 @@ def interpolate_nearest(
 
 
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join tensors along an axis that they have."""
+    """Concatenate tensors along an existing axis."""
     return backend.current().body.cat(tuple(tensors), axis)
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis."""
-    # Not by MindSpore's operator: on the CPU it wakes threads that then spin on the bodies' cores.
+    """Concatenate tensors of one shape along a new axis."""
+    # Not with MindSpore's operator: on the CPU it wakes threads that then spin on the cores we compute on.
     at = (slice(None),) * (axis % (tensors[0].ndim + 1))
     return cat([x[(*at, None)] for x in tensors], len(at))
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """Cut x along an axis into pieces of these sizes (a number: of this size, the last may be smaller).
+    """Cut x along an axis into pieces of these sizes; one number: of this size, the last may be smaller.
 
     Raises:
         ValueError: Sizes that do not sum to the axis.
@@ -242,37 +242,38 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
 
 
 def chunk(x: Tensor, n: int, axis: int = 0) -> tuple[Tensor, ...]:
-    """Cut x along an axis into n pieces, the last may be smaller."""
+    """Cut x along an axis into n pieces; the last may be smaller."""
     return split(x, -(-x.shape[axis] // n), axis)
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x in another shape, its values in their order; one length may be -1, for what is left.
+    """x in another shape, its values in the same order; one length may be -1, for what is left.
 
-    For what may be a transposed or cut view: where that is copied, on the CPU much faster than its method.
+    For tensors that may be transposed or cut views: copying these on the CPU is much faster here than in the
+    tensor's own method.
     """
     return backend.current().body.reshape(x, tuple(shape))
 
 
 def copy(x: Tensor) -> Tensor:
-    """x's values, contiguous, in memory of their own: of a view, to let go of the rest."""
+    """A contiguous copy of x, for example of a view, to free the rest of its memory."""
     return backend.current().body.copy(x)
 
 
 def add(x: Tensor, y: Tensor | float) -> Tensor:
-    """x + y, broadcast: for tensors of activations; on the CPU the operator costs its neighbours time."""
+    """x + y, broadcast. For activations: on the CPU MindSpore's operator slows our threads down."""
     return backend.current().body.add(x, y)
 
 
 def multiply(x: Tensor, y: Tensor | float) -> Tensor:
-    """x * y, broadcast: for tensors of activations, as `add`."""
+    """x * y, broadcast. For activations, as `add`."""
     return backend.current().body.multiply(x, y)
 
 
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
-    """x * factor + addend, all broadcast: scale and shift, or a gated residual, in one pass.
+    """x * factor + addend, all broadcast, in one pass: scale and shift, or a gated residual.
 
-    On the CPU much faster than the two operators where a side broadcasts.
+    On the CPU much faster than two operators where a side broadcasts.
     """
     return backend.current().body.multiply_add(x, factor, addend)
 
@@ -313,7 +314,7 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-    """a where condition is True, else b; all broadcast."""
+    """a where condition is True, otherwise b; all broadcast."""
     return ops.where(condition, a, b)
 
 
@@ -334,11 +335,11 @@ def ones(shape: Sequence[int], dtype: Any = backend.float32) -> Tensor:
 
 
 def from_numpy(array: Any, dtype: Any = None) -> Tensor:
-    """A tensor of the array's values; on the CPU it shares the array's memory, where dtypes agree."""
+    """A tensor of the array's values; on the CPU it shares the array's memory if the dtypes agree."""
     backend.current()
     source = np.ascontiguousarray(array).reshape(np.shape(array))
     if dtype == backend.float32 and source.itemsize == 2 and backend.device() == "cpu":
-        # MindSpore's cast takes a millisecond, whatever the size, and a checkpoint has hundreds of tensors.
+        # MindSpore's cast takes a millisecond whatever the size, and a checkpoint has hundreds of tensors.
         source = source.astype(np.float32)
     tensor = Tensor.from_numpy(source)
     return tensor if dtype is None or tensor.dtype == dtype else tensor.astype(dtype)
@@ -352,7 +353,7 @@ def to_numpy(x: Tensor) -> np.ndarray[Any, Any]:
 
 
 def tuple_of(value: Any, n: int) -> tuple[Any, ...]:
-    """(value,) * n, or value itself as a tuple where it is a sequence of n.
+    """(value,) * n, or value as a tuple where it is already a sequence of n.
 
     Raises:
         ValueError: A sequence of another length.

@@ -1,6 +1,6 @@
-"""Layers whose parameters bear diffusers' names: `weight` and `bias` under the attribute path.
+"""Layers whose parameters are named as in diffusers: `weight` and `bias` under the attribute path.
 
-For inference only: calling a module calls `construct`, with no hooks and no gradients.
+For inference only: calling a module calls `construct`, without hooks and gradients.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from vidgen_dist.nn import functional as F
 
 
 def empty_parameter(shape: Sequence[int], name: str, dtype: Any = backend.float32) -> Parameter:
-    """A parameter of that shape that takes no memory until weights are loaded into it."""
-    # Elsewhere MindSpore runs the initializer at once, into memory that may have to be touched.
+    """A parameter of this shape that takes no memory until weights are loaded into it."""
+    # On other devices MindSpore runs the initializer at once, into memory that may have to be touched.
     with no_init_parameters():
         return Parameter(initializer("zeros", tuple(shape), dtype), name=name, requires_grad=False)
 
 
 class Module(ms.nn.Cell):
-    """Base of all layers and models: a MindSpore cell, called without a cell's training machinery."""
+    """Base class of all layers and models: a MindSpore cell, called without a cell's training machinery."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.construct(*args, **kwargs)
 
 
 class ModuleList(Module):
-    """Modules in a row; their index is part of their parameters' names."""
+    """A list of modules; the index is part of the parameters' names."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ModuleList(Module):
 
 
 def named_parameters(module: ms.nn.Cell) -> dict[str, Parameter]:
-    """Every parameter by its attribute path, which is its key in diffusers' state_dict."""
+    """Every parameter by its attribute path, which is its key in diffusers' `state_dict`."""
     found: dict[str, Parameter] = dict(module._params)
     for name, child in module._cells.items():
         if child is not None:
@@ -76,7 +76,7 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """Normalisation of x (..., dim) over its last axis. `weight`, `bias` (dim,)."""
+    """Normalise x (..., dim) over its last axis. `weight`, `bias` (dim,)."""
 
     def __init__(
         self, dim: int, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
@@ -91,7 +91,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Division of x (..., dim) by its root mean square over the last axis. `weight` (dim,)."""
+    """Divide x (..., dim) by its root mean square over the last axis. `weight` (dim,)."""
 
     def __init__(self, dim: int, eps: float = 1e-6, elementwise_affine: bool = True) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """Normalisation of x (B, num_channels, ...) over each group of channels. `weight`, `bias` (C,)."""
+    """Normalise x (B, num_channels, ...) over each group of channels. `weight`, `bias` (C,)."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class GroupNorm(Module):
 
 
 class Embedding(Module):
-    """Rows of a table by whole numbers: (...) to (..., dim). `weight` (num, dim)."""
+    """Look rows of a table up by integer ids: (...) to (..., dim). `weight` (num, dim)."""
 
     def __init__(self, num: int, dim: int) -> None:
         super().__init__()
@@ -130,9 +130,9 @@ class Embedding(Module):
 
 
 class _Conv(Module):
-    """Convolution over `axes` axes of x (B, in, ...), zeros outside.
+    """Convolution over `axes` axes of x (B, in, ...), padded by zeros.
 
-    `weight` (out, in, *kernel), `bias` (out,). Sizes are one number, or one for each axis.
+    `weight` (out, in, *kernel), `bias` (out,). A size is one number, or one number per axis.
     """
 
     axes: int
@@ -155,7 +155,7 @@ class _Conv(Module):
 
 
 class Conv2d(_Conv):
-    """Convolution of x (B, in, H, W), zeros outside. `weight` (out, in, kH, kW), `bias` (out,)."""
+    """Convolution of x (B, in, H, W), padded by zeros. `weight` (out, in, kH, kW), `bias` (out,)."""
 
     axes = 2
 
@@ -164,7 +164,7 @@ class Conv2d(_Conv):
 
 
 class Conv3d(_Conv):
-    """Convolution of x (B, in, T, H, W), zeros outside. `weight` (out, in, kT, kH, kW), `bias` (out,)."""
+    """Convolution of x (B, in, T, H, W), padded by zeros. `weight` (out, in, kT, kH, kW), `bias` (out,)."""
 
     axes = 3
 

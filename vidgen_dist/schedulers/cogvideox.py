@@ -22,11 +22,11 @@ from vidgen_dist.schedulers.schedule import Schedule
 
 @dataclass(frozen=True, config=STRICT)
 class CogVideoXSchedulerConfig(DiscreteConfig):
-    """`scheduler_config.json` of any sampler, with diffusers' keys and defaults; each has its `NAME`."""
+    """`scheduler_config.json` of any of these samplers, with diffusers' keys and defaults."""
 
     HARMLESS: ClassVar = dict.fromkeys(
         ("clip_sample", "clip_sample_range", "sample_max_value"),
-        "no CogVideoX sampler of the reference clips",
+        "no CogVideoX sampler of the reference clips x₀",
     )
 
     beta_start: Share = 0.00085
@@ -59,12 +59,12 @@ class CogVideoXSchedule(Schedule):
         return replace(self, timesteps=self.timesteps[first:])
 
     def add_noise(self, original_samples: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Clean latents as they are before the first step; any shape, in the latents' type."""
+        """Clean latents with the first step's noise; any shape, the latents' dtype."""
         alpha = self.alphas_cumprod[int(self.timesteps[0])].astype(original_samples.dtype)
         return np.sqrt(alpha) * original_samples + np.sqrt(1 - alpha) * noise
 
     def _alphas(self, timestep: int) -> tuple[np.floating, np.floating, int]:
-        """ᾱ at `timestep` and at the step after it, and that step; below 0 it is the clean sample."""
+        """ᾱ at `timestep` and at the next step, and that step; below 0 it is the clean sample."""
         following = timestep - self.stride
         alpha_next = self.alphas_cumprod[following] if following >= 0 else self.final_alpha_cumprod
         return self.alphas_cumprod[timestep], alpha_next, following
@@ -76,7 +76,7 @@ class CogVideoXSchedule(Schedule):
 
 
 class CogVideoXScheduler(DiscreteScheduler[CogVideoXSchedulerConfig]):
-    """A noise schedule, and the samplers' steps over it.
+    """A noise schedule, and the sampler's steps over it.
 
     Attributes:
         config: `scheduler_config.json`.
@@ -86,10 +86,10 @@ class CogVideoXScheduler(DiscreteScheduler[CogVideoXSchedulerConfig]):
     SCHEDULE: ClassVar[type[CogVideoXSchedule]]
 
     def schedule(self, num_inference_steps: int, *, eta: float = 0.0) -> CogVideoXSchedule:
-        """The steps of a rendering; `eta` is accepted as diffusers does, and decides nothing.
+        """The steps of a rendering; `eta` is accepted as in diffusers, and has no effect.
 
         Raises:
-            RequestError: More steps than were trained, or a step after the last one trained.
+            RequestError: More steps than were trained, or a step beyond the last trained one.
         """
         return self.SCHEDULE(
             timesteps=self.spaced_timesteps(num_inference_steps),

@@ -25,7 +25,7 @@ class CogVideoXDDIMConfig(CogVideoXSchedulerConfig):
 
 
 class CogVideoXDDIMSchedule(CogVideoXSchedule):
-    """DDIM over a noise schedule whose SNR is shifted; the steps draw no noise, whatever `eta` is."""
+    """DDIM over a noise schedule with a shifted SNR; the steps draw no noise, whatever `eta` is."""
 
     def step(
         self,
@@ -37,7 +37,7 @@ class CogVideoXDDIMSchedule(CogVideoXSchedule):
     ) -> tuple[np.ndarray, Memory]:
         alpha, alpha_next, _ = self._alphas(int(self.timesteps[i]))
         original = self._pred_original_sample(prediction, sample, alpha)
-        # Formula (12) of the paper with σ = 0, ε written out as what is left of x_t without x₀.
+        # Formula (12) of the paper with σ = 0, and ε written as what remains of x_t without x₀.
         keep = ((1 - alpha_next) / (1 - alpha)) ** 0.5
         keep, add = scalars(sample.dtype, keep, alpha_next**0.5 - alpha**0.5 * keep)
         return keep * sample + add * original, memory

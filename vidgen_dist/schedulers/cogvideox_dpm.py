@@ -27,9 +27,9 @@ class CogVideoXDPMConfig(CogVideoXSchedulerConfig):
 class CogVideoXDPMSchedule(CogVideoXSchedule):
     """Second-order multistep sampler in λ = log(√ᾱ / √(1 - ᾱ)); every step adds fresh noise.
 
-    It remembers `previous`, x₀ as the step before predicted it. Noise of the sample's shape is drawn once at
-    the first and the last step and twice at the others: the reference draws for the first-order step too,
-    before it takes the second.
+    It remembers `previous`, the x₀ that the step before predicted. Noise of the sample's shape is drawn once
+    in the first and the last step and twice in the others: the reference also draws for the first-order step
+    that it then replaces by the second-order one.
     """
 
     def step(
@@ -37,7 +37,7 @@ class CogVideoXDPMSchedule(CogVideoXSchedule):
     ) -> tuple[np.ndarray, Memory]:
         alpha, alpha_next, following = self._alphas(int(self.timesteps[i]))
         original = self._pred_original_sample(prediction, sample, alpha)
-        # ᾱ is 0 at a first step without signal and 1 at the end: λ is then infinite, and so meant.
+        # ᾱ is 0 at a first step without signal and 1 at the end: λ is then infinite, as intended.
         with np.errstate(divide="ignore"):
             here, there = _log_snr(alpha), _log_snr(alpha_next)
             h = there - here

@@ -35,15 +35,15 @@ class DDIMConfig(DiscreteConfig):
 
 @plain_dataclass(frozen=True, eq=False)
 class DDIMSchedule(Schedule):
-    """DDIM's steps; where `eta` is above 0 each draws noise of the sample's shape.
+    """DDIM's steps; if `eta` is above 0, each draws noise of the sample's shape.
 
     Args:
         timesteps: Descending, int64 (S,).
         alphas: ᾱ before each step, (S,).
         alphas_next: ᾱ after each step, (S,).
         prediction_type: What the model predicts.
-        clip: The largest value that x₀ may have, or None.
-        eta: Share of the noise that is put back.
+        clip: The largest value allowed in x₀, or None.
+        eta: Share of the noise that is added again.
     """
 
     alphas: np.ndarray
@@ -59,7 +59,7 @@ class DDIMSchedule(Schedule):
         original = pred_original_sample(self.prediction_type, prediction, sample, alpha)
         epsilon = self._pred_epsilon(prediction, original, sample, alpha)
         if self.clip is not None:
-            # ε is left as it was before.
+            # ε stays as it was before clipping.
             original = np.clip(original, -self.clip, self.clip)
         # Formulas (12) and (16) of the paper.
         deviation = self.eta * ((1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)) ** 0.5

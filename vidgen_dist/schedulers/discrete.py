@@ -1,4 +1,4 @@
-"""What samplers over a noise schedule of training steps share: config, ᾱ, the steps that a rendering visits.
+"""What samplers over a noise schedule of training steps share: config, ᾱ, and the steps of a rendering.
 
 x_t = √ᾱ_t x₀ + √(1 - ᾱ_t) ε (Ho et al. 2020). Names, defaults and numbers are diffusers'.
 """
@@ -21,14 +21,14 @@ from vidgen_dist.schedulers.schedule import Schedule
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 THRESHOLDING = dict.fromkeys(
-    ("dynamic_thresholding_ratio", "sample_max_value"), "of thresholding, which is never done with latents"
+    ("dynamic_thresholding_ratio", "sample_max_value"), "for thresholding, which is never used with latents"
 )
-"""Keys that decide nothing."""
+"""Keys that have no effect."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DiscreteConfig(Config):
-    """`scheduler_config.json` of any such sampler, with diffusers' keys and defaults; each has its `NAME`."""
+    """`scheduler_config.json` of any of these samplers, with diffusers' keys and defaults."""
 
     num_train_timesteps: Positive = 1000
     beta_start: Share = 0.0001
@@ -42,7 +42,7 @@ class DiscreteConfig(Config):
     def check(self) -> None:
         length = self.num_train_timesteps
         if self.trained_betas is not None and len(self.trained_betas) != length:
-            self.refuse("trained_betas", f"null or {length} numbers between 0 and 1, one a training step")
+            self.refuse("trained_betas", f"null or {length} numbers between 0 and 1, one per training step")
 
 
 D = TypeVar("D", bound=DiscreteConfig)
@@ -57,7 +57,7 @@ class DiscreteScheduler(ABC, Generic[D]):
     """
 
     LAST_SIGNAL: ClassVar[float] = 0.0
-    """ᾱ of the last training step where `rescale_betas_zero_snr` leaves no signal."""
+    """ᾱ of the last training step if `rescale_betas_zero_snr` leaves no signal."""
 
     def __init__(self, config: D) -> None:
         self.config: D = config
@@ -68,15 +68,15 @@ class DiscreteScheduler(ABC, Generic[D]):
         """The steps of a rendering.
 
         Args:
-            num_inference_steps: How many are asked for; `len(schedule)` is how many predictions they take.
-            eta: Share of the noise that DDIM puts back; other samplers do nothing with it, as in diffusers.
+            num_inference_steps: How many steps are wanted; they take `len(schedule)` predictions.
+            eta: Share of the noise that DDIM adds again; other samplers ignore it, as in diffusers.
 
         Raises:
-            RequestError: A number of steps that the noise schedule cannot do.
+            RequestError: The noise schedule does not have so many steps.
         """
 
     def predictions(self, num_inference_steps: int) -> int:
-        """`len(schedule(num_inference_steps))`, for rules and costs: it makes no tables.
+        """`len(schedule(num_inference_steps))` without making tables, for rules and costs.
 
         Raises:
             RequestError: As `schedule`.
@@ -87,17 +87,17 @@ class DiscreteScheduler(ABC, Generic[D]):
         """`spaced_timesteps`, for a rendering that begins with the first of them.
 
         Raises:
-            RequestError: As `spaced_timesteps`, or there is no clean sample to be seen from the first.
+            RequestError: As `spaced_timesteps`, or the first gives no clean sample.
         """
         timesteps = self.spaced_timesteps(num_inference_steps)
         self.check_start(num_inference_steps, timesteps[0])
         return timesteps
 
     def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """The training steps that are visited, descending, int64 (num_inference_steps,).
+        """The training steps that a rendering uses, descending, int64 (num_inference_steps,).
 
         Raises:
-            RequestError: More steps than were trained, or a step after the last one trained.
+            RequestError: More steps than were trained, or a step beyond the last trained one.
         """
         self.check_count(num_inference_steps)
         c = self.config
@@ -107,14 +107,14 @@ class DiscreteScheduler(ABC, Generic[D]):
         return self.checked(num_inference_steps, timesteps)
 
     def check_count(self, num_inference_steps: int, spare: int = 0) -> None:
-        """See that a number of steps is one that was trained.
+        """Check that the model was trained with so many steps.
 
         Args:
-            num_inference_steps: The number.
-            spare: Training steps that the sampler needs beside.
+            num_inference_steps: The number of steps.
+            spare: Training steps that the sampler needs in addition.
 
         Raises:
-            RequestError: It is not.
+            RequestError: It was not.
         """
         trained = self.config.num_train_timesteps
         if not 1 <= num_inference_steps <= trained - spare:
@@ -123,25 +123,25 @@ class DiscreteScheduler(ABC, Generic[D]):
             raise RequestError("num_inference_steps", num_inference_steps, allowed)
 
     def checked(self, num_inference_steps: int, timesteps: np.ndarray) -> np.ndarray:
-        """The timesteps of so many steps.
+        """The timesteps, checked.
 
         Raises:
-            RequestError: The first is after the last one trained.
+            RequestError: The first is beyond the last trained step.
         """
         trained, offset = self.config.num_train_timesteps, self.config.steps_offset
         if timesteps[0] >= trained:
             allowed = (
-                f"with the scheduler's steps_offset {offset} the first step is {timesteps[0]}, the last one "
-                f"trained {trained - 1}"
+                f"with the scheduler's steps_offset {offset} the first step is {timesteps[0]}, and the last "
+                f"trained step is {trained - 1}"
             )
             raise RequestError("num_inference_steps", num_inference_steps, allowed)
         return timesteps
 
     def check_start(self, num_inference_steps: int, timestep: int) -> None:
-        """See that a rendering of so many steps can begin at a timestep.
+        """Check that a rendering of so many steps can begin at a timestep.
 
         Raises:
-            RequestError: It cannot, see `can_start_at`.
+            RequestError: It cannot; see `can_start_at`.
         """
         if not self.can_start_at(timestep):
             allowed = (
@@ -153,7 +153,7 @@ class DiscreteScheduler(ABC, Generic[D]):
     def can_start_at(self, timestep: int) -> bool:
         """Whether the model's prediction at a timestep gives a clean sample.
 
-        A predicted noise does not, where the latents are nothing but noise.
+        Predicted noise does not, if the latents are pure noise.
         """
         return self.config.prediction_type != "epsilon" or bool(self.alphas_cumprod[timestep] > 0)
 
@@ -186,7 +186,7 @@ class DiscreteScheduler(ABC, Generic[D]):
 def pred_original_sample(
     prediction_type: str, prediction: np.ndarray, sample: np.ndarray, alpha: np.floating
 ) -> np.ndarray:
-    """x₀ as the model sees it from x_t, in the sample's type.
+    """The x₀ that a prediction means for x_t, in the sample's dtype.
 
     Args:
         prediction_type: What the model predicts.
@@ -195,13 +195,13 @@ def pred_original_sample(
         alpha: ᾱ_t.
 
     Raises:
-        Refused: A predicted noise, where there is no signal.
+        Refused: The model predicts noise, and x_t has no signal.
     """
     signal, noise = scalars(sample.dtype, alpha**0.5, (1 - alpha) ** 0.5)
     if prediction_type == "epsilon":
         if signal == 0:
             raise Refused(
-                "scheduler's prediction_type: 'epsilon' is not allowed where a render starts without "
+                "scheduler's prediction_type: 'epsilon' is not allowed where a rendering starts without "
                 "signal (rescale_betas_zero_snr and the last training step); 'sample' or 'v_prediction'"
             )
         return (sample - noise * prediction) / signal
@@ -211,10 +211,10 @@ def pred_original_sample(
 
 
 def scalars(dtype: np.dtype, *values: Any) -> list[Any]:
-    """The values in the latents' type: a float64 scalar must not widen them."""
+    """The values in the latents' dtype: a float64 scalar must not widen the latents."""
     return [dtype.type(value) for value in values]
 
 
 def draw(rng: np.random.Generator, sample: np.ndarray) -> np.ndarray:
-    """Noise in the sample's shape and type."""
+    """Noise of the sample's shape and dtype."""
     return rng.standard_normal(sample.shape).astype(sample.dtype)

@@ -1,4 +1,4 @@
-"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), multistep, with and without noise put back."""
+"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), multistep, deterministic or with noise added again."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vidgen_dist.schedulers.sigmas import EXPONENTIAL, KARRAS, SPACINGS
 
 _LU = "use_lu_lambdas"
 _FEW = 15
-"""Steps below which the reference lowers the order of the last ones."""
+"""With fewer steps than this the reference lowers the order of the last ones."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DPMSolverConfig(MultistepConfig):
     """`scheduler_config.json` of a `DPMSolverMultistepScheduler`.
 
-    Other samplers' names for `algorithm_type` and `solver_type` stand for the defaults, as in diffusers.
+    Other samplers' names for `algorithm_type` and `solver_type` mean the defaults, as in diffusers.
     """
 
     NAME: ClassVar = "DPMSolverMultistepScheduler"
@@ -44,11 +44,11 @@ class DPMSolverConfig(MultistepConfig):
 class DPMSolverSchedule(MultistepSchedule):
     """Steps in x₀.
 
-    It remembers `previous`: x₀ as up to two steps before saw it, the newest first.
+    The sampler remembers `previous`: the x₀ of up to two steps before, newest first.
 
     Args:
         stochastic: Whether each step draws noise of the sample's shape.
-        heun: Whether the second order is Heun's, and not the midpoint's.
+        heun: Whether the second order is Heun's method; otherwise it is the midpoint method.
         remembered: How many x₀ are remembered.
     """
 
@@ -62,7 +62,7 @@ class DPMSolverSchedule(MultistepSchedule):
         known = np.stack([self.pred_original_sample(prediction, i, sample), *memory.get("previous", ())])
         here, there = self.level(i), self.level(i + 1)
         h = there.log_snr - here.log_snr
-        # With noise put back twice as much of the old noise goes.
+        # With noise added again, twice as much of the old noise is removed.
         pace, gone = (2 * h, np.exp(-h)) if self.stochastic else (h, 1.0)
         (keep,) = scalars(sample.dtype, there.sigma / here.sigma * gone)
         weights = scalars(sample.dtype, *(there.alpha * weight for weight in self._weights(i, h, pace)))
@@ -75,7 +75,7 @@ class DPMSolverSchedule(MultistepSchedule):
         return stepped, {"previous": known[: self.remembered]} if self.remembered else {}
 
     def _derivatives(self, i: int, h: np.float64, known: np.ndarray) -> list[np.ndarray]:
-        """x₀ and its first derivatives in λ, in units of the step: as many as the step's order."""
+        """x₀ and its first derivatives in λ, in units of the step; one for each order of the step."""
         order = self.orders[i]
         levels = [self.level(i - k).log_snr for k in range(order)]
         first = known[0]
@@ -92,14 +92,14 @@ class DPMSolverSchedule(MultistepSchedule):
         return [first, d0 + more * bend, second * bend]
 
     def _weights(self, i: int, h: np.float64, pace: np.float64) -> list[np.float64]:
-        """Weights of `_derivatives`, beside α."""
+        """The factors of `_derivatives`, without α."""
         order, gone = self.orders[i], np.expm1(-pace)
         if order == 1:
             return [-gone]
         if order == 2 and not self.heun:
             return [-gone, -gone / 2]
         weights = [-gone, gone / pace + 1]
-        # The sign of a half is the reference's.
+        # The reference has this sign for 1/2.
         half = 0.5 if self.stochastic else -0.5
         return weights if order == 2 else [*weights, -((gone + pace) / pace**2 + half)]
 
@@ -129,7 +129,7 @@ class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverConfig]):
         if left == 1 and (c.euler_at_final or lowered or c.final_sigmas_type == "zero"):
             return 1
         if sigmas[i] == sigmas[i + 1]:
-            # Nothing is left to do, and a higher order divides by the way.
+            # The step changes nothing, and a higher order would divide by zero.
             return 1
         return min(c.solver_order, i + 1, 2 if left == 2 and lowered else 3)
 

@@ -1,7 +1,7 @@
-"""Euler's steps in σ, and those that put noise back (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
+"""Euler's steps in σ, also with noise added again (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
 
-Stable Diffusion checkpoints use them with σ of the noise schedule, Stable Video Diffusion with σ of its own,
-predicting v and told log σ as time.
+Stable Diffusion checkpoints use them with the noise schedule's σ. Stable Video Diffusion has σ of its own,
+predicts v, and gives the model log σ as time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EulerConfig(SpacedSigmaConfig):
     """`scheduler_config.json` of an `EulerDiscreteScheduler`."""
 
     NAME: ClassVar = "EulerDiscreteScheduler"
-    HARMLESS: ClassVar = {"skip_prk_steps": "PNDM's, which the files of Stable Video Diffusion have kept"}
+    HARMLESS: ClassVar = {"skip_prk_steps": "PNDM's key, left in Stable Video Diffusion's files"}
 
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: AboveZero | None = None
@@ -42,12 +42,12 @@ class EulerConfig(SpacedSigmaConfig):
         if self.tells_log_sigma and self.interpolation_type == "log_linear" and spacing_of(self) is None:
             self.refuse(
                 "interpolation_type",
-                "linear where a model that predicts v is told continuous time, unless sigmas are spaced",
+                "linear where a model that predicts v is given continuous time, unless sigmas are spaced",
             )
 
     @property
     def tells_log_sigma(self) -> bool:
-        """Whether the model is told log σ / 4 as time."""
+        """Whether the model is given log σ / 4 as time."""
         return self.timestep_type == "continuous" and self.prediction_type == "v_prediction"
 
 
@@ -62,13 +62,13 @@ class EulerAncestralConfig(SigmaConfig):
 
 @plain_dataclass(frozen=True, eq=False)
 class EulerSchedule(Schedule):
-    """Euler's steps: x = x₀ + σ ε, and the model is shown x / √(σ² + 1).
+    """Euler's steps: x = x₀ + σ ε; the model gets x / √(σ² + 1).
 
     Args:
-        timesteps: What the model is told at each step, float32 (S,).
+        timesteps: The time that the model gets at each step, float32 (S,).
         sigmas: σ before each step and after the last one, float32 (S + 1,).
         prediction_type: What the model predicts.
-        leading: Whether latents begin with the variance of a signal beside the noise's.
+        leading: Whether the first latents have a signal's variance in addition to the noise's.
     """
 
     sigmas: np.ndarray
@@ -90,7 +90,7 @@ class EulerSchedule(Schedule):
         return self._moved(prediction, i, sample, float(self.sigmas[i + 1])), memory
 
     def _moved(self, prediction: np.ndarray, i: int, sample: np.ndarray, there: float) -> np.ndarray:
-        """The sample at another σ, along the line through x₀."""
+        """The sample at another σ, on the line through x₀."""
         here = float(self.sigmas[i])
         sigma, distance = scalars(sample.dtype, here, there - here)
         direction = (sample - self._pred_original_sample(prediction, sample, here)) / sigma
@@ -107,7 +107,7 @@ class EulerSchedule(Schedule):
 
 
 class EulerAncestralSchedule(EulerSchedule):
-    """Euler's steps to less noise than the next step has; the rest is drawn, at the last step too."""
+    """Euler's steps to less noise than the next step has, then fresh noise, at the last step too."""
 
     def step(
         self, prediction: np.ndarray, i: int, sample: np.ndarray, memory: Memory, rng: np.random.Generator
@@ -126,7 +126,7 @@ class _Scheduler(SigmaScheduler[E]):
     SCHEDULE: ClassVar[type[EulerSchedule]]
 
     def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """The training steps that are visited, descending, float32: with `linspace` between two of them.
+        """The training steps that a rendering uses, descending, float32; `linspace` gives fractions.
 
         Raises:
             RequestError: As `DiscreteScheduler.spaced_timesteps`.
@@ -138,7 +138,7 @@ class _Scheduler(SigmaScheduler[E]):
         return np.linspace(0, last, num_inference_steps, dtype=np.float32)[::-1]
 
     def can_start_at(self, timestep: int) -> bool:
-        """Always: some signal is left of whatever noise schedule."""
+        """Always: every noise schedule leaves some signal."""
         return True
 
     def _schedule(self, timesteps: np.ndarray, sigmas: np.ndarray) -> EulerSchedule:
@@ -173,7 +173,7 @@ class EulerDiscreteScheduler(_Scheduler[EulerConfig]):
     def _interpolated(self, timesteps: np.ndarray) -> np.ndarray:
         if self.config.interpolation_type == "linear":
             return self.sigmas_at(timesteps)
-        # As in diffusers one more than there are steps: the last step ends at the last of these.
+        # One more than there are steps, as in diffusers: the last step ends at the last of these.
         ends = np.log(self.sigmas[-1]), np.log(self.sigmas[0])
         return np.exp(tables.line(*ends, len(timesteps) + 1))
 

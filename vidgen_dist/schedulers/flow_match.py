@@ -1,9 +1,8 @@
 """Flow matching with Euler steps, as LTX-Video, Mochi and HunyuanVideo use it.
 
-A sample on its way is x_σ = σ ε + (1 - σ) x₀, from noise at σ = 1 to the clean sample at σ = 0, and the model
-predicts dx/dσ (Lipman et al. 2023, arXiv:2210.02747). Shifts of σ with the number of tokens: Esser et al.
-2024, arXiv:2403.03206, section 5.3.2. Names and numbers are those of diffusers'
-`FlowMatchEulerDiscreteScheduler`.
+A sample is x_σ = σ ε + (1 - σ) x₀, from noise at σ = 1 to the clean sample at σ = 0, and the model predicts
+dx/dσ (Lipman et al. 2023, arXiv:2210.02747). Shifts of σ by the number of tokens: Esser et al. 2024,
+arXiv:2403.03206, section 5.3.2. Names and numbers are those of diffusers' `FlowMatchEulerDiscreteScheduler`.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ class FlowMatchSchedule(Schedule):
     """Euler's steps over σ.
 
     Args:
-        timesteps: What the model is told at each step, float32 (S,).
-        sigmas: σ before each step and after the last one, float32 (S + 1,); with `invert_sigmas` 1 - σ.
+        timesteps: The time that the model gets at each step, float32 (S,).
+        sigmas: σ before each step and after the last one, float32 (S + 1,); 1 - σ with `invert_sigmas`.
         stochastic: Whether each step goes to the clean sample and back to the next σ with fresh noise.
     """
 
@@ -86,7 +85,7 @@ class FlowMatchEulerDiscreteScheduler:
         self.config = config
 
     def mu(self, tokens: int) -> float:
-        """The dynamic shift for a number of tokens, on the line through the config's two points."""
+        """The dynamic shift for a number of tokens, interpolated between the config's two points."""
         c = self.config
         slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
         return tokens * slope + (c.base_shift - slope * c.base_image_seq_len)
@@ -95,12 +94,12 @@ class FlowMatchEulerDiscreteScheduler:
         """The steps of a rendering.
 
         Args:
-            sigmas: σ before each step, before it is shifted: (S,).
-            mu: The dynamic shift, see `mu`; needed if the config says `use_dynamic_shifting`.
+            sigmas: σ before each step, not shifted yet: (S,).
+            mu: The dynamic shift, see `mu`; needed if the config has `use_dynamic_shifting`.
 
         Raises:
-            Refused: With `shift_terminal`, a single step at σ = 1, which leaves nothing to stretch.
-            ValueError: No `mu` where one is needed.
+            Refused: `shift_terminal` with a single step at σ = 1, which leaves nothing to stretch.
+            ValueError: `mu` is needed and missing.
         """
         chosen = np.asarray(sigmas, np.float32)
         final = self._respaced(self._stretched(self._shift(chosen, mu))).astype(np.float32)
@@ -116,26 +115,26 @@ class FlowMatchEulerDiscreteScheduler:
         if not self.config.use_dynamic_shifting:
             return shifted(sigmas, self.config.shift)
         if mu is None:
-            raise ValueError("mu: the config says use_dynamic_shifting")
+            raise ValueError("mu: is missing, and the config has use_dynamic_shifting")
         weight = math.exp(mu) if self.config.time_shift_type == "exponential" else mu
         with np.errstate(divide="ignore"):  # σ = 0 stays 0
             return weight / (weight + (1 / sigmas - 1))
 
     def _stretched(self, sigmas: np.ndarray) -> np.ndarray:
-        """Stretched from σ = 1 on so that the last one is `shift_terminal`."""
+        """σ stretched, with σ = 1 fixed, so that the last one is `shift_terminal`."""
         terminal = self.config.shift_terminal
         if not terminal:
             return sigmas
         if sigmas[-1] == 1:
             raise Refused(
-                f"num_inference_steps: {len(sigmas)} is not allowed; 2 or more: the scheduler's "
-                f"shift_terminal {terminal} is reached after the first step"
+                f"num_inference_steps: {len(sigmas)} is not allowed; 2 or more: the scheduler reaches its "
+                f"shift_terminal {terminal} after the first step"
             )
         below = 1 - sigmas
         return 1 - below / (below[-1] / (1 - terminal))
 
     def _respaced(self, sigmas: np.ndarray) -> np.ndarray:
-        """Between the first and the last one as the config wants them spaced."""
+        """σ from the first to the last one, spaced as the config says."""
         spacing = spacing_of(self.config)
         if spacing is None:
             return sigmas

@@ -22,12 +22,12 @@ from vidgen_dist.schedulers.discrete import (
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 _SIGMA_DATA = 0.5
-"""Standard deviation of data in the paper's boundary condition, section 4.1."""
+"""Standard deviation of the data in the paper's boundary condition, section 4.1."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class LCMConfig(DiscreteConfig):
-    """`scheduler_config.json` of an `LCMScheduler`; it takes steps of the distillation, evenly spaced."""
+    """`scheduler_config.json` of an `LCMScheduler`, which uses evenly spaced steps of the distillation."""
 
     NAME: ClassVar = "LCMScheduler"
     HARMLESS: ClassVar = {
@@ -53,14 +53,14 @@ class LCMConfig(DiscreteConfig):
 
 @plain_dataclass(frozen=True, eq=False)
 class LCMSchedule(Schedule):
-    """From x_t to the clean sample, and back to the next t with fresh noise; the last step stays.
+    """From x_t to the clean sample, and back to the next t with fresh noise; the last step adds none.
 
     Args:
         timesteps: Descending, int64 (S,).
         alphas: ᾱ before each step, (S,).
         prediction_type: What the model predicts.
-        clip: The largest value that x₀ may have, or None.
-        timestep_scaling: How fast the boundary condition is left behind.
+        clip: The largest value allowed in x₀, or None.
+        timestep_scaling: How fast the boundary condition loses its effect.
     """
 
     alphas: np.ndarray
@@ -100,10 +100,10 @@ class LCMScheduler(DiscreteScheduler[LCMConfig]):
         )
 
     def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """Steps of the distillation, as evenly spaced as there are any: descending, int64.
+        """Steps of the distillation, as evenly spaced as possible: descending, int64.
 
         Raises:
-            RequestError: More steps than those.
+            RequestError: More steps than the distillation has.
         """
         distilled = self.config.original_inference_steps
         if not 1 <= num_inference_steps <= distilled:

@@ -26,11 +26,11 @@ FLOW = "use_flow_sigmas"
 
 @dataclass(frozen=True, config=STRICT)
 class MultistepConfig(SpacedSigmaConfig):
-    """`scheduler_config.json` of either."""
+    """`scheduler_config.json` of these samplers."""
 
     HARMLESS: ClassVar = {
         **THRESHOLDING,
-        "time_shift_type": "of dynamic shifting, which is refused",
+        "time_shift_type": "belongs to dynamic shifting, which is refused",
     }
     SPACINGS: ClassVar[tuple[str, ...]] = (*SPACINGS, FLOW)
 
@@ -50,7 +50,7 @@ class MultistepConfig(SpacedSigmaConfig):
 
 
 class NoiseLevel(NamedTuple):
-    """How much signal and noise there is in latents."""
+    """The shares of signal and noise in latents."""
 
     alpha: np.float64
     sigma: np.float64
@@ -64,14 +64,14 @@ class NoiseLevel(NamedTuple):
 
 @plain_dataclass(frozen=True, eq=False)
 class MultistepSchedule(Schedule):
-    """Steps that remember what the model saw at earlier ones.
+    """Steps that remember the predictions of earlier ones.
 
     Args:
         timesteps: int64 (S,).
-        sigmas: σ / α before each step and after the last one, or σ of flow matching: float32 (S + 1,).
+        sigmas: σ / α before each step and after the last one, or flow matching's σ: float32 (S + 1,).
         prediction_type: What the model predicts.
-        flow: Whether α = 1 - σ, and not √(1 - σ²).
-        orders: Predictions that each step takes into account, (S,).
+        flow: Whether α = 1 - σ; otherwise α = √(1 - σ²).
+        orders: How many predictions each step uses, (S,).
     """
 
     sigmas: np.ndarray
@@ -80,7 +80,7 @@ class MultistepSchedule(Schedule):
     orders: tuple[int, ...]
 
     def level(self, i: int) -> NoiseLevel:
-        """Of the latents before the i-th step."""
+        """The noise level of the latents before the i-th step."""
         sigma = np.float64(self.sigmas[i])
         if self.flow:
             return NoiseLevel(1 - sigma, sigma)
@@ -88,7 +88,7 @@ class MultistepSchedule(Schedule):
         return NoiseLevel(alpha, sigma * alpha)
 
     def pred_original_sample(self, prediction: np.ndarray, i: int, sample: np.ndarray) -> np.ndarray:
-        """x₀ as the model sees it before the i-th step."""
+        """The x₀ that a prediction before the i-th step means."""
         alpha, sigma, own = scalars(sample.dtype, *self.level(i), self.sigmas[i])
         if self.prediction_type == "epsilon":
             return (sample - sigma * prediction) / alpha
@@ -103,14 +103,14 @@ M = TypeVar("M", bound=MultistepConfig)
 
 
 class MultistepScheduler(SigmaScheduler[M]):
-    """The timesteps and σ of either."""
+    """The timesteps and σ of these samplers."""
 
     def can_start_at(self, timestep: int) -> bool:
-        """Always: some signal is left of whatever noise schedule."""
+        """Always: every noise schedule leaves some signal."""
         return True
 
     def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """The training steps that are visited, descending, int64; but for `trailing` the last is left out.
+        """The training steps that a rendering uses, descending, int64; without the last, unless `trailing`.
 
         Raises:
             RequestError: As `DiscreteScheduler.spaced_timesteps`.
@@ -142,5 +142,5 @@ class MultistepScheduler(SigmaScheduler[M]):
         return spaced(spacing, float(self.sigmas[-1]), float(self.sigmas[0]), num_inference_steps)
 
     def _rounds(self, spacing: str) -> bool:
-        """Whether timesteps between two training steps are rounded; else they are cut, as diffusers does."""
+        """Whether timesteps between two training steps are rounded; otherwise cut, as in diffusers."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ from vidgen_dist.schedulers.discrete import DiscreteConfig, DiscreteScheduler, s
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 _MULTISTEP = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-"""Weights of Adams and Bashforth for the predictions so far, the newest first."""
+"""Adams-Bashforth weights of the predictions so far, newest first."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,21 +32,21 @@ class PNDMConfig(DiscreteConfig):
     def check(self) -> None:
         super().check()
         if not self.skip_prk_steps:
-            self.refuse("skip_prk_steps", "true: of PNDM the linear multistep method alone is done")
+            self.refuse("skip_prk_steps", "true: only PNDM's linear multistep method is implemented")
 
 
 @plain_dataclass(frozen=True, eq=False)
 class PNDMSchedule(Schedule):
-    """Steps in ε, the mean of up to four predictions.
+    """Steps in ε, averaged over up to four predictions.
 
-    It remembers `previous`, up to three predictions, the newest first; and between the first two steps, which
-    are one step taken twice, `first`, the latents that both begin with.
+    The sampler remembers `previous`, up to three predictions, newest first. The first step is taken twice; in
+    between it also remembers `first`, the latents that both begin with.
 
     Args:
         timesteps: Descending, the second one twice, int64 (S,).
-        alphas: ᾱ that each step comes from, (S,).
-        alphas_next: ᾱ that each step goes to, (S,).
-        velocity: Whether the model predicts v, and not ε.
+        alphas: ᾱ that each step starts from, (S,).
+        alphas_next: ᾱ that each step leads to, (S,).
+        velocity: Whether the model predicts v; otherwise it predicts ε.
     """
 
     alphas: np.ndarray
@@ -93,7 +93,7 @@ class PNDMScheduler(DiscreteScheduler[PNDMConfig]):
         )
 
     def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """The training steps that are visited, descending, the second one twice, int64.
+        """The training steps that a rendering uses, descending, the second one twice, int64.
 
         Raises:
             RequestError: As `DiscreteScheduler.spaced_timesteps`.

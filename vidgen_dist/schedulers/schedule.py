@@ -1,8 +1,8 @@
 """A schedule: the steps of one rendering, as a value.
 
-A scheduler, made from a checkpoint's config, makes one for each rendering. Steps go by their number, and what
-a sampler remembers of earlier ones is handed in and out as named arrays: so a rendering can be saved between
-any two steps and gone on with.
+A scheduler is made from a checkpoint's config, and makes one schedule for each rendering. Steps have numbers,
+and what a sampler remembers of earlier steps is passed in and out as named arrays, so a rendering can be
+saved after any step and resumed there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Memory = Mapping[str, np.ndarray]
-"""What a sampler remembers of earlier steps, by name. Nobody writes to the arrays."""
+"""What a sampler remembers of earlier steps, by name. The arrays must not be written to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Schedule(ABC):
     timesteps: np.ndarray
 
     def __len__(self) -> int:
-        """Predictions that are made."""
+        """How many predictions are made."""
         return len(self.timesteps)
 
     @property
@@ -37,19 +37,19 @@ class Schedule(ABC):
         return 1.0
 
     def scale_model_input(self, sample: np.ndarray, i: int) -> np.ndarray:
-        """What the model is shown of latents before the i-th step."""
+        """Latents before the i-th step, in the form that the model gets."""
         return sample
 
     @abstractmethod
     def step(
         self, prediction: np.ndarray, i: int, sample: np.ndarray, memory: Memory, rng: np.random.Generator
     ) -> tuple[np.ndarray, Memory]:
-        """Latents after the i-th step, in the shape of `sample`, and what is remembered of it.
+        """The latents after the i-th step, in `sample`'s shape, and what the sampler remembers.
 
         Args:
-            prediction: The model's, of `sample`'s shape.
+            prediction: The model's prediction, in `sample`'s shape.
             i: The step's number, from 0.
             sample: Latents before the step.
-            memory: What the step before gave; empty before the first.
-            rng: What noise is drawn from.
+            memory: What the step before returned; empty before the first.
+            rng: Noise is drawn from it.
         """

@@ -1,6 +1,7 @@
-"""Samplers that step in σ, the noise's standard deviation beside a signal of 1: how σ is spaced.
+"""How samplers space σ, the standard deviation of the noise relative to a signal of 1.
 
-Spacings: equation 5 of Karras et al. 2022 (arXiv:2206.00364); even in log σ; quantiles of a beta distribution
+Spacings: equation 5 of Karras et al. 2022 (arXiv:2206.00364); evenly in log σ; quantiles of a beta
+    distribution
 (Lee et al. 2024, arXiv:2407.12173). Names and numbers are diffusers'.
 """
 
@@ -22,11 +23,11 @@ _BETA = 0.6
 """Both parameters of the beta distribution in Lee et al."""
 
 KARRAS, EXPONENTIAL, BETA = SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-"""Keys of configs, each with a way to space σ; at most one of them is true."""
+"""Config keys that each choose a spacing of σ; at most one of them is true."""
 
 
 def spacing_of(config: Config, keys: Sequence[str] = SPACINGS) -> str | None:
-    """Which of the keys is true.
+    """The key that is true.
 
     Raises:
         ConfigError: More than one is.
@@ -38,22 +39,22 @@ def spacing_of(config: Config, keys: Sequence[str] = SPACINGS) -> str | None:
 
 
 def spaced(spacing: str, first: float, last: float, count: int) -> np.ndarray:
-    """σ from the first to the last one, spaced as one of `SPACINGS` says: float64 (count,)."""
+    """σ from the first to the last one, with one of the `SPACINGS`: float64 (count,)."""
     if spacing == KARRAS:
         ends = first ** (1 / _RHO), last ** (1 / _RHO)
         return (ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0])) ** _RHO
     if spacing == EXPONENTIAL:
         return np.exp(np.linspace(math.log(first), math.log(last), count))
     if spacing == BETA:
-        # Slow to import, and seldom asked for.
+        # Slow to import, and rarely needed.
         from scipy.special import betaincinv
 
         return last + betaincinv(_BETA, _BETA, 1 - np.linspace(0, 1, count)) * (first - last)
-    raise ValueError(f"no spacing of sigmas is named {spacing!r}")
+    raise ValueError(f"unknown spacing of sigmas: {spacing!r}")
 
 
 def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
-    """σ of flow matching, moved towards noise (Esser et al. 2024, arXiv:2403.03206, section 5.3.2)."""
+    """Flow matching's σ, moved towards noise (Esser et al. 2024, arXiv:2403.03206, section 5.3.2)."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
@@ -67,7 +68,7 @@ class SigmaConfig(DiscreteConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class SpacedSigmaConfig(SigmaConfig):
-    """`scheduler_config.json` of those that can space σ, too."""
+    """`scheduler_config.json` of samplers that can also space σ."""
 
     use_karras_sigmas: bool | None = False
     use_exponential_sigmas: bool | None = False
@@ -89,7 +90,7 @@ class SigmaScheduler(DiscreteScheduler[S]):
         sigmas: σ of every training step, float32 (num_train_timesteps,).
     """
 
-    # σ stays finite: the smallest number above 0 in half precision.
+    # Keeps σ finite: the smallest number above 0 in half precision.
     LAST_SIGNAL = 2**-24
 
     def __init__(self, config: S) -> None:
@@ -98,11 +99,11 @@ class SigmaScheduler(DiscreteScheduler[S]):
         self.sigmas: np.ndarray = np.sqrt((1 - alphas) / alphas)
 
     def sigmas_at(self, timesteps: np.ndarray) -> np.ndarray:
-        """σ at timesteps, between two of them by their distance: float64."""
+        """σ at timesteps, interpolated linearly: float64."""
         return np.interp(timesteps, np.arange(len(self.sigmas)), self.sigmas)
 
     def timesteps_of(self, sigmas: np.ndarray) -> np.ndarray:
-        """The timesteps at which the noise schedule has σ, between two of them by log σ: float64."""
+        """The timesteps at which the noise schedule has σ, interpolated in log σ: float64."""
         known = np.log(self.sigmas)
         logs = np.log(np.maximum(sigmas, 1e-10)).astype(known.dtype)
         low = np.clip(np.searchsorted(known, logs, side="right") - 1, 0, len(known) - 2)

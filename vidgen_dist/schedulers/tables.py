@@ -1,8 +1,8 @@
-"""The tables of a discrete noise schedule: ᾱ for every training step, and which steps a render takes.
+"""Tables of a discrete noise schedule: ᾱ of every training step, and the steps that a rendering uses.
 
 Sources: DDPM (Ho et al. 2020) for ᾱ; "Common Diffusion Noise Schedules and Sample Steps are Flawed" (Lin
 et al. 2023) for the zero terminal SNR (algorithm 1) and the spacings (table 2); CogVideoX (Yang et al.
-2024) for the shift of the SNR. Types follow diffusers 0.35, where the schedule decides whether ᾱ is
+2024) for the shift of the SNR. Dtypes follow diffusers 0.35, where the schedule decides whether ᾱ is
 float32 or float64.
 """
 
@@ -28,12 +28,12 @@ def betas(
 
     Args:
         schedule: `linear`, `scaled_linear` (linear in the standard deviation) or `squaredcos_cap_v2`.
-        start, end: First and last variance; not used by `squaredcos_cap_v2`.
-        trained: The variances themselves, in place of all else.
-        double: Whether `scaled_linear` is float64, as CogVideoX's samplers have it.
+        start, end: First and last variance; `squaredcos_cap_v2` ignores them.
+        trained: The variances themselves, instead of all other arguments.
+        double: Whether `scaled_linear` is float64, as in CogVideoX's samplers.
 
     Returns:
-        float32, but for `double`.
+        float32, unless `double`.
     """
     if trained is not None:
         return np.asarray(trained, np.float32)
@@ -44,13 +44,13 @@ def betas(
         return (np.linspace(*ends, num_train_timesteps) if double else line(*ends, num_train_timesteps)) ** 2
     if schedule == "squaredcos_cap_v2":
         return _squared_cosine(num_train_timesteps)
-    raise ValueError(f"no schedule of betas is named {schedule!r}")
+    raise ValueError(f"unknown schedule of betas: {schedule!r}")
 
 
 def line(start: float, end: float, count: int) -> np.ndarray:
-    """As torch draws it in float32, to the last bit: from both ends to the middle, each number rounded once.
+    """What torch's float32 linspace gives, bit for bit: computed from both ends, each number rounded once.
 
-    Where ᾱ comes near 1, a bit of it is a large part of what is left of the noise.
+    Where ᾱ is close to 1, one bit of it is a large part of the remaining noise.
     """
     first, last = np.float32(start), np.float32(end)
     step = (last - first) / np.float32(max(count - 1, 1))
@@ -71,9 +71,10 @@ def _squared_cosine(num_train_timesteps: int, largest: float = 0.999) -> np.ndar
 
 
 def without_last_signal(betas: np.ndarray) -> np.ndarray:
-    """Betas with which nothing of the signal is left after the last step, in their type.
+    """Betas that leave no signal after the last step, in the same dtype.
 
-    Algorithm 1 of Lin et al. 2023 ends with betas; CogVideoX's samplers take the ᾱ before (`alphas_cumprod`).
+    Algorithm 1 of Lin et al. 2023 ends with betas; CogVideoX's samplers use the ᾱ before that
+    (`alphas_cumprod`).
     """
     stretched = _stretched(alphas_cumprod(betas))
     return 1 - np.append(stretched[:1], stretched[1:] / stretched[:-1])
@@ -82,11 +83,11 @@ def without_last_signal(betas: np.ndarray) -> np.ndarray:
 def alphas_cumprod(
     betas: np.ndarray, snr_shift_scale: float = 1.0, zero_terminal_snr: bool = False
 ) -> np.ndarray:
-    """ᾱ: the signal's share of the variance after each training step, in `betas`' type.
+    """ᾱ: the signal's share of the variance after each training step, in `betas`' dtype.
 
     Args:
-        snr_shift_scale: Divides the signal-to-noise ratio; 1 leaves it as it is.
-        zero_terminal_snr: Stretch √ᾱ so that nothing of the signal is left after the last step.
+        snr_shift_scale: Divides the signal-to-noise ratio; 1 has no effect.
+        zero_terminal_snr: Stretch √ᾱ so that no signal is left after the last step.
     """
     # torch accumulates a float32 product in float64.
     alphas = np.cumprod(1 - betas, dtype=np.float64).astype(betas.dtype)
@@ -97,7 +98,7 @@ def alphas_cumprod(
 
 
 def _stretched(alphas_cumprod: np.ndarray) -> np.ndarray:
-    """√ᾱ moved to 0 at the end and stretched to what it was at the beginning; squared again."""
+    """√ᾱ shifted to 0 at the end and stretched to its old value at the beginning; squared again."""
     roots = np.sqrt(alphas_cumprod)
     return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
@@ -105,11 +106,11 @@ def _stretched(alphas_cumprod: np.ndarray) -> np.ndarray:
 def spaced_timesteps(
     spacing: str, num_inference_steps: int, num_train_timesteps: int, steps_offset: int
 ) -> np.ndarray:
-    """The training steps that a render visits, descending, int64 of shape (num_inference_steps,).
+    """The training steps that a rendering uses, descending, int64 of shape (num_inference_steps,).
 
     Args:
         spacing: `linspace`, `leading` or `trailing`.
-        steps_offset: Added to every step; for `leading` alone.
+        steps_offset: Added to every step; only for `leading`.
     """
     if spacing == "linspace":
         return np.linspace(0, num_train_timesteps - 1, num_inference_steps).round()[::-1].astype(np.int64)
@@ -118,7 +119,7 @@ def spaced_timesteps(
         return np.arange(num_inference_steps, dtype=np.int64)[::-1] * stride + steps_offset
     if spacing == "trailing":
         steps = np.arange(num_train_timesteps, 0, -num_train_timesteps / num_inference_steps).round() - 1
-        # Where the stride's rounding adds up (61 of 1000, and 61 other numbers) arange goes one step too
-        # far, to -1. diffusers takes that step, and its last x₀ is then noise.
+        # If the stride's rounding adds up (with 61 steps of 1000, and 61 other numbers), arange goes one step
+        # too far, to -1. diffusers takes that step, and its last x₀ is then noise.
         return steps[:num_inference_steps].astype(np.int64)
-    raise ValueError(f"no spacing of timesteps is named {spacing!r}")
+    raise ValueError(f"unknown spacing of timesteps: {spacing!r}")

@@ -1,4 +1,4 @@
-"""UniPC (Zhao et al. 2023, arXiv:2302.04867): a predictor, and a corrector that costs no prediction."""
+"""UniPC (Zhao et al. 2023, arXiv:2302.04867): a predictor, and a corrector without further predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vidgen_dist.schedulers.sigmas import KARRAS, spacing_of
 class UniPCConfig(MultistepConfig):
     """`scheduler_config.json` of a `UniPCMultistepScheduler`.
 
-    Other samplers' names for `solver_type` stand for the default, as in diffusers.
+    Other samplers' names for `solver_type` mean the default, as in diffusers.
     """
 
     NAME: ClassVar = "UniPCMultistepScheduler"
@@ -38,7 +38,7 @@ class UniPCConfig(MultistepConfig):
         if self.final_sigmas_type == "zero" and not self.lower_order_final and self.solver_order > 1:
             self.refuse("final_sigmas_type", "sigma_min where lower_order_final is false")
         if self.final_sigmas_type == "zero" and self.solver_type == "bh1":
-            # B(h) of the last step, which goes to a clean sample, is infinite.
+            # B(h) of the last step, which leads to a clean sample, is infinite.
             self.refuse("solver_type", "bh2 where final_sigmas_type is zero")
         if self.prediction_type == "flow_prediction" and not self.predict_x0:
             self.refuse("predict_x0", "true where prediction_type is flow_prediction")
@@ -46,15 +46,15 @@ class UniPCConfig(MultistepConfig):
 
 @plain_dataclass(frozen=True, eq=False)
 class UniPCSchedule(MultistepSchedule):
-    """Each step corrects the one before with the new prediction, and predicts the next latents.
+    """Each step corrects the one before with the new prediction, then predicts the next latents.
 
-    It remembers `outputs`, what up to `remembered` predictions say of x₀ (or ε), the newest first, and
-    `sample`, the latents that the step before went on from.
+    The sampler remembers `outputs`, the x₀ (or ε) of up to `remembered` predictions, newest first, and
+    `sample`, the latents that the step before started from.
 
     Args:
         corrects: Whether each step corrects the one before, (S,).
-        predicts_x0: Whether it steps in x₀, and not in ε.
-        bh1: Whether B(h) is h, and not e^h - 1.
+        predicts_x0: Whether it steps in x₀; otherwise in ε.
+        bh1: Whether B(h) is h; otherwise it is e^h - 1.
         remembered: How many outputs are remembered.
     """
 
@@ -73,7 +73,7 @@ class UniPCSchedule(MultistepSchedule):
         return self._update(i, sample, outputs), {"outputs": outputs, "sample": sample}
 
     def _output(self, prediction: np.ndarray, i: int, sample: np.ndarray) -> np.ndarray:
-        """What the prediction says of x₀, or of ε."""
+        """The x₀ or ε that a prediction means."""
         if self.predicts_x0:
             return self.pred_original_sample(prediction, i, sample)
         alpha, sigma = scalars(sample.dtype, *self.level(i))
@@ -91,12 +91,12 @@ class UniPCSchedule(MultistepSchedule):
         Args:
             i: The step's number.
             sample: The latents before it.
-            outputs: The outputs at it and before, the newest first.
-            following: The output at the next step, to correct with; None to predict.
+            outputs: The outputs at this step and before, newest first.
+            following: The output at the next step, for the corrector; None for the predictor.
         """
         here, there = self.level(i), self.level(i + 1)
         h = there.log_snr - here.log_snr
-        # x₀ comes as noise goes, and ε the other way.
+        # In x₀ the factor is the ratio of noise, in ε the ratio of signal.
         target, other = ("alpha", "sigma") if self.predicts_x0 else ("sigma", "alpha")
         pace = -h if self.predicts_x0 else h
         amount = getattr(there, target)
@@ -120,7 +120,7 @@ class UniPCSchedule(MultistepSchedule):
     def _weights(self, ratios: Sequence[np.float64], pace: np.float64) -> np.ndarray:
         """Weights of differences at these distances, in units of the step (theorem 3.1 of the paper)."""
         if len(ratios) < 2:
-            # The reference takes a half for the solution, which is near it.
+            # The reference takes 1/2 for the solution, which is close to it.
             return np.full(len(ratios), 0.5)
         orders = range(len(ratios))
         phi, right = np.expm1(pace) / pace - 1, []
@@ -153,7 +153,7 @@ class UniPCMultistepScheduler(MultistepScheduler[UniPCConfig]):
     def _order(self, i: int, sigmas: np.ndarray) -> int:
         c, left = self.config, len(sigmas) - 1 - i
         if sigmas[i] == sigmas[i + 1]:
-            # Nothing is left to do, and a higher order divides by the way.
+            # The step changes nothing, and a higher order would divide by zero.
             return 1
         return min(c.solver_order, i + 1, left if c.lower_order_final else c.solver_order)
 
