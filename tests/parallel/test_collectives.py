@@ -128,7 +128,7 @@ def differ(mesh: Mesh) -> str:
 
 def test_ranks_at_different_places_are_told_apart(ranks: Ranks) -> None:
     told = ranks.run(differ, degrees=Degrees(2))
-    assert "its message 0 has 8 bytes, expected was message 0 of 12" in told[1]
+    assert "sent message 0 of 8 bytes instead of message 0 of 12" in told[1]
 
 
 def test_one_rank_keeps_its_pieces() -> None:

@@ -235,7 +235,7 @@ def test_a_message_that_ends_halfway() -> None:
 def test_a_message_that_is_not_the_expected_one(number: int, length: int) -> None:
     with beside_a_stranger() as (links, stranger):
         stranger.sendall(struct.pack("!QQ", number, length))
-        said = f"its message {number} has {length} bytes, expected was message 0 of 100"
+        said = f"sent message {number} of {length} bytes instead of message 0 of 100"
         with pytest.raises(PeerLost, match=said):
             links.exchange([], [(1, np.zeros(100, np.uint8).data)]).wait()
 

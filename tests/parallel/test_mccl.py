@@ -113,5 +113,5 @@ def test_what_mccl_raises_of_a_dead_peer_is_peer_lost(monkeypatch: pytest.Monkey
 
 
 def test_an_ipv6_host_is_refused() -> None:
-    with pytest.raises(Refused, match="'::1' is not allowed; MindSpore's process groups take IPv4 alone"):
+    with pytest.raises(Refused, match="'::1' is not allowed; MindSpore's process groups take IPv4 only"):
         mccl.open_rendezvous("::1")

@@ -1,14 +1,16 @@
-"""Attention over tokens that lie on several ranks: Ulysses, ring, and both at once.
+"""Attention over tokens that are divided over ranks: Ulysses, ring, or both.
 
-Ulysses (Jacobs et al. 2023, arXiv:2309.14509): an all-to-all gives every rank all tokens of some heads,
-another brings the results back. Ring (Liu et al. 2023, arXiv:2310.01889): every rank keeps its queries
-while keys and values travel around. Both at once (Fang and Zhao 2024, arXiv:2405.07719): Ulysses among
-neighbours, and around the ring what they have gathered.
+Ulysses (Jacobs et al. 2023, arXiv:2309.14509): an all-to-all gives every rank all tokens of some heads, and
+another all-to-all brings the results back. Ring (Liu et al. 2023, arXiv:2310.01889): every rank keeps its
+queries, while keys and values are passed around. Both (Fang and Zhao 2024, arXiv:2405.07719): Ulysses among
+neighbouring ranks, and the keys and values that they gathered go around the ring.
 
-Heads are divided over samples and heads together: 30 heads of 2 samples go evenly on 4 ranks. Any number
-of tokens and heads goes on any number of ranks; of very few heads some ranks have none.
+Pairs of sample and head are divided, not heads alone: 30 heads of 2 samples divide evenly over 4 ranks. Any
+number of tokens and heads works on any number of ranks; if there are very few heads, some ranks have none.
 
-Letters: B samples, n tokens of this rank, N of several, H heads, P pairs of sample and head, D head size.
+Letters: B samples, n this rank's tokens, N tokens of several ranks, H heads, P pairs of sample and head, D
+    head
+size.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ def attention(
     *,
     scale: float | None = None,
 ) -> nn.Tensor:
-    """Softmax attention of this rank's queries to the keys of all ranks of the sequence.
+    """Softmax attention of this rank's queries to the keys of all ranks that share the sequence.
 
     Args:
         q, k, v: (B, n, H, D), of this rank's tokens.
-        split: Where the tokens of the sequence lie.
+        split: How the tokens are divided.
         scale: Factor of q·k; 1 / sqrt(D) by default.
 
     Returns:
@@ -66,7 +68,7 @@ def _pairs(x: nn.Tensor) -> nn.Tensor:
 def _to_heads(
     parts: Sequence[nn.Tensor], group: Group, lengths: Sequence[int], pairs: Sequence[int]
 ) -> nn.Tensor:
-    """Queries, keys, values (n, P, D) of this rank's tokens to those of its pairs: (N, 3, P / ranks, D)."""
+    """Queries, keys and values of this rank's tokens (n, P, D) to those of its pairs (N, 3, P / ranks, D)."""
     pieces = [nn.stack([x[:, at] for x in parts], 1) for at in part_bounds(pairs)]
     if group.size == 1:
         return pieces[0]
@@ -76,7 +78,7 @@ def _to_heads(
 
 
 def _to_tokens(mixed: nn.Tensor, group: Group, lengths: Sequence[int], pairs: Sequence[int]) -> nn.Tensor:
-    """Results (N, P / ranks, D) of this rank's pairs to those of its tokens: (n, P, D)."""
+    """Results of this rank's pairs (N, P / ranks, D) to those of its tokens (n, P, D)."""
     if group.size == 1:
         return mixed
     pieces = [mixed[at] for at in part_bounds(lengths)]
@@ -90,17 +92,17 @@ def _ring_attention(
     """Attention of this rank's queries to the keys of all ranks of the ring.
 
     Args:
-        packed: Queries, keys and values of this rank: (N, 3, P, D).
+        packed: This rank's queries, keys and values: (N, 3, P, D).
         group: The ring.
-        lengths: N of every rank.
-        scale: As `attention` has it.
+        lengths: Each rank's N.
+        scale: As in `attention`.
 
     Returns:
         (N, P, D).
     """
     n, _, pairs, size = packed.shape
     if not pairs:
-        # This rank has no heads, nor have the others of its ring, which are on the same pairs.
+        # This rank has no heads; nor have the others of its ring, which have the same pairs.
         return nn.zeros((n, 0, size), packed.dtype)
     q, keys_values = packed[:, 0], packed[:, 1:]
     if group.size == 1:
@@ -124,7 +126,7 @@ def _ring_attention(
 
 
 def _pass_on(x: nn.Tensor, group: Group, shape: tuple[int, ...]) -> PendingResult[nn.Tensor]:
-    """Give x to the next rank and take what the one before gives, of that shape."""
+    """Send x to the next rank, and receive a tensor of this shape from the rank before."""
     after, before = (group.index + 1) % group.size, (group.index - 1) % group.size
     nothing = nn.zeros((0,), x.dtype)
     pieces = [x if i == after else nothing for i in range(group.size)]

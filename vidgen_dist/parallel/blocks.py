@@ -1,7 +1,7 @@
-"""A model's list of blocks, run one after the other.
+"""Runs a model's list of blocks, one after the other.
 
-All transformers and text encoders run their lists through `run_blocks`: what is to happen between blocks, or
-in place of some, happens here for all of them.
+All transformers and text encoders use `run_blocks`, so a feature that works between blocks, or skips some, is
+added here once for all of them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import TypeVar
 from vidgen_dist import nn
 
 T = TypeVar("T")
-"""What a block works on: a stream of tokens, or a sample with all of its streams."""
+"""What a block takes: a stream of tokens, or a sample with all of its streams."""
 
 
 def run_blocks(
     blocks: Iterable[nn.Module], tokens: Sequence[T], run: Callable[[nn.Module, Sequence[T]], Sequence[T]]
 ) -> Sequence[T]:
-    """Return the tokens after all blocks. The sequence that is handed in stays as it is.
+    """Return the tokens after all blocks. The sequence passed in is not changed.
 
-    What a block was given is freed when the block is done, unless the caller still has a name for it: so a
-    caller with many tokens makes the sequence within the call.
+    A block's input is freed when the block is done, unless the caller still holds a reference: a caller with
+    many tokens therefore creates the sequence within the call.
 
     Args:
-        blocks: A `ModuleList`, which may be sharded: it is gone through once, from the first to the last.
-        tokens: Before the first block.
-        run: A block and tokens to tokens.
+        blocks: A `ModuleList`, possibly sharded: it is iterated once, from the first to the last.
+        tokens: The first block's input.
+        run: Takes a block and its input, returns its output.
     """
     for block in blocks:
         tokens = run(block, tokens)

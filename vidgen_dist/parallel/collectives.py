@@ -1,7 +1,8 @@
-"""What the ranks of a gang say to each other: two collectives over whichever body carries them.
+"""The two collectives with which the ranks of a gang exchange data, over any transport.
 
-A neighbour exchange or a ring's shift is an `all_to_all` whose other pieces are empty, so two are enough.
-All ranks of a group issue the same calls in the same order; shapes are known beforehand on both sides.
+An exchange between neighbours, or a shift along a ring, is an `all_to_all` whose other pieces are empty, so
+two are enough. All ranks of a group make the same calls in the same order, and both sides know all shapes
+beforehand.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ T = TypeVar("T")
 
 
 class PeerLost(Exception):
-    """A rank of the gang is gone, does not answer, or is at another place of the program."""
+    """A rank of the gang has ended, does not answer, or is at another point of the program."""
 
 
 class PendingResult(Protocol[T_co]):
-    """What is under way."""
+    """The result of something under way."""
 
     def wait(self) -> T_co:
-        """The result, once it is there.
+        """Wait for the result, and return it.
 
         Raises:
-            PeerLost: It will not come.
+            PeerLost: There will be no result.
         """
 
 
 @dataclass(frozen=True)
 class ReadyResult(Generic[T]):
-    """A `PendingResult` that has nothing to wait for."""
+    """A `PendingResult` that is there already."""
 
     value: T
 
@@ -48,7 +49,7 @@ class ReadyResult(Generic[T]):
 
 @dataclass(frozen=True)
 class MappedResult(Generic[T]):
-    """A `PendingResult` of something else made of another's result."""
+    """A `PendingResult` that is computed from another one's result."""
 
     before: PendingResult
     make: Callable[..., T]
@@ -59,13 +60,13 @@ class MappedResult(Generic[T]):
 
 @dataclass
 class Traffic:
-    """What one rank sent and waited for, by purpose.
+    """What one rank sent, and how long it waited, by purpose.
 
     Args:
-        sent: Purpose -> bytes that went to other ranks.
-        waited: Purpose -> seconds in which the rank had nothing to do but wait.
-        issued: Ranks of a group -> collectives that were begun there, ever. All of them must have begun as
-            many, or they are at different places of the program.
+        sent: Purpose -> bytes sent to other ranks.
+        waited: Purpose -> seconds spent waiting.
+        issued: Ranks of a group -> collectives begun there so far. If the numbers of the ranks differ, they
+            are at different points of the program.
     """
 
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -73,41 +74,41 @@ class Traffic:
     issued: dict[Shape, int] = field(default_factory=lambda: defaultdict(int))
 
     def clear(self) -> None:
-        """Count bytes and seconds from nought again."""
+        """Reset bytes and seconds to 0."""
         self.sent.clear()
         self.waited.clear()
 
 
 class Transport(Protocol):
-    """A body of the collectives. Ranks are numbers in the gang; a piece without elements is not sent."""
+    """Carries the collectives. Ranks are numbers in the gang; a piece without elements is not sent."""
 
     def all_to_all(
         self, ranks: Sequence[int], pieces: Sequence[Tensor], shapes: Sequence[Shape]
     ) -> PendingResult[list[Tensor]]:
-        """As `Group.all_to_all`, among `ranks`; only they call it."""
+        """As `Group.all_to_all`, among `ranks`; only these call it."""
 
     def all_gather(
         self, ranks: Sequence[int], piece: Tensor, lengths: Sequence[int], out: Tensor | None = None
     ) -> PendingResult[Tensor]:
-        """As `Group.all_gather`, among `ranks`; only they call it.
+        """As `Group.all_gather`, among `ranks`; only these call it.
 
-        A body that is given `out` (the result's shape and dtype, contiguous, all lengths equal) puts the
-        result there and returns it; sharded weights have views of that memory.
+        If `out` is given (with the result's shape and dtype, contiguous, all lengths equal), the result is
+        written to it and it is returned; sharded weights hold views of that memory.
         """
 
     def close(self) -> None:
-        """End it; pending collectives of other ranks fail."""
+        """Close the connections; pending collectives of other ranks fail."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that exchange with each other, in order.
+    """Ranks that exchange data with each other, in order.
 
     Args:
         ranks: Their numbers in the gang.
-        index: Place of this process among them.
-        transport: What carries the pieces; None where there is one rank.
-        traffic: Where what is sent is counted.
+        index: This process's position among them.
+        transport: Carries the data; None if there is one rank.
+        traffic: Counts what is sent.
     """
 
     ranks: Shape = (0,)
@@ -120,7 +121,7 @@ class Group:
         return len(self.ranks)
 
     def first(self, n: int) -> Group | None:
-        """The group of the first n ranks; None for a rank that is not of them."""
+        """The group of the first n ranks; None if this rank is not one of them."""
         if self.index >= n:
             return None
         return Group(self.ranks[:n], self.index, self.transport, self.traffic)
@@ -128,15 +129,15 @@ class Group:
     def all_to_all(
         self, pieces: Sequence[Tensor], shapes: Sequence[Shape], *, what: str
     ) -> PendingResult[list[Tensor]]:
-        """Give every rank a piece and take one of each.
+        """Send a piece to every rank, and receive one from each.
 
         Args:
-            pieces: The i-th goes to the i-th rank, one's own stays. All of one dtype.
-            shapes: Shape of what the i-th rank gives; nothing is sent of a shape without elements.
-            what: Purpose, by which the bytes are counted.
+            pieces: The i-th goes to the i-th rank; this rank's own stays. All have one dtype.
+            shapes: The shape of what the i-th rank sends; a shape without elements is not sent.
+            what: Purpose under which the bytes are counted.
 
         Returns:
-            What the ranks gave, in their order.
+            The pieces of all ranks, in the order of ranks.
         """
         if self.transport is None:
             return ReadyResult(list(pieces))
@@ -148,14 +149,14 @@ class Group:
     def all_gather(
         self, piece: Tensor, lengths: Sequence[int], *, what: str, out: Tensor | None = None
     ) -> PendingResult[Tensor]:
-        """All ranks' pieces (n_i, ...), one after another along axis 0: (sum of n_i, ...).
+        """The pieces of all ranks (n_i, ...), concatenated along axis 0: (sum of n_i, ...).
 
         Args:
-            piece: This rank's, (lengths[index], ...).
-            lengths: n_i of every rank.
-            what: Purpose, by which the bytes are counted: a rank counts its piece once for every other rank.
-            out: Where the result is put, if the lengths are all equal; by default new memory. Nobody touches
-                it before `wait` returns. A group of one gives `piece` itself.
+            piece: This rank's piece, (lengths[index], ...).
+            lengths: Every rank's n_i.
+            what: Purpose under which the bytes are counted: a piece counts once for each other rank.
+            out: Where the result is written, if all lengths are equal; by default new memory. It must not be
+                touched before `wait` returns. A group of one returns `piece` itself.
         """
         if self.transport is None:
             return ReadyResult(piece)
@@ -166,7 +167,7 @@ class Group:
 
 @dataclass(frozen=True)
 class _TimedResult(Generic[T]):
-    """A `PendingResult` that counts how long it was waited for."""
+    """A `PendingResult` that measures how long it is waited for."""
 
     pending: PendingResult[T]
     traffic: Traffic

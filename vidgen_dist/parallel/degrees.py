@@ -1,4 +1,4 @@
-"""How a gang divides its work. Nothing here knows of MindSpore: plans are made of it, too."""
+"""How a gang divides its work. Without MindSpore, because the planner uses it too."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Degrees:
 
     Args:
         ulysses: Ranks that share a sample's attention heads, or its frames (all-to-all).
-        ring: Ranks around which keys and values travel.
-        cfg: 2 where the halves of guidance have ranks of their own, else 1.
+        ring: Ranks among which keys and values are passed around.
+        cfg: 2 if each half of guidance has ranks of its own, otherwise 1.
 
     Raises:
         Refused: A degree below 1, or another `cfg`.
@@ -34,17 +34,17 @@ class Degrees:
 
     @property
     def size(self) -> int:
-        """Ranks of the gang."""
+        """Number of ranks in the gang."""
         return self.ulysses * self.ring * self.cfg
 
 
 def shares(total: int, parts: int) -> tuple[int, ...]:
-    """`total` things divided as evenly as can be; the first parts have one more."""
+    """Divide `total` things as evenly as possible; the first parts have one more."""
     each, more = divmod(total, parts)
     return tuple(each + (part < more) for part in range(parts))
 
 
 def bounds(sizes: Sequence[int], index: int) -> slice:
-    """Where the part of that index lies, when parts of those sizes follow one another."""
+    """Where the part with this index lies, if parts of these sizes follow one another."""
     start = sum(sizes[:index])
     return slice(start, start + sizes[index])

@@ -1,20 +1,21 @@
-"""Frames of a clip over ranks: each computes its own frames through a whole network.
+"""Frame split: the frames of a clip are divided over ranks, and each rank runs a whole network on its frames.
 
-A layer that looks at one frame at a time needs nothing of the other ranks. What mixes frames says so with a
-`FrameSplit` that it is handed:
+A layer that works on one frame at a time needs nothing from other ranks. A layer that mixes frames takes a
+`FrameSplit` and calls it:
 
-- a convolution over frames: the module `TemporalConv`, or `FrameSplit.around`;
-- a group norm over the whole clip: the module `FrameSplitGroupNorm`, or `FrameSplit.group_norm`;
-- attention from frame to frame at each place: `FrameSplit.over_time`;
-- the network's ends: `FrameSplit.take`, `FrameSplit.gather` and `FrameSplit.gather_at_first`.
+- a convolution over frames is the module `TemporalConv`, or calls `around`;
+- a group norm over the whole clip is the module `FrameSplitGroupNorm`, or calls `group_norm`;
+- attention between the frames of each place calls `over_time`;
+- the ends of the network call `take`, `gather` and `gather_at_first`.
 
-On one rank these exchange nothing and copy nothing: `FrameSplit()`.
+On one rank, `FrameSplit()`, these exchange nothing and copy nothing.
 
-Where there are more ranks than frames the last ones have none. Such a rank computes a copy of the first
-frame by itself, which nobody gets: so it is there when the others gather weights.
+If there are more ranks than frames, the last ranks have none. Such a rank computes a copy of the first frame,
+and its result is not used: it has to run, so that the others can gather their weights.
 
-Letters: B samples, C channels, f frames of this rank, F frames of all, H rows, W columns, N places of a
-frame, n of them on this rank, D features of a place.
+Letters: B samples, C channels, f this rank's frames, F all frames, H rows, W columns, N places of a frame, n
+    of
+them on this rank, D features of a place.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ FRAME_AXIS = 2
 
 @dataclass(frozen=True)
 class FrameSplit:
-    """Which frames of a clip are on which rank, and what the ranks tell each other of them.
+    """Which frames of a clip each rank has, and what the ranks exchange for them.
 
     Args:
-        gang: The ranks, whether or not frames are left for them.
-        sizes: Frames of each; none for the last ones where there are few.
+        gang: All ranks, also those without frames.
+        sizes: Each rank's number of frames; 0 for the last ranks if there are few frames.
     """
 
     gang: Group = field(default_factory=Group)
@@ -46,36 +47,36 @@ class FrameSplit:
 
     @classmethod
     def divide(cls, gang: Group, frames: int) -> FrameSplit:
-        """Divide frames as evenly as can be.
+        """Divide frames as evenly as possible.
 
         Args:
             gang: The ranks to divide them over; all of them call the network together.
-            frames: Their number, 1 or more.
+            frames: Number of frames, 1 or more.
         """
         return cls(gang, shares(frames, gang.size))
 
     @functools.cached_property
     def peers(self) -> Group:
-        """The ranks that have frames; of a rank that has none itself alone."""
+        """The ranks that have frames; only this rank itself if it has none."""
         return self.gang.first(sum(size > 0 for size in self.sizes)) or Group()
 
     @property
     def whole(self) -> bool:
-        """Whether this rank needs nothing of others."""
+        """Whether this rank needs nothing from others."""
         return self.peers.size == 1
 
     @property
     def frames(self) -> int:
-        """Frames of the clip."""
+        """Number of frames in the clip."""
         return sum(self.sizes)
 
     @property
     def held(self) -> int:
-        """Frames that this rank computes, f: 1 or more."""
+        """Number of frames that this rank computes, f: 1 or more."""
         return max(1, self.sizes[self.gang.index])
 
     def take(self, x: nn.Tensor, axis: int = FRAME_AXIS) -> nn.Tensor:
-        """This rank's frames of x, which has all of them along an axis."""
+        """This rank's frames of x, which has all frames along the axis."""
         if self.gang.size == 1:
             return x
         at = bounds(self.sizes, self.gang.index)
@@ -83,11 +84,11 @@ class FrameSplit:
         return part(x, axis, start, self.held)
 
     def gather(self, x: nn.Tensor, axis: int = FRAME_AXIS) -> nn.Tensor:
-        """All ranks' frames, in their order, on every rank; x has this rank's along the axis."""
+        """The frames of all ranks, in order, on every rank; x has this rank's frames along the axis."""
         return self._gather(x, axis, range(self.gang.size))
 
     def gather_at_first(self, x: nn.Tensor, axis: int = FRAME_AXIS) -> nn.Tensor:
-        """As `gather`, but on the first rank only; the others get none, an axis of length 0."""
+        """As `gather`, but on the first rank only; the others get an axis of length 0."""
         return self._gather(x, axis, range(1))
 
     def _gather(self, x: nn.Tensor, axis: int, receivers: range) -> nn.Tensor:
@@ -103,11 +104,12 @@ class FrameSplit:
         return nn.cat([each for each in parts if each.size], axis) if receives else nothing
 
     def around(self, x: nn.Tensor, before: int, after: int) -> nn.Tensor:
-        """x with the frames before and after it in the clip: what a convolution reads.
+        """x with the frames before and after it in the clip, which a convolution reads.
 
         Args:
             x: (B, C, f, H, W).
-            before, after: Frames to add, zeros beyond the clip: at most those of the rank with the fewest.
+            before, after: Frames to add, zeros outside the clip; at most as many as the rank with the fewest
+                frames has.
 
         Returns:
             (B, C, before + f + after, H, W).
@@ -125,18 +127,18 @@ class FrameSplit:
     def group_norm(
         self, x: nn.Tensor, num_groups: int, weight: nn.Tensor | None, bias: nn.Tensor | None, eps: float
     ) -> nn.Tensor:
-        """`nn.group_norm` of x (B, C, f, H, W) by the moments of the whole clip."""
+        """`nn.group_norm` of x (B, C, f, H, W), with the moments of the whole clip."""
         if self.whole:
             return nn.group_norm(x, num_groups, weight, bias, eps)
         return group_norm_of_all(self.peers, x, self.held, num_groups, weight, bias, eps)
 
     def over_time(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-        """Run what mixes the frames of each place, and no places: an all-to-all before, another behind.
+        """Run a function that mixes the frames of each place, but not places, between two all-to-alls.
 
         Args:
             x: (B, f, N, D).
-            run: All frames of some places, (B, F, n, D), to as many. A rank for which there are no places
-                does not call it, so it must not talk to other ranks.
+            run: Takes all frames of some places, (B, F, n, D), and returns the same shape. A rank that gets
+                no places does not call it, so it must not communicate with other ranks.
 
         Returns:
             (B, f, N, D).
@@ -153,14 +155,14 @@ class FrameSplit:
     def _exchange(
         self, x: nn.Tensor, cut: int, sizes: tuple[int, ...], join: int, given: tuple[int, ...]
     ) -> nn.Tensor:
-        """Give every rank its part along one axis, and put what they give together along another.
+        """Send every rank its part along one axis, and concatenate what they send along another axis.
 
         Args:
             x: (B, frames, places, D).
-            cut: The axis along which it is divided.
-            sizes: Of every rank's part.
-            join: The axis along which what comes is put together.
-            given: Lengths along it of what every rank gives.
+            cut: The axis along which x is divided.
+            sizes: The size of every rank's part.
+            join: The axis along which the received parts are concatenated.
+            given: The length of every rank's part along that axis.
         """
         peers = self.peers
         pieces = [part(x, cut, at.start, at.stop - at.start) for at in part_bounds(sizes)]
@@ -172,14 +174,14 @@ class FrameSplit:
 
 
 class FrameSplitGroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` of clips (B, C, f, H, W) whose frames are split, over the whole clip."""
+    """`nn.GroupNorm` over whole clips whose frames are split; x is (B, C, f, H, W)."""
 
     def construct(self, x: nn.Tensor, split: FrameSplit) -> nn.Tensor:  # type: ignore[override]
         return split.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class TemporalConv(nn.Conv3d):
-    """Convolution of clips (B, in, f, H, W) over each three frames, zeros beyond the clip.
+    """Convolution of clips (B, in, f, H, W) over three frames at a time, zeros outside the clip.
 
     `weight` (out, in, 3, 1, 1), `bias` (out,).
     """

@@ -1,9 +1,9 @@
-"""Collectives on Ascend: HCCL, through `mint.distributed`.
+"""The transport on Ascend: HCCL, through `mint.distributed`.
 
-A collective goes into the device's own queue. `wait` makes what the device computes next wait for it, not
-the host: what a rank waits for does not show in `Traffic.waited` here.
+A collective goes into the device's own queue. `wait` makes the device's later work wait for it, not the host,
+so `Traffic.waited` does not count it here.
 
-Every group that is asked for becomes an HCCL group at its first collective, and stays one.
+Every group becomes an HCCL group at its first collective, and remains one.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from vidgen_dist.parallel.process_group import peer_lost
 
 _WORLD = "hccl_world_group"
 
-# What importing MindSpore sets where nothing is set: seconds until all ranks of a group are at its first
-# collective.
+# The value that importing MindSpore sets if none is set: seconds until all ranks of a group must have reached
+# its first collective.
 _MINDSPORES_CONNECT_TIMEOUT = "600"
 
-# Seconds; what HCCL takes at most.
+# Seconds; the largest values that HCCL takes.
 _MAX_EXEC_TIMEOUT, _MAX_CONNECT_TIMEOUT = 17340, 7200
 
 
 def start(host: str, port: int, rank: int, size: int, timeout: float) -> HcclTransport:
-    """Connect this process with the others; once in its life, before its first tensor.
+    """Connect this process to the others; once in its life, before its first tensor.
 
     Args:
         host: IPv4 address of rank 0.
         port: Free port there.
-        rank: This process's number.
-        size: How many there are.
-        timeout: Seconds until all must have come.
+        rank: This process's rank.
+        size: Number of ranks.
+        timeout: Seconds within which all ranks must connect.
 
     Raises:
-        PeerLost: Somebody did not come.
+        PeerLost: A rank did not connect.
     """
-    _be_patient()
+    _raise_timeouts()
     with peer_lost(rank):
         mint.distributed.init_process_group(
             "hccl",
@@ -57,12 +57,12 @@ def start(host: str, port: int, rank: int, size: int, timeout: float) -> HcclTra
     return HcclTransport(rank, size)
 
 
-def _be_patient() -> None:
-    """Let HCCL wait as long as links do, or as long as it can, unless the environment says how long.
+def _raise_timeouts() -> None:
+    """Let HCCL wait as long as links do, or as long as it can, unless the environment sets a time.
 
-    When its time is up, HCCL ends the process by SIGTERM, with no word of which rank or stage was slow.
-    Whoever supervises the gang knows both. Its limits, an hour at most by default on Ascend, are to be the
-    shorter ones; those that a run raises above these go unheard.
+    When that time is over, HCCL ends the process by SIGTERM, and does not say which rank or stage was slow.
+    The supervisor of the gang knows both. Its limits, by default at most an hour on Ascend, should therefore
+    be the shorter ones; limits that a run sets above HCCL's have no effect.
     """
     os.environ.setdefault("HCCL_EXEC_TIMEOUT", f"{min(TIMEOUT, _MAX_EXEC_TIMEOUT):.0f}")
     if os.environ.get("HCCL_CONNECT_TIMEOUT", _MINDSPORES_CONNECT_TIMEOUT) == _MINDSPORES_CONNECT_TIMEOUT:
@@ -70,10 +70,10 @@ def _be_patient() -> None:
 
 
 class HcclTransport:
-    """The collectives' body over HCCL.
+    """The transport over HCCL.
 
     Args:
-        rank: This process's number.
+        rank: This process's rank.
         size: Ranks of the gang.
     """
 
@@ -90,7 +90,7 @@ class HcclTransport:
         given = [0 if i == own else piece.size for i, piece in enumerate(pieces)]
         taken = [0 if i == own else math.prod(shape) for i, shape in enumerate(shapes)]
         flat = [pieces[i].reshape(-1) for i in others if given[i]]
-        # All ranks take part, also one that neither gives nor takes; it still needs memory to name.
+        # All ranks take part, even one that sends and receives nothing; it still needs to pass some memory.
         sent = mint.cat(flat, 0) if flat else mint.zeros((1,), dtype=dtype)
         received = mint.empty((max(1, sum(taken)),), dtype=dtype)
         with peer_lost(self._rank):
@@ -119,9 +119,10 @@ class HcclTransport:
         lengths: Sequence[int],
         out: nn.Tensor | None = None,
     ) -> PendingResult[nn.Tensor]:
-        """HCCL gathers pieces of one length: shorter ones are filled up, which is dropped on arrival.
+        """HCCL gathers pieces of one length, so shorter ones are padded, and the padding is dropped on
+        arrival.
 
-        What is gathered is divided evenly, so that is one row at most; and an all-to-all, which takes any
+        Lengths differ by one row at most, because work is divided evenly. An all-to-all, which takes any
         lengths, would need the piece once for every rank.
         """
         longest, rest = max(lengths), tuple(piece.shape[1:])
@@ -148,10 +149,10 @@ class HcclTransport:
         return MappedResult(under_way, drop)
 
     def close(self) -> None:
-        """Nothing: HCCL lives as long as the process, and to end it would wait for what a lost rank owes."""
+        """Do nothing: HCCL lives as long as the process, and ending it would wait for a lost rank."""
 
     def _group(self, ranks: Sequence[int]) -> str:
-        """The HCCL group of these ranks, this one among them."""
+        """The HCCL group of these ranks, which include this one."""
         key = tuple(ranks)
         if key not in self._groups:
             name = "vidgen_" + "_".join(map(str, key))
@@ -163,7 +164,7 @@ class HcclTransport:
 
 @dataclass(frozen=True)
 class _PendingCollective:
-    """A collective in the device's queue; keeps alive the memory that it reads and writes."""
+    """A collective in the device's queue; keeps the memory alive that it reads and writes."""
 
     rank: int
     handle: Any
@@ -177,7 +178,7 @@ class _PendingCollective:
 
 
 def _filled_up(piece: nn.Tensor, length: int) -> nn.Tensor:
-    """piece (n, ...) with zeros after it: (length, ...), contiguous."""
+    """piece (n, ...) padded by zeros to (length, ...), contiguous."""
     missing = length - piece.shape[0]
     if not missing:
         return piece.contiguous()

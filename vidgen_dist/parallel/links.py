@@ -1,13 +1,13 @@
-"""Byte links between the ranks of a gang: one TCP connection a pair, a thread for each direction of it.
+"""Byte links between the ranks of a gang: one TCP connection per pair, one thread per direction.
 
-Between processes of one host this moves gigabytes a second, where MindSpore's own point-to-point
-exchange on CPU moves a sixth of one; and the end of a peer is seen at once, as the end of its connection.
+Between processes of one host this moves gigabytes a second; MindSpore's own point-to-point exchange on CPU
+moves a sixth of a gigabyte. When a peer ends, its connection ends, which is noticed at once.
 
-Messages of a pair arrive in the order in which they were sent, and both sides post them in the same order:
-a number in front of each shows when they do not.
+The messages of a pair arrive in the order in which they were sent, and both sides post them in the same
+order; a number in front of each message shows when they do not.
 
-The kernel sizes the connections' buffers by itself, and better than can be asked for: a size that is asked
-for is capped (net.core.rmem_max), and ends that.
+The buffer sizes of the connections are left to the kernel: asking for a size caps it (net.core.rmem_max) and
+stops the kernel from tuning it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from dataclasses import dataclass
 from vidgen_dist.parallel.collectives import PeerLost
 
 TIMEOUT = 16200.0
-"""Seconds after which a peer that neither sends nor ends its connection is given up. Whoever supervises a
-gang knows its stages; its limits, four hours at most by default, are to be the shorter ones."""
+"""Seconds after which a peer that neither sends nor closes its connection counts as lost. The supervisor of a
+gang knows its stages; its limits, by default at most four hours, should be the shorter ones."""
 
 _HELLO = struct.Struct("!16sI")
 _WELCOME = b"\x01"
 _HEADER = struct.Struct("!QQ")
 
 Message = tuple[int, memoryview]
-"""The peer's rank, and the bytes that go to it or where those that come from it are put."""
+"""The peer's rank, and the bytes to send to it or the memory for the bytes that it sends."""
 
 
 class Listener:
-    """A place where other ranks can connect: a free port, taken before anybody is told of it.
+    """Accepts connections from other ranks, at a free port that it takes before anyone learns of it.
 
     Args:
         host: IP address of this host, as the other ranks reach it.
@@ -51,18 +51,18 @@ class Listener:
         self._secret = secrets.token_bytes(16)
         port = self._socket.getsockname()[1]
         self.address = f"{host}|{port}|{self._secret.hex()}"
-        """What other ranks need to connect; it has a secret in it."""
+        """What other ranks need to connect; it includes a secret."""
 
     def connect(self, addresses: Sequence[str], rank: int, timeout: float) -> Links:
         """Connect to every other rank; all ranks do this at about the same time.
 
         Args:
-            addresses: Of all ranks' listeners.
-            rank: This rank's number.
-            timeout: Seconds until every rank must have come.
+            addresses: The addresses of all ranks' listeners.
+            rank: This process's rank.
+            timeout: Seconds within which every rank must connect.
 
         Raises:
-            PeerLost: A rank did not come, or ended its connection; names it.
+            PeerLost: A rank did not connect, or closed its connection; the message names it.
         """
         until = time.monotonic() + timeout
         peers: dict[int, socket.socket] = {}
@@ -72,7 +72,7 @@ class Listener:
                 awaited = {peer}
                 peers[peer] = _dial(addresses[peer], rank, until)
             awaited = set(range(rank + 1, len(addresses)))
-            self._take_in(awaited, peers, until)
+            self._accept_ranks(awaited, peers, until)
         except BaseException as error:
             for connection in peers.values():
                 connection.close()
@@ -85,13 +85,13 @@ class Listener:
         return Links(rank, peers)
 
     def close(self) -> None:
-        """Let nobody connect any more."""
+        """Accept no more connections."""
         self._socket.close()
 
-    def _take_in(self, awaited: set[int], peers: dict[int, socket.socket], until: float) -> None:
-        """Move ranks from `awaited` to `peers` as they come.
+    def _accept_ranks(self, awaited: set[int], peers: dict[int, socket.socket], until: float) -> None:
+        """Move ranks from `awaited` to `peers` as they connect.
 
-        All who connect are heard together, so who connects and says nothing holds nobody up.
+        All connections are polled together, so one that sends nothing delays no other.
         """
         self._socket.setblocking(False)
         strangers: set[socket.socket] = set()
@@ -108,7 +108,7 @@ class Listener:
                         connection = key.data
                         heard.unregister(connection)
                         strangers.remove(connection)
-                        peer = self._who(connection)
+                        peer = self._rank_of(connection)
                         if peer not in awaited:
                             connection.close()
                             continue
@@ -120,10 +120,10 @@ class Listener:
                 for connection in strangers:
                     connection.close()
 
-    def _who(self, connection: socket.socket) -> int | None:
-        """The rank that says hello with the right secret; None for anybody else."""
+    def _rank_of(self, connection: socket.socket) -> int | None:
+        """The rank that sent a hello with the right secret; None for anything else."""
         try:
-            # So few bytes come in one piece.
+            # So few bytes arrive in one piece.
             hello = connection.recv(_HELLO.size)
         except OSError:
             return None
@@ -134,10 +134,10 @@ class Listener:
 
 
 class Links:
-    """Connections of one rank to the others.
+    """The connections of one rank to the others.
 
     Args:
-        rank: This rank's number.
+        rank: This process's rank.
         peers: Rank -> connected socket.
         timeout: Seconds that `Transfer.wait` waits at most.
     """
@@ -148,25 +148,25 @@ class Links:
         self._peers = {peer: _Peer(rank, peer, connection) for peer, connection in peers.items()}
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
-        """Begin to send and to receive; both go on while the caller computes.
+        """Begin to send and to receive; both continue while the caller computes.
 
         Args:
-            sends: Bytes that must stay as they are until the exchange has ended.
-            receives: Where arriving bytes are put. Each must be as long as what its peer sends.
+            sends: Bytes that must not change until the transfer has ended.
+            receives: Where arriving bytes are written. Each must be as long as the peer's message.
         """
         moves = [(peer, self._peers[peer].send(data)) for peer, data in sends]
         moves += [(peer, self._peers[peer].receive(data)) for peer, data in receives]
         return Transfer(tuple(moves), self._timeout)
 
     def close(self) -> None:
-        """End all connections; what is under way fails, here and there."""
+        """Close all connections; transfers under way fail on both sides."""
         for peer in self._peers.values():
             peer.close()
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Sends and receives that are under way.
+    """Sends and receives under way.
 
     Args:
         moves: Each with its peer's rank.
@@ -180,7 +180,7 @@ class Transfer:
         """Return when all have ended.
 
         Raises:
-            PeerLost: A peer is gone, silent, or sends what was not expected.
+            PeerLost: A peer has ended, does not answer, or sends something unexpected.
         """
         until = time.monotonic() + self.timeout
         for peer, future in self.moves:
@@ -195,7 +195,7 @@ Move = Callable[[int, memoryview], None]
 
 
 class _Peer:
-    """One connection, with a thread for what goes out and one for what comes in."""
+    """One connection, with one thread that sends and one that receives."""
 
     def __init__(self, rank: int, peer: int, connection: socket.socket) -> None:
         self._name = f"rank {peer}, as rank {rank} sees it"
@@ -218,7 +218,7 @@ class _Peer:
             if self._closed:
                 return
             self._closed = True
-        # Wakes a lane that waits in the socket.
+        # Wakes a lane that is blocked in the socket.
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._out.end()
@@ -243,7 +243,7 @@ class _Peer:
         return guarded
 
     def _send(self, number: int, data: memoryview) -> None:
-        # One call for both: the receiver wakes once.
+        # One call for both, so the receiver wakes once.
         header = _HEADER.pack(number, data.nbytes)
         sent = self._connection.sendmsg([header, data])
         self._connection.sendall(header[sent:])
@@ -255,14 +255,14 @@ class _Peer:
         told, length = _HEADER.unpack(header)
         if (told, length) != (number, data.nbytes):
             raise PeerLost(
-                f"{self._name}: its message {told} has {length} bytes, expected was message {number} "
-                f"of {data.nbytes}: the ranks are at different places"
+                f"{self._name}: sent message {told} of {length} bytes instead of message {number} of "
+                f"{data.nbytes}: the ranks are at different points of the program"
             )
         _fill(self._connection, data)
 
 
 class _Lane:
-    """A thread that moves messages in the order in which they are posted."""
+    """A thread that transfers messages in the order in which they are posted."""
 
     def __init__(self, name: str, move: Move) -> None:
         self._move = move
@@ -278,7 +278,7 @@ class _Lane:
         return future
 
     def end(self) -> None:
-        """Return when what was posted has been moved or has failed."""
+        """Return when everything posted has been transferred or has failed."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -287,7 +287,7 @@ class _Lane:
             pass
 
     def _next(self) -> bool:
-        # A function of its own: while the thread waits for a job, nothing holds the memory of the last.
+        # A function of its own: while the thread waits for a job, it keeps no memory of the last one alive.
         job = self._jobs.get()
         if job is None:
             return False
@@ -301,13 +301,13 @@ class _Lane:
         if self._fault is None:
             future.set_result(None)
         else:
-            # What broke stays broken: everything that is posted later fails as well.
+            # A broken connection stays broken: everything posted later fails as well.
             future.set_exception(self._fault)
         return True
 
 
 def _dial(address: str, rank: int, until: float) -> socket.socket:
-    """Connect, and return when the other side has taken this rank in."""
+    """Connect, and return when the other side has accepted this rank."""
     host, port, secret = address.split("|")
     connection = socket.create_connection((host, int(port)), timeout=_left(until))
     try:
@@ -321,7 +321,7 @@ def _dial(address: str, rank: int, until: float) -> socket.socket:
 
 
 def _newcomers(listening: socket.socket) -> list[socket.socket]:
-    """Who has connected to a socket that does not block."""
+    """The connections that have arrived at a non-blocking socket."""
     found = []
     with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
         while True:
@@ -333,7 +333,7 @@ def _newcomers(listening: socket.socket) -> list[socket.socket]:
 
 def _fill(connection: socket.socket, data: memoryview) -> None:
     while data.nbytes:
-        # Waiting for all of it, the thread needs the interpreter once, and not for every packet.
+        # With MSG_WAITALL the thread needs the interpreter once, not for every packet.
         count = connection.recv_into(data, 0, socket.MSG_WAITALL)
         if not count:
             raise ConnectionError("the connection has ended")

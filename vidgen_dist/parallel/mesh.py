@@ -1,4 +1,4 @@
-"""The mesh: who a rank is in its gang, and with whom it shares which work. A value, handed down."""
+"""The mesh: a rank's place in its gang, and the groups with which it shares work. A plain value."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vidgen_dist.parallel.degrees import Degrees
 class Mesh:
     """One rank's view of its gang.
 
-    Ranks are numbered (cfg, ring, ulysses), the last running fastest: the ranks that exchange most are
+    Ranks are numbered (cfg, ring, ulysses), where ulysses varies fastest: the ranks that exchange most are
     neighbours.
 
     Args:
         gang: All ranks.
-        sequence: Those that share a sample's tokens, `ulysses` times `ring` of them.
-        ulysses: Those that share its attention heads.
-        ring: Those around which its keys and values travel.
-        cfg: Those that have the same part of the tokens, one for each half of guidance.
-        transport: What carries their exchanges.
+        sequence: The ranks that share a sample's tokens: `ulysses` times `ring`.
+        ulysses: The ranks that share a sample's attention heads.
+        ring: The ranks among which a sample's keys and values are passed around.
+        cfg: The ranks that have the same part of the tokens, one for each half of guidance.
+        transport: Carries their exchanges.
     """
 
     gang: Group = field(default_factory=Group)
@@ -41,7 +41,7 @@ class Mesh:
 
     @property
     def size(self) -> int:
-        """Ranks of the gang."""
+        """Number of ranks in the gang."""
         return self.gang.size
 
     @property
@@ -52,20 +52,20 @@ class Mesh:
     def rehearse(self) -> None:
         """Exchange a number in every group; all ranks call this together.
 
-        Groups of HCCL are made at their first exchange: what keeps them from it is to show before a model is
-        loaded, and not in the first row.
+        HCCL creates a group at its first exchange: a failure to do so must show before a model is loaded, and
+        not in the first row.
 
         Raises:
-            PeerLost: A rank is gone, or cannot be reached.
+            PeerLost: A rank has ended, or cannot be reached.
         """
-        # This module is read by those that must not load MindSpore yet.
+        # Processes that must not load MindSpore yet import this module.
         from vidgen_dist import nn
 
         one = nn.from_numpy(np.ones(1, np.float32))
         groups = (self.gang, self.sequence, self.ulysses, self.ring, self.cfg)
         for group in {group.ranks: group for group in groups if group.size > 1}.values():
             told = group.all_gather(one, [1] * group.size, what="rehearsal").wait()
-            # Also of a device, which works on while the host goes on.
+            # Reading the value also waits for a device, which works independently of the host.
             if nn.to_numpy(told).sum() != group.size:
                 raise PeerLost(f"rank {self.rank}: a rehearsal among {group.ranks} gave {told}")
 
@@ -85,8 +85,8 @@ def make_mesh(transport: Transport, rank: int, degrees: Degrees) -> Mesh:
 
     Args:
         transport: Connects all ranks.
-        rank: This one's number.
-        degrees: Of the gang.
+        rank: This process's rank.
+        degrees: How the gang divides its work.
     """
     traffic = Traffic()
     row = degrees.ulysses

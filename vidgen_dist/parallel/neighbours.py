@@ -1,4 +1,4 @@
-"""What ranks tell each other that hold neighbouring parts of a video: its edges, and its norms' moments."""
+"""Exchanges between ranks with neighbouring parts of a video: edges, and the moments of norms."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from vidgen_dist.parallel.collectives import Group
 def exchange_edges(
     group: Group, x: nn.Tensor, axis: int, before: int, after: int
 ) -> tuple[nn.Tensor | None, nn.Tensor | None]:
-    """What lies before this rank's part, on the rank before, and behind it, on the rank after.
+    """The rows or frames next to this rank's part: those before it from the rank before, those after it from
+    the rank after.
 
     Args:
         group: The ranks, in the order of their parts; all of them call this together.
-        x: This rank's part, as long along the axis as `before` and `after`, or longer.
-        axis: The one that is divided.
-        before, after: How much of it is wanted.
+        x: This rank's part, along the axis at least as long as `before` and `after`.
+        axis: The axis that is divided.
+        before, after: How much is wanted.
 
     Returns:
-        x's shape with another length of the axis; None at the video's border, and where none is wanted.
+        Tensors of x's shape but for the axis's length; None at the video's border, and if none is wanted.
 
     Raises:
-        ValueError: A part that is too short.
+        ValueError: The part is too short.
     """
     length = x.shape[axis]
     if length < max(before, after):
@@ -34,7 +35,7 @@ def exchange_edges(
     pieces = [nothing] * group.size
     shapes: list[tuple[int, ...]] = [(0,)] * group.size
     previous, following = group.index - 1, group.index + 1
-    # What is behind the part of the rank before is the beginning of this one, and the other way round.
+    # The rank before needs the beginning of this rank's part, and the rank after needs its end.
     if previous >= 0:
         pieces[previous] = part(x, axis, 0, after)
         shapes[previous] = with_length(x, axis, before)
@@ -57,13 +58,13 @@ def group_norm_of_all(
     bias: nn.Tensor | None,
     eps: float,
 ) -> nn.Tensor:
-    """`nn.group_norm` of this rank's part x (B, C, ...) by the moments of all parts.
+    """`nn.group_norm` of this rank's part x (B, C, ...), with the moments of all parts.
 
     Args:
         group: The ranks that have parts.
-        x: This rank's.
-        held: How much it has of the axis that is divided.
-        num_groups, weight, bias, eps: As `nn.group_norm` has them.
+        x: This rank's part.
+        held: Its length along the axis that is divided.
+        num_groups, weight, bias, eps: As in `nn.group_norm`.
     """
     moments = [nn.to_numpy(moment) for moment in nn.group_moments(x, num_groups)]
     count = np.full_like(moments[0], held)
@@ -84,7 +85,7 @@ def group_norm_of_all(
 def merge_moments(
     counts: np.ndarray, means: np.ndarray, variances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (...) of a whole, from the numbers, means and variances (P, ...) of its P parts.
+    """Mean and variance (...) of a whole, from the counts, means and variances (P, ...) of its P parts.
 
     Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances",
     for all parts at once.
@@ -95,10 +96,10 @@ def merge_moments(
 
 
 def part(x: nn.Tensor, axis: int, start: int, length: int) -> nn.Tensor:
-    """A copy of x from `start` on along an axis."""
+    """A copy of `length` elements of x along an axis, from `start` on."""
     return nn.copy(x[(*(slice(None),) * axis, slice(start, start + length))])
 
 
 def with_length(x: nn.Tensor, axis: int, length: int) -> tuple[int, ...]:
-    """The shape of x with another length of an axis."""
+    """x's shape with another length along an axis."""
     return (*x.shape[:axis], length, *x.shape[axis + 1 :])

@@ -35,7 +35,7 @@ class ProcessGroupRendezvous:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise Refused(
-                f"host: {host!r} is not allowed; MindSpore's process groups take IPv4 alone"
+                f"host: {host!r} is not allowed; MindSpore's process groups take IPv4 only"
             ) from None
         self._start = start
         self._port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -1,7 +1,7 @@
-"""Weights that a gang holds together: every rank keeps its share of each block, and a block is whole only
-while it runs.
+"""Sharded weights: every rank of a gang keeps its share of each block, and a block is whole only while it
+runs.
 
-What the author of a model does is to name, on the class, what is shared out; the code that computes stays:
+The author of a model names, on the class, what is sharded; the code that computes does not change:
 
     class Transformer(nn.Module):
         sharded = ("token_table", "blocks")
@@ -11,22 +11,22 @@ What the author of a model does is to name, on the class, what is shared out; th
             for block in self.blocks:
                 x = block(x)
 
-Each name is the attribute path of one of these; `*` in it stands for every block of a list, and those that
-lack what follows are passed over, as in `down_blocks.*.attentions`:
+Each name is the attribute path of a `ModuleList` or an `Embedding`. A `*` in it stands for every block of a
+list; blocks without the rest of the path are skipped, as in `down_blocks.*.attentions`.
 
-- A `ModuleList`. Its iteration, always from the first to the last, gives each block with its weights and
-  has the next one's travelling meanwhile. Outside of its turn a block has none: reading one is an
-  AttributeError. Two blocks share one memory in turns, so what a block gives must not be a view of its
-  parameters. Blocks may differ in size.
-- An `Embedding`. Only the rows that are asked for travel. Every rank of the gang asks for as many ids; they
-  need not be the same ones.
+- A `ModuleList` must be iterated from the first block to the last. The iteration yields each block with its
+  weights, while the next block's are being gathered. At other times a block has no weights: reading one is an
+  AttributeError. Blocks use two buffers in turn, so a block's result must not be a view of its parameters.
+  Blocks may differ in size.
+- An `Embedding` sends only the rows that are asked for. All ranks of the gang ask for equally many ids, which
+  may differ.
 
-All ranks of the gang run the model in step, whatever part of its tokens each of them has. `load_weights`
-with a mesh does the rest; in a gang of one nothing changes.
+All ranks of the gang run the model in step, whichever tokens each of them has. `load_weights` with a mesh
+does the rest; in a gang of one nothing changes.
 
 As in ZeRO's third stage and FSDP (Rajbhandari et al. 2020, arXiv:1910.02054; Zhao et al. 2023,
-arXiv:2304.11277), a block's parameters are one flat vector, of which each rank keeps an equal share: one
-collective a block, and of its result the parameters are views.
+arXiv:2304.11277), a block's parameters are one flat vector, and each rank keeps an equal share of it: one
+collective gathers a block, and the parameters are views of the result.
 """
 
 from __future__ import annotations
@@ -45,30 +45,30 @@ from vidgen_dist.parallel.collectives import Group, PendingResult, Shape
 from vidgen_dist.parallel.degrees import bounds, shares
 
 ALIGNMENT = 512
-"""Bytes at whose multiples parameters and shares begin: as memory that is allocated for them would."""
+"""Parameters and shares begin at multiples of so many bytes, as memory allocated for them would."""
 
 DtypeOf = Callable[[nn.Parameter], Any]
-"""The dtype that a parameter, still empty, shall have."""
+"""The dtype that a parameter, still empty, is to have."""
 
 Read = Callable[[str, slice | None], np.ndarray]
-"""A tensor by its parameter's name: the rows (along axis 0) of the slice, or all of it."""
+"""Reads a tensor by its parameter's name: the rows (along axis 0) of the slice, or all of it."""
 
 
 def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set[str]:
-    """Share out what the module's class declares as `sharded`; each rank reads its share alone.
+    """Shard what the module's class declares as `sharded`; each rank reads only its share.
 
     Args:
         module: Its parameters are still empty.
         group: The ranks that hold the weights together.
-        read: Where the values come from.
-        dtype_of: What they become.
+        read: Reads the values.
+        dtype_of: The dtype that they are to have.
 
     Returns:
         The names of the parameters that have their values now.
 
     Raises:
         TypeError: `sharded` names something other than a `ModuleList` or an `Embedding`.
-        ValueError: Parameters of one list differ in dtype.
+        ValueError: The parameters of a list have different dtypes.
     """
     done: set[str] = set()
     for path in sharded_paths(module):
@@ -77,43 +77,43 @@ def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set
         whole = getattr(parent, name)
         prefix = f"{path}."
         done |= {prefix + key for key in nn.named_parameters(whole)}
-        setattr(parent, name, _shared_out(whole, prefix, group, read, dtype_of))
+        setattr(parent, name, _shard_one(whole, prefix, group, read, dtype_of))
     return done
 
 
 def sharded_paths(module: nn.Module) -> list[str]:
-    """Attribute paths of what the module's class declares as `sharded`, each `*` written out.
+    """The attribute paths that the module's class declares as `sharded`, with each `*` expanded.
 
     Raises:
-        AttributeError: The module has nothing of a name.
+        AttributeError: A name matches nothing in the module.
     """
     found = []
     for pattern in getattr(type(module), "sharded", ()):
-        matching = list(_written_out(module, pattern.split(".")))
+        matching = list(_expand(module, pattern.split(".")))
         if not matching:
-            raise AttributeError(f"{type(module).__name__}.sharded: nothing is named {pattern}")
+            raise AttributeError(f"{type(module).__name__}.sharded: no attribute matches {pattern}")
         found += matching
     return found
 
 
-def _written_out(module: nn.Module, parts: Sequence[str]) -> Iterator[str]:
+def _expand(module: nn.Module, parts: Sequence[str]) -> Iterator[str]:
     first, *rest = parts
     names = [str(i) for i in range(len(module))] if first == "*" else [first]
     for name in names:
         child = getattr(module, name, None)
         if child is None:
             continue
-        yield from (f"{name}.{path}" for path in _written_out(child, rest)) if rest else [name]
+        yield from (f"{name}.{path}" for path in _expand(child, rest)) if rest else [name]
 
 
-def _shared_out(whole: nn.Module, prefix: str, group: Group, read: Read, dtype_of: DtypeOf) -> nn.Module:
+def _shard_one(whole: nn.Module, prefix: str, group: Group, read: Read, dtype_of: DtypeOf) -> nn.Module:
     if isinstance(whole, nn.ModuleList):
         if not len(whole):
             return whole
         dtypes = {dtype_of(parameter) for parameter in nn.named_parameters(whole).values()}
         if len(dtypes) != 1:
             raise ValueError(
-                f"{prefix[:-1]}: parameters of one dtype can be sharded; these have {dtypes or 'none'}"
+                f"{prefix[:-1]}: only parameters of one dtype can be sharded; these have {dtypes or 'none'}"
             )
         (dtype,) = dtypes
         blocks = [_take_block(block, f"{prefix}{i}.", dtype, group, read) for i, block in enumerate(whole)]
@@ -125,12 +125,12 @@ def _shared_out(whole: nn.Module, prefix: str, group: Group, read: Read, dtype_o
 
 @dataclass(frozen=True)
 class Layout:
-    """How a block's parameters lie in its flat vector; numbers are elements.
+    """Where a block's parameters lie in its flat vector; all numbers count elements.
 
     Args:
-        shapes: Of the parameters.
-        starts: Where each begins.
-        length: Of the vector, with what makes the shares equal.
+        shapes: The parameters' shapes.
+        starts: Where each parameter begins.
+        length: The vector's length, with the padding that makes the shares equal.
     """
 
     shapes: tuple[Shape, ...]
@@ -139,7 +139,7 @@ class Layout:
 
     @classmethod
     def of(cls, shapes: Sequence[Shape], itemsize: int, ranks: int) -> Layout:
-        """One after the other, in a vector that divides into `ranks` shares."""
+        """Parameters one after another, in a vector that divides into `ranks` equal shares."""
         unit = ALIGNMENT // itemsize
         starts, end = [], 0
         for shape in shapes:
@@ -153,13 +153,13 @@ def _up(number: int, unit: int) -> int:
 
 
 def views(vector: nn.Tensor, starts: Sequence[int], shapes: Sequence[Shape]) -> list[nn.Tensor]:
-    """Tensors of those shapes that lie in a vector from those elements on, without a copy."""
+    """Views of a vector with these shapes, beginning at these elements."""
     cut = _view_in_host_memory if nn.device() == "cpu" else _view_in_device_memory
     return [cut(vector, start, shape) for start, shape in zip(starts, shapes, strict=True)]
 
 
 def _view_in_host_memory(vector: nn.Tensor, start: int, shape: Shape) -> nn.Tensor:
-    # Through NumPy: on CPU `asnumpy` of a tensor that begins inside another's memory is a copy.
+    # Through NumPy: on CPU, `asnumpy` of a tensor that begins within another's memory copies.
     return nn.from_numpy(vector.asnumpy()[start : start + math.prod(shape)].reshape(shape))
 
 
@@ -173,8 +173,8 @@ class _ShardedBlock:
 
     Args:
         module: The block.
-        layout: Of its parameters.
-        places: For each of them, the module that owns it, and its name there.
+        layout: The layout of its parameters.
+        places: For each parameter the module that owns it, and its name there.
         share: (layout.length / ranks,).
     """
 
@@ -186,18 +186,18 @@ class _ShardedBlock:
     def fill(self, parameters: Sequence[nn.Tensor]) -> None:
         """Give the block its parameters."""
         for (owner, name), parameter in zip(self.places, parameters, strict=True):
-            # Not by setattr, which a MindSpore cell makes ten times as dear.
+            # Without setattr, which takes ten times as long on a MindSpore cell.
             vars(owner)[name] = parameter
 
     def empty(self, parameters: Sequence[nn.Tensor]) -> None:
-        """Take them from it; not those of another run, where this one was given up and ends late."""
+        """Remove its parameters, but not those of a later run, if this run was abandoned and ends late."""
         for (owner, name), parameter in zip(self.places, parameters, strict=True):
             if vars(owner).get(name) is parameter:
                 del vars(owner)[name]
 
 
 def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: Read) -> _ShardedBlock:
-    """Read this rank's share of a block and take the empty parameters out of the block."""
+    """Read this rank's share of a block, and remove the empty parameters from the block."""
     parameters = dict(sorted(nn.named_parameters(module).items()))
     share_dtype = _numpy_dtype(dtype)
     shapes = [tuple(parameter.shape) for parameter in parameters.values()]
@@ -215,7 +215,7 @@ def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: 
 
 
 def _read_share(share: np.ndarray, begin: int, names: Sequence[str], layout: Layout, read: Read) -> None:
-    """Fill `share`, the elements from `begin` on of the vector whose parameters have those names."""
+    """Fill `share`, which begins at element `begin` of the vector of the parameters of these names."""
     for name, shape, start in zip(names, layout.shapes, layout.starts, strict=True):
         first, last = max(begin, start), min(begin + share.size, start + math.prod(shape))
         if first < last:
@@ -224,7 +224,7 @@ def _read_share(share: np.ndarray, begin: int, names: Sequence[str], layout: Lay
 
 
 def _elements(read: Read, name: str, shape: Shape, first: int, last: int) -> np.ndarray:
-    """Elements [first, last) of a tensor, counted as if it were flat, read with the rows they touch."""
+    """Elements [first, last) of a tensor, counted as if it were flat; the rows that contain them are read."""
     if not shape:
         return read(name, None).reshape(1)
     width = math.prod(shape[1:])
@@ -237,14 +237,14 @@ def _numpy_dtype(dtype: Any) -> np.dtype:
 
 
 class ShardedBlocks(nn.ModuleList):
-    """Blocks of whose weights each rank has a share; see this module's text.
+    """Blocks whose weights are sharded; see this module's docstring.
 
-    A run over them holds twice the memory of the largest block beside the shares, from its first block to
-    its last: between two runs it is free for others. So the first block's weights do not travel ahead.
+    While a run iterates over them, it holds twice the memory of the largest block in addition to the shares.
+    Between two runs that memory is free, so the first block's weights cannot be gathered ahead.
 
     Args:
         blocks: The blocks.
-        dtype: Of their parameters.
+        dtype: The dtype of their parameters.
         group: The ranks that hold them together.
     """
 
@@ -260,7 +260,7 @@ class ShardedBlocks(nn.ModuleList):
         for i, block in enumerate(self._blocks):
             ahead.wait()
             if i + 1 < len(self._blocks):
-                # Into the memory of the block before this one, which has run.
+                # Into the memory of the previous block, which has run.
                 ahead = self._gather(memory, i + 1)
             parameters = memory.parameters(i)
             block.fill(parameters)
@@ -276,9 +276,9 @@ class ShardedBlocks(nn.ModuleList):
 
 
 class _BlockBuffers:
-    """Two vectors, each as long as the longest block's, in which blocks are whole by turns.
+    """Two vectors, each as long as the longest block's, that hold whole blocks in turn.
 
-    Blocks of one layout that have the same turn have the same views, which are made once.
+    Blocks with the same layout and the same buffer share their views, which are made once.
     """
 
     def __init__(self, layouts: Sequence[Layout], dtype: Any) -> None:
@@ -301,14 +301,14 @@ class _BlockBuffers:
 
 
 class ShardedEmbedding(nn.Module):
-    """A table of whose rows each rank has a run; see this module's text.
+    """A table whose rows are sharded; see this module's docstring.
 
     Args:
-        table: The whole one, empty; it lends its shape.
-        name: Of its parameter.
-        dtype: Of the rows.
+        table: The whole table, empty, for its shape.
+        name: Its parameter's name.
+        dtype: The dtype of the rows.
         group: The ranks that hold it together.
-        read: Where the values come from.
+        read: Reads the values.
     """
 
     def __init__(self, table: nn.Embedding, name: str, dtype: Any, group: Group, read: Read) -> None:
@@ -330,7 +330,7 @@ class ShardedEmbedding(nn.Module):
             raise IndexError(f"ids from {asked.min()} to {asked.max()}; the table has {self._edges[-1]} rows")
         group = self._group
         of_all = group.all_gather(nn.from_numpy(asked), [asked.size] * group.size, what="weights").wait()
-        # Sorted, so that the rows come in their order, one owner's after the other's, each row once.
+        # Sorted, so that the rows arrive in order, one owner's after another's, each row once.
         needed = [np.unique(of_one) for of_one in nn.to_numpy(of_all).reshape(group.size, -1)]
         pieces = [self._own_rows(of_one) for of_one in needed]
         mine = needed[group.index]
@@ -340,7 +340,7 @@ class ShardedEmbedding(nn.Module):
         return nn.embedding(nn.from_numpy(places), nn.cat([some for some in rows if some.shape[0]], 0))
 
     def _own_rows(self, needed: np.ndarray) -> nn.Tensor:
-        """Those of sorted ids that this rank has, (n, D)."""
+        """The rows (n, D) of sorted ids that this rank has."""
         first, last = self._edges[self._group.index : self._group.index + 2]
         own = needed[np.searchsorted(needed, first) : np.searchsorted(needed, last)] - first
         if not own.size:

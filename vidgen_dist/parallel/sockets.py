@@ -1,4 +1,4 @@
-"""Collectives on CPU, over byte links."""
+"""The transport on CPU: collectives over byte links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class SocketTransport:
-    """The collectives' body where tensors lie in the host's memory.
+    """The transport for tensors in the host's memory.
 
     Args:
         links: To all ranks of the gang.
@@ -62,7 +62,7 @@ class SocketTransport:
 
 @dataclass(frozen=True)
 class _PendingExchange(Generic[T]):
-    """An exchange and what comes of it; keeps alive the tensors whose memory is being sent."""
+    """A transfer and its result; keeps the tensors alive whose memory is being sent."""
 
     exchange: Transfer
     result: T
@@ -74,14 +74,14 @@ class _PendingExchange(Generic[T]):
 
 
 def room_for(shapes: Sequence[Shape], piece: nn.Tensor, own: int) -> list[nn.Tensor]:
-    """Tensors of those shapes for what other ranks give; in this rank's place, its own piece."""
+    """Tensors of these shapes for what other ranks send; at this rank's position its own piece."""
     return [
         piece if i == own else mint.empty(tuple(shape), dtype=piece.dtype) for i, shape in enumerate(shapes)
     ]
 
 
 def contiguous(x: nn.Tensor) -> nn.Tensor:
-    """x, copied where it is a view with gaps."""
+    """x, or a contiguous copy of it."""
     return x if x.is_contiguous() else nn.copy(x)
 
 

@@ -14,7 +14,7 @@ Rows are divided where the image is smallest, so each rank has a multiple of the
 that double or halve rows need no exchange. After Mochi's split autoencoder (Genmo 2024, `cp_conv.py`), which
 splits frames.
 
-Letters: B videos, C channels, T frames, h rows of this rank, H rows of all, W columns, N heads, D head size.
+Letters: B videos, C channels, T frames, h this rank's rows, H all rows, W columns, N heads, D head size.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ROW_AXIS = 3
 
 @dataclass(frozen=True)
 class SpatialSplit:
-    """Which rows of an image are on which rank, and what the ranks tell each other of them.
+    """Which rows of an image each rank has, and what the ranks exchange for them.
 
     Args:
-        gang: The ranks, whether or not rows are left for them.
-        sizes: Rows of each where the image is smallest; none for the last ones where there are few.
+        gang: All ranks, also those without rows.
+        sizes: Each rank's rows where the image is smallest; 0 for the last ranks if there are few rows.
     """
 
     gang: Group = field(default_factory=Group)
@@ -52,30 +52,30 @@ class SpatialSplit:
 
     @classmethod
     def divide(cls, gang: Group, total: int, at_least: int = 1) -> SpatialSplit:
-        """Divide `total` rows, those of the image where it is smallest, as evenly as can be.
+        """Divide the rows of the image where it is smallest, as evenly as possible.
 
         Args:
             gang: The ranks to divide them over.
-            total: Their number.
-            at_least: Rows below which a rank gets none at all. No halo may be wider, at any size of the
-                image: so a rank finds all that it needs on its two neighbours. 1 is enough for kernels of 3.
+            total: Number of rows.
+            at_least: A rank gets at least so many rows, or none. No halo may be wider, at any size of the
+                image, so that a rank finds all it needs on its two neighbours. 1 is enough for kernels of 3.
         """
         holders = max(1, min(gang.size, total // at_least))
         return cls(gang, shares(total, holders) + (0,) * (gang.size - holders))
 
     @classmethod
     def of_first(cls, gang: Group, total: int) -> SpatialSplit:
-        """All rows on the first rank: the others have but to wait."""
+        """All rows on the first rank; the others only wait."""
         return cls(gang, (total,) + (0,) * (gang.size - 1))
 
     @property
     def holders(self) -> int:
-        """How many ranks have rows: the first ones."""
+        """How many ranks have rows; these are the first ones."""
         return max(1, sum(size > 0 for size in self.sizes))
 
     @property
     def holds(self) -> bool:
-        """Whether this rank has rows, and so takes part before they are gathered."""
+        """Whether this rank has rows, and so takes part in the computation."""
         return self.gang.index < self.holders
 
     @property
@@ -84,9 +84,9 @@ class SpatialSplit:
         return self.holders == 1
 
     def take(self, x: nn.Tensor, scale: int = 1) -> nn.Tensor:
-        """This rank's rows of x (B, C, T, H, W), which has `scale` rows for one where the image is smallest.
+        """This rank's rows of x (B, C, T, H, W), which has `scale` rows for each row of the smallest image.
 
-        Rows beyond the last multiple of `scale` go with the last ones.
+        Rows beyond the last multiple of `scale` belong to the last rank that has rows.
         """
         if self.gang.size == 1:
             return x
@@ -97,34 +97,35 @@ class SpatialSplit:
     # Convolutions
 
     def around(self, x: nn.Tensor, above: int, below: int) -> Bands:
-        """x with the rows that stand above and below it in the image: what a convolution reads.
+        """x with the rows above and below it in the image, which a convolution reads.
 
         Args:
             x: (B, C, T, h, W).
-            above, below: Rows to add, zeros beyond the image; at most those of the rank with the fewest.
+            above, below: Rows to add, zeros outside the image; at most as many as the rank with the fewest
+                has.
 
         Returns:
-            The bands that make up the rows together. Of one rank x alone: zeros are left to the convolution
-            (see `padding`), which needs no copy for them.
+            The bands that make up the rows. On one rank only x: the convolution adds the zeros itself (see
+            `padding`), which saves a copy.
         """
         return (x,) if self.whole else self._bands(x, above, below, "constant")
 
     def extend(self, x: nn.Tensor, above: int, below: int) -> nn.Tensor:
-        """As `around`, the bands in one: (B, C, T, above + h + below, W); of one rank x itself."""
+        """As `around`, with the bands in one tensor: (B, C, T, above + h + below, W); on one rank x."""
         bands = self.around(x, above, below)
         return x if len(bands) == 1 else nn.cat(bands, ROW_AXIS)
 
     def padding(self, edge: int) -> int:
-        """Rows of zeros that are left to a convolution to add above and below, after `around`."""
+        """Rows of zeros that a convolution has to add above and below, after `around`."""
         return edge if self.whole else 0
 
     def pad(self, x: nn.Tensor, widths: Sequence[int], mode: PadMode = "constant") -> nn.Tensor:
-        """`nn.pad` of x (B, C, T, h, W) where it is at the image's border, other ranks' rows where it is not.
+        """`nn.pad` of x (B, C, T, h, W) at the image's border; elsewhere the rows of other ranks.
 
         Args:
             x: This rank's rows.
             widths: Left, right, above, below, and frames before and after, if any.
-            mode: What is beyond the image: "constant" (zeros), or "replicate" (its edge).
+            mode: What is outside the image: "constant" (zeros), or "replicate" (the edge repeated).
         """
         if self.whole:
             return nn.pad(x, widths, mode)
@@ -145,7 +146,7 @@ class SpatialSplit:
     def group_norm(
         self, x: nn.Tensor, num_groups: int, weight: nn.Tensor | None, bias: nn.Tensor | None, eps: float
     ) -> nn.Tensor:
-        """`nn.group_norm` of x (B, C, T, h, W) by the moments of the whole image."""
+        """`nn.group_norm` of x (B, C, T, h, W), with the moments of the whole image."""
         if self.whole:
             return nn.group_norm(x, num_groups, weight, bias, eps)
         held = x.shape[ROW_AXIS]
@@ -156,11 +157,11 @@ class SpatialSplit:
     def attention(
         self, q: nn.Tensor, k: nn.Tensor, v: nn.Tensor, *, causal: bool = False, scale: float | None = None
     ) -> nn.Tensor:
-        """Softmax attention of this rank's places to those of the whole image. Only keys and values travel.
+        """Softmax attention of this rank's places to those of the whole image. Only keys and values are sent.
 
         Args:
-            q, k, v: (B, N, T, h, W, D). For frames that see only themselves, B is that of all frames and T 1.
-            causal: Whether a frame sees no later one; else it sees all.
+            q, k, v: (B, N, T, h, W, D). If frames see only themselves, B counts all frames and T is 1.
+            causal: Whether a frame sees no later frame; otherwise it sees all.
             scale: Factor of q·k; 1 / sqrt(D) by default.
 
         Returns:
@@ -170,15 +171,15 @@ class SpatialSplit:
             k, v = self._gather_places(k), self._gather_places(v)
         if not causal:
             return _attend(q, k, v, scale)
-        # Frame by frame: no mask as large as the scores, and no scores to be masked.
+        # One frame at a time: this needs no mask as large as the scores, and computes no masked scores.
         frames = range(q.shape[2])
         return nn.cat(
             [_attend(q[:, :, t : t + 1], k[:, :, : t + 1], v[:, :, : t + 1], scale) for t in frames], 2
         )
 
     def _gather_places(self, x: nn.Tensor) -> nn.Tensor:
-        """x (B, N, T, h, W, D) of all ranks: (B, N, T, H, W, D)."""
-        # Attention stands where the image is smallest, or at a multiple of it.
+        """The x (B, N, T, h, W, D) of all ranks: (B, N, T, H, W, D)."""
+        # The image is smallest here, or a multiple of that.
         times = x.shape[ROW_AXIS] // self.sizes[self.gang.index]
         group = self._group
         lengths = [times * size for size in self.sizes[: group.size]]
@@ -189,7 +190,7 @@ class SpatialSplit:
     # Ends
 
     def gather(self, x: nn.Tensor | None, dtype: Any) -> nn.Tensor:
-        """All rows, (B, C, T, H, W), on every rank; x (B, C, T, h, W) is None on a rank that has none."""
+        """All rows, (B, C, T, H, W), on every rank; x (B, C, T, h, W) is None on a rank without rows."""
         return self._gather(x, dtype, range(self.gang.size))
 
     def gather_at_first(self, x: nn.Tensor | None, dtype: Any) -> nn.Tensor:
@@ -212,7 +213,7 @@ class SpatialSplit:
         return nn.cat([part for part in parts if part.size], ROW_AXIS) if receives else nothing
 
     def _tell_shapes(self, x: nn.Tensor | None) -> list[tuple[int, ...]]:
-        """The shape of every rank's part: a rank without rows cannot know what the network makes of them."""
+        """The shape of every rank's part: a rank without rows does not know the network's output shape."""
         own = np.zeros((1, 5), np.int64) if x is None else np.array([x.shape], np.int64)
         told = self.gang.all_gather(nn.from_numpy(own), [1] * self.gang.size, what="rows").wait()
         shapes = nn.to_numpy(told)
@@ -235,19 +236,19 @@ class SpatialSplitGroupNorm(nn.GroupNorm):
 
 
 def join_bands(parts: Sequence[Bands]) -> nn.Tensor:
-    """Frames (B, C, T, H, W) of parts that follow one another in time, each in its bands, in one copy."""
+    """Frames (B, C, T, H, W) from parts that follow one another in time, each given as bands, in one copy."""
     if all(len(bands) == 1 for bands in parts):
         return nn.cat([bands[0] for bands in parts], axis=2)
     batch, channels, _, _, width = parts[0][0].shape
     height = sum(band.shape[ROW_AXIS] for band in parts[0])
-    # Rows of all frames in a row: there the bands of one frame after the other follow one another.
+    # Concatenated along the rows of frames, the bands of one frame after another are in the right order.
     return nn.cat(
         [band[:, :, t] for bands in parts for t in range(bands[0].shape[2]) for band in bands], axis=2
     ).reshape(batch, channels, -1, height, width)
 
 
 def _beyond(edge: nn.Tensor, rows: int, mode: PadMode) -> nn.Tensor:
-    """What is beyond the image next to its edge (B, C, T, 1, W)."""
+    """The rows outside the image, next to its edge (B, C, T, 1, W)."""
     if mode == "replicate":
         return nn.cat([edge] * rows, ROW_AXIS)
     return nn.zeros(with_length(edge, ROW_AXIS, rows), edge.dtype)

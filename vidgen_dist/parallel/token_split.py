@@ -1,4 +1,4 @@
-"""Where a model's tokens lie: every stream (text, video, …) divided evenly over the ranks of a sequence."""
+"""Token split: every stream of tokens (text, video, …) is divided evenly over the ranks of a sequence."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vidgen_dist.parallel.mesh import Mesh
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """How the tokens of some streams lie on the ranks of a group.
+    """Which tokens of each stream each rank has.
 
-    Each stream is divided by itself, so that every rank has its part of each kind of token, and none is held
-    twice. For joint attention the order of keys does not matter, so no stream is put together for it.
+    Each stream is divided separately, so every rank has a part of each kind of token, and no token is held
+    twice. Joint attention does not depend on the order of keys, so it needs no stream gathered.
 
     Args:
-        mesh: The gang; `mesh.sequence` are the ranks that share the tokens.
-        sizes: Of each stream, by name: tokens of every one of those ranks.
+        mesh: The gang; the ranks of `mesh.sequence` share the tokens.
+        sizes: Stream -> number of tokens on each of these ranks.
     """
 
     mesh: Mesh
@@ -27,11 +27,11 @@ class TokenSplit:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of every rank, all streams together."""
+        """Number of tokens on each rank, all streams together."""
         return tuple(sum(of_rank) for of_rank in zip(*self.sizes.values(), strict=True))
 
     def at(self, stream: str) -> slice:
-        """Where this rank's tokens of a stream lie in it."""
+        """Where this rank's tokens lie in a stream."""
         return bounds(self.sizes[stream], self.mesh.sequence.index)
 
     def take(self, x: nn.Tensor, stream: str) -> nn.Tensor:
@@ -39,7 +39,7 @@ class TokenSplit:
         return x if self.mesh.sequence.size == 1 else x[:, self.at(stream)]
 
     def gather(self, x: nn.Tensor, stream: str) -> nn.Tensor:
-        """Every rank's part (B, n, ...) of a stream as the whole stream (B, N, ...)."""
+        """The whole stream (B, N, ...), from every rank's part (B, n, ...)."""
         group = self.mesh.sequence
         if group.size == 1:
             return x
@@ -54,19 +54,19 @@ def split_tokens(mesh: Mesh, **streams: int) -> TokenSplit:
 
     Args:
         mesh: The gang.
-        streams: Tokens of each stream.
+        streams: Stream -> its number of tokens.
     """
     ranks = mesh.sequence.size
     sizes: dict[str, tuple[int, ...]] = {}
     first = 0
     for name, tokens in streams.items():
         even = shares(tokens, ranks)
-        # What is left over of one stream goes to the ranks that have less of the others.
+        # A stream's remainder goes to the ranks that have fewer tokens of the other streams.
         sizes[name] = tuple(even[(rank - first) % ranks] for rank in range(ranks))
         first += tokens % ranks
     return TokenSplit(mesh, sizes)
 
 
 def part_bounds(sizes: Sequence[int]) -> list[slice]:
-    """Where each part lies, when parts of those sizes follow one another."""
+    """Where each part lies, if parts of these sizes follow one another."""
     return [bounds(sizes, index) for index in range(len(sizes))]
