@@ -332,7 +332,7 @@ def test_what_is_declared_must_be_a_list_or_a_table() -> None:
 
 
 def test_blocks_of_two_dtypes_are_told() -> None:
-    with pytest.raises(ValueError, match=r"stack\.blocks: parameters of one dtype"):
+    with pytest.raises(ValueError, match=r"stack\.blocks: only parameters of one dtype"):
         sharding.shard(
             Model(),
             Group((0, 1)),
