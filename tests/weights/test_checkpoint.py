@@ -349,7 +349,7 @@ def test_variant_that_no_component_has(folder: Path) -> None:
     with pytest.raises(Refused, match="no weights of the variant 'int8'; it has fp16"):
         open_checkpoint(folder, variant="int8")
     (folder / "transformer" / "diffusion_pytorch_model.fp16.safetensors").unlink()
-    with pytest.raises(Refused, match="no weights of the variant 'fp16'; it has the plain files only"):
+    with pytest.raises(Refused, match="no weights of the variant 'fp16'; it has only the plain files"):
         open_checkpoint(folder, variant="fp16")
 
 

@@ -205,7 +205,7 @@ def test_no_connection_and_configs_cached_only(client: Client) -> None:
     described = client.open(weights=False)
     assert client.open(weights=False, offline=True) == described
     with pytest.raises(
-        Refused, match=r"hub cannot be asked .* cached copy is not whole: .*has no safetensors"
+        Refused, match=r"hub cannot be reached .* cached copy is not complete: .*has no safetensors"
     ):
         client.open(offline=True)
 
@@ -213,7 +213,9 @@ def test_no_connection_and_configs_cached_only(client: Client) -> None:
 def test_no_connection_and_a_shard_not_cached(client: Client) -> None:
     folder = client.open().folder
     (folder / PLAIN[2]).unlink()
-    with pytest.raises(Refused, match=r"cached copy is not whole: .*diffusion_pytorch_model-00002-of-00002"):
+    with pytest.raises(
+        Refused, match=r"cached copy is not complete: .*diffusion_pytorch_model-00002-of-00002"
+    ):
         client.open(offline=True)
 
 
@@ -304,7 +306,9 @@ def test_a_blob_that_is_gone_is_named_without_a_connection_and_fetched_with_one(
     opened = client.open()
     path = opened.folder / "text_encoder" / "model.safetensors"
     path.resolve().unlink()
-    with pytest.raises(Refused, match=r"not whole: .*model.safetensors: it is a link to .*, which does not"):
+    with pytest.raises(
+        Refused, match=r"not complete: .*model.safetensors: it is a link to .*, which does not"
+    ):
         client.open(offline=True)
     assert client.open() == opened
     assert path.is_file()
@@ -363,7 +367,7 @@ def test_an_adapter_from_the_cache(hub: Hub, client: Client) -> None:
         client.open_adapter(offline=True)
     client.open_adapter(weights=False)
     assert client.open_adapter(weights=False, offline=True).class_name == "MotionAdapter"
-    with pytest.raises(Refused, match=r"the cached copy is not whole: .*no safetensors weights"):
+    with pytest.raises(Refused, match=r"the cached copy is not complete: .*no safetensors weights"):
         client.open_adapter(offline=True)
     online = client.open_adapter()
     hub.failing = 503

@@ -168,7 +168,7 @@ def test_a_tied_tensor_stored_twice_is_read_under_its_own_name(tmp_path: Path) -
 def test_two_keys_for_one_name_are_refused(tmp_path: Path) -> None:
     content = tensors()
     content["a"] = content["b"] = content.pop("scale")
-    with pytest.raises(Refused, match="a and b are both to be scale"):
+    with pytest.raises(Refused, match="a and b both stand for scale"):
         load_weights(Outer(), write(tmp_path, content), rename=lambda key: "scale" if key in "ab" else key)
 
 

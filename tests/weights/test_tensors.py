@@ -107,7 +107,9 @@ def test_shards_without_their_index(tmp_path: Path) -> None:
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     write_sharded(tmp_path, [{"a": np.zeros(1)}, {"b": np.zeros(1)}])
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(Refused, match=r"index.json: the shard model-00002-of-00002.safetensors .* missing"):
+    with pytest.raises(
+        Refused, match=r"index.json: it names the shard model-00002-of-00002.safetensors .* missing"
+    ):
         TensorFiles.open(tmp_path)
 
 
@@ -116,7 +118,7 @@ def test_index_that_names_a_key_which_its_shard_lacks(tmp_path: Path) -> None:
     value = json.loads(index.read_text())
     value["weight_map"]["c"] = "model-00001-of-00002.safetensors"
     index.write_text(json.dumps(value))
-    with pytest.raises(Refused, match=r"index.json: c is to be in model-00001-of-00002.safetensors"):
+    with pytest.raises(Refused, match=r"index.json: it places c in model-00001-of-00002.safetensors"):
         TensorFiles.open(tmp_path)
 
 
@@ -125,7 +127,9 @@ def test_tensors_of_a_shard_which_the_index_does_not_name_are_reported(tmp_path:
     value = json.loads(index.read_text())
     del value["weight_map"]["forgotten"]
     index.write_text(json.dumps(value))
-    with pytest.raises(Refused, match=r"index.json: forgotten .* model-00001-of-00001.safetensors"):
+    with pytest.raises(
+        Refused, match=r"index.json: it does not name forgotten of model-00001-of-00001.safetensors"
+    ):
         TensorFiles.open(tmp_path)
 
 

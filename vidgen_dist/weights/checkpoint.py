@@ -1,4 +1,4 @@
-"""A checkpoint in diffusers' folder layout, from a folder or from the Hugging Face hub.
+"""A checkpoint in diffusers' folder layout, in a folder or on the Hugging Face hub.
 
 model_index.json                  the pipeline's class, and a library and class for every component
 transformer/config.json           a component's settings
@@ -25,10 +25,10 @@ from vidgen_dist.weights.tensors import TensorFiles, read_index
 
 INDEX = "model_index.json"
 _HASHING = 8
-"""Files that are hashed side by side."""
+"""How many files are hashed at a time."""
 
 _CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
-# Configs and vocabularies; every other file that publishers add (images, code, .bin, ONNX) is left out.
+# Configs and vocabularies; all other files that publishers add (images, code, .bin, ONNX) are left out.
 _TEXTS = (".json", ".txt", ".model")
 _PEFT = "adapter_config.json"
 _TOKENIZERS = ("Tokenizer", "TokenizerFast", "TokenizersBackend")
@@ -37,7 +37,7 @@ _VOCABULARIES = (".model", "vocab.json", "vocab.txt", "tokenizer.json")
 
 @dataclass(frozen=True)
 class ComponentOverride:
-    """A component as something put over its files makes it.
+    """A component's class and settings, in place of those in its files.
 
     Args:
         class_name: Its class.
@@ -53,14 +53,14 @@ class Checkpoint:
     """A checkpoint on this machine's disk.
 
     Args:
-        model: Hub id or folder, as it was asked for.
+        model: Hub id or folder, as the user named it.
         revision: The commit of a hub id; None for a folder.
-        folder: Where the files are.
+        folder: The folder with its files.
         variant: Variant of the weight files; components that lack it use their plain files.
         model_index: Content of `model_index.json`.
-        components: Names of the components that it was opened with.
-        separate: Components that lie in a repository of their own, by name.
-        overrides: Components that are not what their files say, by name. No part of the digest.
+        components: Names of the components that were opened.
+        separate: Components in a repository of their own, by name.
+        overrides: Components that differ from their files, by name. The digest does not depend on them.
     """
 
     model: str
@@ -73,11 +73,11 @@ class Checkpoint:
     overrides: Mapping[str, ComponentOverride] = field(default_factory=dict)
 
     def has_component(self, component: str) -> bool:
-        """Whether it has a component of that name."""
+        """Whether it has a component of this name."""
         return component in self.separate or component in _classes(self.model_index)
 
     def class_name(self, component: str) -> str:
-        """The class of a component as `model_index.json` names it, e.g. `AutoencoderKLCogVideoX`.
+        """A component's class as `model_index.json` names it, e.g. `AutoencoderKLCogVideoX`.
 
         Raises:
             Refused: The checkpoint has no such component.
@@ -99,7 +99,7 @@ class Checkpoint:
         return self.folder / INDEX if single is None else single.folder / CONFIG
 
     def component_folder(self, component: str) -> Path:
-        """The folder of a component.
+        """A component's folder.
 
         Raises:
             Refused: The checkpoint has no such component, or its folder is missing.
@@ -113,17 +113,17 @@ class Checkpoint:
         return folder
 
     def config(self, component: str) -> dict[str, Any]:
-        """The settings of a component: `config.json`, `scheduler_config.json` or what its kind has.
+        """A component's settings: `config.json`, `scheduler_config.json` or the file of its kind.
 
         Raises:
-            Refused: The component or the file is missing, or the file is no JSON object (names the line).
+            Refused: The component or the file is missing, or the file is not a JSON object (with the line).
         """
         if component in self.overrides:
             return dict(self.overrides[component].config)
         return read_json(self.config_file(component))
 
     def config_file(self, component: str) -> Path:
-        """The file of a component's settings.
+        """The file with a component's settings.
 
         Raises:
             Refused: The component or the file is missing.
@@ -135,13 +135,13 @@ class Checkpoint:
         raise Refused(f"{folder}: {component} has no config; allowed are {', '.join(_CONFIGS)}")
 
     def weight_files(self, component: str) -> tuple[Path, ...]:
-        """The safetensors files of a component, sorted; empty for one without weights."""
+        """A component's safetensors files, sorted; empty if it has no weights."""
         folder = self.component_folder(component)
         chosen = naming.choose(names_in(folder), self.variant)
         return tuple(folder / name for name in chosen.files) if chosen else ()
 
     def has_weights(self, component: str) -> bool:
-        """Whether all weights of a component are on this machine's disk: of a hub id they may not be yet."""
+        """Whether a component's weights are all on disk: those of a hub id may not be downloaded yet."""
         folder = self.component_folder(component)
         chosen = naming.choose(names_in(folder), self.variant)
         if chosen is None:
@@ -150,18 +150,18 @@ class Checkpoint:
         return all((folder / name).is_file() for name in names)
 
     def digest(self) -> str:
-        """SHA-256, as hex, of all that decides the model.
+        """SHA-256, as hex, of everything that decides the model.
 
-        For a hub id of its commit and the variant. For a folder of the names, relative to it, and the
-        contents of `model_index.json` and of the components' configs, vocabularies and weights of the
-        variant: the same wherever the folder lies and whatever else lies in it. Components in a
-        repository of their own have their own digests.
+        For a hub id: of the commit and the variant. For a folder: of the relative names and the contents of
+        `model_index.json` and of the components' configs, vocabularies and weights of the variant. It does
+        not depend on the folder's path, nor on other files in it. Components in a repository of their own
+        have their own digests.
         """
         if self.revision is not None:
             parts = {"revision": self.revision, "variant": self.variant or ""}
         else:
             names = needed_files(_listing(self.folder, self.components), self.components, self.variant)
-            # Hashing releases the interpreter's lock: files are read side by side, each in small chunks.
+            # Hashing releases the interpreter's lock: files are read in parallel, each in small chunks.
             contents = map_ahead(file_digest, (self.folder / name for name in names), threads=_HASHING)
             parts = dict(zip(names, contents, strict=True))
         return digest_of(parts)
@@ -182,14 +182,15 @@ def open_checkpoint(
         model: A folder, or a hub id such as `zai-org/CogVideoX-5b`.
         revision: Branch, tag or commit of a hub id; by default its main branch.
         variant: Variant of the weight files, e.g. `fp16`.
-        components: The components that are needed; by default all of `model_index.json`.
-        ignores: What `model_index.json` holds, to the components of it that are not needed after all.
-        weights: False to download configs and vocabularies only, which `config` and tokenizers need.
+        components: The components that are needed; by default all in `model_index.json`.
+        ignores: Takes the content of `model_index.json`, returns the components that are not needed after
+            all.
+        weights: False to download only configs and vocabularies, which `config` and tokenizers need.
 
     Raises:
-        Refused: Neither a folder nor a hub id; not found, gated, or out of reach and not in the cache; no
-            `model_index.json`; JSON that does not parse; a component without its folder or vocabulary; a
-            variant that no component has; weights that are missing, cut short or no safetensors.
+        Refused: Neither a folder nor a hub id; not found, gated, or neither reachable nor in the cache; no
+            `model_index.json`; invalid JSON; a component without its folder or vocabulary; a variant that no
+            component has; weights that are missing, cut short or not safetensors.
     """
     model = str(model)
 
@@ -208,7 +209,7 @@ _ALLOWED = f"a folder that holds {INDEX}, or a hub id such as zai-org/CogVideoX-
 def needed_files(
     names: Iterable[str], components: Sequence[str], variant: str | None, weights: bool = True
 ) -> list[str]:
-    """Those of a checkpoint's file names that decide what the components compute, sorted.
+    """The file names of a checkpoint that decide what the components compute, sorted.
 
     Args:
         names: Paths relative to the checkpoint, with forward slashes.
@@ -226,7 +227,7 @@ def needed_files(
 
 
 _Chooser = Callable[[Mapping[str, Any]], Collection[str]]
-"""What `model_index.json` holds, to the components that are opened."""
+"""Takes the content of `model_index.json`, returns the components to open."""
 
 
 def _open_folder(model: str, folder: Path, variant: str | None, choose: _Chooser) -> Checkpoint:
@@ -254,7 +255,7 @@ def _described(
 
 
 def _classes(model_index: Mapping[str, Any]) -> dict[str, str]:
-    """The class by component. Optional components that a checkpoint lacks are [null, null] there."""
+    """The class by component. Optional components that are missing are [null, null] in the file."""
     return {
         name: value[1]
         for name, value in model_index.items()
@@ -266,7 +267,7 @@ def _classes(model_index: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _listing(folder: Path, components: Iterable[str]) -> list[str]:
-    """The files of the components, relative to the folder; what else lies in it is not looked at."""
+    """The files of the components, relative to the folder; other files are ignored."""
     folders = [folder / component for component in components if is_folder(folder / component)]
     return [f"{sub.name}/{name}" for sub in folders for name in names_in(sub)]
 
@@ -280,7 +281,7 @@ def _by_component(names: Iterable[str], components: Iterable[str]) -> dict[str, 
 
 
 def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> None:
-    """Refuse a component without files, weights or vocabulary, and a variant that nothing has."""
+    """Refuse a component without files, weights or vocabulary, and a variant that no component has."""
     by_component = _by_component(names, checkpoint.components)
     for component, files in by_component.items():
         class_name = checkpoint.class_name(component)
@@ -292,15 +293,15 @@ def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> No
         refuse_files(f"{where}: {component}", files)
         if _PEFT in files:
             raise Refused(
-                f"{where}: {component} holds {_PEFT}: transformers would put that adapter into the model, "
-                "and it is not read here; merge it into the weights, or take it away"
+                f"{where}: {component} holds {_PEFT}: transformers would apply that adapter to the model, "
+                "but it is not read here; merge it into the weights, or remove it"
             )
         if class_name.endswith(_TOKENIZERS) and not any(name.endswith(_VOCABULARIES) for name in files):
             raise Refused(f"{where}: {component} ({class_name}) has no vocabulary, such as spiece.model")
     variants = {component: naming.variants(files) for component, files in by_component.items()}
     known = sorted(set().union(*variants.values()))
     if checkpoint.variant is not None and checkpoint.variant not in known:
-        has = f"it has {', '.join(known)}" if known else "it has the plain files only: leave the variant out"
+        has = f"it has {', '.join(known)}" if known else "it has only the plain files: leave the variant out"
         raise Refused(f"{where}: no weights of the variant {checkpoint.variant!r}; {has}")
     for component, files in by_component.items():
         if "config.json" in files and naming.choose(files, checkpoint.variant) is None:
@@ -319,11 +320,11 @@ def _check_configs(checkpoint: Checkpoint) -> None:
 
 
 def _check_weights(checkpoint: Checkpoint, those_there: bool = False) -> None:
-    """Refuse weights that cannot be read, from the files' headers: shards, lengths, dtypes.
+    """Refuse weights whose headers show that they cannot be read: shards, lengths, dtypes.
 
     Args:
         checkpoint: The checkpoint.
-        those_there: Whether weights may be missing, of a hub id that is not downloaded yet.
+        those_there: Whether weights may be missing, because a hub id is not downloaded yet.
     """
     for component in checkpoint.components:
         if those_there and not checkpoint.has_weights(component):
@@ -346,7 +347,7 @@ def _open_hub(
         checkpoint = _described(model, commit, folder, variant, choose)
         try:
             names = hub.list_files(model, commit)
-        except OSError as error:  # what requests and huggingface_hub raise, offline mode included
+        except OSError as error:  # from requests and huggingface_hub, also in offline mode
             return _open_cached(checkpoint, weights, error)
         _check_names(checkpoint, names, f"{model} at {commit}")
         hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))
@@ -356,7 +357,7 @@ def _open_hub(
 
 
 def _open_cached(checkpoint: Checkpoint, weights: bool, why: Exception) -> Checkpoint:
-    """The checkpoint as it is in the cache, if what is needed of it is there."""
+    """The checkpoint as the cache has it, if all that is needed is there."""
     names = _listing(checkpoint.folder, checkpoint.components)
     with hub.cached_only(checkpoint.model, why):
         for component in checkpoint.components:

@@ -1,4 +1,4 @@
-"""Digests of what decides a model."""
+"""Digests of the files that make up a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vidgen_dist.weights.files import unreadable
 
 
 def digest_of(parts: Mapping[str, str]) -> str:
-    """SHA-256, as hex, of what parts are called and what they hold."""
+    """SHA-256, as hex, of the parts' names and contents."""
     lines = "".join(f"{name}\0{value}\n" for name, value in sorted(parts.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""A checkpoint's files: whether they are there and may be read, and what one is that cannot be parsed."""
+"""A checkpoint's files: whether they exist and can be read, and what a file is that cannot be parsed."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _NOT_READ = {
     "quantised": (".gguf", ".ggml"),
     "of another framework": (".msgpack", ".h5", ".onnx", ".onnx_data", ".pdparams", ".tflite", ".npz"),
 }
-"""Ends of the names of weight files that are not read."""
+"""Name endings of weight files that are not read."""
 
 
 def is_there(path: Path) -> bool:
-    """Whether a folder has a file of that name, also one that cannot be read or a link that leads nowhere.
+    """Whether a folder has a file of this name, even if it is unreadable or a broken link.
 
     Raises:
         Refused: The folder may not be entered.
@@ -55,10 +55,10 @@ def is_there(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder.
+    """Whether this is a folder.
 
     Raises:
-        Refused: A link that leads nowhere, or below a folder that may not be entered.
+        Refused: It is a broken link, or is in a folder that may not be entered.
     """
     if not is_there(path):
         return False
@@ -69,10 +69,10 @@ def is_folder(path: Path) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names of a folder's files, sorted; also of those that cannot be read.
+    """The names of a folder's files, sorted; unreadable files too.
 
     Raises:
-        Refused: There is no such folder, or it may not be listed.
+        Refused: The folder does not exist, or may not be listed.
     """
     try:
         return sorted(name for name in os.listdir(folder) if not (folder / name).is_dir())
@@ -81,10 +81,10 @@ def names_in(folder: Path) -> list[str]:
 
 
 def check_readable(path: Path) -> None:
-    """See that a file can be opened.
+    """Check that a file can be opened.
 
     Raises:
-        Refused: It cannot: says why not.
+        Refused: It cannot; the message says why.
     """
     try:
         with path.open("rb"):
@@ -94,13 +94,13 @@ def check_readable(path: Path) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> Refused:
-    """Why a file or a folder cannot be read."""
+    """The error that says why a file or folder cannot be read."""
     if error.errno in (errno.EACCES, errno.EPERM):
         why = f"no permission to read it for the user {_user()}, or to enter a folder above it"
     elif path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
         why = (
-            f"it is a link to {os.readlink(path)}, which does not lead to a file: of the hub's cache "
-            "download the model again"
+            f"it is a link to {os.readlink(path)}, which does not lead to a file: if this is the hub's "
+            "cache, download the model again"
         )
     elif error.errno == errno.ENOENT:
         why = "the file is missing"
@@ -114,12 +114,12 @@ def unreadable(path: Path, error: OSError) -> Refused:
 def _user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # a user without a name, as containers have
+    except KeyError:  # a user without a name, as in containers
         return str(os.geteuid())
 
 
 def what_it_is(path: Path) -> str:
-    """What a file is that cannot be parsed, as the rest of a message; empty if that is not known."""
+    """What an unparsable file is, as the end of a message; empty if unknown."""
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -134,7 +134,7 @@ def what_it_is(path: Path) -> str:
 
 
 def others_told(names: Iterable[str]) -> str:
-    """What weight files are there that are not read, as the rest of a message; empty for none."""
+    """Which weight files in a folder are not read, as the end of a message; empty if there are none."""
     found = sorted(names)
     told = []
     for kind, ends in _NOT_READ.items():
@@ -148,10 +148,10 @@ def others_told(names: Iterable[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        Refused: The file is missing or may not be read, is no JSON (names the line), or holds something else.
+        Refused: The file is missing or unreadable, is not JSON (with the line), or holds something else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What is on the Hugging Face hub, and what of it this machine has."""
+"""What the Hugging Face hub has, and what this machine has of it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _OF_FOLDERS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 )
-"""What a folder of this machine answers, and no hub."""
+"""Errors that come from a local folder, not from the hub."""
 
-# huggingface_hub is imported where it is used: a folder needs nothing of it, and it takes a while.
+# huggingface_hub is imported where it is used: it takes a while, and a folder does not need it.
 
 
 def folder_of(key: str, model: str, of_revision: str, revision: str | None, allowed: str) -> Path | None:
-    """The folder that a person named; None if it is a hub id.
+    """The folder that a user named; None if it is a hub id.
 
     Args:
-        key: What errors call it: `model` or `adapter`.
+        key: What messages call it: `model` or `adapter`.
         model: Hub id or folder.
-        of_revision: What errors call the revision.
-        revision: The revision that was asked for.
-        allowed: What is allowed, for errors.
+        of_revision: What messages call the revision.
+        revision: The revision that the user asked for.
+        allowed: What is allowed, for messages.
 
     Raises:
-        Refused: Neither a folder nor a hub id; a revision of a folder.
+        Refused: Neither a folder nor a hub id; a folder with a revision.
     """
     folder = Path(local_path(model) if is_local(model) else model)
     if is_folder(folder):
@@ -48,14 +48,14 @@ def folder_of(key: str, model: str, of_revision: str, revision: str | None, allo
 
 
 def single_file(names: Sequence[str]) -> str:
-    """What to do with a checkpoint in one file, as the rest of a message; empty if these names have none."""
+    """What to do with a single-file checkpoint, as the end of a message; empty if there is none."""
     found = [
         name for name in names if name.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"))
     ]
     if not found:
         return ""
     return (
-        f": {found[0]} looks like a checkpoint in one file, of which diffusers makes a folder: "
+        f": {found[0]} looks like a checkpoint in a single file; diffusers turns it into a folder: "
         "PIPELINE.from_single_file(FILE).save_pretrained(FOLDER)"
     )
 
@@ -73,13 +73,13 @@ def _is_hub_id(model: str) -> bool:
 
 @contextmanager
 def refusals(key: str, model: str, revision: str | None, lacking: str, allowed: str) -> Iterator[None]:
-    """Within, what the hub and the connection to it raise becomes `Refused`.
+    """Turn errors of the hub, and of the connection to it, into `Refused`.
 
     Args:
-        key: What errors call it: `model` or `adapter`.
+        key: What messages call it: `model` or `adapter`.
         model: Hub id.
-        revision: The revision that was asked for.
-        lacking: What is wrong with a repository without the file that is located.
+        revision: The revision that the user asked for.
+        lacking: What is wrong with a repository that lacks the file that is located.
         allowed: What is allowed.
     """
     try:
@@ -89,24 +89,24 @@ def refusals(key: str, model: str, revision: str | None, lacking: str, allowed: 
 
 
 def locate(model: str, revision: str | None, name: str) -> tuple[str, Path]:
-    """The commit that a revision is, and the folder of this machine's cache that has a file of it.
+    """A revision's commit, and the folder of the local cache that has one of its files.
 
     Raises:
-        OSError: There is no such file, or the hub cannot be reached and it is not in the cache.
+        OSError: There is no such file, or the hub cannot be reached and the cache lacks it.
     """
     from huggingface_hub import hf_hub_download
 
-    # Asks the hub which commit the revision is; without a connection, the cache.
+    # Asks the hub for the revision's commit; without a connection, the cache.
     with _attempts_untold():
         path = Path(hf_hub_download(model, name, revision=revision))
     return path.parent.name, path.parent
 
 
 def list_files(model: str, commit: str) -> list[str]:
-    """Names of a commit's files.
+    """The names of a commit's files.
 
     Raises:
-        OSError: The hub cannot be asked.
+        OSError: The hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -114,7 +114,7 @@ def list_files(model: str, commit: str) -> list[str]:
 
 
 def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> None:
-    """See that files of a commit are in its folder of the cache.
+    """Download files of a commit into its folder of the cache, unless they are there.
 
     Raises:
         Refused: The connection broke off.
@@ -123,7 +123,7 @@ def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> Non
     from huggingface_hub import snapshot_download
 
     snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in names])
-    # Where the connection is lost on the way, snapshot_download returns what there is.
+    # If the connection is lost on the way, snapshot_download returns the files that are there.
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise Refused(f"{model} at {commit}: the download broke off before {', '.join(lacking)}")
@@ -131,17 +131,17 @@ def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> Non
 
 @contextmanager
 def cached_only(model: str, why: Exception) -> Iterator[None]:
-    """Within, `Refused` also says why no more than the cache can be had."""
+    """Add to `Refused` why only the cache could be used."""
     try:
         yield
     except Refused as error:
-        where = f"{model}: the hub cannot be asked ({_first_line(why)}) and the cached copy is not whole"
+        where = f"{model}: the hub cannot be reached ({_first_line(why)}) and the cached copy is not complete"
         raise Refused(f"{where}: {error}") from why
 
 
 @contextmanager
 def _attempts_untold() -> Iterator[None]:
-    """Keep huggingface_hub from printing what each attempt failed of: `refusals` says it, once."""
+    """Keep huggingface_hub from printing why each attempt failed: `refusals` says it once."""
     log = logging.getLogger("huggingface_hub.utils._http")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -154,7 +154,7 @@ def _attempts_untold() -> Iterator[None]:
 def _explained(
     key: str, model: str, revision: str | None, lacking: str, allowed: str, error: Exception
 ) -> str:
-    """What a person can do about a failed download."""
+    """What a user can do about a failed download."""
     from huggingface_hub import constants, errors
 
     tried = f"{key} {model!r}: no such folder, and the hub at {constants.ENDPOINT}"
@@ -186,7 +186,7 @@ def _explained(
 
 
 def _first_line(error: BaseException) -> str:
-    # requests quotes all that urllib3 says around the reason why it has no connection.
+    # requests quotes everything that urllib3 says around the reason why there is no connection.
     reasons = [getattr(inner, "reason", None) for inner in error.args]
     error = next((reason for reason in reasons if isinstance(reason, Exception)), error)
     lines = str(error).strip().splitlines()

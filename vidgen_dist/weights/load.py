@@ -1,4 +1,4 @@
-"""Published weights into a module's parameters, with one copy of them in memory: in a gang's, together."""
+"""Loads published weights into a module's parameters, with one copy in memory."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def load_weights(
     """Give every parameter of `module` its values from safetensors files.
 
     All keys and shapes are compared before the first tensor is read. Then each tensor is read, cast and
-    handed to its parameter without another copy, so that memory peaks at the weights plus one tensor.
+    assigned to its parameter without another copy, so peak memory is the weights plus one tensor.
 
-    In a gang of more than one rank, what the module's class declares as `sharded` is shared out: each rank
-    reads and keeps its slices alone, as `parallel.sharding` says. The other parameters every rank has whole.
+    In a gang of several ranks, what the module's class declares as `sharded` is divided: each rank reads and
+    keeps only its slices, see `parallel.sharding`. Every rank has all other parameters whole.
 
     Args:
         module: Its parameters' names are the checkpoint's keys.
-        folders: The component's folder; or several, where parts of it lie in folders of their own.
-        variant: Variant of the files; the plain files where a folder has no such variant.
-        dtype: What the floating-point parameters become, e.g. "bfloat16"; by default what they are now.
-            On CPU always float32: its kernels know no other.
-        own_dtypes: Likewise of some that are not shared out, by what their names begin with.
-        rename: The module's name of a checkpoint's key, or None to leave the tensor out. Where two keys
-            become one (tied weights, stored twice), the one that bears the name already is read.
-        mesh: The gang that runs the module; all ranks load alike. By default this process alone.
+        folders: The component's folder; several, if parts of it are in folders of their own.
+        variant: Variant of the files; the plain files if a folder has no such variant.
+        dtype: The new dtype of floating-point parameters, e.g. "bfloat16"; by default their present one.
+            On CPU always float32, the only dtype that its kernels have.
+        own_dtypes: The same for some parameters that are not sharded, by the beginning of their names.
+        rename: Takes a checkpoint's key, returns the module's name, or None to skip the tensor. If two keys
+            get one name (tied weights, stored twice), the key that equals the name is read.
+        mesh: The gang that runs the module; all ranks load at the same time. By default this process alone.
 
     Raises:
         Refused: As `match_weights`.
@@ -73,17 +73,17 @@ def match_weights(
     variant: str | None = None,
     rename: Callable[[str], str | None] | None = None,
 ) -> tuple[TensorFiles, dict[str, str]]:
-    """Compare all keys and shapes in the headers of the files with the parameters of `module`.
+    """Compare the keys and shapes in the files' headers with the parameters of `module`.
 
     Args:
         module, folders, variant, rename: As for `load_weights`.
 
     Returns:
-        The files, and the checkpoint's key by the module's name.
+        The files, and the module's names -> the checkpoint's keys.
 
     Raises:
-        Refused: Missing or surplus keys, or another shape than the module's: names the keys (up to 10 of
-            each kind) and both shapes. Also what `TensorFiles.open` refuses.
+        Refused: Missing or surplus keys, or shapes that differ from the module's; the message names the keys
+            (up to 10 of each kind) and both shapes. Also whatever `TensorFiles.open` refuses.
     """
     files = TensorFiles.open(*folders, variant=variant)
     sources = _sources(files, rename)
@@ -94,7 +94,7 @@ def match_weights(
 
 
 def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> dict[str, str]:
-    """The checkpoint's key by the module's name."""
+    """Module's name -> checkpoint's key."""
     if rename is None:
         return {key: key for key in files.keys}
     sources: dict[str, str] = {}
@@ -103,14 +103,14 @@ def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> 
         if name is None:
             continue
         if name in sources and name not in (key, sources[name]):
-            raise Refused(f"{files.place}: {sources[name]} and {key} are both to be {name}; one is allowed")
+            raise Refused(f"{files.place}: {sources[name]} and {key} both stand for {name}; one is allowed")
         if name not in sources or name == key:
             sources[name] = key
     return sources
 
 
 def _mismatch(files: TensorFiles, sources: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
-    """What does not fit, as a sentence; empty if all does."""
+    """What does not match, as a sentence; empty if everything does."""
     missing = [name for name in parameters if name not in sources]
     surplus = [key for name, key in sources.items() if name not in parameters]
     shapes = [
@@ -138,7 +138,7 @@ def _some(keys: Sequence[str]) -> str:
 
 
 def _dtype(parameter: nn.Parameter, wanted: str | None) -> Any:
-    """What the parameter's dtype becomes."""
+    """The parameter's new dtype."""
     return nn.dtype(wanted) if wanted is not None and parameter.dtype in _FLOATS else parameter.dtype
 
 

@@ -29,7 +29,7 @@ _PATTERNS = {
         rf"{_STEM}\.safetensors\.(?P<variant>[^.]+)\.index\.json",
     ),
 }
-# A shard's name also reads as a file of the variant "fp16-00001-of-00002": shards are asked first.
+# A shard's name also looks like a file of the variant "fp16-00001-of-00002": shards are matched first.
 _KINDS = tuple(
     (kind, re.compile(pattern)) for kind in ("shard", "index", "file") for pattern in _PATTERNS[kind]
 )
@@ -40,8 +40,8 @@ class WeightNames:
     """The weight files of one component and one variant.
 
     Args:
-        variant: Their variant, None for the plain files.
-        entry: Where reading starts: the index of a sharded checkpoint, else the one file.
+        variant: Their variant; None for the plain files.
+        entry: The file to read first: the index of a sharded checkpoint, otherwise the single file.
         files: The safetensors files, sorted.
     """
 
@@ -60,15 +60,15 @@ class WeightNames:
 
 
 def variants(names: Iterable[str]) -> set[str]:
-    """The variants that a folder with these file names has."""
+    """The variants that the file names of a folder show."""
     return {variant for _, variant, _ in _parsed(names) if variant is not None}
 
 
 def choose(names: Iterable[str], variant: str | None) -> WeightNames | None:
-    """The files of `variant` where the folder has them, else the plain ones (as diffusers does).
+    """The files of `variant` if the folder has them, otherwise the plain ones, as in diffusers.
 
-    None if there are no safetensors weights under a name that diffusers or transformers uses. An index
-    wins over a single file that lies beside it, as in diffusers.
+    None if no file has a name that diffusers or transformers uses for safetensors weights. An index has
+    priority over a single file beside it, as in diffusers.
     """
     parsed = _parsed(names)
     for wanted in (variant, None):
@@ -84,7 +84,7 @@ def choose(names: Iterable[str], variant: str | None) -> WeightNames | None:
 
 
 def _parsed(names: Iterable[str]) -> list[tuple[str, str | None, str]]:
-    """(kind, variant, name) of each name that is a weight file's."""
+    """(kind, variant, name) of each name that belongs to a weight file."""
     found = []
     for name in names:
         for kind, pattern in _KINDS:

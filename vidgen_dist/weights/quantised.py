@@ -1,4 +1,4 @@
-"""Quantised weights, which are not read: how configs, files and tensors tell that they are."""
+"""Quantised weights, which are not supported: how to recognise them by configs, files and tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GPTQ, _AWQ = "GPTQ", "AWQ"
 
 _METHOD_KEYS = ("quant_method", "quant_type", "quant_algo", "method")
 _OF_BITSANDBYTES = re.compile(r"load_in_\d+bit|bnb_|llm_int8|bits_?and_?bytes", re.IGNORECASE)
-# The convolutions beside a VAE's latents bear the word in their names, too.
+# The convolutions next to a VAE's latents have this word in their names, too.
 _METHODS = r"gptq|awq|torchao|quanto|hqq|eetq|aqlm|gguf|marlin|nf4|mxfp\d+|(?:fp|int|float)[48](?=_|$)"
 _KEYS = re.compile(
     r"quant(?!_conv)|bits_?and_?bytes|load_in_\d+bit|^bnb_|^llm_int8|^w?_?bits$|compression_config|"
@@ -48,7 +48,7 @@ _TENSORS = {
     "float8 in blocks": (".weight_scale_inv",),
     "scales beside the weights": (".weight_scale", ".input_scale", ".output_scale", ".weight_scale_2"),
 }
-"""What names of tensors end with by the method, the surest first."""
+"""Method -> how its tensors' names end; the surest first."""
 
 _WEIGHTS = (".weight", ".bias")
 
@@ -61,7 +61,7 @@ def refuse_config(place: Any, raw: Mapping[str, Any]) -> None:
         raw: Its keys.
 
     Raises:
-        Refused: Names the file, the key, its value and the method.
+        Refused: The message names the file, the key, its value and the method.
     """
     for key, value in raw.items():
         if value and _KEYS.search(key):
@@ -72,14 +72,14 @@ def refuse_config(place: Any, raw: Mapping[str, Any]) -> None:
 
 
 def refuse_files(folder: Any, names: Iterable[str]) -> None:
-    """Refuse a folder that holds what a method of quantisation writes beside the weights.
+    """Refuse a folder with files that a quantisation method writes beside the weights.
 
     Args:
-        folder: For messages.
+        folder: The folder, for messages.
         names: Its files.
 
     Raises:
-        Refused: Names the file and the method.
+        Refused: The message names the file and the method.
     """
     for name in names:
         plain = re.sub(r"_w\d+a\d+\w*(?=\.json$)", "", name)
@@ -91,11 +91,11 @@ def refuse_tensors(place: Any, dtypes: Mapping[str, Any]) -> None:
     """Refuse tensors that are quantised weights, whatever a config says.
 
     Args:
-        place: Where they are, for messages.
-        dtypes: NumPy's type by the tensor's key.
+        place: Their file or folder, for messages.
+        dtypes: Key -> NumPy dtype.
 
     Raises:
-        Refused: Names a tensor and, as far as the names tell it, the method.
+        Refused: The message names a tensor and, if the names show it, the method.
     """
     found = _of_names(dtypes)
     if found is not None:
@@ -104,7 +104,7 @@ def refuse_tensors(place: Any, dtypes: Mapping[str, Any]) -> None:
     for key, dtype in dtypes.items():
         whole = dtype.kind in "iu" and dtype.itemsize == 1
         if whole or (dtype.kind in "iub" and key.endswith(_WEIGHTS)):
-            raise Refused(f"{place}: {key} is {dtype}, no real numbers: {_told(_UNNAMED)}")
+            raise Refused(f"{place}: {key} is {dtype}, not real numbers: {_told(_UNNAMED)}")
 
 
 def _of_names(keys: Collection[str]) -> tuple[str, str] | None:
@@ -119,7 +119,7 @@ def _of_names(keys: Collection[str]) -> tuple[str, str] | None:
 
 
 def _method(key: str, value: Any) -> str:
-    """The method that a key's value names."""
+    """The quantisation method that a key's value names."""
     if isinstance(value, Mapping):
         named = next((value[name] for name in _METHOD_KEYS if isinstance(value.get(name), str)), None)
         if named is None:
@@ -135,6 +135,6 @@ def _method(key: str, value: Any) -> str:
 
 def _told(method: str) -> str:
     return (
-        f"the weights are quantised ({method}); allowed are float32, float16 and bfloat16 ones, and float8 "
-        "without scales: take the model as it was before, another repository, revision or --variant"
+        f"the weights are quantised ({method}); allowed are float32, float16 and bfloat16, and float8 "
+        "without scales: use the model's unquantised weights, or another repository, revision or --variant"
     )

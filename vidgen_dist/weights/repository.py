@@ -1,4 +1,4 @@
-"""A component in a repository of its own, from a folder or from the Hugging Face hub: a motion adapter.
+"""A component in a repository of its own, in a folder or on the Hugging Face hub: a motion adapter.
 
 config.json                                   its settings, and `_class_name`, its class
 diffusion_pytorch_model.safetensors           its weights
@@ -25,10 +25,10 @@ class ComponentRepository:
     """A component on this machine's disk.
 
     Args:
-        model: Hub id or folder, as it was asked for.
+        model: Hub id or folder, as the user named it.
         revision: The commit of a hub id; None for a folder.
-        folder: Where the files are.
-        variant: Variant of the weight files; the plain files where there is no such variant.
+        folder: The folder with its files.
+        variant: Variant of the weight files; the plain files if there is no such variant.
         class_name: Its class, as `config.json` names it.
     """
 
@@ -39,10 +39,10 @@ class ComponentRepository:
     class_name: str
 
     def digest(self) -> str:
-        """SHA-256, as hex, of all that decides it.
+        """SHA-256, as hex, of everything that decides what it computes.
 
-        For a hub id of its commit and the variant; for a folder of the names and contents of its config and
-        of the weights of the variant.
+        For a hub id: of the commit and the variant. For a folder: of the names and contents of its config and
+        of the variant's weights.
         """
         if self.revision is not None:
             return digest_of({"revision": self.revision, "variant": self.variant or ""})
@@ -56,15 +56,15 @@ def open_component(
     """Open a component, downloading from the hub what is not yet in the cache.
 
     Args:
-        key: What errors call it, such as `adapter`.
+        key: What messages call it, such as `adapter`.
         model: A folder, or a hub id.
         revision: Branch, tag or commit of a hub id; by default its main branch.
         variant: Variant of the weight files, e.g. `fp16`.
-        weights: False to download the config alone.
+        weights: False to download only the config.
 
     Raises:
-        Refused: Neither a folder nor a hub id; not found, gated, or out of reach and not in the cache; no
-            config that names a class; weights that are missing, cut short or no safetensors.
+        Refused: Neither a folder nor a hub id; not found, gated, or neither reachable nor in the cache; no
+            config that names a class; weights that are missing, cut short or not safetensors.
     """
     allowed = f"a folder that holds {CONFIG} and weights, or a hub id"
     folder = hub.folder_of(key, model, f"{key}_revision", revision, allowed)
@@ -97,7 +97,7 @@ def _described(
 
 
 def _needed(names: Iterable[str], variant: str | None, weights: bool = True) -> list[str]:
-    """Those of a repository's file names that decide what the component computes, sorted."""
+    """The file names that decide what the component computes, sorted."""
     here = [name for name in names if "/" not in name]
     chosen = naming.choose(here, variant) if weights else None
     return sorted({CONFIG, *(chosen.all if chosen else ())})

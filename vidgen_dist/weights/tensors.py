@@ -1,4 +1,4 @@
-"""Tensors of a component's folder, read one by one, or a slice of one, from safetensors files."""
+"""Reads tensors, or slices of them, one by one from the safetensors files of a component's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# NumPy knows bfloat16 and float8 by these types; safetensors finds that of bfloat16 once this is imported.
+# NumPy represents bfloat16 and float8 by these types; safetensors finds bfloat16's once this is imported.
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -49,12 +49,12 @@ _DTYPES: dict[str, Any] = {
 
 
 _LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors takes no longer ones."""
+"""Bytes; safetensors refuses longer headers."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: where it is, its shape and its dtype; of float8 also from which byte on it is."""
+    """A tensor in a file: its file, shape and dtype; for float8 also the byte at which it starts."""
 
     file: Path
     shape: tuple[int, ...]
@@ -64,10 +64,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """The tensors of one component; opening reads the files' headers, `read` one tensor's data.
+    """The tensors of one component. Opening reads the files' headers, `read` reads one tensor's data.
 
     Args:
-        folders: Where they are.
+        folders: Their folders.
         entries: Every tensor by its key.
     """
 
@@ -76,12 +76,12 @@ class TensorFiles:
 
     @classmethod
     def open(cls, *folders: Path | str, variant: str | None = None) -> TensorFiles:
-        """Open the weights in folders: in each one file or shards, of `variant` where the folder has it.
+        """Open the weights in folders: a file or shards in each, of `variant` if the folder has it.
 
         Raises:
-            Refused: No safetensors weights, a missing shard, an index that names a key which its shard
-                lacks, a file that is cut short, no safetensors file or not to be read, a dtype that NumPy
-                cannot hold, quantised weights, a key in two folders.
+            Refused: No safetensors weights; a missing shard; an index with a key that its shard lacks; a file
+                that is cut short, unreadable or not safetensors; a dtype that NumPy does not have; quantised
+                weights; a key in two folders.
         """
         paths = tuple(map(Path, folders))
         entries: dict[str, Entry] = {}
@@ -97,7 +97,7 @@ class TensorFiles:
 
     @property
     def place(self) -> str:
-        """Where they are, for messages."""
+        """The folders, for messages."""
         return " and ".join(map(str, self.folders))
 
     @property
@@ -111,25 +111,25 @@ class TensorFiles:
         return self.entries[key].dtype
 
     def read(self, key: str, part: Any = None) -> np.ndarray:
-        """The tensor, or a part of it.
+        """Read a tensor, or a part of it.
 
         Args:
             key: The tensor's key.
-            part: What would stand in the brackets of an array: a slice or a tuple of slices. Nothing
-                outside of it is read.
+            part: An array index: a slice or a tuple of slices. Nothing else is read.
 
         Returns:
-            A new array of the file's dtype, which nothing else refers to; float8 as bfloat16, which holds all
-            of its values.
+            A new array with the file's dtype, which nothing else refers to; float8 becomes bfloat16, which
+            holds all of its values.
         """
-        # Opened for this tensor alone: a file that stays mapped keeps every page that was read, which
-        # together with the copies is the whole checkpoint twice.
+        # Opened for this tensor only: a file that stays mapped keeps every page that was read in memory, and
+        # together with the copies that is the whole checkpoint twice.
         entry = self.entries[key]
         if entry.start is not None:
             return _float8(entry, entry.start, part)
         with _opened(entry.file) as file:
             data = file.get_tensor(key) if part is None else file.get_slice(key)[part]
-        # MindSpore brings a NumPy type of its own for bfloat16, which safetensors may pick: the same bits.
+        # MindSpore brings its own NumPy type for bfloat16, which safetensors may choose: the bits are the
+        # same.
         return np.asarray(data).view(entry.dtype)
 
 
@@ -148,7 +148,7 @@ def _entries(folder: Path, variant: str | None) -> Mapping[str, Entry]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    # safetensors calls missing whatever it cannot open.
+    # safetensors reports any file that it cannot open as missing.
     check_readable(path)
     try:
         with safe_open(path, framework="np") as file:
@@ -159,7 +159,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _cut_short(path: Path) -> str:
-    """How much of a safetensors file is there, if not all is; else empty."""
+    """How many of its bytes a safetensors file has, if not all; otherwise empty."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -185,14 +185,14 @@ def _header(path: Path) -> dict[str, Entry]:
 
 
 def _starts(path: Path) -> dict[str, int]:
-    """From which byte of a safetensors file on each tensor is."""
+    """The byte at which each tensor of a safetensors file starts."""
     with path.open("rb") as file:
         first, header = _parsed_header(file)
     return {key: first + entry["data_offsets"][0] for key, entry in header.items()}
 
 
 def _parsed_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
-    """The byte that offsets are counted from, and what is said of each tensor."""
+    """The byte from which offsets are counted, and the header's entry of each tensor."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > _LONGEST_HEADER:
         raise ValueError(f"{length} bytes are no header's length")
@@ -201,7 +201,7 @@ def _parsed_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
 
 
 def _float8(entry: Entry, start: int, part: Any) -> np.ndarray:
-    """A tensor of float8, or a part of it, as bfloat16; safetensors asks NumPy for types that it lacks."""
+    """A float8 tensor, or a part of it, as bfloat16; safetensors asks NumPy for dtypes that it lacks."""
     length = math.prod(entry.shape)
     if not length:
         return np.zeros(entry.shape, ml_dtypes.bfloat16)[... if part is None else part]
@@ -216,23 +216,23 @@ def _sharded(index: Path) -> dict[str, Entry]:
     shards = sorted(set(weight_map.values()))
     missing = [name for name in shards if not is_there(index.parent / name)]
     if missing:
-        raise Refused(f"{index}: the shard {', '.join(missing)} that it names is missing")
+        raise Refused(f"{index}: it names the shard {', '.join(missing)}, which is missing")
     headers = {name: _header(index.parent / name) for name in shards}
     for key, name in weight_map.items():
         if key not in headers[name]:
-            raise Refused(f"{index}: {key} is to be in {name}, which does not hold it")
+            raise Refused(f"{index}: it places {key} in {name}, which does not contain it")
     for name in shards:
         unnamed = [key for key in headers[name] if key not in weight_map]
         if unnamed:
-            raise Refused(f"{index}: {', '.join(unnamed[:10])} of {name} is not named in it")
+            raise Refused(f"{index}: it does not name {', '.join(unnamed[:10])} of {name}")
     return {key: headers[name][key] for key, name in sorted(weight_map.items())}
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The `weight_map` of a sharded checkpoint's index: the shard's file name by key.
+    """The `weight_map` of a sharded checkpoint's index: key -> the shard's file name.
 
     Raises:
-        Refused: No JSON, or no `weight_map` of names in it.
+        Refused: Not JSON, or without a `weight_map` of names.
     """
     weight_map = read_json(path).get("weight_map")
     allowed = "weight_map must be an object of tensor keys to file names in the same folder"
