@@ -18,7 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.digests import digest_of, file_digest
-from vidgen_dist.weights.files import is_folder, is_there, names_in, others_told, read_json
+from vidgen_dist.weights.files import describe_unread_weights, is_folder, is_there, names_in, read_json
 from vidgen_dist.weights.quantised import refuse_config, refuse_files
 from vidgen_dist.weights.repository import CONFIG, ComponentRepository
 from vidgen_dist.weights.tensors import TensorFiles, read_index
@@ -306,7 +306,7 @@ def _check_names(checkpoint: Checkpoint, names: Iterable[str], where: str) -> No
     for component, files in by_component.items():
         if "config.json" in files and naming.choose(files, checkpoint.variant) is None:
             hint = f" without a variant; it has {', '.join(sorted(variants[component]))}"
-            told = hint if variants[component] else others_told(files)
+            told = hint if variants[component] else describe_unread_weights(files)
             raise Refused(f"{where}: {component} has no safetensors weights{told}")
 
 

@@ -133,7 +133,7 @@ def what_it_is(path: Path) -> str:
     return ""
 
 
-def others_told(names: Iterable[str]) -> str:
+def describe_unread_weights(names: Iterable[str]) -> str:
     """Which weight files in a folder are not read, as the end of a message; empty if there are none."""
     found = sorted(names)
     told = []

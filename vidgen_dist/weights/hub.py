@@ -97,7 +97,7 @@ def locate(model: str, revision: str | None, name: str) -> tuple[str, Path]:
     from huggingface_hub import hf_hub_download
 
     # Asks the hub for the revision's commit; without a connection, the cache.
-    with _attempts_untold():
+    with _quiet_attempts():
         path = Path(hf_hub_download(model, name, revision=revision))
     return path.parent.name, path.parent
 
@@ -140,7 +140,7 @@ def cached_only(model: str, why: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def _attempts_untold() -> Iterator[None]:
+def _quiet_attempts() -> Iterator[None]:
     """Keep huggingface_hub from printing why each attempt failed: `refusals` says it once."""
     log = logging.getLogger("huggingface_hub.utils._http")
     level = log.level

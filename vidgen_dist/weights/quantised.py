@@ -66,7 +66,7 @@ def refuse_config(place: Any, raw: Mapping[str, Any]) -> None:
     for key, value in raw.items():
         if value and _KEYS.search(key):
             shown = shortened(repr(value), 80)
-            raise Refused(f"{place}: {key} is {shown}: {_told(_method(key, value))}")
+            raise Refused(f"{place}: {key} is {shown}: {_explained(_method(key, value))}")
         if isinstance(value, Mapping):
             refuse_config(place, value)
 
@@ -84,7 +84,7 @@ def refuse_files(folder: Any, names: Iterable[str]) -> None:
     for name in names:
         plain = re.sub(r"_w\d+a\d+\w*(?=\.json$)", "", name)
         if plain in _FILES:
-            raise Refused(f"{folder}: {name}: {_told(_FILES[plain])}")
+            raise Refused(f"{folder}: {name}: {_explained(_FILES[plain])}")
 
 
 def refuse_tensors(place: Any, dtypes: Mapping[str, Any]) -> None:
@@ -100,11 +100,11 @@ def refuse_tensors(place: Any, dtypes: Mapping[str, Any]) -> None:
     found = _of_names(dtypes)
     if found is not None:
         key, method = found
-        raise Refused(f"{place}: {key}: {_told(method)}")
+        raise Refused(f"{place}: {key}: {_explained(method)}")
     for key, dtype in dtypes.items():
         whole = dtype.kind in "iu" and dtype.itemsize == 1
         if whole or (dtype.kind in "iub" and key.endswith(_WEIGHTS)):
-            raise Refused(f"{place}: {key} is {dtype}, not real numbers: {_told(_UNNAMED)}")
+            raise Refused(f"{place}: {key} is {dtype}, not real numbers: {_explained(_UNNAMED)}")
 
 
 def _of_names(keys: Collection[str]) -> tuple[str, str] | None:
@@ -133,7 +133,7 @@ def _method(key: str, value: Any) -> str:
     return named_by_key.group().lower() if named_by_key else _UNNAMED
 
 
-def _told(method: str) -> str:
+def _explained(method: str) -> str:
     return (
         f"the weights are quantised ({method}); allowed are float32, float16 and bfloat16, and float8 "
         "without scales: use the model's unquantised weights, or another repository, revision or --variant"

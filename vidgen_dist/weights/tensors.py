@@ -20,10 +20,10 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.weights import naming
 from vidgen_dist.weights.files import (
     check_readable,
+    describe_unread_weights,
     is_folder,
     is_there,
     names_in,
-    others_told,
     read_json,
     what_it_is,
 )
@@ -254,4 +254,4 @@ def _nothing_to_read(folder: Path, names: list[str]) -> str:
     if any(name.endswith(".safetensors") for name in names):
         found = ", ".join(name for name in names if name.endswith(".safetensors"))
         return f"{folder}: found {found} but no index and no file under a known name; {allowed}"
-    return f"{folder}: no safetensors weights{others_told(names)}; {allowed}"
+    return f"{folder}: no safetensors weights{describe_unread_weights(names)}; {allowed}"
