@@ -1,10 +1,12 @@
-"""Fixtures that many tests use: rank processes, and an S3 service with a bucket of its own for each test."""
+"""Fixtures that many tests use: the command, rank processes, an S3 service with a bucket for each test."""
 
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
@@ -12,6 +14,7 @@ import s3fs
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+from tests.commands import CommandResult, Vidgen
 from tests.parallel.ranks import Ranks
 from tests.s3_traffic import Traffic
 
@@ -24,6 +27,22 @@ _NOT_SECRET = {
     "AWS_SECRET_ACCESS_KEY": "test-secret",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
+
+
+@pytest.fixture
+def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
+    """Runs a `vidgen` command in this process."""
+    from vidgen_dist import cli
+
+    def run(*arguments: str | Path) -> CommandResult:
+        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return CommandResult(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.commands import Vidgen
 from tests.planner import published
-from vidgen_dist import cli
 from vidgen_dist.planner import planned_run
+from vidgen_dist.preflight.plan import check_sampling
+from vidgen_dist.spec import parse_spec
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 
@@ -71,17 +72,25 @@ EXPECTED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", JOBS, ids=[path.stem for path in JOBS])
 def test_a_run_file_asks_for_what_the_guide_asks_for(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vidgen: Vidgen
 ) -> None:
     model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["id"]
     opened = published.checkpoint(tmp_path, published.NAMES[model])
     monkeypatch.setattr(planned_run, "open_model_checkpoint", lambda *_, **__: opened)
-    monkeypatch.setattr(sys, "argv", ["vidgen", "plan", str(path), "--json"])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    captured = capsys.readouterr()
-    assert not exit_.value.code, captured.err
-    plan = json.loads(captured.out)
+    ran = vidgen("plan", path, "--json")
+    assert ran.status == 0, ran.err
+    plan = json.loads(ran.out)
     video = EXPECTED[path.stem]
     assert {key: plan["video"][key] for key in video} == video
     assert plan["chosen"]["fits"]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_run_files_to_copy(path: Path) -> None:
+    spec = parse_spec(path.read_bytes(), str(path))
+    check_sampling(spec)
+    assert spec.output.uri == f"out/{path.stem}"
+
+
+def test_there_are_run_files() -> None:
+    assert JOBS

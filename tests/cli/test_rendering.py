@@ -1,97 +1,23 @@
-"""The `vidgen` command: exit statuses, and messages that name what is wrong."""
+"""`vidgen render`: what it refuses before it starts, and what it makes of its flags."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from safetensors.numpy import save
 
-import vidgen_dist
+from tests.cli.conftest import write_manifest
+from tests.commands import Vidgen
 from tests.references import edit_json
-from vidgen_dist import cli
-from vidgen_dist.cli import rendering
-from vidgen_dist.manifest import LISTED
 from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.spec import FaultsOptions, RunSpec
-from vidgen_dist.storage.files import read_bytes
-
-REFERENCES = Path(__file__).parent / "references" / "cogvideox"
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Vidgen = Callable[..., Ran]
-
-
-@pytest.fixture
-def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
-    """Runs the command in this process."""
-
-    def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused is refused before Ray starts."""
-
-    def never(*_: Any) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(driver, "connected", never)
-
-
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows)), path)
-    return path
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
-    return write(tmp_path / "m.parquet", {"id": "a", "prompt": "a fox"}, {"id": "b", "prompt": "a boat"})
-
-
-@pytest.fixture
-def checkpoint() -> Path:
-    return next(
-        path for path in sorted(REFERENCES.glob("*/checkpoint")) if _class(path) == "CogVideoXPipeline"
-    )
-
-
-def _class(checkpoint: Path) -> str:
-    return json.loads((checkpoint / "model_index.json").read_text())["_class_name"]
-
-
-# --- refused before start, with the real rules of a real (tiny) checkpoint ------------------------------
-
 
 BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [
     ({"num_frames": -3}, ["row 1", "num_frames", "-3"]),
@@ -108,7 +34,7 @@ BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [
 def test_bad_rows(
     vidgen: Vidgen, tmp_path: Path, checkpoint: Path, bad: dict[str, Any], parts: list[str]
 ) -> None:
-    path = write(
+    path = write_manifest(
         tmp_path / "m.parquet",
         {**dict.fromkeys(bad), "id": "a", "prompt": "a fox"},
         {"id": "b", "prompt": "a boat", **bad},
@@ -128,7 +54,9 @@ def test_bad_rows_by_choice(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) ->
     """By the rules of a real checkpoint; where all rows are bad, nothing is started."""
     bad = [{**row, "id": str(n)} for n, (row, _) in enumerate(BAD_ROWS) if "id" not in row]
     names = {name for row in bad for name in row}
-    path = write(tmp_path / "m.parquet", *({"prompt": "x", **dict.fromkeys(names), **row} for row in bad))
+    path = write_manifest(
+        tmp_path / "m.parquet", *({"prompt": "x", **dict.fromkeys(names), **row} for row in bad)
+    )
     ran = vidgen("render", path, tmp_path / "out", "--model", checkpoint, "--bad-rows", "fail")
     assert ran.status == 1, ran.err
     assert "5 of 5 rows cannot be rendered:" in ran.err
@@ -151,7 +79,7 @@ def test_a_manifest_that_is_not_parquet(vidgen: Vidgen, tmp_path: Path, checkpoi
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_manifest_without_prompt(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
-    path = write(tmp_path / "m.parquet", {"promt": "a fox"})
+    path = write_manifest(tmp_path / "m.parquet", {"promt": "a fox"})
     ran = vidgen("render", path, tmp_path / "out", "--model", checkpoint)
     assert ran.status == 2
     assert "no column 'prompt'" in ran.err
@@ -256,6 +184,27 @@ def test_weights_of_another_model(vidgen: Vidgen, tmp_path: Path, checkpoint: Pa
         (["--set", "num_frames"], ["--set num_frames", "KEY=VALUE"]),
         (["--set", "height=17"], ["sampling.height", "17", "multiple of"]),
         (["--set", "strength=0.5"], ["sampling.strength", "does not take it"]),
+        (
+            ["--set", "topology.replicas=3"],
+            ["topology.replicas: not a field", "--option topology.replicas=3"],
+        ),
+        (
+            ["--option", "topology.replicas"],
+            ["--option topology.replicas: is not KEY=VALUE"],
+        ),
+        (
+            ["--option", "topology.replica=2"],
+            ["topology.replica: unknown key", "mean topology.replicas?"],
+        ),
+        (["--option", "checkpoint_every=2"], ["unknown key; did you mean output.checkpoint_every?"]),
+        (["--option", "model.id.x=2"], ["model.id is given by --model and by --option model.id.x"]),
+        (["--option", "topology.watchdog.denoise=0"], ["topology.watchdog.denoise: 0", "greater than 0"]),
+        (["--option", "output.uri=x"], ["output.uri is given by OUTPUT and by --option; leave one"]),
+        (
+            ["--crf", "9", "--option", "output.crf=9"],
+            ["output.crf is given by --crf and by --option"],
+        ),
+        (["--crf", "9", "--option", "output={}"], ["output.crf is given by --crf and by --option output;"]),
         (["--replicas", "0"], ["topology.replicas", "0"]),
         (["--replicas", "many"], ["topology.replicas", "'many'", "or auto"]),
         (["--gang", "8", "--ring", "3"], ["topology.gang: 8", "are 3 ranks", "nearest degrees of 8"]),
@@ -300,24 +249,6 @@ def test_no_row_is_to_blame_for_a_setting(
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_a_manifest_is_checked_with_the_schedulers_settings(
-    vidgen: Vidgen, checkpoint: Path, manifest: Path
-) -> None:
-    def checked(*settings: str) -> Ran:
-        flags = [part for setting in settings for part in ("--scheduler", setting)]
-        return vidgen("manifest", "check", manifest, "--model", checkpoint, *flags)
-
-    assert checked("_class_name=CogVideoXDDIMScheduler", "trained_betas=null").status == 0
-    assert (
-        "model.scheduler._class_name: 'LCMScheduler' is not allowed"
-        in checked("_class_name=LCMScheduler").err
-    )
-    ran = checked("num_train_timesteps=9")
-    assert ran.status == 2
-    assert "num_inference_steps: 50 is not allowed; a whole number from 1 to the scheduler's" in ran.err
-
-
-@pytest.mark.usefixtures("no_ray")
 def test_what_is_missing_is_said(vidgen: Vidgen, manifest: Path, tmp_path: Path) -> None:
     assert "OUTPUT and --model missing" in vidgen("render", manifest).err
     assert "--model missing" in vidgen("render", manifest, tmp_path / "out").err
@@ -337,16 +268,7 @@ def test_a_bad_run_file(vidgen: Vidgen, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_flags_and_run_file_are_one_thing(
-    vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    specs: list[RunSpec] = []
-
-    def remember(spec: RunSpec) -> SimpleNamespace:
-        specs.append(spec)
-        return SimpleNamespace(exit_status=0)
-
-    monkeypatch.setattr(rendering, "run", remember)
+def test_flags_and_run_file_are_one_thing(vidgen: Vidgen, specs: list[RunSpec], tmp_path: Path) -> None:
     flags = (
         "--task text-to-video --revision r --variant fp16 --dtype bf16 --device cpu --replicas 3 --format gif"
     )
@@ -399,144 +321,3 @@ def test_ctrl_c_before_anything_was_started(
     ran = vidgen("render", manifest, tmp_path / "out", "--model", "m")
     assert ran.status == 130
     assert "interrupted" in ran.err
-
-
-# --- the other commands ---------------------------------------------------------------------------------
-
-
-def test_check_looks_at_pictures(vidgen: Vidgen, tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    rows = [{"id": name, "prompt": "x", "image": f"{name}.png"} for name in ("good", "bad", "none")]
-    ran = vidgen("manifest", "check", write(tmp_path / "m.parquet", *rows))
-    assert ran.status == 2
-    assert "row 1 (id 'bad'): image" in ran.err
-    assert "row 2 (id 'none'): image" in ran.err
-    assert "row 0" not in ran.err
-    assert "2 of 3 rows" in ran.err
-
-
-def test_check_counts_rows_not_problems(vidgen: Vidgen, tmp_path: Path) -> None:
-    path = write(tmp_path / "m.parquet", {"prompt": None, "seed": 1}, {"prompt": None, "seed": 1})
-    ran = vidgen("manifest", "check", path)
-    assert "2 of 2 rows cannot be rendered (prompt 2, id 1)" in ran.err
-
-
-def test_check_of_a_good_manifest(vidgen: Vidgen, tmp_path: Path, checkpoint: Path) -> None:
-    path = write(tmp_path / "m.parquet", {"prompt": "x", "source": "web"})
-    ran = vidgen("manifest", "check", path, "--model", checkpoint)
-    assert ran.status == 0, ran.err
-    assert "1 row, all can be rendered" in ran.out
-    assert "'source'" in ran.err
-    assert "'source'" not in vidgen("manifest", "check", path, "--passthrough", "source").err
-
-
-@pytest.mark.parametrize("num_frames", [-3, 9])
-def test_check_lists_all_bad_rows_in_a_file(vidgen: Vidgen, tmp_path: Path, num_frames: int) -> None:
-    rows = [{"id": str(n), "prompt": "a fox", "num_frames": num_frames} for n in range(50)]
-    path = write(tmp_path / "m" / "m.parquet", *rows)
-    ran = vidgen("manifest", "check", path, "--export", tmp_path / "sub" / "bad.parquet")
-    found = pq.read_table(tmp_path / "sub" / "bad.parquet")
-    assert found.schema.equals(LISTED)
-    if num_frames > 0:
-        assert (ran.status, len(found)) == (0, 0)
-        return
-    assert (ran.status, len(found)) == (2, 50)
-    assert "bad.parquet: 50 rows" in ran.out
-    assert found.slice(49).to_pylist() == [
-        {
-            "id": "49",
-            "row": 49,
-            "file": str(path),
-            "column": "num_frames",
-            "value": "-3",
-            "reason": "a whole number from 1 to 2147483647",
-        }
-    ]
-
-
-@pytest.mark.parametrize("given", ["m", "m/m.parquet", "m/*.parquet"])
-@pytest.mark.parametrize(
-    ("export", "said"),
-    [
-        ("bad.csv", "allowed: *.parquet"),
-        ("m/m.parquet", "lies in the manifest"),
-        ("file/bad.parquet", "cannot be used for output"),
-        ("memory://a/bad.parquet", "a memory of its own"),
-    ],
-)
-def test_bad_rows_are_not_listed_where_they_cannot_be(
-    vidgen: Vidgen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, export: str, said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = write(tmp_path / "m" / "m.parquet", {"prompt": "a fox"})
-    before = path.read_bytes()
-    (tmp_path / "file").write_bytes(b"")
-    ran = vidgen("manifest", "check", given, "--export", export)
-    assert (ran.status, said in ran.err) == (2, True), ran.err
-    assert path.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "m", "m.parquet"]
-
-
-def test_bad_rows_are_listed_on_s3(vidgen: Vidgen, tmp_path: Path, s3_bucket: str) -> None:
-    path = write(tmp_path / "m.parquet", {"prompt": "a fox"}, {"prompt": None})
-    uri = f"s3://{s3_bucket}/sub/bad.parquet"
-    assert vidgen("manifest", "check", path, "--export", uri).status == 2
-    assert pq.read_table(pa.BufferReader(read_bytes(uri)))["column"].to_pylist() == ["prompt"]
-
-
-def test_build(vidgen: Vidgen, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a fox\na boat\n")
-    (tmp_path / "b.csv").write_text("prompt,num_frames\na train,9\n")
-    ran = vidgen("manifest", "build", tmp_path / "a.txt", tmp_path / "b.csv", tmp_path / "m.parquet")
-    assert ran.status == 0, ran.err
-    assert "3 rows" in ran.out
-    assert pq.read_table(tmp_path / "m.parquet")["num_frames"].to_pylist() == [None, None, 9]
-
-
-def test_status_of_what_is_no_output(vidgen: Vidgen, tmp_path: Path) -> None:
-    ran = vidgen("status", tmp_path)
-    assert ran.status == 2
-    assert "no run.yaml" in ran.err
-
-
-STATUS_WITHOUT_THEM = """
-import sys
-sys.argv = ["vidgen", "status", sys.argv[1], "--json"]
-from vidgen_dist.cli import main
-try:
-    main()
-finally:
-    print([name for name in ("mindspore", "ray", "transformers") if name in sys.modules], file=sys.stderr)
-"""
-
-
-def test_status_loads_neither_mindspore_nor_ray(vidgen: Vidgen, tmp_path: Path, manifest: Path) -> None:
-    output = tmp_path / "out"
-    output.mkdir()
-    run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
-    (output / "run.yaml").write_text(run_file)
-    command = [sys.executable, "-c", STATUS_WITHOUT_THEM, str(output)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(ran.stdout)
-    assert {key: found[key] for key in ("total", "done", "failed", "pending")} == {
-        "total": 2,
-        "done": 0,
-        "failed": 0,
-        "pending": 2,
-    }
-    assert ran.stderr.strip() == "[]"
-    manifest.unlink()
-    assert json.loads(vidgen("status", output, "--json").out)["total"] is None
-
-
-def test_module_is_the_command() -> None:
-    command = [sys.executable, "-m", "vidgen_dist", "--help"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    for name in ("render", "status", "manifest", "demo"):
-        assert name in ran.stdout
-
-
-def test_version(vidgen: Vidgen) -> None:
-    ran = vidgen("--version")
-    assert (ran.status, ran.out.strip()) == (0, vidgen_dist.__version__)

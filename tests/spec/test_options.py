@@ -22,7 +22,7 @@ from vidgen_dist.spec import ModelOptions, Option, Part, RunSpec, make_model
 from vidgen_dist.spec.documentation import option_rows
 from vidgen_dist.spec.option import declared_options
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OPTIONS = {declared.key: declared.option for declared in declared_options(RunSpec)}
 RECORDED = {"model.digest", "model.adapter_digest", "manifest.fields"}
 """Keys that a run writes down, and that nobody chooses."""
@@ -40,7 +40,7 @@ ADDED = {
 def copy_with_added_options(folder: Path) -> None:
     """Copy the package, add the declarations, and put the program that tries them beside it."""
     shutil.copytree(ROOT / "vidgen_dist", folder / "vidgen_dist")
-    shutil.copy(ROOT / "tests" / "added_option.py", folder)
+    shutil.copy(ROOT / "tests" / "spec" / "added_option.py", folder)
     for module, declarations in ADDED.items():
         name = f"{module.capitalize()}Options"
         with (folder / "vidgen_dist" / "spec" / f"{module}.py").open("a", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ def copy_with_added_options(folder: Path) -> None:
 
 
 def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
-    """And the module that uses it: here the autoencoder, see `tests/added_option.py`."""
+    """And the module that uses it: here the autoencoder, see `tests/spec/added_option.py`."""
     copy_with_added_options(tmp_path)
     manifest = tmp_path / "m.parquet"
     pq.write_table(pa.table({"id": ["a"], "prompt": ["a fox"]}), manifest)

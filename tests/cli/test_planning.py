@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests import references
-from vidgen_dist import cli
+from tests.commands import Vidgen
 
 CHECKPOINT = references.case("5b").checkpoint
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What the command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Plan = Callable[..., Ran]
-
-
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
-    """Runs `vidgen plan` in this process."""
-
-    def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["vidgen", "plan", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
+def plan(vidgen: Vidgen) -> Vidgen:
+    """Runs `vidgen plan`."""
+    return functools.partial(vidgen, "plan")
 
 
-def test_tables(plan: Plan) -> None:
+def test_tables(plan: Vidgen) -> None:
     ran = plan("--model", CHECKPOINT, "--npus", "4")
     assert ran.status == 0, ran.err
     for said in ("transformer", "text_encoder", "A rank holds", "A rank sends in a step", "videos/h"):
@@ -52,7 +30,7 @@ def test_tables(plan: Plan) -> None:
     assert "…" not in ran.out
 
 
-def test_json(plan: Plan) -> None:
+def test_json(plan: Vidgen) -> None:
     ran = plan("--model", CHECKPOINT, "--npus", "4", "--rows", "1", "--device-name", "A3", "--json")
     found = json.loads(ran.out)
     assert (found["device"]["name"], found["npus"], found["rows"]) == ("A3", 4, 1)
@@ -68,7 +46,7 @@ def test_json(plan: Plan) -> None:
     assert {split["gang"] for split in found["splits"]} == {1, 2, 4}
 
 
-def test_run_file(plan: Plan, tmp_path: Path) -> None:
+def test_run_file(plan: Vidgen, tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(
         f"model: {{id: {CHECKPOINT}}}\n"
@@ -85,7 +63,7 @@ def test_run_file(plan: Plan, tmp_path: Path) -> None:
     assert json.loads(plan(run, "--set", "num_inference_steps=7", "--json").out)["video"]["steps"] == 7
 
 
-def test_tiles_are_looked_at(plan: Plan, tmp_path: Path) -> None:
+def test_tiles_are_looked_at(plan: Vidgen, tmp_path: Path) -> None:
     """Those of a checkpoint of whose samples tiles can be made; else it is refused."""
     whole = json.loads(plan("--model", CHECKPOINT, "--json").out)
     assert whole["video"]["vae_tiles"] is None
@@ -104,7 +82,7 @@ def test_tiles_are_looked_at(plan: Plan, tmp_path: Path) -> None:
     }
 
 
-def test_the_scheduler_is_looked_at(plan: Plan) -> None:
+def test_the_scheduler_is_looked_at(plan: Vidgen) -> None:
     few = ("--scheduler", "num_train_timesteps=20")
     ran = plan("--model", CHECKPOINT, *few)
     assert ran.status == 2
@@ -112,7 +90,7 @@ def test_the_scheduler_is_looked_at(plan: Plan) -> None:
     assert plan("--model", CHECKPOINT, *few, "--set", "num_inference_steps=20").status == 0
 
 
-def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Plan) -> None:
+def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Vidgen) -> None:
     assert json.loads(plan("--model", CHECKPOINT, "--json").out)["npus"] == 8
 
 
@@ -138,14 +116,14 @@ def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Plan) -> N
         (["--task", "image-to-video"], "is not one that this checkpoint can do"),
     ],
 )
-def test_refused(plan: Plan, arguments: list[str], told: str) -> None:
+def test_refused(plan: Vidgen, arguments: list[str], told: str) -> None:
     ran = plan("--model", CHECKPOINT, *arguments)
     assert ran.status == 2
     assert told in ran.err
     assert not ran.out
 
 
-def test_nothing_to_plan(plan: Plan) -> None:
+def test_nothing_to_plan(plan: Vidgen) -> None:
     ran = plan()
     assert ran.status == 2
     assert "vidgen plan RUN.YAML, or vidgen plan --model MODEL" in ran.err

@@ -1,4 +1,4 @@
-"""Prints how far options get that were added to a copy of the package; run by `tests/test_options.py`.
+"""Prints how far options get that were added to a copy of the package; run by `test_options.py`.
 
     python added_option.py CHECKPOINT MANIFEST OUTPUT
 

@@ -1,0 +1,60 @@
+"""What every command has, and what a command loads before it does anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import vidgen_dist
+from tests.commands import Vidgen
+
+STATUS_WITHOUT_THEM = """
+import sys
+sys.argv = ["vidgen", "status", sys.argv[1], "--json"]
+from vidgen_dist.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("mindspore", "ray", "transformers") if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_status_loads_neither_mindspore_nor_ray(vidgen: Vidgen, tmp_path: Path, manifest: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
+    (output / "run.yaml").write_text(run_file)
+    command = [sys.executable, "-c", STATUS_WITHOUT_THEM, str(output)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(ran.stdout)
+    assert {key: found[key] for key in ("total", "done", "failed", "pending")} == {
+        "total": 2,
+        "done": 0,
+        "failed": 0,
+        "pending": 2,
+    }
+    assert ran.stderr.strip() == "[]"
+    manifest.unlink()
+    assert json.loads(vidgen("status", output, "--json").out)["total"] is None
+
+
+def test_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "vidgen_dist", "--help"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    for name in ("render", "status", "manifest", "demo"):
+        assert name in ran.stdout
+
+
+def test_version(vidgen: Vidgen) -> None:
+    ran = vidgen("--version")
+    assert (ran.status, ran.out.strip()) == (0, vidgen_dist.__version__)
+
+
+def test_the_command_starts_without_numpy() -> None:
+    code = "import sys, vidgen_dist.cli; print([m for m in ('numpy', 'pyarrow', 'ray') if m in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.strip() == "[]"
