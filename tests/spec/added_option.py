@@ -19,7 +19,17 @@ from vidgen_dist.spec import ModelOptions, RunSpec
 
 assert Path(vidgen_dist.__file__).parents[1] == Path(__file__).parent
 
-FLAGS = {"--sharpness": "2.5", "--stickers": "a,b"}
+ARGUMENTS = {
+    "model.sharpness": ("--sharpness", "2.5"),
+    "model.stickers": ("--stickers", "a,b", "--stickers", "c"),
+    "manifest.tags": ("--tag", "x=1", "--tag", "y=no"),
+    "output.poster": ("--poster",),
+    "topology.spares": ("--spares", "2"),
+    "topology.watchdog.cool": ("--option", "topology.watchdog.cool=7.5"),
+    "faults.patience": ("--patience", "long"),
+    "note": ("--note", "for later"),
+}
+"""Key of each option that was added -> what a command line gives it with."""
 
 
 def commands_with_flags() -> dict[str, list[str]]:
@@ -29,7 +39,7 @@ def commands_with_flags() -> dict[str, list[str]]:
     commands: Any = get_command(cli.app)
     return {
         flag: [n for n, c in commands.commands.items() if any(flag in p.opts for p in c.params)]
-        for flag in FLAGS
+        for flag, *_ in ARGUMENTS.values()
     }
 
 
@@ -52,6 +62,18 @@ def spec_of(*arguments: str) -> RunSpec:
     raise AssertionError("nothing was rendered")
 
 
+def values_in(spec: RunSpec) -> dict[str, Any]:
+    """Key of each option that was added -> its value."""
+    held = spec.model_dump(mode="json")
+    values = {}
+    for key in ARGUMENTS:
+        value: Any = held
+        for step in key.split("."):
+            value = value[step]
+        values[key] = value
+    return values
+
+
 def loaded_with(model: ModelOptions) -> list[Any]:
     """What the autoencoder of a model that is loaded is told."""
     from vidgen_dist import engine
@@ -71,17 +93,17 @@ def main(checkpoint: str, manifest: str, output: str) -> None:
 
     arguments = (manifest, output, "--model", checkpoint, "--device", "cpu")
     plain = make_plan(spec_of(*arguments), device="cpu", engine=ENGINE)
-    flags = [text for flag in FLAGS.items() for text in flag]
-    plan = make_plan(spec_of(*arguments, *flags, "--stickers", "c"), device="cpu", engine=ENGINE)
+    given = [text for texts in ARGUMENTS.values() for text in texts]
+    plan = make_plan(spec_of(*arguments, *given), device="cpu", engine=ENGINE)
     write_run_file(plan)
-    read: Any = load_spec(plan.output.uri("run.yaml")).model
     found = {
         "flags": commands_with_flags(),
-        "run_file": [read.sharpness, read.stickers],
+        "run_file": values_in(load_spec(plan.output.uri("run.yaml"))),
+        "workers": values_in(plan.decided),
         "fingerprint": dict(plan.identity.options),
         "fingerprint_without": dict(plain.identity.options),
         "loader": loaded_with(plan.decided.model),
-        "documentation": {row.flag: row.default for row in option_rows() if row.flag in FLAGS},
+        "documentation": {row.key: [row.flag, row.default] for row in option_rows() if row.key in ARGUMENTS},
     }
     print(json.dumps(found))
 

@@ -1,4 +1,4 @@
-"""Options of models: each is declared once, and goes from there to its flag, run.yaml, ledger and loader."""
+"""Run options: each is declared once, and goes from there to its flag, run.yaml, ledger, loader and docs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,56 @@ RECORDED = {"model.digest", "model.adapter_digest", "manifest.fields"}
 
 
 ADDED = {
-    "model": """\
+    "model.ModelOptions": """\
     sharpness: Annotated[float, Option("How sharp.", flag="--sharpness", pixels=True, commands=PLANNED)] = 1.0
     stickers: Annotated[tuple[Text, ...], Option("Which.", flag="--stickers")] = ()
 """,
+    "manifest.ManifestOptions": """\
+    tags: Annotated[dict[str, str | int | bool], Option("Rows with them.", flag="--tag")] = {}
+""",
+    "output.OutputOptions": """\
+    poster: Annotated[bool, Option("A picture of each video.", flag="--poster")] = False
+""",
+    "topology.WatchdogOptions": """\
+    cool: Annotated[Seconds | None, Option("Seconds to cool.", unset="the device's")] = None
+""",
+    "topology.TopologyOptions": """\
+    spares: Annotated[int, Option("Gangs that wait.", flag="--spares", commands=PLANNED)] = 0
+    watchdog: WatchdogOptions = WatchdogOptions()
+""",
+    "faults.FaultsOptions": """\
+    patience: Annotated[Literal["short", "long"], Option("How much.", flag="--patience")] = "short"
+""",
+    "run.RunSpec": """\
+    note: Annotated[str | None, Option("What it is for.", flag="--note")] = None
+""",
 }
-"""Declarations that are added to the class of options in a module of `vidgen_dist.spec`."""
+"""Declarations that are added to the classes of `vidgen_dist.spec`."""
+
+VALUES = {
+    "model.sharpness": 2.5,
+    "model.stickers": ["a", "b", "c"],
+    "manifest.tags": {"x": 1, "y": False},
+    "output.poster": True,
+    "topology.spares": 2,
+    "topology.watchdog.cool": 7.5,
+    "faults.patience": "long",
+    "note": "for later",
+}
+"""What the command line in `added_option.py` gives them."""
 
 
 def copy_with_added_options(folder: Path) -> None:
     """Copy the package, add the declarations, and put the program that tries them beside it."""
     shutil.copytree(ROOT / "vidgen_dist", folder / "vidgen_dist")
     shutil.copy(ROOT / "tests" / "spec" / "added_option.py", folder)
-    for module, declarations in ADDED.items():
-        name = f"{module.capitalize()}Options"
-        with (folder / "vidgen_dist" / "spec" / f"{module}.py").open("a", encoding="utf-8") as file:
-            file.write(f"\n\nclass {name}({name}):\n{declarations}")
+    for place, declarations in ADDED.items():
+        module, name = place.split(".")
+        path = folder / "vidgen_dist" / "spec" / f"{module}.py"
+        text = path.read_text(encoding="utf-8")
+        # After the class, before what uses it.
+        before, after = re.fullmatch(rf"(.*\nclass {name}\(.*?\n)(\n\n\S.*)?", text, re.DOTALL).groups()
+        path.write_text(f"{before}\n\nclass {name}({name}):\n{declarations}{after or ''}", encoding="utf-8")
 
 
 def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
@@ -57,12 +91,31 @@ def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
     ran = subprocess.run(arguments, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == {
-        "flags": {"--sharpness": ["render", "plan"], "--stickers": ["render"]},
-        "run_file": [2.5, ["a", "b", "c"]],
+        "flags": {
+            "--sharpness": ["render", "plan"],
+            "--stickers": ["render"],
+            "--tag": ["render"],
+            "--poster": ["render"],
+            "--spares": ["render", "plan"],
+            "--option": ["render", "plan"],
+            "--patience": ["render"],
+            "--note": ["render"],
+        },
+        "run_file": VALUES,
+        "workers": VALUES,
         "fingerprint": {"sharpness": 2.5},
         "fingerprint_without": {},
         "loader": [[2.5, ["a", "b", "c"]]],
-        "documentation": {"--sharpness": "1.0", "--stickers": "none"},
+        "documentation": {
+            "model.sharpness": ["--sharpness", "1.0"],
+            "model.stickers": ["--stickers", "none"],
+            "manifest.tags": ["--tag", "none"],
+            "output.poster": ["--poster", "off"],
+            "topology.spares": ["--spares", "0"],
+            "topology.watchdog.cool": [None, "the device's"],
+            "faults.patience": ["--patience", "short"],
+            "note": ["--note", "none"],
+        },
     }
 
 
