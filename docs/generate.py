@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,12 +154,21 @@ def status_table() -> str:
     return markdown(("key", "what it is"), rows)
 
 
+def layers_list() -> str:
+    """The layers that imports go down."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (first, *_) = (contract for contract in contracts["contracts"] if contract["type"] == "layers")
+    layers = [" ".join(layer.replace("vidgen_dist.", "").split(" | ")) for layer in first["layers"]]
+    return "\n".join(["```text", *(f"{number:2}  {layer}" for number, layer in enumerate(layers, 1)), "```"])
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "families": families_table,
     "row-fields": lambda: columns_table(OUR_FIELDS),
     "run-options": options_tables,
     "plan-flags": plan_table,
     "commands": commands_table,
+    "layers": layers_list,
     "ledger-columns": ledger_table,
     "samplers": samplers_table,
     "status-file": status_table,

@@ -19,6 +19,7 @@ from vidgen_dist.spec.documentation import option_rows
 STANDS_IN = {
     "commands": ["docs/README.md"],
     "families": ["README.md", "docs/models.md"],
+    "layers": ["docs/architecture.md"],
     "ledger-columns": ["docs/output.md"],
     "plan-flags": ["docs/planning.md"],
     "row-fields": ["docs/manifest.md"],
