@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.commands import CommandResult, Vidgen
 from tests.parallel.ranks import Ranks
-from tests.s3_traffic import Traffic
+from tests.storage.s3_traffic import Traffic
 
 # How long an example takes says more about the machine than about the code. Others are drawn in each run.
 settings.register_profile("vidgen", deadline=None, max_examples=50)

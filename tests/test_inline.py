@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.clips import smooth, write
 from tests.media.odd_images import COLOURS, animated, colours, encoded
-from tests.test_media import smooth, write
 from vidgen_dist import media
 from vidgen_dist.cli.assignments import read_pair
 from vidgen_dist.errors import Refused

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_manifest import request_of, rows_of
+from tests.manifest.parquet import request_of, rows_of
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.manifest_build import build

@@ -26,7 +26,7 @@ from tests.runtime.fake_engine import resolved
 from tests.runtime.simulation import Actor, Habits, Simulation, rows
 from tests.runtime.test_lease import wait_until
 from tests.runtime.test_worker import Heard
-from tests.s3_traffic import Traffic
+from tests.storage.s3_traffic import Traffic
 from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger

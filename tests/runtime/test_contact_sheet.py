@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from tests.test_media import smooth
+from tests.media.clips import smooth
 from vidgen_dist import media
 from vidgen_dist.media.contact_sheet import contact_sheet, read_frames, write_contact_sheet
 from vidgen_dist.storage.folder import open_storage

@@ -21,7 +21,7 @@ from tests.runtime.siege import (
     flags_of,
     manifest_of,
 )
-from tests.s3_traffic import HANG_SECONDS, Traffic
+from tests.storage.s3_traffic import HANG_SECONDS, Traffic
 from vidgen_dist.storage.folder import open_storage
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_books import entry
-from tests.s3_traffic import Traffic
+from tests.storage.s3_traffic import Traffic
 from vidgen_dist.ledger import LedgerWriter, writing
 from vidgen_dist.output import ledger_committer as books
 from vidgen_dist.runtime.driver.render import render

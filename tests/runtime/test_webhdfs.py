@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
-from tests.webhdfs import WebHdfs
+from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.maintenance.verification import verify
 from vidgen_dist.output import lease
 from vidgen_dist.output.ledger_entries import latest_entries

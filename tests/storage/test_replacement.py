@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from tests.webhdfs import WebHdfs
+from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.errors import Refused
 from vidgen_dist.output.lease import FILE, acquire, read_holder
 from vidgen_dist.output.status_file import FILE as STATUS

@@ -32,11 +32,6 @@ NOW = timedelta(seconds=-1)
 """As `min_age`: parts of this moment, too."""
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> Storage:
-    return open_storage(tmp_path / "out")
-
-
 def entry(row: int, status: str = "done", attempt: int = 1, **extra: Any) -> LedgerEntry:
     return LedgerEntry(
         id=f"row-{row}",

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_manifest import write
+from tests.manifest.parquet import write
 from vidgen_dist.manifest import Manifest, check, open_manifest, opening, ordered_rows, ordering
 from vidgen_dist.storage.faults import StorageError
 
