@@ -18,7 +18,7 @@ from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec import make_spec
 
-ALL_PAGES = [*PAGES, "CONTRIBUTING.md"]
+ALL_PAGES = [*PAGES, "CONTRIBUTING.md", "cluster/README.md", "tests/references/README.md"]
 LEAST = {"model": {"id": "m"}, "manifest": {"uri": "m.parquet"}, "output": {"uri": "out"}}
 
 
