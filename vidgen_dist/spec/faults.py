@@ -21,27 +21,27 @@ class FaultsOptions(Part):
         int,
         Field(ge=1, le=100, strict=True),
         Option(
-            "Times that a row is tried when its gang dies or memory is short.",
+            "Attempts for a row whose gang dies or that runs out of memory.",
             flag="--max-attempts",
-            details="Then it is a dead letter. Other errors are final at once; storage has its own retries.",
+            details="Then it is a dead letter. Other errors are final at once; storage retries by itself.",
         ),
     ] = 3
     max_failures: Annotated[
         Failures | None,
         Option(
-            "Failed rows, as a number or as a share of the rows tried, with which the run still goes on.",
+            "Stop when more rows than this have failed: a number, or a share of the rows tried.",
             flag="--max-failures",
             metavar="N|P%",
-            unset="any number",
-            details="With one more it stops with exit status 1. A share, such as `5%`, counts from the 100th "
-            "row that was tried, or of all rows where there are fewer. Bad rows count as a share of all "
+            unset="never",
+            details="The exit status is then 1. A share, such as `5%`, counts from the 100th row that was "
+            "tried, or as a share of all rows where there are fewer. Bad rows count as a share of all "
             "rows: they are known before any row is tried.",
         ),
     ] = None
     bad_rows: Annotated[
         Literal["refuse", "fail"],
         Option(
-            "For rows known to be bad before the start: refuse the run, or fail them and render the others.",
+            "For rows found bad before the start: refuse the run, or fail them and render the others.",
             flag="--bad-rows",
             metavar="refuse|fail",
             details="Rows that fail in this way are dead letters.",
@@ -52,8 +52,8 @@ class FaultsOptions(Part):
         Option(
             "Time to finish rows after SIGTERM, such as 30s or 10m.",
             flag="--grace",
-            details="Then they are given up and wait for the next run. Choose less than the scheduler gives: "
-            "Kubernetes and Slurm give 30 s.",
+            details="After that they are given up and wait for the next run. Choose less than the scheduler "
+            "allows: Kubernetes and Slurm allow 30 s.",
         ),
     ] = "20s"
 

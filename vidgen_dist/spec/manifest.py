@@ -23,9 +23,9 @@ class ManifestOptions(Part):
         tuple[Text, ...],
         Named("a list of columns"),
         Option(
-            "Columns copied to the ledger: once for each, or with commas between.",
+            "Columns to copy to the ledger, with commas between; may be repeated.",
             flag="--passthrough",
-            details="They are columns that are no request field. They keep their types, but for some that "
+            details="They are columns that no field of a row has. They keep their types, except some that "
             "`datasets` or Arrow itself cannot read again: UUIDs become texts, maps lists of `key` and "
             "`value`, tensors lists of lists; other extension types, dictionaries and views become what they "
             "are stored as.",
@@ -35,11 +35,11 @@ class ManifestOptions(Part):
     retry: Annotated[
         Retry | None,
         Option(
-            "Only rows that were given up and are not done since; failed:CLASS: those with that error class.",
+            "Render only rows that failed and are not done since; failed:CLASS: those of one error class.",
             flag="--retry",
             metavar="failed[:CLASS]",
             unset="all rows that are not done",
-            details="Such as `failed:MediaError`. It is for one run; `run.yaml` does not keep it.",
+            details="For example `failed:MediaError`. It holds for one run; `run.yaml` does not keep it.",
         ),
     ] = None
     fields: tuple[Text, ...] | None = None

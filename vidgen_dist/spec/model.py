@@ -67,7 +67,7 @@ class ModelOptions(Part):
             "Type in which the models compute: float32, float16 or bfloat16.",
             flag="--dtype",
             unset="bfloat16 on Ascend, float32 on CPU",
-            details="The CPU allows float32 alone.",
+            details="The CPU allows only float32.",
             commands=PLANNED,
         ),
     ] = None
@@ -76,7 +76,7 @@ class ModelOptions(Part):
         Option(
             "AnimateDiff's motion adapter: hub id or folder.",
             flag="--adapter",
-            details="Such as `guoyww/animatediff-motion-adapter-v1-5-2`. Other families refuse it.",
+            details="For example `guoyww/animatediff-motion-adapter-v1-5-2`. Other families refuse it.",
             commands=EVERYWHERE,
         ),
     ] = None
@@ -93,10 +93,10 @@ class ModelOptions(Part):
     scheduler: Annotated[
         Settings | None,
         Option(
-            "A setting put over the checkpoint's scheduler config; _class_name for another class.",
+            "A setting that overrides the checkpoint's scheduler config; _class_name selects another class.",
             flag="--scheduler",
             unset="the checkpoint's config",
-            details="Once for each setting, such as `--scheduler _class_name=DDIMScheduler --scheduler "
+            details="Repeat it for each setting, such as `--scheduler _class_name=DDIMScheduler --scheduler "
             "clip_sample=false`. In `run.yaml` it is a mapping; the flags replace its keys one by one.",
             pixels=True,
             commands=EVERYWHERE,
@@ -106,9 +106,9 @@ class ModelOptions(Part):
         bool,
         Field(strict=True),
         Option(
-            "VAE in blended tiles: less memory, not quite the same pixels.",
+            "Run the VAE in blended tiles: less memory, slightly different pixels.",
             flag="--vae-tiling",
-            details="Frames that fit into one tile stay as they are. `--no-vae-tiling` overrules `run.yaml`.",
+            details="Frames that fit into one tile stay the same. `--no-vae-tiling` overrides `run.yaml`.",
             pixels=True,
             commands=PLANNED,
         ),

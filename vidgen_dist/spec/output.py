@@ -33,23 +33,23 @@ class OutputOptions(Part):
     fps: Annotated[
         Annotated[float, Field(ge=0.01, le=1000, strict=True)] | None,
         Option(
-            "Frames per second of rows that do not say.",
+            "Frames per second for rows that have no fps of their own.",
             flag="--fps",
             unset="the model's",
-            details="For Stable Video Diffusion it is the file's alone, for all rows without a `file_fps`, "
-            "whatever `fps` the model is told.",
+            details="For Stable Video Diffusion it applies to the file alone, for all rows without a "
+            "`file_fps`, whatever `fps` the model is given.",
         ),
     ] = None
     crf: Annotated[
         int,
         Field(ge=0, le=51, strict=True),
-        Option("Quality of mp4, 0 (lossless) to 51 (worst).", flag="--crf"),
+        Option("Quality of mp4, from 0 (lossless) to 51 (worst).", flag="--crf"),
     ] = 18
     reject: Annotated[
         tuple[QualityFlag, ...],
         Named("a list of flags"),
         Option(
-            f"Flags of videos that count as failures, of {', '.join(FLAGS)}, with commas between.",
+            f"Videos with these flags count as failures: {', '.join(FLAGS)}, with commas between.",
             flag="--reject",
             unset="none: flagged videos are kept",
         ),
@@ -57,7 +57,7 @@ class OutputOptions(Part):
     aigc_producer: Annotated[
         Producer | None,
         Option(
-            "Name or code of the service's provider in each file's label of GB 45438-2025.",
+            "The provider's name or code, for the label of GB 45438-2025 in each file.",
             flag="--aigc-producer",
             metavar="NAME",
             unset="no label",

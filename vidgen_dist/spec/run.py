@@ -39,7 +39,7 @@ class RunSpec(Part):
             "A sampling default by its column's name, such as num_frames=49; rows may override it.",
             flag="--set",
             unset="the model's",
-            details="Once for each field. What the model cannot do is refused.",
+            details="Repeat it for each field. What the model cannot do is refused.",
             commands=EVERYWHERE,
         ),
     ] = Field(default_factory=dict)
@@ -47,7 +47,7 @@ class RunSpec(Part):
         int,
         Field(ge=0, le=2**63 - 1, strict=True),
         Named("a whole number from 0 to 2^63 - 1"),
-        Option("Decides, with a row's id, the seed of rows that bring none.", flag="--seed"),
+        Option("Decides, with a row's id, the seed of rows that have none.", flag="--seed"),
     ] = 0
 
     def to_yaml(self) -> str:

@@ -27,7 +27,7 @@ class WatchdogOptions(Part):
         Option(
             "Seconds from the start to the loaded model.",
             unset=_BY_DEVICE,
-            details="The download of a hub id's weights is among them.",
+            details="This includes the download of a hub id's weights.",
         ),
     ] = None
     encode: Annotated[
@@ -40,7 +40,7 @@ class WatchdogOptions(Part):
         Option(
             "Seconds to decode a video's frames.",
             unset=_BY_DEVICE,
-            details="For models that report steps of the decoding: of one step.",
+            details="For models that report the decoding's steps, the seconds of one step.",
         ),
     ] = None
     write: Annotated[
@@ -55,12 +55,13 @@ class TopologyOptions(Part):
     GROUP: ClassVar = "Topology"
 
     device: Annotated[
-        Device, Option("cpu, ascend, or auto: Ascend where there are NPUs.", flag="--device")
+        Device,
+        Option("Device to render on: cpu, ascend, or auto (Ascend where there are NPUs).", flag="--device"),
     ] = "auto"
     replicas: Annotated[
         Replicas,
         Option(
-            "Gangs that render at the same time, a video each; auto: the fastest split of the NPUs.",
+            "Gangs that render at the same time, one video each; auto: the fastest split of the NPUs.",
             flag="--replicas",
             details="`auto` takes the split that `vidgen plan` puts first.",
             commands=PLANNED,
@@ -76,12 +77,12 @@ class TopologyOptions(Part):
     ] = 1
     ring: Annotated[
         Degree,
-        Option("Ranks of a gang around which keys and values travel.", flag="--ring", commands=PLANNED),
+        Option("Ranks of a gang that pass keys and values around a ring.", flag="--ring", commands=PLANNED),
     ] = 1
     cfg: Annotated[
         int,
         Field(ge=1, le=2, strict=True),
-        Option("2 gives each half of guidance its own ranks.", flag="--cfg", commands=PLANNED),
+        Option("2: the two halves of guidance run on separate ranks.", flag="--cfg", commands=PLANNED),
     ] = 1
     gang: Annotated[
         Degree | None,
@@ -89,7 +90,7 @@ class TopologyOptions(Part):
             "Ranks of a gang, one NPU each: ulysses * ring * cfg.",
             flag="--gang",
             unset="the product of the three degrees",
-            details="It is checked against the product. On CPU the cores are divided between all ranks.",
+            details="It is checked against that product. On CPU the ranks share the cores.",
             commands=PLANNED,
         ),
     ] = None
@@ -99,8 +100,8 @@ class TopologyOptions(Part):
             "Memory of an NPU, such as 64GB.",
             flag="--memory",
             unset="the device's",
-            details="85 % of it are taken to be the model's. A model that does not fit is refused before the "
-            "start, and `--replicas auto` heeds it.",
+            details="85 % of it count as available to the model. A model that does not fit is refused before "
+            "the start, and `--replicas auto` takes it into account.",
             commands=PLANNED,
         ),
     ] = None
@@ -109,9 +110,9 @@ class TopologyOptions(Part):
         Option(
             "NPUs that the run may use.",
             flag="--npus",
-            unset="all that there are",
-            details="On a cluster that grows: how far. `vidgen plan` divides them; by default those that the "
-            "run's replicas take, or one host's.",
+            unset="all that there are; vidgen plan: one host's",
+            details="On a cluster that grows, the run grows up to this number. `vidgen plan` divides them; "
+            "without it, those that the run's replicas take.",
             commands=PLANNED,
         ),
     ] = None
@@ -130,7 +131,7 @@ class TopologyOptions(Part):
         Option(
             "Rows handed to a gang at once, at most.",
             flag="--shard-size",
-            details="More than 8 only as far as it renders them in a second.",
+            details="A gang gets more than 8 only if it renders them within a second.",
         ),
     ] = 64
     watchdog: WatchdogOptions = WatchdogOptions()
