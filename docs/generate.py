@@ -24,7 +24,7 @@ from vidgen_dist.families import FAMILIES, OUR_FIELDS
 from vidgen_dist.families.family import SchedulerClass
 from vidgen_dist.families.table import families_table
 from vidgen_dist.ledger.entries import COLUMNS
-from vidgen_dist.manifest.table import columns_table
+from vidgen_dist.manifest.columns_table import columns_table
 from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
 from vidgen_dist.runtime.watchdog import LIMITS
 from vidgen_dist.spec.documentation import OptionRow, option_rows

@@ -19,7 +19,7 @@ from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.kinds import Clip, Image, Kind, NotAllowed, Number, Source, Text, Whole, with_addresses
 from vidgen_dist.manifest import check, column_of, open_manifest, row_digest
 from vidgen_dist.manifest.columns import COLUMN_OF
-from vidgen_dist.manifest.table import columns_table
+from vidgen_dist.manifest.columns_table import columns_table
 from vidgen_dist.manifest_build import build
 from vidgen_dist.output.fingerprint import Counting, Identity
 from vidgen_dist.request import (

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.ledger.attempt_merge import Merge
 from vidgen_dist.ledger.entries import entry_rows
-from vidgen_dist.ledger.merging import Merge
 from vidgen_dist.storage.folder import Storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -25,7 +25,7 @@ from vidgen_dist.ledger import (
     compaction,
     read_ledger,
 )
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 NOW = timedelta(seconds=-1)

@@ -15,7 +15,7 @@ from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import read_ledger, summary
 from vidgen_dist.ledger.entries import entry_rows
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage
 
 

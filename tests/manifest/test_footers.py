@@ -24,7 +24,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import check, open_manifest, thrift
 from vidgen_dist.manifest.thrift import BINARY, I32, LIST, STRUCT, Struct
 from vidgen_dist.request import FIELDS
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 
 # --- encryption --------------------------------------------------------------------------------------
 

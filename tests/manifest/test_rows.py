@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.manifest.parquet import request_of, rows_of, write
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS
-from vidgen_dist.manifest import check, open_manifest, opening, row_digest
+from vidgen_dist.manifest import check, open_manifest, reader, row_digest
 from vidgen_dist.request import RenderRequest, RequestError
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 
 LEAST = -(2**63)
 
@@ -118,8 +118,8 @@ def test_every_row_comes_once_and_in_order(
         first += rows
     manifest = open_manifest(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "_BATCH_ROWS", batch)
-        patch.setattr(opening, "_COLUMN_ROWS", batch)
+        patch.setattr(reader, "_BATCH_ROWS", batch)
+        patch.setattr(reader, "_COLUMN_ROWS", batch)
         whole = list(manifest.rows())
         assert [request_of(row).prompt for row in whole] == prompts
         assert [row.index for row in whole] == [n for rows in files for n in range(rows)]

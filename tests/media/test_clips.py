@@ -130,7 +130,7 @@ def test_a_clip_too_long_is_given_up(
     containers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gif = write(smooth(10, 48, 64), tmp_path, "gif").path
-    monkeypatch.setattr(media.reading, "MAX_CLIP_PIXELS", 9 * 64 * 48)
+    monkeypatch.setattr(media.decoding, "MAX_CLIP_PIXELS", 9 * 64 * 48)
     for path in (gif, containers["webm"]):
         with pytest.raises(MediaError, match="more than 9 frames of 64x48"):
             media.read_video(path)
@@ -140,7 +140,7 @@ def test_temporary_copies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     data = write(smooth(2, 16, 16), tmp_path, "mp4").path.read_bytes()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr(media.reading.tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(media.decoding.tempfile, "tempdir", str(scratch))
     media.read_video(data)
     with pytest.raises(MediaError):
         media.read_video(data[:-100])

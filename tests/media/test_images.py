@@ -17,7 +17,7 @@ from tests.media.clips import encoded, psnr, smooth, write
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import MediaError
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import open_storage
 
 
@@ -58,10 +58,10 @@ def test_a_storage_that_fails_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -
     def refuse(_: str) -> io.BytesIO:
         raise StorageError("s3://bucket/key: 503")
 
-    monkeypatch.setattr(media.reading, "open_input", refuse)
+    monkeypatch.setattr(media.decoding, "open_input", refuse)
     with pytest.raises(StorageError, match="503"):
         media.read_image("s3://bucket/key")
-    monkeypatch.setattr(media.reading, "open_input", lambda _: Broken())
+    monkeypatch.setattr(media.decoding, "open_input", lambda _: Broken())
     for read in (media.read_image, media.read_video, media.media_digest):
         with pytest.raises(StorageError, match=r"^cannot read s3://bucket/key: SlowDown$"):
             read("s3://bucket/key")
@@ -130,7 +130,7 @@ def test_the_same_bad_image_gives_the_same_message() -> None:
 
 
 def test_a_huge_file_is_no_image(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media.reading, "MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(media.decoding, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(MediaError, match="allowed: up to 100 bytes"):
         media.read_image(encoded(picture))
 

@@ -44,7 +44,7 @@ from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.runtime.messages import Event, Job
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec, TopologyOptions
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.worker_events import Note, ignore

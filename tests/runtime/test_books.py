@@ -22,7 +22,7 @@ from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, 
 from vidgen_dist.output import ledger_committer as bookkeeping
 from vidgen_dist.output.lease import FRESH_INTERVALS, Lease, acquire
 from vidgen_dist.output.ledger_committer import FEW_ENTRIES, Books, open_books
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 

@@ -32,7 +32,7 @@ from vidgen_dist.output.lease import FILE, LOCK, Holder, Lease, acquire, has_die
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import shared_files
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.locks import _is_still, lock
 from vidgen_dist.storage.shared_files import SharedFile, _write_if, share

@@ -30,7 +30,7 @@ from vidgen_dist.preflight.plan import Plan, check_manifest, load_spec, make_pla
 from vidgen_dist.processes import InPlace
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import ModelOptions, RunSpec
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 REFERENCES = Path(__file__).parents[1] / "references"

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_books import entry
 from tests.storage.s3_traffic import Traffic
-from vidgen_dist.ledger import LedgerWriter, writing
+from vidgen_dist.ledger import LedgerWriter, entry_writer
 from vidgen_dist.output import ledger_committer as books
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
@@ -58,7 +58,7 @@ def test_parts_of_the_ledger_are_few_and_nothing_waits_for_long(
     """However slow the model is, with so many gangs."""
     now = [0.0]
     written: list[float] = []
-    monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(entry_writer.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Storage, "write_bytes", lambda *_: written.append(now[0]))
     writer = LedgerWriter(
         open_storage(tmp_path),

@@ -25,7 +25,7 @@ from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import Job
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.worker_events import Note, Notes, ignore
 

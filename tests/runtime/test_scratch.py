@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vidgen_dist.families.common.rendering import ResumeState, seeded
 from vidgen_dist.output import resume_states as scratch
 from vidgen_dist.output.resume_states import Saved, Saving, Scratch, clear, pack, unpack
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.worker_events import Note, ignore
 

@@ -32,7 +32,7 @@ from vidgen_dist.runtime.worker import write_thread as writing
 from vidgen_dist.runtime.worker.row_consensus import Ending
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)

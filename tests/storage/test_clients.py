@@ -17,9 +17,9 @@ from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.media import MediaError, read_image
-from vidgen_dist.storage import faults
+from vidgen_dist.storage import failures
 from vidgen_dist.storage.clients import place_of
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input, read_bytes
 from vidgen_dist.storage.folder import open_storage, open_writable
 from vidgen_dist.storage.listing import expand
@@ -117,7 +117,7 @@ def test_commands_end_with_one_message(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(faults, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(failures, "FIRST_DELAY", 0.0)
     (tmp_path / "prompts.txt").write_text("a fox")
     monkeypatch.setattr(sys, "argv", ["vidgen", *command])
     with pytest.raises(SystemExit) as ended:
@@ -130,17 +130,17 @@ def test_commands_end_with_one_message(
 
 def test_a_connection_that_passes_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(failures, "time", SimpleNamespace(sleep=waited.append))
     with pytest.raises(StorageError) as caught:
         read_bytes("silent://x/y")
     assert caught.value.transient
-    assert len(waited) == faults.ATTEMPTS - 1
+    assert len(waited) == failures.ATTEMPTS - 1
 
 
 def test_what_requests_wraps_is_seen() -> None:
     reset = ConnectionError("Connection aborted.", ConnectionResetError(104, "reset by peer"))
-    assert faults.is_transient(requests.ConnectionError(reset))
-    assert not faults.is_transient(requests.ConnectionError(ConnectionRefusedError(111, "refused")))
+    assert failures.is_transient(requests.ConnectionError(reset))
+    assert not failures.is_transient(requests.ConnectionError(ConnectionRefusedError(111, "refused")))
 
 
 def test_hosts_with_an_address_of_ipv6_are_no_chains() -> None:

@@ -24,8 +24,8 @@ from vidgen_dist import media
 from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.storage import faults, input_files
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage import failures, input_files
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import fetch, open_input, read_bytes
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
@@ -122,7 +122,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(faults, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(failures, "FIRST_DELAY", 0.0)
     for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     input_files._copy.cache_clear()
@@ -234,7 +234,7 @@ def test_faults_in_the_middle_of_a_file_are_waited_out(kind: str, fault: str, ho
     vars(host).update(HOSTS[kind])
     with open_input(host.url) as file:
         for place in (300_000, 100_000):
-            setattr(host, fault, faults.ATTEMPTS - 1)
+            setattr(host, fault, failures.ATTEMPTS - 1)
             file.seek(place)
             assert file.read(10) == CONTENT[place : place + 10]
             input_files._copy.cache_clear()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import read_bytes
 from vidgen_dist.storage.folder import open_storage
 from vidgen_dist.storage.listing import expand, would_find

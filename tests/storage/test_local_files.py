@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.listing import expand
 

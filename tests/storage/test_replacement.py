@@ -17,10 +17,10 @@ from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.errors import Refused
 from vidgen_dist.output.lease import FILE, acquire, read_holder
 from vidgen_dist.output.status_file import FILE as STATUS
-from vidgen_dist.storage import faults
+from vidgen_dist.storage import failures
 from vidgen_dist.storage import replacement as replacing
 from vidgen_dist.storage.clients import place_of
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.shared_files import share
@@ -250,7 +250,7 @@ def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
     tag = shared.write(b"one", None)
     tag = shared.write(b"two", tag)
     assert shared.read() == (b"two", tag)
-    with pytest.raises(faults.Changed):
+    with pytest.raises(failures.Changed):
         shared.write(b"three", "another")
 
 
@@ -349,7 +349,7 @@ def test_an_object_store_that_keeps_what_was_there_is_refused(monkeypatch: pytes
 
 
 def test_a_data_node_that_fails_is_not_taken_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.storage.faults.FIRST_DELAY", 0.0)
+    monkeypatch.setattr("vidgen_dist.storage.failures.FIRST_DELAY", 0.0)
     with WebHdfs() as server:
         out = open_storage(f"webhdfs://127.0.0.1:{server.server_port}/out")
         out.write_bytes("a", b"content")

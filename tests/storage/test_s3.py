@@ -12,7 +12,7 @@ import s3fs
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.storage import folder as storage_folder
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 

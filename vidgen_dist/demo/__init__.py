@@ -10,7 +10,7 @@ from pathlib import Path
 from vidgen_dist.errors import Refused
 
 CHECKPOINT_VERSION = 1
-"""Part of the checkpoint's folder: a change of `demo.checkpoint` asks for a new one."""
+"""Part of the checkpoint's folder: a change of `demo.tiny_checkpoint` asks for a new one."""
 
 
 def cache_folder() -> Path:
@@ -43,7 +43,7 @@ def checkpoint_path() -> Path:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             # Loads MindSpore, which takes seconds, and which nothing else in the driver needs.
-            from vidgen_dist.demo.checkpoint import make_checkpoint
+            from vidgen_dist.demo.tiny_checkpoint import make_checkpoint
 
             make_checkpoint(folder)
         except OSError as error:

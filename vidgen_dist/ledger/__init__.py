@@ -16,6 +16,7 @@ fingerprint, as if it had not been tried, until a later `done` or `failed` says 
 are read and entries that are there twice change nothing.
 """
 
+from vidgen_dist.ledger.attempt_merge import RECENT, read_ledger
 from vidgen_dist.ledger.compaction import Compaction, compact
 from vidgen_dist.ledger.entries import (
     DONE,
@@ -28,7 +29,7 @@ from vidgen_dist.ledger.entries import (
     check_passthrough,
     ledger_schema,
 )
-from vidgen_dist.ledger.merging import RECENT, read_ledger
+from vidgen_dist.ledger.entry_writer import LedgerWriter
 from vidgen_dist.ledger.parts import (
     COMPACTED,
     FOLDER,
@@ -42,9 +43,8 @@ from vidgen_dist.ledger.parts import (
     read_parts,
     with_types_before,
 )
-from vidgen_dist.ledger.report import DEAD_LETTERS, Summary, dead_letters, summary
+from vidgen_dist.ledger.queries import DEAD_LETTERS, Summary, dead_letters, summary
 from vidgen_dist.ledger.state import LedgerState, Outcomes
-from vidgen_dist.ledger.writing import LedgerWriter
 
 __all__ = [
     "COMPACTED",

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidgen_dist.digests import text_hashes
+from vidgen_dist.bulk_digests import text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import FAILED, LOST, STATUSES
 from vidgen_dist.storage.uris import redact

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import SCHEMA
 from vidgen_dist.ledger.parts import COMPACTED, FOLDER, LARGE, PART_TIME, open_part, part_names, read_part
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import redact

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import LATER, SCHEMA
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import is_hidden

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import find_hashes, text_hashes
+from vidgen_dist.bulk_digests import find_hashes, text_hashes
 from vidgen_dist.ledger.attempts import id_hashes, in_runs, run_starts
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidgen_dist import ledger
-from vidgen_dist.digests import find_hashes, text_hashes
+from vidgen_dist.bulk_digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.inline import is_inline
 from vidgen_dist.kinds import with_addresses

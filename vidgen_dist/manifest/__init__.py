@@ -11,14 +11,8 @@ fields. The digest does not depend on the order of columns or rows, on the file,
 whether a column is absent or null.
 """
 
+from vidgen_dist.manifest.bad_rows_file import LISTED, list_bad_rows
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.checking import (
-    CheckReport,
-    Reason,
-    check,
-    later_places,
-    repeated_hashes,
-)
 from vidgen_dist.manifest.columns import (
     PRIORITY,
     Column,
@@ -29,14 +23,20 @@ from vidgen_dist.manifest.columns import (
     known_columns,
     needed,
 )
-from vidgen_dist.manifest.faults import BadRows, Fault, ProbeError, Problem, find_bad
-from vidgen_dist.manifest.files import PARQUET_SUFFIXES, ManifestFile, find_files
 from vidgen_dist.manifest.footers import INPUT_SUFFIXES
 from vidgen_dist.manifest.identity import row_digest
-from vidgen_dist.manifest.listing import LISTED, list_bad_rows
-from vidgen_dist.manifest.opening import Manifest, open_manifest
-from vidgen_dist.manifest.ordering import ordered_rows
+from vidgen_dist.manifest.parquet_files import PARQUET_SUFFIXES, ManifestFile, find_files
+from vidgen_dist.manifest.problems import BadRows, Fault, ProbeError, Problem, find_bad
+from vidgen_dist.manifest.reader import Manifest, open_manifest
+from vidgen_dist.manifest.row_order import ordered_rows
 from vidgen_dist.manifest.rows import Row, with_paths_beside
+from vidgen_dist.manifest.validation import (
+    CheckReport,
+    Reason,
+    check,
+    later_places,
+    repeated_hashes,
+)
 
 __all__ = [
     "INPUT_SUFFIXES",

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import as_list, json_template
+from vidgen_dist.bulk_digests import as_list, json_template
 from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text
 from vidgen_dist.manifest.identity import digest_text, new_digest, plain_value, row_digest
 from vidgen_dist.manifest.rows import Row, extra_values, field_values, make_row
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.uris import redact
 
 _TEMPLATED = ("id", "prompt", "seed")

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from vidgen_dist.errors import Refused
 from vidgen_dist.inline import PATTERN as INLINE_PATTERN
 from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Text, Whole
-from vidgen_dist.manifest.types import plain_type
+from vidgen_dist.manifest.arrow_types import plain_type
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.storage.uris import redact, split
 

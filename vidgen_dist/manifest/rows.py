@@ -13,7 +13,7 @@ from vidgen_dist.kinds import Kind, with_addresses
 from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text, needed, value_type
 from vidgen_dist.manifest.identity import row_digest, usable_id
 from vidgen_dist.request import Field, RenderRequest, RequestError
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.uris import resolve_path
 
 

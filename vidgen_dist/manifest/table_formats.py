@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.listing import Expansion
 from vidgen_dist.storage.names import is_hidden

@@ -6,8 +6,7 @@ same settings and tags give the same bytes on every host that has the same ffmpe
 
 from PIL import Image
 
-from vidgen_dist.media.checking import count_frames
-from vidgen_dist.media.reading import (
+from vidgen_dist.media.decoding import (
     ANIMATION_FORMATS,
     IMAGE_FORMATS,
     MAX_CLIP_PIXELS,
@@ -20,8 +19,7 @@ from vidgen_dist.media.reading import (
     read_image,
     read_video,
 )
-from vidgen_dist.media.tags import read_tags
-from vidgen_dist.media.writing import (
+from vidgen_dist.media.encoding import (
     FOLDER_DIGITS,
     FORMATS,
     GIF_END,
@@ -33,6 +31,8 @@ from vidgen_dist.media.writing import (
     to_uint8,
     write_video,
 )
+from vidgen_dist.media.frame_count import count_frames
+from vidgen_dist.media.tags import read_tags
 
 __all__ = [
     "ANIMATION_FORMATS",

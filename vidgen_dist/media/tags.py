@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from vidgen_dist.media.reading import MediaError, check_not_killed, decoder, describe_broken
+from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder, describe_broken
 from vidgen_dist.provenance import AIGC
 
 # What is a keyword of PNG, too.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import JsonTemplate, as_list, json_template
+from vidgen_dist.bulk_digests import JsonTemplate, as_list, json_template
 from vidgen_dist.request import FIELDS, Field, ResolvedRequest
 
 

@@ -38,7 +38,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage.faults import Changed
+from vidgen_dist.storage.failures import Changed
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.locks import FileLock, is_locked, lock
 from vidgen_dist.storage.shared_files import SharedFile, share

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from vidgen_dist.ledger import DONE, FAILED, LedgerEntry, LedgerWriter
 from vidgen_dist.output.lease import Lease, LeaseLost
-from vidgen_dist.storage.faults import describe_error
+from vidgen_dist.storage.failures import describe_error
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.retries import with_retries
 

@@ -9,7 +9,7 @@ Which rows are looked for:
 
 - Those that a lost gang had in hand, see `crew`.
 - In a run on an output that had one before, the first ones of each shape. Within a shape, rows go out in an
-  order that does not depend on what is done (`manifest.ordering`). So of those that are not entered, the ones
+  order that does not depend on what is done (`manifest.row_order`). So of those that are not entered, those
   that the run before had handed out come first, in whatever order they ended or were given back. They are no
   more than what its books held and its gangs had in hand: `most_left`. Whether that run was killed does not
   matter: a ledger that could not be written at its end leaves the same behind.

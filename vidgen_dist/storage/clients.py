@@ -10,7 +10,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage.faults import StorageError, failure
+from vidgen_dist.storage.failures import StorageError, failure
 from vidgen_dist.storage.uris import (
     has_password,
     is_local,

@@ -6,7 +6,7 @@ import os
 from typing import BinaryIO, cast
 
 from vidgen_dist.storage.clients import marks_of, place_of
-from vidgen_dist.storage.faults import naming, patient
+from vidgen_dist.storage.failures import naming, patient
 from vidgen_dist.storage.input_files import InputFile
 from vidgen_dist.storage.replacement import read_at
 

@@ -23,7 +23,7 @@ from vidgen_dist.storage.clients import (
     place_of,
     speaks,
 )
-from vidgen_dist.storage.faults import StorageError, is_missing, naming, patient
+from vidgen_dist.storage.failures import StorageError, is_missing, naming, patient
 from vidgen_dist.storage.listing import files_below, info_below
 from vidgen_dist.storage.local_files import create_local
 from vidgen_dist.storage.names import inside

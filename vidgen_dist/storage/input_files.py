@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.storage.clients import OBJECT_STORES, WEB, marks_of, place_of, speaks
-from vidgen_dist.storage.faults import StorageError, cut_short, is_full, naming, patient
+from vidgen_dist.storage.failures import StorageError, cut_short, is_full, naming, patient
 from vidgen_dist.storage.replacement import read_at
 from vidgen_dist.storage.uris import redact
 

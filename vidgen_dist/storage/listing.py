@@ -11,7 +11,7 @@ from fsspec.spec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from vidgen_dist.storage.clients import LOCAL, open_place, place_of, speaks
-from vidgen_dist.storage.faults import cause_of, is_missing, naming, patient
+from vidgen_dist.storage.failures import cause_of, is_missing, naming, patient
 from vidgen_dist.storage.names import is_hidden, is_temporary
 
 _GLOB = re.compile(r"[*?\[]")

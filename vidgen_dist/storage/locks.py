@@ -6,7 +6,7 @@ import fcntl
 import os
 from contextlib import suppress
 
-from vidgen_dist.storage.faults import naming
+from vidgen_dist.storage.failures import naming
 from vidgen_dist.storage.local_files import make_folders
 
 

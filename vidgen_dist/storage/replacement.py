@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from vidgen_dist.storage.clients import moves
-from vidgen_dist.storage.faults import is_missing, is_transient
+from vidgen_dist.storage.failures import is_missing, is_transient
 
 _BLOCK = 2**20
 

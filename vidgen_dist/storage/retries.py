@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from vidgen_dist.storage.faults import is_full
+from vidgen_dist.storage.failures import is_full
 from vidgen_dist.worker_events import Note, Notes, ignore
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vidgen_dist.storage.clients import S3, place_of
-from vidgen_dist.storage.faults import Changed, StorageError, naming, patient, status_of
+from vidgen_dist.storage.failures import Changed, StorageError, naming, patient, status_of
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.local_files import make_folders
 from vidgen_dist.storage.replacement import read_at, temporary_name

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from tests.manifest.test_types import readers_take
+from tests.manifest.test_arrow_types import readers_take
 from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
 from tests.runtime.care.test_verifying import ODD_IDS, path_of, put_run, put_video
 from tests.runtime.conftest import FAKE_ENGINE

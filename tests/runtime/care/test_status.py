@@ -100,7 +100,7 @@ def test_status_says_pace_and_time_left(output: Path, vidgen: Vidgen) -> None:
 
 
 def test_status_of_a_run_that_rests(output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.ledger.merging.RECENT", 20)
+    monkeypatch.setattr("vidgen_dist.ledger.attempt_merge.RECENT", 20)
     found = json.loads(vidgen("status", output, "--json")[1])
     assert (found["videos_per_minute"], found["seconds_left"], found["done"]) == (None, None, 2)
     assert "time left" not in vidgen("status", output)[1]

@@ -20,7 +20,7 @@ from vidgen_dist.output.status_file import (
     StatusFile,
     read_status_file,
 )
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 

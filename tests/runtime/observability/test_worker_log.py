@@ -20,7 +20,7 @@ from vidgen_dist.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.messages import Event, Job
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.worker_events import Note
 

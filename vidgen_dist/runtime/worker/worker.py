@@ -41,7 +41,7 @@ from vidgen_dist.runtime.worker.memory import is_out_of_memory
 from vidgen_dist.runtime.worker.row_consensus import Ending, Followers, GangBroken, Unison
 from vidgen_dist.runtime.worker.write_thread import Outcome, WriteThread
 from vidgen_dist.storage import uris
-from vidgen_dist.storage.faults import describe_error
+from vidgen_dist.storage.failures import describe_error
 from vidgen_dist.storage.retries import delays, with_retries
 from vidgen_dist.worker_events import Note, Notes, ignore
 

@@ -19,8 +19,8 @@ from vidgen_dist.output.resume_states import Saved, Scratch
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.runtime.messages import Event, Job
 from vidgen_dist.runtime.watchdog import Pulse
-from vidgen_dist.storage import faults
-from vidgen_dist.storage.faults import describe_error
+from vidgen_dist.storage import failures
+from vidgen_dist.storage.failures import describe_error
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.worker_events import Note, Notes
@@ -168,10 +168,10 @@ class WriteThread:
                 self._note(Note("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes))
                 return Event("done", row.id, sent=outcome.sent, entry=entry)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
-                if faults.takes_nothing(failure):
+                if failures.takes_nothing(failure):
                     return _stuck(failure)
                 error = failure
-        elif faults.is_full(error):
+        elif failures.is_full(error):
             # A fetched image, say, has no room among the temporary files.
             return _stuck(error)
         kind, message = type(error).__name__, describe_error(error)
@@ -213,7 +213,7 @@ class WriteThread:
 def _stuck(error: BaseException) -> Event:
     """What is said where nothing can be written, of no row."""
     where = "the output"
-    if not isinstance(error, faults.StorageError):
+    if not isinstance(error, failures.StorageError):
         where = "the temporary folder of a worker (TMPDIR names another)"
     return Event(
         "stuck", error=type(error).__name__, message=f"{where} cannot be written: {describe_error(error)}"

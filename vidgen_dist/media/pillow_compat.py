@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from vidgen_dist.media.beginnings import AVIF_BRANDS, brands_of
+from vidgen_dist.media.file_signatures import AVIF_BRANDS, brands_of
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

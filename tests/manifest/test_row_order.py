@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.manifest.parquet import write
-from vidgen_dist.manifest import Manifest, check, open_manifest, opening, ordered_rows, ordering
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.manifest import Manifest, check, open_manifest, ordered_rows, reader, row_order
+from vidgen_dist.storage.failures import StorageError
 
 MODEL_DEFAULTS = {"height": 16, "width": 32, "guidance_scale": 6.0}
 RUN_DEFAULTS = {"width": 48}
@@ -122,12 +122,12 @@ def test_the_wanted_rows_come_once_and_in_order(
     assert check(manifest).ok
     with pytest.MonkeyPatch.context() as patch:
         window, batch, chunk = sizes
-        patch.setattr(ordering, "WINDOW_ROWS", window)
-        patch.setattr(opening, "_COLUMN_ROWS", batch)
-        patch.setattr(ordering, "_CHUNK_ROWS", chunk)
+        patch.setattr(row_order, "WINDOW_ROWS", window)
+        patch.setattr(reader, "_COLUMN_ROWS", batch)
+        patch.setattr(row_order, "_CHUNK_ROWS", chunk)
         if cramped:
-            patch.setattr(ordering, "WINDOW_BYTES", 1)
-            patch.setattr(ordering, "_CHUNK_BYTES", 1)
+            patch.setattr(row_order, "WINDOW_BYTES", 1)
+            patch.setattr(row_order, "_CHUNK_BYTES", 1)
         found = list(ordered_rows(manifest, np.array(wanted, np.bool_), RUN_DEFAULTS, MODEL_DEFAULTS))
     whole = list(manifest.rows(RUN_DEFAULTS))
     assert [row for _, row in found] == [whole[place] for place, _ in found]
@@ -154,13 +154,13 @@ def everything(manifest: Manifest) -> Iterator[tuple[int, Any]]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, bool]]:
     """How often row groups were read: (number, whether it was for the priorities alone) -> times."""
     counted: Counter[tuple[int, bool]] = Counter()
-    read = opening.read_group
+    read = reader.read_group
 
     def counting(file: Any, group: int, columns: Any, most_rows: int) -> Any:
         counted[group, tuple(columns) == ("priority",)] += 1
         return read(file, group, columns, most_rows)
 
-    monkeypatch.setattr(opening, "read_group", counting)
+    monkeypatch.setattr(reader, "read_group", counting)
     return counted
 
 
@@ -177,7 +177,7 @@ def test_without_priority_and_shape_rows_are_read_as_they_are_asked_for(
 def test_each_priority_is_read_in_one_pass_over_its_row_groups(
     tmp_path: Path, reads: Counter[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordering, "WINDOW_ROWS", 4)
+    monkeypatch.setattr(row_order, "WINDOW_ROWS", 4)
     # Groups 0 and 1 have rows of both, the others of one.
     priority = [0, 1] * 10 + [1] * 40 + [0] * 40
     places = [place for place, _ in everything(numbered(tmp_path / "m.parquet", 100, priority=priority))]
@@ -189,7 +189,7 @@ def test_each_priority_is_read_in_one_pass_over_its_row_groups(
 def test_many_priorities_are_read_together(
     tmp_path: Path, reads: Counter[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordering, "WINDOW_ROWS", 30)
+    monkeypatch.setattr(row_order, "WINDOW_ROWS", 30)
     priority = np.random.default_rng(0).permutation(100)
     places = [place for place, _ in everything(numbered(tmp_path / "m.parquet", 100, priority=priority))]
     assert priority[places].tolist() == list(range(99, -1, -1))
@@ -200,7 +200,7 @@ def test_many_priorities_are_read_together(
 def test_who_asks_no_more_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
-    monkeypatch.setattr(ordering, "WINDOW_ROWS", 10)
+    monkeypatch.setattr(row_order, "WINDOW_ROWS", 10)
     before = set(threading.enumerate())
     rows = everything(numbered(tmp_path / "m.parquet", 1000, height=[16, 32] * 500))
     assert set(threading.enumerate()) > before
@@ -212,7 +212,7 @@ def test_who_asks_no_more_ends_the_reading(
 def test_a_file_that_changes_is_named_when_it_is_read_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordering, "WINDOW_ROWS", 10)
+    monkeypatch.setattr(row_order, "WINDOW_ROWS", 10)
     rows = everything(numbered(tmp_path / "m.parquet", 100, height=[16, 32] * 50))
     next(rows)
     numbered(tmp_path / "other.parquet", 100, height=[16, 64] * 50)
@@ -232,7 +232,7 @@ def test_windows_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     }
     manifest = numbered(tmp_path / "m.parquet", 600, **columns)
     del columns
-    monkeypatch.setattr(ordering, "WINDOW_BYTES", 2**20)
+    monkeypatch.setattr(row_order, "WINDOW_BYTES", 2**20)
     pool = pa.default_memory_pool()
     before, most = pool.bytes_allocated(), 0
     places = set()

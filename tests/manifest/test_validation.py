@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.manifest.parquet import rows_of, write
-from vidgen_dist.manifest import Problem, check, checking, open_manifest
+from vidgen_dist.manifest import Problem, check, open_manifest, validation
 from vidgen_dist.request import RenderRequest, RequestError
 
 BAD_CELLS = [
@@ -245,7 +245,7 @@ def test_bad_rows_are_counted_by_column_and_reason(tmp_path: Path) -> None:
 
 def test_few_reasons_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a probe says of images may be another thing for each."""
-    monkeypatch.setattr(checking, "MOST_REASONS", 3)
+    monkeypatch.setattr(validation, "MOST_REASONS", 3)
     columns = {"prompt": list("abcdefgh"), "image": list("abcdefgh")}
 
     def probe(request: RenderRequest) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidgen_dist.media.reading import MediaError, check_not_killed, decoder, describe_broken
+from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder, describe_broken
 
 
 def count_frames(path: Path, format: str) -> int:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidgen_dist.manifest.faults import BadRows
+from vidgen_dist.manifest.problems import BadRows
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import to_record
 

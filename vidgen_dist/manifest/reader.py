@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import as_list
+from vidgen_dist.bulk_digests import as_list
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_alike, extra_type, readable, whole_numbers
-from vidgen_dist.manifest.files import ManifestFile, open_file, parquet_files, read_group
+from vidgen_dist.manifest.parquet_files import ManifestFile, open_file, parquet_files, read_group
 from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.threads import map_ahead

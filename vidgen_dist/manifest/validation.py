@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.digests import text_hashes
+from vidgen_dist.bulk_digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest.faults import BadRows, Fault, Probe, Problem, Resolve, find_bad, shown_text
-from vidgen_dist.manifest.opening import Manifest
+from vidgen_dist.manifest.problems import BadRows, Fault, Probe, Problem, Resolve, find_bad, shown_text
+from vidgen_dist.manifest.reader import Manifest
 from vidgen_dist.storage.uris import redact
 
 _Place = TypeVar("_Place")

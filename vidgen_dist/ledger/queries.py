@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vidgen_dist.ledger.attempt_merge import read_ledger
 from vidgen_dist.ledger.entries import FAILED, SCHEMA
-from vidgen_dist.ledger.merging import read_ledger
 from vidgen_dist.ledger.parts import read_parts
 from vidgen_dist.storage.folder import Storage
 

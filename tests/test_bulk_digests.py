@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgen_dist.digests import json_template, text_hashes
+from vidgen_dist.bulk_digests import json_template, text_hashes
 
 TEXTS = st.lists(st.text(max_size=40), max_size=30)
 
@@ -58,7 +58,7 @@ def test_a_very_long_text_among_short_ones() -> None:
 
 def test_hashes_are_the_same_in_another_process() -> None:
     code = (
-        "import pyarrow as pa; from vidgen_dist.digests import text_hashes; "
+        "import pyarrow as pa; from vidgen_dist.bulk_digests import text_hashes; "
         "print(text_hashes(pa.array(['a fox', 'høst'])).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

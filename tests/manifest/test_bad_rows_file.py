@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.manifest.parquet import write
-from vidgen_dist.manifest import LISTED, check, list_bad_rows, listing, open_manifest
+from vidgen_dist.manifest import LISTED, bad_rows_file, check, list_bad_rows, open_manifest
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.storage.folder import open_storage
 
 
 def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_GROUP_ROWS", 2)
+    monkeypatch.setattr(bad_rows_file, "_GROUP_ROWS", 2)
     columns = {
         "prompt": ["p", None, "q", "r", "s" * 200],
         "id": ["a", "b", "c", "a", "d"],

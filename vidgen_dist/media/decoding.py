@@ -21,11 +21,11 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from vidgen_dist.errors import Refused, RowError
 from vidgen_dist.inline import decode_inline, is_inline
-from vidgen_dist.media.beginnings import BEGINNING, VIDEOS, describe_beginning, is_heif
+from vidgen_dist.media.file_signatures import BEGINNING, VIDEOS, describe_beginning, is_heif
 from vidgen_dist.media.hashing import BLOCK, feed
-from vidgen_dist.media.mending import is_mended, mend_animation, mend_image
+from vidgen_dist.media.pillow_compat import is_mended, mend_animation, mend_image
 from vidgen_dist.storage import uris
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 
 # Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.

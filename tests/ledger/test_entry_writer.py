@@ -10,15 +10,15 @@ import pytest
 
 from tests.ledger.parts import entry, table, write
 from vidgen_dist import ledger
-from vidgen_dist.ledger import LedgerWriter, read_ledger, writing
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.ledger import LedgerWriter, entry_writer, read_ledger
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(entry_writer.time, "monotonic", lambda: now[0])
     return now
 
 

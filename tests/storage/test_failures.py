@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from s3fs.errors import translate_boto_error
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import faults
-from vidgen_dist.storage.faults import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
+from vidgen_dist.storage import failures
+from vidgen_dist.storage.failures import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
 from vidgen_dist.storage.files import open_input, read_bytes, stamp
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.listing import expand
@@ -45,7 +45,7 @@ def http_error(status: int) -> BaseException:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that are waited for, instead of waiting."""
     waited: list[float] = []
-    monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(failures, "time", SimpleNamespace(sleep=waited.append))
     return waited
 
 
@@ -377,7 +377,7 @@ def test_storages_that_take_nothing_more(
     monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", refuse)
     with pytest.raises(StorageError) as caught:
         open_storage("memory://folder").write_bytes("file", b"")
-    assert faults.takes_nothing(caught.value) == (number is not None)
-    assert faults.is_full(caught.value) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert failures.takes_nothing(caught.value) == (number is not None)
+    assert failures.is_full(caught.value) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert number in (None, caught.value.errno)
     assert bool(waits) == is_transient(error)

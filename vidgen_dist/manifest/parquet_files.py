@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.manifest.arrow_types import plain_columns
 from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_columns, known_columns
 from vidgen_dist.manifest.footers import Footer, open_parquet, read_footer
 from vidgen_dist.manifest.table_formats import check_no_table
-from vidgen_dist.manifest.types import plain_columns
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input, stamp
 from vidgen_dist.storage.listing import expand, expansion
 from vidgen_dist.storage.uris import redact

@@ -221,8 +221,8 @@ def test_nothing_is_left_of_a_failed_write(
 
     monkeypatch.setattr(np, "save", full)
     monkeypatch.setattr(Image.Image, "save", full)
-    monkeypatch.setattr(media.writing.GifImagePlugin, "getdata", full)
-    monkeypatch.setattr(media.writing.subprocess, "run", full)
+    monkeypatch.setattr(media.encoding.GifImagePlugin, "getdata", full)
+    monkeypatch.setattr(media.encoding.subprocess, "run", full)
     with pytest.raises(OSError, match="No space left"):
         write(smooth(2, 8, 8), tmp_path, format)
     assert list(tmp_path.iterdir()) == []

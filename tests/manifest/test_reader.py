@@ -11,7 +11,7 @@ import pytest
 from tests.manifest.parquet import request_of, rows_of, write
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import check, open_manifest
-from vidgen_dist.storage.faults import StorageError
+from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import open_storage
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ledger.parts import attempts, entry, expected, found, of_row, verdicts, write
-from vidgen_dist.digests import text_hashes
-from vidgen_dist.ledger import LedgerEntry, merging, read_ledger
+from vidgen_dist.bulk_digests import text_hashes
+from vidgen_dist.ledger import LedgerEntry, attempt_merge, read_ledger
 from vidgen_dist.ledger import attempts as attempts_module
 from vidgen_dist.ledger import state as state_module
 from vidgen_dist.storage.folder import Storage
@@ -63,14 +63,14 @@ def test_ids_whose_digests_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_attempts_than_are_merged_at_once(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (attempts_module, merging):
+    for module in (attempts_module, attempt_merge):
         monkeypatch.setattr(module, "BATCH", 3)
     sizes = []
-    merge = merging._best
+    merge = attempt_merge._best
     monkeypatch.setattr(
-        merging, "_best", lambda rows, classes: sizes.append(len(rows)) or merge(rows, classes)
+        attempt_merge, "_best", lambda rows, classes: sizes.append(len(rows)) or merge(rows, classes)
     )
-    monkeypatch.setattr(merging, "_MERGE", 4)
+    monkeypatch.setattr(attempt_merge, "_MERGE", 4)
     for at in range(4):
         failures = [
             entry(str(id), "failed", at=at, attempt=at + 1, error_class=f"E{at}") for id in range(4, 8)

@@ -25,7 +25,7 @@ import numpy as np
 
 from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.columns import whole_numbers
-from vidgen_dist.manifest.opening import Manifest
+from vidgen_dist.manifest.reader import Manifest
 from vidgen_dist.manifest.rows import Row
 
 WINDOW_ROWS = 2**16
