@@ -128,40 +128,49 @@ class RenderRequest:
         per_row=True,
         not_sampling="each row has its own",
     )
-    negative_prompt: str | None = _row(Text(), "what it must not show, where there is guidance", base=True)
-    image: Any = _row(Image(), "first frame, for image-to-video: path, URI or encoded bytes")
-    video: Any = _row(Clip(), "clip, for video-to-video: path or URI")
+    negative_prompt: str | None = _row(
+        Text(), "what the video must not show; used where there is guidance", base=True
+    )
+    image: Any = _row(Image(), "the first frame, for image-to-video: path, URI or encoded bytes")
+    video: Any = _row(Clip(), "the clip, for video-to-video: path or URI")
     height: int | None = _row(
         Whole(),
-        "pixels; a multiple of the model's, such as 16 or 32",
+        "pixels; a multiple that the model needs, such as 16 or 32",
         base=True,
         shape=True,
     )
-    width: int | None = _row(Whole(), "pixels; a multiple of the model's, as `height`", base=True, shape=True)
+    width: int | None = _row(Whole(), "pixels; a multiple as for `height`", base=True, shape=True)
     num_frames: int | None = _row(
-        Whole(), "frames; video-to-video: only the clip's first ones", base=True, shape=True
+        Whole(),
+        "number of frames; video-to-video: how many of the clip's frames are used",
+        base=True,
+        shape=True,
     )
     num_inference_steps: int | None = _row(Whole(), "denoising steps", base=True)
     guidance_scale: float | None = _row(
-        Number(0, 1e6), "weight of classifier-free guidance; 1 or less turns it off", base=True
+        Number(0, 1e6), "scale of classifier-free guidance; 1 or less turns it off", base=True
     )
     guidance_rescale: float | None = _row(
         Number(0, 1),
-        "share of the guided prediction that is scaled back to the spread of the prompt's own "
-        "(arXiv:2305.08891, section 3.4)",
+        "share of the guided prediction that is rescaled to the standard deviation of the prediction with "
+        "the prompt (arXiv:2305.08891, section 3.4)",
     )
     use_dynamic_cfg: bool | None = _row(
-        Flag(), "CogVideoX: let the weight of guidance grow along a cosine of the step", base=True
+        Flag(), "CogVideoX: the guidance scale grows with the steps, along a cosine", base=True
     )
     eta: float | None = _row(
         Number(0, 1),
-        "DDIM's share of noise put back; accepted as diffusers does, CogVideoX's schedulers do not use it",
+        "share of noise that DDIM adds at each step; CogVideoX's schedulers ignore it, as in diffusers",
         base=True,
     )
     strength: float | None = _row(
-        Number(0, 1, above=True), "video-to-video: how much of the clip is noised away", base=True
+        Number(0, 1, above=True),
+        "video-to-video: share of the steps that are taken; with more, less of the clip remains",
+        base=True,
     )
-    max_sequence_length: int | None = _row(Whole(), "tokens of the prompt", base=True)
+    max_sequence_length: int | None = _row(
+        Whole(), "number of tokens to which the prompt is cut or padded", base=True
+    )
     seed: int | None = _row(
         Whole(0, MAX_SEED),
         "seed of the noise, 0 to 2⁶³-1; by default from the run's `--seed` and the id",
@@ -170,7 +179,7 @@ class RenderRequest:
     )
     fps: float | None = _row(
         Number(MIN_FPS, MAX_FPS),
-        "frames per second of the file; Stable Video Diffusion's model is told them, too",
+        "frames per second of the file; Stable Video Diffusion's model is also told this number",
         base=True,
         not_sampling="it is output.fps",
     )

@@ -24,8 +24,8 @@ MULTIPLE = 16
 FIELDS = {
     "true_cfg_scale": Field(
         Number(0, 1e6),
-        "HunyuanVideo, which is told its `guidance_scale`: weight of guidance away from `negative_prompt`; "
-        "1 or less, or no such prompt, turns it off",
+        "HunyuanVideo, whose model is told `guidance_scale`: scale of the guidance away from "
+        "`negative_prompt`; 1 or less, or no negative prompt, turns it off",
     ),
 }
 """Fields of rows that no other family takes."""

@@ -23,7 +23,7 @@ MULTIPLE = 8
 FIELDS = {
     "target_fps": Field(
         Number(MIN_FPS, MAX_FPS),
-        "I2VGen-XL: frames per second that the model is to take the video for; `fps` is the file's",
+        "I2VGen-XL: frames per second that the model is told; `fps` is the file's",
     ),
     "clip_skip": CLIP_SKIP,
     "decode_chunk_size": DECODE_CHUNK_SIZE,

@@ -22,14 +22,15 @@ MULTIPLE = 32
 FIELDS = {
     "frame_rate": Field(
         Number(MIN_FPS, MAX_FPS),
-        "LTX-Video: frames per second that the model is to take the video for; `fps` is the file's",
+        "LTX-Video: frames per second that the model is told; `fps` is the file's",
     ),
     "decode_timestep": Field(
-        Number(0, 1), "LTX-Video's decoder from 0.9.1 on: the noise that it is to expect"
+        Number(0, 1), "LTX-Video's decoder from 0.9.1 on: the timestep, or noise level, that it is told"
     ),
     "decode_noise_scale": Field(
         Number(0, 1),
-        "LTX-Video's decoder from 0.9.1 on: the noise that it is given; by default `decode_timestep`",
+        "LTX-Video's decoder from 0.9.1 on: the noise that is added to the latents; by default "
+        "`decode_timestep`",
     ),
 }
 """Fields of rows that no other family takes."""

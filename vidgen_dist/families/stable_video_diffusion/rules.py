@@ -21,26 +21,24 @@ MULTIPLE = 8
 FILE_FPS = "file_fps"
 
 FIELDS = {
-    "min_guidance_scale": Field(
-        Number(0, 1e6), "Stable Video Diffusion: weight of guidance at the first frame"
-    ),
+    "min_guidance_scale": Field(Number(0, 1e6), "Stable Video Diffusion: guidance scale of the first frame"),
     "max_guidance_scale": Field(
         Number(0, 1e6),
-        "Stable Video Diffusion: weight of guidance at the last frame, risen to frame by frame; 1 or less "
+        "Stable Video Diffusion: guidance scale of the last frame; those between rise evenly; 1 or less "
         "turns guidance off",
     ),
     "motion_bucket_id": Field(
-        Whole(0, 255), "Stable Video Diffusion: how much is to move, which the model is told"
+        Whole(0, 255), "Stable Video Diffusion: how much should move; the model is told it"
     ),
     "noise_aug_strength": Field(
         Number(0, 1e6),
-        "Stable Video Diffusion: noise that is added to the image, more of it for more motion and less of "
-        "the image; the model is told it, too",
+        "Stable Video Diffusion: noise that is added to the image; more gives more motion and less of the "
+        "image; the model is told it too",
     ),
     "decode_chunk_size": DECODE_CHUNK_SIZE,
     FILE_FPS: Field(
         Number(MIN_FPS, MAX_FPS),
-        "Stable Video Diffusion, whose model is told `fps`: frames per second of the file, where they differ",
+        "Stable Video Diffusion, whose model is told `fps`: frames per second of the file, if they differ",
         not_sampling="it is output.fps",
     ),
 }
