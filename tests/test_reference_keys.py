@@ -219,12 +219,13 @@ def test_they_are_told_once_and_not_by_workers(odd: ModelOptions, caplog: pytest
         open_model(odd, "cpu")
         open_model(odd, "cpu")
     told = {
-        "model_index.json": "model_index.json: is_magic is not known and not used (its value is True)",
-        "text_encoder/config.json": "T5EncoderModel: magic is not known and not used (its value is "
+        "model_index.json": "model_index.json: unknown key is_magic, which is not used (its value is True)",
+        "text_encoder/config.json": "T5EncoderModel: unknown key magic, which is not used (its value is "
         "{'depth': 3})",
-        "transformer/config.json": "CogVideoXTransformer3DModel: use_magic is not known and not used (its "
-        "value is True)",
-        "vae/config.json": "AutoencoderKLCogVideoX: magic_scale is not known and not used (its value is 2.5)",
+        "transformer/config.json": "CogVideoXTransformer3DModel: unknown key use_magic, which is not used "
+        "(its value is True)",
+        "vae/config.json": "AutoencoderKLCogVideoX: unknown key magic_scale, which is not used (its value "
+        "is 2.5)",
     }
     assert sorted(caplog.messages) == [f"{odd.id}/{file}: config of {line}" for file, line in told.items()]
     checkpoints._warn_once.cache_clear()

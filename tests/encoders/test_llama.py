@@ -103,7 +103,7 @@ def test_of_two_blocks_none_is_run():
             "num_key_value_heads is 3; allowed is a divisor of num_attention_heads, 4",
         ),
         ({"hidden_size": 18}, "hidden_size is 18; allowed is a multiple of num_attention_heads, 4"),
-        ({"head_dim": 5}, "head_dim is 5; allowed is one that gives heads of an even width"),
+        ({"head_dim": 5}, "head_dim is 5; allowed is a value that gives heads of an even width"),
         ({"hidden_act": "snake"}, "hidden_act is 'snake'; allowed is one of relu,"),
         ({"vocab_size": 0}, "vocab_size is 0; allowed is a whole number from 1"),
         *(

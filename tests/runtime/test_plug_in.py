@@ -293,7 +293,7 @@ def test_a_package_that_cannot_be_imported_stops_no_run_of_others(
         ({"depth": Field(Kind(), "")}, "no column holds a Kind; allowed: Text, "),
         (
             {"first_guidance_scale": Field(Whole(), "")},
-            "'first_guidance_scale' otherwise than entry point toy",
+            "'first_guidance_scale' differently from entry point toy",
         ),
     ],
 )

@@ -1,6 +1,6 @@
-"""CLIP's text encoder: a prompt in one vector for HunyuanVideo, one a token for the UNet families.
+"""CLIP's text encoder: one vector per prompt for HunyuanVideo, one vector per token for the UNet families.
 
-Its layers are also those of CLIP's image encoder (`encoders.clip_vision`).
+CLIP's image encoder (`encoders.clip_vision`) uses the same layers.
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 (arXiv:2103.00020). Names and numbers are those of transformers' `CLIPTextModel`.
@@ -21,15 +21,15 @@ from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.parallel.blocks import run_blocks
 
 LEGACY_END = 2
-"""The end token's id in configs that were written wrongly; there it is the highest id of the vocabulary."""
+"""The end token's id in configs with a known mistake; with these the highest id is the end token."""
 
 
 class TextOutput(NamedTuple):
-    """What the text encoder makes of prompts.
+    """The text encoder's output for prompts.
 
     Args:
-        hidden: After the last layer that was asked for, and the last norm, (B, L, D).
-        pooled: The end token's, (B, D).
+        hidden: The states after the last layer that is run, and the last norm, (B, L, D).
+        pooled: The state of the end token, (B, D).
     """
 
     hidden: nn.Tensor
@@ -37,13 +37,13 @@ class TextOutput(NamedTuple):
 
 
 class CLIPTextEncoder(nn.Module):
-    """Token ids to a vector for each, and one for the whole prompt.
+    """Token ids to one vector per token, and one for the whole prompt.
 
     Args:
         config: `text_encoder/config.json`.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("text_model.embeddings.token_embedding", "text_model.encoder.layers")
 
     def __init__(self, config: ClipTextConfig) -> None:
@@ -52,17 +52,17 @@ class CLIPTextEncoder(nn.Module):
         self.text_model = TextTransformer(config)
 
     def own_key(self, key: str) -> str | None:
-        """The module's name of a checkpoint's key, for `load_weights`."""
-        # transformers 5 leaves the prefix out.
+        """The module's name for a checkpoint's key, for `load_weights`."""
+        # transformers 5 omits the prefix.
         key = f"text_model.{key.removeprefix('text_model.')}"
-        # A table of whole numbers that older releases stored.
+        # A table of integers that older releases stored.
         return None if key == "text_model.embeddings.position_ids" else key
 
     def construct(self, input_ids: np.ndarray, skip: int = 0) -> TextOutput:
         """
         Args:
-            input_ids: (B, L) whole numbers below `vocab_size`, L at most `max_position_embeddings`.
-            skip: Layers at the end that are left out, at most all of them.
+            input_ids: (B, L) integers below `vocab_size`; L is at most `max_position_embeddings`.
+            skip: How many of the last layers to skip; at most all of them.
         """
         hidden = self.text_model(input_ids, skip)
         ends = end_positions(input_ids, self.config.eos_token_id)
@@ -71,13 +71,13 @@ class CLIPTextEncoder(nn.Module):
 
 
 def end_positions(input_ids: np.ndarray, end: int) -> list[int]:
-    """Where the first end token of each prompt (B, L) is."""
+    """Where each prompt of (B, L) has its first end token."""
     found = input_ids if end == LEGACY_END else input_ids == end
     return [int(position) for position in np.argmax(found, axis=1)]
 
 
 class TextTransformer(nn.Module):
-    """Tokens see those before them only."""
+    """Transformer in which tokens see only earlier ones."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class TextTransformer(nn.Module):
 
 
 class TextEmbeddings(nn.Module):
-    """Tokens and their positions."""
+    """Embeddings of tokens and their positions."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -113,21 +113,21 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
     def construct(self, hidden: nn.Tensor, mask: nn.Tensor | None, skip: int = 0) -> nn.Tensor:
-        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None: (B, L, D), without the last `skip`
-        layers."""
+        """hidden (B, L, D), mask that broadcasts to (B, 1, L, L), or None: (B, L, D); the last `skip` layers
+        have no effect."""
         states = [hidden]
 
         def run(layer: nn.Module, tokens: Sequence[nn.Tensor]) -> Sequence[nn.Tensor]:
             states.append(layer(*tokens, mask))
             return states[-1:]
 
-        # All of them: a gang goes through shared layers to the end.
+        # All layers are run: a gang has to iterate over sharded layers to the end.
         run_blocks(self.layers, [hidden], run)
         return states[-1 - skip]
 
 
 class Layer(nn.Module):
-    """Self-attention, then a feed-forward, each before its residual."""
+    """Self-attention, then a feed-forward, each with a layer norm in front and a residual."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an activation between."""
+    """Two linear maps with an activation between them."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""CLIP's image encoder: an image in one vector, beside those of prompts.
+"""CLIP's image encoder: one vector per image, in the space of the prompts' vectors.
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 (arXiv:2103.00020). Names and numbers are those of transformers' `CLIPVisionModelWithProjection`.
@@ -16,11 +16,11 @@ from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipVisionConf
 
 
 def normalised(image: np.ndarray, processor: ClipImageProcessorConfig) -> np.ndarray:
-    """An image as the encoder takes it: colours without their mean, over their spread.
+    """An image as the encoder takes it: colours minus their mean, divided by their standard deviation.
 
     Args:
         image: (S, S, 3) in [0, 1].
-        processor: Has both.
+        processor: Has mean and standard deviation.
 
     Returns:
         float32 (1, 3, S, S).
@@ -31,13 +31,13 @@ def normalised(image: np.ndarray, processor: ClipImageProcessorConfig) -> np.nda
 
 
 class CLIPVisionModelWithProjection(nn.Module):
-    """Images to a vector for each.
+    """Images to one vector each.
 
     Args:
         config: `image_encoder/config.json`.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("vision_model.encoder.layers",)
 
     def __init__(self, config: ClipVisionConfig) -> None:
@@ -47,8 +47,8 @@ class CLIPVisionModelWithProjection(nn.Module):
         self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
 
     def own_key(self, key: str) -> str | None:
-        """The module's name of a checkpoint's key, for `load_weights`."""
-        # A table of whole numbers that older releases stored.
+        """The module's name for a checkpoint's key, for `load_weights`."""
+        # A table of integers that older releases stored.
         return None if key == "vision_model.embeddings.position_ids" else key
 
     def construct(self, images: nn.Tensor) -> nn.Tensor:
@@ -57,12 +57,12 @@ class CLIPVisionModelWithProjection(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches see one another and a token of the whole image, of which the output is made."""
+    """Patches and a token for the whole image attend to each other; that token gives the output."""
 
     def __init__(self, config: ClipVisionConfig) -> None:
         super().__init__()
         self.embeddings = VisionEmbeddings(config)
-        # The checkpoint spells it so.
+        # The checkpoint has this spelling.
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.encoder = Stack(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
-    """Patches and their positions, before them a token of the whole image."""
+    """Embeddings of patches and their positions, preceded by a token for the whole image."""
 
     def __init__(self, config: ClipVisionConfig) -> None:
         super().__init__()

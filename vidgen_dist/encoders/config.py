@@ -1,6 +1,6 @@
-"""Configs of the text and image encoders, with transformers' keys and defaults. No MindSpore.
+"""Configs of the text and image encoders, with transformers' keys and defaults. Without MindSpore.
 
-Keys are read as transformers 4 and 5 spell them.
+Keys may be spelled as in transformers 4 or 5.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _HARMLESS = {
         *("initializer_factor", "initializer_range", "tf_legacy_loss"),
     ),
     "the run has its dtype": ("dtype", "torch_dtype", "use_bfloat16"),
-    "how it is computed and what is handed back beside": (
+    "how it is computed, and what is returned in addition": (
         *("attn_implementation", "chunk_size_feed_forward", "experts_implementation", "output_attentions"),
         *("output_hidden_states", "output_past", "pretraining_tp", "return_dict", "tie_last_hidden_states"),
         *("torchscript", "use_cache"),
     ),
-    "of decoders and of what comes after the encoder": (
+    "for decoders, and for what comes after the encoder": (
         *("add_cross_attention", "cross_attention_hidden_size", "is_encoder_decoder", "num_decoder_layers"),
         *("scale_decoder_outputs", "tie_encoder_decoder", "tie_word_embeddings"),
     ),
@@ -55,8 +55,8 @@ class EncoderConfig(Config):
 
 @dataclass(frozen=True, config=STRICT)
 class T5Config(EncoderConfig):
-    """T5's config. `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where the file does not
-    say."""
+    """T5's config. `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` if the file does not
+    have them."""
 
     NAME: ClassVar = "T5EncoderModel"
 
@@ -66,7 +66,7 @@ class T5Config(EncoderConfig):
     d_ff: Positive = 2048
     num_layers: Positive = 6
     num_heads: Positive = 8
-    # Half of the buckets are for each direction.
+    # Each direction has half of the buckets.
     relative_attention_num_buckets: Annotated[int, Field(ge=4, multiple_of=2)] = 32
     relative_attention_max_distance: Positive = 128
     layer_norm_epsilon: FromZero = 1e-6
@@ -93,26 +93,26 @@ class T5Config(EncoderConfig):
 
     @property
     def activation(self) -> str:
-        """transformers' name of the feed-forward's activation."""
+        """transformers' name for the feed-forward's activation."""
         if self.dense_act_fn is not None:
             return self.dense_act_fn
-        # T5 v1.1's "gelu" is the tanh form.
+        # T5 v1.1's "gelu" is the tanh approximation.
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.split("-")[-1]
 
 
 @dataclass(frozen=True, config=STRICT)
 class LlamaConfig(EncoderConfig):
-    """LLaMA's config. A family makes a subclass, which says how many of the blocks it uses.
+    """LLaMA's config. A family makes a subclass that says how many of the blocks it uses.
 
     Class attributes:
-        UNUSED_LAYERS: Blocks at the end whose output the family does not use, 1 or more: neither they nor the
-            norm behind them are loaded.
+        UNUSED_LAYERS: Blocks at the end whose output the family does not use, 1 or more. Neither they nor the
+            norm after them are loaded.
     """
 
     NAME: ClassVar = "LlamaModel"
     HARMLESS: ClassVar = {
         **EncoderConfig.HARMLESS,
-        "max_position_embeddings": "positions are computed, however many there are",
+        "max_position_embeddings": "positions are computed for any number of tokens",
     }
     ONLY: ClassVar = {"partial_rotary_factor": 1.0, "is_causal": True}
     UNUSED_LAYERS: ClassVar[int]
@@ -149,7 +149,7 @@ class LlamaConfig(EncoderConfig):
 
     def check(self) -> None:
         if self.layers < 0:
-            allowed = f"{self.UNUSED_LAYERS} or more: as many at the end are not used"
+            allowed = f"{self.UNUSED_LAYERS} or more: so many at the end are not used"
             self.refuse("num_hidden_layers", allowed)
         if self.num_attention_heads % self.key_heads:
             allowed = f"a divisor of num_attention_heads, {self.num_attention_heads}"
@@ -158,11 +158,11 @@ class LlamaConfig(EncoderConfig):
             self.refuse("hidden_size", f"a multiple of num_attention_heads, {self.num_attention_heads}")
         if self.head_size % 2:
             key = "head_dim" if self.head_dim else "hidden_size"
-            self.refuse(key, "one that gives heads of an even width")
+            self.refuse(key, "a value that gives heads of an even width")
 
     @property
     def key_heads(self) -> int:
-        """Heads of keys and values: each serves as many heads of queries."""
+        """Heads of keys and values; several query heads share each of them."""
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
@@ -172,15 +172,15 @@ class LlamaConfig(EncoderConfig):
 
     @property
     def layers(self) -> int:
-        """Blocks that are run."""
+        """Number of blocks that are run."""
         return self.num_hidden_layers - self.UNUSED_LAYERS
 
 
 def _check_positions(model: str, key: str, told: Any) -> None:
-    """See that what a config says of rotary positions is what LLaMA 3 has.
+    """Check that a config's rotary positions are those of LLaMA 3.
 
     Raises:
-        ConfigError: Positions that are scaled, that differ between layers, or turn a part of a head.
+        ConfigError: Positions that are scaled, differ between layers, or rotate only a part of a head.
     """
     if not isinstance(told, dict):
         raise bad_key(model, key, told, "an object or null")
@@ -216,8 +216,8 @@ class ClipTextConfig(ClipConfig):
     """CLIP's text config."""
 
     NAME: ClassVar = "CLIPTextModel"
-    HARMLESS: ClassVar = {**EncoderConfig.HARMLESS, "projection_dim": "nothing is projected"}
-    # Some checkpoints want padding masked; none of these families' does.
+    HARMLESS: ClassVar = {**EncoderConfig.HARMLESS, "projection_dim": "there is no projection"}
+    # Some checkpoints want padding masked; none of those that these families use.
     ONLY: ClassVar = {"use_attention_mask": False, "is_causal": True}
 
     hidden_size: Positive = 512
@@ -230,7 +230,7 @@ class ClipTextConfig(ClipConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class ClipVisionConfig(ClipConfig):
-    """CLIP's config of images."""
+    """CLIP's config for images."""
 
     NAME: ClassVar = "CLIPVisionModelWithProjection"
 
@@ -249,17 +249,17 @@ class ClipVisionConfig(ClipConfig):
 
     @property
     def patches(self) -> int:
-        """Patches of an image; what is left at its right and lower edge is not seen."""
+        """Patches of an image; the rest at its right and lower edges is not used."""
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclass(frozen=True, config=STRICT)
 class ClipImageProcessorConfig(Config):
-    """`preprocessor_config.json`, of which the UNet families use what is here: they resize by themselves.
+    """`preprocessor_config.json`. Only the keys that the UNet families use: they resize images themselves.
 
     Args:
-        image_mean, image_std: Of red, green and blue in [0, 1], which an encoder sees without them.
-        crop_size: Side of what the encoder sees, or its `height` and `width`.
+        image_mean, image_std: Of red, green and blue in [0, 1]; subtracted, and divided by.
+        crop_size: Side of the encoder's input, or its `height` and `width`.
     """
 
     NAME: ClassVar = "CLIPImageProcessor"
@@ -291,7 +291,7 @@ class ClipImageProcessorConfig(Config):
             ),
             *("return_tensors", "size", "use_square_size"),
         ),
-        "the pipelines say what is done to an image, whatever stands here",
+        "the pipelines decide what is done to an image, whatever this key says",
     )
 
     image_mean: Annotated[tuple[float, float, float], Field(strict=False)] = (
@@ -312,7 +312,7 @@ class ClipImageProcessorConfig(Config):
 
     @property
     def crop(self) -> tuple[int, int]:
-        """Height and width of what the encoder sees."""
+        """Height and width of the encoder's input."""
         if isinstance(self.crop_size, dict):
             return self.crop_size["height"], self.crop_size["width"]
         return self.crop_size, self.crop_size

@@ -1,4 +1,4 @@
-"""LLaMA as a text encoder: the hidden states of one of its later blocks.
+"""LLaMA as a text encoder: the hidden states after one of its later blocks.
 
 Source: Grattafiori et al. 2024, "The Llama 3 Herd of Models" (arXiv:2407.21783), section 3.2: grouped-query
 attention (arXiv:2305.13245), rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202). Names and
@@ -22,15 +22,15 @@ from vidgen_dist.parallel.blocks import run_blocks
 
 
 class LlamaEncoder(nn.Module):
-    """Token ids to the hidden states that come out of the last block that is run.
+    """Token ids to the hidden states after the last block that is run.
 
-    Parameters are named as transformers' `LlamaModel` names them.
+    Parameters are named as in transformers' `LlamaModel`.
 
     Args:
         config: `text_encoder/config.json`.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("embed_tokens", "layers")
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -40,7 +40,7 @@ class LlamaEncoder(nn.Module):
         self.layers = nn.ModuleList([Layer(c) for _ in range(c.layers)])
 
     def own_key(self, key: str) -> str | None:
-        """The module's name of a checkpoint's key, for `load_weights`: None for what is not run."""
+        """The module's name for a checkpoint's key, for `load_weights`; None for what is not run."""
         key = key.removeprefix("model.")
         if key.endswith("rotary_emb.inv_freq"):  # a table that older releases stored
             return None
@@ -51,8 +51,8 @@ class LlamaEncoder(nn.Module):
     def construct(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> nn.Tensor:
         """
         Args:
-            input_ids: (B, L) whole numbers below `vocab_size`.
-            attention_mask: (B, L), 1 where a token may be attended to, by itself and those behind it.
+            input_ids: (B, L) integers below `vocab_size`.
+            attention_mask: (B, L), 1 for tokens that may be attended to, by themselves and by later tokens.
 
         Returns:
             (B, L, D).
@@ -67,7 +67,7 @@ class LlamaEncoder(nn.Module):
 
 
 def rotary_positions(config: LlamaConfig, length: int, dtype: Any) -> Rotary:
-    """What turns queries and keys: channels i and i + S / 2 of a head are a pair."""
+    """The tables that rotate queries and keys: channels i and i + S / 2 of a head form a pair."""
     size = config.head_size
     angles = np.tile(rotary_1d(size, np.arange(length), config.rope_theta), 2)[None, :, None]
     swap = np.kron(np.array([[0, 1], [-1, 0]], np.float32), np.eye(size // 2, dtype=np.float32))
@@ -75,7 +75,7 @@ def rotary_positions(config: LlamaConfig, length: int, dtype: Any) -> Rotary:
 
 
 class Layer(nn.Module):
-    """Self-attention, then a feed-forward, each before its residual."""
+    """Self-attention, then a feed-forward, each with a norm in front and a residual."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention whose heads of keys and values are fewer than those of queries."""
+    """Attention with fewer heads for keys and values than for queries."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -117,14 +117,14 @@ class Attention(nn.Module):
         return self.o_proj(nn.reshape(mixed.permute(0, 2, 1, 3), (batch, length, -1)))
 
     def _for_each_query(self, x: nn.Tensor) -> nn.Tensor:
-        """(B, L, G, S) to (B, L, H, S), each head repeated for the queries that it serves."""
+        """(B, L, G, S) to (B, L, H, S): each head repeated for the query heads that share it."""
         batch, length, _, size = x.shape
         times = self._heads // self._key_heads
         return x if times == 1 else nn.reshape(nn.stack([x] * times, 3), (batch, length, self._heads, size))
 
 
 class FeedForward(nn.Module):
-    """Three linear maps: one gates another, the last leads back."""
+    """Three linear maps: one gates another, the third maps back."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()

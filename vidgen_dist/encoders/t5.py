@@ -23,14 +23,14 @@ from vidgen_dist.parallel.blocks import run_blocks
 class T5Encoder(nn.Module):
     """Token ids to one embedding each.
 
-    Parameters are named as transformers' `T5EncoderModel` names them, the tied token table once
+    Parameters are named as in transformers' `T5EncoderModel`, with the tied token table once
     (`shared.weight`).
 
     Args:
         config: `text_encoder/config.json`.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("shared", "encoder.block")
 
     def __init__(self, config: T5Config) -> None:
@@ -40,12 +40,12 @@ class T5Encoder(nn.Module):
         self.encoder = Stack(config)
 
     def own_key(self, key: str) -> str | None:
-        """The module's name of a checkpoint's key, for `load_weights`.
+        """The module's name for a checkpoint's key, for `load_weights`.
 
-        The token table is one parameter, `shared.weight`. Checkpoints hold it under that name, as
-        `encoder.embed_tokens.weight`, or under both, one tensor twice: both map to the one parameter, and
-        `load_weights` then reads the one named `shared.weight`. What belongs to the decoder of a whole T5
-        is left out.
+        The token table is one parameter, `shared.weight`. Checkpoints store it under that name, as
+        `encoder.embed_tokens.weight`, or under both, the same tensor twice. Both keys map to the one
+        parameter, and `load_weights` then reads the one called `shared.weight`. The decoder of a whole T5 is
+        left out.
         """
         if key == "encoder.embed_tokens.weight":
             return "shared.weight"
@@ -57,7 +57,7 @@ class T5Encoder(nn.Module):
         """
         Args:
             input_ids: (B, L) integers below `vocab_size`.
-            attention_mask: (B, L), 1 where a token may be attended to; None: everywhere, as CogVideoX has it.
+            attention_mask: (B, L), 1 for tokens that may be attended to; None: all, as CogVideoX has it.
 
         Returns:
             (B, L, D).
@@ -73,7 +73,7 @@ class T5Encoder(nn.Module):
 
 
 class Stack(nn.Module):
-    """The blocks. The relative position bias is the first block's, used by all."""
+    """The blocks. All of them use the first block's relative position bias."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Stack(nn.Module):
         def run(block: nn.Module, tokens: Sequence[nn.Tensor]) -> list[nn.Tensor]:
             nonlocal bias
             if bias is None:
-                # Here, as the first block may have its weights only in its turn.
+                # Computed here, because the first block may have its weights only while it runs.
                 bias = block.layer[0].SelfAttention.position_bias(length)
             return [block(*tokens, bias, mask)]
 
@@ -96,7 +96,7 @@ class Stack(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, then a feed-forward, each before its residual."""
+    """Self-attention, then a feed-forward, each with a norm in front and a residual."""
 
     def __init__(self, config: T5Config, has_bias: bool) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class SelfAttentionLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention without biases and without scaling by the head's width."""
+    """Attention without biases, and without scaling by the head's width."""
 
     def __init__(self, config: T5Config, has_bias: bool) -> None:
         super().__init__()
@@ -134,9 +134,9 @@ class Attention(nn.Module):
             self.relative_attention_bias = nn.Embedding(self._buckets, self._heads)
 
     def position_bias(self, length: int) -> nn.Tensor:
-        """(1, heads, L, L): what each head adds to the scores of each query and key."""
+        """(1, heads, L, L): what each head adds to the scores of queries and keys."""
         buckets = relative_buckets(length, self._buckets, self._max_distance)
-        # A copy: every layer adds it to its scores.
+        # A copy, because every layer adds it to its scores.
         return nn.copy(self.relative_attention_bias(nn.from_numpy(buckets)).permute(2, 0, 1)[None])
 
     def construct(self, hidden: nn.Tensor, bias: nn.Tensor, mask: nn.Tensor | None) -> nn.Tensor:
@@ -161,7 +161,7 @@ class FeedForwardLayer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps, or with a gate three (T5 v1.1), none with a bias."""
+    """Two linear maps, or three with a gate (T5 v1.1), without biases."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -182,15 +182,15 @@ class FeedForward(nn.Module):
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
     """The bucket of each key's distance from each query, (L, L) int32, queries first.
 
-    Half of the buckets are for keys after the query. Of each half the first half holds one distance
-    each, the rest grow by equal factors up to `max_distance`; all beyond share the last.
+    Half of the buckets are for keys after the query. In each half, the first half of the buckets holds one
+    distance each; the others grow by equal factors up to `max_distance`, and the last holds all beyond that.
     """
     positions = np.arange(length)
-    # Every entry depends on key - query alone: 2L - 1 values, from the farthest before to the farthest after.
+    # An entry depends on key - query alone: 2L - 1 values, from the farthest before to the farthest after.
     offsets = np.arange(1 - length, length)
     distance, half = np.abs(offsets), buckets // 2
     exact = half // 2
-    # float32, as the reference: a boundary that falls on a whole distance must round its way.
+    # float32 as in the reference: where a boundary is a whole distance, rounding must give the same result.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     far = ratio / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
     bucket = np.where(distance < exact, distance, np.minimum(exact + far.astype(np.int64), half - 1))
@@ -199,5 +199,5 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 
 
 def _finite(hidden: nn.Tensor) -> nn.Tensor:
-    """Half precision overflows in T5's residuals; transformers clamps to what float16 holds, less 1000."""
+    """Clamp to float16's range less 1000, as transformers does: T5's residuals overflow in half precision."""
     return nn.clip(hidden, -64504.0, 64504.0) if hidden.dtype == nn.float16 else hidden

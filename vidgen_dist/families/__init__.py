@@ -1,4 +1,4 @@
-"""The model families: a folder and a line each. No MindSpore until a pipeline is loaded."""
+"""The model families: one folder and one line each. MindSpore is imported only when a pipeline is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 _log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "vidgen_dist.families"
-"""The group under which another package names its own: each entry point is a `Family`."""
+"""The entry point group under which other packages register families: each entry point is a `Family`."""
 
 FAMILIES: tuple[Family[Any], ...] = (
     cogvideox.FAMILY,
@@ -42,12 +42,12 @@ FAMILIES: tuple[Family[Any], ...] = (
 OUR_FIELDS: Mapping[str, Field] = FIELDS | {
     name: field for family in FAMILIES for name, field in family.fields.items()
 }
-"""The fields of rows that our families take, by name. Columns of these names are read whatever the model is:
-one that does not take a field says so, and a row without an id has the same one for all models."""
+"""The fields of rows that our families take, by name. Columns with these names are read for all models: a
+model that does not take a field refuses it, and a row without an id gets the same id for all models."""
 
 
 class PlugIns(NamedTuple):
-    """What other packages bring.
+    """The families of other packages.
 
     Args:
         families: The families, by the entry points that name them.
@@ -60,7 +60,7 @@ class PlugIns(NamedTuple):
 
 @functools.cache
 def plug_ins() -> PlugIns:
-    """The families of other packages. One that cannot be used is left out, with a warning: others go on."""
+    """The families of other packages. One that cannot be used is left out with a warning; the others work."""
     families: dict[str, Family[Any]] = {}
     faults = []
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
@@ -90,15 +90,15 @@ def _check_plug_in(family: Any, others: Mapping[str, Family[Any]]) -> None:
             )
         for package, other in others.items():
             if other.fields.get(name, field) != field:
-                raise Refused(f"it declares the field {name!r} otherwise than {package}")
+                raise Refused(f"it declares the field {name!r} differently from {package}")
         column_of(field)
 
 
 def family_of(class_name: Any) -> Family[Any] | None:
-    """The family that renders a pipeline class; None if there is none. Ours are asked first, then others'.
+    """The family that renders a pipeline class; None if there is none. Our own families come first.
 
     Raises:
-        Refused: Families of several packages do.
+        Refused: Several other packages render it.
     """
     for family in FAMILIES:
         if _renders(family, class_name):
@@ -135,29 +135,29 @@ def _renders(family: Family[Any], class_name: Any) -> bool:
 
 
 def all_families() -> tuple[Family[Any], ...]:
-    """Ours, then other packages'."""
+    """Our families, then those of other packages."""
     return *FAMILIES, *plug_ins().families.values()
 
 
 def fields_for(family: Family[Any]) -> Mapping[str, Field]:
-    """The fields that are read for a model of a family: ours, and its own."""
+    """The fields that are read for a model of this family: those of our families, and its own."""
     return {**OUR_FIELDS, **family.fields}
 
 
 def fields_named(names: Collection[str]) -> Mapping[str, Field]:
-    """Our fields, and those of other packages' families that have one of these names."""
-    # Other packages are not imported for nothing.
+    """Our families' fields, and those among these names that families of other packages take."""
+    # Other packages are imported only if they are needed.
     others = known_fields() if set(names) - set(OUR_FIELDS) else {}
     return {**OUR_FIELDS, **{name: others[name] for name in names if name in others}}
 
 
 def known_fields() -> Mapping[str, Field]:
-    """The fields that some family takes, other packages' too."""
+    """All fields that any family takes, also in other packages."""
     others = plug_ins().families.values()
     return {**OUR_FIELDS, **{name: field for family in others for name, field in family.fields.items()}}
 
 
 def needed_columns() -> tuple[str, ...]:
-    """Columns of which a manifest must have one, or no family can render it; none where it may have none."""
+    """The columns of which every manifest needs one; none if some family needs no column."""
     first = [family.required_columns[:1] for family in all_families()]
     return tuple(dict.fromkeys(name for names in first for name in names)) if all(first) else ()

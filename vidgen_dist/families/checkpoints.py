@@ -1,4 +1,4 @@
-"""The checkpoint that a run's options name, with what they put beside it."""
+"""Opens the checkpoint that a run's options name, with the changes that they ask for."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ logger = logging.getLogger(__name__)
 
 _CLASS_NAME = "_class_name"
 _NOTES = (_CLASS_NAME, "_diffusers_version")
-"""Keys of a scheduler's file that are no settings."""
+"""Keys of a scheduler's file that are not settings."""
 
 
 def open_model_checkpoint(options: ModelOptions, *, weights: bool = True) -> Checkpoint:
-    """Open what a run's options name.
+    """Open the checkpoint that a run's options name.
 
     Args:
-        options: Which checkpoint, of which revision and variant, with which motion adapter and which settings
-            of its scheduler.
-        weights: False to download configs and vocabularies only.
+        options: The checkpoint, its revision and variant, a motion adapter, and settings of the scheduler.
+        weights: False to download only configs and vocabularies.
 
     Raises:
         Refused: As `open_checkpoint`, `open_component` and `with_scheduler`; an adapter for a family that
@@ -44,7 +43,7 @@ def open_model_checkpoint(options: ModelOptions, *, weights: bool = True) -> Che
 
 
 def warn_unknown_keys(checkpoint: Checkpoint) -> None:
-    """Warn of keys of a checkpoint's configs that nobody knows: of each once in a process.
+    """Warn of unknown keys in a checkpoint's configs, once per key in a process.
 
     Raises:
         Refused: As `Family.read_configs`.
@@ -59,7 +58,7 @@ def _warn_once(line: str) -> None:
 
 
 def check_tokenizers(checkpoint: Checkpoint) -> None:
-    """See that a checkpoint's tokenizers can be read. A hub id's vocabularies are there with its configs.
+    """Check that a checkpoint's tokenizers can be read. A hub id's vocabularies come with its configs.
 
     Raises:
         Refused: As `load_tokenizer`.
@@ -70,16 +69,16 @@ def check_tokenizers(checkpoint: Checkpoint) -> None:
 
 
 def with_scheduler(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint with settings put over its scheduler's, as diffusers' `from_config` does.
+    """A checkpoint with changed settings of its scheduler, as by diffusers' `from_config`.
 
     Args:
         checkpoint: An opened checkpoint.
-        settings: Keys of `scheduler_config.json`; `_class_name` for another class. Of the checkpoint's own
-            keys those that the other class does not know are left out.
+        settings: Keys of `scheduler_config.json`; `_class_name` for another class. Keys of the checkpoint's
+            own config that the other class does not know are left out.
 
     Raises:
-        Refused: A class that the family does not take, a key that the class does not know, or a value that
-            cannot be: names what is allowed.
+        Refused: A class that the family does not take, a key that the class does not know, or a value that is
+            not allowed; the message says what is allowed.
     """
     family = find_family(checkpoint)
     component = _scheduler_of(family)
@@ -145,7 +144,7 @@ def _with_adapter(checkpoint: Checkpoint, options: ModelOptions, weights: bool) 
     )
     with_adapter = dataclasses.replace(checkpoint, separate={family.adapter: adapter})
     if not any(family.adapter in component.weights_in(with_adapter) for component in family.components):
-        raise Refused(f"{named}; {checkpoint.model} has its motion in it already: leave it out")
+        raise Refused(f"{named}; {checkpoint.model} already contains its motion modules: leave it out")
     return with_adapter
 
 

@@ -1,5 +1,5 @@
-"""What a model family declares. Nothing here imports MindSpore; what a declaration names lazily is imported
-when it is used."""
+"""What a model family declares. Nothing here imports MindSpore; lazy parts of a declaration are imported when
+they are used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidgen_dist.weights.checkpoint import INDEX, Checkpoint
 
 @dataclass(frozen=True)
 class Lazy:
-    """Something that is imported when it is used.
+    """An object that is imported when it is used.
 
     Args:
         target: `package.module:name`.
@@ -30,7 +30,7 @@ class Lazy:
     target: str
 
     def load(self) -> Any:
-        """What the name stands for."""
+        """Import the object."""
         module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -51,11 +51,11 @@ class ModelClass:
     """A class of models.
 
     Args:
-        config: What its `config.json` holds.
-        cell: The model's class; it is made of the config, or where it is divided of the config and the mesh.
-        divided: Whether the ranks of a gang divide its work; else all of them do the same.
-        made_of: The attribute of the family's configs that the cell is made of; by default its component's.
-        weights_of: Components whose files hold its weights; by default its own alone.
+        config: The class of its `config.json`.
+        cell: The model's class; called with the config, and with the mesh if it is divided.
+        divided: Whether the ranks of a gang divide its work; otherwise all of them do the same.
+        made_of: The field of the family's configs that the cell is made of; by default its component's.
+        weights_of: Components whose files hold its weights; by default only its own.
     """
 
     config: type[Config]
@@ -66,21 +66,21 @@ class ModelClass:
 
     @property
     def name(self) -> str:
-        """As `model_index.json` names it."""
+        """The name that `model_index.json` has for it."""
         return self.config.NAME
 
     def read(self, raw: Mapping[str, Any]) -> Config:
-        """What the models, rules and costs are told of the component."""
+        """The component's config, for models, rules and costs."""
         return self.config.read(raw)
 
 
 @dataclass(frozen=True)
 class ConfigClass:
-    """A class of which the config alone is read: an image processor, or a part of another component's model.
+    """A class of which only the config is read: an image processor, or a part of another component's model.
 
     Args:
-        config: What its file holds.
-        named: What `model_index.json` calls it; by default the config's own name.
+        config: The class of its config file.
+        named: The name that `model_index.json` has for it; by default the config's own name.
     """
 
     config: type[Config]
@@ -88,11 +88,11 @@ class ConfigClass:
 
     @property
     def name(self) -> str:
-        """As `model_index.json` names it."""
+        """The name that `model_index.json` has for it."""
         return self.named or self.config.NAME
 
     def read(self, raw: Mapping[str, Any]) -> Config:
-        """What the pipeline, rules and costs are told of the component."""
+        """The component's config, for the pipeline, rules and costs."""
         return self.config.read(raw)
 
 
@@ -101,8 +101,8 @@ class SchedulerClass:
     """A class of samplers.
 
     Args:
-        config: What its `scheduler_config.json` holds.
-        scheduler: The sampler, made of the config.
+        config: The class of its `scheduler_config.json`.
+        scheduler: The sampler's class; called with the config.
     """
 
     config: type[Config]
@@ -110,7 +110,7 @@ class SchedulerClass:
 
     @property
     def name(self) -> str:
-        """As `model_index.json` names it."""
+        """The name that `model_index.json` has for it."""
         return self.config.NAME
 
     def read(self, raw: Mapping[str, Any]) -> Any:
@@ -126,8 +126,8 @@ class Component:
     """A component of a family's checkpoints.
 
     Args:
-        name: Its name in `model_index.json`, which is its folder's, and its attribute of the pipeline.
-        takes: The classes that it may be of.
+        name: Its name in `model_index.json`, of its folder, and of the pipeline's attribute.
+        takes: The classes that it may have.
         optional: Whether a checkpoint may lack it.
     """
 
@@ -136,10 +136,10 @@ class Component:
     optional: bool = False
 
     def class_of(self, checkpoint: Checkpoint) -> ComponentClass | None:
-        """The class that a checkpoint's component is of; None where it may lack it, and does.
+        """The class of a checkpoint's component; None if it is optional and missing.
 
         Raises:
-            Refused: It has none, or one of another class: names those that are allowed.
+            Refused: It is missing, or has another class; the message names those that are allowed.
         """
         if self.optional and not checkpoint.has_component(self.name):
             return None
@@ -154,7 +154,7 @@ class Component:
         )
 
     def weights_in(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """The components whose files hold the weights of a checkpoint's component; none where it has none.
+        """The components whose files hold the weights of a checkpoint's component; none if it has no weights.
 
         Raises:
             Refused: As `class_of`.
@@ -163,10 +163,10 @@ class Component:
         return found.weights_of or (self.name,) if isinstance(found, ModelClass) else ()
 
     def read(self, checkpoint: Checkpoint) -> Any:
-        """What a checkpoint's component is, without its weights: a config, a sampler, of others None.
+        """A checkpoint's component without its weights: a config, a sampler, otherwise None.
 
         Raises:
-            Refused: A class or a config that cannot be: names the folder and the key.
+            Refused: A class or a config that is not allowed; the message names the folder and the key.
         """
         found = self.class_of(checkpoint)
         if found is None or isinstance(found, TokenizerClass):
@@ -177,12 +177,12 @@ class Component:
 
 @dataclass(frozen=True)
 class PipelineClass:
-    """A class of diffusers' pipelines, which `model_index.json` names.
+    """A class of diffusers' pipelines, as `model_index.json` names it.
 
     Args:
         name: The class.
-        task: What it does: one of `spec.Task`.
-        pipeline: The pipeline that does the same.
+        task: What it does, one of `spec.Task`.
+        pipeline: Our pipeline that does the same.
     """
 
     name: str
@@ -191,11 +191,11 @@ class PipelineClass:
 
 
 class MisfitError(ConfigError):
-    """Components of a checkpoint that do not fit each other: names the key of one of them.
+    """Components of a checkpoint do not fit each other; the message names the key of one of them.
 
     Args:
         component: The name of the component that has the key.
-        told: The message, as `Config.refuse` has it.
+        told: The message, as in `Config.refuse`.
     """
 
     def __init__(self, component: str, told: str) -> None:
@@ -205,23 +205,23 @@ class MisfitError(ConfigError):
 
 @dataclass(frozen=True)
 class Configs:
-    """What is known of a checkpoint without its weights: a field for each component, by its name.
+    """A checkpoint's configs, one field per component.
 
-    Families make a subclass, whose `check` says what must fit.
+    Families make a subclass, whose `check` says what must match.
     """
 
     def __post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
-        """See that the components fit each other.
+        """Check that the components fit each other.
 
         Raises:
-            ConfigError: They do not: names the key of one of them.
+            ConfigError: They do not; the message names the key of one of them.
         """
 
     def refuse(self, component: str, config: Config, key: str, allowed: str) -> typing.NoReturn:
-        """Refuse the value of a key of a component's config.
+        """Refuse the value of a key in a component's config.
 
         Args:
             component: The component's name.
@@ -243,24 +243,26 @@ class Family(Generic[C]):
     """A model family.
 
     Args:
-        name: What messages and documents call it.
-        key: What its folders and files are called.
-        pipelines: diffusers' pipelines that it stands for.
-        components: What of a checkpoint is needed to render.
-        configs: What is read of them.
-        rules: Configs -> task -> rules, for the tasks that the checkpoint can do, likeliest first.
-        costs: What a plan reckons with; see `common.costs.Costs`.
+        name: Its name in messages and documentation.
+        key: The name of its folders and files.
+        pipelines: diffusers' pipelines that it renders.
+        components: The components of a checkpoint that are needed to render.
+        configs: The class of their configs.
+        rules: Takes the configs, returns task -> rules for the tasks that the checkpoint can do, likeliest
+            first.
+        costs: What the planner needs to know; see `common.costs.Costs`.
         required_columns: Columns that every manifest for it must have, whatever the checkpoint and the task,
             unless the run has a value for all rows.
-        fields: Fields of rows that the family alone takes, by name.
-        index: Keys of `model_index.json` that decide something; the field `index` of the configs.
-        adapter: The component that `--adapter` names, in a repository of its own; None: there is none.
+        fields: Fields of rows that only this family takes, by name.
+        index: The class for keys of `model_index.json` that have an effect; the field `index` of the configs.
+        adapter: The component that `--adapter` names, in a repository of its own; None if there is none.
         ignores: Components that checkpoints may have and that are not opened, such as a safety checker.
-        ring: Whether keys and values may travel around a gang's ranks; else the degree `ring` is 1.
-        published: Hub ids of checkpoints, for documents.
+        ring: Whether keys and values can be passed around the ranks of a gang; otherwise the degree `ring` is
+            1.
+        published: Hub ids of published checkpoints, for the documentation.
 
     Raises:
-        ValueError: A pipeline's task is none that there is.
+        ValueError: A pipeline's task does not exist.
     """
 
     name: str
@@ -290,7 +292,7 @@ class Family(Generic[C]):
         """The configs of a checkpoint.
 
         Raises:
-            Refused: A component, class or config that cannot be; components that do not fit each other.
+            Refused: A component, class or config that is not allowed; components that do not fit each other.
         """
         read: dict[str, Any] = {}
         for component in self.components:
@@ -302,7 +304,7 @@ class Family(Generic[C]):
             return self.configs(**read, **({} if self.index is None else {"index": index}))
 
     def unknown_keys(self, checkpoint: Checkpoint) -> list[str]:
-        """What is to be said of keys of a checkpoint's configs that nobody knows, a line for each.
+        """One message for each unknown key in a checkpoint's configs.
 
         Raises:
             Refused: As `read_configs`.
@@ -316,7 +318,7 @@ class Family(Generic[C]):
                 file = checkpoint.config_file(component.name)
                 told.append((file, known.config, checkpoint.config(component.name)))
         return [
-            f"{file}: config of {config.NAME}: {key} is not known and not used (its value is {value!r})"
+            f"{file}: config of {config.NAME}: unknown key {key}, which is not used (its value is {value!r})"
             for file, config, raw in told
             for key, value in config.unknown(raw).items()
         ]
@@ -325,28 +327,28 @@ class Family(Generic[C]):
         """The pipeline for a task of a checkpoint.
 
         Args:
-            class_name: The pipeline class that `model_index.json` names; it is taken if it does the task.
-            task: One of those that the family's rules have for the checkpoint.
+            class_name: The pipeline class that `model_index.json` names; preferred, if it does the task.
+            task: One of the tasks that the family's rules allow for the checkpoint.
 
         Raises:
-            Refused: None of the family's pipelines does the task: the family declares it wrongly.
+            Refused: None of the family's pipelines does the task: a mistake in the family's declaration.
         """
         of_task = [known for known in self.pipelines if known.task == task]
         if not of_task:
             tasks = ", ".join(dict.fromkeys(known.task for known in self.pipelines))
             raise Refused(
                 f"{self.name}: its rules have the task {task!r}, which none of its pipelines does; "
-                f"theirs: {tasks}"
+                f"their tasks: {tasks}"
             )
         return next((known for known in of_task if known.name == class_name), of_task[0]).pipeline
 
 
 @dataclass(frozen=True)
 class IndexConfig(Config):
-    """What `model_index.json` decides; of most families nothing."""
+    """The settings in `model_index.json`; most families have none."""
 
     NAME: ClassVar = "model_index.json"
-    HARMLESS: ClassVar = {"requires_safety_checker": "no video is checked"}
+    HARMLESS: ClassVar = {"requires_safety_checker": "videos are not checked"}
 
     @classmethod
     def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -356,11 +358,11 @@ class IndexConfig(Config):
 
 @contextmanager
 def config_of(place: Path, file_of: Callable[[str], Path] | None = None) -> Iterator[None]:
-    """Put the file before each fault of a config that was read from it.
+    """Put a file's path in front of each fault of the config that is read from it.
 
     Args:
         place: The config's file, or the checkpoint's folder.
-        file_of: Gives the file of a component that does not fit others.
+        file_of: Returns the file of a component that does not fit the others.
     """
     try:
         yield

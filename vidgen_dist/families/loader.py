@@ -1,4 +1,4 @@
-"""From a checkpoint to a pipeline that renders."""
+"""Loads a pipeline from a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ K = TypeVar("K", bound=ComponentClass)
 
 @runtime_checkable
 class Configurable(Protocol):
-    """A model for which there are options."""
+    """A model that has options."""
 
     def configure(self, options: ModelOptions) -> None:
-        """Do what the options say; called before weights are read.
+        """Apply the options; called before weights are read.
 
         Raises:
             Refused: Its config does not allow it.
@@ -45,11 +45,11 @@ class Configurable(Protocol):
 
 @runtime_checkable
 class OwnDtypes(Protocol):
-    """A model of which parts do not compute in the dtype of the others."""
+    """A model with parts that compute in another dtype."""
 
     def own_dtypes(self, dtype: str) -> Mapping[str, str]:
-        """What the names of their parameters begin with -> name of the dtype that they have where others have
-        `dtype`."""
+        """The beginning of these parts' parameter names -> the name of their dtype, if the other parameters
+        have `dtype`."""
 
 
 def load_pipeline(
@@ -72,21 +72,21 @@ def load_pipeline(
             `model_index.json` says.
         revision: Branch, tag or commit of a hub id.
         variant: Variant of the weight files, such as `fp16`.
-        dtype: What the models compute in: `float32`, `float16` or `bfloat16`. By default `bfloat16` on
-            Ascend; on CPU always `float32`, whose kernels know no other.
+        dtype: The dtype that models compute in: `float32`, `float16` or `bfloat16`. By default `bfloat16` on
+            Ascend; on CPU always `float32`, the only dtype of its kernels.
         adapter: AnimateDiff's motion adapter: hub id or folder.
         adapter_revision: Branch, tag or commit of the adapter's hub id.
-        scheduler: Keys put over the checkpoint's scheduler config, as diffusers' `from_config` takes them;
+        scheduler: Changes to the checkpoint's scheduler config, as diffusers' `from_config` takes them;
             `_class_name` for another class, such as `{"_class_name": "DDIMScheduler", "clip_sample": False}`.
         mesh: The gang that renders together, as `Rendezvous.join` returns it to each rank; by default this
             process alone. All ranks render the same requests in the same order.
 
     Returns:
-        A pipeline; `pipeline(RenderRequest(...))` gives float32 frames (frames, height, width, 3) in
+        A pipeline; `pipeline(RenderRequest(...))` returns float32 frames (frames, height, width, 3) in
         [0, 1], on the first rank of a gang.
 
     Raises:
-        Refused: A checkpoint, task or dtype that cannot be rendered with; names what is allowed.
+        Refused: A checkpoint, task or dtype that is not supported; the message says what is allowed.
     """
     options = {
         "id": os.fspath(model),
@@ -105,11 +105,11 @@ def load_pipeline(
 
 
 def load_model(options: ModelOptions, mesh: Mesh | None = None) -> AnyPipeline:
-    """Load the checkpoint that options name, and return the pipeline that renders with it as they say.
+    """Load the checkpoint that options name, and return the pipeline that renders with it.
 
     Args:
-        options: Which checkpoint, and how it is read.
-        mesh: As `load_pipeline` has it.
+        options: The checkpoint, and how it is read.
+        mesh: As in `load_pipeline`.
 
     Raises:
         Refused: As `load_pipeline`.
@@ -143,17 +143,18 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
 
 
 def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
-    """See that a checkpoint's models can be built, and that its weights are theirs; none of these is read.
+    """Check that a checkpoint's models can be built, and that its weights match them, without reading
+    weights.
 
     Weights that are not on this machine yet are left to `load_pipeline`.
 
     Args:
         checkpoint: It may have been opened without weights.
-        options: What the models are to do.
+        options: How the models are to work.
 
     Raises:
-        Refused: A config that cannot be, or that an option does not go with; keys or shapes of weights that
-            are not the model's, which names the keys and both shapes.
+        Refused: A config that is not allowed, or that an option does not work with; weights whose keys or
+            shapes do not match, with the keys and both shapes.
     """
     family = find_family(checkpoint)
     for name, model in build_models(checkpoint, options).items():
@@ -163,14 +164,14 @@ def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
 
 
 def build_models(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, nn.Module]:
-    """A checkpoint's models by their components' names, without weights: their parameters take no memory.
+    """A checkpoint's models by component, without weights: their parameters take no memory.
 
     Args:
         checkpoint: It may have been opened without weights.
-        options: What the models are to do.
+        options: How the models are to work.
 
     Raises:
-        Refused: A config that cannot be, or that an option does not go with.
+        Refused: A config that is not allowed, or that an option does not work with.
     """
     family = find_family(checkpoint)
     return _build_models(family, checkpoint, family.read_configs(checkpoint), options, alone())
@@ -190,7 +191,7 @@ def _build_models(
 
 
 def _of_kind(kind: type[K], family: Family[Any], checkpoint: Checkpoint) -> Iterator[tuple[str, K]]:
-    """The checkpoint's components of one kind: the name and the class of each."""
+    """The names and classes of the checkpoint's components of one kind."""
     for component in family.components:
         known = component.class_of(checkpoint)
         if isinstance(known, kind):
@@ -198,7 +199,7 @@ def _of_kind(kind: type[K], family: Family[Any], checkpoint: Checkpoint) -> Iter
 
 
 def weight_folders(family: Family[Any], checkpoint: Checkpoint, name: str) -> list[Path]:
-    """The folders that hold the weights of a component's model."""
+    """The folders with the weights of a component's model."""
     return [checkpoint.component_folder(part) for part in _weights_in(family, checkpoint, name)]
 
 
@@ -208,6 +209,6 @@ def _weights_in(family: Family[Any], checkpoint: Checkpoint, name: str) -> tuple
 
 
 def _own_key(model: nn.Module) -> Callable[[str], str | None] | None:
-    """The model's names of a checkpoint's keys, where they differ."""
+    """The function from a checkpoint's keys to the model's names, if they differ."""
     own_key: Callable[[str], str | None] | None = getattr(model, "own_key", None)
     return own_key

@@ -1,4 +1,4 @@
-"""What a checkpoint can render, known from its configs alone.
+"""What a checkpoint can render, read from its configs alone.
 
 A manifest of a million rows is checked against these rules before any model loads, so nothing here
 imports MindSpore.
@@ -21,10 +21,10 @@ def load_rules(checkpoint: Checkpoint, task: str | None = None, *, ring: int = 1
     Args:
         checkpoint: An opened checkpoint; its weights are not needed.
         task: One of the tasks of `common.tasks`; by default what `model_index.json` says.
-        ring: Ranks of a gang around which keys and values are to travel.
+        ring: Number of ranks that keys and values are to be passed around.
 
     Raises:
-        Refused: A family, task, config or gang that cannot be rendered with, with what is allowed.
+        Refused: A family, task, config or gang that is not supported; the message says what is allowed.
     """
     family = find_family(checkpoint)
     return choose_rules(checkpoint, family, family.read_configs(checkpoint), task, ring=ring)
@@ -38,10 +38,10 @@ def choose_rules(
     *,
     ring: int = 1,
 ) -> Rules[Any]:
-    """As `load_rules`, where the family's configs are read already."""
+    """As `load_rules`, with the family's configs already read."""
     if ring > 1 and not family.ring:
         raise Refused(
-            f"ring: {ring} is not allowed; {family.name} has no keys and values that travel around ranks: "
+            f"ring: {ring} is not allowed; {family.name} has no keys and values to pass around ranks: "
             "leave it at 1, and divide the frames with ulysses"
         )
     by_task = family.rules(configs)
@@ -69,7 +69,7 @@ def compute_dtype(dtype: str | None, device: str) -> str:
     if name is None:
         raise Refused(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     if device == "cpu" and name != "float32":
-        raise Refused(f"dtype {dtype!r}: MindSpore's CPU kernels compute in float32 alone; leave dtype out")
+        raise Refused(f"dtype {dtype!r}: MindSpore's CPU kernels compute in float32 only; leave dtype out")
     return name
 
 

@@ -6,7 +6,7 @@ from vidgen_dist.families import FAMILIES
 
 
 def families_table() -> str:
-    """The families in Markdown: published checkpoints that were looked at, tasks, and fields of their own."""
+    """The families as a Markdown table: published checkpoints that were tried, tasks, and own fields."""
     lines = ["| family | checkpoints such as | tasks | columns of its own |", "|---|---|---|---|"]
     for family in FAMILIES:
         checkpoints = ", ".join(f"`{model}`" for model in family.published)

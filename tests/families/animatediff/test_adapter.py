@@ -146,5 +146,5 @@ def test_a_unet_that_has_its_motion_in_it_takes_no_adapter(tmp_path: Path) -> No
     folder = WHOLE.copy_checkpoint(tmp_path)
     edit_json(folder / "model_index.json", motion_adapter=[None, None])
     load_pipeline(str(folder))
-    with pytest.raises(Refused, match=r"model\.adapter: .* has its motion in it already: leave it out"):
+    with pytest.raises(Refused, match=r"model\.adapter: .* already contains its motion modules: leave"):
         load_pipeline(str(folder), adapter=str(ADAPTER))
