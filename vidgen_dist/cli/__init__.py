@@ -13,9 +13,9 @@ import typer
 from vidgen_dist import __version__, printing
 from vidgen_dist.cli.demo import demo
 from vidgen_dist.cli.manifests import build_manifest, check_manifest
-from vidgen_dist.cli.messages import print_error
 from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
+from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import Refused
 
 REFUSED = 2

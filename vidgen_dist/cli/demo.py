@@ -1,4 +1,4 @@
-"""`vidgen demo`: render the manifest that ships with the package."""
+"""`vidgen demo`: render the package's own manifest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vidgen_dist.cli.flags import help_of
 from vidgen_dist.cli.rendering import run
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 
 def demo(
-    output: Annotated[str, typer.Argument(help="Folder for videos and ledger.")] = "vidgen-demo",
+    output: Annotated[str, typer.Argument(help=help_of("output.uri"))] = "vidgen-demo",
 ) -> None:
-    """Render the manifest that ships with the package with a tiny random model on two local workers."""
+    """Render the package's own manifest with a tiny random model on two local workers."""
     from vidgen_dist.demo import checkpoint_path, manifest_path
 
     spec = spec_from_flags(
@@ -34,7 +35,7 @@ def demo(
 
 
 def _print_demo(spec: RunSpec) -> None:
-    """The demo's rows and where the contact sheet is."""
+    """Print the demo's rows and where the contact sheet is."""
     from vidgen_dist.manifest import open_manifest
     from vidgen_dist.media.contact_sheet import write_contact_sheet
     from vidgen_dist.output.ledger_entries import latest_entries

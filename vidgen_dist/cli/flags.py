@@ -123,6 +123,11 @@ _ANY_OPTION = inspect.Parameter(
 )
 
 
+def help_of(key: str) -> str:
+    """The help of the option with that dotted key, for an argument that gives it."""
+    return next(known.option.help for known in declared_options(RunSpec) if known.key == key)
+
+
 def _merged(given: Mapping[str, Flags], others: Flags) -> Flags:
     """The keys of flags and of `--option` together.
 

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from vidgen_dist.cli.flags import Flags, with_flags
-from vidgen_dist.cli.messages import counted, print_error
+from vidgen_dist.cli.flags import Flags, help_of, with_flags
+from vidgen_dist.cli.terminal import counted, print_error
 from vidgen_dist.errors import Refused
 
 
 @with_flags("manifest check")
 def check_manifest(
-    uri: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of them.")],
+    uri: Annotated[str, typer.Argument(help=help_of("manifest.uri"))],
     *,
     options: Flags,
     export: Annotated[
-        str | None, typer.Option(metavar="PARQUET", help="Write all rows that are bad, and why, to a file.")
+        str | None, typer.Option(metavar="PARQUET", help="Write all bad rows, with the reasons, to a file.")
     ] = None,
 ) -> None:
     """Check every row without a model; with --model, also against what that checkpoint can do."""

@@ -1,4 +1,4 @@
-"""Commands that look after a run's output: status, failures, compact, verify, export."""
+"""Commands about a run's output: status, failures, compact, verify, export."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vidgen_dist.cli.messages import counted, print_error
+from vidgen_dist.cli.terminal import counted, print_error, progress_bar
 from vidgen_dist.errors import Refused, shortened
 
 if TYPE_CHECKING:
+    from vidgen_dist.maintenance.export import Exported
     from vidgen_dist.maintenance.verification import Verification
 
 _SHOWN_FAILURES = 100
-_SHOWN_FINDINGS, _TOLD_FINDINGS = 20, 1000
-"""How many of each kind are shown, as text and as JSON."""
+_SHOWN_FINDINGS, _LISTED_FINDINGS = 20, 1000
+"""How many of each kind are shown as text, and listed as JSON."""
+
+_REPAIR = "`vidgen verify --repair` marks them, and the next `vidgen render` renders them again"
 
 
 def status(
     output: Annotated[str, typer.Argument(help="Output of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how far a run is and how it fares, from its output alone."""
+    """Show a run's progress and state, from its output alone."""
     from vidgen_dist.maintenance.status import COUNTED, describe_run, read_status
 
     found = read_status(output)
@@ -43,9 +46,8 @@ def status(
         found["time left"] = str(timedelta(seconds=round(left)))
     table = Table(show_header=False, box=None)
     for name, value in found.items():
-        table.add_row(
-            name, "unknown" if value is None else f"{value:,}" if isinstance(value, int) else escape(value)
-        )
+        shown = f"{value:,}" if isinstance(value, int) else value
+        table.add_row(name, "unknown" if value is None else escape(shown))
         if name == "failed":
             for error_class, count in failures.items():
                 table.add_row("", f"{count:,} {escape(error_class)}")
@@ -61,7 +63,7 @@ def failures(
         str | None, typer.Option(metavar="PARQUET", help="Write them to a file instead of printing.")
     ] = None,
 ) -> None:
-    """Say which rows were given up and not done since: id, error, attempts, when."""
+    """List the rows that failed and are not done since: id, error, message, attempts, time."""
     import pyarrow.parquet as pq
 
     from vidgen_dist.maintenance.status import read_failures
@@ -92,7 +94,7 @@ def failures(
 
 
 def compact(output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")]) -> None:
-    """Merge the many small parts of a ledger into few."""
+    """Merge a ledger's many small parts into few."""
     from vidgen_dist.maintenance.status import compact_ledger
 
     done = compact_ledger(output)
@@ -114,20 +116,16 @@ def verify(
 
     Exit status: 0 every video is there and whole, 1 some are missing or torn, 2 refused.
     """
-    from rich.progress import Progress
-
     from vidgen_dist.maintenance.verification import verify as compare
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        folders = bar.add_task("folders", total=None)
+    with progress_bar("folders") as progress:
         found = compare(
             output,
             deep=deep,
             repair=repair,
-            limit=_TOLD_FINDINGS if as_json else _SHOWN_FINDINGS,
+            limit=_LISTED_FINDINGS if as_json else _SHOWN_FINDINGS,
             say=print_error,
-            progress=lambda done, total: bar.update(folders, completed=done, total=total),
+            progress=progress,
         )
     if as_json:
         print(json.dumps({**dataclasses.asdict(found), "whole": found.whole}))
@@ -137,15 +135,15 @@ def verify(
 
 
 def _print_verification(found: Verification) -> None:
-    """Counts, what is wrong by name, and what to do about it."""
+    """Print counts, what is wrong by name, and what to do about it."""
     how = "read and decoded" if found.deep else "by size; --deep reads them"
     notes = {
         "videos": "that the ledger names",
         "whole": how,
         "missing": "",
         "torn": "",
-        "orphaned": "of no entry: a run has yet to write it, or was killed; no harm",
-        "superseded": "frames of earlier renderings, which may be deleted",
+        "orphaned": "without a ledger entry: a run has yet to write it, or was killed; harmless",
+        "superseded": "frames of earlier renderings, which can be deleted",
         "temporary": "being written, or left by a killed run",
     }
     table = Table(show_header=False, box=None)
@@ -158,16 +156,16 @@ def _print_verification(found: Verification) -> None:
         whose = "" if finding.id is None else f" (id {shortened(finding.id)!r})"
         print(f"{finding.kind}: {finding.path}{whose}: {finding.message}")
     if found.missing + found.torn + found.orphaned > len(found.findings):
-        print_error(f"the first {len(found.findings):,}; --json has up to {_TOLD_FINDINGS:,} of each kind")
+        print_error(f"the first {len(found.findings):,}; --json has up to {_LISTED_FINDINGS:,} of each kind")
     if found.run is not None:
         print_error(
-            f"{found.run} holds this output, or did when it was killed; "
-            "what it is writing at this moment may be among them"
+            f"{found.run} holds this output, or held it when it was killed; "
+            "files that it is writing now may be among these"
         )
     if found.lost:
         print(f"{found.lost:,} marked as lost: the next `vidgen render` renders them again")
     elif not found.ok:
-        print_error("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
+        print_error(_REPAIR)
 
 
 def export(
@@ -178,18 +176,13 @@ def export(
     shard_size: Annotated[str, typer.Option(help="Size of a tar shard, at most.")] = "1GB",
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a tar shard, at most.")] = 10_000,
 ) -> None:
-    """Write the rows that are done, with their videos, as a data set; goes on where it was killed.
+    """Write the rows that are done, with their videos, as a data set; continue one that was killed.
 
-    Exit status: 0 all of them are there, 1 videos were missing or torn and are left out, 2 refused.
+    Exit status: 0 all of them are written, 1 some videos are missing or torn and left out, 2 refused.
     """
-    from rich.progress import Progress
-
     from vidgen_dist.maintenance.export import export as write
-    from vidgen_dist.storage.uris import redact
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        rows = bar.add_task("rows", total=None)
+    with progress_bar("rows") as progress:
         made = write(
             output,
             to,
@@ -198,12 +191,18 @@ def export(
             shard_size=shard_size,
             shard_rows=shard_rows,
             limit=_SHOWN_FINDINGS,
-            progress=lambda done, total: bar.update(rows, completed=done, total=total),
+            progress=progress,
         )
-    where = counted(made.files, "shard" if to == "webdataset" else "file")
-    print(
-        f"{redact(destination)}: {counted(made.videos, 'row')} in {where}, {made.kept:,} of them from before"
-    )
+    _print_export(made, destination, "shard" if to == "webdataset" else "file")
+    raise typer.Exit(1 if made.missing else 0)
+
+
+def _print_export(made: Exported, destination: str, unit: str) -> None:
+    """Print what was written, what was left out, and why."""
+    from vidgen_dist.storage.uris import redact
+
+    written = f"{counted(made.videos, 'row')} in {counted(made.files, unit)}"
+    print(f"{redact(destination)}: {written}, {made.kept:,} of them from before")
     left_out = (
         (made.failed, "failed"),
         (made.stale, "rendered with other settings: the next `vidgen render` renders them again"),
@@ -215,11 +214,10 @@ def export(
             print(f"left out: {count:,} {why}")
     if made.unsure:
         print_error(
-            f"{made.unsure:,} may have been rendered with other settings than they are told to have; they "
-            f"could not be compared: {made.why_unsure}"
+            f"{made.unsure:,} may have been rendered with settings other than the run's; they could not be "
+            f"compared: {made.why_unsure}"
         )
     for left in made.left:
         print_error(f"id {shortened(left.id)!r}: {left.message}")
     if made.missing:
-        print_error("`vidgen verify --repair` has them rendered again by the next `vidgen render`")
-    raise typer.Exit(1 if made.missing else 0)
+        print_error(_REPAIR)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from vidgen_dist import printing
-from vidgen_dist.cli.flags import Flags, with_flags
-from vidgen_dist.cli.messages import print_error
+from vidgen_dist.cli.flags import Flags, help_of, with_flags
+from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, RunSpec, spec_from_flags
 
@@ -25,15 +24,15 @@ INTERRUPTED = 130
 @with_flags("render")
 def render(
     manifest: Annotated[str, typer.Argument(help="The manifest, or a run.yaml.")],
-    output: Annotated[str | None, typer.Argument(help="Folder for videos and ledger.")] = None,
+    output: Annotated[str | None, typer.Argument(help=help_of("output.uri"))] = None,
     *,
     options: Flags,
 ) -> None:
-    """Render a manifest, or go on with it: rows that are done are left out.
+    """Render a manifest, or continue: rows that are done are skipped.
 
     Exit status: 0 all rows done, 1 some failed, 2 refused before start, 130 interrupted.
     """
-    given = dict(options)
+    given = options
     if output is not None:
         given = _with_argument(given, "output.uri", "OUTPUT", output)
     if manifest.lower().endswith((".yaml", ".yml")):
@@ -69,7 +68,7 @@ def plan(
     rows: Annotated[int | None, typer.Option(min=1, help="Videos to render; by default many.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what fits and what is fastest, from the checkpoint's configs: no weights, no NPUs."""
+    """Show what fits and what is fastest, from the checkpoint's configs: without weights and NPUs."""
     from vidgen_dist.planner.planned_run import plan_splits
     from vidgen_dist.planner.report import as_json as plan_as_json
     from vidgen_dist.planner.report import summary, tables
@@ -94,11 +93,11 @@ def plan(
 
 
 def print_result(result: RunResult, console: Console) -> None:
-    """What became of a run."""
+    """Print what became of a run."""
     if result.message:
         console.print(result.message, markup=False, highlight=False, soft_wrap=True)
     for name, value in result.lines():
-        # Paths are to be copied: no line breaks of ours in them.
+        # People copy paths: a line is not broken.
         console.print(f"{name:<8} {value}", markup=False, highlight=False, soft_wrap=True)
     for failure in result.failures:
         print_error(f"failed: {failure}")
@@ -106,13 +105,13 @@ def print_result(result: RunResult, console: Console) -> None:
         print_error(f"and {result.failed - len(result.failures):,} more: see the ledger")
 
 
-def _with_argument(options: Mapping[str, Any], key: str, argument: str, value: str) -> dict[str, Any]:
+def _with_argument(options: Flags, key: str, argument: str, value: str) -> Flags:
     if key in options:
         raise Refused(f"{COMMAND_LINE}: {key} is given by {argument} and by --option; leave one of them out")
     return {**options, key: value}
 
 
-def _spec_without_file(options: Mapping[str, Any]) -> RunSpec:
+def _spec_without_file(options: Flags) -> RunSpec:
     missing = [
         flag for key, flag in (("output.uri", "OUTPUT"), ("model.id", "--model")) if key not in options
     ]

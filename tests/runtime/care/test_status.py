@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidgen_dist import cli
+from vidgen_dist.cli import outputs
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest
@@ -271,7 +272,7 @@ def test_failures_are_those_not_done_since(output: Path, vidgen: Vidgen) -> None
 def test_only_the_last_failures_are_shown(
     output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_SHOWN_FAILURES", 2)
+    monkeypatch.setattr(outputs, "_SHOWN_FAILURES", 2)
     _, shown, said = vidgen("failures", output)
     assert "MediaError" not in shown
     assert "[bold]" in shown
