@@ -24,9 +24,9 @@ def test_one_wrong_value_is_enough(wrong: float) -> None:
     check_finite(values, "denoise, step 3 of 50")
     assert to_frames(values, alone().gang).shape == (4, 5, 5, 3)
     values[0, 2, 3, 4, 4] = wrong
-    with pytest.raises(NumericalError, match="denoise, step 3 of 50: values that are NaN or infinite"):
+    with pytest.raises(NumericalError, match="denoise, step 3 of 50: values are NaN or infinite"):
         check_finite(values, "denoise, step 3 of 50")
-    with pytest.raises(NumericalError, match="decode: values that are NaN or infinite"):
+    with pytest.raises(NumericalError, match="decode: values are NaN or infinite"):
         to_frames(values, alone().gang)
 
 
@@ -66,7 +66,7 @@ def load(mesh: Mesh | None = None) -> tuple[Any, Any]:
 def test_the_stage_and_the_step_are_named(part: str, call: int, stage: str, wrong: float) -> None:
     pipeline, request = load()
     spoil(pipeline, part, wrong, call)
-    with pytest.raises(NumericalError, match=f"^{stage} values that are NaN or infinite"):
+    with pytest.raises(NumericalError, match=f"^{stage} values are NaN or infinite"):
         pipeline(request)
 
 

@@ -94,12 +94,12 @@ class Fake(DiffusionPipeline[ResolvedRequest, Condition, Start[Condition]]):
 
 
 def test_the_first_step_cannot_be_left_out() -> None:
-    with pytest.raises(ValueError, match=r"^left_out: has step 0"):
+    with pytest.raises(ValueError, match=r"^left_out: contains step 0"):
         start_of(left_out=frozenset({0, 2}))
 
 
 def test_guided_steps_need_an_unconditional_half() -> None:
-    with pytest.raises(ValueError, match=r"^halves: unconditional is None, and a step has a weight"):
+    with pytest.raises(ValueError, match=r"^halves: unconditional is None, but a step has a weight"):
         start_of(weights=Guidance([None, 2.0, None]))
     seen = Condition(np.ones((1, 1), np.float32))
     start_of(weights=Guidance([None, 2.0, None]), halves=Halves(seen, seen))

@@ -1,4 +1,4 @@
-"""What autoencoders of videos have in common: rows over the ranks of a gang, or tiles on one of them.
+"""What video autoencoders share: rows divided over the ranks of a gang, or tiles on one of them.
 
 Letters: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
 """
@@ -16,22 +16,22 @@ from vidgen_dist.parallel.spatial_split import SpatialSplit
 from vidgen_dist.spec import ModelOptions
 
 SplitNetwork = Callable[[nn.Tensor, SpatialSplit], nn.Tensor]
-"""An encoder or a decoder, which is told which rows this rank has."""
+"""An encoder or decoder; called with its input and the rows that this rank has."""
 
 
 class TiledAutoencoder(nn.Module):
-    """What can take large frames in tiles.
+    """A model that can process large frames in tiles.
 
     Args:
         config: The configuration.
-        spatial_compression_ratio: Pixels of a latent, along rows and columns.
+        spatial_compression_ratio: Pixels per latent, along rows and columns.
         mesh: The ranks that encode and decode together; by default one.
 
     Attributes:
         config: The configuration.
-        use_tiling: Take frames larger than a tile in blended tiles (`enable_tiling`): less memory, not
-            quite the same picture.
-        tiles: How large they are.
+        use_tiling: Process frames larger than a tile in blended tiles (`enable_tiling`): it takes less
+            memory, and the picture differs slightly.
+        tiles: The size of the tiles.
     """
 
     config: Any
@@ -45,7 +45,7 @@ class TiledAutoencoder(nn.Module):
         self.use_tiling = False
 
     def configure(self, options: ModelOptions) -> None:
-        """Do what options of models say of autoencoders.
+        """Apply the model options that concern autoencoders.
 
         Raises:
             Refused: Tiles that this autoencoder's config does not allow.
@@ -54,14 +54,14 @@ class TiledAutoencoder(nn.Module):
             self.enable_tiling()
 
     def enable_tiling(self, **sizes: Any) -> None:
-        """Take frames larger than a tile tile by tile from now on.
+        """Process frames larger than a tile in tiles from now on.
 
         Args:
-            sizes: Other values of `tiles` than it has, by its fields' names.
+            sizes: Fields of `tiles` to change, by name.
 
         Raises:
             Refused: Tiles that would not meet on the grid of latents.
-            TypeError: A size that these tiles do not have.
+            TypeError: A field that these tiles do not have.
         """
         tiles = replace(self.tiles, **sizes)
         for decoding in (False, True):
@@ -69,20 +69,20 @@ class TiledAutoencoder(nn.Module):
         self.tiles, self.use_tiling = tiles, True
 
     def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:
-        """Run x (B, C, T, H, W) through, in tiles if so wanted."""
+        """Run a function on x (B, C, T, H, W), in tiles if that is enabled."""
         if not self.use_tiling:
             return run(x)
         return in_tiles(x, self.tiles.cut(self.spatial_compression_ratio, decoding=decoding), run)
 
 
 class VideoAutoencoder(TiledAutoencoder):
-    """Encodes and decodes videos, whole or in parts: a family has the networks, and what they make of one.
+    """Encodes and decodes videos, whole or in parts. A family has the networks, and runs them on one part.
 
-    Tiles are not split over ranks: the first one works, the others wait.
+    Tiles are not divided over ranks: the first rank works, the others wait.
 
     Args:
-        config: The family's, with the number of `latent_channels`.
-        spatial_compression_ratio: Pixels of a latent, along rows and columns.
+        config: The family's config, with the number of `latent_channels`.
+        spatial_compression_ratio: Pixels per latent, along rows and columns.
         mesh: The ranks that encode and decode together, each its rows; by default one. All of them call
             `encode` and `decode`, with the same values.
     """
@@ -94,7 +94,7 @@ class VideoAutoencoder(TiledAutoencoder):
             video: (B, C, T, H, W) in [-1, 1].
 
         Returns:
-            Mean and logarithm of the variance, each (B, Z, t, h, w): the mean unscaled, the logarithm
+            Mean and logarithm of the variance, each (B, Z, t, h, w). The mean is unscaled, the logarithm is
             within [-30, 20].
         """
         split = self._divide(self._latent_rows(video.shape[3]))
@@ -105,26 +105,27 @@ class VideoAutoencoder(TiledAutoencoder):
         return distribution(split.gather(moments, video.dtype), self.config.latent_channels)
 
     def decode(self, latents: nn.Tensor) -> nn.Tensor:
-        """Frames (B, C, T, H, W), about [-1, 1], of latents (B, Z, t, h, w) that are scaled as `encode`'s.
+        """Decode latents (B, Z, t, h, w), scaled as those of `encode`, to frames (B, C, T, H, W), about [-1,
+        1].
 
-        On the first rank; the others get (B, C, T, 0, W).
+        The first rank gets the frames; the others get (B, C, T, 0, W).
         """
         return self._decode_by(self._decode, latents)
 
     def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
-        """Moments of the latents, Z means and then the variances' logarithms, of a part of a video."""
+        """The latents' moments for a part of a video: Z means, then the logarithms of the variances."""
         raise NotImplementedError
 
     def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
-        """Frames of a part of the latents."""
+        """The frames for a part of the latents."""
         raise NotImplementedError
 
     def _latent_rows(self, height: int) -> int:
-        """Rows of latents for a height in pixels."""
+        """Rows of the latents, for a height in pixels."""
         return height // self.spatial_compression_ratio
 
     def _decode_by(self, decode: SplitNetwork, latents: nn.Tensor) -> nn.Tensor:
-        """As `decode`, with another method than `_decode`."""
+        """As `decode`, with another function than `_decode`."""
         split = self._divide(latents.shape[3])
         frames = self._run(split.take(latents), split, decode, decoding=True) if split.holds else None
         return split.gather_at_first(frames, latents.dtype)
@@ -147,10 +148,10 @@ class VideoAutoencoder(TiledAutoencoder):
 
 
 def distribution(moments: nn.Tensor, channels: int) -> tuple[nn.Tensor, nn.Tensor]:
-    """Mean and logarithm of the variance, within [-30, 20], of what an encoder gives, (B, Z or more, ...).
+    """Mean and logarithm of the variance, within [-30, 20], from an encoder's output (B, Z or more, ...).
 
     Args:
-        moments: Means first, then the logarithms.
+        moments: First the means, then the logarithms.
         channels: Z.
     """
     mean, logvar = nn.split(moments, (channels, moments.shape[1] - channels), axis=1)

@@ -1,11 +1,11 @@
-"""Stable Diffusion's autoencoder: every frame an image by itself. Its encoder is others' too.
+"""Stable Diffusion's autoencoder, which treats every frame as an image. Other families use its encoder too.
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"
-(arXiv:2112.10752). The reference is diffusers 0.35.2, `AutoencoderKL`, whose parameter names and
-configuration keys are used here.
+(arXiv:2112.10752). The reference is diffusers 0.35.2, `AutoencoderKL`, with the same parameter names and
+configuration keys.
 
 Letters: B videos, C channels, F frames, H rows, W columns; latents have Z channels and the smaller h, w; N
-images, of a video its frames.
+images, which are a video's frames.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ EPS = 1e-6
 """Epsilon of every norm."""
 
 TILE_OVERLAP = 0.25
-"""Share of a tile that is blended with the one before."""
+"""Share of a tile that is blended with the previous tile."""
 
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What published files call the maps of attention, and their names today."""
+"""The names of attention's linear maps in published files, and their names today."""
 
 
 def resnet_block(config: ImageVaeConfig, channels: int, out_channels: int) -> ResnetBlock2D:
@@ -46,7 +46,7 @@ def resnet_block(config: ImageVaeConfig, channels: int, out_channels: int) -> Re
 
 
 class ImageAttention(Attention):
-    """Attention of an image's places to one another with one head, behind a norm and beside a residual."""
+    """Self-attention between an image's places, with one head, a norm in front and a residual."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(channels, None, 1, channels, bias=True)
@@ -59,7 +59,7 @@ class ImageAttention(Attention):
 
 
 class MidBlock2D(nn.Module):
-    """Two residual blocks where the image is smallest, attention between them if the config has it."""
+    """Two residual blocks where the image is smallest, with attention between them if the config has it."""
 
     def __init__(self, config: ImageVaeConfig) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class MidBlock2D(nn.Module):
 
 
 class DownEncoderBlock2D(nn.Module):
-    """Residual blocks; half of the rows and columns behind them, but for the last block."""
+    """Residual blocks, then half the rows and columns, except in the last block."""
 
     def __init__(self, config: ImageVaeConfig, in_channels: int, out_channels: int, halves: bool) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class DownEncoderBlock2D(nn.Module):
 
 
 class UpDecoderBlock2D(nn.Module):
-    """Residual blocks; twice the rows and columns behind them, but for the last block."""
+    """Residual blocks, then twice the rows and columns, except in the last block."""
 
     def __init__(self, config: ImageVaeConfig, in_channels: int, out_channels: int, doubles: bool) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        # SiLU, whatever the config says of the blocks' activation.
+        # SiLU, whatever activation the config has for the blocks.
         return self.conv_out(nn.silu(self.conv_norm_out(self.mid_block(x))))
 
 
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
 
 
 class ImageAutoencoder(TiledAutoencoder):
-    """An autoencoder whose encoder sees single images. Frames are divided over the ranks of a gang.
+    """An autoencoder that encodes single images. Frames are divided over the ranks of a gang.
 
     Args:
         config: `vae/config.json`.
@@ -175,7 +175,7 @@ class ImageAutoencoder(TiledAutoencoder):
         self.quant_conv: nn.Module | None = nn.Conv2d(moments, moments, 1)
 
     def own_key(self, key: str) -> str | None:
-        """The module's name of a checkpoint's key, for `load_weights`."""
+        """The module's name for a checkpoint's key, for `load_weights`."""
         path, _, name = key.rpartition(".")
         path, _, layer = path.rpartition(".")
         if ".attentions." in path and layer in OLD_NAMES:
@@ -183,18 +183,18 @@ class ImageAutoencoder(TiledAutoencoder):
         return key
 
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """The distribution of the latents of a video's frames, each an image by itself.
+        """The distribution of the latents of a video's frames, each of them as a separate image.
 
-        Every rank of a gang encodes them all: conditions are an image or two.
+        Every rank of a gang encodes all of them: the conditions are one or two images.
 
         Args:
             video: (B, 3, F, H, W) in [-1, 1].
 
         Returns:
-            Mean and logarithm of the variance, each (B, Z, F, h, w): the mean unscaled, the logarithm
+            Mean and logarithm of the variance, each (B, Z, F, h, w). The mean is unscaled, the logarithm is
             within [-30, 20].
         """
-        # The encoder may compute in another dtype than the models beside it.
+        # The encoder may have another dtype than the other models.
         own = video.astype(self.encoder.conv_in.weight.dtype)
         moments = self._in_parts(own, self._encode, decoding=False)
         return distribution(moments, self.config.latent_channels)
@@ -206,7 +206,7 @@ class ImageAutoencoder(TiledAutoencoder):
         return to_clips(moments, len(video))
 
     def _gathered(self, frames: nn.Tensor, split: FrameSplit) -> nn.Tensor:
-        """Frames of all ranks, (B, 3, F, H, W), on the first one; the others get (B, 3, F, 0, W)."""
+        """The frames of all ranks, (B, 3, F, H, W), on the first rank; the others get (B, 3, F, 0, W)."""
         gathered = split.gather_at_first(frames)
         if gathered.shape[FRAME_AXIS]:
             return gathered
@@ -219,7 +219,7 @@ class AutoencoderKL(ImageAutoencoder):
 
     Args:
         config: `vae/config.json`.
-        mesh: As `ImageAutoencoder` has it.
+        mesh: As in `ImageAutoencoder`.
     """
 
     config: AutoencoderKLConfig
@@ -236,12 +236,12 @@ class AutoencoderKL(ImageAutoencoder):
             self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def decode(self, latents: nn.Tensor, chunk: int | None = None) -> nn.Tensor:
-        """Frames, about [-1, 1], of latents that are scaled as `encode`'s.
+        """Decode latents, scaled as those of `encode`, to frames, about [-1, 1].
 
         Args:
             latents: (B, Z, F, h, w).
-            chunk: How many frames a rank decodes at a time, by default all of its own: it decides memory
-                and not the frames.
+            chunk: How many frames a rank decodes at a time, by default all its frames. It affects memory, not
+                the result.
 
         Returns:
             (B, 3, F, H, W) on the first rank; the others get (B, 3, F, 0, W).

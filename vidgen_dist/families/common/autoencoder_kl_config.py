@@ -1,4 +1,4 @@
-"""Configs of the autoencoders of images, with diffusers' keys and defaults. No MindSpore."""
+"""Configs of image autoencoders, with diffusers' keys and defaults. Without MindSpore."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from vidgen_dist.activations import DIFFUSERS
 from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
 
 GROUPS = 32
-"""Groups of norms where a config does not say."""
+"""Groups of norms if a config does not have them."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ImageVaeConfig(Config):
-    """What the configs of `AutoencoderKL` and of its kin have in common.
+    """What the configs of `AutoencoderKL` and similar models share.
 
     Args:
-        scaling_factor: Latents are the encoder's, times this.
+        scaling_factor: The encoder's latents are multiplied by this.
     """
 
     in_channels: Positive = 3
@@ -36,7 +36,7 @@ class ImageVaeConfig(Config):
             self.refuse("block_out_channels", f"multiples of {self.groups}, the groups of norms")
 
     def check_blocks(self, key: str) -> None:
-        """See that a list of blocks has as many as there are widths."""
+        """Check that a list has one entry per block width."""
         blocks = len(self.block_out_channels)
         if len(getattr(self, key)) != blocks:
             self.refuse(key, f"a list of {blocks}, as many as block_out_channels has")
@@ -48,17 +48,17 @@ class ImageVaeConfig(Config):
 
     @property
     def activation(self) -> str:
-        """diffusers' name of the residual blocks' activation."""
+        """diffusers' name for the residual blocks' activation."""
         return "silu"
 
     @property
     def attends(self) -> bool:
-        """Whether places see one another where the image is smallest."""
+        """Whether there is attention between places where the image is smallest."""
         return True
 
     @property
     def spatial_compression_ratio(self) -> int:
-        """Pixels of a latent, along rows and columns."""
+        """Pixels per latent, along rows and columns."""
         return int(2 ** (len(self.block_out_channels) - 1))
 
 

@@ -1,4 +1,4 @@
-"""What autoencoders of several families are made of. Parameters are named as in diffusers.
+"""Layers that the autoencoders of several families use. Parameters are named as in diffusers.
 
 Letters: B videos, C channels, T frames, H rows, W columns.
 """
@@ -12,11 +12,11 @@ from vidgen_dist import nn
 from vidgen_dist.parallel.spatial_split import SpatialSplit
 
 Strides = tuple[int, int, int]
-"""Factors by which frames, rows and columns become fewer, or more."""
+"""Factors by which frames, rows and columns are reduced or increased."""
 
 
 class FrameCache:
-    """What causal convolutions saw last, for the next batch of frames of the same video.
+    """The last input frames of causal convolutions, for the next batch of frames of the same video.
 
     Args:
         split: Which rows of the video this rank has; by default all.
@@ -25,15 +25,15 @@ class FrameCache:
     def __init__(self, split: SpatialSplit | None = None) -> None:
         self.split = split or SpatialSplit()
         self._frames: dict[int, nn.Tensor] = {}
-        # Cleared for the last batch, whose frames nobody will ask for.
+        # False for the last batch, whose frames are not needed again.
         self.keeps = True
 
     def before(self, conv: nn.Module) -> nn.Tensor | None:
-        """The frames that `store` was given of the batch before; None at the video's start."""
+        """The frames that `store` got in the previous batch; None at the video's start."""
         return self._frames.pop(id(conv), None)
 
     def store(self, conv: nn.Module, frames: nn.Tensor) -> None:
-        """Keep frames (B, C, kernel - 1, H, W), the neighbours' rows around them included: they came once."""
+        """Keep frames (B, C, kernel - 1, H, W), with the neighbours' rows, which are exchanged once."""
         if self.keeps:
             # A copy: a view would keep the whole batch of frames alive.
             self._frames[id(conv)] = nn.copy(frames)
@@ -42,7 +42,7 @@ class FrameCache:
 class CausalConv3d(nn.Module):
     """A 3D convolution of (B, C, T, H, W) that sees no later frame.
 
-    Before the first frame stands the first frame again, around the image its edge.
+    Before the first frame it sees the first frame repeated, and around the image its edge repeated.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class CausalConv3d(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride)
 
     def construct(self, x: nn.Tensor, split: SpatialSplit, cache: FrameCache | None = None) -> nn.Tensor:
-        """The frames of x; with a cache after those that it has from the last call, and kept in it."""
+        """The frames of x. With a cache they follow the frames of the last call, and are stored in it."""
         before = None if cache is None else cache.before(self)
         padding = (*self._edge, self._history if before is None else 0, 0)
         if any(padding):
@@ -69,7 +69,7 @@ class CausalConv3d(nn.Module):
 
 
 def to_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
-    """x (B, C, T, H, W), `stride` frames, rows and columns of it as channels."""
+    """x (B, C, T, H, W) with `stride` frames, rows and columns moved to channels."""
     batch, channels, *size = x.shape
     frames, rows, columns = (n // s for n, s in zip(size, stride, strict=True))
     st, sh, sw = stride
@@ -78,7 +78,7 @@ def to_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
 
 
 def from_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
-    """What `to_channels` takes to x."""
+    """The inverse of `to_channels`."""
     batch, _, frames, rows, columns = x.shape
     st, sh, sw = stride
     cut = nn.reshape(x, (batch, -1, st, sh, sw, frames, rows, columns)).permute(0, 1, 5, 2, 6, 3, 7, 4)
@@ -88,7 +88,7 @@ def from_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
 def in_frame_batches(
     x: nn.Tensor, at_once: int, run: Callable[[nn.Tensor, FrameCache], nn.Tensor], split: SpatialSplit
 ) -> nn.Tensor:
-    """Run x (B, C, T, h, W) through, `at_once` frames at a time; the first batch also has the remainder."""
+    """Run x (B, C, T, h, W) through `at_once` frames at a time; the first batch also has the remainder."""
     frames = x.shape[2]
     batches = max(frames // at_once, 1)
     ends = [frames - at_once * later for later in reversed(range(batches))]

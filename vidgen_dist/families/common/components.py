@@ -18,7 +18,7 @@ from vidgen_dist.schedulers.lcm import LCMConfig, LCMScheduler
 from vidgen_dist.schedulers.pndm import PNDMConfig, PNDMScheduler
 from vidgen_dist.schedulers.unipc import UniPCConfig, UniPCMultistepScheduler
 
-# Of transformers 4 and of 5, whose `tokenizer.json` says all.
+# Of transformers 4 and 5; the file `tokenizer.json` describes these completely.
 _OF_ONE_FILE = (TokenizerClass("PreTrainedTokenizerFast"), TokenizerClass("TokenizersBackend"))
 T5_TOKENIZERS = (TokenizerClass("T5Tokenizer"), TokenizerClass("T5TokenizerFast"), *_OF_ONE_FILE)
 CLIP_TOKENIZERS = (TokenizerClass("CLIPTokenizer"), TokenizerClass("CLIPTokenizerFast"), *_OF_ONE_FILE)
@@ -34,7 +34,7 @@ AUTOENCODER_KL = ModelClass(
 )
 CLIP_IMAGE_PROCESSORS = (
     ConfigClass(ClipImageProcessorConfig),
-    # As releases of transformers name what resizes by PIL, by torch, and what there was before.
+    # Names in different releases of transformers: resizing with PIL, with torch, and the name before these.
     *(
         ConfigClass(ClipImageProcessorConfig, named)
         for named in ("CLIPImageProcessorPil", "CLIPImageProcessorFast", "CLIPFeatureExtractor")

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a model and of a video, as plain numbers without a family's name."""
+"""What the planner needs to know of a model and a video, as plain numbers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ GATHERED_BLOCKS = 2
 
 @dataclass(frozen=True)
 class BlockStack:
-    """What running a component's blocks takes, each of which is attention and a feed-forward.
+    """The work of running a component's blocks, each of which is attention and a feed-forward.
 
     Args:
         heads: Attention heads.
-        width: Their width together, D.
-        linear: Weights of a block that multiply every token.
-        alive: Tensors of (tokens, D) that are in memory at once at the block's fullest moment.
-        operators: Operators of a block.
-        blocks: How many of the component's blocks see all tokens; the others, which see few, cost next to
+        width: Width of all heads together, D.
+        linear: Weights of a block that every token is multiplied by.
+        alive: Tensors of (tokens, D) in memory when a block needs most.
+        operators: Operators in a block.
+        blocks: How many of the component's blocks see all tokens; the others see few, and cost almost
             nothing. None: all do.
-        waiting: Tensors of (tokens, D) that each further sample of a step holds, where a block runs one after
-            the other. None: it runs all at once.
+        waiting: Tensors of (tokens, D) for each further sample of a step, if a block runs samples one after
+            another. None: it runs them together.
     """
 
     heads: int
@@ -53,13 +53,13 @@ class BlockStack:
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution of an autoencoder, and where in it.
+    """One convolution of an autoencoder, and its place in it.
 
     Args:
         inputs, outputs: Channels.
         kernel: Frames, rows, columns.
-        frames: How many frames it makes for each frame of video: 1 at most.
-        pixels: How many rows it makes for each row of the video, and how many columns: 1 at most.
+        frames: Frames that it makes per frame of the video: at most 1.
+        pixels: Rows that it makes per row of the video, and columns per column: at most 1.
     """
 
     inputs: int
@@ -70,19 +70,19 @@ class Convolution:
 
     @property
     def weights(self) -> int:
-        """Its weights, without the bias."""
+        """Number of weights, without the bias."""
         frames, rows, columns = self.kernel
         return self.inputs * self.outputs * frames * rows * columns
 
 
 @dataclass(frozen=True)
 class ComponentSize:
-    """A component with weights.
+    """The size of a component with weights.
 
     Args:
-        name: As in `model_index.json`.
-        blocks: Parameters of each block that a gang shares out and gathers to run it.
-        tables: Parameters of tables that a gang shares out and never gathers: rows that are asked for travel.
+        name: Its name in `model_index.json`.
+        blocks: Parameters of each block that is sharded, and gathered to run.
+        tables: Parameters of tables that are sharded and never gathered: only the rows asked for are sent.
         rest: Parameters that every rank has.
     """
 
@@ -93,7 +93,7 @@ class ComponentSize:
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """Number of all parameters."""
         return sum(self.blocks) + self.tables + self.rest
 
     @property
@@ -103,19 +103,19 @@ class ComponentSize:
 
     @property
     def gathered(self) -> int:
-        """Parameters of the blocks that a rank of a gang has whole at once, at most."""
+        """Parameters of the blocks that a rank of a gang has whole at a time, at most."""
         return min(GATHERED_BLOCKS, len(self.blocks)) * self.largest_block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Autoencoder(ComponentSize):
-    """A component that makes latents of frames, and frames of latents.
+    """A component that encodes frames to latents, and decodes latents to frames.
 
     Args:
-        encoder, decoder: Its convolutions.
-        divides: What of a video each rank of a gang puts through it: `rows` of every frame; `frames`, a batch
-            of its own ones at a time; or its frames of each `batch`, in which they are not independent. Those
-            that divide frames encode all of them on every rank.
+        encoder, decoder: Their convolutions.
+        divides: What each rank of a gang puts through it: `rows` of every frame; `frames`, its own, one batch
+            at a time; or its frames of each `batch`, within which frames depend on each other. With the
+            latter two every rank encodes all frames.
     """
 
     encoder: tuple[Convolution, ...] = ()
@@ -124,36 +124,36 @@ class Autoencoder(ComponentSize):
 
 
 class Denoiser(ComponentSize, ABC):
-    """A component that predicts, and says what a step of it takes.
+    """A component that predicts, and knows the costs of a step.
 
-    `item` is always the bytes of a number, of weights and activations.
+    `item` is the size of a number in bytes, for weights and activations.
     """
 
     @abstractmethod
     def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
-        """What a rank computes and sends in a step; of ranks that differ, the one that computes most."""
+        """What a rank computes and sends in a step; if ranks differ, for the rank that computes most."""
 
     @abstractmethod
     def activations(self, work: Workload, degrees: Degrees, item: int) -> int:
-        """Bytes that a rank holds beside weights at the fullest moment of a step."""
+        """Bytes that a rank holds in addition to weights, when a step needs most."""
 
     @abstractmethod
     def most_ulysses(self, work: Workload, cfg: int) -> int:
-        """The largest degree `ulysses` at which every rank has something of its own to do."""
+        """The largest degree `ulysses` at which every rank has work of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network(Denoiser):
-    """A component that is a stack of blocks, each of which attends from token to token.
+    """A component that is a stack of blocks with attention between tokens.
 
     Args:
-        stack: What running the blocks takes.
+        stack: The work of running the blocks.
     """
 
     stack: BlockStack
 
     def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
-        """Tokens are divided over `ulysses` times `ring` ranks; see `parallel.attention`."""
+        """The tokens are divided over `ulysses` times `ring` ranks; see `parallel.attention`."""
         blocks = self.stack.blocks or len(self.blocks)
         samples = work.samples_of_rank(degrees)
         weights = gathered_bytes(sum(self.blocks) * item, degrees.size)
@@ -165,7 +165,7 @@ class Network(Denoiser):
             read=self.largest_block * item,
             operators=self.stack.operators,
             exchanges=(
-                # Queries, keys and values in one, and what comes of them.
+                # Queries, keys and values together, and the results.
                 Exchange(
                     "ulysses",
                     samples * ulysses_bytes(tokens, width, degrees, item),
@@ -179,7 +179,7 @@ class Network(Denoiser):
                     stride=degrees.ulysses,
                     times=degrees.ring - 1,
                     way="next",
-                    # The next keys and values travel while these are worked on.
+                    # The next keys and values are passed on while these are in use.
                     beside=attention,
                 ),
             ),
@@ -189,10 +189,10 @@ class Network(Denoiser):
         return Step((segment,), prediction_ends(work, degrees, item, "tokens"), weights)
 
     def _products(self, work: Workload, degrees: Degrees) -> tuple[float, tuple[float, ...]]:
-        """Operations of a block's attention, and of its linear maps, with attention to a text apart."""
+        """Operations of a block's attention, and of its linear maps, and of attention to a separate text."""
         stack, samples = self.stack, work.samples_of_rank(degrees)
         queries = -(-work.attending // degrees.ring)
-        # Heads of all samples together are divided; the fullest rank is waited for.
+        # The heads of all samples together are divided; all wait for the rank with most of them.
         pairs = samples * stack.heads
         heads = -(-pairs // degrees.ulysses) / pairs
         local = -(-work.attending // (degrees.ulysses * degrees.ring))
@@ -203,7 +203,7 @@ class Network(Denoiser):
         return attention, (linear, 4 * samples * local * work.text_tokens * stack.width)
 
     def activations(self, work: Workload, degrees: Degrees, item: int) -> int:
-        """Tensors of (tokens, D), and the positions' table of cosines and sines, in float32."""
+        """Tensors of (tokens, D), and the table of cosines and sines of positions, in float32."""
         tokens = -(-work.attending // (degrees.ulysses * degrees.ring))
         one = self.stack.alive + self._travelling(degrees)
         further = one if self.stack.waiting is None else self.stack.waiting
@@ -212,17 +212,17 @@ class Network(Denoiser):
         return int(tokens * self.stack.width * held) * item + table
 
     def most_ulysses(self, work: Workload, cfg: int) -> int:
-        """As many as there are heads of all samples."""
+        """As many as all samples together have heads."""
         return self.stack.heads * work.samples // cfg
 
     @staticmethod
     def _travelling(degrees: Degrees) -> int:
-        """Tensors of (tokens, D) that travel: queries, keys, values; keys and values here and on the way."""
+        """Tensors of (tokens, D) being sent: queries, keys, values; keys and values here and on their way."""
         return (3 if degrees.ulysses > 1 else 0) + (4 if degrees.ring > 1 else 0)
 
 
 def prediction_ends(work: Workload, degrees: Degrees, item: int, purpose: str) -> tuple[Exchange, Exchange]:
-    """What was predicted is put together (`purpose`), then the halves of guidance change it (`cfg`)."""
+    """Predictions are gathered (`purpose`), then the two halves of guidance are exchanged (`cfg`)."""
     sequence, latents = degrees.ulysses * degrees.ring, work.latents * item
     together = gathered_bytes(work.samples_of_rank(degrees) * latents, sequence)
     return (
@@ -233,12 +233,12 @@ def prediction_ends(work: Workload, degrees: Degrees, item: int, purpose: str) -
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """A checkpoint as a plan sees it.
+    """A checkpoint's size.
 
     Args:
-        denoisers: The networks of which each denoising step runs one, the one that costs most first.
+        denoisers: The networks of which each denoising step runs one; the most expensive one first.
         vae: The autoencoder.
-        text_encoder: What encodes prompts; None where there is none, or where encoding takes almost no time.
+        text_encoder: Encodes prompts; None if there is none, or if encoding takes almost no time.
         others: Components that are in memory too, and take almost no time.
     """
 
@@ -249,23 +249,23 @@ class ModelSize:
 
     @property
     def components(self) -> tuple[ComponentSize, ...]:
-        """All that have weights."""
+        """All components with weights."""
         texts = () if self.text_encoder is None else (self.text_encoder,)
         return *self.denoisers, *texts, *self.others, self.vae
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network that the costs of a step are computed for."""
+        """The network for which the costs of a step are computed."""
         return self.denoisers[0]
 
 
 @dataclass(frozen=True)
 class VaeTiles:
-    """Tiles of a frame that go through the autoencoder one after the other.
+    """Tiles of a frame that go through the autoencoder one after another.
 
     Args:
-        height, width: Pixels of each.
-        stride_height, stride_width: Pixels from one to the next.
+        height, width: Pixels of a tile.
+        stride_height, stride_width: Pixels from one tile to the next.
     """
 
     height: int
@@ -274,7 +274,7 @@ class VaeTiles:
     stride_width: int
 
     def sizes(self, height: int, width: int) -> tuple[list[int], list[int]]:
-        """Rows of each band of tiles of a frame, and columns of each tile of a band."""
+        """Rows of each band of a frame's tiles, and columns of each tile of a band."""
         if height <= self.height and width <= self.width:
             return [height], [width]
         return (
@@ -288,22 +288,21 @@ class Workload:
     """One video.
 
     Args:
-        frames, height, width: Of the video.
+        frames, height, width: The video's size.
         steps: Denoising steps.
         guided: Whether each step predicts twice, with the prompt and without.
         tokens: Video tokens of the transformer.
-        latents: Numbers of a sample's latents.
-        latent_rows, latent_columns: Of a latent frame.
+        latents: Numbers in a sample's latents.
+        latent_rows, latent_columns: Size of a latent frame.
         frames_at_once: Frames of the largest batch that goes through the autoencoder.
         batches: Number of such batches in a video.
         text_tokens: Tokens of the prompt.
         encoded_frames: Frames of an image or clip that the autoencoder encodes first.
-        repeated_frames: Frames that the autoencoder makes beside those: twice, where batches overlap, or to
-            drop them.
-        text_joins: Whether text and video tokens attend to each other; else the video's attend to the text's
-            apart, and these neither change nor travel.
-        vae_tiles: What frames are cut into for the autoencoder, on the first rank alone; None: each rank
-            takes its rows whole.
+        repeated_frames: Further frames that the autoencoder makes: twice, where batches overlap, or to be
+            dropped.
+        text_joins: Whether text and video tokens attend to each other. Otherwise the video's tokens attend to
+            the text's separately, and these neither change nor are sent.
+        vae_tiles: The tiles of the autoencoder, on the first rank only; None: each rank takes its rows whole.
     """
 
     frames: int
@@ -330,7 +329,7 @@ class Workload:
 
     @property
     def samples(self) -> int:
-        """Samples of a step: 2 where guided."""
+        """Samples of a step: 2 if guided."""
         return 2 if self.guided else 1
 
     def samples_of_rank(self, degrees: Degrees) -> int:
@@ -339,17 +338,17 @@ class Workload:
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""A parameter's shape by its name."""
+"""Parameter's name -> shape."""
 
 
 @dataclass(frozen=True)
 class ParameterShapes:
-    """A component's parameters.
+    """The shapes of a component's parameters.
 
     Args:
-        shapes: Of all of them.
-        sharded: Attribute paths of the lists of blocks and of the tables that a gang shares out, as the
-            model's class declares them (`parallel.sharding`).
+        shapes: Every parameter's shape.
+        sharded: Attribute paths of the sharded lists of blocks and tables, as the model's class declares them
+            (`parallel.sharding`).
     """
 
     shapes: Shapes
@@ -357,7 +356,7 @@ class ParameterShapes:
 
 
 def component_size(name: str, counted: ParameterShapes) -> ComponentSize:
-    """A component of those parameters."""
+    """The size of a component with these parameters."""
     return ComponentSize(name, *shared_out(counted))
 
 
@@ -367,25 +366,26 @@ def autoencoder(
     name: str = "vae",
     divides: Literal["rows", "frames", "batch"] = "rows",
 ) -> Autoencoder:
-    """A component of those parameters that is an autoencoder.
+    """The size of an autoencoder with these parameters.
 
     Args:
         counted: Its parameters.
-        convolutions: The parameters' shapes and `encoder.` or `decoder.` to the convolutions of that half.
-        name: The component's.
-        divides: As `Autoencoder` has it.
+        convolutions: Takes the parameters' shapes and `encoder.` or `decoder.`, returns the convolutions
+            there.
+        name: The component's name.
+        divides: As in `Autoencoder`.
     """
     encoder, decoder = (tuple(convolutions(counted.shapes, prefix)) for prefix in ("encoder.", "decoder."))
     return Autoencoder(name, *shared_out(counted), encoder=encoder, decoder=decoder, divides=divides)
 
 
 def network(name: str, counted: ParameterShapes, stack: BlockStack) -> Network:
-    """A component of those parameters that is a stack of blocks."""
+    """The size of a stack of blocks with these parameters."""
     return Network(name, *shared_out(counted), stack=stack)
 
 
 def shared_lists(counted: ParameterShapes) -> dict[str, dict[str, int]]:
-    """Parameters of each block that a gang shares out: by the path of its list, then by its own, in order."""
+    """Parameters of each sharded block: path of its list -> path of the block -> number, in order."""
     lists: dict[str, dict[str, int]] = {}
     for key, shape in counted.shapes.items():
         path = _sharded_path(counted, key)
@@ -398,7 +398,7 @@ def shared_lists(counted: ParameterShapes) -> dict[str, dict[str, int]]:
 
 
 def shared_out(counted: ParameterShapes) -> tuple[tuple[int, ...], int, int]:
-    """Parameters of each block, of tables, and of what every rank has."""
+    """Number of parameters of each block, of tables, and of what every rank has."""
     blocks = [size for of_list in shared_lists(counted).values() for size in of_list.values()]
     shared = sum(
         math.prod(shape) for key, shape in counted.shapes.items() if _sharded_path(counted, key) is not None
@@ -408,16 +408,16 @@ def shared_out(counted: ParameterShapes) -> tuple[tuple[int, ...], int, int]:
 
 
 def _sharded_path(counted: ParameterShapes, key: str) -> str | None:
-    """The list or table that a gang shares out to which a parameter belongs."""
+    """The sharded list or table that a parameter belongs to."""
     return next((path for path in counted.sharded if key.startswith(f"{path}.")), None)
 
 
 def linear_weights(counted: ParameterShapes, block: str, leave_out: tuple[str, ...] = ()) -> int:
-    """Weights of a block's linear maps.
+    """Number of weights in a block's linear maps.
 
     Args:
         block: The block's attribute path.
-        leave_out: Modules and parameters that do not multiply every token.
+        leave_out: Modules and parameters that not every token is multiplied by.
     """
     return sum(
         math.prod(shape)
@@ -434,11 +434,11 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Costs(Generic[C, R]):
-    """What a family tells a plan.
+    """What a family tells the planner.
 
     Args:
-        size: Configs, each model's parameters by its component's name, and the task, to what they weigh.
-        workload: Configs and a request to what that asks of the models.
+        size: Takes the configs, each component's parameters by name, and the task, returns the sizes.
+        workload: Takes the configs and a request, returns the work of rendering it.
     """
 
     size: Callable[[C, Mapping[str, ParameterShapes], str], ModelSize]

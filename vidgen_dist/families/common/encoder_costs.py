@@ -1,4 +1,4 @@
-"""Text encoders as a plan sees them."""
+"""The costs of text encoders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OPERATORS = 20
 
 
 def t5_encoder(config: T5Config, counted: ParameterShapes) -> Network:
-    """The T5 that is a checkpoint's `text_encoder`."""
+    """The costs of a T5 that is a checkpoint's `text_encoder`."""
     stack = BlockStack(
         heads=config.num_heads,
         width=config.num_heads * config.d_kv,
@@ -22,7 +22,7 @@ def t5_encoder(config: T5Config, counted: ParameterShapes) -> Network:
 
 
 def llama_encoder(config: LlamaConfig, counted: ParameterShapes) -> Network:
-    """The LLaMA that is a checkpoint's `text_encoder`, without the blocks that are not run."""
+    """The costs of a LLaMA that is a checkpoint's `text_encoder`, without the blocks that are not run."""
     stack = BlockStack(
         heads=config.num_attention_heads,
         width=config.num_attention_heads * config.head_size,

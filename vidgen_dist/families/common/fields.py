@@ -1,4 +1,4 @@
-"""Fields of rows that several families take and the others do not, each declared once."""
+"""Fields of rows that some families take, each declared once."""
 
 from __future__ import annotations
 

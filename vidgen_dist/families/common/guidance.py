@@ -1,6 +1,7 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), its halves together or on ranks apart.
+"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), both halves on all ranks or one on each
+half.
 
-The halves are a prediction without the condition and one with it, in this order.
+The halves are a prediction without the condition and a prediction with it, in this order.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from vidgen_dist.parallel.mesh import Mesh
 T = TypeVar("T")
 
 H = TypeVar("H")
-"""What a family's model is told beside latents and time: a frozen dataclass of arrays (1, ...) or None."""
+"""What a family's model gets in addition to latents and time: a dataclass of arrays (1, ...) or None."""
 
 Weight = float | np.ndarray
 """How far to go from the half without the condition towards the half with it, and beyond: a number, or an
-array that broadcasts over latents, such as a weight for each frame."""
+array that broadcasts over latents, such as one weight per frame."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Halves(Generic[H]):
     """What a video is conditioned on.
 
     Args:
-        conditional: The request's own condition.
-        unconditional: What it is led away from; None where no step is guided.
+        conditional: The request's condition.
+        unconditional: What guidance leads away from; None if no step is guided.
     """
 
     conditional: H
@@ -42,8 +43,8 @@ class Halves(Generic[H]):
         """What this rank's samples of a step are conditioned on, arrays (B, ...).
 
         Args:
-            guided: Whether the step predicts both halves; each rank then works on its own, or on both. Else
-                every rank predicts the conditional half, as all must be there to gather weights.
+            guided: Whether the step predicts both halves; each rank then works on one of them or on both.
+                Otherwise every rank predicts the conditional half, because all have to gather weights.
             mesh: The gang.
         """
         if not guided or self.unconditional is None:
@@ -56,9 +57,9 @@ class Guidance:
     """How the steps of a video are guided.
 
     Args:
-        weights: One a step; None for a step that is not guided.
-        rescale: Share of the guided prediction that is scaled back to the spread of the conditional half (Lin
-            et al. 2023, arXiv:2305.08891, section 3.4).
+        weights: One per step; None for a step that is not guided.
+        rescale: Share of the guided prediction that is rescaled to the standard deviation of the conditional
+            half (Lin et al. 2023, arXiv:2305.08891, section 3.4).
     """
 
     weights: Sequence[Weight | None]
@@ -66,22 +67,22 @@ class Guidance:
 
 
 def constant(weight: Weight | None, steps: int, rescale: float = 0.0) -> Guidance:
-    """The same weight at every step; None for no guidance."""
+    """The same weight for every step; None for no guidance."""
     return Guidance([weight] * steps, rescale)
 
 
 def split_cfg(both: Sequence[T], mesh: Mesh) -> Sequence[T]:
-    """The halves, one or both, that this rank works on."""
+    """The halves, one or both, that this rank computes."""
     return both[bounds(shares(2, mesh.cfg.size), mesh.cfg.index)]
 
 
 def gather_cfg(predicted: nn.Tensor, mesh: Mesh) -> nn.Tensor:
-    """Predictions of both halves, (2, ...), made of every rank's predictions of its own, (1 or 2, ...)."""
+    """The predictions of both halves, (2, ...), from every rank's predictions (1 or 2, ...)."""
     return mesh.cfg.all_gather(predicted, shares(2, mesh.cfg.size), what="cfg").wait()
 
 
 def guide(halves: np.ndarray, weight: Weight, rescale: float = 0.0) -> np.ndarray:
-    """The guided prediction (1, ...) of both halves (2, ...), float32; see `Guidance` for the rest."""
+    """The guided prediction (1, ...) from both halves (2, ...), float32; see `Guidance` for the rest."""
     unconditional, conditional = halves[:1], halves[1:]
     guided = unconditional + np.asarray(weight, np.float32) * (conditional - unconditional)
     if not rescale:
@@ -91,10 +92,10 @@ def guide(halves: np.ndarray, weight: Weight, rescale: float = 0.0) -> np.ndarra
 
 
 def stack_conditions(conditions: Sequence[H]) -> H:
-    """One condition for a batch, made of conditions for single samples.
+    """One condition for a batch, from conditions for single samples.
 
     Args:
-        conditions: Of one class; their arrays are (1, ...).
+        conditions: All of one class, with arrays (1, ...).
 
     Returns:
         Arrays (B, ...), the samples in the order of the conditions.

@@ -1,8 +1,8 @@
-"""What transformers of several families are made of: the time's embedding, feed-forwards, rotary positions.
+"""Layers that the transformers of several families use: time embedding, feed-forward, rotary positions.
 
 Parameters are named as in diffusers.
 
-Letters: B batch, N tokens, D model width, E width of the time embedding; in patches C channels, T latent
+Letters: B batch, N tokens, D model width, E width of the time embedding; for patches C channels, T latent
 frames, H, W latent height and width, V video tokens.
 """
 
@@ -22,11 +22,11 @@ from vidgen_dist.parallel.token_split import TokenSplit
 SINUSOIDS = 256
 
 MODULATED_EPS = 1e-6
-"""Epsilon of layer norms whose scale and shift come from the time."""
+"""Epsilon of layer norms whose scale and shift are computed from the time."""
 
 
 def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
-    """(B, C, T, H, W) to (B, V, numbers of a patch), channels first in a patch."""
+    """(B, C, T, H, W) to (B, V, numbers of a patch); channels come first in a patch."""
     batch, channels, *sizes = x.shape
     (t, p, q), (frames, rows, columns) = patch, (n // m for n, m in zip(sizes, patch, strict=True))
     pieces = nn.reshape(x, (batch, channels, frames, t, rows, p, columns, q))
@@ -34,7 +34,7 @@ def to_patches(x: nn.Tensor, patch: tuple[int, int, int]) -> nn.Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoids (B, in) to an embedding (B, E or `out_dim`): two linear maps with an activation between."""
+    """Sinusoids (B, in) to an embedding (B, E or `out_dim`): two linear maps, an activation between them."""
 
     def __init__(
         self, in_channels: int, embed_dim: int, activation: str = "silu", out_dim: int | None = None
@@ -61,7 +61,7 @@ class SinusoidEmbedding(nn.Module):
 
 
 class FinalNorm(nn.Module):
-    """Layer norm of tokens (B, N, D) that the time (B, D), after its SiLU, scales and shifts."""
+    """Layer norm of tokens (B, N, D), scaled and shifted by the time (B, D), which has gone through SiLU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -78,12 +78,12 @@ def modulated(tokens: nn.Tensor, shift: nn.Tensor, scale: nn.Tensor) -> nn.Tenso
 
 
 class FeedForward(nn.Module):
-    """Two linear maps, of (B, N, D) to (B, N, D), with `inner_dim` (by default four times D) between them."""
+    """Two linear maps, (B, N, D) to (B, N, D), with `inner_dim` (by default 4 D) between them."""
 
     def __init__(self, dim: int, activation: str, inner_dim: int | None = None, bias: bool = True) -> None:
         super().__init__()
         inner_dim = inner_dim or 4 * dim
-        # The checkpoint counts a dropout as 1.
+        # The checkpoint numbers a dropout as 1.
         self.net = nn.ModuleList(
             [ActivatedLinear(dim, inner_dim, activation, bias), nn.Module(), nn.Linear(inner_dim, dim, bias)]
         )
@@ -93,7 +93,7 @@ class FeedForward(nn.Module):
 
 
 class ActivatedLinear(nn.Module):
-    """A linear map and its activation; gated ones compute the gate beside the value."""
+    """A linear map and its activation; gated ones compute gate and value in one map."""
 
     def __init__(self, dim: int, inner_dim: int, activation: str, bias: bool = True) -> None:
         super().__init__()
@@ -109,12 +109,12 @@ class ActivatedLinear(nn.Module):
 
 
 def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) -> Rotary:
-    """Rotary positions of this rank's tokens: first the text's, which do not turn, then the video's.
+    """Rotary positions of this rank's tokens: first the text's, which are not rotated, then the video's.
 
     Args:
-        tables: (cos, sin) of all video tokens, each (V, head size); neighbouring channels are a pair.
-        split: Where the streams `text` and `video` lie.
-        dtype: Of what is turned.
+        tables: (cos, sin) of all video tokens, each (V, head size); neighbouring channels form a pair.
+        split: How the streams `text` and `video` are divided.
+        dtype: The dtype of queries and keys.
     """
     cos, sin = (table[split.at("video")] for table in tables)
     text = split.at("text")

@@ -1,6 +1,7 @@
-"""The pipeline of all families: a request's way through encode, denoise and decode.
+"""The pipeline of all families: encode, denoise, decode.
 
-The loop stands here once. Between two predictions latents are NumPy, whole, and equal on every rank.
+The denoising loop is here, once for all families. Between two predictions latents are whole NumPy arrays,
+equal on every rank.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 @dataclass(frozen=True)
 class Start(Generic[H]):
-    """Where denoising begins. Families make a subclass if their steps or decoding need more.
+    """Where denoising begins. Families make a subclass if their steps or their decoding need more.
 
     Args:
-        latents: Noise, or what there is of a video already: float32 (1, ...).
+        latents: Noise, or the latents of a given video: float32 (1, ...).
         halves: What the video is conditioned on.
         schedule: The steps.
-        guidance: Their weights.
+        guidance: How they are guided.
         carried: Name of the dtype that latents are rounded to after each step.
-        left_out: Numbers of steps that take the prediction, guided, of the step before for their own. The
-            first step, 0, makes its own.
+        left_out: Numbers of steps that reuse the guided prediction of the step before. The first step, 0,
+            cannot.
 
     Raises:
         ValueError: The first step is left out, or a step is guided without an unconditional half.
@@ -60,27 +61,27 @@ class Start(Generic[H]):
 
     def __post_init__(self) -> None:
         if 0 in self.left_out:
-            raise ValueError("left_out: has step 0, before which there is no prediction to take")
+            raise ValueError("left_out: contains step 0, which has no prediction before it to reuse")
         guided = any(weight is not None for weight in self.guidance.weights)
         if guided and self.halves.unconditional is None:
-            raise ValueError("halves: unconditional is None, and a step has a weight of guidance")
+            raise ValueError("halves: unconditional is None, but a step has a weight of guidance")
 
 
 S = TypeVar("S", bound=Start[Any])
 
 LATENTS, PREDICTION = "latents", "prediction"
-"""What the loop keeps between steps, by its names in saved states: the latents and, where steps are left out,
-the latest prediction, guided."""
+"""The names of the loop's arrays in resume states: the latents and, if steps are left out, the latest guided
+prediction."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a pipeline is made of.
+    """The parts of a pipeline.
 
     Args:
-        rules: What the checkpoint takes, for the task it was loaded for.
-        configs: What is known of its components.
-        components: Tokenizers, samplers, and models with their weights, by the components' names.
+        rules: What the checkpoint takes, for the task that it was loaded for.
+        configs: The configs of its components.
+        components: Tokenizers, samplers, and models with their weights, by component.
         dtype: Name of the models' dtype.
         mesh: The gang that renders together. All ranks render the same requests in the same order.
     """
@@ -93,12 +94,12 @@ class Parts:
 
 
 class DiffusionPipeline(ABC, Generic[R, H, S]):
-    """Renders requests with one checkpoint. A family says what happens in each stage.
+    """Renders requests with one checkpoint. A family implements the stages.
 
     Each component is an attribute under its name.
 
     Args:
-        parts: What it is made of.
+        parts: The parts of the pipeline.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -124,15 +125,15 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         """Render one request.
 
         Args:
-            request: What to render; fields left out take the model's defaults, and seed 0.
+            request: What to render; fields left out have the model's defaults, and seed 0.
             on_progress: Called when a stage begins and after each denoising step.
-            resume: State of a rendering of this request to go on from; on a gang the same on all ranks.
+            resume: State from which to continue rendering this request; on a gang the same on all ranks.
             on_state: Called with the state after each denoising step.
 
         Raises:
-            RequestError: A field that the model cannot do, or a clip that does not fit.
-            MediaError: An image or clip that does not decode.
-            NumericalError: Values that are NaN or infinite, instead of a video.
+            RequestError: A field that the model does not support, or a clip that does not fit.
+            MediaError: An image or clip that cannot be decoded.
+            NumericalError: Values became NaN or infinite, so there is no video.
         """
         r = self.rules.resolve(request)
         rng = seeded(r.seed)
@@ -146,11 +147,11 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
             frames = to_frames(nn.to_numpy(self.decode(r, start, latents, rng)), self.mesh.gang)
         return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
 
-    # What a family says
+    # What a family implements
 
     @abstractmethod
     def encode(self, r: R) -> Halves[H]:
-        """What the video is conditioned on, both halves if the request is guided; draws no noise."""
+        """What the video is conditioned on; both halves if the request is guided. Draws no noise."""
 
     @abstractmethod
     def prepare(self, r: R, halves: Halves[H], rng: np.random.Generator) -> S:
@@ -158,19 +159,19 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 
     @abstractmethod
     def predict(self, r: R, start: S, latents: np.ndarray, condition: H, i: int) -> nn.Tensor:
-        """What the model predicts at a step, (B, ...).
+        """The model's prediction at a step, (B, ...).
 
         Args:
             r: The request.
             start: Where denoising began.
             latents: float32 (B, ...), scaled for the model: the same for each of this rank's halves.
-            condition: Of these halves, arrays (B, ...).
+            condition: The condition of these halves, arrays (B, ...).
             i: The step's number.
         """
 
     @abstractmethod
     def decode(self, r: R, start: S, latents: np.ndarray, rng: np.random.Generator) -> nn.Tensor:
-        """The autoencoder's output, (1, 3, F, height, width) around [-1, 1], of latents (1, ...)."""
+        """The autoencoder's output, (1, 3, F, height, width) around [-1, 1], for latents (1, ...)."""
 
     def before_step(
         self,
@@ -180,17 +181,18 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         i: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Latents as the i-th step takes them.
+        """The latents that the i-th step starts from.
 
-        A family whose steps are given a part of the latents, such as an image's frame, puts the part in here.
+        A family whose steps are given a part of the latents, such as an image's frame, inserts that part
+        here.
 
         Args:
             r: The request.
             start: Where denoising began.
-            latents: What the step before left, or where denoising began: float32, in the shape of
-                `start.latents`, batch first. Not to be written to.
+            latents: The result of the step before, or where denoising began: float32, in the shape of
+                `start.latents`, batch first. Must not be written to.
             i: The step's number.
-            rng: What noise is drawn from.
+            rng: Noise is drawn from it.
 
         Returns:
             float32, in the same shape; the same values on every rank of a gang.
@@ -207,16 +209,16 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         i: int,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Memory]:
-        """Latents after the i-th step, and what the sampler remembers of it.
+        """The latents after the i-th step, and what the sampler remembers of it.
 
         Args:
             r: The request.
             start: Where denoising began.
-            prediction: The model's, guided: float32, in the shape of the latents.
-            latents: As `before_step` gives them. Not to be written to.
-            memory: What the step before gave; empty before the first.
+            prediction: The model's guided prediction: float32, in the shape of the latents.
+            latents: The result of `before_step`. Must not be written to.
+            memory: What the step before returned; empty before the first.
             i: The step's number.
-            rng: What noise is drawn from.
+            rng: Noise is drawn from it.
 
         Returns:
             Latents, float32, in the shape of `start.latents`, batch first; and named arrays, which the loop
@@ -235,10 +237,10 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         resume: ResumeState | None,
         on_state: OnState | None,
     ) -> np.ndarray:
-        """Latents (1, ...) after the last step."""
+        """The latents (1, ...) after the last step."""
         steps = len(start.schedule)
         first, kept, memory = _begun(start, resume, rng)
-        # A video has at most two conditions, with guidance and without: each is put together once.
+        # A video has at most two conditions, with guidance and without: each is assembled once.
         condition = functools.cache(lambda guided: start.halves.of_rank(guided, self.mesh))
         for i in range(first, steps):
             latents = self.before_step(r, start, kept[LATENTS], i, rng)
@@ -268,14 +270,14 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
             return nn.to_numpy(predicted)
         return guide(nn.to_numpy(gather_cfg(predicted, self.mesh)), weight, start.guidance.rescale)
 
-    # For families
+    # Helpers for families
 
     def tensor(self, values: np.ndarray) -> nn.Tensor:
         """Values on the device, in the models' dtype."""
         return nn.from_numpy(values, nn.dtype(self.dtype))
 
     def sample_posterior(self, mean: nn.Tensor, logvar: nn.Tensor, rng: np.random.Generator) -> np.ndarray:
-        """Latents, float32, drawn from the distribution that an autoencoder gives."""
+        """Latents, float32, drawn from the distribution that an autoencoder returns."""
         mean, logvar = nn.to_numpy(mean), nn.to_numpy(logvar)
         sample = mean + np.exp(np.float32(0.5) * logvar) * draw_noise(rng, mean.shape, self.dtype)
         check_finite(sample, "encode, pixels")
@@ -285,20 +287,20 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 def _begun(
     start: Start[Any], resume: ResumeState | None, rng: np.random.Generator
 ) -> tuple[int, Mapping[str, np.ndarray], Memory]:
-    """The first step to take, and what the loop and the sampler have kept before it."""
+    """The first step to take, and the arrays that the loop and the sampler have before it."""
     if resume is None:
         return 0, {LATENTS: start.latents}, {}
     rng.bit_generator.state = resume.rng
-    # Copied, as they may lie in memory that is shared and cannot be written to.
+    # Copied, because they may be in shared memory that cannot be written to.
     arrays = {name: np.array(array) for name, array in resume.arrays.items()}
     own = (LATENTS, PREDICTION) if start.left_out else (LATENTS,)
     return resume.step, {name: arrays.pop(name) for name in own}, arrays
 
 
 def _check_names(schedule: Schedule, kept: Mapping[str, np.ndarray], memory: Memory) -> None:
-    """See that the sampler's arrays do not take the place of the loop's in saved states."""
+    """Check that the sampler's arrays do not have the names of the loop's arrays in resume states."""
     for name in kept.keys() & memory.keys():
         raise ValueError(
             f"{type(schedule).__name__}.step: remembers an array named {name!r}; allowed is any other name: "
-            f"the loop saves its own under this one"
+            f"the loop saves an array of its own under this one"
         )

@@ -1,4 +1,4 @@
-"""Videos that a prompt describes; what text encoders made of prompts is kept for the rows that share them."""
+"""Pipelines with prompts, and the cache of encoded prompts for rows that share them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vidgen_dist.families.common.tasks import R
 from vidgen_dist.weights.tokenizer import tokenize
 
 PROMPT_CACHE_BYTES = 256 * 2**20
-"""Bytes: 70 prompts of CogVideoX, whose encoded text is 226 tokens of 4096 float32."""
+"""Bytes: room for 70 prompts of CogVideoX, whose encoded text is 226 tokens of 4096 float32."""
 
 Key = tuple[str, Hashable]
-"""A prompt as the row has it, and what else decides what the encoders make of it."""
+"""The row's prompt, and whatever else the encoders' result depends on."""
 
 
 class PromptCache(Generic[H]):
-    """Encoded prompts, in this host's memory; the ones used longest ago go first.
+    """Encoded prompts, in this host's memory; the least recently used ones are dropped first.
 
-    What is kept depends on the prompts that were asked for, on their order and on nothing else: the ranks of
-    a gang, which render the same rows, keep the same and so encode, together, the same.
+    The content depends only on the prompts that were asked for, and on their order. The ranks of a gang
+    render the same rows, so their caches are equal, and they encode the same prompts together.
 
     Args:
-        budget: Bytes that all of it may take.
+        budget: Bytes that the cache may take.
     """
 
     def __init__(self, budget: int = PROMPT_CACHE_BYTES) -> None:
@@ -41,16 +41,16 @@ class PromptCache(Generic[H]):
         self._bytes = 0
 
     def get(self, key: Key, encode: Callable[[], H]) -> H:
-        """What the encoders make of a prompt; not to be written to.
+        """The encoded prompt; it must not be written to.
 
         Args:
-            key: The prompt's.
-            encode: Called if it is not kept.
+            key: The prompt's key.
+            encode: Called if the prompt is not in the cache.
         """
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        # Copies: memory of an encoder's output may be the encoder's own.
+        # Copies: the memory of an encoder's output may belong to the encoder.
         made: Any = encode()
         arrays = {name: np.array(value) for name, value in _arrays(made).items()}
         encoded: H = dataclasses.replace(made, **arrays)
@@ -67,12 +67,12 @@ def _arrays(encoded: Any) -> dict[str, np.ndarray]:
 
 
 def _size(key: Key, encoded: Any) -> int:
-    # Python stores a character in up to 4 bytes; a prompt may be longer than what is made of it.
+    # Python stores a character in up to 4 bytes; a prompt may be longer than its encoding.
     return sum(array.nbytes for array in _arrays(encoded).values()) + 4 * len(key[0])
 
 
 class PromptedPipeline(DiffusionPipeline[R, H, S]):
-    """A pipeline whose videos are described by prompts."""
+    """A pipeline for videos that prompts describe."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -80,38 +80,38 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
 
     @abstractmethod
     def encode_text(self, r: R, prompt: str) -> H:
-        """What the text encoders make of one prompt, arrays (1, ...).
+        """Encode one prompt, to arrays (1, ...).
 
-        One at a time: the encoders' activations at twice the batch are their peak of memory.
+        One prompt at a time: with both in a batch, the encoders' activations would be their peak of memory.
         """
 
     def encode_texts(self, r: R, prompt: str, negative_prompt: str | None, *decides: Hashable) -> Halves[H]:
-        """What the text encoders make of both prompts.
+        """Encode both prompts.
 
         Args:
             r: The request.
             prompt: Its prompt.
-            negative_prompt: None where there is no guidance.
-            decides: What else of the request decides what they make of a prompt.
+            negative_prompt: None without guidance.
+            decides: Other values of the request that the encoding depends on.
         """
 
         def encoded(text: str) -> H:
             return self._prompt_cache.get((text, decides), lambda: self.encode_text(r, text))
 
-        # Every rank encodes both prompts. If each encoded its own half's, a rank that has kept that prompt
-        # would not be there when the others gather the encoder's weights.
+        # Every rank encodes both prompts. If each encoded only its half's prompt, a rank that has it in its
+        # cache would not take part when the others gather the encoder's weights.
         negative = None if negative_prompt is None else encoded(negative_prompt)
         return Halves(encoded(prompt), negative)
 
 
 def clip_hidden(tokenizer: Any, encoder: CLIPTextEncoder, prompt: str, skip: int) -> np.ndarray:
-    """What CLIP makes of each token of a prompt, (1, L, D), L as many as it takes.
+    """CLIP's hidden state for each token of a prompt, (1, L, D); L is the model's maximum.
 
     Args:
-        tokenizer: The encoder's.
+        tokenizer: The encoder's tokenizer.
         encoder: The text encoder.
         prompt: The prompt.
-        skip: Layers at its end that are left out.
+        skip: How many of its last layers to skip.
     """
     ids = tokenize(tokenizer, prompt, min(tokenizer.model_max_length, encoder.config.max_position_embeddings))
     hidden = nn.to_numpy(encoder(ids, skip=skip).hidden)

@@ -1,4 +1,4 @@
-"""What every family's pipeline shares: the rendering, its stages' clock, noise and pixels in."""
+"""What all pipelines share beside the loop: a rendering and its state, stage times, noise, pixels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from vidgen_dist.parallel.collectives import Group
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, steps done, steps in all) when a stage begins and after each step of it: the signs of
-life of a rendering. Stages without steps have one, which is not reported when it is done."""
+"""Called with (stage, steps done, steps in all) when a stage begins and after each of its steps; it shows
+that a rendering is alive. A stage without steps has one, whose end is not reported."""
 
 
 class NumericalError(RowError, ValueError):
-    """Values that are NaN or infinite, of which no video can be made: names the stage and the step."""
+    """Values are NaN or infinite, so there is no video; the message names the stage and the step."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Rendering:
     """A finished video.
 
     Args:
-        frames: float32 (frames, height, width, 3) in [0, 1]; on ranks of a gang other than the first, with
-            no rows.
+        frames: float32 (frames, height, width, 3) in [0, 1]; without rows on all ranks of a gang but the
+            first.
         seconds: Seconds per stage: `encode`, `denoise`, `decode`.
-        sent: Bytes that this rank sent to others of its gang, by purpose.
+        sent: Bytes that this rank sent to other ranks of its gang, by purpose.
     """
 
     frames: np.ndarray
@@ -45,13 +45,13 @@ class Rendering:
 
 @dataclass(frozen=True, eq=False)
 class ResumeState:
-    """A rendering between two denoising steps: what the rest of it needs that its request does not say.
+    """A rendering between two denoising steps: all that the remaining steps need in addition to the request.
 
     Args:
-        step: Steps that are done.
-        arrays: Name -> array: the latents, and what the sampler remembers of earlier steps. Nobody writes to
-            them.
-        rng: State of the generator that all noise is drawn from, as its `bit_generator` gives it.
+        step: Number of steps done.
+        arrays: Name -> array: the latents, and what the sampler remembers of earlier steps. Must not be
+            written to.
+        rng: State of the generator that all noise is drawn from, as its `bit_generator` returns it.
     """
 
     step: int
@@ -60,16 +60,16 @@ class ResumeState:
 
 
 OnState = Callable[[ResumeState], None]
-"""Called after each denoising step. A rendering of the same request that goes on from that state makes the
-same frames; on another number of ranks to 1e-4, as any does."""
+"""Called after each denoising step. Rendering the same request from that state gives the same frames; with
+another number of ranks equal to 1e-4, as always."""
 
 
 @dataclass
 class StageClock:
-    """Seconds that each stage of one rendering took, and how far it is.
+    """Measures the seconds of each stage of a rendering, and reports its progress.
 
     Args:
-        on_progress: Called with the stage and its steps; None: nobody is told.
+        on_progress: Called with the stage and its steps; None: progress is not reported.
         seconds: Stage -> seconds.
     """
 
@@ -83,11 +83,11 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str, steps: int = 1) -> Iterator[None]:
-        """Time a stage, and report that it begins.
+        """Time a stage, and report its beginning.
 
         Args:
             name: The stage.
-            steps: How many it has.
+            steps: Its number of steps.
         """
         self.tell(name, 0, steps)
         begun = time.perf_counter()
@@ -110,12 +110,12 @@ def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> 
 def starting_noise(
     rng: np.random.Generator, shape: tuple[int, ...], schedule: Schedule, dtype: str
 ) -> np.ndarray:
-    """Noise of the spread that a schedule starts from, drawn and rounded in the model's dtype, as float32."""
+    """Noise with a schedule's starting standard deviation, rounded to the model's dtype, as float32."""
     return round_to(draw_noise(rng, shape, dtype) * np.float32(schedule.init_noise_sigma), dtype)
 
 
 def round_to(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values as the model's dtype (`float32`, `float16`, `bfloat16`) can hold them, as float32."""
+    """Values rounded to the model's dtype (`float32`, `float16`, `bfloat16`), as float32."""
     held = values.astype(_NUMPY_DTYPES[dtype], copy=False)
     return held.astype(np.float32, copy=False)
 
@@ -138,30 +138,30 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> np.ndar
 
 
 def check_finite(values: np.ndarray, stage: str) -> None:
-    """Raise if values have gone wrong; for what every rank of a gang has alike.
+    """Raise if values are not finite; for values that are equal on every rank of a gang.
 
     Args:
-        values: Encoded texts, latents: small, next to what makes them.
-        stage: Of the rendering, and its step: `denoise, step 3 of 50`.
+        values: Encoded texts or latents, which are small.
+        stage: The stage of the rendering, and its step: `denoise, step 3 of 50`.
 
     Raises:
-        NumericalError: One of them is NaN or infinite.
+        NumericalError: A value is NaN or infinite.
     """
     if not np.isfinite(values).all():
         raise NumericalError(_not_finite(stage))
 
 
 def to_frames(video: np.ndarray, gang: Group) -> np.ndarray:
-    """A VAE's output (1, 3, F, H, W) around [-1, 1] as frames (F, H, W, 3) in [0, 1].
+    """Turn a VAE's output (1, 3, F, H, W) around [-1, 1] into frames (F, H, W, 3) in [0, 1].
 
     Args:
-        video: Of a gang the first rank's; the others' without rows.
-        gang: All ranks, who call this together.
+        video: The first rank's output; that of other ranks has no rows.
+        gang: All ranks, which call this together.
 
     Raises:
         NumericalError: A value is NaN or infinite; raised on all ranks.
     """
-    # Channel by channel, for the sake of memory; and before infinity is clipped to white.
+    # Channel by channel to save memory; and before clipping turns infinity into white.
     finite = all(np.isfinite(channel).all() for channel in video[0])
     if not _on_all(finite, gang):
         raise NumericalError(_not_finite("decode"))
@@ -170,14 +170,14 @@ def to_frames(video: np.ndarray, gang: Group) -> np.ndarray:
 
 
 def _not_finite(stage: str) -> str:
-    return f"{stage}: values that are NaN or infinite; nothing is made of them"
+    return f"{stage}: values are NaN or infinite; no video is made of them"
 
 
 def _on_all(fine: bool, gang: Group) -> bool:
-    """Whether it is fine on all ranks: either all raise, or all go on."""
+    """Whether it is fine on all ranks, so that either all raise or all continue."""
     if gang.size == 1:
         return fine
-    # This module is read by workers that must not load MindSpore yet.
+    # Workers that must not load MindSpore yet import this module.
     from vidgen_dist import nn
 
     told = gang.all_gather(nn.from_numpy(np.array([fine], np.float32)), [1] * gang.size, what="health")

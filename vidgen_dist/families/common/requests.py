@@ -1,4 +1,4 @@
-"""Fields that the requests of several families have, with every default filled in."""
+"""Requests with every default filled in, with the fields that several families share."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class UNetRequest(ResolvedRequest):
         return self.guidance_scale > 1.0
 
     def check(self, text_encoder: ClipTextConfig, scheduler: DiscreteScheduler[Any]) -> None:
-        """See that a checkpoint can do it.
+        """Check that a checkpoint supports the request.
 
         Raises:
-            RequestError: More layers are skipped than the text encoder has, or the sampler cannot make that
-                number of steps.
+            RequestError: More layers are skipped than the text encoder has, or the sampler does not support
+                that number of steps.
         """
         layers = text_encoder.num_hidden_layers
         if self.clip_skip > layers:

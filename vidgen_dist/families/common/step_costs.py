@@ -1,7 +1,7 @@
-"""A denoising step in plain numbers: what a rank computes, holds and sends in it, whatever device it is on.
+"""A denoising step in plain numbers: what a rank computes, holds and sends, independent of the device.
 
-A denoiser (`common.costs.Denoiser`) answers for itself with these values; a plan puts a device's seconds on
-them. Operations are counted as two for each product that is added.
+Each denoiser (`common.costs.Denoiser`) describes its step with these values, and the planner computes seconds
+from them for a device. A multiplication and an addition count as two operations.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from vidgen_dist.parallel.degrees import Degrees
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a rank sends to others of a group, all of which do the same.
+    """What a rank sends to the others of a group; all of them do the same.
 
     Args:
-        purpose: What gangs count it by (`parallel.collectives.Traffic`).
-        sent: Bytes that a rank sends; of ranks that differ, the mean of all.
-        ranks: Of the group.
-        stride: How far apart they are in the gang.
-        times: In how many parts it is done, one after the other.
-        way: `all`: to each of the others as much. `next`: to neighbours, `times` times.
-        beside: Operations of products that run meanwhile, as many beside each of the parts and once more.
+        purpose: Under which gangs count it (`parallel.collectives.Traffic`).
+        sent: Bytes that a rank sends; the mean, if ranks differ.
+        ranks: Size of the group.
+        stride: Distance between its ranks in the gang.
+        times: In how many parts it is done, one after another.
+        way: `all`: the same amount to each of the others. `next`: to neighbours, `times` times.
+        beside: Operations of matrix products that run at the same time, in `times` + 1 equal parts.
     """
 
     purpose: str
@@ -38,17 +38,17 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a step that is run some times, always alike.
+    """A part of a step that runs several times, always with the same costs.
 
     Args:
-        times: How often.
+        times: How often it runs.
         products: Operations of matrix products, in parts that are added up.
         convolved: Operations of convolutions.
-        read: Bytes of weights that come from the device's memory.
-        operators: How many are called.
-        exchanges: What is waited for, but for what runs beside it.
-        gathered: Bytes of weights that a rank sends to the others, each while the weights before them work.
-        ahead: Of those, bytes that have nothing before them: the first time, all ranks wait.
+        read: Bytes of weights that are read from the device's memory.
+        operators: How many operators are called.
+        exchanges: What is waited for, except for what runs at the same time.
+        gathered: Bytes of weights that a rank sends to the others while the previous weights are in use.
+        ahead: How many of these bytes have no previous weights: the first time, all ranks wait for them.
     """
 
     times: int = 1
@@ -66,8 +66,8 @@ class Step:
     """One denoising step of a rank.
 
     Args:
-        segments: One after the other.
-        ends: Exchanges behind them.
+        segments: The parts of the step, one after another.
+        ends: Exchanges after them.
         weights: Bytes of weights that it sends.
     """
 
@@ -89,21 +89,21 @@ class Step:
 
     @property
     def operations(self) -> float:
-        """Of products and convolutions together."""
+        """Of matrix products and convolutions together."""
         return sum(segment.times * (sum(segment.products) + segment.convolved) for segment in self.segments)
 
 
 def ulysses_bytes(tokens: int, width: int, degrees: Degrees, item: int) -> int:
-    """Sent by a rank for one attention of one sample: 4 N D (P - 1) / P² numbers at ring 1."""
+    """Bytes that a rank sends for one attention of one sample: 4 N D (P - 1) / P² numbers at ring 1."""
     p = degrees.ulysses
     return 4 * tokens * width * (p - 1) * item // (degrees.ring * p * p)
 
 
 def ring_bytes(tokens: int, width: int, degrees: Degrees, item: int) -> int:
-    """Sent by a rank for one attention of one sample: 2 N D (P - 1) / P numbers at ulysses 1."""
+    """Bytes that a rank sends for one attention of one sample: 2 N D (P - 1) / P numbers at ulysses 1."""
     return 2 * tokens * width * (degrees.ring - 1) * item // (degrees.ring * degrees.ulysses)
 
 
 def gathered_bytes(weights: int, ranks: int) -> int:
-    """Received by a rank that gathers weights of which it has its share, and sent by it to all others."""
+    """Bytes that a rank receives when it gathers sharded weights; it sends as many to all others together."""
     return weights * (ranks - 1) // ranks

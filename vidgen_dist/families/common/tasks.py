@@ -1,4 +1,4 @@
-"""The tasks, and what a checkpoint takes from a request for one of them, known from its configs alone."""
+"""Tasks, and what a checkpoint takes from a request for each of them, read from its configs alone."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ R = TypeVar("R", bound=ResolvedRequest)
 
 
 def _all_well(*_: Any) -> None:
-    """Nothing is wrong with it."""
+    """Accept everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRules(Generic[R]):
-    """What one checkpoint takes from a request for one task.
+    """What a checkpoint takes from a request for one task.
 
     Args:
-        request: The request with every default filled in. Its fields are what the task takes. One that has a
-            default neither there nor in `defaults` must be in the row; texts, images and clips may be so.
-        defaults: Values for the fields that a request may leave out.
+        request: The class of requests with every default filled in; its fields are what the task takes. A
+            field without a default there and in `defaults` must be in the row; only texts, images and clips
+            may be so.
+        defaults: Values for fields that a request may omit.
         multiples: Fields that must be multiples of a number.
-        check: Says what else is wrong with a request, by raising RequestError.
-        check_clip: Likewise of a request and the frames that its clip turned out to have.
-        file_fps: The field that is the file's frames per second: the run's `output.fps` is its default. It is
-            another than `fps` where that one decides what is rendered.
-        memory_only: Fields that decide memory and no pixels, which fingerprints leave out.
-        late: Defaults of fields that the family takes only since there are ledgers of it; where a row has
-            one, its fingerprint leaves the field out.
+        check: Raises RequestError for whatever else is wrong with a request.
+        check_clip: The same for a request and the frames of its clip.
+        file_fps: The field for the file's frames per second, whose default is the run's `output.fps`. It
+            differs from `fps` if that one decides what is rendered.
+        memory_only: Fields that affect memory and not pixels; fingerprints omit them.
+        late: Defaults of fields that the family did not take when its first ledgers were written; a
+            fingerprint omits such a field if the row has the default.
     """
 
     request: type[R]
@@ -54,14 +55,14 @@ class TaskRules(Generic[R]):
 
 @dataclass(frozen=True)
 class Rules(Generic[R]):
-    """What one checkpoint, doing one task, takes from a request.
+    """What a checkpoint takes from a request for its task.
 
     Args:
         family: Name of the model family.
         task: The task that requests are for.
-        tasks: All tasks that the checkpoint can do.
-        of_task: What the family says of this task.
-        declared: The fields that rows of a manifest may have, whatever the task, by name.
+        tasks: All tasks that the checkpoint supports.
+        of_task: The family's rules for this task.
+        declared: The fields that rows of a manifest may have, for any task, by name.
 
     Raises:
         Refused: The request's class has a field that is not declared, or that needs a default and has none.
@@ -74,7 +75,7 @@ class Rules(Generic[R]):
     declared: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
 
     def __post_init__(self) -> None:
-        # Who writes a family is told here, not by a run that it ends.
+        # The author of a family learns of these mistakes here, and not from a run that they end.
         where = f"{self.family} {self.task}: {self.of_task.request.__name__}.{{}}"
         for name in sorted(self.fields - self.declared.keys()):
             raise Refused(
@@ -89,7 +90,7 @@ class Rules(Generic[R]):
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Values for the fields that a request may leave out."""
+        """Values for fields that a request may omit."""
         return self.of_task.defaults
 
     @functools.cached_property
@@ -108,12 +109,12 @@ class Rules(Generic[R]):
 
     @functools.cached_property
     def required_columns(self) -> tuple[str, ...]:
-        """The columns that every manifest must have: what a run cannot say for all rows."""
+        """The columns that every manifest must have, because a run cannot give a value for all rows."""
         return tuple(name for name in self.required if self.declared[name].not_sampling)
 
     @functools.cached_property
     def ignored(self) -> tuple[str, ...]:
-        """The fields that the model does not take, and ignores where a manifest has them."""
+        """The fields that the model does not take; a manifest may have them, and they are ignored."""
         declared = self.declared.items()
         return tuple(name for name, field in declared if field.may_be_ignored and name not in self.fields)
 
@@ -123,14 +124,14 @@ class Rules(Generic[R]):
         return any(self.declared[name].kind.has_sources for name in self.fields)
 
     def resolve(self, request: RenderRequest | ResolvedRequest, seed: int = 0) -> R:
-        """The request with every default filled in; what it says decides the pixels.
+        """The request with every default filled in; this decides the pixels.
 
         Args:
-            request: As a row has it, or resolved already: resolving twice changes nothing.
-            seed: The seed of a request that brings none.
+            request: As in a row, or resolved already: resolving twice changes nothing.
+            seed: The seed for a request without one.
 
         Raises:
-            RequestError: A field that the model does not take, lacks, or cannot do.
+            RequestError: A field that the model does not take, that is missing, or that is not supported.
         """
         parsed = request if isinstance(request, ResolvedRequest) else request.parsed(self.declared)
         return self._resolved(parsed.values(), seed)
@@ -165,13 +166,14 @@ class Rules(Generic[R]):
         return f"{self.task} needs one in every row" if kind.has_sources else kind.allowed
 
     def resolve_defaults(self, sampling: Mapping[str, Any]) -> R:
-        """The request of a row that says nothing of its own; what it is conditioned on is not opened.
+        """The request of a row without values of its own; images and clips are not opened.
 
         Args:
-            sampling: The run's values of fields where rows have none.
+            sampling: The run's values for fields that rows omit.
 
         Raises:
-            Refused: One that the model does not take, or cannot do: names it, for no row is to blame.
+            Refused: A value that the model does not take or support. The message names it, because no row is
+                wrong.
         """
         try:
             return self._resolve_sampling(sampling)
@@ -179,7 +181,7 @@ class Rules(Generic[R]):
             raise Refused(f"sampling.{error}") from None
 
     def check_defaults(self, sampling: Mapping[str, Any]) -> None:
-        """As `resolve_defaults`, but rows may have a value of their own in place of the model's default."""
+        """As `resolve_defaults`, but rows may have values of their own instead of the model's defaults."""
         try:
             self._resolve_sampling(sampling)
         except RequestError as error:
@@ -196,6 +198,6 @@ class Rules(Generic[R]):
 
 @functools.cache
 def warn_of_frames(num_frames: int, made: int) -> None:
-    """Say, once for each number of frames, that another one is made: reference pipelines round in silence."""
+    """Warn, once per number of frames, that another one is made; the reference pipelines round silently."""
     if made != num_frames:
         logger.warning("num_frames %d makes %d frames with this model", num_frames, made)

@@ -1,4 +1,5 @@
-"""Videos in tiles that overlap, for less memory: each goes through an autoencoder alone, seams are blended.
+"""Tiles: an autoencoder processes overlapping parts of a video one by one, to save memory, and blends the
+seams.
 
 Letters: B videos, C channels, T frames, H rows, W columns.
 """
@@ -17,7 +18,7 @@ from vidgen_dist.errors import Refused
 @dataclass(frozen=True)
 class Tiles:
     """How one axis is cut: tiles of `size` in the input, one every `step`; `blend` of a tile's output is
-    mixed with the tile before and `keep` of it is kept."""
+    mixed with the previous tile, and `keep` of it is kept."""
 
     size: int
     step: int
@@ -26,15 +27,15 @@ class Tiles:
 
 
 def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
-    """Tiles of `samples` pixels or frames, one every `stride`, at `ratio` of them per latent.
+    """Tiles of `samples` pixels or frames, one every `stride`; `ratio` pixels or frames make a latent.
 
     Raises:
-        Refused: Tiles that are apart, or not of whole latents.
+        Refused: Tiles with gaps between them, or not of whole latents.
     """
     if samples % ratio or stride % ratio or not 0 < stride <= samples:
         raise Refused(
             f"tiles of {samples}, one every {stride}: both must be multiples of {ratio}, which are one "
-            f"latent, and no tile may begin behind the end of the one before"
+            f"latent, and a tile must not begin after the end of the previous one"
         )
     latents, step = samples // ratio, stride // ratio
     if decoding:
@@ -44,7 +45,7 @@ def cut(samples: int, stride: int, ratio: int, *, decoding: bool) -> Tiles:
 
 @dataclass(frozen=True)
 class StridedTiles:
-    """Tiles of rows and columns, given by their size and their distance, with the reference's names.
+    """Tiles of rows and columns, defined by their size and distance, with the reference's names.
 
     Args:
         tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels.
@@ -57,7 +58,7 @@ class StridedTiles:
     tile_sample_stride_width: int = 192
 
     def cut(self, ratio: int, *, decoding: bool) -> tuple[Tiles, Tiles]:
-        """Tiles of the rows and the columns of what goes in, at `ratio` pixels per latent.
+        """The tiles of the input's rows and columns, at `ratio` pixels per latent.
 
         Raises:
             Refused: Tiles that would not meet on the grid of latents.
@@ -70,12 +71,12 @@ class StridedTiles:
 
 @dataclass(frozen=True)
 class OverlappingTiles:
-    """Tiles of rows and columns that share a part of their length, with the reference's names.
+    """Tiles of rows and columns, defined by their size and overlap, with the reference's names.
 
     Args:
         tile_sample_min_height, tile_sample_min_width: Size of a tile in pixels.
         tile_overlap_factor_height, tile_overlap_factor_width: Share of a tile, from 0 to below 1, that is
-            blended with the tile before.
+            blended with the previous tile.
     """
 
     tile_sample_min_height: int
@@ -92,14 +93,14 @@ class OverlappingTiles:
 
 
 def overlap(samples: int, share: float, ratio: int, *, decoding: bool) -> Tiles:
-    """As `cut`, for tiles that share a part of their length.
+    """As `cut`, for tiles that overlap by a share of their length.
 
     Raises:
-        Refused: The reference's rounding leaves such tiles apart, or on top of one another.
+        Refused: With the reference's rounding the tiles leave gaps, or do not advance.
     """
     latents = samples // ratio
     size, out = (latents, samples) if decoding else (samples, latents)
-    # The order of these float operations decides the rounding.
+    # The order of these float operations affects the rounding.
     step, blended = int(size * (1 - share)), int(out * share)
     keep = out - blended
     meet = step * ratio == keep if decoding else step == keep * ratio
@@ -112,7 +113,7 @@ def overlap(samples: int, share: float, ratio: int, *, decoding: bool) -> Tiles:
 
 
 def in_tiles(x: nn.Tensor, tiles: tuple[Tiles, Tiles], run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-    """Run x (B, C, T, H, W) through in blended tiles, or whole if it is no larger than a tile."""
+    """Run a function on x (B, C, T, H, W) in blended tiles, or at once if x is no larger than a tile."""
     rows, columns = tiles
     height, width = x.shape[3:]
     if height <= rows.size and width <= columns.size:
@@ -149,16 +150,16 @@ def blend(before: nn.Tensor, x: nn.Tensor, extent: int, axis: int) -> nn.Tensor:
 def in_frame_tiles(
     x: nn.Tensor, tiles: Tiles, run: Callable[[nn.Tensor], nn.Tensor], shortest: int
 ) -> nn.Tensor:
-    """Run x (B, C, T, H, W) through in tiles of frames, or whole if it has no more than a tile.
+    """Run a function on x (B, C, T, H, W) in tiles of frames, or at once if x has no more frames than a tile.
 
-    For causal autoencoders, whose first frame stands for itself: each tile has one frame more than its
-    `size`, the one before; what comes of that is the first tile's alone, and left out of the others.
+    For causal autoencoders, which treat the first frame separately. Each tile has one frame more than its
+    `size`, the previous frame; the result for it is kept in the first tile only.
 
     Args:
         x: The video.
-        tiles: Of its frames.
-        run: Puts a tile through.
-        shortest: Frames of which nothing is left without that first one.
+        tiles: How its frames are cut.
+        run: Processes a tile.
+        shortest: A tile of at most so many frames has no result without that first frame.
     """
     frames = x.shape[2]
     if frames <= tiles.size:

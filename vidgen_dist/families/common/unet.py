@@ -1,8 +1,8 @@
 """A UNet over the frames of a clip: blocks that halve the image, one in the middle, blocks that double it.
 
-A family says which layers stand in a block; the way through them stands here. A layer takes images and the
-step's `Context`. Each kind of layer has a list of its own, with the checkpoint's name (`resnets`,
-`attentions`, …), and the lists are gone through in lockstep: so a gang shares out each of them.
+A family says which layers each block has; the order of computation is defined here. A layer takes images and
+the step's `Context`. Each kind of layer has its own list, with the checkpoint's name (`resnets`,
+`attentions`, …), and the lists are iterated in lockstep, so that a gang can shard each of them.
 
 Source: Ronneberger et al. 2015 (arXiv:1505.04597), and Rombach et al. 2022 (arXiv:2112.10752).
 
@@ -32,12 +32,12 @@ from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm
 
 @dataclass(frozen=True)
 class Context:
-    """What the layers of a step see beside the images.
+    """What the layers of a step get in addition to the images.
 
     Args:
-        split: Where the clip's frames lie.
-        time: The time's embedding, (B, E).
-        text: What the images of a sample attend to: (B, M, X).
+        split: How the clip's frames are divided.
+        time: The time embedding, (B, E).
+        text: What a sample's images attend to: (B, M, X).
     """
 
     split: FrameSplit
@@ -51,8 +51,8 @@ class Context:
 
 
 Lists = Mapping[str, Sequence[nn.Module]]
-"""Layers of a block by the lists' names, in the order in which they run. A list that a block lacks is empty:
-so a model's class can name it among those that are shared out."""
+"""Layers of a block by the names of their lists, in the order in which they run. A list may be empty, so that
+a model's class can name it as sharded for all its blocks."""
 
 
 class ImageResnet(ResnetBlock2D):
@@ -63,21 +63,21 @@ class ImageResnet(ResnetBlock2D):
 
 
 class ImageTransformer(Transformer2DModel):
-    """A transformer within each image, which also attends to the prompt."""
+    """A transformer within each image, with attention to the prompt."""
 
     def construct(self, x: nn.Tensor, context: Context) -> nn.Tensor:
         return super().construct(x, context.text)
 
 
 class FrameTransformer(nn.Module):
-    """Transformer blocks between the frames at each place, beside a residual.
+    """Transformer blocks over the frames at each place, with a residual.
 
     Args:
         channels: C.
-        heads, head_dim: Of attention.
-        layers: Blocks.
-        groups: Groups of the norm in front, which is over the whole clip.
-        positions: The most frames that positions are known of; None: frames have none.
+        heads, head_dim: Attention heads, and their width.
+        layers: Number of blocks.
+        groups: Groups of the norm in front, which covers the whole clip.
+        positions: The largest number of frames for which there are positions; None: frames have none.
     """
 
     def __init__(
@@ -114,20 +114,20 @@ class FrameTransformer(nn.Module):
 
 
 def between_frames(x: nn.Tensor, context: Context, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
-    """As `tokens_between_frames`, x and what is made of it images (N, C, H, W)."""
+    """As `tokens_between_frames`, for images x (N, C, H, W)."""
     return to_image(tokens_between_frames(to_tokens(x), context, run), x.shape[2:])
 
 
 def tokens_between_frames(
     tokens: nn.Tensor, context: Context, run: Callable[[nn.Tensor], nn.Tensor]
 ) -> nn.Tensor:
-    """Run what mixes the frames of each place.
+    """Run a function that mixes the frames of each place.
 
     Args:
         tokens: The places of images, (N, H * W, C).
-        context: The step's.
-        run: All frames of some places, each a sequence, (B * n, F, C), to the same. It must not talk to other
-            ranks: see `FrameSplit.over_time`.
+        context: The step's context.
+        run: Takes all frames of some places, each place a sequence, (B * n, F, C), and returns the same
+            shape. It must not communicate with other ranks: see `FrameSplit.over_time`.
 
     Returns:
         (N, H * W, C).
@@ -145,13 +145,13 @@ def tokens_between_frames(
 
 
 def sharded_lists(*names: str) -> tuple[str, ...]:
-    """What a UNet declares as `sharded`, where its blocks have lists of these names."""
+    """The value of `sharded` for a UNet whose blocks have lists with these names."""
     blocks = ("down_blocks.*", "mid_block", "up_blocks.*")
     return tuple(f"{block}.{name}" for block in blocks for name in names)
 
 
 class _LockstepBlock(nn.Module):
-    """Layers in lists that run in lockstep, but for lists that are empty."""
+    """Layers in lists that are iterated in lockstep; empty lists are skipped."""
 
     def __init__(self, lists: Lists) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class _LockstepBlock(nn.Module):
 
 
 class DownBlock(_LockstepBlock):
-    """Layers at one size of the image, then half of it.
+    """Layers at one size of the image, then a layer that halves it.
 
     Args:
         lists: The layers.
@@ -177,7 +177,7 @@ class DownBlock(_LockstepBlock):
         self.downsamplers = None if downsampler is None else nn.ModuleList([downsampler])
 
     def construct(self, x: nn.Tensor, context: Context) -> list[nn.Tensor]:
-        """x (N, C, H, W) to what it becomes layer by layer: for the way up, the last one also goes on."""
+        """x (N, C, H, W) to its state after each layer: all are skip connections, and the last goes on."""
         kept = []
         for layers in self._in_lockstep(self._names):
             x = _run(layers, x, context)
@@ -191,8 +191,8 @@ class MidBlock(_LockstepBlock):
     """Layers at the smallest size of the image.
 
     Args:
-        outer: Layers of which there is one more than of the others: they stand around these.
-        inner: The others.
+        outer: Lists with one layer more than the others: they run before and after each of the others.
+        inner: The other lists.
     """
 
     def __init__(self, outer: Lists, inner: Lists) -> None:
@@ -211,7 +211,7 @@ class MidBlock(_LockstepBlock):
 
 
 class UpBlock(_LockstepBlock):
-    """Layers at one size of the image, each beside what the way down left there; then twice the size.
+    """Layers at one size of the image, each with a skip connection; then a layer that doubles it.
 
     Args:
         lists: The layers.
@@ -226,14 +226,14 @@ class UpBlock(_LockstepBlock):
         """
         Args:
             x: (N, C, H, W).
-            left: What the way down left, of which this block takes the last ones away.
-            context: The step's.
+            left: The skip connections; this block removes its own from the end.
+            context: The step's context.
         """
         for layers in self._in_lockstep(self._names):
             x = _run(layers, nn.cat([x, left.pop()], 1), context)
         if self.upsamplers is None:
             return x
-        # Images of an odd size are halved to more than half.
+        # An image of odd size is halved to more than half of it.
         return self.upsamplers[0](x, left[-1].shape[2:])
 
 
@@ -261,23 +261,23 @@ def _run(layers: Iterable[nn.Module], x: nn.Tensor, context: Context) -> nn.Tens
 
 
 def down_inputs(channels: Sequence[int], layers: int, block: int) -> list[int]:
-    """C before each layer of a block on the way down.
+    """C before each layer of a block that halves the image.
 
     Args:
-        channels: C behind each block on the way down.
-        layers: Layers of the block.
-        block: Its number.
+        channels: C after each of these blocks.
+        layers: Number of layers in the block.
+        block: The block's number.
     """
     return [channels[max(block - 1, 0)]] + [channels[block]] * (layers - 1)
 
 
 def up_inputs(channels: Sequence[int], layers: int, block: int) -> list[int]:
-    """C before each layer of a block on the way up, with what the way down left beside it.
+    """C before each layer of a block that doubles the image, with the skip connection.
 
     Args:
-        channels: C behind each block on the way down.
-        layers: Layers of the block, one more than of its counterpart on the way down.
-        block: Its number on the way up.
+        channels: C after each block that halves the image.
+        layers: Number of layers in the block, one more than in its counterpart.
+        block: The block's number.
     """
     upwards = list(reversed(channels))
     own, below = upwards[block], upwards[max(block - 1, 0)]

@@ -1,22 +1,21 @@
-"""UNets over frames, and autoencoders of images, as a plan sees them: read off their parameters.
+"""The costs of UNets over frames, and of image autoencoders, computed from the shapes of their parameters.
 
-A family's `costs.py` hands in what was counted, with diffusers' parameter names, and gets the values of
-`common.costs`:
+A family's `costs.py` passes these shapes, with diffusers' parameter names, and gets values of `common.costs`:
 
     denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
     vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
 
-Frames are divided over `ulysses` ranks (`parallel.frame_split`); a layer that sees one frame at a time needs
-nothing of others. Bytes that a rank sends in a step, the mean of all P ranks of a sequence, of which
-p = min(P, F) have frames, f of F each, of B samples, at N places of an image:
+Frames are divided over `ulysses` ranks (`parallel.frame_split`); a layer that works on one frame at a time
+needs nothing from other ranks. The bytes that a rank sends in a step are the mean over all P ranks of a
+sequence, of which p = min(P, F) have frames, each f of the F frames of B samples, at N places of an image:
 
-- `frames`: behind one all-to-all and before another a rank has all F frames of n of the N places. Each layer
-  over time (a motion module or temporal transformer whole; of SVD each temporal block) sends
-  B * C * sum over ranks of (f * (N - n) + n * (F - f)) numbers, C the channels that it is given.
-- `halo`: for a convolution over frames neighbours give each other a frame of what it is given: of all ranks
-  together B * C * N * 2 * (p - 1) numbers.
-- `norm`: a norm over a clip tells p - 1 others count, mean and variance of each group, in float32.
-- `gather`: what was predicted, as others' `tokens`; `cfg` and `weights` are those of all families.
+- `frames`: between two all-to-alls a rank has all F frames of n of the N places. Each layer over time (a
+  motion module or a temporal transformer as a whole; in SVD each temporal block) sends
+  B * C * sum over ranks of (f * (N - n) + n * (F - f)) numbers, where C are the channels of its input.
+- `halo`: for a convolution over frames, neighbours exchange a frame of its input: all ranks together send
+  B * C * N * 2 * (p - 1) numbers.
+- `norm`: for a norm over a clip, count, mean and variance of each group are sent to p - 1 others, in float32.
+- `gather`: the predictions, as `tokens` in other families; `cfg` and `weights` are as in all families.
 
 The embeddings of time, text and image are left out: less than a thousandth of the operations. Attention to
 SVD's one token, which is the same for all places, is counted as the reference computes it: our code saves
@@ -44,16 +43,16 @@ from vidgen_dist.families.common.costs import (
 from vidgen_dist.families.common.step_costs import Exchange, Segment, Step, gathered_bytes
 from vidgen_dist.parallel.degrees import Degrees, shares
 
-# Operators that go with each weight of two dimensions or more: itself, a norm or activation, a sum or a copy.
+# Operators per weight of two dimensions or more: itself, a norm or activation, a sum or a copy.
 _OPERATORS_OF_WEIGHT = 3
-# Tensors of all places that are in memory at once at the fullest moment of a UNet, within a feed-forward: the
-# value and the gate, each four times as wide, as they were made, their copies and what comes of them, beside
-# residuals. Measured on CPU, of AnimateDiff's UNet: 33.
+# Tensors of all places in memory when a UNet needs most, which is within a feed-forward: the value and the
+# gate, each four times as wide, as computed, their copies and the result, and residuals. Measured on CPU with
+# AnimateDiff's UNet: 33.
 _HELD_IN_FEED_FORWARD = 33
-# Bytes that a rank tells of each group of a norm: count, mean and variance.
+# Bytes that a rank sends for each group of a norm: count, mean and variance.
 _MOMENTS = 3 * 4
 
-# A network's blocks in the order in which they run; I2VGen-XL's begins with what stands beside its latents.
+# A network's blocks in the order in which they run; I2VGen-XL's first ones process the image's latents.
 _ORDER = (
     "image_latents_proj_in",
     "image_latents_temporal_encoder",
@@ -65,43 +64,43 @@ _ORDER = (
     "conv_out",
 )
 _BLOCK = re.compile(rf"({'|'.join(_ORDER)})(?:(?<=_blocks)\.\d+)?(?=\.)")
-# Modules that run where all frames of a place are.
+# Modules that run where a rank has all frames of a place.
 _OVER_TIME = re.compile(
     r"image_latents_temporal_encoder|transformer_in|motion_modules|temp_attentions|temporal_transformer_blocks"
 )
-# Linear maps of one vector for each sample or frame, not of every place.
+# Linear maps of one vector per sample or frame, not of every place.
 _OF_TIME = re.compile(r"time_emb_proj|time_pos_embed")
 _ATTENTION = re.compile(r"\.(attn[12])\.to_(q|k|v|out)\b")
-# Both attentions of these are from frame to frame.
+# In these, both attentions are between frames.
 _SELF_TWICE = re.compile(r"transformer_in|motion_modules|temp_attentions")
-# Stands for a layer over time that has no map of its own in front: SVD's, and that of I2VGen-XL's image.
+# Marks a layer over time that does not begin with a map of its own: SVD's, and that of I2VGen-XL's image.
 _FIRST_OVER_TIME = re.compile(
     r"(temporal_transformer_blocks\.\d+|image_latents_temporal_encoder)\.attn1\.to_q\.weight$"
 )
 _FEED_FORWARD = re.compile(r"\.ff(_in)?\.net\.0\.proj\.weight$")
-# What gives a layer's result to the way up.
+# The layers whose results are skip connections.
 _RESNET = re.compile(r"\.resnets\.\d+\.(spatial_res_block\.)?conv1\.weight$")
 _DOWNSAMPLER = re.compile(r"\.downsamplers\.\d+\.conv\.weight$")
 
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """What some layers do at one size of the image. Weights multiply every place, where nothing else is said.
+    """What some layers do at one size of the image. Weights multiply every place, unless noted otherwise.
 
     Args:
         convolved: Weights of convolutions.
         linear: Weights of linear maps.
-        attending: Widths of attention from place to place, together.
+        attending: Sum of the widths of attention between places.
         text: Weights that multiply the text's tokens.
-        reading: Widths of attention to the text, together.
-        temporal: Weights of linear maps that run where all frames of a place are.
-        over_time: Widths of attention from frame to frame, together.
+        reading: Sum of the widths of attention to the text.
+        temporal: Weights of linear maps that run where a rank has all frames of a place.
+        over_time: Sum of the widths of attention between frames.
         trips: How often a rank exchanges its frames for all frames of some places, and back.
-        trip_channels: Channels that travel on these, together.
-        halos: Convolutions over frames.
-        halo_channels: Channels that these are given, together.
-        norms: Group norms over the whole clip.
-        operators: Operators.
+        trip_channels: Sum of the channels exchanged there.
+        halos: Number of convolutions over frames.
+        halo_channels: Sum of their input channels.
+        norms: Number of group norms over the whole clip.
+        operators: Number of operators.
     """
 
     convolved: int = 0
@@ -124,18 +123,18 @@ class LayerCounts:
 
 @dataclass(frozen=True)
 class UNetBlock:
-    """A block of a UNet: layers that run one after the other.
+    """A block of a UNet: layers that run one after another.
 
     Args:
         name: Its attribute path.
-        parameters: Of all its layers.
+        parameters: Number of parameters in all its layers.
         levels: How often the image was halved -> what its layers do at that size.
-        held: Likewise -> channels of the tensors in memory at once at the fullest moment of a layer.
-        kept: Likewise -> channels that wait in memory for the way up while it runs.
-        shared: Parameters that a gang shares out.
-        ahead: Of those, the first of each list, which do not travel ahead.
-        gathered: Parameters that a rank of a gang has whole at once: of each list the layer that runs and the
-            next one.
+        held: Likewise -> channels of the tensors in memory when a layer needs most.
+        kept: Likewise -> channels of the skip connections in memory while it runs.
+        shared: Sharded parameters.
+        ahead: How many of these are the first of each list, and cannot be gathered ahead.
+        gathered: Parameters that a rank of a gang has whole at a time: in each list the layer that runs and
+            the next one.
     """
 
     name: str
@@ -162,11 +161,11 @@ class UNet(Denoiser):
 
     @property
     def gathered(self) -> int:
-        """Parameters that a rank of a gang has whole at once, in the largest block."""
+        """Parameters that a rank of a gang has whole at a time, in the largest block."""
         return max(block.gathered for block in self.levels)
 
     def step(self, work: Workload, degrees: Degrees, item: int) -> Step:
-        """The frames are divided over `ulysses` ranks; those without frames only hand on weights."""
+        """The frames are divided over `ulysses` ranks; ranks without frames only send weights."""
         part = _RankShare(work, degrees, item, self.groups)
         return Step(
             tuple(part.segment(block) for block in self.levels),
@@ -175,7 +174,7 @@ class UNet(Denoiser):
         )
 
     def activations(self, work: Workload, degrees: Degrees, item: int) -> int:
-        """What waits for the way up, and what a layer holds, at the fullest block."""
+        """Skip connections and a layer's tensors, in the block that needs most."""
         part = _RankShare(work, degrees, item, self.groups)
         return max(part.held(block) for block in self.levels)
 
@@ -185,11 +184,11 @@ class UNet(Denoiser):
 
 
 def unet(name: str, counted: ParameterShapes, *, groups: int) -> UNet:
-    """A component of those parameters that is a UNet over frames, with diffusers' names.
+    """The costs of a UNet over frames with these parameters, which have diffusers' names.
 
     Args:
-        name: The component's.
-        counted: Its parameters; lists of layers may be shared out (`down_blocks.0.resnets`), or of blocks.
+        name: The component's name.
+        counted: Its parameters; lists of layers (`down_blocks.0.resnets`) or of blocks may be sharded.
         groups: Groups of a norm over the whole clip (`norm_num_groups`).
     """
     names = {match[0]: None for key in counted.shapes if (match := _BLOCK.match(key))}
@@ -205,15 +204,15 @@ def unet(name: str, counted: ParameterShapes, *, groups: int) -> UNet:
 
 
 def image_convolutions(shapes: Shapes, prefix: str) -> Iterator[Convolution]:
-    """The convolutions of one half of an autoencoder of images, `encoder.` or `decoder.`, and the linear maps
-    that are convolutions of single places; for `common.costs.autoencoder`.
+    """The convolutions of an image autoencoder's half, `encoder.` or `decoder.`, and the linear maps that are
+    convolutions of single places; for `common.costs.autoencoder`.
 
-    Decoders with convolutions over frames (SVD's) are among them. Attention from place to place is left out.
+    Decoders with convolutions over frames (SVD's) are supported. Attention between places is left out.
     """
     sizes = _Sizes.of(shapes, prefix)
     for name, shape in shapes.items():
         if name.startswith(prefix) and len(shape) > 1:
-            # Of frames, rows and columns; images have no frames, linear maps none of these.
+            # Frames, rows and columns; convolutions of images have no frames, linear maps have none of these.
             frames, rows, columns = (1, 1, 1, *shape[2:])[-3:]
             yield Convolution(
                 shape[1], shape[0], (frames, rows, columns), frames=1, pixels=1 / 2 ** sizes.level(name)
@@ -225,9 +224,9 @@ class _Sizes:
     """How often the image was halved at each layer of a network.
 
     Args:
-        prefix: What its names begin with.
-        halving, doubling: Numbers of the blocks behind which the image is halved, and doubled.
-        first, last: How often it was where the network begins, and where it ends.
+        prefix: What its parameters' names begin with.
+        halving, doubling: Numbers of the blocks at whose end the image is halved, and doubled.
+        first, last: How often it was halved at the network's beginning, and at its end.
     """
 
     prefix: str
@@ -256,7 +255,7 @@ class _Sizes:
         )
 
     def level(self, name: str) -> int:
-        """How often the image was halved where a layer's result is."""
+        """How often the image was halved at a layer's output."""
         own = name.removeprefix(self.prefix)
         block = re.match(r"(down|up)_blocks\.(\d+)\.(down|up)?", own)
         smallest = max(len(self.halving), len(self.doubling))
@@ -264,7 +263,7 @@ class _Sizes:
             if own.startswith("mid_block."):
                 return smallest
             return self.last if "_out." in own else self.first
-        # What changes the size is behind the others of its block.
+        # The layer that changes the size comes after the others of its block.
         before = int(block[2]) + (1 if block[3] else 0)
         if block[1] == "down":
             return sum(number < before for number in self.halving)
@@ -272,17 +271,17 @@ class _Sizes:
 
 
 def _place(block: str) -> tuple[int, int]:
-    """Where a block stands among others."""
+    """A block's position in the order of blocks."""
     name, _, number = block.partition(".")
     return _ORDER.index(name), int(number or 0)
 
 
 def _kept(shapes: Mapping[str, Shapes], sizes: _Sizes) -> dict[str, dict[int, int]]:
-    """What waits for the way up while a block runs: how often the image was halved -> channels.
+    """The skip connections in memory while each block runs: how often the image was halved -> channels.
 
     Args:
-        shapes: Each block's, in the order in which they run.
-        sizes: Of the network.
+        shapes: Each block's parameters, in the order in which the blocks run.
+        sizes: The sizes of the image in the network.
     """
     left: list[tuple[int, int]] = []
     kept = {}
@@ -304,14 +303,14 @@ def _kept(shapes: Mapping[str, Shapes], sizes: _Sizes) -> dict[str, dict[int, in
 
 
 def _together(pairs: list[tuple[int, int]]) -> dict[int, int]:
-    """Channels by how often the image was halved."""
+    """Sum of channels by how often the image was halved."""
     return {level: sum(width for at, width in pairs if at == level) for level, _ in pairs}
 
 
 def _block(
     name: str, shapes: Shapes, sizes: _Sizes, kept: Mapping[int, int], lists: Mapping[str, Mapping[str, int]]
 ) -> UNetBlock:
-    """A block of those parameters; `lists` as `shared_lists` has them."""
+    """A block with these parameters; `lists` is the result of `shared_lists`."""
     levels: dict[int, LayerCounts] = {}
     held: dict[int, int] = {}
     for key, shape in shapes.items():
@@ -330,12 +329,12 @@ def _block(
 
 
 def _counts(name: str, shape: tuple[int, ...]) -> LayerCounts:
-    """What a parameter does."""
+    """What a parameter contributes."""
     if not name.endswith(".weight") or len(shape) < 2 or _OF_TIME.search(name):
         return LayerCounts()
     if len(shape) == 2:
         return _counts_of_linear(name, *shape)
-    # Each convolution over frames is behind a norm over the clip.
+    # Before each convolution over frames is a norm over the clip.
     over_frames = int(len(shape) == 5 and shape[2] > 1)
     return LayerCounts(
         convolved=math.prod(shape),
@@ -347,7 +346,7 @@ def _counts(name: str, shape: tuple[int, ...]) -> LayerCounts:
 
 
 def _counts_of_linear(name: str, outputs: int, inputs: int) -> LayerCounts:
-    """What the weight of a linear map does."""
+    """What the weight of a linear map contributes."""
     over_time, attention = bool(_OVER_TIME.search(name)), _ATTENTION.search(name)
     crosses = attention is not None and attention[1] == "attn2" and not _SELF_TWICE.search(name)
     here = LayerCounts(operators=_OPERATORS_OF_WEIGHT)
@@ -361,7 +360,7 @@ def _counts_of_linear(name: str, outputs: int, inputs: int) -> LayerCounts:
         elif not crosses:
             here = replace(here, over_time=outputs)
     if over_time and name.endswith(".proj_in.weight"):
-        # Of a layer that is over time whole, behind a norm over the clip.
+        # A layer that is over time as a whole, after a norm over the clip.
         here = replace(here, trips=1, trip_channels=inputs, norms=1)
     if _FIRST_OVER_TIME.search(name):
         here = replace(here, trips=1, trip_channels=inputs)
@@ -369,12 +368,12 @@ def _counts_of_linear(name: str, outputs: int, inputs: int) -> LayerCounts:
 
 
 def _held(name: str, shape: tuple[int, ...]) -> int:
-    """Channels of the tensors in memory around a layer: what it is given and makes, and what follows."""
+    """Channels of the tensors in memory around a layer: its input, its output, and what follows."""
     if len(shape) < 2 or _OF_TIME.search(name):
         return 0
     outputs, inputs = shape[:2]
     if _ATTENTION.search(name):
-        # Tokens and their norm; queries, keys and values, their copies head by head, and what comes of them.
+        # Tokens and their norm; queries, keys and values, their copies by head, and the result.
         return 2 * inputs + 8 * outputs
     if _FEED_FORWARD.search(name):
         return _HELD_IN_FEED_FORWARD * inputs
@@ -383,7 +382,7 @@ def _held(name: str, shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class _RankShare:
-    """What a rank has of a video, in a gang of those degrees."""
+    """A rank's share of a video, in a gang with these degrees."""
 
     work: Workload
     degrees: Degrees
@@ -396,16 +395,16 @@ class _RankShare:
 
     @property
     def _frames(self) -> tuple[int, ...]:
-        """Frames of each rank that has some, the fullest first."""
+        """Number of frames of each rank that has some; the first has most."""
         return tuple(size for size in shares(self.work.frames, self.degrees.ulysses) if size)
 
     def _places(self, level: int) -> int:
-        """Places of an image that was halved so often."""
+        """Number of places in an image that was halved so often."""
         rows, columns = (-(-n // 2**level) for n in (self.work.latent_rows, self.work.latent_columns))
         return rows * columns
 
     def segment(self, block: UNetBlock) -> Segment:
-        """A block of a step."""
+        """A block's part of a step."""
         sums = [self._operations(self._places(level), counts) for level, counts in block.levels.items()]
         gathered, ahead = (
             gathered_bytes(weights * self.item, self.degrees.size) for weights in (block.shared, block.ahead)
@@ -421,9 +420,10 @@ class _RankShare:
         )
 
     def _operations(self, places: int, counts: LayerCounts) -> tuple[int, int]:
-        """Of products and of convolutions, at one size of the image, of the rank with most frames."""
+        """Operations of products and of convolutions at one size of the image, on the rank with most
+        frames."""
         images, text = self._samples * self._frames[0], self.work.text_tokens
-        # Where all frames of a place are, this rank has its share of the places.
+        # For layers over time, this rank has its share of the places.
         moved = self._samples * -(-places // len(self._frames))
         frames = self.work.frames
         products = (
@@ -437,7 +437,7 @@ class _RankShare:
         return products, 2 * counts.convolved * places * images
 
     def _exchanges(self, block: UNetBlock) -> Iterator[Exchange]:
-        """All of a block that have a purpose in one; see this module's text."""
+        """A block's exchanges, those with the same purpose combined; see this module's docstring."""
         ranks, holders = self.degrees.ulysses, len(self._frames)
         counts = sum(block.levels.values(), LayerCounts())
         tripped = edges = 0
@@ -455,7 +455,7 @@ class _RankShare:
             yield Exchange("norm", told // ranks, holders, times=counts.norms)
 
     def _tripped(self, places: int) -> int:
-        """Frames of single places that all ranks send to where all frames of a place are, and back."""
+        """Number of places, summed over frames, that all ranks send in one trip, there and back."""
         parts = shares(places, len(self._frames))
         return sum(
             own * (places - part) + part * (self.work.frames - own)

@@ -1,10 +1,11 @@
-"""What UNets and autoencoders of images are made of. Parameters are named as in diffusers.
+"""Layers of UNets and of image autoencoders. Parameters are named as in diffusers.
 
 Sources: Rombach et al. 2022 (arXiv:2112.10752) for the networks, He et al. 2015 (arXiv:1512.03385) for their
 residual blocks, Vaswani et al. 2017 (arXiv:1706.03762) for attention.
 
-Letters: N images, C channels, H rows, W columns; B samples, each of which has as many of the images, one
-after another; L tokens, D their width; M tokens of a text, X their width; E width of the time's embedding.
+Letters: N images, C channels, H rows, W columns; B samples, each with the same number of images, one sample
+    after
+another; L tokens, D their width; M tokens of a text, X their width; E width of the time embedding.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ PROJECTION_EPS = 1e-6
 
 
 class ResnetBlock2D(nn.Module):
-    """Two convolutions with a residual; the time's embedding is added between them.
+    """Two convolutions with a residual; the time embedding is added between them.
 
     Args:
-        in_channels, out_channels: C before and behind.
-        temb_channels: E; None where there is no time.
+        in_channels, out_channels: C of input and output.
+        temb_channels: E; None without time.
         groups: Groups of the norms.
         eps: Epsilon of the norms.
-        activation: diffusers' name of the one before each convolution.
+        activation: diffusers' name for the activation before each convolution.
         output_scale_factor: Divides the sum with the residual.
     """
 
@@ -58,7 +59,7 @@ class ResnetBlock2D(nn.Module):
         """
         Args:
             x: (N, C, H, W).
-            time: (B, E), not yet activated.
+            time: (B, E), before its activation.
 
         Returns:
             (N, out_channels, H, W).
@@ -75,18 +76,18 @@ class ResnetBlock2D(nn.Module):
 
 
 def repeat_frames(x: nn.Tensor, frames: int) -> nn.Tensor:
-    """What each sample has, (B, ...), for each of its frames: (B * frames, ...)."""
+    """Repeat what each sample has, (B, ...), for each of its frames: (B * frames, ...)."""
     if frames == 1:
         return x
     return nn.reshape(nn.stack([x] * frames, 1), (len(x) * frames, *x.shape[1:]))
 
 
 class Downsample2D(nn.Module):
-    """(N, C, H, W) to half of the rows and columns, by a convolution.
+    """Halve the rows and columns of (N, C, H, W) by a convolution.
 
     Args:
-        channels, out_channels: C before and behind.
-        padding: 1: zeros all around; 0: right and below alone, as autoencoders have it.
+        channels, out_channels: C of input and output.
+        padding: 1: zeros on all sides; 0: only right and below, as in autoencoders.
     """
 
     def __init__(self, channels: int, out_channels: int, padding: int = 1) -> None:
@@ -99,7 +100,7 @@ class Downsample2D(nn.Module):
 
 
 class Upsample2D(nn.Module):
-    """(N, C, H, W) to twice the rows and columns, or to a size, by nearest neighbours and a convolution."""
+    """Double the rows and columns of (N, C, H, W), or resize to a size, then a convolution."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -111,13 +112,13 @@ class Upsample2D(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of tokens to each other, or to a text's.
+    """Attention between tokens, or from tokens to a text's tokens.
 
     Args:
         query_dim: D.
         cross_attention_dim: X; None: tokens attend to each other.
-        heads, head_dim: Heads, and their width.
-        bias: Whether the maps to queries, keys and values have one.
+        heads, head_dim: Number of heads, and their width.
+        bias: Whether the maps to queries, keys and values have biases.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(query_dim, inner, bias)
         self.to_k = nn.Linear(cross_attention_dim or query_dim, inner, bias)
         self.to_v = nn.Linear(cross_attention_dim or query_dim, inner, bias)
-        # The checkpoint counts a dropout as 1.
+        # The checkpoint numbers a dropout as 1.
         self.to_out = nn.ModuleList([nn.Linear(inner, query_dim)])
 
     def construct(self, tokens: nn.Tensor, context: nn.Tensor | None = None) -> nn.Tensor:
@@ -142,7 +143,7 @@ class Attention(nn.Module):
             (N, L, D).
         """
         seen = tokens if context is None else context
-        # Images that see the same keys are one sequence of queries: nothing is repeated for them.
+        # Images with the same keys are treated as one sequence of queries, so that nothing is repeated.
         q = self._split_heads(self.to_q(tokens), len(seen))
         k, v = (self._split_heads(linear(seen), len(seen)) for linear in (self.to_k, self.to_v))
         mixed = nn.attention(q, k, v).permute(0, 2, 1, 3)
@@ -150,18 +151,18 @@ class Attention(nn.Module):
         return self.to_out[0](joined)
 
     def of_one(self, context: nn.Tensor) -> nn.Tensor:
-        """What all tokens get of a sample's one token (B, 1, X), whatever they ask for: (B, 1, D)."""
+        """The result for all tokens if a sample's context is a single token (B, 1, X): (B, 1, D)."""
         return self.to_out[0](self.to_v(context))
 
     def _split_heads(self, x: nn.Tensor, batch: int) -> nn.Tensor:
-        """(..., heads * head_dim) to (batch, heads, the rest, head_dim)."""
+        """(..., heads * head_dim) to (batch, heads, all other axes, head_dim)."""
         return nn.reshape(x, (batch, -1, self._heads, self._head_dim)).permute(0, 2, 1, 3)
 
 
 class PositionTable(nn.Module):
-    """Adds what is known of each place in a sequence: x (N, L, D), L up to `length`.
+    """Adds a position embedding to a sequence x (N, L, D), L at most `length`.
 
-    The published checkpoints hold the table, `pe` (1, length, D).
+    Published checkpoints contain the table, `pe` (1, length, D).
     """
 
     def __init__(self, length: int, dim: int) -> None:
@@ -173,16 +174,16 @@ class PositionTable(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Attention twice and a feed-forward, each behind a layer norm and beside a residual.
+    """Two attentions and a feed-forward, each with a layer norm in front and a residual.
 
     Args:
         dim: D.
-        heads, head_dim: Of the attention.
-        cross_attention_dim: X, of what the second attention sees; None: there is none.
+        heads, head_dim: Number of attention heads, and their width.
+        cross_attention_dim: X, for the second attention; None: there is no second attention.
         double_self_attention: The second attention is between the tokens, too.
         attention_bias: Whether the maps to queries, keys and values have biases.
-        activation: diffusers' name of the feed-forward's.
-        positions: Length of the table of positions that is added before each attention; None: there is none.
+        activation: diffusers' name for the feed-forward's activation.
+        positions: Length of the position table that is added before each attention; None: there is none.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class BasicTransformerBlock(nn.Module):
         self.ff = FeedForward(dim, activation)
 
     def construct(self, tokens: nn.Tensor, context: nn.Tensor | None = None) -> nn.Tensor:
-        """tokens (N, L, D), and what all images of a sample attend to, (B, M, X): (N, L, D)."""
+        """tokens (N, L, D), and the context of all images of a sample, (B, M, X): (N, L, D)."""
         tokens = nn.add(tokens, self.attn1(self._placed(self.norm1(tokens))))
         if self.norm2 is not None and self.attn2 is not None:
             seen = context if self._crosses else None
@@ -227,16 +228,16 @@ class BasicTransformerBlock(nn.Module):
 
 
 class Transformer2DModel(nn.Module):
-    """Transformer blocks over the places of an image, beside a residual.
+    """Transformer blocks over the places of an image, with a residual.
 
     Args:
-        heads, head_dim: Of the attention.
+        heads, head_dim: Number of attention heads, and their width.
         in_channels: C.
-        layers: Blocks.
+        layers: Number of blocks.
         cross_attention_dim: X.
         groups: Groups of the norm in front.
-        use_linear_projection: Whether the maps to D and back are linear maps, else convolutions of 1x1: their
-            weights have other shapes.
+        use_linear_projection: Whether the maps to D and back are linear maps; otherwise 1x1 convolutions,
+            whose weights have other shapes.
     """
 
     def __init__(
@@ -261,7 +262,7 @@ class Transformer2DModel(nn.Module):
         self.proj_out = project(inner, in_channels)
 
     def construct(self, x: nn.Tensor, context: nn.Tensor) -> nn.Tensor:
-        """x (N, C, H, W), and what all images of a sample attend to, (B, M, X): (N, C, H, W)."""
+        """x (N, C, H, W), and the context of all images of a sample, (B, M, X): (N, C, H, W)."""
         size = x.shape[2:]
         normed = self.norm(x)
         tokens = self.proj_in(to_tokens(normed)) if self._linear else to_tokens(self.proj_in(normed))
