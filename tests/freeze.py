@@ -150,14 +150,14 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
         Refused: The checkpoint cannot do the task.
     """
     from vidgen_dist.engine import open_model
-    from vidgen_dist.output.resume import Resolving
+    from vidgen_dist.output.resume import RowResolver
     from vidgen_dist.preflight.plan import identity_of, open_checked, sampling_defaults
     from vidgen_dist.processes import InPlace
     from vidgen_dist.spec import spec_from_flags
 
     spec = spec_from_flags({**flags, "manifest.uri": str(manifest), "output.uri": "none"})
     model = open_model(spec.model, "cpu")
-    resolving = Resolving(model.rules, spec.seed, identity_of(model, spec))
+    resolving = RowResolver(model.rules, spec.seed, identity_of(model, spec))
     found: list[Facts] = []
     for batch in open_checked(spec, model.rules).batches(sampling_defaults(spec, model.rules)):
         first = len(found)

@@ -1,4 +1,4 @@
-"""What a worker notes of its work as it goes: for its log, and for metrics."""
+"""Events in a worker, as its log and its metrics get them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Note:
+class WorkerEvent:
     """Something that happened in a worker: whatever it says to the driver, and more.
 
     Args:
-        what: An `Event`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the storage),
-            `adopted` (it was there already, of a run or a gang that was killed), `retried` (the storage
-            refused, or memory was short), `saved` (a rendering, after a step) or `resumed` (one that was
-            saved), these two and `adopted` with an error if it could not be. Followers of a gang note
+        what: A `WorkerMessage`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the
+            storage), `adopted` (it was there already, left by a run or a gang that was killed), `retried`
+            (the storage refused, or memory was short), `saved` (a resume state was written) or `resumed` (one
+            was read). `adopted`, `saved` and `resumed` have an error if it failed. Followers of a gang report
             `started` and `rendered`, too.
         row: The row's id.
         rank: For `joined`.
@@ -35,19 +35,19 @@ class Note:
     message: str = ""
 
 
-Notes = Callable[[Note], None]
-"""Takes notes, from any thread, and neither raises nor waits for long."""
+OnWorkerEvent = Callable[[WorkerEvent], None]
+"""Takes events, from any thread; neither raises nor waits for long."""
 
 
-def ignore(_note: Note) -> None:
-    """Nobody wants to know."""
+def ignore_event(_event: WorkerEvent) -> None:
+    """Drop an event."""
 
 
-def together(*takers: Notes) -> Notes:
-    """All of them take each note."""
+def combine(*listeners: OnWorkerEvent) -> OnWorkerEvent:
+    """A listener that passes each event to all of these."""
 
-    def take(note: Note) -> None:
-        for taker in takers:
-            taker(note)
+    def record(event: WorkerEvent) -> None:
+        for listener in listeners:
+            listener(event)
 
-    return take
+    return record

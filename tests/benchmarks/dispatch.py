@@ -33,14 +33,15 @@ from tests.runtime.simulation import Habits, Simulation, rows
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.output.ledger_entries import done_entry
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.quality import Quality
 from vidgen_dist.runtime.connection import connected
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.messages import Event, Job
-from vidgen_dist.runtime.scheduling.gang import Hiring, WorkerActor
-from vidgen_dist.runtime.scheduling.supervisor import Crew
+from vidgen_dist.runtime.messages import Job, WorkerMessage
+from vidgen_dist.runtime.scheduling.launcher import Launcher
+from vidgen_dist.runtime.scheduling.supervisor import Supervisor
 from vidgen_dist.runtime.watchdog import LIMITS
+from vidgen_dist.runtime.worker.actor import WorkerActor
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, TopologyOptions
 from vidgen_dist.storage.folder import open_storage
@@ -117,9 +118,9 @@ def main() -> None:
 def without_ray(gangs: int, count: int, shard_size: int) -> Pace:
     """The crew alone."""
     cluster = Simulation(Habits(render=lambda *_: 0.0, load=0.0, write=0.0), {"n": gangs})
-    crew = cluster.crew(count, gangs, shard_size=shard_size)
+    supervisor = cluster.supervisor(count, gangs, shard_size=shard_size)
     begun = time.perf_counter()
-    crew.work()
+    supervisor.work()
     return Pace(count, time.perf_counter() - begun, cluster.driver_seconds, 0.0, cluster.messages)
 
 
@@ -134,10 +135,10 @@ class Instant(WorkerActor):
         (output / f"{os.getpid()}.here").touch()
         while not (output / "go").exists():
             time.sleep(0.05)
-        self._say(Event("ready"))
-        while isinstance(row := self._rows.get(), Row):
-            self._say(Event("started", row.id))
-            self._say(Event("rendered", row.id))
+        self._say(WorkerMessage("ready"))
+        while isinstance(row := self._rows.get(), PendingRow):
+            self._say(WorkerMessage("started", row.id))
+            self._say(WorkerMessage("rendered", row.id))
             seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0, "write": 0.0}
             entry = done_entry(
                 self._job.model,
@@ -149,10 +150,10 @@ class Instant(WorkerActor):
                 seconds,
                 Quality(0.5, 0.1, 0.0, 0.0),
             )
-            self._say(Event("done", row.id, entry=entry))
+            self._say(WorkerMessage("done", row.id, entry=entry))
 
 
-class InstantHiring(Hiring):
+class InstantHiring(Launcher):
     """Hires `Instant`, and counts messages."""
 
     def __init__(self, job: Job, replicas: int) -> None:
@@ -183,26 +184,26 @@ def over_ray(gangs: int, count: int, shard_size: int) -> Pace:
             identity,
             pa.schema([]),
         )
-        hiring = InstantHiring(job, gangs)
+        launcher = InstantHiring(job, gangs)
         go = Path(output) / "go"
-        done: list[Event] = []
+        done: list[WorkerMessage] = []
         taken: list[Pace] = []
 
         def look(workers: list[Path]) -> None:
             cpu = sum(_processor_seconds(int(worker.stem)) for worker in workers)
-            taken.append(Pace(len(done), time.perf_counter(), time.process_time(), cpu, hiring.messages))
+            taken.append(Pace(len(done), time.perf_counter(), time.process_time(), cpu, launcher.messages))
 
         def start_together(_ready: int, _waiting: str) -> None:
             if not taken and len(workers := list(Path(output).glob("*.here"))) == gangs:
                 look(workers)
                 go.touch()
 
-        def on_result(event: Event) -> None:
+        def on_result(event: WorkerMessage) -> None:
             done.append(event)
             if len(done) == count:
                 look(list(Path(output).glob("*.here")))
 
-        _crew(hiring, gangs, count, shard_size, on_result, start_together).work()
+        _supervisor(launcher, gangs, count, shard_size, on_result, start_together).work()
         assert len({event.id for event in done}) == count
         return taken[1].since(taken[0])
 
@@ -213,19 +214,19 @@ def _processor_seconds(pid: int) -> float:
     return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _crew(
-    hiring: Hiring,
+def _supervisor(
+    launcher: Launcher,
     gangs: int,
     count: int,
     shard_size: int,
-    on_result: Callable[[Event], None],
+    on_result: Callable[[WorkerMessage], None],
     tick: Callable[[int, str], None],
-) -> Crew:
-    def give_up(row: Row, error: str, message: str) -> None:
+) -> Supervisor:
+    def give_up(row: PendingRow, error: str, message: str) -> None:
         raise RuntimeError(f"{row.id} was given up: {error}: {message}")
 
-    return Crew(
-        hiring=hiring,
+    return Supervisor(
+        launcher=launcher,
         replicas=gangs,
         run="run",
         rows=iter(rows(count)),
@@ -256,7 +257,7 @@ def simulate(gangs: int, each: int, shard_size: int) -> None:
         charged=True,
     )
     cluster = Simulation(habits, {"n": gangs})
-    cluster.crew(count, gangs, shard_size=shard_size).work()
+    cluster.supervisor(count, gangs, shard_size=shard_size).work()
     died = len(cluster.actors) - gangs
     busy, length = cluster.busy_share(), max(cluster.done_at.values())
     print(

@@ -34,7 +34,7 @@ from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
 from vidgen_dist.ledger import SCHEMA
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest, ordered_rows
-from vidgen_dist.output.resume import Resolving
+from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.preflight.plan import make_plan, write_run_file
 from vidgen_dist.processes import InPlace
 from vidgen_dist.runtime.driver.render import render
@@ -148,7 +148,7 @@ def build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int
     plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
     write_run_file(plan)
     (scratch / "output" / "ledger").mkdir()
-    resolving = Resolving(plan.model.rules, plan.spec.seed, plan.identity)
+    resolving = RowResolver(plan.model.rules, plan.spec.seed, plan.identity)
     # Workers render side by side: a part holds rows from anywhere.
     random = np.random.default_rng(0)
     part = 0

@@ -76,7 +76,11 @@ def test_every_benchmark_is_told_of() -> None:
 def test_every_event_of_a_log_is_told_of() -> None:
     text = read("docs/operating.md")
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "vidgen_dist").rglob("*.py")]
-    events = {name for text in sources for name in re.findall(r'\b(?:Note|Event)\(\s*"([a-z]+)"', text)}
+    events = {
+        name
+        for text in sources
+        for name in re.findall(r'\b(?:WorkerEvent|WorkerMessage)\(\s*"([a-z]+)"', text)
+    }
     assert len(events) > 15
     for name in events:
         assert f"`{name}`" in text, name

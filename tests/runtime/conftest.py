@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidgen_dist.spec import RunSpec, spec_from_flags
-from vidgen_dist.storage import retries as retry
+from vidgen_dist.storage import retries
 
 FAKE_ENGINE = "tests.runtime.fake_engine"
 
@@ -97,7 +97,7 @@ def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that refuses is asked again at once."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retries, "FIRST_DELAY", 0.0)
 
 
 @dataclass(frozen=True)

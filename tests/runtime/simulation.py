@@ -16,20 +16,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tests.runtime.fake_engine import resolved
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.messages import Event, Report
-from vidgen_dist.runtime.scheduling.gang import Answer, Gang, Lost, Member, Place
-from vidgen_dist.runtime.scheduling.supervisor import Crew
+from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
+from vidgen_dist.runtime.scheduling.gang import Answer, CallFailure, Gang, Member
+from vidgen_dist.runtime.scheduling.supervisor import Supervisor
 from vidgen_dist.runtime.watchdog import LIMITS
+from vidgen_dist.runtime.worker.actor import Placement
 from vidgen_dist.spec import TopologyOptions
 
 NEVER = float("inf")
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[PendingRow]:
     """Rows named "0", "1", …"""
-    return [Row(resolved(id=f"{i}")) for i in range(count)]
+    return [PendingRow(resolved(id=f"{i}")) for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,17 @@ class Actor:
     node: str = ""
     ready_at: float | None = None
     ended_at: float | None = None
-    held: dict[str, Row] = field(default_factory=dict)
+    held: dict[str, PendingRow] = field(default_factory=dict)
     waiting: deque[str] = field(default_factory=deque)
     rendering: tuple[str, float] | None = None
     busy: list[tuple[float, float]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[WorkerMessage] = field(default_factory=list)
     asked: float | None = None
     stopping: bool = False
 
 
 class Simulation:
-    """Stands for `Hiring`.
+    """Stands for `Launcher`.
 
     Args:
         habits: How gangs behave.
@@ -118,7 +119,7 @@ class Simulation:
     def clock(self) -> float:
         return self.now + (time.process_time() - self._crew_since if self.habits.charged else 0.0)
 
-    def hire(self, replica: int, name: str) -> Gang:
+    def launch(self, replica: int, name: str) -> Gang:
         actor = Actor(name, replica)
         member = Member(actor, self._post)
         self.actors.append(actor)
@@ -126,11 +127,11 @@ class Simulation:
         self._find_places(self.clock())
         return Gang(replica, name, [member], self.clock())
 
-    def dismiss(self, gang: Gang) -> None:
+    def terminate(self, gang: Gang) -> None:
         for member in gang.members:
             self.at(self.clock() + self.habits.latency, lambda at, actor=member.actor: self._end(actor, at))
 
-    def placed(self, _gang: Gang, member: Member, place: Place, _others: Iterable[Gang]) -> None:
+    def placed(self, _gang: Gang, member: Member, place: Placement, _others: Iterable[Gang]) -> None:
         member.place = place
         member.order("start")
 
@@ -192,7 +193,7 @@ class Simulation:
             if not actor.node and actor.ended_at is None:
                 self._room[free] -= 1
                 actor.node = free
-                self._answer(actor, at, Place(free, "10.0.0.1", (), ()))
+                self._answer(actor, at, Placement(free, "10.0.0.1", (), ()))
 
     def _post(self, member: Member, method: str, *arguments: object) -> None:
         actor: Actor = member.actor
@@ -202,7 +203,7 @@ class Simulation:
 
         def hear(at: float) -> None:
             if actor.ended_at is not None:
-                self._answer(actor, at, Lost("it is dead", dead=True))
+                self._answer(actor, at, CallFailure("it is dead", dead=True))
             else:
                 getattr(self, f"_{method}")(actor, at, *arguments)
 
@@ -212,17 +213,17 @@ class Simulation:
         member = self._members[actor]
         self.at(at + self.habits.latency, lambda _: self._said.append((member, answer)))
 
-    def _say(self, actor: Actor, at: float, *events: Event) -> None:
+    def _say(self, actor: Actor, at: float, *events: WorkerMessage) -> None:
         actor.events += events
         if actor.asked is not None and actor.events:
             said, actor.events, actor.asked = tuple(actor.events), [], None
-            self._answer(actor, at, Report(said, {}))
+            self._answer(actor, at, WorkerReport(said, {}))
 
     def _start(self, actor: Actor, at: float) -> None:
         def load(at: float) -> None:
             if actor.ended_at is None:
                 actor.ready_at = at
-                self._say(actor, at, Event("ready"))
+                self._say(actor, at, WorkerMessage("ready"))
                 self.at(at + self.habits.life(actor.gang), lambda at: self._end(actor, at))
 
         self.at(at + self.habits.load, load)
@@ -234,12 +235,12 @@ class Simulation:
         def give_up(until: float) -> None:
             if actor.asked == at and actor.ended_at is None:
                 actor.asked = None
-                self._answer(actor, until, Report((), {}))
+                self._answer(actor, until, WorkerReport((), {}))
 
         if actor.asked is not None:
             self.at(at + seconds, give_up)
 
-    def _submit(self, actor: Actor, at: float, shard: list[Row]) -> None:
+    def _submit(self, actor: Actor, at: float, shard: list[PendingRow]) -> None:
         for row in shard:
             assert row.id not in self._holder, f"{row.id} is on two gangs"
             assert row.id not in self.done_at, f"{row.id} is done and goes out again"
@@ -251,13 +252,13 @@ class Simulation:
     def _begin(self, actor: Actor, at: float) -> None:
         if actor.stopping and actor.rendering is None:
             if all(row_id in actor.waiting for row_id in actor.held):
-                self._say(actor, at, Event("stopped"))
+                self._say(actor, at, WorkerMessage("stopped"))
             return
         if actor.rendering is not None or not actor.waiting:
             return
         row_id = actor.waiting.popleft()
         actor.rendering = row_id, at
-        self._say(actor, at, Event("started", row_id))
+        self._say(actor, at, WorkerMessage("started", row_id))
         if row_id in self.habits.killers:
             self._end(actor, at)
             return
@@ -269,7 +270,7 @@ class Simulation:
             return
         actor.busy.append((actor.rendering[1], at))
         actor.rendering = None
-        self._say(actor, at, Event("rendered", row_id))
+        self._say(actor, at, WorkerMessage("rendered", row_id))
         self.at(at + self.habits.write, lambda at: self._written(actor, at, row_id))
         self._begin(actor, at)
 
@@ -278,7 +279,7 @@ class Simulation:
             return
         del actor.held[row_id]
         del self._holder[row_id]
-        self._say(actor, at, Event("done", row_id))
+        self._say(actor, at, WorkerMessage("done", row_id))
         self._begin(actor, at)
 
     def _give_back(self, actor: Actor, at: float, count: int) -> None:
@@ -286,7 +287,7 @@ class Simulation:
         for row_id in back:
             del actor.held[row_id]
             del self._holder[row_id]
-        self._say(actor, at, *(Event("returned", row_id) for row_id in back))
+        self._say(actor, at, *(WorkerMessage("returned", row_id) for row_id in back))
 
     def _stop(self, actor: Actor, at: float, now: bool) -> None:
         actor.stopping = True
@@ -306,29 +307,31 @@ class Simulation:
         for row_id in actor.held:
             self._holder.pop(row_id, None)
         if actor.asked is not None:
-            self._answer(actor, at, Lost("it died", dead=True))
+            self._answer(actor, at, CallFailure("it died", dead=True))
         if actor.node in self._room:
             self._room[actor.node] += 1
             self._find_places(at)
 
     # A run
 
-    def crew(self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size) -> Crew:
+    def supervisor(
+        self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size
+    ) -> Supervisor:
         """A crew of these gangs, for rows named "0", "1", …"""
 
-        def enter(event: Event) -> None:
+        def enter(event: WorkerMessage) -> None:
             assert event.id is not None
             assert event.id not in self.done_at, f"{event.id} is entered twice"
             assert event.id not in self.given_up
             self.done_at[event.id] = self.clock()
 
-        def give_up(row: Row, error: str, message: str) -> None:
+        def give_up(row: PendingRow, error: str, message: str) -> None:
             assert row.id not in self.done_at
             assert row.id not in self.given_up
             self.given_up[row.id] = f"{error}: {message}"
 
-        return Crew(
-            hiring=self,
+        return Supervisor(
+            launcher=self,
             replicas=replicas,
             run="run",
             rows=iter(rows(count)),

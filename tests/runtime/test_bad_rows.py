@@ -25,7 +25,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, part_names
 from vidgen_dist.maintenance.export import export
 from vidgen_dist.maintenance.status import read_failures, read_status
-from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.output import ledger_committer as committer
 from vidgen_dist.output.lease import acquire
 from vidgen_dist.preflight.plan import Plan, load_spec, make_plan, write_run_file
 from vidgen_dist.runtime.driver import render as driver
@@ -191,7 +191,7 @@ def test_a_mended_row_is_rendered_and_one_that_is_bad_in_another_way_entered(
         plan = plan_of(moved.override({"manifest.retry": retry}))
         assert [(each.id, each.attempt) for each in plan.rows()] == [("x", 1)]
         assert (plan.bad, plan.pending) == (2, 1)
-        left = plan.found.bad & ~plan.found.entered
+        left = plan.records.bad & ~plan.records.entered
         assert [p.id for _, bad in plan.bad_rows(left) for p in bad.problems(slice(None))] == ["y"]
 
 
@@ -320,8 +320,8 @@ def many(folder: Path, count: int) -> str:
 def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(bad_rows, "MOST_WAITING", books.MANY_ENTRIES)
+    monkeypatch.setattr(committer, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(bad_rows, "MOST_WAITING", committer.MANY_ENTRIES)
     spec = make_spec(many(tmp_path, 3000), faults__bad_rows="fail")
     plan, interrupts = plan_of(spec), Interrupts()
     write_run_file(plan)
@@ -338,7 +338,7 @@ def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
         entered = enter_bad_rows(plan, lease, interrupts, print)
         assert entered.failed == len(entries(spec.output.uri)) == 1001
         again = plan_of(spec)
-        assert np.count_nonzero(again.found.entered) == entered.failed
+        assert np.count_nonzero(again.records.entered) == entered.failed
         whole = enter_bad_rows(again, lease, Interrupts(), print)
     assert (whole.failed, whole.fault) == (3000, "")
     found = entries(spec.output.uri)
@@ -364,7 +364,7 @@ def test_a_killed_driver_loses_no_place_among_many(make_spec: MakeSpec, tmp_path
         while not any(output.glob("ledger/*.parquet")) and time.monotonic() < until and victim.poll() is None:
             time.sleep(0.001)
         victim.send_signal(signal.SIGKILL)
-    before = plan_of(make_spec(manifest, faults__bad_rows="fail")).found.entered
+    before = plan_of(make_spec(manifest, faults__bad_rows="fail")).records.entered
     assert 0 < np.count_nonzero(before) < count
     ran = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 1, ran.stderr
@@ -387,7 +387,7 @@ def test_bad_rows_of_every_kind_are_left_out_of_the_order(make_spec: MakeSpec, t
     pq.write_table(pa.table(columns), tmp_path / "m.parquet", row_group_size=3)
     plan = plan_of(make_spec(str(tmp_path / "m.parquet"), faults__bad_rows="fail"))
     assert [each.id for each in plan.rows()] == ["f", "a"]
-    assert np.flatnonzero(plan.found.bad).tolist() == [1, 2, 3, 4, 6, 7]
+    assert np.flatnonzero(plan.records.bad).tolist() == [1, 2, 3, 4, 6, 7]
     assert plan.reasons[0].count == 4
 
 
@@ -396,7 +396,7 @@ def test_images_are_not_opened_for_it(make_spec: MakeSpec, make_manifest: MakeMa
     spec = make_spec(make_manifest(*rows), faults__bad_rows="fail", model__task="image-to-video")
     plan = plan_of(spec)
     assert [each.id for each in plan.rows()] == ["a", "d"]
-    assert np.flatnonzero(plan.found.bad).tolist() == [1, 2]
+    assert np.flatnonzero(plan.records.bad).tolist() == [1, 2]
 
 
 @pytest.mark.usefixtures("no_ray")

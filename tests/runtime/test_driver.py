@@ -21,11 +21,11 @@ from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.maintenance.status import read_failures, read_status
-from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.output import ledger_committer as committer
 from vidgen_dist.preflight.plan import make_plan
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.runtime.driver.render import RunResult, render
-from vidgen_dist.runtime.scheduling import supervisor as crew
+from vidgen_dist.runtime.scheduling import supervisor as supervisor
 from vidgen_dist.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -149,7 +149,7 @@ def test_rows_of_a_worker_that_breaks_down_are_not_forgotten(
 def test_a_model_that_never_loads_ends_the_run(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "MAX_DEATHS", 2)
+    monkeypatch.setattr(supervisor, "MAX_DEATHS", 2)
     result = run(make_spec(make_manifest("one"), model__id="breaks-when-loaded", topology__replicas=1))
     assert counts(result) == (0, 0, 0, 1)
     assert result.pending == 1
@@ -178,8 +178,8 @@ def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: Ma
 def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(books, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(committer, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(committer, "WAIT_SECONDS", 0.5)
     ledger = tmp_path / "out" / "ledger"
     # The first row is entered; the second puts a file where the ledger was.
     prompts = ["one", f"replace:{ledger}", *(f"row {i} sleep:0.2" for i in range(200))]

@@ -27,8 +27,8 @@ from vidgen_dist.media import to_uint8
 from vidgen_dist.observability import progress
 from vidgen_dist.preflight.plan import make_plan
 from vidgen_dist.runtime.driver.render import RunResult, render
-from vidgen_dist.runtime.scheduling import supervisor as crew
-from vidgen_dist.runtime.scheduling.row_queue import Feed, Task
+from vidgen_dist.runtime.scheduling import supervisor as supervisor
+from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue
 from vidgen_dist.spec import RunSpec
 
 PATIENCE = 60.0
@@ -148,8 +148,8 @@ def test_a_gang_that_loses_a_member_is_replaced(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One fault after the other, each in the gang that replaces the last one, with a good row in between."""
-    monkeypatch.setattr(crew, "POLL_SECONDS", 1.0)
-    monkeypatch.setattr(crew, "BLAME_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "BLAME_SECONDS", 0.2)
     faults = ["die-once@1", "die-once@0", "raise-once@0", "hang-once@0", "stop-once@1"]
     orders = ["", "", *(order for fault in faults for order in ("", f"{fault}:{tmp_path}/{fault}"))]
     struck = {f"{i:02d}": order for i, order in enumerate(orders) if order}
@@ -188,17 +188,17 @@ def test_a_gang_whose_leader_freezes_holds_nobody_up(
     Ray says that a worker is dead before its process is, which may still be storing the video: its row goes
     back when it is gone.
     """
-    monkeypatch.setattr(crew, "POLL_SECONDS", 1.0)
-    monkeypatch.setattr(crew, "LAST_WORDS_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "LAST_WORDS_SECONDS", 1.0)
     struck, signs, happened = folder(tmp_path / "struck"), folder(tmp_path / "signs"), tmp_path / "happened"
-    back, put_back = [], Feed.put_back
+    back, put_back = [], RowQueue.put_back
 
-    def note(feed: Feed, task: Task) -> None:
+    def event(row_queue: RowQueue, task: QueuedRow) -> None:
         if task.row.id == "00":
             back.append([is_gone(sign.pid) for sign in signs_in(struck)])
-        put_back(feed, task)
+        put_back(row_queue, task)
 
-    monkeypatch.setattr(Feed, "put_back", note)
+    monkeypatch.setattr(RowQueue, "put_back", event)
     prompts = [f"sign:{struck} stop-once@0:{happened}", *[f"sign:{signs} sleep:0.1"] * 59]
     spec = make_spec(
         make_manifest(*({"id": f"{i:02d}", "prompt": prompt} for i, prompt in enumerate(prompts))),
@@ -287,11 +287,11 @@ def test_a_gang_that_cannot_load_ends_the_run(
     model: str,
     told: str,
 ) -> None:
-    monkeypatch.setattr(crew, "POLL_SECONDS", 0.5)
-    monkeypatch.setattr(crew, "MAX_DEATHS", 1)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "MAX_DEATHS", 1)
     if model.startswith("breaks"):
         # No death is to be waited for.
-        monkeypatch.setattr(crew, "BLAME_SECONDS", 0.2)
+        monkeypatch.setattr(supervisor, "BLAME_SECONDS", 0.2)
     limits = {"load": 2} if model.startswith("hangs") else {}
     spec = make_spec(
         make_manifest("one"),
@@ -309,7 +309,7 @@ def test_a_gang_that_cannot_load_ends_the_run(
 def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "MAX_KILLED_FIRST", 2)
+    monkeypatch.setattr(supervisor, "MAX_KILLED_FIRST", 2)
     spec = make_spec(make_manifest(*"abcdef"), model__id="dies-in-every-row", topology__replicas=1)
     result = run(spec)
     assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
@@ -320,8 +320,8 @@ def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
 def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "START_SECONDS", 1.5)
-    monkeypatch.setattr(crew, "PLACE_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "START_SECONDS", 1.5)
+    monkeypatch.setattr(supervisor, "PLACE_SECONDS", 0.5)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     said = io.StringIO()
     held = placement_group([{"NPU": 3}])
@@ -341,8 +341,8 @@ def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
 def test_a_member_that_does_not_come_ends_the_start(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "GATHER_SECONDS", 0.0)
-    monkeypatch.setattr(crew, "MAX_DEATHS", 1)
+    monkeypatch.setattr(supervisor, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor, "MAX_DEATHS", 1)
     spec = make_spec(make_manifest("one"), topology__replicas=1, topology__ulysses=2)
     result = run(spec)
     assert (result.done, result.exit_status) == (0, 1)
@@ -390,9 +390,9 @@ def test_a_real_model_renders_in_a_gang_what_diffusers_renders(
     assert (result.done, result.exit_status) == (2, 0), result
     found = sorted(entries(tmp_path / "out"), key=itemgetter("id"))
     for entry, frames in zip(found, case.frames, strict=True):
-        together = np.load(entry["uri"]).astype(int)
-        assert np.abs(together - to_uint8(frames).astype(int)).max() <= 1
-        assert together.std() > 0
+        combine = np.load(entry["uri"]).astype(int)
+        assert np.abs(combine - to_uint8(frames).astype(int)).max() <= 1
+        assert combine.std() > 0
     sent = dict(result.lines())["sent"]
     assert "a video by rank 0: " in sent
     assert "ulysses " in sent

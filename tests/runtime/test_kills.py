@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.runtime.siege import (
+from tests.runtime.chaos import (
     KILLS,
     QUICK,
     ROWS,
     SEED,
+    Chaos,
     MakeManifest,
-    Siege,
     Watch,
     assert_whole,
     flags_of,
@@ -35,16 +35,16 @@ def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tm
     chance = random.Random(SEED)
     # Ray was seen to end such workers within 0.1 s.
     settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "output.lease.ORPHAN_SECONDS": 1.0})}
-    siege = Siege(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
+    chaos = Chaos(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
     kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 3)
     with Watch(tmp_path / "out" / "videos") as watch:
         try:
-            siege.attack(chance.sample(kinds, len(kinds)), range(5, ROWS - 20))
-            siege.finish()
+            chaos.attack(chance.sample(kinds, len(kinds)), range(5, ROWS - 20))
+            chaos.finish()
         finally:
-            siege.end()
-    print(siege.killed, siege.log.read_text())
-    assert siege.killed.total() == KILLS
-    begun = siege.rows_begun()
+            chaos.end()
+    print(chaos.killed, chaos.log.read_text())
+    assert chaos.killed.total() == KILLS
+    begun = chaos.rows_begun()
     assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
     assert_whole(output, ids, begun, watch.seen)

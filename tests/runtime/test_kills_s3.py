@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.runtime.siege import (
+from tests.runtime.chaos import (
     KILLS,
     QUICK,
     ROWS,
     SEED,
+    Chaos,
     MakeManifest,
-    Siege,
     assert_whole,
     flags_of,
     manifest_of,
@@ -39,20 +39,20 @@ def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
         "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 1.5}}),
     }
     s3_traffic.share = 0.1
-    siege = Siege(flags_of(manifest, output), marks, tmp_path / "log", chance, settings)
+    chaos = Chaos(flags_of(manifest, output), marks, tmp_path / "log", chance, settings)
     try:
-        siege.attack(["node"], range(5, 15))
-        siege.attach(ray.get_runtime_context().gcs_address, os.getpid())
+        chaos.attack(["node"], range(5, 15))
+        chaos.attach(ray.get_runtime_context().gcs_address, os.getpid())
         kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 4)
-        siege.attack(chance.sample(kinds, len(kinds)), range(15, ROWS - 20))
-        siege.finish()
+        chaos.attack(chance.sample(kinds, len(kinds)), range(15, ROWS - 20))
+        chaos.finish()
     finally:
-        siege.end()
+        chaos.end()
         s3_traffic.share = 0.0
-    print(siege.killed, s3_traffic.spoiled, siege.log.read_text())
-    assert siege.killed.total() == KILLS
+    print(chaos.killed, s3_traffic.spoiled, chaos.log.read_text())
+    assert chaos.killed.total() == KILLS
     assert set(s3_traffic.spoiled) == {"refused", "obeyed", "cut", "hanging"}
-    begun = siege.rows_begun()
+    begun = chaos.rows_begun()
     assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
     there = {
         path.rpartition("/")[2]: at for (method, path), at in s3_traffic.obeyed.items() if method == "PUT"

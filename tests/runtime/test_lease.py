@@ -27,7 +27,7 @@ from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import read_ledger
 from vidgen_dist.output import lease as leases
-from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.output import ledger_committer as committer
 from vidgen_dist.output.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
@@ -224,11 +224,11 @@ def test_of_several_that_start_at_once_one_wins(
     """At once where storage compares and writes in one; elsewhere with the next heartbeats at the latest."""
     at_once = {"local", "s3"} if stale else {"local", "s3", "local-without-locks"}
     certain = request.node.callspec.params["output"] in at_once
-    together = 4
+    combine = 4
     for _ in range(2 if stale else 5):
         if stale:
             write_holder(output)
-        barrier = threading.Barrier(together)
+        barrier = threading.Barrier(combine)
 
         def start(run: int, barrier: threading.Barrier = barrier) -> Lease | None:
             barrier.wait()
@@ -237,8 +237,8 @@ def test_of_several_that_start_at_once_one_wins(
             except Refused:
                 return None
 
-        with ThreadPoolExecutor(together) as pool:
-            held = [lease for lease in pool.map(start, range(together)) if lease is not None]
+        with ThreadPoolExecutor(combine) as pool:
+            held = [lease for lease in pool.map(start, range(combine)) if lease is not None]
         if certain:
             assert len(held) == 1
         wait_until(partial(only_one_is_left, held))
@@ -424,7 +424,7 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.5)
-    monkeypatch.setattr(books, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(committer, "PATIENCE_SECONDS", 0.0)
     began = tmp_path / "began"
     prompts = ["one", "two", f"touch:{began} ignore-steps: wait:{tmp_path}/never", "four"]
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__shard_size=1)

@@ -93,7 +93,7 @@ def test_what_was_pending_is_rendered_and_nothing_else(
 ) -> None:
     old = OUTPUTS[name]
     expected = old.expected
-    done, failed, adopted = (set(expected[key]) for key in ("done", "failed", "adopted"))
+    done, failed, recovered = (set(expected[key]) for key in ("done", "failed", "adopted"))
     rows = {row["id"]: row for row in expected["rows"]}
     pending = rows.keys() - done - failed
     folder = old.copy(tmp_path)
@@ -106,7 +106,7 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     assert (status["done"], status["failed"], status["run"]["live"]) == (len(done), len(failed), False)
     verified = json.loads(vidgen("verify", out, "--deep", "--json"))
     assert (verified["whole"], verified["missing"], verified["torn"]) == (len(done), 0, 0)
-    assert verified["orphaned"] == len(adopted)
+    assert verified["orphaned"] == len(recovered)
 
     vidgen("render", *begin(old, folder), status=1 if failed else 0)
 
@@ -117,15 +117,15 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     tried = {entry["id"]: (entry["status"], entry["attempt"]) for entry in new}
     assert tried == dict.fromkeys(pending, ("done", 1)) | dict.fromkeys(failed, ("failed", 2))
     assert len(new) == len(tried)
-    assert {event["row"] for event in events(out, "adopted")} == adopted
-    assert {event["row"] for event in events(out, "committed")} == pending - adopted
+    assert {event["row"] for event in events(out, "adopted")} == recovered
+    assert {event["row"] for event in events(out, "committed")} == pending - recovered
     assert_gone_on(old, out, vidgen("--version").strip())
     assert not any(path.is_file() for path in (out / "scratch").rglob("*"))
 
     # And the rest is what it would have been in one go.
     found = {entry["id"]: entry for entry in entries(out)}
     for row_id, row in rows.items():
-        assert_same_video(out, found[row_id], row, adopted=row_id in adopted)
+        assert_same_video(out, found[row_id], row, recovered=row_id in recovered)
     saved, twin = found[expected["saved"]], found[expected["twin"]]
     # Its first steps were made on another processor, whose arithmetic rounds otherwise.
     for name in MEASURED:
@@ -146,12 +146,12 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     assert {letter["id"] for letter in json.loads(vidgen("failures", out, "--json"))} == failed
 
 
-def assert_same_video(out: Path, entry: dict[str, Any], row: dict[str, Any], *, adopted: bool) -> None:
+def assert_same_video(out: Path, entry: dict[str, Any], row: dict[str, Any], *, recovered: bool) -> None:
     """A row's entry says what that of its rendering in one go said, and the video is what the entry says."""
     for name, value in row.items():
         if name in MEASURED and value is not None:
             # What was adopted is measured on frames that were encoded, which so small ones do not survive.
-            assert adopted or entry[name] == pytest.approx(value, abs=1e-4)
+            assert recovered or entry[name] == pytest.approx(value, abs=1e-4)
         elif name != "sha256":
             assert entry[name] == value, (row["id"], name)
     if entry["status"] == "done":

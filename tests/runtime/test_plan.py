@@ -25,7 +25,7 @@ from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.media import media_digest
 from vidgen_dist.output import resume
 from vidgen_dist.output.fingerprint import row_seed
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.preflight.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
 from vidgen_dist.processes import InPlace
 from vidgen_dist.request import ResolvedRequest
@@ -42,13 +42,13 @@ def plan_of(spec: RunSpec) -> Plan:
     return make_plan(spec, device="cpu", engine=FAKE_ENGINE)
 
 
-def rows_of(plan: Plan) -> list[Row]:
+def rows_of(plan: Plan) -> list[PendingRow]:
     return list(plan.rows())
 
 
 def enter(
     plan: Plan,
-    rows: list[Row],
+    rows: list[PendingRow],
     status: str = "done",
     media: dict[str, str] | None = None,
     error: str = "Error",
@@ -149,7 +149,7 @@ def test_every_kind_of_row_is_found_again(
 ) -> None:
     """With and without id, seed and quotes; alike and not; in this process and in others."""
 
-    def number(row: Row) -> int:
+    def number(row: PendingRow) -> int:
         return int(row.request.prompt.split()[0])
 
     if processes:
@@ -172,10 +172,10 @@ def test_every_kind_of_row_is_found_again(
     enter(plan, everything[::2])
     enter(plan, everything[1::4], "failed")
     again = plan_of(spec)
-    assert again.found.is_done.tolist() == [n % 2 == 0 for n in range(40)]
-    assert again.found.attempts.tolist() == [int(n % 4 != 3) for n in range(40)]
+    assert again.records.is_done.tolist() == [n % 2 == 0 for n in range(40)]
+    assert again.records.attempts.tolist() == [int(n % 4 != 3) for n in range(40)]
     assert sorted(rows_of(again), key=number) == [
-        dataclasses.replace(row, attempt=1 + int(n % 4 != 3), sought=True)
+        dataclasses.replace(row, attempt=1 + int(n % 4 != 3), maybe_stored=True)
         for n, row in enumerate(everything)
         if n % 2
     ]
@@ -512,12 +512,12 @@ def test_a_model_that_takes_no_prompt(
     assert not any("prompt" in row.request.values() for row in rows)
     assert not caplog.records
     enter(plan, rows[::2])
-    assert plan_of(spec).found.is_done.tolist() == [True, False, True, False]
+    assert plan_of(spec).records.is_done.tolist() == [True, False, True, False]
 
     told = make_manifest(*({"id": i, "prompt": f"a {i}", "seed": None if i < "c" else 3} for i in ids))
     again = plan_of(make_spec(told))
     # It does not count.
-    assert again.found.is_done.tolist() == [True, False, True, False]
+    assert again.records.is_done.tolist() == [True, False, True, False]
     assert [row.request for row in rows_of(again)] == [row.request for row in rows[1::2]]
     (warning,) = caplog.records
     assert "column 'prompt' is ignored: Fake text-to-video does not take it" in warning.getMessage()

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from tests.runtime.conftest import FAKE_ENGINE
-from tests.runtime.test_books import entry
+from tests.runtime.test_ledger_committer import entry
 from tests.storage.s3_traffic import Traffic
 from vidgen_dist.ledger import LedgerWriter, entry_writer
-from vidgen_dist.output import ledger_committer as books
+from vidgen_dist.output import ledger_committer as committer
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import Storage, open_storage
@@ -33,8 +33,8 @@ def test_a_video_costs_one_request_and_a_share_of_a_ledger_part(
 ) -> None:
     """What a run of many rows asks for beyond one of few is the steady state."""
     # Parts as often as there may be any.
-    monkeypatch.setattr(books, "WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(books, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(committer, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(committer, "TICK_SECONDS", 0.01)
     few, many = 30, 230
     asked: list[Counter[tuple[str, str]]] = []
     for rows in (few, many):
@@ -63,15 +63,15 @@ def test_parts_of_the_ledger_are_few_and_nothing_waits_for_long(
     writer = LedgerWriter(
         open_storage(tmp_path),
         "run",
-        max_entries=books.MANY_ENTRIES,
-        max_seconds=books.WAIT_SECONDS,
-        min_entries=books.FEW_ENTRIES,
-        patience=books.PATIENCE_SECONDS,
+        max_entries=committer.MANY_ENTRIES,
+        max_seconds=committer.WAIT_SECONDS,
+        min_entries=committer.FEW_ENTRIES,
+        patience=committer.PATIENCE_SECONDS,
     )
     videos, longest = 2000, 0.0
     begun: list[float] = []
     while len(begun) < videos:
-        now[0] += min(seconds / gangs, books.TICK_SECONDS)
+        now[0] += min(seconds / gangs, committer.TICK_SECONDS)
         while len(begun) < now[0] * gangs / seconds:
             begun.append(now[0])
             writer.take([entry(str(len(begun)))])
@@ -79,4 +79,4 @@ def test_parts_of_the_ledger_are_few_and_nothing_waits_for_long(
         longest = max([longest, *(now[0] - since for since in waiting[:1])])
         writer.flush_due()
     assert 1 + len(written) / videos <= MOST
-    assert longest <= books.PATIENCE_SECONDS + books.TICK_SECONDS
+    assert longest <= committer.PATIENCE_SECONDS + committer.TICK_SECONDS

@@ -18,8 +18,8 @@ from tests.runtime.conftest import FAKE_ENGINE, entries
 from tests.runtime.fake_engine import FakeMesh, FakePipeline
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
 from vidgen_dist.media import to_uint8
-from vidgen_dist.output.pending_row import Row
-from vidgen_dist.output.resume_states import Saved, Scratch, unpack
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.resume_states import ResumeStates, SavedState, unpack
 from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import Job
@@ -27,7 +27,7 @@ from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
-from vidgen_dist.worker_events import Note, Notes, ignore
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -69,7 +69,7 @@ def wait_until(is_so: Callable[[], Any]) -> None:
 def start(tmp_path: Path) -> Callable[..., Heard]:
     """Starts a worker that saves every so many steps, whose output is `tmp_path / "out"`."""
 
-    def begin(checkpoint_every: int | None, note: Notes = ignore) -> Heard:
+    def begin(checkpoint_every: int | None, event: OnWorkerEvent = ignore_event) -> Heard:
         output = OutputOptions(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
         job = Job(
             FAKE_ENGINE,
@@ -80,7 +80,7 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             IDENTITY,
             PASSTHROUGH,
         )
-        heard = Heard(Worker(job, "w", note))
+        heard = Heard(Worker(job, "w", event))
         heard.worker.start(None)
         return heard
 
@@ -88,7 +88,7 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
 
 
 @pytest.fixture
-def long_row(tmp_path: Path, marks: Path) -> Row:
+def long_row(tmp_path: Path, marks: Path) -> PendingRow:
     """A row of eight steps that waits after the fifth for a file named `go`."""
     return row("x", f"mark:{marks} at:{STOP} wait:{tmp_path}/go", num_inference_steps=STEPS)
 
@@ -98,11 +98,11 @@ def scratch_of(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "out" / "scratch").glob("[!.]*"))
 
 
-def saved_step(file: Path, of: Row) -> int:
+def saved_step(file: Path, of: PendingRow) -> int:
     return unpack(file.read_bytes(), IDENTITY.fingerprint(of.request, {})).step
 
 
-def begin_and_stop(start: Callable[..., Heard], long_row: Row, marks: Path) -> None:
+def begin_and_stop(start: Callable[..., Heard], long_row: PendingRow, marks: Path) -> None:
     """Render a row up to the step at which it waits, stop at once, and forget the marks."""
     heard = start(100)
     heard.worker.submit([long_row])
@@ -115,18 +115,18 @@ def begin_and_stop(start: Callable[..., Heard], long_row: Row, marks: Path) -> N
 
 
 def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
-    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (file,) = scratch_of(tmp_path)
     assert saved_step(file, long_row) == STOP
-    notes: list[Note] = []
-    heard = start(100, notes.append)
+    events: list[WorkerEvent] = []
+    heard = start(100, events.append)
     heard.worker.submit([long_row])
     heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [[6, 7, 8]]
-    assert [(note.row, note.step) for note in notes if note.what == "resumed"] == [("x", STOP)]
+    assert [(event.row, event.step) for event in events if event.what == "resumed"] == [("x", STOP)]
     (entry,) = heard.entries()
     (tmp_path / "go").touch()
     whole = FakePipeline(FakeMesh()).render(long_row.request)
@@ -135,7 +135,7 @@ def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
 
 
 def test_a_gang_goes_on_with_what_one_worker_saved(
-    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (leader, _), followers = start_gang(tmp_path / "out", 2, checkpoint_every=100)
@@ -150,12 +150,12 @@ def test_a_gang_goes_on_with_what_one_worker_saved(
 
 
 def test_a_row_that_is_to_begin_afresh_does(
-    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (tmp_path / "go").touch()
     heard = start(100)
-    heard.worker.submit([dataclasses.replace(long_row, afresh=True)])
+    heard.worker.submit([dataclasses.replace(long_row, restart=True)])
     heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
@@ -163,34 +163,38 @@ def test_a_row_that_is_to_begin_afresh_does(
 
 
 def test_what_was_saved_of_another_row_is_not_gone_on_from(
-    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (tmp_path / "go").touch()
     other = dataclasses.replace(long_row, request=dataclasses.replace(long_row.request, seed=8))
-    notes: list[Note] = []
-    heard = start(100, notes.append)
+    events: list[WorkerEvent] = []
+    heard = start(100, events.append)
     heard.worker.submit([other])
     heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
-    (note,) = [note for note in notes if note.what == "resumed"]
-    assert "is of another fingerprint" in note.message
+    (event,) = [event for event in events if event.what == "resumed"]
+    assert "is of another fingerprint" in event.message
     assert scratch_of(tmp_path) == []
 
 
 def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
-    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Heard],
+    long_row: PendingRow,
+    marks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[int] = []
-    keep = Scratch.keep
+    keep = ResumeStates.keep
 
-    def remember(files: Scratch, saved: Saved) -> None:
+    def remember(files: ResumeStates, saved: SavedState) -> None:
         assert saved.state is not None
         kept.append(saved.state.step)
         keep(files, saved)
 
-    monkeypatch.setattr(Scratch, "keep", remember)
+    monkeypatch.setattr(ResumeStates, "keep", remember)
     heard = start(100)
     heard.worker.submit([long_row])
     wait_until(lambda: STOP in steps_in(marks)[-1] if steps_in(marks) else False)
@@ -208,7 +212,11 @@ def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
 
 
 def test_storage_that_is_slow_does_not_hold_up_the_steps(
-    start: Callable[..., Heard], long_row: Row, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Heard],
+    long_row: PendingRow,
+    marks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What waits to be saved is replaced by what is newer."""
     written: list[int] = []
@@ -237,7 +245,7 @@ def test_storage_that_is_slow_does_not_hold_up_the_steps(
 
 @pytest.mark.usefixtures("no_waiting")
 def test_a_row_that_cannot_be_saved_is_rendered(
-    start: Callable[..., Heard], long_row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Heard], long_row: PendingRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Storage.write_bytes
 
@@ -258,7 +266,7 @@ def test_a_row_that_cannot_be_saved_is_rendered(
 @pytest.mark.parametrize(("checkpoint_every", "asked"), [(None, []), (100, ["read_bytes"])])
 def test_what_it_asks_of_the_storage(
     start: Callable[..., Heard],
-    long_row: Row,
+    long_row: PendingRow,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     checkpoint_every: int | None,

@@ -19,7 +19,9 @@ from rich.console import Console
 from tests.processes import descendants
 from tests.runtime.conftest import FAKE_ENGINE, entries
 from vidgen_dist.runtime.driver.render import render
-from vidgen_dist.runtime.scheduling.gang import Gang, Hiring, Member, Place
+from vidgen_dist.runtime.scheduling.gang import Gang, Member
+from vidgen_dist.runtime.scheduling.launcher import Launcher
+from vidgen_dist.runtime.worker.actor import Placement
 from vidgen_dist.spec import RunSpec
 
 SIZE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "num_cpus": 2, "resources": {"NPU": 2}}
@@ -54,13 +56,13 @@ def two_nodes(_for_all_of_ray: None) -> Iterator[Cluster]:
 def noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Name of a gang -> Ray's ids of its members' nodes, as they come."""
     places: dict[str, list[str]] = {}
-    placed = Hiring.placed
+    placed = Launcher.placed
 
-    def note(boss: Hiring, gang: Gang, member: Member, place: Place, others: list[Gang]) -> None:
+    def event(boss: Launcher, gang: Gang, member: Member, place: Placement, others: list[Gang]) -> None:
         places.setdefault(gang.name, []).append(place.node)
         placed(boss, gang, member, place, others)
 
-    monkeypatch.setattr(Hiring, "placed", note)
+    monkeypatch.setattr(Launcher, "placed", event)
     return places
 
 
@@ -88,13 +90,13 @@ def test_a_node_that_is_killed_gives_its_rows_back_and_one_that_joins_gets_work(
 ) -> None:
     """Each gang is on one node; the one that is lost is hired again on the node that joined."""
     places, left = noted_places(monkeypatch), []
-    has_left = Hiring.left
+    has_left = Launcher.left
 
-    def note(boss: Hiring, gang: Gang) -> bool:
+    def event(boss: Launcher, gang: Gang) -> bool:
         left.append(has_left(boss, gang))
         return left[-1]
 
-    monkeypatch.setattr(Hiring, "left", note)
+    monkeypatch.setattr(Launcher, "left", event)
     joined = tmp_path / "joined"
     begun = [tmp_path / f"begun-{i}" for i in range(6)]
 

@@ -24,12 +24,12 @@ from tests.runtime.fake_engine import resolved
 from vidgen_dist.ledger import LATER
 from vidgen_dist.media import read_tags
 from vidgen_dist.output.fingerprint import Identity
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.worker import worker as worker_module
-from vidgen_dist.runtime.worker import write_thread as writing
-from vidgen_dist.runtime.worker.row_consensus import Ending
+from vidgen_dist.runtime.worker import write_thread
+from vidgen_dist.runtime.worker.row_consensus import RankResult
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.failures import StorageError
@@ -45,9 +45,9 @@ class Heard:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.events: list[Event] = []
+        self.events: list[WorkerMessage] = []
 
-    def until(self, *wanted: str) -> list[Event]:
+    def until(self, *wanted: str) -> list[WorkerMessage]:
         """Wait until an event of one of these kinds has come."""
         end = time.monotonic() + PATIENCE
         while not any(event.kind in wanted for event in self.events):
@@ -91,10 +91,10 @@ class Announcing:
 
     def __init__(self, followers: list[Worker]) -> None:
         self.followers = followers
-        self.announced: list[Row] = []
+        self.announced: list[PendingRow] = []
         self.pool = ThreadPoolExecutor(len(followers))
 
-    def announce(self, row: Row) -> list[Future[Ending]]:
+    def announce(self, row: PendingRow) -> list[Future[RankResult]]:
         self.announced.append(row)
         return [self.pool.submit(follower.follow, row) for follower in self.followers]
 
@@ -126,10 +126,10 @@ def start_gang(
     return gang, followers
 
 
-def row(row_id: str, prompt: str = "a fox", **fields: Any) -> Row:
+def row(row_id: str, prompt: str = "a fox", **fields: Any) -> PendingRow:
     defaults = {"height": 16, "width": 24, "num_frames": 3, "seed": 7, "fps": 8.0}
     request = resolved(**{"prompt": prompt, "id": row_id, **defaults, **fields})
-    return Row(request=request, attempt=2, passthrough={"source": f"of {row_id}"})
+    return PendingRow(request=request, attempt=2, passthrough={"source": f"of {row_id}"})
 
 
 def finish(heard: Heard) -> None:
@@ -281,7 +281,7 @@ def test_the_write_thread_gives_way_however_nice_the_worker_is(before: int, afte
     def niceness() -> int:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, before)
-        writing._give_way()
+        write_thread._give_way()
         return os.getpriority(os.PRIO_PROCESS, thread)
 
     with ThreadPoolExecutor(1) as pool:
@@ -317,7 +317,7 @@ def test_where_nothing_can_be_written_no_row_is_at_fault(
     attempts = 5 if number == errno.EACCES else 1
     video = Refusing(monkeypatch, "put_file", "videos/", attempts, number)
     forgotten: list[str] = []
-    monkeypatch.setattr(writing.Scratch, "leave", lambda _, row_id: forgotten.append(row_id))
+    monkeypatch.setattr(write_thread.ResumeStates, "leave", lambda _, row_id: forgotten.append(row_id))
     heard = start()
     heard.worker.submit([row("x"), row("y")])
     heard.until("done")
@@ -338,10 +338,10 @@ def test_a_full_temporary_folder_is_no_row_s_fault_either(
         raise RuntimeError("ffmpeg: Error writing trailer: No space left on device")
 
     monkeypatch.setattr(
-        *((writing.media, "write_video") if at == "encode" else (worker_module, "find_stored")), refuse
+        *((write_thread.media, "write_video") if at == "encode" else (worker_module, "find_stored")), refuse
     )
     heard = start()
-    heard.worker.submit([replace(row("x"), sought=True)])
+    heard.worker.submit([replace(row("x"), maybe_stored=True)])
     heard.until("stuck")
     finish(heard)
     told = next(event.message for event in heard.events if event.kind == "stuck")
@@ -372,7 +372,7 @@ def test_stop_now_gives_up_the_row_and_tells_what_is_finished(
     """A long step does not delay it."""
     go = tmp_path / "go"
     heard = start()
-    heard.worker.submit([row("x"), row("y", f"{'' if listens else 'ignore-steps: '}wait:{go}")])
+    heard.worker.submit([row("x"), row("y", f"{'' if listens else 'ignore_event-steps: '}wait:{go}")])
     while "y" not in heard.of("started") or "x" not in heard.of("done"):
         heard.events += heard.worker.poll(0.2).events
     heard.worker.stop(now=True)
@@ -579,6 +579,6 @@ def test_a_rank_may_be_told_to_take_another_seat(tmp_path: Path) -> None:
     heard.worker.start(None, "127.0.0.1")
     (first,) = heard.until("seated")
     heard.events.clear()
-    heard.worker.reseat()
+    heard.worker.renew_rendezvous()
     (second,) = heard.until("seated")
     assert first.message != second.message

@@ -17,8 +17,7 @@ from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.errors import Refused
 from vidgen_dist.output.lease import FILE, acquire, read_holder
 from vidgen_dist.output.status_file import FILE as STATUS
-from vidgen_dist.storage import failures
-from vidgen_dist.storage import replacement as replacing
+from vidgen_dist.storage import failures, replacement
 from vidgen_dist.storage.clients import place_of
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
@@ -299,7 +298,7 @@ def test_a_writer_that_dies_half_way_leaves_a_whole_file(
 def test_a_file_that_was_set_aside_does_not_come_back(tmp_path: Path) -> None:
     out = open_storage(f"saysfalse://{tmp_path}/out")
     out.write_bytes("a", b"old")
-    aside = replacing.names_of(*place_of(out.uri("a")))[1]
+    aside = replacement.names_of(*place_of(out.uri("a")))[1]
     os.rename(tmp_path / "out" / "a", aside)
     assert out.read_bytes("a") == b"old"
     assert out.list() == []

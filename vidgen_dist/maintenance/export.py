@@ -42,7 +42,7 @@ from vidgen_dist.maintenance.manifest_join import ROW, URI, Counts, Joined
 from vidgen_dist.maintenance.status import fields_of_run, open_again, open_output, still_holds
 from vidgen_dist.maintenance.verification import path_of
 from vidgen_dist.manifest import Manifest, check
-from vidgen_dist.output.resume import Resolving
+from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.output.status_file import read_status_file
 from vidgen_dist.output.video_files import fetch_video
 from vidgen_dist.preflight.plan import describe_problems, identity_of, sampling_defaults
@@ -205,7 +205,7 @@ def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
 
 def _resolvings(
     output: Storage, spec: RunSpec, manifest: Manifest, engine: str
-) -> tuple[list[Resolving], np.ndarray, str]:
+) -> tuple[list[RowResolver], np.ndarray, str]:
     """How a run makes fingerprints of the manifest's rows, and places of those that have none; nothing if all
     are known to be done, or, with the reason, if it cannot be known how."""
     run = read_status_file(output)
@@ -227,7 +227,7 @@ def _resolvings(
         # The run may have been on another device than this machine has.
         dtypes.append(compute_dtype(None, "cpu"))
     models = (dataclasses.replace(opened, dtype=dtype) for dtype in dtypes)
-    resolvings = [Resolving(opened.rules, spec.seed, identity_of(model, spec)) for model in models]
+    resolvings = [RowResolver(opened.rules, spec.seed, identity_of(model, spec)) for model in models]
     return resolvings, report.bad, ""
 
 

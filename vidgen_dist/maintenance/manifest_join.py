@@ -30,7 +30,7 @@ from vidgen_dist.kinds import with_addresses
 from vidgen_dist.manifest import Batch, Manifest, column_of
 from vidgen_dist.manifest.columns import is_text, value_type
 from vidgen_dist.manifest.rows import extra_values
-from vidgen_dist.output.resume import Resolving
+from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.processes import InPlace
 from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import Field
@@ -92,7 +92,7 @@ class Joined:
         manifest: Manifest,
         defaults: Mapping[str, Any],
         folder: Path,
-        resolvings: Sequence[Resolving] = (),
+        resolvings: Sequence[RowResolver] = (),
         bad: Sequence[int] | np.ndarray = (),
     ) -> None:
         self._manifest = manifest
@@ -148,7 +148,7 @@ class Joined:
                     yield batch, first, videos.slice(start, stop - start)
             first = last
 
-    def _compare(self, resolvings: Sequence[Resolving], bad: np.ndarray) -> None:
+    def _compare(self, resolvings: Sequence[RowResolver], bad: np.ndarray) -> None:
         """Find the stale videos."""
         is_bad = np.zeros(len(self._stale), np.bool_)
         is_bad[bad] = True

@@ -35,7 +35,7 @@ _KINDS = 256
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartedRow:
     """A row that a gang renders.
 
     Args:
@@ -60,12 +60,12 @@ class Paces:
         self._fields = fields
         self._usual: OrderedDict[Kind, deque[float]] = OrderedDict()
         self._times: dict[str, deque[float]] = {}
-        self._begun: dict[str, Begun] = {}
+        self._begun: dict[str, StartedRow] = {}
         self._rendered: dict[str, dict[str, tuple[Kind, float]]] = {}
 
     def started(self, gang: str, request: ResolvedRequest, now: float) -> None:
         """A gang begins a row."""
-        self._begun[gang] = Begun(request.id, kind_of(request, self._fields), now)
+        self._begun[gang] = StartedRow(request.id, kind_of(request, self._fields), now)
 
     def rendered(self, gang: str, row: str, now: float) -> None:
         """A row has left a gang's model, with frames or without."""
@@ -94,7 +94,7 @@ class Paces:
             for gone in of_gangs.keys() - set(gangs):
                 del of_gangs[gone]
 
-    def begun(self, gang: str) -> Begun | None:
+    def begun(self, gang: str) -> StartedRow | None:
         """The row that is in a gang's model."""
         return self._begun.get(gang)
 

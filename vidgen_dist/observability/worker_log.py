@@ -25,7 +25,7 @@ from typing import Any
 
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import is_local, redact_message
-from vidgen_dist.worker_events import Note, Notes
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
 
 FOLDER = "logs"
 
@@ -55,7 +55,7 @@ def log_file(output: Storage, worker: str, ray_logs: str) -> str:
     return os.path.join(ray_logs, f"vidgen-{worker}.jsonl")
 
 
-def open_log(file: str, worker: str, **about: Any) -> Notes:
+def open_log(file: str, worker: str, **about: Any) -> OnWorkerEvent:
     """Begin a worker's log, with a line `born`.
 
     Args:
@@ -79,14 +79,14 @@ def open_log(file: str, worker: str, **about: Any) -> Notes:
             handler.emit(logging.makeLogRecord({"msg": line}))
             written.set()
 
-    def take(note: Note, about: Mapping[str, Any] | None = None) -> None:
+    def record(event: WorkerEvent, about: Mapping[str, Any] | None = None) -> None:
         written = threading.Event()
-        lines.put((_line(note, worker, about), written))
+        lines.put((_line(event, worker, about), written))
         written.wait(PATIENCE)
 
     threading.Thread(target=write, name="log", daemon=True).start()
-    take(Note("born"), about)
-    return take
+    record(WorkerEvent("born"), about)
+    return record
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
@@ -104,14 +104,14 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         return super()._open()
 
 
-def _line(note: Note, worker: str, about: Mapping[str, Any] | None) -> str:
-    level = "error" if note.what in _FATAL else "warning" if note.error else "info"
-    facts = {name: value for name, value in dataclasses.asdict(note).items() if value not in (None, {}, "")}
+def _line(event: WorkerEvent, worker: str, about: Mapping[str, Any] | None) -> str:
+    level = "error" if event.what in _FATAL else "warning" if event.error else "info"
+    facts = {name: value for name, value in dataclasses.asdict(event).items() if value not in (None, {}, "")}
     what = facts.pop("what")
     if "message" in facts:
-        facts["message"] = redact_message(note.message)
+        facts["message"] = redact_message(event.message)
     if "seconds" in facts:
-        facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in note.seconds.items()}
+        facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in event.seconds.items()}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = {"time": now, "level": level, "event": what, "worker": worker, **facts, **(about or {})}
     return json.dumps(line, ensure_ascii=False)

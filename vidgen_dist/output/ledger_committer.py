@@ -59,7 +59,7 @@ CLOSE_SECONDS = 300.0
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-class Books:
+class LedgerCommitter:
     """Enters rows in a thread of its own, until it is closed.
 
     Attributes:
@@ -157,13 +157,13 @@ class Books:
                 self._written[self._unwritten.popleft()] += 1
 
 
-def open_books(output: Storage, passthrough: pa.Schema, lease: Lease, newest: int) -> Books:
+def open_committer(output: Storage, passthrough: pa.Schema, lease: Lease, newest: int) -> LedgerCommitter:
     """The books of a run.
 
     Args:
         output: Its output.
         passthrough: Names and types of the manifest's columns that are copied.
-        lease, newest: As `Books` takes them.
+        lease, newest: As `LedgerCommitter` takes them.
     """
     writer = LedgerWriter(
         output,
@@ -174,4 +174,4 @@ def open_books(output: Storage, passthrough: pa.Schema, lease: Lease, newest: in
         min_entries=FEW_ENTRIES,
         patience=PATIENCE_SECONDS,
     )
-    return Books(writer, lease, newest)
+    return LedgerCommitter(writer, lease, newest)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.media import EncodedVideo
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.quality import Quality, flags
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.storage.folder import Storage
@@ -24,7 +24,7 @@ SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 def done_entry(
     model: ModelOptions,
     worker: str,
-    row: Row,
+    row: PendingRow,
     fingerprint: str,
     video: EncodedVideo,
     uri: str,
@@ -61,7 +61,7 @@ def done_entry(
 def failed_entry(
     model: ModelOptions,
     worker: str,
-    row: Row,
+    row: PendingRow,
     fingerprint: str,
     error_class: str,
     message: str,

@@ -10,7 +10,7 @@ from vidgen_dist.request import ResolvedRequest
 
 
 @dataclass(frozen=True)
-class Row:
+class PendingRow:
     """A manifest row that is to be rendered.
 
     Args:
@@ -26,10 +26,10 @@ class Row:
     request: ResolvedRequest
     attempt: int = 1
     passthrough: dict[str, Any] = field(default_factory=dict)
-    afresh: bool = False
+    restart: bool = False
     state: ResumeState | None = None
-    sought: bool = False
-    spoilt: bool = False
+    maybe_stored: bool = False
+    invalidated: bool = False
 
     @property
     def id(self) -> str:

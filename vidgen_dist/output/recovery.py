@@ -1,25 +1,25 @@
-"""Adoption: finished videos that no ledger entry names, because who stored them was killed.
+"""Recovery: finished videos that no ledger entry names, because the process that stored them was killed.
 
-A video is stored first and entered afterwards, see `books`. A killed driver leaves the videos of the last
-seconds behind, a killed gang one that it had no time to speak of. Whoever gets such a row next looks whether
-its video is there, and enters that instead of rendering it again. This is the gangs' work, as it is to read
-and to decode videos, and a gang that dies of it is replaced as any; but for the look nothing is different.
+A video is stored first and entered into the ledger afterwards, see `ledger_committer`. A killed driver leaves
+behind the videos of the last seconds, a killed gang the one that it had no time to report. The gang that gets
+such a row next looks whether its video is there, and reports that instead of rendering it again. Workers do
+this, for it means reading and decoding videos. A gang that dies of it is replaced as any other.
 
 Which rows are looked for:
 
-- Those that a lost gang had in hand, see `crew`.
-- In a run on an output that had one before, the first ones of each shape. Within a shape, rows go out in an
-  order that does not depend on what is done (`manifest.row_order`). So of those that are not entered, those
-  that the run before had handed out come first, in whatever order they ended or were given back. They are no
-  more than what its books held and its gangs had in hand: `most_left`. Whether that run was killed does not
-  matter: a ledger that could not be written at its end leaves the same behind.
+- Rows that a lost gang had, see `supervisor`.
+- In a run on an output of an earlier run, the first rows of each shape. Within a shape, rows are handed out
+  in an order that does not depend on what is done (`manifest.row_order`). So among those that are not
+  entered, the rows that the earlier run had handed out come first, in whatever order they ended or came
+  back. There are no more of them than its ledger committer and its gangs had: `max_unrecorded`. It does not
+  matter whether that run was killed: a ledger that could not be written at its end leaves the same behind.
 
-Where a manifest was re-ordered since, or another choice of rows was made (`--retry`), some may be missed.
-They are rendered again, as are those of `npy`, which carries no tags.
+Where a manifest was re-ordered since, or other rows were chosen (`--retry`), some may be missed. They are
+rendered again, as are those of `npy`, which carries no tags.
 
-What lies there is a row's video only if it says so itself, by id and fingerprint, and decodes whole, in the
-row's size. A row whose video the ledger took back (`lost`) is rendered in any case: what is wrong with that
-one may not be seen in it.
+A file is a row's video only if its tags say so, by id and fingerprint, and it decodes whole, in the row's
+size. A row whose video was marked as `lost` in the ledger is rendered in any case: the fault of that video
+may not show in it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from vidgen_dist.media import (
     read_video,
 )
 from vidgen_dist.output.ledger_committer import MANY_ENTRIES
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.video_files import fetch_video
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.quality import Quality, flags, measure
@@ -55,14 +55,14 @@ from vidgen_dist.spec import AUTO, OutputOptions, TopologyOptions
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import is_temporary, safe_name
 from vidgen_dist.storage.retries import with_retries
-from vidgen_dist.worker_events import Notes
+from vidgen_dist.worker_events import OnWorkerEvent
 
 _BESIDE_A_SHARD = 4
 """Rows that a gang may have beside its shard: one ahead, and those that wait to be written or are."""
 
 
 @dataclass(frozen=True)
-class Stored:
+class RecoveredVideo:
     """A row's video that was there already.
 
     Args:
@@ -76,14 +76,16 @@ class Stored:
     quality: Quality
 
 
-def most_left(topology: TopologyOptions) -> int:
+def max_unrecorded(topology: TopologyOptions) -> int:
     """How many rows of a shape a run that was killed can have begun and not entered, roughly."""
     gangs = topology.npus or 0 if topology.replicas == AUTO else topology.replicas
     # While a part is written, as many entries again may come.
     return 2 * MANY_ENTRIES + gangs * (topology.shard_size + _BESIDE_A_SHARD)
 
 
-def seek(rows: Iterator[Row], most: int, fields: Mapping[str, Field]) -> Iterator[Row]:
+def mark_maybe_stored(
+    rows: Iterator[PendingRow], most: int, fields: Mapping[str, Field]
+) -> Iterator[PendingRow]:
     """The rows, the first `most` of each shape marked as sought.
 
     Args:
@@ -95,12 +97,17 @@ def seek(rows: Iterator[Row], most: int, fields: Mapping[str, Field]) -> Iterato
     for row in rows:
         shape = shape_of(row.request.values(), fields)
         counts[shape] += 1
-        yield dataclasses.replace(row, sought=True) if counts[shape] <= most else row
+        yield dataclasses.replace(row, maybe_stored=True) if counts[shape] <= most else row
 
 
-def find_stored(
-    output: Storage, options: OutputOptions, row: Row, fingerprint: str, hurry: threading.Event, note: Notes
-) -> Stored | None:
+def find_recovered(
+    output: Storage,
+    options: OutputOptions,
+    row: PendingRow,
+    fingerprint: str,
+    hurry: threading.Event,
+    on_event: OnWorkerEvent,
+) -> RecoveredVideo | None:
     """The row's finished video, if it is there.
 
     Args:
@@ -117,7 +124,7 @@ def find_stored(
     format = options.format
     if format == "npy":
         return None
-    patiently = functools.partial(with_retries, hurry=hurry, note=note)
+    patiently = functools.partial(with_retries, hurry=hurry, on_event=on_event)
     place = place_of(safe_name(row.id))
     if format == "png":
         videos = _folders(patiently(functools.partial(output.sizes, place)))
@@ -139,7 +146,9 @@ def _folders(files: Iterable[str]) -> list[list[str]]:
     return list(folders.values())
 
 
-def _read(output: Storage, files: Sequence[str], format: str, row: Row, fingerprint: str) -> Stored | None:
+def _read(
+    output: Storage, files: Sequence[str], format: str, row: PendingRow, fingerprint: str
+) -> RecoveredVideo | None:
     """A video as it lies there, if it is the row's and whole."""
     with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
         try:
@@ -159,10 +168,10 @@ def _read(output: Storage, files: Sequence[str], format: str, row: Row, fingerpr
         fps = min(fps, MAX_GIF_FPS)
     uri = output.uri(files[0].rpartition("/")[0] if format == "png" else files[0])
     video = EncodedVideo(path, size, digest, len(frames), float(fps), *frames[0].size)
-    return Stored(video, uri, measure(np.asarray(frame) for frame in frames))
+    return RecoveredVideo(video, uri, measure(np.asarray(frame) for frame in frames))
 
 
-def _is_of(tags: Mapping[str, str], row: Row, fingerprint: str) -> bool:
+def _is_of(tags: Mapping[str, str], row: PendingRow, fingerprint: str) -> bool:
     expected = provenance_tags(id=row.id, model="", revision=None, seed=None, fingerprint=fingerprint)
     return all(tags.get(key) == expected[key] for key in ("id", "fingerprint"))
 

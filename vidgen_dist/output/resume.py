@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import LedgerState
-from vidgen_dist.manifest import Batch, Manifest
-from vidgen_dist.manifest import Row as ManifestRow
+from vidgen_dist.manifest import Batch, Manifest, Row
 from vidgen_dist.media import MediaError, media_digest
 from vidgen_dist.output.fingerprint import Identity, fingerprints_of, row_seed
 from vidgen_dist.processes import InPlace, open_pool
@@ -32,7 +31,7 @@ _LOOKED_UP = 2**18
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RowRecords:
     """What is known of every row of a manifest, in its order.
 
     Args:
@@ -48,13 +47,13 @@ class Found:
     is_done: np.ndarray
     attempts: np.ndarray
     chosen: np.ndarray
-    spoilt: np.ndarray
+    invalidated: np.ndarray
     bad: np.ndarray
     entered: np.ndarray
 
 
 @dataclass(frozen=True)
-class Resolving:
+class RowResolver:
     """How a manifest's row becomes a request, and that a fingerprint.
 
     Args:
@@ -67,12 +66,12 @@ class Resolving:
     run_seed: int
     identity: Identity
 
-    def request(self, row: ManifestRow) -> ResolvedRequest:
+    def request(self, row: Row) -> ResolvedRequest:
         """The row's request with every default and its seed filled in."""
         seed = row_seed(self.run_seed, row.id) if row.request.seed is None else row.request.seed
         return self.rules.resolve(row.request, seed)
 
-    def fingerprint(self, row: ManifestRow) -> str | None:
+    def fingerprint(self, row: Row) -> str | None:
         """The row's fingerprint; None if its image or clip cannot be read: then it is not done."""
         request = self.request(row)
         sources = sources_of(request.values(), self.identity.counting.fields)
@@ -83,7 +82,7 @@ class Resolving:
             return None
         return self.identity.fingerprint(request, media)
 
-    def fingerprints(self, batch: Batch, wanted: np.ndarray, pool: Executor) -> Iterator[Looking]:
+    def fingerprints(self, batch: Batch, wanted: np.ndarray, pool: Executor) -> Iterator[FingerprintBatch]:
         """Starts to work out the fingerprints of some rows of a batch, but for those that have none."""
         wanted = wanted.copy()
         if not self._one_by_one(batch):
@@ -94,7 +93,7 @@ class Resolving:
             single = list(map_ahead(self.fingerprint, batch.rows(wanted), threads=_READERS))
             known = [fingerprint for fingerprint in single if fingerprint is not None]
             places = np.flatnonzero(wanted)[[fingerprint is not None for fingerprint in single]]
-            yield Looking(places, InPlace().submit(pa.array, known, pa.string()))
+            yield FingerprintBatch(places, InPlace().submit(pa.array, known, pa.string()))
 
     def _one_by_one(self, batch: Batch) -> bool:
         """Whether rows of a batch may have what no template has, such as an image."""
@@ -102,7 +101,7 @@ class Resolving:
         shared = [name for name in batch.defaults if name in fields and fields[name].kind.has_sources]
         return any(name in self.rules.fields for name in (*batch.untemplated, *shared))
 
-    def _alike(self, batch: Batch, row: ManifestRow, places: np.ndarray, pool: Executor) -> Looking:
+    def _alike(self, batch: Batch, row: Row, places: np.ndarray, pool: Executor) -> FingerprintBatch:
         """Of rows that differ in id, prompt and seed alone; `row` is one of them."""
         request = self.request(row)
         seeds = batch.seeds(places)
@@ -112,11 +111,11 @@ class Resolving:
         template = self.identity.template(request)
         prompts = batch.prompts(places) if template.prompted else None
         hashing = pool.submit(fingerprints_of, template, len(places), prompts, seeds, ids, self.run_seed)
-        return Looking(places, hashing, 0 if prompts is None else prompts.nbytes)
+        return FingerprintBatch(places, hashing, 0 if prompts is None else prompts.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
-class Looking:
+class FingerprintBatch:
     """Rows of a batch, by their places, and their fingerprints: strings (n,), once they are known.
 
     Until then they hold so many bytes of prompts.
@@ -130,11 +129,11 @@ class Looking:
 def find_done(
     manifest: Manifest,
     defaults: Mapping[str, Any],
-    resolving: Resolving,
+    resolving: RowResolver,
     ledger: LedgerState,
     retry: str | None = None,
     bad: Sequence[int] | np.ndarray = (),
-) -> Found:
+) -> RowRecords:
     """Look every row up.
 
     Only rows whose id the ledger has are resolved and hashed; of ten million, none is held.
@@ -151,11 +150,11 @@ def find_done(
         OSError: The manifest cannot be read, or was changed.
     """
     total = manifest.num_rows
-    found = Found(
+    found = RowRecords(
         is_done=np.zeros(total, np.bool_),
         attempts=np.zeros(total, np.int32),
         chosen=np.full(total, retry is None),
-        spoilt=np.zeros(total, np.bool_),
+        invalidated=np.zeros(total, np.bool_),
         bad=np.zeros(total, np.bool_),
         entered=np.zeros(total, np.bool_),
     )
@@ -167,7 +166,7 @@ def find_done(
 
     ready: list[tuple[np.ndarray, pa.Array, pa.Array]] = []
 
-    def enter(first: int, ids: pa.Array, looking: Looking) -> None:
+    def enter(first: int, ids: pa.Array, looking: FingerprintBatch) -> None:
         ready.append((first + looking.places, ids, looking.fingerprints.result()))
         # Looked up many at a time: the state is large, and neighbours in it share memory's cache.
         if sum(len(places) for places, _, _ in ready) >= _LOOKED_UP:
@@ -180,7 +179,7 @@ def find_done(
             outcomes = ledger.look_up(ids, fingerprints)
             found.is_done[places] = outcomes.done
             found.attempts[places] = outcomes.attempts
-            found.spoilt[places] = outcomes.lost
+            found.invalidated[places] = outcomes.lost
             ready.clear()
 
     def choose(first: int, ids: pa.Array) -> None:
@@ -202,7 +201,7 @@ def find_done(
 
     # Hashing one by one is most of the work, and Python does it on one core.
     processes = _cores() if total >= MANY else 1
-    waiting: deque[tuple[int, pa.Array, Looking]] = deque()
+    waiting: deque[tuple[int, pa.Array, FingerprintBatch]] = deque()
     with open_pool(processes) as pool:
         first = 0
         for batch in manifest.batches(defaults, extras=False):
@@ -226,7 +225,7 @@ def error_class_of(retry: str | None) -> str | None:
     return None if retry is None else retry.partition(":")[2] or None
 
 
-def _size(waiting: Iterable[tuple[int, pa.Array, Looking]]) -> int:
+def _size(waiting: Iterable[tuple[int, pa.Array, FingerprintBatch]]) -> int:
     return sum(looking.size for _, _, looking in waiting)
 
 

@@ -1,8 +1,8 @@
-"""Scratch: renderings that were saved between two steps, in the output, until their rows are done.
+"""Resume states: renderings that were saved between two steps, in the output, until their rows are done.
 
-A file a row, written whole in place of the one before. One that cannot be gone on from (of a row that was
-changed, of another release, torn) is as good as none: the rendering begins at step 0. A `Scratch` does not
-raise what a storage raises: a row is rendered also where it cannot be saved.
+There is one file a row, replaced as a whole. A file that cannot be used (the row has changed, another release
+wrote it, it is torn) counts as none: the rendering begins at step 0. `ResumeStates` raises no error of the
+storage: a row is rendered also where its state cannot be saved.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from vidgen_dist.families.common.rendering import OnState, ResumeState
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.storage.uris import redact
-from vidgen_dist.worker_events import Note, Notes
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
 
 FOLDER = "scratch"
 
 
 @dataclass(frozen=True, eq=False)
-class Saved:
+class SavedState:
     """What a row's file is to hold.
 
     Args:
@@ -41,7 +41,7 @@ class Saved:
     state: ResumeState | None
 
 
-class Scratch:
+class ResumeStates:
     """The files of the rows that a worker renders; its threads may use it at the same time.
 
     Args:
@@ -49,9 +49,9 @@ class Scratch:
         note: Takes notes of what is saved, and of what cannot be.
     """
 
-    def __init__(self, output: Storage, note: Notes) -> None:
+    def __init__(self, output: Storage, on_event: OnWorkerEvent) -> None:
         self._output = output
-        self._note = note
+        self._on_event = on_event
         self._seen: set[str] = set()
 
     def load(self, row_id: str, fingerprint: str) -> ResumeState | None:
@@ -77,7 +77,7 @@ class Scratch:
             self._complain("resumed", row_id, ValueError(f"{uri} {error}; the rendering begins at step 0"))
             return None
 
-    def keep(self, saved: Saved) -> None:
+    def keep(self, saved: SavedState) -> None:
         """Write a row's file, or remove it where nothing is to be in it."""
         if saved.state is None:
             self.remove(saved.row_id)
@@ -89,7 +89,7 @@ class Scratch:
         except OSError as error:
             self._complain("saved", saved.row_id, error)
         else:
-            self._note(Note("saved", saved.row_id, step=saved.state.step, bytes=len(content)))
+            self._on_event(WorkerEvent("saved", saved.row_id, step=saved.state.step, bytes=len(content)))
 
     def leave(self, row_id: str) -> None:
         """A row is done: remove its file if there is one that this worker has read or written."""
@@ -105,10 +105,10 @@ class Scratch:
             self._complain("saved", row_id, error)
 
     def _complain(self, what: str, row_id: str, error: Exception) -> None:
-        self._note(Note(what, row_id, error=type(error).__name__, message=str(error)))
+        self._on_event(WorkerEvent(what, row_id, error=type(error).__name__, message=str(error)))
 
 
-class Saving:
+class StateSaver:
     """Which states of a rendering are saved: each k-th; when it is asked for, the latest and all after it.
 
     Args:
@@ -116,11 +116,11 @@ class Saving:
         save: Takes what is to be saved, and returns at once.
     """
 
-    def __init__(self, every: int | None, save: Callable[[Saved], None]) -> None:
+    def __init__(self, every: int | None, save: Callable[[SavedState], None]) -> None:
         self._every = every
         self._save = save
         self._all = False
-        self._latest: Saved | None = None
+        self._latest: SavedState | None = None
         # Steps end in one thread, and it is asked for in another.
         self._lock = threading.Lock()
 
@@ -132,7 +132,7 @@ class Saving:
 
         def stepped(state: ResumeState) -> None:
             with self._lock:
-                self._latest = Saved(row_id, fingerprint, state)
+                self._latest = SavedState(row_id, fingerprint, state)
                 if self._all or state.step % every == 0:
                     self._save_latest()
 
@@ -152,7 +152,7 @@ class Saving:
     def distrust(self, row_id: str, fingerprint: str) -> None:
         """Let a row begin at step 0 when it is rendered again."""
         with self._lock:
-            self._latest = None if self._every is None else Saved(row_id, fingerprint, None)
+            self._latest = None if self._every is None else SavedState(row_id, fingerprint, None)
             self._save_latest()
 
     def _save_latest(self) -> None:

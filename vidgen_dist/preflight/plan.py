@@ -35,9 +35,9 @@ from vidgen_dist.manifest import (
 )
 from vidgen_dist.media import MediaError, read_image, read_video
 from vidgen_dist.output.fingerprint import Counting, Identity
-from vidgen_dist.output.pending_row import Row
-from vidgen_dist.output.recovery import most_left, seek
-from vidgen_dist.output.resume import Found, Resolving, find_done
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.recovery import mark_maybe_stored, max_unrecorded
+from vidgen_dist.output.resume import RowRecords, RowResolver, find_done
 from vidgen_dist.request import (
     FPS,
     Field,
@@ -69,7 +69,7 @@ class Plan:
         identity: What decides the pixels of every row alike.
         manifest: The opened manifest.
         output: The opened output.
-        found: What is known of every row.
+        records: What is known of every row.
         reasons: Why rows of the manifest are bad; none if it has none.
         newest: `LedgerState.newest` of the output.
         passthrough: Names and types of the columns that are copied to the ledger.
@@ -82,7 +82,7 @@ class Plan:
     identity: Identity
     manifest: Manifest
     output: Storage
-    found: Found
+    records: RowRecords
     reasons: tuple[Reason, ...]
     newest: int
     passthrough: pa.Schema
@@ -108,16 +108,16 @@ class Plan:
     @property
     def bad(self) -> int:
         """Rows that cannot be rendered as they stand."""
-        return int(np.count_nonzero(self.found.chosen & self.found.bad))
+        return int(np.count_nonzero(self.records.chosen & self.records.bad))
 
     @property
     def done(self) -> int:
         """Rows that were done before."""
-        return int(np.count_nonzero(self.found.is_done))
+        return int(np.count_nonzero(self.records.is_done))
 
     @property
     def _wanted(self) -> np.ndarray:
-        return self.found.chosen & ~self.found.is_done & ~self.found.bad
+        return self.records.chosen & ~self.records.is_done & ~self.records.bad
 
     @property
     def too_many_are_bad(self) -> bool:
@@ -140,27 +140,27 @@ class Plan:
         except OSError as error:
             raise Refused(str(error)) from None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PendingRow]:
         """The rows that are to be rendered, see `manifest.ordered_rows`.
 
         Raises:
             OSError: The manifest cannot be read, or was changed.
         """
-        resolving = Resolving(self.model.rules, self.spec.seed, self.identity)
+        resolving = RowResolver(self.model.rules, self.spec.seed, self.identity)
         defaults = sampling_defaults(self.spec, self.model.rules)
         ordered = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
         rows = (
-            Row(
+            PendingRow(
                 request=resolving.request(row),
-                attempt=int(self.found.attempts[place]) + 1,
+                attempt=int(self.records.attempts[place]) + 1,
                 passthrough=dict(row.extra),
-                spoilt=bool(self.found.spoilt[place]),
+                invalidated=bool(self.records.invalidated[place]),
             )
             for place, row in ordered
         )
         if self.before is None:
             return rows
-        return seek(rows, most_left(self.before.topology), self.model.rules.declared)
+        return mark_maybe_stored(rows, max_unrecorded(self.before.topology), self.model.rules.declared)
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -208,8 +208,8 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
                 _check_same_run(spec, before, model)
             _check_manifest_belongs(spec, before, ledger, manifest)
         identity = identity_of(model, spec)
-        resolving = Resolving(model.rules, spec.seed, identity)
-        found = find_done(
+        resolving = RowResolver(model.rules, spec.seed, identity)
+        records = find_done(
             manifest, sampling_defaults(spec, model.rules), resolving, ledger, spec.manifest.retry, report.bad
         )
         passthrough = with_types_before(output, manifest.extra_schema)
@@ -222,7 +222,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         identity=identity,
         manifest=manifest,
         output=output,
-        found=found,
+        records=records,
         reasons=report.reasons,
         newest=ledger.newest,
         passthrough=passthrough,

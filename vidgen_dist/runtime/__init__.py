@@ -1,8 +1,10 @@
-"""Ray: from a RunSpec to finished videos.
+"""Ray: from a run that is planned to videos that are finished.
 
-`plan` checks everything that can be checked without a model, and `topology` settles the gangs that render.
-`crew` keeps the gangs alive and fed: `gang` hires them, `feeding` has their rows, `watchdog` says how long to
-be patient. `worker` renders one rank's part of a row, `unison` is what ranks must agree on, `writing` stores
-videos, and `books` enters them into the ledger. `driver` puts them together. `observability` is how all of it
-is seen meanwhile, and `care` what is done with an output besides, without Ray.
+- `driver` renders a run: it connects to Ray, and enters what gangs report into the ledger.
+- `scheduling` keeps gangs alive (`supervisor`), starts and ends them (`launcher`), and hands out rows
+  (`row_queue`).
+- `worker` is one process and one rank: it renders rows (`worker`), agrees with the other ranks
+  (`row_consensus`) and stores videos (`write_thread`). Only `actor` knows Ray.
+- `connection` starts a local Ray or attaches to a cluster; `messages` are what driver and workers tell each
+  other.
 """

@@ -13,7 +13,7 @@ from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.folder import Storage
-from vidgen_dist.worker_events import Note
+from vidgen_dist.worker_events import WorkerEvent
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Event:
+class WorkerMessage:
     """Something that a worker has to say.
 
     Args:
@@ -82,16 +82,16 @@ class Event:
     message: str = ""
     sent: Mapping[str, int] = field(default_factory=dict)
     entry: LedgerEntry | None = None
-    adopted: bool = False
+    recovered: bool = False
 
     @property
-    def worker_event(self) -> Note:
+    def worker_event(self) -> WorkerEvent:
         """The same for the worker's log and its metrics."""
-        return Note(self.kind, self.id, error=self.error, message=self.message)
+        return WorkerEvent(self.kind, self.id, error=self.error, message=self.message)
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkerReport:
     """What `Worker.poll` returns.
 
     Args:
@@ -100,5 +100,5 @@ class Report:
             the model's, and `write`.
     """
 
-    events: tuple[Event, ...]
+    events: tuple[WorkerMessage, ...]
     silent: Mapping[str, float]

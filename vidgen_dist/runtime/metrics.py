@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from vidgen_dist.worker_events import Note
+from vidgen_dist.worker_events import WorkerEvent
 
 SECONDS = [
     0.1,
@@ -61,22 +61,22 @@ class WorkerMetrics:
             "vidgen_busy_seconds", "Seconds spent in a stage.", (*_REPLICA, "stage")
         ).set_default_tags(tags)
 
-    def __call__(self, note: Note) -> None:
-        if note.what == "committed":
+    def __call__(self, event: WorkerEvent) -> None:
+        if event.what == "committed":
             self._videos.inc()
             # Counters take nothing that is not above 0.
-            if note.frames:
-                self._frames.inc(note.frames)
-            if note.bytes:
-                self._bytes.inc(note.bytes)
-            for stage, seconds in note.seconds.items():
+            if event.frames:
+                self._frames.inc(event.frames)
+            if event.bytes:
+                self._bytes.inc(event.bytes)
+            for stage, seconds in event.seconds.items():
                 self._stages.observe(seconds, {"stage": stage})
                 if seconds > 0:
                     self._busy.inc(seconds, {"stage": stage})
-        elif note.what == "failed":
-            self._failures.inc(tags={"error": note.error or ""})
-        elif note.what == "retried":
-            self._retries.inc(tags={"error": note.error or ""})
+        elif event.what == "failed":
+            self._failures.inc(tags={"error": event.error or ""})
+        elif event.what == "retried":
+            self._retries.inc(tags={"error": event.error or ""})
 
 
 class RunMetrics:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from vidgen_dist.storage.failures import is_full
-from vidgen_dist.worker_events import Note, Notes, ignore
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 T = TypeVar("T")
 
@@ -28,7 +28,9 @@ def delays(attempts: int) -> Iterator[float]:
         yield FIRST_DELAY * 2**attempt * random.uniform(0.75, 1.25)
 
 
-def with_retries(call: Callable[[], T], *, hurry: threading.Event, note: Notes = ignore) -> T:
+def with_retries(
+    call: Callable[[], T], *, hurry: threading.Event, on_event: OnWorkerEvent = ignore_event
+) -> T:
     """Call until it does not raise OSError, `ATTEMPTS` times at most, waiting longer each time.
 
     Args:
@@ -48,7 +50,7 @@ def with_retries(call: Callable[[], T], *, hurry: threading.Event, note: Notes =
         except OSError as error:
             if is_full(error) or error.errno in _STAY_SO:
                 raise
-            note(Note("retried", error=type(error).__name__, message=str(error)))
+            on_event(WorkerEvent("retried", error=type(error).__name__, message=str(error)))
             if hurry.wait(delay):
                 raise
     return call()

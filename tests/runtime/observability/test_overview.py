@@ -22,8 +22,9 @@ from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.lease import Holder, acquire
 from vidgen_dist.output.ledger_entries import latest_entries
 from vidgen_dist.output.status_file import FILE, RunStatus, read_status_file
+from vidgen_dist.runtime.driver import overview
 from vidgen_dist.runtime.driver.overview import Overview
-from vidgen_dist.runtime.driver.render import RunResult, overview, render
+from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import open_storage
 

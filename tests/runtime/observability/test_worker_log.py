@@ -17,12 +17,12 @@ from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
 from vidgen_dist.observability import worker_log
 from vidgen_dist.observability.worker_log import log_file, open_log
-from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
-from vidgen_dist.worker_events import Note
+from vidgen_dist.worker_events import WorkerEvent
 
 
 def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_texts_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "0123456789abcdef")
     take = open_log(str(tmp_path / "w.jsonl"), "w")
-    take(Event("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef").worker_event)
+    take(WorkerMessage("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef").worker_event)
     _, line = lines_of(tmp_path / "w.jsonl", is_event("failed"))
     assert (line["row"], line["message"]) == ("a\nb 雪 \udcff %s", "token ***")
 
@@ -99,7 +99,7 @@ def test_files_that_grow_are_kept_short(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(worker_log, "MAX_BYTES", 2000)
     take = open_log(str(tmp_path / "w.jsonl"), "w")
     for number in range(200):
-        take(Note("started", str(number)))
+        take(WorkerEvent("started", str(number)))
     lines_of(tmp_path / "w.jsonl", lambda line: line.get("row") == "199")
     files = list(tmp_path.iterdir())
     assert len(files) == 1 + worker_log.OLD_FILES
@@ -133,7 +133,7 @@ def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("vidgen_dist.observability.worker_log.os.makedirs", hang)
     take = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
     assert asked.wait(PATIENCE)
-    take(Note("started", "x"))
+    take(WorkerEvent("started", "x"))
     monkeypatch.undo()
     (tmp_path / "logs").mkdir()
     go.set()

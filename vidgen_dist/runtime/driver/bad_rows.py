@@ -19,7 +19,7 @@ import pyarrow as pa
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.output.lease import Lease
-from vidgen_dist.output.ledger_committer import open_books
+from vidgen_dist.output.ledger_committer import open_committer
 from vidgen_dist.preflight.plan import Plan
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.storage.uris import redact_message
@@ -34,7 +34,7 @@ MOST_WAITING = 2**16
 
 
 @dataclass(frozen=True)
-class Entered:
+class BadRowsResult:
     """What became of a run's bad rows.
 
     Args:
@@ -52,7 +52,7 @@ def describe_bad_rows(plan: Plan) -> Iterator[str]:
     """The manifest's bad rows by column and reason, one a line."""
     if not plan.bad:
         return
-    count, before = (int(np.count_nonzero(rows)) for rows in (plan.found.bad, plan.found.entered))
+    count, before = (int(np.count_nonzero(rows)) for rows in (plan.records.bad, plan.records.entered))
     known = f" ({before:,} of them are dead letters already)" if before else ""
     yield f"{count:,} of {plan.manifest.num_rows:,} rows cannot be rendered{known}:"
     yield from (f"  {reason}" for reason in plan.reasons[:SHOWN_REASONS])
@@ -64,7 +64,7 @@ def describe_bad_rows(plan: Plan) -> Iterator[str]:
 def first_failures(plan: Plan, most: int) -> tuple[str, ...]:
     """The first of a run's bad rows, each in a line as other failures. Raises as `Plan.bad_rows`."""
     lines: list[str] = []
-    for _, bad in plan.bad_rows(plan.found.chosen & plan.found.bad):
+    for _, bad in plan.bad_rows(plan.records.chosen & plan.records.bad):
         for problem in bad.problems(slice(most - len(lines))):
             lines.append(f"{problem.id}: {ERROR}: {redact_message(problem.message)}")
         if len(lines) == most:
@@ -72,7 +72,9 @@ def first_failures(plan: Plan, most: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def enter_bad_rows(plan: Plan, lease: Lease, interrupts: Interrupts, say: Callable[[str], None]) -> Entered:
+def enter_bad_rows(
+    plan: Plan, lease: Lease, interrupts: Interrupts, say: Callable[[str], None]
+) -> BadRowsResult:
     """Make dead letters of the bad rows that are none yet, until all are, or a signal asks for an end.
 
     Args:
@@ -84,23 +86,23 @@ def enter_bad_rows(plan: Plan, lease: Lease, interrupts: Interrupts, say: Callab
     Raises:
         Refused: The manifest cannot be read, or was changed.
     """
-    mine = plan.found.chosen & plan.found.bad
-    before = int(np.count_nonzero(mine & plan.found.entered))
-    left = mine & ~plan.found.entered
+    mine = plan.records.chosen & plan.records.bad
+    before = int(np.count_nonzero(mine & plan.records.entered))
+    left = mine & ~plan.records.entered
     if not left.any():
-        return Entered(before, plan.newest)
-    books = open_books(plan.output, plan.passthrough, lease, plan.newest)
+        return BadRowsResult(before, plan.newest)
+    committer = open_committer(plan.output, plan.passthrough, lease, plan.newest)
     say(f"entering {int(np.count_nonzero(left)):,} dead letters")
     try:
         for entry in _entries(plan, left):
-            books.enter(entry)
-            while books.waiting >= MOST_WAITING and not books.stuck:
+            committer.enter(entry)
+            while committer.waiting >= MOST_WAITING and not committer.stuck:
                 time.sleep(0.01)
-            if interrupts.level or books.stuck or lease.lost:
+            if interrupts.level or committer.stuck or lease.lost:
                 break
     finally:
-        books.close()
-    return Entered(before + books.failed, books.newest, books.fault)
+        committer.close()
+    return BadRowsResult(before + committer.failed, committer.newest, committer.fault)
 
 
 def _entries(plan: Plan, wanted: np.ndarray) -> Iterator[LedgerEntry]:
@@ -113,7 +115,7 @@ def _entries(plan: Plan, wanted: np.ndarray) -> Iterator[LedgerEntry]:
         rows = zip(
             batch.ids.filter(pa.array(mask)).to_pylist(),
             batch.digests(mask),
-            plan.found.attempts[places[bad.places]].tolist(),
+            plan.records.attempts[places[bad.places]].tolist(),
             messages,
             batch.extras(bad.places),
             strict=True,

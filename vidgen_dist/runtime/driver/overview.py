@@ -12,7 +12,7 @@ from vidgen_dist.observability.stragglers import Paces
 from vidgen_dist.output.lease import Lease
 from vidgen_dist.output.status_file import GangStatus, RunStatus, State, StatusFile
 from vidgen_dist.request import FIELDS, Field
-from vidgen_dist.runtime.messages import Event
+from vidgen_dist.runtime.messages import WorkerMessage
 from vidgen_dist.runtime.metrics import RunMetrics
 from vidgen_dist.runtime.scheduling.gang import Gang
 from vidgen_dist.storage.folder import Storage
@@ -62,17 +62,17 @@ class Overview:
         if error is not None and not self._ended:
             self.end("stopped", f"{type(error).__name__}: {error}")
 
-    def hear(self, gang: Gang, event: Event) -> None:
+    def hear(self, gang: Gang, event: WorkerMessage) -> None:
         """What a gang says of one of its rows, which it still has."""
         assert event.id is not None
         now = time.monotonic()
         if event.kind == "started":
-            self._paces.started(gang.name, gang.hand.tasks[event.id].row.request, now)
+            self._paces.started(gang.name, gang.in_flight.tasks[event.id].row.request, now)
         elif event.kind == "rendered":
             self._paces.rendered(gang.name, event.id, now)
         else:
             # How long it takes to find a video says nothing either.
-            self._paces.ended(gang.name, event.id, done=event.kind == "done" and not event.adopted)
+            self._paces.ended(gang.name, event.id, done=event.kind == "done" and not event.recovered)
 
     def lose(self) -> None:
         """A gang is lost."""
@@ -140,7 +140,7 @@ class Overview:
 
     def _gang_status(self, gang: Gang, now: float) -> GangStatus:
         begun = self._paces.begun(gang.name)
-        if gang.told_to_stop:
+        if gang.stopping:
             state = "stopping"
         elif gang.ready:
             state = "rendering" if begun else "idle"

@@ -22,19 +22,24 @@ from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output.lease import Lease, acquire
-from vidgen_dist.output.ledger_committer import open_books
+from vidgen_dist.output.ledger_committer import open_committer
 from vidgen_dist.output.ledger_entries import failed_entry
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume import error_class_of
-from vidgen_dist.output.resume_states import FOLDER, Scratch, clear
+from vidgen_dist.output.resume_states import FOLDER, ResumeStates, clear
 from vidgen_dist.output.status_file import RunStatus, State, StatusFile, digest_of_counted
 from vidgen_dist.preflight.plan import RUN_FILE, Plan, make_plan, write_run_file
 from vidgen_dist.preflight.topology import Gangs, settle_gangs
 from vidgen_dist.runtime.connection import RayFault, before_start, capacity, choose_device, connected
 from vidgen_dist.runtime.driver.bad_rows import ERROR as BAD_ROW
-from vidgen_dist.runtime.driver.bad_rows import Entered, describe_bad_rows, enter_bad_rows, first_failures
+from vidgen_dist.runtime.driver.bad_rows import (
+    BadRowsResult,
+    describe_bad_rows,
+    enter_bad_rows,
+    first_failures,
+)
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import AUTO, ModelOptions, RunSpec, parse_seconds
 from vidgen_dist.storage.folder import Storage, open_storage
@@ -78,7 +83,7 @@ class RunResult:
     exit_status: int
     message: str = ""
     sent: Mapping[str, float] = field(default_factory=dict)
-    adopted: int = 0
+    recovered: int = 0
 
     @property
     def pending(self) -> int:
@@ -89,8 +94,10 @@ class RunResult:
         """What a person wants to know of it: name and value."""
         before = f" ({self.done_before:,} of them before)" if self.done_before else ""
         lines = [("done", f"{self.done_before + self.done:,}{before}"), ("failed", f"{self.failed:,}")]
-        if self.adopted:
-            lines.append(("adopted", f"{self.adopted:,} finished videos of a run or a gang that was killed"))
+        if self.recovered:
+            lines.append(
+                ("adopted", f"{self.recovered:,} finished videos of a run or a gang that was killed")
+            )
         if self.pending:
             lines.append(("pending", f"{self.pending:,}"))
         if self.videos_per_minute:
@@ -154,7 +161,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
             with Overview(plan.output, lease, decided.model.id, progress, counted, fields) as overview:
                 job = _job_of(plan, decided.model, gangs, engine)
                 with before_start():
-                    work = _Work(plan, job, gangs, lease, interrupts, progress, overview, entered.newest)
+                    work = _Run(plan, job, gangs, lease, interrupts, progress, overview, entered.newest)
                 result = work.run()
                 overview.end(_end_of(result), result.message)
             if not result.pending and not lease.lost:
@@ -163,7 +170,7 @@ def render(spec: RunSpec, console: Console, *, engine: str | None = None) -> Run
 
 
 def _end_before_start(
-    plan: Plan, progress: RunProgress, entered: Entered, lease: Lease, interrupts: Interrupts
+    plan: Plan, progress: RunProgress, entered: BadRowsResult, lease: Lease, interrupts: Interrupts
 ) -> RunResult | None:
     """What became of a run that renders nothing; None if it is to render."""
     status = DEAD_LETTERS if plan.bad else DONE
@@ -248,7 +255,7 @@ def _standing(output: Storage) -> tuple[bool, list[str]]:
         raise Refused(str(error)) from None
 
 
-class _Work:
+class _Run:
     """A run under way: its crew, and what comes of its rows.
 
     Args:
@@ -259,7 +266,7 @@ class _Work:
         interrupts: Say when to end.
         progress: Told how the run stands.
         overview: Told of all that happens.
-        newest: As `Books` takes it.
+        newest: As `LedgerCommitter` takes it.
     """
 
     def __init__(
@@ -273,8 +280,8 @@ class _Work:
         overview: Overview,
         newest: int,
     ) -> None:
-        from vidgen_dist.runtime.scheduling.gang import Hiring
-        from vidgen_dist.runtime.scheduling.supervisor import Crew
+        from vidgen_dist.runtime.scheduling.launcher import Launcher
+        from vidgen_dist.runtime.scheduling.supervisor import Supervisor
 
         self._plan = plan
         self._job = job
@@ -282,17 +289,17 @@ class _Work:
         self._interrupts = interrupts
         self._progress = progress
         self._overview = overview
-        self._books = open_books(plan.output, job.passthrough, lease, newest)
-        self._scratch = Scratch(plan.output, lambda note: progress.say(note.message))
+        self._committer = open_committer(plan.output, job.passthrough, lease, newest)
+        self._resume_states = ResumeStates(plan.output, lambda event: progress.say(event.message))
         self._pending = plan.pending
         self._failures: list[str] = []
         self._bad = first_failures(plan, SHOWN_FAILURES)
-        self._adopted = 0
+        self._recovered = 0
         self._sent: Counter[str] = Counter()
         self._senders = 0
         self._told = 0
-        self._crew = Crew(
-            hiring=Hiring(job, gangs.replicas),
+        self._supervisor = Supervisor(
+            launcher=Launcher(job, gangs.replicas),
             replicas=gangs.replicas,
             run=lease.run,
             rows=plan.rows(),
@@ -304,7 +311,7 @@ class _Work:
             on_loss=self._lose,
             on_result=self._enter,
             give_up=self._give_up,
-            stuck=lambda: self._books.stuck,
+            stuck=lambda: self._committer.stuck,
             interrupts=interrupts,
             tick=self._tick,
         )
@@ -315,22 +322,21 @@ class _Work:
         Raises:
             Refused: The model cannot be loaded.
         """
-        from vidgen_dist.runtime.scheduling.supervisor import Stopped
+        from vidgen_dist.runtime.scheduling.supervisor import RunStopped
 
         message = ""
         try:
             while time.monotonic() < self._lease.settled and not self._interrupts.level:
                 time.sleep(0.1)
-            self._crew.work()
-        except (Stopped, RayFault) as error:
+            self._supervisor.work()
+        except (RunStopped, RayFault) as error:
             message = f"the run stopped: {error}; run it again to go on"
         finally:
             self._progress.tick(0)
-            self._books.close()
-        if self._books.fault and not message:
-            message = (
-                f"the run stopped: the output cannot be written: {self._books.fault}; run it again to go on"
-            )
+            self._committer.close()
+        if self._committer.fault and not message:
+            fault = self._committer.fault
+            message = f"the run stopped: the output cannot be written: {fault}; run it again to go on"
         return self._outcome(message)
 
     def _outcome(self, message: str) -> RunResult:
@@ -338,10 +344,10 @@ class _Work:
         failures = (*self._failures, *self._bad)[:SHOWN_FAILURES]
         result = dataclasses.replace(
             _result(self._plan, self._progress, failures, DONE, message),
-            done=self._books.done,
-            failed=self._plan.bad + self._books.failed,
+            done=self._committer.done,
+            failed=self._plan.bad + self._committer.failed,
             sent={what: count / self._senders for what, count in self._sent.items()},
-            adopted=self._adopted,
+            recovered=self._recovered,
         )
         status = DEAD_LETTERS if self._progress.failed or message else DONE
         if self._lease.lost and result.pending:
@@ -354,13 +360,13 @@ class _Work:
 
     # What the crew tells of
 
-    def _enter(self, event: Event) -> None:
+    def _enter(self, event: WorkerMessage) -> None:
         """A row is done, or has failed."""
         progress = self._progress
         assert event.entry is not None, "whoever ends a row says what there is to say of it"
-        self._books.enter(event.entry)
+        self._committer.enter(event.entry)
         progress.add(event.error if event.kind == "failed" else None)
-        self._adopted += event.adopted
+        self._recovered += event.recovered
         if event.sent:
             self._sent.update(event.sent)
             self._senders += 1
@@ -370,7 +376,7 @@ class _Work:
             self._end_if_too_many_failed()
 
     def _end_if_too_many_failed(self) -> None:
-        from vidgen_dist.runtime.scheduling.supervisor import Stopped
+        from vidgen_dist.runtime.scheduling.supervisor import RunStopped
 
         faults, bad = self._plan.spec.faults, self._plan.bad
         failed = self._progress.failed - bad
@@ -378,15 +384,15 @@ class _Work:
         if failed > faults.failures_allowed(tried, self._pending, bad):
             beside = f" beside {bad:,} bad ones" if bad else ""
             why = f"{failed:,} of {tried:,} rows failed{beside}, faults.max_failures is {faults.max_failures}"
-            self._crew.end(Stopped(why))
+            self._supervisor.end(RunStopped(why))
 
-    def _give_up(self, row: Row, error: str, message: str) -> None:
+    def _give_up(self, row: PendingRow, error: str, message: str) -> None:
         fingerprint = self._plan.identity.fingerprint(row.request, {})
         entry = failed_entry(self._job.model, "driver", row, fingerprint, error, message)
-        self._enter(Event("failed", row.id, error, message, entry=entry))
+        self._enter(WorkerMessage("failed", row.id, error, message, entry=entry))
         self._overview.gave_up(error)
         if self._job.output_options.checkpoint_every is not None:
-            self._scratch.remove(row.id)
+            self._resume_states.remove(row.id)
 
     def _lose(self, gang: Gang, why: str) -> None:
         self._progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
@@ -400,7 +406,7 @@ class _Work:
             self._told = self._interrupts.level
             self._progress.say(self._ending())
         self._progress.tick(ready, waiting)
-        self._overview.refresh(self._crew.gangs)
+        self._overview.refresh(self._supervisor.gangs)
 
     def _ending(self) -> str:
         """What a person is told who has interrupted the run."""

@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 
-AFRESH_DEATHS = 2
+RESTART_DEATHS = 2
 """A row that so many gangs have died with begins at step 0: they may have died of what was saved of it.
 One that has no further attempt is given up, what was saved of it goes, and so it begins in the next run."""
 
@@ -37,23 +37,23 @@ WINDOW, MAX_WINDOW = 16, 4096
 
 
 @dataclass
-class Task:
+class QueuedRow:
     """A row, how many gangs have died with it, and whether it was in the hand of one that is lost."""
 
-    row: Row
+    row: PendingRow
     deaths: int = 0
     lost: bool = False
 
     @property
-    def order(self) -> Row:
+    def order(self) -> PendingRow:
         """The row as the next gang is told of it."""
         return dataclasses.replace(
-            self.row, afresh=self.deaths >= AFRESH_DEATHS, sought=self.row.sought or self.lost
+            self.row, restart=self.deaths >= RESTART_DEATHS, maybe_stored=self.row.maybe_stored or self.lost
         )
 
 
 @dataclass
-class Hand:
+class RowsInFlight:
     """The rows that a gang has and that are not done.
 
     Args:
@@ -64,7 +64,7 @@ class Hand:
         fed: When it last got rows, and how many; None if it has not yet.
     """
 
-    tasks: dict[str, Task] = field(default_factory=dict)
+    tasks: dict[str, QueuedRow] = field(default_factory=dict)
     ahead: set[str] = field(default_factory=set)
     started: set[str] = field(default_factory=set)
     asked_back: int = 0
@@ -82,7 +82,7 @@ class Hand:
         since, count = self.fed
         return max(FEW_ROWS, int(count * SHARD_SECONDS / max(now - since, 1e-3)))
 
-    def take(self, shard: list[Task], now: float) -> None:
+    def take(self, shard: list[QueuedRow], now: float) -> None:
         """Add rows behind those that are there."""
         self.fed = now, len(shard)
         for task in shard:
@@ -95,12 +95,12 @@ class Hand:
         # What was not given back by now had been begun.
         self.asked_back = 0
 
-    def returned(self, row_id: str) -> Task:
+    def returned(self, row_id: str) -> QueuedRow:
         """A row was not begun, and is given back."""
         self.asked_back = max(0, self.asked_back - 1)
         return self.drop(row_id)
 
-    def drop(self, row_id: str) -> Task:
+    def drop(self, row_id: str) -> QueuedRow:
         """A row is done, failed, or no longer the gang's."""
         self.ahead.discard(row_id)
         self.started.discard(row_id)
@@ -119,7 +119,7 @@ class Hand:
         return suspects | ({following} if following is not None and nothing_in_the_model else set())
 
 
-class Feed:
+class RowQueue:
     """The rows that no gang has.
 
     Args:
@@ -129,33 +129,33 @@ class Feed:
         replicas: How many gangs share them.
     """
 
-    def __init__(self, rows: Iterator[Row], pending: int, shard_size: int, replicas: int) -> None:
+    def __init__(self, rows: Iterator[PendingRow], pending: int, shard_size: int, replicas: int) -> None:
         self._rows = rows
         self._unsent = pending
         self._shard_size = shard_size
         self._replicas = replicas
-        self._alone: deque[Task] = deque()
-        self._back: deque[Task] = deque()
+        self._alone: deque[QueuedRow] = deque()
+        self._back: deque[QueuedRow] = deque()
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing left."""
         return not self._unsent and not self._alone and not self._back
 
-    def put_back(self, task: Task) -> None:
+    def put_back(self, task: QueuedRow) -> None:
         """A row comes back; one that gangs died with will be rendered alone."""
         (self._alone if task.deaths else self._back).append(task)
 
-    def has_room(self, hand: Hand, *, losses: int = 0) -> bool:
+    def has_room(self, in_flight: RowsInFlight, *, losses: int = 0) -> bool:
         """Whether a gang could do with more rows than these; `losses` as for `next_shard`."""
         # One row ahead keeps the model busy. Towards the end a gang gets no row that it would only hold
         # while others have nothing to do.
         lookahead = 1 if self._unsent > 2 * self._replicas else 0
-        if len(hand.ahead) > lookahead or any(task.deaths for task in hand.tasks.values()):
+        if len(in_flight.ahead) > lookahead or any(task.deaths for task in in_flight.tasks.values()):
             return False
-        return not (losses and hand.tasks)
+        return not (losses and in_flight.tasks)
 
-    def next_shard(self, hand: Hand, now: float, *, losses: int = 0) -> list[Task]:
+    def next_shard(self, in_flight: RowsInFlight, now: float, *, losses: int = 0) -> list[QueuedRow]:
         """What a gang gets next, which has these rows; nothing while it has enough, or there is none.
 
         Args:
@@ -167,25 +167,25 @@ class Feed:
         Raises:
             OSError: The manifest cannot be read any more.
         """
-        if not self.has_room(hand, losses=losses):
+        if not self.has_room(in_flight, losses=losses):
             return []
         if losses and (self._back or self._unsent):
             return [self._one_elsewhere(losses)]
         if self._alone:
             # The first gang that has nothing left takes it.
-            return [] if hand.tasks else [self._alone.popleft()]
+            return [] if in_flight.tasks else [self._alone.popleft()]
         if self._back:
             return [self._back.popleft()]
         # Shards shrink, so that all gangs end at about the same time.
-        most = min(self._shard_size, hand.portion(now))
+        most = min(self._shard_size, in_flight.portion(now))
         return self._read(max(1, min(most, self._unsent // (2 * self._replicas))))
 
-    def _read(self, count: int) -> list[Task]:
-        tasks = [Task(row) for row in itertools.islice(self._rows, count)]
+    def _read(self, count: int) -> list[QueuedRow]:
+        tasks = [QueuedRow(row) for row in itertools.islice(self._rows, count)]
         self._unsent -= len(tasks)
         return tasks
 
-    def _one_elsewhere(self, losses: int) -> Task:
+    def _one_elsewhere(self, losses: int) -> QueuedRow:
         """One of the next rows that no gang has died with, each time in another part of them."""
         window = min(WINDOW**losses, MAX_WINDOW)
         self._back.extend(self._read(max(0, window - len(self._back))))
@@ -201,15 +201,15 @@ def _spread(number: int) -> float:
     return int(bits[::-1], 2) / 2 ** len(bits)
 
 
-def to_ask_back(hands: Sequence[Hand], wanted: int) -> list[int]:
+def to_ask_back(all_in_flight: Sequence[RowsInFlight], wanted: int) -> list[int]:
     """How many rows to ask back of each gang, so that those which have most give most.
 
     Args:
         hands: What each has.
         wanted: How many rows others could begin.
     """
-    counts = [0] * len(hands)
-    most = [(-hand.spare, place) for place, hand in enumerate(hands) if hand.spare]
+    counts = [0] * len(all_in_flight)
+    most = [(-in_flight.spare, place) for place, in_flight in enumerate(all_in_flight) if in_flight.spare]
     heapq.heapify(most)
     while most and wanted > 0:
         spare, place = most[0]

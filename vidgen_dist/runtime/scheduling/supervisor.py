@@ -1,18 +1,18 @@
-"""The crew: gangs kept alive and fed until nothing is left.
+"""The supervisor: keeps gangs alive and hands rows to them until nothing is left.
 
-Rows go to whoever has room; when none is left to go out, to whoever has nothing to do goes what others have
-not begun. A gang one of whose members dies, hangs or disagrees with the others is replaced as a whole, and
-its unfinished rows go back; the other gangs do not hear of it. Which of its rows killed it is not known at
-first, see `feeding`. A row that killed as many as it has attempts is given up; its neighbours go through. A
-gang whose node has left the cluster died of nothing else: that is held against none of its rows, and it is
-hired again.
+Rows go to any gang that has room. When none is left to hand out, a gang that has nothing to do gets rows that
+others have not begun. A gang one of whose members dies, hangs or disagrees with the others is replaced as a
+whole, and its unfinished rows go back; other gangs are not affected. At first it is not known which of its
+rows killed the gang, see `row_queue`. A row that has killed as many gangs as it has attempts is given up; its
+neighbours are rendered. A gang whose node has left the cluster died of that and of nothing else: none of its
+rows is blamed, and the gang is launched again.
 
-What a lost gang has said that it has finished counts, so its leader, if it still answers, is told to finish
-its writing. Its other rows go back when it can write no more: two gangs would store the same video. Whoever
-gets them looks whether theirs is stored already, see `adoption`.
+What a lost gang has reported as finished counts. So its leader, if it still answers, is told to finish its
+writing. The other rows go back only when the leader can write no more: otherwise two gangs would store the
+same video. Whoever gets such a row looks whether its video is stored already, see `recovery`.
 
-A turn of the crew costs what its news cost, however many gangs there are; only `LOOK_SECONDS` apart, all of
-them are looked at.
+One turn of the supervisor takes time in proportion to what gangs have reported, however many gangs there are;
+all gangs are looked at only every `LOOK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.runtime.interrupts import Interrupts
-from vidgen_dist.runtime.messages import Event, Report
-from vidgen_dist.runtime.scheduling.gang import Answer, Gang, Hiring, Lost, Member, Place
-from vidgen_dist.runtime.scheduling.row_queue import Feed, Task, to_ask_back
+from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
+from vidgen_dist.runtime.scheduling.gang import Answer, CallFailure, Gang, Member
+from vidgen_dist.runtime.scheduling.launcher import Launcher
+from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, to_ask_back
 from vidgen_dist.runtime.watchdog import overdue, patience
+from vidgen_dist.runtime.worker.actor import Placement
 from vidgen_dist.runtime.worker.row_consensus import GangBroken
 
 MAX_DEATHS = 3
 """Gangs that a replica may lose with no row done in between and none to blame: they cannot load the model."""
 
 MAX_KILLED = 32
-"""Gangs that a replica may lose with no row done in between, each in another row, see `Feed`. Rows that kill
-often have neighbours that do; a replica at fault, which loses whatever it begins, ends after so many."""
+"""Gangs that a replica may lose with no row done in between, each with another row, see `RowQueue`. Rows that
+kill often have neighbours that do; a replica that is at fault loses a gang with every row, and ends after so
+many."""
 
 MAX_KILLED_FIRST = 4
 """The same of a replica that has done no row yet: nothing says that it can do any."""
@@ -80,12 +83,12 @@ LINGER_SECONDS = 6.0
 seen to take 190 ms, and kills one that does not heed it after 5 s."""
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """The run cannot go on; what is finished is kept."""
 
 
 @dataclass(frozen=True)
-class Loss:
+class GangLoss:
     """Why a gang is lost.
 
     Args:
@@ -110,7 +113,7 @@ class Loss:
 
 
 @dataclass(eq=False)
-class Dying:
+class LostGang:
     """A gang that is lost and may still write.
 
     Args:
@@ -124,7 +127,7 @@ class Dying:
     """
 
     gang: Gang
-    loss: Loss
+    loss: GangLoss
     until: float
     unclear: bool = False
     killed: bool = False
@@ -132,7 +135,7 @@ class Dying:
     unreached: dict[Member, float] = field(default_factory=dict)
 
 
-class Crew:
+class Supervisor:
     """Runs rows on gangs until all are done, given up, or the run is to end.
 
     Args:
@@ -157,18 +160,18 @@ class Crew:
     def __init__(
         self,
         *,
-        hiring: Hiring,
+        launcher: Launcher,
         replicas: int,
         run: str,
-        rows: Iterator[Row],
+        rows: Iterator[PendingRow],
         pending: int,
         shard_size: int,
         max_attempts: int,
         limits: Mapping[str, float],
-        on_news: Callable[[Gang, Event], None],
+        on_news: Callable[[Gang, WorkerMessage], None],
         on_loss: Callable[[Gang, str], None],
-        on_result: Callable[[Event], None],
-        give_up: Callable[[Row, str, str], None],
+        on_result: Callable[[WorkerMessage], None],
+        give_up: Callable[[PendingRow, str, str], None],
         stuck: Callable[[], str],
         interrupts: Interrupts,
         tick: Callable[[int, str], None],
@@ -182,17 +185,17 @@ class Crew:
         self._stuck = stuck
         self._interrupts = interrupts
         self._tick = tick
-        self._hiring = hiring
-        self._clock = hiring.clock
+        self._launcher = launcher
+        self._clock = launcher.clock
         self._max_attempts = max_attempts
-        self._feed = Feed(rows, pending, shard_size, replicas)
+        self._row_queue = RowQueue(rows, pending, shard_size, replicas)
         self._pending = pending
         # By name: those at work; of them those that have said something since they were last fed, and those
         # that have room and got nothing; those that are lost.
         self._gangs: dict[str, Gang] = {}
         self._spoke: dict[str, Gang] = {}
         self._idle: dict[str, Gang] = {}
-        self._dying: dict[str, Dying] = {}
+        self._lost: dict[str, LostGang] = {}
         self._gang_of: dict[Member, Gang] = {}
         self._made = 0
         # By replica: gangs lost since it last did a row, and those without one to blame; whether it did any.
@@ -213,12 +216,12 @@ class Crew:
         """
         try:
             for replica in range(len(self._losses)):
-                self._hire(replica)
+                self._launch(replica)
             looked = float("-inf")
-            while (self._gangs or self._dying) and self._interrupts.level < 2:
+            while (self._gangs or self._lost) and self._interrupts.level < 2:
                 if why := self._stuck():
-                    self.end(Stopped(f"the output cannot be written: {why}"))
-                self._feed_all()
+                    self.end(RunStopped(f"the output cannot be written: {why}"))
+                self._hand_out()
                 self._save_in_time()
                 due = self._clock() - looked >= LOOK_SECONDS
                 if due:
@@ -227,18 +230,18 @@ class Crew:
                     self._tick(self._ready(), self._waiting())
                 self._listen()
                 self._watch(everyone=due)
-                self._bury_the_dead()
-            if self._gangs or self._dying:
+                self._settle_lost_gangs()
+            if self._gangs or self._lost:
                 self._stop_now()
         finally:
             for gang in list(self._gangs.values()):
-                self._dismiss(gang)
-            for dying in self._dying.values():
+                self._terminate(gang)
+            for dying in self._lost.values():
                 self._kill(dying)
         if self._fault is not None:
             raise self._fault
         if not self._ending and self._pending:
-            raise Stopped(f"no worker can be kept alive: {self._last_loss}")
+            raise RunStopped(f"no worker can be kept alive: {self._last_loss}")
 
     @property
     def gangs(self) -> tuple[Gang, ...]:
@@ -259,21 +262,21 @@ class Crew:
     def _waiting(self) -> str:
         """What gangs wait for, for long."""
         now = self._clock()
-        late = sum(not gang.placed and now - gang.hired > PLACE_SECONDS for gang in self._gangs.values())
-        return self._hiring.needs(late) if late else ""
+        late = sum(not gang.placed and now - gang.launched > PLACE_SECONDS for gang in self._gangs.values())
+        return self._launcher.needs(late) if late else ""
 
     # Hiring and dismissing
 
-    def _hire(self, replica: int) -> None:
+    def _launch(self, replica: int) -> None:
         self._made += 1
-        gang = self._hiring.hire(replica, f"{self._run}-{self._made:04d}")
+        gang = self._launcher.launch(replica, f"{self._run}-{self._made:04d}")
         self._gangs[gang.name] = gang
         self._gang_of |= dict.fromkeys(gang.members, gang)
 
-    def _dismiss(self, gang: Gang) -> None:
+    def _terminate(self, gang: Gang) -> None:
         self._strike(gang)
         self._forget(gang)
-        self._hiring.dismiss(gang)
+        self._launcher.terminate(gang)
 
     def _strike(self, gang: Gang) -> None:
         """A gang is no longer at work."""
@@ -287,52 +290,52 @@ class Crew:
 
     # Losing a gang
 
-    def _lose(self, gang: Gang, loss: Loss, *, unclear: bool = False) -> None:
+    def _lose(self, gang: Gang, loss: GangLoss, *, unclear: bool = False) -> None:
         """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
         self._strike(gang)
         self._last_loss = loss.why
         self._on_loss(gang, str(loss))
         now = self._clock()
         until = now + (NODE_SECONDS if unclear else LAST_WORDS_SECONDS)
-        dying = self._dying[gang.name] = Dying(gang, loss, until, unclear)
+        dying = self._lost[gang.name] = LostGang(gang, loss, until, unclear)
         leader = gang.leader
-        if gang.stopped or not gang.hand.tasks or (loss.member is leader and loss.dead):
+        if gang.stopped or not gang.in_flight.tasks or (loss.member is leader and loss.dead):
             dying.silent = True
         elif now - leader.asked < POLL_SECONDS + ANSWER_SECONDS:
             leader.order("stop", True)
             return
         self._kill(dying)
 
-    def _kill(self, dying: Dying) -> None:
+    def _kill(self, dying: LostGang) -> None:
         if not dying.killed:
             dying.killed = True
             dying.until = self._clock() + DEATH_SECONDS
-            self._hiring.dismiss(dying.gang)
+            self._launcher.terminate(dying.gang)
 
-    def _hear_of_dying(self, dying: Dying, member: Member, what: Answer) -> None:
+    def _hear_of_lost(self, dying: LostGang, member: Member, what: Answer) -> None:
         """What the leader of a lost gang, or Ray, still has to say."""
         gang, leader = dying.gang, dying.gang.leader
-        if isinstance(what, Lost) and not what.dead:
+        if isinstance(what, CallFailure) and not what.dead:
             dying.unreached[member] = self._clock() + ASK_SECONDS
             return
         if member is dying.loss.member:
             dying.unclear = False
         if member is not leader:
             return
-        if isinstance(what, Lost):
+        if isinstance(what, CallFailure):
             if dying.killed:
                 dying.until = self._clock() + LINGER_SECONDS
             else:
                 dying.silent = True
-        elif isinstance(what, Report):
+        elif isinstance(what, WorkerReport):
             for event in what.events:
                 if event.id is not None:
                     self._hear_of_row(gang, event, event.id)
                 dying.silent |= event.kind == "stopped"
             leader.poll(POLL_SECONDS, self._clock())
 
-    def _bury_the_dead(self) -> None:
-        for dying in list(self._dying.values()):
+    def _settle_lost_gangs(self) -> None:
+        for dying in list(self._lost.values()):
             now = self._clock()
             for member in [member for member, again in dying.unreached.items() if now >= again]:
                 del dying.unreached[member]
@@ -340,43 +343,43 @@ class Crew:
             late = now > dying.until
             if (dying.silent and not dying.unclear) or (dying.killed and late):
                 self._kill(dying)
-                self._bury(dying)
+                self._settle(dying)
             elif late:
                 self._kill(dying)
 
-    def _bury(self, dying: Dying) -> None:
+    def _settle(self, dying: LostGang) -> None:
         """A lost gang writes no more: take its rows back and hire another."""
         gang, loss = dying.gang, dying.loss
-        del self._dying[gang.name]
+        del self._lost[gang.name]
         self._forget(gang)
-        left = self._hiring.left(gang)
+        left = self._launcher.left(gang)
         # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
         writing = loss.member is gang.leader or len(gang.members) == 1
-        suspects = set() if left else gang.hand.suspects(writing=writing)
-        for row_id, task in gang.hand.tasks.items():
+        suspects = set() if left else gang.in_flight.suspects(writing=writing)
+        for row_id, task in gang.in_flight.tasks.items():
             # It may have stored the video, and died before it could say so.
             task.lost = True
             if row_id in suspects:
                 self._suspect(task, loss, alone=len(suspects) == 1)
             else:
-                self._feed.put_back(task)
+                self._row_queue.put_back(task)
         # A row that kills every gang must not end a replica: its second death says no more of that.
-        first = any(gang.hand.tasks[row_id].deaths == 1 for row_id in suspects)
+        first = any(gang.in_flight.tasks[row_id].deaths == 1 for row_id in suspects)
         if not left:
             self._losses[gang.replica] += first or not suspects
             self._blameless[gang.replica] += not suspects
         if not self._is_at_fault(gang.replica) and not self._ending:
-            self._hire(gang.replica)
+            self._launch(gang.replica)
 
     def _is_at_fault(self, replica: int) -> bool:
         most = MAX_KILLED if self._proven[replica] else MAX_KILLED_FIRST
         return self._blameless[replica] >= MAX_DEATHS or self._losses[replica] >= most
 
-    def _suspect(self, task: Task, loss: Loss, *, alone: bool) -> None:
+    def _suspect(self, task: QueuedRow, loss: GangLoss, *, alone: bool) -> None:
         task.deaths += 1
         # Where another row can have done it, this one may be a neighbour; from now on each is rendered alone.
         if task.deaths < self._max_attempts or not alone:
-            self._feed.put_back(task)
+            self._row_queue.put_back(task)
             return
         workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
         message = f"{workers} died with this row; the last: {loss.why}"
@@ -385,52 +388,52 @@ class Crew:
 
     # Feeding
 
-    def _feed_all(self) -> None:
+    def _hand_out(self) -> None:
         if self._ending or not self._pending:
             self._tell_to_stop()
             return
         # Those who got nothing before are looked at as soon as there is something.
-        hungry = self._spoke if self._feed.empty else self._idle | self._spoke
+        hungry = self._spoke if self._row_queue.empty else self._idle | self._spoke
         self._spoke = {}
         for gang in hungry.values():
             if gang.ready and gang.broken is None:
-                self._feed_one(gang)
-        if self._idle and self._feed.empty:
+                self._hand_out_to(gang)
+        if self._idle and self._row_queue.empty:
             self._ask_back()
 
-    def _feed_one(self, gang: Gang) -> None:
+    def _hand_out_to(self, gang: Gang) -> None:
         losses = self._losses[gang.replica]
         now = self._clock()
         try:
-            shard = self._feed.next_shard(gang.hand, now, losses=losses)
+            shard = self._row_queue.next_shard(gang.in_flight, now, losses=losses)
         except OSError as error:
-            self.end(Stopped(f"the manifest cannot be read any more: {error}"))
+            self.end(RunStopped(f"the manifest cannot be read any more: {error}"))
             return
         self._idle.pop(gang.name, None)
         if shard:
-            gang.hand.take(shard, now)
+            gang.in_flight.take(shard, now)
             gang.leader.order("submit", [task.order for task in shard])
-        elif self._feed.has_room(gang.hand, losses=losses):
+        elif self._row_queue.has_room(gang.in_flight, losses=losses):
             self._idle[gang.name] = gang
 
     def _ask_back(self) -> None:
         """Let gangs give back what they have not begun, a row for each that has nothing to do."""
         lenders = [gang for gang in self._gangs.values() if gang.broken is None]
-        hands = [gang.hand for gang in lenders]
-        on_their_way = sum(hand.asked_back for hand in hands)
-        wanted = sum(not gang.hand.ahead for gang in self._idle.values()) - on_their_way
-        for gang, count in zip(lenders, to_ask_back(hands, wanted), strict=True):
+        all_in_flight = [gang.in_flight for gang in lenders]
+        on_their_way = sum(in_flight.asked_back for in_flight in all_in_flight)
+        wanted = sum(not gang.in_flight.ahead for gang in self._idle.values()) - on_their_way
+        for gang, count in zip(lenders, to_ask_back(all_in_flight, wanted), strict=True):
             if count:
-                gang.hand.asked_back += count
+                gang.in_flight.asked_back += count
                 gang.leader.order("give_back", count)
 
     def _tell_to_stop(self) -> None:
         for gang in list(self._gangs.values()):
             if not gang.ready:
                 # It has no rows, and loading cannot be hurried.
-                self._dismiss(gang)
-            elif not gang.told_to_stop:
-                gang.told_to_stop = True
+                self._terminate(gang)
+            elif not gang.stopping:
+                gang.stopping = True
                 gang.leader.order("stop", False)
 
     def _save_in_time(self) -> None:
@@ -445,27 +448,27 @@ class Crew:
 
     def _listen(self) -> None:
         """Hear whatever there is to hear, waiting a little where there is nothing."""
-        said = self._hiring.hear(LOOK_SECONDS)
+        said = self._launcher.hear(LOOK_SECONDS)
         # Of a gang that lost a member, the others complain: the death is the cause.
-        for member, what in sorted(said, key=lambda pair: not isinstance(pair[1], Lost)):
+        for member, what in sorted(said, key=lambda pair: not isinstance(pair[1], CallFailure)):
             gang = self._gang_of.get(member)
             if gang is None:
                 continue
-            if gang.name in self._dying:
-                self._hear_of_dying(self._dying[gang.name], member, what)
-            elif isinstance(what, Lost):
+            if gang.name in self._lost:
+                self._hear_of_lost(self._lost[gang.name], member, what)
+            elif isinstance(what, CallFailure):
                 why = gang.without_hosts(f"{gang.rank_of(member)} {what.why}")
-                loss = Loss(why, member, what.dead, said=what.said)
+                loss = GangLoss(why, member, what.dead, said=what.said)
                 self._lose(gang, loss, unclear=not what.dead)
                 if not what.dead:
-                    self._hear_of_dying(self._dying[gang.name], member, what)
+                    self._hear_of_lost(self._lost[gang.name], member, what)
             elif what is not None:
                 self._hear(gang, member, what)
 
-    def _hear(self, gang: Gang, member: Member, said: Place | Report) -> None:
+    def _hear(self, gang: Gang, member: Member, said: Placement | WorkerReport) -> None:
         self._spoke[gang.name] = gang
-        if isinstance(said, Place):
-            self._hiring.placed(gang, member, said, self._others(gang))
+        if isinstance(said, Placement):
+            self._launcher.placed(gang, member, said, self._others(gang))
         else:
             member.silent = said.silent
             for event in said.events:
@@ -476,32 +479,32 @@ class Crew:
         if gang.name in self._gangs:
             member.poll(POLL_SECONDS, self._clock())
 
-    def _hear_of_row(self, gang: Gang, event: Event, row_id: str) -> None:
+    def _hear_of_row(self, gang: Gang, event: WorkerMessage, row_id: str) -> None:
         if event.kind == "returned":
-            self._feed.put_back(gang.hand.returned(row_id))
+            self._row_queue.put_back(gang.in_flight.returned(row_id))
             return
         self._on_news(gang, event)
         if event.kind == "started":
-            gang.hand.started.add(row_id)
+            gang.in_flight.started.add(row_id)
         elif event.kind == "rendered":
-            gang.hand.rendered(row_id)
+            gang.in_flight.rendered(row_id)
         else:
-            gang.hand.drop(row_id)
+            gang.in_flight.drop(row_id)
             self._losses[gang.replica] = self._blameless[gang.replica] = 0
             self._proven[gang.replica] = True
             self._pending -= 1
             self._on_result(event)
 
-    def _hear_of_member(self, gang: Gang, member: Member, event: Event) -> None:
+    def _hear_of_member(self, gang: Gang, member: Member, event: WorkerMessage) -> None:
         if event.kind == "seated":
-            self._hiring.seated(gang, member, event.message, self._others(gang))
+            self._launcher.seated(gang, member, event.message, self._others(gang))
         elif event.kind == "ready":
             member.ready = True
         elif event.kind == "stuck":
-            self.end(Stopped(event.message))
+            self.end(RunStopped(event.message))
         elif event.kind == "refused":
             # Another gang may have loaded the model, and rendered: then it is no refusal before start.
-            self.end(Stopped(event.message) if self._ready() else Refused(event.message))
+            self.end(RunStopped(event.message) if self._ready() else Refused(event.message))
         elif event.kind == "broken":
             what = "broke down" if gang.ready else "could not load the model"
             why = gang.without_hosts(f"{gang.rank_of(member)} {what}: {event.error}: {event.message}")
@@ -510,10 +513,10 @@ class Crew:
         elif event.kind == "stopped":
             gang.stopped = True
             if gang.broken is None or self._interrupts.level > 1:
-                self._dismiss(gang)
+                self._terminate(gang)
 
     def _others(self, gang: Gang) -> Iterable[Gang]:
-        there = (*self._gangs.values(), *(dying.gang for dying in self._dying.values()))
+        there = (*self._gangs.values(), *(dying.gang for dying in self._lost.values()))
         return [other for other in there if other is not gang]
 
     # Watching
@@ -532,30 +535,32 @@ class Crew:
                 self._lose(gang, loss)
         if not everyone:
             return
-        if self._dying or any(gang.placed for gang in self._gangs.values()):
+        if self._lost or any(gang.placed for gang in self._gangs.values()):
             self._placed = now
         elif now - self._placed - held_up > START_SECONDS:
             self.end(
-                Stopped(
+                RunStopped(
                     f"no worker found a place within {START_SECONDS:g} s: a replica needs "
-                    f"{self._hiring.needs(1)}, the cluster has {self._hiring.there()}"
+                    f"{self._launcher.needs(1)}, the cluster has {self._launcher.there()}"
                 )
             )
 
-    def _wrong_with(self, gang: Gang, now: float) -> Loss | None:
+    def _wrong_with(self, gang: Gang, now: float) -> GangLoss | None:
         if gang.broken is not None:
             why, error, since = gang.broken
             # A gang of one has nobody else who could have died.
-            return Loss(why, error=error) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
+            return (
+                GangLoss(why, error=error) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
+            )
         if gang.gathering_since is not None and now - gang.gathering_since > GATHER_SECONDS:
             missing = [gang.rank_of(member) for member in gang.members if not member.address]
-            return Loss(f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s")
+            return GangLoss(f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s")
         for member in gang.members:
             if silence := overdue(member.silent, self._limits):
-                return Loss(f"{gang.rank_of(member)}: {silence}", member)
+                return GangLoss(f"{gang.rank_of(member)}: {silence}", member)
             allowed = POLL_SECONDS + patience(member.silent, self._limits)
             if member.place is not None and now - member.asked > allowed:
-                return Loss(f"{gang.rank_of(member)}: no answer for {allowed:.0f} s", member)
+                return GangLoss(f"{gang.rank_of(member)}: no answer for {allowed:.0f} s", member)
         return None
 
     def _stop_now(self) -> None:
@@ -565,8 +570,8 @@ class Crew:
             if gang.ready and gang.broken is None:
                 gang.leader.order("stop", True)
             else:
-                self._dismiss(gang)
+                self._terminate(gang)
         until = self._clock() + STOP_SECONDS
-        while (self._gangs or self._dying) and self._clock() < until:
+        while (self._gangs or self._lost) and self._clock() < until:
             self._listen()
-            self._bury_the_dead()
+            self._settle_lost_gangs()

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vidgen_dist.errors import RowError
-from vidgen_dist.output.pending_row import Row
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.parallel.collectives import PeerLost, Shape
 
 
 @dataclass(frozen=True)
-class Ending:
+class RankResult:
     """How a row ended on one rank.
 
     Args:
@@ -40,7 +40,7 @@ class Ending:
     issued: Mapping[Shape, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, error: BaseException, issued: Mapping[Shape, int] | None = None) -> Ending:
+    def of(cls, error: BaseException, issued: Mapping[Shape, int] | None = None) -> RankResult:
         lost, rows = isinstance(error, PeerLost), isinstance(error, RowError)
         return cls(type(error).__name__, str(error), lost, rows, issued or {})
 
@@ -69,7 +69,7 @@ class GangBroken(Exception):
 class Followers(Protocol):
     """The ranks 1, 2, … of a gang, as its leader reaches them."""
 
-    def announce(self, row: Row) -> Sequence[Future[Ending]]:
+    def announce(self, row: PendingRow) -> Sequence[Future[RankResult]]:
         """Let all of them render a row, and return at once.
 
         Args:
@@ -80,7 +80,7 @@ class Followers(Protocol):
         """
 
 
-class Unison:
+class RowConsensus:
     """A row that the leader and its followers have begun.
 
     Args:
@@ -93,7 +93,7 @@ class Unison:
 
     def __init__(
         self,
-        endings: Sequence[Future[Ending]],
+        endings: Sequence[Future[RankResult]],
         patience: float,
         on_broken: Callable[[GangBroken], None],
     ) -> None:
@@ -104,7 +104,7 @@ class Unison:
         for rank, ending in enumerate(endings, 1):
             ending.add_done_callback(functools.partial(self._heard, rank))
 
-    def settle(self, own: Ending) -> None:
+    def settle(self, own: RankResult) -> None:
         """Compare how the row ended here with how it ended on the followers.
 
         Raises:
@@ -126,7 +126,7 @@ class Unison:
             all_of_them.append(ending)
         _check_step(all_of_them)
 
-    def _heard(self, rank: int, future: Future[Ending]) -> None:
+    def _heard(self, rank: int, future: Future[RankResult]) -> None:
         ending = _result(future)
         if ending.breaks:
             self._on_broken(_broken_by(rank, ending))
@@ -134,18 +134,18 @@ class Unison:
             # Ray's thread, which brings the endings, must not wait.
             threading.Thread(target=self._wait_for_leader, args=(rank, ending), daemon=True).start()
 
-    def _wait_for_leader(self, rank: int, ending: Ending) -> None:
+    def _wait_for_leader(self, rank: int, ending: RankResult) -> None:
         if not self._settling.wait(self._patience):
             self._on_broken(
                 GangBroken(f"rank {rank} {ending}; rank 0 still renders after {self._patience:g} s")
             )
 
 
-def _broken_by(rank: int, ending: Ending) -> GangBroken:
+def _broken_by(rank: int, ending: RankResult) -> GangBroken:
     return GangBroken(f"rank {rank} {ending}", None if ending.lost else ending.error)
 
 
-def _check_step(endings: Sequence[Ending]) -> None:
+def _check_step(endings: Sequence[RankResult]) -> None:
     """See that the ranks of every group have begun as many collectives there.
 
     Raises:
@@ -157,6 +157,6 @@ def _check_step(endings: Sequence[Ending]) -> None:
             raise GangBroken(f"ranks {ranks} are out of step: they have begun {counts} exchanges")
 
 
-def _result(future: Future[Ending]) -> Ending:
+def _result(future: Future[RankResult]) -> RankResult:
     error = future.exception()
-    return future.result() if error is None else Ending(type(error).__name__, str(error), lost=True)
+    return future.result() if error is None else RankResult(type(error).__name__, str(error), lost=True)

@@ -31,19 +31,19 @@ from vidgen_dist import media
 from vidgen_dist.engine import get_engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import Rendering, ResumeState
-from vidgen_dist.output.pending_row import Row
-from vidgen_dist.output.recovery import Stored, find_stored
-from vidgen_dist.output.resume_states import Saving, Scratch
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.recovery import RecoveredVideo, find_recovered
+from vidgen_dist.output.resume_states import ResumeStates, StateSaver
 from vidgen_dist.request import ResolvedRequest, sources_of, with_sources
-from vidgen_dist.runtime.messages import Event, Job, Report
+from vidgen_dist.runtime.messages import Job, WorkerMessage, WorkerReport
 from vidgen_dist.runtime.watchdog import Pulse
 from vidgen_dist.runtime.worker.memory import is_out_of_memory
-from vidgen_dist.runtime.worker.row_consensus import Ending, Followers, GangBroken, Unison
-from vidgen_dist.runtime.worker.write_thread import Outcome, WriteThread
+from vidgen_dist.runtime.worker.row_consensus import Followers, GangBroken, RankResult, RowConsensus
+from vidgen_dist.runtime.worker.write_thread import RenderOutcome, WriteThread
 from vidgen_dist.storage import uris
 from vidgen_dist.storage.failures import describe_error
 from vidgen_dist.storage.retries import delays, with_retries
-from vidgen_dist.worker_events import Note, Notes, ignore
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 JOIN_SECONDS = 300.0
 """Until then every rank of a gang must have connected with every other: all are there and know of all."""
@@ -69,7 +69,7 @@ class _Abandoned(Exception):
     """Rendering was told to stop at once."""
 
 
-class Waiting:
+class Inbox:
     """What is to be rendered, in order: rows, and what marks the end of a shard or of all."""
 
     def __init__(self) -> None:
@@ -88,10 +88,10 @@ class Waiting:
             self._changed.wait_for(lambda: self._items)
             return self._items.popleft()
 
-    def take_back(self, count: int) -> list[Row]:
+    def take_back(self, count: int) -> list[PendingRow]:
         """The last rows that are not begun, so many at most; they are no longer there."""
         with self._changed:
-            rows = [item for item in self._items if isinstance(item, Row)]
+            rows = [item for item in self._items if isinstance(item, PendingRow)]
             back = rows[max(0, len(rows) - count) :]
             gone = {id(row) for row in back}
             self._items = deque(item for item in self._items if id(item) not in gone)
@@ -107,20 +107,20 @@ class Worker:
         note: Takes notes of what happens.
     """
 
-    def __init__(self, job: Job, name: str, note: Notes = ignore) -> None:
+    def __init__(self, job: Job, name: str, on_event: OnWorkerEvent = ignore_event) -> None:
         self._job = job
-        self._note = note
-        self._rows = Waiting()
+        self._on_event = on_event
+        self._rows = Inbox()
         self._orders: queue.SimpleQueue[_Join | None] = queue.SimpleQueue()
-        self._events: list[Event] = []
+        self._events: list[WorkerMessage] = []
         self._news = threading.Condition()
         self._reported = 0.0
         self._stopping = threading.Event()
         self._abandon = threading.Event()
         self._pulse = Pulse()
-        self._scratch = Scratch(job.output, note)
-        self._writing = WriteThread(job, name, self._say, self._abandon, self._scratch, note)
-        self._saving = Saving(job.output_options.checkpoint_every, self._writing.save)
+        self._resume_states = ResumeStates(job.output, on_event)
+        self._writing = WriteThread(job, name, self._say, self._abandon, self._resume_states, on_event)
+        self._state_saver = StateSaver(job.output_options.checkpoint_every, self._writing.save)
         self._followers: Followers | None = None
         self._mesh: Any = None
 
@@ -149,25 +149,25 @@ class Worker:
             self._writing.start()
         self._orders.put(_Join(addresses, rank))
 
-    def reseat(self) -> None:
+    def renew_rendezvous(self) -> None:
         """Take another seat, instead of joining: the address of this one is another gang's."""
         self._orders.put(None)
 
-    def submit(self, rows: Sequence[Row]) -> None:
+    def submit(self, rows: Sequence[PendingRow]) -> None:
         """Add a shard behind those that are there; for one that leads."""
         self._rows.put(*rows)
 
     def give_back(self, count: int) -> None:
         """Let go of rows that are not begun, so many at most: an event `returned` for each."""
-        self._say(*(Event("returned", row.id) for row in self._rows.take_back(count)))
+        self._say(*(WorkerMessage("returned", row.id) for row in self._rows.take_back(count)))
 
-    def follow(self, row: Row) -> Ending:
+    def follow(self, row: PendingRow) -> RankResult:
         """Render what the leader renders; returns when it has ended here."""
-        ending: Future[Ending] = Future()
+        ending: Future[RankResult] = Future()
         self._rows.put((row, ending))
         return ending.result()
 
-    def poll(self, timeout: float) -> Report:
+    def poll(self, timeout: float) -> WorkerReport:
         """Wait for events, `timeout` seconds at most, and return them; each is returned once."""
         with self._news:
             self._news.wait_for(lambda: self._events, timeout)
@@ -176,14 +176,14 @@ class Worker:
         with self._news:
             events, self._events = tuple(self._events), []
             self._reported = time.monotonic()
-        return Report(events, {**self._pulse.silent(), **self._writing.pulse.silent()})
+        return WorkerReport(events, {**self._pulse.silent(), **self._writing.pulse.silent()})
 
     def save(self) -> None:
         """Save the row that is being rendered as it is after its latest step, and after each one from now on.
 
         Only where the job saves rows at all.
         """
-        self._saving.save_latest(and_all_after=True)
+        self._state_saver.save_latest(and_all_after=True)
 
     def stop(self, now: bool) -> None:
         """Take no further row; the event `stopped` follows.
@@ -196,13 +196,13 @@ class Worker:
         self._rows.put(_THE_END)
         if now:
             self._abandon.set()
-            self._saving.save_latest()
+            self._state_saver.save_latest()
             # A step may take minutes: the write thread does not wait for the render thread.
             self._writing.end()
 
-    def _say(self, *events: Event) -> None:
+    def _say(self, *events: WorkerMessage) -> None:
         for event in events:
-            self._note(event.worker_event)
+            self._on_event(event.worker_event)
         with self._news:
             self._events.extend(events)
             self._news.notify_all()
@@ -210,9 +210,9 @@ class Worker:
     def _say_broken(self, error: BaseException) -> None:
         if isinstance(error, GangBroken):
             message = uris.redact_message(str(error))
-            self._say(Event("broken", error=error.error or GangBroken.__name__, message=message))
+            self._say(WorkerMessage("broken", error=error.error or GangBroken.__name__, message=message))
         else:
-            self._say(Event("broken", error=type(error).__name__, message=describe_error(error)))
+            self._say(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
 
     # The render thread
 
@@ -224,7 +224,7 @@ class Worker:
         finally:
             self._pulse.rest()
             # A gang that breaks has rendered well until then.
-            self._saving.save_latest()
+            self._state_saver.save_latest()
             self._writing.end()
 
     def _render_rows(self, cores: Sequence[int] | None, host: str | None) -> None:
@@ -236,49 +236,49 @@ class Worker:
         threads = len(cores) if cores else None
         try:
             engine = get_engine(self._job.engine)
-            rank = 0 if host is None else self._take_place(engine, threads, host)
+            rank = 0 if host is None else self._join_gang(engine, threads, host)
             pipeline = engine.load(self._job.model, self._job.device, threads, self._mesh)
         except Refused as error:
-            self._say(Event("refused", error=type(error).__name__, message=str(error)))
+            self._say(WorkerMessage("refused", error=type(error).__name__, message=str(error)))
             return
         self._pulse.rest()
-        self._say(Event("ready"))
+        self._say(WorkerMessage("ready"))
         if rank == 0:
             self._lead(pipeline)
         else:
             self._follow(pipeline)
 
-    def _take_place(self, engine: ModuleType, threads: int | None, host: str) -> int:
+    def _join_gang(self, engine: ModuleType, threads: int | None, host: str) -> int:
         """Take a seat, tell its address and join the gang; returns the rank."""
         while True:
             seat = engine.open_seat(self._job.device, threads, host)
-            self._say(Event("seated", message=seat.address))
+            self._say(WorkerMessage("seated", message=seat.address))
             order = self._orders.get()
             if order is not None:
                 self._mesh = seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
                 self._mesh.rehearse()
-                self._note(Note("joined", rank=order.rank))
+                self._on_event(WorkerEvent("joined", rank=order.rank))
                 return order.rank
 
     def _follow(self, pipeline: Any) -> None:
         while True:
             row, ending = self._rows.get()
-            self._note(Note("started", row.id))
+            self._on_event(WorkerEvent("started", row.id))
             self._pulse.beat("encode")
             try:
                 pipeline.render(row.request, on_progress=self._progressed, resume=row.state)
-                ended = Ending(issued=self._issued())
+                ended = RankResult(issued=self._issued())
             except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
-                ended = Ending.of(error, self._issued())
+                ended = RankResult.of(error, self._issued())
             self._pulse.rest()
-            self._note(Note("rendered", row.id, error=ended.error, message=ended.message))
+            self._on_event(WorkerEvent("rendered", row.id, error=ended.error, message=ended.message))
             ending.set_result(ended)
 
     def _lead(self, pipeline: Any) -> None:
         while (row := self._rows.get()) is not _THE_END:
             if self._stopping.is_set():
                 return
-            self._say(Event("started", row.id))
+            self._say(WorkerMessage("started", row.id))
             self._pulse.beat("encode")
             try:
                 outcome = self._render_row_patiently(pipeline, row)
@@ -286,12 +286,12 @@ class Worker:
                 return
             finally:
                 self._pulse.rest()
-            self._saving.forget()
-            self._say(Event("rendered", row.id))
+            self._state_saver.forget()
+            self._say(WorkerMessage("rendered", row.id))
             if not self._writing.put(outcome):
                 return
 
-    def _render_row_patiently(self, pipeline: Any, row: Row) -> Outcome:
+    def _render_row_patiently(self, pipeline: Any, row: PendingRow) -> RenderOutcome:
         """Render a row; again, `max_attempts` times in all, while memory is short.
 
         Here for a gang of one. To a gang of several it happens as a gang that breaks, and the crew counts.
@@ -301,7 +301,9 @@ class Worker:
             if outcome.error is None or not is_out_of_memory(outcome.error):
                 return outcome
             error = outcome.error
-            self._note(Note("retried", row.id, error=type(error).__name__, message=describe_error(error)))
+            self._on_event(
+                WorkerEvent("retried", row.id, error=type(error).__name__, message=describe_error(error))
+            )
             # The error's traceback holds on to what filled the memory.
             del outcome, error
             gc.collect()
@@ -310,39 +312,45 @@ class Worker:
             self._pulse.beat("encode")
         return self._render_row(pipeline, row)
 
-    def _render_row(self, pipeline: Any, row: Row) -> Outcome:
+    def _render_row(self, pipeline: Any, row: PendingRow) -> RenderOutcome:
         # Known before the media are, so that a row whose image is missing has one as well.
         fingerprint = self._job.identity.fingerprint(row.request, {})
         try:
             request, digests = self._fetch_media(row.request)
             fingerprint = self._job.identity.fingerprint(row.request, digests)
-            if row.sought and not row.spoilt and (stored := self._find_stored(row, fingerprint)) is not None:
-                return Outcome(row, fingerprint, {}, stored=stored)
+            if (
+                row.maybe_stored
+                and not row.invalidated
+                and (stored := self._find_stored(row, fingerprint)) is not None
+            ):
+                return RenderOutcome(row, fingerprint, {}, stored=stored)
             state = self._saved_state(row, fingerprint)
             whole = dataclasses.replace(row, request=request, state=state)
             rendering = self._render_together(pipeline, whole, fingerprint)
             # A quarter of the memory while it waits to be written.
             frames = media.to_uint8(rendering.frames)
-            return Outcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
+            return RenderOutcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
         except (_Abandoned, GangBroken):
             raise
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run
-            return Outcome(row, fingerprint, {}, error=self._with_source(error, row.request))
+            return RenderOutcome(row, fingerprint, {}, error=self._with_source(error, row.request))
 
-    def _find_stored(self, row: Row, fingerprint: str) -> Stored | None:
+    def _find_stored(self, row: PendingRow, fingerprint: str) -> RecoveredVideo | None:
         """The row's finished video, if it is there."""
         try:
-            return find_stored(
-                self._job.output, self._job.output_options, row, fingerprint, self._abandon, self._note
+            return find_recovered(
+                self._job.output, self._job.output_options, row, fingerprint, self._abandon, self._on_event
             )
         except OSError as error:
             # Rendered again, it is the same.
-            self._note(Note("adopted", row.id, error=type(error).__name__, message=describe_error(error)))
+            self._on_event(
+                WorkerEvent("adopted", row.id, error=type(error).__name__, message=describe_error(error))
+            )
             return None
         finally:
             self._pulse.beat("encode")
 
-    def _render_together(self, pipeline: Any, row: Row, fingerprint: str) -> Rendering:
+    def _render_together(self, pipeline: Any, row: PendingRow, fingerprint: str) -> Rendering:
         """Render a row here and on the followers, and save it now and then.
 
         Raises:
@@ -354,23 +362,23 @@ class Worker:
             row.request,
             on_progress=self._progressed,
             resume=row.state,
-            on_state=self._saving.listener(row.id, fingerprint),
+            on_state=self._state_saver.listener(row.id, fingerprint),
         )
         if self._followers is None:
             return render()
-        unison = Unison(self._followers.announce(row), self._job.patience, self._say_broken)
+        consensus = RowConsensus(self._followers.announce(row), self._job.patience, self._say_broken)
         try:
             rendering = render()
         except _Abandoned:
             raise
         except Exception as error:
-            unison.settle(Ending.of(error, self._issued()))
+            consensus.settle(RankResult.of(error, self._issued()))
             raise
         try:
-            unison.settle(Ending(issued=self._issued()))
+            consensus.settle(RankResult(issued=self._issued()))
         except GangBroken:
             # Ranks that are out of step may have been so for some steps.
-            self._saving.distrust(row.id, fingerprint)
+            self._state_saver.distrust(row.id, fingerprint)
             raise
         return rendering
 
@@ -383,14 +391,14 @@ class Worker:
         if self._abandon.is_set():
             raise _Abandoned
 
-    def _saved_state(self, row: Row, fingerprint: str) -> ResumeState | None:
+    def _saved_state(self, row: PendingRow, fingerprint: str) -> ResumeState | None:
         """Where an earlier rendering of a row is to be gone on from; None for step 0."""
         if self._job.output_options.checkpoint_every is None:
             return None
-        state = self._scratch.load(row.id, fingerprint)
-        if state is None or row.afresh:
+        state = self._resume_states.load(row.id, fingerprint)
+        if state is None or row.restart:
             return None
-        self._note(Note("resumed", row.id, step=state.step))
+        self._on_event(WorkerEvent("resumed", row.id, step=state.step))
         return state
 
     def _fetch_media(self, request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
@@ -402,7 +410,7 @@ class Worker:
             content = source.value
             if isinstance(content, str):
                 read = functools.partial(media.read_encoded, content, is_clip=source.is_clip)
-                content = fetched[name] = with_retries(read, hurry=self._abandon, note=self._note)
+                content = fetched[name] = with_retries(read, hurry=self._abandon, on_event=self._on_event)
             digests[name] = media.media_digest(content)
         return dataclasses.replace(request, **with_sources(values, fetched, fields)), digests
 

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from vidgen_dist import media, quality
 from vidgen_dist.output.ledger_entries import done_entry, failed_entry
-from vidgen_dist.output.pending_row import Row
-from vidgen_dist.output.resume_states import Saved, Scratch
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.resume_states import ResumeStates, SavedState
 from vidgen_dist.provenance import provenance_tags
-from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.watchdog import Pulse
 from vidgen_dist.storage import failures
 from vidgen_dist.storage.failures import describe_error
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.storage.retries import with_retries
-from vidgen_dist.worker_events import Note, Notes
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
 
 if TYPE_CHECKING:
-    from vidgen_dist.output.recovery import Stored
+    from vidgen_dist.output.recovery import RecoveredVideo
 
 FRAMES_WAITING = 1
 """Videos that may wait, in memory, for the write thread; then rendering waits for it."""
@@ -36,14 +36,14 @@ NICER = 10
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RenderOutcome:
     """What the render thread hands to the write thread: frames, a video that was there, or an error."""
 
-    row: Row
+    row: PendingRow
     fingerprint: str
     seconds: dict[str, float]
     frames: Any = None
-    stored: Stored | None = None
+    stored: RecoveredVideo | None = None
     error: BaseException | None = None
     sent: Mapping[str, int] = field(default_factory=dict)
 
@@ -70,17 +70,17 @@ class WriteThread:
         name: str,
         say: Callable[..., None],
         abandon: threading.Event,
-        scratch: Scratch,
-        note: Notes,
+        scratch: ResumeStates,
+        on_event: OnWorkerEvent,
     ) -> None:
         self._job = job
         self._name = name
         self._say = say
         self._abandon = abandon
-        self._scratch = scratch
-        self._saved: Saved | None = None
+        self._resume_states = scratch
+        self._saved: SavedState | None = None
         self._saved_lock = threading.Lock()
-        self._note = note
+        self._on_event = on_event
         self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._room = threading.Semaphore(FRAMES_WAITING)
         self.pulse = Pulse()
@@ -89,7 +89,7 @@ class WriteThread:
         """Begin."""
         threading.Thread(target=self._write, name="write", daemon=True).start()
 
-    def put(self, outcome: Outcome) -> bool:
+    def put(self, outcome: RenderOutcome) -> bool:
         """Hand an outcome over, when there is room for it; False if all was given up meanwhile."""
         while not self._room.acquire(timeout=1.0):
             if self._abandon.is_set():
@@ -97,7 +97,7 @@ class WriteThread:
         self._outcomes.put(outcome)
         return True
 
-    def save(self, saved: Saved) -> None:
+    def save(self, saved: SavedState) -> None:
         """Save how far a rendering is, in place of what waits to be saved; returns at once."""
         with self._saved_lock:
             waits, self._saved = self._saved is not None, saved
@@ -113,7 +113,7 @@ class WriteThread:
         try:
             self._write_outcomes()
         except Exception as error:  # noqa: BLE001 - without this thread the worker is of no use
-            self._say(Event("broken", error=type(error).__name__, message=describe_error(error)))
+            self._say(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
 
     def _write_outcomes(self) -> None:
         while (item := self._outcomes.get()) is not _THE_END:
@@ -126,24 +126,24 @@ class WriteThread:
                     event = self._commit(item)
                     self._say(event)
                     if event.kind != "stuck":
-                        self._scratch.leave(item.row.id)
+                        self._resume_states.leave(item.row.id)
             self.pulse.rest()
-        self._say(Event("stopped"))
+        self._say(WorkerMessage("stopped"))
 
     def _keep_saved(self) -> None:
         with self._saved_lock:
             saved, self._saved = self._saved, None
         assert saved is not None
-        self._scratch.keep(saved)
+        self._resume_states.keep(saved)
 
-    def _commit(self, outcome: Outcome) -> Event:
+    def _commit(self, outcome: RenderOutcome) -> WorkerMessage:
         """Encode and store a video; what there is to say of it, or of a dead letter.
 
         Where nothing can be written, of no row, this one is not at fault: `stuck` is said, and nothing of it.
         """
         row, error, measured = outcome.row, outcome.error, None
         if outcome.stored is not None:
-            return self._adopt(row, outcome.fingerprint, outcome.stored)
+            return self._recover(row, outcome.fingerprint, outcome.stored)
         if error is None:
             begun = time.perf_counter()
             try:
@@ -152,21 +152,23 @@ class WriteThread:
                 with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
                     place = Path(folder)
                     video = with_retries(
-                        lambda: self._encode(outcome, place), hurry=self._abandon, note=self._note
+                        lambda: self._encode(outcome, place), hurry=self._abandon, on_event=self._on_event
                     )
                     self.pulse.beat("write")
                     name = safe_name(row.id)
                     uri = with_retries(
                         lambda: media.commit_video(self._job.output, video, name),
                         hurry=self._abandon,
-                        note=self._note,
+                        on_event=self._on_event,
                     )
                 seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
                 entry = done_entry(
                     self._job.model, self._name, row, outcome.fingerprint, video, uri, seconds, measured
                 )
-                self._note(Note("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes))
-                return Event("done", row.id, sent=outcome.sent, entry=entry)
+                self._on_event(
+                    WorkerEvent("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes)
+                )
+                return WorkerMessage("done", row.id, sent=outcome.sent, entry=entry)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 if failures.takes_nothing(failure):
                     return _stuck(failure)
@@ -176,21 +178,21 @@ class WriteThread:
             return _stuck(error)
         kind, message = type(error).__name__, describe_error(error)
         entry = failed_entry(self._job.model, self._name, row, outcome.fingerprint, kind, message, measured)
-        return Event("failed", row.id, kind, message, entry=entry)
+        return WorkerMessage("failed", row.id, kind, message, entry=entry)
 
-    def _adopt(self, row: Row, fingerprint: str, stored: Stored) -> Event:
+    def _recover(self, row: PendingRow, fingerprint: str, stored: RecoveredVideo) -> WorkerMessage:
         """What there is to say of a video that was there already."""
         video = stored.video
         entry = done_entry(
             self._job.model, self._name, row, fingerprint, video, stored.uri, {}, stored.quality
         )
-        self._note(Note("adopted", row.id, frames=video.frames, bytes=video.bytes))
+        self._on_event(WorkerEvent("adopted", row.id, frames=video.frames, bytes=video.bytes))
         if self._job.output_options.checkpoint_every is not None:
             # What was saved of it before it was stored.
-            self._scratch.remove(row.id)
-        return Event("done", row.id, entry=entry, adopted=True)
+            self._resume_states.remove(row.id)
+        return WorkerMessage("done", row.id, entry=entry, recovered=True)
 
-    def _encode(self, outcome: Outcome, folder: Path) -> media.EncodedVideo:
+    def _encode(self, outcome: RenderOutcome, folder: Path) -> media.EncodedVideo:
         output, request = self._job.output_options, outcome.row.request
         suffix = "" if output.format == "png" else f".{output.format}"
         return media.write_video(
@@ -210,12 +212,12 @@ class WriteThread:
         )
 
 
-def _stuck(error: BaseException) -> Event:
+def _stuck(error: BaseException) -> WorkerMessage:
     """What is said where nothing can be written, of no row."""
     where = "the output"
     if not isinstance(error, failures.StorageError):
         where = "the temporary folder of a worker (TMPDIR names another)"
-    return Event(
+    return WorkerMessage(
         "stuck", error=type(error).__name__, message=f"{where} cannot be written: {describe_error(error)}"
     )
 

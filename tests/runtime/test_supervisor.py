@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.runtime.simulation import NEVER, Actor, Habits, Simulation
-from vidgen_dist.runtime.scheduling import supervisor as crew
-from vidgen_dist.runtime.scheduling.supervisor import MAX_DEATHS, MAX_KILLED, MAX_KILLED_FIRST, Stopped
+from vidgen_dist.runtime.scheduling import supervisor as supervisor
+from vidgen_dist.runtime.scheduling.supervisor import MAX_DEATHS, MAX_KILLED, MAX_KILLED_FIRST, RunStopped
 
 
 def spread(seed: int, count: int, *, slow: int = 0) -> Callable[[str, int], float]:
@@ -33,7 +33,7 @@ def test_gangs_are_busy_until_the_last_rows() -> None:
     count = 50 * 100
     habits = Habits(render=spread(1, count, slow=3), life=lives(2, 20_000))
     cluster = Simulation(habits, {"n": 50})
-    cluster.crew(count, 50).work()
+    cluster.supervisor(count, 50).work()
     assert set(cluster.done_at) == all_of(count)
     assert len(cluster.actors) > 55
     assert cluster.busy_share() >= 0.98
@@ -43,7 +43,7 @@ def test_gangs_are_busy_until_the_last_rows() -> None:
 
 def test_idle_gangs_take_what_a_slow_one_has_not_begun() -> None:
     cluster = Simulation(Habits(render=lambda _, replica: 10_000.0 if replica == 0 else 60.0), {"n": 2})
-    cluster.crew(40, 2).work()
+    cluster.supervisor(40, 2).work()
     slow, quick = cluster.actors
     assert (len(slow.busy), len(quick.busy)) == (1, 39)
     assert set(cluster.done_at) == all_of(40)
@@ -51,7 +51,7 @@ def test_idle_gangs_take_what_a_slow_one_has_not_begun() -> None:
     assert max(end for _, end in quick.busy) < 39 * 60 + 2 * 60
 
 
-class Dying(Simulation):
+class LostGang(Simulation):
     """Gangs that die when they are asked for rows, before or after they have let go of them."""
 
     def __init__(self, *arguments: Any, let_go: bool) -> None:
@@ -72,8 +72,8 @@ class Dying(Simulation):
 @pytest.mark.parametrize("let_go", [False, True])
 def test_a_gang_that_dies_when_it_is_asked_for_rows_loses_none(let_go: bool) -> None:
     habits = Habits(render=lambda _, replica: 600.0 if replica == 0 else 60.0)
-    cluster = Dying(habits, {"n": 3}, let_go=let_go)
-    cluster.crew(60, 3).work()
+    cluster = LostGang(habits, {"n": 3}, let_go=let_go)
+    cluster.supervisor(60, 3).work()
     assert cluster.died
     assert set(cluster.done_at) == all_of(60)
     assert not cluster.given_up
@@ -90,7 +90,7 @@ def test_a_node_that_leaves_is_held_against_no_row_and_no_replica() -> None:
             cluster.at(at + 400, lambda at: leave(at, number + 1))
 
     cluster.at(300.0, leave)
-    cluster.crew(3, 1).work()
+    cluster.supervisor(3, 1).work()
     assert set(cluster.done_at) == all_of(3)
     assert len(cluster.actors) == MAX_DEATHS + 2
     assert all(len(actor.busy) == 1 for actor in cluster.actors[:-1])
@@ -99,7 +99,7 @@ def test_a_node_that_leaves_is_held_against_no_row_and_no_replica() -> None:
 def test_a_node_that_joins_gets_work() -> None:
     cluster = Simulation(Habits(render=lambda *_: 60.0), {"n": 1})
     cluster.at(600.0, lambda _: cluster.join("late", 2))
-    cluster.crew(60, 3).work()
+    cluster.supervisor(60, 3).work()
     assert set(cluster.done_at) == all_of(60)
     assert [len(actor.busy) > 10 for actor in cluster.on("late")] == [True, True]
     assert cluster.busy_share() > 0.98
@@ -108,9 +108,9 @@ def test_a_node_that_joins_gets_work() -> None:
 def test_a_place_is_waited_for_as_long_as_a_cluster_may_take() -> None:
     cluster = Simulation(Habits(render=lambda *_: 60.0), {"n": 1})
     cluster.at(300.0, lambda _: cluster.leave("n"))
-    with pytest.raises(Stopped, match="no worker found a place within 1800 s: a replica needs 1 places"):
-        cluster.crew(60, 1).work()
-    assert cluster.now > 300 + crew.START_SECONDS
+    with pytest.raises(RunStopped, match="no worker found a place within 1800 s: a replica needs 1 places"):
+        cluster.supervisor(60, 1).work()
+    assert cluster.now > 300 + supervisor.START_SECONDS
     assert len(cluster.done_at) == 3
 
 
@@ -125,7 +125,7 @@ def test_whoever_dies_whenever_every_row_is_done_once_or_given_up(seed: int) -> 
     cluster = Simulation(habits, {"a": 4, "b": 4})
     cluster.at(600.0, lambda _: cluster.leave("a"))
     cluster.at(900.0, lambda _: cluster.join("c", 3))
-    cluster.crew(count, replicas).work()
+    cluster.supervisor(count, replicas).work()
     assert killers <= set(cluster.given_up)
     assert set(cluster.done_at) | set(cluster.given_up) == all_of(count)
     assert len(cluster.done_at) + len(cluster.given_up) == count
@@ -135,7 +135,7 @@ def test_whoever_dies_whenever_every_row_is_done_once_or_given_up(seed: int) -> 
 
 def test_rows_that_take_no_time_are_all_done() -> None:
     cluster = Simulation(Habits(render=lambda *_: 0.0, write=0.0, life=lambda _: NEVER), {"n": 64})
-    cluster.crew(5_000, 64).work()
+    cluster.supervisor(5_000, 64).work()
     assert set(cluster.done_at) == all_of(5_000)
 
 
@@ -147,7 +147,7 @@ def test_rows_that_kill_one_after_the_other_do_not_end_a_replica(count: int, kil
     """Neither the first ones, with nothing done before them, nor those at the end."""
     killers = frozenset(str(i) for i in killing)
     cluster = Simulation(Habits(render=lambda *_: 1.0, killers=killers, load=1.0, write=0.1), {"n": 1})
-    cluster.crew(count, 1).work()
+    cluster.supervisor(count, 1).work()
     assert set(cluster.given_up) == killers
     assert set(cluster.done_at) == all_of(count) - killers
 
@@ -161,8 +161,8 @@ class NeverLoading(Simulation):
 
 def test_a_model_that_never_loads_ends_the_run() -> None:
     cluster = NeverLoading(Habits(render=lambda *_: 1.0), {"n": 1})
-    with pytest.raises(Stopped, match="no worker can be kept alive: the worker it died"):
-        cluster.crew(10, 1).work()
+    with pytest.raises(RunStopped, match="no worker can be kept alive: the worker it died"):
+        cluster.supervisor(10, 1).work()
     assert len(cluster.actors) == MAX_DEATHS
     assert not cluster.done_at
     assert not cluster.given_up
@@ -172,8 +172,8 @@ def test_a_model_that_never_loads_ends_the_run() -> None:
 def test_a_replica_that_loses_whatever_it_begins_ends_and_no_row_is_given_up(good: int, most: int) -> None:
     killers = frozenset(str(i) for i in range(good, 10_000))
     cluster = Simulation(Habits(render=lambda *_: 1.0, killers=killers, load=1.0, write=0.1), {"n": 1})
-    with pytest.raises(Stopped, match="no worker can be kept alive"):
-        cluster.crew(10_000, 1).work()
+    with pytest.raises(RunStopped, match="no worker can be kept alive"):
+        cluster.supervisor(10_000, 1).work()
     # The last one may have been on its way to the storage.
     assert all_of(good - 1) <= set(cluster.done_at) <= all_of(good)
     assert not cluster.given_up

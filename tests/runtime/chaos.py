@@ -46,7 +46,7 @@ MakeManifest = Callable[..., str]
 
 
 @dataclass
-class Siege:
+class Chaos:
     """A run whose processes are killed; it is started again whenever its driver has ended.
 
     Args:

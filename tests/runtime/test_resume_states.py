@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidgen_dist.families.common.rendering import ResumeState, seeded
-from vidgen_dist.output import resume_states as scratch
-from vidgen_dist.output.resume_states import Saved, Saving, Scratch, clear, pack, unpack
+from vidgen_dist.output import resume_states
+from vidgen_dist.output.resume_states import ResumeStates, SavedState, StateSaver, clear, pack, unpack
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
-from vidgen_dist.worker_events import Note, ignore
+from vidgen_dist.worker_events import WorkerEvent, ignore_event
 
 
 def state(step: int = 3) -> ResumeState:
@@ -58,23 +58,23 @@ def test_a_file_with_a_fault_is_refused(data: st.DataObject) -> None:
 def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
     tmp_path: Path, change: Callable[[bytes], bytes], told: str
 ) -> None:
-    notes: list[Note] = []
-    files = Scratch(open_storage(tmp_path), ignore)
-    files.keep(Saved("a row / 1", "f", state()))
+    events: list[WorkerEvent] = []
+    files = ResumeStates(open_storage(tmp_path), ignore_event)
+    files.keep(SavedState("a row / 1", "f", state()))
     (path,) = (tmp_path / "scratch").iterdir()
     assert files.load("a row / 1", "f") is not None
     path.write_bytes(change(path.read_bytes()))
-    later = Scratch(open_storage(tmp_path), notes.append)
+    later = ResumeStates(open_storage(tmp_path), events.append)
     assert later.load("a row / 1", "f") is None
-    (note,) = notes
-    assert (note.what, note.row, note.error) == ("resumed", "a row / 1", "ValueError")
-    assert note.message == f"{path} {told}; the rendering begins at step 0"
+    (event,) = events
+    assert (event.what, event.row, event.error) == ("resumed", "a row / 1", "ValueError")
+    assert event.message == f"{path} {told}; the rendering begins at step 0"
     later.leave("a row / 1")
     assert not path.exists()
 
 
 def test_a_file_of_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "__version__", "0.0.1")
+    monkeypatch.setattr(resume_states, "__version__", "0.0.1")
     file = pack(state(), "f")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"is of release 0\.0\.1"):
@@ -87,14 +87,14 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
     def refuse(*_: object) -> bytes:
         raise StorageError("503 slow down")
 
-    notes: list[Note] = []
-    files = Scratch(open_storage(tmp_path), notes.append)
+    events: list[WorkerEvent] = []
+    files = ResumeStates(open_storage(tmp_path), events.append)
     for method in ("read_bytes", "write_bytes", "delete"):
         monkeypatch.setattr(Storage, method, refuse)
     assert files.load("x", "f") is None
-    files.keep(Saved("x", "f", state()))
+    files.keep(SavedState("x", "f", state()))
     files.leave("x")
-    assert [(note.what, note.row, note.message) for note in notes] == [
+    assert [(event.what, event.row, event.message) for event in events] == [
         ("resumed", "x", "503 slow down"),
         ("saved", "x", "503 slow down"),
         ("saved", "x", "503 slow down"),
@@ -102,36 +102,39 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
 
 
 def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, asked = Scratch(open_storage(tmp_path), ignore), []
+    files, asked = ResumeStates(open_storage(tmp_path), ignore_event), []
     monkeypatch.setattr(Storage, "delete", lambda _, path: asked.append(path))
     assert files.load("x", "f") is None
     files.leave("x")
     assert asked == []
-    files.keep(Saved("x", "f", state()))
+    files.keep(SavedState("x", "f", state()))
     files.leave("x")
     files.leave("x")
     assert asked == ["scratch/x.state"]
 
 
 def test_on_an_object_store(s3_bucket: str) -> None:
-    notes: list[Note] = []
+    events: list[WorkerEvent] = []
     output = open_storage(f"s3://{s3_bucket}/out")
-    files = Scratch(output, notes.append)
+    files = ResumeStates(output, events.append)
     assert files.load("x", "f") is None
     for step in (1, 2):
-        files.keep(Saved("x", "f", state(step)))
-    after = Scratch(output, notes.append).load("x", "f")
+        files.keep(SavedState("x", "f", state(step)))
+    after = ResumeStates(output, events.append).load("x", "f")
     assert after is not None
     assert after.step == 2
     files.leave("x")
     assert output.list("scratch") == []
-    assert [(note.what, note.step, note.error) for note in notes] == [("saved", 1, None), ("saved", 2, None)]
+    assert [(event.what, event.step, event.error) for event in events] == [
+        ("saved", 1, None),
+        ("saved", 2, None),
+    ]
 
 
 def test_clear(tmp_path: Path) -> None:
     clear(open_storage(tmp_path))
     for row_id in "abc":
-        Scratch(open_storage(tmp_path), ignore).keep(Saved(row_id, "f", state()))
+        ResumeStates(open_storage(tmp_path), ignore_event).keep(SavedState(row_id, "f", state()))
     # Of a worker that was killed while it wrote.
     (tmp_path / "scratch" / f".{'0' * 32}.tmp").write_bytes(b"half")
     (tmp_path / "run.yaml").touch()
@@ -143,20 +146,20 @@ def test_clear(tmp_path: Path) -> None:
 # --- which states are saved ------------------------------------------------------------------------------
 
 
-def run(saving: Saving, *steps: int) -> None:
+def run(saving: StateSaver, *steps: int) -> None:
     listener = saving.listener("x", "f")
     assert listener is not None
     for step in steps:
         listener(state(step))
 
 
-def step_of(saved: Saved) -> int | None:
+def step_of(saved: SavedState) -> int | None:
     return None if saved.state is None else saved.state.step
 
 
 def test_every_kth_is_saved_and_on_demand_the_latest_and_all_after() -> None:
-    saved: list[Saved] = []
-    saving = Saving(3, saved.append)
+    saved: list[SavedState] = []
+    saving = StateSaver(3, saved.append)
     run(saving, *range(1, 8))
     assert [step_of(each) for each in saved] == [3, 6]
     saving.save_latest(and_all_after=True)
@@ -168,8 +171,8 @@ def test_every_kth_is_saved_and_on_demand_the_latest_and_all_after() -> None:
 
 
 def test_what_is_rendered_is_not_saved() -> None:
-    saved: list[Saved] = []
-    saving = Saving(3, saved.append)
+    saved: list[SavedState] = []
+    saving = StateSaver(3, saved.append)
     run(saving, 1)
     saving.forget()
     saving.save_latest()
@@ -177,8 +180,8 @@ def test_what_is_rendered_is_not_saved() -> None:
 
 
 def test_what_is_not_trusted_is_replaced_by_nothing() -> None:
-    saved: list[Saved] = []
-    saving = Saving(3, saved.append)
+    saved: list[SavedState] = []
+    saving = StateSaver(3, saved.append)
     run(saving, 1)
     saving.distrust("x", "f")
     saving.save_latest()
@@ -186,8 +189,8 @@ def test_what_is_not_trusted_is_replaced_by_nothing() -> None:
 
 
 def test_nothing_is_saved_where_nobody_asked_for_it() -> None:
-    saved: list[Saved] = []
-    saving = Saving(None, saved.append)
+    saved: list[SavedState] = []
+    saving = StateSaver(None, saved.append)
     assert saving.listener("x", "f") is None
     saving.save_latest(and_all_after=True)
     saving.distrust("x", "f")

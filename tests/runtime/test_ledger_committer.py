@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.conftest import entries
-from tests.runtime.test_entries import JOB
 from tests.runtime.test_lease import wait_until, write_holder
+from tests.runtime.test_ledger_entries import JOB
 from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
-from vidgen_dist.output import ledger_committer as bookkeeping
+from vidgen_dist.output import ledger_committer
 from vidgen_dist.output.lease import FRESH_INTERVALS, Lease, acquire
-from vidgen_dist.output.ledger_committer import FEW_ENTRIES, Books, open_books
+from vidgen_dist.output.ledger_committer import FEW_ENTRIES, LedgerCommitter, open_committer
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
@@ -46,18 +46,18 @@ def lease(output: Storage) -> Iterator[Lease]:
 @pytest.fixture
 def open_quick(
     output: Storage, lease: Lease, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[], Books]]:
+) -> Iterator[Callable[[], LedgerCommitter]]:
     """Opens books that look often."""
-    monkeypatch.setattr(bookkeeping, "TICK_SECONDS", 0.01)
-    opened: list[Books] = []
+    monkeypatch.setattr(ledger_committer, "TICK_SECONDS", 0.01)
+    opened: list[LedgerCommitter] = []
 
-    def open_now() -> Books:
-        opened.append(open_books(output, JOB.passthrough, lease, read_ledger(output).newest))
+    def open_now() -> LedgerCommitter:
+        opened.append(open_committer(output, JOB.passthrough, lease, read_ledger(output).newest))
         return opened[-1]
 
     yield open_now
-    for books in opened:
-        books.close()
+    for committer in opened:
+        committer.close()
 
 
 def parts(output: Storage) -> list[int]:
@@ -65,60 +65,60 @@ def parts(output: Storage) -> list[int]:
 
 
 def test_entries_wait_for_each_other_and_are_written_at_the_end(
-    output: Storage, open_quick: Callable[[], Books]
+    output: Storage, open_quick: Callable[[], LedgerCommitter]
 ) -> None:
-    books = open_quick()
+    committer = open_quick()
     for number in range(FEW_ENTRIES - 1):
-        books.enter(entry(str(number)))
+        committer.enter(entry(str(number)))
     time.sleep(0.2)
-    assert (parts(output), books.done) == ([], 0)
-    books.enter(entry("bad", "failed"))
-    wait_until(lambda: books.failed)
-    assert (parts(output), books.done) == ([FEW_ENTRIES], FEW_ENTRIES - 1)
+    assert (parts(output), committer.done) == ([], 0)
+    committer.enter(entry("bad", "failed"))
+    wait_until(lambda: committer.failed)
+    assert (parts(output), committer.done) == ([FEW_ENTRIES], FEW_ENTRIES - 1)
     for number in range(20):
-        books.enter(entry(f"later-{number}"))
+        committer.enter(entry(f"later-{number}"))
     time.sleep(0.2)
     # The last part is not old enough.
     assert parts(output) == [FEW_ENTRIES]
-    books.close()
+    committer.close()
     assert parts(output) == [FEW_ENTRIES, 20]
-    assert (books.done, books.failed, books.fault) == (FEW_ENTRIES + 19, 1, "")
+    assert (committer.done, committer.failed, committer.fault) == (FEW_ENTRIES + 19, 1, "")
 
 
 def test_an_entry_does_not_wait_for_ever(
-    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.3)
-    books = open_quick()
-    books.enter(entry("a"))
-    wait_until(lambda: books.done)
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.3)
+    committer = open_quick()
+    committer.enter(entry("a"))
+    wait_until(lambda: committer.done)
     assert parts(output) == [1]
 
 
 @pytest.mark.usefixtures("no_waiting")
 def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
-    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.0)
-    books = open_quick()
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
+    committer = open_quick()
 
     def refuse(*_: object) -> None:
         raise StorageError("503 slow down")
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write_bytes", refuse)
-        books.enter(entry("a"))
-        wait_until(lambda: books.fault)
-        books.enter(entry("b"))
-    assert books.fault == "503 slow down"
-    assert books.done == 0
-    books.close()
-    assert books.done == 2
+        committer.enter(entry("a"))
+        wait_until(lambda: committer.fault)
+        committer.enter(entry("b"))
+    assert committer.fault == "503 slow down"
+    assert committer.done == 0
+    committer.close()
+    assert committer.done == 2
     assert sum(parts(output)) == 2
 
 
 def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
-    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, answers = Storage.write_bytes, threading.Event()
 
@@ -127,26 +127,26 @@ def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
         write(*arguments)
 
     monkeypatch.setattr(Storage, "write_bytes", hang)
-    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(bookkeeping, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(bookkeeping, "HANG_SECONDS", 0.1)
-    books = open_quick()
-    assert books.stuck == ""
-    books.enter(entry("a"))
-    wait_until(lambda: books.stuck)
-    assert (books.stuck, books.fault) == ("the storage has not answered for 0.1 s", "")
-    books.close()
-    assert (books.fault, books.done) == ("the storage has not answered for 0.2 s", 0)
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_committer, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(ledger_committer, "HANG_SECONDS", 0.1)
+    committer = open_quick()
+    assert committer.stuck == ""
+    committer.enter(entry("a"))
+    wait_until(lambda: committer.stuck)
+    assert (committer.stuck, committer.fault) == ("the storage has not answered for 0.1 s", "")
+    committer.close()
+    assert (committer.fault, committer.done) == ("the storage has not answered for 0.2 s", 0)
     answers.set()
-    wait_until(lambda: books.done)
+    wait_until(lambda: committer.done)
     assert parts(output) == [1]
 
 
 @pytest.mark.usefixtures("no_waiting")
 def test_an_answer_that_is_lost_enters_nothing_twice(
-    output: Storage, open_quick: Callable[[], Books], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bookkeeping, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
     write, lost = Storage.write_bytes, []
 
     def lose(storage: Storage, path: str, content: bytes) -> None:
@@ -154,38 +154,38 @@ def test_an_answer_that_is_lost_enters_nothing_twice(
         if len(lost) < 2:
             lost.append(path)
             # Came while the answer was waited for.
-            books.enter(entry(f"late-{len(lost)}"))
+            committer.enter(entry(f"late-{len(lost)}"))
             raise StorageError("cut")
 
     monkeypatch.setattr(Storage, "write_bytes", lose)
-    books = open_quick()
-    books.enter(entry("a"))
-    wait_until(lambda: books.done == 3)
+    committer = open_quick()
+    committer.enter(entry("a"))
+    wait_until(lambda: committer.done == 3)
     assert lost[0] == lost[1]
     assert sum(parts(output)) == 3
 
 
 def test_without_the_lease_nothing_is_entered(
-    output: Storage, lease: Lease, open_quick: Callable[[], Books]
+    output: Storage, lease: Lease, open_quick: Callable[[], LedgerCommitter]
 ) -> None:
     """Its heartbeats are old, and another run is there."""
-    books = open_quick()
-    books.enter(entry("a"))
+    committer = open_quick()
+    committer.enter(entry("a"))
     write_holder(output, run="usurper")
     lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
-    books.close()
+    committer.close()
     assert lease.lost is not None
-    assert (books.done, books.fault, parts(output)) == (0, "", [])
+    assert (committer.done, committer.fault, parts(output)) == (0, "", [])
 
 
 def test_one_whose_heartbeats_are_late_asks_and_goes_on(
-    output: Storage, lease: Lease, open_quick: Callable[[], Books]
+    output: Storage, lease: Lease, open_quick: Callable[[], LedgerCommitter]
 ) -> None:
-    books = open_quick()
-    books.enter(entry("a"))
+    committer = open_quick()
+    committer.enter(entry("a"))
     lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
-    books.close()
-    assert (lease.lost, books.done) == (None, 1)
+    committer.close()
+    assert (lease.lost, committer.done) == (None, 1)
     assert read_ledger(output).is_done("a", "f")
 
 
@@ -204,7 +204,7 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
 ) -> None:
     """Each step is another run's, whose driver's and worker's clocks are minutes apart."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bookkeeping, "TICK_SECONDS", 0.001)
+        patch.setattr(ledger_committer, "TICK_SECONDS", 0.001)
         output, in_place = open_storage(folder), None
         with acquire(output, "run", say=print, interval=3600.0) as lease:
             for status, fingerprint, driver, worker in steps:
@@ -213,14 +213,14 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
                     take_back(output, in_place)
                     in_place = None
                 elif status != "repair" and in_place != fingerprint:
-                    patch.setattr(bookkeeping, "datetime", clock_that_is_wrong_by(driver))
-                    books = open_books(output, JOB.passthrough, lease, before.newest)
+                    patch.setattr(ledger_committer, "datetime", clock_that_is_wrong_by(driver))
+                    committer = open_committer(output, JOB.passthrough, lease, before.newest)
                     attempt = before.attempts("a", fingerprint) + 1
                     ended = datetime.now(UTC) + worker
-                    books.enter(
+                    committer.enter(
                         entry("a", status, fingerprint=fingerprint, attempt=attempt, finished_at=ended)
                     )
-                    books.close()
+                    committer.close()
                     in_place = fingerprint if status == "done" else in_place
                     after = read_ledger(output)
                     assert (after.done, after.failed) == ((1, 0) if status == "done" else (0, 1))

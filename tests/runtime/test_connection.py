@@ -19,7 +19,7 @@ import ray
 from ray._private.utils import check_version_info
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.runtime import connection as cluster
+from vidgen_dist.runtime import connection
 from vidgen_dist.runtime.connection import (
     RayFault,
     alive_nodes,
@@ -95,7 +95,7 @@ def fails_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Non
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", fail)
         monkeypatch.setattr(ray, "shutdown", lambda: None)
-        monkeypatch.setattr(cluster, "_check_answers", lambda _: None)
+        monkeypatch.setattr(connection, "_check_answers", lambda _: None)
 
     return prepare
 
@@ -155,7 +155,7 @@ def test_the_dashboard_is_no_cluster() -> None:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         with pytest.raises(Refused, match="a web server answers, such as Ray's dashboard; allowed"):
-            cluster._check_answers(f"127.0.0.1:{server.server_port}")
+            connection._check_answers(f"127.0.0.1:{server.server_port}")
         thread.join()
 
 
@@ -180,22 +180,22 @@ def test_where_a_local_ray_has_its_session(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     for folder, expected in (("/var/tmp", "/var/tmp/ray"), (str(deep), "/tmp/ray"), ("/no/such", "/tmp/ray")):
         monkeypatch.setenv("TMPDIR", folder)
-        assert cluster._ray_folder() == expected
+        assert connection._ray_folder() == expected
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
     with pytest.raises(Refused, match=r"^RAY_TMPDIR: .*xxx' cannot hold .* a path of at most 39 bytes"):
-        cluster._ray_folder()
+        connection._ray_folder()
 
 
 def test_a_local_ray_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/dev")
     monkeypatch.setattr(
-        cluster.shutil, "disk_usage", lambda folder: SimpleNamespace(free=(folder != "/dev") * 2**40)
+        connection.shutil, "disk_usage", lambda folder: SimpleNamespace(free=(folder != "/dev") * 2**40)
     )
-    assert cluster._ray_folder() == "/tmp/ray"
-    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    assert connection._ray_folder() == "/tmp/ray"
+    monkeypatch.setattr(connection.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     with pytest.raises(Refused, match=r"^TMPDIR: '/dev' cannot hold Ray's session; .* with 64 MiB of room"):
-        cluster._ray_folder()
+        connection._ray_folder()
 
 
 def test_a_run_from_an_unfriendly_place(make_manifest: Callable[..., str], tmp_path: Path) -> None:

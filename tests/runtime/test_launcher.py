@@ -12,9 +12,11 @@ from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.runtime.connection import Node, in_one_line
 from vidgen_dist.runtime.messages import Job
-from vidgen_dist.runtime.scheduling import gang as gangs
-from vidgen_dist.runtime.scheduling.gang import Gang, Hiring, Member, Place, pack_strategy
-from vidgen_dist.runtime.scheduling.supervisor import Loss
+from vidgen_dist.runtime.scheduling import launcher as launchers
+from vidgen_dist.runtime.scheduling.gang import CallFailure, Gang, Member
+from vidgen_dist.runtime.scheduling.launcher import Launcher, pack_strategy
+from vidgen_dist.runtime.scheduling.supervisor import GangLoss
+from vidgen_dist.runtime.worker.actor import Placement
 from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.folder import Storage
 
@@ -30,15 +32,15 @@ def remember(member: Member, *call: Any) -> None:
     member.actor.calls.append(call)
 
 
-def make_gang(replica: int, places: list[Place]) -> tuple[Gang, list[tuple[Member, Place]]]:
+def make_gang(replica: int, places: list[Placement]) -> tuple[Gang, list[tuple[Member, Placement]]]:
     members = [Member(Actor(), remember) for _ in places]
-    return Gang(replica, f"g{replica}", list(members), hired=0.0, group="a group"), list(
+    return Gang(replica, f"g{replica}", list(members), launched=0.0, group="a group"), list(
         zip(members, places, strict=True)
     )
 
 
-def hiring(monkeypatch: pytest.MonkeyPatch, device: str, size: int, replicas: int) -> Hiring:
-    monkeypatch.setattr(gangs, "alive_nodes", lambda: [Node(cpus=8, npus=8)])
+def launcher(monkeypatch: pytest.MonkeyPatch, device: str, size: int, replicas: int) -> Launcher:
+    monkeypatch.setattr(launchers, "alive_nodes", lambda: [Node(cpus=8, npus=8)])
     identity = Identity(model="m", task="t", dtype="float32", format="npy", crf=None)
     job = Job(
         "engine",
@@ -50,14 +52,14 @@ def hiring(monkeypatch: pytest.MonkeyPatch, device: str, size: int, replicas: in
         None,
         Degrees(ulysses=size),
     )
-    return Hiring(job, replicas)
+    return Launcher(job, replicas)
 
 
-def on_npu(host: str, device: str, node: str = "") -> Place:
-    return Place(node or host, host, (device,), tuple(range(8)))
+def on_npu(host: str, device: str, node: str = "") -> Placement:
+    return Placement(node or host, host, (device,), tuple(range(8)))
 
 
-def place_all(boss: Hiring, gang: Gang, placed: list[tuple[Member, Place]], others: list[Gang]) -> None:
+def place_all(boss: Launcher, gang: Gang, placed: list[tuple[Member, Placement]], others: list[Gang]) -> None:
     for member, place in placed:
         boss.placed(gang, member, place, others)
 
@@ -65,7 +67,7 @@ def place_all(boss: Hiring, gang: Gang, placed: list[tuple[Member, Place]], othe
 def test_ranks_are_numbered_by_host_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     where = [("10.0.0.10", "0"), ("10.0.0.9", "10"), ("10.0.0.10", "3"), ("10.0.0.9", "2")]
     gang, placed = make_gang(0, [on_npu(host, device) for host, device in where])
-    place_all(hiring(monkeypatch, "ascend", 4, 1), gang, placed, [])
+    place_all(launcher(monkeypatch, "ascend", 4, 1), gang, placed, [])
     found = [(member.place.host, *member.place.devices) for member in gang.members if member.place]
     assert found == [("10.0.0.9", "2"), ("10.0.0.9", "10"), ("10.0.0.10", "0"), ("10.0.0.10", "3")]
     assert [member.actor.calls for member in gang.members] == [[("start", None, host)] for host, _ in found]
@@ -73,7 +75,7 @@ def test_ranks_are_numbered_by_host_and_device(monkeypatch: pytest.MonkeyPatch) 
 
 def test_nobody_begins_before_all_have_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     gang, placed = make_gang(0, [on_npu("10.0.0.1", "0"), on_npu("10.0.0.1", "1")])
-    boss = hiring(monkeypatch, "ascend", 2, 1)
+    boss = launcher(monkeypatch, "ascend", 2, 1)
     assert gang.gathering_since is None
     boss.placed(gang, *placed[0], [])
     assert gang.gathering_since is not None
@@ -81,8 +83,8 @@ def test_nobody_begins_before_all_have_a_place(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_cores_are_divided_between_all_ranks_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    boss = hiring(monkeypatch, "cpu", 2, 2)
-    places = [Place("n", "10.0.0.1", (), tuple(range(8)))] * 2
+    boss = launcher(monkeypatch, "cpu", 2, 2)
+    places = [Placement("n", "10.0.0.1", (), tuple(range(8)))] * 2
     one, placed_one = make_gang(0, places)
     two, placed_two = make_gang(1, places)
     place_all(boss, one, placed_one, [two])
@@ -96,7 +98,7 @@ def test_cores_are_divided_between_all_ranks_of_a_node(monkeypatch: pytest.Monke
 
 
 def test_all_learn_of_all_addresses_and_the_leader_of_its_followers(monkeypatch: pytest.MonkeyPatch) -> None:
-    boss = hiring(monkeypatch, "ascend", 3, 1)
+    boss = launcher(monkeypatch, "ascend", 3, 1)
     gang, placed = make_gang(0, [on_npu("10.0.0.1", device) for device in "201"])
     place_all(boss, gang, placed, [])
     zero, one, two = gang.members
@@ -112,7 +114,7 @@ def test_all_learn_of_all_addresses_and_the_leader_of_its_followers(monkeypatch:
 
 
 def test_an_address_in_use_is_not_handed_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    boss = hiring(monkeypatch, "ascend", 2, 2)
+    boss = launcher(monkeypatch, "ascend", 2, 2)
     one, placed_one = make_gang(0, [on_npu("10.0.0.1", device) for device in "01"])
     two, placed_two = make_gang(1, [on_npu("10.0.0.1", device) for device in "23"])
     place_all(boss, one, placed_one, [two])
@@ -156,7 +158,7 @@ def test_what_is_stored_of_a_gang_names_its_nodes_by_their_places() -> None:
     ]
     said = "no answer of 10.0.0.11:4001, tcp://10.0.0.1:7, 110.0.0.1 or 10.0.0.1."
     assert gang.without_hosts(said) == "no answer of node 2:4001, tcp://node 1:7, 110.0.0.1 or node 1."
-    loss = Loss(
+    loss = GangLoss(
         f"{gang.rank_of(gang.members[1])} died", gang.members[1], dead=True, said="Ray: ip: 10.0.0.11"
     )
     assert str(loss) == "rank 1 on node 2, NPU 3 died (10.0.0.11; Ray: ip: 10.0.0.11)"
@@ -201,8 +203,8 @@ def died(account: str, *, at_once: bool = False) -> ray.exceptions.ActorDiedErro
 def test_what_is_stored_of_a_death_names_no_host(error: Exception, told: str) -> None:
     call: Future[None] = Future()
     call.set_exception(error)
-    lost = gangs._answer(call)
-    assert isinstance(lost, gangs.Lost)
+    lost = launchers._answer(call)
+    assert isinstance(lost, CallFailure)
     assert lost.why == told
     # Who is at the console gets all of it.
     assert lost.said == in_one_line(error)

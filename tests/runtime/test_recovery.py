@@ -31,23 +31,22 @@ from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.maintenance.verification import verify
-from vidgen_dist.output import lease
-from vidgen_dist.output import recovery as adoption
+from vidgen_dist.output import lease, recovery
 from vidgen_dist.output.fingerprint import Identity
-from vidgen_dist.output.pending_row import Row
-from vidgen_dist.output.recovery import Stored, find_stored, most_left, seek
-from vidgen_dist.output.resume_states import Saved, Scratch
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.recovery import RecoveredVideo, find_recovered, mark_maybe_stored, max_unrecorded
+from vidgen_dist.output.resume_states import ResumeStates, SavedState
 from vidgen_dist.preflight.plan import Plan
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.request import FIELDS
 from vidgen_dist.runtime.driver.render import render
-from vidgen_dist.runtime.messages import Event, Job
+from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec, TopologyOptions
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.names import safe_name
-from vidgen_dist.worker_events import Note, ignore
+from vidgen_dist.worker_events import WorkerEvent, ignore_event
 
 _SLOPE = np.add.outer(np.arange(16), np.arange(24)) * 5 + np.arange(3)[:, None, None] * 10
 FRAMES = np.repeat(_SLOPE[..., None], 3, axis=-1).astype(np.uint8)
@@ -76,9 +75,9 @@ def job(root: str, format: str, **output: Any) -> Job:
     )
 
 
-def row(row_id: str = ODD_ID, height: int = 16, fps: float = 60.0) -> Row:
+def row(row_id: str = ODD_ID, height: int = 16, fps: float = 60.0) -> PendingRow:
     request = resolved(prompt="a fox", id=row_id, height=height, width=24, num_frames=3, seed=7, fps=fps)
-    return Row(request, sought=True)
+    return PendingRow(request, maybe_stored=True)
 
 
 def store(
@@ -102,9 +101,9 @@ def store(
     return video
 
 
-def look(job: Job, wanted: Row | None = None) -> Stored | None:
-    return find_stored(
-        job.output, job.output_options, wanted or row(), FINGERPRINT, threading.Event(), ignore
+def look(job: Job, wanted: PendingRow | None = None) -> RecoveredVideo | None:
+    return find_recovered(
+        job.output, job.output_options, wanted or row(), FINGERPRINT, threading.Event(), ignore_event
     )
 
 
@@ -220,14 +219,19 @@ def test_a_storage_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest
 
 
 def test_first_rows_of_each_shape_are_sought() -> None:
-    large = [Row(resolved(id=f"l{i}", height=64)) for i in range(4)]
+    large = [PendingRow(resolved(id=f"l{i}", height=64)) for i in range(4)]
     small = rows(4)
     given = [row for pair in zip(large, small, strict=True) for row in pair]
-    assert [row.id for row in seek(iter(given), 2, FIELDS) if row.sought] == ["l0", "0", "l1", "1"]
-    assert [row.id for row in seek(iter(given), 2, FIELDS)] == [row.id for row in given]
-    few, many = (most_left(TopologyOptions(replicas=replicas, shard_size=8)) for replicas in (1, 100))
+    assert [row.id for row in mark_maybe_stored(iter(given), 2, FIELDS) if row.maybe_stored] == [
+        "l0",
+        "0",
+        "l1",
+        "1",
+    ]
+    assert [row.id for row in mark_maybe_stored(iter(given), 2, FIELDS)] == [row.id for row in given]
+    few, many = (max_unrecorded(TopologyOptions(replicas=replicas, shard_size=8)) for replicas in (1, 100))
     assert many - few == 99 * 12
-    assert most_left(TopologyOptions(replicas="auto")) < most_left(
+    assert max_unrecorded(TopologyOptions(replicas="auto")) < max_unrecorded(
         TopologyOptions(replicas="auto", npus=1000)
     )
 
@@ -238,51 +242,51 @@ class Seeking(Simulation):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.held: set[str] = set()
-        self.sought: set[str] = set()
+        self.maybe_stored: set[str] = set()
 
     def _end(self, actor: Actor, at: float) -> None:
         if not actor.stopping:
             self.held |= set(actor.held)
         super()._end(actor, at)
 
-    def _submit(self, actor: Actor, at: float, shard: list[Row]) -> None:
-        self.sought |= {row.id for row in shard if row.sought}
+    def _submit(self, actor: Actor, at: float, shard: list[PendingRow]) -> None:
+        self.maybe_stored |= {row.id for row in shard if row.maybe_stored}
         super()._submit(actor, at, shard)
 
 
 def test_what_a_lost_gang_had_in_hand_is_sought() -> None:
     habits = Habits(render=lambda *_: 60.0, life=lambda name: 200.0 if name == "run-0001" else 1e9)
     cluster = Seeking(habits, {"n": 2})
-    cluster.crew(40, 2).work()
+    cluster.supervisor(40, 2).work()
     assert cluster.held
-    assert cluster.held == cluster.sought
+    assert cluster.held == cluster.maybe_stored
     assert len(cluster.done_at) == 40
 
 
-def worked(job: Job, *wanted: Row) -> tuple[list[Event], list[Note]]:
+def worked(job: Job, *wanted: PendingRow) -> tuple[list[WorkerMessage], list[WorkerEvent]]:
     """What a worker says of rows, and what it notes."""
-    notes: list[Note] = []
-    heard = Heard(Worker(job, "w1", notes.append))
+    events: list[WorkerEvent] = []
+    heard = Heard(Worker(job, "w1", events.append))
     heard.worker.start(None)
     heard.worker.submit(wanted)
     heard.until("done", "failed")
     heard.worker.stop(False)
-    return [event for event in heard.until("stopped") if event.id is not None], notes
+    return [event for event in heard.until("stopped") if event.id is not None], events
 
 
 def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "mp4", checkpoint_every=1)
     rendered, _ = worked(there, row())
     # As a worker leaves it that dies between the two.
-    Scratch(there.output, ignore).keep(Saved(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
+    ResumeStates(there.output, ignore_event).keep(SavedState(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
     assert open_storage(there.output.root).list("scratch")
-    adopted, notes = worked(there, row())
+    recovered, events = worked(there, row())
     assert not open_storage(there.output.root).list("scratch")
-    assert [event.kind for event in adopted] == [event.kind for event in rendered]
-    assert (rendered[-1].adopted, adopted[-1].adopted) == (False, True)
-    whats = [note.what for note in notes]
+    assert [event.kind for event in recovered] == [event.kind for event in rendered]
+    assert (rendered[-1].recovered, recovered[-1].recovered) == (False, True)
+    whats = [event.what for event in events]
     assert ("committed" in whats, "adopted" in whats) == (False, True)
-    before, after = rendered[-1].entry, adopted[-1].entry
+    before, after = rendered[-1].entry, recovered[-1].entry
     assert before is not None
     assert after is not None
     seconds = {name for name in vars(before) if name.startswith("seconds_")}
@@ -292,14 +296,14 @@ def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
         assert getattr(after, name) == getattr(before, name), name
 
 
-@pytest.mark.parametrize("change", [{"sought": False}, {"spoilt": True}])
-def test_a_row_that_is_not_sought_or_whose_video_was_lost_is_rendered(
+@pytest.mark.parametrize("change", [{"maybe_stored": False}, {"invalidated": True}])
+def test_a_row_that_is_not_looked_for_or_whose_video_was_lost_is_rendered(
     tmp_path: Path, change: dict[str, bool]
 ) -> None:
     there = job(str(tmp_path / "out"), "mp4")
     worked(there, row())
     events, _ = worked(there, dataclasses.replace(row(), **change))
-    assert (events[-1].kind, events[-1].adopted) == ("done", False)
+    assert (events[-1].kind, events[-1].recovered) == ("done", False)
 
 
 @pytest.mark.usefixtures("no_waiting")
@@ -309,10 +313,10 @@ def test_where_the_storage_does_not_say_it_is_rendered(
     def refuse(*_: object) -> None:
         raise StorageError("503 slow down")
 
-    monkeypatch.setattr(adoption, "fetch_video", refuse)
-    events, notes = worked(job(str(tmp_path / "out"), "mp4"), row())
-    assert (events[-1].kind, events[-1].adopted) == ("done", False)
-    assert [note.message for note in notes if note.what == "adopted"] == ["503 slow down"]
+    monkeypatch.setattr(recovery, "fetch_video", refuse)
+    events, events = worked(job(str(tmp_path / "out"), "mp4"), row())
+    assert (events[-1].kind, events[-1].recovered) == ("done", False)
+    assert [event.message for event in events if event.what == "adopted"] == ["503 slow down"]
 
 
 def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:
@@ -389,10 +393,10 @@ def test_what_a_killed_driver_had_not_entered_is_adopted(
     spec = make_spec(manifest, output__format="mp4", topology__replicas=1)
     result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
     assert result.done == ROWS
-    assert result.adopted >= len(stored) >= STORED
+    assert result.recovered >= len(stored) >= STORED
     assert (
         "adopted",
-        f"{result.adopted} finished videos of a run or a gang that was killed",
+        f"{result.recovered} finished videos of a run or a gang that was killed",
     ) in result.lines()
     begun = Counter(name.partition(",")[0] for name in os.listdir(marks))
     assert {begun[row_id] for row_id in stored} == {1}
