@@ -22,7 +22,14 @@ from pathlib import Path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vidgen_dist import printing
-from vidgen_dist.cli.assignments import SAMPLING, is_key_of_spec, read_mapping, read_options
+from vidgen_dist.cli.assignments import (
+    KEY_VALUE,
+    SAMPLING,
+    is_key_of_spec,
+    read_mapping,
+    read_options,
+    read_pair,
+)
 from vidgen_dist.errors import Refused
 from vidgen_dist.preflight.plan import check_sampling, load_spec, sampling_addresses
 from vidgen_dist.runtime.connection import in_one_line
@@ -30,7 +37,6 @@ from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.uris import is_relative
 
 RUN_FILE = "run.yaml"
-KEY_VALUE = "KEY=VALUE"
 ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
 
 
@@ -40,14 +46,20 @@ def read_spec(uri: str, options: Sequence[str] = (), settings: Sequence[str] = (
     Args:
         uri: The run file.
         options: What follows each `--option`: dotted keys of the file.
-        settings: What follows each `--set`: fields of rows. Dotted keys are taken as well, and `seed`: before
-            there was `--option`, they were given here.
+        settings: What follows each `--set`: fields of rows. Dotted keys are taken as well: before there was
+            `--option`, they were given here.
 
     Raises:
         Refused: The file cannot be read, or a key or value is not allowed.
     """
-    keys = [text for text in settings if _is_key(text)]
-    fields = [text for text in settings if not _is_key(text)]
+    names = [read_pair("--set", text)[0] for text in settings]
+    if "seed" in names:
+        raise Refused(
+            "--set seed: is ambiguous; --option seed=N is the run's seed, from which each row gets its own; "
+            "--option sampling.seed=N is one seed for all rows"
+        )
+    keys = [text for name, text in zip(names, settings, strict=True) if is_key_of_spec(name)]
+    fields = [text for name, text in zip(names, settings, strict=True) if not is_key_of_spec(name)]
     given = {
         **read_options(keys, "--set"),
         **read_mapping(SAMPLING, fields, "--set"),
@@ -56,11 +68,6 @@ def read_spec(uri: str, options: Sequence[str] = (), settings: Sequence[str] = (
     spec = load_spec(uri).override(given)
     check_sampling(spec)
     return spec
-
-
-def _is_key(text: str) -> bool:
-    key = text.partition("=")[0].strip()
-    return key == "seed" or is_key_of_spec(key)
 
 
 def connect(address: str) -> JobSubmissionClient:

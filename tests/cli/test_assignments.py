@@ -92,6 +92,16 @@ def test_plan_takes_them(vidgen: Vidgen) -> None:
     assert "command line: topology.npu: unknown key; did you mean topology.npus? allowed: device" in ran.err
 
 
+def test_the_check_of_a_manifest_takes_them(vidgen: Vidgen, manifest: Path) -> None:
+    checkpoint = references.case("5b").checkpoint
+    command = ("manifest", "check", manifest, "--model", checkpoint, "--option")
+    assert vidgen(*command, "sampling.height=32").status == 0
+    ran = vidgen(*command, "sampling.height=33")
+    assert (ran.status, "sampling.height: 33" in ran.err) == (2, True)
+    ran = vidgen(*command, "manifest.uri=x")
+    assert (ran.status, "manifest.uri is given by URI and by --option" in ran.err) == (2, True)
+
+
 def test_every_option_with_a_flag_has_it(vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its sentence, under the heading of its group, where its default is shown as well."""
     monkeypatch.setenv("COLUMNS", "250")

@@ -47,9 +47,10 @@ def test_settings_are_read_as_the_command_reads_them(submitting: dict[str, Any])
 
 
 def test_sampling_fields_and_keys_by_the_flag_of_old(submitting: dict[str, Any]) -> None:
-    settings = ["num_frames=17", "negative_prompt=no", "seed=4", "topology.replicas=3", "sampling.eta=0.5"]
+    settings = ["num_frames=17", "negative_prompt=no", "topology.replicas=3", "sampling.eta=0.5"]
+    settings.append("faults={max_attempts: 5}")
     spec = submitting["read_spec"](RUN_FILE, ELSEWHERE, settings)
-    assert (spec.seed, spec.topology.replicas, spec.output.uri) == (4, 3, "/shared/out")
+    assert (spec.faults.max_attempts, spec.topology.replicas, spec.output.uri) == (5, 3, "/shared/out")
     assert {name: spec.sampling[name] for name in ("num_frames", "negative_prompt", "eta")} == {
         "num_frames": 17,
         "negative_prompt": "no",
@@ -105,7 +106,8 @@ def test_paths_that_are_others_on_the_cluster(
         ),
         ([*NO_CLUSTER, "--option", "replicas=2"], "did you mean topology.replicas? allowed: model, manifest"),
         ([*NO_CLUSTER, "--set", "model.id"], "--set model.id: is not KEY=VALUE"),
-        ([*NO_CLUSTER, "--set", "seed={a: ["], "command line: seed: "),
+        ([*NO_CLUSTER, "--option", "seed={a: ["], "command line: seed: "),
+        ([*NO_CLUSTER, "--set", "seed=4"], "--set seed: is ambiguous; --option seed=N is the run's seed"),
         ([*NO_CLUSTER, "--set", "num_frams=9"], "did you mean sampling.num_frames?"),
     ],
 )

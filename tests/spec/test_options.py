@@ -31,7 +31,7 @@ RECORDED = {"model.digest", "model.adapter_digest", "manifest.fields"}
 ADDED = {
     "model.ModelOptions": """\
     sharpness: Annotated[float, Option("How sharp.", flag="--sharpness", pixels=True, commands=PLANNED)] = 1.0
-    stickers: Annotated[tuple[Text, ...], Option("Which.", flag="--stickers")] = ()
+    stickers: Annotated[tuple[NonEmptyText, ...], Option("Which.", flag="--stickers")] = ()
 """,
     "manifest.ManifestOptions": """\
     tags: Annotated[dict[str, str | int | bool], Option("Rows with them.", flag="--tag")] = {}
@@ -40,7 +40,7 @@ ADDED = {
     poster: Annotated[bool, Option("A picture of each video.", flag="--poster")] = False
 """,
     "topology.WatchdogOptions": """\
-    cool: Annotated[Seconds | None, Option("Seconds to cool.", unset="the device's")] = None
+    cool: Annotated[WatchdogSeconds | None, Option("Seconds to cool.", unset="the device's")] = None
 """,
     "topology.TopologyOptions": """\
     spares: Annotated[int, Option("Gangs that wait.", flag="--spares", commands=PLANNED)] = 0

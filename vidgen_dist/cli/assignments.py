@@ -1,6 +1,6 @@
 """`KEY=VALUE` texts of a command line: dotted keys of a run spec, and fields of its mappings.
 
-Values are read as YAML reads them, but for those of rows' text fields, which stay as they are.
+Values are read as YAML, except those of rows' text fields, which stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from vidgen_dist.yaml_core import read_value
 
 SAMPLING = "sampling"
 """The key of the spec's mapping of fields of rows."""
+
+KEY_VALUE = "KEY=VALUE"
+"""What help calls the value of a flag that takes an assignment."""
 
 _EXAMPLES = {"--option": "topology.replicas=16", "--set": "num_frames=49"}
 
@@ -64,7 +67,7 @@ def read_mapping(key: str, texts: Iterable[str], flag: str) -> dict[str, Any]:
     for name, value in (read_pair(flag, text) for text in texts):
         if key == SAMPLING and is_key_of_spec(name):
             raise Refused(
-                f"{COMMAND_LINE}: {flag} {name}: not a field of rows; keys of a run spec are given by "
+                f"{COMMAND_LINE}: {flag} {name}: not a field of rows; give a key of the run spec with "
                 f"--option {name}={shortened(value, 100)}"
             )
         settings[f"{key}.{name}"] = _read(f"{key}.{name}", value)
@@ -72,9 +75,9 @@ def read_mapping(key: str, texts: Iterable[str], flag: str) -> dict[str, Any]:
 
 
 def is_key_of_spec(name: str) -> bool:
-    """Whether a name is a dotted key of a spec, or meant as one: `topology.replica` is."""
-    part, dot, _ = name.partition(".")
-    return bool(dot) and part in RunSpec.model_fields
+    """Whether a name is a key of a spec, or meant as one, such as `topology.replica`; no field of rows is."""
+    # `seed` is both: the run's, and every row's.
+    return name.partition(".")[0] in RunSpec.model_fields and name != "seed"
 
 
 def _read(key: str, text: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import typer
 
-from vidgen_dist.cli.assignments import read_mapping, read_options
+from vidgen_dist.cli.assignments import KEY_VALUE, read_mapping, read_options
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, Command, RunSpec
 from vidgen_dist.spec.option import DeclaredOption, declared_options, plain_types
@@ -19,8 +19,6 @@ from vidgen_dist.yaml_core import read_value
 
 Flags: TypeAlias = Mapping[str, Any]
 """Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
-
-_KEY_VALUE = "KEY=VALUE"
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class _Flag:
             None,
             f"{self.name}/--no-{self.name.removeprefix('--')}" if self.kinds == {bool} else self.name,
             help=option.help,
-            metavar=option.metavar or (_KEY_VALUE if self.kinds == {dict} else None),
+            metavar=option.metavar or (KEY_VALUE if self.kinds == {dict} else None),
             rich_help_panel=self.declared.group,
             show_default=self.declared.default or False,
         )
@@ -89,16 +87,13 @@ def with_flags(command: Command) -> Callable[[Callable[..., None]], Callable[...
         command: Its name.
     """
     flags = _flags(command)
-    added = [flag.parameter() for flag in flags]
-    takes_any = command != "manifest check"
-    if takes_any:
-        added.append(_ANY_OPTION)
+    added = [*(flag.parameter() for flag in flags), _ANY_OPTION]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**values: Any) -> None:
             given = {flag.name: flag.read(values.pop(flag.parameter_name)) for flag in flags}
-            others = read_options(values.pop(_ANY_OPTION.name) or ()) if takes_any else {}
+            others = read_options(values.pop(_ANY_OPTION.name) or ())
             function(**values, options=_merged(given, others))
 
         signature = inspect.signature(function, eval_str=True)
@@ -115,12 +110,29 @@ _ANY_OPTION = inspect.Parameter(
     default=typer.Option(
         None,
         "--option",
-        metavar=_KEY_VALUE,
+        metavar=KEY_VALUE,
         help="Any option by its dotted key in a run.yaml, such as topology.watchdog.denoise=30.",
         rich_help_panel="Any option",
     ),
     annotation=list[str] | None,
 )
+
+
+def with_argument(options: Flags, key: str, argument: str, value: str) -> Flags:
+    """The flags and what an argument gives.
+
+    Args:
+        options: The flags.
+        key: The argument's key in a spec.
+        argument: What messages call it.
+        value: What it gives.
+
+    Raises:
+        Refused: `--option` gives the key, too.
+    """
+    if key in options:
+        raise Refused(f"{COMMAND_LINE}: {key} is given by {argument} and by --option; leave one of them out")
+    return {**options, key: value}
 
 
 def help_of(key: str) -> str:

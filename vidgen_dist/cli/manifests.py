@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vidgen_dist.cli.flags import Flags, help_of, with_flags
+from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
 from vidgen_dist.cli.terminal import counted, print_error
 from vidgen_dist.errors import Refused
 
@@ -28,7 +28,7 @@ def check_manifest(
     from vidgen_dist.storage.uris import redact
 
     ignore_warnings()
-    report = check(uri, options, export)
+    report = check(uri, with_argument(options, "manifest.uri", "URI", uri), export)
     shown = redact(uri)
     for name in report.unknown_columns:
         print_error(f"{shown}: {describe_unknown(name, known_fields())}")

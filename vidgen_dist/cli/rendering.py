@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from vidgen_dist import printing
-from vidgen_dist.cli.flags import Flags, help_of, with_flags
+from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
 from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, RunSpec, spec_from_flags
@@ -34,13 +34,13 @@ def render(
     """
     given = options
     if output is not None:
-        given = _with_argument(given, "output.uri", "OUTPUT", output)
+        given = with_argument(given, "output.uri", "OUTPUT", output)
     if manifest.lower().endswith((".yaml", ".yml")):
         from vidgen_dist.preflight.plan import load_spec
 
         spec = load_spec(manifest).override(given)
     else:
-        spec = _spec_without_file(_with_argument(given, "manifest.uri", "MANIFEST", manifest))
+        spec = _spec_without_file(with_argument(given, "manifest.uri", "MANIFEST", manifest))
     raise typer.Exit(run(spec).exit_status)
 
 
@@ -103,12 +103,6 @@ def print_result(result: RunResult, console: Console) -> None:
         print_error(f"failed: {failure}")
     if result.failed > len(result.failures):
         print_error(f"and {result.failed - len(result.failures):,} more: see the ledger")
-
-
-def _with_argument(options: Flags, key: str, argument: str, value: str) -> Flags:
-    if key in options:
-        raise Refused(f"{COMMAND_LINE}: {key} is given by {argument} and by --option; leave one of them out")
-    return {**options, key: value}
 
 
 def _spec_without_file(options: Flags) -> RunSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from vidgen_dist.spec.option import Option, Part
-from vidgen_dist.spec.values import Named, Retry, Text
+from vidgen_dist.spec.values import Named, NonEmptyText, Retry
 
 
 class ManifestOptions(Part):
@@ -18,9 +18,9 @@ class ManifestOptions(Part):
 
     GROUP: ClassVar = "Manifest"
 
-    uri: Annotated[Text, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST")]
+    uri: Annotated[NonEmptyText, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST")]
     passthrough: Annotated[
-        tuple[Text, ...],
+        tuple[NonEmptyText, ...],
         Named("a list of columns"),
         Option(
             "Columns to copy to the ledger, with commas between; may be repeated.",
@@ -42,4 +42,4 @@ class ManifestOptions(Part):
             details="For example `failed:MediaError`. It holds for one run; `run.yaml` does not keep it.",
         ),
     ] = None
-    fields: tuple[Text, ...] | None = None
+    fields: tuple[NonEmptyText, ...] | None = None

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from vidgen_dist.spec.explanations import refused
 from vidgen_dist.spec.option import EVERYWHERE, PLANNED, Option, Part
-from vidgen_dist.spec.values import Settings, Task, Text
+from vidgen_dist.spec.values import NonEmptyText, Settings, Task
 
 
 class ModelOptions(Part):
@@ -25,7 +25,7 @@ class ModelOptions(Part):
     GROUP: ClassVar = "Model"
 
     id: Annotated[
-        Text,
+        NonEmptyText,
         Option(
             "Hub id or folder of the checkpoint.",
             flag="--model",
@@ -43,7 +43,7 @@ class ModelOptions(Part):
         ),
     ] = None
     revision: Annotated[
-        Text | None,
+        NonEmptyText | None,
         Option(
             "Branch, tag or commit of a hub id.",
             flag="--revision",
@@ -53,7 +53,7 @@ class ModelOptions(Part):
         ),
     ] = None
     variant: Annotated[
-        Text | None,
+        NonEmptyText | None,
         Option(
             "Variant of the weight files, such as fp16.",
             flag="--variant",
@@ -62,7 +62,7 @@ class ModelOptions(Part):
         ),
     ] = None
     dtype: Annotated[
-        Text | None,
+        NonEmptyText | None,
         Option(
             "Type in which the models compute: float32, float16 or bfloat16.",
             flag="--dtype",
@@ -72,7 +72,7 @@ class ModelOptions(Part):
         ),
     ] = None
     adapter: Annotated[
-        Text | None,
+        NonEmptyText | None,
         Option(
             "AnimateDiff's motion adapter: hub id or folder.",
             flag="--adapter",
@@ -81,7 +81,7 @@ class ModelOptions(Part):
         ),
     ] = None
     adapter_revision: Annotated[
-        Text | None,
+        NonEmptyText | None,
         Option(
             "Branch, tag or commit of the adapter's hub id.",
             flag="--adapter-revision",
@@ -113,8 +113,8 @@ class ModelOptions(Part):
             commands=PLANNED,
         ),
     ] = False
-    digest: Text | None = None
-    adapter_digest: Text | None = None
+    digest: NonEmptyText | None = None
+    adapter_digest: NonEmptyText | None = None
 
     def pixel_options(self) -> dict[str, Any]:
         """The options that fingerprints count and that are set, with their values as JSON has them."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec.option import Option, Part
-from vidgen_dist.spec.values import Format, Named, Producer, QualityFlag, Text
+from vidgen_dist.spec.values import Format, Named, NonEmptyText, Producer, QualityFlag
 
 
 class OutputOptions(Part):
@@ -20,7 +20,7 @@ class OutputOptions(Part):
 
     GROUP: ClassVar = "Output"
 
-    uri: Annotated[Text, Option("Folder for videos, ledger and run.yaml.", argument="OUTPUT")]
+    uri: Annotated[NonEmptyText, Option("Folder for videos, ledger and run.yaml.", argument="OUTPUT")]
     format: Annotated[
         Format,
         Option(

@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from vidgen_dist.spec.option import PLANNED, Option, Part
-from vidgen_dist.spec.values import AUTO, WHOLE_PART, Degree, Device, Replicas, Seconds, Size, Text
+from vidgen_dist.spec.values import (
+    AUTO,
+    WHOLE_PART,
+    Degree,
+    DeviceChoice,
+    NonEmptyText,
+    Replicas,
+    Size,
+    WatchdogSeconds,
+)
 
 _BY_DEVICE = "by the device"
 
@@ -23,7 +32,7 @@ class WatchdogOptions(Part):
     GROUP: ClassVar = "Watchdog"
 
     load: Annotated[
-        Seconds | None,
+        WatchdogSeconds | None,
         Option(
             "Seconds from the start to the loaded model.",
             unset=_BY_DEVICE,
@@ -31,12 +40,15 @@ class WatchdogOptions(Part):
         ),
     ] = None
     encode: Annotated[
-        Seconds | None,
+        WatchdogSeconds | None,
         Option("Seconds to fetch and encode prompt, image and clip.", unset=_BY_DEVICE),
     ] = None
-    denoise: Annotated[Seconds | None, Option("Seconds of one denoising step.", unset=_BY_DEVICE)] = None
+    denoise: Annotated[
+        WatchdogSeconds | None,
+        Option("Seconds of one denoising step.", unset=_BY_DEVICE),
+    ] = None
     decode: Annotated[
-        Seconds | None,
+        WatchdogSeconds | None,
         Option(
             "Seconds to decode a video's frames.",
             unset=_BY_DEVICE,
@@ -44,7 +56,7 @@ class WatchdogOptions(Part):
         ),
     ] = None
     write: Annotated[
-        Seconds | None,
+        WatchdogSeconds | None,
         Option("Seconds to encode and store the file and the ledger's part.", unset=_BY_DEVICE),
     ] = None
 
@@ -55,7 +67,7 @@ class TopologyOptions(Part):
     GROUP: ClassVar = "Topology"
 
     device: Annotated[
-        Device,
+        DeviceChoice,
         Option("Device to render on: cpu, ascend, or auto (Ascend where there are NPUs).", flag="--device"),
     ] = "auto"
     replicas: Annotated[
@@ -117,7 +129,7 @@ class TopologyOptions(Part):
         ),
     ] = None
     address: Annotated[
-        Text | None,
+        NonEmptyText | None,
         Option(
             "A running Ray cluster to attach to: HOST:PORT of its head, or auto.",
             flag="--address",

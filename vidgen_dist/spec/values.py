@@ -149,19 +149,19 @@ def _check_replicas(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         raise PydanticCustomError("replicas", "{allowed}", {"allowed": allowed}) from None
 
 
-Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
-Size = Annotated[Text, AfterValidator(_check_size), Named("a size, such as 64GB")]
-Retry = Annotated[Text, AfterValidator(_check_retry), Named("failed or failed:CLASS")]
-QualityFlag = Annotated[Text, AfterValidator(_check_quality_flag)]
-Producer = Annotated[Text, AfterValidator(_check_producer)]
+NonEmptyText = Annotated[str, StringConstraints(min_length=1, strict=True)]
+Size = Annotated[NonEmptyText, AfterValidator(_check_size), Named("a size, such as 64GB")]
+Retry = Annotated[NonEmptyText, AfterValidator(_check_retry), Named("failed or failed:CLASS")]
+QualityFlag = Annotated[NonEmptyText, AfterValidator(_check_quality_flag)]
+Producer = Annotated[NonEmptyText, AfterValidator(_check_producer)]
 Settings = Annotated[
-    dict[Text, Any], AfterValidator(_normalise_settings), Named("a mapping of names to values")
+    dict[NonEmptyText, Any], AfterValidator(_normalise_settings), Named("a mapping of names to values")
 ]
-Span = Annotated[Text, AfterValidator(_check_span), Named("a span, such as 30s or 10m")]
+Span = Annotated[NonEmptyText, AfterValidator(_check_span), Named("a span, such as 30s or 10m")]
 Failures = Annotated[
     int | str, BeforeValidator(_check_failures), Named("a number of rows, or a share such as 5%")
 ]
-Seconds = Annotated[
+WatchdogSeconds = Annotated[
     float, Field(gt=0, le=30 * 86_400, strict=True), Named("a number of seconds, up to 30 days")
 ]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE, strict=True)]
@@ -169,6 +169,6 @@ Replicas = Annotated[
     Annotated[int, Field(ge=1, le=MAX_REPLICAS, strict=True)] | Literal["auto"],
     WrapValidator(_check_replicas),
 ]
-Device = Literal["auto", "cpu", "ascend"]
+DeviceChoice = Literal["auto", "cpu", "ascend"]
 Format = Literal["mp4", "gif", "png", "npy"]
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
