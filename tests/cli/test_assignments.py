@@ -20,6 +20,7 @@ VALUES: dict[str, Any] = {
     "model.revision": "12345e67",
     "model.scheduler._class_name": "DDIMScheduler",
     "model.vae_tiling": True,
+    "model.variant": "no",
     "manifest.passthrough": ["source", "licence"],
     "output.fps": 12.5,
     "output.reject": ["black"],
@@ -36,12 +37,7 @@ def as_options(values: dict[str, Any]) -> list[str]:
     """The flags that give them."""
     texts = (value if isinstance(value, str) else json.dumps(value) for value in values.values())
     pairs = zip(values, texts, strict=True)
-    return [part for key, text in pairs for part in ("--option", f"{key}={_quoted(key, text)}")]
-
-
-def _quoted(key: str, text: str) -> str:
-    # As in a run file: without quotes this revision is a number.
-    return f"'{text}'" if key == "model.revision" else text
+    return [part for key, text in pairs for part in ("--option", f"{key}={text}")]
 
 
 def test_any_key_may_be_given(vidgen: Vidgen, specs: list[RunSpec], tmp_path: Path) -> None:
@@ -74,10 +70,12 @@ def test_keys_that_arguments_give_too(vidgen: Vidgen, specs: list[RunSpec], tmp_
 
 def test_null_is_the_default(vidgen: Vidgen, specs: list[RunSpec], tmp_path: Path) -> None:
     run_file = tmp_path / "run.yaml"
-    text = "model: {id: m}\nmanifest: {uri: a}\noutput: {uri: b, fps: 12}\nsampling: {num_frames: 9}\n"
-    run_file.write_text(text)
-    vidgen("render", run_file, "--option", "output.fps=null", "--option", "sampling={}")
+    text = "model: {id: m, task: text-to-video}\nmanifest: {uri: a}\noutput: {uri: b, fps: 12}\n"
+    run_file.write_text(f"{text}sampling: {{num_frames: 9}}\n")
+    options = ("output.fps=null", "model.task=null", "sampling={}", "model.variant='null'")
+    vidgen("render", run_file, *(part for option in options for part in ("--option", option)))
     assert (specs[0].output.fps, specs[0].sampling) == (None, {})
+    assert (specs[0].model.task, specs[0].model.variant) == (None, "null")
 
 
 def test_plan_takes_them(vidgen: Vidgen) -> None:

@@ -93,7 +93,7 @@ def test_what_decides_no_pixels_of_the_output() -> None:
         ("[source, licence]", "source", ["line 9", "manifest.passthrough", "'source'", "a list"]),
         ("seed: 7", "sampling2:", ["line 30", "did you mean sampling?"]),
         ("  id: zai-org/CogVideoX-5b", "  id: {{ model }}", ["line 2", "quotes"]),
-        ("seed: 7", "? [a, b]\n: 7", ["line 30", "a key is a text"]),
+        ("seed: 7", "? [a, b]\n: 7", ["line 30", "a key must be a text"]),
         ("  crf: 20", "  crf: 52", ["line 14", "output.crf", "less than or equal to 51"]),
         ("  fps: 12.5", "  fps: 0", ["line 13", "output.fps"]),
         ("  task: text-to-video", "  task: text-to-film", ["line 3", "model.task", "'image-to-video'"]),

@@ -1,4 +1,4 @@
-"""Sizes and spans, as flags and run files have them."""
+"""Sizes and durations, as flags and run files have them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`KEY=VALUE` texts of a command line: dotted keys of a run spec, and fields of its mappings.
 
-Values are read as YAML, except those of rows' text fields, which stay as they are.
+Values are read as YAML. Where only a text is allowed, what YAML takes for a number or a boolean stays a text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.spec import COMMAND_LINE, RunSpec
+from vidgen_dist.spec.option import declared_options, plain_types
 from vidgen_dist.yaml_core import read_value
 
 SAMPLING = "sampling"
@@ -81,14 +82,24 @@ def is_key_of_spec(name: str) -> bool:
 
 
 def _read(key: str, text: str) -> Any:
-    return text if _is_text(key) else read_value(text)
-
-
-def _is_text(key: str) -> bool:
-    """Whether a key of a spec is a field of rows whose values are texts."""
     section, _, name = key.partition(".")
-    if section != SAMPLING:
-        return False
+    if section == SAMPLING and name and _is_text_field(name):
+        return text
+    value = read_value(text)
+    # The revision 12345e67 is not a number.
+    return value if value is None or key not in _TEXTS or isinstance(value, str) else text
+
+
+_TEXTS = frozenset(
+    known.key
+    for known in declared_options(RunSpec)
+    if plain_types(known.field.annotation) <= {str, type(None)}
+)
+"""The keys whose values are texts."""
+
+
+def _is_text_field(name: str) -> bool:
+    """Whether that is a field of rows whose values are texts."""
     from vidgen_dist.families import fields_named
 
     field = fields_named([name]).get(name)

@@ -61,10 +61,12 @@ def run(spec: RunSpec) -> RunResult:
 
 @with_flags("plan")
 def plan(
-    run_file: Annotated[str | None, typer.Argument(metavar="[RUN.YAML]", help="A run; or --model.")] = None,
+    run_file: Annotated[
+        str | None, typer.Argument(metavar="[RUN.YAML]", help="A run file; without one, give --model.")
+    ] = None,
     *,
     options: Flags,
-    device_name: Annotated[str | None, typer.Option(help="910B, A3 or CPU.")] = None,
+    device_name: Annotated[str | None, typer.Option(help="Device to plan for: 910B, A3 or CPU.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Videos to render; by default many.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -14,7 +14,7 @@ from vidgen_dist.spec.values import WHOLE_PART
 
 # What pydantic calls by the names of Python's types.
 _MESSAGES = {
-    "tuple_type": "it should be a list",
+    "tuple_type": "it should be a list, such as [a, b]",
     "dict_type": "it should be a mapping of keys to values",
     "model_type": "it should be a mapping of keys to values",
 }

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from vidgen_dist.spec.option import Option, Part
-from vidgen_dist.spec.values import Failures, Span
+from vidgen_dist.spec.values import Duration, Failures
 
 
 class FaultsOptions(Part):
@@ -48,7 +48,7 @@ class FaultsOptions(Part):
         ),
     ] = "refuse"
     grace: Annotated[
-        Span,
+        Duration,
         Option(
             "Time to finish rows after SIGTERM, such as 30s or 10m.",
             flag="--grace",

@@ -54,7 +54,7 @@ def _lines(node: yaml.Node, name: str, path: tuple = ()) -> Iterator[tuple[tuple
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise Refused(f"{name}, line {line}: a key is a text; put a value with braces in it into quotes")
+            raise Refused(f"{name}, line {line}: a key must be a text; put a value with braces in quotes")
         if key.value in seen:
             raise Refused(f"{name}, line {line}: {dotted((*path, key.value))} is given twice")
         seen.add(key.value)

@@ -54,23 +54,25 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds of a span with its unit: `30s`, `10m`, `2h`.
+    """Seconds of a duration with its unit: `30s`, `10m`, `2h`.
 
     Raises:
-        ValueError: The text is not a span.
+        ValueError: The text is not a duration.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not allowed; it should be a span with its unit, such as 30s or 10m")
+        raise ValueError(
+            f"{text!r} is not allowed; it should be a duration with its unit, such as 30s or 10m"
+        )
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _check_span(text: str) -> str:
+def _check_duration(text: str) -> str:
     try:
         parse_seconds(text)
     except ValueError:
         raise PydanticCustomError(
-            "span", "it should be a span with its unit, s, m or h, such as 30s or 10m"
+            "duration", "it should be a duration with a unit, s, m or h, such as 30s or 10m"
         ) from None
     return text
 
@@ -157,7 +159,7 @@ Producer = Annotated[NonEmptyText, AfterValidator(_check_producer)]
 Settings = Annotated[
     dict[NonEmptyText, Any], AfterValidator(_normalise_settings), Named("a mapping of names to values")
 ]
-Span = Annotated[NonEmptyText, AfterValidator(_check_span), Named("a span, such as 30s or 10m")]
+Duration = Annotated[NonEmptyText, AfterValidator(_check_duration), Named("a duration, such as 30s or 10m")]
 Failures = Annotated[
     int | str, BeforeValidator(_check_failures), Named("a number of rows, or a share such as 5%")
 ]
