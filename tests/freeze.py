@@ -152,7 +152,7 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
     from vidgen_dist.engine import open_model
     from vidgen_dist.output.resume import RowResolver
     from vidgen_dist.preflight.plan import identity_of, open_checked, sampling_defaults
-    from vidgen_dist.processes import InPlace
+    from vidgen_dist.processes import InlineExecutor
     from vidgen_dist.spec import spec_from_flags
 
     spec = spec_from_flags({**flags, "manifest.uri": str(manifest), "output.uri": "none"})
@@ -168,7 +168,7 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
                 told = {"refused": str(error)}
             found.append({"id": row.id, **told})
         good = np.array(["refused" not in facts for facts in found[first:]])
-        for looking in resolving.fingerprints(batch, good, InPlace()):
+        for looking in resolving.fingerprints(batch, good, InlineExecutor()):
             for place, fingerprint in zip(looking.places, looking.fingerprints.result(), strict=True):
                 found[first + place]["fingerprint of many"] = str(fingerprint)
     return found

@@ -57,7 +57,7 @@ def test_a_declaration_says_all_that_others_ask_for(name: str) -> None:
         assert text
         assert text == text.strip(" .").replace("|", "").replace("\n", "")
     if field.is_own and field.kind.has_sources:
-        assert column_of(field).surely_fine(field.kind, pa.array(["a", None])).all()
+        assert column_of(field).certainly_valid(field.kind, pa.array(["a", None])).all()
 
 
 def test_every_kind_has_a_column() -> None:
@@ -232,7 +232,7 @@ def test_sources_count_by_content_and_what_stands_beside_them_by_value() -> None
 def test_a_kind_with_images_within_as_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     member = pa.struct([("frame", pa.int64()), ("image", pa.string())])
     like_it = dataclasses.replace(column_of(FIELDS["video"]), fits=pa.types.is_list, written=pa.list_(member))
-    unsure = dataclasses.replace(like_it, surely_fine=column_of(FIELDS["eta"]).surely_fine)
+    unsure = dataclasses.replace(like_it, certainly_valid=column_of(FIELDS["eta"]).certainly_valid)
     monkeypatch.setitem(COLUMN_OF, Conditions, unsure)
     conditions = pa.array([[{"frame": 0, "image": "y.png"}], None, [{"frame": -1, "image": "y.png"}]])
     table = pa.table({"prompt": ["a"] * 3, "seed": [1, 2, 3], "conditions": conditions.cast(unsure.written)})
@@ -299,4 +299,4 @@ def test_ranges_with_signs() -> None:
     for kind in (pa.int8(), pa.int64(), pa.uint64()):
         values = [5, 6, None] if kind == pa.uint64() else [-5, 5, -6, 6, None]
         wanted = [value is None or -5 <= value <= 5 for value in values]
-        assert column.surely_fine(Whole(-5, 5), pa.array(values, kind)).tolist() == wanted
+        assert column.certainly_valid(Whole(-5, 5), pa.array(values, kind)).tolist() == wanted

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vidgen_dist.processes import open_pool, run_apart
+from vidgen_dist.processes import open_pool, run_in_process
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -39,11 +39,11 @@ def test_nothing_is_left_waiting_when_the_block_raises() -> None:
 
 
 def test_what_runs_apart_returns_raises_or_dies() -> None:
-    assert run_apart(os.getpid) != os.getpid()
+    assert run_in_process(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="'x'"):
-        run_apart(int, "x")
+        run_in_process(int, "x")
     with pytest.raises(BrokenExecutor):
-        run_apart(os._exit, 1)
+        run_in_process(os._exit, 1)
 
 
 PARENT = """

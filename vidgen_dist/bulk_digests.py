@@ -112,8 +112,8 @@ class JsonTemplate:
     head: str
     middle: str
     tail: str
-    prompted: bool
-    seeded: bool
+    has_prompt: bool
+    has_seed: bool
 
     def digests(
         self,
@@ -132,7 +132,7 @@ class JsonTemplate:
         Raises:
             ValueError: There are more, fewer, or none where the text has one.
         """
-        if (prompts is None) == self.prompted or (seeds is None) == self.seeded:
+        if (prompts is None) == self.has_prompt or (seeds is None) == self.has_seed:
             raise ValueError("the text has others of prompt and seed")
         copy, middle, tail = new(self.head.encode()).copy, self.middle, self.tail
         texts = itertools.repeat("", count) if prompts is None else map(encode_basestring_ascii, prompts)

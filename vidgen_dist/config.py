@@ -80,7 +80,7 @@ class Config:
         try:
             read = cls(**{name: raw[name] for name in names if name in raw})
         except ValidationError as error:
-            faults += _explained(cls, raw, error)
+            faults += _describe_faults(cls, raw, error)
         except ConfigError as error:
             faults += str(error).splitlines()
         if faults:
@@ -210,7 +210,7 @@ def _shown_value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _explained(cls: type[Config], raw: Mapping[str, Any], error: ValidationError) -> list[str]:
+def _describe_faults(cls: type[Config], raw: Mapping[str, Any], error: ValidationError) -> list[str]:
     """All that is wrong with a file's values: a line for each key."""
     hints = typing.get_type_hints(cls, include_extras=True)
     faults: dict[str, set[str]] = {}
@@ -232,8 +232,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(kind) for kind in typing.get_args(hint))
     if typing.get_origin(hint) is Annotated:
         kind, *notes = typing.get_args(hint)
-        return _described(kind, list(_constraints(notes)))
-    return _described(hint, [])
+        return _describe_kind(kind, list(_constraints(notes)))
+    return _describe_kind(hint, [])
 
 
 def _constraints(notes: typing.Iterable[Any]) -> typing.Iterator[Any]:
@@ -244,7 +244,7 @@ def _constraints(notes: typing.Iterable[Any]) -> typing.Iterator[Any]:
             yield note
 
 
-def _described(kind: Any, notes: list[Any]) -> str:
+def _describe_kind(kind: Any, notes: list[Any]) -> str:
     one_of = next((note for note in notes if isinstance(note, OneOf)), None)
     if one_of is not None:
         return one_of.allowed

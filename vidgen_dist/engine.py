@@ -19,7 +19,7 @@ from vidgen_dist.families import checkpoints
 from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype, load_rules
-from vidgen_dist.processes import run_apart
+from vidgen_dist.processes import run_in_process
 from vidgen_dist.spec import ModelOptions, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.digests import digest_of
@@ -131,7 +131,7 @@ def check_models(model: ModelOptions) -> None:
         Refused: They are not: names keys and shapes. Or a config that cannot be.
     """
     try:
-        run_apart(_check_models, model)
+        run_in_process(_check_models, model)
     except (BrokenExecutor, ImportError, OSError) as error:
         logger.warning("model %s could not be checked here (%s); the workers do", model.id, error)
 

@@ -29,12 +29,12 @@ from vidgen_dist.manifest import (
     RowSchema,
     column_of,
     describe_missing,
+    describe_required,
     find_files,
+    find_repeated_ids,
     known_columns,
-    later_places,
-    needed,
     repeated_hashes,
-    with_paths_beside,
+    resolve_media_paths,
 )
 from vidgen_dist.request import FIELDS, Field, RequestError
 from vidgen_dist.storage.files import open_input
@@ -132,7 +132,7 @@ class _Source:
 
     def records(self) -> Iterator[tuple[int, dict[str, Any] | RequestError]]:
         """Each row's line and its checked values, with an id, or what is wrong with it."""
-        with open_input(self.uri) as raw, io.BufferedReader(_Raw(raw), 2**20) as file:
+        with open_input(self.uri) as raw, io.BufferedReader(_RawFile(raw), 2**20) as file:
             for line in _READERS[_suffix(self.uri)](file, self.uri, self.schema):
                 yield line.number, self._checked(line)
 
@@ -153,23 +153,25 @@ class _Source:
                 values[PRIORITY] = _priority(values[PRIORITY])
             for name in self.schema.media:
                 if name in values:
-                    values[name] = self._with_paths(name, values[name])
+                    values[name] = self._resolve_paths(name, values[name])
             if missing := self.schema.missing(values):
-                raise RequestError(missing[0], None, needed(missing, self.schema.fields))
+                raise RequestError(missing[0], None, describe_required(missing, self.schema.fields))
             parsed = {n: f.parse(n, values[n]) for n, f in self.schema.fields.items() if n in values}
         except RequestError as error:
             return error
         # A text that holds its image stays one.
         return values | {name: value for name, value in parsed.items() if not isinstance(value, bytes)}
 
-    def _with_paths(self, name: str, value: Any) -> Any:
+    def _resolve_paths(self, name: str, value: Any) -> Any:
         field = self.schema.fields[name]
         if column_of(field).written == pa.string() and not isinstance(value, str):
             raise RequestError(name, value, "a text: a path or a URI")
         if self.base is None or value == "":
             return value
         parsed = field.parse(name, value)
-        return value if isinstance(parsed, bytes) else with_paths_beside(self.base, name, field.kind, parsed)
+        return (
+            value if isinstance(parsed, bytes) else resolve_media_paths(self.base, name, field.kind, parsed)
+        )
 
 
 def _priority(value: Any) -> int:
@@ -179,7 +181,7 @@ def _priority(value: Any) -> int:
     return int(value)
 
 
-class _Raw(io.RawIOBase):
+class _RawFile(io.RawIOBase):
     """Any file-like object as what `io.BufferedReader` wants."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -241,7 +243,7 @@ def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[s
         errors.append(f"and {bad - _MOST_ERRORS} more lines")
     if not errors:
         repeated, _ = repeated_hashes(np.asarray(ids))
-        errors = _same_ids(sources, frozenset(repeated.tolist()))
+        errors = _describe_repeated_ids(sources, frozenset(repeated.tolist()))
     if errors:
         raise Refused("\n".join(errors))
     if not rows:
@@ -251,7 +253,7 @@ def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[s
     return read, tuple(name for name in columns if name not in known), rows
 
 
-def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
+def _describe_repeated_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]:
     if not repeated:
         return []
     doubtful = (
@@ -262,7 +264,7 @@ def _same_ids(sources: Sequence[_Source], repeated: frozenset[int]) -> list[str]
     )
     return [
         f"{place}: id: {shortened(row_id)!r} is also that of {first}; allowed: once"
-        for row_id, place, first in later_places(doubtful, _MOST_ERRORS)
+        for row_id, place, first in find_repeated_ids(doubtful, _MOST_ERRORS)
     ]
 
 
@@ -286,7 +288,7 @@ def _groups(sources: Sequence[_Source], columns: Sequence[str]) -> Iterator[list
 # --- reading text, CSV and JSON lines ----------------------------------------------------------------
 
 
-def _decoded(file: BinaryIO) -> Iterator[str | UnicodeDecodeError]:
+def _decode_lines(file: BinaryIO) -> Iterator[str | UnicodeDecodeError]:
     for number, line in enumerate(file):
         try:
             yield line.decode("utf-8-sig" if number == 0 else "utf-8")
@@ -299,7 +301,7 @@ def _bad_line(number: int, error: UnicodeDecodeError) -> _Line:
 
 
 def _read_txt(file: BinaryIO, _uri: str, _schema: RowSchema) -> Iterator[_Line]:
-    for number, text in enumerate(_decoded(file), 1):
+    for number, text in enumerate(_decode_lines(file), 1):
         if isinstance(text, UnicodeDecodeError):
             yield _bad_line(number, text)
         elif text.strip():
@@ -308,7 +310,7 @@ def _read_txt(file: BinaryIO, _uri: str, _schema: RowSchema) -> Iterator[_Line]:
 
 def _read_jsonl(file: BinaryIO, _uri: str, schema: RowSchema) -> Iterator[_Line]:
     known = known_columns(schema.fields)
-    for number, text in enumerate(_decoded(file), 1):
+    for number, text in enumerate(_decode_lines(file), 1):
         if isinstance(text, UnicodeDecodeError):
             yield _bad_line(number, text)
         elif text.strip():
@@ -343,7 +345,7 @@ def _as_text(value: Any) -> str | None:
 
 def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
     def text() -> Iterator[str]:
-        for number, line in enumerate(_decoded(file), 1):
+        for number, line in enumerate(_decode_lines(file), 1):
             if isinstance(line, UnicodeDecodeError):
                 raise Refused(f"{redact(uri)}, line {number}: is not UTF-8")
             yield line
@@ -370,7 +372,7 @@ def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
 
 
 def _csv_header(cells: Sequence[str], uri: str, schema: RowSchema) -> list[str]:
-    names = _with_names([cell.strip() for cell in cells])
+    names = _fill_empty_names([cell.strip() for cell in cells])
     for name in names:
         if names.count(name) > 1:
             raise Refused(f"{redact(uri)}: the header {names} must name each column once")
@@ -380,7 +382,7 @@ def _csv_header(cells: Sequence[str], uri: str, schema: RowSchema) -> list[str]:
     return names
 
 
-def _with_names(header: list[str]) -> list[str]:
+def _fill_empty_names(header: list[str]) -> list[str]:
     """A header in which columns without a name have the one that pandas, which writes such, gives them."""
     names = list(header)
     for place, name in enumerate(header):

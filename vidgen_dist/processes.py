@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class InPlace(Executor):
+class InlineExecutor(Executor):
     """Does at once, in the caller's thread, what is submitted."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -51,29 +51,29 @@ def open_pool(processes: int) -> Iterator[Executor]:
     What is submitted must be a module's function. With less than two processes it is done in place.
     """
     if processes < 2:
-        yield InPlace()
+        yield InlineExecutor()
         return
     # Not forked: this process has threads.
     context = multiprocessing.get_context("spawn")
-    pool = _Pool(processes, context, initializer=_attend)
+    pool = _Pool(processes, context, initializer=_initialise_child)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def run_apart(fn: Any, /, *args: Any) -> Any:
+def run_in_process(fn: Any, /, *args: Any) -> Any:
     """What a module's function returns or raises, in a process of its own that ends with it.
 
     Raises:
         BrokenExecutor: The process died.
     """
     context = multiprocessing.get_context("spawn")
-    with _Pool(1, context, initializer=_attend) as pool:
+    with _Pool(1, context, initializer=_initialise_child) as pool:
         return pool.submit(fn, *args).result()
 
 
-def _attend() -> None:
+def _initialise_child() -> None:
     # Ctrl-C is for the parent to heed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

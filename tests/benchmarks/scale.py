@@ -36,7 +36,7 @@ from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest, ordered_rows
 from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.preflight.plan import make_plan, write_run_file
-from vidgen_dist.processes import InPlace
+from vidgen_dist.processes import InlineExecutor
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
@@ -153,7 +153,7 @@ def build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int
     random = np.random.default_rng(0)
     part = 0
     for batch in plan.manifest.batches():
-        looking = list(resolving.fingerprints(batch, np.ones(len(batch), np.bool_), InPlace()))
+        looking = list(resolving.fingerprints(batch, np.ones(len(batch), np.bool_), InlineExecutor()))
         places = np.concatenate([each.places for each in looking])
         order = random.permutation(len(places))
         ids = batch.ids.take(pa.array(places[order]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.cli.conftest import write_manifest
 from tests.commands import CommandResult, Vidgen
-from vidgen_dist.manifest import LISTED
+from vidgen_dist.manifest import BAD_ROWS_SCHEMA
 from vidgen_dist.storage.files import read_bytes
 
 
@@ -66,7 +66,7 @@ def test_check_lists_all_bad_rows_in_a_file(vidgen: Vidgen, tmp_path: Path, num_
     path = write_manifest(tmp_path / "m" / "m.parquet", *rows)
     ran = vidgen("manifest", "check", path, "--export", tmp_path / "sub" / "bad.parquet")
     found = pq.read_table(tmp_path / "sub" / "bad.parquet")
-    assert found.schema.equals(LISTED)
+    assert found.schema.equals(BAD_ROWS_SCHEMA)
     if num_frames > 0:
         assert (ran.status, len(found)) == (0, 0)
         return

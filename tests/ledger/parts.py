@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vidgen_dist import ledger
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
-from vidgen_dist.ledger.attempt_merge import Merge
+from vidgen_dist.ledger.attempt_merge import AttemptMerge
 from vidgen_dist.ledger.entries import entry_rows
 from vidgen_dist.storage.folder import Storage
 
@@ -94,7 +94,7 @@ def expected(entries: list[LedgerEntry], state: ledger.LedgerState) -> dict:
 
 def found(entries: list[list[LedgerEntry]]) -> ledger.LedgerState:
     """The state of a ledger of these parts, without storage."""
-    merge = Merge()
+    merge = AttemptMerge()
     for group in entries:
         batches = [entry_rows([each], ledger.SCHEMA) for each in group]
         merge.add(pa.Table.from_batches(batches, ledger.SCHEMA), "x.parquet")

@@ -123,9 +123,9 @@ def test_maps_and_uuids_of_earlier_versions_go_on_as_such(output: Storage) -> No
             ("new", pa.list_(pa.string())),
         ]
     )
-    assert ledger.with_types_before(output, now) == now
+    assert ledger.with_earlier_types(output, now) == now
     write(output, entry("a", extra={"m": [("x", 1)], "u": str(row_id)}), passthrough=before)
-    same = ledger.with_types_before(output, now)
+    same = ledger.with_earlier_types(output, now)
     assert same.types == [pa.uuid(), maps, pa.string(), pa.list_(pa.string())]
     extra = {"m": [{"key": "x", "value": 1}], "u": str(row_id), "new": ["y"]}
     write(output, entry("b", extra=extra), entry("c"), passthrough=same)
@@ -133,4 +133,4 @@ def test_maps_and_uuids_of_earlier_versions_go_on_as_such(output: Storage) -> No
     assert read == [{"m": [("x", 1)], "u": row_id}] * 2 + [{"m": None, "u": None}]
     # Whoever stored another type under this name goes on with the manifest's.
     other = pa.schema([("u", pa.int64()), ("m", pa.list_(pa.string()))])
-    assert ledger.with_types_before(output, other) == other
+    assert ledger.with_earlier_types(output, other) == other

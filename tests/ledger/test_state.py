@@ -144,7 +144,9 @@ def test_many_are_looked_up_as_one_by_one(entries: list[LedgerEntry]) -> None:
     counts = state.count([ids[:1], ids[1:]])
     assert (counts.done, counts.failed, counts.failures) == (state.done, state.failed, state.failures)
     assert state.count([ids[:1]]).done == (verdicts.get("a") == "done")
-    assert state.knows(pa.array(list("abcd"))).tolist() == [any(e.id == id for e in entries) for id in "abcd"]
+    assert state.has_entries(pa.array(list("abcd"))).tolist() == [
+        any(e.id == id for e in entries) for id in "abcd"
+    ]
 
 
 def test_a_state_travels(output: Storage) -> None:

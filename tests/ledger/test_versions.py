@@ -47,7 +47,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         for each in (entry("c", **MEASURED), entry("d", **MEASURED | {"motion": None, "flags": []})):
             writer.append(each)
         writer.append(entry("b", ledger.FAILED, attempt=2, finished_at=NOON + timedelta(hours=1)))
-    old = pq.read_table(output.uri(part)).drop_columns(list(ledger.LATER))
+    old = pq.read_table(output.uri(part)).drop_columns(list(ledger.OPTIONAL_COLUMNS))
     output.delete(part)
     name = "ledger/0-old.parquet" if request.param == "old first" else "ledger/9-old.parquet"
     with output.create(name) as file:
@@ -61,7 +61,8 @@ def test_our_reader_reads_both(output: Storage) -> None:
     assert dead_letters(output).column("id").to_pylist() == ["b"]
     found = latest_entries(output)
     measured = {
-        row_id: {name: entry[name] for name in ledger.LATER} for row_id, entry in sorted(found.items())
+        row_id: {name: entry[name] for name in ledger.OPTIONAL_COLUMNS}
+        for row_id, entry in sorted(found.items())
     }
     of_one_frame = MEASURED | {"motion": None, "flags": []}
     assert measured == {"a": NOTHING, "b": NOTHING, "c": MEASURED, "d": of_one_frame}
@@ -92,7 +93,7 @@ def test_parts_of_versions_that_measured_less(output: Storage) -> None:
     with output.create(name) as file:
         pq.write_table(table, file)
     found = latest_entries(output)
-    assert {name: found["c"][name] for name in ledger.LATER} == MEASURED | {"noisiness": None}
+    assert {name: found["c"][name] for name in ledger.OPTIONAL_COLUMNS} == MEASURED | {"noisiness": None}
     compact(output, min_age=timedelta(0))
     assert pq.read_table(output.uri("ledger")).column("noisiness").to_pylist() == [None] * 5
 

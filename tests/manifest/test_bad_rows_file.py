@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.manifest.parquet import write
-from vidgen_dist.manifest import LISTED, bad_rows_file, check, list_bad_rows, open_manifest
+from vidgen_dist.manifest import BAD_ROWS_SCHEMA, bad_rows_file, check, create_bad_rows_file, open_manifest
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.storage.folder import open_storage
 
@@ -34,11 +34,11 @@ def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.M
         return request
 
     place = open_storage(tmp_path / "out")
-    with list_bad_rows(place, "bad.parquet") as on_bad:
+    with create_bad_rows_file(place, "bad.parquet") as on_bad:
         report = check(open_manifest(tmp_path / "m"), resolve=resolve, on_bad=on_bad, limit=1)
         assert not place.list()
     found = pq.read_table(tmp_path / "out" / "bad.parquet")
-    assert found.schema.equals(LISTED)
+    assert found.schema.equals(BAD_ROWS_SCHEMA)
     assert len(found) == report.num_problems == 12
     files = [str(tmp_path / "m" / f"{name}.parquet") for name in "mn"]
     allowed = "a whole number from 1 to 2147483647"
@@ -63,16 +63,16 @@ def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_list_of_no_bad_rows_has_the_columns(tmp_path: Path) -> None:
-    with list_bad_rows(open_storage(tmp_path), "bad.parquet") as on_bad:
+    with create_bad_rows_file(open_storage(tmp_path), "bad.parquet") as on_bad:
         check(open_manifest(write(tmp_path / "m.parquet", {"prompt": ["p"]})), on_bad=on_bad)
     found = pq.read_table(tmp_path / "bad.parquet")
-    assert (len(found), found.schema.equals(LISTED)) == (0, True)
+    assert (len(found), found.schema.equals(BAD_ROWS_SCHEMA)) == (0, True)
 
 
 def test_what_is_no_utf8_is_listed_with_escapes(tmp_path: Path) -> None:
     text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xffx"]).buffers())
     manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": text, "id": ["a"]}))
-    with list_bad_rows(open_storage(tmp_path), "bad.parquet") as on_bad:
+    with create_bad_rows_file(open_storage(tmp_path), "bad.parquet") as on_bad:
         check(manifest, on_bad=on_bad)
     assert pq.read_table(tmp_path / "bad.parquet").to_pylist()[0]["value"] == "\\udcffx"
 
@@ -82,7 +82,7 @@ def test_a_list_that_is_cut_short_leaves_the_one_before(tmp_path: Path) -> None:
     manifest = open_manifest(write(tmp_path / "m.parquet", {"prompt": [None, "p"]}, row_group_size=1))
 
     def cut_short() -> None:
-        with list_bad_rows(open_storage(tmp_path), "bad.parquet") as on_bad:
+        with create_bad_rows_file(open_storage(tmp_path), "bad.parquet") as on_bad:
             check(manifest, on_bad=on_bad)
             raise KeyboardInterrupt
 

@@ -35,7 +35,7 @@ from vidgen_dist.storage import shared_files
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.locks import _is_still, lock
-from vidgen_dist.storage.shared_files import SharedFile, _write_if, share
+from vidgen_dist.storage.shared_files import SharedFile, _write_if, open_shared_file
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -469,7 +469,7 @@ def test_what_another_run_did_while_this_one_planned_is_not_done_again(
 
 def test_moto_refuses_what_the_lease_relies_on(s3_bucket: str, s3_endpoint: str) -> None:
     """A service without conditional writes would make the tests on S3 say nothing."""
-    assert share(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
+    assert open_shared_file(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
     assert boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket=s3_bucket)["KeyCount"] == 0
 
 
@@ -483,7 +483,7 @@ def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyP
         real(path, mode).close()
         return real("/dev/full", "wb")
 
-    file = share(open_storage(str(tmp_path)), FILE)
+    file = open_shared_file(open_storage(str(tmp_path)), FILE)
     monkeypatch.setattr(shared_files, "open", opened, raising=False)
     with pytest.raises(OSError, match="No space left on device"):
         file.write(b"held", None)

@@ -27,7 +27,7 @@ from vidgen_dist.output import resume
 from vidgen_dist.output.fingerprint import row_seed
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.preflight.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
-from vidgen_dist.processes import InPlace
+from vidgen_dist.processes import InlineExecutor
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import ModelOptions, RunSpec
 from vidgen_dist.storage.failures import StorageError
@@ -203,7 +203,7 @@ def test_prompts_that_wait_to_be_hashed_are_bounded(
             waiting -= 1
             return super().result(timeout)
 
-    class Counting(InPlace):
+    class Counting(InlineExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             nonlocal waiting, highest
             waiting += 1

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.runtime.conftest import FAKE_ENGINE
 from tests.runtime.fake_engine import resolved
-from vidgen_dist.ledger import LATER
+from vidgen_dist.ledger import OPTIONAL_COLUMNS
 from vidgen_dist.media import read_tags
 from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.output.pending_row import PendingRow
@@ -488,7 +488,7 @@ def test_the_ledger_tells_what_videos_look_like(start: Callable[..., Heard]) -> 
     assert found["noise"]["flags"] == ()
     assert found["noise"]["mean_luma"] == pytest.approx(0.5, abs=0.03)
     assert found["noise"]["motion"] == pytest.approx(1 / 3, abs=0.03)
-    dark = {name: found["dark"][name] for name in ("status", *LATER)}
+    dark = {name: found["dark"][name] for name in ("status", *OPTIONAL_COLUMNS)}
     assert dark == {
         "status": "done",
         "mean_luma": 0.0,
@@ -498,7 +498,7 @@ def test_the_ledger_tells_what_videos_look_like(start: Callable[..., Heard]) -> 
         "flags": ("black", "frozen"),
     }
     assert found["one"]["motion"] is None
-    assert [found["bad"][name] for name in LATER] == [None] * len(LATER)
+    assert [found["bad"][name] for name in OPTIONAL_COLUMNS] == [None] * len(OPTIONAL_COLUMNS)
 
 
 def test_rejected_videos_are_dead_letters_and_not_stored(start: Callable[..., Heard], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.media import MediaError, read_image
 from vidgen_dist.storage import failures
-from vidgen_dist.storage.clients import place_of
+from vidgen_dist.storage.clients import filesystem_of
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input, read_bytes
 from vidgen_dist.storage.folder import open_storage, open_writable
@@ -152,8 +152,8 @@ def test_hosts_with_an_address_of_ipv6_are_no_chains() -> None:
 
 def test_settings_of_web_clients_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fsspec.config.conf, "https", {"client_kwargs": {"trust_env": False, "x": 1}})
-    assert place_of("https://host/a")[0].client_kwargs == {"trust_env": False, "x": 1}
-    assert place_of("http://host/a")[0].client_kwargs == {"trust_env": True}
+    assert filesystem_of("https://host/a")[0].client_kwargs == {"trust_env": False, "x": 1}
+    assert filesystem_of("http://host/a")[0].client_kwargs == {"trust_env": True}
 
 
 def test_an_output_on_the_web_or_with_a_query_is_refused() -> None:

@@ -377,7 +377,7 @@ def test_storages_that_take_nothing_more(
     monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", refuse)
     with pytest.raises(StorageError) as caught:
         open_storage("memory://folder").write_bytes("file", b"")
-    assert failures.takes_nothing(caught.value) == (number is not None)
+    assert failures.is_unwritable(caught.value) == (number is not None)
     assert failures.is_full(caught.value) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert number in (None, caught.value.errno)
     assert bool(waits) == is_transient(error)

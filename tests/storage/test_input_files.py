@@ -125,9 +125,9 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(failures, "FIRST_DELAY", 0.0)
     for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    input_files._copy.cache_clear()
+    input_files._download.cache_clear()
     yield
-    input_files._copy.cache_clear()
+    input_files._download.cache_clear()
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_a_large_file_without_parts_is_refused(host: Host, monkeypatch: pytest.M
             file.read()
     with pytest.raises(Refused, match="its server sends no parts of files"):
         open_manifest(host.url)
-    monkeypatch.setattr(input_files, "_Parts", lambda *of: input_files._copied(*of))
+    monkeypatch.setattr(input_files, "_RangedFile", lambda *of: input_files._local_copy(*of))
     with pytest.raises(media.MediaError, match="its server sends no parts of files"):
         media.read_image(host.url)
 
@@ -237,7 +237,7 @@ def test_faults_in_the_middle_of_a_file_are_waited_out(kind: str, fault: str, ho
             setattr(host, fault, failures.ATTEMPTS - 1)
             file.seek(place)
             assert file.read(10) == CONTENT[place : place + 10]
-            input_files._copy.cache_clear()
+            input_files._download.cache_clear()
 
 
 @pytest.mark.parametrize(("fault", "said"), [("busy", "503"), ("cut", "")])

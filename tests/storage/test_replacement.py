@@ -18,11 +18,11 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.output.lease import FILE, acquire, read_holder
 from vidgen_dist.output.status_file import FILE as STATUS
 from vidgen_dist.storage import failures, replacement
-from vidgen_dist.storage.clients import place_of
+from vidgen_dist.storage.clients import filesystem_of
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage, open_storage
-from vidgen_dist.storage.shared_files import share
+from vidgen_dist.storage.shared_files import open_shared_file
 
 
 class _Fake(LocalFileSystem):
@@ -245,11 +245,11 @@ def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
     output.write_bytes(STATUS, b"first")
     output.write_bytes(STATUS, b"second")
     assert output.read_bytes(STATUS) == b"second"
-    shared = share(output, "shared")
+    shared = open_shared_file(output, "shared")
     tag = shared.write(b"one", None)
     tag = shared.write(b"two", tag)
     assert shared.read() == (b"two", tag)
-    with pytest.raises(failures.Changed):
+    with pytest.raises(failures.WriteConflict):
         shared.write(b"three", "another")
 
 
@@ -298,7 +298,7 @@ def test_a_writer_that_dies_half_way_leaves_a_whole_file(
 def test_a_file_that_was_set_aside_does_not_come_back(tmp_path: Path) -> None:
     out = open_storage(f"saysfalse://{tmp_path}/out")
     out.write_bytes("a", b"old")
-    aside = replacement.names_of(*place_of(out.uri("a")))[1]
+    aside = replacement.candidate_paths(*filesystem_of(out.uri("a")))[1]
     os.rename(tmp_path / "out" / "a", aside)
     assert out.read_bytes("a") == b"old"
     assert out.list() == []

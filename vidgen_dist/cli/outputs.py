@@ -16,7 +16,7 @@ from vidgen_dist.cli.terminal import counted, print_error, progress_bar
 from vidgen_dist.errors import Refused, shortened
 
 if TYPE_CHECKING:
-    from vidgen_dist.maintenance.export import Exported
+    from vidgen_dist.maintenance.export import ExportReport
     from vidgen_dist.maintenance.verification import Verification
 
 _SHOWN_FAILURES = 100
@@ -197,7 +197,7 @@ def export(
     raise typer.Exit(1 if made.missing else 0)
 
 
-def _print_export(made: Exported, destination: str, unit: str) -> None:
+def _print_export(made: ExportReport, destination: str, unit: str) -> None:
     """Print what was written, what was left out, and why."""
     from vidgen_dist.storage.uris import redact
 

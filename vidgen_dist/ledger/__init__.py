@@ -21,9 +21,9 @@ from vidgen_dist.ledger.compaction import Compaction, compact
 from vidgen_dist.ledger.entries import (
     DONE,
     FAILED,
-    LATER,
     LOST,
     MAX_MESSAGE,
+    OPTIONAL_COLUMNS,
     SCHEMA,
     LedgerEntry,
     check_passthrough,
@@ -38,10 +38,10 @@ from vidgen_dist.ledger.parts import (
     has_later_parts,
     open_part,
     part_names,
-    passthrough_of,
     read_part,
     read_parts,
-    with_types_before,
+    read_passthrough_schema,
+    with_earlier_types,
 )
 from vidgen_dist.ledger.queries import DEAD_LETTERS, Summary, dead_letters, summary
 from vidgen_dist.ledger.state import LedgerState, Outcomes
@@ -53,9 +53,9 @@ __all__ = [
     "FAILED",
     "FOLDER",
     "LARGE",
-    "LATER",
     "LOST",
     "MAX_MESSAGE",
+    "OPTIONAL_COLUMNS",
     "PART_TIME",
     "RECENT",
     "SCHEMA",
@@ -72,10 +72,10 @@ __all__ = [
     "ledger_schema",
     "open_part",
     "part_names",
-    "passthrough_of",
     "read_ledger",
     "read_part",
     "read_parts",
+    "read_passthrough_schema",
     "summary",
-    "with_types_before",
+    "with_earlier_types",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.ledger.attempts import ATTEMPT, BATCH, MERGED, in_runs, read_attempts, run_starts
+from vidgen_dist.ledger.attempts import ATTEMPT, ATTEMPT_COLUMNS, BATCH, in_runs, read_attempts, run_starts
 from vidgen_dist.ledger.parts import read_parts
 from vidgen_dist.ledger.state import LedgerState, join_shares, settle
 from vidgen_dist.storage.folder import Storage
@@ -27,12 +27,12 @@ def read_ledger(output: Storage) -> LedgerState:
         Refused: A file in the folder is no whole ledger part; names it.
         OSError: The storage failed.
     """
-    merge = Merge()
-    names = read_parts(output, MERGED, lambda name, table: merge.add(table, output.uri(name)))
+    merge = AttemptMerge()
+    names = read_parts(output, ATTEMPT_COLUMNS, lambda name, table: merge.add(table, output.uri(name)))
     return merge.state(names)
 
 
-class Merge:
+class AttemptMerge:
     """Merges attempts, in any order; memory follows the rows, not the attempts.
 
     Attempts are kept apart by the first bits of their ids' hashes, so that each step of the merge, which
@@ -50,7 +50,7 @@ class Merge:
         self._newest = 0
 
     def add(self, table: pa.Table, uri: str) -> None:
-        """Takes attempts with the columns `MERGED`, of the part `uri`.
+        """Takes attempts with the columns `ATTEMPT_COLUMNS`, of the part `uri`.
 
         Raises:
             Refused: A status that is none, of this part or one before.

@@ -16,7 +16,7 @@ from vidgen_dist.storage.uris import redact
 BATCH = 2**16
 """Entries that are made into attempts at once."""
 
-MERGED = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
+ATTEMPT_COLUMNS = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
 """Columns of the ledger that attempts are made from."""
 
 ATTEMPT = np.dtype(
@@ -42,7 +42,7 @@ def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -
     """The attempts of some parts' tables, as arrays (N,) of `ATTEMPT`.
 
     Args:
-        tables: URI of a part, and entries of it with the columns `MERGED`.
+        tables: URI of a part, and entries of it with the columns `ATTEMPT_COLUMNS`.
         classes: Numbers of the error classes; those that it lacks are added.
 
     Raises:

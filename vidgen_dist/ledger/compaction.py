@@ -54,7 +54,7 @@ class Compaction:
 
 
 @dataclass
-class _Pile:
+class _PartGroup:
     """Small parts of one schema, to become one."""
 
     names: list[str] = field(default_factory=list)
@@ -91,31 +91,31 @@ def compact(
     before = len(names)
     _finish_removals(output, names)
     latest = datetime.now(UTC) - min_age
-    small = [n for n in part_names(output) if not n.endswith(LARGE) and _made_at(n) <= latest]
+    small = [n for n in part_names(output) if not n.endswith(LARGE) and _creation_time(n) <= latest]
     entries = 0
-    for pile in _piles(output, small, part_rows, part_bytes):
+    for pile in _group_parts(output, small, part_rows, part_bytes):
         _write(output, pile, large=2 * pile.rows >= part_rows or 2 * pile.size >= part_bytes)
         _remove(output, pile.names)
         entries += pile.rows
     return Compaction(before, len(part_names(output)), entries)
 
 
-def _piles(output: Storage, names: list[str], most_rows: int, most_bytes: int) -> Iterator[_Pile]:
+def _group_parts(output: Storage, names: list[str], most_rows: int, most_bytes: int) -> Iterator[_PartGroup]:
     """Parts with the same columns; none of a single small part, for that would change nothing."""
-    piles: dict[pa.Schema, _Pile] = {}
+    piles: dict[pa.Schema, _PartGroup] = {}
     tables = map_ahead(lambda name: read_part(output, name), names, threads=_THREADS)
     for name, table in zip(names, tables, strict=True):
         if table is None:
             continue
         table = table.replace_schema_metadata(None)
-        pile = piles.setdefault(table.schema, _Pile())
+        pile = piles.setdefault(table.schema, _PartGroup())
         pile.put(name, table)
         if pile.rows >= most_rows or pile.size >= most_bytes or len(pile.names) == _MOST_PARTS:
             yield piles.pop(table.schema)
     yield from (pile for pile in piles.values() if len(pile.names) > 1)
 
 
-def _write(output: Storage, pile: _Pile, *, large: bool) -> None:
+def _write(output: Storage, pile: _PartGroup, *, large: bool) -> None:
     table = pa.concat_tables(pile.tables).replace_schema_metadata({_PARTS: json.dumps(pile.names)})
     moment = datetime.now(UTC).strftime(PART_TIME)
     suffix = LARGE if large else ".parquet"
@@ -137,10 +137,10 @@ def _finish_removals(output: Storage, names: list[str]) -> None:
     for name in names:
         if COMPACTED in name:
             with suppress(FileNotFoundError):
-                _remove(output, [part for part in _parts_in(output, name) if part in there])
+                _remove(output, [part for part in _merged_parts(output, name) if part in there])
 
 
-def _parts_in(output: Storage, name: str) -> list[str]:
+def _merged_parts(output: Storage, name: str) -> list[str]:
     try:
         with open_input(output.uri(name)) as file:
             metadata = pq.read_metadata(file).metadata or {}
@@ -155,7 +155,7 @@ def _remove(output: Storage, names: list[str]) -> None:
         pass
 
 
-def _made_at(name: str) -> datetime:
+def _creation_time(name: str) -> datetime:
     """When a part was made, by its name; long ago, if that does not say."""
     found = re.match(rf"{FOLDER}/(\d{{8}}T\d{{12}}Z)-", name)
     if found is None:

@@ -100,7 +100,7 @@ COLUMNS = (
 SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=column.nullable) for column in COLUMNS])
 """The schema of `COLUMNS`; the manifest's `passthrough` columns follow them."""
 
-LATER = ("mean_luma", "motion", "clipped", "noisiness", "flags")
+OPTIONAL_COLUMNS = ("mean_luma", "motion", "clipped", "noisiness", "flags")
 """Columns that parts of earlier versions do not have, some or all; they are read as nulls."""
 
 

@@ -19,7 +19,7 @@ from vidgen_dist.storage.folder import Storage
 
 
 @dataclass(frozen=True)
-class _Part:
+class _EncodedPart:
     """A part as it is written: its path, its bytes, and how many batches of entries it holds."""
 
     path: str
@@ -73,7 +73,7 @@ class LedgerWriter:
         self._patience = patience
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_since = 0.0
-        self._refused: _Part | None = None
+        self._unconfirmed: _EncodedPart | None = None
         self._guard = threading.Lock()
         self._flushing = threading.Lock()
         self._parts = 0
@@ -113,14 +113,14 @@ class LedgerWriter:
         except ValueError:
             if len(entries) == 1:
                 raise
-            self._take_apart(entries)
+            self._take_one_by_one(entries)
             return
         with self._guard:
             if not self._waiting:
                 self._waiting_since = time.monotonic()
             self._waiting.append(rows)
 
-    def _take_apart(self, entries: Sequence[LedgerEntry]) -> None:
+    def _take_one_by_one(self, entries: Sequence[LedgerEntry]) -> None:
         """Take the entries that can be; raises as `take`."""
         faults = []
         for entry in entries:
@@ -152,26 +152,26 @@ class LedgerWriter:
             OSError: The storage refused; the entries go on waiting.
         """
         with self._flushing:
-            if self._refused is not None:
+            if self._unconfirmed is not None:
                 # It may lie there, and the answer was lost: by the same name no entry is there twice.
-                self._write(self._refused)
+                self._write(self._unconfirmed)
             with self._guard:
                 batches = list(self._waiting)
             if batches:
-                self._write(self._part_of(batches))
+                self._write(self._encode_part(batches))
 
-    def _part_of(self, batches: list[pa.RecordBatch]) -> _Part:
+    def _encode_part(self, batches: list[pa.RecordBatch]) -> _EncodedPart:
         sink = pa.BufferOutputStream()
         table = pa.Table.from_batches(batches, self.schema).combine_chunks()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         moment = datetime.now(UTC).strftime(PART_TIME)
         name = f"{moment}-{self._writer_id}-{self._parts:06d}-{uuid.uuid4().hex[:8]}.parquet"
-        return _Part(f"{FOLDER}/{name}", sink.getvalue().to_pybytes(), len(batches))
+        return _EncodedPart(f"{FOLDER}/{name}", sink.getvalue().to_pybytes(), len(batches))
 
-    def _write(self, part: _Part) -> None:
-        self._refused = part
+    def _write(self, part: _EncodedPart) -> None:
+        self._unconfirmed = part
         self._output.write_bytes(part.path, part.content)
-        self._refused = None
+        self._unconfirmed = None
         with self._guard:
             del self._waiting[: part.batches]
             self._parts += 1

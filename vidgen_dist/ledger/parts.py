@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.ledger.entries import LATER, SCHEMA
+from vidgen_dist.ledger.entries import OPTIONAL_COLUMNS, SCHEMA
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage
@@ -103,7 +103,7 @@ def read_parts(
     raise StorageError(f"cannot read {redact(output.uri(FOLDER))}: parts vanish as fast as they are listed")
 
 
-def passthrough_of(output: Storage) -> pa.Schema:
+def read_passthrough_schema(output: Storage) -> pa.Schema:
     """The columns that the newest part has beside the ledger's own; none if there is no part.
 
     Raises as `read_parts`.
@@ -115,27 +115,27 @@ def passthrough_of(output: Storage) -> pa.Schema:
                 try:
                     there = pq.read_schema(source).remove_metadata()
                 except (pa.ArrowException, OSError) as error:
-                    raise _no_part(output.uri(name), error) from error
+                    raise _bad_part_error(output.uri(name), error) from error
             return pa.schema([column for column in there if column.name not in SCHEMA.names])
     return pa.schema([])
 
 
-def with_types_before(output: Storage, passthrough: pa.Schema) -> pa.Schema:
+def with_earlier_types(output: Storage, passthrough: pa.Schema) -> pa.Schema:
     """Passthrough columns, as maps and UUIDs where the newest part has them so: the parts open as one table.
 
     Raises as `read_parts`.
     """
-    before = passthrough_of(output) if len(passthrough) else passthrough
+    before = read_passthrough_schema(output) if len(passthrough) else passthrough
 
     def typed(column: pa.Field) -> pa.Field:
         at = before.get_field_index(column.name)
-        as_before = at >= 0 and _is_kept(before.field(at).type, column.type)
+        as_before = at >= 0 and _is_compatible(before.field(at).type, column.type)
         return column.with_type(before.field(at).type) if as_before else column
 
     return pa.schema([typed(column) for column in passthrough])
 
 
-def _is_kept(before: pa.DataType, kind: pa.DataType) -> bool:
+def _is_compatible(before: pa.DataType, kind: pa.DataType) -> bool:
     """Whether entries with a type's values can be made with the type of before, see `entry_rows`."""
     if pa.types.is_map(before):
         pair = pa.struct([("key", before.key_type), ("value", before.item_type)])
@@ -192,31 +192,33 @@ def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterat
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         there = set(file.schema_arrow.names)
-        missing = [column for column in SCHEMA.names if column not in there and column not in LATER]
+        missing = [
+            column for column in SCHEMA.names if column not in there and column not in OPTIONAL_COLUMNS
+        ]
         if missing:
             raise ValueError(f"it has no column {missing[0]!r}")
         own = SCHEMA.names if columns is None else list(columns)
         extra = [name for name in file.schema_arrow.names if name not in SCHEMA.names and columns is None]
         stored = [name for name in (*own, *extra) if name in there]
         if not file.num_row_groups:
-            yield _with_own(file.schema_arrow.empty_table(), own, extra)
+            yield _select_columns(file.schema_arrow.empty_table(), own, extra)
         for group in range(file.num_row_groups):
-            yield _with_own(file.read_row_group(group, stored, use_threads=False), own, extra)
+            yield _select_columns(file.read_row_group(group, stored, use_threads=False), own, extra)
     except StorageError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         # OSError too: the bytes are here, but Arrow says so of some that do not unpack.
-        raise _no_part(uri, error) from error
+        raise _bad_part_error(uri, error) from error
 
 
-def _no_part(uri: str, error: Exception) -> Refused:
+def _bad_part_error(uri: str, error: Exception) -> Refused:
     return Refused(
         f"{redact(uri)}: is no whole ledger part: {error}; move it elsewhere, "
         "and the rows that only it knows are rendered again"
     )
 
 
-def _with_own(table: pa.Table, own: Sequence[str], extra: Sequence[str]) -> pa.Table:
+def _select_columns(table: pa.Table, own: Sequence[str], extra: Sequence[str]) -> pa.Table:
     """Some columns of `SCHEMA`, with its types, and after them others as they are."""
     columns = [_typed(table, SCHEMA.field(name)) for name in own] + [table.column(name) for name in extra]
     kept = [SCHEMA.field(name) for name in own] + [table.schema.field(name) for name in extra]

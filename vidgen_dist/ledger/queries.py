@@ -90,7 +90,7 @@ def dead_letters(output: Storage) -> pa.Table:
         table = table.filter(pc.equal(table.column("status"), FAILED)).combine_chunks()
         if len(table):
             ids, fingerprints = (table.column(name).combine_chunks() for name in ("id", "fingerprint"))
-            place = state.dead_place(ids, fingerprints)
+            place = state.dead_letter_indices(ids, fingerprints)
             table = table.append_column("place", pa.array(place))
             found.append(table.select(_LETTERS.names).filter(pa.array(place >= 0)).cast(_LETTERS))
 
@@ -101,7 +101,7 @@ def dead_letters(output: Storage) -> pa.Table:
     )
     places = letters.column("place").to_numpy()
     letters = letters.filter(pa.array(np.diff(places, append=-1) != 0))
-    attempts = state.dead_attempts(letters.column("place").to_numpy())
+    attempts = state.dead_letter_attempts(letters.column("place").to_numpy())
     letters = letters.append_column("attempts", pa.array(attempts, pa.int32()))
     return (
         letters.select(DEAD_LETTERS.names)

@@ -59,7 +59,7 @@ class LedgerState:
         """The highest attempt number of the row with this fingerprint; 0 if it was never tried."""
         return int(self.look_up(pa.array([id]), pa.array([fingerprint])).attempts[0])
 
-    def knows(self, ids: pa.Array) -> np.ndarray:
+    def has_entries(self, ids: pa.Array) -> np.ndarray:
         """Which ids have any entry: bool (N,)."""
         return self._find(id_hashes(ids), None) >= 0
 
@@ -91,7 +91,7 @@ class LedgerState:
         dead[dead] = wanted[classes[dead]]
         return np.where(dead, index, -1)
 
-    def count(self, ids: Iterable[pa.Array]) -> Counts:
+    def count(self, ids: Iterable[pa.Array]) -> IdCounts:
         """What became of some ids, by their latest outcomes, whatever their fingerprints.
 
         Args:
@@ -103,15 +103,15 @@ class LedgerState:
             classes = self._at(self._error_class, index, -1)
             by_class += np.bincount(classes[classes >= 0], minlength=len(by_class))
             done += int(np.count_nonzero((index >= 0) & (classes < 0) & ~self._at(self._lost, index, False)))
-        return Counts(done, int(by_class.sum()), _most_frequent(self._class_names, by_class))
+        return IdCounts(done, int(by_class.sum()), _most_frequent(self._class_names, by_class))
 
-    def dead_place(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
+    def dead_letter_indices(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
         """Numbers of the dead letters among some rows, -1 for other rows: int64 (N,)."""
         index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
         dead = self._at(self._latest, index, False) & (self._at(self._error_class, index, -1) >= 0)
         return np.where(dead, index, -1)
 
-    def dead_attempts(self, places: np.ndarray) -> np.ndarray:
+    def dead_letter_attempts(self, places: np.ndarray) -> np.ndarray:
         """The highest attempt numbers of dead letters, by their numbers: int32 (N,)."""
         return self._attempts[places]
 
@@ -136,7 +136,7 @@ class LedgerState:
 
 
 @dataclass(frozen=True)
-class Counts:
+class IdCounts:
     """Ids by their latest outcomes.
 
     Attributes:
@@ -202,7 +202,7 @@ def settle(best: np.ndarray, since: int) -> Share:
     in_place[several[settled]] = _last_of_id(chosen[settled])
     in_place &= ~best["lost"]
 
-    counts = _counting(best, in_place)
+    counts = _effective_attempts(best, in_place)
     best, in_place = best[counts], in_place[counts]
     latest = np.ones(len(best), np.bool_)
     several, chosen = _by_time(best, in_runs(best, "id_high", "id_low"))
@@ -221,7 +221,7 @@ def settle(best: np.ndarray, since: int) -> Share:
     )
 
 
-def _counting(best: np.ndarray, in_place: np.ndarray) -> np.ndarray:
+def _effective_attempts(best: np.ndarray, in_place: np.ndarray) -> np.ndarray:
     """Which of the two best attempts by id and fingerprint counts, bool (N,); both are told of all attempts.
 
     A video that is in place does, whatever failed since; one that was lost, or whose place another

@@ -38,9 +38,9 @@ from vidgen_dist.engine import get_engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype
-from vidgen_dist.maintenance.manifest_join import ROW, URI, Counts, Joined
-from vidgen_dist.maintenance.status import fields_of_run, open_again, open_output, still_holds
-from vidgen_dist.maintenance.verification import path_of
+from vidgen_dist.maintenance.manifest_join import ROW, URI, ManifestJoin, RowCounts
+from vidgen_dist.maintenance.status import is_current, open_output, reopen_manifest, run_fields
+from vidgen_dist.maintenance.verification import path_in_output
 from vidgen_dist.manifest import Manifest, check
 from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.output.status_file import read_status_file
@@ -60,20 +60,20 @@ KINDS = {HF: ("mp4",), WEBDATASET: ("mp4", "gif", "png", "npy")}
 
 SHARD_SIZE, SHARD_ROWS = "1GB", 10_000
 
-MARK = ".export.json"
+EXPORT_FILE = ".export.json"
 METADATA = "metadata.parquet"
 
 _FOLDER_ROWS = 10_000
 _COPIERS = 16
 _PACKERS = 4
 _TAR_BLOCK = tarfile.BLOCKSIZE
-_GONE = "its video is not there"
+_NO_VIDEO = "its video is not there"
 
-Told = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Left:
+class OmittedRow:
     """A row whose video is not what the ledger says, and was left out.
 
     Args:
@@ -86,7 +86,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportReport:
     """What an export has.
 
     Args:
@@ -109,7 +109,7 @@ class Exported:
     stale: int
     pending: int
     missing: int
-    left: tuple[Left, ...]
+    left: tuple[OmittedRow, ...]
     files: int
     kept: int
 
@@ -123,9 +123,9 @@ def export(
     shard_size: str = SHARD_SIZE,
     shard_rows: int = SHARD_ROWS,
     limit: int = 20,
-    progress: Told = lambda _done, _all: None,
+    progress: ProgressCallback = lambda _done, _all: None,
     engine: str | None = None,
-) -> Exported:
+) -> ExportReport:
     """Write the rows of an output that are done, with their videos, to another place.
 
     Args:
@@ -155,20 +155,20 @@ def export(
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
             resolvings, bad, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
             rules = resolvings[0].rules if resolvings else None
-            joined = Joined(output, rows, _defaults(spec, rules), Path(folder), resolvings, bad)
+            join = ManifestJoin(output, rows, _defaults(spec, rules), Path(folder), resolvings, bad)
             if why_unsure:
-                joined.counts.unsure = joined.counts.videos
-            elif joined.counts.unsure:
+                join.counts.unsure = join.counts.videos
+            elif join.counts.unsure:
                 why_unsure = "their images or clips cannot be read"
-            mark: dict[str, Any] = {"to": to, "rows": joined.digest}
+            mark: dict[str, Any] = {"to": to, "rows": join.digest}
             if to == WEBDATASET:
                 mark |= {"shard_size": most_bytes, "shard_rows": shard_rows}
-            there = _claim(place, mark)
-            writing = _Writing(output, place, spec.output.format, joined.counts, limit, progress)
+            there = _claim_destination(place, mark)
+            writing = _ExportWriter(output, place, spec.output.format, join.counts, limit, progress)
             if to == HF:
-                writing.write_folder(joined)
+                writing.write_folder(join)
             else:
-                writing.write_shards(joined, there, most_bytes, shard_rows)
+                writing.write_shards(join, there, most_bytes, shard_rows)
             return writing.result(why_unsure)
     except OSError as error:
         raise Refused(str(error)) from None
@@ -193,7 +193,7 @@ def _check(output: Storage, spec: RunSpec, to: str, place: Storage) -> None:
 
 def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
     try:
-        return open_again(spec, uri)
+        return reopen_manifest(spec, uri)
     except Refused as error:
         hint = (
             ""
@@ -210,7 +210,7 @@ def _resolvings(
     are known to be done, or, with the reason, if it cannot be known how."""
     run = read_status_file(output)
     none = np.empty(0, np.int64)
-    if run is not None and still_holds(run, output, manifest) and run.done == run.total:
+    if run is not None and is_current(run, output, manifest) and run.done == run.total:
         return [], none, ""
     # Whose weights are hashed once. Ascend takes every dtype.
     auto = spec.topology.device == "auto"
@@ -232,34 +232,34 @@ def _resolvings(
 
 
 def _defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:
-    fields = {**fields_of_run(spec.sampling, "sampling"), **(rules.declared if rules else {})}
+    fields = {**run_fields(spec.sampling, "sampling"), **(rules.declared if rules else {})}
     # 49.0 is 49.
     return {name: fields[name].parse(name, value) for name, value in sampling_defaults(spec, rules).items()}
 
 
-def _claim(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:
+def _claim_destination(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:
     """Take an empty destination, or find that this export was begun in it; what files lie in it."""
     content = json.dumps(mark, sort_keys=True).encode()
     files, folders = place.entries()
-    if MARK in files:
-        if place.read_bytes(MARK) != content:
+    if EXPORT_FILE in files:
+        if place.read_bytes(EXPORT_FILE) != content:
             raise Refused(
                 f"{redact(place.root)}: has another export, or one of this output as it was before more rows "
                 "were done, or with other shards; give an empty folder, or remove what is in this one"
             )
-        _sweep(place, files)
+        _remove_temporary_files(place, files)
         return files
     if others := [path for path in (*files, *folders) if not is_temporary(path)]:
         raise Refused(
             f"{redact(place.root)}: there is something else in it, such as {min(others)}; "
             "give an empty folder"
         )
-    _sweep(place, files)
-    place.write_bytes(MARK, content)
+    _remove_temporary_files(place, files)
+    place.write_bytes(EXPORT_FILE, content)
     return {}
 
 
-def _sweep(place: Storage, files: Iterable[str]) -> None:
+def _remove_temporary_files(place: Storage, files: Iterable[str]) -> None:
     """Remove what an export that was killed left half written: folders of data are sent on as they are."""
     for path in filter(is_temporary, files):
         place.delete(path)
@@ -283,11 +283,17 @@ class _Sample:
         return _tar_bytes(len(self.text)) + _tar_bytes(self.size) + _TAR_BLOCK * (len(self.suffixes) - 1)
 
 
-class _Writing:
+class _ExportWriter:
     """An export under way."""
 
     def __init__(
-        self, output: Storage, place: Storage, format: str, counts: Counts, limit: int, progress: Told
+        self,
+        output: Storage,
+        place: Storage,
+        format: str,
+        counts: RowCounts,
+        limit: int,
+        progress: ProgressCallback,
     ) -> None:
         self._output = output
         self._place = place
@@ -295,12 +301,12 @@ class _Writing:
         self._counts = counts
         self._limit = limit
         self._progress = progress
-        self._left: list[Left] = []
+        self._left: list[OmittedRow] = []
         self._missing = self._done = self._files = self._kept = 0
 
-    def result(self, why_unsure: str) -> Exported:
+    def result(self, why_unsure: str) -> ExportReport:
         """What became of it."""
-        return Exported(
+        return ExportReport(
             videos=self._counts.videos - self._missing,
             unsure=self._counts.unsure,
             why_unsure=why_unsure,
@@ -313,19 +319,19 @@ class _Writing:
             kept=self._kept,
         )
 
-    def write_folder(self, joined: Joined) -> None:
+    def write_folder(self, join: ManifestJoin) -> None:
         """`videos/` and, last, `metadata.parquet`."""
-        schema = _folder_schema(joined.schema)
+        schema = _folder_schema(join.schema)
         with (
             self._place.create(METADATA) as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
             listed, there = "", dict[str, int]()
-            for table in joined.tables():
+            for table in join.tables():
                 for folder, piece in _by_folder(table):
                     if folder != listed:
                         listed, there = folder, self._place.sizes(folder)
-                        _sweep(self._place, there)
+                        _remove_temporary_files(self._place, there)
                     whole = self._copy_all(piece, there)
                     names = pa.array([_file_name(row) for row in piece.column(ROW).to_pylist()], pa.string())
                     told = piece.drop_columns([ROW, URI]).cast(_as_exported(piece.schema))
@@ -339,7 +345,7 @@ class _Writing:
             name = _file_name(row[ROW])
             if there.get(name) == row["bytes"]:
                 return True, None
-            source = self._output.uri(path_of(row[URI]))
+            source = self._output.uri(path_in_output(row[URI]))
             return False, with_retries(
                 lambda: self._copy(source, name, row["bytes"]), hurry=threading.Event()
             )
@@ -350,7 +356,7 @@ class _Writing:
             whole.append(message is None)
             self._files += message is None
             self._kept += kept
-            self._add(1, [] if message is None else [Left(row["id"], message)])
+            self._add(1, [] if message is None else [OmittedRow(row["id"], message)])
         return whole
 
     def _copy(self, source: str, name: str, expected: int) -> str | None:
@@ -361,31 +367,33 @@ class _Writing:
                 self._place.copy_file(source, name)
                 return None
         except FileNotFoundError:
-            return _GONE
+            return _NO_VIDEO
         return f"its video has {found:,} bytes, where the ledger says {expected:,}"
 
-    def write_shards(self, joined: Joined, there: Mapping[str, int], most_bytes: int, most_rows: int) -> None:
+    def write_shards(
+        self, join: ManifestJoin, there: Mapping[str, int], most_bytes: int, most_rows: int
+    ) -> None:
         """`00000.tar` and so on; those that are there, with their sizes, are kept."""
 
-        def pack(shard: tuple[str, list[_Sample]]) -> tuple[int, bool, list[Left]]:
+        def pack(shard: tuple[str, list[_Sample]]) -> tuple[int, bool, list[OmittedRow]]:
             name, samples = shard
             whole = there.get(name) == _shard_bytes(samples) or (name in there and self._format == "png")
             # Without some rows it may have the size of one that has them all.
-            lacking = _left_out(name) in there
+            lacking = _omissions_file(name) in there
             if whole and not lacking:
                 return len(samples), True, []
             left = with_retries(lambda: self._pack(name, samples), hurry=threading.Event())
             if lacking and not left:
-                self._place.delete(_left_out(name))
+                self._place.delete(_omissions_file(name))
             return len(samples), False, left
 
-        shards = _shards(_samples(joined, self._output, self._format), most_bytes, most_rows)
+        shards = _shards(_samples(join, self._output, self._format), most_bytes, most_rows)
         for rows, kept, left in map_ahead(pack, shards, threads=_PACKERS):
             self._files += 1
             self._kept += kept
             self._add(rows, left)
 
-    def _pack(self, name: str, samples: Sequence[_Sample]) -> list[Left]:
+    def _pack(self, name: str, samples: Sequence[_Sample]) -> list[OmittedRow]:
         """Write a shard; the rows that are not in it."""
         left = []
         with (
@@ -397,10 +405,12 @@ class _Writing:
                     try:
                         files, digest = fetch_video(sample.uris, Path(folder))
                     except FileNotFoundError:
-                        left.append(Left(sample.id, _GONE))
+                        left.append(OmittedRow(sample.id, _NO_VIDEO))
                         continue
                     if digest != sample.sha256:
-                        left.append(Left(sample.id, "its video's SHA-256 is not the one that the ledger has"))
+                        left.append(
+                            OmittedRow(sample.id, "its video's SHA-256 is not the one that the ledger has")
+                        )
                         continue
                     _add(tar, f"{sample.key}.json", io.BytesIO(sample.text), len(sample.text))
                     for local, suffix in zip(files, sample.suffixes, strict=True):
@@ -409,10 +419,10 @@ class _Writing:
             if left:
                 # Before the shard appears: one that lacks rows is never alone.
                 told = {row.id: row.message for row in left}
-                self._place.write_bytes(_left_out(name), json.dumps(told, indent=1).encode())
+                self._place.write_bytes(_omissions_file(name), json.dumps(told, indent=1).encode())
         return left
 
-    def _add(self, rows: int, left: Sequence[Left]) -> None:
+    def _add(self, rows: int, left: Sequence[OmittedRow]) -> None:
         self._done += rows
         self._missing += len(left)
         self._left += left[: max(0, self._limit - len(self._left))]
@@ -446,7 +456,7 @@ def _folder_schema(schema: pa.Schema) -> pa.Schema:
     """Columns of `metadata.parquet`: names that `datasets` takes for itself get `_given` behind them."""
     told = _as_exported(schema)
     renamed = [
-        column.with_name(f"{column.name}_given") if _is_taken(column.name) else column for column in told
+        column.with_name(f"{column.name}_given") if _is_reserved(column.name) else column for column in told
     ]
     return pa.schema([pa.field("file_name", pa.string()), *renamed])
 
@@ -470,17 +480,17 @@ def _without_uint64(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _is_taken(name: str) -> bool:
+def _is_reserved(name: str) -> bool:
     return name == "video" or re.fullmatch(r"(.*_)?file_names?", name) is not None
 
 
 # --- shards ------------------------------------------------------------------------------------------
 
 
-def _samples(joined: Joined, output: Storage, format: str) -> Iterator[_Sample]:
-    for table in joined.tables():
+def _samples(join: ManifestJoin, output: Storage, format: str) -> Iterator[_Sample]:
+    for table in join.tables():
         for row in table.to_pylist():
-            number, video = row.pop(ROW), output.uri(path_of(row.pop(URI)))
+            number, video = row.pop(ROW), output.uri(path_in_output(row.pop(URI)))
             text = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False).encode()
             frames = [f"{frame:06d}.png" for frame in range(row["frames"])] if format == "png" else []
             yield _Sample(
@@ -510,7 +520,7 @@ def _shards(
         yield f"{count:05d}.tar", shard
 
 
-def _left_out(shard: str) -> str:
+def _omissions_file(shard: str) -> str:
     """What names the rows that a shard lacks."""
     return f".{shard}.left.json"
 

@@ -31,7 +31,7 @@ from vidgen_dist.manifest import Batch, Manifest, column_of
 from vidgen_dist.manifest.columns import is_text, value_type
 from vidgen_dist.manifest.rows import extra_values
 from vidgen_dist.output.resume import RowResolver
-from vidgen_dist.processes import InPlace
+from vidgen_dist.processes import InlineExecutor
 from vidgen_dist.provenance import shown_model
 from vidgen_dist.request import Field
 from vidgen_dist.storage.folder import Storage
@@ -40,7 +40,7 @@ from vidgen_dist.storage.uris import redact, without_secrets
 ROW, URI = "__row", "__uri"
 """Columns of a joined table that are no one's: the row's place in the manifest; where its video is."""
 
-_NOT_TOLD = ("status", "uri", "worker", "error_class", "error_message")
+_PRIVATE_COLUMNS = ("status", "uri", "worker", "error_class", "error_message")
 """Columns of the ledger that say nothing of a video, or of whose machine it is."""
 
 _ENTRY = pa.schema([pa.field(ROW, pa.int64()), *ledger.SCHEMA])
@@ -51,7 +51,7 @@ _MOST_RUNS = 256
 
 
 @dataclass
-class Counts:
+class RowCounts:
     """Rows of a manifest by what became of them.
 
     Args:
@@ -69,7 +69,7 @@ class Counts:
     pending: int = 0
 
 
-class Joined:
+class ManifestJoin:
     """A manifest's rows that have a video.
 
     Args:
@@ -101,7 +101,7 @@ class Joined:
         self._fields = _fields(manifest, defaults)
         self._run_rows = max(_RUN_ROWS, -(-manifest.num_rows // _MOST_RUNS))
         self._sort(output)
-        self.counts = Counts(pending=manifest.num_rows)
+        self.counts = RowCounts(pending=manifest.num_rows)
         self._stale = np.zeros(manifest.num_rows, np.bool_)
         if resolvings:
             self._compare(resolvings, np.asarray(bad, np.int64))
@@ -119,7 +119,7 @@ class Joined:
     def schema(self) -> pa.Schema:
         """Columns of `tables`: `ROW`, `URI`, `id`, fields of the request, the ledger's and others."""
         fields = [pa.field(name, column_of(field).written) for name, field in self._fields.items()]
-        told = [column for column in ledger.SCHEMA if column.name not in ("id", *_NOT_TOLD)]
+        told = [column for column in ledger.SCHEMA if column.name not in ("id", *_PRIVATE_COLUMNS)]
         known = {*ledger.SCHEMA.names, *self._fields}
         extras = [column for column in self._manifest.extra_schema if column.name not in known]
         first = [pa.field(ROW, pa.int64()), pa.field(URI, pa.string()), ledger.SCHEMA.field("id")]
@@ -162,7 +162,7 @@ class Joined:
             known = wanted & is_bad[first : first + len(batch)]
             good, same = wanted & ~known, np.zeros(len(batch), np.bool_)
             for resolving in resolvings:
-                for looking in resolving.fingerprints(batch, good, InPlace()):
+                for looking in resolving.fingerprints(batch, good, InlineExecutor()):
                     theirs = videos.column("fingerprint").take(
                         pa.array(np.searchsorted(places, looking.places))
                     )
@@ -179,7 +179,7 @@ class Joined:
 
     def _sort(self, output: Storage) -> None:
         """Entries into the files of their runs."""
-        places = _Places(self._manifest)
+        places = _RowIndex(self._manifest)
         waiting: list[pa.Table] = []
         held = 0
         writers: dict[int, pa.RecordBatchStreamWriter] = {}
@@ -250,7 +250,7 @@ class Joined:
         columns["model"] = _without_folders(videos.column("model"), videos.column("revision"))
         for name, field in self._fields.items():
             kind = column_of(field).written
-            column = batch.some(name, places) if _can_be_told(name, batch) else pa.nulls(len(places))
+            column = batch.values_at(name, places) if _is_exported(name, batch) else pa.nulls(len(places))
             try:
                 column = column.cast(value_type(column.type)).cast(kind)
             except pa.ArrowException as error:
@@ -262,7 +262,7 @@ class Joined:
         for extra in self._manifest.extra_schema:
             if extra.name not in columns:
                 # As the ledger was given them: Arrow's casts do not take every type either.
-                values = extra_values(batch.some(extra.name, places), extra)
+                values = extra_values(batch.values_at(extra.name, places), extra)
                 columns[extra.name] = pa.array(values, extra.type)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
@@ -274,11 +274,11 @@ def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> dict[str, Field]
         name: field
         for name, field in manifest.row_schema.fields.items()
         if name not in ledger.SCHEMA.names
-        and (name in defaults or (first is not None and _can_be_told(name, first)))
+        and (name in defaults or (first is not None and _is_exported(name, first)))
     }
 
 
-def _can_be_told(name: str, batch: Batch) -> bool:
+def _is_exported(name: str, batch: Batch) -> bool:
     """Whether a batch has a field; pictures only as paths."""
     if name not in batch.fields:
         return False
@@ -286,7 +286,7 @@ def _can_be_told(name: str, batch: Batch) -> bool:
     return not has_sources or is_text(value_type(batch.columns.schema.field(name).type))
 
 
-class _Places:
+class _RowIndex:
     """Where in a manifest the row of an id is."""
 
     def __init__(self, manifest: Manifest) -> None:

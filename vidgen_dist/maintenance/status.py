@@ -41,7 +41,7 @@ _COUNTS = {"counted", "total", "done", "failed", "pending", "failures", "videos_
 
 
 def read_status(uri: str) -> dict[str, Any]:
-    """Counts of rows and what the run is.
+    """RowCounts of rows, and what the run is.
 
     Args:
         uri: Output of a run.
@@ -95,7 +95,11 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     Args:
         run: As `read_status` gives it.
     """
-    silent, since, updated = span(run["silent_seconds"]), _moment(run["since"]), _moment(run["updated"])
+    silent, since, updated = (
+        span(run["silent_seconds"]),
+        _format_time(run["since"]),
+        _format_time(run["updated"]),
+    )
     if run["live"]:
         lines = [("run", f"{run['run']} at work since {since}, last heard of {silent} ago")]
         states = Counter(gang["state"] for gang in run["gangs"])
@@ -119,22 +123,22 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("run", f"{run['run']} {told}")]
 
 
-def _moment(text: str) -> str:
+def _format_time(text: str) -> str:
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}Z"
 
 
 def _count(output: Storage, spec: RunSpec, run: RunStatus | None) -> tuple[str, RunStatus | ledger.Summary]:
     """The counts of an output at rest, and what they are of."""
     try:
-        manifest = open_again(spec)
+        manifest = reopen_manifest(spec)
     except Refused:
         return "ledger", ledger.summary(output)
-    if run is not None and still_holds(run, output, manifest):
+    if run is not None and is_current(run, output, manifest):
         return "run", run
     return "ids", ledger.summary(output, manifest.num_rows, manifest.id_arrays())
 
 
-def open_again(spec: RunSpec, uri: str | None = None) -> Manifest:
+def reopen_manifest(spec: RunSpec, uri: str | None = None) -> Manifest:
     """Open the manifest of a run as the run did, without its model.
 
     Args:
@@ -145,7 +149,7 @@ def open_again(spec: RunSpec, uri: str | None = None) -> Manifest:
         Refused: As `open_manifest`; or the run has read columns of which no package here knows.
     """
     # They count in the ids of rows that bring none.
-    fields = fields_of_run(spec.manifest.fields or (), "manifest.fields")
+    fields = run_fields(spec.manifest.fields or (), "manifest.fields")
     return open_manifest(
         uri or spec.manifest.uri,
         passthrough=spec.manifest.passthrough,
@@ -156,7 +160,7 @@ def open_again(spec: RunSpec, uri: str | None = None) -> Manifest:
     )
 
 
-def fields_of_run(names: Collection[str], key: str) -> Mapping[str, Field]:
+def run_fields(names: Collection[str], key: str) -> Mapping[str, Field]:
     """Our fields, and those that a run of another package's family has beside them.
 
     Args:
@@ -175,7 +179,7 @@ def fields_of_run(names: Collection[str], key: str) -> Mapping[str, Field]:
     return fields
 
 
-def still_holds(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
+def is_current(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
     """Whether what a run said when it ended is so still."""
     if run.state == "running" or run.counted != digest_of_counted(output.read_bytes(RUN_FILE), manifest):
         return False

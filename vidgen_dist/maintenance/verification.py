@@ -155,10 +155,10 @@ def verify(
         Refused: There is no run's output, it cannot be read, or with `repair` a run holds it.
     """
     output, spec = open_output(uri)
-    check = _Check(output, spec.output.format, deep, limit, progress)
+    check = _Comparison(output, spec.output.format, deep, limit, progress)
     try:
         if not repair:
-            return check.run(_holder(output))
+            return check.run(_lease_holder(output))
         name = f"verify-{uuid.uuid4().hex[:12]}"
         with leases.acquire(output, name, say=say, interval=leases.INTERVAL_SECONDS) as lease:
             return check.run(None, lease)
@@ -166,7 +166,7 @@ def verify(
         raise Refused(str(error)) from None
 
 
-def _holder(output: Storage) -> str | None:
+def _lease_holder(output: Storage) -> str | None:
     """Who holds the lease, or did when it died; nothing is written to find out."""
     try:
         return str(leases.read_holder(output.read_bytes(leases.FILE)))
@@ -174,7 +174,7 @@ def _holder(output: Storage) -> str | None:
         return None
 
 
-class _Check:
+class _Comparison:
     """One comparison, from the first look at the ledger to the last."""
 
     def __init__(
@@ -196,20 +196,20 @@ class _Check:
 
     def run(self, holder: str | None, lease: leases.Lease | None = None) -> Verification:
         """Compare; with a lease, also write `lost` entries."""
-        named = _Named(self._nested)
+        named = _LedgerVideos(self._nested)
         # The ledger first: a video is there before its entry.
         ledger.read_parts(self._output, _COLUMNS, lambda _name, table: named.add(table))
         self._compare(named)
         wrong, orphans = _sorted(self._wrong), _sorted(self._orphans)
         if len(wrong) or len(orphans):
-            wrong, orphans = self._second_look(wrong, orphans)
+            wrong, orphans = self._drop_explained(wrong, orphans)
         if lease is not None and len(wrong) and not self._files:
             raise Refused(
                 f"{redact(self._output.uri(VIDEOS))}: there is no file in it, and the ledger names "
                 f"{self._videos:,}: is it the right place? Nothing was changed; if all are gone for good, "
                 f"remove {redact(self._output.uri(ledger.FOLDER))} to render them again"
             )
-        findings = self._name_wrong(wrong) if len(wrong) else []
+        findings = self._describe_wrong(wrong) if len(wrong) else []
         lost = self._repair(wrong, lease) if len(wrong) and lease is not None else 0
         torn = int(np.count_nonzero(wrong["torn"]))
         return Verification(
@@ -222,22 +222,22 @@ class _Check:
             lost=lost,
             deep=self._deep,
             run=holder,
-            findings=(*findings, *self._name_orphans(orphans)),
+            findings=(*findings, *self._describe_orphans(orphans)),
         )
 
-    def _compare(self, named: _Named) -> None:
+    def _compare(self, named: _LedgerVideos) -> None:
         strays, folders = self._output.entries(VIDEOS)
-        self._join(np.empty(0, _VIDEO), _Stored(strays, self._nested))
+        self._join(np.empty(0, _VIDEO), _StoredVideos(strays, self._nested))
         # Frames are many: one folder's at a time.
         threads = 1 if self._nested else _listers(named.entries, len(folders))
         listings = map_ahead(lambda folder: (folder, self._output.sizes(folder)), folders, threads=threads)
         for done, (folder, sizes) in enumerate(listings):
-            self._join(named.pop(folder.rpartition("/")[2]), _Stored(sizes, self._nested))
+            self._join(named.pop(folder.rpartition("/")[2]), _StoredVideos(sizes, self._nested))
             self._progress(done + 1, len(folders))
         for folder in named.folders():
-            self._join(named.pop(folder), _Stored({}, self._nested))
+            self._join(named.pop(folder), _StoredVideos({}, self._nested))
 
-    def _join(self, entries: np.ndarray, stored: _Stored) -> None:
+    def _join(self, entries: np.ndarray, stored: _StoredVideos) -> None:
         """Compare the entries of a folder, sorted by path and time, with what lies in it."""
         latest = entries[_last_of_each(entries)]
         there = latest[~latest["lost"]]
@@ -267,7 +267,7 @@ class _Check:
         self._orphan_paths += [stored.paths[place] for place in np.flatnonzero(orphaned)[:room]]
         self._with_paths.append(orphans[:room])
 
-    def _find_torn(self, there: np.ndarray, at: np.ndarray, stored: _Stored) -> np.ndarray:
+    def _find_torn(self, there: np.ndarray, at: np.ndarray, stored: _StoredVideos) -> np.ndarray:
         """Places of the stored files that are not what their entries say: int64 (n,)."""
         torn: dict[int, str] = {}
         if not len(there):
@@ -306,7 +306,7 @@ class _Check:
                 return str(error)
         return None if frames == video["frames"] else _differ("frames", frames, video["frames"])
 
-    def _second_look(self, wrong: np.ndarray, orphans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _drop_explained(self, wrong: np.ndarray, orphans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Without what entries explain that have come since."""
         kept = [np.ones(len(wrong), np.bool_), np.ones(len(orphans), np.bool_)]
 
@@ -321,7 +321,7 @@ class _Check:
         ledger.read_parts(self._output, _COLUMNS, look)
         return wrong[kept[0]], orphans[kept[1]]
 
-    def _each_wrong(self, wrong: np.ndarray, use: Callable[[Mapping[str, Any], str, str], None]) -> None:
+    def _for_each_wrong(self, wrong: np.ndarray, use: Callable[[Mapping[str, Any], str, str], None]) -> None:
         """Hands the entry of each video, its kind and what is wrong to a function."""
         told = np.zeros(len(wrong), np.bool_)
 
@@ -347,7 +347,7 @@ class _Check:
         # Compaction hides that something was entered after the run.
         with_retries(lambda: forget_counts(self._output), hurry=threading.Event())
         lost = 0
-        passthrough = ledger.passthrough_of(self._output)
+        passthrough = ledger.read_passthrough_schema(self._output)
         writer = LedgerWriter(self._output, lease.run, passthrough, max_entries=10_000)
 
         def take_back(row: Mapping[str, Any], kind: str, message: str) -> None:
@@ -357,23 +357,23 @@ class _Check:
             with contextlib.suppress(OSError):
                 writer.append(_lost_entry(row, lease.run, kind, message))
 
-        self._each_wrong(wrong, take_back)
+        self._for_each_wrong(wrong, take_back)
         with_retries(writer.flush, hurry=threading.Event())
         if lease.lost:
             raise Refused(f"{redact(self._output.root)}: {lease.lost} took this output over; verify it again")
         return lost
 
-    def _name_wrong(self, wrong: np.ndarray) -> list[Finding]:
+    def _describe_wrong(self, wrong: np.ndarray) -> list[Finding]:
         """The first of the missing and torn videos."""
         findings: list[Finding] = []
 
         def name(row: Mapping[str, Any], kind: str, message: str) -> None:
-            findings.append(Finding(kind, path_of(row["uri"]), row["id"], message))
+            findings.append(Finding(kind, path_in_output(row["uri"]), row["id"], message))
 
-        self._each_wrong(wrong[: self._limit], name)
+        self._for_each_wrong(wrong[: self._limit], name)
         return findings
 
-    def _name_orphans(self, orphans: np.ndarray) -> Iterator[Finding]:
+    def _describe_orphans(self, orphans: np.ndarray) -> Iterator[Finding]:
         named = np.concatenate([np.empty(0, _VIDEO), *self._with_paths])
         still = np.flatnonzero(_find(orphans, named, nested=self._nested) >= 0)
         for place in still[: self._limit]:
@@ -386,7 +386,7 @@ def _listers(files: int, folders: int) -> int:
     return min(_LISTERS, max(1, _LISTED * folders // (2 * max(1, files))))
 
 
-class _Named:
+class _LedgerVideos:
     """The videos that a ledger names, by the folder of `videos/` that they are in.
 
     Attributes:
@@ -432,7 +432,7 @@ class _Named:
             self._read.setdefault(folder, []).append(entries[chosen])
 
 
-class _Stored:
+class _StoredVideos:
     """What lies in a folder of `videos/`: a video each, a file or a folder of frames."""
 
     def __init__(self, sizes: Mapping[str, int], nested: bool) -> None:
@@ -518,7 +518,7 @@ def _differ(what: str, found: int, expected: int) -> str:
     return f"{found:,} {what}, where the ledger says {expected:,}"
 
 
-def path_of(uri: str) -> str:
+def path_in_output(uri: str) -> str:
     """A video's path in its output, which may have been moved since."""
     return f"{VIDEOS}/{uri.rpartition(f'/{VIDEOS}/')[2]}"
 

@@ -11,7 +11,7 @@ fields. The digest does not depend on the order of columns or rows, on the file,
 whether a column is absent or null.
 """
 
-from vidgen_dist.manifest.bad_rows_file import LISTED, list_bad_rows
+from vidgen_dist.manifest.bad_rows_file import BAD_ROWS_SCHEMA, create_bad_rows_file
 from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.columns import (
     PRIORITY,
@@ -19,28 +19,28 @@ from vidgen_dist.manifest.columns import (
     RowSchema,
     column_of,
     describe_missing,
+    describe_required,
     describe_unknown,
     known_columns,
-    needed,
 )
 from vidgen_dist.manifest.footers import INPUT_SUFFIXES
 from vidgen_dist.manifest.identity import row_digest
 from vidgen_dist.manifest.parquet_files import PARQUET_SUFFIXES, ManifestFile, find_files
-from vidgen_dist.manifest.problems import BadRows, Fault, ProbeError, Problem, find_bad
+from vidgen_dist.manifest.problems import BadRows, Fault, ProbeError, Problem, find_bad_rows
 from vidgen_dist.manifest.reader import Manifest, open_manifest
 from vidgen_dist.manifest.row_order import ordered_rows
-from vidgen_dist.manifest.rows import Row, with_paths_beside
+from vidgen_dist.manifest.rows import Row, resolve_media_paths
 from vidgen_dist.manifest.validation import (
     CheckReport,
     Reason,
     check,
-    later_places,
+    find_repeated_ids,
     repeated_hashes,
 )
 
 __all__ = [
+    "BAD_ROWS_SCHEMA",
     "INPUT_SUFFIXES",
-    "LISTED",
     "PARQUET_SUFFIXES",
     "PRIORITY",
     "BadRows",
@@ -57,17 +57,17 @@ __all__ = [
     "RowSchema",
     "check",
     "column_of",
+    "create_bad_rows_file",
     "describe_missing",
+    "describe_required",
     "describe_unknown",
-    "find_bad",
+    "find_bad_rows",
     "find_files",
+    "find_repeated_ids",
     "known_columns",
-    "later_places",
-    "list_bad_rows",
-    "needed",
     "open_manifest",
     "ordered_rows",
     "repeated_hashes",
+    "resolve_media_paths",
     "row_digest",
-    "with_paths_beside",
 ]

@@ -13,7 +13,7 @@ from vidgen_dist.manifest.problems import BadRows
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import to_record
 
-LISTED = pa.schema(
+BAD_ROWS_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
@@ -31,7 +31,7 @@ _GROUP_ROWS = 2**16
 
 
 @contextlib.contextmanager
-def list_bad_rows(place: Storage, name: str) -> Iterator[Callable[[BadRows], None]]:
+def create_bad_rows_file(place: Storage, name: str) -> Iterator[Callable[[BadRows], None]]:
     """A file of bad rows, which takes them some at a time; it appears, whole, when the block ends.
 
     Args:
@@ -41,7 +41,7 @@ def list_bad_rows(place: Storage, name: str) -> Iterator[Callable[[BadRows], Non
         OSError: The storage failed.
     """
     held: list[pa.Table] = []
-    with place.create(name) as file, pq.ParquetWriter(file, LISTED, compression="zstd") as writer:
+    with place.create(name) as file, pq.ParquetWriter(file, BAD_ROWS_SCHEMA, compression="zstd") as writer:
 
         def put(most: int) -> None:
             if sum(map(len, held)) > most:
@@ -59,8 +59,8 @@ def list_bad_rows(place: Storage, name: str) -> Iterator[Callable[[BadRows], Non
 
 def _table(bad: BadRows) -> pa.Table:
     batch = bad.batch
-    columns = [bad.told(name) for name in ("column", "value", "reason")]
+    columns = [bad.fault_texts(name) for name in ("column", "value", "reason")]
     columns[0] = pc.if_else(pc.equal(columns[0], ""), None, columns[0])
     indices = pa.array(batch.indices[place] for place in bad.places.tolist())
     file = pa.array([to_record(batch.file)]).take(pa.nulls(len(bad), pa.int64()).fill_null(0))
-    return pa.table([batch.ids.take(pa.array(bad.places)), indices, file, *columns], LISTED)
+    return pa.table([batch.ids.take(pa.array(bad.places)), indices, file, *columns], BAD_ROWS_SCHEMA)

@@ -27,7 +27,7 @@ _CHUNK_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of a manifest's file, by columns. Made by `Manifest.batches` and `Manifest.some_batches`.
+    """Rows of a manifest's file, by columns. Made by `Manifest.batches` and `Manifest.wanted_batches`.
 
     Args:
         file: URI of the file that they are in.
@@ -82,10 +82,10 @@ class Batch:
             raise StorageError(f"cannot read {redact(self.file)}: {error}") from None
 
     def _values(self, name: str, places: Sequence[int] | np.ndarray) -> list[Any]:
-        return field_values(self.row_schema.fields[name], self.some(name, places))
+        return field_values(self.row_schema.fields[name], self.values_at(name, places))
 
     def _extra(self, field: pa.Field, places: Sequence[int] | np.ndarray) -> list[Any]:
-        column = self.some(field.name, places)
+        column = self.values_at(field.name, places)
         try:
             return extra_values(column, field)
         except StorageError as error:
@@ -109,7 +109,7 @@ class Batch:
     def take(self, places: np.ndarray) -> Batch:
         """Some of the rows, by their places, in the order given."""
         names = self.columns.schema.names
-        columns = pa.RecordBatch.from_arrays([self.some(name, places) for name in names], names)
+        columns = pa.RecordBatch.from_arrays([self.values_at(name, places) for name in names], names)
         return dataclasses.replace(self, columns=columns, indices=np.asarray(self.indices)[places])
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -118,7 +118,7 @@ class Batch:
             self, columns=self.columns.slice(start, stop - start), indices=self.indices[start:stop]
         )
 
-    def some(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
+    def values_at(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
         """The values of some rows, by their places."""
         column = self.columns.column(name)
         if len(places) == len(self) and np.array_equal(places, np.arange(len(self))):
@@ -143,7 +143,7 @@ class Batch:
             column = self.columns.column(name)
             if not pa.types.is_null(column.type):
                 field = self.row_schema.fields[name]
-                plain &= column_of(field).surely_fine(field.kind, column)
+                plain &= column_of(field).certainly_valid(field.kind, column)
             if name in self.row_schema.required:
                 plain &= column.is_valid().to_numpy(zero_copy_only=False)
         return plain & self._has_one()
@@ -204,7 +204,7 @@ class Batch:
         yield from zip(self.pick(firsts), groups, strict=True)
 
     @property
-    def brings_ids(self) -> bool:
+    def has_all_ids(self) -> bool:
         """Whether the ids are certainly those of the column `id`, as it is."""
         return "id" in self.fields and not self.columns.column("id").null_count and bool(self.plain.all())
 
@@ -212,7 +212,7 @@ class Batch:
     def ids(self) -> pa.Array:
         """The rows' ids: strings (N,)."""
         own = self.columns.column("id") if "id" in self.fields else None
-        if own is not None and self.brings_ids:
+        if own is not None and self.has_all_ids:
             return _as_strings(own)
         ids: list[str] = [""] * len(self)
         unnamed = np.ones(len(self), np.bool_)
@@ -271,7 +271,7 @@ class Batch:
 
     def _of_group(self, name: str, places: np.ndarray) -> pa.Array | None:
         # All of a group have one, or none has.
-        column = self.some(name, places) if name in self.fields else None
+        column = self.values_at(name, places) if name in self.fields else None
         return None if column is None or column.null_count else column
 
 

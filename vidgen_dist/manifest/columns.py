@@ -126,8 +126,8 @@ class Column:
         fits: Whether a type, as columns are read (see `types`), can hold them.
         allowed: Which types those are, for messages.
         written: The type that `manifest_build.build` gives it.
-        surely_fine: Kind and values (N,) -> which of them certainly are allowed, nulls too: bool (N,). Others
-            are looked at one by one. Asked of fields whose values differ from row to row.
+        certainly_valid: Kind and values (N,) -> which of them are certainly allowed, nulls too: bool (N,).
+            The others are checked one by one. Asked of fields whose values differ from row to row.
         value: A value, not None, as Arrow gives it -> one that the kind parses, or None if there is none in
             it. Without this function they are the same.
     """
@@ -135,7 +135,7 @@ class Column:
     fits: Callable[[pa.DataType], bool]
     allowed: str
     written: pa.DataType
-    surely_fine: Callable[[Kind, pa.Array], np.ndarray] = _unsure
+    certainly_valid: Callable[[Kind, pa.Array], np.ndarray] = _unsure
     value: Callable[[Any], Any] | None = None
 
 
@@ -244,7 +244,7 @@ class RowSchema:
         return () if not self.one_of or any(map(has, self.one_of)) else self.one_of
 
 
-def needed(missing: Sequence[str], fields: Mapping[str, Field]) -> str:
+def describe_required(missing: Sequence[str], fields: Mapping[str, Field]) -> str:
     """What a row that lacks fields is told: what the first allows, and the others of which one would do."""
     first, *others = missing
     return ", or a value of ".join([fields[first].kind.allowed, *others])
@@ -297,7 +297,7 @@ def _fits(column: Column, kind: pa.DataType) -> bool:
     return column.fits(plain) or pa.types.is_null(plain)
 
 
-def readable(rows: RowSchema, schemas: Sequence[pa.Schema]) -> RowSchema:
+def readable_schema(rows: RowSchema, schemas: Sequence[pa.Schema]) -> RowSchema:
     """What is read of a manifest: of ignored columns those that every file has, with a type that fits.
 
     Args:
@@ -313,7 +313,7 @@ def readable(rows: RowSchema, schemas: Sequence[pa.Schema]) -> RowSchema:
     return dataclasses.replace(rows, fields={n: f for n, f in rows.fields.items() if n not in left_out})
 
 
-def check_alike(
+def check_same_columns(
     uri: str,
     schema: pa.Schema,
     first_uri: str,

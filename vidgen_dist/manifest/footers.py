@@ -87,7 +87,7 @@ def read_footer(uri: str) -> Footer:
         signed = len(footer) - 8 > parquet.metadata.serialized_size
         encrypted = dict(_encrypted(thrift.decode(footer))) if signed else {}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Refused(f"{redact(uri)}: {_why_not(footer, error)}") from None
+        raise Refused(f"{redact(uri)}: {_describe_bad_footer(footer, error)}") from None
     enums = frozenset(_enums(parquet))
     fields = [
         field.with_type(pa.string()) if field.name in enums else field for field in parquet.schema_arrow
@@ -152,25 +152,27 @@ def _parse(footer: bytes) -> pq.ParquetFile:
     return open_parquet(pa.BufferReader(_MAGIC + footer))
 
 
-def _why_not(footer: bytes, error: Exception) -> str:
+def _describe_bad_footer(footer: bytes, error: Exception) -> str:
     """What is wrong with a footer that Arrow cannot read."""
     try:
         columns = list(_columns(thrift.decode(footer)))
     except ValueError:
-        return f"its Parquet footer is damaged ({_line(error)}); write the file again"
+        return f"its Parquet footer is damaged ({_one_line(error)}); write the file again"
     for name, elements in columns:
         try:
-            _parse(_footer_of(elements))
+            _parse(_footer_with_column(elements))
         except (pa.ArrowException, OSError) as reason:
-            kinds = ", ".join(dict.fromkeys(map(_described, elements)))
+            kinds = ", ".join(dict.fromkeys(map(_describe_type, elements)))
             return (
                 f"column {name!r} has the type {kinds}, which pyarrow {pa.__version__} cannot read "
-                f"({_line(reason)}); leave the column out, or write it with another type"
+                f"({_one_line(reason)}); leave the column out, or write it with another type"
             )
-    return f"pyarrow {pa.__version__} cannot read its Parquet footer ({_line(error)}); write the file again"
+    return (
+        f"pyarrow {pa.__version__} cannot read its Parquet footer ({_one_line(error)}); write the file again"
+    )
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
@@ -185,7 +187,7 @@ def _columns(metadata: thrift.Struct) -> Iterator[tuple[str, list[thrift.Struct]
         _ = metadata[_ROWS], metadata[_GROUPS]
         at = 1
         for _ in range(elements[0][_CHILDREN][1]):
-            end = at + _extent(elements, at)
+            end = at + _subtree_size(elements, at)
             yield elements[at][_NAME][1].decode(), elements[at:end]
             at = end
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
@@ -194,15 +196,15 @@ def _columns(metadata: thrift.Struct) -> Iterator[tuple[str, list[thrift.Struct]
         raise ValueError("its schema has elements that are in no column")
 
 
-def _extent(elements: list[thrift.Struct], start: int) -> int:
+def _subtree_size(elements: list[thrift.Struct], start: int) -> int:
     """How many elements an element and those below it are."""
     at = start + 1
     for _ in range(elements[start].get(_CHILDREN, (0, 0))[1]):
-        at += _extent(elements, at)
+        at += _subtree_size(elements, at)
     return at - start
 
 
-def _footer_of(elements: list[thrift.Struct]) -> bytes:
+def _footer_with_column(elements: list[thrift.Struct]) -> bytes:
     """The footer of a file that has one column and no rows."""
     root = {_NAME: (thrift.BINARY, b"schema"), _CHILDREN: (thrift.I32, 1)}
     metadata = thrift.encode(
@@ -216,22 +218,22 @@ def _footer_of(elements: list[thrift.Struct]) -> bytes:
     return metadata + len(metadata).to_bytes(4, "little") + _MAGIC
 
 
-def _described(element: thrift.Struct) -> str:
+def _describe_type(element: thrift.Struct) -> str:
     """An element's type, as Parquet calls it."""
 
     def member(number: int) -> Any:
         return element[number][1] if number in element else None
 
-    kind = "group" if member(_KIND) is None else _named(_KINDS, member(_KIND))
+    kind = "group" if member(_KIND) is None else _type_name(_KINDS, member(_KIND))
     size = f"({member(_LENGTH)})" if member(_LENGTH) else ""
     if member(_LOGICAL):
-        return f"{kind}{size} as {_named(_LOGICAL_NAMES, min(member(_LOGICAL)))}"
+        return f"{kind}{size} as {_type_name(_LOGICAL_NAMES, min(member(_LOGICAL)))}"
     if member(_CONVERTED) is not None:
-        return f"{kind}{size} as {_named(_CONVERTED_NAMES, member(_CONVERTED))}"
+        return f"{kind}{size} as {_type_name(_CONVERTED_NAMES, member(_CONVERTED))}"
     return f"{kind}{size}"
 
 
-def _named(names: str, number: int) -> str:
+def _type_name(names: str, number: int) -> str:
     known = dict(enumerate(names.split()))
     return known.get(number, "?").replace("?", f"number {number}")
 

@@ -73,7 +73,7 @@ def _some(uri: str, found: list[str]) -> list[str]:
     return found
 
 
-def parquet_files(uri: str) -> list[str]:
+def find_parquet_files(uri: str) -> list[str]:
     """The Parquet files that a URI stands for; a single file may have any name.
 
     Raises:
@@ -155,7 +155,7 @@ def read_group(
                 min(rows, most), row_groups=[index], columns=list(columns), use_threads=False
             )
             plain = (plain_columns(piece, footer.enums) for piece in pieces)
-            for batch in _joined(plain, rows):
+            for batch in _combine(plain, rows):
                 missing -= batch.num_rows
                 yield batch
         if missing:
@@ -210,19 +210,19 @@ def _has_long_values(column: pq.ColumnChunkMetaData) -> bool:
     )
 
 
-def _joined(pieces: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.RecordBatch]:
+def _combine(pieces: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.RecordBatch]:
     """Batches made of as many pieces as fit."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for piece in pieces:
         if held and (rows + piece.num_rows > most_rows or size + piece.nbytes > _BATCH_BYTES):
-            yield _one(held)
+            yield _concatenate(held)
             held, rows, size = [], 0, 0
         held.append(piece)
         rows, size = rows + piece.num_rows, size + piece.nbytes
     if held:
-        yield _one(held)
+        yield _concatenate(held)
 
 
-def _one(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _concatenate(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(pieces).combine_chunks().to_batches()[0] if len(pieces) > 1 else pieces[0]

@@ -119,7 +119,7 @@ class BadRows:
             file, index = self.batch.file, int(self.batch.indices[place])
             yield Problem(file, index, ids[place].as_py(), self.faults[number])
 
-    def told(self, attribute: str) -> pa.Array:
+    def fault_texts(self, attribute: str) -> pa.Array:
         """An attribute of the fault of each: strings (n,)."""
         told = [getattr(fault, attribute) for fault in self.faults]
         texts = pa.array([text if text is None else _as_utf8(text) for text in told], pa.string())
@@ -134,7 +134,7 @@ class BadRows:
         return cls(batch, places[order], [fault for _, fault in found], numbers[order])
 
 
-def find_bad(batch: Batch, resolve: Resolve | None = None, probe: Probe | None = None) -> BadRows:
+def find_bad_rows(batch: Batch, resolve: Resolve | None = None, probe: Probe | None = None) -> BadRows:
     """The rows of a batch that cannot be rendered.
 
     Args:
@@ -147,13 +147,15 @@ def find_bad(batch: Batch, resolve: Resolve | None = None, probe: Probe | None =
     fields = batch.row_schema.fields
     everyone = np.ones(len(batch), np.bool_)
     if probe is not None:
-        looked = map_ahead(lambda row: _fault(row, fields, resolve, probe), batch.rows(), threads=_PROBERS)
-        return BadRows.of(batch, list(_single(everyone, looked)))
+        looked = map_ahead(
+            lambda row: _find_fault(row, fields, resolve, probe), batch.rows(), threads=_PROBERS
+        )
+        return BadRows.of(batch, list(_single_faults(everyone, looked)))
     found: list[tuple[np.ndarray, Fault]] = []
     batch.check_extras()
     doubtful = ~batch.plain
     for row, places in batch.groups(batch.plain):
-        fault = _fault(row, fields, resolve)
+        fault = _find_fault(row, fields, resolve)
         if fault is None:
             continue
         if fault.column in fields and not fields[fault.column].is_own:
@@ -161,17 +163,17 @@ def find_bad(batch: Batch, resolve: Resolve | None = None, probe: Probe | None =
         else:
             # It tells of a value that differs from row to row.
             doubtful[places] = True
-    found += _single(doubtful, (_fault(row, fields, resolve) for row in batch.rows(doubtful)))
+    found += _single_faults(doubtful, (_find_fault(row, fields, resolve) for row in batch.rows(doubtful)))
     return BadRows.of(batch, found)
 
 
-def _single(wanted: np.ndarray, looked: Iterator[Fault | None]) -> Iterator[tuple[np.ndarray, Fault]]:
+def _single_faults(wanted: np.ndarray, looked: Iterator[Fault | None]) -> Iterator[tuple[np.ndarray, Fault]]:
     for place, fault in zip(np.flatnonzero(wanted), looked, strict=True):
         if fault is not None:
             yield np.array([place]), fault
 
 
-def _fault(
+def _find_fault(
     row: Row, fields: Mapping[str, Field], resolve: Resolve | None, probe: Probe | None = None
 ) -> Fault | None:
     try:

@@ -13,8 +13,15 @@ import pyarrow as pa
 from vidgen_dist.bulk_digests import as_list
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest.batches import Batch
-from vidgen_dist.manifest.columns import PRIORITY, RowSchema, check_alike, extra_type, readable, whole_numbers
-from vidgen_dist.manifest.parquet_files import ManifestFile, open_file, parquet_files, read_group
+from vidgen_dist.manifest.columns import (
+    PRIORITY,
+    RowSchema,
+    check_same_columns,
+    extra_type,
+    readable_schema,
+    whole_numbers,
+)
+from vidgen_dist.manifest.parquet_files import ManifestFile, find_parquet_files, open_file, read_group
 from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.threads import map_ahead
@@ -99,7 +106,7 @@ class Manifest:
                 Batch(file.uri, range(each.num_rows), each, ("id",), self.row_schema, bare, {})
                 for each in own
             ]
-            if all(batch.brings_ids for batch in batches):
+            if all(batch.has_all_ids for batch in batches):
                 yield from (batch.ids for batch in batches)
                 return
         for columns in read_group(file, group, self.columns, _COLUMN_ROWS):
@@ -120,7 +127,7 @@ class Manifest:
         for _, batch in self._read(_COLUMN_ROWS, defaults, self.extra_schema if extras else pa.schema([])):
             yield batch
 
-    def some_batches(
+    def wanted_batches(
         self, defaults: Mapping[str, Any], wanted: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Batch]]:
         """Some rows, in order, by columns, each time with their places in the manifest: int64 (n,).
@@ -215,14 +222,14 @@ def open_manifest(
     rows = RowSchema(fields, tuple(required), tuple(one_of), tuple(ignored))
     passthrough = tuple(dict.fromkeys(passthrough))
     try:
-        uris = parquet_files(text)
+        uris = find_parquet_files(text)
         opened = list(map_ahead(lambda file: open_file(file, passthrough, rows), uris, threads=_OPEN_FILES))
     except OSError as error:
         raise Refused(str(error)) from None
     (first, schema), rest = opened[0], opened[1:]
     for file, other in rest:
-        check_alike(file.uri, other, first.uri, schema, passthrough, rows)
-    rows = readable(rows, [schema for _, schema in opened])
+        check_same_columns(file.uri, other, first.uri, schema, passthrough, rows)
+    rows = readable_schema(rows, [schema for _, schema in opened])
     known = {*fields, PRIORITY, *passthrough}
     unknown = dict.fromkeys(name for _, s in opened for name in s.names if name not in known)
     return Manifest(

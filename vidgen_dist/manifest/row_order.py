@@ -106,7 +106,7 @@ def ordered_rows(
         return ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
     shape = {name: {**model_defaults, **defaults}.get(name) for name in deciding}
     ended = threading.Event()
-    reading = _read_ahead(_in_order(manifest, wanted, defaults, shape, ended), ended)
+    reading = _read_ahead(_ordered_windows(manifest, wanted, defaults, shape, ended), ended)
     next(reading)
     return itertools.chain.from_iterable(window.rows(order) for window, order in filter(None, reading))
 
@@ -126,7 +126,7 @@ def _read_ahead(
             ended.set()
 
 
-def _in_order(
+def _ordered_windows(
     manifest: Manifest,
     wanted: np.ndarray,
     defaults: Mapping[str, Any],
@@ -140,7 +140,7 @@ def _in_order(
         return
     # The complement turns the order around, and unlike the negative there is one of every number.
     levels = ~manifest.priorities()
-    for window in _by_level(manifest, wanted, defaults, levels, ended):
+    for window in _level_windows(manifest, wanted, defaults, levels, ended):
         yield window, _order(levels[window.places], window.shapes(shape))
 
 
@@ -159,7 +159,7 @@ def _windows(
     """Some rows, in order, a window at a time; no more once it has ended."""
     held: list[tuple[np.ndarray, Batch]] = []
     rows = size = 0
-    for places, batch in manifest.some_batches(defaults, wanted):
+    for places, batch in manifest.wanted_batches(defaults, wanted):
         if ended.is_set():
             return
         if held and size + batch.columns.nbytes > WINDOW_BYTES:
@@ -177,7 +177,7 @@ def _windows(
         yield Window(tuple(held))
 
 
-def _by_level(
+def _level_windows(
     manifest: Manifest,
     wanted: np.ndarray,
     defaults: Mapping[str, Any],

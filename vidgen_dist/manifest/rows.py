@@ -10,7 +10,14 @@ import pyarrow as pa
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.kinds import Kind, with_addresses
-from vidgen_dist.manifest.columns import RowSchema, column_of, is_simple, is_text, needed, value_type
+from vidgen_dist.manifest.columns import (
+    RowSchema,
+    column_of,
+    describe_required,
+    is_simple,
+    is_text,
+    value_type,
+)
 from vidgen_dist.manifest.identity import row_digest, usable_id
 from vidgen_dist.request import Field, RenderRequest, RequestError
 from vidgen_dist.storage.failures import StorageError
@@ -71,10 +78,10 @@ def make_row(
         if given is not None and own_id is None:
             raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
         if missing := schema.missing(values, defaults):
-            raise RequestError(missing[0], None, needed(missing, schema.fields))
+            raise RequestError(missing[0], None, describe_required(missing, schema.fields))
         for name in schema.media:
             if name in values:
-                values[name] = _beside(file, name, values[name], schema.fields[name])
+                values[name] = _resolve_paths(file, name, values[name], schema.fields[name])
         for name in schema.ignored:
             if name in values and not _is_allowed(name, values[name], schema.fields[name]):
                 del values[name]
@@ -92,17 +99,17 @@ def _is_allowed(name: str, value: Any, field: Field) -> bool:
     return True
 
 
-def _beside(file: str, name: str, value: Any, field: Field) -> Any:
+def _resolve_paths(file: str, name: str, value: Any, field: Field) -> Any:
     """A value whose relative paths start from the folder of a file."""
     try:
         parsed = field.parse(name, value)
     except RequestError:
         # An empty path would become the folder. It is refused with the row's other faults.
         return value
-    return with_paths_beside(file, name, field.kind, parsed)
+    return resolve_media_paths(file, name, field.kind, parsed)
 
 
-def with_paths_beside(file: str, name: str, kind: Kind, value: Any) -> Any:
+def resolve_media_paths(file: str, name: str, kind: Kind, value: Any) -> Any:
     """A parsed value whose relative paths of images and clips start from the folder of a file.
 
     Raises:

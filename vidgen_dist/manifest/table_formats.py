@@ -98,7 +98,11 @@ def check_no_table(uri: str, found: Expansion, files: Sequence[str]) -> None:
         Refused: Names the table and its format, and says how to hand over a snapshot.
         StorageError: The storage failed.
     """
-    table = _by_listing(found, files) or _by_names(files or found.files) or _by_folders(found, files)
+    table = (
+        _find_by_listing(found, files)
+        or _find_by_file_names(files or found.files)
+        or _find_by_folders(found, files)
+    )
     if table is not None:
         root, kind = table
         shown = redact(root)
@@ -110,7 +114,7 @@ def check_no_table(uri: str, found: Expansion, files: Sequence[str]) -> None:
         )
 
 
-def _by_listing(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
+def _find_by_listing(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
     """A table in a folder that was listed, of which some of the files are; any, if there are none."""
     for kind in TABLE_FORMATS:
         if not kind.log:
@@ -124,7 +128,7 @@ def _by_listing(found: Expansion, files: Sequence[str]) -> tuple[str, TableForma
     return None
 
 
-def _by_names(files: Sequence[str]) -> tuple[str, TableFormat] | None:
+def _find_by_file_names(files: Sequence[str]) -> tuple[str, TableFormat] | None:
     for kind in TABLE_FORMATS:
         if kind.data:
             data = re.compile(rf"(.*)/{kind.data}")
@@ -134,7 +138,7 @@ def _by_names(files: Sequence[str]) -> tuple[str, TableFormat] | None:
     return None
 
 
-def _by_folders(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
+def _find_by_folders(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
     """A table that has its log in a folder above, or between a glob's beginning and the files."""
     if found.kind == "file" and found.folder.lower().startswith("http"):
         return None

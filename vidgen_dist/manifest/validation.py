@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vidgen_dist.bulk_digests import text_hashes
 from vidgen_dist.errors import Refused
-from vidgen_dist.manifest.problems import BadRows, Fault, Probe, Problem, Resolve, find_bad, shown_text
+from vidgen_dist.manifest.problems import BadRows, Fault, Probe, Problem, Resolve, find_bad_rows, shown_text
 from vidgen_dist.manifest.reader import Manifest
 from vidgen_dist.storage.uris import redact
 
@@ -168,16 +168,16 @@ def check(
         for batch in manifest.batches(defaults):
             hashes.append(text_hashes(batch.ids)[:, 0])
             # Nothing here holds a batch while the next is read.
-            take(find_bad(batch, resolve, probe))
+            take(find_bad_rows(batch, resolve, probe))
             first += len(batch)
         whole = np.concatenate([np.empty(0, np.uint64), *hashes])
         # There may be gigabytes.
         hashes.clear()
         all_bad = np.concatenate(places)
-        bad_twice = _count_seconds(whole, all_bad) if len(all_bad) else 0
+        bad_twice = _count_repeats(whole, all_bad) if len(all_bad) else 0
         repeated, surplus = repeated_hashes(whole, None if on_bad else _NAMED_REPEATS)
         del whole
-        for again in _shared_ids(manifest, repeated) if surplus else ():
+        for again in _rows_with_repeated_ids(manifest, repeated) if surplus else ():
             shared.add(again)
             if on_bad is not None:
                 on_bad(again)
@@ -203,7 +203,7 @@ def check(
     )
 
 
-def _count_seconds(hashes: np.ndarray, some: np.ndarray) -> int:
+def _count_repeats(hashes: np.ndarray, some: np.ndarray) -> int:
     """How many of some rows (n,), by their places, have the hash of an earlier one, of all (N,)."""
     alike = np.flatnonzero(np.isin(hashes, hashes[some]))
     _, first = np.unique(hashes[alike], return_index=True)
@@ -220,7 +220,7 @@ def repeated_hashes(hashes: np.ndarray, most: int | None = _NAMED_REPEATS) -> tu
     return np.unique(again)[:most], len(again)
 
 
-def later_places(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[str, _Place, _Place]]:
+def find_repeated_ids(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[str, _Place, _Place]]:
     """Of rows, as ids and places, those with an earlier one's id: id, place, and where it was first."""
     first: dict[str, _Place] = {}
     later: list[tuple[str, _Place, _Place]] = []
@@ -234,7 +234,7 @@ def later_places(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[s
     return later
 
 
-def _shared_ids(manifest: Manifest, repeated: np.ndarray) -> Iterator[BadRows]:
+def _rows_with_repeated_ids(manifest: Manifest, repeated: np.ndarray) -> Iterator[BadRows]:
     """The rows with an earlier one's id.
 
     Args:
@@ -256,12 +256,14 @@ def _shared_ids(manifest: Manifest, repeated: np.ndarray) -> Iterator[BadRows]:
         places = places[same & (origin[number[places]] != first + places)]
         earlier = origin[number[places]].tolist()
         ids = batch.ids.take(pa.array(places)).to_pylist()
-        faults = [_shared(row_id, *manifest.place(at)) for row_id, at in zip(ids, earlier, strict=True)]
+        faults = [
+            _repeated_id_fault(row_id, *manifest.place(at)) for row_id, at in zip(ids, earlier, strict=True)
+        ]
         yield BadRows(batch, places, faults, np.arange(len(places)))
         first += len(batch)
 
 
-def _shared(row_id: str, file: str, row: int) -> Fault:
+def _repeated_id_fault(row_id: str, file: str, row: int) -> Fault:
     reason = (
         f"the same as that of row {row} of {redact(file)}; "
         "each row needs an id of its own (rows without one need to differ, in `seed` for example)"

@@ -27,8 +27,8 @@ from vidgen_dist.media.encoding import (
     EncodedVideo,
     Frames,
     commit_video,
-    place_of,
     to_uint8,
+    video_stem,
     write_video,
 )
 from vidgen_dist.media.frame_count import count_frames
@@ -51,12 +51,12 @@ __all__ = [
     "count_frames",
     "ignore_warnings",
     "media_digest",
-    "place_of",
     "read_encoded",
     "read_image",
     "read_tags",
     "read_video",
     "to_uint8",
+    "video_stem",
     "write_video",
 ]
 

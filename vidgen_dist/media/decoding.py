@@ -21,9 +21,9 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from vidgen_dist.errors import Refused, RowError
 from vidgen_dist.inline import decode_inline, is_inline
-from vidgen_dist.media.file_signatures import BEGINNING, VIDEOS, describe_beginning, is_heif
-from vidgen_dist.media.hashing import BLOCK, feed
-from vidgen_dist.media.pillow_compat import is_mended, mend_animation, mend_image
+from vidgen_dist.media.file_signatures import CLIP_KINDS, SIGNATURE_BYTES, describe_file_kind, is_heif
+from vidgen_dist.media.hashing import BLOCK, update_digest
+from vidgen_dist.media.pillow_compat import needs_rewrite, rewrite_animation, rewrite_image
 from vidgen_dist.storage import uris
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
@@ -32,7 +32,7 @@ from vidgen_dist.storage.files import open_input
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
 ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 
-MOST_SHOWN = 120
+MAX_SHOWN = 120
 """Characters of a source's name in a message, where names are longer."""
 
 MAX_IMAGE_BYTES = 512 * 2**20
@@ -85,11 +85,11 @@ def read_image(source: Any) -> Image.Image:
             `MAX_IMAGE_PIXELS` large, or its values have 32 bits.
         OSError: The storage failed for another reason; asking again may help.
     """
-    shown = _shown(source)
+    shown = _describe_source(source)
     if isinstance(source, Image.Image):
         _check_size(source, shown)
         return _upright(source, shown)
-    data = mend_image(_read_bytes(source, shown))
+    data = rewrite_image(_read_bytes(source, shown))
     with _open_image(io.BytesIO(data), IMAGE_FORMATS, shown) as image:
         return _upright(image, shown)
 
@@ -109,11 +109,13 @@ def _open_image(file: IO[bytes], formats: tuple[str, ...], shown: str) -> Image.
         raise MediaError(f"{shown}: {size}; allowed: up to {MAX_IMAGE_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         file.seek(0)
-        kind = describe_beginning(file.read(BEGINNING))
-        reason = _cause(error) if kind is None else f"{kind}; {_cause(error)}"
+        kind = describe_file_kind(file.read(SIGNATURE_BYTES))
+        reason = _decoder_message(error) if kind is None else f"{kind}; {_decoder_message(error)}"
         raise MediaError(f"{shown}: does not decode as an image ({reason}); {allowed}") from error
     except Exception as error:  # decoders of foreign bytes raise whatever they please
-        raise MediaError(f"{shown}: does not decode as an image ({_cause(error)}); {allowed}") from error
+        raise MediaError(
+            f"{shown}: does not decode as an image ({_decoder_message(error)}); {allowed}"
+        ) from error
     _check_size(image, shown)
     return image
 
@@ -128,9 +130,8 @@ def _upright(image: Image.Image, shown: str) -> Image.Image:
     except MediaError:
         raise
     except Exception as error:  # decoders of foreign bytes raise whatever they please
-        raise MediaError(
-            f"{shown}: does not decode as an image ({_cause(error)}); allowed: {', '.join(IMAGE_FORMATS)}"
-        ) from error
+        reason, allowed = _decoder_message(error), ", ".join(IMAGE_FORMATS)
+        raise MediaError(f"{shown}: does not decode as an image ({reason}); allowed: {allowed}") from error
 
 
 def _orientation(image: Image.Image) -> Any:
@@ -196,7 +197,7 @@ def read_video(source: Any) -> list[Image.Image]:
             they are together more than `MAX_CLIP_PIXELS` large.
         OSError: The storage failed for another reason, or ffmpeg was killed; asking again may help.
     """
-    shown = _shown(source)
+    shown = _describe_source(source)
     if _is_sequence(source):
         frames = [read_image(frame) for frame in source]
     else:
@@ -217,9 +218,9 @@ def read_video(source: Any) -> list[Image.Image]:
 def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
     """The frames of a file of an animation's format; None when it is none."""
     with path.open("rb") as file:
-        beginning = file.read(BEGINNING)
+        beginning = file.read(SIGNATURE_BYTES)
         file.seek(0)
-        opened = io.BytesIO(mend_animation(file.read())) if is_mended(beginning) else file
+        opened = io.BytesIO(rewrite_animation(file.read())) if needs_rewrite(beginning) else file
         try:
             image = _open_image(opened, ANIMATION_FORMATS, shown)
         except MediaError as error:
@@ -242,7 +243,9 @@ def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
         except MediaError:
             raise
         except Exception as error:
-            raise MediaError(f"{shown}: frame {len(frames)} does not decode ({_cause(error)})") from error
+            raise MediaError(
+                f"{shown}: frame {len(frames)} does not decode ({_decoder_message(error)})"
+            ) from error
     return frames
 
 
@@ -256,7 +259,7 @@ def _check_clip(frames: int, width: int, height: int, shown: str) -> None:
 
 
 def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
-    command = decoder(path)
+    command = decoder_command(path)
     command += ["-an", "-sn", "-dn", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     frames: list[Image.Image] = []
     with tempfile.TemporaryFile() as said:
@@ -277,13 +280,13 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
     # Of a Matroska file cut short ffmpeg says so, and that is all.
     if status != 0 or "ended prematurely" in complaint or not frames:
         raise MediaError(
-            f"{describe_broken(path, shown, complaint)}; "
+            f"{describe_broken_clip(path, shown, complaint)}; "
             "allowed: any container and codec that ffmpeg reads, unbroken"
         )
     return frames
 
 
-def decoder(path: Path, *options: str) -> list[str]:
+def decoder_command(path: Path, *options: str) -> list[str]:
     """ffmpeg's command line, up to a file that it is to decode whole or not at all."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin"]
     # Only files: a playlist in disguise must not make us call other hosts.
@@ -298,13 +301,13 @@ def check_not_killed(status: int, shown: str) -> None:
         raise ChildProcessError(f"ffmpeg was killed by signal {-status} while it read {shown}")
 
 
-def describe_broken(path: Path, shown: str, complaint: str) -> str:
+def describe_broken_clip(path: Path, shown: str, complaint: str) -> str:
     """What is wrong with a clip, from what it begins with and what ffmpeg said of it."""
     with path.open("rb") as file:
-        kind = describe_beginning(file.read(BEGINNING))
+        kind = describe_file_kind(file.read(SIGNATURE_BYTES))
     reason = re.sub(r" @ 0x[0-9a-f]+", "", complaint.replace(f"file:{path.absolute()}", shown))
     reason = " ".join(reason.split())[:300] or "no video in it"
-    if kind is not None and kind not in VIDEOS:
+    if kind is not None and kind not in CLIP_KINDS:
         reason = f"{kind}; {reason}"
     return f"{shown}: does not decode as a clip ({reason})"
 
@@ -344,8 +347,8 @@ def media_digest(source: Any) -> str:
         for member in source:
             digest.update(media_digest(member).encode())
     else:
-        with _opened(source, _shown(source)) as file:
-            feed(digest, file)
+        with _opened(source, _describe_source(source)) as file:
+            update_digest(digest, file)
     return digest.hexdigest()
 
 
@@ -357,10 +360,10 @@ def _is_sequence(source: Any) -> bool:
     return isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview)
 
 
-def _shown(source: Any) -> str:
+def _describe_source(source: Any) -> str:
     """A source as messages name it: short, and of a URI neither user, password nor signature."""
     if isinstance(source, Mapping):
-        return _shown(source.get("path") or source.get("bytes"))
+        return _describe_source(source.get("path") or source.get("bytes"))
     if isinstance(source, Image.Image):
         return f"PIL image {source.width}x{source.height}"
     if isinstance(source, bytes | bytearray | memoryview):
@@ -376,15 +379,15 @@ def _shown(source: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]}...{text[3 - MOST_SHOWN // 2 :]}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}...{text[3 - MAX_SHOWN // 2 :]}"
 
 
-def _cause(error: Exception) -> str:
+def _decoder_message(error: Exception) -> str:
     # Pillow names the object that it read from, at an address that is another one each time.
     return re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")[:300]
 
 
-def _held(text: str, shown: str) -> str | bytes:
+def _decode_text(text: str, shown: str) -> str | bytes:
     """What a text holds itself; the text, if it names a file."""
     try:
         return decode_inline(text) or text
@@ -392,10 +395,10 @@ def _held(text: str, shown: str) -> str | bytes:
         raise MediaError(f"{shown} is not allowed; allowed: {error}") from None
 
 
-def _why(error: Exception, uri: str) -> str:
+def _describe_cause(error: Exception, uri: str) -> str:
     """What an error says, without the whole of a long name."""
     name = uris.redact(uri)
-    return str(error).replace(name, _cut(name))[-2 * MOST_SHOWN :]
+    return str(error).replace(name, _cut(name))[-2 * MAX_SHOWN :]
 
 
 @contextlib.contextmanager
@@ -403,7 +406,7 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
     if isinstance(source, Mapping):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if isinstance(source, str):
-        source = _held(source, shown)
+        source = _decode_text(source, shown)
     if isinstance(source, bytes | bytearray | memoryview):
         yield io.BytesIO(source)
         return
@@ -415,11 +418,11 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
     try:
         file = open_input(uri)
     except (FileNotFoundError, Refused, ValueError) as error:
-        raise MediaError(f"{shown}: cannot be opened: {_why(error, uri)}") from error
+        raise MediaError(f"{shown}: cannot be opened: {_describe_cause(error, uri)}") from error
     except StorageError as error:
         # What this machine's disk refuses (a folder, no permission) it refuses again.
         if uris.is_local(uri):
-            raise MediaError(f"{shown}: cannot be opened: {_why(error, uri)}") from error
+            raise MediaError(f"{shown}: cannot be opened: {_describe_cause(error, uri)}") from error
         raise
     with file:
         try:
@@ -441,7 +444,7 @@ def read_encoded(uri: str, *, is_clip: bool) -> bytes:
         FileNotFoundError: There is no such file.
         OSError: The storage failed for another reason; asking again may help.
     """
-    shown = _shown(uri)
+    shown = _describe_source(uri)
     try:
         if not is_clip:
             return _read_bytes(uri, shown)

@@ -18,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from vidgen_dist.media.hashing import feed
+from vidgen_dist.media.hashing import update_digest
 from vidgen_dist.media.tags import check_tags, ffmetadata, gif_comment, gif_label, png_chunks
 from vidgen_dist.request import MAX_FPS, MIN_FPS
 from vidgen_dist.storage.folder import Storage
@@ -165,7 +165,7 @@ def _encoded(path: Path, files: Sequence[Path], frames: Frames, fps: float) -> E
     size = 0
     for file in files:
         with file.open("rb") as opened:
-            size += feed(digest, opened)
+            size += update_digest(digest, opened)
     count, height, width, _ = frames.shape
     return EncodedVideo(path, size, digest.hexdigest(), count, float(fps), width, height)
 
@@ -295,7 +295,7 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
     Raises:
         OSError: The storage refused; nothing that a ledger entry names has been touched.
     """
-    place = place_of(name)
+    place = video_stem(name)
     if local.path.is_dir():
         target = f"{place}/{local.sha256[:FOLDER_DIGITS]}"
         for file in sorted(local.path.iterdir()):
@@ -306,6 +306,6 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
     return output.uri(target)
 
 
-def place_of(name: str) -> str:
+def video_stem(name: str) -> str:
     """Where `commit_video` puts a video of this name: without its suffix, or the folder of its folders."""
     return f"videos/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-BEGINNING = 512
+SIGNATURE_BYTES = 512
 """Bytes of a file that tell."""
 
 _BOXES = "it is a video (MP4 or QuickTime)"
 _MATROSKA = "it is a video (Matroska or WebM)"
-VIDEOS = (_BOXES, _MATROSKA)
+CLIP_KINDS = (_BOXES, _MATROSKA)
 """What is said of clips."""
 
 _HTML = "it is HTML, perhaps a server's error page"
@@ -33,11 +33,11 @@ _MAGIC = (
 )
 
 
-def describe_beginning(data: bytes) -> str | None:
+def describe_file_kind(data: bytes) -> str | None:
     """What a file is, for a message; None for what is not known, which may be a damaged image.
 
     Args:
-        data: Its first `BEGINNING` bytes, or all where there are fewer.
+        data: Its first `SIGNATURE_BYTES` bytes, or all where there are fewer.
     """
     if not data:
         return "it is empty"
@@ -51,11 +51,11 @@ def brands_of(data: bytes) -> tuple[bytes, ...]:
     """The brands of a file of ISO boxes (ISO/IEC 14496-12), the major one first; none of any other file.
 
     Args:
-        data: Its first `BEGINNING` bytes, or more.
+        data: Its first `SIGNATURE_BYTES` bytes, or more.
     """
     if data[4:8] != b"ftyp":
         return ()
-    end = min(max(16, int.from_bytes(data[:4], "big")), BEGINNING)
+    end = min(max(16, int.from_bytes(data[:4], "big")), SIGNATURE_BYTES)
     return (data[8:12], *(data[at : at + 4] for at in range(16, end, 4)))
 
 

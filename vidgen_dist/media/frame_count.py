@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder, describe_broken
+from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder_command, describe_broken_clip
 
 
 def count_frames(path: Path, format: str) -> int:
@@ -46,7 +46,7 @@ def _count_in_image(path: Path) -> int:
 
 def _count_in_clip(path: Path) -> int:
     # One line a frame, beside comments. Files are many, so each is decoded by one thread.
-    command = [*decoder(path, "-threads", "1"), "-map", "0:v:0", "-f", "framecrc", "pipe:1"]
+    command = [*decoder_command(path, "-threads", "1"), "-map", "0:v:0", "-f", "framecrc", "pipe:1"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
     )
@@ -54,5 +54,5 @@ def _count_in_clip(path: Path) -> int:
     complaint = done.stderr.decode("utf-8", "replace")
     frames = sum(not line.startswith(b"#") for line in done.stdout.splitlines())
     if done.returncode != 0 or not frames:
-        raise MediaError(describe_broken(path, path.name, complaint))
+        raise MediaError(describe_broken_clip(path, path.name, complaint))
     return frames

@@ -8,7 +8,7 @@ BLOCK = 2**24
 """Bytes asked for at a time: on an object store each is a request."""
 
 
-def feed(digest: Any, file: IO[bytes]) -> int:
+def update_digest(digest: Any, file: IO[bytes]) -> int:
     """Give a hash all that is left of a file; how many bytes that was."""
     size = 0
     while block := file.read(BLOCK):

@@ -14,16 +14,16 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf"})
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 # Texts in which Pillow looks for the orientation.
-_TURNING = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})
-_MAX_TURNING_BYTES = 2**24
+_ORIENTATION_KEYS = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})
+_MAX_ORIENTATION_BYTES = 2**24
 
 
-def is_mended(beginning: bytes) -> bool:
+def needs_rewrite(beginning: bytes) -> bool:
     """Whether a file that begins so is of a kind that is mended."""
     return beginning.startswith(_PNG_SIGNATURE) or any(b in AVIF_BRANDS for b in brands_of(beginning))
 
 
-def mend_image(data: bytes) -> bytes:
+def rewrite_image(data: bytes) -> bytes:
     """An encoded image as Pillow is to read it; what is neither PNG nor AVIF as it is.
 
     Of a PNG, texts and colour profiles are left out, which Pillow would unpack, and refuse if they are large.
@@ -31,16 +31,16 @@ def mend_image(data: bytes) -> bytes:
     """
     if data.startswith(_PNG_SIGNATURE):
         return _without_texts(data)
-    if is_mended(data) and data[8:12] not in AVIF_BRANDS:
+    if needs_rewrite(data) and data[8:12] not in AVIF_BRANDS:
         return _with_brand(data, b"avif")
     return data
 
 
-def mend_animation(data: bytes) -> bytes:
+def rewrite_animation(data: bytes) -> bytes:
     """Likewise, and AVIF that holds a sequence is named as one: else its still picture alone is read."""
     if b"avis" in brands_of(data) and _has_box(data, b"moov"):
         return _with_brand(data, b"avis")
-    return mend_image(data)
+    return rewrite_image(data)
 
 
 def _with_brand(data: bytes, major: bytes) -> bytes:
@@ -73,17 +73,17 @@ def _without_texts(data: bytes) -> bytes:
         if name[:1].isupper() or name in _PNG_KEPT:
             parts.append(data[at:end])
         elif name in _PNG_TEXTS:
-            parts.append(_turning_text(name, data[at + 8 : end - 4]))
+            parts.append(_orientation_text(name, data[at + 8 : end - 4]))
         at = end
     # What is cut short or damaged, Pillow says.
     parts.append(data[at:])
     return b"".join(parts)
 
 
-def _turning_text(name: bytes, content: bytes) -> bytes:
+def _orientation_text(name: bytes, content: bytes) -> bytes:
     """A text chunk that may say how the image is to be turned, unpacked; nothing for any other."""
     key, _, rest = content.partition(b"\0")
-    if key not in _TURNING:
+    if key not in _ORIENTATION_KEYS:
         return b""
     before, packed, text = b"", name == b"zTXt", rest
     if name == b"zTXt":
@@ -95,7 +95,7 @@ def _turning_text(name: bytes, content: bytes) -> bytes:
     if packed:
         unpacking = zlib.decompressobj()
         try:
-            text = unpacking.decompress(text, _MAX_TURNING_BYTES)
+            text = unpacking.decompress(text, _MAX_ORIENTATION_BYTES)
         except zlib.error:
             return b""
         if unpacking.unconsumed_tail:

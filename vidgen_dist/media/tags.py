@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder, describe_broken
+from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder_command, describe_broken_clip
 from vidgen_dist.provenance import AIGC
 
 # What is a keyword of PNG, too.
@@ -115,13 +115,13 @@ def read_tags(path: Path, format: str) -> dict[str, str]:
 
 def _read_ffmetadata(path: Path) -> dict[str, str]:
     # bitexact: or ffmpeg signs what it prints.
-    command = [*decoder(path), "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
+    command = [*decoder_command(path), "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
     )
     check_not_killed(done.returncode, path.name)
     if done.returncode != 0:
-        raise MediaError(describe_broken(path, path.name, done.stderr.decode("utf-8", "replace")))
+        raise MediaError(describe_broken_clip(path, path.name, done.stderr.decode("utf-8", "replace")))
     pairs = _FFMETADATA_LINE.findall(done.stdout.decode("utf-8", "replace"))
     tags = {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
     return {key: value for key, value in tags.items() if key not in _MP4_OWN}

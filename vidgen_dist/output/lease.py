@@ -38,10 +38,10 @@ from pathlib import Path
 from types import TracebackType
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage.failures import Changed
+from vidgen_dist.storage.failures import WriteConflict
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.locks import FileLock, is_locked, lock
-from vidgen_dist.storage.shared_files import SharedFile, share
+from vidgen_dist.storage.shared_files import SharedFile, open_shared_file
 from vidgen_dist.storage.uris import is_local, redact
 
 FILE = ".lease.json"
@@ -184,7 +184,7 @@ class Lease:
         self._holder = _next_beat(self._holder)
         try:
             self._write(self._tag)
-        except Changed:
+        except WriteConflict:
             found = self._file.read()
             if found is None:
                 if not self._end.is_set():
@@ -237,7 +237,7 @@ def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: 
     try:
         if is_local(output.root):
             os_lock = _lock(output)
-        file = share(output, FILE)
+        file = open_shared_file(output, FILE)
         holder = _new_holder(output, run)
         tag, settled = _take(file, holder, os_lock, say, interval)
         return Lease(file, holder, tag, os_lock, interval, settled)
@@ -258,7 +258,7 @@ def _take(
         found = file.read()
         certain = file.conditional
         if found is None:
-            tag, certain = None, file.makes_alone()
+            tag, certain = None, file.creates_exclusively()
         elif os_lock is not None and _is_of_this_machine(file.storage, read_holder(found[0])):
             # It cannot live without the lock.
             tag, certain = found[1], True
@@ -269,7 +269,7 @@ def _take(
         try:
             mine = _next_beat(mine)
             tag = file.write(mine.to_bytes(), tag)
-        except Changed:
+        except WriteConflict:
             certain = False
         else:
             if not certain:
@@ -310,7 +310,7 @@ def _lock(output: Storage) -> FileLock | None:
             return lock(output.uri(LOCK))
         except BlockingIOError:
             if time.monotonic() > until:
-                found = share(output, FILE).read()
+                found = open_shared_file(output, FILE).read()
                 raise _held(output, read_holder(found[0] if found else b"")) from None
         time.sleep(0.05)
 

@@ -41,9 +41,9 @@ from vidgen_dist.media import (
     MAX_GIF_FPS,
     EncodedVideo,
     MediaError,
-    place_of,
     read_tags,
     read_video,
+    video_stem,
 )
 from vidgen_dist.output.ledger_committer import MANY_ENTRIES
 from vidgen_dist.output.pending_row import PendingRow
@@ -125,7 +125,7 @@ def find_recovered(
     if format == "npy":
         return None
     patiently = functools.partial(with_retries, hurry=hurry, on_event=on_event)
-    place = place_of(safe_name(row.id))
+    place = video_stem(safe_name(row.id))
     if format == "png":
         videos = _folders(patiently(functools.partial(output.sizes, place)))
     else:

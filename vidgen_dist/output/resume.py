@@ -17,7 +17,7 @@ from vidgen_dist.ledger import LedgerState
 from vidgen_dist.manifest import Batch, Manifest, Row
 from vidgen_dist.media import MediaError, media_digest
 from vidgen_dist.output.fingerprint import Identity, fingerprints_of, row_seed
-from vidgen_dist.processes import InPlace, open_pool
+from vidgen_dist.processes import InlineExecutor, open_pool
 from vidgen_dist.request import ResolvedRequest, sources_of
 from vidgen_dist.threads import map_ahead
 
@@ -93,7 +93,7 @@ class RowResolver:
             single = list(map_ahead(self.fingerprint, batch.rows(wanted), threads=_READERS))
             known = [fingerprint for fingerprint in single if fingerprint is not None]
             places = np.flatnonzero(wanted)[[fingerprint is not None for fingerprint in single]]
-            yield FingerprintBatch(places, InPlace().submit(pa.array, known, pa.string()))
+            yield FingerprintBatch(places, InlineExecutor().submit(pa.array, known, pa.string()))
 
     def _one_by_one(self, batch: Batch) -> bool:
         """Whether rows of a batch may have what no template has, such as an image."""
@@ -109,7 +109,7 @@ class RowResolver:
             seeds = row.request.seed
         ids = batch.ids.take(pa.array(places)) if seeds is None else None
         template = self.identity.template(request)
-        prompts = batch.prompts(places) if template.prompted else None
+        prompts = batch.prompts(places) if template.has_prompt else None
         hashing = pool.submit(fingerprints_of, template, len(places), prompts, seeds, ids, self.run_seed)
         return FingerprintBatch(places, hashing, 0 if prompts is None else prompts.nbytes)
 
@@ -186,7 +186,7 @@ def find_done(
         """By ids alone: what failed may have had another image, or none that could be read."""
         letters = ledger.dead_letters(ids, error_class)
         dead = np.flatnonzero(letters >= 0)
-        found.attempts[first + dead] = ledger.dead_attempts(letters[dead])
+        found.attempts[first + dead] = ledger.dead_letter_attempts(letters[dead])
         if retry is not None:
             found.chosen[first + dead] = True
 
@@ -196,7 +196,7 @@ def find_done(
             return
         places = np.flatnonzero(wanted)
         ids, digests = batch.ids.take(pa.array(places)), pa.array(batch.digests(wanted), pa.string())
-        found.entered[first + places] = ledger.dead_place(ids, digests) >= 0
+        found.entered[first + places] = ledger.dead_letter_indices(ids, digests) >= 0
         found.attempts[first + places] = ledger.look_up(ids, digests).attempts
 
     # Hashing one by one is most of the work, and Python does it on one core.
@@ -207,7 +207,7 @@ def find_done(
         for batch in manifest.batches(defaults, extras=False):
             if by_id:
                 choose(first, batch.ids)
-            known, is_bad = ledger.knows(batch.ids), found.bad[first : first + len(batch)]
+            known, is_bad = ledger.has_entries(batch.ids), found.bad[first : first + len(batch)]
             look_up_bad(first, batch, known & is_bad)
             for looking in resolving.fingerprints(batch, known & ~is_bad, pool):
                 waiting.append((first, batch.ids.take(pa.array(looking.places)), looking))

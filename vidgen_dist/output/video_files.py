@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidgen_dist.media.hashing import feed
+from vidgen_dist.media.hashing import update_digest
 from vidgen_dist.storage.files import fetch
 from vidgen_dist.storage.uris import is_local
 
@@ -34,6 +34,6 @@ def fetch_video(uris: Sequence[str], folder: Path) -> tuple[list[Path], str]:
         else:
             fetch(uri, local)
         with local.open("rb") as file:
-            feed(digest, file)
+            update_digest(digest, file)
         files.append(local)
     return files, digest.hexdigest()

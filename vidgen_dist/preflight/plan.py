@@ -19,7 +19,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.inline import is_inline
-from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger, with_types_before
+from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger, with_earlier_types
 from vidgen_dist.manifest import (
     BadRows,
     CheckReport,
@@ -28,8 +28,8 @@ from vidgen_dist.manifest import (
     Problem,
     Reason,
     check,
-    find_bad,
-    list_bad_rows,
+    create_bad_rows_file,
+    find_bad_rows,
     open_manifest,
     ordered_rows,
 )
@@ -135,8 +135,8 @@ class Plan:
         """
         defaults = sampling_defaults(self.spec, self.model.rules)
         try:
-            for places, batch in self.manifest.some_batches(defaults, wanted):
-                yield places, find_bad(batch, self.model.rules.resolve)
+            for places, batch in self.manifest.wanted_batches(defaults, wanted):
+                yield places, find_bad_rows(batch, self.model.rules.resolve)
         except OSError as error:
             raise Refused(str(error)) from None
 
@@ -212,7 +212,7 @@ def make_plan(spec: RunSpec, *, device: str, engine: str) -> Plan:
         records = find_done(
             manifest, sampling_defaults(spec, model.rules), resolving, ledger, spec.manifest.retry, report.bad
         )
-        passthrough = with_types_before(output, manifest.extra_schema)
+        passthrough = with_earlier_types(output, manifest.extra_schema)
     except OSError as error:
         raise Refused(str(error)) from None
     return Plan(
@@ -475,7 +475,7 @@ def _check_manifest_belongs(spec: RunSpec, before: RunSpec, ledger: LedgerState,
     uri = redact(spec.manifest.uri)
     if before.manifest.uri == to_record(spec.manifest.uri) or not ledger.parts:
         return
-    if not any(ledger.knows(batch.ids).any() for batch in manifest.batches(extras=False)):
+    if not any(ledger.has_entries(batch.ids).any() for batch in manifest.batches(extras=False)):
         raise Refused(
             f"{redact(spec.output.uri)}: is the output of another run: its manifest is "
             f"{redact(before.manifest.uri)}, and no row of {uri} is in its ledger; give another folder"
@@ -488,7 +488,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
     Args:
         uri: The manifest.
         flags: Dotted keys of a spec. With `model.id`, rows are also checked against what that model can do.
-        export: A Parquet file to list all bad rows in, see `manifest.list_bad_rows`.
+        export: A Parquet file to list all bad rows in, see `manifest.create_bad_rows_file`.
 
     Raises:
         Refused: What is wrong with the manifest as a whole, or with the flags.
@@ -516,7 +516,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
     # Images take hours to look at.
     place.check_writable()
     try:
-        with list_bad_rows(place, name) as on_bad:
+        with create_bad_rows_file(place, name) as on_bad:
             return look(on_bad=on_bad)
     except OSError as error:
         raise Refused(f"--export: {error}") from None

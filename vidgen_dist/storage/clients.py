@@ -10,7 +10,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage.failures import StorageError, failure
+from vidgen_dist.storage.failures import StorageError, to_storage_error
 from vidgen_dist.storage.uris import (
     has_password,
     is_local,
@@ -29,13 +29,13 @@ WEB = frozenset({"http", "https"})
 
 # As clients name size, content and time of change.
 _TIMES = ("mtime", "modificationTime", "LastModified", "Last-Modified", "created")
-_MARKS = ("size", "ETag", "etag", "ino", *_TIMES)
+_VERSION_KEYS = ("size", "ETag", "etag", "ino", *_TIMES)
 
 _EXTRAS = {"s3": "pip install 'vidgen-dist[s3]'", "s3a": "pip install 'vidgen-dist[s3]'"}
-_NEED_A_HOST = S3 | WEB | {"gs", "gcs", "abfs", "abfss", "ftp", "sftp", "ssh", "smb", "webhdfs"}
+_NEEDS_HOST = S3 | WEB | {"gs", "gcs", "abfs", "abfss", "ftp", "sftp", "ssh", "smb", "webhdfs"}
 
 
-def place_of(uri: str) -> tuple[Any, str]:
+def filesystem_of(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI and the path on it.
 
     Raises:
@@ -61,7 +61,7 @@ def place_of(uri: str) -> tuple[Any, str]:
             f"{redact(uri)}: the URI holds a password; give credentials through the environment or "
             "fsspec's configuration"
         )
-    if kind in _NEED_A_HOST and re.match(r"[^:]*:///+[^/]", uri):
+    if kind in _NEEDS_HOST and re.match(r"[^:]*:///+[^/]", uri):
         raise Refused(f"{redact(uri)}: names no host or bucket after {kind}://")
     fs, path = _connect(uri, kind)
     if "?" in uri and "?" not in path and not re.search(r"^hdfs:[^?]*\?replication=\d+$", uri):
@@ -92,31 +92,31 @@ def _connect(uri: str, kind: str) -> tuple[Any, str]:
         ) from None
     except Exception as error:  # noqa: BLE001
         # Some clients connect when they are made, and raise what they like.
-        raise failure("connect to", uri, error) from None
+        raise to_storage_error("connect to", uri, error) from None
 
 
-def open_place(uri: str) -> tuple[Any, str]:
-    """`place_of` before anything is begun: also a client that cannot be made is `Refused`."""
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """`filesystem_of` before anything is begun: also a client that cannot be made is `Refused`."""
     try:
-        return place_of(uri)
+        return filesystem_of(uri)
     except StorageError as error:
         raise Refused(str(error)) from None
 
 
-def speaks(fs: Any, protocols: frozenset[str]) -> bool:
+def has_protocol(fs: Any, protocols: frozenset[str]) -> bool:
     """Whether a file system is one of some protocols."""
     protocol = fs.protocol
     return not protocols.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
 
 
-def moves(fs: Any) -> bool:
+def replaces_by_rename(fs: Any) -> bool:
     """Whether whole files come about by a rename: neither on this machine's disk nor on an object store."""
-    return not speaks(fs, LOCAL | OBJECT_STORES | WEB)
+    return not has_protocol(fs, LOCAL | OBJECT_STORES | WEB)
 
 
-def marks_of(info: Mapping[str, Any]) -> str:
+def version_marks(info: Mapping[str, Any]) -> str:
     """What a client says of a file that changes when it is written anew."""
-    return " ".join(str(info.get(key)) for key in _MARKS)
+    return " ".join(str(info.get(key)) for key in _VERSION_KEYS)
 
 
 def _client_settings(kind: str) -> dict[str, Any]:

@@ -34,11 +34,11 @@ class StorageError(OSError):
     transient = False
 
 
-class Changed(StorageError):
+class WriteConflict(StorageError):
     """A shared file is not what its writer took it for: somebody else wrote or removed it."""
 
 
-def patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
+def retry_transient(call: Callable[_P, _T]) -> Callable[_P, _T]:
     """Repeat a call that failed for a reason that may pass."""
 
     @wraps(call)
@@ -57,28 +57,28 @@ def patient(call: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 @contextmanager
-def naming(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[None]:
+def translate_errors(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[None]:
     """Give whatever a file system raises (of this kind) the URI's name and take credentials out of it."""
     try:
         yield
     except (Refused, StorageError):
         raise
     except kind as error:
-        cause = cause_of(error, uri)
+        cause = real_cause(error, uri)
         if is_missing(cause):
-            raise FileNotFoundError(_told(what, uri, cause)) from None
-        raise failure(what, uri, cause) from None
+            raise FileNotFoundError(_error_message(what, uri, cause)) from None
+        raise to_storage_error(what, uri, cause) from None
 
 
-def failure(what: str, uri: str, cause: BaseException) -> StorageError:
+def to_storage_error(what: str, uri: str, cause: BaseException) -> StorageError:
     """What a client raised while it was to do something with a URI, as an error of ours."""
-    named = StorageError(_told(what, uri, cause))
+    named = StorageError(_error_message(what, uri, cause))
     named.transient = is_transient(cause)
     named.errno = getattr(cause, "errno", None) if named.transient else _errno_of(cause)
     return named
 
 
-def cut_short(what: str, uri: str, reason: str) -> StorageError:
+def truncated_read_error(what: str, uri: str, reason: str) -> StorageError:
     """An answer that was not whole, which may be by the next time."""
     error = StorageError(f"cannot {what} {redact(uri)}: {reason}")
     error.transient = True
@@ -103,7 +103,7 @@ def is_full(error: BaseException) -> bool:
 _NO_ROOM = re.compile("No space left on device|Disk quota exceeded|No usable temporary directory")
 
 
-def takes_nothing(error: BaseException) -> bool:
+def is_unwritable(error: BaseException) -> bool:
     """Whether an error of something that was to be written says that nothing can be written there.
 
     It is full, or read-only, or permission is lacking: whatever comes next is refused, too.
@@ -178,13 +178,13 @@ def status_of(error: BaseException) -> Any:
     return next((status for status in statuses if isinstance(status, int)), None)
 
 
-def cause_of(error: BaseException, uri: str) -> BaseException:
+def real_cause(error: BaseException, uri: str) -> BaseException:
     """The error, or what is behind it: fsspec's HTTP client calls whatever a host refuses "not found"."""
     hidden = isinstance(error, FileNotFoundError) and uri.lower().startswith("http")
     return error.__cause__ or error if hidden else error
 
 
-def _told(what: str, uri: str, cause: BaseException) -> str:
+def _error_message(what: str, uri: str, cause: BaseException) -> str:
     return f"cannot {what} {redact(uri)}: {_reason(cause, uri)}"
 
 

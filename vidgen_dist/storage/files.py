@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import BinaryIO, cast
 
-from vidgen_dist.storage.clients import marks_of, place_of
-from vidgen_dist.storage.failures import naming, patient
+from vidgen_dist.storage.clients import filesystem_of, version_marks
+from vidgen_dist.storage.failures import retry_transient, translate_errors
 from vidgen_dist.storage.input_files import InputFile
-from vidgen_dist.storage.replacement import read_at
+from vidgen_dist.storage.replacement import read_where_found
 
 
-@patient
+@retry_transient
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file.
 
@@ -20,21 +20,21 @@ def read_bytes(uri: str) -> bytes:
         FileNotFoundError: There is no such file.
         StorageError: It cannot be read.
     """
-    with naming("read", uri):
-        fs, path = place_of(uri)
+    with translate_errors("read", uri):
+        fs, path = filesystem_of(uri)
         # s3fs cuts a file that has grown at the size that it remembers.
         fs.invalidate_cache()
-        return bytes(read_at(fs, path, fs.cat_file))
+        return bytes(read_where_found(fs, path, fs.cat_file))
 
 
-@patient
+@retry_transient
 def fetch(uri: str, local: str | os.PathLike[str]) -> None:
     """Copy a file to this machine's disk, replacing what is there. Errors as `read_bytes`."""
-    with naming("read", uri):
-        fs, path = place_of(uri)
+    with translate_errors("read", uri):
+        fs, path = filesystem_of(uri)
         # s3fs cuts a file that has grown at the size that it remembers.
         fs.invalidate_cache()
-        read_at(fs, path, lambda name: fs.get_file(name, os.fspath(local)))
+        read_where_found(fs, path, lambda name: fs.get_file(name, os.fspath(local)))
 
 
 def open_input(uri: str) -> BinaryIO:
@@ -45,20 +45,20 @@ def open_input(uri: str) -> BinaryIO:
     return cast(BinaryIO, InputFile(uri))
 
 
-@patient
+@retry_transient
 def size(uri: str) -> int:
     """Bytes of a file. Errors as `read_bytes`."""
-    with naming("look for", uri):
-        fs, path = place_of(uri)
+    with translate_errors("look for", uri):
+        fs, path = filesystem_of(uri)
         fs.invalidate_cache()
-        return int(read_at(fs, path, fs.info)["size"])
+        return int(read_where_found(fs, path, fs.info)["size"])
 
 
-@patient
+@retry_transient
 def stamp(uri: str) -> str:
     """A text that differs when the file was written anew: its size and its ETag or time of change."""
-    with naming("look for", uri):
-        fs, path = place_of(uri)
+    with translate_errors("look for", uri):
+        fs, path = filesystem_of(uri)
         fs.invalidate_cache()
-        info = read_at(fs, path, fs.info)
-    return marks_of(info)
+        info = read_where_found(fs, path, fs.info)
+    return version_marks(info)

@@ -18,16 +18,16 @@ from vidgen_dist.storage.clients import (
     OBJECT_STORES,
     S3,
     WEB,
-    moves,
-    open_place,
-    place_of,
-    speaks,
+    filesystem_of,
+    has_protocol,
+    open_filesystem,
+    replaces_by_rename,
 )
-from vidgen_dist.storage.failures import StorageError, is_missing, naming, patient
+from vidgen_dist.storage.failures import StorageError, is_missing, retry_transient, translate_errors
 from vidgen_dist.storage.listing import files_below, info_below
 from vidgen_dist.storage.local_files import create_local
-from vidgen_dist.storage.names import inside
-from vidgen_dist.storage.replacement import info_of, moved_into_place, names_of, temporary_name
+from vidgen_dist.storage.names import check_relative_path
+from vidgen_dist.storage.replacement import candidate_paths, info_of, moved_into_place, temporary_name
 from vidgen_dist.storage.uris import is_local, redact, scheme_of, split, to_record
 
 _MEMORY = frozenset({"memory"})
@@ -53,14 +53,14 @@ class Storage:
             return self.root
         # The root of a storage without hosts is `scheme:///`.
         folder = self.root if self.root.endswith("://") else self.root.rstrip("/")
-        return f"{folder}/{inside(path)}"
+        return f"{folder}/{check_relative_path(path)}"
 
     @contextmanager
     def create(self, path: str) -> Iterator[BinaryIO]:
         """A file to write; it appears, whole, when the block ends, and not at all if the block raises."""
         uri = self.uri(path)
         if is_local(uri):
-            with naming("write", uri, OSError), create_local(place_of(uri)[1]) as file:
+            with translate_errors("write", uri, OSError), create_local(filesystem_of(uri)[1]) as file:
                 yield file
             return
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
@@ -69,33 +69,33 @@ class Storage:
                 yield file
             self.put_file(local, path)
 
-    @patient
+    @retry_transient
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file, replacing one of that name."""
         uri = self.uri(path)
-        with naming("write", uri):
-            fs, target = place_of(uri)
-            if speaks(fs, LOCAL):
+        with translate_errors("write", uri):
+            fs, target = filesystem_of(uri)
+            if has_protocol(fs, LOCAL):
                 with create_local(target) as file:
                     file.write(data)
-            elif speaks(fs, OBJECT_STORES):
+            elif has_protocol(fs, OBJECT_STORES):
                 fs.pipe_file(target, data, **_put_options(fs, target, len(data)))
             else:
                 with moved_into_place(fs, target, len(data)) as temporary:
                     fs.pipe_file(temporary, data)
 
-    @patient
+    @retry_transient
     def put_file(self, local: str | os.PathLike[str], path: str) -> None:
         """Copy a local file here, replacing one of that name."""
         uri = self.uri(path)
-        with naming("write", uri):
-            fs, target = place_of(uri)
-            if speaks(fs, LOCAL):
+        with translate_errors("write", uri):
+            fs, target = filesystem_of(uri)
+            if has_protocol(fs, LOCAL):
                 with open(local, "rb") as source, create_local(target) as file:
                     shutil.copyfileobj(source, file, 2**20)
-            elif speaks(fs, OBJECT_STORES):
+            elif has_protocol(fs, OBJECT_STORES):
                 size = os.path.getsize(local)
-                if size > _ONE_PUT_BYTES and not speaks(fs, _MEMORY):
+                if size > _ONE_PUT_BYTES and not has_protocol(fs, _MEMORY):
                     fs.put_file(os.fspath(local), target)
                 else:
                     with open(local, "rb") as source:
@@ -112,7 +112,7 @@ class Storage:
             path: Where to.
         """
         if is_local(source):
-            self.put_file(place_of(source)[1], path)
+            self.put_file(filesystem_of(source)[1], path)
             return
         if not self._copy_within(source, path):
             with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
@@ -120,13 +120,13 @@ class Storage:
                 files.fetch(source, local)
                 self.put_file(local, path)
 
-    @patient
+    @retry_transient
     def _copy_within(self, source: str, path: str) -> bool:
         """Have an object store copy one of its own files; False if it is none."""
-        with naming(f"copy {redact(source)} to", self.uri(path)):
-            fs, target = place_of(self.uri(path))
-            source_fs, source_path = place_of(source)
-            if source_fs is not fs or not speaks(fs, OBJECT_STORES):
+        with translate_errors(f"copy {redact(source)} to", self.uri(path)):
+            fs, target = filesystem_of(self.uri(path))
+            source_fs, source_path = filesystem_of(source)
+            if source_fs is not fs or not has_protocol(fs, OBJECT_STORES):
                 return False
             fs.invalidate_cache()
             fs.cp_file(source_path, target)
@@ -136,15 +136,15 @@ class Storage:
         """The whole content of a file."""
         return files.read_bytes(self.uri(path))
 
-    @patient
+    @retry_transient
     def exists(self, path: str) -> bool:
         """Whether there is a file (or a folder) of that name."""
         uri = self.uri(path)
-        with naming("look for", uri):
-            fs, target = place_of(uri)
-            return any(info_of(fs, name) is not None for name in names_of(fs, target))
+        with translate_errors("look for", uri):
+            fs, target = filesystem_of(uri)
+            return any(info_of(fs, name) is not None for name in candidate_paths(fs, target))
 
-    @patient
+    @retry_transient
     def list(self, prefix: str = "") -> list[str]:
         """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
 
@@ -152,33 +152,33 @@ class Storage:
         writer died.
         """
         uri = self.uri(prefix)
-        with naming("list", uri):
-            fs, folder = place_of(uri)
+        with translate_errors("list", uri):
+            fs, folder = filesystem_of(uri)
             found = files_below(fs, folder)
         before = f"{prefix}/" if prefix else ""
         return sorted(before + name for name in found)
 
-    @patient
+    @retry_transient
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Path -> bytes of all files in the folder `prefix` and the folders in it, at this moment.
 
         Files that are still being written, or were when their writer died, are among them; see
         `is_temporary`. The listing is what costs: there is no request for each file on object stores.
         """
-        with naming("list", self.uri(prefix)):
-            fs, folder = place_of(self.uri(prefix))
+        with translate_errors("list", self.uri(prefix)):
+            fs, folder = filesystem_of(self.uri(prefix))
             found = info_below(fs, folder)
         before = f"{prefix}/" if prefix else ""
         return {before + name: int(info["size"]) for name, info in found.items()}
 
-    @patient
+    @retry_transient
     def entries(self, prefix: str = "") -> tuple[dict[str, int], Sequence[str]]:
         """What lies in the folder `prefix` itself: path -> bytes of its files, and the paths of its folders.
 
         None where there is no such folder.
         """
-        with naming("list", self.uri(prefix)):
-            fs, folder = place_of(self.uri(prefix))
+        with translate_errors("list", self.uri(prefix)):
+            fs, folder = filesystem_of(self.uri(prefix))
             fs.invalidate_cache()
             try:
                 found = fs.ls(folder, detail=True)
@@ -192,13 +192,13 @@ class Storage:
         files = {before + name: int(i["size"]) for name, i in there.items() if name and i["type"] == "file"}
         return files, sorted(before + name for name, i in there.items() if name and i["type"] == "directory")
 
-    @patient
+    @retry_transient
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
         uri = self.uri(path)
-        with naming("delete", uri):
-            fs, target = place_of(uri)
-            if moves(fs):
+        with translate_errors("delete", uri):
+            fs, target = filesystem_of(uri)
+            if replaces_by_rename(fs):
                 replacement.remove(fs, target)
                 return
             with suppress(FileNotFoundError):
@@ -237,11 +237,11 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """A folder to write to and read from. Nothing is asked of the storage yet.
 
     Raises:
-        Refused: As `clients.open_place`; or it names no folder.
+        Refused: As `clients.open_filesystem`; or it names no folder.
     """
     text = os.fspath(uri)
-    fs, path = open_place(text)
-    if speaks(fs, LOCAL):
+    fs, path = open_filesystem(text)
+    if has_protocol(fs, LOCAL):
         return Storage(path)
     if "?" in text and "?" not in path:
         raise Refused(f"{redact(text)}: a folder's URI ends with its path; leave out what follows ?")
@@ -297,7 +297,7 @@ def open_export(uri: str) -> tuple[Storage, str]:
 
 
 def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
-    if not speaks(fs, S3):
+    if not has_protocol(fs, S3):
         return {}
     # s3fs sends less than two chunks as one PUT.
     options: dict[str, Any] = {"chunksize": max(size, 50 * 2**20)} if size <= _ONE_PUT_BYTES else {}

@@ -11,9 +11,15 @@ from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage.clients import OBJECT_STORES, WEB, marks_of, place_of, speaks
-from vidgen_dist.storage.failures import StorageError, cut_short, is_full, naming, patient
-from vidgen_dist.storage.replacement import read_at
+from vidgen_dist.storage.clients import OBJECT_STORES, WEB, filesystem_of, has_protocol, version_marks
+from vidgen_dist.storage.failures import (
+    StorageError,
+    is_full,
+    retry_transient,
+    translate_errors,
+    truncated_read_error,
+)
+from vidgen_dist.storage.replacement import read_where_found
 from vidgen_dist.storage.uris import redact
 
 MAX_COPY_BYTES = 8 * 2**30
@@ -41,7 +47,7 @@ class InputFile(io.RawIOBase):
         self._uri = uri
         self._position = 0
         self._source: BinaryIO | None = None
-        self._source, self._size, self._marks = patient(self._open)()
+        self._source, self._size, self._marks = retry_transient(self._open)()
 
     def readable(self) -> bool:
         """True."""
@@ -84,30 +90,30 @@ class InputFile(io.RawIOBase):
     def close(self) -> None:
         """As `io.IOBase.close`."""
         if not self.closed:
-            self._drop()
+            self._close_source()
         super().close()
 
     def _open(self) -> tuple[BinaryIO, int, str]:
         """The client's file, its size, and what changes with its content, where the client knows."""
-        with naming("read", self._uri):
-            fs, path = place_of(self._uri)
+        with translate_errors("read", self._uri):
+            fs, path = filesystem_of(self._uri)
             fs.invalidate_cache()
-            if speaks(fs, WEB):
+            if has_protocol(fs, WEB):
                 return _open_web(fs, path, self._uri)
-            if speaks(fs, frozenset({"memory"})):
+            if has_protocol(fs, frozenset({"memory"})):
                 # Its `open` hands out one object, with one position, to all readers.
                 content = bytes(fs.cat_file(path))
                 return io.BytesIO(content), len(content), ""
-            uncached = {"cache_type": "none"} if speaks(fs, OBJECT_STORES) else {}
-            file = read_at(fs, path, lambda name: fs.open(name, "rb", **uncached))
+            uncached = {"cache_type": "none"} if has_protocol(fs, OBJECT_STORES) else {}
+            file = read_where_found(fs, path, lambda name: fs.open(name, "rb", **uncached))
             file.seek(0, os.SEEK_END)
             # Not all clients return the position from `seek`.
-            known = marks_of(getattr(file, "details", {})) if speaks(fs, OBJECT_STORES) else ""
+            known = version_marks(getattr(file, "details", {})) if has_protocol(fs, OBJECT_STORES) else ""
             return file, file.tell(), known
 
-    @patient
+    @retry_transient
     def _read(self, size: int) -> bytes:
-        with naming("read", self._uri):
+        with translate_errors("read", self._uri):
             try:
                 if self._source is None:
                     self._source, *now = self._open()
@@ -117,7 +123,7 @@ class InputFile(io.RawIOBase):
                         )
                 return self._from_source(size)
             except Exception:
-                self._drop()
+                self._close_source()
                 raise
 
     def _from_source(self, size: int) -> bytes:
@@ -128,12 +134,12 @@ class InputFile(io.RawIOBase):
         while missing:
             piece = self._source.read(missing)
             if not piece:
-                raise cut_short("read", self._uri, f"it ended {missing:,} bytes before its end")
+                raise truncated_read_error("read", self._uri, f"it ended {missing:,} bytes before its end")
             pieces.append(piece)
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _drop(self) -> None:
+    def _close_source(self) -> None:
         source, self._source = self._source, None
         if source is not None:
             # Of one that failed, nothing is lost with it.
@@ -143,16 +149,16 @@ class InputFile(io.RawIOBase):
 
 def _open_web(fs: Any, path: str, uri: str) -> tuple[BinaryIO, int, str]:
     info = fs.info(path)
-    size, marks = info["size"], marks_of(info)
+    size, marks = info["size"], version_marks(info)
     if size == 0:
         return io.BytesIO(), 0, marks
     if size is None or not info.get("partial", True):
-        copy = _copied(fs, path, uri, info)
+        copy = _local_copy(fs, path, uri, info)
         return copy, os.fstat(copy.fileno()).st_size, marks
-    return cast(BinaryIO, _Parts(fs, path, uri, info)), size, marks
+    return cast(BinaryIO, _RangedFile(fs, path, uri, info)), size, marks
 
 
-class _Parts:
+class _RangedFile:
     """A file of a web server, read in parts if the server sends parts, and copied whole if it does not."""
 
     def __init__(self, fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> None:
@@ -169,7 +175,7 @@ class _Parts:
         except ValueError:
             # What fsspec raises when the whole file comes where a part was asked for.
             self._file.close()
-            self._file = _copied(*self._of)
+            self._file = _local_copy(*self._of)
             self._file.seek(self._position)
             return self._file.read(size)
 
@@ -177,7 +183,7 @@ class _Parts:
         self._file.close()
 
 
-def _copied(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> BinaryIO:
+def _local_copy(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> BinaryIO:
     """A file of a server that sends no parts of it, copied to this machine.
 
     Args:
@@ -190,13 +196,13 @@ def _copied(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> BinaryIO:
             f"{redact(uri)}: its server sends no parts of files (Range), and it is too large to be copied "
             f"({size:,} bytes; allowed: {MAX_COPY_BYTES:,}); copy it to a disk or an object store"
         )
-    copy = _copy(fs, path, uri, size, marks_of(info))
+    copy = _download(fs, path, uri, size, version_marks(info))
     return open(f"/proc/self/fd/{copy.fileno()}", "rb")
 
 
 # Row groups of a manifest are read one by one, each from a file that is opened anew.
 @lru_cache(maxsize=4)
-def _copy(fs: Any, path: str, uri: str, size: int | None, _marks: str) -> BinaryIO:
+def _download(fs: Any, path: str, uri: str, size: int | None, _marks: str) -> BinaryIO:
     """A file without a name, which is gone when nobody has it any more."""
     copy = tempfile.TemporaryFile(prefix="vidgen-")  # noqa: SIM115
     try:
@@ -209,5 +215,5 @@ def _copy(fs: Any, path: str, uri: str, size: int | None, _marks: str) -> Binary
         raise
     got = copy.tell()
     if size is not None and got != size:
-        raise cut_short("read", uri, f"{got:,} bytes came, of {size:,}")
+        raise truncated_read_error("read", uri, f"{got:,} bytes came, of {size:,}")
     return cast(BinaryIO, copy)

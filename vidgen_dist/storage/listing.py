@@ -10,8 +10,8 @@ from typing import Any
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from vidgen_dist.storage.clients import LOCAL, open_place, place_of, speaks
-from vidgen_dist.storage.failures import cause_of, is_missing, naming, patient
+from vidgen_dist.storage.clients import LOCAL, filesystem_of, has_protocol, open_filesystem
+from vidgen_dist.storage.failures import is_missing, real_cause, retry_transient, translate_errors
 from vidgen_dist.storage.names import is_hidden, is_temporary
 
 _GLOB = re.compile(r"[*?\[]")
@@ -49,18 +49,18 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
     return expansion(uri).files
 
 
-@patient
+@retry_transient
 def expansion(uri: str | os.PathLike[str]) -> Expansion:
     """The same, and what it takes to look at the files that were left out. Raises as `expand`."""
     text = os.fspath(uri)
-    with naming("list", text):
-        fs, path = place_of(text)
+    with translate_errors("list", text):
+        fs, path = filesystem_of(text)
         fs.invalidate_cache()
-        whole = path if speaks(fs, LOCAL) else text
+        whole = path if has_protocol(fs, LOCAL) else text
         try:
             kind = fs.info(path)["type"]
         except Exception as error:
-            if not is_missing(error) or cause_of(error, text) is not error:
+            if not is_missing(error) or real_cause(error, text) is not error:
                 raise
             kind = "glob"
         if kind == "file":
@@ -69,7 +69,7 @@ def expansion(uri: str | os.PathLike[str]) -> Expansion:
             # The URI itself, not the client's path: that may lack what it takes to open it again.
             start, names = whole.rstrip("/"), files_below(fs, path)
         else:
-            start, below = _plain_start(whole), _plain_start(path)
+            start, below = _folder_before_pattern(whole), _folder_before_pattern(path)
             found = fs.glob(path, detail=True) if _GLOB.search(path) else {}
             names = [name[len(below) + 1 :] for name, info in found.items() if info["type"] == "file"]
         files = sorted(f"{start}/{name}" for name in names if not is_hidden(name))
@@ -78,17 +78,17 @@ def expansion(uri: str | os.PathLike[str]) -> Expansion:
 
 def would_find(uri: str, file: str) -> bool:
     """Whether `expand` of a folder or a glob would find a file, given by its URI, if it were there."""
-    fs, path = open_place(uri)
-    file_fs, file_path = open_place(file)
+    fs, path = open_filesystem(uri)
+    file_fs, file_path = open_filesystem(file)
     if _GLOB.search(path):
-        below, fits = _plain_start(path), re.fullmatch(glob_translate(path), file_path) is not None
+        below, fits = _folder_before_pattern(path), re.fullmatch(glob_translate(path), file_path) is not None
     else:
         below = path.rstrip("/")
         fits = file_path.startswith(f"{below}/")
     return file_fs == fs and fits and not is_hidden(file_path[len(below) + 1 :])
 
 
-def _plain_start(glob: str) -> str:
+def _folder_before_pattern(glob: str) -> str:
     """The folder before a glob's pattern. It was asked for by name: only what comes after can be hidden."""
     return _GLOB.split(glob, maxsplit=1)[0].rpartition("/")[0]
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 from contextlib import suppress
 
-from vidgen_dist.storage.failures import naming
+from vidgen_dist.storage.failures import translate_errors
 from vidgen_dist.storage.local_files import make_folders
 
 
@@ -34,10 +34,10 @@ def lock(path: str) -> FileLock | None:
         BlockingIOError: Another process, or another call in this one, holds it.
         StorageError: The file cannot be made.
     """
-    with naming("lock", path):
+    with translate_errors("lock", path):
         make_folders(os.path.dirname(path))
     while True:
-        with naming("lock", path):
+        with translate_errors("lock", path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

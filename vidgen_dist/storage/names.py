@@ -46,7 +46,7 @@ def is_hidden(path: str) -> bool:
     return any(part[:1] == "." or (part[:1] == "_" and "=" not in part) for part in path.split("/"))
 
 
-def inside(path: str) -> str:
+def check_relative_path(path: str) -> str:
     """`path`, when it is a relative path that cannot leave its folder."""
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or "\0" in path:

@@ -4,7 +4,7 @@ A rename that overwrites is not to be had everywhere: WebHDFS answers `{"boolean
 raise, some clients copy. So each step is looked at, whatever the storage answered. Where a rename does not
 overwrite, the old file is set aside, under a name that follows from its own, the new one takes its place, and
 the old one is removed. A process that dies between these leaves no file of that name but the one that was set
-aside, which is whole: those who read look there too (`read_at`), and the next writer removes it.
+aside, which is whole: those who read look there too (`read_where_found`), and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from vidgen_dist.storage.clients import moves
+from vidgen_dist.storage.clients import replaces_by_rename
 from vidgen_dist.storage.failures import is_missing, is_transient
 
 _BLOCK = 2**20
@@ -28,19 +28,19 @@ def temporary_name() -> str:
     return f".{uuid.uuid4().hex}.tmp"
 
 
-def names_of(fs: Any, path: str) -> tuple[str, ...]:
+def candidate_paths(fs: Any, path: str) -> tuple[str, ...]:
     """Where a file may be found, in this order: its place, and aside while or since it was being replaced."""
     # Once more its place, lest it be put there between the first two looks.
-    return (path, _aside(path), path) if moves(fs) else (path,)
+    return (path, _aside_path(path), path) if replaces_by_rename(fs) else (path,)
 
 
-def read_at(fs: Any, path: str, read: Callable[[str], _T]) -> _T:
+def read_where_found(fs: Any, path: str, read: Callable[[str], _T]) -> _T:
     """Call a function with the path where a file is.
 
     Raises:
         Exception: What the function raises.
     """
-    *tried, last = names_of(fs, path)
+    *tried, last = candidate_paths(fs, path)
     for name in tried:
         try:
             return read(name)
@@ -50,7 +50,7 @@ def read_at(fs: Any, path: str, read: Callable[[str], _T]) -> _T:
     return read(last)
 
 
-def _aside(path: str) -> str:
+def _aside_path(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}.{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.tmp"
 
@@ -72,7 +72,7 @@ def remove(fs: Any, path: str) -> None:
     Raises:
         Exception: What the client raises; OSError if the file is still there.
     """
-    for name in (path, _aside(path)):
+    for name in (path, _aside_path(path)):
         if info_of(fs, name) is not None:
             _remove(fs, name)
 
@@ -121,12 +121,12 @@ def _replace(fs: Any, temporary: str, target: str, size: int) -> None:
         raise complaint or OSError("the storage says that it renamed the new file, and did not")
     else:
         _set_aside(fs, temporary, target, size)
-    if info_of(fs, _aside(target)) is not None:
-        _remove(fs, _aside(target))
+    if info_of(fs, _aside_path(target)) is not None:
+        _remove(fs, _aside_path(target))
 
 
 def _set_aside(fs: Any, temporary: str, target: str, size: int) -> None:
-    aside = _aside(target)
+    aside = _aside_path(target)
     if info_of(fs, aside) is not None:
         # Of a writer that died; what is in its place is newer.
         _remove(fs, aside)

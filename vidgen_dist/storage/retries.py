@@ -18,7 +18,7 @@ FIRST_DELAY = 0.5
 """Seconds before the second attempt; each later one waits twice as long."""
 
 # What disks alone answer; credentials of object stores may be renewed meanwhile.
-_STAY_SO = (errno.EROFS, errno.EPERM)
+_PERMANENT = (errno.EROFS, errno.EPERM)
 
 
 def delays(attempts: int) -> Iterator[float]:
@@ -48,7 +48,7 @@ def with_retries(
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise
         except OSError as error:
-            if is_full(error) or error.errno in _STAY_SO:
+            if is_full(error) or error.errno in _PERMANENT:
                 raise
             on_event(WorkerEvent("retried", error=type(error).__name__, message=str(error)))
             if hurry.wait(delay):

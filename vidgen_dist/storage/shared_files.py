@@ -8,11 +8,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidgen_dist.storage.clients import S3, place_of
-from vidgen_dist.storage.failures import Changed, StorageError, naming, patient, status_of
+from vidgen_dist.storage.clients import S3, filesystem_of
+from vidgen_dist.storage.failures import (
+    StorageError,
+    WriteConflict,
+    retry_transient,
+    status_of,
+    translate_errors,
+)
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.local_files import make_folders
-from vidgen_dist.storage.replacement import read_at, temporary_name
+from vidgen_dist.storage.replacement import read_where_found, temporary_name
 from vidgen_dist.storage.uris import is_local, redact, scheme_of
 
 
@@ -27,18 +33,18 @@ class SharedFile:
     Args:
         storage: The folder.
         path: The file in it.
-        conditional: Whether comparing and writing are one; see `share`.
+        conditional: Whether comparing and writing are one; see `open_shared_file`.
     """
 
     storage: Storage
     path: str
     conditional: bool
 
-    def makes_alone(self) -> bool:
+    def creates_exclusively(self) -> bool:
         """Whether only one of several can make the file where there is none."""
         return self.conditional or is_local(self.storage.root)
 
-    @patient
+    @retry_transient
     def read(self) -> tuple[bytes, str] | None:
         """The content and its tag; None if there is no file.
 
@@ -47,35 +53,35 @@ class SharedFile:
         """
         uri = self.storage.uri(self.path)
         try:
-            with naming("read", uri):
-                fs, target = place_of(uri)
+            with translate_errors("read", uri):
+                fs, target = filesystem_of(uri)
                 fs.invalidate_cache()
                 # The tag first: of a content that is newer than its tag, no write can come.
                 tag = fs.info(target)["ETag"] if self.conditional else ""
-                content = bytes(read_at(fs, target, fs.cat_file))
+                content = bytes(read_where_found(fs, target, fs.cat_file))
         except FileNotFoundError:
             return None
         return content, tag or _tag(content)
 
-    @patient
+    @retry_transient
     def write(self, content: bytes, tag: str | None) -> str:
         """Write the file where its tag is this one, None where there is no file; returns the new tag.
 
         Raises:
-            Changed: It is another one. Also, where an answer was lost on the way, of a file that this very
-                call has written: read it to see.
+            WriteConflict: The file has another tag. Also where an answer was lost on the way and this call
+                has written the file: read it to see.
             StorageError: It cannot be written.
         """
         uri = self.storage.uri(self.path)
         if self.conditional:
             return _write_if(uri, content, {"mode": "create"} if tag is None else {"IfMatch": tag})
         if tag is None and is_local(uri):
-            with naming("write", uri):
+            with translate_errors("write", uri):
                 make_folders(os.path.dirname(uri))
                 try:
                     file = open(uri, "xb")  # noqa: SIM115 - whether it was there before must be known
                 except FileExistsError:
-                    raise Changed(f"{redact(uri)}: is there already") from None
+                    raise WriteConflict(f"{redact(uri)}: is there already") from None
                 try:
                     with file:
                         file.write(content)
@@ -86,7 +92,7 @@ class SharedFile:
             return _tag(content)
         found = self.read()
         if (found and found[1]) != tag:
-            raise Changed(f"{redact(uri)}: was changed by somebody else")
+            raise WriteConflict(f"{redact(uri)}: was changed by somebody else")
         self.storage.write_bytes(self.path, content)
         return _tag(content)
 
@@ -95,7 +101,7 @@ class SharedFile:
         self.storage.delete(self.path)
 
 
-def share(storage: Storage, path: str) -> SharedFile:
+def open_shared_file(storage: Storage, path: str) -> SharedFile:
     """A file for several writers.
 
     Services that speak S3 but do not know conditional writes ignore the condition, so it is tried: with one
@@ -109,7 +115,7 @@ def share(storage: Storage, path: str) -> SharedFile:
     probe = temporary_name()
     try:
         _write_if(storage.uri(probe), b"", {"IfMatch": _tag(b"")})
-    except Changed:
+    except WriteConflict:
         return SharedFile(storage, path, conditional=True)
     except StorageError as error:
         if error.errno != errno.ENOSYS:
@@ -119,18 +125,18 @@ def share(storage: Storage, path: str) -> SharedFile:
     return SharedFile(storage, path, conditional=False)
 
 
-@patient
+@retry_transient
 def _write_if(uri: str, content: bytes, condition: Mapping[str, str]) -> str:
     """Write to S3 under a condition; the new tag. Raises Changed where it does not hold."""
-    with naming("write", uri):
-        fs, target = place_of(uri)
+    with translate_errors("write", uri):
+        fs, target = filesystem_of(uri)
         try:
             return str(fs.pipe_file(target, content, **condition)["ETag"])
         except OSError as error:
             # 409: somebody else is writing at this moment; 404: what was to be replaced is gone.
             changed = (404, 409, 412) if "IfMatch" in condition else (409, 412)
             if status_of(error.__cause__ or error) in changed:
-                raise Changed(f"{redact(uri)}: was changed by somebody else") from None
+                raise WriteConflict(f"{redact(uri)}: was changed by somebody else") from None
             raise
 
 

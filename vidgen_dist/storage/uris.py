@@ -55,7 +55,7 @@ _NO_SECRET = frozenset({"versionid", "version", "generation", "revision", "ref",
 _LIKE_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_~-]{20,}")
 
 
-class _Parts(NamedTuple):
+class _UriParts(NamedTuple):
     """The scheme with ``://``, what is before the host with ``@``, host and path, what begins with ``?``."""
 
     scheme: str
@@ -70,7 +70,7 @@ def scheme_of(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
-def _parts(uri: str) -> _Parts:
+def _parts(uri: str) -> _UriParts:
     found = _SCHEME.match(uri)
     scheme, rest = (found[0], uri[found.end() :]) if found else ("", uri)
     user = ""
@@ -81,7 +81,7 @@ def _parts(uri: str) -> _Parts:
             user = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[0]
             user = f"{user}@" if user else ""
     place, mark, query = rest[len(user) :].partition("?")
-    return _Parts(scheme, user, place, mark + query)
+    return _UriParts(scheme, user, place, mark + query)
 
 
 def has_password(uri: str) -> bool:
@@ -95,7 +95,7 @@ def redact(uri: str) -> str:
         return uri
     kind, parts = scheme_of(uri), _parts(uri)
     user = parts.user if kind in _WITH_CONTAINER and ":" not in parts.user else ""
-    is_key = kind in _OBJECT_STORES and not _signed(parts.query)
+    is_key = kind in _OBJECT_STORES and not _has_signature(parts.query)
     place = parts.place.partition("#")[0] if kind in _WEB else parts.place
     return parts.scheme + user + place + (parts.query if is_key else "")
 
@@ -105,7 +105,7 @@ def to_record(uri: str) -> str:
     if is_local(uri):
         return uri
     kind, parts = scheme_of(uri), _parts(uri)
-    query = "".join(_hidden(piece, kind) for piece in re.split(r"(?<=[?&;])", parts.query))
+    query = "".join(_hide_secret(piece, kind) for piece in re.split(r"(?<=[?&;])", parts.query))
     if parts.user and (":" in parts.user or kind in _USER_IS_SECRET):
         return parts.scheme + parts.place + query + ("&" if query else "?") + _HIDDEN
     return parts.scheme + parts.user + parts.place + query
@@ -123,12 +123,12 @@ def lacks_secret(uri: str) -> bool:
     return re.search(r"[=?&;]\*\*\*(?=[&;]|$)", _parts(uri).query) is not None
 
 
-def _signed(query: str) -> bool:
+def _has_signature(query: str) -> bool:
     names = re.findall(r"[?&;]([^?&;=]*)=", query)
     return any(_SIGNING.fullmatch(name) for name in names)
 
 
-def _hidden(piece: str, kind: str) -> str:
+def _hide_secret(piece: str, kind: str) -> str:
     """`name=value&`, a piece of a query, without the value if it is a secret."""
     found = re.fullmatch(r"([^=&;]*=)?([^&;]*)([&;]?)", piece)
     if found is None or not found[2]:
@@ -193,7 +193,7 @@ def local_path(uri: str) -> str:
         Refused: It is empty, names a host, or is a misspelt URI of another storage, see `misspelling`.
     """
     if wrong := misspelling(uri):
-        raise Refused(f"{_shown(uri)}: {wrong}")
+        raise Refused(f"{_redact_path(uri)}: {wrong}")
     found = _SCHEME.match(uri)
     path = uri[found.end() :] if found else uri
     if not path:
@@ -226,23 +226,25 @@ def misspelling(uri: str) -> str | None:
         )
     if not uri or _SCHEME.match(uri) or uri.startswith(("/", ".", "~")):
         return None
-    meant = _meant(uri)
+    meant = _intended_uri(uri)
     # The disk is asked last: most paths look like paths, and there are many.
     if meant is None or os.path.lexists(uri):
         return None
-    return f"it is no path that is there, nor a URI; write {redact(meant)}, or ./{_shown(uri)} for a path"
+    return (
+        f"it is no path that is there, nor a URI; write {redact(meant)}, or ./{_redact_path(uri)} for a path"
+    )
 
 
-def _shown(path: str) -> str:
+def _redact_path(path: str) -> str:
     """A path as messages show it: what would be secret if it were the URI that was meant is left out."""
-    meant = _meant(path)
+    meant = _intended_uri(path)
     if meant is None:
         return path
     given, told = (_SCHEME.sub("", uri, count=1).lstrip("/") for uri in (meant, redact(meant)))
     return path.replace(given, told)
 
 
-def _meant(path: str) -> str | None:
+def _intended_uri(path: str) -> str | None:
     """The URI that a relative path was probably meant to be; None if it is a path like any other."""
     bare = path.strip(" \t\r\n'\"`<>")
     if _SCHEME.match(bare):
@@ -287,7 +289,7 @@ def resolve_path(path: str, base: str) -> str:
     start = scheme.end() if scheme else 0
     beside = base[:start] + posixpath.normpath(posixpath.join(posixpath.dirname(base[start:]), path))
     if (wrong := misspelling(path)) and not (is_local(beside) and os.path.lexists(beside)):
-        raise Refused(f"{_shown(path)}: {wrong}")
+        raise Refused(f"{_redact_path(path)}: {wrong}")
     return beside
 
 

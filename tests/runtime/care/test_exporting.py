@@ -23,14 +23,14 @@ from rich.console import Console
 
 from tests.manifest.test_arrow_types import readers_take
 from tests.runtime.care.test_status import WITHOUT_THEM, Vidgen, vidgen
-from tests.runtime.care.test_verifying import ODD_IDS, path_of, put_run, put_video
+from tests.runtime.care.test_verifying import ODD_IDS, path_in_output, put_run, put_video
 from tests.runtime.conftest import FAKE_ENGINE
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
 from vidgen_dist.maintenance import export as exporting
 from vidgen_dist.maintenance import manifest_join as joining
-from vidgen_dist.maintenance.export import Exported, export
+from vidgen_dist.maintenance.export import ExportReport, export
 from vidgen_dist.maintenance.verification import verify
 from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.runtime.driver.render import render
@@ -78,7 +78,7 @@ def place(tmp_path: Path) -> str:
 
 
 def bytes_of(output: Storage, row: str) -> bytes:
-    return output.read_bytes(path_of(output, row))
+    return output.read_bytes(path_in_output(output, row))
 
 
 def contents(place: str) -> dict[str, bytes]:
@@ -268,8 +268,8 @@ def test_killed_at_any_moment(
 
 @pytest.mark.parametrize("to", ["hf", "webdataset"])
 def test_videos_that_are_not_what_the_ledger_says_are_left_out(output: Storage, place: str, to: str) -> None:
-    Path(output.uri(path_of(output, "a"))).unlink()
-    with open(output.uri(path_of(output, "Case")), "ab") as file:
+    Path(output.uri(path_in_output(output, "a"))).unlink()
+    with open(output.uri(path_in_output(output, "Case")), "ab") as file:
         file.write(b"more")
     made = export(output.root, to, place)
     assert (made.videos, made.missing) == (6, 2)
@@ -448,7 +448,7 @@ def test_the_command(output: Storage, place: str, vidgen: Vidgen) -> None:
     assert (status, "8 rows in 2 shards, 0 of them from before" in shown) == (0, True)
     assert "left out: 1 failed" in shown
     assert "left out: 1 pending" in shown
-    Path(output.uri(path_of(output, "line\nbreak"))).unlink()
+    Path(output.uri(path_in_output(output, "line\nbreak"))).unlink()
     status, shown, said = vidgen("export", output.root, "--to", "hf", place + "2")
     assert (status, "left out: 1 missing or torn" in shown) == (1, True)
     assert r"id 'line\nbreak': its video is not there" in said
@@ -486,7 +486,7 @@ def test_videos_of_other_settings_are_left_out(
     console = Console(file=io.StringIO())
     assert render(spec, console, engine=FAKE_ENGINE).done == 3
 
-    def exported(name: str) -> tuple[Exported, list[dict[str, Any]]]:
+    def exported(name: str) -> tuple[ExportReport, list[dict[str, Any]]]:
         made = export(spec.output.uri, "hf", place + name, engine=FAKE_ENGINE)
         return made, pq.read_table(f"{place}{name}/metadata.parquet").to_pylist()
 

@@ -104,7 +104,7 @@ def paths(output: Storage) -> list[Path]:
     return [Path(output.uri(name)) for name in output.list("videos")]
 
 
-def path_of(output: Storage, row: str) -> str:
+def path_in_output(output: Storage, row: str) -> str:
     (found,) = (name for name in output.list("videos") if Path(name).stem == safe_name(row))
     return found
 
@@ -138,7 +138,7 @@ def test_after_a_repair_nobody_counts_by_the_latest_run(output: Storage) -> None
 
 
 def test_missing_torn_and_orphaned(output: Storage) -> None:
-    a, b, case = (path_of(output, row) for row in ("a", "../b/c", "Case"))
+    a, b, case = (path_in_output(output, row) for row in ("a", "../b/c", "Case"))
     Path(output.uri(a)).unlink()
     with open(output.uri(b), "ab") as file:
         file.write(b"more")
@@ -157,7 +157,7 @@ def test_missing_torn_and_orphaned(output: Storage) -> None:
 
 
 def test_only_deep_sees_what_keeps_its_size(output: Storage) -> None:
-    path = Path(output.uri(path_of(output, "a")))
+    path = Path(output.uri(path_in_output(output, "a")))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -170,8 +170,8 @@ def test_deep_decodes(output: Storage) -> None:
     """Files that are what the ledger says, which says what cannot be."""
     wrong_count = replace(put_video(output, "a", 0), frames=4)
     broken = put_video(output, "case", 1)
-    data = Path(output.uri(path_of(output, "case"))).read_bytes()[:-300]
-    output.write_bytes(path_of(output, "case"), data)
+    data = Path(output.uri(path_in_output(output, "case"))).read_bytes()[:-300]
+    output.write_bytes(path_in_output(output, "case"), data)
     broken = replace(broken, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     with LedgerWriter(output, "w1") as writer:
         for each in (wrong_count, broken):
@@ -242,8 +242,8 @@ def test_repair_takes_the_ledgers_word_back(output: Storage) -> None:
     before = read_ledger(output)
     assert before.is_done("a", "f0")
     assert before.is_done("Case", "f5")
-    Path(output.uri(path_of(output, "a"))).unlink()
-    Path(output.uri(path_of(output, "Case"))).write_bytes(b"")
+    Path(output.uri(path_in_output(output, "a"))).unlink()
+    Path(output.uri(path_in_output(output, "Case"))).write_bytes(b"")
     found = verify(output.root, repair=True)
     assert (found.missing, found.torn, found.lost, found.ok) == (1, 1, 2, False)
     after = read_ledger(output)
@@ -278,8 +278,8 @@ def test_the_next_run_renders_what_was_lost(
     assert render(spec, console, engine=FAKE_ENGINE).done == 4
     output = open_storage(tmp_path / "out")
     contents = {path: output.read_bytes(path) for path in output.list("videos")}
-    Path(output.uri(path_of(output, "b"))).unlink()
-    output.write_bytes(path_of(output, "d"), b"torn")
+    Path(output.uri(path_in_output(output, "b"))).unlink()
+    output.write_bytes(path_in_output(output, "d"), b"torn")
     assert verify(output.root, repair=True).lost == 2
     found = read_status(output.root)
     assert (found["done"], found["failed"], found["pending"]) == (2, 0, 2)
@@ -297,7 +297,7 @@ def test_the_next_run_renders_what_was_lost(
 
 def test_repair_refuses_an_output_that_a_run_holds(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.1)
-    Path(output.uri(path_of(output, "a"))).unlink()
+    Path(output.uri(path_in_output(output, "a"))).unlink()
     with leases.acquire(output, "run-1", say=print, interval=0.1):
         with pytest.raises(Refused, match=r"run run-1 .* is rendering into it"):
             verify(output.root, repair=True)
@@ -319,7 +319,7 @@ def test_repair_refuses_where_all_videos_are_gone(output: Storage) -> None:
 
 def test_on_s3(s3_bucket: str) -> None:
     output = put_run(f"s3://{s3_bucket}/run")
-    torn, gone = path_of(output, "case"), path_of(output, "a")
+    torn, gone = path_in_output(output, "case"), path_in_output(output, "a")
     data = bytearray(output.read_bytes(torn))
     data[len(data) // 2] ^= 1
     output.write_bytes(torn, bytes(data))
@@ -434,7 +434,7 @@ def test_the_command(output: Storage, vidgen: Vidgen) -> None:
     status, shown, _ = vidgen("verify", output.root, "--deep")
     assert status == 0
     assert ["whole", "8", "read", "and", "decoded"] in [line.split() for line in shown.splitlines()]
-    Path(output.uri(path_of(output, "line\nbreak"))).unlink()
+    Path(output.uri(path_in_output(output, "line\nbreak"))).unlink()
     status, shown, said = vidgen("verify", output.root)
     assert status == 1
     assert r"(id 'line\nbreak'): there is no such file" in shown

@@ -110,7 +110,7 @@ def _entries(plan: Plan, wanted: np.ndarray) -> Iterator[LedgerEntry]:
     for places, bad in plan.bad_rows(wanted):
         batch, mask = bad.batch, np.zeros(len(bad.batch), np.bool_)
         mask[bad.places] = True
-        messages = bad.told("message").to_pylist()
+        messages = bad.fault_texts("message").to_pylist()
         redacted = _redacted(set(messages))
         rows = zip(
             batch.ids.filter(pa.array(mask)).to_pylist(),

@@ -170,7 +170,7 @@ class WriteThread:
                 )
                 return WorkerMessage("done", row.id, sent=outcome.sent, entry=entry)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
-                if failures.takes_nothing(failure):
+                if failures.is_unwritable(failure):
                     return _stuck(failure)
                 error = failure
         elif failures.is_full(error):
