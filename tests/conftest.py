@@ -1,14 +1,18 @@
-"""Fixtures that many tests use: the command, rank processes, an S3 service with a bucket for each test."""
+"""Fixtures that many tests use: the command, manifests, specs, a local Ray, rank processes, an S3 service."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 from hypothesis import settings
@@ -17,10 +21,15 @@ from moto.server import ThreadedMotoServer
 from tests.commands import CommandResult, Vidgen
 from tests.parallel.ranks import Ranks
 from tests.storage.s3_traffic import Traffic
+from vidgen_dist.spec import RunSpec, spec_from_flags
+from vidgen_dist.storage import retries
 
 # How long an example takes says more about the machine than about the code. Others are drawn in each run.
 settings.register_profile("vidgen", deadline=None, max_examples=50)
 settings.load_profile("vidgen")
+
+NPUS = 4
+"""As many as the local Ray believes to have."""
 
 _NOT_SECRET = {
     "AWS_ACCESS_KEY_ID": "test-key",
@@ -114,3 +123,81 @@ def s3_bucket(s3_endpoint: str) -> Iterator[str]:
             client.delete_objects(Bucket=name, Delete={"Objects": keys})
     client.delete_bucket(Bucket=name)
     client.close()
+
+
+@pytest.fixture(scope="session")
+def _ray_environment(s3_endpoint: str) -> Iterator[None]:
+    """What every local Ray inherits; workers, the S3 server's address too."""
+    assert s3_endpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # As in a run's own Ray; else workers give way to the tests that run beside this one.
+        patch.setenv("RAY_worker_niceness", "0")
+        import ray
+        from ray._private.node import Node
+
+        # What workers print is read by nobody, and no cluster grows: two processes less for each Ray, one of
+        # which looks ten times a second.
+        for start in ("start_log_monitor", "start_monitor"):
+            patch.setattr(Node, start, lambda _: None)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def local_ray(_ray_environment: None) -> None:
+    """A local Ray that runs share; starting one takes seconds."""
+    import ray
+
+    # A test with a cluster of its own ends it.
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            resources={"NPU": NPUS},
+            namespace="vidgen",
+            include_dashboard=False,
+            object_store_memory=128 * 2**20,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@pytest.fixture
+def make_manifest(tmp_path: Path) -> Callable[..., str]:
+    """Writes rows, or prompts with the ids a, b, c, …, as a manifest and returns its path."""
+
+    def make(*rows: dict[str, Any] | str, name: str = "manifest.parquet") -> str:
+        whole = [
+            {"id": chr(ord("a") + i), "prompt": row} if isinstance(row, str) else row
+            for i, row in enumerate(rows)
+        ]
+        path = tmp_path / name
+        pq.write_table(pa.Table.from_pylist(whole), path)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
+    """A spec for a manifest; further dotted keys by flags."""
+
+    def make(manifest: str, **flags: Any) -> RunSpec:
+        defaults = {
+            "model.id": "fake",
+            "manifest.uri": manifest,
+            "output.uri": str(tmp_path / "out"),
+            "output.format": "npy",
+            "topology.device": "cpu",
+            "topology.replicas": 2,
+        }
+        return spec_from_flags(defaults | {key.replace("__", "."): value for key, value in flags.items()})
+
+    return make
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that refuses is asked again at once."""
+    monkeypatch.setattr(retries, "FIRST_DELAY", 0.0)

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from tests.runtime.simulation import Habits, Simulation, rows
+from tests.runtime.scheduling.simulation import Habits, Simulation, rows
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.output.ledger_entries import done_entry

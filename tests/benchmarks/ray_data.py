@@ -36,8 +36,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests import fake_engine
 from tests.processes import descendants
-from tests.runtime import fake_engine
 from vidgen_dist import media
 from vidgen_dist.request import RenderRequest
 from vidgen_dist.spec import ModelOptions
@@ -79,7 +79,7 @@ class Job:
 
 def _vidgen(job: Job) -> list[str]:
     flags = ["--model", "fake", "--device", "cpu", "--replicas", "2", "--format", "mp4"]
-    return ["tests.runtime.vidgen_with_fake_engine", "render", str(job.manifest), str(job.output), *flags]
+    return ["tests.vidgen_with_fake_engine", "render", str(job.manifest), str(job.output), *flags]
 
 
 def _ray_data(job: Job) -> list[str]:

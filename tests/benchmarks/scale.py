@@ -5,7 +5,7 @@
 
 With `--from` it runs at that number of rows, ten times as many and so on up to `--rows`, and says how things
 grow. Manifest and ledger are made by formula, every row done, its fingerprint the one that a run would have
-written; the model is `tests.runtime.fake_engine`, of which only the rules are asked. Every step is a fresh
+written; the model is `tests.fake_engine`, of which only the rules are asked. Every step is a fresh
 process: `resume` is all that `vidgen render` does before Ray starts, and must find every row done; `order`
 reads the first 131,072 rows, of mixed shapes and so many `--priorities`, as a run that has none done would;
 `bad rows` makes dead letters of every tenth row of another manifest, whereupon the run ends before Ray.
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from tests.runtime.fake_engine import __name__ as FAKE_ENGINE
+from tests.fake_engine import FAKE_ENGINE
 from vidgen_dist.ledger import SCHEMA
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest, ordered_rows

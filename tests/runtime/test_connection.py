@@ -208,7 +208,7 @@ def test_a_run_from_an_unfriendly_place(make_manifest: Callable[..., str], tmp_p
     make_manifest("one", "two", name="here/m.parquet")
     unfriendly: dict[str, Any] = {"TMPDIR": str(deep), "HOME": "/proc/no-home", "PYTHONPATH": str(ROOT)}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | unfriendly
-    vidgen = [sys.executable, str(ROOT / "tests" / "runtime" / "vidgen_with_fake_engine.py")]
+    vidgen = [sys.executable, str(ROOT / "tests" / "vidgen_with_fake_engine.py")]
     flags = ["--model", "fake", "--device", "cpu", "--replicas", "1", "--format", "npy"]
     for command in ([*vidgen, "render", "m.parquet", "out", *flags], [sys.executable, *_VERSION]):
         ran = subprocess.run(

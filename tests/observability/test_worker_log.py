@@ -1,0 +1,159 @@
+"""A worker's log: a JSON object for whatever happens, and no harm where it cannot be written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_engine import FAKE_ENGINE
+from tests.runtime.worker.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
+from vidgen_dist.observability import worker_log
+from vidgen_dist.observability.worker_log import log_file, open_log
+from vidgen_dist.runtime.messages import Job, WorkerMessage
+from vidgen_dist.runtime.worker.worker import Worker
+from vidgen_dist.spec import ModelOptions, OutputOptions
+from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.worker_events import WorkerEvent
+
+
+def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The lines, once there is one like that: they are written by another thread."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        if any(map(until, lines)):
+            return lines
+        assert time.monotonic() < end, lines
+        time.sleep(0.01)
+
+
+def is_event(what: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda line: line["event"] == what
+
+
+def start(tmp_path: Path, file: Path) -> Heard:
+    output = OutputOptions(uri=str(tmp_path / "out"), format="npy")
+    job = Job(
+        FAKE_ENGINE, ModelOptions(id="fake"), "cpu", open_storage(output.uri), output, IDENTITY, PASSTHROUGH
+    )
+    worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
+    worker.start(None)
+    return Heard(worker)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+    put_file = Storage.put_file
+
+    def refuse_once(self: Storage, local: str, path: str) -> None:
+        if not refused:
+            refused.append(path)
+            raise StorageError("s3://key:hidden-secret@bucket/x is out of order")
+        put_file(self, local, path)
+
+    monkeypatch.setattr(Storage, "put_file", refuse_once)
+    file = tmp_path / "logs" / "w1.jsonl"
+    heard = start(tmp_path, file)
+    heard.worker.submit([row("x"), row("y", "raise:oops")])
+    heard.until("failed")
+    finish(heard)
+    lines = lines_of(file, is_event("stopped"))
+    events = [(line["event"], line.get("row")) for line in lines]
+    assert events[:3] == [("born", None), ("ready", None), ("started", "x")]
+    for earlier, later in (("started", "rendered"), ("rendered", "committed"), ("committed", "done")):
+        assert events.index((earlier, "x")) < events.index((later, "x"))
+    assert ("retried", None) in events
+    assert events[-1] == ("stopped", None)
+    of = {line["event"]: line for line in lines}
+    assert {line["worker"] for line in lines} == {"w1"}
+    assert (of["born"]["replica"], of["born"]["host"]) == (3, "10.0.0.1")
+    committed = of["committed"]
+    assert set(committed["seconds"]) == {"encode", "denoise", "decode", "write"}
+    (video,) = (tmp_path / "out" / "videos").rglob("*.npy")
+    assert (committed["bytes"], committed["frames"]) == (video.stat().st_size, 3)
+    assert (of["failed"]["error"], of["failed"]["level"]) == ("RuntimeError", "warning")
+    assert of["failed"]["message"].startswith("oops")
+    assert of["retried"]["message"] == "s3://bucket/x is out of order"
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+
+
+def test_texts_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "0123456789abcdef")
+    take = open_log(str(tmp_path / "w.jsonl"), "w")
+    take(WorkerMessage("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef").worker_event)
+    _, line = lines_of(tmp_path / "w.jsonl", is_event("failed"))
+    assert (line["row"], line["message"]) == ("a\nb 雪 \udcff %s", "token ***")
+
+
+def test_files_that_grow_are_kept_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_log, "MAX_BYTES", 2000)
+    take = open_log(str(tmp_path / "w.jsonl"), "w")
+    for number in range(200):
+        take(WorkerEvent("started", str(number)))
+    lines_of(tmp_path / "w.jsonl", lambda line: line.get("row") == "199")
+    files = list(tmp_path.iterdir())
+    assert len(files) == 1 + worker_log.OLD_FILES
+    assert all(file.stat().st_size <= 2000 for file in files)
+
+
+def test_a_log_that_cannot_be_written_harms_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    heard = start(tmp_path, tmp_path / "file" / "w1.jsonl")
+    heard.worker.submit([row("x")])
+    heard.until("done")
+    finish(heard)
+    assert heard.of("done") == ["x"]
+    end, said = time.monotonic() + PATIENCE, ""
+    while not said:
+        assert time.monotonic() < end
+        said = capsys.readouterr().err
+    # Once, not with every line.
+    assert said.count("Logging error") == said.count("\nFileExistsError") == 1
+
+
+def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, asked = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        asked.set()
+        go.wait()
+
+    monkeypatch.setattr("vidgen_dist.observability.worker_log.os.makedirs", hang)
+    take = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
+    assert asked.wait(PATIENCE)
+    take(WorkerEvent("started", "x"))
+    monkeypatch.undo()
+    (tmp_path / "logs").mkdir()
+    go.set()
+    lines = lines_of(tmp_path / "logs" / "w.jsonl", is_event("started"))
+    assert [line["event"] for line in lines] == ["born", "started"]
+
+
+def test_the_log_of_a_process_that_dies_says_what_it_died_of(tmp_path: Path) -> None:
+    log = tmp_path / "w1.jsonl"
+    code = f"""
+from pathlib import Path
+from tests.observability.test_worker_log import row, start
+start(Path({str(tmp_path)!r}), Path({str(log)!r})).worker.submit([row("fine"), row("x", "die:")])
+import time; time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == 1
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert (last["event"], last["row"]) == ("started", "x")
+
+
+def test_where_it_is() -> None:
+    assert log_file(Storage("/data/out"), "w", "/ray/logs") == "/data/out/logs/w.jsonl"
+    assert log_file(Storage("s3://bucket/out"), "w", "/ray/logs") == "/ray/logs/vidgen-w.jsonl"

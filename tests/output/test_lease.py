@@ -1,0 +1,490 @@
+"""The lease: one run at a time on one output."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import fsspec
+import pytest
+from moto.s3.responses import S3Response
+from rich.console import Console
+
+from tests.fake_engine import FAKE_ENGINE
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import read_ledger
+from vidgen_dist.output import lease as leases
+from vidgen_dist.output import ledger_committer as committer
+from vidgen_dist.output.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
+from vidgen_dist.runtime.driver.render import render
+from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage import shared_files
+from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.locks import _is_still, lock
+from vidgen_dist.storage.shared_files import SharedFile, _write_if, open_shared_file
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
+
+INTERVAL = 0.2
+PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody in this process is being killed."""
+    monkeypatch.setattr(leases, "_LOCK_PATIENCE", 0.1)
+
+
+def take(output: Storage, run: str, said: list[str] | None = None, interval: float = INTERVAL) -> Lease:
+    return acquire(output, run, say=(said if said is not None else []).append, interval=interval)
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def only_one_is_left(held: list[Lease]) -> bool:
+    return sum(lease.lost is None for lease in held) == 1
+
+
+def holder_of(output: Storage) -> Holder:
+    return read_holder(output.read_bytes(FILE))
+
+
+def write_holder(output: Storage, **fields: object) -> None:
+    """What a run leaves whose process is gone."""
+    whole = {"run": "gone", "since": "then", "heartbeat": "later", "beats": 7, **fields}
+    output.write_bytes(FILE, json.dumps(whole).encode())
+
+
+@pytest.fixture
+def one_put_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 compares and writes in one; moto's server does so only where requests do not overlap."""
+    put, turn = S3Response.put_object, threading.Lock()
+
+    def put_object(self: S3Response) -> object:
+        with turn:
+            return put(self)
+
+    monkeypatch.setattr(S3Response, "put_object", put_object)
+
+
+@pytest.fixture
+def s3_knows_no_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that takes conditional writes for plain ones."""
+    put = S3Response.put_object
+
+    def put_object(self: S3Response) -> object:
+        self.headers = {
+            k: v for k, v in self.headers.items() if k.lower() not in ("if-match", "if-none-match")
+        }
+        return put(self)
+
+    monkeypatch.setattr(S3Response, "put_object", put_object)
+
+
+@pytest.fixture(params=["local", "local-without-locks", "s3", "s3-without-conditions", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    kind = request.param
+    if kind.startswith("s3"):
+        bucket = request.getfixturevalue("s3_bucket")
+        request.getfixturevalue("one_put_at_a_time" if kind == "s3" else "s3_knows_no_conditions")
+        yield open_storage(f"s3://{bucket}/out")
+    elif kind == "memory":
+        yield open_storage(f"memory://{uuid.uuid4().hex}")
+        fsspec.filesystem("memory").store.clear()
+    else:
+        if kind == "local-without-locks":
+            request.getfixturevalue("monkeypatch").setattr(leases, "lock", lambda _path: None)
+        yield open_storage(tmp_path / "out")
+
+
+def test_a_second_run_is_refused_by_name_and_the_next_is_welcome(output: Storage) -> None:
+    said: list[str] = []
+    with take(output, "first", said), pytest.raises(Refused) as refused:
+        take(output, "second")
+    assert "run first (since 2" in str(refused.value)
+    assert "last heartbeat 2" in str(refused.value)
+    with take(output, "third", said) as lease:
+        assert holder_of(output).run == "third"
+        assert lease.lost is None
+    assert said == []
+    assert output.list() == []
+
+
+def test_heartbeats_go_on_and_leave_nothing_behind(output: Storage) -> None:
+    with take(output, "first") as lease:
+        wait_until(lambda: holder_of(output).beats >= 4)
+        assert lease.lost is None
+    assert output.list() == []
+
+
+def test_a_silent_lease_is_taken_over_after_saying_so(output: Storage) -> None:
+    write_holder(output)
+    said: list[str] = []
+    with take(output, "second", said):
+        assert holder_of(output).run == "second"
+    assert [line.split(" the lease of run gone")[0] for line in said] == ["waiting for", "taking over"]
+    assert "0.8 s" in said[0]
+
+
+def test_what_is_no_lease_is_waited_for_too(output: Storage) -> None:
+    output.write_bytes(FILE, b'{"run": "half')
+    said: list[str] = []
+    take(output, "second", said).release()
+    assert "run of unknown name" in said[0]
+
+
+def test_a_lease_that_is_given_back_while_another_waits(output: Storage) -> None:
+    write_holder(output)
+    said: list[str] = []
+
+    def give_back(line: str) -> None:
+        said.append(line)
+        threading.Timer(INTERVAL, output.delete, [FILE]).start()
+
+    # Whoever waits has seen it by then.
+    acquire(output, "second", say=give_back, interval=1.0).release()
+    assert len(said) == 1
+
+
+def test_a_holder_learns_that_it_was_taken_over_and_leaves_the_new_one_alone(output: Storage) -> None:
+    with take(output, "first") as lease:
+        write_holder(output, run="usurper")
+        wait_until(lambda: lease.lost)
+        assert lease.lost is not None
+        assert lease.lost.run == "usurper"
+    assert holder_of(output).run == "usurper"
+
+
+def test_a_holder_whose_lease_was_removed_writes_it_again(output: Storage) -> None:
+    with take(output, "first") as lease:
+        output.delete(FILE)
+        wait_until(lambda: output.exists(FILE))
+        assert holder_of(output).run == "first"
+        assert lease.lost is None
+
+
+def test_storage_that_is_away_for_long_does_not_end_the_holder(
+    output: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Semaphore(0)
+
+    def refuse(*_: object) -> str:
+        tried.release()
+        raise StorageError("away")
+
+    with take(output, "first") as lease:
+        with monkeypatch.context() as patch:
+            patch.setattr(SharedFile, "write", refuse)
+            for _ in range(2 * leases.STALE_INTERVALS):
+                assert tried.acquire(timeout=PATIENCE)
+        beats = holder_of(output).beats
+        wait_until(lambda: holder_of(output).beats > beats)
+        assert lease.lost is None
+
+
+def test_an_answer_that_is_lost_is_no_loss(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write was done, its repetition is refused."""
+    output = open_storage(f"s3://{s3_bucket}/out")
+    write = _write_if
+
+    def write_twice(uri: str, content: bytes, condition: dict[str, str]) -> str:
+        write(uri, content, condition)
+        return write(uri, content, condition)
+
+    monkeypatch.setattr(shared_files, "_write_if", write_twice)
+    with take(output, "first") as lease:
+        wait_until(lambda: holder_of(output).beats >= 4)
+        assert lease.lost is None
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_several_that_start_at_once_one_wins(
+    output: Storage, stale: bool, request: pytest.FixtureRequest
+) -> None:
+    """At once where storage compares and writes in one; elsewhere with the next heartbeats at the latest."""
+    at_once = {"local", "s3"} if stale else {"local", "s3", "local-without-locks"}
+    certain = request.node.callspec.params["output"] in at_once
+    combine = 4
+    for _ in range(2 if stale else 5):
+        if stale:
+            write_holder(output)
+        barrier = threading.Barrier(combine)
+
+        def start(run: int, barrier: threading.Barrier = barrier) -> Lease | None:
+            barrier.wait()
+            try:
+                return take(output, f"run-{run}")
+            except Refused:
+                return None
+
+        with ThreadPoolExecutor(combine) as pool:
+            held = [lease for lease in pool.map(start, range(combine)) if lease is not None]
+        if certain:
+            assert len(held) == 1
+        wait_until(partial(only_one_is_left, held))
+        (winner,) = (lease for lease in held if lease.lost is None)
+        assert holder_of(output).run == winner.run
+        for lease in held:
+            lease.release()
+        assert output.list() == []
+
+
+def test_the_holder_asks_storage_once_an_interval(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[str] = []
+    output = open_storage(f"s3://{s3_bucket}/out")
+    fs, _ = fsspec.core.url_to_fs(output.root)
+    call = type(fs)._call_s3
+
+    async def counted(self: object, method: str, *args: object, **kwargs: object) -> object:
+        requests.append(method)
+        return await call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(type(fs), "_call_s3", counted)
+    lease = take(output, "first")
+    started = len(requests)
+    assert started <= 6
+    wait_until(lambda: len(requests) >= started + 4)
+    assert requests[started:] == ["put_object"] * (len(requests) - started)
+    lease.release()
+
+
+def test_a_bucket_that_is_not_there_is_refused(s3_bucket: str) -> None:
+    with pytest.raises(Refused, match="cannot be used for output"):
+        take(open_storage(f"s3://{s3_bucket}-not-there/out"), "first")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="cannot be used for output"):
+        take(open_storage(tmp_path / "file" / "out"), "first")
+
+
+def test_the_lease_names_no_machine_and_no_user(output: Storage) -> None:
+    with take(output, "first"):
+        fields = json.loads(output.read_bytes(FILE))
+    assert fields.keys() == {"run", "since", "heartbeat", "machine", "beats"}
+    # A mark that runs had in common would tell which of them shared a machine.
+    assert fields["machine"] == "" or fields["machine"] != leases._machine_mark(output, "second")
+
+
+# --- a local folder: the lock ends with its process -----------------------------------------------------
+
+HOLD = """
+import sys, time
+from vidgen_dist.output.lease import acquire
+from vidgen_dist.storage.folder import open_storage
+lease = acquire(open_storage(sys.argv[1]), sys.argv[2], say=print, interval=float(sys.argv[3]))
+print("held", flush=True)
+while lease.lost is None:
+    time.sleep(0.02)
+print(f"lost to {lease.lost.run}", flush=True)
+"""
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a process that holds a lease."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(output: Storage, run: str, interval: float = INTERVAL) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLD, output.root, run, str(interval)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+Hold = Callable[..., subprocess.Popen[str]]
+
+
+def test_a_local_run_that_was_killed_is_followed_at_once(tmp_path: Path, hold: Hold) -> None:
+    """With intervals of an hour nobody waits for one."""
+    output = open_storage(tmp_path)
+    process = hold(output, "first", 3600.0)
+    with pytest.raises(Refused, match=r"run first \(since"):
+        take(output, "second", interval=3600.0)
+    assert not has_died(output, "first")
+    process.kill()
+    process.wait()
+    assert has_died(output, "first")
+    said: list[str] = []
+    with take(output, "second", said, interval=3600.0):
+        assert holder_of(output).run == "second"
+        assert (has_died(output, "first"), has_died(output, "second")) == (True, False)
+    assert len(said) == 1
+    assert "run first" in said[0]
+    assert "which has died" in said[0]
+
+
+def test_a_lease_of_another_machine_is_waited_for_although_the_lock_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold
+) -> None:
+    output = open_storage(tmp_path)
+    hold(output, "far")
+    monkeypatch.setattr(leases, "LOCK", f"{LOCK}.of-this-machine")
+    here = tmp_path / "boot"
+    here.write_text("another")
+    monkeypatch.setattr(leases, "_BOOT", here)
+    assert not has_died(output, "far")
+    with pytest.raises(Refused, match="run far"):
+        take(output, "near")
+
+
+def test_a_run_that_was_suspended_for_too_long_stops(s3_bucket: str, hold: Hold) -> None:
+    output = open_storage(f"s3://{s3_bucket}/out")
+    process = hold(output, "first")
+    process.send_signal(signal.SIGSTOP)
+    with take(output, "second") as lease:
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=PATIENCE)[0] == "lost to second\n"
+        assert process.returncode == 0
+        assert lease.lost is None
+
+
+def test_a_lock_file_that_its_holder_removes_is_no_second_lock(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    for _ in range(200):
+        first = lock(path)
+        assert first is not None
+        with pytest.raises(BlockingIOError):
+            lock(path)
+        opened = os.open(path, os.O_RDWR)
+        first.release()
+        second = lock(path)
+        assert second is not None
+        assert not _is_still(path, opened)
+        os.close(opened)
+        second.release()
+
+
+# --- whole runs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_two_drivers_on_one_output(
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    tmp_path: Path,
+    s3_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.5)
+    uri = str(tmp_path / "out") if where == "local" else f"s3://{s3_bucket}/out"
+    began, go = tmp_path / "began", tmp_path / "go"
+    prompts = [f"touch:{began} wait:{go}", "two", "three"]
+    spec = make_spec(make_manifest(*prompts), output__uri=uri, topology__replicas=1)
+    told = io.StringIO()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE)
+            wait_until(lambda: began.exists() or first.done())
+            with pytest.raises(Refused, match="is rendering into it") as refused:
+                render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+        finally:
+            go.touch()
+        result = first.result(PATIENCE)
+    assert (result.done, result.exit_status) == (3, 0)
+    named = str(refused.value).split("run ")[1].split(" ")[0]
+    assert f"run {named}\n" in told.getvalue()
+    again = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+    assert (again.done_before, again.exit_status) == (3, 0)
+    assert not any(name in open_storage(uri).list() for name in (FILE, LOCK))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.5)
+    monkeypatch.setattr(committer, "PATIENCE_SECONDS", 0.0)
+    began = tmp_path / "began"
+    prompts = ["one", "two", f"touch:{began} ignore-steps: wait:{tmp_path}/never", "four"]
+    spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__shard_size=1)
+    told = io.StringIO()
+    output = open_storage(spec.output.uri)
+
+    def usurped() -> bool:
+        write_holder(output, run="usurper")
+        # A heartbeat that had looked before may have been written over it.
+        time.sleep(2 * leases.INTERVAL_SECONDS)
+        return holder_of(output).run == "usurper"
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE)
+        wait_until(lambda: began.exists() or first.done())
+        wait_until(lambda: read_ledger(output).done == 2)
+        wait_until(usurped)
+        result = first.result(PATIENCE)
+    assert result.exit_status == 1
+    assert "run usurper (since then, last heartbeat later) took over" in result.message
+    assert (result.done, result.pending) == (2, 2)
+    assert holder_of(output).run == "usurper"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_another_run_did_while_this_one_planned_is_not_done_again(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other begins after the first plan, and has ended when the lease is free."""
+    spec = make_spec(make_manifest("one", "two"), topology__replicas=1)
+    take_lease = leases.acquire
+
+    def acquire_late(*args: object, **kwargs: object) -> Lease:
+        monkeypatch.setattr("vidgen_dist.runtime.driver.render.acquire", take_lease)
+        assert render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE).done == 2
+        return take_lease(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vidgen_dist.runtime.driver.render.acquire", acquire_late)
+    result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+    assert (result.done_before, result.done) == (2, 0)
+
+
+def test_moto_refuses_what_the_lease_relies_on(s3_bucket: str, s3_endpoint: str) -> None:
+    """A service without conditional writes would make the tests on S3 say nothing."""
+    assert open_shared_file(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
+    assert boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket=s3_bucket)["KeyCount"] == 0
+
+
+def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have room for a name, and none for what is to be in the file."""
+    real = open
+
+    def opened(path: str, mode: str = "r", **options: Any) -> Any:
+        if mode != "xb":
+            return real(path, mode, **options)
+        real(path, mode).close()
+        return real("/dev/full", "wb")
+
+    file = open_shared_file(open_storage(str(tmp_path)), FILE)
+    monkeypatch.setattr(shared_files, "open", opened, raising=False)
+    with pytest.raises(OSError, match="No space left on device"):
+        file.write(b"held", None)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,256 @@
+"""The books: when parts are written, and what becomes of entries if the storage or the lease is away."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.output.test_lease import wait_until, write_holder
+from tests.output.test_ledger_entries import JOB
+from tests.outputs import entries
+from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
+from vidgen_dist.output import ledger_committer
+from vidgen_dist.output.lease import FRESH_INTERVALS, Lease, acquire
+from vidgen_dist.output.ledger_committer import FEW_ENTRIES, LedgerCommitter, open_committer
+from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+
+
+def entry(row_id: str, status: str = "done", **given: Any) -> LedgerEntry:
+    whole = {"fingerprint": "f", "attempt": 1, "finished_at": datetime.now(UTC)}
+    whole |= {"uri": "somewhere"} if status == "done" else {"error_class": "OSError"}
+    return LedgerEntry(id=row_id, status=status, **{**whole, **given})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Storage:
+    return open_storage(tmp_path / "out")
+
+
+@pytest.fixture
+def lease(output: Storage) -> Iterator[Lease]:
+    with acquire(output, "run", say=print, interval=3600.0) as lease:
+        yield lease
+
+
+@pytest.fixture
+def open_quick(
+    output: Storage, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], LedgerCommitter]]:
+    """Opens books that look often."""
+    monkeypatch.setattr(ledger_committer, "TICK_SECONDS", 0.01)
+    opened: list[LedgerCommitter] = []
+
+    def open_now() -> LedgerCommitter:
+        opened.append(open_committer(output, JOB.passthrough, lease, read_ledger(output).newest))
+        return opened[-1]
+
+    yield open_now
+    for committer in opened:
+        committer.close()
+
+
+def parts(output: Storage) -> list[int]:
+    return [pq.read_metadata(output.uri(name)).num_rows for name in output.list("ledger")]
+
+
+def test_entries_wait_for_each_other_and_are_written_at_the_end(
+    output: Storage, open_quick: Callable[[], LedgerCommitter]
+) -> None:
+    committer = open_quick()
+    for number in range(FEW_ENTRIES - 1):
+        committer.enter(entry(str(number)))
+    time.sleep(0.2)
+    assert (parts(output), committer.done) == ([], 0)
+    committer.enter(entry("bad", "failed"))
+    wait_until(lambda: committer.failed)
+    assert (parts(output), committer.done) == ([FEW_ENTRIES], FEW_ENTRIES - 1)
+    for number in range(20):
+        committer.enter(entry(f"later-{number}"))
+    time.sleep(0.2)
+    # The last part is not old enough.
+    assert parts(output) == [FEW_ENTRIES]
+    committer.close()
+    assert parts(output) == [FEW_ENTRIES, 20]
+    assert (committer.done, committer.failed, committer.fault) == (FEW_ENTRIES + 19, 1, "")
+
+
+def test_an_entry_does_not_wait_for_ever(
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.3)
+    committer = open_quick()
+    committer.enter(entry("a"))
+    wait_until(lambda: committer.done)
+    assert parts(output) == [1]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
+    committer = open_quick()
+
+    def refuse(*_: object) -> None:
+        raise StorageError("503 slow down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write_bytes", refuse)
+        committer.enter(entry("a"))
+        wait_until(lambda: committer.fault)
+        committer.enter(entry("b"))
+    assert committer.fault == "503 slow down"
+    assert committer.done == 0
+    committer.close()
+    assert committer.done == 2
+    assert sum(parts(output)) == 2
+
+
+def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, answers = Storage.write_bytes, threading.Event()
+
+    def hang(*arguments: Any) -> None:
+        answers.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(Storage, "write_bytes", hang)
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_committer, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(ledger_committer, "HANG_SECONDS", 0.1)
+    committer = open_quick()
+    assert committer.stuck == ""
+    committer.enter(entry("a"))
+    wait_until(lambda: committer.stuck)
+    assert (committer.stuck, committer.fault) == ("the storage has not answered for 0.1 s", "")
+    committer.close()
+    assert (committer.fault, committer.done) == ("the storage has not answered for 0.2 s", 0)
+    answers.set()
+    wait_until(lambda: committer.done)
+    assert parts(output) == [1]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_answer_that_is_lost_enters_nothing_twice(
+    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
+    write, lost = Storage.write_bytes, []
+
+    def lose(storage: Storage, path: str, content: bytes) -> None:
+        write(storage, path, content)
+        if len(lost) < 2:
+            lost.append(path)
+            # Came while the answer was waited for.
+            committer.enter(entry(f"late-{len(lost)}"))
+            raise StorageError("cut")
+
+    monkeypatch.setattr(Storage, "write_bytes", lose)
+    committer = open_quick()
+    committer.enter(entry("a"))
+    wait_until(lambda: committer.done == 3)
+    assert lost[0] == lost[1]
+    assert sum(parts(output)) == 3
+
+
+def test_without_the_lease_nothing_is_entered(
+    output: Storage, lease: Lease, open_quick: Callable[[], LedgerCommitter]
+) -> None:
+    """Its heartbeats are old, and another run is there."""
+    committer = open_quick()
+    committer.enter(entry("a"))
+    write_holder(output, run="usurper")
+    lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
+    committer.close()
+    assert lease.lost is not None
+    assert (committer.done, committer.fault, parts(output)) == (0, "", [])
+
+
+def test_one_whose_heartbeats_are_late_asks_and_goes_on(
+    output: Storage, lease: Lease, open_quick: Callable[[], LedgerCommitter]
+) -> None:
+    committer = open_quick()
+    committer.enter(entry("a"))
+    lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
+    committer.close()
+    assert (lease.lost, committer.done) == (None, 1)
+    assert read_ledger(output).is_done("a", "f")
+
+
+MINUTES = st.integers(-30, 30).map(lambda minutes: timedelta(minutes=minutes))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["done", "failed", "repair"]), st.sampled_from("fg"), MINUTES, MINUTES),
+        max_size=5,
+    )
+)
+def test_what_was_entered_last_counts_whatever_the_clocks_say(
+    steps: list[tuple[str, str, timedelta, timedelta]],
+) -> None:
+    """Each step is another run's, whose driver's and worker's clocks are minutes apart."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_committer, "TICK_SECONDS", 0.001)
+        output, in_place = open_storage(folder), None
+        with acquire(output, "run", say=print, interval=3600.0) as lease:
+            for status, fingerprint, driver, worker in steps:
+                before = read_ledger(output)
+                if status == "repair" and in_place is not None:
+                    take_back(output, in_place)
+                    in_place = None
+                elif status != "repair" and in_place != fingerprint:
+                    patch.setattr(ledger_committer, "datetime", clock_that_is_wrong_by(driver))
+                    committer = open_committer(output, JOB.passthrough, lease, before.newest)
+                    attempt = before.attempts("a", fingerprint) + 1
+                    ended = datetime.now(UTC) + worker
+                    committer.enter(
+                        entry("a", status, fingerprint=fingerprint, attempt=attempt, finished_at=ended)
+                    )
+                    committer.close()
+                    in_place = fingerprint if status == "done" else in_place
+                    after = read_ledger(output)
+                    assert (after.done, after.failed) == ((1, 0) if status == "done" else (0, 1))
+                assert placed(read_ledger(output)) == in_place
+        assert placed(compacted(output)) == in_place
+
+
+def clock_that_is_wrong_by(difference: timedelta) -> type[datetime]:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + difference
+
+    return Clock
+
+
+def take_back(output: Storage, fingerprint: str) -> None:
+    """What `vidgen verify --repair` enters."""
+    videos = [each for each in entries(output.root) if each["status"] == "done"]
+    last = [each for each in videos if each["fingerprint"] == fingerprint][-1]
+    kept = {name: last[name] for name in ("fingerprint", "attempt", "finished_at")}
+    with LedgerWriter(output, "verify", JOB.passthrough) as writer:
+        writer.append(entry("a", "lost", **kept))
+
+
+def placed(state: LedgerState) -> str | None:
+    (fingerprint,) = [each for each in "fg" if state.is_done("a", each)] or [None]
+    return fingerprint
+
+
+def compacted(output: Storage) -> LedgerState:
+    compact(output, min_age=timedelta(0))
+    return read_ledger(output)

@@ -1,0 +1,50 @@
+"""Drivers and workers killed at random moments, on a cluster that runs on, into a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.runs.chaos import (
+    KILLS,
+    QUICK,
+    ROWS,
+    SEED,
+    Chaos,
+    MakeManifest,
+    Watch,
+    assert_whole,
+    flags_of,
+    manifest_of,
+)
+from vidgen_dist.storage.folder import open_storage
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tmp_path: Path) -> None:
+    """Killed are workers, and drivers whose workers Ray has to end."""
+    print(f"seed {SEED}")
+    marks, output = tmp_path / "marks", open_storage(tmp_path / "out")
+    manifest, ids = manifest_of(make_manifest, marks)
+    flags = [*flags_of(manifest, output), "--address", ray.get_runtime_context().gcs_address]
+    chance = random.Random(SEED)
+    # Ray was seen to end such workers within 0.1 s.
+    settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "output.lease.ORPHAN_SECONDS": 1.0})}
+    chaos = Chaos(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
+    kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 3)
+    with Watch(tmp_path / "out" / "videos") as watch:
+        try:
+            chaos.attack(chance.sample(kinds, len(kinds)), range(5, ROWS - 20))
+            chaos.finish()
+        finally:
+            chaos.end()
+    print(chaos.killed, chaos.log.read_text())
+    assert chaos.killed.total() == KILLS
+    begun = chaos.rows_begun()
+    assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
+    assert_whole(output, ids, begun, watch.seen)

@@ -1,0 +1,87 @@
+"""Runs whose output nobody can read any more: they end as if somebody could."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runs.test_ctrl_c import PATIENCE, flags_to_attach, ledger
+from vidgen_dist.runtime.connection import _signals_kept
+
+MakeManifest = Callable[..., str]
+
+
+def command(manifest: str, output: Path) -> list[str]:
+    flags = ["--model", "fake", "--device", "cpu", "--format", "npy", "--shard-size", "1", *flags_to_attach()]
+    return [
+        sys.executable,
+        "-m",
+        "tests.vidgen_with_fake_engine",
+        "render",
+        manifest,
+        str(output),
+        *flags,
+    ]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_without_readers(make_manifest: MakeManifest, tmp_path: Path) -> None:
+    """Standard error is a pipe whose reader is gone, and standard output is closed."""
+    there, here = os.pipe()
+    os.close(there)
+    manifest = make_manifest("one", "raise:oops", "three")
+    render = command(manifest, tmp_path / "out")
+    process = subprocess.run(
+        ["bash", "-c", '"$@" >&-', "bash", *render], stderr=here, check=False, timeout=PATIENCE
+    )
+    os.close(here)
+    assert process.returncode == 1
+    assert ledger(tmp_path / "out") == {"a": "done", "b": "failed", "c": "done"}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_terminal_that_hangs_up(make_manifest: MakeManifest, tmp_path: Path) -> None:
+    """Rows that are being rendered are finished, as after Ctrl-C; what is said of it cannot be printed."""
+    go, began, output = tmp_path / "go", tmp_path / "began", tmp_path / "out"
+    render = command(make_manifest(f"touch:{began} wait:{go}", *["later"] * 5), output)
+    terminal, theirs = os.openpty()
+    take = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", take, *render],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    end = time.monotonic() + PATIENCE
+    while not began.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.close(terminal)
+    # The signal is there at once; the row is to be under way still when it is heeded.
+    time.sleep(0.5)
+    go.touch()
+    assert process.wait(PATIENCE) == 130
+    assert ledger(output)["a"] == "done"
+    assert len(ledger(output)) < 6
+
+
+def test_what_ray_starts_does_not_die_of_it() -> None:
+    ask = [
+        sys.executable,
+        "-c",
+        f"import os, signal; os.kill(os.getpid(), {signal.SIGHUP:d}); print('lives')",
+    ]
+    with _signals_kept():
+        assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "lives\n"

@@ -1,0 +1,180 @@
+"""Outputs that earlier commits left when their runs were killed: `vidgen` goes on with them.
+
+They are used as a person does: by the command, whose `status.json`, logs and ledger say what it did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.old_outputs import OUTPUTS, OldOutput
+from tests.outputs import entries
+from vidgen_dist.cli import main
+
+Vidgen = Callable[..., str]
+
+MEASURED = ("mean_luma", "motion", "clipped", "noisiness")
+
+
+@pytest.fixture
+def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
+    """Runs the command in this process, which is to end with a status; returns what it prints."""
+
+    def run(*arguments: str | Path, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        assert (exit_.value.code or 0) == status, err
+        return out
+
+    return run
+
+
+def by_run_file(old: OldOutput, folder: Path) -> list[str | Path]:
+    """The output's own run file, which is told where the manifest is now."""
+    settings = yaml.safe_load((folder / "out" / "run.yaml").read_text())
+    settings["manifest"]["uri"] = str(folder / "manifest.parquet")
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    return [folder / "run.yaml", folder / "out", "--model", old.checkpoint]
+
+
+def by_flags(old: OldOutput, folder: Path) -> list[str | Path]:
+    """The flags that it was begun with."""
+    return [folder / "manifest.parquet", folder / "out", "--model", old.checkpoint, *old.flags(folder)]
+
+
+def content(folder: Path) -> dict[str, tuple[int, str]]:
+    """The files of a folder: when each was written, and the digest of what is in it."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    """What the workers' logs say; the logs of the runs before are not there."""
+    lines = [line for log in sorted((out / "logs").iterdir()) for line in log.read_text().splitlines()]
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def assert_gone_on(old: OldOutput, out: Path, release: str) -> None:
+    """The saved rendering was gone on with, where it was; of another release it is left aside."""
+    (resumed,) = events(out, "resumed")
+    assert resumed["row"] == old.expected["saved"]
+    steps = [event["step"] for event in events(out, "saved") if event["row"] == old.expected["saved"]]
+    if release == old.expected["release"]:
+        assert "error" not in resumed
+        assert resumed["step"] == old.expected["step"]
+        assert min(steps) > old.expected["step"]
+    else:
+        assert f"is of release {old.expected['release']}" in resumed["message"]
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(("name", "begin"), [("cogvideox", by_run_file), ("ltx", by_flags)])
+def test_what_was_pending_is_rendered_and_nothing_else(
+    vidgen: Vidgen, tmp_path: Path, name: str, begin: Callable[[OldOutput, Path], list[str | Path]]
+) -> None:
+    old = OUTPUTS[name]
+    expected = old.expected
+    done, failed, recovered = (set(expected[key]) for key in ("done", "failed", "adopted"))
+    rows = {row["id"]: row for row in expected["rows"]}
+    pending = rows.keys() - done - failed
+    folder = old.copy(tmp_path)
+    out = folder / "out"
+    videos, parts, before = content(out / "videos"), content(out / "ledger"), entries(out)
+
+    # As it was left.
+    assert {entry["id"] for entry in before if entry["status"] == "done"} == done
+    status = json.loads(vidgen("status", out, "--json"))
+    assert (status["done"], status["failed"], status["run"]["live"]) == (len(done), len(failed), False)
+    verified = json.loads(vidgen("verify", out, "--deep", "--json"))
+    assert (verified["whole"], verified["missing"], verified["torn"]) == (len(done), 0, 0)
+    assert verified["orphaned"] == len(recovered)
+
+    vidgen("render", *begin(old, folder), status=1 if failed else 0)
+
+    # What was there is as it was.
+    assert content(out / "videos").items() >= videos.items()
+    assert content(out / "ledger").items() >= parts.items()
+    new = [entry for entry in entries(out) if entry not in before]
+    tried = {entry["id"]: (entry["status"], entry["attempt"]) for entry in new}
+    assert tried == dict.fromkeys(pending, ("done", 1)) | dict.fromkeys(failed, ("failed", 2))
+    assert len(new) == len(tried)
+    assert {event["row"] for event in events(out, "adopted")} == recovered
+    assert {event["row"] for event in events(out, "committed")} == pending - recovered
+    assert_gone_on(old, out, vidgen("--version").strip())
+    assert not any(path.is_file() for path in (out / "scratch").rglob("*"))
+
+    # And the rest is what it would have been in one go.
+    found = {entry["id"]: entry for entry in entries(out)}
+    for row_id, row in rows.items():
+        assert_same_video(out, found[row_id], row, recovered=row_id in recovered)
+    saved, twin = found[expected["saved"]], found[expected["twin"]]
+    # Its first steps were made on another processor, whose arithmetic rounds otherwise.
+    for name in MEASURED:
+        # Entries of before lack figures of today.
+        if twin.get(name) is not None:
+            assert saved[name] == pytest.approx(twin[name], rel=1e-5, abs=1e-6), name
+    if saved["uri"].endswith(".npy"):
+        apart = np.load(saved["uri"]).astype(int) - np.load(twin["uri"])
+        assert np.abs(apart).max() <= 1
+
+    # The care of it.
+    assert pq.read_table(out / "ledger").num_rows == len(before) + len(new)
+    status = json.loads(vidgen("status", out, "--json"))
+    counts = [status[key] for key in ("counted", "total", "done", "failed", "pending")]
+    assert counts == ["run", len(rows), len(rows) - len(failed), len(failed), 0]
+    verified = json.loads(vidgen("verify", out, "--deep", "--json"))
+    assert (verified["whole"], verified["orphaned"]) == (len(rows) - len(failed), 0)
+    assert {letter["id"] for letter in json.loads(vidgen("failures", out, "--json"))} == failed
+
+
+def assert_same_video(out: Path, entry: dict[str, Any], row: dict[str, Any], *, recovered: bool) -> None:
+    """A row's entry says what that of its rendering in one go said, and the video is what the entry says."""
+    for name, value in row.items():
+        if name in MEASURED and value is not None:
+            # What was adopted is measured on frames that were encoded, which so small ones do not survive.
+            assert recovered or entry[name] == pytest.approx(value, abs=1e-4)
+        elif name != "sha256":
+            assert entry[name] == value, (row["id"], name)
+    if entry["status"] == "done":
+        # Entries of before name the output's old place.
+        video = out / entry["uri"].partition("/out/")[2]
+        # Not what the row had then: another processor rounds otherwise, another encoder makes another mp4.
+        assert hashlib.sha256(video.read_bytes()).hexdigest() == entry["sha256"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_row_that_failed_is_rendered_alone_when_it_was_mended(vidgen: Vidgen, tmp_path: Path) -> None:
+    old = OUTPUTS["ltx"]
+    (failed,) = old.expected["failed"]
+    folder = old.copy(tmp_path)
+    out = folder / "out"
+    scratch, before = content(out / "scratch"), entries(out)
+    shutil.copy(folder / "fox.png", folder / "torn.png")
+    vidgen("render", *by_flags(old, folder), "--retry", "failed:MediaError")
+    (new,) = (entry for entry in entries(out) if entry not in before)
+    # Another image decides other pixels, which nobody has tried yet.
+    assert (new["id"], new["status"], new["attempt"]) == (failed, "done", 1)
+    assert content(out / "scratch") == scratch
+    assert json.loads(vidgen("failures", out, "--json")) == []
+    status = json.loads(vidgen("status", out, "--json"))
+    counts = [status[key] for key in ("done", "failed", "pending")]
+    assert counts == [3, 0, len(old.expected["rows"]) - 3]

@@ -1,0 +1,412 @@
+"""Renderings that are cut short go on where they were: in another worker, another gang, another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.fake_engine import FAKE_ENGINE, FakeMesh, FakePipeline
+from tests.outputs import entries
+from tests.runtime.worker.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
+from vidgen_dist.media import to_uint8
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.resume_states import ResumeStates, SavedState, unpack
+from vidgen_dist.runtime.driver import render as driver
+from vidgen_dist.runtime.interrupts import Interrupts
+from vidgen_dist.runtime.messages import Job
+from vidgen_dist.runtime.worker.worker import Worker
+from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec
+from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
+
+STEPS = 8
+STOP = 5
+"""The step after which the rows of these tests wait, or die."""
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+def steps_in(marks: Path, rank: int = 0) -> list[list[int]]:
+    """The steps that processes of a rank did, in the order of the processes."""
+    done: dict[str, list[tuple[int, int]]] = {}
+    for file in marks.iterdir():
+        step, of_rank, pid = file.name.split(",")
+        if int(of_rank) == rank:
+            done.setdefault(pid, []).append((file.stat().st_mtime_ns, int(step)))
+    in_order = sorted((sorted(steps) for steps in done.values()), key=lambda steps: steps[0])
+    return [[step for _, step in steps] for steps in in_order]
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# --- workers of this process -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Heard]:
+    """Starts a worker that saves every so many steps, whose output is `tmp_path / "out"`."""
+
+    def begin(checkpoint_every: int | None, event: OnWorkerEvent = ignore_event) -> Heard:
+        output = OutputOptions(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
+        job = Job(
+            FAKE_ENGINE,
+            ModelOptions(id="fake"),
+            "cpu",
+            open_storage(output.uri),
+            output,
+            IDENTITY,
+            PASSTHROUGH,
+        )
+        heard = Heard(Worker(job, "w", event))
+        heard.worker.start(None)
+        return heard
+
+    return begin
+
+
+@pytest.fixture
+def long_row(tmp_path: Path, marks: Path) -> PendingRow:
+    """A row of eight steps that waits after the fifth for a file named `go`."""
+    return row("x", f"mark:{marks} at:{STOP} wait:{tmp_path}/go", num_inference_steps=STEPS)
+
+
+def scratch_of(tmp_path: Path) -> list[Path]:
+    # What a process was writing when it was killed stays under a hidden name, as everywhere.
+    return sorted((tmp_path / "out" / "scratch").glob("[!.]*"))
+
+
+def saved_step(file: Path, of: PendingRow) -> int:
+    return unpack(file.read_bytes(), IDENTITY.fingerprint(of.request, {})).step
+
+
+def begin_and_stop(start: Callable[..., Heard], long_row: PendingRow, marks: Path) -> None:
+    """Render a row up to the step at which it waits, stop at once, and forget the marks."""
+    heard = start(100)
+    heard.worker.submit([long_row])
+    wait_until(lambda: steps_in(marks) == [list(range(1, STOP + 1))])
+    heard.worker.stop(now=True)
+    heard.until("stopped")
+    assert heard.of("done") == []
+    for mark in marks.iterdir():
+        mark.unlink()
+
+
+def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (file,) = scratch_of(tmp_path)
+    assert saved_step(file, long_row) == STOP
+    events: list[WorkerEvent] = []
+    heard = start(100, events.append)
+    heard.worker.submit([long_row])
+    heard.until("done", "failed")
+    finish(heard)
+    assert steps_in(marks) == [[6, 7, 8]]
+    assert [(event.row, event.step) for event in events if event.what == "resumed"] == [("x", STOP)]
+    (entry,) = heard.entries()
+    (tmp_path / "go").touch()
+    whole = FakePipeline(FakeMesh()).render(long_row.request)
+    np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))
+    assert scratch_of(tmp_path) == []
+
+
+def test_a_gang_goes_on_with_what_one_worker_saved(
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (leader, _), followers = start_gang(tmp_path / "out", 2, checkpoint_every=100)
+    leader.worker.submit([long_row])
+    leader.until("done", "failed", "broken")
+    finish(leader)
+    assert [steps_in(marks, rank) for rank in (0, 1)] == [[[6, 7, 8]]] * 2
+    (announced,) = followers.announced
+    assert announced.state is not None
+    assert announced.state.step == STOP
+    assert scratch_of(tmp_path) == []
+
+
+def test_a_row_that_is_to_begin_afresh_does(
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (tmp_path / "go").touch()
+    heard = start(100)
+    heard.worker.submit([dataclasses.replace(long_row, restart=True)])
+    heard.until("done", "failed")
+    finish(heard)
+    assert steps_in(marks) == [list(range(1, STEPS + 1))]
+    assert scratch_of(tmp_path) == []
+
+
+def test_what_was_saved_of_another_row_is_not_gone_on_from(
+    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+) -> None:
+    begin_and_stop(start, long_row, marks)
+    (tmp_path / "go").touch()
+    other = dataclasses.replace(long_row, request=dataclasses.replace(long_row.request, seed=8))
+    events: list[WorkerEvent] = []
+    heard = start(100, events.append)
+    heard.worker.submit([other])
+    heard.until("done", "failed")
+    finish(heard)
+    assert steps_in(marks) == [list(range(1, STEPS + 1))]
+    (event,) = [event for event in events if event.what == "resumed"]
+    assert "is of another fingerprint" in event.message
+    assert scratch_of(tmp_path) == []
+
+
+def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
+    start: Callable[..., Heard],
+    long_row: PendingRow,
+    marks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[int] = []
+    keep = ResumeStates.keep
+
+    def remember(files: ResumeStates, saved: SavedState) -> None:
+        assert saved.state is not None
+        kept.append(saved.state.step)
+        keep(files, saved)
+
+    monkeypatch.setattr(ResumeStates, "keep", remember)
+    heard = start(100)
+    heard.worker.submit([long_row])
+    wait_until(lambda: STOP in steps_in(marks)[-1] if steps_in(marks) else False)
+    assert scratch_of(tmp_path) == []
+    heard.worker.save()
+    wait_until(lambda: scratch_of(tmp_path))
+    assert kept == [STOP]
+    (tmp_path / "go").touch()
+    heard.until("done", "failed")
+    finish(heard)
+    # A newer one replaces one that waits.
+    assert kept == sorted(kept)
+    assert kept[-1] == STEPS
+    assert scratch_of(tmp_path) == []
+
+
+def test_storage_that_is_slow_does_not_hold_up_the_steps(
+    start: Callable[..., Heard],
+    long_row: PendingRow,
+    marks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits to be saved is replaced by what is newer."""
+    written: list[int] = []
+    go_on = threading.Event()
+    write = Storage.write_bytes
+
+    def slow(storage: Storage, path: str, data: bytes) -> None:
+        if path.startswith("scratch/"):
+            written.append(unpack(data, IDENTITY.fingerprint(long_row.request, {})).step)
+            go_on.wait(PATIENCE)
+        write(storage, path, data)
+
+    monkeypatch.setattr(Storage, "write_bytes", slow)
+    (tmp_path / "go").touch()
+    heard = start(1)
+    heard.worker.submit([long_row])
+    heard.until("rendered")
+    assert steps_in(marks) == [list(range(1, STEPS + 1))]
+    go_on.set()
+    heard.until("done", "failed")
+    finish(heard)
+    assert len(written) <= 2
+    assert written[-1] == STEPS
+    assert scratch_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_row_that_cannot_be_saved_is_rendered(
+    start: Callable[..., Heard], long_row: PendingRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Storage.write_bytes
+
+    def refuse(storage: Storage, path: str, data: bytes) -> None:
+        if path.startswith("scratch/"):
+            raise StorageError("503 slow down")
+        write(storage, path, data)
+
+    monkeypatch.setattr(Storage, "write_bytes", refuse)
+    (tmp_path / "go").touch()
+    heard = start(1)
+    heard.worker.submit([long_row])
+    heard.until("done", "failed")
+    finish(heard)
+    assert heard.of("done") == ["x"]
+
+
+@pytest.mark.parametrize(("checkpoint_every", "asked"), [(None, []), (100, ["read_bytes"])])
+def test_what_it_asks_of_the_storage(
+    start: Callable[..., Heard],
+    long_row: PendingRow,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_every: int | None,
+    asked: list[str],
+) -> None:
+    """Without saving nothing; with it one look a video, where nothing was or is saved."""
+    found: list[str] = []
+
+    def watch(method: str) -> None:
+        real = getattr(Storage, method)
+
+        def watched(storage: Storage, path: str = "", *args: Any) -> Any:
+            if path.startswith("scratch"):
+                found.append(method)
+            return real(storage, path, *args)
+
+        monkeypatch.setattr(Storage, method, watched)
+
+    for method in ("read_bytes", "write_bytes", "delete", "list", "exists"):
+        watch(method)
+    (tmp_path / "go").touch()
+    heard = start(checkpoint_every)
+    heard.worker.submit([long_row])
+    heard.until("rendered")
+    if checkpoint_every is None:
+        heard.worker.save()
+    heard.until("done", "failed")
+    finish(heard)
+    assert found == asked
+
+
+def test_steps_of_ranks_that_were_out_of_step_are_not_gone_on_from(tmp_path: Path) -> None:
+    (leader, _), _ = start_gang(tmp_path / "out", 2, checkpoint_every=1)
+    # What waited to be written when the gang broke might be dropped for that alone.
+    leader.worker.submit([row("x", f"uncounted@1: at:1 wait:{tmp_path}/out/scratch/x.state")])
+    leader.until("stopped")
+    assert (tmp_path / "out" / "scratch").exists()
+    assert scratch_of(tmp_path) == []
+
+
+# --- gangs and runs on a local Ray -----------------------------------------------------------------------
+
+
+def run(spec: RunSpec) -> driver.RunResult:
+    return driver.render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("fault", "ranks", "went_on"),
+    [
+        # A process that is killed leaves what was saved: every third step.
+        ("die-once@0", 1, 4),
+        # A leader whose follower dies saves what it has.
+        ("die-once@1", 2, STOP + 1),
+    ],
+)
+def test_a_lost_gangs_row_is_gone_on_with_by_another(
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    tmp_path: Path,
+    marks: Path,
+    fault: str,
+    ranks: int,
+    went_on: int,
+) -> None:
+    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state {fault}:{tmp_path}/happened"
+    spec = make_spec(
+        make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS, "seed": 7}),
+        topology__replicas=1,
+        topology__ulysses=ranks,
+        output__checkpoint_every=3,
+    )
+    result = run(spec)
+    assert (result.done, result.failed) == (1, 0)
+    expected = [list(range(1, STOP + 1)), list(range(went_on, STEPS + 1))]
+    assert [steps_in(marks, rank) for rank in range(ranks)] == [expected] * ranks
+    (entry,) = entries(tmp_path / "out")
+    same = row("x", num_inference_steps=STEPS, width=16, num_frames=2)
+    whole = FakePipeline(FakeMesh()).render(same.request)
+    np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))
+    assert scratch_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_row_that_two_gangs_died_with_begins_at_its_first_step(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
+) -> None:
+    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die:"
+    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
+    result = run(make_spec(manifest, topology__replicas=1, output__checkpoint_every=3))
+    assert (result.done, result.failed) == (0, 1)
+    assert steps_in(marks) == [[1, 2, 3, 4, 5], [4, 5], [1, 2, 3, 4, 5]]
+    assert scratch_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_row_that_is_given_up_leaves_nothing_and_begins_at_its_first_step_in_the_next_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
+) -> None:
+    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die-once:{tmp_path}/happened"
+    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
+    once = make_spec(manifest, topology__replicas=1, output__checkpoint_every=3, faults__max_attempts=1)
+    result = run(once)
+    assert (result.done, result.failed) == (0, 1)
+    assert result.failures[0].startswith("x: WorkerDied: 1 worker died with this row")
+    assert scratch_of(tmp_path) == []
+    assert run(once).exit_status == 0
+    assert steps_in(marks) == [list(range(1, STOP + 1)), list(range(1, STEPS + 1))]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_goes_on_where_the_one_before_was_stopped(
+    make_spec: MakeSpec,
+    make_manifest: MakeManifest,
+    tmp_path: Path,
+    marks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And when nothing is left to be rendered, nothing is left of what was saved."""
+    waits, saved = tmp_path / "waits", tmp_path / "out" / "scratch" / "x.state"
+
+    class Preempted(Interrupts):
+        preempted = property(lambda _: waits.exists(), lambda *_: None)
+        # The grace ends when the row is saved.
+        level = property(lambda _: 2 if saved.exists() else 1 if waits.exists() else 0, lambda *_: None)
+
+    prompt = f"mark:{marks} at:{STOP} touch:{waits} wait:{tmp_path}/never"
+    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
+    spec = make_spec(manifest, topology__replicas=1, output__checkpoint_every=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "Interrupts", Preempted)
+        stopped = run(spec)
+    assert (stopped.done, stopped.exit_status) == (0, 130)
+    assert scratch_of(tmp_path) == [saved]
+    # Of a row whose worker was killed between the entry and this.
+    (tmp_path / "out" / "scratch" / "y.state").touch()
+    assert run(spec).exit_status == 0
+    assert steps_in(marks) == [[1, 2, 3, 4, 5], [6, 7, 8]]
+    assert scratch_of(tmp_path) == []
+    (tmp_path / "out" / "scratch" / "z.state").touch()
+    assert "nothing to render" in run(spec).message
+    assert scratch_of(tmp_path) == []

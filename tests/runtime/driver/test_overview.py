@@ -1,0 +1,183 @@
+"""What is to be seen of a run from outside while it runs: its status and Ray's metrics."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.fake_engine import FAKE_ENGINE
+from vidgen_dist.errors import Refused
+from vidgen_dist.maintenance.status import read_status
+from vidgen_dist.observability import stragglers
+from vidgen_dist.observability.progress import RunProgress
+from vidgen_dist.output.lease import Holder, acquire
+from vidgen_dist.output.ledger_entries import latest_entries
+from vidgen_dist.output.status_file import FILE, RunStatus, read_status_file
+from vidgen_dist.runtime.driver import overview
+from vidgen_dist.runtime.driver.overview import Overview
+from vidgen_dist.runtime.driver.render import RunResult, render
+from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage.folder import open_storage
+
+MakeSpec = Callable[..., RunSpec]
+MakeManifest = Callable[..., str]
+
+PATIENCE = 120.0
+
+
+def run(spec: RunSpec) -> RunResult:
+    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+
+
+def status_of(output: Path) -> RunStatus:
+    found = read_status_file(open_storage(output))
+    assert found is not None
+    return found
+
+
+def wait_for(what: Callable[[], Any], *, every: float = 0.05) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(every)
+    return found
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_says_how_it_stands(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(stragglers, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(stragglers, "ENOUGH", 2)
+    monkeypatch.setattr("vidgen_dist.output.status_file.LOCAL_SECONDS", 0.0)
+    output, go = tmp_path / "out", tmp_path / "go"
+    prompts = ["one", "two", "raise:oops", f"wait:{go}", f"wait:{go}"]
+    spec = make_spec(make_manifest(*prompts), topology__shard_size=1)
+
+    def at_last() -> RunStatus | None:
+        assert not running.done()
+        found = read_status_file(open_storage(output))
+        slow = found and {slow.row for slow in found.slow_rows} == {"d", "e"}
+        # Of a failed row, the next one may be heard of first.
+        return found if slow and found.failed else None
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, spec)
+        try:
+            found = wait_for(at_last)
+            asked = read_status(str(output))
+        finally:
+            go.touch()
+        result = running.result(PATIENCE)
+    assert (found.state, found.total, found.done, found.failed, found.pending) == ("running", 5, 2, 1, 2)
+    assert {gang.row for gang in found.gangs} == {"d", "e"}
+    assert all(slow.seconds > 2 * slow.usual_seconds > 0 for slow in found.slow_rows)
+    assert found.failures == {"RuntimeError": 1}
+    assert {gang.state for gang in found.gangs} == {"rendering"}
+    assert {gang.replica for gang in found.gangs} == {0, 1}
+    assert all(gang.since is not None and gang.since <= found.updated for gang in found.gangs)
+    assert (asked["done"], asked["pending"], asked["run"]["live"]) == (2, 2, True)
+    last = status_of(output)
+    assert (last.run, last.state, last.done, last.pending, last.gangs) == (found.run, "finished", 4, 0, ())
+    assert result.exit_status == 1
+    asked = read_status(str(output))
+    assert (asked["done"], asked["failed"], asked["run"]["live"]) == (4, 1, False)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_how_a_run_ended(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        run(make_spec(make_manifest("x"), model__id="refused-by-workers"))
+    last = status_of(tmp_path / "out")
+    assert (last.state, last.pending) == ("stopped", 1)
+    assert "transformer.weight: missing" in last.message
+
+
+def test_the_status_of_a_run_that_took_over_is_left_alone(tmp_path: Path) -> None:
+    output = open_storage(tmp_path)
+    progress = RunProgress(Console(file=io.StringIO()), total=8, done=2)
+    with acquire(output, "mine", say=print, interval=60.0) as lease:
+        with Overview(output, lease, "m", progress) as kept:
+            kept.refresh([])
+            kept.end("finished", "")
+        assert status_of(tmp_path).run == "mine"
+        (tmp_path / FILE).unlink()
+        lease.lost = Holder("usurper", "then", "later")
+        with Overview(output, lease, "m", progress) as kept:
+            kept.refresh([])
+            kept.end("stopped", "another run took over")
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_prometheus_and_rays_dashboard_get(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, s3_bucket: str
+) -> None:
+    import ray
+
+    output = open_storage(f"s3://{s3_bucket}/out")
+    model = f"org/{s3_bucket}"
+    go = tmp_path / "go"
+    prompts = ["one", "two", "raise:oops", f"wait:{go}"]
+    spec = make_spec(
+        make_manifest(*prompts),
+        model__id=model,
+        output__uri=output.root,
+        topology__replicas=1,
+        topology__shard_size=1,
+    )
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def scraped() -> dict[tuple[str, ...], float]:
+        """Name and the labels that are ours, of this test's model -> value."""
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            text = answer.read().decode()
+        found = {}
+        for name, labels, value in re.findall(r"^ray_(vidgen_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+            of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            if of["model"] == model and "le" not in of:
+                key = (name, *(of[label] for label in ("replica", "stage", "error") if label in of))
+                found[key] = float(value)
+        return found
+
+    def at_last() -> dict[tuple[str, ...], float] | None:
+        found = scraped()
+        done = found.get(("vidgen_videos_total", "0")) == 2 and found.get(
+            ("vidgen_failures_total", "0", "RuntimeError")
+        )
+        return found if done and found.get(("vidgen_rows_pending",)) == 1 else None
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, spec)
+        try:
+            # Each look makes Ray's agent write all of its metrics; it hears of new ones every 10 s.
+            found = wait_for(at_last, every=0.5)
+        finally:
+            go.touch()
+        running.result(PATIENCE)
+    written = [entry for row_id, entry in latest_entries(output).items() if row_id in "ab"]
+    assert found["vidgen_failures_total", "0", "RuntimeError"] == 1
+    assert found["vidgen_frames_total", "0"] == sum(entry["frames"] for entry in written)
+    assert found["vidgen_written_bytes_total", "0"] == sum(entry["bytes"] for entry in written)
+    for stage in ("denoise", "write"):
+        seconds = sum(entry[f"seconds_{stage}"] for entry in written)
+        assert found["vidgen_busy_seconds_total", "0", stage] == pytest.approx(seconds, rel=1e-4)
+        assert found["vidgen_stage_seconds_count", "0", stage] == 2
+    assert found["vidgen_gangs",] == found["vidgen_gangs_ready",] == 1
+    assert found["vidgen_stragglers",] == 0
+    # Nothing is appended to on an object store: the log is among Ray's.
+    assert not [name for name in output.list() if name.startswith("logs/")]
+    context = ray.get_runtime_context()
+    logs = Path(context.get_temp_dir(), context.get_session_name(), "logs")
+    assert '"committed"' in (logs / f"vidgen-{written[0]['worker']}.jsonl").read_text()

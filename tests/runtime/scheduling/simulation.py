@@ -1,0 +1,366 @@
+"""Gangs that only take time, and time that only the simulation moves: what a crew hires without Ray.
+
+The crew is the real one. Its gangs are of one rank, and do as workers do as far as the crew can tell: they
+render a row after the other, keep what is rendered until it is stored, answer when asked for news, give rows
+back, stop, and die. What would be a fault of the crew raises AssertionError: a row that is on two gangs, or
+entered twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tests.fake_engine import resolved
+from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.runtime.interrupts import Interrupts
+from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
+from vidgen_dist.runtime.scheduling.gang import Answer, CallFailure, Gang, Member
+from vidgen_dist.runtime.scheduling.supervisor import Supervisor
+from vidgen_dist.runtime.watchdog import LIMITS
+from vidgen_dist.runtime.worker.actor import Placement
+from vidgen_dist.spec import TopologyOptions
+
+NEVER = float("inf")
+
+
+def rows(count: int) -> list[PendingRow]:
+    """Rows named "0", "1", …"""
+    return [PendingRow(resolved(id=f"{i}")) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How simulated gangs behave. All seconds are of simulated time.
+
+    Args:
+        render: Id of a row, number of a replica -> seconds that it takes.
+        life: Name of a gang -> seconds from its first row until it dies.
+        killers: Ids of rows that kill whoever begins them.
+        load: Seconds until a model is loaded.
+        write: Seconds until a rendered row is stored.
+        latency: Seconds that a message is under way.
+        call: Seconds that the driver spends on sending or receiving a message.
+        charged: Whether the crew's own processor time passes on the simulated clock.
+    """
+
+    render: Callable[[str, int], float]
+    life: Callable[[str], float] = lambda _: NEVER
+    killers: frozenset[str] = frozenset()
+    load: float = 60.0
+    write: float = 2.0
+    latency: float = 0.002
+    call: float = 0.0
+    charged: bool = False
+
+
+@dataclass(eq=False)
+class Actor:
+    """A simulated worker.
+
+    Args:
+        gang: Name of its gang.
+        replica: Which replica it stands for.
+        node: Where it is; empty while it waits for a place.
+        ready_at: When its model was loaded; None before.
+        ended_at: When it died or was killed; None before.
+        held: Ids of the rows that it was given and that are not done, in the order of rendering.
+        waiting: Of them those that are not begun.
+        rendering: The one in the model, since when.
+        busy: Seconds of rendering, by rows as (begin, end).
+        events: What it has to say.
+        asked: When it was asked for news and has not answered; None if it was not.
+    """
+
+    gang: str
+    replica: int
+    node: str = ""
+    ready_at: float | None = None
+    ended_at: float | None = None
+    held: dict[str, PendingRow] = field(default_factory=dict)
+    waiting: deque[str] = field(default_factory=deque)
+    rendering: tuple[str, float] | None = None
+    busy: list[tuple[float, float]] = field(default_factory=list)
+    events: list[WorkerMessage] = field(default_factory=list)
+    asked: float | None = None
+    stopping: bool = False
+
+
+class Simulation:
+    """Stands for `Launcher`.
+
+    Args:
+        habits: How gangs behave.
+        nodes: Name -> how many gangs have room there.
+    """
+
+    def __init__(self, habits: Habits, nodes: Mapping[str, int]) -> None:
+        self.habits = habits
+        self.now = 0.0
+        self.actors: list[Actor] = []
+        self.done_at: dict[str, float] = {}
+        self.given_up: dict[str, str] = {}
+        self.driver_seconds = 0.0
+        self.messages = 0
+        self._room = dict(nodes)
+        self._members: dict[Actor, Member] = {}
+        self._holder: dict[str, Actor] = {}
+        self._said: list[tuple[Member, Answer]] = []
+        self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
+        self._numbers = itertools.count()
+        self._crew_since = time.process_time()
+
+    # What a crew asks of a Hiring
+
+    def clock(self) -> float:
+        return self.now + (time.process_time() - self._crew_since if self.habits.charged else 0.0)
+
+    def launch(self, replica: int, name: str) -> Gang:
+        actor = Actor(name, replica)
+        member = Member(actor, self._post)
+        self.actors.append(actor)
+        self._members[actor] = member
+        self._find_places(self.clock())
+        return Gang(replica, name, [member], self.clock())
+
+    def terminate(self, gang: Gang) -> None:
+        for member in gang.members:
+            self.at(self.clock() + self.habits.latency, lambda at, actor=member.actor: self._end(actor, at))
+
+    def placed(self, _gang: Gang, member: Member, place: Placement, _others: Iterable[Gang]) -> None:
+        member.place = place
+        member.order("start")
+
+    def left(self, gang: Gang) -> bool:
+        return any(member.actor.node and member.actor.node not in self._room for member in gang.members)
+
+    def needs(self, gangs: int) -> str:
+        return f"{gangs} places"
+
+    def there(self) -> str:
+        return f"{sum(self._room.values())} more"
+
+    def hear(self, seconds: float) -> list[tuple[Member, Answer]]:
+        spent = time.process_time() - self._crew_since
+        self.driver_seconds += spent
+        if self.habits.charged:
+            self.now += spent
+        until = self.now + seconds
+        while self._agenda and self._agenda[0][0] <= (self.now if self._said else until):
+            at, _, act = heapq.heappop(self._agenda)
+            self.now = max(self.now, at)
+            act(at)
+        if not self._said:
+            self.now = until
+        said, self._said = self._said, []
+        self.messages += len(said)
+        self.now += self.habits.call * len(said)
+        self._crew_since = time.process_time()
+        return said
+
+    # What happens of itself
+
+    def at(self, when: float, act: Callable[[float], None]) -> None:
+        """Let something happen, which is told when it is."""
+        heapq.heappush(self._agenda, (when, next(self._numbers), act))
+
+    def join(self, node: str, room: int) -> None:
+        """A node joins the cluster."""
+        self._room[node] = room
+        self._find_places(self.now)
+
+    def leave(self, node: str) -> None:
+        """A node is gone, with all that is on it."""
+        del self._room[node]
+        for actor in [actor for actor in self.actors if actor.node == node]:
+            self._end(actor, self.now)
+
+    def on(self, node: str) -> list[Actor]:
+        """Whoever is or was there."""
+        return [actor for actor in self.actors if actor.node == node]
+
+    # Workers
+
+    def _find_places(self, at: float) -> None:
+        for actor in self.actors:
+            free = next((node for node, room in self._room.items() if room), None)
+            if free is None:
+                return
+            if not actor.node and actor.ended_at is None:
+                self._room[free] -= 1
+                actor.node = free
+                self._answer(actor, at, Placement(free, "10.0.0.1", (), ()))
+
+    def _post(self, member: Member, method: str, *arguments: object) -> None:
+        actor: Actor = member.actor
+        self.messages += 1
+        self.now += self.habits.call
+        heard = self.clock() + self.habits.latency
+
+        def hear(at: float) -> None:
+            if actor.ended_at is not None:
+                self._answer(actor, at, CallFailure("it is dead", dead=True))
+            else:
+                getattr(self, f"_{method}")(actor, at, *arguments)
+
+        self.at(heard, hear)
+
+    def _answer(self, actor: Actor, at: float, answer: Answer) -> None:
+        member = self._members[actor]
+        self.at(at + self.habits.latency, lambda _: self._said.append((member, answer)))
+
+    def _say(self, actor: Actor, at: float, *events: WorkerMessage) -> None:
+        actor.events += events
+        if actor.asked is not None and actor.events:
+            said, actor.events, actor.asked = tuple(actor.events), [], None
+            self._answer(actor, at, WorkerReport(said, {}))
+
+    def _start(self, actor: Actor, at: float) -> None:
+        def load(at: float) -> None:
+            if actor.ended_at is None:
+                actor.ready_at = at
+                self._say(actor, at, WorkerMessage("ready"))
+                self.at(at + self.habits.life(actor.gang), lambda at: self._end(actor, at))
+
+        self.at(at + self.habits.load, load)
+
+    def _poll(self, actor: Actor, at: float, seconds: float) -> None:
+        actor.asked = at
+        self._say(actor, at)
+
+        def give_up(until: float) -> None:
+            if actor.asked == at and actor.ended_at is None:
+                actor.asked = None
+                self._answer(actor, until, WorkerReport((), {}))
+
+        if actor.asked is not None:
+            self.at(at + seconds, give_up)
+
+    def _submit(self, actor: Actor, at: float, shard: list[PendingRow]) -> None:
+        for row in shard:
+            assert row.id not in self._holder, f"{row.id} is on two gangs"
+            assert row.id not in self.done_at, f"{row.id} is done and goes out again"
+            self._holder[row.id] = actor
+            actor.held[row.id] = row
+            actor.waiting.append(row.id)
+        self._begin(actor, at)
+
+    def _begin(self, actor: Actor, at: float) -> None:
+        if actor.stopping and actor.rendering is None:
+            if all(row_id in actor.waiting for row_id in actor.held):
+                self._say(actor, at, WorkerMessage("stopped"))
+            return
+        if actor.rendering is not None or not actor.waiting:
+            return
+        row_id = actor.waiting.popleft()
+        actor.rendering = row_id, at
+        self._say(actor, at, WorkerMessage("started", row_id))
+        if row_id in self.habits.killers:
+            self._end(actor, at)
+            return
+        seconds = self.habits.render(row_id, actor.replica)
+        self.at(at + seconds, lambda at: self._rendered(actor, at, row_id))
+
+    def _rendered(self, actor: Actor, at: float, row_id: str) -> None:
+        if actor.ended_at is not None or actor.rendering is None or actor.rendering[0] != row_id:
+            return
+        actor.busy.append((actor.rendering[1], at))
+        actor.rendering = None
+        self._say(actor, at, WorkerMessage("rendered", row_id))
+        self.at(at + self.habits.write, lambda at: self._written(actor, at, row_id))
+        self._begin(actor, at)
+
+    def _written(self, actor: Actor, at: float, row_id: str) -> None:
+        if actor.ended_at is not None:
+            return
+        del actor.held[row_id]
+        del self._holder[row_id]
+        self._say(actor, at, WorkerMessage("done", row_id))
+        self._begin(actor, at)
+
+    def _give_back(self, actor: Actor, at: float, count: int) -> None:
+        back = [actor.waiting.pop() for _ in range(min(count, len(actor.waiting)))]
+        for row_id in back:
+            del actor.held[row_id]
+            del self._holder[row_id]
+        self._say(actor, at, *(WorkerMessage("returned", row_id) for row_id in back))
+
+    def _stop(self, actor: Actor, at: float, now: bool) -> None:
+        actor.stopping = True
+        if now and actor.rendering is not None:
+            actor.held.pop(actor.rendering[0])
+            self._holder.pop(actor.rendering[0])
+            actor.rendering = None
+        self._begin(actor, at)
+
+    def _end(self, actor: Actor, at: float) -> None:
+        """It dies, or is killed; its place is free."""
+        if actor.ended_at is not None:
+            return
+        actor.ended_at = at
+        if actor.rendering is not None:
+            actor.busy.append((actor.rendering[1], at))
+        for row_id in actor.held:
+            self._holder.pop(row_id, None)
+        if actor.asked is not None:
+            self._answer(actor, at, CallFailure("it died", dead=True))
+        if actor.node in self._room:
+            self._room[actor.node] += 1
+            self._find_places(at)
+
+    # A run
+
+    def supervisor(
+        self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size
+    ) -> Supervisor:
+        """A crew of these gangs, for rows named "0", "1", …"""
+
+        def enter(event: WorkerMessage) -> None:
+            assert event.id is not None
+            assert event.id not in self.done_at, f"{event.id} is entered twice"
+            assert event.id not in self.given_up
+            self.done_at[event.id] = self.clock()
+
+        def give_up(row: PendingRow, error: str, message: str) -> None:
+            assert row.id not in self.done_at
+            assert row.id not in self.given_up
+            self.given_up[row.id] = f"{error}: {message}"
+
+        return Supervisor(
+            launcher=self,
+            replicas=replicas,
+            run="run",
+            rows=iter(rows(count)),
+            pending=count,
+            shard_size=shard_size,
+            max_attempts=3,
+            limits=LIMITS["ascend"],
+            on_news=lambda _gang, _event: None,
+            on_loss=lambda _gang, _why: None,
+            on_result=enter,
+            give_up=give_up,
+            stuck=lambda: "",
+            interrupts=Interrupts(),
+            tick=lambda _ready, _waiting: None,
+        )
+
+    def busy_share(self, share: float = 0.99) -> float:
+        """Seconds in which gangs rendered, of those in which they were loaded, until so many are done."""
+        until = sorted(self.done_at.values())[int(len(self.done_at) * share) - 1]
+        busy = there = 0.0
+        for actor in self.actors:
+            if actor.ready_at is not None:
+                there += max(0.0, min(until, actor.ended_at or until) - actor.ready_at)
+                busy += sum(max(0.0, min(until, end) - begin) for begin, end in actor.busy)
+                if actor.rendering is not None and actor.ended_at is None:
+                    busy += max(0.0, until - actor.rendering[1])
+        return busy / there
+
+    def tail(self, share: float = 0.99) -> float:
+        """Seconds from when so many rows are done until all are."""
+        ended = sorted(self.done_at.values())
+        return ended[-1] - ended[int(len(ended) * share) - 1]
