@@ -61,9 +61,7 @@ def parse_seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     if match is None:
-        raise ValueError(
-            f"{text!r} is not allowed; it should be a duration with a unit, such as 30s or 10m"
-        )
+        raise ValueError(f"{text!r} is not allowed; it should be a duration with a unit, such as 30s or 10m")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
