@@ -160,7 +160,7 @@ class FakeMesh:
         self.links.exchange(sends, list(zip(others, map(memoryview, got), strict=True))).wait()
 
 
-class FakeSeat:
+class FakeRendezvous:
     def __init__(self, host: str) -> None:
         self._listener = Listener(host)
         self.address = self._listener.address
@@ -170,8 +170,8 @@ class FakeSeat:
         return FakeMesh(rank, degrees.size, self._listener.connect(addresses, rank, timeout))
 
 
-def open_seat(_device: str, _threads: int | None, host: str) -> FakeSeat:
-    return FakeSeat(host)
+def open_rendezvous(_device: str, _threads: int | None, host: str) -> FakeRendezvous:
+    return FakeRendezvous(host)
 
 
 def load(model: ModelOptions, _device: str, _threads: int | None, mesh: FakeMesh | None) -> FakePipeline:
@@ -305,7 +305,7 @@ def _count(file: Path) -> int:
     """Lines of a file after one more was added."""
     with file.open("a+") as lines:
         lines.write("x\n")
-        lines.mark_maybe_stored(0)
+        lines.seek(0)
         return len(lines.readlines())
 
 

@@ -1,9 +1,9 @@
 """What renders: the seam between the runtime and the models.
 
-An engine is a module with six functions. The driver, which must not load the model, calls `open_model`, then
-`check_models`, then `choose_gangs` or `check_memory`; a worker calls `load` once, and before it `open_seat`
-if it is a rank of a gang. This one is the engine; tests bring a fast one of their own. `check_tokenizers` is
-for what is checked without a run.
+An engine is a module with the six functions of `Engine`. The driver, which must not load the model, calls
+`open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, and
+before it `open_rendezvous` if it is a rank of a gang. This module is the engine of the models; tests have a
+fast one of their own. `check_tokenizers` is for what is checked without a run.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import importlib
 import logging
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vidgen_dist.families import checkpoints
 from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
+from vidgen_dist.families.common.rendering import OnProgress, OnState, Rendering, ResumeState
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_in_process
+from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import ModelOptions, RunSpec
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.digests import digest_of
@@ -75,9 +76,41 @@ class OpenedModel:
         }
 
 
-def get_engine(name: str) -> ModuleType:
+class Pipeline(Protocol):
+    """A loaded model, as a worker calls it; `families.common.pipeline` says what each argument is."""
+
+    def render(
+        self,
+        request: ResolvedRequest,
+        /,
+        on_progress: OnProgress | None = None,
+        *,
+        resume: ResumeState | None = None,
+        on_state: OnState | None = None,
+    ) -> Rendering: ...
+
+
+class Engine(Protocol):
+    """What the runtime calls of an engine; the functions of this module say what each does."""
+
+    def open_model(self, model: ModelOptions, device: str, ring: int = 1, /) -> OpenedModel: ...
+
+    def check_models(self, model: ModelOptions, /) -> None: ...
+
+    def choose_gangs(self, spec: RunSpec, device: str, npus: int, rows: int, /) -> tuple[int, Degrees]: ...
+
+    def check_memory(self, spec: RunSpec, device: str, npus: int, /) -> None: ...
+
+    def open_rendezvous(self, device: str, threads: int | None, host: str, /) -> Rendezvous: ...
+
+    def load(
+        self, model: ModelOptions, device: str, threads: int | None, mesh: Mesh | None, /
+    ) -> Pipeline: ...
+
+
+def get_engine(name: str) -> Engine:
     """The engine of that module name."""
-    return importlib.import_module(name)
+    return cast(Engine, importlib.import_module(name))
 
 
 def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
@@ -183,7 +216,7 @@ def _open_configs(model: ModelOptions) -> Checkpoint:
     return open_model_checkpoint(model, weights=False)
 
 
-def open_seat(device: str, threads: int | None, host: str) -> Rendezvous:
+def open_rendezvous(device: str, threads: int | None, host: str) -> Rendezvous:
     """Make this process ready to be a rank of a gang, for its life.
 
     Args:
@@ -214,3 +247,10 @@ def load(model: ModelOptions, device: str, threads: int | None, mesh: Mesh | Non
 
     nn.set_device(device, threads)
     return load_model(model, mesh)
+
+
+if TYPE_CHECKING:
+    # mypy sees here that this module is an engine.
+    from vidgen_dist import engine as this_module
+
+    _: Engine = this_module

@@ -153,8 +153,8 @@ class Instant(WorkerActor):
             self._say(WorkerMessage("done", row.id, entry=entry))
 
 
-class InstantHiring(Launcher):
-    """Hires `Instant`, and counts messages."""
+class InstantLauncher(Launcher):
+    """Launches `Instant`, and counts messages."""
 
     def __init__(self, job: Job, replicas: int) -> None:
         super().__init__(job, replicas)
@@ -184,7 +184,7 @@ def over_ray(gangs: int, count: int, shard_size: int) -> Pace:
             identity,
             pa.schema([]),
         )
-        launcher = InstantHiring(job, gangs)
+        launcher = InstantLauncher(job, gangs)
         go = Path(output) / "go"
         done: list[WorkerMessage] = []
         taken: list[Pace] = []

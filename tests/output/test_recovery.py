@@ -313,8 +313,8 @@ def test_where_the_storage_does_not_say_it_is_rendered(
         raise StorageError("503 slow down")
 
     monkeypatch.setattr(recovery, "fetch_video", refuse)
-    events, events = worked(job(str(tmp_path / "out"), "mp4"), row())
-    assert (events[-1].kind, events[-1].recovered) == ("done", False)
+    messages, events = worked(job(str(tmp_path / "out"), "mp4"), row())
+    assert (messages[-1].kind, messages[-1].recovered) == ("done", False)
     assert [event.message for event in events if event.what == "adopted"] == ["503 slow down"]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,9 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
 from vidgen_dist.observability import progress
 from vidgen_dist.preflight.plan import make_plan
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
-from vidgen_dist.runtime.scheduling import supervisor as supervisor
+from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue
 from vidgen_dist.spec import RunSpec
 
@@ -71,8 +73,10 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def run(spec: RunSpec, console: Console | None = None) -> RunResult:
-    return render(spec, console or Console(file=io.StringIO()), engine=FAKE_ENGINE)
+def run(spec: RunSpec, console: Console | None = None, **policy: Any) -> RunResult:
+    """Render with the fake engine; `policy` are fields of the supervisor's."""
+    policies = RunPolicies(supervisor=SupervisorPolicy(**policy))
+    return render(spec, console or Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
 
 
 def folder(path: Path) -> Path:
@@ -148,11 +152,9 @@ def started_by_rank(logs: Path, worker: str) -> dict[int, list[str]]:
 
 
 def test_a_gang_that_loses_a_member_is_replaced(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     """One fault after the other, each in the gang that replaces the last one, with a good row in between."""
-    monkeypatch.setattr(supervisor, "POLL_SECONDS", 1.0)
-    monkeypatch.setattr(supervisor, "BLAME_SECONDS", 0.2)
     faults = ["die-once@1", "die-once@0", "raise-once@0", "hang-once@0", "stop-once@1"]
     orders = ["", "", *(order for fault in faults for order in ("", f"{fault}:{tmp_path}/{fault}"))]
     struck = {f"{i:02d}": order for i, order in enumerate(orders) if order}
@@ -164,7 +166,7 @@ def test_a_gang_that_loses_a_member_is_replaced(
         topology__ulysses=2,
         topology__watchdog={"encode": 3, "denoise": 3},
     )
-    result = run(spec)
+    result = run(spec, poll_seconds=1.0, blame_seconds=0.2)
     assert (result.done, result.failed, result.exit_status) == (len(orders), 0, 0)
     done = entries(tmp_path / "out")
     assert sorted((entry["id"], entry["status"]) for entry in done) == [(i, "done") for i in signs]
@@ -191,8 +193,6 @@ def test_a_gang_whose_leader_freezes_holds_nobody_up(
     Ray says that a worker is dead before its process is, which may still be storing the video: its row goes
     back when it is gone.
     """
-    monkeypatch.setattr(supervisor, "POLL_SECONDS", 1.0)
-    monkeypatch.setattr(supervisor, "LAST_WORDS_SECONDS", 1.0)
     struck, signs, happened = folder(tmp_path / "struck"), folder(tmp_path / "signs"), tmp_path / "happened"
     back, put_back = [], RowQueue.put_back
 
@@ -209,7 +209,7 @@ def test_a_gang_whose_leader_freezes_holds_nobody_up(
         topology__shard_size=1,
         topology__watchdog={"encode": 3, "denoise": 3},
     )
-    result = run(spec)
+    result = run(spec, poll_seconds=1.0, last_words_seconds=1.0)
     assert (result.done, result.failed, result.exit_status) == (60, 0, 0)
     done = entries(tmp_path / "out")
     assert sorted((entry["id"], entry["status"]) for entry in done) == [
@@ -286,15 +286,11 @@ def test_ranks_have_an_npu_each_and_follow_their_order(
 def test_a_gang_that_cannot_load_ends_the_run(
     make_spec: MakeSpec,
     make_manifest: MakeManifest,
-    monkeypatch: pytest.MonkeyPatch,
     model: str,
     told: str,
 ) -> None:
-    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.5)
-    monkeypatch.setattr(supervisor, "MAX_DEATHS", 1)
-    if model.startswith("breaks"):
-        # No death is to be waited for.
-        monkeypatch.setattr(supervisor, "BLAME_SECONDS", 0.2)
+    # Where it breaks, no death is to be waited for.
+    blame = {"blame_seconds": 0.2} if model.startswith("breaks") else {}
     limits = {"load": 2} if model.startswith("hangs") else {}
     spec = make_spec(
         make_manifest("one"),
@@ -303,18 +299,17 @@ def test_a_gang_that_cannot_load_ends_the_run(
         topology__ulysses=2,
         topology__watchdog=limits,
     )
-    result = run(spec)
+    result = run(spec, poll_seconds=0.5, max_deaths=1, **blame)
     assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
     assert "no worker can be kept alive: rank " in result.message
     assert told in result.message
 
 
 def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(supervisor, "MAX_KILLED_FIRST", 2)
     spec = make_spec(make_manifest(*"abcdef"), model__id="dies-in-every-row", topology__replicas=1)
-    result = run(spec)
+    result = run(spec, max_killed_first=2)
     assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
     assert "no worker can be kept alive: the worker died: " in result.message
     assert not (tmp_path / "out" / "ledger").exists()
@@ -323,8 +318,6 @@ def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
 def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "START_SECONDS", 1.5)
-    monkeypatch.setattr(supervisor, "PLACE_SECONDS", 0.5)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     said = io.StringIO()
     held = placement_group([{"NPU": 3}])
@@ -333,7 +326,7 @@ def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
         make_manifest("one"), topology__device="ascend", topology__replicas=1, topology__ulysses=2
     )
     try:
-        result = run(spec, Console(file=said, width=200))
+        result = run(spec, Console(file=said, width=200), start_seconds=1.5, place_seconds=0.5)
     finally:
         remove_placement_group(held)
     assert (result.done, result.exit_status) == (0, 1)
@@ -341,13 +334,9 @@ def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
     assert "waiting for 2 NPUs: 0 of 1 rows" in said.getvalue()
 
 
-def test_a_member_that_does_not_come_ends_the_start(
-    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "GATHER_SECONDS", 0.0)
-    monkeypatch.setattr(supervisor, "MAX_DEATHS", 1)
+def test_a_member_that_does_not_come_ends_the_start(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
     spec = make_spec(make_manifest("one"), topology__replicas=1, topology__ulysses=2)
-    result = run(spec)
+    result = run(spec, gather_seconds=0.0, max_deaths=1)
     assert (result.done, result.exit_status) == (0, 1)
     assert "did not come within 0 s" in result.message
 

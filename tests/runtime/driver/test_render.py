@@ -25,16 +25,17 @@ from vidgen_dist.maintenance.status import read_failures, read_status
 from vidgen_dist.output import ledger_committer as committer
 from vidgen_dist.preflight.plan import make_plan
 from vidgen_dist.runtime.connection import in_one_line
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
-from vidgen_dist.runtime.scheduling import supervisor as supervisor
+from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
 
-def run(spec: RunSpec) -> RunResult:
-    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+def run(spec: RunSpec, policies: RunPolicies = RunPolicies()) -> RunResult:
+    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
 
 
 def counts(result: RunResult) -> tuple[int, int, int, int]:
@@ -147,11 +148,9 @@ def test_rows_of_a_worker_that_breaks_down_are_not_forgotten(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_model_that_never_loads_ends_the_run(
-    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "MAX_DEATHS", 2)
-    result = run(make_spec(make_manifest("one"), model__id="breaks-when-loaded", topology__replicas=1))
+def test_a_model_that_never_loads_ends_the_run(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    spec = make_spec(make_manifest("one"), model__id="breaks-when-loaded", topology__replicas=1)
+    result = run(spec, RunPolicies(supervisor=SupervisorPolicy(max_deaths=2)))
     assert counts(result) == (0, 0, 0, 1)
     assert result.pending == 1
     assert "no worker can be kept alive" in result.message

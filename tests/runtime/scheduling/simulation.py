@@ -1,9 +1,9 @@
-"""Gangs that only take time, and time that only the simulation moves: what a crew hires without Ray.
+"""Gangs that only take time, and time that only the simulation moves: what a supervisor launches without Ray.
 
-The crew is the real one. Its gangs are of one rank, and do as workers do as far as the crew can tell: they
-render a row after the other, keep what is rendered until it is stored, answer when asked for news, give rows
-back, stop, and die. What would be a fault of the crew raises AssertionError: a row that is on two gangs, or
-entered twice.
+The supervisor is the real one. Its gangs have one rank, and behave as workers do as far as the supervisor can
+tell: they render one row after the other, keep what is rendered until it is stored, answer when asked for
+news, give rows back, stop, and die. A fault of the supervisor raises AssertionError: a row that is on two
+gangs, or entered twice.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
 from vidgen_dist.runtime.scheduling.gang import Answer, CallFailure, Gang, Member
+from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.runtime.scheduling.supervisor import Supervisor
 from vidgen_dist.runtime.watchdog import LIMITS
-from vidgen_dist.runtime.worker.actor import Placement
+from vidgen_dist.runtime.worker.actor import Placement, WorkerActor
 from vidgen_dist.spec import TopologyOptions
 
 NEVER = float("inf")
@@ -45,7 +46,7 @@ class Habits:
         write: Seconds until a rendered row is stored.
         latency: Seconds that a message is under way.
         call: Seconds that the driver spends on sending or receiving a message.
-        charged: Whether the crew's own processor time passes on the simulated clock.
+        charged: Whether the supervisor's own processor time passes on the simulated clock.
     """
 
     render: Callable[[str, int], float]
@@ -112,12 +113,12 @@ class Simulation:
         self._said: list[tuple[Member, Answer]] = []
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = itertools.count()
-        self._crew_since = time.process_time()
+        self._since = time.process_time()
 
-    # What a crew asks of a Hiring
+    # What a supervisor asks of a launcher
 
     def clock(self) -> float:
-        return self.now + (time.process_time() - self._crew_since if self.habits.charged else 0.0)
+        return self.now + (time.process_time() - self._since if self.habits.charged else 0.0)
 
     def launch(self, replica: int, name: str) -> Gang:
         actor = Actor(name, replica)
@@ -133,7 +134,7 @@ class Simulation:
 
     def placed(self, _gang: Gang, member: Member, place: Placement, _others: Iterable[Gang]) -> None:
         member.place = place
-        member.order("start")
+        member.call(WorkerActor.start, None)
 
     def left(self, gang: Gang) -> bool:
         return any(member.actor.node and member.actor.node not in self._room for member in gang.members)
@@ -145,7 +146,7 @@ class Simulation:
         return f"{sum(self._room.values())} more"
 
     def hear(self, seconds: float) -> list[tuple[Member, Answer]]:
-        spent = time.process_time() - self._crew_since
+        spent = time.process_time() - self._since
         self.driver_seconds += spent
         if self.habits.charged:
             self.now += spent
@@ -159,7 +160,7 @@ class Simulation:
         said, self._said = self._said, []
         self.messages += len(said)
         self.now += self.habits.call * len(said)
-        self._crew_since = time.process_time()
+        self._since = time.process_time()
         return said
 
     # What happens of itself
@@ -195,7 +196,7 @@ class Simulation:
                 actor.node = free
                 self._answer(actor, at, Placement(free, "10.0.0.1", (), ()))
 
-    def _post(self, member: Member, method: str, *arguments: object) -> None:
+    def _post(self, member: Member, method: Callable[..., object], /, *arguments: object) -> None:
         actor: Actor = member.actor
         self.messages += 1
         self.now += self.habits.call
@@ -205,7 +206,7 @@ class Simulation:
             if actor.ended_at is not None:
                 self._answer(actor, at, CallFailure("it is dead", dead=True))
             else:
-                getattr(self, f"_{method}")(actor, at, *arguments)
+                getattr(self, f"_{method.__name__}")(actor, at, *arguments)
 
         self.at(heard, hear)
 
@@ -219,7 +220,7 @@ class Simulation:
             said, actor.events, actor.asked = tuple(actor.events), [], None
             self._answer(actor, at, WorkerReport(said, {}))
 
-    def _start(self, actor: Actor, at: float) -> None:
+    def _start(self, actor: Actor, at: float, _cores: object) -> None:
         def load(at: float) -> None:
             if actor.ended_at is None:
                 actor.ready_at = at
@@ -312,23 +313,37 @@ class Simulation:
             self._room[actor.node] += 1
             self._find_places(at)
 
+    # What a supervisor reports
+
+    def row_progressed(self, gang: Gang, message: WorkerMessage) -> None:
+        pass
+
+    def row_ended(self, message: WorkerMessage) -> None:
+        assert message.id is not None
+        assert message.id not in self.done_at, f"{message.id} is entered twice"
+        assert message.id not in self.given_up
+        self.done_at[message.id] = self.clock()
+
+    def row_given_up(self, row: PendingRow, error: str, message: str) -> None:
+        assert row.id not in self.done_at
+        assert row.id not in self.given_up
+        self.given_up[row.id] = f"{error}: {message}"
+
+    def gang_lost(self, gang: Gang, why: str) -> None:
+        pass
+
+    def output_fault(self) -> str:
+        return ""
+
+    def tick(self, ready: int, waiting: str) -> None:
+        pass
+
     # A run
 
     def supervisor(
         self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size
     ) -> Supervisor:
-        """A crew of these gangs, for rows named "0", "1", …"""
-
-        def enter(event: WorkerMessage) -> None:
-            assert event.id is not None
-            assert event.id not in self.done_at, f"{event.id} is entered twice"
-            assert event.id not in self.given_up
-            self.done_at[event.id] = self.clock()
-
-        def give_up(row: PendingRow, error: str, message: str) -> None:
-            assert row.id not in self.done_at
-            assert row.id not in self.given_up
-            self.given_up[row.id] = f"{error}: {message}"
+        """A supervisor of these gangs, for rows named "0", "1", …"""
 
         return Supervisor(
             launcher=self,
@@ -339,13 +354,9 @@ class Simulation:
             shard_size=shard_size,
             max_attempts=3,
             limits=LIMITS["ascend"],
-            on_news=lambda _gang, _event: None,
-            on_loss=lambda _gang, _why: None,
-            on_result=enter,
-            give_up=give_up,
-            stuck=lambda: "",
+            listener=self,
             interrupts=Interrupts(),
-            tick=lambda _ready, _waiting: None,
+            policy=SupervisorPolicy(),
         )
 
     def busy_share(self, share: float = 0.99) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -28,8 +29,8 @@ class Actor:
         self.calls: list[tuple[Any, ...]] = []
 
 
-def remember(member: Member, *call: Any) -> None:
-    member.actor.calls.append(call)
+def remember(member: Member, method: Callable[..., object], /, *arguments: Any) -> None:
+    member.actor.calls.append((method.__name__, *arguments))
 
 
 def make_gang(replica: int, places: list[Placement]) -> tuple[Gang, list[tuple[Member, Placement]]]:
@@ -103,10 +104,10 @@ def test_all_learn_of_all_addresses_and_the_leader_of_its_followers(monkeypatch:
     place_all(boss, gang, placed, [])
     zero, one, two = gang.members
     for member, address in ((two, "c"), (zero, "a")):
-        boss.seated(gang, member, address, [])
+        boss.rendezvous_opened(gang, member, address, [])
     assert all(len(member.actor.calls) == 1 for member in gang.members)
     assert gang.gathering_since is not None
-    boss.seated(gang, one, "b", [])
+    boss.rendezvous_opened(gang, one, "b", [])
     assert zero.actor.calls[1:] == [("lead", ["a", "b", "c"], [one.actor, two.actor])]
     assert one.actor.calls[1:] == [("join", ["a", "b", "c"], 1)]
     assert two.actor.calls[1:] == [("join", ["a", "b", "c"], 2)]
@@ -119,11 +120,11 @@ def test_an_address_in_use_is_not_handed_out_again(monkeypatch: pytest.MonkeyPat
     two, placed_two = make_gang(1, [on_npu("10.0.0.1", device) for device in "23"])
     place_all(boss, one, placed_one, [two])
     place_all(boss, two, placed_two, [one])
-    boss.seated(one, one.leader, "10.0.0.1|5000", [two])
-    boss.seated(two, two.leader, "10.0.0.1|5000", [one])
-    assert two.leader.actor.calls[-1] == ("reseat",)
+    boss.rendezvous_opened(one, one.leader, "10.0.0.1|5000", [two])
+    boss.rendezvous_opened(two, two.leader, "10.0.0.1|5000", [one])
+    assert two.leader.actor.calls[-1] == ("renew_rendezvous",)
     assert not two.leader.address
-    boss.seated(two, two.leader, "10.0.0.1|5001", [one])
+    boss.rendezvous_opened(two, two.leader, "10.0.0.1|5001", [one])
     assert two.leader.address == "10.0.0.1|5001"
 
 

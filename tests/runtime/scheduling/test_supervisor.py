@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests.runtime.scheduling.simulation import NEVER, Actor, Habits, Simulation
-from vidgen_dist.runtime.scheduling import supervisor as supervisor
-from vidgen_dist.runtime.scheduling.supervisor import MAX_DEATHS, MAX_KILLED, MAX_KILLED_FIRST, RunStopped
+from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
+from vidgen_dist.runtime.scheduling.supervisor import RunStopped
+
+POLICY = SupervisorPolicy()
 
 
 def spread(seed: int, count: int, *, slow: int = 0) -> Callable[[str, int], float]:
@@ -86,13 +88,13 @@ def test_a_node_that_leaves_is_held_against_no_row_and_no_replica() -> None:
     def leave(at: float, number: int = 0) -> None:
         cluster.leave(f"n{number}")
         cluster.at(at + 100, lambda _: cluster.join(f"n{number + 1}", 1))
-        if number < MAX_DEATHS:
+        if number < POLICY.max_deaths:
             cluster.at(at + 400, lambda at: leave(at, number + 1))
 
     cluster.at(300.0, leave)
     cluster.supervisor(3, 1).work()
     assert set(cluster.done_at) == all_of(3)
-    assert len(cluster.actors) == MAX_DEATHS + 2
+    assert len(cluster.actors) == POLICY.max_deaths + 2
     assert all(len(actor.busy) == 1 for actor in cluster.actors[:-1])
 
 
@@ -110,7 +112,7 @@ def test_a_place_is_waited_for_as_long_as_a_cluster_may_take() -> None:
     cluster.at(300.0, lambda _: cluster.leave("n"))
     with pytest.raises(RunStopped, match="no worker found a place within 1800 s: a replica needs 1 places"):
         cluster.supervisor(60, 1).work()
-    assert cluster.now > 300 + supervisor.START_SECONDS
+    assert cluster.now > 300 + POLICY.start_seconds
     assert len(cluster.done_at) == 3
 
 
@@ -155,7 +157,7 @@ def test_rows_that_kill_one_after_the_other_do_not_end_a_replica(count: int, kil
 class NeverLoading(Simulation):
     """Gangs that die while they load the model."""
 
-    def _start(self, actor: Actor, at: float) -> None:
+    def _start(self, actor: Actor, at: float, _cores: object) -> None:
         self.at(at + self.habits.load, lambda at: self._end(actor, at))
 
 
@@ -163,12 +165,12 @@ def test_a_model_that_never_loads_ends_the_run() -> None:
     cluster = NeverLoading(Habits(render=lambda *_: 1.0), {"n": 1})
     with pytest.raises(RunStopped, match="no worker can be kept alive: the worker it died"):
         cluster.supervisor(10, 1).work()
-    assert len(cluster.actors) == MAX_DEATHS
+    assert len(cluster.actors) == POLICY.max_deaths
     assert not cluster.done_at
     assert not cluster.given_up
 
 
-@pytest.mark.parametrize(("good", "most"), [(0, MAX_KILLED_FIRST), (30, MAX_KILLED + 1)])
+@pytest.mark.parametrize(("good", "most"), [(0, POLICY.max_killed_first), (30, POLICY.max_killed + 1)])
 def test_a_replica_that_loses_whatever_it_begins_ends_and_no_row_is_given_up(good: int, most: int) -> None:
     killers = frozenset(str(i) for i in range(good, 10_000))
     cluster = Simulation(Habits(render=lambda *_: 1.0, killers=killers, load=1.0, write=0.1), {"n": 1})

@@ -337,7 +337,8 @@ def test_a_full_temporary_folder_is_no_row_s_fault_either(
         raise RuntimeError("ffmpeg: Error writing trailer: No space left on device")
 
     monkeypatch.setattr(
-        *((write_thread.media, "write_video") if at == "encode" else (worker_module, "find_stored")), refuse
+        *((write_thread.media, "write_video") if at == "encode" else (worker_module, "find_recovered")),
+        refuse,
     )
     heard = start()
     heard.worker.submit([replace(row("x"), maybe_stored=True)])

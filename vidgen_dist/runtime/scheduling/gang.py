@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol
 
 from vidgen_dist.runtime.messages import WorkerReport
 from vidgen_dist.runtime.scheduling.row_queue import RowsInFlight
-from vidgen_dist.runtime.worker.actor import Placement
+from vidgen_dist.runtime.worker.actor import Placement, WorkerActor
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,9 @@ class CallFailure:
     """Why a call has no answer.
 
     Args:
-        why: In our words, which name no host: they may be stored beside the videos.
-        dead: Whether Ray says that the actor is dead; else it may be out of reach for the moment.
-        said: Ray's own account, in one line, with addresses and all.
+        why: A description that names no host, for it may be stored beside the videos.
+        dead: Whether Ray says that the actor is dead; otherwise it may be out of reach for the moment.
+        said: Ray's own account, in one line, with addresses.
     """
 
     why: str
@@ -28,7 +30,15 @@ class CallFailure:
 
 
 Answer = Placement | WorkerReport | CallFailure | None
-"""What comes of a call: of `where`, of `poll`, of one that failed, of an order that was heard."""
+"""What comes of a call: of `where`, of `poll`, of one that failed; None of any other."""
+
+
+class Post(Protocol):
+    """Calls a method of a member's actor and returns at once."""
+
+    def __call__(
+        self, member: Member, method: Callable[..., object], /, *arguments: Any, **keywords: Any
+    ) -> None: ...
 
 
 @dataclass(eq=False)
@@ -37,17 +47,17 @@ class Member:
 
     Args:
         actor: Its handle.
-        post: Calls a method of a member's actor, with arguments; the answer is heard later.
+        post: Calls a method of its actor; the answer comes later.
         asked: When it was last asked for news.
         place: Where it runs; None until it says.
         slot: Its place among our actors on its node.
-        address: Its seat's; empty until it has one.
+        address: Its rendezvous's address; empty until it has opened one.
         ready: Whether its model is loaded.
         silent: What its latest report said of its signs of life.
     """
 
     actor: Any
-    post: Callable[..., None]
+    post: Post
     asked: float = 0.0
     place: Placement | None = None
     slot: int = -1
@@ -55,14 +65,16 @@ class Member:
     ready: bool = False
     silent: Mapping[str, float] = field(default_factory=dict)
 
-    def order(self, method: str, *arguments: Any) -> None:
-        """Call a method that returns at once."""
-        self.post(self, method, *arguments)
+    def call(
+        self, method: Callable[Concatenate[WorkerActor, P], object], *arguments: P.args, **keywords: P.kwargs
+    ) -> None:
+        """Call a method of its actor, such as `WorkerActor.submit`; nothing is waited for."""
+        self.post(self, method, *arguments, **keywords)
 
     def poll(self, seconds: float, now: float) -> None:
         """Ask for news, for so long."""
         self.asked = now
-        self.post(self, "poll", seconds)
+        self.call(WorkerActor.poll, seconds)
 
 
 @dataclass(eq=False)
@@ -73,11 +85,11 @@ class Gang:
         replica: Which replica it stands for.
         name: What the ledger calls it.
         members: In the order of ranks, once all have a place.
-        hired: When it was.
+        launched: When it was launched.
         group: Its placement group; None for a gang of one.
-        hand: The rows that it has.
+        in_flight: The rows that it has.
         gathering_since: When the first of several had a place; None before, and once all have joined.
-        told_to_stop: Whether it was.
+        stopping: Whether its leader was told to stop.
         stopped: Whether its leader said that it has written all that it will.
         broken: What a member said is wrong with it, the error's class, and when.
     """

@@ -12,7 +12,7 @@ import ipaddress
 import math
 import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -29,10 +29,10 @@ from vidgen_dist.runtime.worker.actor import Placement, WorkerActor
 
 
 class Launcher:
-    """Makes gangs, hears what they answer and ends them; nothing but `hear` waits.
+    """Starts gangs, collects what their members answer, and ends them; only `hear` waits.
 
     Args:
-        job: What their members are told.
+        job: What members are told.
         replicas: How many gangs there are at once.
     """
 
@@ -48,14 +48,14 @@ class Launcher:
             self._share = cpu_share([node.cpus for node in alive_nodes()], replicas * self._size)
 
     def clock(self) -> float:
-        """The time that gangs live in, in seconds."""
+        """The time, in seconds, by which the supervisor waits."""
         return time.monotonic()
 
     def launch(self, replica: int, name: str) -> Gang:
-        """A new gang, whose members will say where they are.
+        """Start a gang; its members will answer where they run.
 
         Raises:
-            RayFault: Ray makes none.
+            RayFault: Ray cannot make its actors.
         """
         with asking("make actors"):
             return self._launch(replica, name)
@@ -77,8 +77,8 @@ class Launcher:
                 place["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                     placement_group=group, placement_group_bundle_index=index
                 )
-            # Three threads: one waits in `poll`, one in `follow`, the other takes rows and orders. Of calls,
-            # which are many, Ray is to keep no accounts: they say nothing of the rows.
+            # Three threads: one waits in `poll`, one in `follow`, the third takes rows and orders. Ray keeps
+            # no record of calls: there are many, and they say nothing of the rows.
             actor = self._actor.options(
                 max_concurrency=3,
                 max_restarts=0,
@@ -88,17 +88,19 @@ class Launcher:
                 **place,
             ).remote(self._job, name, replica)
             members.append(Member(actor, self._post))
-            members[-1].order("where")
+            members[-1].call(WorkerActor.where)
         return Gang(replica, name, members, self.clock(), group)
 
-    def _post(self, member: Member, method: str, *arguments: Any) -> None:
+    def _post(
+        self, member: Member, method: Callable[..., object], /, *arguments: Any, **keywords: Any
+    ) -> None:
         # Called back, not waited for: the time that it takes does not grow with the number of gangs.
-        with asking(f"call `{method}` of a worker"):
-            answer = getattr(member.actor, method).remote(*arguments).future()
+        with asking(f"call `{method.__name__}` of a worker"):
+            answer = getattr(member.actor, method.__name__).remote(*arguments, **keywords).future()
         answer.add_done_callback(lambda answer: self._answers.put((member, answer)))
 
     def hear(self, seconds: float) -> list[tuple[Member, Answer]]:
-        """What members have answered since; where nobody has, the first is waited for, for so long."""
+        """What members have answered since the last call; waits for the first answer, for so long at most."""
         said = []
         try:
             said.append(self._answers.get(timeout=seconds))
@@ -113,18 +115,18 @@ class Launcher:
         return any(member.place is not None and member.place.node not in there for member in gang.members)
 
     def needs(self, gangs: int) -> str:
-        """What so many gangs need, for a person."""
+        """What so many gangs need, as text."""
         return f"{_count(gangs * self._size * self._share)} {self._kind}s"
 
     def there(self) -> str:
-        """What there is of it, for a person."""
+        """How much of it the cluster has, as text."""
         with asking("count the cluster's resources"):
             whole, free = ray.cluster_resources(), ray.available_resources()
         return f"{_count(whole.get(self._kind, 0))}, of which {_count(free.get(self._kind, 0))} are free"
 
     def terminate(self, gang: Gang) -> None:
-        """End all members and give their places back."""
-        # Where Ray cannot do that any more, they end with the connection to it.
+        """Kill all members and free their places."""
+        # If Ray cannot do that any more, they end with the connection to it.
         for member in gang.members:
             with suppress(RayFault), asking("end a worker"):
                 ray.kill(member.actor, no_restart=True)
@@ -133,7 +135,7 @@ class Launcher:
                 remove_placement_group(gang.group)
 
     def placed(self, gang: Gang, member: Member, place: Placement, others: Iterable[Gang]) -> None:
-        """A member says where it is. Once all have, they get their ranks and cores, and begin."""
+        """A member has answered where it runs. When all have, they get their ranks and cores, and start."""
         member.place = place
         if gang.gathering_since is None and gang.group is not None:
             gang.gathering_since = self.clock()
@@ -153,27 +155,27 @@ class Launcher:
             cores = None
             if self._job.device == "cpu":
                 cores = cores_of(each.slot, self._share, each.place.cores)
-            each.order("start", cores, each.place.host if gang.group is not None else None)
+            each.call(WorkerActor.start, cores, each.place.host if gang.group is not None else None)
 
-    def seated(self, gang: Gang, member: Member, address: str, others: Iterable[Gang]) -> None:
-        """A member has a seat. Once all have, they join."""
+    def rendezvous_opened(self, gang: Gang, member: Member, address: str, others: Iterable[Gang]) -> None:
+        """A member has opened a rendezvous. When all have, they join the gang."""
         in_use = {each.address for other in (gang, *others) for each in other.members}
         if address in in_use:
             # A free port is bound by whoever listens on it first, which may not have happened yet.
-            member.order("reseat")
+            member.call(WorkerActor.renew_rendezvous)
             return
         member.address = address
         addresses = [each.address for each in gang.members]
         if not all(addresses):
             return
         gang.gathering_since = None
-        gang.leader.order("lead", addresses, [each.actor for each in gang.members[1:]])
+        gang.leader.call(WorkerActor.lead, addresses, [each.actor for each in gang.members[1:]])
         for rank, each in enumerate(gang.members[1:], 1):
-            each.order("join", addresses, rank)
+            each.call(WorkerActor.join, addresses, rank)
 
 
 def pack_strategy(there: Sequence[float], need: float, size: int, replicas: int) -> str:
-    """How Ray is to place the gangs: each on one node where all find room so, else as near as can be.
+    """How Ray is to place the gangs: each on one node if all find room so, otherwise as near as possible.
 
     Args:
         there: What each node has, NPUs or CPUs.

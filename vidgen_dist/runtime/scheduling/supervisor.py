@@ -12,13 +12,15 @@ writing. The other rows go back only when the leader can write no more: otherwis
 same video. Whoever gets such a row looks whether its video is stored already, see `recovery`.
 
 One turn of the supervisor takes time in proportion to what gangs have reported, however many gangs there are;
-all gangs are looked at only every `LOOK_SECONDS`.
+all gangs are looked at only every
+`SupervisorPolicy.look_seconds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.output.pending_row import PendingRow
@@ -26,61 +28,11 @@ from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
 from vidgen_dist.runtime.scheduling.gang import Answer, CallFailure, Gang, Member
 from vidgen_dist.runtime.scheduling.launcher import Launcher
+from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, to_ask_back
 from vidgen_dist.runtime.watchdog import overdue, patience
-from vidgen_dist.runtime.worker.actor import Placement
+from vidgen_dist.runtime.worker.actor import Placement, WorkerActor
 from vidgen_dist.runtime.worker.row_consensus import GangBroken
-
-MAX_DEATHS = 3
-"""Gangs that a replica may lose with no row done in between and none to blame: they cannot load the model."""
-
-MAX_KILLED = 32
-"""Gangs that a replica may lose with no row done in between, each with another row, see `RowQueue`. Rows that
-kill often have neighbours that do; a replica that is at fault loses a gang with every row, and ends after so
-many."""
-
-MAX_KILLED_FIRST = 4
-"""The same of a replica that has done no row yet: nothing says that it can do any."""
-
-POLL_SECONDS = 5.0
-"""A worker answers at the latest then, news or not."""
-
-LOOK_SECONDS = 0.25
-"""How often all gangs are looked at, and how things stand is told."""
-
-START_SECONDS = 1800.0
-"""How long there may be no gang that has a place to run: a cluster that grows takes minutes for a node."""
-
-PLACE_SECONDS = 10.0
-"""A gang that has waited so long for a place is spoken of."""
-
-GATHER_SECONDS = 600.0
-"""What a gang may take from the first member that has a place to the last that has a seat."""
-
-BLAME_SECONDS = 2.0
-"""How long a gang that says it is broken is kept: if a member died, Ray says so, and why, a moment later."""
-
-STOP_SECONDS = 20.0
-"""What an ordered stop may take; storing a video is all that is left to do."""
-
-LAST_WORDS_SECONDS = 10.0
-"""What the leader of a lost gang may take to finish its writing."""
-
-ANSWER_SECONDS = 5.0
-"""A leader whose answer is late by so much is not told to finish anything."""
-
-NODE_SECONDS = 30.0
-"""Until then Ray must say what became of a member that is out of reach: it misses a node after 15 s or so."""
-
-ASK_SECONDS = 1.0
-"""After it, a member that is out of reach is asked again: Ray refuses such a call at once."""
-
-DEATH_SECONDS = 10.0
-"""Until then Ray must say that a leader is dead that was killed."""
-
-LINGER_SECONDS = 6.0
-"""How long a process may write after Ray says it is dead: Ray says so when it has asked it to end, which was
-seen to take 190 ms, and kills one that does not heed it after 5 s."""
 
 
 class RunStopped(Exception):
@@ -135,6 +87,33 @@ class LostGang:
     unreached: dict[Member, float] = field(default_factory=dict)
 
 
+class SupervisorListener(Protocol):
+    """What a supervisor reports to the run that it works for, and asks of it."""
+
+    def row_progressed(self, gang: Gang, message: WorkerMessage) -> None:
+        """A gang reports on one of its rows, which it still has."""
+
+    def row_ended(self, message: WorkerMessage) -> None:
+        """A row is done or has failed: enter it into the ledger."""
+
+    def row_given_up(self, row: PendingRow, error: str, message: str) -> None:
+        """A row has killed as many gangs as it may: enter it, with this error class and message."""
+
+    def gang_lost(self, gang: Gang, why: str) -> None:
+        """A gang is lost; `why` names hosts and must not be stored."""
+
+    def output_fault(self) -> str:
+        """Why the ledger cannot be written; empty while it can."""
+
+    def tick(self, ready: int, waiting: str) -> None:
+        """Called a few times a second.
+
+        Args:
+            ready: Gangs whose model is loaded.
+            waiting: What other gangs wait for, if it takes long.
+        """
+
+
 class Supervisor:
     """Runs rows on gangs until all are done, given up, or the run is to end.
 
@@ -147,14 +126,9 @@ class Supervisor:
         shard_size: How many a gang gets at once, at most.
         max_attempts: Gangs that a row may kill.
         limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
-        on_news: Called with what a gang says of a row that it has, before that is heeded.
-        on_loss: Called with a gang that is lost, and why, with its hosts: not to be stored.
-        on_result: Called for each row that is done or failed, with what its gang says; enters it.
-        give_up: Called with a row that killed its gangs, an error class and a message; enters it.
-        stuck: Says why the ledger cannot be written; empty while it can.
-        interrupts: Says when to end.
-        tick: Called a few times a second with the number of gangs whose model is loaded, and what others wait
-            for, if it takes long.
+        listener: The run that the supervisor works for.
+        interrupts: Say when to end.
+        policy: How long to wait, and how many gangs to lose.
     """
 
     def __init__(
@@ -168,23 +142,15 @@ class Supervisor:
         shard_size: int,
         max_attempts: int,
         limits: Mapping[str, float],
-        on_news: Callable[[Gang, WorkerMessage], None],
-        on_loss: Callable[[Gang, str], None],
-        on_result: Callable[[WorkerMessage], None],
-        give_up: Callable[[PendingRow, str, str], None],
-        stuck: Callable[[], str],
+        listener: SupervisorListener,
         interrupts: Interrupts,
-        tick: Callable[[int, str], None],
+        policy: SupervisorPolicy,
     ) -> None:
         self._run = run
         self._limits = limits
-        self._on_news = on_news
-        self._on_loss = on_loss
-        self._on_result = on_result
-        self._give_up = give_up
-        self._stuck = stuck
+        self._listener = listener
         self._interrupts = interrupts
-        self._tick = tick
+        self._policy = policy
         self._launcher = launcher
         self._clock = launcher.clock
         self._max_attempts = max_attempts
@@ -219,15 +185,15 @@ class Supervisor:
                 self._launch(replica)
             looked = float("-inf")
             while (self._gangs or self._lost) and self._interrupts.level < 2:
-                if why := self._stuck():
+                if why := self._listener.output_fault():
                     self.end(RunStopped(f"the output cannot be written: {why}"))
                 self._hand_out()
                 self._save_in_time()
-                due = self._clock() - looked >= LOOK_SECONDS
+                due = self._clock() - looked >= self._policy.look_seconds
                 if due:
                     looked = self._clock()
                     # What is told of an interrupt is told when the gangs know of it.
-                    self._tick(self._ready(), self._waiting())
+                    self._listener.tick(self._ready(), self._waiting())
                 self._listen()
                 self._watch(everyone=due)
                 self._settle_lost_gangs()
@@ -262,10 +228,13 @@ class Supervisor:
     def _waiting(self) -> str:
         """What gangs wait for, for long."""
         now = self._clock()
-        late = sum(not gang.placed and now - gang.launched > PLACE_SECONDS for gang in self._gangs.values())
+        late = sum(
+            not gang.placed and now - gang.launched > self._policy.place_seconds
+            for gang in self._gangs.values()
+        )
         return self._launcher.needs(late) if late else ""
 
-    # Hiring and dismissing
+    # Starting and ending gangs
 
     def _launch(self, replica: int) -> None:
         self._made += 1
@@ -294,29 +263,29 @@ class Supervisor:
         """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
         self._strike(gang)
         self._last_loss = loss.why
-        self._on_loss(gang, str(loss))
+        self._listener.gang_lost(gang, str(loss))
         now = self._clock()
-        until = now + (NODE_SECONDS if unclear else LAST_WORDS_SECONDS)
+        until = now + (self._policy.node_seconds if unclear else self._policy.last_words_seconds)
         dying = self._lost[gang.name] = LostGang(gang, loss, until, unclear)
         leader = gang.leader
         if gang.stopped or not gang.in_flight.tasks or (loss.member is leader and loss.dead):
             dying.silent = True
-        elif now - leader.asked < POLL_SECONDS + ANSWER_SECONDS:
-            leader.order("stop", True)
+        elif now - leader.asked < self._policy.poll_seconds + self._policy.answer_seconds:
+            leader.call(WorkerActor.stop, True)
             return
         self._kill(dying)
 
     def _kill(self, dying: LostGang) -> None:
         if not dying.killed:
             dying.killed = True
-            dying.until = self._clock() + DEATH_SECONDS
+            dying.until = self._clock() + self._policy.death_seconds
             self._launcher.terminate(dying.gang)
 
     def _hear_of_lost(self, dying: LostGang, member: Member, what: Answer) -> None:
         """What the leader of a lost gang, or Ray, still has to say."""
         gang, leader = dying.gang, dying.gang.leader
         if isinstance(what, CallFailure) and not what.dead:
-            dying.unreached[member] = self._clock() + ASK_SECONDS
+            dying.unreached[member] = self._clock() + self._policy.ask_seconds
             return
         if member is dying.loss.member:
             dying.unclear = False
@@ -324,7 +293,7 @@ class Supervisor:
             return
         if isinstance(what, CallFailure):
             if dying.killed:
-                dying.until = self._clock() + LINGER_SECONDS
+                dying.until = self._clock() + self._policy.linger_seconds
             else:
                 dying.silent = True
         elif isinstance(what, WorkerReport):
@@ -332,14 +301,14 @@ class Supervisor:
                 if event.id is not None:
                     self._hear_of_row(gang, event, event.id)
                 dying.silent |= event.kind == "stopped"
-            leader.poll(POLL_SECONDS, self._clock())
+            leader.poll(self._policy.poll_seconds, self._clock())
 
     def _settle_lost_gangs(self) -> None:
         for dying in list(self._lost.values()):
             now = self._clock()
             for member in [member for member, again in dying.unreached.items() if now >= again]:
                 del dying.unreached[member]
-                member.poll(POLL_SECONDS, now)
+                member.poll(self._policy.poll_seconds, now)
             late = now > dying.until
             if (dying.silent and not dying.unclear) or (dying.killed and late):
                 self._kill(dying)
@@ -348,7 +317,7 @@ class Supervisor:
                 self._kill(dying)
 
     def _settle(self, dying: LostGang) -> None:
-        """A lost gang writes no more: take its rows back and hire another."""
+        """A lost gang writes no more: take its rows back and launch another gang."""
         gang, loss = dying.gang, dying.loss
         del self._lost[gang.name]
         self._forget(gang)
@@ -372,8 +341,8 @@ class Supervisor:
             self._launch(gang.replica)
 
     def _is_at_fault(self, replica: int) -> bool:
-        most = MAX_KILLED if self._proven[replica] else MAX_KILLED_FIRST
-        return self._blameless[replica] >= MAX_DEATHS or self._losses[replica] >= most
+        most = self._policy.max_killed if self._proven[replica] else self._policy.max_killed_first
+        return self._blameless[replica] >= self._policy.max_deaths or self._losses[replica] >= most
 
     def _suspect(self, task: QueuedRow, loss: GangLoss, *, alone: bool) -> None:
         task.deaths += 1
@@ -384,7 +353,7 @@ class Supervisor:
         workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
         message = f"{workers} died with this row; the last: {loss.why}"
         self._pending -= 1
-        self._give_up(task.row, loss.error, message)
+        self._listener.row_given_up(task.row, loss.error, message)
 
     # Feeding
 
@@ -412,7 +381,7 @@ class Supervisor:
         self._idle.pop(gang.name, None)
         if shard:
             gang.in_flight.take(shard, now)
-            gang.leader.order("submit", [task.order for task in shard])
+            gang.leader.call(WorkerActor.submit, [task.order for task in shard])
         elif self._row_queue.has_room(gang.in_flight, losses=losses):
             self._idle[gang.name] = gang
 
@@ -425,7 +394,7 @@ class Supervisor:
         for gang, count in zip(lenders, to_ask_back(all_in_flight, wanted), strict=True):
             if count:
                 gang.in_flight.asked_back += count
-                gang.leader.order("give_back", count)
+                gang.leader.call(WorkerActor.give_back, count)
 
     def _tell_to_stop(self) -> None:
         for gang in list(self._gangs.values()):
@@ -434,7 +403,7 @@ class Supervisor:
                 self._terminate(gang)
             elif not gang.stopping:
                 gang.stopping = True
-                gang.leader.order("stop", False)
+                gang.leader.call(WorkerActor.stop, False)
 
     def _save_in_time(self) -> None:
         """After a SIGTERM the machine may go before the grace ends: let what is rendered be saved now."""
@@ -442,13 +411,13 @@ class Supervisor:
             self._told_to_save = True
             for gang in self._gangs.values():
                 if gang.ready:
-                    gang.leader.order("save")
+                    gang.leader.call(WorkerActor.save)
 
     # Listening
 
     def _listen(self) -> None:
         """Hear whatever there is to hear, waiting a little where there is nothing."""
-        said = self._launcher.hear(LOOK_SECONDS)
+        said = self._launcher.hear(self._policy.look_seconds)
         # Of a gang that lost a member, the others complain: the death is the cause.
         for member, what in sorted(said, key=lambda pair: not isinstance(pair[1], CallFailure)):
             gang = self._gang_of.get(member)
@@ -477,13 +446,13 @@ class Supervisor:
                 else:
                     self._hear_of_member(gang, member, event)
         if gang.name in self._gangs:
-            member.poll(POLL_SECONDS, self._clock())
+            member.poll(self._policy.poll_seconds, self._clock())
 
     def _hear_of_row(self, gang: Gang, event: WorkerMessage, row_id: str) -> None:
         if event.kind == "returned":
             self._row_queue.put_back(gang.in_flight.returned(row_id))
             return
-        self._on_news(gang, event)
+        self._listener.row_progressed(gang, event)
         if event.kind == "started":
             gang.in_flight.started.add(row_id)
         elif event.kind == "rendered":
@@ -493,11 +462,11 @@ class Supervisor:
             self._losses[gang.replica] = self._blameless[gang.replica] = 0
             self._proven[gang.replica] = True
             self._pending -= 1
-            self._on_result(event)
+            self._listener.row_ended(event)
 
     def _hear_of_member(self, gang: Gang, member: Member, event: WorkerMessage) -> None:
         if event.kind == "seated":
-            self._launcher.seated(gang, member, event.message, self._others(gang))
+            self._launcher.rendezvous_opened(gang, member, event.message, self._others(gang))
         elif event.kind == "ready":
             member.ready = True
         elif event.kind == "stuck":
@@ -525,7 +494,7 @@ class Supervisor:
         """Lose the gangs that something is wrong with, of those that spoke or of all."""
         now = self._clock()
         # If this process itself was held up, that says nothing about the others.
-        held_up = max(0.0, now - self._turned - 2 * POLL_SECONDS)
+        held_up = max(0.0, now - self._turned - 2 * self._policy.poll_seconds)
         self._turned = now
         if held_up:
             for member in self._gang_of:
@@ -537,10 +506,10 @@ class Supervisor:
             return
         if self._lost or any(gang.placed for gang in self._gangs.values()):
             self._placed = now
-        elif now - self._placed - held_up > START_SECONDS:
+        elif now - self._placed - held_up > self._policy.start_seconds:
             self.end(
                 RunStopped(
-                    f"no worker found a place within {START_SECONDS:g} s: a replica needs "
+                    f"no worker found a place within {self._policy.start_seconds:g} s: a replica needs "
                     f"{self._launcher.needs(1)}, the cluster has {self._launcher.there()}"
                 )
             )
@@ -550,28 +519,30 @@ class Supervisor:
             why, error, since = gang.broken
             # A gang of one has nobody else who could have died.
             return (
-                GangLoss(why, error=error) if len(gang.members) == 1 or now - since > BLAME_SECONDS else None
+                GangLoss(why, error=error)
+                if len(gang.members) == 1 or now - since > self._policy.blame_seconds
+                else None
             )
-        if gang.gathering_since is not None and now - gang.gathering_since > GATHER_SECONDS:
+        if gang.gathering_since is not None and now - gang.gathering_since > self._policy.gather_seconds:
             missing = [gang.rank_of(member) for member in gang.members if not member.address]
-            return GangLoss(f"{', '.join(missing)} did not come within {GATHER_SECONDS:g} s")
+            return GangLoss(f"{', '.join(missing)} did not come within {self._policy.gather_seconds:g} s")
         for member in gang.members:
             if silence := overdue(member.silent, self._limits):
                 return GangLoss(f"{gang.rank_of(member)}: {silence}", member)
-            allowed = POLL_SECONDS + patience(member.silent, self._limits)
+            allowed = self._policy.poll_seconds + patience(member.silent, self._limits)
             if member.place is not None and now - member.asked > allowed:
                 return GangLoss(f"{gang.rank_of(member)}: no answer for {allowed:.0f} s", member)
         return None
 
     def _stop_now(self) -> None:
         """An ordered stop: what is being stored is finished, no more."""
-        self._tick(self._ready(), self._waiting())
+        self._listener.tick(self._ready(), self._waiting())
         for gang in list(self._gangs.values()):
             if gang.ready and gang.broken is None:
-                gang.leader.order("stop", True)
+                gang.leader.call(WorkerActor.stop, True)
             else:
                 self._terminate(gang)
-        until = self._clock() + STOP_SECONDS
+        until = self._clock() + self._policy.stop_seconds
         while (self._gangs or self._lost) and self._clock() < until:
             self._listen()
             self._settle_lost_gangs()

@@ -24,11 +24,10 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from vidgen_dist import media
-from vidgen_dist.engine import get_engine
+from vidgen_dist.engine import Engine, Pipeline, get_engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.rendering import Rendering, ResumeState
 from vidgen_dist.output.pending_row import PendingRow
@@ -248,19 +247,19 @@ class Worker:
         else:
             self._follow(pipeline)
 
-    def _join_gang(self, engine: ModuleType, threads: int | None, host: str) -> int:
-        """Take a seat, tell its address and join the gang; returns the rank."""
+    def _join_gang(self, engine: Engine, threads: int | None, host: str) -> int:
+        """Open a rendezvous, report its address and join the gang; returns the rank."""
         while True:
-            seat = engine.open_seat(self._job.device, threads, host)
-            self._say(WorkerMessage("seated", message=seat.address))
+            rendezvous = engine.open_rendezvous(self._job.device, threads, host)
+            self._say(WorkerMessage("seated", message=rendezvous.address))
             order = self._orders.get()
             if order is not None:
-                self._mesh = seat.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
+                self._mesh = rendezvous.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
                 self._mesh.rehearse()
                 self._on_event(WorkerEvent("joined", rank=order.rank))
                 return order.rank
 
-    def _follow(self, pipeline: Any) -> None:
+    def _follow(self, pipeline: Pipeline) -> None:
         while True:
             row, ending = self._rows.get()
             self._on_event(WorkerEvent("started", row.id))
@@ -274,7 +273,7 @@ class Worker:
             self._on_event(WorkerEvent("rendered", row.id, error=ended.error, message=ended.message))
             ending.set_result(ended)
 
-    def _lead(self, pipeline: Any) -> None:
+    def _lead(self, pipeline: Pipeline) -> None:
         while (row := self._rows.get()) is not _THE_END:
             if self._stopping.is_set():
                 return
@@ -291,7 +290,7 @@ class Worker:
             if not self._writing.put(outcome):
                 return
 
-    def _render_row_patiently(self, pipeline: Any, row: PendingRow) -> RenderOutcome:
+    def _render_row_patiently(self, pipeline: Pipeline, row: PendingRow) -> RenderOutcome:
         """Render a row; again, `max_attempts` times in all, while memory is short.
 
         Here for a gang of one. To a gang of several it happens as a gang that breaks, and the crew counts.
@@ -312,7 +311,7 @@ class Worker:
             self._pulse.beat("encode")
         return self._render_row(pipeline, row)
 
-    def _render_row(self, pipeline: Any, row: PendingRow) -> RenderOutcome:
+    def _render_row(self, pipeline: Pipeline, row: PendingRow) -> RenderOutcome:
         # Known before the media are, so that a row whose image is missing has one as well.
         fingerprint = self._job.identity.fingerprint(row.request, {})
         try:
@@ -350,7 +349,7 @@ class Worker:
         finally:
             self._pulse.beat("encode")
 
-    def _render_together(self, pipeline: Any, row: PendingRow, fingerprint: str) -> Rendering:
+    def _render_together(self, pipeline: Pipeline, row: PendingRow, fingerprint: str) -> Rendering:
         """Render a row here and on the followers, and save it now and then.
 
         Raises:

@@ -1,0 +1,98 @@
+"""What became of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vidgen_dist import ledger
+from vidgen_dist.observability.progress import RunProgress
+from vidgen_dist.output.status_file import State
+from vidgen_dist.preflight.plan import Plan
+
+DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
+
+SHOWN_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of a run.
+
+    Args:
+        total: Rows of the manifest.
+        done_before: Rows that were done before the run.
+        done: Rows that it did.
+        failed: Rows that it gave up on.
+        failures: The first of them, each in a line.
+        adopted: Of the rows that it did, those whose videos were there, of a run or a gang that was killed.
+        videos, ledger: URIs of the folders.
+        videos_per_minute: From the first loaded model to the end.
+        exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
+        message: What else there is to say.
+        sent: Bytes that the first rank of a gang sent to the others, a video, by purpose.
+    """
+
+    total: int
+    done_before: int
+    done: int
+    failed: int
+    failures: tuple[str, ...]
+    videos: str
+    ledger: str
+    videos_per_minute: float
+    exit_status: int
+    message: str = ""
+    sent: Mapping[str, float] = field(default_factory=dict)
+    recovered: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Rows that are neither done nor given up."""
+        return self.total - self.done_before - self.done - self.failed
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What a person wants to know of it: name and value."""
+        before = f" ({self.done_before:,} of them before)" if self.done_before else ""
+        lines = [("done", f"{self.done_before + self.done:,}{before}"), ("failed", f"{self.failed:,}")]
+        if self.recovered:
+            lines.append(
+                ("adopted", f"{self.recovered:,} finished videos of a run or a gang that was killed")
+            )
+        if self.pending:
+            lines.append(("pending", f"{self.pending:,}"))
+        if self.videos_per_minute:
+            lines.append(("pace", f"{self.videos_per_minute:.1f} videos/min"))
+        if self.sent:
+            parts = sorted(self.sent.items(), key=lambda part: -part[1])
+            by_purpose = ", ".join(f"{what} {_size(count)}" for what, count in parts)
+            lines.append(("sent", f"{_size(sum(self.sent.values()))} a video by rank 0: {by_purpose}"))
+        return [*lines, ("videos", self.videos), ("ledger", self.ledger)]
+
+
+def result_of(
+    plan: Plan, progress: RunProgress, failures: tuple[str, ...], exit_status: int, message: str
+) -> RunResult:
+    return RunResult(
+        total=plan.total,
+        done_before=plan.done,
+        done=progress.done,
+        failed=progress.failed,
+        failures=failures,
+        videos=plan.output.uri("videos"),
+        ledger=plan.output.uri(ledger.FOLDER),
+        videos_per_minute=progress.videos_per_minute(),
+        exit_status=exit_status,
+        message=message,
+    )
+
+
+def state_of(result: RunResult) -> State:
+    """What `status.json` says of how a run ended."""
+    if not result.pending:
+        return "finished"
+    return "interrupted" if result.exit_status == INTERRUPTED else "stopped"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
