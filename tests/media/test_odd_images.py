@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import io
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from tests.media.odd_images import (
     encoded,
     named,
 )
+from tests.web_servers import QuietHandler, WebServer
 from vidgen_dist import media
 from vidgen_dist.families.common.rendering import to_pixels
 from vidgen_dist.media import MediaError
@@ -220,7 +219,7 @@ def test_what_is_no_clip(kind: str) -> None:
 LARGE = encoded(Image.effect_noise((500, 500), 99), "PNG")
 
 
-class _Server(http.server.BaseHTTPRequestHandler):
+class _Answer(QuietHandler):
     """A web server as most are: an error page for what is not there, and one that claims to be well."""
 
     protocol_version = "HTTP/1.1"
@@ -243,18 +242,11 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with WebServer(_Answer) as server:
+        yield server.address
 
 
 def test_images_of_a_web_server(server: str) -> None:

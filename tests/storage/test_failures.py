@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import ftplib
-import http.server
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from s3fs.errors import translate_boto_error
 
+from tests.web_servers import QuietHandler, WebServer
 from vidgen_dist.errors import Refused
 from vidgen_dist.storage import failures
 from vidgen_dist.storage.failures import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
@@ -148,15 +147,15 @@ def test_what_is_not_there_is_told_at_once(output: Storage, waits: list[float]) 
 # --- HTTP --------------------------------------------------------------------------------------------
 
 
-class Host(http.server.ThreadingHTTPServer):
+class Host(WebServer):
     """Answers `busy` requests with 503, then all with a file; `/missing` with 404, `/secret` with 403."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
+        super().__init__(_Answer)
         self.busy = 0
 
 
-class _Answer(http.server.BaseHTTPRequestHandler):
+class _Answer(QuietHandler):
     server: Host
 
     def do_GET(self) -> None:
@@ -174,16 +173,11 @@ class _Answer(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
 
 @pytest.fixture
 def host() -> Iterator[Host]:
     with Host() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 READ: dict[str, Callable[[str], Any]] = {
@@ -196,14 +190,14 @@ READ: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("name", READ)
 def test_a_host_that_is_busy_is_asked_again(name: str, host: Host, waits: list[float]) -> None:
     host.busy = 2
-    READ[name](f"http://127.0.0.1:{host.server_port}/a.png")
+    READ[name](f"{host.address}/a.png")
     assert host.busy == 0
     assert 1 <= len(waits) < ATTEMPTS
 
 
 @pytest.mark.parametrize("name", READ)
 def test_busy_missing_and_forbidden_are_told_apart(name: str, host: Host, waits: list[float]) -> None:
-    url = f"http://127.0.0.1:{host.server_port}"
+    url = host.address
     with pytest.raises(FileNotFoundError):
         READ[name](f"{url}/missing")
     with pytest.raises(StorageError, match="403") as forbidden:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import io
 import os
 import re
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.web_servers import QuietHandler, WebServer
 from vidgen_dist import media
 from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
@@ -31,7 +31,7 @@ from vidgen_dist.storage.files import fetch, open_input, read_bytes
 CONTENT = np.random.default_rng(0).bytes(400_000)
 
 
-class Host(http.server.ThreadingHTTPServer):
+class Host(WebServer):
     """Sends one file under every path.
 
     Attributes:
@@ -46,16 +46,16 @@ class Host(http.server.ThreadingHTTPServer):
     """
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
+        super().__init__(_Answer)
         self.content = CONTENT
         self.parts = self.tells_size = self.answers_head = True
         self.busy = self.cut = 0
         self.tag = "1"
         self.asked: list[tuple[str, str, str | None]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/m.parquet"
+        self.url = f"{self.address}/m.parquet"
 
 
-class _Answer(http.server.BaseHTTPRequestHandler):
+class _Answer(QuietHandler):
     server: Host
     protocol_version = "HTTP/1.1"
     # Or each answer waits 40 ms for the one who asked.
@@ -116,9 +116,6 @@ class _Answer(http.server.BaseHTTPRequestHandler):
             # Who asked has had enough of a file that came whole.
             self.close_connection = True
 
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -133,9 +130,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def host() -> Iterator[Host]:
     with Host() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 def parquet() -> bytes:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import posixpath
-import threading
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.web_servers import QuietHandler, WebServer
 
-class WebHdfs(http.server.ThreadingHTTPServer):
+
+class WebHdfs(WebServer):
     """Serves until the block ends.
 
     Attributes:
@@ -20,23 +19,13 @@ class WebHdfs(http.server.ThreadingHTTPServer):
     """
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
+        super().__init__(_Answer)
         self.files: dict[str, bytes] = {}
         self.folders = {"/"}
         self.data_node_status = 200
 
-    def __enter__(self) -> WebHdfs:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Answer(http.server.BaseHTTPRequestHandler):
+class _Answer(QuietHandler):
     server: WebHdfs
     protocol_version = "HTTP/1.1"
     # Or each answer waits 40 ms for the one who asked.
@@ -51,9 +40,6 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         getattr(self, f"_{self.query['op'].lower()}")(body, on_data_node)
 
     do_PUT = do_POST = do_DELETE = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
 
     def _send(self, status: int, content: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -73,7 +59,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         self._fail(404, "FileNotFoundException", f"File does not exist: {self.path_of}")
 
     def _redirect(self) -> None:
-        self._send(307, Location=f"http://127.0.0.1:{self.server.server_port}{self.path}&datanode=1")
+        self._send(307, Location=f"{self.server.address}{self.path}&datanode=1")
 
     def _status(self, path: str, suffix: str = "") -> dict[str, Any]:
         size = len(self.server.files.get(path, b""))
