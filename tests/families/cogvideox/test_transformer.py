@@ -247,9 +247,9 @@ def test_an_empty_config_is_2b():
         ({}, {"height": 5}, "5x6"),
         ({}, {"width": 7}, "4x7"),
         (V1_5, {"frames": 3}, "latents of 3 frames"),
-        (LEARNED, {"height": 8}, "the learned positions are for 4x6 alone"),
+        (LEARNED, {"height": 8}, "the learned positions are for 4x6 only"),
         (LEARNED, {"text": 4}, "4 text tokens: the learned positions are for 5"),
-        ({"ofs_embed_dim": 10}, {}, "needs ofs"),
+        ({"ofs_embed_dim": 10}, {}, "ofs is missing"),
     ],
 )
 def test_inputs_that_do_not_fit(changes, sizes, message):

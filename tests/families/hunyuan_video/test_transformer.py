@@ -169,7 +169,7 @@ def test_inputs_that_do_not_fit(sizes, message):
 
 
 def test_guidance_is_needed_where_it_is_embedded():
-    with pytest.raises(ValueError, match="needs guidance"):
+    with pytest.raises(ValueError, match="guidance is missing"):
         run(randomised(), {**inputs(), "guidance": None})
     unguided = randomised(guidance_embeds=False)
     np.testing.assert_array_equal(run(unguided, {**inputs(), "guidance": None}), run(unguided, inputs()))

@@ -142,10 +142,10 @@ def test_noise_is_drawn_in_order_and_decides_the_frames():
     assert rng.standard_normal() == drawn.standard_normal()
 
 
-@pytest.mark.parametrize(("timestep", "needed"), [(None, "timestep: its config"), ([0.1], "rng: its config")])
+@pytest.mark.parametrize(("timestep", "needed"), [(None, "timestep"), ([0.1], "rng")])
 def test_a_decoder_is_given_what_it_needs(timestep, needed):
     vae = randomised(**TOLD)
-    with pytest.raises(ValueError, match=f"this decoder needs {needed}"):
+    with pytest.raises(ValueError, match=f"^{needed} is missing"):
         vae.decode(nn.from_numpy(tiny.normal(1, 4, 1, 2, 2)), timestep)
 
 
@@ -187,7 +187,7 @@ def test_channels_and_back():
         ({**SHUFFLING, "block_out_channels": [4, 7, 8]}, "block_out_channels is .*, shuffled"),
         ({"scaling_factor": 0}, "scaling_factor is 0; allowed is a number above 0"),
         ({"resnet_norm_eps": -1e-6}, "resnet_norm_eps is -1e-06; allowed is a number from 0"),
-        ({"timestep_conditioning": True}, "decoder_block_out_channels is .*upsample_factor times"),
+        ({"timestep_conditioning": True}, "decoder_block_out_channels is .*product with upsample_factor"),
         ({"upsample_factor": [1, 2]}, "upsample_factor is .*1 for a block that does not scale"),
         ({**TOLD, "decoder_block_out_channels": [6, 12]}, "upsample_factor is .*and 8 with"),
     ],

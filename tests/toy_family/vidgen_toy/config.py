@@ -40,7 +40,7 @@ class VaeConfig(Config):
 
 @plain_dataclass(frozen=True)
 class ToyConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     denoiser: DenoiserConfig
     denoiser_2: DenoiserConfig

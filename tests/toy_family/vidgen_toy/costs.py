@@ -44,7 +44,7 @@ def size(configs: ToyConfigs, counted: Mapping[str, ParameterShapes], _task: str
 
 
 def workload(configs: ToyConfigs, r: ToyRequest) -> Workload:
-    """What a request asks of the model."""
+    """The work of rendering a request."""
     ratio = configs.vae.spatial_compression_ratio
     tokens = r.num_frames * (r.height // ratio) * (r.width // ratio)
     return Workload(

@@ -21,7 +21,7 @@ from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 class Denoiser(nn.Module):
     """Predicts dx/dσ of latents beside an image's; a token is one of them."""
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("blocks",)
 
     def __init__(self, config: DenoiserConfig, mesh: Mesh | None = None) -> None:

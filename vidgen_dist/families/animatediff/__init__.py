@@ -32,7 +32,8 @@ _ADAPTER = "motion_adapter"
 FAMILY = Family(
     name="AnimateDiff",
     key="animatediff",
-    # A checkpoint for images, with an adapter; or one that has its motion in it, as diffusers saves it.
+    # A checkpoint for images, with an adapter; or one that contains its motion modules, as diffusers saves
+    # it.
     pipelines=(
         PipelineClass("AnimateDiffPipeline", TEXT_TO_VIDEO, _PIPELINE),
         PipelineClass("StableDiffusionPipeline", TEXT_TO_VIDEO, _PIPELINE),

@@ -1,5 +1,5 @@
-"""AnimateDiff's configs, with diffusers' keys and defaults, and how a UNet of images and a motion adapter
-become one of videos."""
+"""AnimateDiff's configs, with diffusers' keys and defaults, and the combination of an image UNet and a motion
+adapter to a video UNet."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ OF_VIDEOS = {
     "CrossAttnUpBlock2D": ATTENDING_UP,
     "UpBlock2D": "UpBlockMotion",
 }
-"""A block of images -> what it is with motion modules in it."""
+"""Type of an image block -> its type with motion modules."""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class UNetConfig(BlocksConfig):
-    """What UNets of images and of videos have in common in `unet/config.json`.
+    """What `unet/config.json` of image UNets and of video UNets share.
 
-    Lists are in the order of the way down, from the pixels to the middle, but for `up_block_types`.
+    Lists are in the order in which the image is halved, from the pixels to the middle, except
+    `up_block_types`.
     """
 
     sample_size: Positive | None = None
@@ -62,7 +63,7 @@ class UNetConfig(BlocksConfig):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class UNet2DConditionConfig(UNetConfig):
-    """`unet/config.json` of a Stable Diffusion 1.5 style checkpoint: its motion comes from an adapter.
+    """`unet/config.json` of a Stable Diffusion 1.5 checkpoint; its motion modules come from an adapter.
 
     `attention_head_dim` is the number of heads: diffusers keeps the wrong name.
     """
@@ -71,8 +72,8 @@ class UNet2DConditionConfig(UNetConfig):
     HARMLESS: ClassVar = {
         "dropout": "training",
         "time_cond_proj_dim": "AnimateDiff gives a UNet no weight of guidance, also one distilled with it",
-        "upcast_attention": "the reference does not take it over into its UNet of videos",
-        "addition_embed_type_num_heads": "of an embedding that is refused",
+        "upcast_attention": "the reference does not copy it to its video UNet",
+        "addition_embed_type_num_heads": "for an embedding that is refused",
     }
 
     down_block_types: Items[Annotated[str, OneOf([name for name in OF_VIDEOS if "Down" in name])]] = (
@@ -96,7 +97,7 @@ class UNet2DConditionConfig(UNetConfig):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class UNetMotionConfig(UNetConfig):
-    """`unet/config.json` of a UNet of videos; or what a UNet of images and a motion adapter make together."""
+    """`unet/config.json` of a video UNet; or what an image UNet and a motion adapter make together."""
 
     NAME: ClassVar = "UNetMotionModel"
     HARMLESS: ClassVar = {
@@ -134,7 +135,7 @@ class UNetMotionConfig(UNetConfig):
         )
 
     def level(self, block: int) -> Level:
-        """What the layers of a block are like; blocks are counted on the way down, -1 is the middle's."""
+        """The sizes of a block's layers; blocks are numbered in the order of halving, -1 is the middle."""
         channels = self.block_out_channels[block]
 
         def of_block(value: int | tuple[int, ...]) -> int:
@@ -152,7 +153,7 @@ class UNetMotionConfig(UNetConfig):
 
     @property
     def middle(self) -> Level:
-        """What the layers of the middle are like."""
+        """The sizes of the middle block's layers."""
         below = self.level(-1)
         motion = self.temporal_transformer_layers_per_mid_block
         return Level(
@@ -171,12 +172,12 @@ class Level:
     """The layers of a block.
 
     Args:
-        channels: C behind each of them.
-        layers: Residual blocks on the way down; one more on the way up.
-        heads: Of attention within an image.
+        channels: C after each of them.
+        layers: Residual blocks when halving the image; one more when doubling it.
+        heads: Attention heads within an image.
         cross_attention_dim: Width of the prompt's tokens.
         transformer_layers: Blocks of each transformer within an image.
-        motion_heads: Of attention between frames.
+        motion_heads: Attention heads between frames.
         motion_layers: Blocks of each transformer between frames.
     """
 
@@ -195,7 +196,7 @@ class MotionAdapterConfig(BlocksConfig):
 
     NAME: ClassVar = "MotionAdapter"
     HARMLESS: ClassVar = {
-        "motion_norm_num_groups": "the norms of the UNet that it is put into are what counts"
+        "motion_norm_num_groups": "the UNet's norms are used",
     }
 
     motion_layers_per_block: PerBlock = 2
@@ -216,7 +217,7 @@ class MotionAdapterConfig(BlocksConfig):
 
 
 def check_motion(config: BlocksConfig, *, heads: str, layers: str, in_middle: str) -> None:
-    """See that the keys that say what motion modules are like go with the blocks."""
+    """Check that the keys that describe motion modules fit the blocks."""
     config.check_heads(heads)
     config.check_per_block(layers)
     middle = getattr(config, in_middle)
@@ -231,7 +232,7 @@ _COMMON = tuple(field.name for field in dataclasses.fields(UNetConfig))
 
 @plain_dataclass(frozen=True)
 class AnimateDiffConfigs(Configs):
-    """A checkpoint, and the adapter that is put into it, without their weights."""
+    """The configs of a checkpoint, and of the adapter that is added to it."""
 
     text_encoder: ClipTextConfig
     unet: UNet2DConditionConfig | UNetMotionConfig
@@ -261,7 +262,7 @@ class AnimateDiffConfigs(Configs):
 
     @functools.cached_property
     def motion_unet(self) -> UNetMotionConfig:
-        """The UNet of videos: as the checkpoint has it, or with the adapter in it, as diffusers'
+        """The video UNet: the checkpoint's, or its image UNet with the adapter, as diffusers'
         `UNetMotionModel.from_unet2d` makes it.
 
         Raises:
@@ -272,7 +273,7 @@ class AnimateDiffConfigs(Configs):
             return unet
         if adapter is None:
             raise ConfigError(
-                "unet is one of images; AnimateDiff needs a motion adapter to make videos with it: name it "
+                "unet is for images; AnimateDiff needs a motion adapter to make videos with it: name it "
                 "with --adapter (model.adapter), such as guoyww/animatediff-motion-adapter-v1-5-2"
             )
         return UNetMotionConfig(

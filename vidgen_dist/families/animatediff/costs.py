@@ -1,4 +1,4 @@
-"""AnimateDiff as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of AnimateDiff: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vidgen_dist.families.common.unet_costs import image_convolutions, unet
 
 
 def size(configs: AnimateDiffConfigs, counted: Mapping[str, ParameterShapes], _task: str) -> ModelSize:
-    """A checkpoint's size, the motion adapter's in it."""
+    """A checkpoint's size, including the motion adapter."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
         others=(component_size("text_encoder", counted["text_encoder"]),),
@@ -27,7 +27,7 @@ def size(configs: AnimateDiffConfigs, counted: Mapping[str, ParameterShapes], _t
 
 
 def workload(configs: AnimateDiffConfigs, r: AnimateDiffRequest) -> Workload:
-    """What a request asks of the models."""
+    """The work of rendering a request."""
     channels, frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     return Workload(
         frames=frames,

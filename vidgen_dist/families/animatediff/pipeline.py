@@ -50,7 +50,7 @@ class AnimateDiffPipeline(PromptedPipeline[AnimateDiffRequest, TextCondition, St
         positive = self.encode_texts(r, r.prompt, None, r.clip_skip).conditional
         if not r.is_guided:
             return Halves(positive)
-        # The reference skips layers for the positive prompt alone.
+        # The reference skips layers for the positive prompt only.
         whole = dataclasses.replace(r, clip_skip=0)
         negative = self.encode_texts(whole, r.negative_prompt, None, whole.clip_skip).conditional
         return Halves(positive, negative)

@@ -1,4 +1,4 @@
-"""What AnimateDiff takes from a row.
+"""What AnimateDiff checkpoints take.
 
 Defaults are those of diffusers' AnimateDiffPipeline; frames per second are those of the model card (8).
 """
@@ -16,7 +16,7 @@ from vidgen_dist.request import RequestError
 FIELDS = {"clip_skip": CLIP_SKIP, "decode_chunk_size": DECODE_CHUNK_SIZE}
 
 SAMPLE_SIZE = 64
-"""Rows and columns of the latents where the UNet's config does not say."""
+"""Rows and columns of the latents if the UNet's config does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class AnimateDiffRequest(UNetRequest):
 
 
 def task_rules(configs: AnimateDiffConfigs) -> dict[str, TaskRules[AnimateDiffRequest]]:
-    """Task -> rules, for the one task that there is."""
+    """Task -> rules; there is one task."""
     ratio = configs.vae.spatial_compression_ratio
     size = (configs.unet.sample_size or SAMPLE_SIZE) * ratio
     longest = configs.motion_unet.motion_max_seq_length
@@ -50,10 +50,10 @@ def task_rules(configs: AnimateDiffConfigs) -> dict[str, TaskRules[AnimateDiffRe
             "decode_chunk_size": 16,
             "fps": 8.0,
         },
-        # As diffusers asks; what is no multiple of the UNet's levels is halved to more than half.
+        # As diffusers requires; if it is not a multiple of the UNet's levels, it is halved to more than half.
         multiples={"height": ratio, "width": ratio},
         check=check,
-        # Each frame is decoded by itself.
+        # Each frame is decoded separately.
         memory_only=("decode_chunk_size",),
     )
     return {TEXT_TO_VIDEO: of_task}

@@ -1,4 +1,4 @@
-"""AnimateDiff's UNet: Stable Diffusion's, with a transformer between frames behind each of its layers.
+"""AnimateDiff's UNet: that of Stable Diffusion, with a transformer between frames after each of its layers.
 
 Sources: Guo et al. 2023, "AnimateDiff: Animate Your Personalized Text-to-Image Diffusion Models without
 Specific Tuning" (arXiv:2307.04725); Rombach et al. 2022 (arXiv:2112.10752). Names and numbers are those of
@@ -45,14 +45,14 @@ from vidgen_dist.parallel.mesh import Mesh, alone
 
 
 class UNetMotionModel(nn.Module):
-    """Predicts what a sampler needs of noisy latents.
+    """Predicts from noisy latents what a sampler needs.
 
     Args:
-        config: The UNet's, with the adapter's motion in it.
-        mesh: The gang; the ranks of its sequence share the frames.
+        config: The UNet's config, with the adapter's motion modules.
+        mesh: The gang; the ranks of `mesh.sequence` share the frames.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = sharded_lists("resnets", "attentions", "motion_modules")
 
     def __init__(self, config: UNetMotionConfig, mesh: Mesh | None = None) -> None:
@@ -69,8 +69,8 @@ class UNetMotionModel(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def own_key(self, key: str) -> str | None:
-        """The module's name of a checkpoint's key, for `load_weights`."""
-        # What makes an embedding of the weight of guidance is not used.
+        """The module's name for a checkpoint's key, for `load_weights`."""
+        # The embedding of the weight of guidance is not used.
         return None if key == "time_embedding.cond_proj.weight" else key
 
     def construct(self, latents: nn.Tensor, timesteps: np.ndarray, text: nn.Tensor) -> nn.Tensor:
@@ -104,7 +104,7 @@ def _down_block(config: UNetMotionConfig, i: int) -> DownBlock:
 
 
 def _up_block(config: UNetMotionConfig, i: int) -> UpBlock:
-    """The i-th on the way up."""
+    """The i-th doubling block."""
     level = config.level(-1 - i)
     inputs = up_inputs(config.block_out_channels, level.layers + 1, i)
     attends = config.up_block_types[i] == ATTENDING_UP

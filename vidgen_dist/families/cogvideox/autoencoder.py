@@ -1,13 +1,13 @@
 """CogVideoX's causal 3D autoencoder: videos to latents and back.
 
 Source: "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer" (arXiv:2408.06072),
-section 2.1; the reference is diffusers 0.35.2, `AutoencoderKLCogVideoX`, whose parameter names and
-configuration keys are used here. The norm of the decoder is that of MoVQ (arXiv:2209.09002).
+section 2.1; the reference is diffusers 0.35.2, `AutoencoderKLCogVideoX`, with the same parameter names and
+configuration keys. The norm of the decoder is that of MoVQ (arXiv:2209.09002).
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller
-t, h, w. A video goes through in batches of a few frames; each causal convolution leaves its last
-input frames in a `FrameCache` for the next batch. Over the ranks of a gang a video is split into rows: each
-module works on a rank's own, and says through `SpatialSplit` what it needs of the others'.
+t, h, w. A video is processed in batches of a few frames; each causal convolution stores its last input frames
+in a `FrameCache` for the next batch. A gang splits the video into rows: each module works on its rank's rows,
+and gets what it needs of the others' through `SpatialSplit`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ FIXED_NORM_EPS = 1e-6
 class CausalConv3d(nn.Module):
     """A 3D convolution, (B, C, T, H, W) -> (B, O, T, H, W), that sees no later frame.
 
-    Before the first frame stands the first frame again. `pad_mode` "first" and "constant" have zeros
-    around the image and carry frames in the cache; "replicate" repeats the image's edge, and each
-    batch of frames begins anew.
+    Before the first frame it sees the first frame repeated. With `pad_mode` "first" and "constant" there are
+    zeros around the image, and the cache carries frames over; with "replicate" the image's edge is repeated,
+    and each batch of frames begins anew.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CausalConv3d(nn.Module):
 
 
 class SpatialNorm3D(nn.Module):
-    """Group norm of x (B, C, T, H, W) whose scale and shift are drawn from the latents zq (B, Z, t, h, w)."""
+    """Group norm of x (B, C, T, H, W), scaled and shifted by maps of the latents zq (B, Z, t, h, w)."""
 
     def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
         super().__init__()
@@ -79,8 +79,8 @@ class SpatialNorm3D(nn.Module):
         batch, channels, frames, height, width = x.shape
         latent_rows = zq.shape[3]
         zq = stretch_frames(zq, frames)
-        # A convolution of one pixel commutes with stretching, so it sees the few latents. Rows are never
-        # stretched: each row of latents broadcasts over the rows of x that it stands for.
+        # A convolution of one pixel commutes with stretching, so it is applied to the few latents. Rows are
+        # never stretched: each row of latents broadcasts over its rows of x.
         scale, shift = (
             nn.interpolate_nearest(conv.conv(zq), size=(frames, latent_rows, width)).reshape(
                 batch, channels, frames, latent_rows, 1, width
@@ -96,8 +96,8 @@ class SpatialNorm3D(nn.Module):
 def stretch_frames(x: nn.Tensor, frames: int) -> nn.Tensor:
     """x (B, C, t, H, W) with each frame repeated, `frames` in all.
 
-    Of an odd number above 1 the first frame stands for itself and the others share the rest: that is how
-    frames come out of the upsamplers.
+    If that is an odd number above 1, the first frame is not repeated and the others share the rest, as the
+    upsamplers do it.
     """
     alone = 1 if frames > 1 and frames % 2 == 1 else 0
     times = (frames - alone) // (x.shape[2] - alone)
@@ -108,7 +108,7 @@ def stretch_frames(x: nn.Tensor, frames: int) -> nn.Tensor:
 
 
 class ResnetBlock3D(nn.Module):
-    """Two causal convolutions around a shortcut; norms follow the latents if `latent_channels` is given."""
+    """Two causal convolutions and a shortcut; norms depend on the latents if `latent_channels` is given."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class ResnetBlock3D(nn.Module):
         self.conv_shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def construct(self, x: nn.Tensor, cache: FrameCache, *zq: nn.Tensor) -> nn.Tensor:
-        """x (B, C, T, H, W) to (B, O, T, H, W); zq (B, Z, t, h, w) where the norms want it."""
+        """x (B, C, T, H, W) to (B, O, T, H, W); zq (B, Z, t, h, w) if the norms need it."""
         hidden = self.conv1(self.activation(self.norm1(x, cache.split, *zq)), cache)
         hidden = self.conv2(self.activation(self.norm2(hidden, cache.split, *zq)), cache)
         return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -139,7 +139,7 @@ def block_norm(channels: int, config: VaeConfig, latent_channels: int | None) ->
 
 
 class Downsample3D(nn.Module):
-    """Half the rows and columns, and with `compress_time` half the frames, of x (B, C, T, H, W)."""
+    """Halve the rows and columns of x (B, C, T, H, W), and with `compress_time` the frames."""
 
     def __init__(self, channels: int, compress_time: bool) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Downsample3D(nn.Module):
 
 
 class Upsample3D(nn.Module):
-    """Twice the rows and columns, and with `compress_time` twice the frames, of x (B, C, T, H, W)."""
+    """Double the rows and columns of x (B, C, T, H, W), and with `compress_time` the frames."""
 
     def __init__(self, channels: int, compress_time: bool) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Upsample3D(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3)
 
     def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
-        # Rows go to the neighbours before they are stretched, and the second of each two is not needed.
+        # Rows are exchanged before they are stretched, and the second of each two is not needed.
         x = split.extend(x, 1, 1)
         frames, height, width = x.shape[2:]
         larger = nn.interpolate_nearest(x, size=(frames, 2 * height, 2 * width))
@@ -170,20 +170,20 @@ class Upsample3D(nn.Module):
         x = convolve_frames(larger, self.conv, padding=(split.padding(1), 1))
         if not self.compress_time or frames == 1:
             return x
-        # Frames are doubled last, or the convolution, which sees single frames, would do each one twice.
+        # Frames are doubled last: the convolution works on single frames, and would compute each one twice.
         return stretch_frames(x, 2 * frames - frames % 2)
 
 
 def convolve_frames(x: nn.Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> nn.Tensor:
     """A 2D convolution of every frame of x (B, C, T, H, W), padded by zero rows and columns."""
-    # As a 3D convolution of one frame's depth: no transposing there and back.
+    # As a 3D convolution over one frame, which needs no transposing.
     outputs, inputs, *kernel = conv.weight.shape
     weight = conv.weight.reshape(outputs, inputs, 1, *kernel)
     return nn.conv3d(x, weight, conv.bias, stride=(1, *conv.stride), padding=(0, *padding))
 
 
 def halve_frames(x: nn.Tensor) -> nn.Tensor:
-    """Means of neighbouring frames of x (B, C, T, H, W); of an odd T the first stands alone."""
+    """Means of pairs of frames of x (B, C, T, H, W); if T is odd, the first frame stays as it is."""
     odd = x.shape[2] % 2
     if x.shape[2] == 1:
         return x
@@ -233,7 +233,7 @@ class UpBlock3D(nn.Module):
 
 
 def resnets(channels: Sequence[int], config: VaeConfig, latent_channels: int | None = None) -> nn.ModuleList:
-    """Blocks that lead from each number of channels to the next."""
+    """Residual blocks from each number of channels to the next."""
     return nn.ModuleList(ResnetBlock3D(i, o, config, latent_channels) for i, o in pairwise(channels))
 
 
@@ -297,10 +297,10 @@ class AutoencoderKLCogVideoX(VideoAutoencoder):
 
     Args:
         config: `vae/config.json`.
-        mesh: As `VideoAutoencoder` has it.
+        mesh: As in `VideoAutoencoder`.
 
     Attributes:
-        use_slicing: Take the videos of a batch one by one: less memory.
+        use_slicing: Process the videos of a batch one by one, which takes less memory.
     """
 
     config: VaeConfig

@@ -1,4 +1,4 @@
-"""CogVideoX's configs, with diffusers' keys and defaults, and how pixels become latents become tokens."""
+"""CogVideoX's configs, with diffusers' keys and defaults, and the sizes of latents and tokens."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
 
-# Frames that go through the VAE at once. Group norms see one batch of frames, so other numbers change the
-# picture: these are the ones that the weights were trained with.
+# Frames that go through the VAE at a time. Group norms cover a batch of frames, so other numbers change the
+# picture: the weights were trained with these.
 LATENT_FRAMES_AT_ONCE = 2
 SAMPLE_FRAMES_AT_ONCE = 8
 
@@ -62,7 +62,7 @@ class TransformerConfig(Config):
     def check(self) -> None:
         for dim in {self.inner_dim, self.ofs_embed_dim or self.inner_dim}:
             if self.freq_shift == dim // 2:
-                allowed = f"any but the number of frequencies, {dim // 2}, from which it is taken"
+                allowed = f"any but the number of frequencies, {dim // 2}, from which it is subtracted"
                 self.refuse("freq_shift", allowed)
         if self.ofs_embed_dim is not None and self.ofs_embed_dim != self.time_embed_dim:
             self.refuse("ofs_embed_dim", f"null or time_embed_dim, {self.time_embed_dim}: the two are added")
@@ -85,21 +85,21 @@ class TransformerConfig(Config):
 
     @property
     def inner_dim(self) -> int:
-        """Width of the tokens."""
+        """Width of the model's tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
     def frames_per_patch(self) -> int:
-        """Latent frames of a token."""
+        """Latent frames per token."""
         return self.patch_size_t or 1
 
     @property
     def has_position_table(self) -> bool:
-        """Whether positions are added to the tokens (2b, and I2V's learned ones)."""
+        """Whether positions are added to the tokens (in 2b, and learned ones in I2V)."""
         return not self.use_rotary_positional_embeddings or self.use_learned_positional_embeddings
 
     def padding_frames(self, latent_frames: int) -> int:
-        """Latent frames put in front so that the patches divide their number (CogVideoX 1.5)."""
+        """Latent frames added in front, so that patches divide their number (CogVideoX 1.5)."""
         return -latent_frames % self.frames_per_patch
 
 
@@ -107,8 +107,8 @@ class TransformerConfig(Config):
 class VaeConfig(Config):
     """`vae/config.json`.
 
-    `scaling_factor` and `invert_scale_latents` say how a pipeline scales latents; `sample_height` and
-    `sample_width` (pixels) give the default tiles, half of each.
+    `scaling_factor` and `invert_scale_latents` determine how a pipeline scales latents; `sample_height` and
+    `sample_width` (pixels) determine the default tiles, half of each.
     """
 
     NAME: ClassVar = "AutoencoderKLCogVideoX"
@@ -144,7 +144,7 @@ class VaeConfig(Config):
             self.refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
         if not math.log2(self.temporal_compression_ratio).is_integer():
             self.refuse("temporal_compression_ratio", "a power of 2")
-        # The published layout sizes these convolutions by the pixels' channels, yet applies them to latents.
+        # The published layout sizes these convolutions by the pixels' channels, but applies them to latents.
         if self.out_channels != self.latent_channels:
             for key in ("use_quant_conv", "use_post_quant_conv"):
                 if getattr(self, key):
@@ -163,37 +163,36 @@ class VaeConfig(Config):
 
     @property
     def frames_per_latent(self) -> int:
-        """Frames per latent frame as the VAE makes them: fewer than the pipelines count where its blocks are
-        too few."""
+        """Frames per latent frame in the VAE: fewer than the pipelines assume if it lacks blocks."""
         # A block that halves frames also halves rows.
         return min(int(self.temporal_compression_ratio), self.spatial_compression_ratio)
 
     @property
     def image_scaling_factor(self) -> float:
-        """What an image's latents are multiplied by: 1.5 was trained with the factor the wrong way round."""
+        """Factor for an image's latents: 1.5 was trained with the inverse of the right factor."""
         return 1 / self.scaling_factor if self.invert_scale_latents else self.scaling_factor
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a video, as the pipelines count: the first frame has one of its own."""
+        """Latent frames of a video, as the pipelines count them: the first frame has its own."""
         return (num_frames - 1) // int(self.temporal_compression_ratio) + 1
 
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that the VAE makes of latent frames.
+        """Frames that the VAE decodes latent frames to.
 
-        It decodes them in batches of two. If their number is odd, the first batch has one more, and only in
-        such a batch the first latent frame becomes a single frame.
+        It decodes batches of two latent frames. If their number is odd, the first batch has three, and only
+        in such a batch does the first latent frame become a single frame.
         """
         per_latent = self.frames_per_latent
         return per_latent * latent_frames - (per_latent - 1 if latent_frames % 2 else 0)
 
     def encoded_frames(self, frames: int) -> int:
-        """Latent frames that the VAE makes of a clip."""
+        """Latent frames that the VAE encodes a clip to."""
         return (frames - 1) // self.frames_per_latent + 1
 
 
 @plain_dataclass(frozen=True)
 class CogVideoXConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     text_encoder: T5Config
     transformer: TransformerConfig
@@ -211,12 +210,12 @@ class CogVideoXConfigs(Configs):
 
     @property
     def takes_image(self) -> bool:
-        """Whether the transformer sees an image's latents beside the noisy ones."""
+        """Whether the transformer's input includes an image's latents."""
         return self.transformer.in_channels == 2 * self.vae.latent_channels
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Frames, channels, rows and columns of the latents that are denoised for a video, with those that
-        are padded in front."""
+        """Frames, channels, rows and columns of the latents that are denoised for a video, including frames
+        added in front."""
         frames = self.vae.latent_frames(num_frames)
         frames += self.transformer.padding_frames(frames)
         spatial = self.vae.spatial_compression_ratio

@@ -1,4 +1,4 @@
-"""CogVideoX as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of CogVideoX: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from vidgen_dist.families.common.costs import (
 )
 from vidgen_dist.families.common.encoder_costs import t5_encoder
 
-# The fullest moment of a block: the streams of tokens, their normed sum, queries, keys and values, what they
-# are turned with and in, and their copies in the layout of the attention. Measured on CPU: 15.4.
+# When a block needs most: the streams of tokens, their normed concatenation, queries, keys and values, before
+# and after rotation, and their copies in attention's layout. Measured on CPU: 15.4.
 _ALIVE = 16
 _OPERATORS = 50
 
@@ -49,9 +49,9 @@ def size(configs: CogVideoXConfigs, counted: Mapping[str, ParameterShapes], _tas
 
 
 def workload(configs: CogVideoXConfigs, r: CogVideoXRequest) -> Workload:
-    """What a request asks of the model.
+    """The work of rendering a request.
 
-    A clip that is to say how many frames there are is taken for as long as the model's own videos.
+    A clip that decides the number of frames is assumed to be as long as the model's own videos.
     """
     vae, transformer = configs.vae, configs.transformer
     asked = r.num_frames or transformer.sample_frames
@@ -88,17 +88,18 @@ def _encoded_frames(r: CogVideoXRequest, asked: int) -> int:
 
 
 def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Convolution]:
-    """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`, that are larger than a pixel
-    or see every pixel.
+    """The convolutions of an autoencoder's half, `encoder.` or `decoder.`, that are larger than a pixel or
+    see every pixel.
 
-    Those of the norms, a pixel large, see the few latents alone and are left out.
+    Those in norms, of one pixel, see only the few latents and are left out.
     """
     deepest = len(config.block_out_channels) - 1
     for name, shape in shapes.items():
         if not name.startswith(prefix) or len(shape) < 4 or re.search(r"\.conv_[yb]\.", name):
             continue
         depth = _depth(name, prefix, deepest)
-        # Frames change last in an upsampler and first in a downsampler: its image's size is one step ahead.
+        # Frames change at the end of an upsampler and at the start of a downsampler: the image's size is one
+        # step ahead.
         resampled = "samplers." in name
         image = depth - 1 if "upsamplers." in name else depth + 1 if resampled else depth
         frames = depth + 1 if "downsamplers." in name else depth
@@ -121,9 +122,10 @@ def _depth(name: str, prefix: str, deepest: int) -> int:
 
 
 def _frames_share(depth: int, deepest: int, halvings: int, *, decoding: bool) -> float:
-    """Frames at a depth for each frame of video.
+    """Frames at a depth per frame of the video.
 
-    The encoder halves them in its first steps; the decoder doubles them in its own, at the small sizes.
+    The encoder halves them in its first steps; the decoder doubles them in its first steps, at the small
+    sizes.
     """
     halved = min(max(halvings - (deepest - depth), 0), halvings) if decoding else min(depth, halvings)
     return 1 / 2**halved

@@ -56,9 +56,10 @@ class CogVideoXStart(Start[TextCondition]):
     """Where denoising of latents (1, T, C, H, W) begins.
 
     Args:
-        rotary: (cos, sin) of `rotary_positions`; None for a model without.
-        image: The first frame's latents, put beside the noisy ones as channels: (1, T, C, H, W) or None.
-        padding: Latent frames in front that are cut off before decoding (CogVideoX 1.5).
+        rotary: (cos, sin) of `rotary_positions`; None for a model without them.
+        image: The first frame's latents, which are appended to the noisy ones as channels: (1, T, C, H, W) or
+            None.
+        padding: Latent frames in front that are removed before decoding (CogVideoX 1.5).
     """
 
     rotary: tuple[np.ndarray, np.ndarray] | None
@@ -67,7 +68,7 @@ class CogVideoXStart(Start[TextCondition]):
 
 
 class CogVideoXPipeline(PromptedPipeline[Q, TextCondition, CogVideoXStart]):
-    """Renders requests with one CogVideoX checkpoint; a subclass says where its task's denoising begins."""
+    """Renders requests with one CogVideoX checkpoint; a subclass prepares denoising for its task."""
 
     configs: CogVideoXConfigs
     tokenizer: Any
@@ -115,7 +116,7 @@ class CogVideoXPipeline(PromptedPipeline[Q, TextCondition, CogVideoXStart]):
         rng: np.random.Generator,
         image: np.ndarray | None = None,
     ) -> CogVideoXStart:
-        """Where denoising of a whole video begins; `image` as `CogVideoXStart` has it."""
+        """Where denoising of a whole video begins; `image` as in `CogVideoXStart`."""
         return self.start(
             r,
             halves,
@@ -135,7 +136,7 @@ class CogVideoXPipeline(PromptedPipeline[Q, TextCondition, CogVideoXStart]):
         image: np.ndarray | None = None,
         padding: int = 0,
     ) -> CogVideoXStart:
-        """Where denoising of latents begins; the arguments are as `CogVideoXStart` has them."""
+        """Where denoising of latents begins; the arguments are as in `CogVideoXStart`."""
         return CogVideoXStart(
             latents=latents * np.float32(schedule.init_noise_sigma),
             halves=halves,
@@ -161,26 +162,25 @@ class CogVideoXPipeline(PromptedPipeline[Q, TextCondition, CogVideoXStart]):
     def encode_pixels(
         self, r: CogVideoXRequest, images: Sequence[Image.Image], rng: np.random.Generator
     ) -> np.ndarray:
-        """Latents of images, drawn from the VAE's posterior.
+        """Latents of images, sampled from the VAE's posterior.
 
         Args:
             r: The request, whose height and width the images are resized to.
-            images: The frames, in their order.
-            rng: What the draw is made from: normal noise once, in the shape of the latents as the VAE has
-                them, (1, C, T, H, W).
+            images: The frames, in order.
+            rng: Normal noise is drawn from it once, in the shape of the VAE's latents, (1, C, T, H, W).
 
         Returns:
             float32 (1, T, C, H, W), not scaled for the transformer.
 
         Raises:
-            NumericalError: Values that are NaN or infinite.
+            NumericalError: Values are NaN or infinite.
         """
         mean, logvar = self.vae.encode(self.tensor(to_pixels(images, r.height, r.width)))
         return self.sample_posterior(mean, logvar, rng).transpose(0, 2, 1, 3, 4)
 
 
 class TextToVideoPipeline(CogVideoXPipeline[TextToVideoRequest]):
-    """Videos of a prompt alone."""
+    """Videos from a prompt."""
 
     def prepare(
         self, r: TextToVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
@@ -194,12 +194,12 @@ class ImageToVideoPipeline(CogVideoXPipeline[ImageToVideoRequest]):
     def prepare(
         self, r: ImageToVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
     ) -> CogVideoXStart:
-        # Before the noise is drawn: the posterior's comes first.
+        # Before the noise: the posterior is sampled first.
         image = self._image_latents(r, rng)
         return self.start_from_noise(r, halves, rng, image)
 
     def _image_latents(self, r: ImageToVideoRequest, rng: np.random.Generator) -> np.ndarray:
-        """The image's latents as first frame, zeros behind: (1, T, C, H, W)."""
+        """The image's latents as the first frame, then zeros: (1, T, C, H, W)."""
         first = round_to(self.encode_pixels(r, [media.read_image(r.image)], rng), self.dtype)
         latents = np.zeros(self.latent_shape(r), np.float32)
         latents[:, :1] = first * np.float32(self.configs.vae.image_scaling_factor)
@@ -207,7 +207,7 @@ class ImageToVideoPipeline(CogVideoXPipeline[ImageToVideoRequest]):
 
 
 class VideoToVideoPipeline(CogVideoXPipeline[VideoToVideoRequest]):
-    """Clips, noised and denoised."""
+    """Clips that are noised and denoised."""
 
     def prepare(
         self, r: VideoToVideoRequest, halves: Halves[TextCondition], rng: np.random.Generator
@@ -219,17 +219,17 @@ class VideoToVideoPipeline(CogVideoXPipeline[VideoToVideoRequest]):
         return self.start(r, halves, round_to(noised, self.dtype), schedule)
 
     def _clip(self, r: VideoToVideoRequest) -> Sequence[Image.Image]:
-        """The clip's frames, their number checked against what the model can do."""
+        """The clip's frames, after a check of their number."""
         clip = media.read_video(r.video)
         self.rules.of_task.check_clip(r, len(clip))
         return clip[: r.num_frames]
 
 
 def guidance(r: CogVideoXRequest, schedule: CogVideoXSchedule) -> Guidance:
-    """The steps' guidance.
+    """The guidance of the steps.
 
-    With `use_dynamic_cfg` its weight follows diffusers' cosine, which mixes a timestep (0 to 999) with a
-    number of steps; checkpoints are used with it as it stands.
+    With `use_dynamic_cfg` the weight follows diffusers' cosine, which mixes a timestep (0 to 999) with a
+    number of steps; checkpoints are used with it as it is.
     """
     steps = len(schedule)
     if not (r.is_guided and r.use_dynamic_cfg):

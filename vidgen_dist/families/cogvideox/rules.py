@@ -25,7 +25,7 @@ from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
 
 @dataclass(frozen=True, kw_only=True)
 class CogVideoXRequest(PromptedRequest):
-    """What the rows of all tasks have."""
+    """The fields of all tasks."""
 
     negative_prompt: str
     num_frames: int | None
@@ -62,12 +62,12 @@ class VideoToVideoRequest(CogVideoXRequest):
 
     @property
     def steps(self) -> int:
-        """Predictions that are made: `strength` leaves out the first steps."""
+        """Number of predictions: `strength` leaves out the first steps."""
         return min(int(self.num_inference_steps * self.strength), self.num_inference_steps)
 
 
 def task_rules(configs: CogVideoXConfigs) -> Mapping[str, TaskRules[Any]]:
-    """Task -> rules, for the tasks that the transformer's channels are for."""
+    """Task -> rules, for the tasks that the transformer's input channels allow."""
     if configs.takes_image:
         return {IMAGE_TO_VIDEO: _image_to_video(configs)}
     return {TEXT_TO_VIDEO: _text_to_video(configs), VIDEO_TO_VIDEO: _video_to_video(configs)}
@@ -85,7 +85,7 @@ def _text_to_video(configs: CogVideoXConfigs) -> TaskRules[TextToVideoRequest]:
 def _image_to_video(configs: CogVideoXConfigs) -> TaskRules[ImageToVideoRequest]:
     return TaskRules(
         request=ImageToVideoRequest,
-        # Here the reference pipeline does not ask the checkpoint.
+        # The reference pipeline does not use the checkpoint's size here.
         defaults={**_defaults(configs), "num_frames": 49},
         multiples=_multiples(configs),
         check=lambda r: _check(r, configs),
@@ -117,7 +117,7 @@ def _defaults(configs: CogVideoXConfigs) -> dict[str, Any]:
         "guidance_scale": 6.0,
         "use_dynamic_cfg": False,
         "eta": 0.0,
-        # The pipelines' own default, but for position tables, which fit one length only.
+        # The pipelines' own default, except for position tables, which fit one length only.
         "max_sequence_length": trained.max_text_seq_length if trained.has_position_table else 226,
         "fps": 16.0 if trained.patch_size_t else 8.0,
     }
@@ -151,15 +151,15 @@ def _check_positions(r: CogVideoXRequest, configs: CogVideoXConfigs) -> None:
         ("width", r.width, trained.sample_width * spatial),
     ):
         if trained.use_learned_positional_embeddings and value != size:
-            raise RequestError(field, value, f"this model's learned positions are for {size} alone")
-        # 1.5 counts rotary positions from the corner and has them up to its training size.
+            raise RequestError(field, value, f"this model's learned positions are for {size} only")
+        # 1.5 counts rotary positions from the corner, and has them up to its training size.
         if trained.patch_size_t and value > size:
             raise RequestError(field, value, f"this model has positions up to {size}")
 
 
 def _check_strength(r: VideoToVideoRequest) -> None:
     if r.steps < 1:
-        allowed = f"{1 / r.num_inference_steps:g} or more, or no step of num_inference_steps is taken"
+        allowed = f"{1 / r.num_inference_steps:g} or more, or no step of num_inference_steps is left"
         raise RequestError("strength", r.strength, allowed)
 
 

@@ -1,7 +1,7 @@
 """CogVideoX's diffusion transformer: 2b, 5b, 1.5, and their image-to-video forms.
 
-Text and video tokens pass through one attention and one feed-forward per block, each kind with its own
-adaptive layer norm. Source: Yang et al. 2024, "CogVideoX: Text-to-Video Diffusion Models with An Expert
+Each block has one attention and one feed-forward for text and video tokens together, and an adaptive layer
+norm for each of the two. Source: Yang et al. 2024, "CogVideoX: Text-to-Video Diffusion Models with An Expert
 Transformer" (arXiv:2408.06072); names and numbers are those of diffusers' `CogVideoXTransformer3DModel`.
 
 Letters: B batch, T latent frames, C channels, H, W latent height and width, L text tokens, V video
@@ -31,20 +31,20 @@ def rotary_positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rotary table of a video's tokens.
 
-    CogVideoX 1.0 stretches the video's grid over the training size's, keeping its shape; 1.5 counts
-    tokens from the corner, up to the training size.
+    CogVideoX 1.0 stretches the video's grid over that of the training size, keeping its aspect ratio; 1.5
+    counts tokens from the corner, up to the training size.
 
     Args:
         config: The transformer's config.
         height, width: Size of the video in pixels.
-        latent_frames: Latent frames, with those that 1.5 pads to a multiple of `patch_size_t`.
-        vae_scale_factor_spatial: Pixels a latent pixel.
+        latent_frames: Latent frames, including those that 1.5 adds for a multiple of `patch_size_t`.
+        vae_scale_factor_spatial: Pixels per latent pixel.
 
     Returns:
         (cos, sin), each (V, attention_head_dim) float32.
 
     Raises:
-        RequestError: A 1.5 model is asked for a height or width above its training size.
+        RequestError: A height or width above the training size of a 1.5 model.
     """
     patch = vae_scale_factor_spatial * config.patch_size
     rows, columns = height // patch, width // patch
@@ -69,7 +69,7 @@ def rotary_positions(
 def _fit(
     rows: int, columns: int, base_rows: int, base_columns: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The centred region, in base tokens, of the grid scaled to fit: (top, bottom), (left, right)."""
+    """The centred region, in base tokens, that the scaled grid covers: (top, bottom), (left, right)."""
     if rows / columns > base_rows / base_columns:
         fitted_rows, fitted_columns = base_rows, round(base_rows / rows * columns)
     else:
@@ -80,22 +80,22 @@ def _fit(
 
 
 def _spread(start: int, stop: int, count: int) -> np.ndarray:
-    """`count` positions from `start`, evenly spaced, the last one at stop * (count - 1) / count."""
+    """`count` evenly spaced positions from `start`, the last one at stop * (count - 1) / count."""
     return np.linspace(start, stop * (count - 1) / count, count, dtype=np.float32)
 
 
 class CogVideoXTransformer3DModel(nn.Module):
-    """Predicts a video's noise (or velocity, as the scheduler has it) from noisy latents, text and time.
+    """Predicts a video's noise (or velocity, depending on the scheduler) from noisy latents, text and time.
 
-    Parameters are named as diffusers' `state_dict` names them. `patch_embed.pos_embedding` is one where
-    `use_learned_positional_embeddings` says so; the sincos table of 2b is computed, for any size.
+    Parameters are named as in diffusers' `state_dict`. `patch_embed.pos_embedding` is a parameter if the
+    config has `use_learned_positional_embeddings`; the sincos table of 2b is computed, for any size.
 
     Args:
         config: `transformer/config.json`.
         mesh: The gang; its ranks share the tokens. By default this process alone.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("transformer_blocks",)
 
     def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
@@ -122,8 +122,8 @@ class CogVideoXTransformer3DModel(nn.Module):
     ) -> nn.Tensor:
         """
         Args:
-            hidden_states: (B, T, C, H, W) noisy latents, for image-to-video with the image's latents
-                beside them in C. T is a multiple of `patch_size_t`, H and W of `patch_size`.
+            hidden_states: (B, T, C, H, W) noisy latents; for image-to-video C includes the image's latents. T
+                is a multiple of `patch_size_t`, H and W of `patch_size`.
             encoder_hidden_states: (B, L, text_embed_dim), from T5.
             timestep: (B,).
             image_rotary_emb: (cos, sin) of `rotary_positions`, each (V, attention_head_dim).
@@ -133,8 +133,8 @@ class CogVideoXTransformer3DModel(nn.Module):
             (B, T, out_channels, H, W).
 
         Raises:
-            ValueError: Sizes that the patches do not divide, a size other than the learned positions',
-                or no `ofs` where the model needs it.
+            ValueError: Sizes that the patches do not divide, a size other than that of learned positions, or
+                a missing `ofs`.
         """
         batch, frames, _, height, width = hidden_states.shape
         dtype = hidden_states.dtype
@@ -159,7 +159,7 @@ class CogVideoXTransformer3DModel(nn.Module):
         if self.config.ofs_embed_dim is None:
             return time
         if ofs is None:
-            raise ValueError("this model needs ofs: its config has ofs_embed_dim")
+            raise ValueError("ofs is missing, and this model's config has ofs_embed_dim")
         return nn.add(time, self.ofs_embedding(self._sinusoids(ofs, self.config.ofs_embed_dim, dtype)))
 
     def _sinusoids(self, steps: Any, dim: int, dtype: Any) -> nn.Tensor:
@@ -177,7 +177,7 @@ class CogVideoXTransformer3DModel(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Latents and text into tokens, with the position table where the model has one."""
+    """Turns latents and text into tokens, with the position table if the model has one."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -186,14 +186,14 @@ class PatchEmbed(nn.Module):
         if c.patch_size_t is None:
             self.proj = nn.Conv2d(c.in_channels, c.inner_dim, p, stride=p, bias=c.patch_bias)
         else:
-            # `patch_bias` is about 1.0's convolution: 1.5's checkpoints say false and have this bias.
+            # `patch_bias` is about 1.0's convolution: 1.5's checkpoints say false, but have this bias.
             self.proj = nn.Linear(c.in_channels * c.patch_size_t * p * p, c.inner_dim)
         self.text_proj = nn.Linear(c.text_embed_dim, c.inner_dim)
         if c.use_learned_positional_embeddings:
             tokens = int(np.prod(self._grid(c.sample_frames, c.sample_height, c.sample_width)))
             shape = (1, c.max_text_seq_length + tokens, c.inner_dim)
             self.pos_embedding = nn.empty_parameter(shape, "pos_embedding")
-        # The last size's table: all steps of a video share it.
+        # The table for the last size: all steps of a video share it.
         self._table: tuple[Any, nn.Tensor] | None = None
 
     def construct(self, text: nn.Tensor, video: nn.Tensor, split: TokenSplit) -> tuple[nn.Tensor, nn.Tensor]:
@@ -202,7 +202,7 @@ class PatchEmbed(nn.Module):
         patches = self._patchify(video)
         positions = self._positions(text.shape[1], frames, height, width, patches.dtype)
         text = self.text_proj(split.take(text, "text"))
-        # Patches do not overlap, so the convolution is a product with each patch.
+        # Patches do not overlap, so the convolution is one product per patch.
         weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
         tokens = nn.linear(split.take(patches, "video"), weight, self.proj.bias)
         if "text" in positions:
@@ -225,7 +225,7 @@ class PatchEmbed(nn.Module):
     def _positions(
         self, text_length: int, frames: int, height: int, width: int, dtype: Any
     ) -> dict[str, nn.Tensor]:
-        """What is added to the tokens of the streams that have positions here: (1, L, D) and (1, V, D)."""
+        """What is added to the tokens of streams with positions: (1, L, D) and (1, V, D)."""
         c = self.config
         if not c.has_position_table:
             return {}
@@ -234,7 +234,7 @@ class PatchEmbed(nn.Module):
             if (height, width) != (c.sample_height, c.sample_width):
                 raise ValueError(
                     f"latents of {height}x{width}: the learned positions are for "
-                    f"{c.sample_height}x{c.sample_width} alone"
+                    f"{c.sample_height}x{c.sample_width} only"
                 )
             if video_frames == c.sample_frames:
                 if text_length != c.max_text_seq_length:
@@ -243,7 +243,7 @@ class PatchEmbed(nn.Module):
                     )
                 table = self.pos_embedding.astype(dtype)
                 return {"text": table[:, :text_length], "video": table[:, text_length:]}
-        # Text tokens have no position: their part of diffusers' table is zero.
+        # Text tokens have no positions: their part of diffusers' table is zero.
         return {"video": self._sincos(video_frames, height, width, dtype)}
 
     def _sincos(self, video_frames: int, height: int, width: int, dtype: Any) -> nn.Tensor:
@@ -267,8 +267,8 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention over text and video together, then a feed-forward; each kind of token is scaled, shifted
-    and gated by the time in its own way."""
+    """Attention over text and video together, then a feed-forward; the time scales, shifts and gates the two
+    kinds of token separately."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -280,8 +280,8 @@ class Block(nn.Module):
     def construct(
         self, text: nn.Tensor, video: nn.Tensor, time: nn.Tensor, rotary: Rotary | None, split: TokenSplit
     ) -> tuple[nn.Tensor, nn.Tensor]:
-        """text (B, L, D), video (B, V, D), both this rank's part, time (B, E) after its SiLU; the first two
-        return."""
+        """text (B, L, D), video (B, V, D), both this rank's part, time (B, E) after its SiLU: the new text
+        and video."""
         tokens, text_gate, video_gate = self.norm1(text, video, time)
         text, video = _add_gated(text, video, self.attn1(tokens, rotary, split), text_gate, video_gate)
         tokens, text_gate, video_gate = self.norm2(text, video, time)
@@ -291,7 +291,7 @@ class Block(nn.Module):
 def _add_gated(
     text: nn.Tensor, video: nn.Tensor, update: nn.Tensor, text_gate: nn.Tensor, video_gate: nn.Tensor
 ) -> tuple[nn.Tensor, nn.Tensor]:
-    """Adds update (B, N, D), text first, to the two streams; gates are (B, 1, D)."""
+    """Add update (B, N, D), text first, to the two streams; gates are (B, 1, D)."""
     length = text.shape[1]
     return (
         nn.multiply_add(update[:, :length], text_gate, text),
@@ -300,7 +300,7 @@ def _add_gated(
 
 
 class ExpertNorm(nn.Module):
-    """Adaptive layer norm with one scale, shift and gate for text and another for video."""
+    """Adaptive layer norm with separate scale, shift and gate for text and for video."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ class ExpertNorm(nn.Module):
     def construct(
         self, text: nn.Tensor, video: nn.Tensor, time: nn.Tensor
     ) -> tuple[nn.Tensor, nn.Tensor, nn.Tensor]:
-        """The joint tokens (B, N, D), text first, then the gates of text and video, (B, 1, D) each."""
+        """The joint tokens (B, N, D), text first, and the gates of text and video, (B, 1, D) each."""
         modulation = self.linear(time)[:, None, :]
         shift, scale, gate, text_shift, text_scale, text_gate = nn.chunk(modulation, 6, -1)
         text = nn.multiply_add(self.norm(text), nn.add(text_scale, 1.0), text_shift)
@@ -332,7 +332,7 @@ class FinalNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with layer norm on queries and keys of each head."""
+    """Self-attention with a layer norm on each head's queries and keys."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ NORM_EPS = 1e-6
 
 
 class ResnetBlock3D(nn.Module):
-    """Two causal convolutions around a shortcut."""
+    """Two causal convolutions and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, config: VaeConfig) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ResnetBlock3D(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of every place to all places of its own frame and of those before it, in one head."""
+    """Attention from every place to all places of its own frame and of earlier ones, with one head."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
 
 class MidBlock3D(nn.Module):
-    """Two residual blocks, attention between them where the config has it."""
+    """Two residual blocks, with attention between them if the config has it."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class MidBlock3D(nn.Module):
 
 
 class Downsample3D(nn.Module):
-    """Fewer frames, rows and columns of (B, C, T, H, W), by a convolution with strides."""
+    """A strided convolution that reduces frames, rows and columns of (B, C, T, H, W)."""
 
     def __init__(self, channels: int, strides: Strides) -> None:
         super().__init__()
@@ -188,10 +188,10 @@ class Decoder3D(nn.Module):
 
 @dataclass(frozen=True)
 class FrameTiles(StridedTiles):
-    """Tiles of frames too.
+    """Tiles of rows and columns, and of frames.
 
     Args:
-        tile_sample_min_num_frames: Frames of a tile, the one before it not counted.
+        tile_sample_min_num_frames: Frames of a tile, without the one before it.
         tile_sample_stride_num_frames: Frames from one tile to the next.
     """
 
@@ -199,18 +199,18 @@ class FrameTiles(StridedTiles):
     tile_sample_stride_num_frames: int = FRAMES_TO_THE_NEXT
 
     def cut_frames(self, ratio: int, *, decoding: bool) -> Tiles:
-        """As `cut`, of the frames, at `ratio` of them per latent."""
+        """The tiles of the frames, at `ratio` frames per latent; as `cut`."""
         return cut(
             self.tile_sample_min_num_frames, self.tile_sample_stride_num_frames, ratio, decoding=decoding
         )
 
 
 class AutoencoderKLHunyuanVideo(VideoAutoencoder):
-    """HunyuanVideo's autoencoder. Long videos go through in tiles of frames, with or without `use_tiling`.
+    """HunyuanVideo's autoencoder. Long videos are processed in tiles of frames, with or without `use_tiling`.
 
     Args:
         config: `vae/config.json`.
-        mesh: As `VideoAutoencoder` has it.
+        mesh: As in `VideoAutoencoder`.
     """
 
     config: VaeConfig
@@ -236,7 +236,7 @@ class AutoencoderKLHunyuanVideo(VideoAutoencoder):
         return self.decoder(self.post_quant_conv(latents), split)
 
     def _latent_rows(self, height: int) -> int:
-        # A latent of its own also for rows that are too few for one.
+        # Rows that are too few for a latent still get one.
         return -(-height // self.spatial_compression_ratio)
 
     def _in_parts(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor], *, decoding: bool) -> nn.Tensor:

@@ -1,4 +1,4 @@
-"""HunyuanVideo's configs, with diffusers' keys and defaults, and how pixels become latents become tokens."""
+"""HunyuanVideo's configs, with diffusers' keys and defaults, and the sizes of latents and tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 CLIP_TOKENS = 77
 """Tokens of a prompt for CLIP, whatever `max_sequence_length` is."""
 
-# Long videos go through the VAE in tiles: each has FRAMES_OF_A_TILE frames and the frame before them, and one
+# The VAE processes long videos in tiles: each has FRAMES_OF_A_TILE frames and the frame before them, and one
 # begins every FRAMES_TO_THE_NEXT frames. Other numbers would change the picture.
 FRAMES_OF_A_TILE = 16
 FRAMES_TO_THE_NEXT = 12
@@ -41,7 +41,7 @@ class TransformerConfig(Config):
     """`transformer/config.json`.
 
     Args:
-        rope_axes_dim: Channels of a head that time, height and width turn, pair by pair.
+        rope_axes_dim: Channels of a head that time, height and width rotate, in pairs.
     """
 
     NAME: ClassVar = "HunyuanVideoTransformer3DModel"
@@ -70,17 +70,17 @@ class TransformerConfig(Config):
 
     @property
     def inner_dim(self) -> int:
-        """Width of the tokens."""
+        """Width of the model's tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
     def mlp_dim(self) -> int:
-        """Width of the feed-forwards, but for the refiner's."""
+        """Width of the feed-forwards, except the refiner's."""
         return int(self.inner_dim * self.mlp_ratio)
 
     @property
     def output_channels(self) -> int:
-        """Channels of what is predicted."""
+        """Channels of the prediction."""
         return self.out_channels or self.in_channels
 
     @property
@@ -117,7 +117,7 @@ class VaeConfig(Config):
                 self.refuse(key, f"{known}, {blocks} times: as many as block_out_channels")
         if any(n % self.norm_num_groups for n in channels):
             self.refuse("block_out_channels", f"multiples of norm_num_groups, {self.norm_num_groups}")
-        # The reference's decoder knows no other, and its blocks do not double frames more often.
+        # The reference's decoder supports nothing else, and its blocks do not double frames more often.
         if self.temporal_compression_ratio != 4:
             self.refuse("temporal_compression_ratio", "4")
         if blocks < 3:
@@ -140,13 +140,13 @@ class VaeConfig(Config):
         return None if (time, space) == (1, 1) else (time, space, space)
 
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that the decoder makes of latent frames."""
+        """Frames that latent frames are decoded to."""
         return (latent_frames - 1) * self.temporal_compression_ratio + 1
 
 
 @plain_dataclass(frozen=True)
 class HunyuanVideoConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     text_encoder: LlamaTextConfig
     text_encoder_2: ClipTextConfig
@@ -163,7 +163,7 @@ class HunyuanVideoConfigs(Configs):
             ("pooled_projection_dim", self.text_encoder_2.hidden_size, "text_encoder_2's hidden_size"),
         ):
             value = getattr(self.transformer, key)
-            # No out_channels are as many as in_channels.
+            # Without out_channels, these are in_channels.
             if value is not None and value != needed:
                 self.refuse("transformer", self.transformer, key, f"{needed}, {of}")
         clip, scheduler = self.text_encoder_2, self.scheduler.config
@@ -175,11 +175,11 @@ class HunyuanVideoConfigs(Configs):
 
     @property
     def pixels_of_a_token(self) -> int:
-        """Along height and width."""
+        """Pixels per latent, along height and width."""
         return self.vae.spatial_compression_ratio * self.transformer.patch_size
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Channels, frames, rows and columns of a video's latents: the first frame has a latent frame of its
+        """Channels, frames, rows and columns of a video's latents; the first frame has a latent frame of its
         own."""
         frames = (num_frames - 1) // self.vae.temporal_compression_ratio + 1
         spatial = self.vae.spatial_compression_ratio

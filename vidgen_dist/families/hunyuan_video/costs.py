@@ -1,4 +1,4 @@
-"""HunyuanVideo as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of HunyuanVideo: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from vidgen_dist.families.hunyuan_video.config import (
 )
 from vidgen_dist.families.hunyuan_video.rules import HunyuanVideoRequest
 
-# The fullest moment of a single-stream block: the tokens, normed, what the attention made of them, and four
-# times as wide what the feed-forward does, and its copy beside the attention's. Measured on CPU: 16.1; 9.9 in
-# a dual-stream block. A second sample, which goes through a block after the first, holds 4.1 more.
+# When a single-stream block needs most: the tokens, normed, attention's result, and the feed-forward's
+# tensors, four times as wide, with a copy beside attention's. Measured on CPU: 16.1; 9.9 in a dual-stream
+# block. A second sample, which goes through a block after the first, holds 4.1 more.
 _ALIVE = 17
 _WAITING = 4
 _OPERATORS = 50
@@ -42,11 +42,11 @@ def size(configs: HunyuanVideoConfigs, counted: Mapping[str, ParameterShapes], _
     dit = BlockStack(
         heads=config.num_attention_heads,
         width=config.inner_dim,
-        # As many multiply a token of either stream of the dual-stream blocks.
+        # In dual-stream blocks equally many multiply a token of either stream.
         linear=linear_weights(transformer, "single_transformer_blocks.0", leave_out=("norm.linear",)),
         alive=_ALIVE,
         operators=_OPERATORS,
-        # Not the refiner's, which see the text.
+        # Without the refiner's, which see the text.
         blocks=config.num_layers + config.num_single_layers,
         waiting=_WAITING,
     )
@@ -59,12 +59,12 @@ def size(configs: HunyuanVideoConfigs, counted: Mapping[str, ParameterShapes], _
 
 
 def workload(configs: HunyuanVideoConfigs, r: HunyuanVideoRequest) -> Workload:
-    """What a request asks of the model: with a prompt as long as may be."""
+    """The work of rendering a request, with a prompt of the greatest length."""
     channels, latent_frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     frames_of_a_token, rows_of_a_token, columns_of_a_token = configs.transformer.patch
     patches = (rows // rows_of_a_token) * (columns // columns_of_a_token)
     frames = configs.vae.decoded_frames(latent_frames)
-    # A tile has one frame more, the one before it; the last one of nothing else is left out.
+    # A tile has one frame more, the one before it; a last tile with nothing else is left out.
     starts = range(0, frames - 1, FRAMES_TO_THE_NEXT) if frames > FRAMES_OF_A_TILE else range(1)
     made = sum(min(FRAMES_OF_A_TILE + 1, frames - start) for start in starts)
     return Workload(
@@ -88,7 +88,7 @@ COSTS = Costs(size, workload)
 
 
 def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Convolution]:
-    """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`."""
+    """The convolutions of an autoencoder's half, `encoder.` or `decoder.`."""
     # How many frames, and rows, at one end become one after a number of blocks.
     behind = [(1, 1)]
     for level in range(len(config.block_out_channels)):
@@ -105,7 +105,7 @@ def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Co
 
 
 def _blocks_before(name: str, blocks: int) -> int:
-    """How many of its half's blocks a convolution comes behind; what changes the size is behind its own."""
+    """How many of its half's blocks come before a convolution; resizing ones come after their own."""
     found = re.search(r"_blocks\.(\d+)\.(\w+)\.", name)
     if found:
         return int(found[1]) + found[2].endswith("samplers")

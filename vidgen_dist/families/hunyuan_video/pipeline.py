@@ -35,10 +35,10 @@ TEMPLATE = (
     "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
 )
-"""What LLaMA is asked about a prompt: the model was trained with these words, to the letter."""
+"""The instruction that LLaMA gets with a prompt: the model was trained with exactly these words."""
 
 CROP_START = 95
-"""Tokens of the template before the prompt, which are cut off of LLaMA's answer."""
+"""Tokens of the template before the prompt, which are removed from LLaMA's output."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TextCondition:
 
     Args:
         hidden: LLaMA's hidden states (B, L, D).
-        mask: Which of them are the prompt's (B, L).
+        mask: Which of them belong to the prompt (B, L).
         pooled: CLIP's vector (B, P).
     """
 
@@ -91,7 +91,7 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, TextCondition, 
         size = self.configs.latent_size(r.num_frames, r.height, r.width)
         sigmas = np.linspace(1.0, 0.0, r.num_inference_steps + 1)[:-1]
         return Start(
-            # In float32, whatever the models compute in.
+            # In float32, whatever dtype the models compute in.
             latents=draw_noise(rng, (1, *size), "float32"),
             halves=halves,
             schedule=self.scheduler.schedule(sigmas=sigmas),
@@ -110,7 +110,7 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, TextCondition, 
         """The transformer's output (B, C, T, H, W)."""
         batch = (len(latents),)
         timestep = start.schedule.timesteps[i]
-        # The reference has a timestep in the latents' dtype, and those are float32 before the first step.
+        # In the reference the timestep has the latents' dtype, which is float32 before the first step.
         told = timestep if i == 0 else round_to(timestep, self.dtype)
         embedded = round_to(np.full(batch, r.guidance_scale), self.dtype) * 1000
         return self.transformer(

@@ -19,7 +19,7 @@ from vidgen_dist.request import Field, RequestError
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 16
-"""Height and width are multiples of it: diffusers asks for that whatever the checkpoint's sizes are."""
+"""Height and width must be multiples of this: diffusers requires it whatever the checkpoint's sizes are."""
 
 FIELDS = {
     "true_cfg_scale": Field(
@@ -46,7 +46,7 @@ class HunyuanVideoRequest(PromptedRequest):
 
 
 def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideoRequest]]:
-    """Task -> rules, for the one task that there is."""
+    """Task -> rules; there is one task."""
     multiple = math.lcm(MULTIPLE, configs.pixels_of_a_token)
 
     def check(r: HunyuanVideoRequest) -> None:
@@ -79,5 +79,5 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
 
 @functools.cache
 def _warn_of_guidance() -> None:
-    """Say it once in a process: the reference pipeline is silent."""
+    """Warn once in a process; the reference pipeline is silent."""
     logger.warning("true_cfg_scale does nothing in rows without a negative_prompt")

@@ -1,13 +1,13 @@
 """HunyuanVideo's diffusion transformer.
 
-Text is refined first, knowing the time. Then text and video tokens pass through blocks in which each kind has
-its own weights and both attend together, and through blocks in which they are one stream. Source: Kong et al.
+Text is refined first, together with the time. Then text and video tokens go through blocks with separate
+weights for each and joint attention, and through blocks in which they are one stream. Source: Kong et al.
 2024, "HunyuanVideo: A Systematic Framework For Large Video Generative Models" (arXiv:2412.03603), section
 4.2; names and numbers are those of diffusers' `HunyuanVideoTransformer3DModel`.
 
 Tokens that pad a prompt are left out once the text is refined: the reference never attends to them, and does
-nothing with what becomes of them. So samples of a batch may differ in their number of tokens: a block runs
-them one after the other.
+not use their results. Therefore samples of a batch may differ in their number of tokens, and a block runs
+them one after another.
 
 Letters: B batch, C channels, T latent frames, H, W latent height and width, L text tokens, V video tokens,
 N = L + V, D model width, P width of the pooled text.
@@ -42,17 +42,17 @@ EPS = 1e-6
 """Epsilon of every norm."""
 
 TIME_CHANNELS = 256
-"""Sinusoids of a timestep, and of the guidance."""
+"""Number of sinusoids of a timestep, and of the guidance."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample on its way through the blocks: this rank's tokens, and what goes with them.
+    """One sample in the blocks: this rank's tokens, and what belongs to them.
 
     Args:
         text, video: (1, l, D) and (1, v, D).
-        time: What scales, shifts and gates, (1, D), after its SiLU.
-        rotary: Of the tokens, text first.
+        time: Scales, shifts and gates are computed from it, (1, D), after its SiLU.
+        rotary: Rotary tables of the tokens, text first.
         split: How the sample's tokens are divided over the ranks.
     """
 
@@ -66,14 +66,14 @@ class Sample:
 class HunyuanVideoTransformer3DModel(nn.Module):
     """Predicts a video's velocity from noisy latents, text, time and guidance.
 
-    Parameters are named as diffusers' `state_dict` names them.
+    Parameters are named as in diffusers' `state_dict`.
 
     Args:
         config: `transformer/config.json`.
         mesh: The gang; its ranks share the tokens. By default this process alone.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = (
         "context_embedder.token_refiner.refiner_blocks",
         "transformer_blocks",
@@ -106,10 +106,10 @@ class HunyuanVideoTransformer3DModel(nn.Module):
     ) -> nn.Tensor:
         """
         Args:
-            hidden_states: (B, C, T, H, W) noisy latents, sizes that the patches divide.
+            hidden_states: (B, C, T, H, W) noisy latents; the patches must divide these sizes.
             timestep: (B,).
             encoder_hidden_states: (B, L, text_embed_dim), from LLaMA.
-            encoder_attention_mask: (B, L), 1 for a prompt's own tokens. As many of the first ones are kept.
+            encoder_attention_mask: (B, L), 1 for a prompt's own tokens. So many of the first tokens are kept.
             pooled_projections: (B, pooled_projection_dim), from CLIP.
             guidance: (B,), a thousand times the weight of guidance, for models with `guidance_embeds`.
 
@@ -117,8 +117,8 @@ class HunyuanVideoTransformer3DModel(nn.Module):
             (B, out_channels, T, H, W).
 
         Raises:
-            ValueError: Sizes that the patches do not divide, a prompt without a token, or no `guidance` where
-                the model needs it.
+            ValueError: Sizes that the patches do not divide, a prompt without tokens, or a missing `guidance`
+                that the model needs.
         """
         grid = self._grid(hidden_states.shape)
         mask = np.asarray(encoder_attention_mask) != 0
@@ -147,7 +147,7 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         return from_patches(whole, grid, self.config.patch)
 
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Tokens along time, height and width."""
+        """Number of tokens along time, height and width."""
         sizes = shape[2:]
         if any(size % patch for size, patch in zip(sizes, self.config.patch, strict=True)):
             raise ValueError(f"latents of {sizes}: patches of {self.config.patch} do not fit")
@@ -175,7 +175,7 @@ class HunyuanVideoTransformer3DModel(nn.Module):
         return self._tables[1]
 
     def _end(self, tokens: nn.Tensor, sample: Sample) -> nn.Tensor:
-        """What is predicted of one sample, (1, V, numbers of a patch), on every rank."""
+        """The prediction for one sample, (1, V, numbers of a patch), on every rank."""
         video = tokens[:, sample.text.shape[1] :]
         return sample.split.gather(self.proj_out(self.norm_out(video, sample.time)), "video")
 
@@ -195,13 +195,13 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(config.in_channels, config.inner_dim, config.patch, stride=config.patch)
 
     def construct(self, patches: nn.Tensor) -> nn.Tensor:
-        # Patches do not overlap, so the convolution is a product with each patch.
+        # Patches do not overlap, so the convolution is one product per patch.
         weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
         return nn.linear(patches, weight, self.proj.bias)
 
 
 class ConditionEmbedding(nn.Module):
-    """Time, pooled text and, where the model has it, guidance, embedded and added."""
+    """Embeds time, pooled text and, if the model has it, guidance; their sum."""
 
     def __init__(self, dim: int, pooled_dim: int, guidance: bool) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class ConditionEmbedding(nn.Module):
         if self.guidance_embedder is None:
             return added
         if guidance is None:
-            raise ValueError("this model needs guidance: its config has guidance_embeds")
+            raise ValueError("guidance is missing, and this model's config has guidance_embeds")
         return nn.add(added, self.guidance_embedder(_sinusoids(guidance, pooled.dtype)))
 
 
@@ -228,7 +228,7 @@ def _sinusoids(values: np.ndarray, dtype: Any) -> nn.Tensor:
 
 
 class TextProjection(nn.Module):
-    """Two linear maps with SiLU between, (B, P) to (B, D)."""
+    """Two linear maps with SiLU between them, (B, P) to (B, D)."""
 
     def __init__(self, pooled_dim: int, dim: int) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class TextProjection(nn.Module):
 
 
 class TokenRefiner(nn.Module):
-    """Text that looks at itself, both ways, before it meets the video."""
+    """Bidirectional self-attention over the text, before it meets the video."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class TokenRefiner(nn.Module):
 
     def construct(self, text: nn.Tensor, timestep: np.ndarray, mask: np.ndarray) -> nn.Tensor:
         """text (B, L, text_embed_dim), timestep (B,), mask (B, L) to (B, L, D)."""
-        # The mean of a prompt's own tokens, as a product with their shares.
+        # The mean of a prompt's own tokens, as a product with their weights.
         shares = mask[:, None, :] / mask.sum(1)[:, None, None]
         pooled = nn.matmul(nn.from_numpy(shares.astype(np.float32)), text.astype(nn.float32))
         time = nn.silu(self.time_text_embed(timestep, pooled[:, 0].astype(text.dtype)))
@@ -258,7 +258,7 @@ class TokenRefiner(nn.Module):
 
 
 def refiner_mask(mask: np.ndarray) -> np.ndarray:
-    """Who attends to whom in the refiner, (B, 1, L, L): own tokens to each other, all to the first."""
+    """The refiner's attention mask, (B, 1, L, L): own tokens see each other, all see the first."""
     allowed = mask[:, None, :, None] & mask[:, None, None, :]
     allowed[..., 0] = True
     return allowed
@@ -284,7 +284,7 @@ class RefinerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.inner_dim, EPS)
         self.attn = RefinerAttention(config)
         self.norm2 = nn.LayerNorm(config.inner_dim, EPS)
-        # Four times as wide, whatever mlp_ratio says of the other blocks.
+        # Four times as wide, whatever mlp_ratio is for the other blocks.
         self.ff = FeedForward(config.inner_dim, "linear-silu")
         self.norm_out = Modulation(config.inner_dim)
 
@@ -329,9 +329,9 @@ class Modulation(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Layer norm of tokens (B, N, D) that the time (B, D) shifts and scales.
+    """Layer norm of tokens (B, N, D), shifted and scaled by the time (B, D).
 
-    What else it makes of the time comes back beside them, (B, 1, D) each.
+    The other parts of the time's map are returned with them, (B, 1, D) each.
     """
 
     def __init__(self, dim: int, parts: int) -> None:
@@ -411,7 +411,7 @@ class JointAttention(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Attention and a feed-forward side by side, over text and video as one stream."""
+    """Attention and a feed-forward in parallel, over text and video as one stream."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -430,7 +430,7 @@ class SingleBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of one stream; what follows it is its block's."""
+    """Attention over one stream; the block has its output map."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""I2VGen-XL's configs, with diffusers' keys and defaults, and how pixels become latents."""
+"""I2VGen-XL's configs, with diffusers' keys and defaults, and the sizes of latents."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PLAIN_DOWN, CROSS_DOWN = "DownBlock3D", "CrossAttnDownBlock3D"
 PLAIN_UP, CROSS_UP = "UpBlock3D", "CrossAttnUpBlock3D"
 
 HEADS_IN = 8
-"""Heads of the attention over frames in front of the blocks, whatever the checkpoint's sizes are."""
+"""Heads of the attention over frames before the blocks, whatever the checkpoint's sizes are."""
 
 IMAGE_HEADS = 2
 """Heads of the attention over the frames of the image's latents."""
 
 POOLED = 32
-"""Rows and columns that the image's latents are averaged to, of which tokens are made."""
+"""The image's latents are averaged to so many rows and columns, which become tokens."""
 
 IMAGE_TOKENS = (POOLED // 4) ** 2
-"""Tokens of the image's latents: two convolutions halve what they were averaged to."""
+"""Tokens from the image's latents: two convolutions halve the rows and columns."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,16 +35,16 @@ class UNetConfig(BlocksConfig):
     """`unet/config.json`.
 
     Args:
-        attention_head_dim: Width of a head; a block has as many as its channels hold.
+        attention_head_dim: Width of a head; a block has as many heads as fit into its channels.
     """
 
     NAME: ClassVar = "I2VGenXLUNet"
     HARMLESS: ClassVar = {
-        "sample_size": "a request has its size",
-        "num_attention_heads": "the reference takes it and does not look at it",
+        "sample_size": "the request has the size",
+        "num_attention_heads": "the reference takes it and does not use it",
     }
 
-    # The layers that see the image's latents have four channels, whatever stands here.
+    # The layers that see the image's latents have four channels, whatever the config says.
     in_channels: Literal[4] = 4
     out_channels: Literal[4] = 4
     down_block_types: Items[Annotated[str, OneOf((PLAIN_DOWN, CROSS_DOWN))]] = (
@@ -74,20 +74,20 @@ class UNetConfig(BlocksConfig):
 
     @property
     def _attending(self) -> list[int]:
-        """Channels of the blocks with attention, of which the one in the middle always is one."""
+        """Channels of the blocks with attention; the one in the middle always has it."""
         channels = self.block_out_channels
         down = [n for n, kind in zip(channels, self.down_block_types, strict=True) if kind == CROSS_DOWN]
         up = [n for n, kind in zip(reversed(channels), self.up_block_types, strict=True) if kind == CROSS_UP]
         return [*down, channels[-1], *up]
 
     def heads(self, channels: int) -> int:
-        """Heads of a block with that many channels."""
+        """Number of heads in a block with so many channels."""
         return channels // self.attention_head_dim
 
 
 @plain_dataclass(frozen=True)
 class I2VGenXLConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     text_encoder: ClipTextConfig
     image_encoder: ClipVisionConfig
@@ -114,8 +114,8 @@ class I2VGenXLConfigs(Configs):
 
     @property
     def attended_tokens(self) -> int:
-        """Tokens that every place of a frame attends to, at most: the text's, and those made of the image's
-        latents and of its vector."""
+        """Tokens that every place of a frame attends to, at most: those of the text, of the image's latents
+        and of the image's vector."""
         return self.text_encoder.max_position_embeddings + IMAGE_TOKENS + self.unet.in_channels
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""I2VGen-XL as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of I2VGen-XL: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def size(configs: I2VGenXLConfigs, counted: Mapping[str, ParameterShapes], _task
     """A checkpoint's size."""
     return ModelSize(
         denoisers=(unet("unet", counted["unet"], groups=configs.unet.norm_num_groups),),
-        # One prompt of 77 tokens and one image: next to no time.
+        # One prompt of 77 tokens and one image: almost no time.
         others=tuple(component_size(name, counted[name]) for name in ("text_encoder", "image_encoder")),
         vae=autoencoder(counted["vae"], image_convolutions, divides="frames"),
     )
 
 
 def workload(configs: I2VGenXLConfigs, r: I2VGenXLRequest) -> Workload:
-    """What a request asks of the model."""
+    """The work of rendering a request."""
     channels, frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     at_once = min(r.decode_chunk_size, frames)
     return Workload(

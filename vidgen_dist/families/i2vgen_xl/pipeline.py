@@ -1,8 +1,8 @@
 """I2VGen-XL: image-to-video with a prompt (Zhang et al. 2023, arXiv:2311.04145). Parity with diffusers'
 I2VGenXLPipeline.
 
-The reference draws from the image's posterior without the request's generator. Here the row's generator draws
-it, first, so that a seed always gives the same video.
+The reference samples the image's posterior without the request's generator. Here it is sampled with the row's
+generator, before the noise, so that a seed always gives the same video.
 
 Shapes: B batch, F frames, H and W height and width of the latents, L text tokens, X their width.
 """
@@ -37,7 +37,7 @@ class TextImageCondition:
 
     Args:
         hidden: Text hidden states (B, L, X).
-        image: CLIP's vector of the image (B, X); zeros without a condition.
+        image: The image's CLIP vector (B, X); zeros without a condition.
     """
 
     hidden: np.ndarray
@@ -49,8 +49,8 @@ class ImageStart(Start[TextImageCondition]):
     """Where denoising begins.
 
     Args:
-        image: The image's latents in the first frame, behind it each frame's place in the clip, from above 0
-            to 1: (1, 4, F, H, W).
+        image: The image's latents in the first frame; in every later frame its position in the clip, from
+            above 0 to 1: (1, 4, F, H, W).
     """
 
     image: np.ndarray
@@ -81,7 +81,7 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, TextImageCondition, Ima
     ) -> ImageStart:
         image = media.read_image(r.image)
         seen = dataclasses.replace(halves.conditional, image=self._image_vector(r, image))
-        # The image's draw comes before that of the noise.
+        # The image's posterior is sampled before the noise is drawn.
         latents = self._image_latents(r, image, rng)
         schedule = self.scheduler.schedule(r.num_inference_steps, eta=r.eta)
         size = self.configs.latent_size(r.num_frames, r.height, r.width)
@@ -95,7 +95,7 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, TextImageCondition, Ima
         )
 
     def _image_vector(self, r: I2VGenXLRequest, image: Image.Image) -> np.ndarray:
-        """CLIP's vector of the image, (1, X)."""
+        """The image's CLIP vector, (1, X)."""
         processor = self.configs.feature_extractor
         rows, columns = processor.crop
         # The reference makes it as wide as the video, and square.
@@ -106,7 +106,7 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, TextImageCondition, Ima
         return vector
 
     def _image_latents(self, r: I2VGenXLRequest, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """The latents of the image and the places of the frames, as `ImageStart` has them."""
+        """The image's latents and the frames' positions, as in `ImageStart`."""
         pixels = to_pixels([cropped(image, r.width, r.height)], r.height, r.width)
         sample = self.sample_posterior(*self.vae.encode(self.tensor(pixels)), rng)
         first = round_to(sample, self.dtype) * np.float32(self.configs.vae.scaling_factor)
@@ -147,7 +147,7 @@ class I2VGenXLPipeline(PromptedPipeline[I2VGenXLRequest, TextImageCondition, Ima
         i: int,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Memory]:
-        # As the reference: to the sampler each frame is a sample, so that its noise is drawn frame by frame.
+        # As in the reference: the sampler sees each frame as a sample, and draws noise frame by frame.
         stepped, memory = start.schedule.step(_images(prediction), i, _images(latents), memory, rng)
         return np.ascontiguousarray(stepped.transpose(1, 0, 2, 3)[None]), memory
 
@@ -169,11 +169,11 @@ def _images(latents: np.ndarray) -> np.ndarray:
 def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
     """The middle of an image, scaled to fill width and height, as the reference does it.
 
-    Where the reference's division ends a hair below a whole number, its image is a pixel too small, and a
-    black edge is left.
+    If the reference's division gives slightly less than a whole number, the image is a pixel too small, and a
+    black edge remains.
 
     Raises:
-        MediaError: The image is so long and narrow that it has more than `media.MAX_IMAGE_PIXELS` then.
+        MediaError: Scaled like this, a very long image has more than `media.MAX_IMAGE_PIXELS`.
     """
     scale = min(image.width / width, image.height / height)
     columns, rows = round(image.width // scale), round(image.height // scale)

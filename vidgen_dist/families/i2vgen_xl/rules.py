@@ -1,7 +1,7 @@
 """What I2VGen-XL checkpoints take.
 
-Defaults are those of diffusers' I2VGenXLPipeline; frames per second of the file are those with which VGen,
-the authors' own code, writes videos (8), whatever `target_fps` the model is told.
+Defaults are those of diffusers' I2VGenXLPipeline. The file's frames per second are those of VGen, the
+authors' own code (8), whatever `target_fps` the model gets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vidgen_dist.kinds import Number
 from vidgen_dist.request import MAX_FPS, MIN_FPS, Field
 
 MULTIPLE = 8
-"""Height and width are multiples of it: diffusers asks for that whatever the checkpoint's sizes are."""
+"""Height and width must be multiples of this: diffusers requires it whatever the checkpoint's sizes are."""
 
 FIELDS = {
     "target_fps": Field(
@@ -40,7 +40,7 @@ class I2VGenXLRequest(UNetRequest):
 
 
 def task_rules(configs: I2VGenXLConfigs) -> dict[str, TaskRules[I2VGenXLRequest]]:
-    """Task -> rules, for the one task that there is."""
+    """Task -> rules; there is one task."""
     multiple = math.lcm(MULTIPLE, configs.vae.spatial_compression_ratio)
 
     def check(r: I2VGenXLRequest) -> None:
@@ -63,7 +63,7 @@ def task_rules(configs: I2VGenXLConfigs) -> dict[str, TaskRules[I2VGenXLRequest]
         },
         multiples={"height": multiple, "width": multiple},
         check=check,
-        # Each frame is decoded by itself.
+        # Each frame is decoded separately.
         memory_only=("decode_chunk_size",),
     )
     return {IMAGE_TO_VIDEO: of_task}

@@ -1,11 +1,11 @@
-"""I2VGen-XL's UNet (Zhang et al. 2023, arXiv:2311.04145), its layers over frames between those over images.
+"""I2VGen-XL's UNet (Zhang et al. 2023, arXiv:2311.04145), with layers over frames between layers over images.
 
-The image that comes alive is seen three ways: its latents stand beside the noisy ones as channels; tokens
-made of the latents, and tokens made of CLIP's vector of it, stand behind those of the text, to which all
-frames attend. Parameters are named as in diffusers.
+The image is used in three ways: its latents are appended to the noisy ones as channels; and tokens made from
+its latents and from its CLIP vector follow those of the text, to which all frames attend. Parameters are
+named as in diffusers.
 
 Letters: B samples, F frames, f frames of this rank, N = B * f images, C channels, H rows, W columns, L text
-tokens, M tokens that are attended to, X their width, E width of the time's embedding.
+tokens, M context tokens, X their width, E width of the time embedding.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ EPS = 1e-5
 
 
 class I2VGenXLUNet(nn.Module):
-    """Predicts what is to be taken out of noisy latents.
+    """Predicts the noise in noisy latents.
 
     Args:
         config: `unet/config.json`.
         mesh: The gang that predicts together, each rank its frames; by default one rank.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = sharded_lists("resnets", "temp_convs", "attentions", "temp_attentions")
 
     def __init__(self, config: UNetConfig, mesh: Mesh | None = None) -> None:
@@ -101,13 +101,13 @@ class I2VGenXLUNet(nn.Module):
     ) -> nn.Tensor:
         """
         Args:
-            latents: Noisy ones (B, 4, F, H, W).
+            latents: Noisy latents (B, 4, F, H, W).
             timesteps: (B,).
-            fps: Frames per second that the videos are taken for, (B,).
+            fps: The videos' frames per second, (B,).
             text: Text hidden states (B, L, X).
-            image_latents: Of the image in the first frame; in each frame after it its place in the clip, from
-                above 0 to 1: (B, 4, F, H, W).
-            image_vector: CLIP's of the image, (B, X); zeros for the half without a condition.
+            image_latents: The image's latents in the first frame; in every later frame its position in the
+                clip, from above 0 to 1: (B, 4, F, H, W).
+            image_vector: The image's CLIP vector, (B, X); zeros for the unconditional half.
 
         Returns:
             The prediction (B, 4, F, H, W), on every rank.
@@ -127,7 +127,7 @@ class I2VGenXLUNet(nn.Module):
         return split.gather(to_clips(x, batch))
 
     def _time(self, timesteps: np.ndarray, fps: np.ndarray, dtype: Any) -> nn.Tensor:
-        """Embedding of the time and the frames per second, (B, E)."""
+        """The embedding of the time and of the frames per second, (B, E)."""
 
         def waves(values: np.ndarray) -> nn.Tensor:
             width = self.config.block_out_channels[0]
@@ -136,20 +136,20 @@ class I2VGenXLUNet(nn.Module):
         return nn.add(self.time_embedding(waves(timesteps)), self.fps_embedding(waves(fps)))
 
     def _attended(self, text: nn.Tensor, image_latents: nn.Tensor, image_vector: nn.Tensor) -> nn.Tensor:
-        """What all frames of a sample attend to: the text, the image's latents and its vector, (B, M, X)."""
+        """The context of all frames of a sample: the text, the image's latents and its vector, (B, M, X)."""
         of_latents = self.image_latents_context_embedding(image_latents)
         of_vector = self.context_embedding(image_vector)
         of_vector = nn.reshape(of_vector, (len(text), self.config.in_channels, -1))
         return nn.cat([text, of_latents, of_vector], 1)
 
     def _image_frames(self, image_latents: nn.Tensor, context: Context) -> nn.Tensor:
-        """What of the image stands beside this rank's frames, (B, 4, f, H, W)."""
+        """The image's channels for this rank's frames, (B, 4, f, H, W)."""
         x = self.image_latents_proj_in(to_images(image_latents))
         return to_clips(between_frames(x, context, self.image_latents_temporal_encoder), context.batch)
 
 
 class Activated(nn.ModuleList):
-    """Layers with an activation between each two, which the checkpoint counts as a layer, too."""
+    """Layers with activations between them, which the checkpoint numbers as layers, too."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__(layers[:1])
@@ -166,10 +166,10 @@ class Activated(nn.ModuleList):
 
 
 class ImageTokens(nn.ModuleList):
-    """64 tokens (B, 64, X) of an image's latents (B, 4, H, W), of whatever size."""
+    """An image's latents (B, 4, H, W), of any size, to 64 tokens (B, 64, X)."""
 
     def __init__(self, channels: int, dim: int) -> None:
-        # The checkpoint counts the layers without weights, too.
+        # The checkpoint also numbers layers without weights.
         super().__init__(
             [
                 _conv(channels, 8 * channels),
@@ -203,13 +203,13 @@ class ImageTemporalEncoder(nn.Module):
 
 
 class TemporalConvLayer(nn.Module):
-    """Four convolutions over frames, each behind a norm of the whole clip, beside a residual."""
+    """Four convolutions over frames, each after a norm over the whole clip, with a residual."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
 
         def stage(dropout: bool) -> nn.ModuleList:
-            # The checkpoint counts the activation and, from the second on, a dropout.
+            # The checkpoint also numbers the activation and, from the second on, a dropout.
             skipped = [nn.Module(), nn.Module()] if dropout else [nn.Module()]
             return nn.ModuleList(
                 [FrameSplitGroupNorm(groups, channels, EPS), *skipped, TemporalConv(channels, channels)]
@@ -226,11 +226,11 @@ class TemporalConvLayer(nn.Module):
         return nn.add(x, to_images(clips))
 
 
-# What the blocks are made of. ------------------------------------------------------------------
+# Parts of the blocks. --------------------------------------------------------------------------
 
 
 def _convolving(config: UNetConfig, inputs: Sequence[int], channels: int) -> Lists:
-    """Residual blocks that take that many channels, and a convolution over frames behind each."""
+    """Residual blocks with these numbers of input channels, each followed by a convolution over frames."""
     groups = config.norm_num_groups
     return {
         "resnets": [ImageResnet(before, channels, config.time_dim, groups, EPS) for before in inputs],
@@ -239,7 +239,7 @@ def _convolving(config: UNetConfig, inputs: Sequence[int], channels: int) -> Lis
 
 
 def _attending(config: UNetConfig, channels: int, layers: int) -> Lists:
-    """Attention over an image's places, and over frames behind each."""
+    """Attention over an image's places, each followed by attention over frames."""
     heads, width = config.heads(channels), config.attention_head_dim
     attended, groups = config.cross_attention_dim, config.norm_num_groups
     return {
@@ -287,17 +287,18 @@ def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def average_pool(x: nn.Tensor, size: int) -> nn.Tensor:
-    """x (B, C, H, W) averaged over size * size windows, (B, C, size, size), as torch's AdaptiveAvgPool2d.
+    """x (B, C, H, W) averaged over size * size windows, (B, C, size, size), as by torch's AdaptiveAvgPool2d.
 
-    Windows overlap where the size does not divide the image's; of a smaller image places serve several times.
+    Windows overlap if the size does not divide the image's; in a smaller image, places are in several
+    windows.
     """
-    # In float32: rounded shares of a window do not add up to 1.
+    # In float32: the rounded weights of a window do not add up to 1.
     rows, columns = (nn.from_numpy(_window_shares(length, size)) for length in x.shape[2:])
     return nn.matmul(nn.matmul(rows, x.astype(nn.float32)), columns.permute(1, 0)).astype(x.dtype)
 
 
 def _window_shares(length: int, windows: int) -> np.ndarray:
-    """Each place's share in each window's mean, (windows, length) float32."""
+    """Each place's weight in each window's mean, (windows, length) float32."""
     shares = np.zeros((windows, length), np.float32)
     for i in range(windows):
         start, stop = i * length // windows, -(-(i + 1) * length // windows)

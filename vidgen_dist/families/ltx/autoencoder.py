@@ -1,13 +1,13 @@
-"""LTX-Video's autoencoder: videos to few latents of many channels, and back.
+"""LTX-Video's autoencoder: videos to few latents with many channels, and back.
 
-In 0.9.0 the decoder mirrors the encoder. From 0.9.1 on the decoder is told how noisy the latents are and does
-the last step of denoising itself; 0.9.5's encoder shuffles pixels into channels. Source: HaCohen et al. 2024,
+In 0.9.0 the decoder mirrors the encoder. From 0.9.1 on the decoder gets the noise level of the latents and
+does the last denoising step itself; 0.9.5's encoder moves pixels to channels. Source: HaCohen et al. 2024,
 "LTX-Video: Realtime Video Latent Diffusion" (arXiv:2501.00103); the reference is diffusers 0.35.2,
-`AutoencoderKLLTXVideo`, whose parameter names and configuration keys are used here.
+`AutoencoderKLLTXVideo`, with the same parameter names and configuration keys.
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
-Over the ranks of a gang a video is split into rows: each module works on a rank's own, and says through
-`SpatialSplit` what it needs of the others'.
+A gang splits the video into rows: each module works on its rank's rows, and gets what it needs of the others'
+through `SpatialSplit`.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ PIXEL_NORM_EPS = 1e-8
 
 @dataclass(frozen=True)
 class Pass:
-    """What modules need beside their input, on one way through the encoder or decoder.
+    """What modules get in addition to their input, in one run of the encoder or decoder.
 
     Args:
         split: Which rows of the video this rank has.
-        rng: What injected noise is drawn from.
+        rng: Injected noise is drawn from it.
     """
 
     split: SpatialSplit
     rng: np.random.Generator | None = None
 
     def noise(self, like: nn.Tensor) -> nn.Tensor:
-        """Noise for frames (B, C, T, h, W), one frame of one channel for all: (1, 1, 1, h, W).
+        """Noise for frames (B, C, T, h, W), the same for all frames and channels: (1, 1, 1, h, W).
 
-        Drawn for all rows, so that every rank has its part of the same.
+        Drawn for all rows, so that every rank gets its part of the same noise.
         """
         if self.rng is None:
-            raise ValueError("this decoder needs rng: its config has decoder_inject_noise")
+            raise ValueError("rng is missing, and this decoder's config has decoder_inject_noise")
         rows, width = like.shape[3:]
         scale = rows // self.split.sizes[self.split.gang.index]
         height = rows if self.split.gang.size == 1 else scale * sum(self.split.sizes)
@@ -58,8 +58,8 @@ class Pass:
 class CausalConv3d(nn.Module):
     """A 3D convolution of x (B, C, T, H, W), zeros around the image.
 
-    Before the first frame stands the first frame again: as often as the kernel reaches back, or, where it is
-    not causal, half as often, and the last frame behind the last.
+    Before the first frame it sees the first frame repeated, as often as the kernel reaches back. If it is not
+    causal, the first frame is repeated half as often, and so is the last frame after the end.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 class ResnetBlock3d(nn.Module):
-    """Two convolutions around a shortcut.
+    """Two convolutions and a shortcut.
 
     Args:
-        in_channels, out_channels: Where they differ, the shortcut is normed and convolved.
-        eps: Of the shortcut's norm.
-        causal: Of the convolutions.
-        injects_noise: Whether noise, scaled by channel, follows each convolution.
-        told_time: Whether an embedding of the time scales and shifts after each norm.
+        in_channels, out_channels: If these differ, the shortcut has a norm and a convolution.
+        eps: Epsilon of the shortcut's norm.
+        causal: Whether the convolutions are causal.
+        injects_noise: Whether noise, scaled per channel, is added after each convolution.
+        told_time: Whether a time embedding scales and shifts after each norm.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class ResnetBlock3d(nn.Module):
         self.scale_shift_table = parameter("scale_shift_table", 4, in_channels, wanted=told_time)
 
     def construct(self, x: nn.Tensor, on: Pass, time: nn.Tensor | None = None) -> nn.Tensor:
-        """x (B, C, T, H, W) to (B, O, T, H, W); time (B, 4 C) where it is told."""
+        """x (B, C, T, H, W) to (B, O, T, H, W); time (B, 4 C) if `told_time`."""
         affine = [] if self.scale_shift_table is None else modulation(time, self.scale_shift_table)
         hidden = self.conv1(activate(x, *affine[:2]), on)
-        # Step by step, for the sake of memory: what came before is let go of.
+        # Step by step to save memory: earlier tensors are freed.
         hidden = add_noise(hidden, self.per_channel_scale1, on)
         hidden = activate(hidden, *affine[2:])
         hidden = self.conv2(hidden, on)
@@ -137,14 +137,14 @@ class ResnetBlock3d(nn.Module):
 
 
 def modulation(time: nn.Tensor, table: nn.Tensor) -> list[nn.Tensor]:
-    """Shifts and scales by turns, each (B, C, 1, 1, 1), of the time (B, K C) and a table (K, C)."""
+    """Shifts and scales in turn, each (B, C, 1, 1, 1), from the time (B, K C) and a table (K, C)."""
     count, channels = table.shape
     values = nn.add(nn.reshape(time, (-1, count, channels)), table)
     return [nn.reshape(values[:, k], (-1, channels, 1, 1, 1)) for k in range(count)]
 
 
 def activate(x: nn.Tensor, shift: nn.Tensor | None = None, scale: nn.Tensor | None = None) -> nn.Tensor:
-    """x (B, C, T, H, W) normed over its channels, scaled and shifted where that is given, and its SiLU."""
+    """x (B, C, T, H, W) normed over its channels, scaled and shifted if these are given, then SiLU."""
     normed = nn.channel_rms_norm(x, PIXEL_NORM_EPS)
     if shift is not None and scale is not None:
         normed = nn.multiply_add(normed, nn.add(scale, 1.0), shift)
@@ -152,12 +152,12 @@ def activate(x: nn.Tensor, shift: nn.Tensor | None = None, scale: nn.Tensor | No
 
 
 def add_noise(x: nn.Tensor, scale: nn.Tensor | None, on: Pass) -> nn.Tensor:
-    """x (B, C, T, H, W) and noise times scale (C, 1, 1), if there is one."""
+    """x (B, C, T, H, W) plus noise times scale (C, 1, 1), if there is one."""
     return x if scale is None else nn.multiply_add(on.noise(x), scale[None, :, None], x)
 
 
 class Downsampler3d(nn.Module):
-    """Pixels shuffled into channels by a convolution, beside means of groups of the input's (0.9.5)."""
+    """Pixels moved to channels by a convolution, plus means of groups of the input's channels (0.9.5)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: Stride, causal: bool) -> None:
         super().__init__()
@@ -186,17 +186,17 @@ def group_means(x: nn.Tensor, group: int) -> nn.Tensor:
 
 
 class Upsampler3d(nn.Module):
-    """Twice the frames but for the first, twice the rows and columns, and `factor` times fewer channels."""
+    """Twice the frames except the first, twice the rows and columns, and `factor` times fewer channels."""
 
     def __init__(self, channels: int, factor: int, residual: bool, causal: bool) -> None:
         super().__init__()
         self.residual = residual
-        # Channels are repeated where shuffling alone would leave fewer.
+        # Channels are repeated if moving them to pixels alone would leave fewer.
         self.repeats = 8 // factor
         self.conv = CausalConv3d(channels, channels * 8 // factor, causal=causal)
 
     def construct(self, x: nn.Tensor, on: Pass) -> nn.Tensor:
-        # The first frame is doubled too, and its first half left out.
+        # The first frame is doubled too, and the first of the two is dropped.
         larger = from_channels(self.conv(x, on), HALVED)[:, :, 1:]
         if not self.residual:
             return larger
@@ -205,7 +205,7 @@ class Upsampler3d(nn.Module):
 
 
 class DownBlock3D(nn.Module):
-    """Residual blocks, then half the frames, rows and columns; 0.9.0 widens at the end, 0.9.5 in halving."""
+    """Residual blocks, then half the frames, rows and columns; 0.9.0 widens last, 0.9.5 in halving."""
 
     def __init__(self, stage: DownStage, config: VaeConfig) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class DownBlock3D(nn.Module):
 
 
 class TimedResnets(nn.Module):
-    """Residual blocks of one width, told the time by an embedding of their own."""
+    """Residual blocks of one width, with a time embedding of their own."""
 
     def __init__(
         self, channels: int, layers: int, eps: float, causal: bool, injects_noise: bool, told_time: bool
@@ -241,7 +241,7 @@ class TimedResnets(nn.Module):
         )
 
     def construct(self, x: nn.Tensor, on: Pass, timestep: np.ndarray | None = None) -> nn.Tensor:
-        """x (B, C, T, H, W), timestep (B,) where it is told."""
+        """x (B, C, T, H, W), timestep (B,) if the config has `timestep_conditioning`."""
         time = None if self.time_embedder is None else self.time_embedder(timestep, x.dtype)
         for resnet in self.resnets:
             x = resnet(x, on, time)
@@ -297,7 +297,7 @@ class Encoder3d(nn.Module):
         batch, channels, frames, height, width = x.shape
         pt, p = self.patch
         cut = nn.reshape(x, (batch, channels, frames // pt, pt, height // p, p, width // p, p))
-        # The columns of a patch come before its rows.
+        # In a patch, columns come before rows.
         return nn.reshape(
             cut.permute(0, 1, 3, 7, 5, 2, 4, 6), (batch, -1, frames // pt, height // p, width // p)
         )
@@ -331,7 +331,7 @@ class Decoder3d(nn.Module):
     def construct(self, latents: nn.Tensor, on: Pass, timestep: np.ndarray | None) -> nn.Tensor:
         if self.timestep_scale_multiplier is not None:
             if timestep is None:
-                raise ValueError("this decoder needs timestep: its config has timestep_conditioning")
+                raise ValueError("timestep is missing, and this decoder's config has timestep_conditioning")
             timestep = np.asarray(timestep, np.float32) * nn.to_numpy(self.timestep_scale_multiplier)
         x = self.mid_block(self.conv_in(latents, on), on, timestep)
         for block in self.up_blocks:
@@ -355,10 +355,10 @@ class AutoencoderKLLTXVideo(VideoAutoencoder):
 
     Args:
         config: `vae/config.json`.
-        mesh: As `VideoAutoencoder` has it.
+        mesh: As in `VideoAutoencoder`.
 
     Attributes:
-        latents_mean, latents_std: What normalises latents for the transformer, (Z,).
+        latents_mean, latents_std: Normalise latents for the transformer, (Z,).
     """
 
     config: VaeConfig
@@ -372,7 +372,7 @@ class AutoencoderKLLTXVideo(VideoAutoencoder):
         self.latents_std = nn.empty_parameter((config.latent_channels,), "latents_std")
 
     def encode(self, video: nn.Tensor) -> tuple[nn.Tensor, nn.Tensor]:
-        """As `VideoAutoencoder.encode`: a variance is the same for all channels."""
+        """As `VideoAutoencoder.encode`; the variance is the same for all channels."""
         mean, logvar = super().encode(video)
         return mean, nn.cat([logvar] * self.config.latent_channels, 1)
 
@@ -386,10 +386,10 @@ class AutoencoderKLLTXVideo(VideoAutoencoder):
 
         Args:
             timestep: (B,), 0 to 1; for `timestep_conditioning`.
-            rng: What noise is drawn from, for `decoder_inject_noise`: all ranks' in one state.
+            rng: Noise is drawn from it, for `decoder_inject_noise`; in the same state on all ranks.
 
         Raises:
-            ValueError: No `timestep` or `rng` where the config asks for it.
+            ValueError: `timestep` or `rng` is missing, and the config needs it.
         """
         return self._decode_by(lambda x, split: self.decoder(x, Pass(split, rng), timestep), latents)
 

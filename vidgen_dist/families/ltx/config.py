@@ -1,4 +1,4 @@
-"""LTX-Video's configs, with diffusers' keys and defaults, and how pixels become latents, which are tokens."""
+"""LTX-Video's configs, with diffusers' keys and defaults, and the sizes of latents, which are tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHUFFLES: Mapping[str, Stride] = {
     "temporal": (2, 1, 1),
     "spatiotemporal": (2, 2, 2),
 }
-"""What goes into one by 0.9.5's `downsample_type`, where that is no convolution."""
+"""What is combined to one by 0.9.5's `downsample_type`, if that is not a convolution."""
 
 HALVED: Stride = (2, 2, 2)
 KEPT: Stride = (1, 1, 1)
@@ -54,7 +54,7 @@ class TransformerConfig(Config):
 
     def check(self) -> None:
         if self.attention_head_dim % 2:
-            self.refuse("attention_head_dim", "an even number: rotary positions turn pairs of channels")
+            self.refuse("attention_head_dim", "an even number: rotary positions rotate pairs of channels")
         if self.cross_attention_dim != self.inner_dim:
             allowed = f"num_attention_heads times attention_head_dim, {self.inner_dim}"
             self.refuse("cross_attention_dim", allowed)
@@ -66,7 +66,7 @@ class TransformerConfig(Config):
 
     @property
     def output_channels(self) -> int:
-        """Channels of what is predicted."""
+        """Channels of the prediction."""
         return self.out_channels or self.in_channels
 
 
@@ -77,9 +77,9 @@ class DownStage:
     Args:
         kind: Its type.
         inputs, outputs: Channels.
-        layers: Residual blocks.
+        layers: Number of residual blocks.
         halves: Whether frames, rows and columns become fewer.
-        shuffle: If by shuffling pixels into channels, how many go into one.
+        shuffle: How many pixels are moved to channels for each of its outputs; None: it uses a convolution.
     """
 
     kind: str
@@ -100,13 +100,13 @@ class UpStage:
     """A block of the VAE's decoder.
 
     Args:
-        before: Channels of what comes in.
-        inputs, outputs: Channels before the residual blocks, were the doubling done, and after them.
-        layers: Residual blocks.
-        doubles: Whether frames, rows and columns become twice as many.
+        before: Channels of its input.
+        inputs, outputs: Channels before the residual blocks, after doubling, and after them.
+        layers: Number of residual blocks.
+        doubles: Whether frames, rows and columns are doubled.
         injects_noise: Whether its residual blocks add noise.
-        residual: Whether what is doubled is added to the doubling convolution's result.
-        factor: How many times fewer channels there are after doubling.
+        residual: Whether the doubled input is added to the result of the doubling convolution.
+        factor: By how much doubling divides the number of channels.
     """
 
     before: int
@@ -128,8 +128,8 @@ class UpStage:
 class VaeConfig(Config):
     """`vae/config.json`.
 
-    Lists are in the encoder's order, from the pixels to the latents, also those of the decoder. A list of the
-    decoder that is longer than `decoder_block_out_channels` counts by its end.
+    Lists are in the encoder's order, from the pixels to the latents, also the decoder's. If a decoder's list
+    is longer than `decoder_block_out_channels`, its end is used.
     """
 
     NAME: ClassVar = "AutoencoderKLLTXVideo"
@@ -174,7 +174,7 @@ class VaeConfig(Config):
         self.check_lengths(lengths, "block_out_channels")
         for stage in self.down_stages:
             if stage.shuffle and stage.inputs * math.prod(stage.shuffle) % stage.outputs:
-                self.refuse("block_out_channels", "numbers that divide those of the block before, shuffled")
+                self.refuse("block_out_channels", "divisors of the previous number of channels, shuffled")
             if stage.kind == DOWN_BLOCK_095 and not stage.shuffle and stage.inputs != stage.outputs:
                 self.refuse("block_out_channels", "the same on both sides of a block that shuffles no pixels")
 
@@ -193,22 +193,22 @@ class VaeConfig(Config):
             if stage.inputs != stage.outputs and (told or stage.factor > 1):
                 self.refuse(
                     "decoder_block_out_channels",
-                    "numbers that go into the next ones upsample_factor times, where noise is injected, the "
-                    "timestep is told or upsample_factor is above 1",
+                    "numbers whose product with upsample_factor is the next one, where noise is injected, "
+                    "the decoder gets the timestep or upsample_factor is above 1",
                 )
             if stage.factor > 1 and not stage.doubles:
                 self.refuse("upsample_factor", "1 for a block that does not scale")
             if stage.before % stage.factor or (stage.residual and (8 % stage.factor or stage.before % 8)):
-                self.refuse("upsample_factor", "what divides the channels, and 8 with upsample_residual")
+                self.refuse("upsample_factor", "a divisor of the channels, and 8 with upsample_residual")
 
     @property
     def _down_blocks(self) -> int:
-        # 0.9.5 lists the channels before the first block too.
+        # 0.9.5 also lists the channels before the first block.
         return len(self.block_out_channels) - (self.down_block_types[-1] == DOWN_BLOCK_095)
 
     @property
     def down_stages(self) -> tuple[DownStage, ...]:
-        """The encoder's blocks, from the pixels on."""
+        """The encoder's blocks, starting at the pixels."""
         channels = (*self.block_out_channels, self.block_out_channels[-1])
         return tuple(
             DownStage(
@@ -229,7 +229,7 @@ class VaeConfig(Config):
 
     @property
     def up_stages(self) -> tuple[UpStage, ...]:
-        """The decoder's blocks, from the latents on."""
+        """The decoder's blocks, starting at the latents."""
         stages = []
         channels = self.decoder_block_out_channels[-1]
         for i, width in enumerate(reversed(self.decoder_block_out_channels), start=1):
@@ -259,14 +259,14 @@ class VaeConfig(Config):
         return self.temporal_compression_ratio or self.patch_size_t * 2 ** sum(self.spatio_temporal_scaling)
 
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that the decoder makes of latent frames."""
+        """Frames that latent frames are decoded to."""
         doublings = sum(stage.doubles for stage in self.up_stages)
         return ((latent_frames - 1) * 2**doublings + 1) * self.patch_size_t
 
 
 @plain_dataclass(frozen=True)
 class LTXConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     text_encoder: T5Config
     transformer: TransformerConfig
@@ -281,7 +281,7 @@ class LTXConfigs(Configs):
                 self.refuse("transformer", self.transformer, key, allowed)
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Channels, frames, rows and columns of a video's latents: the first frame has a latent frame of its
+        """Channels, frames, rows and columns of a video's latents; the first frame has a latent frame of its
         own."""
         frames = (num_frames - 1) // self.vae.temporal + 1
         return self.vae.latent_channels, frames, height // self.vae.spatial, width // self.vae.spatial

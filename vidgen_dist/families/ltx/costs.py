@@ -1,4 +1,4 @@
-"""LTX-Video as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of LTX-Video: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from vidgen_dist.families.ltx.config import LTXConfigs, Stride, VaeConfig
 from vidgen_dist.families.ltx.rules import LTXImageRequest, LTXRequest
 
-# The fullest moment of a block: the tokens, queries, keys and values, what they are turned with and in, and
-# their copies in the layout of the attention. Beside an image, whose tokens have another time, every token
-# has its own shift, scale and gate. Measured on CPU: 15.3 and 21.2.
+# When a block needs most: the tokens, queries, keys and values, before and after rotation, and their copies
+# in attention's layout. With an image, whose tokens have another time, every token has its own shift, scale
+# and gate. Measured on CPU: 15.3 and 21.2.
 _ALIVE = {TEXT_TO_VIDEO: 16, IMAGE_TO_VIDEO: 22}
 _OPERATORS = 50
 
-# What of a block does not multiply every token of the video: the text's keys and values are of few tokens.
+# Parts of a block that do not multiply every token of the video: the text has few keys and values.
 _OF_TIME_OR_TEXT = ("attn2.to_k", "attn2.to_v", "scale_shift_table")
 
 
@@ -52,7 +52,7 @@ def size(configs: LTXConfigs, counted: Mapping[str, ParameterShapes], task: str)
 
 
 def workload(configs: LTXConfigs, r: LTXRequest) -> Workload:
-    """What a request asks of the model."""
+    """The work of rendering a request."""
     channels, latent_frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     tokens = latent_frames * rows * columns
     frames = configs.vae.decoded_frames(latent_frames)
@@ -67,7 +67,7 @@ def workload(configs: LTXConfigs, r: LTXRequest) -> Workload:
         latents=tokens * channels,
         latent_rows=rows,
         latent_columns=columns,
-        # All at once: the decoder sees frames to come.
+        # All at once: the decoder sees later frames.
         frames_at_once=frames,
         batches=1,
         encoded_frames=1 if isinstance(r, LTXImageRequest) else 0,
@@ -79,25 +79,25 @@ COSTS = Costs(size, workload)
 
 
 class _Scale(NamedTuple):
-    """How many frames there are for each frame of video, and how many rows for each row."""
+    """Frames per frame of the video, and rows per row."""
 
     frames: float
     pixels: float
 
     def fewer(self, stride: Stride) -> _Scale:
-        """The scale after `stride` frames, rows and columns became one."""
+        """The scale after `stride` frames, rows and columns have become one."""
         return _Scale(self.frames / stride[0], self.pixels / stride[1])
 
 
 def _scales(config: VaeConfig) -> list[tuple[str, _Scale]]:
-    """What a convolution of the VAE makes, by the beginning of its name; the first that fits."""
+    """The scale at a convolution of the VAE, by the beginning of its name; the first match counts."""
     pixels = _Scale(1 / config.patch_size_t, 1 / config.patch_size)
     scales = [("encoder.conv_in.", pixels)]
     scale = pixels
     for i, down in enumerate(config.down_stages):
         before, scale = scale, scale.fewer(down.stride)
         block = f"encoder.down_blocks.{i}."
-        # Pixels are shuffled behind the convolution, which makes all of them.
+        # Pixels are moved after the convolution, which computes all of them.
         scales += [(f"{block}resnets.", before), (f"{block}downsamplers.", before if down.shuffle else scale)]
         scales.append((block, scale))
     scales.append(("encoder.", scale))
@@ -112,7 +112,7 @@ def _scales(config: VaeConfig) -> list[tuple[str, _Scale]]:
 
 
 def _convolutions(shapes: Shapes, prefix: str, scales: list[tuple[str, _Scale]]) -> tuple[Convolution, ...]:
-    """The convolutions of one half of the autoencoder."""
+    """The convolutions of an autoencoder's half."""
     found = []
     for name, shape in shapes.items():
         if name.startswith(prefix) and re.search(r"\.conv\.weight$", name):

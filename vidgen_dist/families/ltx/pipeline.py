@@ -1,7 +1,7 @@
 """LTX-Video: text- and image-to-video (HaCohen et al. 2024, arXiv:2501.00103).
 
 Parity with diffusers' LTXPipeline and LTXImageToVideoPipeline. Between two predictions latents are float32,
-whatever the models compute in, and tokens: each is one latent pixel.
+whatever dtype the models compute in, and are tokens: each is one latent pixel.
 
 Shapes: B batch, N tokens, C latent channels, T latent frames, H and W height and width of the latents, L text
 tokens.
@@ -36,7 +36,7 @@ class TextCondition:
 
     Args:
         hidden: Text hidden states (B, L, D).
-        mask: Which of them are the prompt's own, (B, L) bool.
+        mask: Which of them belong to the prompt, (B, L) bool.
     """
 
     hidden: np.ndarray
@@ -49,8 +49,8 @@ class TokenStart(Start[TextCondition]):
 
     Args:
         size: Latent frames, rows and columns.
-        given: How many of the first tokens are an image's. The model is given time 0 for them, and steps do
-            not change them.
+        given: How many of the first tokens are an image's. The model gets time 0 for them, and steps do not
+            change them.
     """
 
     size: tuple[int, int, int]
@@ -76,7 +76,7 @@ class LTXPipeline(PromptedPipeline[LTXRequest, TextCondition, TokenStart]):
 
     def encode_text(self, r: LTXRequest, prompt: str) -> TextCondition:
         ids, mask = tokenize_with_mask(self.tokenizer, prompt, r.max_sequence_length)
-        # Padding is attended to here: it is left out in the transformer alone.
+        # Padding is attended to here; only the transformer leaves it out.
         hidden = nn.to_numpy(self.text_encoder(ids))
         check_finite(hidden, "encode, text")
         return TextCondition(hidden, mask)
@@ -84,7 +84,7 @@ class LTXPipeline(PromptedPipeline[LTXRequest, TextCondition, TokenStart]):
     def prepare(self, r: LTXRequest, halves: Halves[TextCondition], rng: np.random.Generator) -> TokenStart:
         channels, frames, height, width = self.configs.latent_size(r.num_frames, r.height, r.width)
         size = (frames, height, width)
-        # The image's draw comes before that of the noise.
+        # The image's posterior is sampled before the noise is drawn.
         image = self._image_latents(r, rng) if isinstance(r, LTXImageRequest) else None
         latents = draw_noise(rng, (1, channels, *size), "float32")
         if image is not None:
@@ -103,7 +103,7 @@ class LTXPipeline(PromptedPipeline[LTXRequest, TextCondition, TokenStart]):
         )
 
     def _image_latents(self, r: LTXImageRequest, rng: np.random.Generator) -> np.ndarray:
-        """The image's latents as the transformer knows them, (1, C, 1, H, W)."""
+        """The image's latents, normalised for the transformer, (1, C, 1, H, W)."""
         pixels = to_pixels([media.read_image(r.image)], r.height, r.width)
         sample = self.sample_posterior(*self.vae.encode(self.tensor(pixels)), rng)
         mean, std = self._statistics()
@@ -144,12 +144,12 @@ class LTXPipeline(PromptedPipeline[LTXRequest, TextCondition, TokenStart]):
         i: int,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Memory]:
-        """Tokens (1, N, C) one step on, an image's as they are."""
+        """Tokens (1, N, C) after a step; those of an image do not change."""
         if not start.given:
             return start.schedule.step(prediction, i, latents, memory, rng)
         frames, height, width = start.size
         given, noisy = np.split(latents, [start.given], axis=1)
-        # As latents: where the scheduler draws noise, the reference draws it in their order.
+        # As latents: if the scheduler draws noise, the reference draws it in this order.
         size = (frames - 1, height, width)
         direction = _unpack(prediction[:, start.given :], size)
         stepped, memory = start.schedule.step(direction, i, _unpack(noisy, size), memory, rng)

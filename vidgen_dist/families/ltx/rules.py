@@ -17,7 +17,7 @@ from vidgen_dist.kinds import Number
 from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, RequestError
 
 MULTIPLE = 32
-"""Height and width are multiples of it, whatever the checkpoint's VAE makes of them."""
+"""Height and width must be multiples of this, whatever the checkpoint's VAE is."""
 
 FIELDS = {
     "frame_rate": Field(
@@ -49,13 +49,13 @@ class LTXRequest(PromptedRequest):
 
     @property
     def decoded_noise(self) -> float:
-        """Share of noise in the latents, for a decoder that is told the timestep."""
+        """Share of noise in the latents, for a decoder that gets the timestep."""
         return self.decode_timestep if self.decode_noise_scale is None else self.decode_noise_scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class LTXImageRequest(LTXRequest):
-    """A row whose first frame is given."""
+    """A row with a given first frame."""
 
     image: Any
 
@@ -64,7 +64,7 @@ R = TypeVar("R", bound=LTXRequest)
 
 
 def task_rules(configs: LTXConfigs) -> dict[str, TaskRules[Any]]:
-    """Task -> rules; every checkpoint can do both."""
+    """Task -> rules; every checkpoint supports both tasks."""
     return {
         TEXT_TO_VIDEO: _task_rules(configs, LTXRequest),
         IMAGE_TO_VIDEO: _task_rules(configs, LTXImageRequest),
@@ -94,7 +94,7 @@ def _task_rules(configs: LTXConfigs, request: type[R]) -> TaskRules[R]:
             "guidance_rescale": 0.0,
             "max_sequence_length": 128,
             "frame_rate": 25.0,
-            # Without effect, as in diffusers, where the VAE is not told the timestep (0.9.0).
+            # No effect if the VAE does not get the timestep (0.9.0), as in diffusers.
             "decode_timestep": 0.0,
             "fps": 24.0,
         },

@@ -1,10 +1,10 @@
 """LTX-Video's diffusion transformer.
 
-Video tokens attend to each other, then to the text, then pass a feed-forward; the time of each scales, shifts
-and gates it. Source: HaCohen et al. 2024, "LTX-Video: Realtime Video Latent Diffusion"
+Video tokens attend to each other, then to the text, then go through a feed-forward; each token's time scales,
+shifts and gates it. Source: HaCohen et al. 2024, "LTX-Video: Realtime Video Latent Diffusion"
 (arXiv:2501.00103); names and numbers are those of diffusers' `LTXVideoTransformer3DModel`.
 
-Letters: B batch, L text tokens, N video tokens, n of this rank, H heads, D model width, U times that differ.
+Letters: B batch, L text tokens, N video tokens, n this rank's, H heads, D model width, U different times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vidgen_dist.parallel.token_split import TokenSplit, split_tokens
 QK_NORM_EPS = 1e-5
 FINAL_NORM_EPS = 1e-6
 
-# What positions are fractions of: seconds, pixels, pixels.
+# Positions are fractions of these: seconds, pixels, pixels.
 BASE_SECONDS, BASE_HEIGHT, BASE_WIDTH = 20, 2048, 2048
 THETA = 10000.0
 
@@ -36,18 +36,18 @@ THETA = 10000.0
 def rotary_positions(
     dim: int, num_frames: int, height: int, width: int, interpolation_scale: tuple[float, float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rotary table of a video's tokens: each position a fraction of the longest video and the largest frame.
+    """Rotary table of a video's tokens; a position is a fraction of the longest video and the largest frame.
 
     Args:
         dim: Model width D: the heads have different frequencies.
-        num_frames, height, width: Of the latents.
-        interpolation_scale: Seconds a latent frame, pixels a latent row and a latent column.
+        num_frames, height, width: Size of the latents.
+        interpolation_scale: Seconds per latent frame, pixels per latent row and per latent column.
 
     Returns:
-        (cos, sin), each (N, D) float32, width running fastest; neighbouring channels are a pair.
+        (cos, sin), each (N, D) float32; width varies fastest, and neighbouring channels form a pair.
     """
-    # All in float32 and in diffusers' order: the fastest angles are beyond 10,000, and a unit in their last
-    # place is to be seen in the picture.
+    # All in float32 and in diffusers' order: the largest angles are above 10,000, and a unit in their last
+    # place changes the picture visibly.
     axes = []
     for count, scale, base in zip(
         (num_frames, height, width), interpolation_scale, (BASE_SECONDS, BASE_HEIGHT, BASE_WIDTH), strict=True
@@ -58,7 +58,7 @@ def rotary_positions(
     exponents = _linspace(dim // 6)
     frequencies = (THETA ** exponents.astype(np.float64)).astype(np.float32)
     frequencies = frequencies * np.float32(math.pi) / np.float32(2)
-    # Of each frequency the three axes' angles; what 6 does not divide comes first and does not turn.
+    # The angles of the three axes for each frequency; channels left over come first and are not rotated.
     angles = (frequencies[:, None] * grid).reshape(len(grid), -1)
     angles = np.concatenate([np.zeros((len(grid), dim % 6 // 2), np.float32), angles], axis=1)
     waves = (np.cos(angles, dtype=np.float64), np.sin(angles, dtype=np.float64))
@@ -67,7 +67,7 @@ def rotary_positions(
 
 
 def _linspace(count: int) -> np.ndarray:
-    """From 0 to 1 in float32 as torch's `linspace` has it: from both ends inwards, each rounded once."""
+    """What torch's float32 `linspace` from 0 to 1 gives: from both ends, each rounded once."""
     if count < 2:
         return np.zeros(count, np.float32)
     step = np.float64(np.float32(1) / np.float32(count - 1))
@@ -77,13 +77,13 @@ def _linspace(count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Times:
-    """The times of this rank's tokens, of which few differ.
+    """The times of this rank's tokens, of which few are different.
 
     Args:
-        modulation: Of each of the times, (U, 6, D): shift, scale and gate of attention and of feed-forward.
-        embedding: Likewise (U, D).
-        places: Of each token its time's number: (B, n), or (B, 1) where a sample has one time; None where
-            there is but one.
+        modulation: For each time, (U, 6, D): shift, scale and gate of attention and of feed-forward.
+        embedding: For each time, (U, D).
+        places: For each token the index of its time: (B, n), or (B, 1) if a sample has one time; None if
+            there is only one.
     """
 
     modulation: nn.Tensor
@@ -91,22 +91,22 @@ class Times:
     places: nn.Tensor | None
 
     def of_tokens(self, x: nn.Tensor) -> nn.Tensor:
-        """What is x (U, D) of the times, of the tokens: (B, n, D), or with lengths of 1 that broadcast."""
+        """Values x (U, D) of times, taken for the tokens: (B, n, D), or axes of length 1 that broadcast."""
         return x[None] if self.places is None else nn.embedding(self.places, nn.copy(x))
 
 
 class LTXVideoTransformer3DModel(nn.Module):
     """Predicts a video's velocity from noisy latents, text and time.
 
-    Parameters are named as diffusers' `state_dict` names them.
+    Parameters are named as in diffusers' `state_dict`.
 
     Args:
         config: `transformer/config.json`.
-        mesh: The gang; its ranks share the video's tokens, and each has all of the text's. By default this
+        mesh: The gang; its ranks share the video's tokens, and each has all text tokens. By default this
             process alone.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("transformer_blocks",)
 
     def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
@@ -138,10 +138,10 @@ class LTXVideoTransformer3DModel(nn.Module):
         Args:
             hidden_states: (B, N, in_channels) noisy latents, N = num_frames * height * width, width fastest.
             encoder_hidden_states: (B, L, caption_channels), from T5.
-            timestep: (B,), or (B, N) where tokens have times of their own.
+            timestep: (B,), or (B, N) if tokens have different times.
             encoder_attention_mask: (B, L) bool, true where text may be attended to.
-            num_frames, height, width: Of the latents.
-            rope_interpolation_scale: As `rotary_positions` has it.
+            num_frames, height, width: Size of the latents.
+            rope_interpolation_scale: As in `rotary_positions`.
 
         Returns:
             (B, N, out_channels).
@@ -186,12 +186,12 @@ class LTXVideoTransformer3DModel(nn.Module):
 
 
 def _rows(table: nn.Tensor, times: Times) -> list[nn.Tensor]:
-    """The K vectors of a table (U, K, D) of times, each for the tokens."""
+    """The K vectors of a table (U, K, D) of times, each taken for the tokens."""
     return [times.of_tokens(table[:, k]) for k in range(table.shape[1])]
 
 
 class TimeEmbedding(nn.Module):
-    """The time in two forms: embedded (U, D), and as what it does to the tokens (U, 6 D)."""
+    """The time in two forms: its embedding (U, D), and the modulation of tokens (U, 6 D)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Block(nn.Module):
         rotary: Rotary,
         split: TokenSplit,
     ) -> nn.Tensor:
-        """video (B, n, D), text (B, L, D), mask (B, 1, 1, L); the first returns."""
+        """video (B, n, D), text (B, L, D), mask (B, 1, 1, L): the new video."""
         table = nn.add(times.modulation, self.scale_shift_table)
         shift, scale, gate = _rows(table[:, :3], times)
         normed = nn.multiply_add(self.norm1(video), nn.add(scale, 1.0), shift)
@@ -249,7 +249,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention with an RMS norm over all heads' queries together, and over their keys."""
+    """Attention with an RMS norm over the queries of all heads together, and another over their keys."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""Mochi's asymmetric autoencoder: videos to twelve channels of latents, and back by a larger decoder.
+"""Mochi's asymmetric autoencoder: videos to latents of twelve channels, and back with a larger decoder.
 
-The encoder sees colours beside sines and cosines of them, and lets each place attend to its own past; the
-decoder is convolutions alone. Every frame is normalised by itself. Source: Genmo 2024, "Mochi 1"
-(github.com/genmoai/mochi); the reference is diffusers 0.35.2, `AutoencoderKLMochi`, whose parameter names and
-configuration keys are used here.
+The encoder sees colours together with their sines and cosines, and attends from each place to its own past;
+the decoder has convolutions only. Every frame is normalised separately. Source: Genmo 2024, "Mochi 1"
+(github.com/genmoai/mochi); the reference is diffusers 0.35.2, `AutoencoderKLMochi`, with the same parameter
+names and configuration keys.
 
 Shapes: B videos, C channels, T frames, H rows, W columns; latents have Z channels and the smaller t, h, w.
-Over the ranks of a gang a video is split into rows: each module works on a rank's own, and says through
-`SpatialSplit` what it needs of the others'.
+A gang splits the video into rows: each module works on its rank's rows, and gets what it needs of the others'
+through `SpatialSplit`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ HEAD = 32
 """Channels of a head."""
 
 HEAD_EPS = 1e-5
-"""The least length by which queries and keys are divided."""
+"""The smallest length that queries and keys are divided by."""
 
 
 class FrameNorm(nn.Module):
-    """Group norm of every frame of (B, C, T, H, W) by itself, and what is activated of it."""
+    """Group norm of every frame of (B, C, T, H, W) separately, and an activation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class FrameNorm(nn.Module):
 
 
 class ResnetBlock3D(nn.Module):
-    """Two causal convolutions beside what goes in."""
+    """Two causal convolutions with a residual."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class ResnetBlock3D(nn.Module):
 
 
 class PastAttention(nn.Module):
-    """Attention of every place to itself, in its own frame and in those before it."""
+    """Attention from every place to itself, in its own frame and in earlier ones."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class PastAttention(nn.Module):
 
 
 class Layers(nn.Module):
-    """Residual blocks, each with attention behind it where the config has it."""
+    """Residual blocks, each followed by attention if the config has it."""
 
     def __init__(self, channels: int, layers: int, attention: bool) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Layers(nn.Module):
 
 
 class DownBlock3D(Layers):
-    """Fewer frames, rows and columns by a convolution, and layers behind it."""
+    """A convolution that reduces frames, rows and columns, then layers."""
 
     def __init__(
         self, in_channels: int, out_channels: int, layers: int, strides: Strides, attention: bool
@@ -141,7 +141,7 @@ class DownBlock3D(Layers):
 
 
 class UpBlock3D(nn.Module):
-    """Residual blocks, and more frames, rows and columns made of channels behind them."""
+    """Residual blocks, then more frames, rows and columns from channels."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, strides: Strides) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class PlaceLinear(nn.Linear):
 
 
 def with_waves(x: nn.Tensor) -> nn.Tensor:
-    """Colours (B, C, T, H, W) with sines, then cosines of each, octave by octave: five times the channels."""
+    """Append to colours (B, C, T, H, W) their sines and cosines, by octave: five times the channels."""
     batch, channels, *size = x.shape
     rates = np.array([2.0**octave * 2 * np.pi for octave in OCTAVES], np.float32)
     angles = nn.multiply(x[:, :, None], nn.from_numpy(rates.reshape(1, 1, -1, 1, 1, 1)))
@@ -190,7 +190,7 @@ class Encoder3D(nn.Module):
         self.proj_out = PlaceLinear(channels[-1], 2 * config.latent_channels, bias=False)
 
     def construct(self, x: nn.Tensor, cache: FrameCache) -> nn.Tensor:
-        # The angles are up to 800, too many for half precision.
+        # The angles are up to 800, which is too much for half precision.
         x = self.proj_in(with_waves(x.astype(nn.float32)).astype(x.dtype))
         for block in (self.block_in, *self.down_blocks, self.block_out):
             x = block(x, cache)
@@ -198,7 +198,7 @@ class Encoder3D(nn.Module):
 
 
 class Decoder3D(nn.Module):
-    """Latents (B, Z, t, h, w) to frames (B, C, T, H, W), of which the first ones have no past."""
+    """Latents (B, Z, t, h, w) to frames (B, C, T, H, W); the first ones have no past."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class AutoencoderKLMochi(VideoAutoencoder):
 
     Args:
         config: `vae/config.json`.
-        mesh: As `VideoAutoencoder` has it.
+        mesh: As in `VideoAutoencoder`.
     """
 
     config: VaeConfig
@@ -236,11 +236,11 @@ class AutoencoderKLMochi(VideoAutoencoder):
         self.decoder = Decoder3D(config)
 
     def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
-        # At once: its attention sees all of the past.
+        # All frames at once: attention sees the whole past.
         return in_frame_batches(video, video.shape[2], self.encoder, split)
 
     def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         frames = in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self.decoder, split)
-        # The first latent frame is the first frame's alone.
+        # The first latent frame belongs to the first frame alone.
         extra = self.config.temporal_compression_ratio - 1
         return frames[:, :, extra:] if frames.shape[2] > extra else frames

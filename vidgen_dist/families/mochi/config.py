@@ -1,4 +1,4 @@
-"""Mochi's configs, with diffusers' keys and defaults, and how pixels become latents become tokens."""
+"""Mochi's configs, with diffusers' keys and defaults, and the sizes of latents and tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 logger = logging.getLogger(__name__)
 
 SPATIAL = 8
-"""Pixels per latent along height and width. As in diffusers, whatever the checkpoint's VAE makes of them."""
+"""Pixels per latent along height and width. As in diffusers, whatever the checkpoint's VAE is."""
 
 TEMPORAL = 6
 """Frames per latent frame. As in diffusers, too."""
@@ -30,10 +30,10 @@ GROUPS = 32
 """Groups of every norm of the VAE, whatever the width."""
 
 OCTAVES = (6, 7)
-"""The VAE's encoder sees waves of each colour, 2 to the power of these over half of its range."""
+"""The VAE's encoder sees waves of each colour with these powers of 2 over half the colour's range."""
 
 LATENT_FRAMES_AT_ONCE = 2
-"""Latent frames that are decoded at a time. It decides memory and not the frames."""
+"""Latent frames that are decoded at a time. It affects memory, not the frames."""
 
 LATENTS_MEAN = (
     -0.06730895953510081,
@@ -67,10 +67,10 @@ LATENTS_STD = (
 
 @dataclass(frozen=True, config=STRICT)
 class MochiIndex(IndexConfig):
-    """What `model_index.json` decides.
+    """The settings in `model_index.json`.
 
     Args:
-        force_zeros_for_empty_prompt: Whether of an empty prompt not even its end token is seen.
+        force_zeros_for_empty_prompt: Whether even the end token of an empty prompt is masked.
     """
 
     force_zeros_for_empty_prompt: bool = False
@@ -98,7 +98,7 @@ class TransformerConfig(Config):
 
     def check(self) -> None:
         if self.attention_head_dim % 2:
-            self.refuse("attention_head_dim", "an even number: positions turn pairs of channels")
+            self.refuse("attention_head_dim", "an even number: positions rotate pairs of channels")
         if self.text_embed_dim % POOL_HEADS:
             allowed = f"a multiple of {POOL_HEADS}, the heads that pool the prompt"
             self.refuse("text_embed_dim", allowed)
@@ -110,7 +110,7 @@ class TransformerConfig(Config):
 
     @property
     def output_channels(self) -> int:
-        """Channels of what is predicted."""
+        """Channels of the prediction."""
         return self.out_channels or self.in_channels
 
     @property
@@ -123,7 +123,7 @@ class TransformerConfig(Config):
 class VaeConfig(Config):
     """`vae/config.json`.
 
-    Lists are in the encoder's order, from the pixels to the latents, also those of the decoder.
+    Lists are in the encoder's order, from the pixels to the latents, also the decoder's.
     """
 
     NAME: ClassVar = "AutoencoderKLMochi"
@@ -164,31 +164,31 @@ class VaeConfig(Config):
         )
         for key in ("temporal_expansions", "spatial_expansions"):
             if len(getattr(self, key)) != levels - 1:
-                self.refuse(key, f"{levels - 1} entries, one between each two blocks")
+                self.refuse(key, f"{levels - 1} entries, one between each pair of blocks")
 
     @property
     def spatial_compression_ratio(self) -> int:
-        """Pixels that the decoder makes of a latent along height and width."""
+        """Pixels per latent that the decoder makes, along height and width."""
         return math.prod(self.spatial_expansions)
 
     @property
     def temporal_compression_ratio(self) -> int:
-        """Frames that it makes of a latent frame."""
+        """Frames per latent frame that it makes."""
         return math.prod(self.temporal_expansions)
 
     def strides(self, level: int) -> tuple[int, int, int]:
-        """Factors by which frames, rows and columns differ between a level and the next."""
+        """Factors by which frames, rows and columns differ between two levels."""
         space = self.spatial_expansions[level]
         return self.temporal_expansions[level], space, space
 
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that the decoder makes of latent frames."""
+        """Frames that latent frames are decoded to."""
         return (latent_frames - 1) * self.temporal_compression_ratio + 1
 
 
 @plain_dataclass(frozen=True)
 class MochiConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     index: MochiIndex
     text_encoder: T5Config
@@ -217,7 +217,7 @@ class MochiConfigs(Configs):
             )
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Channels, frames, rows and columns of a video's latents: the first frame has a latent frame of its
+        """Channels, frames, rows and columns of a video's latents; the first frame has a latent frame of its
         own."""
         frames = (num_frames - 1) // TEMPORAL + 1
         return self.vae.latent_channels, frames, height // SPATIAL, width // SPATIAL

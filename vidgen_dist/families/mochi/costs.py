@@ -1,4 +1,4 @@
-"""Mochi as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of Mochi: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from vidgen_dist.families.common.encoder_costs import t5_encoder
 from vidgen_dist.families.mochi.config import LATENT_FRAMES_AT_ONCE, MochiConfigs, VaeConfig
 from vidgen_dist.families.mochi.rules import MochiRequest
 
-# The fullest moment of a block: the tokens, what turns them head by head, and what the feed-forward makes of
-# them, a third wider than its gate and value apart. Measured on CPU: 23.4 of one sample, and of two, which go
-# through a block one after the other, 25.5 together.
+# When a block needs most: the tokens, each head's rotary tables, and the feed-forward's tensors, which are a
+# third wider than its gate and value alone. Measured on CPU: 23.4 with one sample, and 25.5 in all with two,
+# which go through a block one after another.
 _ALIVE = 24
 _WAITING = 2
 _OPERATORS = 60
 
-# What of a block does not multiply every token of the video.
+# Parts of a block that do not multiply every token of the video.
 _OF_TIME_OR_TEXT = (
     "norm1.linear",
     "norm1_context",
@@ -60,7 +60,7 @@ def size(configs: MochiConfigs, counted: Mapping[str, ParameterShapes], _task: s
 
 
 def workload(configs: MochiConfigs, r: MochiRequest) -> Workload:
-    """What a request asks of the model: with a prompt as long as may be."""
+    """The work of rendering a request, with a prompt of the greatest length."""
     channels, latent_frames, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     patches = (rows // configs.transformer.patch_size) * (columns // configs.transformer.patch_size)
     # The first batch also has the remainder.
@@ -89,10 +89,10 @@ COSTS = Costs(size, workload)
 
 
 def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Convolution]:
-    """The convolutions of one half of the autoencoder, `encoder.` or `decoder.`, and the linear maps that are
+    """The convolutions of an autoencoder's half, `encoder.` or `decoder.`, and the linear maps that are
     convolutions of single places."""
     levels = len(config.temporal_expansions)
-    # Factors by which frames, and rows, are fewer than the video's after a number of the encoder's blocks.
+    # By how much frames, and rows, are fewer than the video's after a number of the encoder's blocks.
     fewer = [(1, 1)]
     for level in range(levels):
         time, space, _ = config.strides(level)
@@ -106,10 +106,10 @@ def _convolutions(shapes: Shapes, prefix: str, config: VaeConfig) -> Iterator[Co
 
 
 def _level(name: str, levels: int) -> int:
-    """Behind how many of the encoder's blocks the image has the size of what a convolution makes."""
+    """After how many of the encoder's blocks the image has the size of a convolution's output."""
     block = re.search(r"(down|up)_blocks\.(\d+)\.", name)
     if block:
-        # The encoder's blocks begin with fewer pixels; the decoder's end with more, made of channels.
+        # The encoder's blocks begin by reducing pixels; the decoder's end by making more from channels.
         return int(block[2]) + 1 if block[1] == "down" else levels - int(block[2])
     near_pixels = re.match(r"encoder\.(proj_in|block_in)|decoder\.(block_out|proj_out)", name)
     return 0 if near_pixels else levels

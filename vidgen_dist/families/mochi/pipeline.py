@@ -24,7 +24,7 @@ from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from vidgen_dist.weights.tokenizer import tokenize_with_mask
 
 THRESHOLD_NOISE = 0.025
-"""How far the first half of the steps goes, of the way from noise to the video."""
+"""How much of the way from noise to the video the first half of the steps covers."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TextCondition:
 
     Args:
         hidden: Text hidden states (B, L, D).
-        mask: Which of them are the prompt's (B, L).
+        mask: Which of them belong to the prompt (B, L).
     """
 
     hidden: np.ndarray
@@ -103,10 +103,10 @@ class MochiPipeline(PromptedPipeline[MochiRequest, TextCondition, Start[TextCond
 
 
 def linear_quadratic_sigmas(steps: int) -> np.ndarray:
-    """σ before each step, (steps,): from 1 down a line for half of them, then ever faster, all but to 0.
+    """σ before each step, (steps,): from 1 down along a line for half of them, then ever faster, almost to 0.
 
-    Source: Polyak et al. 2024, "Movie Gen" (arXiv:2410.13720), section 3.4.2, with Genmo's numbers. The
-    line goes down to 1 - THRESHOLD_NOISE; the parabola goes on from there at the line's slope.
+    Source: Polyak et al. 2024, "Movie Gen" (arXiv:2410.13720), section 3.4.2, with Genmo's numbers. The line
+    ends at 1 - THRESHOLD_NOISE; a parabola continues from there with the line's slope.
 
     Args:
         steps: 2 or more.

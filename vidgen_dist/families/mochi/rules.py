@@ -22,7 +22,7 @@ class MochiRequest(PromptedRequest):
 
 
 def task_rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
-    """Task -> rules, for the one task that there is."""
+    """Task -> rules; there is one task."""
     multiple = SPATIAL * configs.transformer.patch_size
 
     def check(r: MochiRequest) -> None:

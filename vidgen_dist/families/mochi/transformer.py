@@ -1,13 +1,13 @@
-"""Mochi's diffusion transformer: video and text attend together, and the text's side is much narrower.
+"""Mochi's diffusion transformer: video and text attend together; the text's tokens are much narrower.
 
 Every block scales and gates both kinds of token by the time and the prompt as a whole, with root-mean-square
-norms before and after what it adds. Positions turn queries and keys of the video by frequencies that were
-learned, head by head, for time, height and width at once. The last block has no use for the text beyond its
-keys and values. Source: Genmo 2024, "Mochi 1" (github.com/genmoai/mochi); names and numbers are those of
-diffusers' `MochiTransformer3DModel`.
+norms before and after what it adds. The video's queries and keys are rotated by learned frequencies, per
+head, over time, height and width together. The last block uses only the text's keys and values. Source: Genmo
+2024, "Mochi 1" (github.com/genmoai/mochi); names and numbers are those of diffusers'
+`MochiTransformer3DModel`.
 
-Tokens that pad a prompt are left out: the reference never attends to them, and does nothing with what becomes
-of them. So samples of a batch may differ in their number of tokens: a block runs them one after the other.
+Tokens that pad a prompt are left out: the reference never attends to them, and does not use their results.
+Therefore samples of a batch may differ in their number of tokens, and a block runs them one after another.
 
 Letters: B batch, C channels, T latent frames, H, W latent height and width, L text tokens, V video tokens,
 N = V + L, D width of the video's tokens, E width of the text's, S head size.
@@ -43,17 +43,17 @@ HEAD_EPS = 1e-5
 """Epsilon of the norms of queries and keys."""
 
 BASE_SIDE = 192
-"""Positions are spread over an area of this side, squared, whatever the video's size is."""
+"""Positions are spread over the square of this number, whatever the video's size is."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample on its way through the blocks: this rank's tokens, and what goes with them.
+    """One sample in the blocks: this rank's tokens, and what belongs to them.
 
     Args:
         video, text: (1, v, D) and (1, l, E).
-        time: What scales and gates, (1, D), after its SiLU.
-        rotary: Of the video's tokens.
+        time: Scales and gates are computed from it, (1, D), after its SiLU.
+        rotary: Rotary tables of the video's tokens.
         split: How the sample's tokens are divided over the ranks.
     """
 
@@ -67,14 +67,14 @@ class Sample:
 class MochiTransformer3DModel(nn.Module):
     """Predicts a video's velocity from noisy latents, text and time.
 
-    Parameters are named as diffusers' `state_dict` names them.
+    Parameters are named as in diffusers' `state_dict`.
 
     Args:
         config: `transformer/config.json`.
         mesh: The gang; its ranks share the tokens. By default this process alone.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = ("transformer_blocks",)
 
     def __init__(self, config: TransformerConfig, mesh: Mesh | None = None) -> None:
@@ -90,7 +90,7 @@ class MochiTransformer3DModel(nn.Module):
         self.transformer_blocks = nn.ModuleList([Block(c, i == last) for i in range(c.num_layers)])
         self.norm_out = FinalNorm(c.inner_dim)
         self.proj_out = nn.Linear(c.inner_dim, math.prod(c.patch) * c.output_channels)
-        # The last size's: all steps of a video share it.
+        # The last size's table: all steps of a video share it.
         self._rotary: tuple[tuple[Any, ...], Rotary] | None = None
 
     def construct(
@@ -102,7 +102,7 @@ class MochiTransformer3DModel(nn.Module):
     ) -> nn.Tensor:
         """
         Args:
-            hidden_states: (B, C, T, H, W) noisy latents, sizes that the patches divide.
+            hidden_states: (B, C, T, H, W) noisy latents; the patches must divide these sizes.
             encoder_hidden_states: (B, L, text_embed_dim), from T5.
             timestep: (B,), from 0 for noise to 1000.
             encoder_attention_mask: (B, L), 1 for a prompt's own tokens, which come first. There may be none.
@@ -130,7 +130,7 @@ class MochiTransformer3DModel(nn.Module):
         return _from_patches(whole, grid, self.config.patch_size)
 
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Tokens along time, height and width."""
+        """Number of tokens along time, height and width."""
         frames, height, width = shape[2:]
         p = self.config.patch_size
         if height % p or width % p:
@@ -151,7 +151,7 @@ class MochiTransformer3DModel(nn.Module):
         )
 
     def _positions(self, grid: tuple[int, int, int], own: slice, dtype: Any) -> Rotary:
-        """What turns the video's tokens of that slice."""
+        """Rotary tables of the video's tokens in that slice."""
         key = grid, own.start, own.stop
         if self._rotary is None or self._rotary[0] != key:
             angles = rotary_angles(nn.to_numpy(self.pos_frequencies), positions(*grid)[own])
@@ -161,14 +161,15 @@ class MochiTransformer3DModel(nn.Module):
         return self._rotary[1]
 
     def _end(self, sample: Sample) -> nn.Tensor:
-        """What is predicted of one sample, (1, V, numbers of a patch), on every rank."""
+        """The prediction for one sample, (1, V, numbers of a patch), on every rank."""
         return sample.split.gather(self.proj_out(self.norm_out(sample.video, sample.time)), "video")
 
 
 def positions(frames: int, rows: int, columns: int) -> np.ndarray:
-    """Where the video's tokens are: (V, 3) float32 along time, height and width.
+    """Positions of the video's tokens: (V, 3) float32 along time, height and width.
 
-    Frames are counted. Rows and columns are as far apart as lets them fill the base area, around its middle.
+    Frames are numbered. Rows and columns have the spacing with which they fill the base area, around its
+    middle.
     """
     apart = math.sqrt(BASE_SIDE**2 / (rows * columns))
     along = [np.arange(frames), *(apart * (np.arange(n) + 0.5 - n / 2) for n in (rows, columns))]
@@ -177,7 +178,7 @@ def positions(frames: int, rows: int, columns: int) -> np.ndarray:
 
 
 def rotary_angles(frequencies: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Angles (V, heads, S / 2) by learned frequencies (3, heads, S / 2) at positions (V, 3)."""
+    """Angles (V, heads, S / 2) from learned frequencies (3, heads, S / 2) at positions (V, 3)."""
     angles = at @ frequencies.reshape(3, -1)
     return angles.reshape(len(at), *frequencies.shape[1:])
 
@@ -198,13 +199,13 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(config.in_channels, config.inner_dim, p, stride=p)
 
     def construct(self, patches: nn.Tensor) -> nn.Tensor:
-        # Patches do not overlap, so the convolution is a product with each patch.
+        # Patches do not overlap, so the convolution is one product per patch.
         weight = nn.reshape(self.proj.weight, (self.proj.weight.shape[0], -1))
         return nn.linear(patches, weight, self.proj.bias)
 
 
 class TimeAndTextEmbedding(nn.Module):
-    """The time and the prompt as a whole, added; and the prompt's tokens in their width."""
+    """Embeds the time and the prompt as a whole, added; and the prompt's tokens, in the text's width."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -223,7 +224,7 @@ class TimeAndTextEmbedding(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A prompt as a whole: what the mean of its tokens makes of them and of itself, by attention."""
+    """A prompt as one vector: attention from the mean of its tokens to the tokens and to itself."""
 
     def __init__(self, dim: int, output_dim: int) -> None:
         super().__init__()
@@ -232,9 +233,9 @@ class AttentionPool(nn.Module):
         self.to_out = nn.Linear(dim, output_dim)
 
     def construct(self, text: nn.Tensor, mask: np.ndarray) -> nn.Tensor:
-        """text (B, L, dim), mask (B, L) to (B, output_dim). Of a prompt without a token the mean is 0."""
+        """text (B, L, dim), mask (B, L) to (B, output_dim). The mean of a prompt without tokens is 0."""
         batch, _, dim = text.shape
-        # The mean as a product with the tokens' shares.
+        # The mean as a product with the tokens' weights.
         shares = mask[:, None, :] / np.maximum(mask.sum(1), 1)[:, None, None]
         mean = nn.matmul(nn.from_numpy(shares.astype(np.float32)), text.astype(nn.float32)).astype(text.dtype)
         keys_values = self.to_kv(nn.cat([mean, text], 1))
@@ -248,7 +249,7 @@ class AttentionPool(nn.Module):
 
 
 class Gates(nn.Module):
-    """The time (1, D) to scales and gates of attention and of the feed-forward, each (1, 1, width)."""
+    """The time (1, D) to scales and gates of attention and of feed-forward, each (1, 1, width)."""
 
     def __init__(self, time_dim: int, width: int) -> None:
         super().__init__()
@@ -261,7 +262,7 @@ class Gates(nn.Module):
 
 
 class Scale(nn.Module):
-    """The time (1, D) to a scale before attention, (1, 1, width): the last block's, for the text."""
+    """The time (1, D) to a scale before attention, (1, 1, width); for the text in the last block."""
 
     def __init__(self, time_dim: int, width: int) -> None:
         super().__init__()
@@ -275,8 +276,8 @@ class Block(nn.Module):
     """Attention over video and text together, then feed-forwards; each kind of token has its own weights.
 
     Args:
-        config: The model's.
-        last: Whether nothing is made of the text any more.
+        config: The model's config.
+        last: Whether this is the last block, after which the text is not needed.
     """
 
     def __init__(self, config: TransformerConfig, last: bool) -> None:
@@ -315,7 +316,7 @@ def _added(
     ff_scale: nn.Tensor,
     ff_gate: nn.Tensor,
 ) -> nn.Tensor:
-    """Tokens with what attention made of them and then the feed-forward, each normed and gated."""
+    """Add the result of attention, then that of the feed-forward, to tokens, each normed and gated."""
     tokens = nn.multiply_add(nn.rms_norm(mixed, eps=EPS), gate, tokens)
     fed = feed_forward(_scaled(tokens, ff_scale))
     return nn.multiply_add(nn.rms_norm(fed, eps=EPS), ff_gate, tokens)
@@ -333,7 +334,7 @@ class JointAttention(nn.Module):
         self.to_v = nn.Linear(dim, dim, bias=False)
         self.norm_q = nn.RMSNorm(size, HEAD_EPS)
         self.norm_k = nn.RMSNorm(size, HEAD_EPS)
-        # The last block's checkpoint has queries of the text, too, whose results are dropped.
+        # In the checkpoint the last block has queries for the text, too, whose results are not used.
         self.add_q_proj = nn.Linear(text_dim, dim, bias=False)
         self.add_k_proj = nn.Linear(text_dim, dim, bias=False)
         self.add_v_proj = nn.Linear(text_dim, dim, bias=False)

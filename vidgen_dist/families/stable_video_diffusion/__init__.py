@@ -1,4 +1,4 @@
-"""Stable Video Diffusion: an image comes alive (Blattmann et al. 2023, arXiv:2311.15127)."""
+"""Stable Video Diffusion: animates an image (Blattmann et al. 2023, arXiv:2311.15127)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Stable Video Diffusion's autoencoder: the encoder sees images, the decoder mixes the frames of a chunk.
 
 Source: Blattmann et al. 2023, "Stable Video Diffusion" (arXiv:2311.15127); the reference is diffusers 0.35.2,
-`AutoencoderKLTemporalDecoder`, whose parameter names and configuration keys are used here.
+`AutoencoderKLTemporalDecoder`, with the same parameter names and configuration keys.
 
 Letters: B videos, F frames, f of them on this rank, N = B * f images, H rows, W columns; latents have Z
 channels and the smaller h, w.
@@ -30,7 +30,7 @@ def _resnet(channels: int, out_channels: int) -> SpatioTemporalResBlock:
 
 
 class MidBlockTemporalDecoder(nn.Module):
-    """Residual blocks where the image is smallest, attention between its places behind the first of them."""
+    """Residual blocks where the image is smallest, with attention between places after the first one."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class MidBlockTemporalDecoder(nn.Module):
         """x (N, C, H, W) to the same."""
         first, *others = self.resnets
         x = first(x, split, batch)
-        # One resnet alone has no attention behind it, and a third one is not run: so it is in the reference.
+        # As in the reference: a single resnet has no attention after it, and a third one is not run.
         for attention, resnet in zip(self.attentions, others, strict=False):
             x = resnet(attention(x), split, batch)
         return x
 
 
 class UpBlockTemporalDecoder(nn.Module):
-    """Residual blocks; twice the rows and columns behind them, but for the last block."""
+    """Residual blocks, then twice the rows and columns, except in the last block."""
 
     def __init__(self, config: VaeConfig, in_channels: int, out_channels: int, doubles: bool) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class UpBlockTemporalDecoder(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """Latents of a clip to its frames."""
+    """Decodes a clip's latents to its frames."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
 
     Args:
         config: `vae/config.json`.
-        mesh: As `ImageAutoencoder` has it.
+        mesh: As in `ImageAutoencoder`.
     """
 
     config: VaeConfig
@@ -107,12 +107,12 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
         self.decoder = TemporalDecoder(config)
 
     def own_dtypes(self, dtype: str) -> dict[str, str]:
-        """The encoder computes in float32 where the others do in float16, if the config wants it so."""
+        """The encoder computes in float32 where the other models use float16, if the config says so."""
         upcast = self.config.force_upcast and dtype == "float16"
         return {"encoder.": "float32", "quant_conv.": "float32"} if upcast else {}
 
     def enable_tiling(self, **_: Any) -> None:
-        """As the reference, it has no tiles.
+        """Refuse tiles, which the reference does not have either.
 
         Raises:
             Refused: Always.
@@ -123,11 +123,11 @@ class AutoencoderKLTemporalDecoder(ImageAutoencoder):
         )
 
     def decode(self, latents: nn.Tensor, chunk: int | None = None) -> nn.Tensor:
-        """Frames, about [-1, 1], of latents that are scaled as `encode`'s.
+        """Decode latents, scaled as those of `encode`, to frames, about [-1, 1].
 
         Args:
             latents: (B, Z, F, h, w).
-            chunk: How many frames are decoded at a time, by default all: they see no others.
+            chunk: How many frames are decoded at a time, by default all: they do not depend on other frames.
 
         Returns:
             (B, 3, F, H, W) on the first rank; the others get (B, 3, F, 0, W).

@@ -15,10 +15,10 @@ from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.euler import EulerDiscreteScheduler
 
 IMAGE_SIDE = 224
-"""Pixels along each side of what the image encoder sees. As in diffusers, whatever its config says."""
+"""Pixels along each side of the image encoder's input. As in diffusers, whatever its config says."""
 
 TIME_IDS = 3
-"""Numbers that the UNet is told of a video: frames per second, motion and noise."""
+"""Numbers that the UNet gets for a video: frames per second, motion and noise."""
 
 GROUPS = 32
 """Groups of every norm of the UNet, whatever the width."""
@@ -32,11 +32,11 @@ class Level:
     """The layers of a block.
 
     Args:
-        channels: C behind each of them.
-        layers: Residual blocks on the way down; one more on the way up.
-        heads: Of attention, within an image and between frames.
+        channels: C after each of them.
+        layers: Residual blocks when halving the image; one more when doubling it.
+        heads: Attention heads, within an image and between frames.
         cross_attention_dim: Width of the image's embedding.
-        transformer_layers: Blocks of each transformer, as many within images as between frames.
+        transformer_layers: Blocks of each transformer, equally many within images and between frames.
     """
 
     channels: int
@@ -50,11 +50,12 @@ class Level:
 class UNetConfig(BlocksConfig):
     """`unet/config.json`.
 
-    Lists are in the order of the way down, from the pixels to the middle, but for `up_block_types`.
+    Lists are in the order in which the image is halved, from the pixels to the middle, except
+    `up_block_types`.
     """
 
     NAME: ClassVar = "UNetSpatioTemporalConditionModel"
-    HARMLESS: ClassVar = {"sample_size": "a request has its size"}
+    HARMLESS: ClassVar = {"sample_size": "the request has the size"}
 
     in_channels: Positive = 8
     out_channels: Positive = 4
@@ -88,7 +89,7 @@ class UNetConfig(BlocksConfig):
             self.refuse("projection_class_embeddings_input_dim", allowed)
 
     def level(self, block: int) -> Level:
-        """What the layers of a block are like; blocks are counted on the way down, -1 is the middle's."""
+        """The sizes of a block's layers; blocks are numbered in the order of halving, -1 is the middle."""
 
         def of_block(value: int | tuple[int, ...]) -> int:
             return per_block(value, self.blocks)[block]
@@ -107,7 +108,7 @@ class VaeConfig(ImageVaeConfig):
     """`vae/config.json`: the encoder sees single images, the decoder mixes frames.
 
     Args:
-        force_upcast: Whether it computes in float32 where the other models do in float16.
+        force_upcast: Whether the encoder computes in float32 where the other models use float16.
     """
 
     NAME: ClassVar = "AutoencoderKLTemporalDecoder"
@@ -117,7 +118,7 @@ class VaeConfig(ImageVaeConfig):
 
 @plain_dataclass(frozen=True)
 class StableVideoDiffusionConfigs(Configs):
-    """A checkpoint without its weights."""
+    """The configs of a checkpoint."""
 
     feature_extractor: ClipImageProcessorConfig
     image_encoder: ClipVisionConfig

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion as a plan sees it: what its parameters do, and what a request makes of it."""
+"""The costs of Stable Video Diffusion: the size of a checkpoint, and the work of a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def size(
 
 
 def workload(configs: StableVideoDiffusionConfigs, r: StableVideoDiffusionRequest) -> Workload:
-    """What a request asks of the models."""
+    """The work of rendering a request."""
     frames, channels, rows, columns = configs.latent_size(r.num_frames, r.height, r.width)
     chunk = min(r.decode_chunk_size or frames, frames)
     return Workload(

@@ -1,10 +1,10 @@
-"""Layers that look at images and then at clips, in the UNet and in the decoder. Names are diffusers'.
+"""Layers over images followed by layers over clips, for the UNet and the decoder. Names are diffusers'.
 
-Source: Blattmann et al. 2023, "Align your Latents" (arXiv:2304.08818): layers of images, and behind each a
-layer over frames whose output is mixed with what went in.
+Source: Blattmann et al. 2023, "Align your Latents" (arXiv:2304.08818): after each layer over images comes a
+layer over frames, whose output is mixed with its input.
 
 Letters: B samples, f frames of this rank, N = B * f images, samples first; C channels, H rows, W columns; E
-width of the time's embedding.
+width of the time embedding.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm, Te
 
 
 class AlphaBlender(nn.Module):
-    """Mixes what layers of images and layers over frames give, in a share that was learnt.
+    """Mixes the results of layers over images and over frames, in a learned ratio.
 
     Args:
-        switched: Whether the share is that of the layers over frames.
+        switched: Whether the ratio is the share of the layers over frames.
     """
 
     def __init__(self, switched: bool = False) -> None:
@@ -28,7 +28,7 @@ class AlphaBlender(nn.Module):
         self.mix_factor = nn.empty_parameter((1,), "mix_factor")
 
     def construct(self, images: nn.Tensor, clips: nn.Tensor) -> nn.Tensor:
-        """Both of one shape."""
+        """Both have the same shape."""
         if self._switched:
             images, clips = clips, images
         share, rest = nn.sigmoid(self.mix_factor), nn.sigmoid(nn.multiply(self.mix_factor, -1.0))
@@ -36,12 +36,12 @@ class AlphaBlender(nn.Module):
 
 
 class TemporalResnetBlock(nn.Module):
-    """Two convolutions over frames with a residual; the time's embedding is added between them.
+    """Two convolutions over frames with a residual; the time embedding is added between them.
 
     Args:
         channels: C.
-        temb_channels: E; None where there is no time.
-        eps: Epsilon of the norms, which are over the whole clip.
+        temb_channels: E; None without time.
+        eps: Epsilon of the norms, which cover the whole clip.
     """
 
     def __init__(self, channels: int, temb_channels: int | None, eps: float) -> None:
@@ -53,7 +53,7 @@ class TemporalResnetBlock(nn.Module):
         self.conv2 = TemporalConv(channels, channels)
 
     def construct(self, x: nn.Tensor, split: FrameSplit, time: nn.Tensor | None = None) -> nn.Tensor:
-        """x (B, C, f, H, W), and the time's embedding (B, E), not yet activated: (B, C, f, H, W)."""
+        """x (B, C, f, H, W), and the time embedding (B, E), before its activation: (B, C, f, H, W)."""
         hidden = self.conv1(nn.silu(self.norm1(x, split)), split)
         if self.time_emb_proj is not None and time is not None:
             hidden = nn.add(hidden, self.time_emb_proj(nn.silu(time))[:, :, None, None, None])
@@ -61,14 +61,14 @@ class TemporalResnetBlock(nn.Module):
 
 
 class SpatioTemporalResBlock(nn.Module):
-    """A residual block of images, and one over frames.
+    """A residual block over images, and one over frames.
 
     Args:
-        in_channels, out_channels: C before and behind.
-        temb_channels: E; None where there is no time.
-        eps: Epsilon of the norms of images.
-        temporal_eps: Of the norms over frames; by default the same.
-        switched: As `AlphaBlender` has it.
+        in_channels, out_channels: C of input and output.
+        temb_channels: E; None without time.
+        eps: Epsilon of the norms over images.
+        temporal_eps: Epsilon of the norms over frames; by default the same.
+        switched: As in `AlphaBlender`.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class SpatioTemporalResBlock(nn.Module):
         """
         Args:
             x: (N, C, H, W).
-            split: Where the clip's frames lie.
+            split: How the clip's frames are divided.
             batch: B.
-            time: (B, E), not yet activated.
+            time: (B, E), before its activation.
 
         Returns:
             (N, out_channels, H, W).

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion: an image comes alive (Blattmann et al. 2023, arXiv:2311.15127).
+"""Stable Video Diffusion: animates an image (Blattmann et al. 2023, arXiv:2311.15127).
 
 Parity with diffusers' StableVideoDiffusionPipeline.
 
@@ -39,8 +39,8 @@ class ImageCondition:
     """What the video is conditioned on.
 
     Args:
-        embedding: The image's, (B, 1, X).
-        latents: The image's, of every frame the same, (B, 1, C, H, W); None before they are made.
+        embedding: The image's embedding, (B, 1, X).
+        latents: The image's latents, the same for every frame, (B, 1, C, H, W); None before they are made.
     """
 
     embedding: np.ndarray
@@ -86,7 +86,7 @@ class StableVideoDiffusionPipeline(
         )
 
     def _image_latents(self, r: StableVideoDiffusionRequest, rng: np.random.Generator) -> np.ndarray:
-        """The likeliest latents of the image with noise on it, unscaled: (1, 1, C, H, W)."""
+        """The mode of the noised image's latents, unscaled: (1, 1, C, H, W)."""
         pixels = to_pixels([media.read_image(r.image)], r.height, r.width)
         noise = draw_noise(rng, (1, 3, r.height, r.width), "float32")[:, :, None]
         mean, _ = self.vae.encode(nn.from_numpy(pixels + np.float32(r.noise_aug_strength) * noise))
@@ -132,13 +132,13 @@ class StableVideoDiffusionPipeline(
 
 
 def weights(r: StableVideoDiffusionRequest) -> Weight:
-    """The weight of guidance of each frame, (1, F, 1, 1, 1)."""
+    """Each frame's weight of guidance, (1, F, 1, 1, 1)."""
     by_frame = np.linspace(r.min_guidance_scale, r.max_guidance_scale, r.num_frames, dtype=np.float32)
     return by_frame.reshape(1, -1, 1, 1, 1)
 
 
 def _with_latents(halves: Halves[ImageCondition], latents: np.ndarray) -> Halves[ImageCondition]:
-    """The halves with the image's latents: zeros where the video is led away from."""
+    """The halves with the image's latents; these are zeros in the unconditional half."""
     conditional = dataclasses.replace(halves.conditional, latents=latents)
     if halves.unconditional is None:
         return Halves(conditional)

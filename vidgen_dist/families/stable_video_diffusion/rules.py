@@ -16,7 +16,7 @@ from vidgen_dist.kinds import Number, Whole
 from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, ResolvedRequest
 
 MULTIPLE = 8
-"""Height and width are multiples of it, whatever the checkpoint's VAE makes of them. As in diffusers."""
+"""Height and width must be multiples of this, whatever the checkpoint's VAE is. As in diffusers."""
 
 FILE_FPS = "file_fps"
 
@@ -42,12 +42,12 @@ FIELDS = {
         not_sampling="it is output.fps",
     ),
 }
-"""Fields of rows for this family."""
+"""This family's fields of rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StableVideoDiffusionRequest(ResolvedRequest):
-    """An image that comes alive. See `FIELDS` for the fields; the model is told `fps`."""
+    """A row for Stable Video Diffusion. See `FIELDS` for the fields; the model gets `fps`."""
 
     image: Any
     num_frames: int

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion's UNet: Stable Diffusion 2.1's, with layers over frames behind each of its layers.
+"""Stable Video Diffusion's UNet: Stable Diffusion 2.1's, with a layer over frames after each of its layers.
 
 Sources: Blattmann et al. 2023, "Stable Video Diffusion" (arXiv:2311.15127) and "Align your Latents"
 (arXiv:2304.08818). Names and numbers are those of diffusers' `UNetSpatioTemporalConditionModel`.
@@ -49,22 +49,22 @@ from vidgen_dist.parallel.frame_split import FrameSplit
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 EPS, SMALL_EPS = 1e-5, 1e-6
-"""Epsilons of residual blocks' norms: the first in the middle, and on the way down where there are no
-transformers; the second on the way up, and on the way down beside transformers."""
+"""Epsilons of residual blocks' norms. The first: in the middle, and in halving blocks without transformers;
+the second: in doubling blocks, and in halving blocks with transformers."""
 
 FRAMES = 1
-"""The axis of frames of what goes in and out, as diffusers has it."""
+"""The axis of frames in input and output, as in diffusers."""
 
 
 class UNetSpatioTemporalConditionModel(nn.Module):
-    """Predicts what a sampler needs of noisy latents.
+    """Predicts from noisy latents what a sampler needs.
 
     Args:
         config: `unet/config.json`.
-        mesh: The gang; the ranks of its sequence share the frames.
+        mesh: The gang; the ranks of `mesh.sequence` share the frames.
     """
 
-    # What the ranks of a gang hold together: see `parallel.sharding`.
+    # Sharded over the ranks of a gang: see `parallel.sharding`.
     sharded = sharded_lists("resnets", "attentions")
 
     def __init__(self, config: UNetConfig, mesh: Mesh | None = None) -> None:
@@ -104,7 +104,7 @@ class UNetSpatioTemporalConditionModel(nn.Module):
         return split.gather(nn.reshape(x, (batch, frames, *x.shape[1:])), FRAMES)
 
     def _time(self, timesteps: np.ndarray, time_ids: np.ndarray, dtype: object) -> nn.Tensor:
-        """The embedding of the time, and of what else is told of the video, (B, E)."""
+        """The embedding of the time and of the video's numbers, (B, E)."""
         time = self.time_embedding(_waves(timesteps, self.config.block_out_channels[0], dtype))
         told = _waves(time_ids.reshape(-1), self.config.addition_time_embed_dim, dtype)
         width = TIME_IDS * self.config.addition_time_embed_dim
@@ -126,7 +126,7 @@ def _down_block(config: UNetConfig, i: int) -> DownBlock:
 
 
 def _up_block(config: UNetConfig, i: int) -> UpBlock:
-    """The i-th on the way up."""
+    """The i-th doubling block."""
     level = config.level(-1 - i)
     inputs = up_inputs(config.block_out_channels, level.layers + 1, i)
     attends = config.up_block_types[i] == ATTENDING_UP
@@ -146,7 +146,7 @@ def _layers(
     """A block's layers by the names of their lists."""
     return {
         "resnets": [_resnet(config, c, level.channels, eps) for c in inputs],
-        # There also where it is empty: what is shared out is named for all checkpoints.
+        # Present even if empty: the names in `sharded` are the same for all checkpoints.
         "attentions": [SpatioTemporalTransformer(level) for _ in inputs] if attends else [],
     }
 
@@ -164,7 +164,7 @@ class VideoResnet(SpatioTemporalResBlock):
 
 
 class TemporalTransformerBlock(BasicTransformerBlock):
-    """A transformer block over frames: one feed-forward more, before the attention."""
+    """A transformer block over frames, with an additional feed-forward before the attention."""
 
     def __init__(self, level: Level) -> None:
         channels, heads = level.channels, level.heads
@@ -173,12 +173,12 @@ class TemporalTransformerBlock(BasicTransformerBlock):
         self.ff_in = FeedForward(channels, "geglu")
 
     def construct(self, tokens: nn.Tensor, context: nn.Tensor | None = None) -> nn.Tensor:
-        """All frames of n places, (B * n, F, C), and what they attend to, (B, M, X): (B * n, F, C)."""
+        """All frames of n places, (B * n, F, C), and their context, (B, M, X): (B * n, F, C)."""
         return super().construct(nn.add(tokens, self.ff_in(self.norm_in(tokens))), context)
 
 
 class SpatioTemporalTransformer(nn.Module):
-    """Transformer blocks over the places of an image, each with one over frames behind it; beside a residual.
+    """Transformer blocks over the places of an image, each followed by one over frames; with a residual.
 
     Args:
         level: Has the sizes.
@@ -215,6 +215,6 @@ class SpatioTemporalTransformer(nn.Module):
         return nn.add(x, to_image(self.proj_out(tokens), x.shape[2:]))
 
     def _positions(self, split: FrameSplit, channels: int, dtype: object) -> nn.Tensor:
-        """Which frame of the clip each of this rank's is, (1, f, 1, C)."""
+        """The embedding of this rank's frame numbers, (1, f, 1, C)."""
         frames = split.take(_waves(np.arange(split.frames), channels, dtype), 0)
         return self.time_pos_embed(frames)[None, :, None]
