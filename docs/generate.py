@@ -25,9 +25,11 @@ from vidgen_dist.families.family import SchedulerClass
 from vidgen_dist.families.table import families_table
 from vidgen_dist.ledger.entries import COLUMNS
 from vidgen_dist.manifest.columns_table import columns_table
+from vidgen_dist.observability.metrics import METRICS
 from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
 from vidgen_dist.runtime.watchdog import LIMITS
 from vidgen_dist.spec.documentation import OptionRow, option_rows
+from vidgen_dist.worker_events import EVENTS
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python -m docs.generate"
@@ -162,10 +164,31 @@ def layers_list() -> str:
     return "\n".join(["```text", *(f"{number:2}  {layer}" for number, layer in enumerate(layers, 1)), "```"])
 
 
+def events_table() -> str:
+    """The events of a worker's log."""
+    return markdown(("event", "meaning"), [(f"`{name}`", about) for name, about in EVENTS.items()])
+
+
+def metrics_table() -> str:
+    """The metrics of a run."""
+    rows = [
+        (
+            f"`{metric.exported_name}`",
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.about,
+        )
+        for metric in METRICS
+    ]
+    return markdown(("metric", "kind", "labels", "what it counts"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "families": families_table,
     "row-fields": lambda: columns_table(OUR_FIELDS),
     "run-options": options_tables,
+    "log-events": events_table,
+    "metrics": metrics_table,
     "plan-flags": plan_table,
     "commands": commands_table,
     "layers": layers_list,

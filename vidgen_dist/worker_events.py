@@ -5,17 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+EVENTS: Mapping[str, str] = {
+    "born": "the process started; with host, process id, NPUs and Ray's actor id",
+    "seated": "the worker is ready to join its gang; the message is its address",
+    "joined": "it has joined the gang, with its `rank`",
+    "ready": "the model is loaded",
+    "resumed": "a resume state was read, after which `step`; with an `error`: it could not be read",
+    "started": "the model began a row",
+    "saved": "a resume state was written, after which `step`; with an `error`: it could not be written",
+    "rendered": "the row left the model",
+    "committed": "the row's video is whole on the storage",
+    "adopted": "the video was stored before, by a run or a worker that was killed; with an `error`: the "
+    "storage did not say whether it was",
+    "done": "the row's video is stored, and its ledger entry can be written",
+    "failed": "the row is given up, and its ledger entry can be written",
+    "retried": "the storage refused, or memory was short, and it is tried again",
+    "returned": "the row goes back and will not be begun: an idle gang gets it",
+    "stuck": "nothing more can be written; the message says where and why",
+    "broken": "the model could not be loaded here, or the worker can do no more",
+    "refused": "the model cannot be loaded anywhere",
+    "stopped": "nothing more will come from this worker",
+}
+"""What each event means, in the documentation's words."""
+
 
 @dataclass(frozen=True)
 class WorkerEvent:
     """Something that happened in a worker: whatever it says to the driver, and more.
 
     Args:
-        what: A `WorkerMessage`'s kind, or `joined` (the gang), `committed` (a row's video is whole on the
-            storage), `adopted` (it was there already, left by a run or a gang that was killed), `retried`
-            (the storage refused, or memory was short), `saved` (a resume state was written) or `resumed` (one
-            was read). `adopted`, `saved` and `resumed` have an error if it failed. Followers of a gang report
-            `started` and `rendered`, too.
+        what: One of `EVENTS`. Followers of a gang report `started` and `rendered`, too.
         row: The row's id.
         rank: For `joined`.
         seconds: For `committed`, stage -> seconds.

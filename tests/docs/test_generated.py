@@ -14,13 +14,17 @@ from vidgen_dist import cli
 from vidgen_dist.families import FAMILIES, OUR_FIELDS
 from vidgen_dist.ledger import SCHEMA
 from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
+from vidgen_dist.runtime.messages import WorkerMessage
 from vidgen_dist.spec.documentation import option_rows
+from vidgen_dist.worker_events import EVENTS
 
 STANDS_IN = {
     "commands": ["docs/README.md"],
     "families": ["README.md", "docs/models.md"],
     "layers": ["docs/architecture.md"],
     "ledger-columns": ["docs/output.md"],
+    "log-events": ["docs/operating.md"],
+    "metrics": ["docs/operating.md"],
     "plan-flags": ["docs/planning.md"],
     "row-fields": ["docs/manifest.md"],
     "run-options": ["docs/run-file.md"],
@@ -83,6 +87,13 @@ def test_every_option_of_a_run_is_in_the_table() -> None:
 def test_every_key_of_the_status_file_is_in_its_table(part: type) -> None:
     told = [name for names, _ in generate.arguments_of(part) for name in names.split(", ")]
     assert told == [field for field in typing.get_type_hints(part) if field != "model_config"]
+
+
+def test_events_are_those_that_workers_report() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (generate.ROOT / "vidgen_dist").rglob("*.py")]
+    call = re.compile(r'\b(?:WorkerEvent|WorkerMessage)\(\s*"([a-z]+)"')
+    reported = {name for text in sources for name in call.findall(text)}
+    assert reported | set(typing.get_args(typing.get_type_hints(WorkerMessage)["kind"])) == EVENTS.keys()
 
 
 def test_every_other_declaration_is_in_its_table() -> None:

@@ -1,15 +1,17 @@
 """Ray metrics: what a cluster's Prometheus gets of a run, through the agent of each node.
 
-Ray puts `ray_` before each name and `_total` behind those of counters. It rebuilds histograms from their
-buckets, so that their sums are approximate: `vidgen_busy_seconds` counts the same seconds exactly.
-
-Labels are the model and the replica, which stay few, not rows or runs; Ray adds its job and session.
+`observability.metrics` declares them. Ray rebuilds histograms from their buckets, so that their sums are
+approximate: `vidgen_busy_seconds` counts the same seconds exactly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from vidgen_dist.observability import metrics
+from vidgen_dist.observability.metrics import Metric
 from vidgen_dist.worker_events import WorkerEvent
 
 SECONDS = [
@@ -32,34 +34,28 @@ SECONDS = [
 ]
 """Bounds of the buckets of `vidgen_stage_seconds`."""
 
-_REPLICA = ("model", "replica")
 NO_REPLICA = "none"
 """The replica of rows that the driver gave up: their gangs are dead."""
 
 
 class WorkerMetrics:
-    """Counts what a worker notes.
+    """Counts the events of a worker.
 
     Args:
         model: Id of the checkpoint.
-        replica: Which replica the worker is of.
+        replica: The replica that the worker is of.
     """
 
     def __init__(self, model: str, replica: int) -> None:
         tags = {"model": model, "replica": str(replica)}
-        self._videos = Counter("vidgen_videos", "Videos committed.", _REPLICA).set_default_tags(tags)
-        self._frames = Counter("vidgen_frames", "Their frames.", _REPLICA).set_default_tags(tags)
-        self._bytes = Counter("vidgen_written_bytes", "Their bytes.", _REPLICA).set_default_tags(tags)
-        self._retries = Counter(
-            "vidgen_retries", "Times that something was tried again.", (*_REPLICA, "error")
-        ).set_default_tags(tags)
-        self._failures = _failures(model, str(replica))
-        self._stages = Histogram(
-            "vidgen_stage_seconds", "Seconds of a video in a stage.", SECONDS, (*_REPLICA, "stage")
-        ).set_default_tags(tags)
-        self._busy = Counter(
-            "vidgen_busy_seconds", "Seconds spent in a stage.", (*_REPLICA, "stage")
-        ).set_default_tags(tags)
+        self._videos = _counter(metrics.VIDEOS, tags)
+        self._frames = _counter(metrics.FRAMES, tags)
+        self._bytes = _counter(metrics.WRITTEN_BYTES, tags)
+        self._retries = _counter(metrics.RETRIES, tags)
+        self._failures = _counter(metrics.FAILURES, tags)
+        stages = metrics.STAGE_SECONDS
+        self._stages = Histogram(stages.name, stages.about, SECONDS, stages.labels).set_default_tags(tags)
+        self._busy = _counter(metrics.BUSY_SECONDS, tags)
 
     def __call__(self, event: WorkerEvent) -> None:
         if event.what == "committed":
@@ -80,23 +76,20 @@ class WorkerMetrics:
 
 
 class RunMetrics:
-    """What the driver knows of a run.
+    """Counts what the driver knows of a run.
 
     Args:
         model: Id of the checkpoint.
     """
 
     def __init__(self, model: str) -> None:
-        self._failures = _failures(model, NO_REPLICA)
         tags = {"model": model}
-        self._lost = Counter("vidgen_gangs_lost", "Gangs that died or hung.", ("model",))
-        self._lost.set_default_tags(tags)
-        self._pending = Gauge("vidgen_rows_pending", "Rows neither done nor given up.", ("model",))
-        self._gangs = Gauge("vidgen_gangs", "Gangs that there are.", ("model",))
-        self._ready = Gauge("vidgen_gangs_ready", "Those whose model is loaded.", ("model",))
-        self._stragglers = Gauge("vidgen_stragglers", "Rows and gangs that take far longer.", ("model",))
-        for gauge in (self._pending, self._gangs, self._ready, self._stragglers):
-            gauge.set_default_tags(tags)
+        self._failures = _counter(metrics.FAILURES, {**tags, "replica": NO_REPLICA})
+        self._lost = _counter(metrics.GANGS_LOST, tags)
+        self._pending = _gauge(metrics.ROWS_PENDING, tags)
+        self._gangs = _gauge(metrics.GANGS, tags)
+        self._ready = _gauge(metrics.GANGS_READY, tags)
+        self._stragglers = _gauge(metrics.STRAGGLERS, tags)
 
     def set(self, *, pending: int, gangs: int, ready: int, stragglers: int) -> None:
         """How things stand."""
@@ -114,7 +107,9 @@ class RunMetrics:
         self._failures.inc(tags={"error": error})
 
 
-def _failures(model: str, replica: str) -> Counter:
-    """Counted by workers and by the driver."""
-    tags = {"model": model, "replica": replica}
-    return Counter("vidgen_failures", "Rows given up.", (*_REPLICA, "error")).set_default_tags(tags)
+def _counter(metric: Metric, tags: Mapping[str, str]) -> Counter:
+    return Counter(metric.name, metric.about, metric.labels).set_default_tags(dict(tags))
+
+
+def _gauge(metric: Metric, tags: Mapping[str, str]) -> Gauge:
+    return Gauge(metric.name, metric.about, metric.labels).set_default_tags(dict(tags))
