@@ -9,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.manifest.parquet import write
-from vidgen_dist.manifest import BAD_ROWS_SCHEMA, bad_rows_file, check, create_bad_rows_file, open_manifest
+from vidgen_dist.manifest import BAD_ROWS_SCHEMA, check, create_bad_rows_file, open_manifest
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.storage.folder import open_storage
 
 
-def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bad_rows_file, "_GROUP_ROWS", 2)
+def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path) -> None:
     columns = {
         "prompt": ["p", None, "q", "r", "s" * 200],
         "id": ["a", "b", "c", "a", "d"],
@@ -34,7 +33,7 @@ def test_all_bad_rows_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.M
         return request
 
     place = open_storage(tmp_path / "out")
-    with create_bad_rows_file(place, "bad.parquet") as on_bad:
+    with create_bad_rows_file(place, "bad.parquet", group_rows=2) as on_bad:
         report = check(open_manifest(tmp_path / "m"), resolve=resolve, on_bad=on_bad, limit=1)
         assert not place.list()
     found = pq.read_table(tmp_path / "out" / "bad.parquet")

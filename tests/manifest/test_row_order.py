@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.manifest.parquet import write
-from vidgen_dist.manifest import Manifest, check, open_manifest, ordered_rows, reader, row_order
+from vidgen_dist.manifest import Manifest, check, open_manifest, ordered_rows, reader
+from vidgen_dist.manifest.reader import ReadPolicy
+from vidgen_dist.manifest.row_order import OrderPolicy
 from vidgen_dist.storage.failures import StorageError
 
 MODEL_DEFAULTS = {"height": 16, "width": 32, "guidance_scale": 6.0}
@@ -118,17 +121,13 @@ def test_the_wanted_rows_come_once_and_in_order(
         first = sum(map(len, files[:number]))
         write(folder / f"{number}.parquet", columns_of(file, first, shape, priority), row_group_size=group)
     wanted = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
-    manifest = open_manifest(folder)
+    window, batch, chunk = sizes
+    manifest = dataclasses.replace(open_manifest(folder), reading=ReadPolicy(column_rows=batch))
     assert check(manifest).ok
-    with pytest.MonkeyPatch.context() as patch:
-        window, batch, chunk = sizes
-        patch.setattr(row_order, "WINDOW_ROWS", window)
-        patch.setattr(reader, "_COLUMN_ROWS", batch)
-        patch.setattr(row_order, "_CHUNK_ROWS", chunk)
-        if cramped:
-            patch.setattr(row_order, "WINDOW_BYTES", 1)
-            patch.setattr(row_order, "_CHUNK_BYTES", 1)
-        found = list(ordered_rows(manifest, np.array(wanted, np.bool_), RUN_DEFAULTS, MODEL_DEFAULTS))
+    policy = OrderPolicy(window_rows=window, chunk_rows=chunk)
+    if cramped:
+        policy = dataclasses.replace(policy, window_bytes=1, chunk_bytes=1)
+    found = list(ordered_rows(manifest, np.array(wanted, np.bool_), RUN_DEFAULTS, MODEL_DEFAULTS, policy))
     whole = list(manifest.rows(RUN_DEFAULTS))
     assert [row for _, row in found] == [whole[place] for place, _ in found]
     places = [place for place, _ in found]
@@ -146,8 +145,8 @@ def numbered(path: Path, rows: int, **columns: Any) -> Manifest:
     return open_manifest(write(path, {"prompt": [f"p{n}" for n in range(rows)]} | columns, row_group_size=10))
 
 
-def everything(manifest: Manifest) -> Iterator[tuple[int, Any]]:
-    return ordered_rows(manifest, np.ones(manifest.num_rows, np.bool_), {}, {})
+def everything(manifest: Manifest, **policy: int) -> Iterator[tuple[int, Any]]:
+    return ordered_rows(manifest, np.ones(manifest.num_rows, np.bool_), {}, {}, OrderPolicy(**policy))
 
 
 @pytest.fixture
@@ -175,45 +174,37 @@ def test_without_priority_and_shape_rows_are_read_as_they_are_asked_for(
 
 
 def test_each_priority_is_read_in_one_pass_over_its_row_groups(
-    tmp_path: Path, reads: Counter[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, reads: Counter[tuple[int, bool]]
 ) -> None:
-    monkeypatch.setattr(row_order, "WINDOW_ROWS", 4)
     # Groups 0 and 1 have rows of both, the others of one.
     priority = [0, 1] * 10 + [1] * 40 + [0] * 40
-    places = [place for place, _ in everything(numbered(tmp_path / "m.parquet", 100, priority=priority))]
+    manifest = numbered(tmp_path / "m.parquet", 100, priority=priority)
+    places = [place for place, _ in everything(manifest, window_rows=4)]
     assert places == sorted(range(100), key=lambda place: -priority[place])
     assert [reads[group, False] for group in range(10)] == [2, 2] + [1] * 8
     assert [reads[group, True] for group in range(10)] == [1] * 10
 
 
-def test_many_priorities_are_read_together(
-    tmp_path: Path, reads: Counter[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(row_order, "WINDOW_ROWS", 30)
+def test_many_priorities_are_read_together(tmp_path: Path, reads: Counter[tuple[int, bool]]) -> None:
     priority = np.random.default_rng(0).permutation(100)
-    places = [place for place, _ in everything(numbered(tmp_path / "m.parquet", 100, priority=priority))]
+    manifest = numbered(tmp_path / "m.parquet", 100, priority=priority)
+    places = [place for place, _ in everything(manifest, window_rows=30)]
     assert priority[places].tolist() == list(range(99, -1, -1))
     assert max(reads.values()) <= 4
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_who_asks_no_more_ends_the_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
-) -> None:
-    monkeypatch.setattr(row_order, "WINDOW_ROWS", 10)
+def test_who_asks_no_more_ends_the_reading(tmp_path: Path, asked: bool) -> None:
     before = set(threading.enumerate())
-    rows = everything(numbered(tmp_path / "m.parquet", 1000, height=[16, 32] * 500))
+    rows = everything(numbered(tmp_path / "m.parquet", 1000, height=[16, 32] * 500), window_rows=10)
     assert set(threading.enumerate()) > before
     assert not asked or next(rows)[0] == 0
     del rows
     assert set(threading.enumerate()) == before
 
 
-def test_a_file_that_changes_is_named_when_it_is_read_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(row_order, "WINDOW_ROWS", 10)
-    rows = everything(numbered(tmp_path / "m.parquet", 100, height=[16, 32] * 50))
+def test_a_file_that_changes_is_named_when_it_is_read_on(tmp_path: Path) -> None:
+    rows = everything(numbered(tmp_path / "m.parquet", 100, height=[16, 32] * 50), window_rows=10)
     next(rows)
     numbered(tmp_path / "other.parquet", 100, height=[16, 64] * 50)
     # At once: what reads ahead would find half a file.
@@ -223,7 +214,7 @@ def test_a_file_that_changes_is_named_when_it_is_read_on(
 
 
 @pytest.mark.parametrize("levels", [1, 3, 600])
-def test_windows_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int) -> None:
+def test_windows_are_bounded_by_bytes(tmp_path: Path, levels: int) -> None:
     # 600 rows of 64 KiB: the whole would be 37 MiB.
     columns = {
         "image": pa.array([np.random.default_rng(n).bytes(2**16) for n in range(600)], pa.binary()),
@@ -232,11 +223,10 @@ def test_windows_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     }
     manifest = numbered(tmp_path / "m.parquet", 600, **columns)
     del columns
-    monkeypatch.setattr(row_order, "WINDOW_BYTES", 2**20)
     pool = pa.default_memory_pool()
     before, most = pool.bytes_allocated(), 0
     places = set()
-    for place, _ in everything(manifest):
+    for place, _ in everything(manifest, window_bytes=2**20):
         places.add(place)
         most = max(most, pool.bytes_allocated() - before)
     assert len(places) == 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from tests.manifest.parquet import request_of, rows_of, write
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS
-from vidgen_dist.manifest import check, open_manifest, reader, row_digest
+from vidgen_dist.manifest import check, open_manifest, row_digest
+from vidgen_dist.manifest.reader import ReadPolicy
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.storage.failures import StorageError
 
@@ -116,16 +118,14 @@ def test_every_row_comes_once_and_in_order(
         columns = {"prompt": pa.array(prompts[here], pa.string()), "id": pa.array(own[here], pa.string())}
         write(folder / f"{number}.parquet", columns, row_group_size=group)
         first += rows
-    manifest = open_manifest(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "_BATCH_ROWS", batch)
-        patch.setattr(reader, "_COLUMN_ROWS", batch)
-        whole = list(manifest.rows())
-        assert [request_of(row).prompt for row in whole] == prompts
-        assert [row.index for row in whole] == [n for rows in files for n in range(rows)]
-        assert list(manifest.ids()) == [row.id for row in whole]
-        chosen = [row for row, want in zip(whole, wanted, strict=True) if want]
-        assert list(manifest.rows(wanted=wanted)) == chosen
+    reading = ReadPolicy(batch_rows=batch, column_rows=batch)
+    manifest = dataclasses.replace(open_manifest(folder), reading=reading)
+    whole = list(manifest.rows())
+    assert [request_of(row).prompt for row in whole] == prompts
+    assert [row.index for row in whole] == [n for rows in files for n in range(rows)]
+    assert list(manifest.ids()) == [row.id for row in whole]
+    chosen = [row for row, want in zip(whole, wanted, strict=True) if want]
+    assert list(manifest.rows(wanted=wanted)) == chosen
 
 
 def test_row_groups_without_a_wanted_row_are_not_read(tmp_path: Path) -> None:

@@ -27,15 +27,17 @@ BAD_ROWS_SCHEMA = pa.schema(
 single one is; what it holds, as text and cut, null if nothing; what is allowed, or what went wrong.
 """
 
-_GROUP_ROWS = 2**16
-
 
 @contextlib.contextmanager
-def create_bad_rows_file(place: Storage, name: str) -> Iterator[Callable[[BadRows], None]]:
+def create_bad_rows_file(
+    place: Storage, name: str, group_rows: int = 2**16
+) -> Iterator[Callable[[BadRows], None]]:
     """A file of bad rows, which takes them some at a time; it appears, whole, when the block ends.
 
     Args:
         place, name: Its folder, and its name in it.
+        group_rows: Rows of its row groups, roughly. A group for each batch of the manifest that has a bad row
+            would make thousands of small ones.
 
     Raises:
         OSError: The storage failed.
@@ -50,8 +52,7 @@ def create_bad_rows_file(place: Storage, name: str) -> Iterator[Callable[[BadRow
 
         def take(bad: BadRows) -> None:
             held.append(_table(bad))
-            # A group for each batch that has a bad row would be thousands of small ones.
-            put(_GROUP_ROWS)
+            put(group_rows)
 
         yield take
         put(0)

@@ -26,11 +26,20 @@ from vidgen_dist.manifest.rows import Row
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.threads import map_ahead
 
-# Decoded rows held at once; rows may carry images.
-_BATCH_ROWS = 4096
-# Those of which most never become Python objects.
-_COLUMN_ROWS = 2**16
 _OPEN_FILES = 16
+
+
+@dataclass(frozen=True)
+class ReadPolicy:
+    """How many rows of a manifest are held at once.
+
+    Args:
+        batch_rows: Rows that are decoded together; they may carry images.
+        column_rows: Rows that are held by columns; most of them never become Python objects.
+    """
+
+    batch_rows: int = 4096
+    column_rows: int = 2**16
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Manifest:
         ignored_columns: Columns that nothing is made of, whether they can be read or not.
         unknown_columns: Columns that are neither that nor `priority` nor passed through; they are not read.
         extra_schema: Names and Arrow types of the passed-through columns.
+        reading: How many rows are held at once.
     """
 
     uri: str
@@ -54,6 +64,7 @@ class Manifest:
     ignored_columns: tuple[str, ...]
     unknown_columns: tuple[str, ...]
     extra_schema: pa.Schema
+    reading: ReadPolicy = ReadPolicy()
 
     @property
     def num_rows(self) -> int:
@@ -80,7 +91,7 @@ class Manifest:
         Raises:
             StorageError: A file cannot be read, or is no longer the one that was opened.
         """
-        for first, batch in self._read(_BATCH_ROWS, defaults, self.extra_schema, wanted):
+        for first, batch in self._read(self.reading.batch_rows, defaults, self.extra_schema, wanted):
             yield from batch.rows(None if wanted is None else wanted[first : first + len(batch)])
 
     def ids(self) -> Iterator[str]:
@@ -101,7 +112,7 @@ class Manifest:
     def _ids_of_group(self, file: ManifestFile, group: int, start: int) -> Iterator[pa.Array]:
         bare = pa.schema([])
         if "id" in self.columns:
-            own = list(read_group(file, group, ("id",), _COLUMN_ROWS))
+            own = list(read_group(file, group, ("id",), self.reading.column_rows))
             batches = [
                 Batch(file.uri, range(each.num_rows), each, ("id",), self.row_schema, bare, {})
                 for each in own
@@ -109,7 +120,7 @@ class Manifest:
             if all(batch.has_all_ids for batch in batches):
                 yield from (batch.ids for batch in batches)
                 return
-        for columns in read_group(file, group, self.columns, _COLUMN_ROWS):
+        for columns in read_group(file, group, self.columns, self.reading.column_rows):
             indices = range(start, start + columns.num_rows)
             yield Batch(file.uri, indices, columns, self.columns, self.row_schema, bare, {}).ids
             start += columns.num_rows
@@ -124,7 +135,9 @@ class Manifest:
         Raises:
             StorageError: As `rows`.
         """
-        for _, batch in self._read(_COLUMN_ROWS, defaults, self.extra_schema if extras else pa.schema([])):
+        for _, batch in self._read(
+            self.reading.column_rows, defaults, self.extra_schema if extras else pa.schema([])
+        ):
             yield batch
 
     def wanted_batches(
@@ -139,7 +152,7 @@ class Manifest:
         Raises:
             StorageError: As `rows`.
         """
-        for first, batch in self._read(_COLUMN_ROWS, defaults, self.extra_schema, wanted):
+        for first, batch in self._read(self.reading.column_rows, defaults, self.extra_schema, wanted):
             chosen = np.flatnonzero(wanted[first : first + len(batch)])
             if len(chosen):
                 yield first + chosen, batch.take(chosen)
@@ -159,7 +172,7 @@ class Manifest:
         first = 0
         for file in self.files:
             for group, start, _ in file.spans() if file.has_priority else ():
-                for columns in read_group(file, group, (PRIORITY,), _COLUMN_ROWS):
+                for columns in read_group(file, group, (PRIORITY,), self.reading.column_rows):
                     here = slice(first + start, first + start + columns.num_rows)
                     found[here] = whole_numbers(columns.column(0), 0)
                     start += columns.num_rows

@@ -1,14 +1,14 @@
 """The order in which rows are rendered: by priority, rows of one shape together.
 
-Rows of a higher `priority` come first. Those of one priority are taken in the manifest's order, a window of
-at most `WINDOW_ROWS` rows at a time. Within a window, rows of one shape come together, the shape that comes
-first in the manifest first, so that who renders them can go on with compiled graphs and buffers; rows of one
-shape keep the manifest's order.
+Rows of a higher `priority` come first. Those of one priority are taken in the manifest's order, one window at
+a time (`OrderPolicy`). Within a window, rows of one shape come together, the shape that comes first in the
+manifest first, so that who renders them can go on with compiled graphs and buffers; rows of one shape keep
+the manifest's order.
 
-Windows are held by columns, at most `WINDOW_BYTES` of them, the next being read while one is handed out. All
-windows of a priority are read in one pass over the row groups that have rows of it. Priorities of few rows
-are read together, as many as a window holds: however many priorities N rows have, there are at most
-1 + 2 * N / WINDOW_ROWS passes, if it is not the bytes that fill the windows.
+Windows are held by columns, the next being read while one is handed out. All windows of a priority are read
+in one pass over the row groups that have rows of it. Priorities of few rows are read together, as many as a
+window holds: however many priorities N rows have, there are at most 1 + 2 * N / window_rows passes, if it is
+not the bytes that fill the windows.
 """
 
 from __future__ import annotations
@@ -28,12 +28,23 @@ from vidgen_dist.manifest.columns import whole_numbers
 from vidgen_dist.manifest.reader import Manifest
 from vidgen_dist.manifest.rows import Row
 
-WINDOW_ROWS = 2**16
-WINDOW_BYTES = 128 * 2**20
 
-# Rows that are Python objects at the same time.
-_CHUNK_ROWS = 1024
-_CHUNK_BYTES = 16 * 2**20
+@dataclass(frozen=True)
+class OrderPolicy:
+    """How many rows are put in order together, and how much memory that takes.
+
+    Args:
+        window_rows: Rows of a window: enough that each shape has many rows in a row, few enough that the
+            manifest's order shows.
+        window_bytes: Bytes of a window's columns; two windows are held.
+        chunk_rows: Rows that are Python objects at the same time.
+        chunk_bytes: Bytes of these rows.
+    """
+
+    window_rows: int = 2**16
+    window_bytes: int = 128 * 2**20
+    chunk_rows: int = 1024
+    chunk_bytes: int = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +76,10 @@ class Window:
             ]
         )
 
-    def rows(self, order: np.ndarray) -> Iterator[tuple[int, Row]]:
+    def rows(self, order: np.ndarray, policy: OrderPolicy) -> Iterator[tuple[int, Row]]:
         """The rows, each with its place in the manifest, in the order given: int64 (N,)."""
         size = sum(batch.columns.nbytes for _, batch in self.pieces)
-        step = max(1, min(_CHUNK_ROWS, len(order) * _CHUNK_BYTES // max(1, size)))
+        step = max(1, min(policy.chunk_rows, len(order) * policy.chunk_bytes // max(1, size)))
         starts = np.cumsum([0, *(len(batch) for _, batch in self.pieces)])
         for begin in range(0, len(order), step):
             chunk = order[begin : begin + step]
@@ -84,7 +95,11 @@ class Window:
 
 
 def ordered_rows(
-    manifest: Manifest, wanted: np.ndarray, defaults: Mapping[str, Any], model_defaults: Mapping[str, Any]
+    manifest: Manifest,
+    wanted: np.ndarray,
+    defaults: Mapping[str, Any],
+    model_defaults: Mapping[str, Any],
+    policy: OrderPolicy = OrderPolicy(),
 ) -> Iterator[tuple[int, Row]]:
     """Some rows in the order in which they are to be rendered, each with its place in the manifest.
 
@@ -96,6 +111,7 @@ def ordered_rows(
         wanted: Which rows to give: bool (rows,).
         defaults: Values of request fields where a row has none.
         model_defaults: What these are where there is no default either; they decide shapes alone.
+        policy: How many rows are put in order together.
 
     Raises:
         StorageError: A file cannot be read, or is no longer the one that was opened.
@@ -106,9 +122,11 @@ def ordered_rows(
         return ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
     shape = {name: {**model_defaults, **defaults}.get(name) for name in deciding}
     ended = threading.Event()
-    reading = _read_ahead(_ordered_windows(manifest, wanted, defaults, shape, ended), ended)
+    reading = _read_ahead(_ordered_windows(manifest, wanted, defaults, shape, ended, policy), ended)
     next(reading)
-    return itertools.chain.from_iterable(window.rows(order) for window, order in filter(None, reading))
+    return itertools.chain.from_iterable(
+        window.rows(order, policy) for window, order in filter(None, reading)
+    )
 
 
 def _read_ahead(
@@ -132,15 +150,16 @@ def _ordered_windows(
     defaults: Mapping[str, Any],
     shape: Mapping[str, int | None],
     ended: threading.Event,
+    policy: OrderPolicy,
 ) -> Iterator[tuple[Window, np.ndarray]]:
     """Windows, and the order of each one's rows."""
     if not manifest.has_priorities:
-        for window in _windows(manifest, wanted, defaults, ended):
+        for window in _windows(manifest, wanted, defaults, ended, policy):
             yield window, _order(np.zeros_like(window.places), window.shapes(shape))
         return
     # The complement turns the order around, and unlike the negative there is one of every number.
     levels = ~manifest.priorities()
-    for window in _level_windows(manifest, wanted, defaults, levels, ended):
+    for window in _level_windows(manifest, wanted, defaults, levels, ended, policy):
         yield window, _order(levels[window.places], window.shapes(shape))
 
 
@@ -154,7 +173,11 @@ def _order(levels: np.ndarray, shapes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _windows(
-    manifest: Manifest, wanted: np.ndarray, defaults: Mapping[str, Any], ended: threading.Event
+    manifest: Manifest,
+    wanted: np.ndarray,
+    defaults: Mapping[str, Any],
+    ended: threading.Event,
+    policy: OrderPolicy,
 ) -> Iterator[Window]:
     """Some rows, in order, a window at a time; no more once it has ended."""
     held: list[tuple[np.ndarray, Batch]] = []
@@ -162,11 +185,11 @@ def _windows(
     for places, batch in manifest.wanted_batches(defaults, wanted):
         if ended.is_set():
             return
-        if held and size + batch.columns.nbytes > WINDOW_BYTES:
+        if held and size + batch.columns.nbytes > policy.window_bytes:
             yield Window(tuple(held))
             held, rows, size = [], 0, 0
-        while rows + len(batch) >= WINDOW_ROWS:
-            room = WINDOW_ROWS - rows
+        while rows + len(batch) >= policy.window_rows:
+            room = policy.window_rows - rows
             yield Window((*held, (places[:room], batch.slice(0, room))))
             held, rows, size = [], 0, 0
             places, batch = places[room:], batch.slice(room, len(batch))
@@ -183,6 +206,7 @@ def _level_windows(
     defaults: Mapping[str, Any],
     levels: np.ndarray,
     ended: threading.Event,
+    policy: OrderPolicy,
 ) -> Iterator[Window]:
     """Likewise, the lowest level first: windows of one, or of as many whole ones as a window holds."""
     places = np.flatnonzero(wanted)
@@ -191,12 +215,12 @@ def _level_windows(
     changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     del ordered
     bounds = np.concatenate([[0], changes, [len(places)]])
-    at, most = 0, WINDOW_ROWS
+    at, most = 0, policy.window_rows
     while at < len(bounds) - 1:
         end = max(at + 1, int(np.searchsorted(bounds, bounds[at] + most, side="right")) - 1)
         some = np.zeros(len(wanted), np.bool_)
         some[places[bounds[at] : bounds[end]]] = True
-        windows = _windows(manifest, some, defaults, ended)
+        windows = _windows(manifest, some, defaults, ended, policy)
         first = next(windows, None)
         if first is None:
             return
