@@ -18,10 +18,8 @@ from vidgen_dist.cli import outputs
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.output import lease as leases
 from vidgen_dist.output.lease import acquire
 from vidgen_dist.output.status_file import (
-    FILE,
     GangStatus,
     RunStatus,
     SlowGang,
@@ -29,6 +27,7 @@ from vidgen_dist.output.status_file import (
     digest_of_counted,
     forget_counts,
 )
+from vidgen_dist.output_layout import LEASE_FILE, STATUS_FILE
 from vidgen_dist.storage.folder import open_storage
 
 Vidgen = Callable[..., tuple[int, str, str]]
@@ -129,7 +128,7 @@ def write_status(output: Path, *, age: float = 1.0, **fields: Any) -> None:
         **fields,
     }
     status = RunStatus.model_validate(told)
-    (output / FILE).write_text(json.dumps(status.model_dump(mode="json")))
+    (output / STATUS_FILE).write_text(json.dumps(status.model_dump(mode="json")))
 
 
 def test_a_run_at_work_is_asked_itself(output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,18 +234,18 @@ def test_a_run_of_this_machine_that_was_killed_is_at_once_known_to_be_dead(
     write_status(output)
     storage = open_storage(output)
     with acquire(storage, "r", say=print, interval=3600.0):
-        left = storage.read_bytes(leases.FILE)
+        left = storage.read_bytes(LEASE_FILE)
         assert json.loads(vidgen("status", output, "--json")[1])["run"]["live"]
         assert "at work since" in (shown := vidgen("status", output)[1])
         assert "last heard of " in shown
-    storage.write_bytes(leases.FILE, left)
+    storage.write_bytes(LEASE_FILE, left)
     found = json.loads(vidgen("status", output, "--json")[1])
     assert (found["run"]["live"], found["run"]["died"], found["done"]) == (False, True, 2)
     assert "r died; last heard of" in vidgen("status", output)[1]
 
 
 def test_a_status_file_of_another_kind_is_left_aside(output: Path, vidgen: Vidgen) -> None:
-    (output / FILE).write_text('{"run": "r", "state": "runn')
+    (output / STATUS_FILE).write_text('{"run": "r", "state": "runn')
     status, shown, _ = vidgen("status", output, "--json")
     assert (status, json.loads(shown)["done"], json.loads(shown)["run"]) == (0, 2, None)
 

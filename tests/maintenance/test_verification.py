@@ -36,6 +36,7 @@ from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.maintenance.verification import Verification, verify
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output.status_file import read_status_file
+from vidgen_dist.output_layout import LEASE_FILE
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import Storage, open_storage
@@ -258,7 +259,7 @@ def test_repair_takes_the_ledgers_word_back(output: Storage) -> None:
     }
     # Parts of one run share one schema.
     assert len({ledger.read_part(output, name).schema for name in output.list("ledger")}) == 1
-    assert not output.exists(leases.FILE)
+    assert not output.exists(LEASE_FILE)
 
     again = verify(output.root, repair=True)
     assert (again.ok, again.lost, again.orphaned) == (True, 0, 1)

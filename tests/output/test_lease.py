@@ -28,7 +28,8 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import read_ledger
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output import ledger_committer as committer
-from vidgen_dist.output.lease import FILE, LOCK, Holder, Lease, acquire, has_died, read_holder
+from vidgen_dist.output.lease import Holder, Lease, acquire, has_died, read_holder
+from vidgen_dist.output_layout import LEASE_FILE, LEASE_LOCK
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import shared_files
@@ -66,13 +67,13 @@ def only_one_is_left(held: list[Lease]) -> bool:
 
 
 def holder_of(output: Storage) -> Holder:
-    return read_holder(output.read_bytes(FILE))
+    return read_holder(output.read_bytes(LEASE_FILE))
 
 
 def write_holder(output: Storage, **fields: object) -> None:
     """What a run leaves whose process is gone."""
     whole = {"run": "gone", "since": "then", "heartbeat": "later", "beats": 7, **fields}
-    output.write_bytes(FILE, json.dumps(whole).encode())
+    output.write_bytes(LEASE_FILE, json.dumps(whole).encode())
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_a_silent_lease_is_taken_over_after_saying_so(output: Storage) -> None:
 
 
 def test_what_is_no_lease_is_waited_for_too(output: Storage) -> None:
-    output.write_bytes(FILE, b'{"run": "half')
+    output.write_bytes(LEASE_FILE, b'{"run": "half')
     said: list[str] = []
     take(output, "second", said).release()
     assert "run of unknown name" in said[0]
@@ -159,7 +160,7 @@ def test_a_lease_that_is_given_back_while_another_waits(output: Storage) -> None
 
     def give_back(line: str) -> None:
         said.append(line)
-        threading.Timer(INTERVAL, output.delete, [FILE]).start()
+        threading.Timer(INTERVAL, output.delete, [LEASE_FILE]).start()
 
     # Whoever waits has seen it by then.
     acquire(output, "second", say=give_back, interval=1.0).release()
@@ -177,8 +178,8 @@ def test_a_holder_learns_that_it_was_taken_over_and_leaves_the_new_one_alone(out
 
 def test_a_holder_whose_lease_was_removed_writes_it_again(output: Storage) -> None:
     with take(output, "first") as lease:
-        output.delete(FILE)
-        wait_until(lambda: output.exists(FILE))
+        output.delete(LEASE_FILE)
+        wait_until(lambda: output.exists(LEASE_FILE))
         assert holder_of(output).run == "first"
         assert lease.lost is None
 
@@ -281,7 +282,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_the_lease_names_no_machine_and_no_user(output: Storage) -> None:
     with take(output, "first"):
-        fields = json.loads(output.read_bytes(FILE))
+        fields = json.loads(output.read_bytes(LEASE_FILE))
     assert fields.keys() == {"run", "since", "heartbeat", "machine", "beats"}
     # A mark that runs had in common would tell which of them shared a machine.
     assert fields["machine"] == "" or fields["machine"] != leases._machine_mark(output, "second")
@@ -347,7 +348,7 @@ def test_a_lease_of_another_machine_is_waited_for_although_the_lock_is_free(
 ) -> None:
     output = open_storage(tmp_path)
     hold(output, "far")
-    monkeypatch.setattr(leases, "LOCK", f"{LOCK}.of-this-machine")
+    monkeypatch.setattr(leases, "LEASE_LOCK", f"{LEASE_LOCK}.of-this-machine")
     here = tmp_path / "boot"
     here.write_text("another")
     monkeypatch.setattr(leases, "_BOOT", here)
@@ -416,7 +417,7 @@ def test_two_drivers_on_one_output(
     assert f"run {named}\n" in told.getvalue()
     again = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
     assert (again.done_before, again.exit_status) == (3, 0)
-    assert not any(name in open_storage(uri).list() for name in (FILE, LOCK))
+    assert not any(name in open_storage(uri).list() for name in (LEASE_FILE, LEASE_LOCK))
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -469,7 +470,7 @@ def test_what_another_run_did_while_this_one_planned_is_not_done_again(
 
 def test_moto_refuses_what_the_lease_relies_on(s3_bucket: str, s3_endpoint: str) -> None:
     """A service without conditional writes would make the tests on S3 say nothing."""
-    assert open_shared_file(open_storage(f"s3://{s3_bucket}/out"), FILE).conditional
+    assert open_shared_file(open_storage(f"s3://{s3_bucket}/out"), LEASE_FILE).conditional
     assert boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket=s3_bucket)["KeyCount"] == 0
 
 
@@ -483,7 +484,7 @@ def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyP
         real(path, mode).close()
         return real("/dev/full", "wb")
 
-    file = open_shared_file(open_storage(str(tmp_path)), FILE)
+    file = open_shared_file(open_storage(str(tmp_path)), LEASE_FILE)
     monkeypatch.setattr(shared_files, "open", opened, raising=False)
     with pytest.raises(OSError, match="No space left on device"):
         file.write(b"held", None)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from vidgen_dist.output.status_file import (
-    FILE,
     GangStatus,
     RunStatus,
     SlowGang,
@@ -20,6 +19,7 @@ from vidgen_dist.output.status_file import (
     StatusFile,
     read_status_file,
 )
+from vidgen_dist.output_layout import STATUS_FILE
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
@@ -52,7 +52,7 @@ def test_what_is_written_is_what_is_read(output: Storage) -> None:
     file.close(told)
     found = read_status_file(output)
     assert found == told.model_copy(update={"message": "no UTF-8: ?"})
-    assert not [name for name in output.list() if name != FILE]
+    assert not [name for name in output.list() if name != STATUS_FILE]
 
 
 def test_a_storage_that_hangs_is_in_nobodys_way(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def contents() -> Iterator[tuple[str, bytes, bool]]:
 )
 def test_any_content(output: Storage, content: bytes, understood: bool) -> None:
     assert read_status_file(output) is None
-    output.write_bytes(FILE, content)
+    output.write_bytes(STATUS_FILE, content)
     assert (read_status_file(output) is not None) == understood
 
 

@@ -15,8 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.errors import Refused
-from vidgen_dist.output.lease import FILE, acquire, read_holder
-from vidgen_dist.output.status_file import FILE as STATUS
+from vidgen_dist.output.lease import acquire, read_holder
+from vidgen_dist.output_layout import LEASE_FILE, STATUS_FILE
 from vidgen_dist.storage import failures, replacement
 from vidgen_dist.storage.clients import filesystem_of
 from vidgen_dist.storage.failures import StorageError
@@ -242,9 +242,9 @@ def test_files_are_replaced_whatever_a_rename_does(output: Storage, tmp_path: Pa
 
 
 def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
-    output.write_bytes(STATUS, b"first")
-    output.write_bytes(STATUS, b"second")
-    assert output.read_bytes(STATUS) == b"second"
+    output.write_bytes(STATUS_FILE, b"first")
+    output.write_bytes(STATUS_FILE, b"second")
+    assert output.read_bytes(STATUS_FILE) == b"second"
     shared = open_shared_file(output, "shared")
     tag = shared.write(b"one", None)
     tag = shared.write(b"two", tag)
@@ -255,10 +255,10 @@ def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
 
 def test_heartbeats_are_seen(output: Storage) -> None:
     with acquire(output, "one", say=lambda _: None, interval=0.05) as lease:
-        first = read_holder(output.read_bytes(FILE))
-        while read_holder(output.read_bytes(FILE)).beats < first.beats + 2:
+        first = read_holder(output.read_bytes(LEASE_FILE))
+        while read_holder(output.read_bytes(LEASE_FILE)).beats < first.beats + 2:
             assert lease.lost is None
-    assert not output.exists(FILE)
+    assert not output.exists(LEASE_FILE)
 
 
 @pytest.mark.parametrize("step", ["move aside", "move in place", "remove"])

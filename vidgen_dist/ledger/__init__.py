@@ -32,7 +32,6 @@ from vidgen_dist.ledger.entries import (
 from vidgen_dist.ledger.entry_writer import LedgerWriter
 from vidgen_dist.ledger.parts import (
     COMPACTED,
-    FOLDER,
     LARGE,
     PART_TIME,
     has_later_parts,
@@ -51,7 +50,6 @@ __all__ = [
     "DEAD_LETTERS",
     "DONE",
     "FAILED",
-    "FOLDER",
     "LARGE",
     "LOST",
     "MAX_MESSAGE",

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import SCHEMA
-from vidgen_dist.ledger.parts import COMPACTED, FOLDER, LARGE, PART_TIME, open_part, part_names, read_part
+from vidgen_dist.ledger.parts import COMPACTED, LARGE, PART_TIME, open_part, part_names, read_part
+from vidgen_dist.output_layout import LEDGER_FOLDER
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage
@@ -119,7 +120,7 @@ def _write(output: Storage, pile: _PartGroup, *, large: bool) -> None:
     table = pa.concat_tables(pile.tables).replace_schema_metadata({_PARTS: json.dumps(pile.names)})
     moment = datetime.now(UTC).strftime(PART_TIME)
     suffix = LARGE if large else ".parquet"
-    name = f"{FOLDER}/{moment}{COMPACTED}{uuid.uuid4().hex[:16]}{suffix}"
+    name = f"{LEDGER_FOLDER}/{moment}{COMPACTED}{uuid.uuid4().hex[:16]}{suffix}"
     with output.create(name) as file:
         pq.write_table(table, file, row_group_size=_GROUP_ROWS, compression="zstd", write_page_checksum=True)
     with open_part(output, name, SCHEMA.names) as tables:
@@ -157,7 +158,7 @@ def _remove(output: Storage, names: list[str]) -> None:
 
 def _creation_time(name: str) -> datetime:
     """When a part was made, by its name; long ago, if that does not say."""
-    found = re.match(rf"{FOLDER}/(\d{{8}}T\d{{12}}Z)-", name)
+    found = re.match(rf"{LEDGER_FOLDER}/(\d{{8}}T\d{{12}}Z)-", name)
     if found is None:
         return datetime.min.replace(tzinfo=UTC)
     return datetime.strptime(found[1], PART_TIME).replace(tzinfo=UTC)

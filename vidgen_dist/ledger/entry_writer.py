@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidgen_dist.ledger.entries import LedgerEntry, entry_rows, ledger_schema
-from vidgen_dist.ledger.parts import FOLDER, PART_TIME
+from vidgen_dist.ledger.parts import PART_TIME
+from vidgen_dist.output_layout import LEDGER_FOLDER
 from vidgen_dist.storage.folder import Storage
 
 
@@ -166,7 +167,7 @@ class LedgerWriter:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         moment = datetime.now(UTC).strftime(PART_TIME)
         name = f"{moment}-{self._writer_id}-{self._parts:06d}-{uuid.uuid4().hex[:8]}.parquet"
-        return _EncodedPart(f"{FOLDER}/{name}", sink.getvalue().to_pybytes(), len(batches))
+        return _EncodedPart(f"{LEDGER_FOLDER}/{name}", sink.getvalue().to_pybytes(), len(batches))
 
     def _write(self, part: _EncodedPart) -> None:
         self._unconfirmed = part

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import OPTIONAL_COLUMNS, SCHEMA
+from vidgen_dist.output_layout import LEDGER_FOLDER
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.folder import Storage
@@ -24,8 +25,6 @@ from vidgen_dist.storage.uris import is_local, redact
 from vidgen_dist.threads import map_ahead
 
 _T = TypeVar("_T")
-
-FOLDER = "ledger"
 
 PART_TIME = "%Y%m%dT%H%M%S%fZ"
 """How the name of a part begins: when it was made, UTC."""
@@ -50,11 +49,13 @@ def part_names(output: Storage) -> list[str]:
         OSError: The storage failed.
     """
     names = []
-    for name in output.list(FOLDER):
+    for name in output.list(LEDGER_FOLDER):
         if is_hidden(name):
             continue
         if not name.endswith(".parquet"):
-            raise Refused(f"{redact(output.uri(name))}: is no ledger part; allowed in {FOLDER}/: *.parquet")
+            raise Refused(
+                f"{redact(output.uri(name))}: is no ledger part; allowed in {LEDGER_FOLDER}/: *.parquet"
+            )
         names.append(name)
     return names
 
@@ -100,7 +101,9 @@ def read_parts(
             read[name] = None
         if not gone:
             return tuple(read)
-    raise StorageError(f"cannot read {redact(output.uri(FOLDER))}: parts vanish as fast as they are listed")
+    raise StorageError(
+        f"cannot read {redact(output.uri(LEDGER_FOLDER))}: parts vanish as fast as they are listed"
+    )
 
 
 def read_passthrough_schema(output: Storage) -> pa.Schema:

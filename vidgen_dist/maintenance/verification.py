@@ -33,13 +33,12 @@ from vidgen_dist.media import MediaError, count_frames
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output.status_file import forget_counts
 from vidgen_dist.output.video_files import fetch_video
+from vidgen_dist.output_layout import LEASE_FILE, LEDGER_FOLDER, VIDEOS_FOLDER
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import is_temporary
 from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.storage.uris import redact
 from vidgen_dist.threads import map_ahead
-
-VIDEOS = "videos"
 
 MISSING, TORN, ORPHANED = "missing", "torn", "orphaned"
 LOST_CLASSES = {MISSING: "VideoMissing", TORN: "VideoTorn"}
@@ -169,7 +168,7 @@ def verify(
 def _lease_holder(output: Storage) -> str | None:
     """Who holds the lease, or did when it died; nothing is written to find out."""
     try:
-        return str(leases.read_holder(output.read_bytes(leases.FILE)))
+        return str(leases.read_holder(output.read_bytes(LEASE_FILE)))
     except FileNotFoundError:
         return None
 
@@ -205,9 +204,9 @@ class _Comparison:
             wrong, orphans = self._drop_explained(wrong, orphans)
         if lease is not None and len(wrong) and not self._files:
             raise Refused(
-                f"{redact(self._output.uri(VIDEOS))}: there is no file in it, and the ledger names "
+                f"{redact(self._output.uri(VIDEOS_FOLDER))}: there is no file in it, and the ledger names "
                 f"{self._videos:,}: is it the right place? Nothing was changed; if all are gone for good, "
-                f"remove {redact(self._output.uri(ledger.FOLDER))} to render them again"
+                f"remove {redact(self._output.uri(LEDGER_FOLDER))} to render them again"
             )
         findings = self._describe_wrong(wrong) if len(wrong) else []
         lost = self._repair(wrong, lease) if len(wrong) and lease is not None else 0
@@ -226,7 +225,7 @@ class _Comparison:
         )
 
     def _compare(self, named: _LedgerVideos) -> None:
-        strays, folders = self._output.entries(VIDEOS)
+        strays, folders = self._output.entries(VIDEOS_FOLDER)
         self._join(np.empty(0, _VIDEO), _StoredVideos(strays, self._nested))
         # Frames are many: one folder's at a time.
         threads = 1 if self._nested else _listers(named.entries, len(folders))
@@ -444,7 +443,7 @@ class _StoredVideos:
                 whole = path.rpartition("/")[0] if nested and path.count("/") == 4 else path
                 self._members.setdefault(whole, []).append(path)
         self.paths = list(self._members)
-        names = [path.removeprefix(f"{VIDEOS}/") for path in self.paths]
+        names = [path.removeprefix(f"{VIDEOS_FOLDER}/") for path in self.paths]
         digests = [name.rpartition("/")[2] if nested else "" for name in names]
         if nested:
             names = [name.rpartition("/")[0] for name in names]
@@ -465,7 +464,7 @@ def _entries_of(table: pa.Table, nested: bool) -> tuple[np.ndarray, pa.Array]:
     """What entries say of videos: `_VIDEO` (N,); and the folder of each. Failures say nothing."""
     table = table.filter(pc.not_equal(table.column("status"), ledger.FAILED))
     columns = {name: table.column(name).combine_chunks() for name in _COLUMNS}
-    paths = pc.replace_substring_regex(columns["uri"].fill_null(""), r"(?s)^.*/videos/", "")
+    paths = pc.replace_substring_regex(columns["uri"].fill_null(""), rf"(?s)^.*/{VIDEOS_FOLDER}/", "")
     keys = pc.replace_substring_regex(paths, r"/[^/]*$", "") if nested else paths
     out = np.zeros(len(table), _VIDEO)
     out["high"], out["low"] = text_hashes(keys).T
@@ -520,7 +519,7 @@ def _differ(what: str, found: int, expected: int) -> str:
 
 def path_in_output(uri: str) -> str:
     """A video's path in its output, which may have been moved since."""
-    return f"{VIDEOS}/{uri.rpartition(f'/{VIDEOS}/')[2]}"
+    return f"{VIDEOS_FOLDER}/{uri.rpartition(f'/{VIDEOS_FOLDER}/')[2]}"
 
 
 def _lost_entry(row: Mapping[str, Any], worker: str, kind: str, message: str) -> LedgerEntry:

@@ -20,6 +20,7 @@ from PIL import GifImagePlugin, Image, ImageChops
 
 from vidgen_dist.media.hashing import update_digest
 from vidgen_dist.media.tags import check_tags, ffmetadata, gif_comment, gif_label, png_chunks
+from vidgen_dist.output_layout import VIDEOS_FOLDER
 from vidgen_dist.request import MAX_FPS, MIN_FPS
 from vidgen_dist.storage.folder import Storage
 
@@ -308,4 +309,4 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
 
 def video_stem(name: str) -> str:
     """Where `commit_video` puts a video of this name: without its suffix, or the folder of its folders."""
-    return f"videos/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"
+    return f"{VIDEOS_FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"

@@ -23,11 +23,10 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from typing import Any
 
+from vidgen_dist.output_layout import LOGS_FOLDER
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import is_local, redact_message
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
-
-FOLDER = "logs"
 
 MAX_BYTES = 64 * 2**20
 """Of a file; then it is renamed to `….1`, and so on, and a new one is begun."""
@@ -51,7 +50,7 @@ def log_file(output: Storage, worker: str, ray_logs: str) -> str:
         ray_logs: Ray's log folder on this node.
     """
     if is_local(output.root):
-        return output.uri(f"{FOLDER}/{worker}.jsonl")
+        return output.uri(f"{LOGS_FOLDER}/{worker}.jsonl")
     return os.path.join(ray_logs, f"vidgen-{worker}.jsonl")
 
 

@@ -38,14 +38,12 @@ from pathlib import Path
 from types import TracebackType
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.output_layout import LEASE_FILE, LEASE_LOCK
 from vidgen_dist.storage.failures import WriteConflict
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.locks import FileLock, is_locked, lock
 from vidgen_dist.storage.shared_files import SharedFile, open_shared_file
 from vidgen_dist.storage.uris import is_local, redact
-
-FILE = ".lease.json"
-LOCK = ".lease.lock"
 
 INTERVAL_SECONDS = 15.0
 """Between two heartbeats."""
@@ -213,12 +211,12 @@ def has_died(output: Storage, run: str) -> bool:
     if not is_local(output.root):
         return False
     try:
-        holder = read_holder(output.read_bytes(FILE))
+        holder = read_holder(output.read_bytes(LEASE_FILE))
     except FileNotFoundError:
         return False
     if not _is_of_this_machine(output, holder):
         return False
-    return holder.run != run or not is_locked(output.uri(LOCK))
+    return holder.run != run or not is_locked(output.uri(LEASE_LOCK))
 
 
 def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: float) -> Lease:
@@ -237,7 +235,7 @@ def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: 
     try:
         if is_local(output.root):
             os_lock = _lock(output)
-        file = open_shared_file(output, FILE)
+        file = open_shared_file(output, LEASE_FILE)
         holder = _new_holder(output, run)
         tag, settled = _take(file, holder, os_lock, say, interval)
         return Lease(file, holder, tag, os_lock, interval, settled)
@@ -307,10 +305,10 @@ def _lock(output: Storage) -> FileLock | None:
     until = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
-            return lock(output.uri(LOCK))
+            return lock(output.uri(LEASE_LOCK))
         except BlockingIOError:
             if time.monotonic() > until:
-                found = open_shared_file(output, FILE).read()
+                found = open_shared_file(output, LEASE_FILE).read()
                 raise _held(output, read_holder(found[0] if found else b"")) from None
         time.sleep(0.05)
 

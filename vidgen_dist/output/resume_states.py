@@ -18,12 +18,11 @@ import safetensors.numpy
 
 from vidgen_dist import __version__
 from vidgen_dist.families.common.rendering import OnState, ResumeState
+from vidgen_dist.output_layout import RESUME_STATES_FOLDER
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.storage.uris import redact
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
-
-FOLDER = "scratch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +166,7 @@ def clear(output: Storage) -> None:
     Raises:
         OSError: The storage failed.
     """
-    for path in output.sizes(FOLDER):
+    for path in output.sizes(RESUME_STATES_FOLDER):
         output.delete(path)
 
 
@@ -217,4 +216,4 @@ def _digest(content: bytes) -> bytes:
 
 
 def _path(row_id: str) -> str:
-    return f"{FOLDER}/{safe_name(row_id)}.state"
+    return f"{RESUME_STATES_FOLDER}/{safe_name(row_id)}.state"

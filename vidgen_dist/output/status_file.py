@@ -21,10 +21,9 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from vidgen_dist.manifest import Manifest
+from vidgen_dist.output_layout import STATUS_FILE
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import is_local
-
-FILE = "status.json"
 
 LOCAL_SECONDS, REMOTE_SECONDS = 5.0, 30.0
 """Between two writes: in a folder, and on an object store, where each costs a request."""
@@ -176,7 +175,7 @@ def read_status_file(output: Storage) -> RunStatus | None:
         OSError: The storage failed.
     """
     try:
-        return RunStatus.model_validate_json(output.read_bytes(FILE))
+        return RunStatus.model_validate_json(output.read_bytes(STATUS_FILE))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -189,7 +188,7 @@ def forget_counts(output: Storage) -> None:
     """
     status = read_status_file(output)
     if status is not None and status.counted:
-        output.write_bytes(FILE, _content(status.model_copy(update={"counted": ""})))
+        output.write_bytes(STATUS_FILE, _content(status.model_copy(update={"counted": ""})))
 
 
 class StatusFile:
@@ -231,7 +230,7 @@ class StatusFile:
         while (status := self._waiting.get()) is not None:
             # The next one may get through; no run depends on it.
             with suppress(OSError):
-                self._output.write_bytes(FILE, _content(status))
+                self._output.write_bytes(STATUS_FILE, _content(status))
             self._idle.set()
 
 

@@ -19,7 +19,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS, fields_named, known_fields, needed_columns
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.inline import is_inline
-from vidgen_dist.ledger import FOLDER, LedgerState, check_passthrough, read_ledger, with_earlier_types
+from vidgen_dist.ledger import LedgerState, check_passthrough, read_ledger, with_earlier_types
 from vidgen_dist.manifest import (
     BadRows,
     CheckReport,
@@ -38,6 +38,7 @@ from vidgen_dist.output.fingerprint import Counting, Identity
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.recovery import mark_maybe_stored, max_unrecorded
 from vidgen_dist.output.resume import RowRecords, RowResolver, find_done
+from vidgen_dist.output_layout import LEDGER_FOLDER, RUN_FILE, VIDEOS_FOLDER
 from vidgen_dist.request import (
     FPS,
     Field,
@@ -52,8 +53,6 @@ from vidgen_dist.storage.files import read_bytes
 from vidgen_dist.storage.folder import Storage, open_export, open_storage, open_writable
 from vidgen_dist.storage.listing import would_find
 from vidgen_dist.storage.uris import absolute, lacks_secret, redact, to_record
-
-RUN_FILE = "run.yaml"
 
 _log = logging.getLogger(__name__)
 
@@ -430,7 +429,7 @@ def _check_whole(spec: RunSpec) -> None:
 
 def _check_apart(spec: RunSpec, output: Storage) -> None:
     """Refuse an output in the manifest: the next run would take the ledger's parts for files of it."""
-    if would_find(spec.manifest.uri, output.uri(f"{FOLDER}/part.parquet")):
+    if would_find(spec.manifest.uri, output.uri(f"{LEDGER_FOLDER}/part.parquet")):
         raise Refused(
             f"{redact(output.uri())}: lies in the manifest {redact(spec.manifest.uri)}, which would come to "
             "hold the ledger; give a folder outside of it, or name the manifest's files: *.parquet"
@@ -443,7 +442,7 @@ def _previous_run(output: Storage) -> RunSpec | None:
         before = read_run_file(output)
         if before is not None:
             return before
-        for folder in ("videos", "ledger"):
+        for folder in (VIDEOS_FOLDER, LEDGER_FOLDER):
             if output.list(folder):
                 raise Refused(
                     f"{redact(output.uri())}: has {folder}/ but no {RUN_FILE}, so it is no run's output; "

@@ -7,12 +7,12 @@ import hashlib
 import re
 import unicodedata
 
+from vidgen_dist.output_layout import VIDEOS_FOLDER
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _SAFE_NAME = re.compile(r"(?!.*--)[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9_-])?")
 # Names that Windows keeps for devices, with any extension.
 _DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-# A video's path in its output is what follows the last `/videos/`: no part of it may have that name.
-_FOLDER_NAME = "videos"
 
 
 def safe_name(row_id: str) -> str:
@@ -24,7 +24,8 @@ def safe_name(row_id: str) -> str:
     kinds never meet. The name holds no separator, does not begin with a dot and is never a name such as
     ``..``, so that a path made from it stays in its folder.
     """
-    taken = row_id == _FOLDER_NAME or _DEVICE_NAME.fullmatch(row_id)
+    # A video's path in its output is what follows the last `/videos/`: no part of it may have that name.
+    taken = row_id == VIDEOS_FOLDER or _DEVICE_NAME.fullmatch(row_id)
     if _SAFE_NAME.fullmatch(row_id) and not taken:
         return row_id
     ascii_text = unicodedata.normalize("NFKD", row_id[:1000]).encode("ascii", "ignore").decode().lower()

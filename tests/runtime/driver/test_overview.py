@@ -21,7 +21,8 @@ from vidgen_dist.observability import stragglers
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.lease import Holder, acquire
 from vidgen_dist.output.ledger_entries import latest_entries
-from vidgen_dist.output.status_file import FILE, RunStatus, read_status_file
+from vidgen_dist.output.status_file import RunStatus, read_status_file
+from vidgen_dist.output_layout import STATUS_FILE
 from vidgen_dist.runtime.driver import overview
 from vidgen_dist.runtime.driver.overview import Overview
 from vidgen_dist.runtime.driver.render import RunResult, render
@@ -111,12 +112,12 @@ def test_the_status_of_a_run_that_took_over_is_left_alone(tmp_path: Path) -> Non
             kept.refresh([])
             kept.end("finished", "")
         assert status_of(tmp_path).run == "mine"
-        (tmp_path / FILE).unlink()
+        (tmp_path / STATUS_FILE).unlink()
         lease.lost = Holder("usurper", "then", "later")
         with Overview(output, lease, "m", progress) as kept:
             kept.refresh([])
             kept.end("stopped", "another run took over")
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / STATUS_FILE).exists()
 
 
 @pytest.mark.usefixtures("local_ray")

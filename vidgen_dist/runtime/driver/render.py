@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from vidgen_dist import engine as engines
-from vidgen_dist import ledger
 from vidgen_dist.engine import get_engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import describe_unknown
@@ -18,9 +17,10 @@ from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output.lease import Lease, acquire
 from vidgen_dist.output.resume import error_class_of
-from vidgen_dist.output.resume_states import FOLDER, clear
+from vidgen_dist.output.resume_states import clear
 from vidgen_dist.output.status_file import RunStatus, StatusFile, digest_of_counted
-from vidgen_dist.preflight.plan import RUN_FILE, Plan, make_plan, write_run_file
+from vidgen_dist.output_layout import LEDGER_FOLDER, RESUME_STATES_FOLDER, RUN_FILE
+from vidgen_dist.preflight.plan import Plan, make_plan, write_run_file
 from vidgen_dist.preflight.topology import settle_gangs
 from vidgen_dist.runtime.connection import before_start, capacity, choose_device, connected
 from vidgen_dist.runtime.driver.bad_rows import ERROR as BAD_ROW
@@ -205,7 +205,7 @@ def _planned(
 def _state_of_output(output: Storage) -> tuple[bool, list[str]]:
     """What a plan depends on and a run changes."""
     try:
-        return output.exists(RUN_FILE), output.list(ledger.FOLDER)
+        return output.exists(RUN_FILE), output.list(LEDGER_FOLDER)
     except OSError as error:
         raise Refused(str(error)) from None
 
@@ -218,5 +218,5 @@ def _clear_resume_states(plan: Plan, console: Console) -> None:
     try:
         clear(plan.output)
     except OSError as error:
-        line = f"{FOLDER}/ is not needed any more, and cannot be emptied: {error}"
+        line = f"{RESUME_STATES_FOLDER}/ is not needed any more, and cannot be emptied: {error}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)

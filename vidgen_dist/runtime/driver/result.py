@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vidgen_dist import ledger
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.status_file import State
+from vidgen_dist.output_layout import LEDGER_FOLDER, VIDEOS_FOLDER
 from vidgen_dist.preflight.plan import Plan
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
@@ -79,8 +79,8 @@ def result_of(
         done=progress.done,
         failed=progress.failed,
         failures=failures,
-        videos=plan.output.uri("videos"),
-        ledger=plan.output.uri(ledger.FOLDER),
+        videos=plan.output.uri(VIDEOS_FOLDER),
+        ledger=plan.output.uri(LEDGER_FOLDER),
         videos_per_minute=progress.videos_per_minute(),
         exit_status=exit_status,
         message=message,
