@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from docs.generate import ROOT
 from tests.docs.pages import PAGES, anchors, commands, fenced, links, read
-from vidgen_dist import cli, load_pipeline
+from vidgen_dist import cli, load_pipeline, output_layout
 from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec import make_spec
@@ -71,6 +71,12 @@ def test_every_benchmark_is_told_of() -> None:
         assert f"python -m tests.benchmarks.{path.stem}" in text, path.name
     for name in re.findall(r"python -m tests\.benchmarks\.(\w+)", text):
         assert (ROOT / "tests" / "benchmarks" / f"{name}.py").is_file(), name
+
+
+def test_every_file_of_an_output_is_told_of() -> None:
+    text = read("docs/output.md")
+    for name, value in vars(output_layout).items():
+        assert not name.isupper() or value in text, value
 
 
 def test_every_flag_of_quality_is_told_of() -> None:
