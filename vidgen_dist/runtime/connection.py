@@ -26,7 +26,7 @@ from typing import Any
 
 import vidgen_dist
 from vidgen_dist.errors import Refused
-from vidgen_dist.preflight.topology import Capacity
+from vidgen_dist.preflight.gang_choice import Capacity
 from vidgen_dist.spec import TopologyOptions
 
 OBJECT_STORE_BYTES = 128 * 2**20

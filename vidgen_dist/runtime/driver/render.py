@@ -20,8 +20,8 @@ from vidgen_dist.output.resume import error_class_of
 from vidgen_dist.output.resume_states import clear
 from vidgen_dist.output.status_file import RunStatus, StatusFile, digest_of_counted
 from vidgen_dist.output_layout import LEDGER_FOLDER, RESUME_STATES_FOLDER, RUN_FILE
+from vidgen_dist.preflight.gang_choice import settle_gangs
 from vidgen_dist.preflight.plan import Plan, make_plan, write_run_file
-from vidgen_dist.preflight.topology import settle_gangs
 from vidgen_dist.runtime.connection import before_start, capacity, choose_device, connected
 from vidgen_dist.runtime.driver.bad_rows import ERROR as BAD_ROW
 from vidgen_dist.runtime.driver.bad_rows import (
@@ -104,8 +104,8 @@ def _render_pending(
 ) -> RunResult:
     """Connect to Ray, and let gangs render what is pending; raises as `render`."""
     # Ray is not needed to find that nothing is to be done.
+    from vidgen_dist.runtime.driver.active_run import ActiveRun, job_of
     from vidgen_dist.runtime.driver.overview import Overview
-    from vidgen_dist.runtime.driver.run import Run, job_of
 
     spec = plan.decided
     with progress, connected(spec.topology):
@@ -118,7 +118,7 @@ def _render_pending(
         with Overview(plan.output, lease, spec.model.id, progress, counted, fields) as overview:
             job = job_of(plan, spec.model, gangs, engine)
             with before_start():
-                run = Run(plan, job, gangs, lease, interrupts, progress, overview, newest, policies)
+                run = ActiveRun(plan, job, gangs, lease, interrupts, progress, overview, newest, policies)
             result = run.run()
             overview.end(state_of(result), result.message)
         return result

@@ -12,8 +12,8 @@ from vidgen_dist.output.ledger_committer import open_committer
 from vidgen_dist.output.ledger_entries import failed_entry
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume_states import ResumeStates
+from vidgen_dist.preflight.gang_choice import Gangs
 from vidgen_dist.preflight.plan import Plan
-from vidgen_dist.preflight.topology import Gangs
 from vidgen_dist.runtime.connection import RayFault
 from vidgen_dist.runtime.driver.bad_rows import (
     first_failures,
@@ -38,7 +38,7 @@ from vidgen_dist.spec import ModelOptions
 from vidgen_dist.storage.uris import redact_message
 
 
-class Run:
+class ActiveRun:
     """A run under way; listens to its supervisor.
 
     Args:

@@ -9,7 +9,7 @@ import pytest
 from vidgen_dist import engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.preflight.topology import Capacity, Gangs, settle_gangs
+from vidgen_dist.preflight.gang_choice import Capacity, Gangs, settle_gangs
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 CHECKPOINT = Path(__file__).parents[1] / "references" / "cogvideox" / "v2v" / "checkpoint"
