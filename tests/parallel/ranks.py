@@ -4,7 +4,7 @@
     results = ranks.run(body, x, degrees=Degrees(ulysses=2))   # its return values, by rank
 
 The processes are started once and used by all tests of a session; each run gives them a new mesh. They are
-forks of one that has imported MindSpore and transformers, which takes seconds, and has not computed: forks of
+forks of one that has imported MindSpore and tokenizers, which takes seconds, and has not computed: forks of
 one that has, as the tests' own process, hang.
 """
 
@@ -21,7 +21,7 @@ from vidgen_dist.parallel.rendezvous import Rendezvous, open_rendezvous
 
 START_SECONDS = 120.0
 
-PRELOADED = ["vidgen_dist.families.loader", "transformers.models.t5.tokenization_t5_fast"]
+PRELOADED = ["vidgen_dist.families.loader", "vidgen_dist.weights.tokenizer.loading"]
 
 
 def open_sockets(host: str) -> Rendezvous:

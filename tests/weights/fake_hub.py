@@ -77,7 +77,11 @@ class _Handler(QuietHandler):
         if hub.failing is not None:
             self._send(hub.failing)
         elif path.startswith("/api/models/"):
-            model, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            model, _, revision = path.removeprefix("/api/models/").partition("/tree/")
+            if revision:
+                self._tree(hub, model, revision)
+                return
+            model, _, revision = model.partition("/revision/")
             self._info(hub, model, revision or "main")
         elif "/resolve/" in path:
             model, _, rest = path.lstrip("/").partition("/resolve/")
@@ -104,6 +108,17 @@ class _Handler(QuietHandler):
             siblings = [{"rfilename": name} for name in repository.commits[commit]]
             body = json.dumps({"id": model, "modelId": model, "sha": commit, "siblings": siblings})
             self._send(200, {"Content-Type": "application/json"}, body.encode())
+
+    def _tree(self, hub: Hub, model: str, revision: str) -> None:
+        """The list of files that huggingface_hub 2 asks for."""
+        found = self._found(hub, model, revision)
+        if found is not None:
+            repository, commit = found
+            listed = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in repository.commits[commit].items()
+            ]
+            self._send(200, {"Content-Type": "application/json"}, json.dumps(listed).encode())
 
     def _file(self, hub: Hub, model: str, revision: str, name: str) -> None:
         found = self._found(hub, model, revision)

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
-from huggingface_hub.utils import reset_sessions
+from huggingface_hub import constants, file_download
 from safetensors.numpy import save
 
 from tests.weights.fake_hub import Hub, Repository, serve
@@ -25,6 +24,12 @@ from tests.weights.test_checkpoint import FP16, PLAIN, TEXTS
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.repository import ComponentRepository, open_component
+
+try:
+    from huggingface_hub.utils import close_session
+except ImportError:
+    # Before release 1.
+    from huggingface_hub.utils import reset_sessions as close_session
 
 MODEL, ADAPTER = "zai-org/tiny", "guoyww/tiny-adapter"
 
@@ -62,7 +67,9 @@ class Client:
             # huggingface_hub reads its environment when it is imported; these are what it makes of it.
             patch.setattr(constants, "ENDPOINT", self.endpoint)
             template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-            patch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
+            # The former from release 1 on.
+            for module in (constants, file_download):
+                patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
             patch.setattr(constants, "HF_HUB_CACHE", str(self.home / "hub"))
             patch.setattr(constants, "HF_HUB_OFFLINE", offline)
             patch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
@@ -72,11 +79,11 @@ class Client:
             patch.setattr(
                 "huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time)
             )
-            reset_sessions()
+            close_session()
             try:
                 return opening()
             finally:
-                reset_sessions()
+                close_session()
 
 
 def cached(checkpoint: Checkpoint | ComponentRepository) -> list[str]:
@@ -190,9 +197,9 @@ def test_no_connection_and_not_cached(client: Client, caplog: pytest.LogCaptureF
     finally:
         log.removeHandler(caplog.handler)
     assert caplog.messages == []
-    refusal = "Failed to establish a new connection: [Errno 111] Connection refused"
     assert "no such folder, and the hub at http://127.0.0.1:9 cannot be reached" in str(refused.value)
-    assert f"(HTTPConnection(host='127.0.0.1', port=9): {refusal});" in str(refused.value)
+    # Before it, requests says what it wanted to do; httpx does not.
+    assert "[Errno 111] Connection refused);" in str(refused.value)
 
 
 def test_no_connection_and_another_revision_cached(client: Client) -> None:
@@ -243,7 +250,7 @@ def test_what_the_hub_refuses(hub: Hub, client: Client, fault: str) -> None:
         expected = rf"model '{MODEL}': the hub's cache .*/hub cannot be written .*HF_HUB_CACHE"
     else:
         hub.failing = 500
-        expected = r"cannot be reached \(500 Server Error"
+        expected = r"cannot be reached \((500 Server Error|Server error '500 )"
     with pytest.raises(Refused, match=expected):
         client.open(model, revision=revision)
 

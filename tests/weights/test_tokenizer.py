@@ -16,15 +16,24 @@ import pytest
 import sentencepiece
 
 from tests import references
+from tests.references import tokenizer_cases
+from tests.references.prompts import long_prompts, prompts
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize, tokenize_with_mask
+from vidgen_dist.weights.tokenizer.fast import FastTokenizer
+from vidgen_dist.weights.tokenizer.pieces import T5Tokenizer
 
 TEXTS = (
     "a red fox runs through deep snow",
     "the old clock on the wall strikes noon",
     "waves break on a grey beach while gulls cry",
 )
+
+
+TEXTS_HARD_TO_SPLIT = prompts()
+ALL_TEXTS = [*TEXTS_HARD_TO_SPLIT, *long_prompts()]
+CASES_OF_LONG_TEXTS = ("t5", "t5-fast", "clip", "clip-fast", "llama-new", "llama-fast", "llama-3")
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +89,9 @@ def pieces(published: Path, text: str) -> list[int]:
 
 
 def test_it_is_of_the_class_that_model_index_names(folder: Path, tokenizer: Any) -> None:
-    assert type(tokenizer).__name__ == "T5Tokenizer"
+    assert isinstance(tokenizer, T5Tokenizer)
     (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", "T5TokenizerFast"]}))
-    assert type(load_tokenizer(open_checkpoint(folder))).__name__ == "T5TokenizerFast"
+    assert isinstance(load_tokenizer(open_checkpoint(folder)), FastTokenizer)
 
 
 def test_ids_are_padded_to_the_length(
@@ -167,7 +176,7 @@ from vidgen_dist.weights.checkpoint import open_checkpoint
 from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize, tokenize_with_mask
 ids = tokenize(load_tokenizer(open_checkpoint({str(published)!r})), "a fox", 8)
 assert ids.shape == (1, 8)
-assert "torch" not in sys.modules and "mindspore" not in sys.modules
+assert "torch" not in sys.modules and "transformers" not in sys.modules and "mindspore" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -195,7 +204,7 @@ def test_vocabulary_that_does_not_parse(folder: Path, class_name: str) -> None:
 def test_class_that_is_no_tokenizer(folder: Path, class_name: str) -> None:
     (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", class_name]}))
     with pytest.raises(
-        Refused, match=rf"model_index.json: tokenizer is a {class_name}; allowed: a tokenizer of"
+        Refused, match=rf"model_index.json: tokenizer is a {class_name}; allowed: T5Tokenizer, "
     ):
         load_tokenizer(open_checkpoint(folder))
 
@@ -211,7 +220,7 @@ LLAMA = references.case("t2v", "hunyuan_video").checkpoint
 
 def test_what_is_left_out_where_there_is_no_end_token(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = load_tokenizer(open_checkpoint(LLAMA))
-    whole = tokenizer("a red fox runs<|eot_id|>")["input_ids"]
+    whole = tokenizer.encode("a red fox runs<|eot_id|>")
     with caplog.at_level(logging.WARNING):
         ids = tokenize(tokenizer, "a red fox runs<|eot_id|>", 3)
     assert ids.tolist() == [whole[:3]]
@@ -234,17 +243,15 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
         load_tokenizer(open_checkpoint(folder))
 
 
-# --- as transformers 5 saves them -------------------------------------------------------------------------
+# --- ids of transformers ----------------------------------------------------------------------------------
 
-FOLDERS = references.HERE / "tokenizers"
-OF_5 = json.loads((FOLDERS / "ids.json").read_text(encoding="utf-8"))
 WHOLE = "tokenizer.json"
 
 
 def opened(tmp_path: Path, case: str, class_name: str, without: str = "", **settings: object) -> Checkpoint:
-    """A checkpoint of one of those tokenizers, with other settings or without one of its files."""
+    """A checkpoint of one of the references, with other settings or without one of its files."""
     folder = tmp_path / "checkpoint"
-    shutil.copytree(FOLDERS / case, folder / "tokenizer")
+    tokenizer_cases.write(case, folder / "tokenizer")
     if without:
         (folder / "tokenizer" / without).unlink()
     if settings:
@@ -253,38 +260,52 @@ def opened(tmp_path: Path, case: str, class_name: str, without: str = "", **sett
     return open_checkpoint(folder)
 
 
-def assert_splits_like_5(tokenizer: Any, case: str) -> None:
-    expected = OF_5["cases"][case]
-    assert tokenizer.padding_side == expected["padding_side"]
-    for k, text in enumerate(OF_5["texts"]):
-        assert tokenizer(text, verbose=False)["input_ids"] == expected["ids"][k], repr(text)
-        ids, mask = tokenize_with_mask(tokenizer, text, 12)
-        assert ids[0].tolist() == expected["cut_ids"][k], repr(text)
-        assert mask[0].tolist() == [bool(seen) for seen in expected["cut_masks"][k]], repr(text)
+def assert_splits_as(tokenizer: Any, case: str, texts: list[str] = TEXTS_HARD_TO_SPLIT) -> None:
+    """Ids, masks, padding and what is cut off are those that transformers gave."""
+    assert tokenizer.padding_side == tokenizer_cases.record(case, "case")["padding_side"]
+    expected = tokenizer_cases.record(case, "ids")
+    for text, theirs in zip(texts, expected[: len(texts)], strict=True):
+        ids = tokenizer.encode(text)
+        assert (ids if len(ids) <= 64 else [len(ids), tokenizer_cases.digest(ids)]) == theirs, repr(
+            text[:100]
+        )
+    for length, theirs in tokenizer_cases.record(case, "cut").items():
+        made = [tokenize_with_mask(tokenizer, text, int(length)) for text in TEXTS_HARD_TO_SPLIT]
+        ours = [[ids[0].tolist(), mask[0].astype(int).tolist()] for ids, mask in made]
+        assert tokenizer_cases.digest(ours) == theirs, f"cut or padded to {length}"
+
+
+@pytest.mark.parametrize("case", tokenizer_cases.cases(saved=False))
+def test_ids_are_those_of_transformers_4(tmp_path: Path, case: str) -> None:
+    tokenizer = load_tokenizer(opened(tmp_path, case, tokenizer_cases.class_name(case)))
+    # One case a class, for texts of 100 kB take long.
+    assert_splits_as(tokenizer, case, ALL_TEXTS if case in CASES_OF_LONG_TEXTS else TEXTS_HARD_TO_SPLIT)
 
 
 CLASSES = [
-    *((case, found["class"]) for case, found in OF_5["cases"].items()),
-    ("t5", "T5TokenizerFast"),
-    ("clip", "CLIPTokenizerFast"),
-    ("llama", "LlamaTokenizerFast"),
-    ("llama_backend", "PreTrainedTokenizerFast"),
+    *((case, tokenizer_cases.class_name(case)) for case in tokenizer_cases.cases(saved=True)),
+    ("saved-t5", "T5TokenizerFast"),
+    ("saved-clip", "CLIPTokenizerFast"),
+    ("saved-llama-small", "LlamaTokenizerFast"),
+    ("saved-plain-small", "PreTrainedTokenizerFast"),
 ]
 
 
 @pytest.mark.parametrize(("case", "class_name"), CLASSES)
 def test_ids_are_those_of_transformers_5(tmp_path: Path, case: str, class_name: str) -> None:
-    assert_splits_like_5(load_tokenizer(opened(tmp_path, case, class_name)), case)
+    assert_splits_as(load_tokenizer(opened(tmp_path, case, class_name)), case)
 
 
-@pytest.mark.parametrize(("case", "class_name"), [("t5", "T5Tokenizer"), ("clip", "CLIPTokenizer")])
+@pytest.mark.parametrize(
+    ("case", "class_name"), [("saved-t5", "T5Tokenizer"), ("saved-clip", "CLIPTokenizer")]
+)
 def test_a_tokenizer_json_may_be_all_there_is(tmp_path: Path, case: str, class_name: str) -> None:
     tokenizer = load_tokenizer(opened(tmp_path, case, class_name, "tokenizer_config.json"))
-    assert_splits_like_5(tokenizer, case)
+    assert_splits_as(tokenizer, case)
 
 
 def test_a_tokenizer_json_alone_that_cannot_pad_is_refused(tmp_path: Path) -> None:
-    checkpoint = opened(tmp_path, "llama", "LlamaTokenizer", "tokenizer_config.json")
+    checkpoint = opened(tmp_path, "saved-llama-small", "LlamaTokenizer", "tokenizer_config.json")
     path = checkpoint.folder / "tokenizer" / WHOLE
     references.edit_json(path, padding=None)
     with pytest.raises(Refused, match=r"LlamaTokenizer has no pad_token"):
@@ -293,27 +314,29 @@ def test_a_tokenizer_json_alone_that_cannot_pad_is_refused(tmp_path: Path) -> No
 
 def test_what_transformers_5_saved_counts_beside_older_files(tmp_path: Path) -> None:
     older = references.case("2b").checkpoint / "tokenizer"
-    checkpoint = opened(tmp_path, "t5", "T5Tokenizer")
+    checkpoint = opened(tmp_path, "saved-t5-small", "T5Tokenizer")
     shutil.copy(older / "spiece.model", checkpoint.folder / "tokenizer")
-    assert_splits_like_5(load_tokenizer(checkpoint), "t5")
+    assert_splits_as(load_tokenizer(checkpoint), "saved-t5-small")
 
 
 def test_a_list_of_further_tokens_is_read_with_a_sentencepiece_model_too(tmp_path: Path) -> None:
     older = references.case("2b").checkpoint
-    checkpoint = opened(tmp_path, "t5", "T5Tokenizer")
+    checkpoint = opened(tmp_path, "saved-t5-small", "T5Tokenizer")
     tokenizer = checkpoint.folder / "tokenizer"
     shutil.copy(older / "tokenizer" / "spiece.model", tokenizer)
     (tokenizer / WHOLE).unlink()
     ours, theirs = load_tokenizer(checkpoint), load_tokenizer(open_checkpoint(older))
-    for text in OF_5["texts"]:
-        assert ours(text)["input_ids"] == theirs(text)["input_ids"], repr(text)
+    for text in TEXTS_HARD_TO_SPLIT:
+        assert ours.encode(text) == theirs.encode(text), repr(text)
 
 
 def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     token = {"__type": "AddedToken", "content": "</s>", "lstrip": False, "normalized": False, "special": True}
     further = [{**token, "content": f"<extra_id_{i}>", "lstrip": True, "rstrip": True} for i in range(100)]
     settings = {"eos_token": token, "extra_special_tokens": further}
-    assert_splits_like_5(load_tokenizer(opened(tmp_path, "t5", "T5Tokenizer", **settings)), "t5")
+    assert_splits_as(
+        load_tokenizer(opened(tmp_path, "saved-t5-small", "T5Tokenizer", **settings)), "saved-t5-small"
+    )
 
 
 @pytest.mark.parametrize(
@@ -327,7 +350,7 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_tokenizer_json_is_named(tmp_path: Path, content: bytes, told: str) -> None:
-    checkpoint = opened(tmp_path, "t5", "T5Tokenizer")
+    checkpoint = opened(tmp_path, "saved-t5-small", "T5Tokenizer")
     (checkpoint.folder / "tokenizer" / WHOLE).write_bytes(content)
     with pytest.raises(Refused, match=told):
         load_tokenizer(checkpoint)
@@ -349,18 +372,18 @@ def test_a_vocabulary_that_a_link_does_not_lead_to_is_named(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("case", "key", "value"),
     [
-        ("t5", "add_eos_token", False),
-        ("t5", "add_bos_token", True),
-        ("llama", "add_bos_token", False),
-        ("llama", "add_eos_token", True),
+        ("saved-t5", "add_eos_token", False),
+        ("saved-t5", "add_bos_token", True),
+        ("saved-llama-3", "add_bos_token", False),
+        ("saved-llama-3", "add_eos_token", True),
     ],
 )
 def test_tokens_around_a_text_are_those_of_the_settings(
     tmp_path: Path, case: str, key: str, value: bool
 ) -> None:
     # T5 has no token for the beginning.
-    names = {"bos_token": "<unk>"} if case == "t5" else {}
-    class_name = OF_5["cases"][case]["class"]
+    names = {"bos_token": "<unk>"} if case == "saved-t5" else {}
+    class_name = tokenizer_cases.class_name(case)
     checkpoint = opened(tmp_path, case, class_name, **{key: value}, **names)
     with pytest.raises(
         Refused, match=rf"tokenizer_config.json: {key} is {value}; allowed is {not value}, as"
@@ -368,4 +391,4 @@ def test_tokens_around_a_text_are_those_of_the_settings(
         load_tokenizer(checkpoint)
     path = checkpoint.folder / "tokenizer" / "tokenizer_config.json"
     references.edit_json(path, **{key: not value})
-    assert_splits_like_5(load_tokenizer(checkpoint), case)
+    assert_splits_as(load_tokenizer(checkpoint), case)

@@ -347,7 +347,7 @@ def _open_hub(
         checkpoint = _described(model, commit, folder, variant, choose)
         try:
             names = hub.list_files(model, commit)
-        except OSError as error:  # from requests and huggingface_hub, also in offline mode
+        except OSError as error:  # from huggingface_hub, also in offline mode
             return _open_cached(checkpoint, weights, error)
         _check_names(checkpoint, names, f"{model} at {commit}")
         hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))

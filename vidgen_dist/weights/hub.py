@@ -97,7 +97,7 @@ def locate(model: str, revision: str | None, name: str) -> tuple[str, Path]:
     from huggingface_hub import hf_hub_download
 
     # Asks the hub for the revision's commit; without a connection, the cache.
-    with _quiet_attempts():
+    with _quiet_attempts(), _http_errors():
         path = Path(hf_hub_download(model, name, revision=revision))
     return path.parent.name, path.parent
 
@@ -110,7 +110,8 @@ def list_files(model: str, commit: str) -> list[str]:
     """
     from huggingface_hub import HfApi
 
-    return [file.rfilename for file in HfApi().model_info(model, revision=commit).siblings or []]
+    with _http_errors():
+        return [file.rfilename for file in HfApi().model_info(model, revision=commit).siblings or []]
 
 
 def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> None:
@@ -122,7 +123,8 @@ def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> Non
     """
     from huggingface_hub import snapshot_download
 
-    snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in names])
+    with _http_errors():
+        snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in names])
     # If the connection is lost on the way, snapshot_download returns the files that are there.
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
@@ -137,6 +139,24 @@ def cached_only(model: str, why: Exception) -> Iterator[None]:
     except Refused as error:
         where = f"{model}: the hub cannot be reached ({_first_line(why)}) and the cached copy is not complete"
         raise Refused(f"{where}: {error}") from why
+
+
+@contextmanager
+def _http_errors() -> Iterator[None]:
+    """Within, all errors of the HTTP library are `OSError`. huggingface_hub 1 and 2 raise others, too.
+
+    Raises:
+        OSError: The HTTP library raised an error.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except OSError:
+        raise
+    # The base of all errors of the library that this release uses.
+    except errors.HTTPError as error:
+        raise ConnectionError(_first_line(error)) from error
 
 
 @contextmanager
