@@ -740,9 +740,15 @@ def freeze_output(cases: Sequence[references.Case]) -> Facts:
     """Of a text-to-video case of each family what a run leaves that is interrupted in its last row."""
     chosen: dict[str, references.Case] = {}
     for case in cases:
-        if case.task == "text-to-video":
+        if case.task == "text-to-video" and takes_many_steps(case):
             chosen.setdefault(case.family, case)
     return {key_of(case): output_of(case) for case in progress_of("output", list(chosen.values()))}
+
+
+def takes_many_steps(case: references.Case) -> bool:
+    """Whether a row of a case may have as many steps as it takes to be interrupted: LCM's may not."""
+    config = (case.checkpoint / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+    return "original_inference_steps" not in json.loads(config)
 
 
 def output_of(case: references.Case) -> Facts:
