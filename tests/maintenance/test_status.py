@@ -322,7 +322,7 @@ from vidgen_dist.cli import main
 try:
     main()
 finally:
-    print([name for name in ("mindspore", "ray", "tokenizers", "sentencepiece") if name in sys.modules], file=sys.stderr)
+    print([name for name in ("mindspore", "ray", "tokenizers") if name in sys.modules], file=sys.stderr)
 """
 
 
