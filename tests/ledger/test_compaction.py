@@ -143,7 +143,7 @@ def test_a_damaged_part_is_named_and_nothing_is_removed(output: Storage) -> None
     victim = output.list("ledger")[7]
     output.write_bytes(victim, output.read_bytes(victim)[:-20])
     there = output.list("ledger")
-    with pytest.raises(Refused, match=f"{victim}: is no whole ledger part"):
+    with pytest.raises(Refused, match=f"{victim}: is not a whole ledger part"):
         compact(output, min_age=NOW)
     assert output.list("ledger") == there
 

@@ -101,7 +101,9 @@ def test_other_files_in_the_folder(output: Storage) -> None:
     output.write_bytes("ledger/_SUCCESS", b"")
     assert read_ledger(output).done == 1
     output.write_bytes("ledger/part.parquet.gz", b"")
-    with pytest.raises(Refused, match=r"part.parquet.gz: is no ledger part; allowed in ledger/: \*.parquet"):
+    with pytest.raises(
+        Refused, match=r"part.parquet.gz: is not a ledger part; allowed in ledger/: \*.parquet"
+    ):
         read_ledger(output)
 
 

@@ -221,10 +221,10 @@ def test_a_field_in_a_folders_name_alone_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "both" / "height=480" / "a.parquet", columns)
     assert open_manifest(tmp_path / "both").num_rows == 1
     write(tmp_path / "lost" / "height=480" / "a.parquet", {"prompt": ["p"]})
-    with pytest.raises(Refused, match=r"height=480/a\.parquet: 'height' is in a folder's name alone"):
+    with pytest.raises(Refused, match=r"height=480/a\.parquet: 'height' is only in a folder's name"):
         open_manifest(tmp_path / "lost")
     write(tmp_path / "first" / "priority=9" / "a.parquet", {"prompt": ["p"]})
-    with pytest.raises(Refused, match=r"priority=9/a\.parquet: 'priority' is in a folder's name alone"):
+    with pytest.raises(Refused, match=r"priority=9/a\.parquet: 'priority' is only in a folder's name"):
         open_manifest(tmp_path / "first")
 
 

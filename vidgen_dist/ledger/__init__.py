@@ -1,19 +1,19 @@
 """Parquet out: what became of each row; resume; dead letters.
 
-`OUTPUT/ledger/` is a folder of Parquet parts, one row an attempt at a manifest row. A part is written once,
-by one writer, and never changed, so any number of workers write at the same time and a reader needs no
+`OUTPUT/ledger/` is a folder of Parquet parts, one row per attempt at a manifest row. A part is written once,
+by one writer, and never changed, so any number of workers can write at the same time and a reader needs no
 lock. Parts of one run share one schema: the folder opens as one table in pandas, DuckDB and `datasets`.
 
-An entry is written after its video is whole under its final name (`media.commit_video`). A video that was
-not entered when a run was killed is entered by the next one, without being rendered again.
+An entry is written after its video is whole under its final name (`media.commit_video`). If a run is killed
+before it enters a video, the next run enters it without rendering it again.
 
-Among the entries of one id and one fingerprint `done` beats `failed`, as long as that video is in place, and
-else the later beats the earlier. Later is what was entered later: whoever enters attempts dates them, after
-all that the ledger holds, so that no two clocks are compared. A video of another fingerprint takes the same
-file's place, so a row counts as done for the fingerprint that was done last. A `lost` entry repeats id,
-fingerprint, attempt and time of the `done` entry that it takes back: with it the row is done with no
-fingerprint, as if it had not been tried, until a later `done` or `failed` says else. The order in which parts
-are read and entries that are there twice change nothing.
+Among the entries of one id and one fingerprint, `done` beats `failed` as long as that video is in place;
+otherwise the later entry beats the earlier. Later means entered later: whoever enters attempts dates them
+after everything that the ledger holds, so two clocks are never compared. A video of another fingerprint
+replaces the same file, so a row counts as done for the fingerprint that was done last. A `lost` entry repeats
+id, fingerprint, attempt and time of the `done` entry that it revokes. After it the row is done with no
+fingerprint, as if it had not been tried, until a later `done` or `failed` entry. Neither the order in which
+parts are read nor entries that occur twice change anything.
 """
 
 from vidgen_dist.ledger.attempt_merge import RECENT, read_ledger

@@ -1,4 +1,4 @@
-"""All entries of a ledger merged into its state: the best attempts by id and fingerprint."""
+"""Merging all entries of a ledger into its state: the best attempts by id and fingerprint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidgen_dist.ledger.state import LedgerState, join_shares, settle
 from vidgen_dist.storage.folder import Storage
 
 RECENT = 600
-"""Seconds over which the pace of a run is taken."""
+"""Seconds over which the pace of a run is measured."""
 
 _MERGE = 2**20
 _SHARES = 16
@@ -24,7 +24,7 @@ def read_ledger(output: Storage) -> LedgerState:
     """Reads and merges all parts. An output without a ledger gives an empty state.
 
     Raises:
-        Refused: A file in the folder is no whole ledger part; names it.
+        Refused: A file in the folder is not a whole ledger part; the message names it.
         OSError: The storage failed.
     """
     merge = AttemptMerge()
@@ -33,10 +33,10 @@ def read_ledger(output: Storage) -> LedgerState:
 
 
 class AttemptMerge:
-    """Merges attempts, in any order; memory follows the rows, not the attempts.
+    """Merges attempts, in any order; memory grows with the rows, not with the attempts.
 
-    Attempts are kept apart by the first bits of their ids' hashes, so that each step of the merge, which
-    needs some copies, has only a share of them.
+    Attempts are divided into shares by the first bits of their ids' hashes: a step of the merge needs copies,
+    and so makes them of one share only.
     """
 
     def __init__(self) -> None:
@@ -53,14 +53,14 @@ class AttemptMerge:
         """Takes attempts with the columns `ATTEMPT_COLUMNS`, of the part `uri`.
 
         Raises:
-            Refused: A status that is none, of this part or one before.
+            Refused: A status is not allowed, in this part or an earlier one.
         """
         self._waiting.append((uri, table))
         self._rows += len(table)
         # Small parts cost less together.
         if self._rows >= BATCH:
             self._take()
-        # Whenever as much again was read.
+        # Whenever as much has been read again.
         if self._count > max(self._kept, _MERGE):
             for share in range(_SHARES):
                 self._merge(share)
@@ -79,7 +79,7 @@ class AttemptMerge:
         self._waiting, self._rows = [], 0
 
     def state(self, parts: tuple[str, ...]) -> LedgerState:
-        """The state; nothing can be added any more. Raises as `add`."""
+        """The state; nothing can be added afterwards. Raises as `add`."""
         self._take()
         since = time.time_ns() // 1000 - RECENT * 1_000_000
         shares = []
@@ -96,12 +96,12 @@ class AttemptMerge:
 
 
 def _best(attempts: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:
-    """By id and fingerprint the latest failure and the latest that is settled, sorted by these.
+    """The latest failure and the latest settled attempt of each id and fingerprint, sorted by these.
 
-    Both are maxima, so merging is in any order; which of the two counts, `settle` says.
+    Both are maxima, so the order of merging does not matter; `settle` decides which of the two counts.
     """
     attempts = attempts[np.argsort(attempts["id_high"], kind="stable")]
-    # Most ids have one attempt, and sorting by all keys takes ten times as long: only where it matters.
+    # Most ids have one attempt. Sorting by all keys takes ten times as long, so only the others are.
     several = in_runs(attempts, "id_high")
     chosen = attempts[several]
     names = ("lost", "attempt", "finished_at", "settled", "fingerprint", "id_low", "id_high")
@@ -115,7 +115,7 @@ def _best(attempts: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:
 
 
 def _ranks(classes: Mapping[str, int]) -> np.ndarray:
-    """Of each error class's number its place in the alphabet; numbers follow the order of reading."""
+    """The alphabetical rank of each error class, by its number; numbers depend on the order of reading."""
     ranks = np.zeros(len(classes), np.int32)
     for rank, name in enumerate(sorted(classes)):
         ranks[classes[name]] = rank

@@ -1,4 +1,4 @@
-"""Attempts as plain arrays, which is how millions of entries are merged and looked up."""
+"""Attempts as plain arrays, the form in which millions of entries are merged and looked up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vidgen_dist.ledger.entries import FAILED, LOST, STATUSES
 from vidgen_dist.storage.uris import redact
 
 BATCH = 2**16
-"""Entries that are made into attempts at once."""
+"""Entries that are converted to attempts at once."""
 
 ATTEMPT_COLUMNS = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
-"""Columns of the ledger that attempts are made from."""
+"""The ledger's columns that attempts are made from."""
 
 ATTEMPT = np.dtype(
     [
@@ -32,21 +32,21 @@ ATTEMPT = np.dtype(
         ("error_class", np.int32),
     ]
 )
-"""One attempt, or the best of some. Digests in place of texts: 10 million rows fit in half a gigabyte.
+"""One attempt, or the best of several. Digests stand for texts: 10 million rows fit in half a gigabyte.
 
-Settled are those that say something of the video: that it is there (done), or was (lost).
+An attempt is settled if it says something about a video: that it is there (done) or was (lost).
 """
 
 
 def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -> Iterator[np.ndarray]:
-    """The attempts of some parts' tables, as arrays (N,) of `ATTEMPT`.
+    """The attempts in the tables of some parts, as arrays (N,) of `ATTEMPT`.
 
     Args:
-        tables: URI of a part, and entries of it with the columns `ATTEMPT_COLUMNS`.
-        classes: Numbers of the error classes; those that it lacks are added.
+        tables: A part's URI, and entries of it with the columns `ATTEMPT_COLUMNS`.
+        classes: Error class -> number; new classes are added.
 
     Raises:
-        Refused: A status that is none; names the part.
+        Refused: A status is not allowed; the message names the part.
     """
     if not tables:
         return
@@ -79,12 +79,12 @@ def _check_statuses(tables: list[tuple[str, pa.Table]]) -> None:
 
 
 def id_hashes(ids: pa.Array) -> np.ndarray:
-    """128 bits of each id: uint64 (N, 2). A collision would skip a row; of a fingerprint 64 are enough."""
+    """128 bits of each id: uint64 (N, 2). A collision would skip a row; for fingerprints 64 are enough."""
     return text_hashes(ids)
 
 
 def run_starts(attempts: np.ndarray, *keys: str) -> np.ndarray:
-    """Where runs of equal keys begin: int64 (n,)."""
+    """The indices at which runs of equal keys begin: int64 (n,)."""
     begins = np.ones(len(attempts), np.bool_)
     if len(attempts):
         begins[1:] = np.logical_or.reduce([attempts[key][1:] != attempts[key][:-1] for key in keys])

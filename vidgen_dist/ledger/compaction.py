@@ -1,10 +1,10 @@
-"""Many small ledger parts into few, while writers write and readers read.
+"""Merging many small ledger parts into few, while others write and read.
 
-A new part is written whole, read back, and only then are the parts removed whose entries it has. Whoever
+A new part is written whole and read back; only then are the parts removed whose entries it holds. Whoever
 reads meanwhile sees entries twice, which changes nothing (`vidgen_dist.ledger`), or finds a part gone and
-lists the folder again. The new part says in its metadata which parts it holds: if the process dies between,
-the next compaction removes what is left of them. Two at a time lose nothing either, but may leave entries
-twice.
+lists the folder again. The new part's metadata names the parts that it holds: if the process dies before it
+has removed them, the next compaction does. Two compactions at a time lose nothing either, but may leave
+entries twice.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from vidgen_dist.storage.uris import redact
 from vidgen_dist.threads import map_ahead
 
 _PARTS = b"vidgen.parts"
-"""Key of a part's metadata: JSON, names of the parts whose entries it has."""
+"""Key in a part's metadata: a JSON list of the parts whose entries it holds."""
 
 _MOST_PARTS = 5000
-"""Their names are in the footer of the new one, which each reader reads."""
+"""Parts that one new part replaces, at most: their names are in its footer, which every reader reads."""
 
 _GROUP_ROWS = 2**16
 _THREADS = 16
@@ -45,8 +45,8 @@ class Compaction:
     """What a compaction did.
 
     Args:
-        before, after: Parts of the ledger then and now.
-        entries: That were moved.
+        before, after: The number of the ledger's parts before and after.
+        entries: The number of entries that were moved.
     """
 
     before: int
@@ -56,7 +56,7 @@ class Compaction:
 
 @dataclass
 class _PartGroup:
-    """Small parts of one schema, to become one."""
+    """Small parts with the same schema, to be merged into one."""
 
     names: list[str] = field(default_factory=list)
     tables: list[pa.Table] = field(default_factory=list)
@@ -80,13 +80,14 @@ def compact(
     """Merge the small parts of a ledger.
 
     Args:
-        output: A run's output; the run may go on.
+        output: A run's output; the run may be at work.
         part_rows, part_bytes: Entries of a new part, and their bytes in memory, roughly.
-        min_age: Parts that are younger stay: whose writer got no answer, he writes them once more.
+        min_age: Younger parts stay: if their writer got no answer, it writes them once more.
 
     Raises:
-        Refused: A file in the folder is no whole ledger part; names it. It and the parts of its pile stay.
-        OSError: The storage failed; what was moved by then is moved.
+        Refused: A file in the folder is not a whole ledger part; the message names it. It stays, and so do
+            the parts of its group.
+        OSError: The storage failed; entries that were moved before stay moved.
     """
     names = part_names(output)
     before = len(names)
@@ -102,7 +103,7 @@ def compact(
 
 
 def _group_parts(output: Storage, names: list[str], most_rows: int, most_bytes: int) -> Iterator[_PartGroup]:
-    """Parts with the same columns; none of a single small part, for that would change nothing."""
+    """Groups of parts with the same columns, of two parts or more."""
     piles: dict[pa.Schema, _PartGroup] = {}
     tables = map_ahead(lambda name: read_part(output, name), names, threads=_THREADS)
     for name, table in zip(names, tables, strict=True):
@@ -133,7 +134,7 @@ def _write(output: Storage, pile: _PartGroup, *, large: bool) -> None:
 
 
 def _finish_removals(output: Storage, names: list[str]) -> None:
-    """Remove the parts whose entries are in a compacted one, whose maker died before it did so."""
+    """Remove the parts whose entries a compacted part holds: its process died before it removed them."""
     there = set(names)
     for name in names:
         if COMPACTED in name:
@@ -146,7 +147,7 @@ def _merged_parts(output: Storage, name: str) -> list[str]:
         with open_input(output.uri(name)) as file:
             metadata = pq.read_metadata(file).metadata or {}
     except pa.ArrowException as error:
-        raise Refused(f"{redact(output.uri(name))}: is no whole ledger part: {error}") from error
+        raise Refused(f"{redact(output.uri(name))}: is not a whole ledger part: {error}") from error
     parts: list[str] = json.loads(metadata.get(_PARTS, b"[]"))
     return parts
 
@@ -157,7 +158,7 @@ def _remove(output: Storage, names: list[str]) -> None:
 
 
 def _creation_time(name: str) -> datetime:
-    """When a part was made, by its name; long ago, if that does not say."""
+    """When a part was made, by its name; long ago if the name does not say."""
     found = re.match(rf"{LEDGER_FOLDER}/(\d{{8}}T\d{{12}}Z)-", name)
     if found is None:
         return datetime.min.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""One entry: what became of one attempt at one row, its columns and its row in Arrow."""
+"""An entry: what became of one attempt at one row; the ledger's columns, and entries as rows in Arrow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LedgerColumn:
     Args:
         name: Its name.
         type: Its Arrow type.
-        about: What it holds, in the documentation's words.
+        about: What it holds, as the documentation says it.
         nullable: Whether it may be null.
     """
 
@@ -101,7 +101,7 @@ SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=column.nullable)
 """The schema of `COLUMNS`; the manifest's `passthrough` columns follow them."""
 
 OPTIONAL_COLUMNS = ("mean_luma", "motion", "clipped", "noisiness", "flags")
-"""Columns that parts of earlier versions do not have, some or all; they are read as nulls."""
+"""Columns that parts of earlier versions may lack; they are read as nulls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,30 +110,29 @@ class LedgerEntry:
 
     Attributes:
         id: The row's identity.
-        status: "done", "failed" or "lost": the video of the `done` entry with the same id, fingerprint,
-            attempt and `finished_at` was found to be missing or torn since.
-        fingerprint: Digest of all that decides the pixels.
+        status: "done", "failed" or "lost": since the `done` entry with the same id, fingerprint, attempt and
+            `finished_at`, its video was found to be missing or torn.
+        fingerprint: Digest of everything that decides the pixels.
         attempt: 1 for the first attempt at this id with this fingerprint, and so on, over all runs.
-        finished_at: When the attempt ended; with a time zone, kept as UTC. Says of two entries of a row which
-            is the later.
-        uri: Where the video is, as a full URI or absolute path, so that it opens from anywhere; of a
-            failed row None. If an output is moved as a whole, what follows the last `/videos/` still
-            holds below the new place's `videos/`. Of a lost video where it was.
-        bytes, sha256, frames, fps, width, height: Of the video's file, see `media.EncodedVideo`.
-        mean_luma, motion, clipped, noisiness: Of the frames before encoding, see `quality.Quality`; also of a
-            video that was rejected. `motion` is None of a single frame, `noisiness` of small ones.
-        flags: What seems to be wrong with the video, of `quality.FLAGS`; None if it was not measured.
+        finished_at: When the attempt ended; with a time zone, kept as UTC. Of two entries of a row it shows
+            which is the later.
+        uri: Where the video is, as a full URI or absolute path, so that it opens from anywhere; None for a
+            failed row. If an output is moved as a whole, the part after the last `/videos/` is still the path
+            in the new place's `videos/`. For a lost video, where it was.
+        bytes, sha256, frames, fps, width, height: The video file's, see `media.EncodedVideo`.
+        mean_luma, motion, clipped, noisiness: Measured on the frames before encoding, see `quality.Quality`;
+            also for a rejected video. `motion` is None for a single frame, `noisiness` for small frames.
+        flags: What seems to be wrong with the video, from `quality.FLAGS`; None if it was not measured.
         seed: Seed of the noise.
         model, revision: The checkpoint: hub id or folder, and commit.
         seconds_encode, seconds_denoise, seconds_decode, seconds_write: Seconds of each stage that ran.
         worker: Who made the attempt.
-        error_class, error_message: Of a failed row or a lost video; messages are cut to `MAX_MESSAGE`
+        error_class, error_message: For a failed row or a lost video; messages are cut to `MAX_MESSAGE`
             characters.
-        extra: Values of the passthrough columns, as Python values or Arrow scalars; one that is missing
-            is null.
+        extra: Values of the passthrough columns, as Python values or Arrow scalars; a missing one is null.
 
     Raises:
-        ValueError: Another status, a done row without its URI, a failed one without its error, a time
+        ValueError: Another status, a done row without its URI, a failed row without its error, or a time
             without a zone.
     """
 
@@ -177,10 +176,10 @@ class LedgerEntry:
 
 
 def ledger_schema(passthrough: pa.Schema | None = None) -> pa.Schema:
-    """`SCHEMA` and, after it, the passthrough columns, which may be null.
+    """`SCHEMA`, followed by the passthrough columns, which may be null.
 
     Raises:
-        Refused: A passthrough column has the name of one of the ledger's own.
+        Refused: A passthrough column has the name of one of the ledger's own columns.
     """
     extra = [column.remove_metadata().with_nullable(True) for column in passthrough or ()]
     clashes = sorted({column.name for column in extra} & set(SCHEMA.names))
@@ -193,17 +192,17 @@ def ledger_schema(passthrough: pa.Schema | None = None) -> pa.Schema:
 
 
 def check_passthrough(passthrough: pa.Schema) -> None:
-    """Whether a ledger can have these columns beside its own.
+    """Check that a ledger can have these columns beside its own.
 
     Raises:
-        Refused: Names the column, and its type if it is that which cannot be.
+        Refused: It cannot; the message names the column, and its type if the type is the reason.
     """
     ledger_schema(passthrough)
     for column in passthrough:
         try:
             if name := _repeated_member(column.type):
-                raise ValueError(f"it has two members {name!r}, and Python's dictionaries have one")
-            # An entry without the row's values has nulls.
+                raise ValueError(f"it has two members {name!r}, and a Python dictionary can have one")
+            # Entries without the row's values have nulls.
             _write_and_read(pa.table({column.name: pa.array([None], column.type)}))
         except (pa.ArrowException, ValueError, OSError) as error:
             raise Refused(
@@ -213,7 +212,7 @@ def check_passthrough(passthrough: pa.Schema) -> None:
 
 
 def _repeated_member(kind: pa.DataType) -> str | None:
-    """The name that two members of a struct, or of one within a type, have."""
+    """A name that two members of a struct share, in a type or nested in it; None if there is none."""
     fields = [kind.field(number) for number in range(kind.num_fields)]
     names = [field.name for field in fields]
     repeated = next((name for name in names if names.count(name) > 1), None)
@@ -227,11 +226,11 @@ def _write_and_read(table: pa.Table) -> None:
 
 
 def entry_rows(entries: Sequence[LedgerEntry], schema: pa.Schema) -> pa.RecordBatch:
-    """Entries as rows of a ledger with this schema. Many at once cost a tenth each of what one costs.
+    """Entries as rows of a ledger with this schema. Many at once cost a tenth per entry of what one costs.
 
     Raises:
-        ValueError: A value that its column cannot hold, or an unknown passthrough column; names the entry if
-            it is the only one.
+        ValueError: A column cannot hold its value, or a passthrough column is unknown; the message names the
+            entry if it is the only one.
     """
     rows = [_values(entry, schema) for entry in entries]
     arrays = []
@@ -260,13 +259,13 @@ def _values(entry: LedgerEntry, schema: pa.Schema) -> dict[str, Any]:
     """Column -> value."""
     values = {name: getattr(entry, name) for name in _OWN}
     if entry.error_message is not None:
-        # Messages quote whatever broke, also what is no text.
+        # Messages quote whatever failed, even if it is not valid text.
         text = entry.error_message.encode("utf-8", "backslashreplace").decode()
         values["error_message"] = shortened(text, MAX_MESSAGE)
     if entry.extra:
         unknown = sorted(set(entry.extra) - (set(schema.names) - set(values)))
         if unknown:
             whose = f"ledger entry {shortened(entry.id)!r}"
-            raise ValueError(f"{whose}: {unknown[0]!r} is no passthrough column of this ledger")
+            raise ValueError(f"{whose}: unknown passthrough column {unknown[0]!r}")
         values |= entry.extra
     return values

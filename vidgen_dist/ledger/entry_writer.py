@@ -1,4 +1,4 @@
-"""Entries into new parts of a ledger."""
+"""Writing entries into new parts of a ledger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidgen_dist.storage.folder import Storage
 
 @dataclass(frozen=True)
 class _EncodedPart:
-    """A part as it is written: its path, its bytes, and how many batches of entries it holds."""
+    """A part to be written: its path, its bytes, and how many batches of entries it holds."""
 
     path: str
     content: bytes
@@ -31,23 +31,23 @@ class _EncodedPart:
 class LedgerWriter:
     """Collects entries and writes them as Parquet parts. May be used from many threads.
 
-    A part is due when `max_entries` wait, when `min_entries` wait and the last part is `max_seconds` old, or
-    when an entry has waited for `patience` seconds. What waits is what a killed process loses. There is no
-    timer: between entries, call `flush_due` now and then. As a context manager it flushes at the end, also
-    when the block raised.
+    A part is due when `max_entries` are waiting, when `min_entries` are waiting and the last part is
+    `max_seconds` old, or when an entry has waited for `patience` seconds. A killed process loses the waiting
+    entries. There is no timer: between entries, call `flush_due` now and then. As a context manager it
+    flushes at the end, even if the block raised.
 
     Args:
         output: The run's output.
         writer_id: Part of the file names, for people; letters, digits, `.`, `_` and `-`.
         passthrough: Columns of the manifest that are copied, see `ledger_schema`.
-        max_entries: Entries of a part at most, roughly.
-        max_seconds: Between two parts, while less than `max_entries` wait.
-        min_entries: Entries of a part at least, from 1, while none has waited for `patience`.
+        max_entries: Entries of a part, at most, roughly.
+        max_seconds: Seconds between two parts, while fewer than `max_entries` are waiting.
+        min_entries: Entries of a part, at least, from 1, while none has waited for `patience`.
         patience: Seconds that an entry waits for others.
 
     Raises:
         Refused: See `ledger_schema`.
-        ValueError: A writer id with other characters.
+        ValueError: The writer id has other characters.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class LedgerWriter:
         """Takes entries; `flush_due` is to be called before long.
 
         Raises:
-            ValueError: A value that its column cannot hold, or an unknown passthrough column; that entry
-                is not taken, the others are.
+            ValueError: A column cannot hold its value, or a passthrough column is unknown; that entry is not
+                taken, the others are.
         """
         try:
             rows = entry_rows(entries, self.schema)
@@ -122,7 +122,7 @@ class LedgerWriter:
             self._waiting.append(rows)
 
     def _take_one_by_one(self, entries: Sequence[LedgerEntry]) -> None:
-        """Take the entries that can be; raises as `take`."""
+        """Takes the entries that can be taken; raises as `take`."""
         faults = []
         for entry in entries:
             try:
@@ -134,7 +134,7 @@ class LedgerWriter:
 
     @property
     def due(self) -> bool:
-        """Whether a part is."""
+        """Whether a part is due."""
         now, count = time.monotonic(), self.waiting
         with self._guard:
             old = now - self._last_part >= self._max_seconds
@@ -147,14 +147,14 @@ class LedgerWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes all entries that wait; nothing when none do.
+        """Writes all waiting entries, if there are any.
 
         Raises:
-            OSError: The storage refused; the entries go on waiting.
+            OSError: The storage failed; the entries stay waiting.
         """
         with self._flushing:
             if self._unconfirmed is not None:
-                # It may lie there, and the answer was lost: by the same name no entry is there twice.
+                # It may have been written and only the answer lost: the same name avoids entries twice.
                 self._write(self._unconfirmed)
             with self._guard:
                 batches = list(self._waiting)

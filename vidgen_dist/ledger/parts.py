@@ -1,6 +1,6 @@
-"""The parts of a ledger: where they are, how they are called, and reading them.
+"""The parts of a ledger: where they are, how they are named, and how they are read.
 
-They may be read while others write and compact. What is read is checked, and has `SCHEMA`'s types.
+They may be read while others write and compact. What is read is checked and has `SCHEMA`'s types.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from vidgen_dist.threads import map_ahead
 _T = TypeVar("_T")
 
 PART_TIME = "%Y%m%dT%H%M%S%fZ"
-"""How the name of a part begins: when it was made, UTC."""
+"""The beginning of a part's name: when it was made, UTC."""
 
 COMPACTED = "-compacted-"
-"""In the name of a part that was made of others."""
+"""In the name of a part that was merged from others."""
 
 LARGE = ".large.parquet"
-"""How the name of a part ends that is read in pieces, and never compacted again."""
+"""The end of the name of a part that is read in pieces and never compacted again."""
 
 _READERS = 16
-# A disk answers at once; more threads would only wait for each other.
+# A disk answers at once; more threads would only wait for one another.
 _LOCAL_READERS = 4
 _LISTINGS = 20
 
@@ -45,7 +45,7 @@ def part_names(output: Storage) -> list[str]:
     """Paths of the ledger's parts, sorted: oldest first.
 
     Raises:
-        Refused: Another file is in the folder.
+        Refused: Some other file is in the folder.
         OSError: The storage failed.
     """
     names = []
@@ -54,15 +54,15 @@ def part_names(output: Storage) -> list[str]:
             continue
         if not name.endswith(".parquet"):
             raise Refused(
-                f"{redact(output.uri(name))}: is no ledger part; allowed in {LEDGER_FOLDER}/: *.parquet"
+                f"{redact(output.uri(name))}: is not a ledger part; allowed in {LEDGER_FOLDER}/: *.parquet"
             )
         names.append(name)
     return names
 
 
 def has_later_parts(output: Storage, when: datetime) -> bool:
-    """Whether something was entered since a time, by the clocks of who entered it. Raises as `part_names`."""
-    # What was merged meanwhile had been entered before.
+    """Whether anything was entered after a time, by the writers' clocks. Raises as `part_names`."""
+    # Compacted parts hold entries that had been entered before.
     names = [name.rpartition("/")[2] for name in part_names(output) if COMPACTED not in name]
     return any(name > when.strftime(PART_TIME) for name in names)
 
@@ -75,17 +75,17 @@ def read_parts(
 ) -> tuple[str, ...]:
     """Hands all entries, some at a time, to a function; returns the paths of the parts.
 
-    Parts may be compacted meanwhile. What was in one that is gone is in another by then, so the folder is
-    listed again; an entry may thus come twice.
+    Parts may be compacted meanwhile. The entries of a part that is gone are in another one by then, so the
+    folder is listed again; an entry may thus come twice.
 
     Args:
         output: The run's output.
-        columns: Those of `SCHEMA` that are wanted; the tables have them with its types, in this order.
-        use: Called with a part's path and a table, of one row group of the part.
+        columns: The columns of `SCHEMA` to read; the tables have them in this order, with its types.
+        use: Called with a part's path and the table of one of its row groups.
         wanted: Whether to read a part, by its path.
 
     Raises:
-        Refused: A file in the folder is no whole ledger part; names it.
+        Refused: A file in the folder is not a whole ledger part; the message names it.
         OSError: The storage failed.
     """
     read: dict[str, None] = {}
@@ -107,7 +107,7 @@ def read_parts(
 
 
 def read_passthrough_schema(output: Storage) -> pa.Schema:
-    """The columns that the newest part has beside the ledger's own; none if there is no part.
+    """The columns that the newest part has beside the ledger's own; none without any part.
 
     Raises as `read_parts`.
     """
@@ -124,7 +124,7 @@ def read_passthrough_schema(output: Storage) -> pa.Schema:
 
 
 def with_earlier_types(output: Storage, passthrough: pa.Schema) -> pa.Schema:
-    """Passthrough columns, as maps and UUIDs where the newest part has them so: the parts open as one table.
+    """Passthrough columns, with the newest part's maps and UUIDs, so that all parts open as one table.
 
     Raises as `read_parts`.
     """
@@ -139,7 +139,7 @@ def with_earlier_types(output: Storage, passthrough: pa.Schema) -> pa.Schema:
 
 
 def _is_compatible(before: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether entries with a type's values can be made with the type of before, see `entry_rows`."""
+    """Whether `entry_rows` can write values of a type with the earlier type."""
     if pa.types.is_map(before):
         pair = pa.struct([("key", before.key_type), ("value", before.item_type)])
         return pa.types.is_list(kind) and kind.value_type == pair
@@ -156,7 +156,7 @@ def read_part(output: Storage, name: str) -> pa.Table | None:
 
 @contextmanager
 def open_part(output: Storage, name: str, columns: Sequence[str]) -> Iterator[Iterator[pa.Table]]:
-    """A part of any size, its row groups read as they are asked for. Raises as `read_parts`."""
+    """A part of any size; its row groups are read as they are asked for. Raises as `read_parts`."""
     with open_input(output.uri(name)) as source:
         yield _tables(output.uri(name), source, columns)
 
@@ -174,7 +174,7 @@ def _read_all(
     readers = _LOCAL_READERS if is_local(output.root) else _READERS
     yield from zip(small, map_ahead(read_small, small, threads=readers), strict=True)
     for name in (name for name in names if name.endswith(LARGE)):
-        # Read where they lie, one row group after another.
+        # Read from where they are, one row group after another.
         source = _unless_gone(open_input, output.uri(name))
         if source is None:
             yield name, None
@@ -191,7 +191,7 @@ def _unless_gone(read: Callable[[str], _T], name: str) -> _T | None:
 
 
 def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    """A part's row groups, an empty one if it has none; without `columns` `SCHEMA`'s and all others after."""
+    """A part's row groups, or an empty table; without `columns`, `SCHEMA`'s and then all others."""
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         there = set(file.schema_arrow.names)
@@ -210,26 +210,26 @@ def _tables(uri: str, source: BinaryIO, columns: Sequence[str] | None) -> Iterat
     except StorageError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        # OSError too: the bytes are here, but Arrow says so of some that do not unpack.
+        # OSError too: the bytes are here, but Arrow raises it for some that do not decompress.
         raise _bad_part_error(uri, error) from error
 
 
 def _bad_part_error(uri: str, error: Exception) -> Refused:
     return Refused(
-        f"{redact(uri)}: is no whole ledger part: {error}; move it elsewhere, "
-        "and the rows that only it knows are rendered again"
+        f"{redact(uri)}: is not a whole ledger part: {error}; move it elsewhere, "
+        "and the rows that only it holds are rendered again"
     )
 
 
 def _select_columns(table: pa.Table, own: Sequence[str], extra: Sequence[str]) -> pa.Table:
-    """Some columns of `SCHEMA`, with its types, and after them others as they are."""
+    """A table of some columns of `SCHEMA`, with its types, followed by other columns as they are."""
     columns = [_typed(table, SCHEMA.field(name)) for name in own] + [table.column(name) for name in extra]
     kept = [SCHEMA.field(name) for name in own] + [table.schema.field(name) for name in extra]
     return pa.Table.from_arrays(columns, schema=pa.schema(kept))
 
 
 def _typed(table: pa.Table, column: pa.Field) -> pa.ChunkedArray:
-    """A column as `SCHEMA` has it: other tools, merging parts, may widen types, and old parts lack some."""
+    """A column with its type in `SCHEMA`: other tools may widen types, and old parts lack some columns."""
     if column.name not in table.column_names:
         return pa.chunked_array([pa.nulls(len(table), column.type)])
     values = table.column(column.name)

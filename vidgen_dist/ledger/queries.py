@@ -1,4 +1,4 @@
-"""What people are told of a ledger: counts and dead letters."""
+"""Questions that commands ask of a ledger: counts and dead letters."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Summary:
     """Counts for `vidgen status`.
 
     Attributes:
-        total: Rows of the manifest; None if that is not known.
-        done, failed, failures: Its ids by their latest outcomes; all ids of the ledger without a manifest.
-        pending: Its other ids; None without `total`.
-        videos_per_minute: Over the last `RECENT` seconds, from the first video in them; None if there are
-            not two.
-        seconds_left: Until nothing is pending, at that pace; None if either is not known.
+        total: Rows of the manifest; None if it is not known.
+        done, failed, failures: The manifest's ids by their latest outcomes; without it, all ids of the
+            ledger.
+        pending: The manifest's other ids; None without `total`.
+        videos_per_minute: Over the last `RECENT` seconds, from the first video in them; None with fewer than
+            two.
+        seconds_left: Until nothing is pending, at that pace; None if pace or `pending` is not known.
     """
 
     total: int | None
@@ -43,7 +44,7 @@ def summary(output: Storage, total: int | None = None, ids: Iterable[pa.Array] =
     Args:
         output: The run's output.
         total: Rows of the manifest; None if it cannot be read.
-        ids: Theirs, some at a time.
+        ids: The rows' ids, some at a time.
 
     Raises as `read_ledger`.
     """
@@ -51,7 +52,7 @@ def summary(output: Storage, total: int | None = None, ids: Iterable[pa.Array] =
     pace = 60 * state.recent / state.recent_seconds if state.recent > 1 and state.recent_seconds else None
     if total is None:
         return Summary(None, state.done, state.failed, None, state.failures, pace)
-    # A ledger may hold ids that the manifest has no more.
+    # A ledger may hold ids that are no longer in the manifest.
     counts = state.count(ids if state.parts else ())
     pending = total - counts.done - counts.failed
     left = None if pace is None else 60 * pending / pace
@@ -79,7 +80,7 @@ _LETTERS = pa.schema(
 
 
 def dead_letters(output: Storage) -> pa.Table:
-    """The rows whose latest outcome is a failure, with `DEAD_LETTERS`' columns, in the order of their ends.
+    """The rows whose latest outcome is a failure, with the columns `DEAD_LETTERS`, by time.
 
     Error and time are those of the last attempt. Raises as `read_ledger`.
     """

@@ -1,4 +1,4 @@
-"""What a ledger says once its attempts are merged, and looking rows up in it."""
+"""The state of a ledger after merging its attempts, and looking up rows in it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vidgen_dist.ledger.attempts import id_hashes, in_runs, run_starts
 
 @dataclass(frozen=True, eq=False)
 class LedgerState:
-    """What a ledger says, merged. Made by `read_ledger`; plain arrays, may be sent to other processes.
+    """The merged state of a ledger. Made by `read_ledger`; plain arrays, may be sent to other processes.
 
     Attributes:
         done: Ids whose latest outcome is a video.
-        failed: Ids whose latest outcome is a failure: the dead letters. An id whose video was lost, and that
-            was not tried since, is neither.
+        failed: Ids whose latest outcome is a failure: the dead letters. An id whose video was lost and that
+            has not been tried since is neither.
         failures: Number of dead letters by error class, the most frequent first.
-        recent: Videos that were done in the `RECENT` seconds before the ledger was read.
-        recent_seconds: Since the first of them.
+        recent: Videos done in the `RECENT` seconds before the ledger was read.
+        recent_seconds: Seconds since the first of them.
         newest: When the last of all attempts ended, in microseconds since 1970; 0 if there is none.
         parts: Paths of the parts that were read.
     """
@@ -36,18 +36,18 @@ class LedgerState:
     recent_seconds: float
     newest: int
     parts: tuple[str, ...]
-    # The attempt that counts by id and fingerprint, sorted by `id_high`.
+    # The attempt that counts for each id and fingerprint, sorted by `id_high`.
     _id_high: np.ndarray
     _id_low: np.ndarray
     _fingerprint: np.ndarray
-    # Whether its video is there: done, not lost, and the id not done with another fingerprint since.
+    # Whether its video is there: done, not lost, and the id not done with another fingerprint later.
     _in_place: np.ndarray
-    # Whether a video of it was lost and none done since, whatever failed.
+    # Whether its video was lost and none has been done since, whatever failed.
     _lost: np.ndarray
     _attempts: np.ndarray
     # Whether it is the latest outcome of its id; each id has one.
     _latest: np.ndarray
-    # Place in `_class_names` of a failure's error class, -1 of a video, also of a lost one.
+    # The index in `_class_names` of a failure's error class; -1 for a video, also for a lost one.
     _error_class: np.ndarray
     _class_names: tuple[str, ...]
 
@@ -64,7 +64,7 @@ class LedgerState:
         return self._find(id_hashes(ids), None) >= 0
 
     def look_up(self, ids: pa.Array, fingerprints: pa.Array) -> Outcomes:
-        """What became of rows.
+        """What became of some rows.
 
         Args:
             ids, fingerprints: Texts (N,) without nulls.
@@ -78,9 +78,9 @@ class LedgerState:
         )
 
     def dead_letters(self, ids: pa.Array, error_class: str | None = None) -> np.ndarray:
-        """Numbers of the dead letters of some ids, of that error class or any; -1 without: int64 (N,).
+        """The indices of the dead letters of some ids, of this error class or any; -1 without: int64 (N,).
 
-        Whatever the fingerprint with which the row failed: an image that was missing has none.
+        The fingerprint does not matter: a row whose image was missing has none.
         """
         index = self._find_latest(ids)
         classes = self._at(self._error_class, index, -1)
@@ -106,13 +106,13 @@ class LedgerState:
         return IdCounts(done, int(by_class.sum()), _most_frequent(self._class_names, by_class))
 
     def dead_letter_indices(self, ids: pa.Array, fingerprints: pa.Array) -> np.ndarray:
-        """Numbers of the dead letters among some rows, -1 for other rows: int64 (N,)."""
+        """The indices of the dead letters among some rows, -1 for other rows: int64 (N,)."""
         index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
         dead = self._at(self._latest, index, False) & (self._at(self._error_class, index, -1) >= 0)
         return np.where(dead, index, -1)
 
     def dead_letter_attempts(self, places: np.ndarray) -> np.ndarray:
-        """The highest attempt numbers of dead letters, by their numbers: int32 (N,)."""
+        """The highest attempt numbers of dead letters, by their indices: int32 (N,)."""
         return self._attempts[places]
 
     @staticmethod
@@ -122,14 +122,14 @@ class LedgerState:
         return np.where(index >= 0, values[index], otherwise)
 
     def _find(self, ids: np.ndarray, fingerprints: np.ndarray | None) -> np.ndarray:
-        """Where each entry is, of any fingerprint if there are none; -1 for those that are not there."""
+        """The index of each id, with its fingerprint if they are given; -1 for those that are not there."""
         others = [(self._id_low, ids[:, 1])]
         if fingerprints is not None:
             others.append((self._fingerprint, fingerprints))
         return find_hashes(self._id_high, ids[:, 0], others)
 
     def _find_latest(self, ids: pa.Array) -> np.ndarray:
-        """Where the latest outcome of each id is; -1 for those that are not there."""
+        """The index of each id's latest outcome; -1 for those that are not there."""
         hashes = id_hashes(ids)
         others = [(self._id_low, hashes[:, 1]), (self._latest, np.ones(len(ids), np.bool_))]
         return find_hashes(self._id_high, hashes[:, 0], others)
@@ -140,9 +140,9 @@ class IdCounts:
     """Ids by their latest outcomes.
 
     Attributes:
-        done: Those whose latest outcome is a video.
-        failed: Those whose latest outcome is a failure.
-        failures: The same by error class, the most frequent first.
+        done: Ids whose latest outcome is a video.
+        failed: Ids whose latest outcome is a failure.
+        failures: The failures by error class, the most frequent first.
     """
 
     done: int
@@ -156,8 +156,8 @@ class Outcomes:
 
     Attributes:
         done: Whether the video is there: bool (N,).
-        lost: Whether it was there, is lost, and was not done since: bool (N,).
-        attempts: The highest attempt number, 0 if there was none: int32 (N,).
+        lost: Whether the video was lost and has not been done since: bool (N,).
+        attempts: The highest attempt number, 0 without any attempt: int32 (N,).
     """
 
     done: np.ndarray
@@ -170,14 +170,14 @@ class Share:
     """A share of the ids, settled.
 
     Attributes:
-        best: The attempt that counts by id and fingerprint, sorted by these: `ATTEMPT` (N,).
+        best: The attempt that counts for each id and fingerprint, sorted by these: `ATTEMPT` (N,).
         in_place: Whether its video is there: done, not lost, and the id not done with another fingerprint
-            since.
+            later.
         latest: Whether it is the latest outcome of its id.
         done: Ids whose latest outcome is a video.
-        classes: Number of dead letters by the error class's number.
-        recent: Videos that were done since the time from which they are counted.
-        first_recent: When the first of them was, in microseconds since 1970.
+        classes: The number of dead letters of each error class, by the class's number.
+        recent: The number of recent videos.
+        first_recent: When the first of them was done, in microseconds since 1970.
     """
 
     best: np.ndarray
@@ -190,11 +190,11 @@ class Share:
 
 
 def settle(best: np.ndarray, since: int) -> Share:
-    """Chooses by id and fingerprint what counts, and by id the video in place and the latest outcome.
+    """Chooses the attempt that counts for each id and fingerprint, and each id's video and latest outcome.
 
     Args:
-        best: By id and fingerprint the latest failure and the latest that is settled, sorted by these.
-        since: From when on videos are recent, in microseconds since 1970.
+        best: The latest failure and the latest settled attempt of each id and fingerprint, sorted by these.
+        since: Videos done from this time on are recent, in microseconds since 1970.
     """
     in_place = best["settled"].copy()
     several, chosen = _by_time(best, in_runs(best, "id_high", "id_low"))
@@ -222,10 +222,10 @@ def settle(best: np.ndarray, since: int) -> Share:
 
 
 def _effective_attempts(best: np.ndarray, in_place: np.ndarray) -> np.ndarray:
-    """Which of the two best attempts by id and fingerprint counts, bool (N,); both are told of all attempts.
+    """Which of the two best attempts of an id and fingerprint counts: bool (N,).
 
-    A video that is in place does, whatever failed since; one that was lost, or whose place another
-    fingerprint's video took, does only if nothing failed since.
+    A video in place counts, whatever failed later. One that was lost or replaced by another fingerprint's
+    video counts only if nothing failed later. Both attempts get the highest attempt number of the two.
     """
     counts = np.ones(len(best), np.bool_)
     starts = run_starts(best, "id_high", "id_low", "fingerprint")
@@ -240,7 +240,7 @@ def _effective_attempts(best: np.ndarray, in_place: np.ndarray) -> np.ndarray:
 
 
 def _by_time(best: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of some attempts, sorted by id and time, and the attempts."""
+    """The attempts at some places, sorted by id and time: their places, and the attempts."""
     chosen = best[places]
     keys = ("fingerprint", "attempt", "lost", "settled", "finished_at", "id_low", "id_high")
     order = np.lexsort([chosen[key] for key in keys])
@@ -258,7 +258,7 @@ def _last_of_id(attempts: np.ndarray) -> np.ndarray:
 def join_shares(
     shares: list[Share], classes: Mapping[str, int], parts: tuple[str, ...], newest: int
 ) -> LedgerState:
-    """The state of the ids of all shares, in their order; `classes` numbers the error classes."""
+    """The state of the ids of all shares, in their order; `classes` has the error classes' numbers."""
     names = tuple(classes)
     counts = np.zeros(len(names), np.int64)
     for share in shares:
@@ -292,6 +292,6 @@ def join_shares(
 
 
 def _most_frequent(names: Sequence[str], counts: np.ndarray) -> dict[str, int]:
-    """How many there are of each name that there are any of, the most frequent first."""
+    """The names with a count above zero and their counts, the most frequent first."""
     found = {names[number]: int(counts[number]) for number in np.flatnonzero(counts)}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

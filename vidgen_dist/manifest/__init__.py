@@ -1,10 +1,10 @@
 """The manifest: Parquet in, one row one video.
 
 A manifest is a Parquet file, a folder of them or a glob, on any storage. Its columns are the fields of a row
-(see `vidgen_dist.request`), of which most models require `prompt` alone, and `priority`, which decides the
-order alone (see `ordering`). A null takes the run's default. Relative paths of images and clips are taken
-relative to the folder of the file that the row is in. Rows are read front to back and in batches, so a
-manifest, and any row group of it, may be far larger than memory.
+(see `vidgen_dist.request`); most models require only `prompt`. The column `priority` decides only the order
+(see `row_order`). A null takes the run's default. Relative paths of images and clips start from the folder of
+the row's file. Rows are read front to back and in batches, so a manifest, and any row group of it, may be far
+larger than memory.
 
 A row is identified by its `id` column or, where that is missing or null, by a digest of its request's
 fields. The digest does not depend on the order of columns or rows, on the file, on the run's defaults or on

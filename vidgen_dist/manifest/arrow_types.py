@@ -1,4 +1,4 @@
-"""Arrow types that every reader of Parquet knows, in place of those that few do.
+"""Plain Arrow types, which every reader of Parquet knows, in place of rarer ones.
 
 | in a manifest | as it is read |
 |---|---|
@@ -11,7 +11,7 @@
 | decimal of 32 or 64 bits | decimal of 128 bits |
 
 Lists of a fixed size become lists because Arrow cannot read the nulls that it writes among them. Members of
-what is nested may be null.
+nested values may be null.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UUID_LENGTH = 36
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type as which a column of this one is read."""
+    """The type as which a column of this type is read."""
     if isinstance(kind, pa.UuidType):
         return pa.string()
     if isinstance(kind, pa.Bool8Type):
@@ -57,7 +57,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's lists but for maps."""
+    """Whether a type is one of Arrow's lists, other than a map."""
     any_length = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return any_length or _is_list_view(kind)
 
@@ -77,7 +77,7 @@ def _lists(kind: pa.DataType, depth: int) -> pa.DataType:
 
 
 def plain_array(array: pa.Array) -> pa.Array:
-    """An array with the `plain_type` of its own."""
+    """An array converted to the `plain_type` of its type."""
     kind = array.type
     target = plain_type(kind)
     if target == kind:
@@ -110,11 +110,11 @@ def plain_array(array: pa.Array) -> pa.Array:
 
 
 def plain_columns(batch: pa.RecordBatch, texts: Container[str] = ()) -> pa.RecordBatch:
-    """A batch whose columns have the types of `plain_type`; dictionaries of such stay as they are.
+    """A batch with its columns converted to `plain_type`; dictionaries of plain types stay as they are.
 
     Args:
         batch: A batch.
-        texts: Names of columns of bytes that are texts.
+        texts: Names of binary columns that hold texts.
     """
     columns, before = [], batch.columns
     for name, column in zip(batch.schema.names, before, strict=True):
@@ -129,22 +129,22 @@ def plain_columns(batch: pa.RecordBatch, texts: Container[str] = ()) -> pa.Recor
 
 
 def _with_values(array: pa.Array, kind: pa.DataType, values: pa.Array) -> pa.Array:
-    """A list's, a view's or a map's array as another type, with other values in the same places."""
+    """An array of lists, list views or maps as another type, with other values in the same places."""
     own = array.buffers()[: kind.num_buffers]
     return pa.Array.from_buffers(kind, len(array), own, offset=array.offset, children=[values])
 
 
 def _in_order(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A list of a view of one, whose lists may lie in any order and overlap."""
+    """An array of lists from one of list views, whose lists may lie in any order and overlap."""
     view = pa.large_list_view if pa.types.is_large_list(kind) else pa.list_view
-    # Arrow cannot pick from all types that are not plain.
+    # Arrow cannot take from every type that is not plain.
     array = _with_values(array, view(kind.value_field), plain_array(array.values))
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     return _lists_of(array.flatten(), lengths, kind, array.is_null())
 
 
 def _of_one_size(array: pa.Array, kind: pa.DataType, sizes: Sequence[int]) -> pa.Array:
-    """A list of a fixed size as lists of `sizes[0]` lists of `sizes[1]` … values."""
+    """An array of lists of a fixed size as lists of `sizes[0]` lists of `sizes[1]` … values."""
     length = array.type.list_size
     values = plain_array(array.values.slice(array.offset * length, len(array) * length))
     counts = np.cumprod([len(array), *sizes])
@@ -166,7 +166,7 @@ def _lists_of(
 
 
 def _uuid_texts(values: pa.Array) -> pa.Array:
-    """UUIDs, as 16 bytes each, as texts."""
+    """UUIDs, 16 bytes each, as texts."""
     count = len(values)
     if not count:
         return pa.array([], pa.string())

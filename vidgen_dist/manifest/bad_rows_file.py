@@ -23,8 +23,9 @@ BAD_ROWS_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-"""Its columns: the row's id, its place in the file, from 0, and the file; the column at fault, null if no
-single one is; what it holds, as text and cut, null if nothing; what is allowed, or what went wrong.
+"""The file's columns: the row's id, its place in its file, from 0, and that file; the column with the fault,
+null if it is not in a single one; the column's value as shortened text, null if there is none; what is
+allowed, or what went wrong.
 """
 
 
@@ -32,10 +33,10 @@ single one is; what it holds, as text and cut, null if nothing; what is allowed,
 def create_bad_rows_file(
     place: Storage, name: str, group_rows: int = 2**16
 ) -> Iterator[Callable[[BadRows], None]]:
-    """A file of bad rows, which takes them some at a time; it appears, whole, when the block ends.
+    """A file of bad rows: the function takes them some at a time; the file appears when the block ends.
 
     Args:
-        place, name: Its folder, and its name in it.
+        place, name: The folder, and the file's name in it.
         group_rows: Rows of its row groups, roughly. A group for each batch of the manifest that has a bad row
             would make thousands of small ones.
 

@@ -1,4 +1,4 @@
-"""Rows by columns: for what looks at millions of them."""
+"""Rows held by columns, for work on millions of them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _TEMPLATED = ("id", "prompt", "seed")
 """Fields in which rows may differ whose digests are made by one `JsonTemplate`."""
 
 _CHUNK_ROWS = 1024
-"""Nested values that are Python objects at the same time."""
+"""Nested values that are Python objects at the same time, at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of a manifest's file, by columns. Made by `Manifest.batches` and `Manifest.wanted_batches`.
+    """Rows of one file of a manifest, by columns. Made by `Manifest.batches` and `Manifest.wanted_batches`.
 
     Args:
-        file: URI of the file that they are in.
-        indices: Their places in it, from 0.
-        columns: Their values.
-        fields: Those columns that are fields of a request.
-        row_schema: What of a row is read.
-        extra_schema: Names and types of those that are passed through.
-        defaults: Values of request fields where a row has none.
+        file: The file's URI.
+        indices: The rows' places in the file, from 0.
+        columns: The rows' values.
+        fields: The columns that are fields of a request.
+        row_schema: What is read of a row.
+        extra_schema: Names and types of the passed-through columns.
+        defaults: Values of request fields for rows without one.
     """
 
     file: str
@@ -51,15 +51,15 @@ class Batch:
         return int(self.columns.num_rows)
 
     def rows(self, wanted: np.ndarray | None = None) -> Iterator[Row]:
-        """The rows, or those `wanted`, a mask (N,), one by one.
+        """All rows, or those of the mask `wanted` (N,), one by one.
 
         Raises:
-            StorageError: A value that cannot be passed through.
+            StorageError: A value cannot be passed through.
         """
         yield from self.pick(range(len(self)) if wanted is None else np.flatnonzero(wanted))
 
     def pick(self, places: Sequence[int] | np.ndarray) -> Iterator[Row]:
-        """Some rows one by one, by their places in the batch, in the order given. Raises as `rows`."""
+        """The rows at these places of the batch, one by one, in the order given. Raises as `rows`."""
         if not len(places):
             return
         values = self._columns(self.fields, places)
@@ -70,7 +70,7 @@ class Batch:
             )
 
     def extras(self, places: Sequence[int] | np.ndarray) -> Iterator[dict[str, Any]]:
-        """What is passed through of some rows, by their places. Raises as `rows`."""
+        """The passed-through values of the rows at these places. Raises as `rows`."""
         columns = {field.name: self._extra(field, places) for field in self.extra_schema}
         for at in range(len(places)):
             yield {name: column[at] for name, column in columns.items()}
@@ -91,35 +91,35 @@ class Batch:
         except StorageError as error:
             if len(places) > 1:
                 half = len(places) // 2
-                # One of them raises, and names its row.
+                # One of the halves raises and names its row.
                 self._extra(field, places[:half])
                 self._extra(field, places[half:])
             raise StorageError(f"{redact(self.file)}, row {self.indices[places[0]]}: {error}") from None
 
     def check_extras(self) -> None:
-        """Whether all values of the passed-through columns can be passed through.
+        """Check that all values of the passed-through columns can be passed through.
 
         Raises:
-            StorageError: One cannot; names file, row and column.
+            StorageError: One cannot; the message names file, row and column.
         """
         for field in self.extra_schema:
             for start in range(0, 0 if is_simple(field.type) else len(self), _CHUNK_ROWS):
                 self._extra(field, np.arange(start, min(start + _CHUNK_ROWS, len(self))))
 
     def take(self, places: np.ndarray) -> Batch:
-        """Some of the rows, by their places, in the order given."""
+        """A batch of the rows at these places, in the order given."""
         names = self.columns.schema.names
         columns = pa.RecordBatch.from_arrays([self.values_at(name, places) for name in names], names)
         return dataclasses.replace(self, columns=columns, indices=np.asarray(self.indices)[places])
 
     def slice(self, start: int, stop: int) -> Batch:
-        """The rows from one place to before another; nothing is copied."""
+        """The rows from `start` up to, not including, `stop`; nothing is copied."""
         return dataclasses.replace(
             self, columns=self.columns.slice(start, stop - start), indices=self.indices[start:stop]
         )
 
     def values_at(self, name: str, places: Sequence[int] | np.ndarray) -> pa.Array:
-        """The values of some rows, by their places."""
+        """A column's values for the rows at these places."""
         column = self.columns.column(name)
         if len(places) == len(self) and np.array_equal(places, np.arange(len(self))):
             return column
@@ -127,16 +127,16 @@ class Batch:
 
     @cached_property
     def plain(self) -> np.ndarray:
-        """Whether what a row has of its own (id, prompt, seed, media) is certainly fine by itself: bool (N,).
+        """Whether a row's own values (id, prompt, seed, media) are certainly valid by themselves: bool (N,).
 
-        What a row asks for then depends on its other fields alone, see `groups`.
+        Whether such a row can be rendered depends only on its other fields, see `groups`.
         """
         texts = [self.columns.column(name) for name in self.fields if is_text(self._kind(name))]
         try:
             for column in texts:
                 column.validate(full=True)
         except pa.ArrowException:
-            # Text that is no UTF-8: which, is found one by one.
+            # Some text is not UTF-8; checking the rows one by one shows which.
             return np.zeros(len(self), np.bool_)
         plain = np.ones(len(self), np.bool_)
         for name in self._own:
@@ -149,7 +149,7 @@ class Batch:
         return plain & self._has_one()
 
     def _has_one(self) -> np.ndarray:
-        """Which rows have one of the fields of which each needs one."""
+        """Which rows have at least one of the fields `one_of`: bool (N,)."""
         if not self.row_schema.one_of:
             return np.ones(len(self), np.bool_)
         has = np.zeros(len(self), np.bool_)
@@ -159,12 +159,12 @@ class Batch:
 
     @cached_property
     def _own(self) -> tuple[str, ...]:
-        """Fields whose values differ from row to row; what a model can do does not depend on them."""
+        """Fields whose values differ from row to row; what a model can render does not depend on them."""
         return tuple(name for name in self.fields if self.row_schema.fields[name].is_own)
 
     @property
     def untemplated(self) -> tuple[str, ...]:
-        """Such fields beside id, prompt and seed: where there are any, rows are digested one by one."""
+        """Such fields other than id, prompt and seed. With any of them, rows are digested one by one."""
         return tuple(name for name in self._own if name not in _TEMPLATED)
 
     def _kind(self, name: str) -> pa.DataType:
@@ -172,12 +172,12 @@ class Batch:
 
     @cached_property
     def _group_numbers(self) -> np.ndarray:
-        """Of each row the number of its group: int64 (N,)."""
+        """Each row's group number: int64 (N,)."""
         numbers = np.zeros(len(self), np.int64)
         for name in self.fields:
             column = self.columns.column(name)
             if name in self._own:
-                # Whether there is one matters also where its value does not.
+                # The value does not matter, but whether there is one does.
                 codes, kinds = column.is_null().to_numpy(zero_copy_only=False).astype(np.int64), 2
             else:
                 codes, kinds = _codes(column)
@@ -186,26 +186,26 @@ class Batch:
         return numbers
 
     def groups(self, wanted: np.ndarray) -> Iterator[tuple[Row, np.ndarray]]:
-        """The plain ones of some rows, by what they ask for beside what each has of its own.
+        """Groups of `plain` rows that differ only in fields whose values differ from row to row.
 
         Args:
-            wanted: Mask of rows (N,).
+            wanted: Mask of the rows to group (N,).
 
         Yields:
-            One row, and the places of all that differ from it in these fields alone: int64 (n,).
+            One row of the group, and the places of all its rows: int64 (n,).
         """
         places = np.flatnonzero(wanted & self.plain)
         numbers = self._group_numbers[places]
         order = np.argsort(numbers, kind="stable")
         bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1))
         groups = np.split(places[order], bounds[1:]) if len(places) else []
-        # All at once, for there may be as many as rows.
+        # All at once: there may be as many groups as rows.
         firsts = np.array([group[0] for group in groups], np.int64)
         yield from zip(self.pick(firsts), groups, strict=True)
 
     @property
     def has_all_ids(self) -> bool:
-        """Whether the ids are certainly those of the column `id`, as it is."""
+        """Whether the column `id` certainly holds every row's id as it is."""
         return "id" in self.fields and not self.columns.column("id").null_count and bool(self.plain.all())
 
     @cached_property
@@ -222,7 +222,7 @@ class Batch:
             texts = _as_strings(own.filter(pa.array(named))).to_pylist()
             for place, row_id in zip(np.flatnonzero(named).tolist(), texts, strict=True):
                 ids[place] = row_id
-            # Of a row that is not plain, the id may be.
+            # A row that is not plain may still have a valid id.
             unsure = ~self.plain & ~unnamed
             bare = dataclasses.replace(self, extra_schema=pa.schema([]))
             for place, row in zip(np.flatnonzero(unsure).tolist(), bare.rows(unsure), strict=True):
@@ -232,7 +232,7 @@ class Batch:
         return pa.array(ids, pa.string())
 
     def digests(self, wanted: np.ndarray) -> list[str]:
-        """`row_digest` of some rows as they stand, bad ones too, a mask (N,). Raises as `rows`."""
+        """`row_digest` of the rows of a mask (N,) as they stand, bad ones too. Raises as `rows`."""
         found: dict[int, str] = {}
         left = wanted.copy()
         if not self.untemplated:
@@ -247,7 +247,7 @@ class Batch:
         return [found[place] for place in np.flatnonzero(wanted).tolist()]
 
     def _digests(self, places: np.ndarray) -> list[str]:
-        """`row_digest` of the rows of a group that differ in id, prompt and seed alone."""
+        """`row_digest` of the rows of a group that differ only in id, prompt and seed."""
         values = {name: self._values(name, places[:1])[0] for name in self.fields}
         values.pop("id", None)
         text = digest_text(values)
@@ -262,31 +262,31 @@ class Batch:
         )
 
     def prompts(self, places: np.ndarray) -> pa.Array | None:
-        """The prompts of a group's rows, by their places; None if they have none."""
+        """The prompts of a group's rows, by their places; None if the group has no prompts."""
         return self._of_group("prompt", places)
 
     def seeds(self, places: np.ndarray) -> pa.Array | None:
-        """Likewise the seeds that they have of their own."""
+        """The rows' own seeds, likewise."""
         return self._of_group("seed", places)
 
     def _of_group(self, name: str, places: np.ndarray) -> pa.Array | None:
-        # All of a group have one, or none has.
+        # Either all rows of a group have a value or none has.
         column = self.values_at(name, places) if name in self.fields else None
         return None if column is None or column.null_count else column
 
 
 def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
-    """A number for each value, the same for the same; and how many numbers there are."""
+    """A number for each value, the same for equal values, and how many numbers there are."""
     kind = column.type
     if pa.types.is_null(kind):
         return np.zeros(len(column), np.int64), 1
     if pa.types.is_floating(kind):
-        # Bit by bit: 0.0 and -0.0 are told apart.
+        # By bits: 0.0 and -0.0 are different values.
         column = column.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width])
     try:
         encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
     except pa.ArrowNotImplementedError:
-        # Of what is nested no two are taken to be the same.
+        # No two nested values are taken to be equal.
         return np.arange(len(column)), max(1, len(column))
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
     return codes + 1, len(encoded.dictionary) + 1

@@ -1,4 +1,4 @@
-"""Columns of a manifest: which there may be, and which types they may have."""
+"""The columns that a manifest may have, and the types that they may have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.storage.uris import redact, split
 
 PRIORITY = "priority"
-"""The column that decides the order alone: rows with a higher number are rendered first."""
+"""The column that decides only the order: rows with a higher number are rendered first."""
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -36,13 +36,13 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def is_simple(kind: pa.DataType) -> bool:
-    """Whether whatever a column of a plain type holds can be passed through."""
+    """Whether every value of a column of this plain type can be passed through."""
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return number or is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    # SQL's 6.0 is a decimal: DuckDB and Spark write it as such.
+    # 6.0 in SQL is a decimal, and DuckDB and Spark write it as one.
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
@@ -98,7 +98,7 @@ def _in_range(kind: Kind, values: pa.Array) -> np.ndarray:
     if not isinstance(kind, Whole) or not pa.types.is_integer(values.type):
         return np.zeros(len(values), np.bool_)
     numbers = values.fill_null(0).to_numpy()
-    # NumPy compares uint64 with a whole number of another type as floats.
+    # NumPy compares uint64 with another integer type as floats.
     to_type = np.uint64 if numbers.dtype == np.uint64 else np.int64
     low = to_type(max(kind.low, np.iinfo(to_type).min))
     inside: np.ndarray = (numbers >= low) & (numbers <= to_type(kind.high))
@@ -114,7 +114,7 @@ def _as_mask(values: pa.Array) -> np.ndarray:
 
 
 def _bytes_or_path(value: Any) -> Any:
-    """An image of a struct, as Hugging Face datasets writes it; None if it has neither."""
+    """The image in a struct, as Hugging Face datasets writes it; None if the struct holds none."""
     return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
 
 
@@ -123,13 +123,13 @@ class Column:
     """How columns hold fields of a kind.
 
     Args:
-        fits: Whether a type, as columns are read (see `types`), can hold them.
-        allowed: Which types those are, for messages.
-        written: The type that `manifest_build.build` gives it.
+        fits: Whether a type, as columns are read (see `arrow_types`), can hold them.
+        allowed: The types that can, for messages.
+        written: The type that `manifest_build.build` writes.
         certainly_valid: Kind and values (N,) -> which of them are certainly allowed, nulls too: bool (N,).
             The others are checked one by one. Asked of fields whose values differ from row to row.
-        value: A value, not None, as Arrow gives it -> one that the kind parses, or None if there is none in
-            it. Without this function they are the same.
+        value: A value, not None, as Arrow gives it -> the value that the kind parses, or None if it holds
+            none. Without this function they are the same.
     """
 
     fits: Callable[[pa.DataType], bool]
@@ -157,48 +157,48 @@ COLUMN_OF: Mapping[type[Kind], Column] = {
     Image: Column(_is_image, _IMAGE, pa.string(), _names_or_holds, _bytes_or_path),
     Clip: Column(is_text, "a string column (paths or URIs)", pa.string(), _names_or_holds),
 }
-"""The columns of each kind of fields."""
+"""Kind of field -> its column."""
 
 
 def column_of(field: Field) -> Column:
     """The column that holds a field.
 
     Raises:
-        Refused: Its kind is none that columns can hold.
+        Refused: Columns cannot hold its kind.
     """
     for kind in type(field.kind).__mro__:
         if kind in COLUMN_OF:
             return COLUMN_OF[kind]
     allowed = ", ".join(kind.__name__ for kind in COLUMN_OF)
     raise Refused(
-        f"no column holds a {type(field.kind).__name__}; allowed: {allowed}, and classes derived of them"
+        f"no column holds a {type(field.kind).__name__}; allowed: {allowed}, and classes derived from them"
     )
 
 
 def known_columns(fields: Mapping[str, Field]) -> dict[str, Column]:
-    """Each column that is read, passed through or not: of these fields, and `priority`."""
+    """The columns that are read whether passed through or not: those of these fields, and `priority`."""
     own = {name: column_of(field) for name, field in fields.items()}
     return own | {PRIORITY: Column(_is_priority, _PRIORITY, pa.int64())}
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a column's values, also where they are dictionary-encoded."""
+    """The type of a column's values; the type behind a dictionary encoding."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def whole_numbers(column: pa.Array, missing: int) -> np.ndarray:
-    """The values of a column of whole numbers, of whatever type holds them: int64 (N,).
+    """The values of a column of whole numbers of any type: int64 (N,).
 
     Args:
-        column: Without fractions and numbers that int64 does not hold.
-        missing: What stands for nulls.
+        column: The column, without fractions and without numbers outside int64.
+        missing: The value to put for nulls.
     """
     flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     return flat.cast(pa.int64(), safe=False).fill_null(missing).to_numpy(zero_copy_only=False)
 
 
 def extra_type(kind: pa.DataType) -> pa.DataType:
-    """The type with which a column of this one is passed through."""
+    """The type as which a column of this type is passed through."""
     kind = plain_type(kind)
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         # Python has no nanoseconds.
@@ -208,13 +208,13 @@ def extra_type(kind: pa.DataType) -> pa.DataType:
 
 @dataclass(frozen=True)
 class RowSchema:
-    """What of a row is read.
+    """What is read of a row.
 
     Args:
-        fields: The fields that it may have, by name.
-        required: Those that every row needs.
-        one_of: Those of which every row needs one, where it is not known which.
-        ignored: Those that nothing is made of: what cannot be read of them is left out.
+        fields: The fields that rows may have, by name.
+        required: Fields that every row needs.
+        one_of: Fields of which every row needs at least one.
+        ignored: Fields that nothing is rendered from: values that cannot be read are left out.
     """
 
     fields: Mapping[str, Field]
@@ -228,11 +228,11 @@ class RowSchema:
         return tuple(name for name, field in self.fields.items() if field.kind.has_sources)
 
     def missing(self, there: Container[str], defaults: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """What is needed and missing: the first required name, or those of which one would do.
+        """What is missing: the first missing required name, or the names of which one would do.
 
         Args:
-            there: Names that are there.
-            defaults: Values, by name, of what is not there.
+            there: The names that are there.
+            defaults: Default values by name.
         """
 
         def has(name: str) -> bool:
@@ -245,21 +245,22 @@ class RowSchema:
 
 
 def describe_required(missing: Sequence[str], fields: Mapping[str, Field]) -> str:
-    """What a row that lacks fields is told: what the first allows, and the others of which one would do."""
+    """What a row with missing fields needs: what the first field allows, or a value of one of the others."""
     first, *others = missing
     return ", or a value of ".join([fields[first].kind.allowed, *others])
 
 
 def describe_missing(names: Sequence[str]) -> str:
-    """Columns of which one is missing, in words."""
+    """The missing column, or the columns of which one is missing, in words."""
     return " or ".join(repr(name) for name in names)
 
 
 def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows: RowSchema) -> None:
-    """Whether a file can be read as a manifest.
+    """Check that a file can be read as a manifest.
 
     Raises:
-        Refused: A column is missing, there twice, of another type, or a folder's name alone; names the file.
+        Refused: A column is missing, there twice, of a wrong type, or only in a folder's name; the message
+            names the file.
     """
     shown = redact(uri)
     there = ", ".join(schema.names[:50]) + (", …" if len(schema.names) > 50 else "")
@@ -267,8 +268,8 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows:
         by_lower_case = {name.lower(): name for name in schema.names}
         near = [found for name in missing for found in difflib.get_close_matches(name, by_lower_case, 1)]
         hint = f" (is {by_lower_case[near[0]]!r} meant to be it?)" if near else ""
-        told = f"there is no column {describe_missing(missing)}, which every manifest needs{hint}"
-        raise Refused(f"{shown}: {told}; it has: {there}")
+        reason = f"there is no column {describe_missing(missing)}, which every manifest needs{hint}"
+        raise Refused(f"{shown}: {reason}; it has: {there}")
     known = known_columns(rows.fields)
     for name in passthrough:
         if name not in schema.names:
@@ -277,8 +278,8 @@ def check_columns(uri: str, schema: pa.Schema, passthrough: Sequence[str], rows:
         name = part.partition("=")[0]
         if part != name and name in known and name not in schema.names:
             raise Refused(
-                f"{shown}: {name!r} is in a folder's name alone, which is not read; "
-                "write it as a column, too (partitioned writers leave it out)"
+                f"{shown}: {name!r} is only in a folder's name, which is not read; "
+                "write it as a column too (partitioned writers leave it out)"
             )
     for name in (*known, *passthrough):
         if schema.names.count(name) > 1:
@@ -298,11 +299,11 @@ def _fits(column: Column, kind: pa.DataType) -> bool:
 
 
 def readable_schema(rows: RowSchema, schemas: Sequence[pa.Schema]) -> RowSchema:
-    """What is read of a manifest: of ignored columns those that every file has, with a type that fits.
+    """What is read of a manifest: ignored columns only if every file has them, with a type that fits.
 
     Args:
         rows: What rows may have.
-        schemas: Of each file.
+        schemas: The schema of each file.
     """
     known = known_columns(rows.fields)
     left_out = {
@@ -321,10 +322,10 @@ def check_same_columns(
     passthrough: Sequence[str],
     rows: RowSchema,
 ) -> None:
-    """Whether a file goes with a manifest's first one.
+    """Check that a file has the same columns as a manifest's first file.
 
     Raises:
-        Refused: Their request columns, or the types of passed-through columns, differ; names both.
+        Refused: Their request columns or the types of passed-through columns differ; the message names both.
     """
     for name in rows.fields:
         if name not in rows.ignored and (name in schema.names) != (name in first.names):
@@ -343,7 +344,7 @@ def check_same_columns(
 
 
 def describe_unknown(column: str, fields: Mapping[str, Field] = FIELDS) -> str:
-    """What to tell a person of a column that is not read, as others are."""
+    """A warning about a column that is not read."""
     near = difflib.get_close_matches(column, known_columns(fields), 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"column {column!r} is no field of a request and is not read{hint}; --passthrough keeps it"
+    return f"unknown column {column!r} is not read{hint}; --passthrough keeps it"

@@ -9,7 +9,7 @@ from vidgen_dist.request import FIELDS, Field
 
 
 def columns_table(fields: Mapping[str, Field] = FIELDS) -> str:
-    """The columns as a table in Markdown, one a line, from the declarations of these fields."""
+    """A Markdown table of the columns, one a line, from the declarations of these fields."""
     rows = [(name, field.kind.name, field.about) for name, field in fields.items()]
     rows.append((PRIORITY, "whole number (int64)", "rows with a higher one are rendered first; 0 by default"))
     lines = [f"| `{name}` | {kind} | {about} |" for name, kind, about in rows]

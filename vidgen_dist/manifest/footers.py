@@ -1,4 +1,4 @@
-"""Footers of Parquet files: reading them, and saying what is wrong with those that cannot be read."""
+"""Footers of Parquet files: reading them, and describing what is wrong with unreadable ones."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vidgen_dist.storage.files import open_input
 from vidgen_dist.storage.uris import redact
 
 INPUT_SUFFIXES = (".txt", ".csv", ".jsonl")
-"""Files of which `manifest_build` makes manifests."""
+"""Files that `manifest_build` makes manifests from."""
 
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 
-# Numbers of fields in Parquet's declaration (parquet.thrift), by struct.
+# Field numbers in Parquet's declaration (parquet.thrift), by struct.
 _VERSION, _SCHEMA, _ROWS, _GROUPS = range(1, 5)
 _KIND, _LENGTH, _, _NAME, _CHILDREN, _CONVERTED = range(1, 7)
 _LOGICAL = 10
 _COLUMNS = 1
 _CRYPTO = 8
 
-# Parquet's names of types, by their numbers.
+# Parquet's names of types, in the order of their numbers.
 _KINDS = "BOOLEAN INT32 INT64 INT96 FLOAT DOUBLE BYTE_ARRAY FIXED_LEN_BYTE_ARRAY"
 _CONVERTED_NAMES = (
     "UTF8 MAP MAP_KEY_VALUE LIST ENUM DECIMAL DATE TIME_MILLIS TIME_MICROS TIMESTAMP_MILLIS TIMESTAMP_MICROS "
@@ -42,16 +42,15 @@ _LOGICAL_NAMES = (
 
 @dataclass(frozen=True)
 class Footer:
-    """What a Parquet file says of itself.
+    """The footer of a Parquet file: its schema and metadata.
 
     Args:
-        metadata: As Arrow has it. It must not be asked of an encrypted leaf in a row group: that ends the
-            process.
+        metadata: Arrow's metadata. Asking it for an encrypted leaf of a row group ends the process.
         schema: Names and types of the columns.
         digest: SHA-256 of the footer.
-        encrypted: Columns of which all or a part is encrypted.
-        encrypted_leaves: Numbers of their leaves.
-        enums: Columns of ENUM, which are texts though Arrow reads them as bytes; `schema` has them as texts.
+        encrypted: Columns that are encrypted, wholly or in part.
+        encrypted_leaves: Numbers of the encrypted leaves.
+        enums: Columns of type ENUM. They are texts, though Arrow reads them as bytes; `schema` has texts.
     """
 
     metadata: pq.FileMetaData
@@ -62,7 +61,7 @@ class Footer:
     enums: frozenset[str]
 
     def leaves(self, columns: Iterable[str]) -> list[int]:
-        """Numbers of the leaves of some columns, without encrypted ones."""
+        """Numbers of the leaves of these columns, without encrypted ones."""
         names = tuple(columns)
         below = tuple(f"{name}." for name in names)
         paths = ((leaf, self.metadata.schema.column(leaf).path) for leaf in range(self.metadata.num_columns))
@@ -77,8 +76,8 @@ def read_footer(uri: str) -> Footer:
     """The footer of a file.
 
     Raises:
-        Refused: It is not Parquet, or cut short, or encrypted; or Arrow cannot read the footer: names the
-            column that is why, and its type.
+        Refused: It is not Parquet, is truncated or encrypted, or Arrow cannot read the footer; then the
+            message names the column that causes it and its type.
         OSError: The storage failed.
     """
     footer = _footer_bytes(uri)
@@ -103,13 +102,13 @@ def read_footer(uri: str) -> Footer:
 
 
 def open_parquet(source: Any, **options: Any) -> pq.ParquetFile:
-    """A file as all that read it open it; `options` are those of `pq.ParquetFile`."""
-    # Nanoseconds, as by default, go from 1677 to 2262, and Arrow does not look.
+    """Open a Parquet file as all of this package does; `options` are those of `pq.ParquetFile`."""
+    # The default, nanoseconds, covers 1677 to 2262 only, and Arrow does not check.
     return pq.ParquetFile(source, coerce_int96_timestamp_unit="us", **options)
 
 
 def _enums(parquet: pq.ParquetFile) -> Iterator[str]:
-    """Names of the columns of ENUM; not of those within others."""
+    """Names of the top-level columns of type ENUM."""
     binary = {field.name for field in parquet.schema_arrow if pa.types.is_binary(field.type)}
     for leaf in range(parquet.metadata.num_columns):
         column = parquet.metadata.schema.column(leaf)
@@ -118,7 +117,7 @@ def _enums(parquet: pq.ParquetFile) -> Iterator[str]:
 
 
 def _footer_bytes(uri: str) -> bytes:
-    """A file's end, from where its metadata begins."""
+    """The end of a file, from where its metadata begins."""
     with open_input(uri) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2**16))
@@ -148,7 +147,7 @@ def _not_parquet(uri: str, head: bytes, tail: bytes) -> str:
 
 
 def _parse(footer: bytes) -> pq.ParquetFile:
-    # The footer is all that a reader of the metadata looks at.
+    # To read the metadata, Arrow needs only the footer.
     return open_parquet(pa.BufferReader(_MAGIC + footer))
 
 
@@ -177,10 +176,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _columns(metadata: thrift.Struct) -> Iterator[tuple[str, list[thrift.Struct]]]:
-    """Each column's name, and the elements of its schema, itself first.
+    """Each column's name and the elements of its schema, its own first.
 
     Raises:
-        ValueError: They are no schema.
+        ValueError: The metadata holds no schema.
     """
     try:
         elements: list[thrift.Struct] = metadata[_SCHEMA][1][1]
@@ -197,7 +196,7 @@ def _columns(metadata: thrift.Struct) -> Iterator[tuple[str, list[thrift.Struct]
 
 
 def _subtree_size(elements: list[thrift.Struct], start: int) -> int:
-    """How many elements an element and those below it are."""
+    """The number of elements in the subtree of an element, itself included."""
     at = start + 1
     for _ in range(elements[start].get(_CHILDREN, (0, 0))[1]):
         at += _subtree_size(elements, at)
@@ -205,7 +204,7 @@ def _subtree_size(elements: list[thrift.Struct], start: int) -> int:
 
 
 def _footer_with_column(elements: list[thrift.Struct]) -> bytes:
-    """The footer of a file that has one column and no rows."""
+    """The footer of a file with one column and no rows."""
     root = {_NAME: (thrift.BINARY, b"schema"), _CHILDREN: (thrift.I32, 1)}
     metadata = thrift.encode(
         {
@@ -219,7 +218,7 @@ def _footer_with_column(elements: list[thrift.Struct]) -> bytes:
 
 
 def _describe_type(element: thrift.Struct) -> str:
-    """An element's type, as Parquet calls it."""
+    """The Parquet name of an element's type."""
 
     def member(number: int) -> Any:
         return element[number][1] if number in element else None
@@ -239,7 +238,7 @@ def _type_name(names: str, number: int) -> str:
 
 
 def _encrypted(metadata: thrift.Struct) -> Iterator[tuple[int, str]]:
-    """Numbers of leaves that are encrypted in a row group, and the columns that they are of.
+    """The numbers of leaves that are encrypted in a row group, with their columns.
 
     Raises:
         ValueError: As `_columns`.

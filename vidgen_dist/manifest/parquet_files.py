@@ -23,11 +23,11 @@ from vidgen_dist.storage.uris import redact
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
 _BATCH_BYTES = 32 * 2**20
-# Rows decoded at once: a text that all rows share is stored once, but each row gets a copy.
+# Rows decoded at once. A text that all rows share is stored once, but each row gets a copy.
 _PIECE_ROWS = 4096
 _PIECE_ROWS_OF_LONG = 512
 _PIECE_BYTES = 128 * 2**20
-# By how much compression shrinks what is long and no picture, at most and roughly.
+# How far compression shrinks long values other than pictures, at most and roughly.
 _UNPACKED = 4
 # Row groups up to this size are fetched in one go; larger ones are streamed.
 _PREFETCH_BYTES = 64 * 2**20
@@ -39,8 +39,8 @@ class ManifestFile:
 
     Args:
         uri: Where it is.
-        digest: SHA-256 of its footer; tells whether the file is still the one that was opened.
-        row_groups: Rows of each row group.
+        digest: SHA-256 of its footer; shows whether the file is still the one that was opened.
+        row_groups: The number of rows of each row group.
         has_priority: Whether it has a column of priorities.
     """
 
@@ -51,11 +51,11 @@ class ManifestFile:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the file."""
+        """The number of rows of the file."""
         return sum(self.row_groups)
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
-        """Each row group's number, its first row and the one after its last."""
+        """Each row group's number, its first row and the row after its last."""
         start = 0
         for group, rows in enumerate(self.row_groups):
             yield group, start, start + rows
@@ -63,7 +63,11 @@ class ManifestFile:
 
 
 def find_files(uri: str) -> list[str]:
-    """The files that a URI stands for, see `storage.expand`; refused if there are none."""
+    """The files that a URI stands for, see `storage.listing.expand`.
+
+    Raises:
+        Refused: There are none.
+    """
     return _some(uri, expand(uri))
 
 
@@ -77,7 +81,7 @@ def find_parquet_files(uri: str) -> list[str]:
     """The Parquet files that a URI stands for; a single file may have any name.
 
     Raises:
-        Refused: There are none; or they are a table's, see `check_no_table`.
+        Refused: There are none, or they belong to a table, see `check_no_table`.
     """
     found = expansion(uri)
     files = found.files
@@ -94,7 +98,7 @@ def open_file(uri: str, passthrough: Sequence[str], rows: RowSchema) -> tuple[Ma
     """A file and its schema, from its footer.
 
     Raises:
-        Refused: As `read_footer` and `check_columns`; or a column that is read is encrypted.
+        Refused: As `read_footer` and `check_columns`, or a column that is read is encrypted.
     """
     footer = read_footer(uri)
     schema = _without_encrypted(uri, footer, passthrough, rows)
@@ -104,7 +108,11 @@ def open_file(uri: str, passthrough: Sequence[str], rows: RowSchema) -> tuple[Ma
 
 
 def _without_encrypted(uri: str, footer: Footer, passthrough: Sequence[str], rows: RowSchema) -> pa.Schema:
-    """The columns of a file but for those that are encrypted; refused, if one of them is needed."""
+    """The columns of a file that are not encrypted.
+
+    Raises:
+        Refused: A column that is read is encrypted.
+    """
     read = {*known_columns(rows.fields), *passthrough} - set(rows.ignored)
     if needed := sorted(footer.encrypted & read):
         raise Refused(
@@ -114,7 +122,7 @@ def _without_encrypted(uri: str, footer: Footer, passthrough: Sequence[str], row
     return pa.schema([field for field in footer.schema if field.name not in footer.encrypted])
 
 
-# Of a file of many row groups the footer has megabytes: read once, as long as the file stays the same.
+# The footer of a file with many row groups has megabytes: read once, as long as the file does not change.
 @lru_cache(maxsize=1)
 def _known_footer(uri: str, _stamp: str) -> Footer:
     return read_footer(uri)
@@ -123,15 +131,15 @@ def _known_footer(uri: str, _stamp: str) -> Footer:
 def read_group(
     file: ManifestFile, index: int, columns: Sequence[str], most_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """A row group from front to back, in batches small enough whatever the group's size, with plain types.
+    """A row group from front to back, with plain types, in small batches however large the group is.
 
     Args:
-        file, index: The file, and the row group's number.
-        columns: Names of those to read.
-        most_rows: Rows of a batch at most.
+        file, index: The file and the row group's number.
+        columns: Names of the columns to read.
+        most_rows: Rows of a batch, at most.
 
     Raises:
-        StorageError: The file cannot be read, or is no longer the one that was opened.
+        StorageError: The file cannot be read or has changed since it was opened.
     """
     try:
         footer = _known_footer(file.uri, stamp(file.uri))
@@ -170,7 +178,7 @@ def read_group(
 
 
 def _column_at_fault(file: ManifestFile, index: int, columns: Sequence[str]) -> str:
-    """The first of some columns that cannot be read by itself, for a message; empty if all can be."""
+    """The first of these columns that cannot be read by itself, for a message; empty if all can be read."""
     for name in columns:
         if len(columns) == 1 or not _can_be_read(file, index, name):
             kind = _known_footer(file.uri, stamp(file.uri)).schema.field(name).type
@@ -188,12 +196,12 @@ def _can_be_read(file: ManifestFile, index: int, column: str) -> bool:
 
 
 def _most_rows(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> int:
-    """Rows that may be decoded at once, whatever text or image they share."""
+    """How many rows may be decoded at once, whatever text or image they share."""
     most = _PIECE_ROWS
     for leaf in leaves:
         column = group.column(leaf)
         if _has_long_values(column):
-            # All of a dictionary may be one value, of which each row gets a copy.
+            # The whole dictionary may be one value, and each row gets a copy of it.
             first, packed = column.data_page_offset, 0
             if column.has_dictionary_page and column.dictionary_page_offset:
                 packed = max(0, first - column.dictionary_page_offset)
@@ -203,7 +211,7 @@ def _most_rows(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> int:
 
 
 def _has_long_values(column: pq.ColumnChunkMetaData) -> bool:
-    """Whether a text may be longer than what writers keep as a column's least and greatest (often 4 kB)."""
+    """Whether a text may be longer than what writers keep as a column's minimum and maximum (often 4 kB)."""
     known = column.statistics
     return column.physical_type == "BYTE_ARRAY" and (
         known is None or not (known.has_min_max or known.null_count == column.num_values)
@@ -211,7 +219,7 @@ def _has_long_values(column: pq.ColumnChunkMetaData) -> bool:
 
 
 def _combine(pieces: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.RecordBatch]:
-    """Batches made of as many pieces as fit."""
+    """The pieces joined into batches, as many pieces to a batch as fit."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What is wrong with rows, found by columns: rows that share a fault are looked at as one."""
+"""What is wrong with rows, found by columns: rows that share a fault are checked as one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ProbeError(ValueError):
     """An image or a clip that a probe could not read.
 
     Attributes:
-        column: Whose it is.
+        column: The column that it is in.
     """
 
     def __init__(self, column: str, reason: str) -> None:
@@ -43,13 +43,13 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a row, wherever that is.
+    """What is wrong with a row, wherever the row is.
 
     Args:
-        column: The column that is at fault; empty if no single one is.
-        value: What it holds, as text and cut; None if it holds nothing.
+        column: The column with the fault; empty if it is not in a single one.
+        value: The column's value as shortened text; None if there is none.
         reason: What is allowed, or what went wrong.
-        message: All of it, for a person.
+        message: The whole message for a person.
     """
 
     column: str
@@ -66,7 +66,7 @@ class Problem:
         file: URI of the file.
         row: The row's place in the file, from 0.
         id: The row's id.
-        fault: What it is.
+        fault: What is wrong.
     """
 
     file: str
@@ -76,7 +76,7 @@ class Problem:
 
     @property
     def column(self) -> str:
-        """The column that is at fault; empty if no single one is."""
+        """The column with the fault; empty if it is not in a single one."""
         return self.fault.column
 
     @property
@@ -86,7 +86,7 @@ class Problem:
 
     @property
     def place(self) -> str:
-        """Where it is, for a person."""
+        """Where the row is, for a person."""
         return f"{redact(self.file)}, row {self.row} (id {shortened(self.id)!r})"
 
     def __str__(self) -> str:
@@ -99,9 +99,9 @@ class BadRows:
 
     Args:
         batch: The batch.
-        places: Theirs in it, ascending: int64 (n,).
+        places: The rows' places in it, ascending: int64 (n,).
         faults: What is wrong with them.
-        numbers: Which of these it is of each: int64 (n,).
+        numbers: Each row's index in `faults`: int64 (n,).
     """
 
     batch: Batch
@@ -113,21 +113,21 @@ class BadRows:
         return len(self.places)
 
     def problems(self, some: slice | np.ndarray) -> Iterator[Problem]:
-        """Some of them, by their numbers among the bad ones."""
+        """The problems of some of the rows, by their indices among the bad ones."""
         ids = self.batch.ids
         for place, number in zip(self.places[some].tolist(), self.numbers[some].tolist(), strict=True):
             file, index = self.batch.file, int(self.batch.indices[place])
             yield Problem(file, index, ids[place].as_py(), self.faults[number])
 
     def fault_texts(self, attribute: str) -> pa.Array:
-        """An attribute of the fault of each: strings (n,)."""
-        told = [getattr(fault, attribute) for fault in self.faults]
-        texts = pa.array([text if text is None else _as_utf8(text) for text in told], pa.string())
+        """An attribute of each row's fault: strings (n,)."""
+        texts = [getattr(fault, attribute) for fault in self.faults]
+        texts = pa.array([text if text is None else _as_utf8(text) for text in texts], pa.string())
         return texts.take(pa.array(self.numbers))
 
     @classmethod
     def of(cls, batch: Batch, found: Sequence[tuple[np.ndarray, Fault]]) -> BadRows:
-        """Made of faults, each with the places of its rows: int64 (n,)."""
+        """The bad rows of a batch, from faults, each with the places of its rows: int64 (n,)."""
         places = np.concatenate([np.empty(0, np.int64), *(places for places, _ in found)])
         numbers = np.repeat(np.arange(len(found)), [len(places) for places, _ in found])
         order = np.argsort(places, kind="stable")
@@ -142,15 +142,15 @@ def find_bad_rows(batch: Batch, resolve: Resolve | None = None, probe: Probe | N
         resolve, probe: As `check` takes them.
 
     Raises:
-        StorageError: A value that cannot be passed through.
+        StorageError: A value cannot be passed through.
     """
     fields = batch.row_schema.fields
     everyone = np.ones(len(batch), np.bool_)
     if probe is not None:
-        looked = map_ahead(
+        faults = map_ahead(
             lambda row: _find_fault(row, fields, resolve, probe), batch.rows(), threads=_PROBERS
         )
-        return BadRows.of(batch, list(_single_faults(everyone, looked)))
+        return BadRows.of(batch, list(_single_faults(everyone, faults)))
     found: list[tuple[np.ndarray, Fault]] = []
     batch.check_extras()
     doubtful = ~batch.plain
@@ -161,14 +161,14 @@ def find_bad_rows(batch: Batch, resolve: Resolve | None = None, probe: Probe | N
         if fault.column in fields and not fields[fault.column].is_own:
             found.append((places, fault))
         else:
-            # It tells of a value that differs from row to row.
+            # The fault lies in a value that differs from row to row.
             doubtful[places] = True
     found += _single_faults(doubtful, (_find_fault(row, fields, resolve) for row in batch.rows(doubtful)))
     return BadRows.of(batch, found)
 
 
-def _single_faults(wanted: np.ndarray, looked: Iterator[Fault | None]) -> Iterator[tuple[np.ndarray, Fault]]:
-    for place, fault in zip(np.flatnonzero(wanted), looked, strict=True):
+def _single_faults(wanted: np.ndarray, faults: Iterator[Fault | None]) -> Iterator[tuple[np.ndarray, Fault]]:
+    for place, fault in zip(np.flatnonzero(wanted), faults, strict=True):
         if fault is not None:
             yield np.array([place]), fault
 
@@ -192,12 +192,12 @@ def _find_fault(
 
 
 def shown_text(value: Any) -> str | None:
-    """A value as text, cut: a text as it is; None if there is none."""
+    """A value as shortened text; None if there is none."""
     if not isinstance(value, str):
         return None if value is None else shown_value(value)
     return shortened(to_record(value), SHOWN_VALUE)
 
 
 def _as_utf8(text: str) -> str:
-    """The text, with escapes for what is no UTF-8 in a manifest: lone surrogates, which no file holds."""
+    """The text with escapes for lone surrogates, which UTF-8 cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Opening a manifest and going through its rows."""
+"""Opening a manifest and reading its rows."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Manifest:
         uri: What was opened.
         files: Its files, sorted by URI.
         columns: The request columns that it has.
-        row_schema: What of a row is read.
-        ignored_columns: Columns that nothing is made of, whether they can be read or not.
-        unknown_columns: Columns that are neither that nor `priority` nor passed through; they are not read.
+        row_schema: What is read of a row.
+        ignored_columns: Columns that nothing is rendered from, whether they can be read or not.
+        unknown_columns: All other columns but `priority` and passed-through ones; they are not read.
         extra_schema: Names and Arrow types of the passed-through columns.
         reading: How many rows are held at once.
     """
@@ -68,11 +68,11 @@ class Manifest:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files."""
+        """The number of rows of all files."""
         return sum(file.num_rows for file in self.files)
 
     def place(self, row: int) -> tuple[str, int]:
-        """URI of the file that a row of the manifest, counted from 0, is in, and its place there."""
+        """The file URI of a row, given by its place in the manifest, and the row's place in that file."""
         for file in self.files:
             if row < file.num_rows:
                 return file.uri, row
@@ -85,22 +85,22 @@ class Manifest:
         """The rows, in order, read as they are asked for.
 
         Args:
-            defaults: Values of request fields where a row has none.
-            wanted: Which rows to give, all by default: bool (rows,). Row groups without any are not read.
+            defaults: Values of request fields for rows without one.
+            wanted: Which rows to read, all by default: bool (rows,). Row groups without any are not read.
 
         Raises:
-            StorageError: A file cannot be read, or is no longer the one that was opened.
+            StorageError: A file cannot be read or has changed since it was opened.
         """
         for first, batch in self._read(self.reading.batch_rows, defaults, self.extra_schema, wanted):
             yield from batch.rows(None if wanted is None else wanted[first : first + len(batch)])
 
     def ids(self) -> Iterator[str]:
-        """The ids of all rows: as those of `rows`, and much faster."""
+        """The ids of all rows: the same as from `rows`, much faster."""
         for ids in self.id_arrays():
             yield from as_list(ids)
 
     def id_arrays(self) -> Iterator[pa.Array]:
-        """The same, some at a time: strings (n,). Where rows bring ids, no other column is read.
+        """The same, some at a time: strings (n,). Where all rows have an id column, no other is read.
 
         Raises:
             StorageError: As `rows`.
@@ -126,10 +126,10 @@ class Manifest:
             start += columns.num_rows
 
     def batches(self, defaults: Mapping[str, Any] | None = None, *, extras: bool = True) -> Iterator[Batch]:
-        """The rows, in order, by columns: for what looks at millions of them.
+        """The rows, in order, by columns, for work on millions of them.
 
         Args:
-            defaults: Values of request fields where a row has none.
+            defaults: Values of request fields for rows without one.
             extras: Whether to read the passed-through columns.
 
         Raises:
@@ -143,11 +143,11 @@ class Manifest:
     def wanted_batches(
         self, defaults: Mapping[str, Any], wanted: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Some rows, in order, by columns, each time with their places in the manifest: int64 (n,).
+        """Some rows, in order, by columns, with their places in the manifest: int64 (n,).
 
         Args:
-            defaults: Values of request fields where a row has none.
-            wanted: Which rows to give: bool (rows,). Row groups without any are not read.
+            defaults: Values of request fields for rows without one.
+            wanted: Which rows to read: bool (rows,). Row groups without any are not read.
 
         Raises:
             StorageError: As `rows`.
@@ -186,7 +186,7 @@ class Manifest:
         extra_schema: pa.Schema,
         wanted: np.ndarray | None = None,
     ) -> Iterator[tuple[int, Batch]]:
-        """Row groups with wanted rows, by batches; with each its first row's place in the manifest."""
+        """Row groups with wanted rows, in batches, each with its first row's place in the manifest."""
         names = tuple(dict.fromkeys((*self.columns, *extra_schema.names)))
         first = 0
         for file in self.files:
@@ -221,15 +221,15 @@ def open_manifest(
 
     Args:
         uri: Where; in a folder, and folders in it, all files named ``.parquet``, ``.parq`` or ``.pq``.
-        passthrough: Columns whose values come along with each row, for the ledger.
+        passthrough: Columns whose values are copied to the ledger with each row.
         fields: The fields that rows may have, by name; columns of these names are read.
-        required: Those that every row needs.
-        one_of: Those of which every row needs one.
-        ignored: Those that nothing is made of: what cannot be read of them is left out.
+        required: Fields that every row needs.
+        one_of: Fields of which every row needs at least one.
+        ignored: Fields that nothing is rendered from: values that cannot be read are left out.
 
     Raises:
-        Refused: Nothing is there; a file is not Parquet, or cut short; a required or a passed-through
-            column is missing; a column has a type that cannot be; files differ in their request columns.
+        Refused: Nothing is there; a file is not Parquet or is truncated; a required or a passed-through
+            column is missing; a column's type is not allowed; files differ in their request columns.
     """
     text = os.fspath(uri)
     rows = RowSchema(fields, tuple(required), tuple(one_of), tuple(ignored))

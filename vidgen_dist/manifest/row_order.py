@@ -1,14 +1,14 @@
 """The order in which rows are rendered: by priority, rows of one shape together.
 
-Rows of a higher `priority` come first. Those of one priority are taken in the manifest's order, one window at
-a time (`OrderPolicy`). Within a window, rows of one shape come together, the shape that comes first in the
-manifest first, so that who renders them can go on with compiled graphs and buffers; rows of one shape keep
-the manifest's order.
+Rows of a higher `priority` come first. Rows of the same priority are taken in the manifest's order, one
+window at a time (`OrderPolicy`). Within a window, rows of the same shape come together, so that a renderer
+can reuse compiled graphs and buffers. Shapes come in the order of their first rows in the manifest, and rows
+of one shape keep the manifest's order.
 
-Windows are held by columns, the next being read while one is handed out. All windows of a priority are read
-in one pass over the row groups that have rows of it. Priorities of few rows are read together, as many as a
-window holds: however many priorities N rows have, there are at most 1 + 2 * N / window_rows passes, if it is
-not the bytes that fill the windows.
+Windows are held by columns; the next one is read while one is handed out. All windows of a priority are read
+in one pass over the row groups that have rows of it. Priorities with few rows are read together, as many as a
+window holds: however many priorities N rows have, there are at most 1 + 2 * N / window_rows passes, unless
+windows are full by bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Window:
     """Rows that are put in order together.
 
     Args:
-        pieces: They, by columns, in the manifest's order; with each piece its rows' places there, int64 (n,).
+        pieces: The rows by columns, in the manifest's order; each piece with its rows' places, int64 (n,).
     """
 
     pieces: tuple[tuple[np.ndarray, Batch], ...]
@@ -63,7 +63,7 @@ class Window:
         return np.concatenate([places for places, _ in self.pieces])
 
     def shapes(self, defaults: Mapping[str, int | None]) -> list[np.ndarray]:
-        """Each field that decides shapes: int64 (N,), 0 where neither row nor default says anything."""
+        """The values of each field that decides shapes: int64 (N,), 0 where there is no value."""
         return [self._field(name, default or 0) for name, default in defaults.items()]
 
     def _field(self, name: str, missing: int) -> np.ndarray:
@@ -103,18 +103,18 @@ def ordered_rows(
 ) -> Iterator[tuple[int, Row]]:
     """Some rows in the order in which they are to be rendered, each with its place in the manifest.
 
-    Without priorities and shapes they are read as they are asked for, as by `Manifest.rows`; else the reading
-    begins at once, in a thread that ends with the iterator.
+    Without priorities and shapes, rows are read as they are asked for, as by `Manifest.rows`. Otherwise
+    reading starts at once, in a thread that ends with the iterator.
 
     Args:
         manifest: A manifest that was checked.
-        wanted: Which rows to give: bool (rows,).
-        defaults: Values of request fields where a row has none.
-        model_defaults: What these are where there is no default either; they decide shapes alone.
+        wanted: Which rows to read: bool (rows,).
+        defaults: Values of request fields for rows without one.
+        model_defaults: The model's values where there is no default either; they only decide shapes.
         policy: How many rows are put in order together.
 
     Raises:
-        StorageError: A file cannot be read, or is no longer the one that was opened.
+        StorageError: A file cannot be read or has changed since it was opened.
     """
     deciding = [name for name, field in manifest.row_schema.fields.items() if field.shape]
     if not manifest.has_priorities and not any(name in manifest.columns for name in deciding):
@@ -132,7 +132,7 @@ def ordered_rows(
 def _read_ahead(
     windows: Iterator[tuple[Window, np.ndarray]], ended: threading.Event
 ) -> Iterator[tuple[Window, np.ndarray] | None]:
-    """None, when it has begun to read; then the windows, the next being read while one is used."""
+    """First None, once reading has started; then the windows, the next one read while one is used."""
     with ThreadPoolExecutor(1, "manifest") as pool:
         try:
             coming = pool.submit(next, windows, None)
@@ -152,19 +152,19 @@ def _ordered_windows(
     ended: threading.Event,
     policy: OrderPolicy,
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    """Windows, and the order of each one's rows."""
+    """Windows, each with the order of its rows."""
     if not manifest.has_priorities:
         for window in _windows(manifest, wanted, defaults, ended, policy):
             yield window, _order(np.zeros_like(window.places), window.shapes(shape))
         return
-    # The complement turns the order around, and unlike the negative there is one of every number.
+    # The complement reverses the order, and unlike the negative it exists for every int64.
     levels = ~manifest.priorities()
     for window in _level_windows(manifest, wanted, defaults, levels, ended, policy):
         yield window, _order(levels[window.places], window.shapes(shape))
 
 
 def _order(levels: np.ndarray, shapes: Sequence[np.ndarray]) -> np.ndarray:
-    """By level, and within one rows of a shape together; all (N,)."""
+    """The order by level, with rows of a shape together within a level; all arrays are (N,)."""
     keys = np.stack([levels, *shapes])
     if (keys == keys[:, :1]).all():
         return np.arange(len(levels))
@@ -179,7 +179,7 @@ def _windows(
     ended: threading.Event,
     policy: OrderPolicy,
 ) -> Iterator[Window]:
-    """Some rows, in order, a window at a time; no more once it has ended."""
+    """Some rows, in order, a window at a time; stops once `ended` is set."""
     held: list[tuple[np.ndarray, Batch]] = []
     rows = size = 0
     for places, batch in manifest.wanted_batches(defaults, wanted):
@@ -208,7 +208,7 @@ def _level_windows(
     ended: threading.Event,
     policy: OrderPolicy,
 ) -> Iterator[Window]:
-    """Likewise, the lowest level first: windows of one, or of as many whole ones as a window holds."""
+    """Likewise, the lowest level first. A window holds rows of one level, or several whole levels."""
     places = np.flatnonzero(wanted)
     places = places[np.argsort(levels[places], kind="stable")]
     ordered = levels[places]
@@ -225,7 +225,7 @@ def _level_windows(
         if first is None:
             return
         if end > at + 1 and len(first.places) < bounds[end] - bounds[at]:
-            # The window was full of bytes before it had all levels.
+            # The window was full by bytes before it had all levels.
             most = len(first.places) // 2
             continue
         yield first

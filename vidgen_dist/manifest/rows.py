@@ -1,4 +1,4 @@
-"""One row of a manifest: its columns' values as Python has them, and the request that they make."""
+"""One row of a manifest: its columns' values in Python, and the request made of them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Row:
 
     Args:
         id: The row's identity.
-        file: URI of the file that it is in.
-        index: Its place in the file, from 0.
-        outcome: What is to be rendered, or why the row cannot be a request.
+        file: The URI of the row's file.
+        index: The row's place in the file, from 0.
+        outcome: The request, or why the row cannot be one.
         extra: Values of the passed-through columns.
     """
 
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def request(self) -> RenderRequest:
-        """What is to be rendered.
+        """The request.
 
         Raises:
             RequestError: The row cannot be a request.
@@ -62,14 +62,14 @@ def make_row(
     defaults: Mapping[str, Any],
     schema: RowSchema,
 ) -> Row:
-    """A row, also if it cannot be a request.
+    """A row, even if it cannot be a request.
 
     Args:
-        values: Its fields that are not null, as `field_values` gives them; they are changed.
+        values: Its non-null fields, as `field_values` gives them; the mapping is changed.
         extra: Values of the passed-through columns.
-        file, index: Where it is, as in `Row`.
-        defaults: Values of request fields where it has none.
-        schema: What of it is read.
+        file, index: Where the row is, as in `Row`.
+        defaults: Values of request fields that the row does not have.
+        schema: What is read of the row.
     """
     given = values.pop("id", None)
     own_id = usable_id(given)
@@ -100,20 +100,20 @@ def _is_allowed(name: str, value: Any, field: Field) -> bool:
 
 
 def _resolve_paths(file: str, name: str, value: Any, field: Field) -> Any:
-    """A value whose relative paths start from the folder of a file."""
+    """A value with its relative paths resolved against the folder of a file."""
     try:
         parsed = field.parse(name, value)
     except RequestError:
-        # An empty path would become the folder. It is refused with the row's other faults.
+        # An empty path would become the folder. It is refused later, with the row's other faults.
         return value
     return resolve_media_paths(file, name, field.kind, parsed)
 
 
 def resolve_media_paths(file: str, name: str, kind: Kind, value: Any) -> Any:
-    """A parsed value whose relative paths of images and clips start from the folder of a file.
+    """A parsed value with its relative paths of images and clips resolved against the folder of a file.
 
     Raises:
-        RequestError: Of the field `name`: an address is a misspelt URI.
+        RequestError: An address in the field `name` is a misspelt URI.
     """
 
     def beside(address: str) -> str:
@@ -127,7 +127,7 @@ def resolve_media_paths(file: str, name: str, kind: Kind, value: Any) -> Any:
 
 
 def field_values(field: Field, column: pa.Array) -> list[Any]:
-    """A field's values (N,), None where there are none.
+    """A field's values (N,), None for nulls.
 
     Raises:
         StorageError: As `column_values`.
@@ -137,7 +137,7 @@ def field_values(field: Field, column: pa.Array) -> list[Any]:
 
 
 def column_values(column: pa.Array) -> list[Any]:
-    """A request column's values (N,), as Python has what Arrow holds.
+    """A request column's values (N,) as Python objects.
 
     Raises:
         StorageError: Text within a nested column that is not UTF-8.
@@ -157,18 +157,18 @@ def extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
     """A passed-through column's values (N,), with the type of `field`.
 
     Raises:
-        StorageError: A value that cannot be passed through.
+        StorageError: A value cannot be passed through.
     """
     try:
         typed = column.cast(field.type, safe=False) if pa.types.is_timestamp(field.type) else column
         values = _pylist(typed, "replace")
         if not is_simple(field.type):
-            # As the ledger's writer will do it.
+            # As the ledger's writer will.
             pa.array(values, field.type)
         return values
     except (pa.ArrowException, ValueError, TypeError, OverflowError, KeyError) as error:
-        # Such as a time after the year 9999, or of nanoseconds within a list. For these Arrow advises pandas,
-        # which brings a NumPy that MindSpore does not work with.
+        # Such as a time after the year 9999, or one with nanoseconds in a list. For these Arrow recommends
+        # pandas, which brings a NumPy that MindSpore does not work with.
         reason = str(error).partition(" Install pandas")[0].rstrip(".")
         raise StorageError(
             f"column {field.name!r} ({field.type}) holds what cannot be passed through ({reason}); "
@@ -180,9 +180,9 @@ def _pylist(column: pa.Array, errors: str) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        # One bad text must not take its neighbours with it: `RenderRequest` refuses it by itself.
+        # One bad text must not spoil its neighbours: `RenderRequest` refuses only that one.
         flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
         if not is_text(flat.type):
-            raise ValueError("text that is not UTF-8 within what is nested") from None
+            raise ValueError("text that is not UTF-8 in a nested value") from None
         raw = flat.cast(pa.large_binary()).to_pylist()
         return [value if value is None else value.decode("utf-8", errors) for value in raw]

@@ -1,8 +1,8 @@
-"""Tables whose rows are not those of their Parquet files: seen, and refused by name.
+"""Tables whose rows are not simply those of their Parquet files: recognised, and refused by name.
 
-Delta Lake, Iceberg and others keep files of rows that were deleted or replaced, and say in a log which files,
-and which of their rows, count. Who reads the folder's files gets the deleted rows back. Such a table is seen
-by the folder of its log, which lies in the folder that is read or in one above it.
+Delta Lake, Iceberg and others keep files with rows that were deleted or replaced, and a log that says which
+files, and which of their rows, count. Reading the folder's files would bring the deleted rows back. Such a
+table is recognised by the folder of its log, in the folder that is read or in one above it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class TableFormat:
     """A format of tables.
 
     Args:
-        name: What people call such a table, with its article.
-        snapshot: How to write a table's rows to a Parquet file; `{uri}` is the table's.
-        log: Folder, in the table's own, that only such a table has; empty if there is none.
-        in_log: Regular expression of names of files in that folder, of which there is one at least.
-        data: Regular expression of paths of data files, relative to the table's folder; empty if they may
-            have any.
+        name: The common name of such a table, with its article.
+        snapshot: How to write a table's rows to a Parquet file; `{uri}` stands for the table's URI.
+        log: A folder in the table's folder that only such tables have; empty if there is none.
+        in_log: Regular expression for names of files in that folder, at least one of which is there.
+        data: Regular expression for paths of data files, relative to the table's folder; empty if they may
+            have any path.
     """
 
     name: str
@@ -84,18 +84,18 @@ TABLE_FORMATS = (
 
 
 def check_no_table(uri: str, found: Expansion, files: Sequence[str]) -> None:
-    """Refuse what lies in a table of these formats.
+    """Refuse a manifest that lies in a table of these formats.
 
-    Folders above the ones that were named are looked at, too; those that may not be read are passed over. Of
-    a single file over HTTP they are not: many hosts answer whatever they are asked.
+    Folders above the named ones are checked too, except those that may not be read, and except for a single
+    file over HTTP: many hosts answer every request with something.
 
     Args:
         uri: The manifest.
         found: What it stands for.
-        files: URIs of the files that are to be read as Parquet; none, if there are none.
+        files: URIs of the files to read as Parquet; may be empty.
 
     Raises:
-        Refused: Names the table and its format, and says how to hand over a snapshot.
+        Refused: It lies in one; the message names the table and its format, and says how to write a snapshot.
         StorageError: The storage failed.
     """
     table = (
@@ -115,7 +115,7 @@ def check_no_table(uri: str, found: Expansion, files: Sequence[str]) -> None:
 
 
 def _find_by_listing(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
-    """A table in a folder that was listed, of which some of the files are; any, if there are none."""
+    """A table in a folder that was listed, with some of the files in it; any table if there are no files."""
     for kind in TABLE_FORMATS:
         if not kind.log:
             continue
@@ -139,7 +139,7 @@ def _find_by_file_names(files: Sequence[str]) -> tuple[str, TableFormat] | None:
 
 
 def _find_by_folders(found: Expansion, files: Sequence[str]) -> tuple[str, TableFormat] | None:
-    """A table that has its log in a folder above, or between a glob's beginning and the files."""
+    """A table whose log is in a folder above, or between a glob's beginning and the files."""
     if found.kind == "file" and found.folder.lower().startswith("http"):
         return None
     folders = dict.fromkeys(_above(found.folder))
@@ -147,7 +147,7 @@ def _find_by_folders(found: Expansion, files: Sequence[str]) -> tuple[str, Table
         folders = dict.fromkeys([found.folder, *folders])
         for folder in sorted({split(file)[0] for file in files}):
             inner = folder
-            # Partitions are no tables, and there may be thousands.
+            # Partitions are not tables, and there may be thousands.
             while inner not in folders and len(inner) > len(found.folder):
                 if "=" not in split(inner)[1]:
                     folders[inner] = None
@@ -158,9 +158,9 @@ def _find_by_folders(found: Expansion, files: Sequence[str]) -> tuple[str, Table
 
 
 def _above(uri: str) -> Iterator[str]:
-    """URIs of the folders in which a file or a folder lies, up to the root or the bucket.
+    """URIs of the folders above a file or a folder, up to the root or the bucket.
 
-    A hidden folder ends it: what is in one is no part of a table above it.
+    A hidden folder ends the search: what is in one does not belong to a table above it.
     """
     folder, name = split(uri)
     while name and not is_hidden(name):
@@ -169,7 +169,7 @@ def _above(uri: str) -> Iterator[str]:
 
 
 def _table_at(folder: str) -> tuple[str, TableFormat] | None:
-    """A table whose folder is this one."""
+    """The table in this very folder, if it is one."""
     for kind in TABLE_FORMATS:
         if kind.log and any(re.fullmatch(kind.in_log, name) for name in _names_in(folder, kind.log)):
             return folder, kind
@@ -177,14 +177,14 @@ def _table_at(folder: str) -> tuple[str, TableFormat] | None:
 
 
 def _names_in(folder: str, name: str) -> list[str]:
-    """What lies in a folder of a folder; nothing, if it is not there or may not be read."""
+    """The names in a folder of a folder; none if it is not there or may not be read."""
     place = Storage(folder)
     try:
-        # Object stores list the folder itself, too, to say that one in it is not there.
+        # To find that a folder is not there, object stores list the one above it, too.
         files, folders = place.entries(name) if place.exists(name) else ({}, ())
     except StorageError as error:
         if error.transient:
             raise
-        # Who may read a folder may not be allowed to look into those above it.
+        # Whoever may read a folder may not be allowed to read those above it.
         return []
     return [path.rpartition("/")[2] for path in (*files, *folders)]

@@ -1,6 +1,6 @@
-"""Thrift's compact protocol, in which Parquet files keep their footers: any struct, without its declaration.
+"""Thrift's compact protocol, the format of Parquet footers: any struct, without its declaration.
 
-A struct is a dictionary: the field's number -> its type's number, and its value; a boolean's type says both.
+A struct is a dictionary: field number -> type number and value. A boolean's type is its value.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _MOST_LEVELS = 100
 
 
 def decode(data: bytes) -> Struct:
-    """The struct with which some bytes begin.
+    """The struct at the start of some bytes.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no struct.
     """
     try:
         return _Reader(data).struct(0)
@@ -76,13 +76,13 @@ class _Reader:
             ]
         if kind == STRUCT:
             return self.struct(level + 1)
-        raise ValueError(f"type {kind} is none of Thrift's")
+        raise ValueError(f"type {kind} is not a type of Thrift")
 
     def _item(self, kind: int, level: int) -> Any:
         return self._byte() if kind in (TRUE, FALSE) else self._value(kind, level)
 
     def _possible(self, count: int) -> int:
-        """A number of items, each of which takes a byte at least."""
+        """A number of items, checked: each takes at least a byte."""
         if count > len(self._data) - self._at:
             raise ValueError(f"it ends within {count} items")
         return count

@@ -1,4 +1,4 @@
-"""Looking at every row without a model, and the report of what is wrong."""
+"""Checking every row without a model, and the report of what is wrong."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from vidgen_dist.storage.uris import redact
 _Place = TypeVar("_Place")
 
 MOST_REASONS = 1000
-"""Reasons that are told apart: what is wrong with images may be another thing for each."""
+"""Reasons that are counted separately, at most: each bad image may have a reason of its own."""
 
 _NAMED_REPEATS = 100_000
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Rows that are at fault in one column for one reason; numbers in it may differ.
+    """Rows that have a fault in the same column for the same reason; numbers in the reason may differ.
 
     Args:
-        count: How many.
+        count: How many rows.
         first: The first of them.
-        others: Whether they are all those whose reasons are not told apart.
+        others: Whether these are all the rows whose reasons are not counted separately.
     """
 
     count: int
@@ -51,13 +51,13 @@ class CheckReport:
     """What `check` found.
 
     Args:
-        rows: Rows looked at.
-        bad_rows: Those that cannot be rendered, or whose id is an earlier one's; each once.
-        problems: The first of the rows that cannot be rendered, and of those whose id is another's.
-        counts: Column -> rows that are at fault in it; all of them, not only those in `problems`.
+        rows: Rows checked.
+        bad_rows: Rows that cannot be rendered or repeat an earlier row's id; each is counted once.
+        problems: The first rows that cannot be rendered, and the first that repeat an id.
+        counts: Column -> rows with a fault in it; all rows, not only those in `problems`.
         unknown_columns: Columns that a run would ignore.
         reasons: All problems by column and reason, the most frequent first; at most `MOST_REASONS`, roughly.
-        id_problems: The first of the rows whose id cannot be one, or is another's.
+        id_problems: The first rows whose id is not allowed or repeats an earlier one.
         bad: Places in the manifest of the rows that cannot be rendered, ascending: int64 (n,).
     """
 
@@ -72,7 +72,7 @@ class CheckReport:
 
     @property
     def num_problems(self) -> int:
-        """All problems, not only those in `problems`."""
+        """The number of all problems, not only of those in `problems`."""
         return sum(self.counts.values())
 
     @property
@@ -82,7 +82,7 @@ class CheckReport:
 
 
 class _Tally:
-    """What was found so far, in memory that does not grow with it but for 8 bytes a bad row.
+    """What was found so far. Its memory does not grow with the number of bad rows.
 
     Args:
         limit: How many problems to name.
@@ -96,7 +96,7 @@ class _Tally:
         self._reasons: dict[tuple[str, str], tuple[int, Problem]] = {}
 
     def add(self, bad: BadRows) -> None:
-        """Take what is wrong with a batch."""
+        """Add the bad rows of a batch."""
         if not len(bad):
             return
         self.problems += bad.problems(slice(max(0, self._limit - len(self.problems))))
@@ -108,7 +108,7 @@ class _Tally:
         for number, at, count in np.stack([numbers, first, counts], axis=1)[by_row].tolist():
             fault = bad.faults[number]
             self.counts[fault.column] += count
-            # Numbers may be of the value: a multiple of 16, such as 32.
+            # Numbers in a reason may depend on the value: a multiple of 16, such as 32.
             key = (fault.column, re.sub(r"\d+(\.\d+)?", "0", fault.reason))
             if key not in self._reasons and len(self._reasons) >= MOST_REASONS:
                 key = (fault.column, "")
@@ -119,7 +119,7 @@ class _Tally:
                 self._reasons[key] = before[0] + count, before[1]
 
     def reasons(self) -> tuple[Reason, ...]:
-        """All by column and reason, the most frequent first."""
+        """All problems by column and reason, the most frequent first."""
         found = [Reason(*of, others=not key[1]) for key, of in self._reasons.items()]
         return tuple(sorted(found, key=lambda reason: -reason.count))
 
@@ -133,24 +133,24 @@ def check(
     limit: int = 20,
     on_bad: Callable[[BadRows], None] | None = None,
 ) -> CheckReport:
-    """Look at every row without a model.
+    """Check every row without a model.
 
-    Rows that differ in id, prompt, seed and media alone are looked at as one, unless they are probed. Of each
-    row 8 bytes are kept, so 10 million rows need about 200 MB; more, where some are bad.
+    Rows that differ only in id, prompt, seed and media are checked as one, unless they are probed. 8 bytes
+    are kept per row, so 10 million rows need about 200 MB, and more if some are bad.
 
     Args:
-        manifest: What to check.
-        defaults: The run's values where a row has none.
-        resolve: Fills a request's defaults in and raises RequestError for what the model cannot do;
-            a `Rules.resolve`. Of id, prompt, seed and media it may only ask whether they are there.
+        manifest: The manifest to check.
+        defaults: The run's values for rows without one.
+        resolve: Fills in a request's defaults and raises RequestError for what the model cannot do; a
+            `Rules.resolve`. It may only look at whether id, prompt, seed and media are there.
         probe: Opens and decodes a request's image and video, and raises ProbeError, ValueError or OSError if
             that fails. Called from several threads.
-        limit: How many bad rows, and how many rows with another's id, to name.
-        on_bad: Called with all rows that cannot be rendered, some at a time, and then with all whose id is an
-            earlier one's; a row may be among both.
+        limit: How many bad rows, and how many rows with a repeated id, to name.
+        on_bad: Called with all rows that cannot be rendered, some at a time, and then with all rows that
+            repeat an earlier id; a row may be among both.
 
     Raises:
-        Refused: A file of the manifest cannot be read, is damaged or was changed since it was opened.
+        Refused: A file of the manifest cannot be read, is damaged or has changed since it was opened.
     """
     tally, shared = _Tally(limit), _Tally(limit)
     hashes: list[np.ndarray] = []
@@ -167,11 +167,11 @@ def check(
     try:
         for batch in manifest.batches(defaults):
             hashes.append(text_hashes(batch.ids)[:, 0])
-            # Nothing here holds a batch while the next is read.
+            # Nothing holds on to a batch while the next one is read.
             take(find_bad_rows(batch, resolve, probe))
             first += len(batch)
         whole = np.concatenate([np.empty(0, np.uint64), *hashes])
-        # There may be gigabytes.
+        # These may be gigabytes.
         hashes.clear()
         all_bad = np.concatenate(places)
         bad_twice = _count_repeats(whole, all_bad) if len(all_bad) else 0
@@ -204,16 +204,16 @@ def check(
 
 
 def _count_repeats(hashes: np.ndarray, some: np.ndarray) -> int:
-    """How many of some rows (n,), by their places, have the hash of an earlier one, of all (N,)."""
+    """How many of the rows at the places `some` (n,) have the hash of an earlier row, of all rows (N,)."""
     alike = np.flatnonzero(np.isin(hashes, hashes[some]))
     _, first = np.unique(hashes[alike], return_index=True)
     return int(np.count_nonzero(~np.isin(some, alike[first])))
 
 
 def repeated_hashes(hashes: np.ndarray, most: int | None = _NAMED_REPEATS) -> tuple[np.ndarray, int]:
-    """Hashes that are there more than once (the first `most`), and how many are too many.
+    """The hashes that occur more than once (the first `most`), and the number of surplus occurrences.
 
-    Sorts them in place: there may be gigabytes.
+    Sorts `hashes` in place: they may be gigabytes.
     """
     hashes.sort()
     again = hashes[1:][hashes[1:] == hashes[:-1]]
@@ -221,7 +221,7 @@ def repeated_hashes(hashes: np.ndarray, most: int | None = _NAMED_REPEATS) -> tu
 
 
 def find_repeated_ids(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tuple[str, _Place, _Place]]:
-    """Of rows, as ids and places, those with an earlier one's id: id, place, and where it was first."""
+    """Of rows, given as id and place, those whose id an earlier one has: id, place, first row's place."""
     first: dict[str, _Place] = {}
     later: list[tuple[str, _Place, _Place]] = []
     for row_id, place in rows:
@@ -235,11 +235,11 @@ def find_repeated_ids(rows: Iterable[tuple[str, _Place]], limit: int) -> list[tu
 
 
 def _rows_with_repeated_ids(manifest: Manifest, repeated: np.ndarray) -> Iterator[BadRows]:
-    """The rows with an earlier one's id.
+    """The rows whose id an earlier row has.
 
     Args:
         manifest: The manifest.
-        repeated: Hashes of such ids, sorted: uint64 (n,). Of each, 16 bytes more are kept.
+        repeated: Hashes of such ids, sorted: uint64 (n,). 16 bytes more are kept for each.
     """
     origin, other_half = np.full(len(repeated), -1, np.int64), np.zeros(len(repeated), np.uint64)
     first = 0
@@ -251,7 +251,7 @@ def _rows_with_repeated_ids(manifest: Manifest, repeated: np.ndarray) -> Iterato
         new = origin[known] < 0
         origin[known[new]] = first + places[at[new]]
         other_half[known[new]] = hashes[places[at[new]], 1]
-        # Of ten thousands of millions of ids, two may have one hash of 64 bits.
+        # Among ten thousand million ids, two may share a hash of 64 bits.
         same = other_half[number[places]] == hashes[places, 1]
         places = places[same & (origin[number[places]] != first + places)]
         earlier = origin[number[places]].tolist()
