@@ -60,5 +60,6 @@ __all__ = [
     "write_video",
 ]
 
-# Now, while there is one thread: Pillow loads its plugins on first use, which two threads may not do at once.
+# Now, while there is one thread: Pillow loads its plugins on first use, which two threads must not do at
+# once.
 Image.init()

@@ -22,7 +22,7 @@ def write_contact_sheet(output: Storage, videos: Sequence[tuple[str, str]], form
     """Put some frames of some videos into one PNG and return its URI.
 
     Args:
-        output: Where to.
+        output: The folder for the PNG.
         videos: Label and path or URI of each video.
         format: Format of the videos.
     """
@@ -37,7 +37,7 @@ def read_frames(path: str | os.PathLike[str], format: str) -> Frames:
     """Reads back what `media.write_video` wrote, from a path or URI.
 
     Returns:
-        (F, H, W, 3) uint8; for "png" and "npy" exactly the frames that were written.
+        (F, H, W, 3) uint8; for "png" and "npy" exactly the written frames.
 
     Raises:
         MediaError: It does not decode.
@@ -53,11 +53,11 @@ def read_frames(path: str | os.PathLike[str], format: str) -> Frames:
 
 
 def contact_sheet(rows: Sequence[tuple[str, Frames]], *, columns: int = 4, cell: int = 192) -> Image.Image:
-    """Draws one band a video: its label, and below it some of its frames, first to last.
+    """Draws one band per video: its label, and below it some of its frames, first to last.
 
     Args:
         rows: Label (usually the prompt) and frames (F, H, W, 3) uint8 of each video; sizes may differ.
-        columns: Frames of a band, evenly spread over the video; fewer when the video has fewer.
+        columns: Frames per band, evenly spread over the video; fewer if the video has fewer.
         cell: Longer side of a frame on the sheet, in pixels.
 
     Returns:

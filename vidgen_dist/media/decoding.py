@@ -1,4 +1,4 @@
-"""Files to frames: conditioning images and clips, wherever they lie."""
+"""Files to frames: conditioning images and clips, on any storage."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from vidgen_dist.storage import uris
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.files import open_input
 
-# Formats that Pillow may try. Not all that it knows: EPS starts Ghostscript, MPEG opens and never decodes.
+# Formats that Pillow may try. Not all it knows: EPS starts Ghostscript, and MPEG opens but never decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
 ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 
 MAX_SHOWN = 120
-"""Characters of a source's name in a message, where names are longer."""
+"""Characters of a source's name that a message shows, at most."""
 
 MAX_IMAGE_BYTES = 512 * 2**20
-# Pillow warns of a decompression bomb from this size on.
+# Above this size Pillow warns of a decompression bomb.
 MAX_IMAGE_PIXELS = 89_478_485
 # Pixels of all frames of a clip: 6 GiB as RGB, 1,000 frames of 1080p.
 MAX_CLIP_PIXELS = 2**31
 
 
-# The EXIF tag's values, but for 1, and what turns an image upright.
+# The values of the EXIF tag, except 1, and how to turn an image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,14 +55,14 @@ _UPRIGHT = {
 
 
 class MediaError(RowError, ValueError):
-    """An image or a clip that cannot be read: names the source and what is allowed."""
+    """An image or a clip cannot be read; the message names the source and what is allowed."""
 
 
 def ignore_warnings() -> None:
-    """Have Pillow's warnings ignored in this process, unless its user asked for them.
+    """Ignore Pillow's warnings in this process, unless its user asked for them.
 
-    They tell what a file has that is odd (EXIF cut short, unknown tags), not which file, and a manifest may
-    have a million of them. What cannot be read is an error all the same.
+    They say what is odd in a file (truncated EXIF, unknown tags) but not in which file, and a manifest may
+    have a million such files. A file that cannot be read is an error anyway.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
 
@@ -70,7 +70,7 @@ def ignore_warnings() -> None:
 def read_image(source: Any) -> Image.Image:
     """Reads a conditioning image, as diffusers' `load_image` does: upright by its EXIF tag, alpha dropped.
 
-    Of an animation the first frame, of a file of several pages the first one. Greys of 16 bits become 8 by
+    An animation or a file of several pages gives its first frame or page. Greys of 16 bits become 8 bits,
     their high byte, as Pillow itself reads colours of 16 bits. Colour profiles are not applied.
 
     Args:
@@ -81,9 +81,9 @@ def read_image(source: Any) -> Image.Image:
         An image of mode "RGB".
 
     Raises:
-        MediaError: There is no such file, or it is no image, or it is broken, or more than
-            `MAX_IMAGE_PIXELS` large, or its values have 32 bits.
-        OSError: The storage failed for another reason; asking again may help.
+        MediaError: There is no such file, it is not an image, is broken, has more than `MAX_IMAGE_PIXELS`
+            pixels, or its values have 32 bits.
+        OSError: The storage failed for another reason; trying again may help.
     """
     shown = _describe_source(source)
     if isinstance(source, Image.Image):
@@ -95,10 +95,10 @@ def read_image(source: Any) -> Image.Image:
 
 
 def _open_image(file: IO[bytes], formats: tuple[str, ...], shown: str) -> Image.Image:
-    """An image of which the header alone is read.
+    """An opened image; only its header is read.
 
     Raises:
-        MediaError: It is too large or damaged, or of none of the formats: then the cause is Pillow's
+        MediaError: It is too large or damaged, or has none of the formats; then the cause is Pillow's
             UnidentifiedImageError.
     """
     allowed = f"allowed: {', '.join(formats)}"
@@ -121,7 +121,7 @@ def _open_image(file: IO[bytes], formats: tuple[str, ...], shown: str) -> Image.
 
 
 def _upright(image: Image.Image, shown: str) -> Image.Image:
-    """The image as it is to be seen, of mode "RGB"."""
+    """The image turned upright, in mode "RGB"."""
     try:
         image.load()
         method = _UPRIGHT.get(_orientation(image))
@@ -135,11 +135,11 @@ def _upright(image: Image.Image, shown: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> Any:
-    """The EXIF tag that says how an image is to be turned; None for as it is."""
+    """The EXIF tag that says how to turn an image; None to leave it as it is."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001
-        # EXIF that cannot be read says nothing of the pixels, which may be well; viewers ignore it, too.
+        # Unreadable EXIF says nothing about the pixels, which may be fine; viewers ignore it, too.
         return None
 
 
@@ -148,13 +148,12 @@ def _to_rgb(image: Image.Image, shown: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return _deep_grey(image).convert("RGB")
     if image.mode in ("I", "F"):
-        # Pillow would cut all that is above 255: a white image.
+        # Pillow would clip everything above 255: a white image.
         raise MediaError(
-            f"{shown}: greys of more than 8 bits, whose white is not known (mode {image.mode}, 32 bits); "
-            "allowed: 8 or 16 bits"
+            f"{shown}: greys of 32 bits, whose white is not known (mode {image.mode}); allowed: 8 or 16 bits"
         )
     if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns of each that its transparency is lost.
+        # Pillow warns about each image that its transparency is lost.
         image = image.copy()
         del image.info["transparency"]
     return image.convert("RGB")
@@ -181,9 +180,9 @@ def _check_size(image: Image.Image, shown: str) -> None:
 def read_video(source: Any) -> list[Image.Image]:
     """Reads a conditioning clip, frame by frame in the order of showing.
 
-    Animated GIF, PNG, WebP and AVIF, and TIFF of several pages, are read by Pillow, each frame once, however
-    long it is shown; everything else by ffmpeg, as `imageio` (and so diffusers' `load_video`) does: frames at
-    the stream's nominal rate, upright.
+    Pillow reads animated GIF, PNG, WebP and AVIF, and TIFF of several pages, each frame once, however long it
+    is shown. ffmpeg reads everything else, as `imageio` (and so diffusers' `load_video`) does: frames at the
+    stream's nominal rate, upright.
 
     Args:
         source: A local path, a URI, the encoded bytes, a mapping with `bytes` and `path` as `datasets`
@@ -193,9 +192,9 @@ def read_video(source: Any) -> list[Image.Image]:
         At least one image of mode "RGB", all of one size.
 
     Raises:
-        MediaError: There is no such file, it is broken or no clip, its frames differ in size, or
-            they are together more than `MAX_CLIP_PIXELS` large.
-        OSError: The storage failed for another reason, or ffmpeg was killed; asking again may help.
+        MediaError: There is no such file, it is broken or not a clip, its frames differ in size, or they have
+            more than `MAX_CLIP_PIXELS` pixels together.
+        OSError: The storage failed for another reason, or ffmpeg was killed; trying again may help.
     """
     shown = _describe_source(source)
     if _is_sequence(source):
@@ -216,7 +215,7 @@ def read_video(source: Any) -> list[Image.Image]:
 
 
 def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
-    """The frames of a file of an animation's format; None when it is none."""
+    """The frames of a file in an animation format; None if it is in none of them."""
     with path.open("rb") as file:
         beginning = file.read(SIGNATURE_BYTES)
         file.seek(0)
@@ -224,7 +223,7 @@ def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
         try:
             image = _open_image(opened, ANIMATION_FORMATS, shown)
         except MediaError as error:
-            # Of AVIF and HEIC ffmpeg reads one picture of several, or one tile of a picture.
+            # From AVIF and HEIC ffmpeg reads only one of several pictures, or one tile of a picture.
             if isinstance(error.__cause__, Image.UnidentifiedImageError) and not is_heif(beginning):
                 return None
             raise
@@ -233,7 +232,7 @@ def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
             count = getattr(image, "n_frames", 1)
             if image.format == "TIFF" and count == 1:
                 return None
-            # The picture that an animated PNG has for viewers of still ones is no frame of it.
+            # The picture that an animated PNG has for viewers without animation is not one of its frames.
             first = int(getattr(image, "default_image", False))
             for index in range(first, count):
                 image.seek(index)
@@ -262,9 +261,9 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
     command = decoder_command(path)
     command += ["-an", "-sn", "-dn", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     frames: list[Image.Image] = []
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
         )
         try:
             assert process.stdout is not None
@@ -274,10 +273,10 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
         finally:
             process.kill()
             process.communicate()
-        said.seek(0)
-        complaint = said.read().decode("utf-8", "replace")
+        stderr.seek(0)
+        complaint = stderr.read().decode("utf-8", "replace")
     check_not_killed(status, shown)
-    # Of a Matroska file cut short ffmpeg says so, and that is all.
+    # For a truncated Matroska file ffmpeg only prints this message.
     if status != 0 or "ended prematurely" in complaint or not frames:
         raise MediaError(
             f"{describe_broken_clip(path, shown, complaint)}; "
@@ -287,22 +286,22 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
 
 
 def decoder_command(path: Path, *options: str) -> list[str]:
-    """ffmpeg's command line, up to a file that it is to decode whole or not at all."""
+    """ffmpeg's command line up to its input file, which it decodes whole or not at all."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin"]
-    # Only files: a playlist in disguise must not make us call other hosts.
+    # Only files: a disguised playlist must not make ffmpeg call other hosts.
     command += ["-protocol_whitelist", "file"]
-    # By default ffmpeg makes do with what it can decode.
+    # By default ffmpeg accepts whatever part it can decode.
     return [*command, "-xerror", "-max_error_rate", "0", *options, "-i", f"file:{path.absolute()}"]
 
 
 def check_not_killed(status: int, shown: str) -> None:
-    """Raise ChildProcessError if ffmpeg was killed: that is no fault of the file, which can be read again."""
+    """Raise ChildProcessError if ffmpeg was killed: the file is not at fault, and can be read again."""
     if status < 0:
         raise ChildProcessError(f"ffmpeg was killed by signal {-status} while it read {shown}")
 
 
 def describe_broken_clip(path: Path, shown: str, complaint: str) -> str:
-    """What is wrong with a clip, from what it begins with and what ffmpeg said of it."""
+    """What is wrong with a clip, from its first bytes and ffmpeg's message."""
     with path.open("rb") as file:
         kind = describe_file_kind(file.read(SIGNATURE_BYTES))
     reason = re.sub(r" @ 0x[0-9a-f]+", "", complaint.replace(f"file:{path.absolute()}", shown))
@@ -313,7 +312,7 @@ def describe_broken_clip(path: Path, shown: str, complaint: str) -> str:
 
 
 def _read_ppm(stream: IO[bytes], index: int, shown: str) -> Image.Image | None:
-    """One frame of ffmpeg's stream, which carries its size with it; None at the stream's end."""
+    """One frame of ffmpeg's stream, which begins with its size; None at the stream's end."""
     if stream.readline() != b"P6\n":
         return None
     width, height = (int(part) for part in stream.readline().split())
@@ -326,9 +325,9 @@ def _read_ppm(stream: IO[bytes], index: int, shown: str) -> Image.Image | None:
 
 
 def media_digest(source: Any) -> str:
-    """SHA-256, as hex, of what decides an image or a clip: its encoded bytes, wherever they lie.
+    """SHA-256, as hex, of what decides an image or a clip: its encoded bytes, wherever they are.
 
-    A PIL image, which has no bytes of its own, counts by mode, size and pixels; a sequence by the digests
+    A PIL image, which has no encoded bytes, is digested by mode, size and pixels; a sequence by the digests
     of its members.
 
     Raises:
@@ -338,7 +337,7 @@ def media_digest(source: Any) -> str:
     digest = hashlib.sha256()
     if isinstance(source, Image.Image):
         digest.update(f"PIL {source.mode} {source.width}x{source.height}\n".encode())
-        # Pixels of a palette image are indices; and an image is shown turned as its EXIF tag says.
+        # The pixels of a palette image are indices, and an image is turned as its EXIF tag says.
         digest.update(bytes(source.getpalette() or b""))
         digest.update(str(_orientation(source)).encode())
         digest.update(source.tobytes())
@@ -361,7 +360,7 @@ def _is_sequence(source: Any) -> bool:
 
 
 def _describe_source(source: Any) -> str:
-    """A source as messages name it: short, and of a URI neither user, password nor signature."""
+    """A source as messages name it: short, and a URI without user, password and signature."""
     if isinstance(source, Mapping):
         return _describe_source(source.get("path") or source.get("bytes"))
     if isinstance(source, Image.Image):
@@ -383,12 +382,12 @@ def _cut(text: str) -> str:
 
 
 def _decoder_message(error: Exception) -> str:
-    # Pillow names the object that it read from, at an address that is another one each time.
+    # Pillow names the object that it read from, with an address that differs each time.
     return re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")[:300]
 
 
 def _decode_text(text: str, shown: str) -> str | bytes:
-    """What a text holds itself; the text, if it names a file."""
+    """The bytes that a text holds itself; the text if it names a file."""
     try:
         return decode_inline(text) or text
     except ValueError as error:
@@ -396,7 +395,7 @@ def _decode_text(text: str, shown: str) -> str | bytes:
 
 
 def _describe_cause(error: Exception, uri: str) -> str:
-    """What an error says, without the whole of a long name."""
+    """An error's message with a long name shortened."""
     name = uris.redact(uri)
     return str(error).replace(name, _cut(name))[-2 * MAX_SHOWN :]
 
@@ -420,7 +419,7 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
     except (FileNotFoundError, Refused, ValueError) as error:
         raise MediaError(f"{shown}: cannot be opened: {_describe_cause(error, uri)}") from error
     except StorageError as error:
-        # What this machine's disk refuses (a folder, no permission) it refuses again.
+        # What this machine's disk refuses (a folder, a missing permission) it will refuse again.
         if uris.is_local(uri):
             raise MediaError(f"{shown}: cannot be opened: {_describe_cause(error, uri)}") from error
         raise
@@ -437,12 +436,12 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
 
 
 def read_encoded(uri: str, *, is_clip: bool) -> bytes:
-    """The file of an image or a clip, whole, for one who looks at it later.
+    """The whole file of an image or a clip, to be decoded later.
 
     Raises:
-        MediaError: It is no file, or there is no such storage, or it is larger than images may be.
+        MediaError: It is not a file, there is no such storage, or it is larger than images may be.
         FileNotFoundError: There is no such file.
-        OSError: The storage failed for another reason; asking again may help.
+        OSError: The storage failed for another reason; trying again may help.
     """
     shown = _describe_source(uri)
     try:
@@ -451,7 +450,7 @@ def read_encoded(uri: str, *, is_clip: bool) -> bytes:
         with _opened(uri, shown) as file:
             return file.read()
     except MediaError as error:
-        # A ledger tells what was not there from what was broken.
+        # The ledger distinguishes a missing file from a broken one.
         if isinstance(error.__cause__, FileNotFoundError):
             raise error.__cause__ from None
         raise
@@ -460,7 +459,7 @@ def read_encoded(uri: str, *, is_clip: bool) -> bytes:
 def _read_bytes(source: Any, shown: str) -> bytes:
     data = io.BytesIO()
     with _opened(source, shown) as file:
-        # A server that does not say how much there is gives what has come, not all that was asked for.
+        # A server that does not say how much there is returns what has arrived, not all that was asked for.
         while block := file.read(MAX_IMAGE_BYTES + 1 - data.tell()):
             data.write(block)
     if data.tell() > MAX_IMAGE_BYTES:
@@ -470,7 +469,7 @@ def _read_bytes(source: Any, shown: str) -> bytes:
 
 @contextlib.contextmanager
 def _local_file(source: Any, shown: str) -> Iterator[Path]:
-    """A file that ffmpeg can seek in: the source itself when it is one, else a temporary copy."""
+    """A file that ffmpeg can seek in: the source itself if it is a local file, else a temporary copy."""
     is_name = isinstance(source, os.PathLike) or (isinstance(source, str) and not is_inline(source))
     if is_name and os.path.isfile(source):
         yield Path(os.fspath(source))

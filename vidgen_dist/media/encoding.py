@@ -1,4 +1,4 @@
-"""Frames to files: mp4, gif, png, npy; and a file to its place in the output."""
+"""Frames to files: mp4, gif, png, npy; and moving a file to its place in the output."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ FORMATS = ("mp4", "gif", "png", "npy")
 # Browsers show a frame of less than 2 hundredths of a second for 10.
 MAX_GIF_FPS = 50.0
 
-# What a disk may answer to ffmpeg.
+# Errors of the disk that ffmpeg may report.
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 GIF_END = b";"
 """The last byte of a gif."""
 
-# libx264's output depends on the number of its threads, which therefore must not follow the host's cores.
+# libx264's output depends on its number of threads, which therefore must not depend on the host's cores.
 X264_THREADS = 1
 
 FOLDER_DIGITS = 16
-"""Of the SHA-256 of a folder of frames those that name it."""
+"""Digits of the SHA-256 of a folder of frames that are its name."""
 
 Frames = np.ndarray
 """(F, H, W, 3) uint8."""
@@ -47,12 +47,12 @@ Frames = np.ndarray
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A video as it lies on this host's disk.
+    """A video on this host's disk.
 
     Attributes:
         path: The file; the folder of frames for "png".
-        bytes: Size of the file; of all frames together for "png".
-        sha256: Hex digest of the file; of the frames' files one after the other for "png".
+        bytes: Size of the file; for "png" of all frames together.
+        sha256: Hex digest of the file; for "png" of the frames' files one after the other.
         frames: Number of frames.
         fps: Frames per second at which the file plays.
         width, height: Size of the file's frames in pixels.
@@ -68,7 +68,7 @@ class EncodedVideo:
 
 
 def to_uint8(frames: np.ndarray) -> Frames:
-    """Turns frames in [0, 1] to bytes, as diffusers' `numpy_to_pil` does: `(x * 255).round()`.
+    """Converts frames in [0, 1] to bytes, as diffusers' `numpy_to_pil` does: `(x * 255).round()`.
 
     Values outside [0, 1] are clipped.
 
@@ -79,14 +79,14 @@ def to_uint8(frames: np.ndarray) -> Frames:
         (F, H, W, 3) uint8.
 
     Raises:
-        ValueError: Another shape or type, or a value that is NaN or infinite.
+        ValueError: Another shape or type, or a NaN or infinite value.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or not np.issubdtype(frames.dtype, np.floating):
         raise ValueError(
             f"frames are {frames.dtype} of shape {frames.shape}; allowed: (F, H, W, 3) floating point"
         )
     out = np.empty(frames.shape, np.uint8)
-    # Frame by frame, or a long clip would be held three more times.
+    # Frame by frame: otherwise three more copies of a long clip would be held.
     for index, frame in enumerate(frames):
         if not np.isfinite(frame).all():
             raise ValueError(f"frame {index} holds values that are NaN or infinite")
@@ -107,27 +107,26 @@ def write_video(
 
     - "mp4": H.264, yuv420p, BT.601 matrix with limited range and tagged so, index in front. yuv420p needs
       even sizes: an odd height or width is padded by repeating the last row or column.
-    - "gif": one palette a clip, endless loop. Durations are hundredths of a second that add up to
+    - "gif": one palette per clip, endless loop. Durations are hundredths of a second that add up to
       F / fps; above 50 fps it plays at 50, because viewers slow shorter frames down. A frame that equals
-      the one before stays a frame.
+      the one before it stays a frame.
     - "png": a folder with `000000.png`, `000001.png`, …
     - "npy": the array itself, lossless.
 
     Args:
         frames: (F, H, W, 3) uint8, F at least 1.
-        path: The file, or for "png" the folder, to write; what is there is replaced.
+        path: The file, or for "png" the folder, to write; an existing one is replaced.
         format: One of `FORMATS`.
         fps: Frames per second, 0.01 to 1000; may be fractional (23.976).
-        crf: Quality of mp4, 0 (lossless) to 51 (worst), see the H.264 guide of ffmpeg; no other
-            format reads it.
-        tags: What the file says of itself, as `provenance.provenance_tags` gives it; pixels stay the same.
-            Each is in its format's own metadata, of "png" in every frame (see `media.tags`); "npy" has none.
+        crf: Quality of mp4, 0 (lossless) to 51 (worst), see ffmpeg's H.264 guide; other formats ignore it.
+        tags: The file's metadata, as `provenance.provenance_tags` makes it; pixels stay the same. Tags are in
+            the format's own metadata, with "png" in every frame (see `media.tags`); "npy" has none.
 
     Raises:
         ValueError: Frames of another shape or type, an argument out of range, or a tag that not every
             format can hold.
-        RuntimeError: ffmpeg failed; ends with what it said.
-        ChildProcessError: ffmpeg was killed; the same may be tried again.
+        RuntimeError: ffmpeg failed; the message ends with ffmpeg's.
+        ChildProcessError: ffmpeg was killed; trying again may help.
         OSError: The disk refused.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
@@ -153,7 +152,7 @@ def write_video(
             _write_gif(frames, path, fps, tags)
         else:
             with path.open("wb") as file:
-                # Of a real file NumPy does not say why it cannot be written.
+                # For a real file NumPy does not report why it cannot be written.
                 np.save(SimpleNamespace(write=file.write), frames, allow_pickle=False)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -180,11 +179,11 @@ def _pad_to_even(frames: Frames) -> Frames:
 
 def _write_mp4(frames: Frames, path: Path, fps: float, crf: int, tags: Mapping[str, str]) -> None:
     with tempfile.NamedTemporaryFile(prefix="vidgen-", suffix=".ffmetadata") as metadata:
-        # A file, since an argument cannot be longer than 128 KiB.
+        # A file, because an argument cannot be longer than 128 KiB.
         metadata.write(ffmetadata(tags))
         metadata.flush()
         options = ["-f", "ffmetadata", "-i", f"file:{metadata.name}", "-map", "0:v", "-map_metadata", "1"]
-        # By default the muxer keeps the keys that QuickTime knows and drops the rest.
+        # By default the muxer drops keys that QuickTime does not know.
         options += ["-movflags", "+faststart+use_metadata_tags" if tags else "+faststart"]
         _run_ffmpeg(frames, path, fps, crf, options)
 
@@ -204,23 +203,23 @@ def _run_ffmpeg(frames: Frames, path: Path, fps: float, crf: int, options: Seque
     command += ["-vf", f"{scale},format=yuv420p,{colours}"]
     command += ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-threads", str(X264_THREADS)]
     command += ["-x264-params", "cpu-independent=1"]
-    # x264 signs its work in an SEI unit (type 6), ffmpeg in tags.
+    # x264 writes its name into an SEI unit (type 6), ffmpeg into tags.
     command += ["-bsf:v", "filter_units=remove_types=6", "-metadata:s:v:0", "encoder="]
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "mp4", f"file:{path.absolute()}"]
-    # A session of its own: Ctrl-C is the run's to handle, the clip under way is to be finished.
+    # A session of its own: the run handles Ctrl-C, and the clip being written is to be finished.
     done = subprocess.run(
         command, input=frames.data.cast("B"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True, check=False,
     )  # fmt: skip
     if done.returncode < 0:
-        # It had no fault of its own: memory was short on the host, most likely.
+        # ffmpeg itself did not fail: most likely the host was short of memory.
         raise ChildProcessError(f"ffmpeg was killed by signal {-done.returncode} while it wrote {path.name}")
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-1000:]
+        stderr = done.stderr.decode("utf-8", "replace").strip()[-1000:]
         for number in _OF_DISKS:
-            if os.strerror(number) in said:
+            if os.strerror(number) in stderr:
                 raise OSError(number, os.strerror(number), path.name)
-        raise RuntimeError(f"ffmpeg could not write {path.name} (status {done.returncode}): {said}")
+        raise RuntimeError(f"ffmpeg could not write {path.name} (status {done.returncode}): {stderr}")
 
 
 def _write_gif(frames: Frames, path: Path, fps: float, tags: Mapping[str, str]) -> None:
@@ -229,7 +228,7 @@ def _write_gif(frames: Frames, path: Path, fps: float, tags: Mapping[str, str]) 
     with path.open("wb") as file:
         previous: Image.Image | None = None
         for index, image in enumerate(images):
-            # Rounded ends, not rounded durations: the error does not add up.
+            # Rounded ends, not rounded durations: errors do not add up.
             hundredths = round((index + 1) * 100 / fps) - round(index * 100 / fps)
             box = (0, 0, *image.size)
             if previous is None:
@@ -237,7 +236,8 @@ def _write_gif(frames: Frames, path: Path, fps: float, tags: Mapping[str, str]) 
                 blocks, _ = GifImagePlugin.getheader(image, info={"loop": 0, **comment})
                 file.writelines([*blocks, gif_label(tags)])
             else:
-                # Image.save would drop a frame that equals the one before; here it keeps one pixel.
+                # Image.save would drop a frame that equals the one before it; here such a frame has one
+                # pixel.
                 box = ImageChops.difference(_indices(previous), _indices(image)).getbbox() or (0, 0, 1, 1)
             # disposal=1: the next frame is drawn over this one.
             file.writelines(
@@ -255,7 +255,8 @@ def _indices(image: Image.Image) -> Image.Image:
 def _gif_palette(frames: Frames) -> Image.Image:
     """Up to 256 colours, chosen by maximum coverage from pixels spread over the clip."""
     pixels = frames.reshape(-1, 3)
-    # The search takes seconds per million pixels. An odd step, lest all samples come from a few columns.
+    # The search takes seconds per million pixels. The step is odd, or all samples might come from few
+    # columns.
     step = max(1, len(pixels) // 2**16) | 1
     sample = np.ascontiguousarray(pixels[::step])
     return Image.fromarray(sample[None]).quantize(256, method=Image.Quantize.MAXCOVERAGE)
@@ -279,13 +280,13 @@ def _write_png(frames: Frames, folder: Path, fps: float, tags: Mapping[str, str]
 def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
     """Puts an encoded video under its final name and returns its full URI.
 
-    Files are spread over 256 folders, by the first two hex digits of the name's SHA-256, since a million
-    entries in one folder are slow on many filesystems: `videos/ab/NAME.mp4`. The file replaces that of an
-    earlier rendering of the same row at once and whole.
+    Files are spread over 256 folders, by the first two hex digits of the name's SHA-256, because many
+    filesystems are slow with a million entries in one folder: `videos/ab/NAME.mp4`. The file replaces that of
+    an earlier rendering of the same row in one step.
 
-    A folder of frames cannot be replaced at once. It goes to `videos/ab/NAME/DIGEST/`, DIGEST being the
-    first 16 hex digits of `local.sha256`, so frames of two renderings never mix; the ledger entry, written
-    after this returns, is what says that the folder is whole and which one counts. Folders of earlier
+    A folder of frames cannot be replaced in one step. It goes to `videos/ab/NAME/DIGEST/`, where DIGEST is
+    the first 16 hex digits of `local.sha256`, so frames of two renderings never mix. The ledger entry,
+    written after this returns, says that the folder is whole and which one counts. Folders of earlier
     renderings stay.
 
     Args:
@@ -294,7 +295,7 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
         name: The row's file name without suffix, from `storage.safe_name(id)`.
 
     Raises:
-        OSError: The storage refused; nothing that a ledger entry names has been touched.
+        OSError: The storage failed; nothing that a ledger entry names has been touched.
     """
     place = video_stem(name)
     if local.path.is_dir():
@@ -308,5 +309,5 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
 
 
 def video_stem(name: str) -> str:
-    """Where `commit_video` puts a video of this name: without its suffix, or the folder of its folders."""
+    """The path of a video that `commit_video` puts, without its suffix; for "png", of the folder of its folders."""
     return f"{VIDEOS_FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"

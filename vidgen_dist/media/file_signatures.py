@@ -1,14 +1,14 @@
-"""What a file is that is no image, by its first bytes: people want to know what they gave."""
+"""Naming a file that is not an image by its first bytes, for messages."""
 
 from __future__ import annotations
 
 SIGNATURE_BYTES = 512
-"""Bytes of a file that tell."""
+"""Bytes at the start of a file that identify it."""
 
 _BOXES = "it is a video (MP4 or QuickTime)"
 _MATROSKA = "it is a video (Matroska or WebM)"
 CLIP_KINDS = (_BOXES, _MATROSKA)
-"""What is said of clips."""
+"""The descriptions of clips."""
 
 _HTML = "it is HTML, perhaps a server's error page"
 _SVG = "it is SVG, a drawing without pixels"
@@ -34,10 +34,10 @@ _MAGIC = (
 
 
 def describe_file_kind(data: bytes) -> str | None:
-    """What a file is, for a message; None for what is not known, which may be a damaged image.
+    """What a file is, for a message; None if it is not known, as with a damaged image.
 
     Args:
-        data: Its first `SIGNATURE_BYTES` bytes, or all where there are fewer.
+        data: The file's first `SIGNATURE_BYTES` bytes, or all of a shorter one.
     """
     if not data:
         return "it is empty"
@@ -48,10 +48,10 @@ def describe_file_kind(data: bytes) -> str | None:
 
 
 def brands_of(data: bytes) -> tuple[bytes, ...]:
-    """The brands of a file of ISO boxes (ISO/IEC 14496-12), the major one first; none of any other file.
+    """The brands of a file of ISO boxes (ISO/IEC 14496-12), the major one first; none for any other file.
 
     Args:
-        data: Its first `SIGNATURE_BYTES` bytes, or more.
+        data: The file's first `SIGNATURE_BYTES` bytes, or more.
     """
     if data[4:8] != b"ftyp":
         return ()
@@ -60,7 +60,7 @@ def brands_of(data: bytes) -> tuple[bytes, ...]:
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether a file that begins so is one of pictures in ISO boxes (ISO/IEC 23008-12): AVIF or HEIC."""
+    """Whether a file with this beginning holds pictures in ISO boxes (ISO/IEC 23008-12): AVIF or HEIC."""
     return any(brand in (*AVIF_BRANDS, *_HEIC_BRANDS) for brand in brands_of(data))
 
 

@@ -1,4 +1,4 @@
-"""Whether a file of a video still is one: all of it is decoded, nothing is kept."""
+"""Counting the frames of a video: the whole file is decoded, so a damaged one is found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder_com
 
 
 def count_frames(path: Path, format: str) -> int:
-    """Frames that a file, or for "png" a folder, which `write_video` made decodes to.
+    """The number of frames in a file, or for "png" in a folder, that `write_video` made.
 
     Args:
         path: Where it is, on this machine.
@@ -20,13 +20,13 @@ def count_frames(path: Path, format: str) -> int:
 
     Raises:
         MediaError: It does not decode from front to back.
-        ChildProcessError: ffmpeg was killed; the same may be tried again.
+        ChildProcessError: ffmpeg was killed; trying again may help.
     """
     if format == "mp4":
         return _count_in_clip(path)
     try:
         if format == "npy":
-            # Only mapped: that it is as long as its header says is all there is to know.
+            # Only mapped: all there is to check is that it is as long as its header says.
             return len(np.load(path, mmap_mode="r", allow_pickle=False))
         if format == "gif":
             return _count_in_image(path)
@@ -45,7 +45,7 @@ def _count_in_image(path: Path) -> int:
 
 
 def _count_in_clip(path: Path) -> int:
-    # One line a frame, beside comments. Files are many, so each is decoded by one thread.
+    # One line per frame, beside comments. There are many files, so each is decoded by one thread.
     command = [*decoder_command(path, "-threads", "1"), "-map", "0:v:0", "-f", "framecrc", "pipe:1"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False

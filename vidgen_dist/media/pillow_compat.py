@@ -1,4 +1,4 @@
-"""Valid files that Pillow stumbles over, as it reads them: the same pixels, without what they do not need."""
+"""Rewriting valid files that Pillow cannot read as they are; the pixels stay the same."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from vidgen_dist.media.file_signatures import AVIF_BRANDS, brands_of
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Chunks that a PNG may do without and that decide how it is to be seen; those of the palette and the pixels
-# have names that begin with a capital (PNG 1.2, 3.3).
+# Optional chunks of a PNG that decide how it looks. The names of the chunks with palette and pixels begin
+# with a capital (PNG 1.2, 3.3).
 _PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf"})
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 # Texts in which Pillow looks for the orientation.
@@ -19,15 +19,15 @@ _MAX_ORIENTATION_BYTES = 2**24
 
 
 def needs_rewrite(beginning: bytes) -> bool:
-    """Whether a file that begins so is of a kind that is mended."""
+    """Whether a file with this beginning is of a kind that is rewritten."""
     return beginning.startswith(_PNG_SIGNATURE) or any(b in AVIF_BRANDS for b in brands_of(beginning))
 
 
 def rewrite_image(data: bytes) -> bytes:
-    """An encoded image as Pillow is to read it; what is neither PNG nor AVIF as it is.
+    """An encoded image in a form that Pillow reads; a file that is neither PNG nor AVIF stays as it is.
 
-    Of a PNG, texts and colour profiles are left out, which Pillow would unpack, and refuse if they are large.
-    AVIF is named as such where its first brand is another one.
+    A PNG loses its texts and colour profiles, which Pillow would unpack, and refuse if they are large. An
+    AVIF file whose major brand is another one gets the brand of AVIF.
     """
     if data.startswith(_PNG_SIGNATURE):
         return _without_texts(data)
@@ -37,7 +37,7 @@ def rewrite_image(data: bytes) -> bytes:
 
 
 def rewrite_animation(data: bytes) -> bytes:
-    """Likewise, and AVIF that holds a sequence is named as one: else its still picture alone is read."""
+    """Likewise; an AVIF file with a sequence also gets its brand, or only its still picture would be read."""
     if b"avis" in brands_of(data) and _has_box(data, b"moov"):
         return _with_brand(data, b"avis")
     return rewrite_image(data)
@@ -48,7 +48,7 @@ def _with_brand(data: bytes, major: bytes) -> bytes:
 
 
 def _has_box(data: bytes, name: bytes) -> bool:
-    """Whether a file of ISO boxes has one of that name that lies in no other."""
+    """Whether a file of ISO boxes has a top-level box of this name."""
     at = 0
     while at + 8 <= len(data):
         size, found = struct.unpack_from(">I4s", data, at)
@@ -75,13 +75,13 @@ def _without_texts(data: bytes) -> bytes:
         elif name in _PNG_TEXTS:
             parts.append(_orientation_text(name, data[at + 8 : end - 4]))
         at = end
-    # What is cut short or damaged, Pillow says.
+    # Pillow reports what is truncated or damaged.
     parts.append(data[at:])
     return b"".join(parts)
 
 
 def _orientation_text(name: bytes, content: bytes) -> bytes:
-    """A text chunk that may say how the image is to be turned, unpacked; nothing for any other."""
+    """A text chunk that may hold the orientation, unpacked; nothing for any other chunk."""
     key, _, rest = content.partition(b"\0")
     if key not in _ORIENTATION_KEYS:
         return b""

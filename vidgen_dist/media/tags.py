@@ -1,12 +1,12 @@
 """Tags of a file in the metadata of its format.
 
 - mp4: keys of `moov/udta/meta`, written by ffmpeg from its own text format.
-- png: a text chunk each, `tEXt` in Latin-1, else `iTXt`.
+- png: one text chunk per tag, `tEXt` in Latin-1, else `iTXt`.
 - gif: one comment extension with a JSON object.
-- npy has no place for any.
+- npy cannot hold tags.
 
-The label of GB 45438-2025 is among them in mp4, where TC260's practice guide for videos wants it; its guide
-for images has it in an XMP packet, which png and gif get besides.
+In mp4 the label of GB 45438-2025 is one of the tags, as TC260's practice guide for videos asks. Its guide for
+images asks for an XMP packet, which png and gif get in addition.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from vidgen_dist.media.decoding import MediaError, check_not_killed, decoder_command, describe_broken_clip
 from vidgen_dist.provenance import AIGC
 
-# What is a keyword of PNG, too.
+# What is allowed as a keyword of PNG, too.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,78}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FFMETADATA_SPECIAL = re.compile(r"([=;#\\])")
-# A backslash takes the next character with it, be it a line's end or another backslash.
+# A backslash escapes the next character, even a newline or another backslash.
 _FFMETADATA_LINE = re.compile(r"((?:[^\\=\n]|\\.)+)=((?:[^\\\n]|\\.)*)", re.DOTALL)
 _MP4_OWN = frozenset({"major_brand", "minor_version", "compatible_brands"})
 _XMP = "XML:com.adobe.xmp"
@@ -38,8 +38,8 @@ def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags in the order in which they are written.
 
     Raises:
-        ValueError: A key that is none in every format, or a value that is empty or holds control characters
-            or lone surrogates, which no format carries.
+        ValueError: A key is not allowed in every format, or a value is empty or holds control characters or
+            lone surrogates, which no format can hold.
     """
     for key, value in tags.items():
         if not _KEY.fullmatch(key):
@@ -55,7 +55,7 @@ def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def ffmetadata(tags: Mapping[str, str]) -> bytes:
     """The tags in the text format that ffmpeg reads metadata from."""
-    # ffmpeg reads on after a backslash at a line's end, also an escaped one; a null byte ends any line.
+    # ffmpeg continues a line after a trailing backslash, even an escaped one; a null byte ends any line.
     lines = [f"{key}=" + _FFMETADATA_SPECIAL.sub(r"\\\1", value) + "\0" for key, value in tags.items()]
     return "\n".join([";FFMETADATA1", *lines, ""]).encode()
 
@@ -76,17 +76,17 @@ def gif_comment(tags: Mapping[str, str]) -> bytes:
 
 
 def gif_label(tags: Mapping[str, str]) -> bytes:
-    """The application extension with the label's XMP packet; nothing if there is none."""
+    """The application extension with the label's XMP packet; empty without a label."""
     if AIGC not in tags:
         return b""
-    # XMP part 3: the packet lies bare in the extension; from wherever in it a reader takes a byte for the
-    # length of a block, the trailer leads it to the end.
+    # XMP part 3: the packet is in the extension without blocks. A reader that takes any of its bytes for the
+    # length of a block is led to the end by the trailer.
     trailer = bytes([1, *range(255, -1, -1), 0])
     return b"!\xff\x0bXMP DataXMP" + _xmp(tags[AIGC]).encode() + trailer
 
 
 def read_tags(path: Path, format: str) -> dict[str, str]:
-    """The tags of a file, or for "png" of a folder's first frame, as they were given to `write_video`.
+    """The tags of a file, or for "png" of a folder's first frame, as `write_video` was given them.
 
     Args:
         path: Where it is, on this machine.
@@ -95,7 +95,7 @@ def read_tags(path: Path, format: str) -> dict[str, str]:
     Raises:
         MediaError: It cannot be read.
         FileNotFoundError: There is no such file.
-        ChildProcessError: ffmpeg was killed; the same may be tried again.
+        ChildProcessError: ffmpeg was killed; trying again may help.
     """
     if format == "npy":
         return {}
@@ -114,7 +114,7 @@ def read_tags(path: Path, format: str) -> dict[str, str]:
 
 
 def _read_ffmetadata(path: Path) -> dict[str, str]:
-    # bitexact: or ffmpeg signs what it prints.
+    # bitexact: otherwise ffmpeg adds its name to what it prints.
     command = [*decoder_command(path), "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False
