@@ -150,7 +150,8 @@ def _to_rgb(image: Image.Image, shown: str) -> Image.Image:
     if image.mode in ("I", "F"):
         # Pillow would clip everything above 255: a white image.
         raise MediaError(
-            f"{shown}: greys of 32 bits, whose white is not known (mode {image.mode}); allowed: 8 or 16 bits"
+            f"{shown}: greys of more than 8 bits, whose white is not known (mode {image.mode}, 32 bits); "
+            "allowed: 8 or 16 bits"
         )
     if image.mode == "P" and "transparency" in image.info:
         # Pillow warns about each image that its transparency is lost.

@@ -309,5 +309,5 @@ def commit_video(output: Storage, local: EncodedVideo, name: str) -> str:
 
 
 def video_stem(name: str) -> str:
-    """The path of a video that `commit_video` puts, without its suffix; for "png", of the folder of its folders."""
+    """The path, without suffix, at which `commit_video` puts a video of this name; for "png" a folder."""
     return f"{VIDEOS_FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"
