@@ -31,7 +31,8 @@ from vidgen_dist.cli.assignments import (
     read_pair,
 )
 from vidgen_dist.errors import Refused
-from vidgen_dist.preflight.plan import check_sampling, load_spec, sampling_addresses
+from vidgen_dist.output.run_file import load_spec
+from vidgen_dist.preflight.sampling import check_sampling, sampling_media
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.uris import is_relative
@@ -105,7 +106,7 @@ def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
 
 
 def _check_paths(spec: RunSpec) -> None:
-    media = {f"sampling.{name}": uri for name, uri in sampling_addresses(spec).items()}
+    media = {f"sampling.{name}": uri for name, uri in sampling_media(spec).items()}
     for key, path in {"manifest.uri": spec.manifest.uri, "output.uri": spec.output.uri, **media}.items():
         if is_relative(path):
             raise Refused(f"{key}: {path!r} is not allowed; a URI or {_ABSOLUTE}")

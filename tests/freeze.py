@@ -150,8 +150,10 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
         Refused: The checkpoint cannot do the task.
     """
     from vidgen_dist.engine import open_model
+    from vidgen_dist.output.fingerprint import identity_of
     from vidgen_dist.output.resume import RowResolver
-    from vidgen_dist.preflight.plan import identity_of, open_checked, sampling_defaults
+    from vidgen_dist.preflight.manifest_check import open_run_manifest
+    from vidgen_dist.preflight.sampling import sampling_defaults
     from vidgen_dist.processes import InlineExecutor
     from vidgen_dist.spec import spec_from_flags
 
@@ -159,7 +161,7 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
     model = open_model(spec.model, "cpu")
     resolving = RowResolver(model.rules, spec.seed, identity_of(model, spec))
     found: list[Facts] = []
-    for batch in open_checked(spec, model.rules).batches(sampling_defaults(spec, model.rules)):
+    for batch in open_run_manifest(spec, model.rules).batches(sampling_defaults(spec, model.rules)):
         first = len(found)
         for row in batch.rows():
             try:

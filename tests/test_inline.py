@@ -27,7 +27,8 @@ from vidgen_dist.inline import decode_inline, is_inline
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.manifest_build import build
 from vidgen_dist.media import MediaError
-from vidgen_dist.preflight.plan import check_manifest, check_sampling
+from vidgen_dist.preflight.manifest_check import check_manifest
+from vidgen_dist.preflight.sampling import check_sampling
 from vidgen_dist.request import RenderRequest, RequestError
 from vidgen_dist.spec import spec_from_flags
 

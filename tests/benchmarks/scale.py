@@ -35,7 +35,8 @@ from vidgen_dist.ledger import SCHEMA
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest, ordered_rows
 from vidgen_dist.output.resume import RowResolver
-from vidgen_dist.preflight.plan import make_plan, write_run_file
+from vidgen_dist.output.run_file import write_run_file
+from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.processes import InlineExecutor
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -104,7 +105,7 @@ def _spec(scratch: Path) -> RunSpec:
 
 
 def resume(scratch: Path) -> None:
-    plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
+    plan = make_plan(*open_run(_spec(scratch)), device="cpu", engine=FAKE_ENGINE)
     assert plan.done == plan.total == plan.manifest.num_rows, (plan.done, plan.total)
 
 
@@ -145,8 +146,8 @@ def build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int
     with pq.ParquetWriter(scratch / "manifest.parquet", schema) as writer:
         for start in range(0, rows, ROW_GROUP):
             writer.write_table(_manifest_rows(start, min(rows, start + ROW_GROUP), seeds, priorities))
-    plan = make_plan(_spec(scratch), device="cpu", engine=FAKE_ENGINE)
-    write_run_file(plan)
+    plan = make_plan(*open_run(_spec(scratch)), device="cpu", engine=FAKE_ENGINE)
+    write_run_file(plan.output, plan.recorded)
     (scratch / "output" / "ledger").mkdir()
     resolving = RowResolver(plan.model.rules, plan.spec.seed, plan.identity)
     # Workers render side by side: a part holds rows from anywhere.

@@ -17,7 +17,7 @@ from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.planner.planned_run import plan_splits
-from vidgen_dist.preflight.plan import make_plan
+from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.spec import spec_from_flags
 from vidgen_dist.weights.checkpoint import open_checkpoint
 
@@ -38,7 +38,7 @@ def spec(tmp_path: Path) -> Callable[..., object]:
 
 
 def begin_rendering(spec: object) -> object:
-    return make_plan(spec, device="cpu", engine=engine.ENGINE)
+    return make_plan(*open_run(spec), device="cpu", engine=engine.ENGINE)
 
 
 def load(spec: object) -> object:

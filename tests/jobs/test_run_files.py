@@ -12,7 +12,7 @@ import yaml
 from tests.commands import Vidgen
 from tests.planner import published
 from vidgen_dist.planner import planned_run
-from vidgen_dist.preflight.plan import check_sampling
+from vidgen_dist.preflight.sampling import check_sampling
 from vidgen_dist.spec import parse_spec
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))

@@ -21,7 +21,7 @@ from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.manifest.arrow_types import plain_array, plain_type
 from vidgen_dist.manifest.columns import extra_type
-from vidgen_dist.preflight.plan import check_manifest
+from vidgen_dist.preflight.manifest_check import check_manifest
 from vidgen_dist.storage.folder import open_storage
 
 

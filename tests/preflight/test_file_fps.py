@@ -11,7 +11,7 @@ from tests import references
 from vidgen_dist import engine
 from vidgen_dist.engine import ENGINE
 from vidgen_dist.errors import Refused
-from vidgen_dist.preflight.plan import Plan, make_plan
+from vidgen_dist.preflight.plan import Plan, make_plan, open_run
 from vidgen_dist.spec import RunSpec
 
 CASE = references.case("small", "stable_video_diffusion")
@@ -37,7 +37,7 @@ def spec_of(make_spec: Callable[..., RunSpec], make_manifest: Callable[..., str]
 
 
 def plan_of(spec: RunSpec) -> Plan:
-    return make_plan(spec, device="cpu", engine=ENGINE)
+    return make_plan(*open_run(spec), device="cpu", engine=ENGINE)
 
 
 def told_and_written(spec: RunSpec) -> list[tuple[float, float]]:

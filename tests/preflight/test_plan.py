@@ -26,7 +26,9 @@ from vidgen_dist.media import media_digest
 from vidgen_dist.output import resume
 from vidgen_dist.output.fingerprint import row_seed
 from vidgen_dist.output.pending_row import PendingRow
-from vidgen_dist.preflight.plan import Plan, check_manifest, load_spec, make_plan, write_run_file
+from vidgen_dist.output.run_file import load_spec, write_run_file
+from vidgen_dist.preflight.manifest_check import check_manifest
+from vidgen_dist.preflight.plan import Plan, make_plan, open_run
 from vidgen_dist.processes import InlineExecutor
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import ModelOptions, RunSpec
@@ -39,7 +41,11 @@ MakeManifest = Callable[..., str]
 
 
 def plan_of(spec: RunSpec) -> Plan:
-    return make_plan(spec, device="cpu", engine=FAKE_ENGINE)
+    return make_plan(*open_run(spec), device="cpu", engine=FAKE_ENGINE)
+
+
+def record(plan: Plan) -> None:
+    write_run_file(plan.output, plan.recorded)
 
 
 def rows_of(plan: Plan) -> list[PendingRow]:
@@ -55,7 +61,7 @@ def enter(
 ) -> None:
     """Ledger entries for rows, as if they had been rendered."""
     if not plan.output.exists("run.yaml"):
-        write_run_file(plan)
+        record(plan)
     with LedgerWriter(plan.output, "test") as writer:
         for row in rows:
             writer.append(
@@ -122,7 +128,7 @@ def test_retry_chooses_what_has_failed_and_is_not_done(
     none = plan_of(spec.override({"manifest.retry": "failed:Media"}))
     assert (rows_of(none), none.total, none.done) == ([], 1, 1)
     # It is for one run: the next goes on with all.
-    write_run_file(again)
+    record(again)
     assert load_spec(again.output.uri("run.yaml")).manifest.retry is None
     # What decides the pixels has changed: they are tried with that, for the first time.
     changed = plan_of(spec.override({"manifest.retry": "failed", "seed": 4}))
@@ -303,7 +309,7 @@ def test_run_file_comes_back_and_goes_on_from_anywhere(
     manifest = make_manifest("one")
     monkeypatch.chdir(tmp_path)
     plan = plan_of(make_spec(Path(manifest).name, output__uri="out", sampling__num_frames=4))
-    write_run_file(plan)
+    record(plan)
     enter(plan, rows_of(plan))
     away = tmp_path / "away"
     away.mkdir()
@@ -324,7 +330,7 @@ def test_secrets_of_uris_are_not_written_down_and_asked_for_again(
         ({"manifest.uri": signed}, "manifest.uri: https://host/manifest.parquet"),
         ({"sampling.image": image}, "sampling.image: https://host/fox.png"),
     ):
-        write_run_file(dataclasses.replace(plan, spec=plan.spec.override(uris)))
+        record(dataclasses.replace(plan, spec=plan.spec.override(uris)))
         assert "abcdef" not in (tmp_path / "out" / "run.yaml").read_text()
         again = load_spec(str(tmp_path / "out" / "run.yaml"))
         with pytest.raises(Refused, match=re.escape(lacking) + ".* give the whole URI again"):
@@ -348,7 +354,7 @@ def test_uris_are_written_down_as_they_were_given(
     uri: str, make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     plan = plan_of(make_spec(make_manifest("one")))
-    write_run_file(dataclasses.replace(plan, spec=plan.spec.override({"manifest.uri": uri})))
+    record(dataclasses.replace(plan, spec=plan.spec.override({"manifest.uri": uri})))
     assert load_spec(str(tmp_path / "out" / "run.yaml")).manifest.uri == uri
 
 
@@ -440,7 +446,7 @@ def test_an_output_goes_on_with_the_types_that_its_ledger_has(make_spec: MakeSpe
     spec = make_spec(path, manifest__passthrough=["m"])
     plan = plan_of(spec)
     assert pa.types.is_list(plan.passthrough.field("m").type)
-    write_run_file(plan)
+    record(plan)
     with LedgerWriter(plan.output, "w", pa.schema([("m", maps)])) as writer:
         moment = datetime.now(UTC)
         writer.append(
@@ -555,7 +561,7 @@ def test_a_folder_is_its_content_wherever_it_lies(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plan(folder: str) -> Plan:
-        return make_plan(make_spec(manifest, model__id=folder), device="cpu", engine=ENGINE)
+        return make_plan(*open_run(make_spec(manifest, model__id=folder)), device="cpu", engine=ENGINE)
 
     manifest = make_manifest("one")
     model = tmp_path / "models" / "tiny"
@@ -583,8 +589,8 @@ def test_a_folder_is_its_content_wherever_it_lies(
 
 def plan_of_run_file(plan: Plan) -> Plan:
     """The plan of whoever goes on from the output's own run.yaml."""
-    write_run_file(plan)
-    return make_plan(load_spec(plan.output.uri("run.yaml")), device="cpu", engine=ENGINE)
+    record(plan)
+    return make_plan(*open_run(load_spec(plan.output.uri("run.yaml"))), device="cpu", engine=ENGINE)
 
 
 def test_local_paths_are_written_down_plainly(
@@ -605,7 +611,7 @@ def test_local_paths_are_written_down_plainly(
 def test_an_output_where_nothing_was_rendered_is_free(
     make_spec: MakeSpec, make_manifest: MakeManifest
 ) -> None:
-    write_run_file(plan_of(make_spec(make_manifest("one"), model__id="mistyped")))
+    record(plan_of(make_spec(make_manifest("one"), model__id="mistyped")))
     assert plan_of(make_spec(make_manifest("one"), output__format="gif")).done == 0
 
 
@@ -661,7 +667,7 @@ def test_an_output_that_refuses(
     plan = plan_of(make_spec(make_manifest("one")))
     monkeypatch.setattr(Storage, "write_bytes", refuse)
     with pytest.raises(Refused, match="cannot be used for output: 403 forbidden"):
-        write_run_file(plan)
+        record(plan)
 
 
 def test_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:

@@ -29,7 +29,7 @@ from vidgen_dist import engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
 from vidgen_dist.observability import progress
-from vidgen_dist.preflight.plan import make_plan
+from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
@@ -135,7 +135,7 @@ def test_a_gang_renders_its_rows_together(
     assert started_by_rank(tmp_path / "out" / "logs", worker) == {0: [*"abcde"], 1: [*"abce"], 2: [*"abce"]}
     # What renders a row is no part of what it is.
     alone = make_spec(manifest, topology__ulysses=2, **flags)
-    assert make_plan(alone, device="cpu", engine=FAKE_ENGINE).done == 2
+    assert make_plan(*open_run(alone), device="cpu", engine=FAKE_ENGINE).done == 2
 
 
 def started_by_rank(logs: Path, worker: str) -> dict[int, list[str]]:

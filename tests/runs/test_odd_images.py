@@ -19,7 +19,7 @@ from tests import references
 from tests.media.odd_images import READ, REFUSED, animated, encoded
 from tests.outputs import entries
 from vidgen_dist import media
-from vidgen_dist.preflight.plan import check_manifest
+from vidgen_dist.preflight.manifest_check import check_manifest
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 

@@ -32,7 +32,7 @@ from vidgen_dist.kinds import Kind, Number, Text, Whole
 from vidgen_dist.maintenance.export import export
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import column_of
-from vidgen_dist.preflight.plan import check_manifest
+from vidgen_dist.preflight.manifest_check import check_manifest
 from vidgen_dist.request import Field
 from vidgen_dist.weights.checkpoint import open_checkpoint
 

@@ -14,7 +14,8 @@ from tests.outputs import entries
 from vidgen_dist import RenderRequest, cli, load_pipeline
 from vidgen_dist.engine import ENGINE
 from vidgen_dist.media import to_uint8
-from vidgen_dist.preflight.plan import load_spec, make_plan
+from vidgen_dist.output.run_file import load_spec
+from vidgen_dist.preflight.plan import make_plan, open_run
 
 CHECKPOINT = references.case("2b").checkpoint
 ROW = {"id": "a", "prompt": "a fox", "seed": 3, "num_frames": 5, "num_inference_steps": 3}
@@ -28,7 +29,7 @@ FLAGS = [
 
 def _done(spec_file: Path, **changes: object) -> int:
     spec = load_spec(str(spec_file)).override({f"model.scheduler.{key}": v for key, v in changes.items()})
-    return make_plan(spec, device="cpu", engine=ENGINE).done
+    return make_plan(*open_run(spec), device="cpu", engine=ENGINE).done
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -60,6 +61,6 @@ def test_a_run_with_another_scheduler(
     assert _done(run_file, snr_shift_scale=2) == 0
     assert _done(run_file, trained_betas=None, clip_sample=False) == 0
     none = load_spec(str(run_file)).override({"model.scheduler": None})
-    assert make_plan(none, device="cpu", engine=ENGINE).done == 0
+    assert make_plan(*open_run(none), device="cpu", engine=ENGINE).done == 0
     backwards = none.override({f"model.scheduler.{key}": SETTINGS[key] for key in reversed(SETTINGS)})
-    assert make_plan(backwards, device="cpu", engine=ENGINE).done == 1
+    assert make_plan(*open_run(backwards), device="cpu", engine=ENGINE).done == 1

@@ -14,7 +14,8 @@ from tests.outputs import entries
 from vidgen_dist import RenderRequest, cli, load_pipeline
 from vidgen_dist.engine import ENGINE
 from vidgen_dist.media import to_uint8
-from vidgen_dist.preflight.plan import load_spec, make_plan
+from vidgen_dist.output.run_file import load_spec
+from vidgen_dist.preflight.plan import make_plan, open_run
 
 ROW = {"id": "a", "prompt": "a fox", "seed": 3, "height": 64, "width": 64, "num_frames": 5}
 
@@ -52,4 +53,4 @@ def test_a_run_in_tiles(
     assert again.model.vae_tiling
     for tiling, done in ((True, 1), (False, 0)):
         spec = again.override({"model.vae_tiling": tiling})
-        assert make_plan(spec, device="cpu", engine=ENGINE).done == done
+        assert make_plan(*open_run(spec), device="cpu", engine=ENGINE).done == done

@@ -88,14 +88,15 @@ def loaded_with(model: ModelOptions) -> list[Any]:
 def main(checkpoint: str, manifest: str, output: str) -> None:
     """Print it as JSON."""
     from vidgen_dist.engine import ENGINE
-    from vidgen_dist.preflight.plan import load_spec, make_plan, write_run_file
+    from vidgen_dist.output.run_file import load_spec, write_run_file
+    from vidgen_dist.preflight.plan import make_plan, open_run
     from vidgen_dist.spec.documentation import option_rows
 
     arguments = (manifest, output, "--model", checkpoint, "--device", "cpu")
-    plain = make_plan(spec_of(*arguments), device="cpu", engine=ENGINE)
+    plain = make_plan(*open_run(spec_of(*arguments)), device="cpu", engine=ENGINE)
     given = [text for texts in ARGUMENTS.values() for text in texts]
-    plan = make_plan(spec_of(*arguments, *given), device="cpu", engine=ENGINE)
-    write_run_file(plan)
+    plan = make_plan(*open_run(spec_of(*arguments, *given)), device="cpu", engine=ENGINE)
+    write_run_file(plan.output, plan.recorded)
     found = {
         "flags": commands_with_flags(),
         "run_file": values_in(load_spec(plan.output.uri("run.yaml"))),

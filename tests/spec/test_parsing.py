@@ -6,7 +6,7 @@ import pytest
 
 from tests.spec.examples import FULL
 from vidgen_dist.errors import Refused
-from vidgen_dist.preflight.plan import check_sampling
+from vidgen_dist.preflight.sampling import check_sampling
 from vidgen_dist.spec import parse_spec
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.spec.examples import FULL, MINIMAL
 from vidgen_dist.errors import Refused
-from vidgen_dist.preflight.plan import check_sampling
+from vidgen_dist.preflight.sampling import check_sampling
 from vidgen_dist.spec import RunSpec, parse_spec, spec_from_flags
 
 

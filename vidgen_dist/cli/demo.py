@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.table import Table
 from vidgen_dist.cli.flags import help_of
 from vidgen_dist.cli.rendering import run
 from vidgen_dist.spec import RunSpec, spec_from_flags
+
+if TYPE_CHECKING:
+    from vidgen_dist.storage.folder import Storage
 
 
 def demo(
@@ -30,18 +33,16 @@ def demo(
         }
     )
     result = run(spec)
-    _print_demo(spec)
+    _print_demo(spec, result.output)
     raise typer.Exit(result.exit_status)
 
 
-def _print_demo(spec: RunSpec) -> None:
+def _print_demo(spec: RunSpec, output: Storage) -> None:
     """Print the demo's rows and where the contact sheet is."""
     from vidgen_dist.manifest import open_manifest
     from vidgen_dist.media.contact_sheet import write_contact_sheet
     from vidgen_dist.output.ledger_entries import latest_entries
-    from vidgen_dist.storage.folder import open_storage
 
-    output = open_storage(spec.output.uri)
     entries = latest_entries(output)
     rows = open_manifest(spec.manifest.uri).rows()
     prompts = {row.id: row.request.prompt or "" for row in rows}

@@ -24,7 +24,7 @@ def check_manifest(
     from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.media import ignore_warnings
-    from vidgen_dist.preflight.plan import check_manifest as check
+    from vidgen_dist.preflight.manifest_check import check_manifest as check
     from vidgen_dist.storage.uris import redact
 
     ignore_warnings()

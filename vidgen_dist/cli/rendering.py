@@ -36,7 +36,7 @@ def render(
     if output is not None:
         given = with_argument(given, "output.uri", "OUTPUT", output)
     if manifest.lower().endswith((".yaml", ".yml")):
-        from vidgen_dist.preflight.plan import load_spec
+        from vidgen_dist.output.run_file import load_spec
 
         spec = load_spec(manifest).override(given)
     else:
@@ -71,10 +71,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what fits and what is fastest, from the checkpoint's configs: without weights and NPUs."""
+    from vidgen_dist.output.run_file import load_spec
     from vidgen_dist.planner.planned_run import plan_splits
     from vidgen_dist.planner.report import as_json as plan_as_json
     from vidgen_dist.planner.report import summary, tables
-    from vidgen_dist.preflight.plan import check_sampling, load_spec
+    from vidgen_dist.preflight.sampling import check_sampling
 
     if run_file is not None:
         spec = load_spec(run_file).override(options)

@@ -42,10 +42,12 @@ from vidgen_dist.maintenance.manifest_join import ROW, URI, ManifestJoin, RowCou
 from vidgen_dist.maintenance.status import is_current, open_output, reopen_manifest, run_fields
 from vidgen_dist.maintenance.verification import path_in_output
 from vidgen_dist.manifest import Manifest, check
+from vidgen_dist.output.fingerprint import identity_of
 from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.output.status_file import read_status_file
 from vidgen_dist.output.video_files import fetch_video
-from vidgen_dist.preflight.plan import describe_problems, identity_of, sampling_defaults
+from vidgen_dist.preflight.manifest_check import describe_problems
+from vidgen_dist.preflight.sampling import sampling_defaults
 from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage.files import size
 from vidgen_dist.storage.folder import Storage, open_writable

@@ -21,9 +21,9 @@ from vidgen_dist.ledger import Compaction, compact
 from vidgen_dist.manifest import Manifest, open_manifest
 from vidgen_dist.observability.progress import span
 from vidgen_dist.output.lease import has_died
+from vidgen_dist.output.run_file import read_run_file
 from vidgen_dist.output.status_file import RunStatus, digest_of_counted, read_status_file
 from vidgen_dist.output_layout import RUN_FILE
-from vidgen_dist.preflight.plan import read_run_file
 from vidgen_dist.request import Field
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import Storage, open_storage

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from vidgen_dist.bulk_digests import JsonTemplate, as_list, json_template
+from vidgen_dist.engine import OpenedModel
 from vidgen_dist.request import FIELDS, Field, ResolvedRequest
+from vidgen_dist.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,24 @@ class Identity:
         whole = {"run": run, "row": decides, "media": dict(media)}
         # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
         return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
+
+
+def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
+    """What decides the pixels of every row of a run alike.
+
+    Args:
+        model: What is known of its model.
+        spec: What it is.
+    """
+    return Identity(
+        model=model.whole_digest,
+        task=model.rules.task,
+        dtype=model.dtype,
+        format=spec.output.format,
+        crf=spec.output.crf if spec.output.format == "mp4" else None,
+        options=spec.model.pixel_options(),
+        counting=Counting(model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only),
+    )
 
 
 def row_seed(run_seed: int, row_id: str) -> int:

@@ -28,7 +28,8 @@ from vidgen_dist.maintenance.export import export
 from vidgen_dist.maintenance.status import read_failures, read_status
 from vidgen_dist.output import ledger_committer as committer
 from vidgen_dist.output.lease import acquire
-from vidgen_dist.preflight.plan import Plan, load_spec, make_plan, write_run_file
+from vidgen_dist.output.run_file import load_spec, write_run_file
+from vidgen_dist.preflight.plan import Plan, make_plan, open_run
 from vidgen_dist.runtime.driver import bad_rows
 from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.runtime.driver.bad_rows import enter_bad_rows
@@ -56,7 +57,7 @@ def run(spec: RunSpec, said: io.StringIO | None = None) -> RunResult:
 
 
 def plan_of(spec: RunSpec) -> Plan:
-    return make_plan(spec, device="cpu", engine=FAKE_ENGINE)
+    return make_plan(*open_run(spec), device="cpu", engine=FAKE_ENGINE)
 
 
 def counts(result: RunResult) -> tuple[int, int, int, int, int]:
@@ -326,7 +327,7 @@ def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
     monkeypatch.setattr(bad_rows, "MOST_WAITING", committer.MANY_ENTRIES)
     spec = make_spec(many(tmp_path, 3000), faults__bad_rows="fail")
     plan, interrupts = plan_of(spec), Interrupts()
-    write_run_file(plan)
+    write_run_file(plan.output, plan.recorded)
     entries_of = bad_rows._entries
 
     def interrupted(*given: Any) -> Iterator[LedgerEntry]:

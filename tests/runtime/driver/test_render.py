@@ -23,7 +23,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.maintenance.status import read_failures, read_status
 from vidgen_dist.output import ledger_committer as committer
-from vidgen_dist.preflight.plan import make_plan
+from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
@@ -263,7 +263,7 @@ def test_prompts_of_100_kilobytes(make_spec: MakeSpec, make_manifest: MakeManife
     found = {entry["id"]: entry for entry in entries(tmp_path / "out")}
     assert found["c"]["prompt"] == f"{long} {long}"
     assert found["b"]["error_message"] == "é" * (MAX_MESSAGE - 3) + "..."
-    assert make_plan(spec, device="cpu", engine=FAKE_ENGINE).done == 2
+    assert make_plan(*open_run(spec), device="cpu", engine=FAKE_ENGINE).done == 2
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -18,10 +18,11 @@ from vidgen_dist.output import lease as leases
 from vidgen_dist.output.lease import Lease, acquire
 from vidgen_dist.output.resume import error_class_of
 from vidgen_dist.output.resume_states import clear
+from vidgen_dist.output.run_file import write_run_file
 from vidgen_dist.output.status_file import RunStatus, StatusFile, digest_of_counted
 from vidgen_dist.output_layout import LEDGER_FOLDER, RESUME_STATES_FOLDER, RUN_FILE
 from vidgen_dist.preflight.gang_choice import settle_gangs
-from vidgen_dist.preflight.plan import Plan, make_plan, write_run_file
+from vidgen_dist.preflight.plan import Plan, make_plan, open_run
 from vidgen_dist.runtime.connection import before_start, capacity, choose_device, connected
 from vidgen_dist.runtime.driver.bad_rows import ERROR as BAD_ROW
 from vidgen_dist.runtime.driver.bad_rows import (
@@ -42,7 +43,7 @@ from vidgen_dist.runtime.driver.result import (
 )
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.spec import AUTO, RunSpec, parse_seconds
-from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import redact_message
 
 
@@ -72,7 +73,7 @@ def render(
             progress.say(describe_unknown(name, plan.manifest.row_schema.fields))
         for line in describe_bad_rows(plan):
             progress.say(line)
-        run_file = write_run_file(plan)
+        run_file = write_run_file(plan.output, plan.recorded)
         # If rows were chosen, the counts are not those of the manifest.
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         # From here on there are rows to be finished, and soon processes to be ended.
@@ -186,9 +187,9 @@ def _planned(
     Refused later, with a `run.yaml` in the output, are gangs that have no room on the cluster, and weights of
     a hub id that are not the model's and were not on this machine.
     """
-    output = open_storage(spec.output.uri)
+    spec, output = open_run(spec)
     before = _state_of_output(output)
-    plan = make_plan(spec, device=device, engine=engine)
+    plan = make_plan(spec, output, device=device, engine=engine)
     if plan.pending and not plan.too_many_are_bad:
         get_engine(engine).check_models(plan.decided.model)
 
@@ -198,7 +199,7 @@ def _planned(
     with acquire(output, run, say=say, interval=leases.INTERVAL_SECONDS) as lease:
         if _state_of_output(output) != before:
             # Another run was at work until a moment ago.
-            plan = make_plan(spec, device=device, engine=engine)
+            plan = make_plan(spec, output, device=device, engine=engine)
         yield plan, lease
 
 

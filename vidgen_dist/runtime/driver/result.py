@@ -9,6 +9,7 @@ from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.status_file import State
 from vidgen_dist.output_layout import LEDGER_FOLDER, VIDEOS_FOLDER
 from vidgen_dist.preflight.plan import Plan
+from vidgen_dist.storage.folder import Storage
 
 DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
 
@@ -26,7 +27,7 @@ class RunResult:
         failed: Rows that it gave up on.
         failures: The first of them, each in a line.
         adopted: Of the rows that it did, those whose videos were there, of a run or a gang that was killed.
-        videos, ledger: URIs of the folders.
+        output: Where its videos and its ledger are.
         videos_per_minute: From the first loaded model to the end.
         exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
         message: What else there is to say.
@@ -38,8 +39,7 @@ class RunResult:
     done: int
     failed: int
     failures: tuple[str, ...]
-    videos: str
-    ledger: str
+    output: Storage
     videos_per_minute: float
     exit_status: int
     message: str = ""
@@ -67,7 +67,8 @@ class RunResult:
             parts = sorted(self.sent.items(), key=lambda part: -part[1])
             by_purpose = ", ".join(f"{what} {_size(count)}" for what, count in parts)
             lines.append(("sent", f"{_size(sum(self.sent.values()))} a video by rank 0: {by_purpose}"))
-        return [*lines, ("videos", self.videos), ("ledger", self.ledger)]
+        videos, ledger = self.output.uri(VIDEOS_FOLDER), self.output.uri(LEDGER_FOLDER)
+        return [*lines, ("videos", videos), ("ledger", ledger)]
 
 
 def result_of(
@@ -79,8 +80,7 @@ def result_of(
         done=progress.done,
         failed=progress.failed,
         failures=failures,
-        videos=plan.output.uri(VIDEOS_FOLDER),
-        ledger=plan.output.uri(LEDGER_FOLDER),
+        output=plan.output,
         videos_per_minute=progress.videos_per_minute(),
         exit_status=exit_status,
         message=message,

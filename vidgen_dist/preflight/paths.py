@@ -1,0 +1,52 @@
+"""The paths and URIs of a run: made absolute for workers, and without secrets for run.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.preflight.sampling import change_sampling_media, sampling_media
+from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import absolute, lacks_secret, redact, to_record
+
+
+def check_secrets(spec: RunSpec) -> None:
+    """Refuse URIs that a run has recorded without their secrets, see `uris.to_record`."""
+    media = {f"sampling.{name}": uri for name, uri in sampling_media(spec).items()}
+    for key, uri in {"manifest.uri": spec.manifest.uri, **media}.items():
+        if lacks_secret(uri):
+            raise Refused(
+                f"{key}: {redact(uri)} was written down without the secret that opens it; "
+                "give the whole URI again"
+            )
+
+
+def with_absolute_paths(spec: RunSpec, output: Storage) -> RunSpec:
+    """The spec with absolute paths: workers, and the next reader of run.yaml, have another current folder.
+
+    Args:
+        spec: What the run is.
+        output: Its output.
+    """
+    return spec.override(
+        {
+            "output.uri": output.root,
+            "manifest.uri": absolute(spec.manifest.uri),
+            "model.id": _absolute_folder(spec.model.id),
+            "model.adapter": _absolute_folder(spec.model.adapter),
+            **change_sampling_media(spec, absolute),
+        }
+    )
+
+
+def _absolute_folder(model: str | None) -> str | None:
+    """A folder's absolute path; a hub id as it is."""
+    folder = None if model is None else absolute(model)
+    return folder if folder is not None and Path(folder).is_dir() else model
+
+
+def uris_to_record(spec: RunSpec) -> dict[str, Any]:
+    """Keys of a spec with URIs, and their values without secrets, for `RunSpec.override`."""
+    return {"manifest.uri": to_record(spec.manifest.uri), **change_sampling_media(spec, to_record)}
