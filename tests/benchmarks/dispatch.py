@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from tests.runtime.scheduling.simulation import Habits, Simulation, rows
+from tests.runtime.scheduling.simulation import GangBehaviour, Simulation, rows
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.output.ledger_entries import done_entry
@@ -117,7 +117,7 @@ def main() -> None:
 
 def without_ray(gangs: int, count: int, shard_size: int) -> Pace:
     """The crew alone."""
-    cluster = Simulation(Habits(render=lambda *_: 0.0, load=0.0, write=0.0), {"n": gangs})
+    cluster = Simulation(GangBehaviour(render=lambda *_: 0.0, load=0.0, write=0.0), {"n": gangs})
     supervisor = cluster.supervisor(count, gangs, shard_size=shard_size)
     begun = time.perf_counter()
     supervisor.work()
@@ -250,19 +250,19 @@ def simulate(gangs: int, each: int, shard_size: int) -> None:
     rng = np.random.default_rng(1)
     seconds = rng.lognormal(math.log(60), 0.3, count)
     slow = max(1, gangs * 3 // 100)
-    habits = Habits(
+    behaviour = GangBehaviour(
         render=lambda row_id, replica: seconds[int(row_id)] * (3 if replica < slow else 1),
         life=lambda _: rng.exponential(WEEK),
         call=CALL_SECONDS,
         charged=True,
     )
-    cluster = Simulation(habits, {"n": gangs})
+    cluster = Simulation(behaviour, {"n": gangs})
     cluster.supervisor(count, gangs, shard_size=shard_size).work()
     died = len(cluster.actors) - gangs
     busy, length = cluster.busy_share(), max(cluster.done_at.values())
     print(
         f"{gangs:,} simulated gangs, {count:,} rows, {slow} gangs slow, {died} died: busy {busy:.4f} until "
-        f"99 % were done ({busy / BUSY:.3f} of {BUSY}); tail {cluster.tail():.0f} s of {length:,.0f} s; crew "
+        f"99 % were done ({busy / BUSY:.3f} of {BUSY}); tail {cluster.tail():.0f} s of {length:,.0f} s; driver "
         f"and messages took {cluster.driver_seconds + CALL_SECONDS * cluster.messages:.0f} s of it",
         flush=True,
     )

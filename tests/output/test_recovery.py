@@ -23,7 +23,7 @@ from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE, resolved
 from tests.output.test_lease import wait_until
-from tests.runtime.scheduling.simulation import Actor, Habits, Simulation, rows
+from tests.runtime.scheduling.simulation import Actor, GangBehaviour, Simulation, rows
 from tests.runtime.worker.test_worker import Heard
 from tests.storage.s3_traffic import Traffic
 from vidgen_dist import media, quality
@@ -254,8 +254,8 @@ class Seeking(Simulation):
 
 
 def test_what_a_lost_gang_had_in_hand_is_sought() -> None:
-    habits = Habits(render=lambda *_: 60.0, life=lambda name: 200.0 if name == "run-0001" else 1e9)
-    cluster = Seeking(habits, {"n": 2})
+    behaviour = GangBehaviour(render=lambda *_: 60.0, life=lambda name: 200.0 if name == "run-0001" else 1e9)
+    cluster = Seeking(behaviour, {"n": 2})
     cluster.supervisor(40, 2).work()
     assert cluster.held
     assert cluster.held == cluster.maybe_stored

@@ -196,10 +196,10 @@ def test_a_gang_whose_leader_freezes_holds_nobody_up(
     struck, signs, happened = folder(tmp_path / "struck"), folder(tmp_path / "signs"), tmp_path / "happened"
     back, put_back = [], RowQueue.put_back
 
-    def event(row_queue: RowQueue, task: QueuedRow) -> None:
-        if task.row.id == "00":
+    def event(row_queue: RowQueue, queued: QueuedRow) -> None:
+        if queued.row.id == "00":
             back.append([is_gone(sign.pid) for sign in signs_in(struck)])
-        put_back(row_queue, task)
+        put_back(row_queue, queued)
 
     monkeypatch.setattr(RowQueue, "put_back", event)
     prompts = [f"sign:{struck} stop-once@0:{happened}", *[f"sign:{signs} sleep:0.1"] * 59]

@@ -1,7 +1,7 @@
 """The Ray that a run runs on: started for it on this machine, or attached to.
 
 Ray raises what comes, also plain `Exception` and `SystemExit`. Whatever comes where it is started or attached
-to is refused with its cause; what comes of a later call is a `RayFault`, see `asking`.
+to is refused with its cause; what comes of a later call is a `RayFault`, see `ray_request`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RayFault(Exception):
 
 
 @contextmanager
-def asking(what: str) -> Iterator[None]:
+def ray_request(what: str) -> Iterator[None]:
     """Within, whatever Ray raises becomes a `RayFault`.
 
     Args:
@@ -341,7 +341,7 @@ def alive_nodes() -> list[Node]:
     """
     import ray
 
-    with asking("name the cluster's nodes"):
+    with ray_request("name the cluster's nodes"):
         alive = [(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
     if not alive:
         raise RayFault("Ray is gone: no node of it is alive")

@@ -1,4 +1,4 @@
-"""What driver and workers say to each other: plain data that can be sent between processes."""
+"""Messages between the driver and workers: plain data that can be sent between processes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from vidgen_dist.worker_events import WorkerEvent
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run is told once.
+    """What every worker of a run gets, once.
 
     Args:
-        engine: Module name of what renders.
+        engine: Module name of the engine.
         model: The checkpoint, its revision a commit.
         device: `cpu` or `ascend`.
         output: The folder of videos and ledger.
-        output_options: How frames are encoded, and what is rejected or saved.
+        output_options: How frames are encoded, what is rejected, and how often resume states are saved.
         identity: What decides the pixels of every row.
         passthrough: Names and types of the manifest's columns that are copied to the ledger.
         degrees: How a gang divides the work of one video.
         max_attempts: See `spec.FaultsOptions`.
-        patience: Seconds within which the ranks of a gang raise what is a row's fault.
+        patience: Seconds within which all ranks of a gang raise an error that a row causes.
     """
 
     engine: str
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class WorkerMessage:
-    """Something that a worker has to say.
+    """A message from a worker to the driver.
 
     Args:
         kind: `seated` (ready to join its gang; the message is its address), `ready` (the model is loaded),
@@ -56,12 +56,12 @@ class WorkerMessage:
             and will not be begun), `stopped` (nothing more will come), `refused` (the model cannot be loaded
             anywhere), `broken` (it could not be loaded here, or the worker can do no more), `stuck`
             (nothing more can be written; the message says where and why).
-        id: The row's.
+        id: The row's id.
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
-        message: Its message.
+        message: The error's message.
         sent: For `done`, bytes that the gang's first rank sent to the others for this video, by purpose.
-        entry: For `done` and `failed`, what the ledger is to say of the row.
-        adopted: For `done`, whether the video was there already.
+        entry: For `done` and `failed`, the row's ledger entry.
+        recovered: For `done`, whether the video was there already.
     """
 
     kind: Literal[
@@ -86,7 +86,7 @@ class WorkerMessage:
 
     @property
     def worker_event(self) -> WorkerEvent:
-        """The same for the worker's log and its metrics."""
+        """The message as an event, for the worker's log and metrics."""
         return WorkerEvent(self.kind, self.id, error=self.error, message=self.message)
 
 
@@ -95,10 +95,10 @@ class WorkerReport:
     """What `Worker.poll` returns.
 
     Args:
-        events: In the order in which they happened.
-        silent: Stage -> seconds since its last sign of life, of the stages that are under way: at most one of
-            the model's, and `write`.
+        messages: In the order in which they were sent.
+        silence: Stage -> seconds since its last sign of life, of the stages that are under way: at most one
+            of the model's, and `write`.
     """
 
-    events: tuple[WorkerMessage, ...]
-    silent: Mapping[str, float]
+    messages: tuple[WorkerMessage, ...]
+    silence: Mapping[str, float]

@@ -1,7 +1,7 @@
-"""The watchdog: a worker's threads show signs of life, the driver knows how long each stage may do without.
+"""The watchdog: a worker's threads give signs of life, and the driver knows each stage's limit without one.
 
-A sign of life is the beginning of a stage or of a step in it. Limits are by stage, for a denoising step and
-the download of a model have nothing in common.
+A sign of life is the beginning of a stage or of a step in it. Each stage has its own limit, for a denoising
+step and the download of a model have nothing in common.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from vidgen_dist.spec import WatchdogOptions
 LIMITS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         "ascend": {"load": 3600.0, "encode": 600.0, "denoise": 600.0, "decode": 1800.0, "write": 1800.0},
-        # A step that takes an NPU a second takes two cores an hour.
+        # A step of a second on an NPU takes an hour on two cores.
         "cpu": {"load": 3600.0, "encode": 3600.0, "denoise": 14400.0, "decode": 14400.0, "write": 1800.0},
     }
 )
-"""Device -> stage -> seconds without a sign of life after which a gang is taken for dead, by default."""
+"""Device -> stage -> seconds without a sign of life after which a gang counts as dead, by default."""
 
 
 class Pulse:
@@ -29,32 +29,32 @@ class Pulse:
         self._latest: tuple[str, float] | None = None
 
     def beat(self, stage: str) -> None:
-        """Show a sign of life."""
+        """Give a sign of life."""
         self._latest = stage, time.monotonic()
 
     def rest(self) -> None:
-        """There is nothing to do: silence means nothing."""
+        """Note that there is nothing to do: silence means nothing."""
         self._latest = None
 
-    def silent(self) -> dict[str, float]:
-        """The stage and the seconds since the latest sign of life; empty while there is nothing to do."""
+    def silence(self) -> dict[str, float]:
+        """The stage -> the seconds since its latest sign of life; empty while there is nothing to do."""
         latest = self._latest
         return {} if latest is None else {latest[0]: time.monotonic() - latest[1]}
 
 
 def limits_of(watchdog: WatchdogOptions, device: str) -> dict[str, float]:
-    """Stage -> seconds without a sign of life, as the run says or as the device's default has it."""
+    """Stage -> seconds without a sign of life: the run's option, or else the device's default."""
     return {**LIMITS[device], **watchdog.model_dump(exclude_none=True)}
 
 
-def overdue(silent: Mapping[str, float], limits: Mapping[str, float]) -> str | None:
-    """What is wrong with one who has been silent for so long, if anything is.
+def describe_overdue(silence: Mapping[str, float], limits: Mapping[str, float]) -> str | None:
+    """Which stage of a worker has exceeded its limit, as text; None if none has.
 
     Args:
-        silent: Stage -> seconds, as `Pulse.silent` gives them.
-        limits: As `limits_of` gives them.
+        silence: See `Pulse.silence`.
+        limits: See `limits_of`.
     """
-    for stage, seconds in silent.items():
+    for stage, seconds in silence.items():
         if seconds > limits[stage]:
             return (
                 f"no sign of life for {seconds:.0f} s in {stage}, topology.watchdog.{stage} is "
@@ -63,8 +63,8 @@ def overdue(silent: Mapping[str, float], limits: Mapping[str, float]) -> str | N
     return None
 
 
-def patience(silent: Mapping[str, float], limits: Mapping[str, float]) -> float:
-    """Seconds that one may take to answer, who was last seen like that."""
-    # Whoever had nothing to do but to write may have been given a row since, which begins with its encoding.
-    rendering = [stage for stage in silent if stage != "write"]
+def answer_limit(silence: Mapping[str, float], limits: Mapping[str, float]) -> float:
+    """Seconds that a worker with this latest silence may take to answer."""
+    # A worker that was only writing may have got a row since, whose first stage is `encode`.
+    rendering = [stage for stage in silence if stage != "write"]
     return limits[rendering[0] if rendering else "encode"]

@@ -1,9 +1,9 @@
-"""Gangs that only take time, and time that only the simulation moves: what a supervisor launches without Ray.
+"""Simulated gangs and a simulated clock: a supervisor's launcher without Ray.
 
 The supervisor is the real one. Its gangs have one rank, and behave as workers do as far as the supervisor can
-tell: they render one row after the other, keep what is rendered until it is stored, answer when asked for
-news, give rows back, stop, and die. A fault of the supervisor raises AssertionError: a row that is on two
-gangs, or entered twice.
+tell: they render one row after the other, keep rendered rows until they are stored, answer polls, give rows
+back, stop, and die. A fault of the supervisor raises AssertionError: a row that two gangs have, or that is
+entered twice.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def rows(count: int) -> list[PendingRow]:
 
 
 @dataclass(frozen=True)
-class Habits:
+class GangBehaviour:
     """How simulated gangs behave. All seconds are of simulated time.
 
     Args:
         render: Id of a row, number of a replica -> seconds that it takes.
-        life: Name of a gang -> seconds from its first row until it dies.
-        killers: Ids of rows that kill whoever begins them.
+        life: Name of a gang -> seconds from its loaded model until it dies.
+        killers: Ids of rows that kill the gang that begins them.
         load: Seconds until a model is loaded.
         write: Seconds until a rendered row is stored.
-        latency: Seconds that a message is under way.
+        latency: Seconds that a message takes.
         call: Seconds that the driver spends on sending or receiving a message.
         charged: Whether the supervisor's own processor time passes on the simulated clock.
     """
@@ -65,16 +65,16 @@ class Actor:
 
     Args:
         gang: Name of its gang.
-        replica: Which replica it stands for.
-        node: Where it is; empty while it waits for a place.
+        replica: Number of its replica.
+        node: Its node; empty while it waits for a place.
         ready_at: When its model was loaded; None before.
         ended_at: When it died or was killed; None before.
-        held: Ids of the rows that it was given and that are not done, in the order of rendering.
-        waiting: Of them those that are not begun.
-        rendering: The one in the model, since when.
-        busy: Seconds of rendering, by rows as (begin, end).
-        events: What it has to say.
-        asked: When it was asked for news and has not answered; None if it was not.
+        held: Id -> row, of the rows that it has and that are not done, in the order of rendering.
+        waiting: Ids of those that it has not begun.
+        rendering: Id of the row in the model, and since when.
+        busy: (begin, end) of the rendering of each row.
+        messages: What it has to report.
+        polled_at: When the poll came that it has not answered; None if there is none.
     """
 
     gang: str
@@ -86,21 +86,21 @@ class Actor:
     waiting: deque[str] = field(default_factory=deque)
     rendering: tuple[str, float] | None = None
     busy: list[tuple[float, float]] = field(default_factory=list)
-    events: list[WorkerMessage] = field(default_factory=list)
-    asked: float | None = None
+    messages: list[WorkerMessage] = field(default_factory=list)
+    polled_at: float | None = None
     stopping: bool = False
 
 
 class Simulation:
-    """Stands for `Launcher`.
+    """Takes the place of `Launcher`, and of the run that listens to the supervisor.
 
     Args:
-        habits: How gangs behave.
+        behaviour: How gangs behave.
         nodes: Name -> how many gangs have room there.
     """
 
-    def __init__(self, habits: Habits, nodes: Mapping[str, int]) -> None:
-        self.habits = habits
+    def __init__(self, behaviour: GangBehaviour, nodes: Mapping[str, int]) -> None:
+        self.behaviour = behaviour
         self.now = 0.0
         self.actors: list[Actor] = []
         self.done_at: dict[str, float] = {}
@@ -110,19 +110,19 @@ class Simulation:
         self._room = dict(nodes)
         self._members: dict[Actor, Member] = {}
         self._holder: dict[str, Actor] = {}
-        self._said: list[tuple[Member, Answer]] = []
+        self._answers: list[tuple[Member, Answer]] = []
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = itertools.count()
         self._since = time.process_time()
 
-    # What a supervisor asks of a launcher
+    # What a supervisor calls of a launcher
 
     def clock(self) -> float:
-        return self.now + (time.process_time() - self._since if self.habits.charged else 0.0)
+        return self.now + (time.process_time() - self._since if self.behaviour.charged else 0.0)
 
     def launch(self, replica: int, name: str) -> Gang:
         actor = Actor(name, replica)
-        member = Member(actor, self._post)
+        member = Member(actor, self._call)
         self.actors.append(actor)
         self._members[actor] = member
         self._find_places(self.clock())
@@ -130,58 +130,62 @@ class Simulation:
 
     def terminate(self, gang: Gang) -> None:
         for member in gang.members:
-            self.at(self.clock() + self.habits.latency, lambda at, actor=member.actor: self._end(actor, at))
+            self.at(
+                self.clock() + self.behaviour.latency, lambda at, actor=member.actor: self._end(actor, at)
+            )
 
-    def placed(self, _gang: Gang, member: Member, place: Placement, _others: Iterable[Gang]) -> None:
-        member.place = place
+    def register_placement(
+        self, _gang: Gang, member: Member, placement: Placement, _others: Iterable[Gang]
+    ) -> None:
+        member.placement = placement
         member.call(WorkerActor.start, None)
 
-    def left(self, gang: Gang) -> bool:
+    def has_lost_node(self, gang: Gang) -> bool:
         return any(member.actor.node and member.actor.node not in self._room for member in gang.members)
 
-    def needs(self, gangs: int) -> str:
+    def describe_need(self, gangs: int) -> str:
         return f"{gangs} places"
 
-    def there(self) -> str:
+    def describe_capacity(self) -> str:
         return f"{sum(self._room.values())} more"
 
-    def hear(self, seconds: float) -> list[tuple[Member, Answer]]:
+    def receive(self, seconds: float) -> list[tuple[Member, Answer]]:
         spent = time.process_time() - self._since
         self.driver_seconds += spent
-        if self.habits.charged:
+        if self.behaviour.charged:
             self.now += spent
         until = self.now + seconds
-        while self._agenda and self._agenda[0][0] <= (self.now if self._said else until):
+        while self._agenda and self._agenda[0][0] <= (self.now if self._answers else until):
             at, _, act = heapq.heappop(self._agenda)
             self.now = max(self.now, at)
             act(at)
-        if not self._said:
+        if not self._answers:
             self.now = until
-        said, self._said = self._said, []
-        self.messages += len(said)
-        self.now += self.habits.call * len(said)
+        answers, self._answers = self._answers, []
+        self.messages += len(answers)
+        self.now += self.behaviour.call * len(answers)
         self._since = time.process_time()
-        return said
+        return answers
 
-    # What happens of itself
+    # Scheduled events
 
     def at(self, when: float, act: Callable[[float], None]) -> None:
-        """Let something happen, which is told when it is."""
+        """Call `act` at a time; it gets that time."""
         heapq.heappush(self._agenda, (when, next(self._numbers), act))
 
     def join(self, node: str, room: int) -> None:
-        """A node joins the cluster."""
+        """Add a node to the cluster."""
         self._room[node] = room
         self._find_places(self.now)
 
     def leave(self, node: str) -> None:
-        """A node is gone, with all that is on it."""
+        """Remove a node, with all actors on it."""
         del self._room[node]
         for actor in [actor for actor in self.actors if actor.node == node]:
             self._end(actor, self.now)
 
     def on(self, node: str) -> list[Actor]:
-        """Whoever is or was there."""
+        """The actors that are or were on a node."""
         return [actor for actor in self.actors if actor.node == node]
 
     # Workers
@@ -196,55 +200,56 @@ class Simulation:
                 actor.node = free
                 self._answer(actor, at, Placement(free, "10.0.0.1", (), ()))
 
-    def _post(self, member: Member, method: Callable[..., object], /, *arguments: object) -> None:
+    def _call(self, member: Member, method: Callable[..., object], /, *arguments: object) -> None:
         actor: Actor = member.actor
         self.messages += 1
-        self.now += self.habits.call
-        heard = self.clock() + self.habits.latency
+        self.now += self.behaviour.call
+        arrival = self.clock() + self.behaviour.latency
 
-        def hear(at: float) -> None:
+        def arrive(at: float) -> None:
             if actor.ended_at is not None:
-                self._answer(actor, at, CallFailure("it is dead", dead=True))
+                self._answer(actor, at, CallFailure("it is dead", actor_died=True))
             else:
                 getattr(self, f"_{method.__name__}")(actor, at, *arguments)
 
-        self.at(heard, hear)
+        self.at(arrival, arrive)
 
     def _answer(self, actor: Actor, at: float, answer: Answer) -> None:
         member = self._members[actor]
-        self.at(at + self.habits.latency, lambda _: self._said.append((member, answer)))
+        self.at(at + self.behaviour.latency, lambda _: self._answers.append((member, answer)))
 
-    def _say(self, actor: Actor, at: float, *events: WorkerMessage) -> None:
-        actor.events += events
-        if actor.asked is not None and actor.events:
-            said, actor.events, actor.asked = tuple(actor.events), [], None
-            self._answer(actor, at, WorkerReport(said, {}))
+    def _send(self, actor: Actor, at: float, *messages: WorkerMessage) -> None:
+        actor.messages += messages
+        if actor.polled_at is not None and actor.messages:
+            report = WorkerReport(tuple(actor.messages), {})
+            actor.messages, actor.polled_at = [], None
+            self._answer(actor, at, report)
 
     def _start(self, actor: Actor, at: float, _cores: object) -> None:
         def load(at: float) -> None:
             if actor.ended_at is None:
                 actor.ready_at = at
-                self._say(actor, at, WorkerMessage("ready"))
-                self.at(at + self.habits.life(actor.gang), lambda at: self._end(actor, at))
+                self._send(actor, at, WorkerMessage("ready"))
+                self.at(at + self.behaviour.life(actor.gang), lambda at: self._end(actor, at))
 
-        self.at(at + self.habits.load, load)
+        self.at(at + self.behaviour.load, load)
 
     def _poll(self, actor: Actor, at: float, seconds: float) -> None:
-        actor.asked = at
-        self._say(actor, at)
+        actor.polled_at = at
+        self._send(actor, at)
 
         def give_up(until: float) -> None:
-            if actor.asked == at and actor.ended_at is None:
-                actor.asked = None
+            if actor.polled_at == at and actor.ended_at is None:
+                actor.polled_at = None
                 self._answer(actor, until, WorkerReport((), {}))
 
-        if actor.asked is not None:
+        if actor.polled_at is not None:
             self.at(at + seconds, give_up)
 
     def _submit(self, actor: Actor, at: float, shard: list[PendingRow]) -> None:
         for row in shard:
-            assert row.id not in self._holder, f"{row.id} is on two gangs"
-            assert row.id not in self.done_at, f"{row.id} is done and goes out again"
+            assert row.id not in self._holder, f"two gangs have {row.id}"
+            assert row.id not in self.done_at, f"{row.id} is done and is handed out again"
             self._holder[row.id] = actor
             actor.held[row.id] = row
             actor.waiting.append(row.id)
@@ -253,34 +258,34 @@ class Simulation:
     def _begin(self, actor: Actor, at: float) -> None:
         if actor.stopping and actor.rendering is None:
             if all(row_id in actor.waiting for row_id in actor.held):
-                self._say(actor, at, WorkerMessage("stopped"))
+                self._send(actor, at, WorkerMessage("stopped"))
             return
         if actor.rendering is not None or not actor.waiting:
             return
         row_id = actor.waiting.popleft()
         actor.rendering = row_id, at
-        self._say(actor, at, WorkerMessage("started", row_id))
-        if row_id in self.habits.killers:
+        self._send(actor, at, WorkerMessage("started", row_id))
+        if row_id in self.behaviour.killers:
             self._end(actor, at)
             return
-        seconds = self.habits.render(row_id, actor.replica)
-        self.at(at + seconds, lambda at: self._rendered(actor, at, row_id))
+        seconds = self.behaviour.render(row_id, actor.replica)
+        self.at(at + seconds, lambda at: self._end_rendering(actor, at, row_id))
 
-    def _rendered(self, actor: Actor, at: float, row_id: str) -> None:
+    def _end_rendering(self, actor: Actor, at: float, row_id: str) -> None:
         if actor.ended_at is not None or actor.rendering is None or actor.rendering[0] != row_id:
             return
         actor.busy.append((actor.rendering[1], at))
         actor.rendering = None
-        self._say(actor, at, WorkerMessage("rendered", row_id))
-        self.at(at + self.habits.write, lambda at: self._written(actor, at, row_id))
+        self._send(actor, at, WorkerMessage("rendered", row_id))
+        self.at(at + self.behaviour.write, lambda at: self._end_writing(actor, at, row_id))
         self._begin(actor, at)
 
-    def _written(self, actor: Actor, at: float, row_id: str) -> None:
+    def _end_writing(self, actor: Actor, at: float, row_id: str) -> None:
         if actor.ended_at is not None:
             return
         del actor.held[row_id]
         del self._holder[row_id]
-        self._say(actor, at, WorkerMessage("done", row_id))
+        self._send(actor, at, WorkerMessage("done", row_id))
         self._begin(actor, at)
 
     def _give_back(self, actor: Actor, at: float, count: int) -> None:
@@ -288,7 +293,7 @@ class Simulation:
         for row_id in back:
             del actor.held[row_id]
             del self._holder[row_id]
-        self._say(actor, at, *(WorkerMessage("returned", row_id) for row_id in back))
+        self._send(actor, at, *(WorkerMessage("returned", row_id) for row_id in back))
 
     def _stop(self, actor: Actor, at: float, now: bool) -> None:
         actor.stopping = True
@@ -299,7 +304,7 @@ class Simulation:
         self._begin(actor, at)
 
     def _end(self, actor: Actor, at: float) -> None:
-        """It dies, or is killed; its place is free."""
+        """Let an actor die, or be killed, and free its place."""
         if actor.ended_at is not None:
             return
         actor.ended_at = at
@@ -307,8 +312,8 @@ class Simulation:
             actor.busy.append((actor.rendering[1], at))
         for row_id in actor.held:
             self._holder.pop(row_id, None)
-        if actor.asked is not None:
-            self._answer(actor, at, CallFailure("it died", dead=True))
+        if actor.polled_at is not None:
+            self._answer(actor, at, CallFailure("it died", actor_died=True))
         if actor.node in self._room:
             self._room[actor.node] += 1
             self._find_places(at)
@@ -344,7 +349,6 @@ class Simulation:
         self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size
     ) -> Supervisor:
         """A supervisor of these gangs, for rows named "0", "1", …"""
-
         return Supervisor(
             launcher=self,
             replicas=replicas,
@@ -360,18 +364,18 @@ class Simulation:
         )
 
     def busy_share(self, share: float = 0.99) -> float:
-        """Seconds in which gangs rendered, of those in which they were loaded, until so many are done."""
+        """The share of time that loaded gangs rendered, until this share of rows is done."""
         until = sorted(self.done_at.values())[int(len(self.done_at) * share) - 1]
-        busy = there = 0.0
+        busy = loaded = 0.0
         for actor in self.actors:
             if actor.ready_at is not None:
-                there += max(0.0, min(until, actor.ended_at or until) - actor.ready_at)
+                loaded += max(0.0, min(until, actor.ended_at or until) - actor.ready_at)
                 busy += sum(max(0.0, min(until, end) - begin) for begin, end in actor.busy)
                 if actor.rendering is not None and actor.ended_at is None:
                     busy += max(0.0, until - actor.rendering[1])
-        return busy / there
+        return busy / loaded
 
     def tail(self, share: float = 0.99) -> float:
-        """Seconds from when so many rows are done until all are."""
+        """Seconds from when this share of rows is done until all are."""
         ended = sorted(self.done_at.values())
         return ended[-1] - ended[int(len(ended) * share) - 1]

@@ -1,9 +1,9 @@
-"""Which rows go out next, which come back, and which are under suspicion."""
+"""Which rows go out next, which come back, and which are suspects."""
 
 from __future__ import annotations
 
 from tests.runtime.scheduling.simulation import rows
-from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, RowsInFlight, to_ask_back
+from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, RowsInFlight, plan_give_back
 
 
 def row_queue(count: int, *, shard_size: int = 4, replicas: int = 2) -> RowQueue:
@@ -11,12 +11,12 @@ def row_queue(count: int, *, shard_size: int = 4, replicas: int = 2) -> RowQueue
 
 
 def ids(shard: list[QueuedRow]) -> list[str]:
-    return [task.row.id for task in shard]
+    return [queued.row.id for queued in shard]
 
 
 def in_flight(count: int) -> RowsInFlight:
     held = RowsInFlight()
-    held.take([QueuedRow(row) for row in rows(count)], 0.0)
+    held.add([QueuedRow(row) for row in rows(count)], 0.0)
     return held
 
 
@@ -30,18 +30,18 @@ def test_shards_shrink_towards_the_end() -> None:
     assert (sizes[0], sizes[-1]) == (4, 1)
 
 
-def test_a_gang_that_is_soon_back_gets_as_much_as_it_renders_in_a_second() -> None:
+def test_a_fast_gang_gets_as_many_rows_as_it_renders_in_a_second() -> None:
     source, held = row_queue(10_000, shard_size=64), RowsInFlight()
     sizes = []
     for now in (0.0, 0.5, 0.6, 600.0):
         shard = source.next_shard(held, now)
-        held.take(shard, now)
+        held.add(shard, now)
         held.ahead.clear()
         sizes.append(len(shard))
     assert sizes == [8, 16, 64, 8]
 
 
-def test_one_row_ahead_and_none_towards_the_end() -> None:
+def test_a_gang_has_one_row_ahead_and_none_towards_the_end() -> None:
     held = in_flight(1)
     assert row_queue(20).next_shard(held, 0.0)
     assert row_queue(4).next_shard(held, 0.0) == []
@@ -50,11 +50,11 @@ def test_one_row_ahead_and_none_towards_the_end() -> None:
     assert row_queue(4).next_shard(held, 0.0)
 
 
-def test_what_comes_back_goes_first() -> None:
+def test_rows_that_came_back_go_first() -> None:
     source = row_queue(20)
     back = source.next_shard(RowsInFlight(), 0.0)
-    for task in back:
-        source.put_back(task)
+    for queued in back:
+        source.put_back(queued)
     assert ids(source.next_shard(RowsInFlight(), 0.0)) == ["0"]
     assert ids(source.next_shard(RowsInFlight(), 0.0)) == ["1"]
 
@@ -68,25 +68,25 @@ def test_a_suspect_is_rendered_alone() -> None:
     busy.ahead.clear()
     assert source.next_shard(busy, 0.0) == []
     alone = RowsInFlight()
-    alone.take(source.next_shard(alone, 0.0), 0.0)
-    assert list(alone.tasks) == ["0"]
+    alone.add(source.next_shard(alone, 0.0), 0.0)
+    assert list(alone.rows) == ["0"]
     alone.ahead.clear()
     # Not while it is being written, either.
     assert source.next_shard(alone, 0.0) == []
-    alone.drop("0")
+    alone.remove("0")
     assert source.next_shard(alone, 0.0)
 
 
-def test_fresh_rows_may_come_first_one_at_a_time() -> None:
+def test_after_a_loss_rows_without_deaths_come_first_one_at_a_time() -> None:
     source = row_queue(12, shard_size=2, replicas=1)
     first, second = source.next_shard(RowsInFlight(), 0.0)
     first.deaths = 1
     source.put_back(first)
     source.put_back(second)
     held = RowsInFlight()
-    held.take(source.next_shard(held, 0.0, losses=1), 0.0)
-    # Not its neighbour: of the others, in their order, one from the middle.
-    assert list(held.tasks) == ["6"]
+    held.add(source.next_shard(held, 0.0, losses=1), 0.0)
+    # Not the neighbour of the suspect, but a row from the middle of the others.
+    assert list(held.rows) == ["6"]
     held.ahead.clear()
     assert source.next_shard(held, 0.0, losses=1) == []
     assert ids(source.next_shard(RowsInFlight(), 0.0, losses=1)) != ["0"]
@@ -96,7 +96,7 @@ def test_fresh_rows_may_come_first_one_at_a_time() -> None:
     assert source.empty
 
 
-def test_the_more_gangs_are_lost_the_farther_are_the_rows_that_come_next() -> None:
+def test_with_every_loss_the_next_row_comes_from_farther_away() -> None:
     source = row_queue(5_000)
     found = [
         row for losses in range(1, 5) for row in ids(source.next_shard(RowsInFlight(), 0.0, losses=losses))
@@ -104,12 +104,12 @@ def test_the_more_gangs_are_lost_the_farther_are_the_rows_that_come_next() -> No
     assert found == ["8", "65", "3074", "514"]
     while not source.empty:
         found += ids(source.next_shard(RowsInFlight(), 0.0))
-    # What was passed over comes in its order.
+    # Rows that were passed over come in their order.
     assert sorted(found, key=int) == [str(number) for number in range(5_000)]
     assert found[4:] == sorted(found[4:], key=int)
 
 
-def test_rows_that_were_begun_are_suspects() -> None:
+def test_rows_that_had_begun_are_suspects() -> None:
     held = in_flight(3)
     held.started |= {"0", "1"}
     assert held.suspects(writing=True) == {"0", "1"}
@@ -121,11 +121,11 @@ def test_the_next_row_is_a_suspect_while_nothing_is_in_the_model() -> None:
     held.started.add("0")
     held.ahead.discard("0")
     assert held.suspects(writing=True) == {"0", "1"}
-    held.drop("0")
+    held.remove("0")
     assert held.suspects(writing=True) == {"1"}
 
 
-def test_what_left_the_model_is_no_suspect_of_one_who_does_not_write() -> None:
+def test_a_row_that_left_the_model_is_no_suspect_if_writing_is_ruled_out() -> None:
     held = in_flight(3)
     held.started |= {"0", "1"}
     held.ahead.discard("0")
@@ -134,29 +134,29 @@ def test_what_left_the_model_is_no_suspect_of_one_who_does_not_write() -> None:
     assert held.suspects(writing=False) == {"2"}
 
 
-def test_empty_hands_have_no_suspects() -> None:
+def test_without_rows_in_flight_there_are_no_suspects() -> None:
     assert RowsInFlight().suspects(writing=True) == set()
 
 
-def test_what_waits_behind_the_row_in_the_model_can_be_asked_back() -> None:
+def test_rows_behind_the_one_in_the_model_can_be_asked_back() -> None:
     held = in_flight(4)
     assert held.spare == 3
     held.asked_back = 2
     assert held.spare == 1
-    assert held.returned("3").row.id == "3"
-    assert (held.spare, list(held.tasks)) == (1, ["0", "1", "2"])
-    # The other one had been begun, as shows when the one before leaves the model.
-    held.rendered("0")
+    assert held.take_back("3").row.id == "3"
+    assert (held.spare, list(held.rows)) == (1, ["0", "1", "2"])
+    # When the row before it leaves the model without its return, the other row must have begun.
+    held.mark_rendered("0")
     assert (held.spare, held.asked_back) == (1, 0)
-    held.rendered("1")
+    held.mark_rendered("1")
     assert held.spare == 0
 
 
-def test_those_who_have_most_give_most() -> None:
+def test_gangs_with_the_most_rows_give_back_the_most() -> None:
     all_in_flight = [in_flight(1), in_flight(6), in_flight(3), RowsInFlight()]
-    assert to_ask_back(all_in_flight, 2) == [0, 2, 0, 0]
-    assert to_ask_back(all_in_flight, 5) == [0, 4, 1, 0]
-    assert to_ask_back(all_in_flight, 100) == [0, 5, 2, 0]
-    assert to_ask_back(all_in_flight, 0) == [0, 0, 0, 0]
+    assert plan_give_back(all_in_flight, 2) == [0, 2, 0, 0]
+    assert plan_give_back(all_in_flight, 5) == [0, 4, 1, 0]
+    assert plan_give_back(all_in_flight, 100) == [0, 5, 2, 0]
+    assert plan_give_back(all_in_flight, 0) == [0, 0, 0, 0]
     all_in_flight[1].asked_back = 5
-    assert to_ask_back(all_in_flight, 2) == [0, 0, 2, 0]
+    assert plan_give_back(all_in_flight, 2) == [0, 0, 2, 0]

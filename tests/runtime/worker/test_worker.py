@@ -51,7 +51,7 @@ class Heard:
         end = time.monotonic() + PATIENCE
         while not any(event.kind in wanted for event in self.events):
             assert time.monotonic() < end, f"no {wanted} in {self.events}"
-            self.events += self.worker.poll(0.2).events
+            self.events += self.worker.poll(0.2).messages
         return self.events
 
     def of(self, kind: str) -> list[str | None]:
@@ -190,7 +190,7 @@ def test_rows_that_are_not_begun_are_given_back(start: Callable[..., Heard], tmp
     assert heard.of("returned") == ["c", "d", "b"]
     assert heard.of("done") == ["a"]
     heard.worker.give_back(1)
-    assert not heard.worker.poll(0).events
+    assert not heard.worker.poll(0).messages
 
 
 def test_bad_rows_become_dead_letters_and_the_others_go_on(
@@ -374,7 +374,7 @@ def test_stop_now_gives_up_the_row_and_tells_what_is_finished(
     heard = start()
     heard.worker.submit([row("x"), row("y", f"{'' if listens else 'ignore_event-steps: '}wait:{go}")])
     while "y" not in heard.of("started") or "x" not in heard.of("done"):
-        heard.events += heard.worker.poll(0.2).events
+        heard.events += heard.worker.poll(0.2).messages
     heard.worker.stop(now=True)
     heard.until("stopped")
     assert [entry["id"] for entry in heard.entries()] == ["x"]
@@ -409,12 +409,12 @@ def test_a_silent_model_shows(start: Callable[..., Heard], tmp_path: Path) -> No
     heard.worker.submit([row("x", f"ignore-steps: wait:{go}")])
     heard.until("started")
     time.sleep(0.3)
-    silent = heard.worker.poll(0.0).silent
-    assert list(silent) == ["denoise"]
-    assert silent["denoise"] >= 0.25
+    silence = heard.worker.poll(0.0).silence
+    assert list(silence) == ["denoise"]
+    assert silence["denoise"] >= 0.25
     go.touch()
     heard.until("done")
-    assert "denoise" not in heard.worker.poll(0.0).silent
+    assert "denoise" not in heard.worker.poll(0.0).silence
     finish(heard)
 
 
@@ -442,7 +442,7 @@ def test_a_row_for_which_memory_is_short_is_tried_again(
     heard = start(max_attempts=max_attempts)
     heard.worker.submit([row("x", f"starve:{tmp_path}/x"), row("y", f"touch:{tmp_path}/y raise:oops")])
     while len(heard.of("done") + heard.of("failed")) < 2:
-        heard.events += heard.worker.poll(0.2).events
+        heard.events += heard.worker.poll(0.2).messages
     finish(heard)
     found = {entry["id"]: entry for entry in heard.entries()}
     assert (tmp_path / "x").read_text() == "x\n" * max_attempts
@@ -536,7 +536,7 @@ def test_a_gang_renders_together_and_its_leader_alone_writes(tmp_path: Path) -> 
     missing = row("y", image=str(tmp_path / "none.png"))
     leader.worker.submit([row("x", image=str(tmp_path / "fox.png")), missing, row("z", "nan:oops")])
     while len(leader.of("done") + leader.of("failed")) < 3:
-        leader.events += leader.worker.poll(0.2).events
+        leader.events += leader.worker.poll(0.2).messages
     assert (leader.of("done"), sorted(leader.of("failed"))) == (["x"], ["y", "z"])
     # The image is read once; a row whose image is missing concerns the leader alone.
     assert [told.id for told in followers.announced] == ["x", "z"]
@@ -544,7 +544,7 @@ def test_a_gang_renders_together_and_its_leader_alone_writes(tmp_path: Path) -> 
     finish(leader)
     assert {entry["worker"] for entry in leader.entries()} == {"w0"}
     for heard in others:
-        heard.events += heard.worker.poll(0.0).events
+        heard.events += heard.worker.poll(0.0).messages
         assert [event.kind for event in heard.events] == ["seated", "ready"]
 
 

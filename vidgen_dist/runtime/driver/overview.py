@@ -67,7 +67,7 @@ class Overview:
         assert event.id is not None
         now = time.monotonic()
         if event.kind == "started":
-            self._paces.started(gang.name, gang.in_flight.tasks[event.id].row.request, now)
+            self._paces.started(gang.name, gang.in_flight.rows[event.id].row.request, now)
         elif event.kind == "rendered":
             self._paces.rendered(gang.name, event.id, now)
         else:
@@ -145,12 +145,12 @@ class Overview:
         elif gang.ready:
             state = "rendering" if begun else "idle"
         else:
-            state = "loading" if gang.placed else "waiting"
+            state = "loading" if gang.is_placed else "waiting"
         return GangStatus(
             gang=gang.name,
             replica=gang.replica,
             state=state,
             row=begun.row if begun else None,
             since=datetime.now(UTC) - timedelta(seconds=now - begun.at) if begun else None,
-            stage=next((stage for stage in gang.leader.silent if stage != "write"), None),
+            stage=next((stage for stage in gang.leader.silence if stage != "write"), None),
         )

@@ -19,21 +19,21 @@ class CallFailure:
     """Why a call has no answer.
 
     Args:
-        why: A description that names no host, for it may be stored beside the videos.
-        dead: Whether Ray says that the actor is dead; otherwise it may be out of reach for the moment.
-        said: Ray's own account, in one line, with addresses.
+        reason: A description that names no host, because it may be stored beside the videos.
+        actor_died: Whether Ray says that the actor is dead; otherwise it may be unreachable for a moment.
+        ray_message: Ray's own message, in one line, with addresses.
     """
 
-    why: str
-    dead: bool
-    said: str = ""
+    reason: str
+    actor_died: bool
+    ray_message: str = ""
 
 
 Answer = Placement | WorkerReport | CallFailure | None
-"""What comes of a call: of `where`, of `poll`, of one that failed; None of any other."""
+"""The result of a call: of `get_placement`, of `poll`, of a call that failed; None of any other."""
 
 
-class Post(Protocol):
+class ActorCaller(Protocol):
     """Calls a method of a member's actor and returns at once."""
 
     def __call__(
@@ -43,38 +43,53 @@ class Post(Protocol):
 
 @dataclass(eq=False)
 class Member:
-    """One rank of a gang, or what will be one.
+    """A rank of a gang, or an actor that will become one.
 
     Args:
         actor: Its handle.
-        post: Calls a method of its actor; the answer comes later.
-        asked: When it was last asked for news.
-        place: Where it runs; None until it says.
-        slot: Its place among our actors on its node.
-        address: Its rendezvous's address; empty until it has opened one.
+        caller: Calls a method of the actor; the answer comes later.
+        polled_at: When it was last polled.
+        placement: Where it runs; None until it has answered that.
+        slot: Its number among our actors on its node.
+        address: Its rendezvous's address; empty until the rendezvous is open.
         ready: Whether its model is loaded.
-        silent: What its latest report said of its signs of life.
+        silence: Stage -> seconds without a sign of life, from its latest report.
     """
 
     actor: Any
-    post: Post
-    asked: float = 0.0
-    place: Placement | None = None
+    caller: ActorCaller
+    polled_at: float = 0.0
+    placement: Placement | None = None
     slot: int = -1
     address: str = ""
     ready: bool = False
-    silent: Mapping[str, float] = field(default_factory=dict)
+    silence: Mapping[str, float] = field(default_factory=dict)
 
     def call(
         self, method: Callable[Concatenate[WorkerActor, P], object], *arguments: P.args, **keywords: P.kwargs
     ) -> None:
-        """Call a method of its actor, such as `WorkerActor.submit`; nothing is waited for."""
-        self.post(self, method, *arguments, **keywords)
+        """Call a method of its actor, such as `WorkerActor.submit`, without waiting for the answer."""
+        self.caller(self, method, *arguments, **keywords)
 
     def poll(self, seconds: float, now: float) -> None:
-        """Ask for news, for so long."""
-        self.asked = now
+        """Ask for a report; the worker waits up to `seconds` for something to report."""
+        self.polled_at = now
         self.call(WorkerActor.poll, seconds)
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """What a member of a gang reported as wrong with it.
+
+    Args:
+        reason: A description that names no host.
+        error: Class of the error.
+        at: When it was reported.
+    """
+
+    reason: str
+    error: str
+    at: float
 
 
 @dataclass(eq=False)
@@ -82,16 +97,17 @@ class Gang:
     """One replica: its members render a video together.
 
     Args:
-        replica: Which replica it stands for.
-        name: What the ledger calls it.
-        members: In the order of ranks, once all have a place.
+        replica: Number of the replica that it is.
+        name: Its name in the ledger.
+        members: In the order of ranks, once all have a placement.
         launched: When it was launched.
         group: Its placement group; None for a gang of one.
-        in_flight: The rows that it has.
-        gathering_since: When the first of several had a place; None before, and once all have joined.
+        in_flight: Rows that it has.
+        gathering_since: When the first of several members had a placement; None before, and once all have
+            joined.
         stopping: Whether its leader was told to stop.
-        stopped: Whether its leader said that it has written all that it will.
-        broken: What a member said is wrong with it, the error's class, and when.
+        stopped: Whether its leader has reported that it will write no more.
+        breakdown: The first thing that a member reported as wrong with it.
     """
 
     replica: int
@@ -103,16 +119,16 @@ class Gang:
     gathering_since: float | None = None
     stopping: bool = False
     stopped: bool = False
-    broken: tuple[str, str, float] | None = None
+    breakdown: Breakdown | None = None
 
     @property
     def leader(self) -> Member:
         return self.members[0]
 
     @property
-    def placed(self) -> bool:
-        """Whether a member has a place, and so the others have theirs."""
-        return any(member.place is not None for member in self.members)
+    def is_placed(self) -> bool:
+        """Whether a member has a placement; then the others have theirs, too."""
+        return any(member.placement is not None for member in self.members)
 
     @property
     def ready(self) -> bool:
@@ -120,17 +136,19 @@ class Gang:
         return all(member.ready for member in self.members)
 
     def rank_of(self, member: Member) -> str:
-        """What to call a member: its rank, and where in the gang it is."""
+        """A member's name in messages: its rank, node and NPUs."""
         if len(self.members) == 1:
             return "the worker"
-        where = (
-            "" if member.place is None else f" on {', NPU '.join((member.place.host, *member.place.devices))}"
-        )
+        where = ""
+        if (placement := member.placement) is not None:
+            where = f" on {', NPU '.join((placement.host, *placement.devices))}"
         return self.without_hosts(f"rank {self.members.index(member)}{where}")
 
     def without_hosts(self, text: str) -> str:
-        """A text with the numbers of the gang's nodes, from 1 in the order of ranks, for their addresses."""
-        hosts = dict.fromkeys(member.place.host for member in self.members if member.place is not None)
+        """A text with the addresses of the gang's nodes replaced by numbers, from 1 in the order of ranks."""
+        hosts = dict.fromkeys(
+            member.placement.host for member in self.members if member.placement is not None
+        )
         for number, host in enumerate(hosts, 1):
             text = re.sub(rf"(?<![\w.:]){re.escape(host)}(?!\.?\w)", f"node {number}", text)
         return text

@@ -1,4 +1,4 @@
-"""How patient scheduling is. No Ray: who hands a policy in need not load it."""
+"""How long scheduling waits. No Ray: code that only passes a policy on need not load it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ class SupervisorPolicy:
         max_deaths: Gangs that a replica may lose with no row done in between and no row to blame: they cannot
             load the model.
         max_killed: Gangs that a replica may lose with no row done in between, each with another row, see
-            `RowQueue`. Rows that kill often have neighbours that do; a replica that is at fault loses a
-            gang with every row, and ends after so many.
-        max_killed_first: The same for a replica that has done no row yet: nothing says that it can do any.
-        poll_seconds: A worker answers within this time, with or without news.
-        look_seconds: Between two looks at all gangs.
+            `RowQueue`. Rows that kill a gang often have neighbours that do, too; a replica that is itself at
+            fault loses a gang with every row, and ends after this many.
+        max_killed_first: The same for a replica that has not done a row yet: nothing shows that it can.
+        poll_seconds: A worker answers a poll within this time, whether or not it has something to report.
+        look_seconds: Between two checks of all gangs.
         start_seconds: How long there may be no gang that has a place to run: a cluster that grows takes
             minutes for a node.
-        place_seconds: After it, a gang that has no place yet is mentioned.
-        gather_seconds: From the first member that has a place to the last that has opened a rendezvous.
-        blame_seconds: How long a gang that says it is broken is kept: if a member died, Ray says so, and why,
-            a moment later.
+        place_seconds: After this time, the progress line mentions a gang that still has no place.
+        gather_seconds: From the first member with a placement to the last with an open rendezvous.
+        blame_seconds: How long a gang that reports a breakdown is kept: if a member died, Ray says so, and
+            why, a moment later.
         stop_seconds: For an immediate stop; only videos that are being stored are finished.
         last_words_seconds: For the leader of a lost gang to finish its writing.
         answer_seconds: A leader whose answer is this late is not told to finish anything.
-        node_seconds: Within it, Ray must say what became of a member that is out of reach: Ray misses a node
-            after some 15 s.
-        ask_seconds: After it, a member that is out of reach is asked again: Ray refuses such a call at once.
-        death_seconds: Within it, Ray must say that a leader that was killed is dead.
-        linger_seconds: How long a process may write after Ray says that it is dead. Ray says so when it has
+        node_seconds: Within this time, Ray must say what became of an unreachable member: Ray notices a lost
+            node after some 15 s.
+        ask_seconds: After this time, an unreachable member is polled again: Ray refuses such a call at once.
+        death_seconds: Within this time, Ray must report the death of a leader that was killed.
+        linger_seconds: How long a process may write after Ray reports its death. Ray reports it when it has
             asked the process to end, which took up to 190 ms, and kills one that does not obey after 5 s.
     """
 

@@ -1,19 +1,18 @@
-"""The supervisor: keeps gangs alive and hands rows to them until nothing is left.
+"""The supervisor: keeps gangs alive and hands out rows to them until none is left.
 
-Rows go to any gang that has room. When none is left to hand out, a gang that has nothing to do gets rows that
-others have not begun. A gang one of whose members dies, hangs or disagrees with the others is replaced as a
-whole, and its unfinished rows go back; other gangs are not affected. At first it is not known which of its
-rows killed the gang, see `row_queue`. A row that has killed as many gangs as it has attempts is given up; its
-neighbours are rendered. A gang whose node has left the cluster died of that and of nothing else: none of its
-rows is blamed, and the gang is launched again.
+Rows go to any gang that has room. When none is left to hand out, an idle gang gets rows that others have not
+begun. A gang one of whose members dies, hangs or disagrees with the others is replaced as a whole, and its
+unfinished rows go back; other gangs are not affected. At first it is not known which of its rows killed the
+gang, see `row_queue`. A row that has killed as many gangs as it has attempts is given up; its neighbours are
+rendered. A gang whose node has left the cluster died of that and of nothing else: none of its rows is blamed,
+and the gang is launched again.
 
 What a lost gang has reported as finished counts. So its leader, if it still answers, is told to finish its
 writing. The other rows go back only when the leader can write no more: otherwise two gangs would store the
-same video. Whoever gets such a row looks whether its video is stored already, see `recovery`.
+same video. The gang that gets such a row checks whether its video is stored already, see `recovery`.
 
-One turn of the supervisor takes time in proportion to what gangs have reported, however many gangs there are;
-all gangs are looked at only every
-`SupervisorPolicy.look_seconds`.
+The time of one turn of the supervisor's loop grows with what gangs have reported, not with the number of
+gangs; all gangs are checked only every `SupervisorPolicy.look_seconds`.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
-from vidgen_dist.runtime.scheduling.gang import Answer, CallFailure, Gang, Member
+from vidgen_dist.runtime.scheduling.gang import Answer, Breakdown, CallFailure, Gang, Member
 from vidgen_dist.runtime.scheduling.launcher import Launcher
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
-from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, to_ask_back
-from vidgen_dist.runtime.watchdog import overdue, patience
+from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, plan_give_back
+from vidgen_dist.runtime.watchdog import answer_limit, describe_overdue
 from vidgen_dist.runtime.worker.actor import Placement, WorkerActor
 from vidgen_dist.runtime.worker.row_consensus import GangBroken
 
@@ -44,24 +43,25 @@ class GangLoss:
     """Why a gang is lost.
 
     Args:
-        why: For a person; it may be stored beside the videos, and names no host.
-        member: Who died or is silent; None where the members themselves say that they cannot go on.
-        dead: Whether Ray says that it is dead.
-        error: Class of the error, for the dead letter of a row that is given up for it.
-        said: Ray's own account, if it gave one.
+        reason: A description that names no host, because it may be stored beside the videos.
+        member: The member that died or hangs; None where the members themselves report that they cannot go
+            on.
+        actor_died: Whether Ray says that it is dead.
+        error: Class of the error, for the dead letter of a row that is given up because of it.
+        ray_message: Ray's own message, if there is one.
     """
 
-    why: str
+    reason: str
     member: Member | None = None
-    dead: bool = False
+    actor_died: bool = False
     error: str = "WorkerDied"
-    said: str = ""
+    ray_message: str = ""
 
     def __str__(self) -> str:
-        """For whoever runs the cluster: with the host, and all that Ray says."""
-        host = self.member.place.host if self.member is not None and self.member.place is not None else ""
-        details = "; ".join(filter(None, (host, self.said)))
-        return f"{self.why} ({details})" if details else self.why
+        """The reason with the host and Ray's message, for the person who operates the cluster."""
+        placement = None if self.member is None else self.member.placement
+        details = "; ".join(filter(None, ("" if placement is None else placement.host, self.ray_message)))
+        return f"{self.reason} ({details})" if details else self.reason
 
 
 @dataclass(eq=False)
@@ -69,26 +69,26 @@ class LostGang:
     """A gang that is lost and may still write.
 
     Args:
-        gang: Which one.
-        loss: Why.
-        until: When its leader must have stopped, or be dead.
-        unclear: Whether Ray has yet to say what became of the member that is lost: its node may have left.
-        killed: Whether its members were.
-        silent: Whether its leader can write no more.
-        unreached: Members that were out of reach -> when to ask them again.
+        gang: The gang.
+        loss: Why it is lost.
+        deadline: When its leader must have stopped, or be dead.
+        unclear: Whether Ray has yet to say what became of the lost member: its node may have left.
+        killed: Whether its members were killed.
+        writing_ended: Whether its leader can write no more.
+        poll_again: Members that were unreachable -> when to poll them again.
     """
 
     gang: Gang
     loss: GangLoss
-    until: float
+    deadline: float
     unclear: bool = False
     killed: bool = False
-    silent: bool = False
-    unreached: dict[Member, float] = field(default_factory=dict)
+    writing_ended: bool = False
+    poll_again: dict[Member, float] = field(default_factory=dict)
 
 
 class SupervisorListener(Protocol):
-    """What a supervisor reports to the run that it works for, and asks of it."""
+    """What a supervisor reports to its run, and asks it."""
 
     def row_progressed(self, gang: Gang, message: WorkerMessage) -> None:
         """A gang reports on one of its rows, which it still has."""
@@ -110,25 +110,25 @@ class SupervisorListener(Protocol):
 
         Args:
             ready: Gangs whose model is loaded.
-            waiting: What other gangs wait for, if it takes long.
+            waiting: What other gangs wait for, if they have waited for long.
         """
 
 
 class Supervisor:
-    """Runs rows on gangs until all are done, given up, or the run is to end.
+    """Runs rows on gangs until all are done or given up, or the run is to end.
 
     Args:
-        hiring: Makes gangs, hears them and ends them; it has the time that they live in.
+        launcher: Starts gangs, receives their answers and ends them; has the clock.
         replicas: How many gangs there are at once.
         run: Name of the run, unique; part of the gangs' names.
-        rows: The rows that are to be rendered.
-        pending: How many there are.
-        shard_size: How many a gang gets at once, at most.
+        rows: The rows to be rendered.
+        pending: Their number.
+        shard_size: The most rows that a gang gets at once.
         max_attempts: Gangs that a row may kill.
-        limits: Stage -> seconds without a sign of life, after which a gang is taken for dead.
-        listener: The run that the supervisor works for.
-        interrupts: Say when to end.
-        policy: How long to wait, and how many gangs to lose.
+        limits: Stage -> seconds without a sign of life after which a gang counts as dead.
+        listener: The run.
+        interrupts: When to end.
+        policy: How long to wait, and how many gangs may be lost.
     """
 
     def __init__(
@@ -156,45 +156,46 @@ class Supervisor:
         self._max_attempts = max_attempts
         self._row_queue = RowQueue(rows, pending, shard_size, replicas)
         self._pending = pending
-        # By name: those at work; of them those that have said something since they were last fed, and those
-        # that have room and got nothing; those that are lost.
+        # By name: gangs at work; those of them that have reported since they last got rows, and those that
+        # have room and got nothing; gangs that are lost.
         self._gangs: dict[str, Gang] = {}
-        self._spoke: dict[str, Gang] = {}
+        self._reported: dict[str, Gang] = {}
         self._idle: dict[str, Gang] = {}
         self._lost: dict[str, LostGang] = {}
         self._gang_of: dict[Member, Gang] = {}
-        self._made = 0
+        self._launched = 0
         # By replica: gangs lost since it last did a row, and those without one to blame; whether it did any.
         self._losses = [0] * replicas
         self._blameless = [0] * replicas
         self._proven = [False] * replicas
         self._last_loss = ""
-        self._fault: Exception | None = None
-        self._placed = self._turned = self._clock()
-        self._told_to_save = False
+        self._error: Exception | None = None
+        # When a gang last had a place, and when all gangs were last checked.
+        self._placed_at = self._watched_at = self._clock()
+        self._save_requested = False
 
     def work(self) -> None:
         """Run until the end.
 
         Raises:
             Refused: The model cannot be loaded.
-            Stopped: The ledger cannot be written, or no gang can be kept alive.
+            RunStopped: The ledger cannot be written, or no gang can be kept alive.
         """
         try:
             for replica in range(len(self._losses)):
                 self._launch(replica)
             looked = float("-inf")
             while (self._gangs or self._lost) and self._interrupts.level < 2:
-                if why := self._listener.output_fault():
-                    self.end(RunStopped(f"the output cannot be written: {why}"))
+                if fault := self._listener.output_fault():
+                    self.end(RunStopped(f"the output cannot be written: {fault}"))
                 self._hand_out()
-                self._save_in_time()
+                self._save_if_preempted()
                 due = self._clock() - looked >= self._policy.look_seconds
                 if due:
                     looked = self._clock()
-                    # What is told of an interrupt is told when the gangs know of it.
-                    self._listener.tick(self._ready(), self._waiting())
-                self._listen()
+                    # After `_hand_out`: when the listener reports an interrupt, the gangs have been told.
+                    self._listener.tick(self._count_ready(), self._describe_waiting())
+                self._receive()
                 self._watch(everyone=due)
                 self._settle_lost_gangs()
             if self._gangs or self._lost:
@@ -202,139 +203,140 @@ class Supervisor:
         finally:
             for gang in list(self._gangs.values()):
                 self._terminate(gang)
-            for dying in self._lost.values():
-                self._kill(dying)
-        if self._fault is not None:
-            raise self._fault
+            for lost in self._lost.values():
+                self._kill(lost)
+        if self._error is not None:
+            raise self._error
         if not self._ending and self._pending:
             raise RunStopped(f"no worker can be kept alive: {self._last_loss}")
 
     @property
     def gangs(self) -> tuple[Gang, ...]:
-        """The gangs that there are, but for those that are lost."""
+        """All gangs except those that are lost."""
         return tuple(self._gangs.values())
 
     @property
     def _ending(self) -> bool:
-        return self._interrupts.level > 0 or self._fault is not None
+        return self._interrupts.level > 0 or self._error is not None
 
-    def end(self, fault: Exception) -> None:
-        """Let the run end with this error, the first one: what is being rendered is finished."""
-        self._fault = self._fault or fault
+    def end(self, error: Exception) -> None:
+        """Let the run end with this error, unless it already ends with one; rows in a model are finished."""
+        self._error = self._error or error
 
-    def _ready(self) -> int:
+    def _count_ready(self) -> int:
         return sum(gang.ready for gang in self._gangs.values())
 
-    def _waiting(self) -> str:
-        """What gangs wait for, for long."""
+    def _describe_waiting(self) -> str:
+        """What gangs have been waiting for, for long; empty if no gang has."""
         now = self._clock()
         late = sum(
-            not gang.placed and now - gang.launched > self._policy.place_seconds
+            not gang.is_placed and now - gang.launched > self._policy.place_seconds
             for gang in self._gangs.values()
         )
-        return self._launcher.needs(late) if late else ""
+        return self._launcher.describe_need(late) if late else ""
 
     # Starting and ending gangs
 
     def _launch(self, replica: int) -> None:
-        self._made += 1
-        gang = self._launcher.launch(replica, f"{self._run}-{self._made:04d}")
+        self._launched += 1
+        gang = self._launcher.launch(replica, f"{self._run}-{self._launched:04d}")
         self._gangs[gang.name] = gang
         self._gang_of |= dict.fromkeys(gang.members, gang)
 
     def _terminate(self, gang: Gang) -> None:
-        self._strike(gang)
-        self._forget(gang)
+        self._remove(gang)
+        self._forget_members(gang)
         self._launcher.terminate(gang)
 
-    def _strike(self, gang: Gang) -> None:
-        """A gang is no longer at work."""
-        for gangs in (self._gangs, self._spoke, self._idle):
+    def _remove(self, gang: Gang) -> None:
+        """Remove a gang from those at work."""
+        for gangs in (self._gangs, self._reported, self._idle):
             gangs.pop(gang.name, None)
 
-    def _forget(self, gang: Gang) -> None:
-        """What a gang's members may still say is of no interest."""
+    def _forget_members(self, gang: Gang) -> None:
+        """Ignore what a gang's members answer from now on."""
         for member in gang.members:
             del self._gang_of[member]
 
     # Losing a gang
 
     def _lose(self, gang: Gang, loss: GangLoss, *, unclear: bool = False) -> None:
-        """A gang is lost: let its leader finish its writing if it can, then kill all of it."""
-        self._strike(gang)
-        self._last_loss = loss.why
+        """Give a gang up: let its leader finish its writing if it can, then kill all of it."""
+        self._remove(gang)
+        self._last_loss = loss.reason
         self._listener.gang_lost(gang, str(loss))
         now = self._clock()
-        until = now + (self._policy.node_seconds if unclear else self._policy.last_words_seconds)
-        dying = self._lost[gang.name] = LostGang(gang, loss, until, unclear)
+        deadline = now + (self._policy.node_seconds if unclear else self._policy.last_words_seconds)
+        lost = self._lost[gang.name] = LostGang(gang, loss, deadline, unclear)
         leader = gang.leader
-        if gang.stopped or not gang.in_flight.tasks or (loss.member is leader and loss.dead):
-            dying.silent = True
-        elif now - leader.asked < self._policy.poll_seconds + self._policy.answer_seconds:
+        if gang.stopped or not gang.in_flight.rows or (loss.member is leader and loss.actor_died):
+            lost.writing_ended = True
+        elif now - leader.polled_at < self._policy.poll_seconds + self._policy.answer_seconds:
             leader.call(WorkerActor.stop, True)
             return
-        self._kill(dying)
+        self._kill(lost)
 
-    def _kill(self, dying: LostGang) -> None:
-        if not dying.killed:
-            dying.killed = True
-            dying.until = self._clock() + self._policy.death_seconds
-            self._launcher.terminate(dying.gang)
+    def _kill(self, lost: LostGang) -> None:
+        if not lost.killed:
+            lost.killed = True
+            lost.deadline = self._clock() + self._policy.death_seconds
+            self._launcher.terminate(lost.gang)
 
-    def _hear_of_lost(self, dying: LostGang, member: Member, what: Answer) -> None:
-        """What the leader of a lost gang, or Ray, still has to say."""
-        gang, leader = dying.gang, dying.gang.leader
-        if isinstance(what, CallFailure) and not what.dead:
-            dying.unreached[member] = self._clock() + self._policy.ask_seconds
+    def _handle_lost(self, lost: LostGang, member: Member, answer: Answer) -> None:
+        """Handle an answer of a lost gang's member."""
+        gang, leader = lost.gang, lost.gang.leader
+        if isinstance(answer, CallFailure) and not answer.actor_died:
+            lost.poll_again[member] = self._clock() + self._policy.ask_seconds
             return
-        if member is dying.loss.member:
-            dying.unclear = False
+        if member is lost.loss.member:
+            lost.unclear = False
         if member is not leader:
             return
-        if isinstance(what, CallFailure):
-            if dying.killed:
-                dying.until = self._clock() + self._policy.linger_seconds
+        if isinstance(answer, CallFailure):
+            if lost.killed:
+                lost.deadline = self._clock() + self._policy.linger_seconds
             else:
-                dying.silent = True
-        elif isinstance(what, WorkerReport):
-            for event in what.events:
-                if event.id is not None:
-                    self._hear_of_row(gang, event, event.id)
-                dying.silent |= event.kind == "stopped"
+                lost.writing_ended = True
+        elif isinstance(answer, WorkerReport):
+            for message in answer.messages:
+                if message.id is not None:
+                    self._handle_row_message(gang, message, message.id)
+                lost.writing_ended |= message.kind == "stopped"
             leader.poll(self._policy.poll_seconds, self._clock())
 
     def _settle_lost_gangs(self) -> None:
-        for dying in list(self._lost.values()):
+        for lost in list(self._lost.values()):
             now = self._clock()
-            for member in [member for member, again in dying.unreached.items() if now >= again]:
-                del dying.unreached[member]
+            for member in [member for member, again in lost.poll_again.items() if now >= again]:
+                del lost.poll_again[member]
                 member.poll(self._policy.poll_seconds, now)
-            late = now > dying.until
-            if (dying.silent and not dying.unclear) or (dying.killed and late):
-                self._kill(dying)
-                self._settle(dying)
+            late = now > lost.deadline
+            if (lost.writing_ended and not lost.unclear) or (lost.killed and late):
+                self._kill(lost)
+                self._settle(lost)
             elif late:
-                self._kill(dying)
+                self._kill(lost)
 
-    def _settle(self, dying: LostGang) -> None:
-        """A lost gang writes no more: take its rows back and launch another gang."""
-        gang, loss = dying.gang, dying.loss
+    def _settle(self, lost: LostGang) -> None:
+        """Take back the rows of a lost gang that can write no more, and launch another gang."""
+        gang, loss = lost.gang, lost.loss
         del self._lost[gang.name]
-        self._forget(gang)
-        left = self._launcher.left(gang)
-        # Followers do not write, and who renders does not either: that is the leader's, or a gang's of one.
+        self._forget_members(gang)
+        node_left = self._launcher.has_lost_node(gang)
+        # Only a leader, or a gang of one, writes; a follower's death cannot be due to writing, nor can a
+        # breakdown that the members themselves report.
         writing = loss.member is gang.leader or len(gang.members) == 1
-        suspects = set() if left else gang.in_flight.suspects(writing=writing)
-        for row_id, task in gang.in_flight.tasks.items():
-            # It may have stored the video, and died before it could say so.
-            task.lost = True
+        suspects = set() if node_left else gang.in_flight.suspects(writing=writing)
+        for row_id, queued in gang.in_flight.rows.items():
+            # It may have stored the video, and died before it could report that.
+            queued.lost = True
             if row_id in suspects:
-                self._suspect(task, loss, alone=len(suspects) == 1)
+                self._blame(queued, loss, alone=len(suspects) == 1)
             else:
-                self._row_queue.put_back(task)
-        # A row that kills every gang must not end a replica: its second death says no more of that.
-        first = any(gang.in_flight.tasks[row_id].deaths == 1 for row_id in suspects)
-        if not left:
+                self._row_queue.put_back(queued)
+        # A row that kills every gang must not end a replica: its second death says nothing about the replica.
+        first = any(gang.in_flight.rows[row_id].deaths == 1 for row_id in suspects)
+        if not node_left:
             self._losses[gang.replica] += first or not suspects
             self._blameless[gang.replica] += not suspects
         if not self._is_at_fault(gang.replica) and not self._ending:
@@ -344,28 +346,29 @@ class Supervisor:
         most = self._policy.max_killed if self._proven[replica] else self._policy.max_killed_first
         return self._blameless[replica] >= self._policy.max_deaths or self._losses[replica] >= most
 
-    def _suspect(self, task: QueuedRow, loss: GangLoss, *, alone: bool) -> None:
-        task.deaths += 1
-        # Where another row can have done it, this one may be a neighbour; from now on each is rendered alone.
-        if task.deaths < self._max_attempts or not alone:
-            self._row_queue.put_back(task)
+    def _blame(self, queued: QueuedRow, loss: GangLoss, *, alone: bool) -> None:
+        """Count a death against a row; give it up if that was its last attempt and it is the only suspect."""
+        queued.deaths += 1
+        # With another suspect, this row may only be its neighbour; from now on each is rendered alone.
+        if queued.deaths < self._max_attempts or not alone:
+            self._row_queue.put_back(queued)
             return
-        workers = "1 worker" if task.deaths == 1 else f"{task.deaths} workers"
-        message = f"{workers} died with this row; the last: {loss.why}"
+        workers = "1 worker" if queued.deaths == 1 else f"{queued.deaths} workers"
+        message = f"{workers} died with this row; the last: {loss.reason}"
         self._pending -= 1
-        self._listener.row_given_up(task.row, loss.error, message)
+        self._listener.row_given_up(queued.row, loss.error, message)
 
-    # Feeding
+    # Handing out rows
 
     def _hand_out(self) -> None:
         if self._ending or not self._pending:
-            self._tell_to_stop()
+            self._stop_gangs()
             return
-        # Those who got nothing before are looked at as soon as there is something.
-        hungry = self._spoke if self._row_queue.empty else self._idle | self._spoke
-        self._spoke = {}
-        for gang in hungry.values():
-            if gang.ready and gang.broken is None:
+        # Gangs that got nothing before are considered again as soon as there is something.
+        candidates = self._reported if self._row_queue.empty else self._idle | self._reported
+        self._reported = {}
+        for gang in candidates.values():
+            if gang.ready and gang.breakdown is None:
                 self._hand_out_to(gang)
         if self._idle and self._row_queue.empty:
             self._ask_back()
@@ -380,23 +383,23 @@ class Supervisor:
             return
         self._idle.pop(gang.name, None)
         if shard:
-            gang.in_flight.take(shard, now)
-            gang.leader.call(WorkerActor.submit, [task.order for task in shard])
+            gang.in_flight.add(shard, now)
+            gang.leader.call(WorkerActor.submit, [queued.assignment for queued in shard])
         elif self._row_queue.has_room(gang.in_flight, losses=losses):
             self._idle[gang.name] = gang
 
     def _ask_back(self) -> None:
-        """Let gangs give back what they have not begun, a row for each that has nothing to do."""
-        lenders = [gang for gang in self._gangs.values() if gang.broken is None]
+        """Ask gangs to give back rows that they have not begun, one for each idle gang."""
+        lenders = [gang for gang in self._gangs.values() if gang.breakdown is None]
         all_in_flight = [gang.in_flight for gang in lenders]
         on_their_way = sum(in_flight.asked_back for in_flight in all_in_flight)
         wanted = sum(not gang.in_flight.ahead for gang in self._idle.values()) - on_their_way
-        for gang, count in zip(lenders, to_ask_back(all_in_flight, wanted), strict=True):
+        for gang, count in zip(lenders, plan_give_back(all_in_flight, wanted), strict=True):
             if count:
                 gang.in_flight.asked_back += count
                 gang.leader.call(WorkerActor.give_back, count)
 
-    def _tell_to_stop(self) -> None:
+    def _stop_gangs(self) -> None:
         for gang in list(self._gangs.values()):
             if not gang.ready:
                 # It has no rows, and loading cannot be hurried.
@@ -405,144 +408,142 @@ class Supervisor:
                 gang.stopping = True
                 gang.leader.call(WorkerActor.stop, False)
 
-    def _save_in_time(self) -> None:
-        """After a SIGTERM the machine may go before the grace ends: let what is rendered be saved now."""
-        if self._interrupts.preempted and not self._told_to_save:
-            self._told_to_save = True
+    def _save_if_preempted(self) -> None:
+        """After a SIGTERM, have rows in a model saved now: the machine may go before the grace ends."""
+        if self._interrupts.preempted and not self._save_requested:
+            self._save_requested = True
             for gang in self._gangs.values():
                 if gang.ready:
                     gang.leader.call(WorkerActor.save)
 
-    # Listening
+    # Receiving answers
 
-    def _listen(self) -> None:
-        """Hear whatever there is to hear, waiting a little where there is nothing."""
-        said = self._launcher.hear(self._policy.look_seconds)
-        # Of a gang that lost a member, the others complain: the death is the cause.
-        for member, what in sorted(said, key=lambda pair: not isinstance(pair[1], CallFailure)):
+    def _receive(self) -> None:
+        """Handle all answers that have come; waits a little if there are none."""
+        answers = self._launcher.receive(self._policy.look_seconds)
+        # Failed calls first: when a member has died, the others report errors that its death caused.
+        for member, answer in sorted(answers, key=lambda pair: not isinstance(pair[1], CallFailure)):
             gang = self._gang_of.get(member)
             if gang is None:
                 continue
             if gang.name in self._lost:
-                self._hear_of_lost(self._lost[gang.name], member, what)
-            elif isinstance(what, CallFailure):
-                why = gang.without_hosts(f"{gang.rank_of(member)} {what.why}")
-                loss = GangLoss(why, member, what.dead, said=what.said)
-                self._lose(gang, loss, unclear=not what.dead)
-                if not what.dead:
-                    self._hear_of_lost(self._lost[gang.name], member, what)
-            elif what is not None:
-                self._hear(gang, member, what)
+                self._handle_lost(self._lost[gang.name], member, answer)
+            elif isinstance(answer, CallFailure):
+                reason = gang.without_hosts(f"{gang.rank_of(member)} {answer.reason}")
+                loss = GangLoss(reason, member, answer.actor_died, ray_message=answer.ray_message)
+                self._lose(gang, loss, unclear=not answer.actor_died)
+                if not answer.actor_died:
+                    self._handle_lost(self._lost[gang.name], member, answer)
+            elif answer is not None:
+                self._handle(gang, member, answer)
 
-    def _hear(self, gang: Gang, member: Member, said: Placement | WorkerReport) -> None:
-        self._spoke[gang.name] = gang
-        if isinstance(said, Placement):
-            self._launcher.placed(gang, member, said, self._others(gang))
+    def _handle(self, gang: Gang, member: Member, answer: Placement | WorkerReport) -> None:
+        self._reported[gang.name] = gang
+        if isinstance(answer, Placement):
+            self._launcher.register_placement(gang, member, answer, self._others(gang))
         else:
-            member.silent = said.silent
-            for event in said.events:
-                if event.id is not None:
-                    self._hear_of_row(gang, event, event.id)
+            member.silence = answer.silence
+            for message in answer.messages:
+                if message.id is not None:
+                    self._handle_row_message(gang, message, message.id)
                 else:
-                    self._hear_of_member(gang, member, event)
+                    self._handle_member_message(gang, member, message)
         if gang.name in self._gangs:
             member.poll(self._policy.poll_seconds, self._clock())
 
-    def _hear_of_row(self, gang: Gang, event: WorkerMessage, row_id: str) -> None:
-        if event.kind == "returned":
-            self._row_queue.put_back(gang.in_flight.returned(row_id))
+    def _handle_row_message(self, gang: Gang, message: WorkerMessage, row_id: str) -> None:
+        if message.kind == "returned":
+            self._row_queue.put_back(gang.in_flight.take_back(row_id))
             return
-        self._listener.row_progressed(gang, event)
-        if event.kind == "started":
+        self._listener.row_progressed(gang, message)
+        if message.kind == "started":
             gang.in_flight.started.add(row_id)
-        elif event.kind == "rendered":
-            gang.in_flight.rendered(row_id)
+        elif message.kind == "rendered":
+            gang.in_flight.mark_rendered(row_id)
         else:
-            gang.in_flight.drop(row_id)
+            gang.in_flight.remove(row_id)
             self._losses[gang.replica] = self._blameless[gang.replica] = 0
             self._proven[gang.replica] = True
             self._pending -= 1
-            self._listener.row_ended(event)
+            self._listener.row_ended(message)
 
-    def _hear_of_member(self, gang: Gang, member: Member, event: WorkerMessage) -> None:
-        if event.kind == "seated":
-            self._launcher.rendezvous_opened(gang, member, event.message, self._others(gang))
-        elif event.kind == "ready":
+    def _handle_member_message(self, gang: Gang, member: Member, message: WorkerMessage) -> None:
+        if message.kind == "seated":
+            self._launcher.register_rendezvous(gang, member, message.message, self._others(gang))
+        elif message.kind == "ready":
             member.ready = True
-        elif event.kind == "stuck":
-            self.end(RunStopped(event.message))
-        elif event.kind == "refused":
-            # Another gang may have loaded the model, and rendered: then it is no refusal before start.
-            self.end(RunStopped(event.message) if self._ready() else Refused(event.message))
-        elif event.kind == "broken":
+        elif message.kind == "stuck":
+            self.end(RunStopped(message.message))
+        elif message.kind == "refused":
+            # If another gang has loaded the model, it may have rendered: this is no refusal before start.
+            self.end(RunStopped(message.message) if self._count_ready() else Refused(message.message))
+        elif message.kind == "broken":
             what = "broke down" if gang.ready else "could not load the model"
-            why = gang.without_hosts(f"{gang.rank_of(member)} {what}: {event.error}: {event.message}")
-            error = "WorkerDied" if event.error in (None, GangBroken.__name__) else event.error
-            gang.broken = gang.broken or (why, error, self._clock())
-        elif event.kind == "stopped":
+            reason = gang.without_hosts(f"{gang.rank_of(member)} {what}: {message.error}: {message.message}")
+            error = "WorkerDied" if message.error in (None, GangBroken.__name__) else message.error
+            gang.breakdown = gang.breakdown or Breakdown(reason, error, self._clock())
+        elif message.kind == "stopped":
             gang.stopped = True
-            if gang.broken is None or self._interrupts.level > 1:
+            if gang.breakdown is None or self._interrupts.level > 1:
                 self._terminate(gang)
 
     def _others(self, gang: Gang) -> Iterable[Gang]:
-        there = (*self._gangs.values(), *(dying.gang for dying in self._lost.values()))
-        return [other for other in there if other is not gang]
+        all_gangs = (*self._gangs.values(), *(lost.gang for lost in self._lost.values()))
+        return [other for other in all_gangs if other is not gang]
 
     # Watching
 
     def _watch(self, *, everyone: bool) -> None:
-        """Lose the gangs that something is wrong with, of those that spoke or of all."""
+        """Give up the gangs that something is wrong with, of those that have reported or of all."""
         now = self._clock()
-        # If this process itself was held up, that says nothing about the others.
-        held_up = max(0.0, now - self._turned - 2 * self._policy.poll_seconds)
-        self._turned = now
-        if held_up:
+        # A pause of this process says nothing about the others: such a pause is added to their time.
+        paused = max(0.0, now - self._watched_at - 2 * self._policy.poll_seconds)
+        self._watched_at = now
+        if paused:
             for member in self._gang_of:
-                member.asked += held_up
-        for gang in list((self._gangs if everyone else self._spoke).values()):
-            if loss := self._wrong_with(gang, now):
+                member.polled_at += paused
+        for gang in list((self._gangs if everyone else self._reported).values()):
+            if loss := self._find_fault(gang, now):
                 self._lose(gang, loss)
         if not everyone:
             return
-        if self._lost or any(gang.placed for gang in self._gangs.values()):
-            self._placed = now
-        elif now - self._placed - held_up > self._policy.start_seconds:
+        if self._lost or any(gang.is_placed for gang in self._gangs.values()):
+            self._placed_at = now
+        elif now - self._placed_at - paused > self._policy.start_seconds:
             self.end(
                 RunStopped(
                     f"no worker found a place within {self._policy.start_seconds:g} s: a replica needs "
-                    f"{self._launcher.needs(1)}, the cluster has {self._launcher.there()}"
+                    f"{self._launcher.describe_need(1)}, the cluster has {self._launcher.describe_capacity()}"
                 )
             )
 
-    def _wrong_with(self, gang: Gang, now: float) -> GangLoss | None:
-        if gang.broken is not None:
-            why, error, since = gang.broken
-            # A gang of one has nobody else who could have died.
-            return (
-                GangLoss(why, error=error)
-                if len(gang.members) == 1 or now - since > self._policy.blame_seconds
-                else None
-            )
+    def _find_fault(self, gang: Gang, now: float) -> GangLoss | None:
+        """Why a gang must be given up; None if it need not."""
+        if (breakdown := gang.breakdown) is not None:
+            # In a gang of one, nobody else can have died.
+            late = now - breakdown.at > self._policy.blame_seconds
+            alone = len(gang.members) == 1
+            return GangLoss(breakdown.reason, error=breakdown.error) if alone or late else None
         if gang.gathering_since is not None and now - gang.gathering_since > self._policy.gather_seconds:
             missing = [gang.rank_of(member) for member in gang.members if not member.address]
             return GangLoss(f"{', '.join(missing)} did not come within {self._policy.gather_seconds:g} s")
         for member in gang.members:
-            if silence := overdue(member.silent, self._limits):
-                return GangLoss(f"{gang.rank_of(member)}: {silence}", member)
-            allowed = self._policy.poll_seconds + patience(member.silent, self._limits)
-            if member.place is not None and now - member.asked > allowed:
+            if overdue := describe_overdue(member.silence, self._limits):
+                return GangLoss(f"{gang.rank_of(member)}: {overdue}", member)
+            allowed = self._policy.poll_seconds + answer_limit(member.silence, self._limits)
+            if member.placement is not None and now - member.polled_at > allowed:
                 return GangLoss(f"{gang.rank_of(member)}: no answer for {allowed:.0f} s", member)
         return None
 
     def _stop_now(self) -> None:
-        """An ordered stop: what is being stored is finished, no more."""
-        self._listener.tick(self._ready(), self._waiting())
+        """Stop at once: only videos that are being stored are finished."""
+        self._listener.tick(self._count_ready(), self._describe_waiting())
         for gang in list(self._gangs.values()):
-            if gang.ready and gang.broken is None:
+            if gang.ready and gang.breakdown is None:
                 gang.leader.call(WorkerActor.stop, True)
             else:
                 self._terminate(gang)
-        until = self._clock() + self._policy.stop_seconds
-        while (self._gangs or self._lost) and self._clock() < until:
-            self._listen()
+        deadline = self._clock() + self._policy.stop_seconds
+        while (self._gangs or self._lost) and self._clock() < deadline:
+            self._receive()
             self._settle_lost_gangs()

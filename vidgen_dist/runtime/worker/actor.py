@@ -89,7 +89,7 @@ class WorkerActor(Worker):
         )
         super().__init__(job, name, combine(WorkerMetrics(job.model.id, replica), log))
 
-    def where(self) -> Placement:
+    def get_placement(self) -> Placement:
         """Where it runs."""
         context = ray.get_runtime_context()
         return Placement(

@@ -175,7 +175,7 @@ class Worker:
         with self._news:
             events, self._events = tuple(self._events), []
             self._reported = time.monotonic()
-        return WorkerReport(events, {**self._pulse.silent(), **self._writing.pulse.silent()})
+        return WorkerReport(events, {**self._pulse.silence(), **self._writing.pulse.silence()})
 
     def save(self) -> None:
         """Save the row that is being rendered as it is after its latest step, and after each one from now on.
