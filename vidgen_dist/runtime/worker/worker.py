@@ -118,7 +118,7 @@ class Worker:
         self._abandon = threading.Event()
         self._pulse = Pulse()
         self._resume_states = ResumeStates(job.output, on_event)
-        self._writing = WriteThread(job, name, self._say, self._abandon, self._resume_states, on_event)
+        self._writing = WriteThread(job, name, self._send, self._abandon, self._resume_states, on_event)
         self._state_saver = StateSaver(job.output_options.checkpoint_every, self._writing.save)
         self._followers: Followers | None = None
         self._mesh: Any = None
@@ -158,7 +158,7 @@ class Worker:
 
     def give_back(self, count: int) -> None:
         """Let go of rows that are not begun, so many at most: an event `returned` for each."""
-        self._say(*(WorkerMessage("returned", row.id) for row in self._rows.take_back(count)))
+        self._send(*(WorkerMessage("returned", row.id) for row in self._rows.take_back(count)))
 
     def follow(self, row: PendingRow) -> RankResult:
         """Render what the leader renders; returns when it has ended here."""
@@ -199,19 +199,19 @@ class Worker:
             # A step may take minutes: the write thread does not wait for the render thread.
             self._writing.end()
 
-    def _say(self, *events: WorkerMessage) -> None:
+    def _send(self, *events: WorkerMessage) -> None:
         for event in events:
             self._on_event(event.worker_event)
         with self._news:
             self._events.extend(events)
             self._news.notify_all()
 
-    def _say_broken(self, error: BaseException) -> None:
+    def _report_broken(self, error: BaseException) -> None:
         if isinstance(error, GangBroken):
             message = uris.redact_message(str(error))
-            self._say(WorkerMessage("broken", error=error.error or GangBroken.__name__, message=message))
+            self._send(WorkerMessage("broken", error=error.error or GangBroken.__name__, message=message))
         else:
-            self._say(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
+            self._send(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
 
     # The render thread
 
@@ -219,7 +219,7 @@ class Worker:
         try:
             self._render_rows(cores, host)
         except BaseException as error:  # noqa: BLE001 - else its rows would be waited for in vain, or forgotten
-            self._say_broken(error)
+            self._report_broken(error)
         finally:
             self._pulse.rest()
             # A gang that breaks has rendered well until then.
@@ -238,10 +238,10 @@ class Worker:
             rank = 0 if host is None else self._join_gang(engine, threads, host)
             pipeline = engine.load(self._job.model, self._job.device, threads, self._mesh)
         except Refused as error:
-            self._say(WorkerMessage("refused", error=type(error).__name__, message=str(error)))
+            self._send(WorkerMessage("refused", error=type(error).__name__, message=str(error)))
             return
         self._pulse.rest()
-        self._say(WorkerMessage("ready"))
+        self._send(WorkerMessage("ready"))
         if rank == 0:
             self._lead(pipeline)
         else:
@@ -251,7 +251,7 @@ class Worker:
         """Open a rendezvous, report its address and join the gang; returns the rank."""
         while True:
             rendezvous = engine.open_rendezvous(self._job.device, threads, host)
-            self._say(WorkerMessage("seated", message=rendezvous.address))
+            self._send(WorkerMessage("seated", message=rendezvous.address))
             order = self._orders.get()
             if order is not None:
                 self._mesh = rendezvous.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
@@ -277,7 +277,7 @@ class Worker:
         while (row := self._rows.get()) is not _THE_END:
             if self._stopping.is_set():
                 return
-            self._say(WorkerMessage("started", row.id))
+            self._send(WorkerMessage("started", row.id))
             self._pulse.beat("encode")
             try:
                 outcome = self._render_row_patiently(pipeline, row)
@@ -286,7 +286,7 @@ class Worker:
             finally:
                 self._pulse.rest()
             self._state_saver.forget()
-            self._say(WorkerMessage("rendered", row.id))
+            self._send(WorkerMessage("rendered", row.id))
             if not self._writing.put(outcome):
                 return
 
@@ -365,7 +365,7 @@ class Worker:
         )
         if self._followers is None:
             return render()
-        consensus = RowConsensus(self._followers.announce(row), self._job.patience, self._say_broken)
+        consensus = RowConsensus(self._followers.announce(row), self._job.patience, self._report_broken)
         try:
             rendering = render()
         except _Abandoned:

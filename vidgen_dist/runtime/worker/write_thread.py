@@ -75,7 +75,7 @@ class WriteThread:
     ) -> None:
         self._job = job
         self._name = name
-        self._say = say
+        self._send = say
         self._abandon = abandon
         self._resume_states = scratch
         self._saved: SavedState | None = None
@@ -113,7 +113,7 @@ class WriteThread:
         try:
             self._write_outcomes()
         except Exception as error:  # noqa: BLE001 - without this thread the worker is of no use
-            self._say(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
+            self._send(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
 
     def _write_outcomes(self) -> None:
         while (item := self._outcomes.get()) is not _THE_END:
@@ -124,11 +124,11 @@ class WriteThread:
                 self._room.release()
                 if not self._abandon.is_set():
                     event = self._commit(item)
-                    self._say(event)
+                    self._send(event)
                     if event.kind != "stuck":
                         self._resume_states.leave(item.row.id)
             self.pulse.rest()
-        self._say(WorkerMessage("stopped"))
+        self._send(WorkerMessage("stopped"))
 
     def _keep_saved(self) -> None:
         with self._saved_lock:
