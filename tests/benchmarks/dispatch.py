@@ -108,7 +108,7 @@ def main() -> None:
     )
     parser.add_argument("--without-ray", action="store_true", help="Skip the measurement with Ray.")
     parser.add_argument(
-        "--simulated", type=int, default=1_000, help="Simulated gangs, whose rows take different times."
+        "--simulated", type=int, default=1_000, help="Simulated gangs; their rows differ in time."
     )
     parser.add_argument("--each", type=int, default=100, help="Rows for each simulated gang.")
     arguments = parser.parse_args()

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from vidgen_dist.output.pending_row import PendingRow
 
 RESTART_DEATHS = 2
-"""A row that this many gangs have died with begins at step 0: its resume state may be what killed them. A row
-without a further attempt is given up and its resume state removed, so the next run begins it at step 0, too."""
+"""A row that this many gangs have died with begins at step 0: its resume state may have killed them. A row
+without a further attempt is given up and its resume state removed: the next run begins it at step 0, too."""
 
 
 FEW_ROWS = 8
