@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 
 STEPS = 3
+EARLIER = Path(__file__).parent / "resume_states"
+"""Files that release 0.1.0 has written, before they had a format."""
 FINGERPRINT = "f" * 64
 
 
@@ -59,6 +62,10 @@ def test_frames_are_those_of_an_unbroken_rendering(name: str) -> None:
         np.testing.assert_array_equal(resumed.frames, whole.frames)
         steps = [progress[1] for progress in told if progress[0] == "denoise"]
         assert steps == [0, *range(done + 1, STEPS + 1)]
+    # Where this fails, resume states mean something else now: raise `output.resume_states.FORMAT`, and save
+    # these files anew, each the state after the second step.
+    earlier = pipeline.render(request, resume=unpack((EARLIER / f"{name}.state").read_bytes(), FINGERPRINT))
+    assert references.largest_difference(earlier.frames, whole.frames) <= 1e-4
 
 
 def test_a_gang_and_one_rank_go_on_from_each_other(ranks: Ranks) -> None:

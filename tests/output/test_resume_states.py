@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,7 @@ def test_a_file_with_a_fault_is_refused(data: st.DataObject) -> None:
         (lambda file: file[:-1], "is torn, or of another format"),
         (lambda _: b"", "is torn, or of another format"),
         (lambda _: pack(state(), "g"), "is of another fingerprint"),
+        (lambda _: file_with({"format": 7}), "has format 7, and this release reads format 1"),
     ],
 )
 def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
@@ -73,12 +76,28 @@ def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
     assert not path.exists()
 
 
-def test_a_file_of_another_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume_states, "__version__", "0.0.1")
+def file_with(head: Mapping[str, object]) -> bytes:
+    """A file whose line of JSON has other keys; those that are None are left out."""
+    _, line, arrays = pack(state(), "f").split(b"\n", 2)
+    kept = {key: value for key, value in {**json.loads(line), **head}.items() if value is not None}
+    content = json.dumps(kept).encode() + b"\n" + arrays
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def test_a_new_release_goes_on_with_the_files_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     file = pack(state(), "f")
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"is of release 0\.0\.1"):
-        unpack(file, "f")
+    monkeypatch.setattr(resume_states, "__version__", "9.0.0")
+    assert unpack(file, "f").step == 3
+    # Written before files had a format.
+    assert unpack(file_with({"format": None}), "f").step == 3
+
+
+def test_a_file_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^has format 2, and this release reads format 1$"):
+        unpack(file_with({"format": 2}), "f")
+    monkeypatch.setattr(resume_states, "FORMAT", 2)
+    with pytest.raises(ValueError, match=r"^has format 1, and this release reads format 2$"):
+        unpack(file_with({"format": None}), "f")
 
 
 def test_a_storage_that_refuses_is_told_of_and_no_more(

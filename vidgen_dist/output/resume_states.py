@@ -1,8 +1,8 @@
 """Resume states: renderings that were saved between two steps, in the output, until their rows are done.
 
-There is one file a row, replaced as a whole. A file that cannot be used (the row has changed, another release
-wrote it, it is torn) counts as none: the rendering begins at step 0. `ResumeStates` raises no error of the
-storage: a row is rendered also where its state cannot be saved.
+There is one file a row, replaced as a whole. A file that cannot be used (the row has changed, the file has
+another format, it is torn) counts as none: the rendering begins at step 0. `ResumeStates` raises no error of
+the storage: a row is rendered also where its state cannot be saved.
 """
 
 from __future__ import annotations
@@ -23,6 +23,20 @@ from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.storage.uris import redact
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
+
+FORMAT = 1
+"""The format of the files. It must be raised with every change after which a rendering that goes on from an
+older file would not make the frames of one that was never interrupted:
+
+- the layout of the file, see `pack`;
+- what a `ResumeState` has: the loop's or a sampler's arrays (their names, shapes or meaning), the generator,
+  how steps are counted;
+- the numerics of a family's encoders or steps: models, guidance, schedules, the order in which noise is
+  drawn. What follows the last step, the decoder, does not count.
+
+A new release alone is no reason: a run goes on with the files of the one before.
+`tests/families/test_going_on.py` goes on from files that an earlier release has written, and fails if the
+number should have been raised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +59,7 @@ class ResumeStates:
 
     Args:
         output: The run's output.
-        note: Takes notes of what is saved, and of what cannot be.
+        on_event: Told what is saved, and what cannot be.
     """
 
     def __init__(self, output: Storage, on_event: OnWorkerEvent) -> None:
@@ -178,6 +192,8 @@ def pack(state: ResumeState, fingerprint: str) -> bytes:
         fingerprint: Of all that decides the row's pixels.
     """
     head = {
+        "format": FORMAT,
+        # For people; the commits before there was a format read the files of their release alone.
         "release": __version__,
         "fingerprint": fingerprint,
         "step": state.step,
@@ -197,15 +213,17 @@ def unpack(content: bytes, fingerprint: str) -> ResumeState:
         fingerprint: Of all that decides the pixels of the row that is to be rendered.
 
     Raises:
-        ValueError: It is torn, or of a row or a release that renders other frames.
+        ValueError: It is torn, has another format, or is of a row with other frames.
     """
     digest, _, rest = content.partition(b"\n")
     if digest != _digest(rest):
         raise ValueError("is torn, or of another format")
     line, _, arrays = rest.partition(b"\n")
     head = json.loads(line)
-    if head["release"] != __version__:
-        raise ValueError(f"is of release {head['release']}")
+    # Release 0.1.0 began without the number.
+    found = head.get("format", 1)
+    if found != FORMAT:
+        raise ValueError(f"has format {found}, and this release reads format {FORMAT}")
     if head["fingerprint"] != fingerprint:
         raise ValueError("is of another fingerprint")
     return ResumeState(head["step"], safetensors.numpy.load(arrays), head["rng"])

@@ -47,6 +47,9 @@ class Rendering:
 class ResumeState:
     """A rendering between two denoising steps: all that the remaining steps need in addition to the request.
 
+    States are saved, and used by later releases: see `FORMAT` in `output/resume_states.py` before you change
+    what is in them, or what steps make of it.
+
     Args:
         step: Number of steps done.
         arrays: Name -> array: the latents, and what the sampler remembers of earlier steps. Must not be
