@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from tests.commands import Vidgen, heavy_imports
 from tests.fake_engine import FAKE_ENGINE
-from tests.maintenance.test_status import WITHOUT_THEM, Vidgen, vidgen
-from tests.maintenance.test_verification import ODD_IDS, path_in_output, put_run, put_video
+from tests.maintenance.outputs import ODD_IDS, path_in_output, put_run, put_video
 from tests.manifest.test_arrow_types import readers_take
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
@@ -36,8 +34,6 @@ from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage.folder import Storage, open_storage
-
-__all__ = ["vidgen"]
 
 DONE = ODD_IDS
 IDS = ("late", *reversed(DONE), "bad")
@@ -457,14 +453,7 @@ def test_the_command(output: Storage, place: str, vidgen: Vidgen) -> None:
 
 
 def test_neither_mindspore_nor_ray_is_loaded(output: Storage, place: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THEM, "export", output.root, "--to", "hf", place],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert ran.stderr.splitlines()[-1] == "[]"
+    assert heavy_imports("export", output.root, "--to", "hf", place) == "[]"
 
 
 @pytest.mark.usefixtures("local_ray")

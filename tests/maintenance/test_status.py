@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,24 +11,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from vidgen_dist import cli
+from tests.commands import Vidgen, heavy_imports
+from tests.maintenance.outputs import write_status
 from vidgen_dist.cli import outputs
 from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.output.lease import acquire
 from vidgen_dist.output.status_file import (
-    GangStatus,
-    RunStatus,
-    SlowGang,
     SlowRow,
     digest_of_counted,
     forget_counts,
 )
 from vidgen_dist.output_layout import LEASE_FILE, STATUS_FILE
 from vidgen_dist.storage.folder import open_storage
-
-Vidgen = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -67,21 +61,6 @@ def output(tmp_path: Path, make_manifest: Callable[..., str]) -> Path:
     return folder
 
 
-@pytest.fixture
-def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
-    """Runs the command in this process: exit status, output, errors."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
-
-
 def test_status_says_pace_and_time_left(output: Path, vidgen: Vidgen) -> None:
     found = read_status(str(output))
     counts = {name: found[name] for name in ("total", "done", "failed", "pending")}
@@ -104,31 +83,6 @@ def test_status_of_a_run_that_rests(output: Path, vidgen: Vidgen, monkeypatch: p
     found = json.loads(vidgen("status", output, "--json")[1])
     assert (found["videos_per_minute"], found["seconds_left"], found["done"]) == (None, None, 2)
     assert "time left" not in vidgen("status", output)[1]
-
-
-def write_status(output: Path, *, age: float = 1.0, **fields: Any) -> None:
-    """What a run says of itself; other numbers than the ledger's."""
-    now = datetime.now(UTC)
-    gangs = [GangStatus(gang=f"r-{n}", replica=n, state="rendering" if n else "loading") for n in range(3)]
-    told = {
-        "run": "r",
-        "state": "running",
-        "since": now - timedelta(hours=3),
-        "updated": now - timedelta(seconds=age),
-        "total": 8,
-        "done": 5,
-        "failed": 1,
-        "pending": 2,
-        "failures": {"VideoRejected": 1},
-        "videos_per_minute": 0.5,
-        "seconds_left": 240.0,
-        "gangs": gangs,
-        "slow_rows": [SlowRow("[x]", "r-1", 600.0, 120.0)],
-        "slow_gangs": [SlowGang("r-2", 2.5)],
-        **fields,
-    }
-    status = RunStatus.model_validate(told)
-    (output / STATUS_FILE).write_text(json.dumps(status.model_dump(mode="json")))
 
 
 def test_a_run_at_work_is_asked_itself(output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,23 +270,6 @@ def test_what_is_no_output(vidgen: Vidgen, tmp_path: Path, command: str) -> None
     assert (status, "no run.yaml" in said) == (2, True)
 
 
-WITHOUT_THEM = """
-import sys
-from vidgen_dist.cli import main
-try:
-    main()
-finally:
-    print([name for name in ("mindspore", "ray", "tokenizers") if name in sys.modules], file=sys.stderr)
-"""
-
-
 @pytest.mark.parametrize("command", ["failures", "compact"])
 def test_neither_mindspore_nor_ray_is_loaded(output: Path, command: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THEM, command, str(output)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert ran.stderr.strip() == "[]"
+    assert heavy_imports(command, output) == "[]"

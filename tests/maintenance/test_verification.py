@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
-import pyarrow as pa
 import pytest
 import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tests.commands import Vidgen, heavy_imports
 from tests.fake_engine import FAKE_ENGINE
-from tests.maintenance.test_status import WITHOUT_THEM, Vidgen, vidgen, write_status
+from tests.maintenance.outputs import ODD_IDS, path_in_output, put_run, put_video, write_status
 from tests.outputs import entries
 from vidgen_dist import ledger, media
 from vidgen_dist.errors import Refused
@@ -40,61 +35,8 @@ from vidgen_dist.output_layout import LEASE_FILE
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import Storage, open_storage
-from vidgen_dist.storage.names import safe_name
-
-__all__ = ["vidgen"]
-
-ODD_IDS = ("a", "../b/c", "line\nbreak", "熊猫 🐼", "x" * 1000, "Case", "case", "d.e")
 
 Make = Callable[..., Storage]
-
-
-_CLIPS = tempfile.TemporaryDirectory(prefix="vidgen-clips-")
-
-
-@functools.cache
-def clip(number: int, format: str) -> media.EncodedVideo:
-    """A small real video; encoding is what would take longest here."""
-    frames = np.random.default_rng(number).integers(0, 255, (3, 16, 16, 3), np.uint8)
-    return media.write_video(frames, Path(_CLIPS.name, f"{number}.{format}"), format=format, fps=8, crf=18)
-
-
-def put_run(
-    uri: str, format: str = "mp4", ids: tuple[str, ...] = ODD_IDS, manifest: str = "nowhere"
-) -> Storage:
-    """An output with a small real video a row."""
-    output = open_storage(uri)
-    run = (
-        f"model: {{id: /gone/m}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
-        f"output: {{uri: '{uri}', format: {format}}}\nsampling: {{guidance_scale: 6}}\n"
-    )
-    output.write_bytes("run.yaml", run.encode())
-    with LedgerWriter(output, "w", pa.schema([("source", pa.string())]), max_entries=3) as writer:
-        for number, row in enumerate(ids):
-            writer.append(put_video(output, row, number, format))
-    return output
-
-
-def put_video(output: Storage, row: str, number: int, format: str = "mp4") -> LedgerEntry:
-    local = clip(number, format)
-    return LedgerEntry(
-        id=row,
-        status="done",
-        fingerprint=f"f{number}",
-        attempt=1,
-        finished_at=datetime.now(UTC),
-        uri=media.commit_video(output, local, safe_name(row)),
-        bytes=local.bytes,
-        sha256=local.sha256,
-        frames=local.frames,
-        fps=local.fps,
-        width=local.width,
-        height=local.height,
-        seed=number,
-        model="/home/somebody/checkpoint",
-        worker="w",
-        extra={"source": "s"},
-    )
 
 
 @pytest.fixture
@@ -104,11 +46,6 @@ def output(tmp_path: Path) -> Storage:
 
 def paths(output: Storage) -> list[Path]:
     return [Path(output.uri(name)) for name in output.list("videos")]
-
-
-def path_in_output(output: Storage, row: str) -> str:
-    (found,) = (name for name in output.list("videos") if Path(name).stem == safe_name(row))
-    return found
 
 
 def counts(found: Verification) -> tuple[int, int, int, int]:
@@ -457,11 +394,4 @@ def test_many_findings_are_counted_and_the_first_named(output: Storage) -> None:
 
 
 def test_neither_mindspore_nor_ray_is_loaded(output: Storage) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THEM, "verify", "--deep", output.root],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert ran.stderr.strip() == "[]"
+    assert heavy_imports("verify", "--deep", output.root) == "[]"

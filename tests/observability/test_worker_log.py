@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FAKE_ENGINE
-from tests.runtime.worker.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row
+from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row
+from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.observability import worker_log
 from vidgen_dist.observability.worker_log import log_file, open_log
 from vidgen_dist.runtime.messages import Job, WorkerMessage
@@ -115,10 +116,7 @@ def test_a_log_that_cannot_be_written_harms_nobody(
     heard.until("done")
     finish(heard)
     assert heard.of("done") == ["x"]
-    end, said = time.monotonic() + PATIENCE, ""
-    while not said:
-        assert time.monotonic() < end
-        said = capsys.readouterr().err
+    said = wait_until(lambda: capsys.readouterr().err)
     # Once, not with every line.
     assert said.count("Logging error") == said.count("\nFileExistsError") == 1
 
@@ -145,7 +143,8 @@ def test_the_log_of_a_process_that_dies_says_what_it_died_of(tmp_path: Path) -> 
     log = tmp_path / "w1.jsonl"
     code = f"""
 from pathlib import Path
-from tests.observability.test_worker_log import row, start
+from tests.observability.test_worker_log import start
+from tests.runtime.worker.in_process import row
 start(Path({str(tmp_path)!r}), Path({str(log)!r})).worker.submit([row("fine"), row("x", "die:")])
 import time; time.sleep(60)
 """

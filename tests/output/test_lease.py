@@ -24,11 +24,13 @@ from moto.s3.responses import S3Response
 from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE
+from tests.output.holders import holder_of, write_holder
+from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import read_ledger
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output import ledger_committer as committer
-from vidgen_dist.output.lease import Holder, Lease, acquire, has_died, read_holder
+from vidgen_dist.output.lease import Lease, acquire, has_died
 from vidgen_dist.output_layout import LEASE_FILE, LEASE_LOCK
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
@@ -42,7 +44,6 @@ MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
 INTERVAL = 0.2
-PATIENCE = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -55,25 +56,8 @@ def take(output: Storage, run: str, said: list[str] | None = None, interval: flo
     return acquire(output, run, say=(said if said is not None else []).append, interval=interval)
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def only_one_is_left(held: list[Lease]) -> bool:
     return sum(lease.lost is None for lease in held) == 1
-
-
-def holder_of(output: Storage) -> Holder:
-    return read_holder(output.read_bytes(LEASE_FILE))
-
-
-def write_holder(output: Storage, **fields: object) -> None:
-    """What a run leaves whose process is gone."""
-    whole = {"run": "gone", "since": "then", "heartbeat": "later", "beats": 7, **fields}
-    output.write_bytes(LEASE_FILE, json.dumps(whole).encode())
 
 
 @pytest.fixture

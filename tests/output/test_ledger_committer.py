@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.output.test_lease import wait_until, write_holder
-from tests.output.test_ledger_entries import JOB
+from tests.output.holders import write_holder
 from tests.outputs import entries
+from tests.runtime.worker.in_process import PASSTHROUGH
+from tests.waiting import wait_until
 from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
 from vidgen_dist.output import ledger_committer
 from vidgen_dist.output.lease import FRESH_INTERVALS, Lease, acquire
@@ -52,7 +53,7 @@ def open_quick(
     opened: list[LedgerCommitter] = []
 
     def open_now() -> LedgerCommitter:
-        opened.append(open_committer(output, JOB.passthrough, lease, read_ledger(output).newest))
+        opened.append(open_committer(output, PASSTHROUGH, lease, read_ledger(output).newest))
         return opened[-1]
 
     yield open_now
@@ -214,7 +215,7 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
                     in_place = None
                 elif status != "repair" and in_place != fingerprint:
                     patch.setattr(ledger_committer, "datetime", clock_that_is_wrong_by(driver))
-                    committer = open_committer(output, JOB.passthrough, lease, before.newest)
+                    committer = open_committer(output, PASSTHROUGH, lease, before.newest)
                     attempt = before.attempts("a", fingerprint) + 1
                     ended = datetime.now(UTC) + worker
                     committer.enter(
@@ -242,7 +243,7 @@ def take_back(output: Storage, fingerprint: str) -> None:
     videos = [each for each in entries(output.root) if each["status"] == "done"]
     last = [each for each in videos if each["fingerprint"] == fingerprint][-1]
     kept = {name: last[name] for name in ("fingerprint", "attempt", "finished_at")}
-    with LedgerWriter(output, "verify", JOB.passthrough) as writer:
+    with LedgerWriter(output, "verify", PASSTHROUGH) as writer:
         writer.append(entry("a", "lost", **kept))
 
 

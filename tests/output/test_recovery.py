@@ -22,10 +22,10 @@ import ray
 from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE, resolved
-from tests.output.test_lease import wait_until
 from tests.runtime.scheduling.simulation import Actor, GangBehaviour, Simulation, rows
-from tests.runtime.worker.test_worker import Heard
+from tests.runtime.worker.in_process import Heard
 from tests.storage.s3_traffic import Traffic
+from tests.waiting import wait_until
 from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger

@@ -12,25 +12,16 @@ import pytest
 
 from tests import references
 from tests.planner import published
-from tests.planner.published import spec
+from tests.planner.reference_runs import reference_run
 from vidgen_dist import nn
 from vidgen_dist.families import find_family
-from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.common.costs import Convolution
 from vidgen_dist.families.common.tiles import in_tiles
 from vidgen_dist.families.loader import build_models, weight_folders
-from vidgen_dist.families.rules import load_rules
 from vidgen_dist.planner.counting import count_models
-from vidgen_dist.planner.planned_run import PlannedRun, read_planned_run
+from vidgen_dist.planner.planned_run import PlannedRun
 from vidgen_dist.spec import ModelOptions
-from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.tensors import TensorFiles
-
-
-def reference_run(name: str, family: str = "cogvideox", **flags: object) -> tuple[Checkpoint, PlannedRun]:
-    case = references.case(name, family)
-    checkpoint = open_model_checkpoint(case.model)
-    return checkpoint, read_planned_run(checkpoint, load_rules(checkpoint, case.task), spec(**flags), "910B")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.test_counting import reference_run
+from tests.planner.reference_runs import reference_run
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.families.common.costs import ParameterShapes, shared_lists
 from vidgen_dist.families.common.step_costs import gathered_bytes

@@ -10,11 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,8 +20,7 @@ import ray
 from ray.util import placement_group_table
 
 from tests.processes import descendants
-
-PATIENCE = 120.0
+from tests.waiting import PATIENCE, wait_until
 
 MakeManifest = Callable[..., str]
 
@@ -45,14 +42,6 @@ def vidgen_render(manifest: str, output: Path, *flags: str) -> Iterator[subproce
         process.communicate()
 
 
-def wait_until(is_so: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
 def still_there(children: dict[int, str]) -> list[int]:
     alive = []
     for pid, started in children.items():
@@ -67,10 +56,7 @@ def still_there(children: dict[int, str]) -> list[int]:
 
 def assert_all_gone(children: dict[int, str]) -> None:
     assert children, "Ray's processes were not found"
-    end = time.monotonic() + PATIENCE
-    while still_there(children):
-        assert time.monotonic() < end, still_there(children)
-        time.sleep(0.1)
+    wait_until(lambda: not still_there(children))
 
 
 def flags_to_attach() -> list[str]:
@@ -80,10 +66,7 @@ def flags_to_attach() -> list[str]:
 
 def assert_cluster_is_free() -> None:
     """Nothing of a run is left on the cluster that runs on."""
-    end = time.monotonic() + PATIENCE
-    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_until(lambda: ray.available_resources().get("CPU", 0) >= ray.cluster_resources()["CPU"], every=0.1)
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
 
 

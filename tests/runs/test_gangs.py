@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -25,6 +24,7 @@ from tests.conftest import NPUS
 from tests.fake_engine import FAKE_ENGINE
 from tests.outputs import entries
 from tests.runs.signs import signs_in
+from tests.waiting import wait_until
 from vidgen_dist import engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
@@ -35,8 +35,6 @@ from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue
 from vidgen_dist.spec import RunSpec
-
-PATIENCE = 60.0
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -57,13 +55,6 @@ def groups() -> list[dict[str, str]]:
 def all_free() -> bool:
     free, there = ray.available_resources(), ray.cluster_resources()
     return all(free.get(kind) == there[kind] for kind in ("CPU", "NPU"))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def is_gone(pid: int) -> bool:

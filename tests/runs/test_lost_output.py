@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.test_ctrl_c import PATIENCE, flags_to_attach, ledger
+from tests.runs.test_ctrl_c import flags_to_attach, ledger
+from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.runtime.connection import _signals_kept
 
 MakeManifest = Callable[..., str]
@@ -64,10 +65,7 @@ def test_a_terminal_that_hangs_up(make_manifest: MakeManifest, tmp_path: Path) -
         start_new_session=True,
     )
     os.close(theirs)
-    end = time.monotonic() + PATIENCE
-    while not began.exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(began.exists)
     os.close(terminal)
     # The signal is there at once; the row is to be under way still when it is heeded.
     time.sleep(0.5)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 import types
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from safetensors.numpy import save_file
 
 from tests.families.tiny import randomised
 from tests.processes import descendants
+from tests.waiting import PATIENCE, wait_until
 from vidgen_dist import Refused, families, nn
 from vidgen_dist.kinds import Kind, Number, Text, Whole
 from vidgen_dist.maintenance.export import export
@@ -38,7 +38,6 @@ from vidgen_dist.weights.checkpoint import open_checkpoint
 
 SOURCE = Path(__file__).parents[1] / "toy_family"
 STEPS = 60
-PATIENCE = 120.0
 
 INDEX = {
     "_class_name": "ToyPipeline",
@@ -205,12 +204,9 @@ def test_alone_by_a_gang_and_after_a_kill(
 def kill_when_saved(site: Path, arguments: tuple[str | Path, ...], output: Path) -> None:
     """Kill a run as soon as it has saved a rendering."""
     command, env = vidgen_command(site, *arguments)
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + PATIENCE
-    while not list((output / "scratch").glob("[!.]*")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.002)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet, text=True)
+    wait_until(lambda: list((output / "scratch").glob("[!.]*")), process, every=0.002)
     for pid in (*descendants(process.pid), process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE
-from tests.output.test_ledger_committer import entry
+from tests.ledger.parts import entry
 from tests.storage.s3_traffic import Traffic
 from vidgen_dist.ledger import LedgerWriter, entry_writer
 from vidgen_dist.output import ledger_committer as committer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE, FakeMesh, FakePipeline
 from tests.outputs import entries
-from tests.runtime.worker.test_worker import IDENTITY, PASSTHROUGH, PATIENCE, Heard, finish, row, start_gang
+from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row, start_gang
+from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.media import to_uint8
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume_states import ResumeStates, SavedState, unpack
@@ -53,13 +53,6 @@ def steps_in(marks: Path, rank: int = 0) -> list[list[int]]:
             done.setdefault(pid, []).append((file.stat().st_mtime_ns, int(step)))
     in_order = sorted((sorted(steps) for steps in done.values()), key=lambda steps: steps[0])
     return [[step for _, step in steps] for steps in in_order]
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # --- workers of this process -----------------------------------------------------------------------------

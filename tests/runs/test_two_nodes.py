@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 from tests.fake_engine import FAKE_ENGINE
 from tests.outputs import entries
 from tests.processes import descendants
+from tests.waiting import wait_until
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.runtime.scheduling.gang import Gang, Member
 from vidgen_dist.runtime.scheduling.launcher import Launcher
@@ -27,7 +27,6 @@ from vidgen_dist.spec import RunSpec
 
 SIZE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "num_cpus": 2, "resources": {"NPU": 2}}
 
-PATIENCE = 60.0
 
 SOON_MISSED = {
     "health_check_initial_delay_ms": 0,
@@ -65,13 +64,6 @@ def noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
     monkeypatch.setattr(Launcher, "placed", event)
     return places
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def kill(node: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.test_counting import reference_run
+from tests.planner.reference_runs import reference_run
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh

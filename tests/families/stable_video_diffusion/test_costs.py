@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.planner.test_counting import reference_run
+from tests.planner.reference_runs import reference_run
 from vidgen_dist.planner.planned_run import PlannedRun
 
 FAMILY = "stable_video_diffusion"

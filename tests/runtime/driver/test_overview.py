@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE
+from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.observability import stragglers
@@ -32,8 +31,6 @@ from vidgen_dist.storage.folder import open_storage
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
-PATIENCE = 120.0
-
 
 def run(spec: RunSpec) -> RunResult:
     return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
@@ -42,14 +39,6 @@ def run(spec: RunSpec) -> RunResult:
 def status_of(output: Path) -> RunStatus:
     found = read_status_file(open_storage(output))
     assert found is not None
-    return found
-
-
-def wait_for(what: Callable[[], Any], *, every: float = 0.05) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(every)
     return found
 
 
@@ -75,7 +64,7 @@ def test_a_run_says_how_it_stands(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, spec)
         try:
-            found = wait_for(at_last)
+            found = wait_until(at_last)
             asked = read_status(str(output))
         finally:
             go.touch()
@@ -163,7 +152,7 @@ def test_what_prometheus_and_rays_dashboard_get(
         running = pool.submit(run, spec)
         try:
             # Each look makes Ray's agent write all of its metrics; it hears of new ones every 10 s.
-            found = wait_for(at_last, every=0.5)
+            found = wait_until(at_last, every=0.5)
         finally:
             go.touch()
         running.result(PATIENCE)

@@ -1,0 +1,19 @@
+"""The file that names an output's run."""
+
+from __future__ import annotations
+
+import json
+
+from vidgen_dist.output.lease import Holder, read_holder
+from vidgen_dist.output_layout import LEASE_FILE
+from vidgen_dist.storage.folder import Storage
+
+
+def holder_of(output: Storage) -> Holder:
+    return read_holder(output.read_bytes(LEASE_FILE))
+
+
+def write_holder(output: Storage, **fields: object) -> None:
+    """What a run leaves whose process is gone."""
+    whole = {"run": "gone", "since": "then", "heartbeat": "later", "beats": 7, **fields}
+    output.write_bytes(LEASE_FILE, json.dumps(whole).encode())
