@@ -1,4 +1,4 @@
-"""Events in a worker, as its log and its metrics get them."""
+"""Events in a worker, for its log and its metrics."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ EVENTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class WorkerEvent:
-    """Something that happened in a worker: whatever it says to the driver, and more.
+    """Something that happened in a worker: every message that it sends to the driver, and more.
 
     Args:
-        what: One of `EVENTS`. Followers of a gang report `started` and `rendered`, too.
+        kind: One of `EVENTS`. Followers of a gang report `started` and `rendered`, too.
         row: The row's id.
         rank: For `joined`.
         seconds: For `committed`, stage -> seconds.
-        frames, bytes: For `committed` and `adopted`, the video's; bytes for `saved`, too.
-        step: For `saved` and `resumed`, denoising steps that were done.
-        error, message: Class and text of what went wrong.
+        frames, bytes: For `committed` and `adopted`, those of the video; bytes for `saved`, too.
+        step: For `saved` and `resumed`, the number of denoising steps that were done.
+        error, message: Class and message of the error.
     """
 
-    what: str
+    kind: str
     row: str | None = None
     rank: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class WorkerEvent:
 
 
 OnWorkerEvent = Callable[[WorkerEvent], None]
-"""Takes events, from any thread; neither raises nor waits for long."""
+"""Takes events, from any thread; must neither raise nor wait for long."""
 
 
 def ignore_event(_event: WorkerEvent) -> None:
@@ -65,8 +65,8 @@ def ignore_event(_event: WorkerEvent) -> None:
 def combine(*listeners: OnWorkerEvent) -> OnWorkerEvent:
     """A listener that passes each event to all of these."""
 
-    def record(event: WorkerEvent) -> None:
+    def pass_on(event: WorkerEvent) -> None:
         for listener in listeners:
             listener(event)
 
-    return record
+    return pass_on

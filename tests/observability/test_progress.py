@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines where there is no terminal, a bar where there is one, and the pace."""
+"""Progress on the console: lines where there is no terminal, a bar where there is one, and the pace."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def render(shown: RunProgress, clock: Clock, rows: int, seconds: float) -> None:
-    """So many rows, one in so many seconds."""
+    """Finish a number of rows, each in so many seconds."""
     for _ in range(rows):
         clock.now += seconds
         shown.add()
         shown.tick(1)
 
 
-def test_lines_where_there_is_no_terminal(clock: Clock) -> None:
-    said = io.StringIO()
-    with RunProgress(Console(file=said, width=40), total=100, done=10) as shown:
+def test_without_a_terminal_lines_are_printed(clock: Clock) -> None:
+    output = io.StringIO()
+    with RunProgress(Console(file=output, width=40), total=100, done=10) as shown:
         shown.tick(0)
         clock.now += LINE_SECONDS
         shown.tick(0)
@@ -45,7 +45,7 @@ def test_lines_where_there_is_no_terminal(clock: Clock) -> None:
         shown.add("OSError")
         clock.now += LINE_SECONDS
         shown.tick(1, "2 NPUs")
-    assert said.getvalue().splitlines() == [
+    assert output.getvalue().splitlines() == [
         "loading the model: 10 of 100 rows",
         "rendering: 12 of 100 rows, 6.0 videos/min, 14 min 40 s left",
         "rendering: 14 of 100 rows, 6.0 videos/min, 14 min 20 s left",
@@ -54,21 +54,21 @@ def test_lines_where_there_is_no_terminal(clock: Clock) -> None:
     assert (shown.done, shown.failed, shown.left, shown.failures) == (4, 1, 85, {"OSError": 1})
 
 
-def test_a_bar_on_a_terminal(clock: Clock) -> None:
-    said = io.StringIO()
-    with RunProgress(Console(file=said, width=120, force_terminal=True), total=8, done=2) as shown:
+def test_on_a_terminal_a_bar_is_shown(clock: Clock) -> None:
+    output = io.StringIO()
+    with RunProgress(Console(file=output, width=120, force_terminal=True), total=8, done=2) as shown:
         shown.tick(1)
         render(shown, clock, 3, 1.0)
         shown.say("a line that stays")
-    assert "5/8" in said.getvalue()
-    assert "60.0 videos/min" in said.getvalue()
-    assert "a line that stays" in said.getvalue()
+    assert "5/8" in output.getvalue()
+    assert "60.0 videos/min" in output.getvalue()
+    assert "a line that stays" in output.getvalue()
 
 
 def test_the_pace_is_that_of_the_last_minutes(clock: Clock) -> None:
     shown = RunProgress(Console(file=io.StringIO()), total=10_000, done=0)
     assert shown.recent_pace() == 0.0
-    # Loading the model is no part of it.
+    # Loading the model does not count.
     clock.now += 1000
     shown.tick(1)
     render(shown, clock, 1000, 1.0)
@@ -76,13 +76,13 @@ def test_the_pace_is_that_of_the_last_minutes(clock: Clock) -> None:
     render(shown, clock, int(2 * RECENT_SECONDS / 6), 6.0)
     assert shown.recent_pace() == pytest.approx(10.0, rel=0.01)
     assert shown.videos_per_minute() == pytest.approx(60 * 1200 / 2200)
-    # A run that stands still has less and less of it.
+    # The pace of a run that does not proceed decreases.
     clock.now += RECENT_SECONDS
     shown.tick(1)
     assert shown.recent_pace() < 1.0
 
 
-def test_spans() -> None:
+def test_durations_are_text_for_people() -> None:
     assert [span(seconds) for seconds in (0.4, 59, 61, 3600, 90_000)] == [
         "0 s",
         "59 s",

@@ -283,7 +283,7 @@ def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
     assert not open_storage(there.output.root).list("scratch")
     assert [event.kind for event in recovered] == [event.kind for event in rendered]
     assert (rendered[-1].recovered, recovered[-1].recovered) == (False, True)
-    whats = [event.what for event in events]
+    whats = [event.kind for event in events]
     assert ("committed" in whats, "adopted" in whats) == (False, True)
     before, after = rendered[-1].entry, recovered[-1].entry
     assert before is not None
@@ -315,7 +315,7 @@ def test_where_the_storage_does_not_say_it_is_rendered(
     monkeypatch.setattr(recovery, "fetch_video", refuse)
     messages, events = worked(job(str(tmp_path / "out"), "mp4"), row())
     assert (messages[-1].kind, messages[-1].recovered) == ("done", False)
-    assert [event.message for event in events if event.what == "adopted"] == ["503 slow down"]
+    assert [event.message for event in events if event.kind == "adopted"] == ["503 slow down"]
 
 
 def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:

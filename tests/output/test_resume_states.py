@@ -70,7 +70,7 @@ def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
     later = ResumeStates(open_storage(tmp_path), events.append)
     assert later.load("a row / 1", "f") is None
     (event,) = events
-    assert (event.what, event.row, event.error) == ("resumed", "a row / 1", "ValueError")
+    assert (event.kind, event.row, event.error) == ("resumed", "a row / 1", "ValueError")
     assert event.message == f"{path} {told}; the rendering begins at step 0"
     later.leave("a row / 1")
     assert not path.exists()
@@ -113,7 +113,7 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
     assert files.load("x", "f") is None
     files.keep(SavedState("x", "f", state()))
     files.leave("x")
-    assert [(event.what, event.row, event.message) for event in events] == [
+    assert [(event.kind, event.row, event.message) for event in events] == [
         ("resumed", "x", "503 slow down"),
         ("saved", "x", "503 slow down"),
         ("saved", "x", "503 slow down"),
@@ -144,7 +144,7 @@ def test_on_an_object_store(s3_bucket: str) -> None:
     assert after.step == 2
     files.leave("x")
     assert output.list("scratch") == []
-    assert [(event.what, event.step, event.error) for event in events] == [
+    assert [(event.kind, event.step, event.error) for event in events] == [
         ("saved", 1, None),
         ("saved", 2, None),
     ]

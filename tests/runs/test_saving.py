@@ -119,7 +119,7 @@ def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
     heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [[6, 7, 8]]
-    assert [(event.row, event.step) for event in events if event.what == "resumed"] == [("x", STOP)]
+    assert [(event.row, event.step) for event in events if event.kind == "resumed"] == [("x", STOP)]
     (entry,) = heard.entries()
     (tmp_path / "go").touch()
     whole = FakePipeline(FakeMesh()).render(long_row.request)
@@ -167,7 +167,7 @@ def test_what_was_saved_of_another_row_is_not_gone_on_from(
     heard.until("done", "failed")
     finish(heard)
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
-    (event,) = [event for event in events if event.what == "resumed"]
+    (event,) = [event for event in events if event.kind == "resumed"]
     assert "is of another fingerprint" in event.message
     assert scratch_of(tmp_path) == []
 

@@ -1,6 +1,6 @@
-"""The metrics of a run, as declared: names, labels and what they count. `runtime.metrics` gives them to Ray.
+"""Declarations of a run's metrics: names, labels and what they count. `runtime.metrics` reports them to Ray.
 
-Labels are the model and the replica, which stay few, not rows or runs.
+Labels are the model and the replica, of which there are few, not rows or runs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Metric:
     """One metric.
 
     Args:
-        name: Its name, as Ray gets it.
-        kind: What Prometheus calls it.
+        name: Its name in Ray.
+        kind: Its type in Prometheus.
         about: What it counts, in one sentence.
         labels: Its labels; Ray adds its own.
     """
@@ -30,7 +30,7 @@ class Metric:
 
     @property
     def exported_name(self) -> str:
-        """Its name as Prometheus gets it: Ray puts `ray_` before it, and `_total` after a counter's."""
+        """Its name in Prometheus: Ray puts `ray_` before it, and `_total` after a counter's."""
         return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it runs: a bar on a terminal, a line now and then elsewhere."""
+"""A run's progress on the console: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE_SECONDS = 15.0
 """Seconds between two lines where there is no terminal."""
 
 RECENT_SECONDS = 600.0
-"""Over which the pace is taken that the time left follows from; a run's is that of all of it."""
+"""The pace over this time gives the time left; a run's own pace is that of all its time."""
 
 _STEPS = 60
 
@@ -22,13 +22,13 @@ class RunProgress:
     """Counts rows and shows them, with videos per minute and the time left.
 
     Args:
-        console: Where to.
+        console: Where they are shown.
         total: Rows that are done or to be rendered.
         done: Rows that were done before.
 
     Attributes:
-        total, before: As given.
-        done, failed: Rows of this run.
+        total, before: The arguments `total` and `done`.
+        done, failed: Numbers of rows in this run.
         failures: Error class -> rows that failed with it.
     """
 
@@ -39,11 +39,11 @@ class RunProgress:
         self._ready = 0
         self._waiting = ""
         self._begun: float | None = None
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
         self.done = 0
         self.failed = 0
         self.failures: Counter[str] = Counter()
-        # When, and how many were done then: a few points within the last `RECENT_SECONDS`, and one before.
+        # (time, videos done by then): a few points within the last `RECENT_SECONDS`, and one before.
         self._points: deque[tuple[float, int]] = deque()
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -78,7 +78,7 @@ class RunProgress:
         return self.total - self.before - self.done - self.failed
 
     def add(self, error: str | None = None, count: int = 1) -> None:
-        """One more row, or so many, are done, or failed with an error of this class."""
+        """Count one more row, or more, as done, or as failed with an error of this class."""
         if error is not None:
             self.failed += count
             self.failures[error] += count
@@ -86,32 +86,33 @@ class RunProgress:
             self.done += count
 
     def tick(self, ready: int, waiting: str = "") -> None:
-        """Show how things stand.
+        """Show the progress.
 
         Args:
-            ready: Workers whose model is loaded.
-            waiting: What others wait for, for long: `2 NPUs`.
+            ready: Gangs whose model is loaded.
+            waiting: What other gangs have been waiting for, for long: `2 NPUs`.
         """
         if ready and self._begun is None:
-            # Loading the model is no part of the pace.
+            # Loading the model does not count for the pace.
             self._begun = time.monotonic()
         self._ready = ready
         self._waiting = waiting
-        self._mark()
+        self._add_point()
         if self._bar is not None:
             self._bar.update(
                 self._task,
-                description=self._state(),
+                description=self._describe_state(),
                 completed=self.before + self.done + self.failed,
                 pace=self.pace(),
             )
-        elif time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed_at >= LINE_SECONDS:
+            self._printed_at = time.monotonic()
             count = self.before + self.done + self.failed
-            self.say(f"{self._state()}: {count} of {self.total} rows{f', {p}' if (p := self.pace()) else ''}")
+            pace = self.pace()
+            self.say(f"{self._describe_state()}: {count} of {self.total} rows{f', {pace}' if pace else ''}")
 
     def pace(self) -> str:
-        """Videos per minute, time left and failures, as far as they are known."""
+        """Videos per minute, time left and failures, as far as they are known, as text."""
         parts = []
         rate = self.recent_pace()
         if rate:
@@ -133,7 +134,7 @@ class RunProgress:
         since, done = self._points[0]
         return 60 * (self.done - done) / max(time.monotonic() - since, 1e-9)
 
-    def _mark(self) -> None:
+    def _add_point(self) -> None:
         if self._begun is None:
             return
         now = time.monotonic()
@@ -142,7 +143,7 @@ class RunProgress:
         while len(self._points) > 1 and now - self._points[1][0] >= RECENT_SECONDS:
             self._points.popleft()
 
-    def _state(self) -> str:
+    def _describe_state(self) -> str:
         if self._waiting:
             return f"{'rendering, ' if self._ready else ''}waiting for {self._waiting}"
         if self._ready:
@@ -151,7 +152,7 @@ class RunProgress:
 
 
 def span(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A duration for people: `3 min 20 s`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,7 +1,7 @@
-"""Stragglers: rows that render for far longer than others like them, and gangs on which rows do.
+"""Stragglers: rows that render for far longer than similar rows, and gangs whose rows do.
 
-Rows of other sizes, frames or steps take other times: a row is compared with the median of the latest ones
-like it, see `kind_of`.
+Rows of another size or with another number of frames or steps take another time: a row is compared with the
+median of the latest similar rows, see `kind_of`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from vidgen_dist.output.status_file import SlowGang, SlowRow
 from vidgen_dist.request import FIELDS, Field, ResolvedRequest, shape_of
 
 SLOW_ROW = 2.0
-"""Times the usual seconds after which a row is a straggler."""
+"""A row that takes more than this many times the usual seconds is a straggler."""
 
 SLOW_GANG = 1.5
-"""Times the usual seconds at which a gang is one, in the median of its latest rows."""
+"""A gang is a straggler if its latest rows took, in the median, more than this times the usual seconds."""
 
 GRACE_SECONDS = 5.0
-"""Added to what is compared: rows of a second vary by more than rows of an hour."""
+"""Added to both times of a comparison: rows of a second vary by more than rows of an hour."""
 
 ENOUGH = 5
-"""Rows of a kind, or of a gang, on which a judgement may rest."""
+"""The fewest rows of a kind, or of a gang, that are judged."""
 
 Kind = tuple[Any, ...]
 
@@ -40,8 +40,8 @@ class StartedRow:
 
     Args:
         row: Its id.
-        kind: What rows it is compared with, see `kind_of`.
-        at: When it was begun, by the clock of the one who keeps `Paces`.
+        kind: Which rows it is compared with, see `kind_of`.
+        at: When it was begun, by the caller's clock.
     """
 
     row: str
@@ -49,33 +49,33 @@ class StartedRow:
     at: float
 
 
-class Paces:
-    """How long rows take, by kind and by gang. Times are seconds of any one clock.
+class RowTimes:
+    """How long rows take, by kind and by gang. Times are seconds of the caller's clock.
 
     Args:
-        fields: The declarations of what rows have.
+        fields: The declarations of rows' fields.
     """
 
     def __init__(self, fields: Mapping[str, Field] = FIELDS) -> None:
         self._fields = fields
         self._usual: OrderedDict[Kind, deque[float]] = OrderedDict()
-        self._times: dict[str, deque[float]] = {}
-        self._begun: dict[str, StartedRow] = {}
+        self._ratios: dict[str, deque[float]] = {}
+        self._started: dict[str, StartedRow] = {}
         self._rendered: dict[str, dict[str, tuple[Kind, float]]] = {}
 
-    def started(self, gang: str, request: ResolvedRequest, now: float) -> None:
-        """A gang begins a row."""
-        self._begun[gang] = StartedRow(request.id, kind_of(request, self._fields), now)
+    def start(self, gang: str, request: ResolvedRequest, now: float) -> None:
+        """Note that a gang begins a row."""
+        self._started[gang] = StartedRow(request.id, kind_of(request, self._fields), now)
 
-    def rendered(self, gang: str, row: str, now: float) -> None:
-        """A row has left a gang's model, with frames or without."""
-        begun = self._begun.get(gang)
-        if begun is not None and begun.row == row:
-            del self._begun[gang]
-            self._rendered.setdefault(gang, {})[row] = begun.kind, now - begun.at
+    def render(self, gang: str, row: str, now: float) -> None:
+        """Note that a row has left a gang's model, with or without frames."""
+        started = self._started.get(gang)
+        if started is not None and started.row == row:
+            del self._started[gang]
+            self._rendered.setdefault(gang, {})[row] = started.kind, now - started.at
 
-    def ended(self, gang: str, row: str, *, done: bool) -> None:
-        """A gang's row is done, or failed: how long it took to fail says nothing."""
+    def end(self, gang: str, row: str, *, done: bool) -> None:
+        """Note that a gang's row is done, or has failed: the time of a failed row does not count."""
         rendered = self._rendered.get(gang, {}).pop(row, None)
         if rendered is None or not done:
             return
@@ -85,34 +85,34 @@ class Paces:
         if len(self._usual) > _KINDS:
             self._usual.popitem(last=False)
         if (usual := self._usual_seconds(kind)) is not None:
-            self._times.setdefault(gang, deque(maxlen=_OF_A_GANG)).append(_times(seconds, usual))
+            self._ratios.setdefault(gang, deque(maxlen=_OF_A_GANG)).append(_ratio(seconds, usual))
 
     def keep(self, gangs: Collection[str]) -> None:
-        """Forget the gangs that are no more."""
-        known: tuple[dict[str, Any], ...] = (self._begun, self._times, self._rendered)
-        for of_gangs in known:
-            for gone in of_gangs.keys() - set(gangs):
-                del of_gangs[gone]
+        """Forget all other gangs."""
+        known: tuple[dict[str, Any], ...] = (self._started, self._ratios, self._rendered)
+        for by_gang in known:
+            for gone in by_gang.keys() - set(gangs):
+                del by_gang[gone]
 
-    def begun(self, gang: str) -> StartedRow | None:
+    def row_in_model(self, gang: str) -> StartedRow | None:
         """The row that is in a gang's model."""
-        return self._begun.get(gang)
+        return self._started.get(gang)
 
     def slow_rows(self, now: float) -> list[SlowRow]:
         """Rows that are stragglers, the slowest first."""
         found = []
-        for gang, begun in self._begun.items():
-            usual, seconds = self._usual_seconds(begun.kind), now - begun.at
-            if usual is not None and _times(seconds, usual) > SLOW_ROW:
-                found.append(SlowRow(begun.row, gang, seconds, usual))
-        return sorted(found, key=lambda slow: -_times(slow.seconds, slow.usual_seconds))
+        for gang, started in self._started.items():
+            usual, seconds = self._usual_seconds(started.kind), now - started.at
+            if usual is not None and _ratio(seconds, usual) > SLOW_ROW:
+                found.append(SlowRow(started.row, gang, seconds, usual))
+        return sorted(found, key=lambda slow: -_ratio(slow.seconds, slow.usual_seconds))
 
     def slow_gangs(self) -> list[SlowGang]:
         """Gangs that are stragglers, the slowest first."""
         medians = {
-            gang: statistics.median(times) for gang, times in self._times.items() if len(times) >= ENOUGH
+            gang: statistics.median(ratios) for gang, ratios in self._ratios.items() if len(ratios) >= ENOUGH
         }
-        found = [SlowGang(gang, times) for gang, times in medians.items() if times > SLOW_GANG]
+        found = [SlowGang(gang, ratio) for gang, ratio in medians.items() if ratio > SLOW_GANG]
         return sorted(found, key=lambda slow: -slow.times)
 
     def _usual_seconds(self, kind: Kind) -> float | None:
@@ -121,9 +121,9 @@ class Paces:
 
 
 def kind_of(request: ResolvedRequest, fields: Mapping[str, Field]) -> Kind:
-    """What decides how long a request takes on the same hardware: its shape, steps, and guidance or none."""
+    """What decides how long a request takes on given hardware: its shape, its steps, and guidance or none."""
     return *shape_of(request.values(), fields), request.steps, request.is_guided
 
 
-def _times(seconds: float, usual: float) -> float:
+def _ratio(seconds: float, usual: float) -> float:
     return (seconds + GRACE_SECONDS) / (usual + GRACE_SECONDS)

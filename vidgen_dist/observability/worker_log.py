@@ -1,12 +1,13 @@
-"""The log of a worker: one JSON object a line, one line an event.
+"""The log of a worker: JSON lines, one for each event.
 
-In an output folder it is `logs/WORKER.jsonl`. An object store knows no appending, and a request for each few
-lines would cost more than the videos: there it is `vidgen-WORKER.jsonl` in Ray's log folder on the worker's
-node, where Ray's dashboard shows it and a cluster's log shipper finds it.
+In a local output it is `logs/WORKER.jsonl`. Object stores cannot append, and a request for every few lines
+would cost more than the videos: there it is `vidgen-WORKER.jsonl` in Ray's log folder on the worker's node,
+where Ray's dashboard shows it and a cluster's log shipper finds it.
 
-A line is written before what it tells of goes on: the log of a process that dies says what it died of.
-But a folder that hangs, or a full disk, must not hold up a rendering that would survive it: lines are written
-by a thread of their own, which is not waited for long, and Ray's log of the process says what is wrong.
+The line of an event is written before the worker goes on, so the log of a process that dies shows what it
+died of. But a folder that hangs, or a full disk, must not delay a rendering that could do without the log:
+a separate thread writes the lines, the worker waits for it only briefly, and Ray's log of the process shows
+what is wrong.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from vidgen_dist.storage.uris import is_local, redact_message
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
 
 MAX_BYTES = 64 * 2**20
-"""Of a file; then it is renamed to `….1`, and so on, and a new one is begun."""
+"""The size of a file at which it is renamed to `….1`, and so on, and a new one is begun."""
 
 OLD_FILES = 3
-"""How many of a worker's older files are kept."""
+"""The number of a worker's older files that are kept."""
 
 PATIENCE = 0.05
-"""Seconds that a line is waited for."""
+"""Seconds that a worker waits for a line to be written."""
 
 _FATAL = frozenset({"refused", "broken", "stuck"})
-"""What ends the worker."""
+"""Events that end the worker."""
 
 
 def log_file(output: Storage, worker: str, ray_logs: str) -> str:
-    """Where the log of a worker is.
+    """The path of a worker's log.
 
     Args:
         output: The run's output.
@@ -55,12 +56,12 @@ def log_file(output: Storage, worker: str, ray_logs: str) -> str:
 
 
 def open_log(file: str, worker: str, **about: Any) -> OnWorkerEvent:
-    """Begin a worker's log, with a line `born`.
+    """Begin a worker's log, with the event `born`.
 
     Args:
-        file: Its path; folders are made.
+        file: Its path; missing folders are created.
         worker: The worker's name.
-        about: What the first line says besides.
+        about: More values of the first line.
     """
     lines: queue.SimpleQueue[tuple[str, threading.Event]] = queue.SimpleQueue()
     handler = _LogFile(
@@ -89,13 +90,13 @@ def open_log(file: str, worker: str, **about: Any) -> OnWorkerEvent:
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """Makes its folder, too, when the first line is written; complains once."""
+    """Creates its folder when the first line is written; reports only the first error."""
 
-    _complained = False
+    _error_reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self._complained:
-            self._complained = True
+        if not self._error_reported:
+            self._error_reported = True
             super().handleError(record)
 
     def _open(self) -> TextIOWrapper:
@@ -104,13 +105,13 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 
 def _line(event: WorkerEvent, worker: str, about: Mapping[str, Any] | None) -> str:
-    level = "error" if event.what in _FATAL else "warning" if event.error else "info"
+    level = "error" if event.kind in _FATAL else "warning" if event.error else "info"
     facts = {name: value for name, value in dataclasses.asdict(event).items() if value not in (None, {}, "")}
-    what = facts.pop("what")
+    kind = facts.pop("kind")
     if "message" in facts:
         facts["message"] = redact_message(event.message)
     if "seconds" in facts:
         facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in event.seconds.items()}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = {"time": now, "level": level, "event": what, "worker": worker, **facts, **(about or {})}
+    line = {"time": now, "level": level, "event": kind, "worker": worker, **facts, **(about or {})}
     return json.dumps(line, ensure_ascii=False)

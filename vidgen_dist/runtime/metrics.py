@@ -1,6 +1,6 @@
-"""Ray metrics: what a cluster's Prometheus gets of a run, through the agent of each node.
+"""Ray metrics: a cluster's Prometheus gets them through the agent of each node.
 
-`observability.metrics` declares them. Ray rebuilds histograms from their buckets, so that their sums are
+`observability.metrics` declares them. Ray rebuilds histograms from their buckets, so their sums are
 approximate: `vidgen_busy_seconds` counts the same seconds exactly.
 """
 
@@ -35,7 +35,7 @@ SECONDS = [
 """Bounds of the buckets of `vidgen_stage_seconds`."""
 
 NO_REPLICA = "none"
-"""The replica of rows that the driver gave up: their gangs are dead."""
+"""The label of rows that the driver gave up: their gangs are dead."""
 
 
 class WorkerMetrics:
@@ -43,7 +43,7 @@ class WorkerMetrics:
 
     Args:
         model: Id of the checkpoint.
-        replica: The replica that the worker is of.
+        replica: Number of the worker's replica.
     """
 
     def __init__(self, model: str, replica: int) -> None:
@@ -58,9 +58,9 @@ class WorkerMetrics:
         self._busy = _counter(metrics.BUSY_SECONDS, tags)
 
     def __call__(self, event: WorkerEvent) -> None:
-        if event.what == "committed":
+        if event.kind == "committed":
             self._videos.inc()
-            # Counters take nothing that is not above 0.
+            # Counters accept only values above 0.
             if event.frames:
                 self._frames.inc(event.frames)
             if event.bytes:
@@ -69,14 +69,14 @@ class WorkerMetrics:
                 self._stages.observe(seconds, {"stage": stage})
                 if seconds > 0:
                     self._busy.inc(seconds, {"stage": stage})
-        elif event.what == "failed":
+        elif event.kind == "failed":
             self._failures.inc(tags={"error": event.error or ""})
-        elif event.what == "retried":
+        elif event.kind == "retried":
             self._retries.inc(tags={"error": event.error or ""})
 
 
 class RunMetrics:
-    """Counts what the driver knows of a run.
+    """Counts what the driver knows about a run.
 
     Args:
         model: Id of the checkpoint.
@@ -92,18 +92,18 @@ class RunMetrics:
         self._stragglers = _gauge(metrics.STRAGGLERS, tags)
 
     def set(self, *, pending: int, gangs: int, ready: int, stragglers: int) -> None:
-        """How things stand."""
+        """Set the current numbers."""
         self._pending.set(pending)
         self._gangs.set(gangs)
         self._ready.set(ready)
         self._stragglers.set(stragglers)
 
-    def lose(self) -> None:
-        """A gang is lost."""
+    def count_lost_gang(self) -> None:
+        """Count a gang that is lost."""
         self._lost.inc()
 
-    def gave_up(self, error: str) -> None:
-        """A row that killed its gangs is given up."""
+    def count_given_up(self, error: str) -> None:
+        """Count a row that is given up because of the gangs that it killed."""
         self._failures.inc(tags={"error": error})
 
 

@@ -137,7 +137,7 @@ class ActiveRun:
     # What the supervisor reports
 
     def row_progressed(self, gang: Gang, message: WorkerMessage) -> None:
-        self._overview.hear(gang, message)
+        self._overview.update_row(gang, message)
 
     def row_ended(self, message: WorkerMessage) -> None:
         assert message.entry is not None, "a row that ends has a ledger entry"
@@ -165,13 +165,13 @@ class ActiveRun:
         fingerprint = self._plan.identity.fingerprint(row.request, {})
         entry = failed_entry(self._job.model, "driver", row, fingerprint, error, message)
         self.row_ended(WorkerMessage("failed", row.id, error, message, entry=entry))
-        self._overview.gave_up(error)
+        self._overview.count_given_up(error)
         if self._job.output_options.checkpoint_every is not None:
             self._resume_states.remove(row.id)
 
     def gang_lost(self, gang: Gang, why: str) -> None:
         self._progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
-        self._overview.lose()
+        self._overview.count_lost_gang()
 
     def output_fault(self) -> str:
         return self._committer.stuck

@@ -1,4 +1,4 @@
-"""The overview of a run, for those who do not see its terminal: `status.json`, and metrics."""
+"""The overview of a run for people who do not see its terminal: `status.json`, and metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
 from vidgen_dist.observability.progress import RunProgress
-from vidgen_dist.observability.stragglers import Paces
+from vidgen_dist.observability.stragglers import RowTimes
 from vidgen_dist.output.lease import Lease
 from vidgen_dist.output.status_file import GangStatus, RunStatus, State, StatusFile
 from vidgen_dist.request import FIELDS, Field
@@ -19,19 +19,19 @@ from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import redact_message
 
 REFRESH_SECONDS = 5.0
-"""How often things are looked at; the file may be written more rarely."""
+"""How often the overview is brought up to date; the file may be written less often."""
 
 
 class Overview:
-    """Keeps the overview of a run until the block ends.
+    """Writes the overview of a run until the block ends.
 
     Args:
         output: The run's output.
-        lease: Its lease; once lost, another run keeps the output's overview.
+        lease: Its lease; once it is lost, another run writes the output's overview.
         model: Id of the checkpoint.
         progress: The run's counts.
-        counted: What they are of, as in `RunStatus`.
-        fields: The declarations of what rows have.
+        counted: Digest of what is counted, see `RunStatus`.
+        fields: The declarations of rows' fields.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Overview:
         self._progress = progress
         self._counted = counted
         self._since = datetime.now(UTC)
-        self._paces = Paces(fields)
+        self._times = RowTimes(fields)
         self._metrics = RunMetrics(model)
         self._file = StatusFile(output)
         self._next = -float("inf")
@@ -62,51 +62,51 @@ class Overview:
         if error is not None and not self._ended:
             self.end("stopped", f"{type(error).__name__}: {error}")
 
-    def hear(self, gang: Gang, event: WorkerMessage) -> None:
-        """What a gang says of one of its rows, which it still has."""
-        assert event.id is not None
+    def update_row(self, gang: Gang, message: WorkerMessage) -> None:
+        """Take a gang's message about one of its rows, which it still has."""
+        assert message.id is not None
         now = time.monotonic()
-        if event.kind == "started":
-            self._paces.started(gang.name, gang.in_flight.rows[event.id].row.request, now)
-        elif event.kind == "rendered":
-            self._paces.rendered(gang.name, event.id, now)
+        if message.kind == "started":
+            self._times.start(gang.name, gang.in_flight.rows[message.id].row.request, now)
+        elif message.kind == "rendered":
+            self._times.render(gang.name, message.id, now)
         else:
-            # How long it takes to find a video says nothing either.
-            self._paces.ended(gang.name, event.id, done=event.kind == "done" and not event.recovered)
+            # The time of a recovered video, which was only found, does not count, either.
+            self._times.end(gang.name, message.id, done=message.kind == "done" and not message.recovered)
 
-    def lose(self) -> None:
-        """A gang is lost."""
-        self._metrics.lose()
+    def count_lost_gang(self) -> None:
+        """Count a gang that is lost."""
+        self._metrics.count_lost_gang()
 
-    def gave_up(self, error: str) -> None:
-        """A row is given up for the gangs that it killed."""
-        self._metrics.gave_up(error)
+    def count_given_up(self, error: str) -> None:
+        """Count a row that is given up because of the gangs that it killed."""
+        self._metrics.count_given_up(error)
 
     def refresh(self, gangs: Sequence[Gang]) -> None:
-        """Look at how things stand, if it is time to.
+        """Bring the overview up to date, if it is time to.
 
         Args:
-            gangs: All that there are.
+            gangs: All gangs.
         """
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + REFRESH_SECONDS
-        self._paces.keep({gang.name for gang in gangs})
+        self._times.keep({gang.name for gang in gangs})
         status = self._status("running", "", gangs)
-        self._tell_metrics(status)
+        self._update_metrics(status)
         if self._file.due and self._lease.lost is None:
             self._file.put(status)
 
     def end(self, state: State, message: str) -> None:
-        """Say how the run ended, and why."""
+        """Record how the run ended, and why."""
         self._ended = True
-        self._paces.keep(())
+        self._times.keep(())
         status = self._status(state, message, ())
-        self._tell_metrics(status)
+        self._update_metrics(status)
         self._file.close(status if self._lease.lost is None else None)
 
-    def _tell_metrics(self, status: RunStatus) -> None:
+    def _update_metrics(self, status: RunStatus) -> None:
         self._metrics.set(
             pending=status.pending,
             gangs=len(status.gangs),
@@ -134,23 +134,23 @@ class Overview:
             counted=self._counted,
             message=redact_message(message),
             gangs=tuple(self._gang_status(gang, now) for gang in gangs),
-            slow_rows=tuple(self._paces.slow_rows(now)),
-            slow_gangs=tuple(self._paces.slow_gangs()),
+            slow_rows=tuple(self._times.slow_rows(now)),
+            slow_gangs=tuple(self._times.slow_gangs()),
         )
 
     def _gang_status(self, gang: Gang, now: float) -> GangStatus:
-        begun = self._paces.begun(gang.name)
+        started = self._times.row_in_model(gang.name)
         if gang.stopping:
             state = "stopping"
         elif gang.ready:
-            state = "rendering" if begun else "idle"
+            state = "rendering" if started else "idle"
         else:
             state = "loading" if gang.is_placed else "waiting"
         return GangStatus(
             gang=gang.name,
             replica=gang.replica,
             state=state,
-            row=begun.row if begun else None,
-            since=datetime.now(UTC) - timedelta(seconds=now - begun.at) if begun else None,
+            row=started.row if started else None,
+            since=datetime.now(UTC) - timedelta(seconds=now - started.at) if started else None,
             stage=next((stage for stage in gang.leader.silence if stage != "write"), None),
         )

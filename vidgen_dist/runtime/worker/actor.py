@@ -1,4 +1,4 @@
-"""A worker as a Ray actor, and the followers of a gang as its leader calls them."""
+"""A worker as a Ray actor, and a gang's followers as Ray actors that the leader calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Placement:
 
     Args:
         node: Ray's id of the node.
-        host: Its IP address.
+        host: The node's IP address.
         devices: Numbers of the NPUs that the actor has there.
         cores: Cores that it may use there.
     """
@@ -50,9 +50,9 @@ class RayFollowers:
 
     def announce(self, row: PendingRow) -> list[Future[RankResult]]:
         try:
-            # Once for all of them: there may be a clip in it.
+            # Sent once for all of them: it may contain a clip.
             shared = ray.put(row)
-            return [_described(actor.follow.remote(shared).future()) for actor in self._actors]
+            return [_describe_loss(actor.follow.remote(shared).future()) for actor in self._actors]
         except ray.exceptions.OutOfDiskError as error:
             raise OSError(errno.ENOSPC, f"Ray's object store: {in_one_line(error)}") from error
         except Exception as error:
@@ -64,16 +64,16 @@ class WorkerActor(Worker):
 
     Args:
         job, name: See `Worker`.
-        replica: Which replica it is of.
+        replica: Number of its gang's replica.
     """
 
     def __init__(self, job: Job, name: str, replica: int) -> None:
         ignore_warnings()
-        # To files of Ray's, on a disk that may be full.
+        # Ray sends the output to files, on a disk that may be full.
         printing.guard(in_any_case=True)
         context = ray.get_runtime_context()
         actor = context.get_actor_id()
-        # Members of a gang have one name, and no rank yet.
+        # All members of a gang have the same name, and no rank yet.
         log_name = name if job.degrees.size == 1 else f"{name}-{actor[:8]}"
         ray_logs = os.path.join(context.get_temp_dir(), context.get_session_name(), "logs")
         log = open_log(
@@ -90,7 +90,7 @@ class WorkerActor(Worker):
         super().__init__(job, name, combine(WorkerMetrics(job.model.id, replica), log))
 
     def get_placement(self) -> Placement:
-        """Where it runs."""
+        """Where the actor runs."""
         context = ray.get_runtime_context()
         return Placement(
             node=context.get_node_id(),
@@ -100,20 +100,20 @@ class WorkerActor(Worker):
         )
 
     def lead(self, addresses: Sequence[str], actors: Sequence[Any]) -> None:
-        """Join the gang as rank 0; the other ranks' actors follow."""
+        """Join the gang as rank 0, with the other ranks' actors as followers."""
         self.join(addresses, 0, RayFollowers(actors))
 
 
-def _described(ending: Future[RankResult]) -> Future[RankResult]:
-    """A follower's ending, as it is; what Ray says where there is none, as `describe_failure` tells it."""
-    ours: Future[RankResult] = Future()
+def _describe_loss(call: Future[RankResult]) -> Future[RankResult]:
+    """A follower's result; without one, `PeerLost` with what `describe_failure` makes of Ray's error."""
+    result: Future[RankResult] = Future()
 
-    def hear(ending: Future[RankResult]) -> None:
-        error = ending.exception()
+    def pass_on(call: Future[RankResult]) -> None:
+        error = call.exception()
         if error is None:
-            ours.set_result(ending.result())
+            result.set_result(call.result())
         else:
-            ours.set_exception(PeerLost(describe_failure(error)))
+            result.set_exception(PeerLost(describe_failure(error)))
 
-    ending.add_done_callback(hear)
-    return ours
+    call.add_done_callback(pass_on)
+    return result

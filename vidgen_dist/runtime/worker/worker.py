@@ -162,9 +162,9 @@ class Worker:
 
     def follow(self, row: PendingRow) -> RankResult:
         """Render what the leader renders; returns when it has ended here."""
-        ending: Future[RankResult] = Future()
-        self._rows.put((row, ending))
-        return ending.result()
+        result: Future[RankResult] = Future()
+        self._rows.put((row, result))
+        return result.result()
 
     def poll(self, timeout: float) -> WorkerReport:
         """Wait for events, `timeout` seconds at most, and return them; each is returned once."""
@@ -268,7 +268,7 @@ class Worker:
                 pipeline.render(row.request, on_progress=self._progressed, resume=row.state)
                 ended = RankResult(issued=self._issued())
             except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
-                ended = RankResult.of(error, self._issued())
+                ended = RankResult.from_error(error, self._issued())
             self._pulse.rest()
             self._on_event(WorkerEvent("rendered", row.id, error=ended.error, message=ended.message))
             ending.set_result(ended)
@@ -371,7 +371,7 @@ class Worker:
         except _Abandoned:
             raise
         except Exception as error:
-            consensus.settle(RankResult.of(error, self._issued()))
+            consensus.settle(RankResult.from_error(error, self._issued()))
             raise
         try:
             consensus.settle(RankResult(issued=self._issued()))
