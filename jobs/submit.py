@@ -31,7 +31,7 @@ from vidgen_dist.cli.assignments import (
     read_pair,
 )
 from vidgen_dist.errors import Refused
-from vidgen_dist.output.run_file import load_spec
+from vidgen_dist.output.run_file import load_run
 from vidgen_dist.preflight.sampling import check_sampling, sampling_media
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.spec import RunSpec
@@ -66,7 +66,7 @@ def read_spec(uri: str, options: Sequence[str] = (), settings: Sequence[str] = (
         **read_mapping(SAMPLING, fields, "--set"),
         **read_options(options),
     }
-    spec = load_spec(uri).override(given)
+    spec = load_run(uri, given)
     check_sampling(spec)
     return spec
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from tests.cli.conftest import write_manifest
 from tests.commands import Vidgen
+from tests.output.test_run_file import make_output
 from tests.references import edit_json
 from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.spec import FaultsOptions, RunSpec
@@ -265,6 +266,18 @@ def test_a_bad_run_file(vidgen: Vidgen, tmp_path: Path) -> None:
     assert ran.status == 2
     assert f"{path}, line 5: output.fromat" in ran.err
     assert "did you mean output.format?" in ran.err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_moved_output_is_asked_for_its_place(vidgen: Vidgen, specs: list[RunSpec], tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    run_file = make_output(new, names=str(old)).uri("run.yaml")
+    ran = vidgen("render", run_file)
+    assert (ran.status, specs) == (2, [])
+    assert f"{run_file}: lies in an output, but its output.uri is another place, {old}" in ran.err
+    vidgen("render", run_file, new)
+    vidgen("render", run_file, "--option", f"output.uri={old}")
+    assert [spec.output.uri for spec in specs] == [str(new), str(old)]
 
 
 @pytest.mark.usefixtures("no_ray")

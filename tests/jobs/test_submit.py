@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.output.test_run_file import make_output
 from vidgen_dist.errors import Refused
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,13 @@ def test_settings_are_read_as_the_command_reads_them(submitting: dict[str, Any])
     assert client.run["sampling"]["image"] == "/shared/1"
     assert client.run["topology"]["replicas"] == "auto"
     assert client.run["output"]["uri"] == "/shared/out"
+
+
+def test_a_moved_output_is_asked_for_its_place(submitting: dict[str, Any], tmp_path: Path) -> None:
+    run_file = make_output(tmp_path / "new", names=str(tmp_path / "old")).uri("run.yaml")
+    with pytest.raises(Refused, match=r"lies in an output, but its output\.uri is another place"):
+        submitting["read_spec"](run_file)
+    assert submitting["read_spec"](run_file, ELSEWHERE).output.uri == "/shared/out"
 
 
 def test_sampling_fields_and_keys_by_the_flag_of_old(submitting: dict[str, Any]) -> None:

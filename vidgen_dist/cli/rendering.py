@@ -36,9 +36,9 @@ def render(
     if output is not None:
         given = with_argument(given, "output.uri", "OUTPUT", output)
     if manifest.lower().endswith((".yaml", ".yml")):
-        from vidgen_dist.output.run_file import load_spec
+        from vidgen_dist.output.run_file import load_run
 
-        spec = load_spec(manifest).override(given)
+        spec = load_run(manifest, given)
     else:
         spec = _spec_without_file(with_argument(given, "manifest.uri", "MANIFEST", manifest))
     raise typer.Exit(run(spec).exit_status)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
 from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import part_names
+from vidgen_dist.output.status_file import read_status_file
 from vidgen_dist.output_layout import RUN_FILE
 from vidgen_dist.spec import RunSpec, parse_spec
+from vidgen_dist.storage.clients import WEB, is_same_place
 from vidgen_dist.storage.files import read_bytes
-from vidgen_dist.storage.folder import Storage
-from vidgen_dist.storage.uris import redact
+from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.uris import redact, scheme_of, split
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -21,6 +28,47 @@ def load_spec(uri: str) -> RunSpec:
     except OSError as error:
         raise Refused(str(error)) from None
     return parse_spec(text, redact(uri))
+
+
+def load_run(uri: str, options: Mapping[str, Any]) -> RunSpec:
+    """Read the run.yaml of a run that is to be rendered.
+
+    The file in an output has the output's place. If the output was moved or copied, that place is another
+    one, where the run would render all rows again, or go on with an output that was left as it was. Which
+    one is meant, the user has to say.
+
+    Args:
+        uri: Its path or URI.
+        options: Dotted keys of the spec that override the file.
+
+    Raises:
+        Refused: As `load_spec`; or the file lies in an output, names another one, and no option does.
+    """
+    spec = load_spec(uri)
+    section = options.get("output")
+    if "output.uri" not in options and not (isinstance(section, Mapping) and "uri" in section):
+        _check_not_moved(uri, spec.output.uri)
+    return spec.override(options)
+
+
+def _check_not_moved(uri: str, output: str) -> None:
+    folder, name = split(uri)
+    # Nothing can be rendered to the web: such a folder only shows an output that lies elsewhere.
+    if name != RUN_FILE or scheme_of(folder) in WEB or is_same_place(folder, output):
+        return
+    if _is_output(open_storage(folder)):
+        raise Refused(
+            f"{redact(uri)}: lies in an output, but its output.uri is another place, {redact(output)}: was "
+            "the output moved or copied? Give the output to render to after the run file, or as --option "
+            f"output.uri=OUTPUT: {redact(folder)} to go on with this one, or {redact(output)} for the other"
+        )
+
+
+def _is_output(folder: Storage) -> bool:
+    """Whether runs have rendered to a folder; not, if it cannot be seen what is in it."""
+    with suppress(OSError, Refused):
+        return read_status_file(folder) is not None or bool(part_names(folder))
+    return False
 
 
 def read_run_file(output: Storage) -> RunSpec | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -101,6 +102,23 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         return filesystem_of(uri)
     except StorageError as error:
         raise Refused(str(error)) from None
+
+
+def is_same_place(uri: str, other: str) -> bool:
+    """Whether two URIs name the same file or folder, though they are written differently.
+
+    Local links and mounts of the same folder are followed, if the folder exists. Elsewhere the path and the
+    client must be the same: another name of a host counts as another place.
+
+    Raises:
+        Refused: As `open_filesystem`.
+    """
+    (fs, path), (other_fs, other_path) = open_filesystem(uri), open_filesystem(other)
+    if has_protocol(fs, LOCAL) and has_protocol(other_fs, LOCAL):
+        if os.path.exists(path) and os.path.exists(other_path):
+            return os.path.samefile(path, other_path)
+        return os.path.realpath(path) == os.path.realpath(other_path)
+    return fs == other_fs and path.rstrip("/") == other_path.rstrip("/")
 
 
 def has_protocol(fs: Any, protocols: frozenset[str]) -> bool:

@@ -1,0 +1,108 @@
+"""Run files of outputs that were moved or copied."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.output.run_file import load_run
+from vidgen_dist.output_layout import LEDGER_FOLDER, RUN_FILE, STATUS_FILE
+from vidgen_dist.storage.folder import Storage, open_storage
+
+
+def make_output(uri: str | Path, *, names: str | None = None) -> Storage:
+    """An output with one finished row, whose run.yaml names some output, itself by default."""
+    output = open_storage(uri)
+    with LedgerWriter(output, "w") as writer:
+        writer.append(
+            LedgerEntry(
+                id="a",
+                status="done",
+                fingerprint="f",
+                attempt=1,
+                finished_at=datetime.now(UTC),
+                uri="videos/00/a.mp4",
+            )
+        )
+    spec = {"model": {"id": "m"}, "manifest": {"uri": "m.parquet"}, "output": {"uri": names or output.root}}
+    output.write_bytes(RUN_FILE, yaml.safe_dump(spec).encode())
+    return output
+
+
+def output_of(run_file: str | Path, options: Mapping[str, Any] | None = None) -> str:
+    return load_run(str(run_file), options or {}).output.uri
+
+
+def test_an_output_goes_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    make_output(out)
+    assert output_of(out / RUN_FILE) == str(out)
+    monkeypatch.chdir(out)
+    for same in ("run.yaml", "../out/run.yaml", f"file://{out}/run.yaml"):
+        assert output_of(same) == str(out)
+    # By another name of the same folder.
+    (tmp_path / "link").symlink_to(out)
+    assert output_of(tmp_path / "link" / RUN_FILE) == str(out)
+
+
+@pytest.mark.parametrize("change", [shutil.copytree, os.rename])
+@pytest.mark.parametrize("lost", [LEDGER_FOLDER, STATUS_FILE])
+def test_a_moved_output_does_not_go_on_at_its_old_place(tmp_path: Path, change: Any, lost: str) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    make_output(old)
+    now = "2026-01-01T00:00:00Z"
+    counts = '"total": 1, "done": 1, "failed": 0, "pending": 0'
+    (old / STATUS_FILE).write_text(
+        f'{{"run": "r", "state": "finished", "since": "{now}", "updated": "{now}", {counts}}}'
+    )
+    change(old, new)
+    # Either shows that a run was here.
+    if lost == LEDGER_FOLDER:
+        shutil.rmtree(new / lost)
+    else:
+        (new / lost).unlink()
+    said = (
+        f"^{re.escape(str(new / RUN_FILE))}: lies in an output, but its output.uri is another place, {old}: "
+    )
+    with pytest.raises(Refused, match=said) as refused:
+        output_of(new / RUN_FILE)
+    assert f"{new} to go on with this one, or {old} for the other" in str(refused.value)
+    with pytest.raises(Refused, match=said):
+        output_of(new / RUN_FILE, {"output.crf": 20, "output": {"format": "gif"}})
+    for given in (str(new), str(old), str(tmp_path / "third")):
+        assert output_of(new / RUN_FILE, {"output.uri": given}) == given
+        assert output_of(new / RUN_FILE, {"output": {"uri": given}}) == given
+
+
+def test_a_run_file_that_lies_in_no_output_goes_where_it_says(tmp_path: Path) -> None:
+    make_output(tmp_path / "out")
+    shutil.copy(tmp_path / "out" / RUN_FILE, tmp_path / RUN_FILE)
+    # Of other tools.
+    (tmp_path / STATUS_FILE).write_text("{}")
+    (tmp_path / LEDGER_FOLDER).mkdir()
+    (tmp_path / LEDGER_FOLDER / "2026.csv").touch()
+    assert output_of(tmp_path / RUN_FILE) == str(tmp_path / "out")
+    # A run file for another output may be kept beside an output's own.
+    make_output(tmp_path / "other")
+    shutil.copy(tmp_path / "out" / RUN_FILE, tmp_path / "other" / "next.yaml")
+    assert output_of(tmp_path / "other" / "next.yaml") == str(tmp_path / "out")
+
+
+def test_a_copy_on_an_object_store(s3_bucket: str) -> None:
+    there = f"s3://{s3_bucket}/out"
+    make_output(there)
+    assert output_of(f"{there}/{RUN_FILE}") == there
+    assert output_of(f"s3a://{s3_bucket}/out/{RUN_FILE}") == there
+    make_output(f"s3://{s3_bucket}/copy", names=there)
+    with pytest.raises(Refused, match=f"lies in an output, but its output.uri is another place, {there}: "):
+        output_of(f"s3://{s3_bucket}/copy/{RUN_FILE}")
