@@ -1,4 +1,4 @@
-"""Parameters of a checkpoint's models, counted on the models themselves, built without weights."""
+"""Counts the parameters of a checkpoint's models, which are built without weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vidgen_dist.weights.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """What is counted on a checkpoint's models.
+    """Parameters and tiles of a checkpoint's models.
 
     Args:
-        counted: Each one's parameters, by its component's name.
-        vae_tiles: The tiles in which the VAE works; None where it takes frames whole.
+        counted: Component's name -> its parameters.
+        vae_tiles: The VAE's tiles; None if it processes whole frames.
     """
 
     counted: Mapping[str, ParameterShapes]
@@ -24,12 +24,12 @@ class ModelCounts:
 
 
 def count_models(checkpoint: Checkpoint, options: ModelOptions) -> ModelCounts:
-    """Build a checkpoint's models and count; their parameters take no memory.
+    """Build a checkpoint's models and count their parameters, which take no memory.
 
     Raises:
-        Refused: A config that cannot be, or that an option does not go with.
+        Refused: A config that is not allowed, or that an option does not work with.
     """
-    # Loads MindSpore.
+    # Imports MindSpore.
     from vidgen_dist import nn
     from vidgen_dist.families.common.autoencoder import TiledAutoencoder
     from vidgen_dist.families.loader import build_models

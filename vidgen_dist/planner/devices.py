@@ -1,4 +1,4 @@
-"""The devices that a plan reckons with: `devices.yaml` beside this file, every figure with its source."""
+"""The devices that the planner knows: `devices.yaml` in this folder, with a source for every figure."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.spec import parse_bytes
 
 DEFAULT = {"ascend": "910B", "cpu": "CPU"}
-"""The device that is meant where only its kind is known."""
+"""The device that is assumed if only its kind is known."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What joins an NPU to others.
+    """The connection of an NPU to others.
 
     Args:
-        bandwidth: Bytes a second, one way, to all of them together.
-        to_one: Likewise, to one of them.
-        latency: Seconds that an exchange takes beside that.
+        bandwidth: Bytes per second, one way, to all of them together.
+        to_one: Bytes per second, one way, to one of them.
+        latency: Further seconds that an exchange takes.
     """
 
     bandwidth: float
@@ -34,13 +34,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Device:
-    """One NPU (or one core of a CPU) and its links; `devices.yaml` says what each figure is.
+    """One NPU (or one core of a CPU) and its links; `devices.yaml` explains each figure.
 
     Args:
-        name: What `--device-name` calls it.
+        name: Its name for `--device-name`.
         kind: `ascend` or `cpu`.
-        tflops: Peak of matrix products by dtype, 10^12 operations a second.
-        sources: Name of a figure -> where it is from.
+        tflops: Peak of matrix products by dtype, 10^12 operations per second.
+        sources: Name of a figure -> its source.
     """
 
     name: str
@@ -62,15 +62,15 @@ class Device:
 
 
 def in_words(size: float) -> str:
-    """Bytes as a person reads them: in GiB, of less than a tenth of it in MiB."""
+    """Bytes for a person to read: in GiB, or in MiB below a tenth of a GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def find_device(name: str) -> Device:
-    """The device of that name, or the usual one of that kind (`ascend`, `cpu`).
+    """The device with this name, or the usual one of this kind (`ascend`, `cpu`).
 
     Raises:
-        Refused: There is none; names those that there are.
+        Refused: There is none; the message names those that exist.
     """
     devices = load_devices()
     wanted = DEFAULT.get(name.lower(), name).lower()
@@ -82,7 +82,7 @@ def find_device(name: str) -> Device:
 
 @functools.cache
 def load_devices() -> Mapping[str, Device]:
-    """Every device of the table by its name."""
+    """All devices of the table, by name."""
     text = resources.files("vidgen_dist.planner").joinpath("devices.yaml").read_text(encoding="utf-8")
     table = yaml.safe_load(text)
     return {name: _device(name, row, table["sources"]) for name, row in table["devices"].items()}

@@ -1,10 +1,9 @@
-"""What one gang needs and how long it takes for a video: bytes a rank, bytes it sends, seconds.
+"""What one gang needs for a video, and how long it takes: bytes that a rank holds and sends, and seconds.
 
-An estimate, for choosing between splits: it counts the arithmetic of blocks and convolutions, what is sent
-and what of that no arithmetic hides, and what each operator and each exchange costs however small it is. It
-leaves out the loading of the model and the writing of files, and that exchanges which are under way at the
-same time share the links. What a denoising step computes, holds and sends, the denoiser says itself
-(`common.costs.Denoiser`).
+This is an estimate for choosing between splits. It counts the arithmetic of blocks and convolutions,
+exchanges that no arithmetic hides, and the fixed costs of each operator and each exchange. It leaves out
+loading the model and writing files, and it ignores that concurrent exchanges share links. Each denoiser
+describes what a denoising step computes, holds and sends (`common.costs.Denoiser`).
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from vidgen_dist.families.common.step_costs import Exchange, Segment, Step, gath
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.planner.devices import Device, Link
 
-# Tensors of a convolution's input that are in memory at once: the shortcut, the normed one, what scales it,
-# and the one with the frames and edges around it. On CPU, 17 frames of 240x360 through a decoder of 32 to 128
+# Tensors of a convolution's input in memory at the same time: the shortcut, the normed input, its scale, and
+# the input with the frames and edges around it. On CPU, 17 frames of 240x360 through a decoder of 32 to 128
 # channels took 1,397 MiB; this gives 1,375.
 _CONVOLUTION_ALIVE = 4
-# Operators that go with each convolution: norm, activation, padding.
+# Operators per convolution: itself, norm, activation, padding.
 _CONVOLUTION_OPERATORS = 8
-# Operators that give something to a neighbour and put together what comes of another one.
+# Operators that send something to a neighbour and join what another one sends.
 _OPERATORS_OF_NEXT = 3
-# A rank that has rows above and below exchanges edges with two others, and the norm's moments with all.
+# A rank with rows above and below exchanges edges with two others, and the norm's moments with all.
 _EXCHANGES_OF_CONVOLUTION = 2
 
 
@@ -34,8 +33,8 @@ class MemoryUse:
     """Bytes of one rank.
 
     Args:
-        weights: By component, what the rank keeps.
-        stages: By stage (encode, denoise, decode), what comes on top while it runs: gathered blocks and
+        weights: Component -> bytes that the rank keeps.
+        stages: Stage (encode, denoise, decode) -> further bytes while it runs: gathered blocks and
             activations.
     """
 
@@ -44,12 +43,12 @@ class MemoryUse:
 
     @property
     def peak(self) -> int:
-        """At the fullest stage."""
+        """Bytes in the stage that needs most."""
         return sum(self.weights.values()) + max(self.stages.values())
 
     @property
     def fullest(self) -> str:
-        """The stage with the peak."""
+        """The stage that needs most."""
         return max(self.stages, key=lambda stage: self.stages[stage])
 
 
@@ -58,11 +57,11 @@ class Seconds:
     """How long a video takes.
 
     Args:
-        encode: Prompts, and an image or clip.
-        compute: Arithmetic of one denoising step, operators' own costs with it.
-        waiting: Of one step, exchanges that no arithmetic hides.
-        decode: Latents to frames.
-        steps: Denoising steps.
+        encode: Encoding prompts, and an image or clip.
+        compute: Arithmetic of one denoising step, including the fixed costs of operators.
+        waiting: Exchanges of one step that no arithmetic hides.
+        decode: Decoding latents to frames.
+        steps: Number of denoising steps.
     """
 
     encode: float
@@ -78,20 +77,20 @@ class Seconds:
 
     @property
     def video(self) -> float:
-        """All of it."""
+        """The whole video."""
         return self.encode + self.steps * self.step + self.decode
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One gang and one video.
+    """The estimate for one gang and one video.
 
     Args:
         degrees: How the gang divides the work.
-        memory: Bytes of its fullest rank.
+        memory: Bytes of the rank that needs most.
         sent: Bytes that a rank sends in a denoising step, by purpose.
         seconds: How long it takes.
-        usable: Bytes that a rank may take.
+        usable: Bytes that a rank may use.
     """
 
     degrees: Degrees
@@ -102,7 +101,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the fullest rank has room."""
+        """Whether the rank that needs most has enough memory."""
         return self.memory.peak <= self.usable
 
 
@@ -115,14 +114,14 @@ def estimate(
     dtype: str = "bfloat16",
     memory: int | None = None,
 ) -> Estimate:
-    """What a gang needs and how long it takes.
+    """Estimate what a gang needs, and how long it takes.
 
     Args:
-        size: The checkpoint.
+        size: The checkpoint's size.
         work: The video.
-        device: What the ranks are.
-        degrees: The gang.
-        dtype: Of weights and activations.
+        device: The device of each rank.
+        degrees: How the gang divides the work.
+        dtype: Dtype of weights and activations.
         memory: Bytes of one NPU; by default the device's.
     """
     model = _GangCosts(size, work, device, degrees, dtype)
@@ -137,7 +136,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class _GangCosts:
-    """The figures of one gang, from which everything else follows."""
+    """The inputs for one gang; everything is computed from these."""
 
     size: ModelSize
     work: Workload
@@ -171,7 +170,7 @@ class _GangCosts:
         )
 
     def _text_memory(self) -> int:
-        """Gathered blocks and activations of what encodes a prompt."""
+        """Gathered blocks and activations of the prompt's encoder."""
         if self.size.text_encoder is None:
             return 0
         stack, length = self.size.text_encoder.stack, self.work.text_tokens
@@ -186,7 +185,7 @@ class _GangCosts:
         return part.gathered * self._item if self.degrees.size > 1 else 0
 
     def _convolution_memory(self, convolutions: tuple[Convolution, ...], frames: int) -> int:
-        """Activations of the fullest convolution, and the frames that each keeps for the next batch."""
+        """Activations of the largest convolution, and the frames that each keeps for the next batch."""
         keeps = self.size.vae.divides == "rows"
         if not frames:
             return 0
@@ -201,7 +200,7 @@ class _GangCosts:
         return (largest + kept) * self._item
 
     def _parts(self) -> tuple[list[int], list[int]]:
-        """What the fullest rank puts through the autoencoder of a frame: rows and columns of each part."""
+        """Rows and columns of each part of a frame that the busiest rank puts through the autoencoder."""
         if self.work.vae_tiles is not None:
             return self.work.vae_tiles.sizes(self.work.height, self.work.width)
         if self.size.vae.divides != "rows":
@@ -210,7 +209,7 @@ class _GangCosts:
         return [-(-rows // self.degrees.size) * self.work.height // rows], [self.work.width]
 
     def _decoded(self) -> tuple[int, int, int]:
-        """Frames of the largest batch that the fullest rank decodes, those of all its batches, and these."""
+        """Of the busiest rank: frames of its largest batch, frames of all its batches, number of batches."""
         work, ranks = self.work, self.degrees.size
         frames = work.frames + work.repeated_frames
         if self.size.vae.divides == "rows":
@@ -242,7 +241,7 @@ class _GangCosts:
         )
 
     def _of_step(self) -> tuple[float, float]:
-        """Arithmetic of a step, and what is waited for."""
+        """Seconds of a step's arithmetic, and seconds of waiting."""
         step = self._step
         computes = [self._computing(segment) for segment in step.segments]
         waiting = ends = 0.0
@@ -250,7 +249,7 @@ class _GangCosts:
             waits = sum(map(self._exchanging, segment.exchanges))
             waits += self._beyond(self._gathering(segment.gathered), compute)
             waiting += segment.times * waits
-            # What is first does not travel ahead.
+            # The first weights cannot be gathered ahead.
             ends += min(self._gathering(segment.ahead), compute)
         for exchange in step.ends:
             ends += self._exchanging(exchange)
@@ -258,13 +257,13 @@ class _GangCosts:
         return total, waiting + ends
 
     def _computing(self, segment: Segment) -> float:
-        """Arithmetic of one run of a segment."""
+        """Seconds of arithmetic in one run of a segment."""
         arithmetic = sum(part / self._matmul for part in segment.products)
         arithmetic += segment.convolved / self._convolving
         return max(arithmetic, self._reading(segment.read)) + self._overhead(segment.operators)
 
     def _gathering(self, weights: float) -> float:
-        """Seconds of an exchange of weights, of which this rank sends so many bytes."""
+        """Seconds of gathering weights, of which this rank sends so many bytes."""
         return self._exchange(weights, self.degrees.size, stride=1)
 
     def _exchanging(self, exchange: Exchange) -> float:
@@ -281,15 +280,15 @@ class _GangCosts:
         )
 
     def _encode(self) -> float:
-        """Prompt, then image or clip."""
+        """Seconds of encoding the prompt, then an image or clip."""
         batches = -(-self.work.encoded_frames // self.work.frames_at_once)
         pixels = self._convolve(self.size.vae.encoder, self.work.encoded_frames, batches)
         return self._encode_text() + pixels
 
     def _encode_text(self) -> float:
-        """Every rank encodes the row's prompt, the next block's weights under way.
+        """Every rank encodes the row's prompt, while the next block's weights are gathered.
 
-        The negative prompt is that of many rows, and is kept from the first of them.
+        Many rows share the negative prompt, which is cached after the first of them.
         """
         part = self.size.text_encoder
         if part is None:
@@ -309,7 +308,7 @@ class _GangCosts:
         return self._convolve(self.size.vae.decoder, frames, batches)
 
     def _convolve(self, convolutions: tuple[Convolution, ...], frames: int, batches: int) -> float:
-        """This rank's frames through one half of the autoencoder; what others tell it is waited for."""
+        """Seconds of this rank's frames in one half of the autoencoder, including waiting for other ranks."""
         link = self._link(self.degrees.size, stride=1)
         rows, columns = self._parts()
         batches *= len(rows) * len(columns)
@@ -325,7 +324,7 @@ class _GangCosts:
         return seconds
 
     def _edge(self, conv: Convolution, frames: int, batches: int) -> float:
-        """Bytes that a rank gives each neighbour for a convolution of so many frames in so many batches."""
+        """Bytes that a rank sends to each neighbour for a convolution."""
         divides = self.size.vae.divides
         reach = {"rows": conv.kernel[1] // 2, "frames": 0, "batch": conv.kernel[0] // 2}[divides]
         if self.degrees.size == 1 or (divides == "rows" and self.work.vae_tiles is not None):
@@ -338,7 +337,7 @@ class _GangCosts:
 
     @property
     def _peak(self) -> float:
-        """Operations a second."""
+        """Operations per second."""
         return self.device.tflops[self.dtype] * 1e12
 
     @property
@@ -350,7 +349,7 @@ class _GangCosts:
         return self._peak * self.device.convolution_share
 
     def _reading(self, weights: int) -> float:
-        """Seconds in which bytes of weights come from memory: with few tokens, more than the arithmetic."""
+        """Seconds of reading weights from memory: with few tokens, longer than the arithmetic."""
         return weights / (self.device.memory_bandwidth * self.device.memory_share)
 
     def _overhead(self, operators: int) -> float:
@@ -358,13 +357,13 @@ class _GangCosts:
 
     @staticmethod
     def _beyond(exchange: float, compute: float) -> float:
-        """Seconds of an exchange that the arithmetic beside it does not hide."""
+        """Seconds of an exchange that concurrent arithmetic does not hide."""
         return max(0.0, exchange - compute)
 
     # Links
 
     def _on_host(self, ranks: int, stride: int) -> int:
-        """How many of a group's ranks share a host, the gang's ranks lying one after another on its hosts."""
+        """How many of a group's ranks share a host, if hosts take the gang's ranks in order."""
         return min(ranks, max(1, self.device.npus_per_host // stride))
 
     def _link(self, ranks: int, stride: int) -> Link:
@@ -372,12 +371,12 @@ class _GangCosts:
         return self.device.inside if self._on_host(ranks, stride) == ranks else self.device.between
 
     def _exchange(self, sent: float, ranks: int, *, stride: int, times: int = 1) -> float:
-        """Seconds of an exchange in which a rank sends as much to each other one.
+        """Seconds of an exchange in which a rank sends the same amount to each other rank.
 
         Args:
             sent: Bytes to all others together.
-            ranks: Of the group.
-            stride: How far apart its ranks are in the gang.
+            ranks: Size of the group.
+            stride: Distance between its ranks in the gang.
             times: In how many parts it is done.
         """
         if ranks == 1:

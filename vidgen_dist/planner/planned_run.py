@@ -1,4 +1,4 @@
-"""From a checkpoint and a run to the numbers of a plan, and to the split that `--replicas auto` takes."""
+"""Turns a run and its checkpoint into the planner's numbers, and chooses the split for `--replicas auto`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from vidgen_dist.weights.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run as a plan sees it: what renders what, on which devices, in which numbers.
+    """A run in the planner's terms: model, work and device.
 
     Args:
         model: Hub id or folder.
         family: Name of the model family.
-        size: The checkpoint.
-        work: A row that says nothing of its own.
-        device: What the NPUs are.
-        dtype: Of weights and activations.
+        size: The checkpoint's size.
+        work: The work of a row without values of its own.
+        device: The NPUs.
+        dtype: Dtype of weights and activations.
         memory: Bytes of one NPU.
-        ring: Whether the family's gangs may have a ring.
+        ring: Whether the family supports a ring.
     """
 
     model: str
@@ -73,16 +73,16 @@ class PlannedRun:
 
 
 def read_planned_run(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, device: str) -> PlannedRun:
-    """What a run asks of its devices, from configs alone. Loads MindSpore, but no weights.
+    """Read a run's size and work from configs alone. Imports MindSpore, but reads no weights.
 
     Args:
         checkpoint: An opened checkpoint.
         rules: What it takes from a request.
-        spec: The run: its sampling defaults, dtype, memory, and whether the VAE works in tiles.
+        spec: The run: its sampling defaults, dtype, memory, and whether the VAE uses tiles.
         device: Name of a device, or its kind (`ascend`, `cpu`).
 
     Raises:
-        Refused: A device or memory that there is not, a config or a sampling default that cannot be.
+        Refused: An unknown device, a memory size, config or sampling default that is not allowed.
     """
     found = find_device(device)
     dtype = compute_dtype(spec.model.dtype, found.kind)
@@ -111,15 +111,15 @@ def choose_topology(
     device: str,
     rows: int | None = None,
 ) -> tuple[int, Degrees]:
-    """How many gangs of which degrees `npus` NPUs are best divided into: `--replicas auto`.
+    """Choose the number of gangs and their degrees for `npus` NPUs: `--replicas auto`.
 
     Args:
         checkpoint, rules, spec, device: As for `read_planned_run`.
-        npus: How many there are; on CPU, cores.
-        rows: Videos that are to be rendered; None for many.
+        npus: Number of NPUs; on CPU, of cores.
+        rows: Videos to render; None for many.
 
     Raises:
-        Refused: Nothing fits; says what would be needed.
+        Refused: Nothing fits; the message says what is needed.
     """
     chosen = read_planned_run(checkpoint, rules, spec, device).choose(npus, rows).chosen
     return min(chosen.replicas, rows or chosen.replicas), chosen.degrees
@@ -130,10 +130,10 @@ def check_memory(checkpoint: Checkpoint, rules: Rules[Any], spec: RunSpec, npus:
 
     Args:
         checkpoint, rules, spec, device: As for `read_planned_run`.
-        npus: How many there are, for the choice that the message names.
+        npus: Number of NPUs, for the choice that the message names.
 
     Raises:
-        Refused: With the numbers and the nearest choice that works.
+        Refused: They have; the message has the numbers and the nearest choice that works.
     """
     if spec.topology.memory is not None:
         read_planned_run(checkpoint, rules, spec, device).check_fits(degrees_of(spec), npus)
@@ -146,15 +146,15 @@ def degrees_of(spec: RunSpec) -> Degrees:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What `vidgen plan` shows.
+    """The result of `vidgen plan`.
 
     Args:
         run: The run.
-        task: What the checkpoint does in it.
-        npus: NPUs that are divided.
-        rows: Videos; None for many.
+        task: The checkpoint's task in it.
+        npus: Number of NPUs that are divided.
+        rows: Videos to render; None for many.
         comparison: The splits.
-        asked: The split that the run itself asks for; None where it leaves the choice open.
+        asked: The split that the run asks for; None if it leaves the choice open.
     """
 
     run: PlannedRun
@@ -169,13 +169,13 @@ def plan_splits(spec: RunSpec, device_name: str | None = None, rows: int | None 
     """Compare the splits for a run, from its checkpoint's configs alone.
 
     Args:
-        spec: The run. Without `topology.npus`, its replicas' NPUs, or those of one host, are divided.
-        device_name: Name of a device; by default the usual one of `topology.device`; of `auto`, an NPU.
-        rows: Videos to be rendered; None for many.
+        spec: The run. Without `topology.npus`, the NPUs of its replicas, or of one host, are divided.
+        device_name: Name of a device; by default the usual one for `topology.device`, an NPU for `auto`.
+        rows: Videos to render; None for many.
 
     Raises:
-        Refused: A checkpoint, device, memory or sampling default that cannot be; more ranks than NPUs; a gang
-            that does not fit, or none that does.
+        Refused: A checkpoint, device, memory size or sampling default that is not allowed; more ranks than
+            NPUs; a gang that does not fit, or no gang that fits.
     """
     checkpoint = open_model_checkpoint(spec.model, weights=False)
     warn_unknown_keys(checkpoint)

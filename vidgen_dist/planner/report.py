@@ -1,4 +1,4 @@
-"""What `vidgen plan` says: as JSON, bytes and seconds as they are, or as tables for a person."""
+"""The output of `vidgen plan`: JSON with plain bytes and seconds, or tables for a person."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vidgen_dist.planner.splits import Split, describe
 
 
 def as_json(plan: SplitPlan) -> dict[str, Any]:
-    """All of it, as plain values."""
+    """Everything as plain values."""
     run, comparison = plan.run, plan.comparison
     return {
         "model": run.model,
@@ -75,7 +75,7 @@ def tables(plan: SplitPlan) -> Iterator[Table]:
 
 
 def summary(plan: SplitPlan) -> Iterator[str]:
-    """What it comes to, in sentences."""
+    """The result in sentences."""
     run, work = plan.run, plan.run.work
     guided = "guided" if work.guided else "without guidance"
     yield (
@@ -109,7 +109,7 @@ def _components(plan: SplitPlan) -> Table:
 
 
 def _memory(plan: SplitPlan) -> Table:
-    """One row for each gang size, of the fastest way to divide it."""
+    """One row per gang size, for the fastest way to divide it."""
     best: dict[int, Split] = {}
     for split in plan.comparison.splits:
         best.setdefault(split.degrees.size, split)
@@ -130,7 +130,7 @@ def _memory(plan: SplitPlan) -> Table:
 
 
 def _sent(plan: SplitPlan) -> Table:
-    """One row for each way to divide a gang of more than one."""
+    """One row per way to divide a gang of more than one rank."""
     splits = [split for split in plan.comparison.splits if split.degrees.size > 1]
     purposes = plan.comparison.chosen.estimate.sent
     title = "A rank sends in a step, for"
@@ -164,7 +164,7 @@ def _yes(whether: bool) -> str:
 
 
 def _table(title: str, *columns: str, first: str = "component") -> Table:
-    """A table that 80 columns have room for."""
+    """A table that fits into 80 columns."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in columns:

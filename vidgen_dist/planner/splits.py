@@ -1,4 +1,4 @@
-"""Every split of some NPUs into gangs, compared, and the one to take."""
+"""Compares all splits of some NPUs into gangs, and chooses one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vidgen_dist.planner.devices import Device, in_words
 from vidgen_dist.planner.estimates import Estimate, estimate
 
 LARGEST_GANG = 64
-"""Ranks of the largest gang that is looked at: with more, a latent frame has a row or less for each."""
+"""Ranks of the largest gang that is considered: with more, a rank has at most one row of a latent frame."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some NPUs divided into gangs of one kind.
+    """NPUs divided into gangs of one kind.
 
     Args:
-        estimate: One gang, one video.
-        replicas: Gangs that the NPUs make.
+        estimate: The estimate for one gang and one video.
+        replicas: Number of gangs.
         rows: Videos to render; None for many.
     """
 
@@ -32,18 +32,18 @@ class Split:
 
     @property
     def degrees(self) -> Degrees:
-        """Of each gang."""
+        """The degrees of each gang."""
         return self.estimate.degrees
 
     @property
     def seconds(self) -> float:
-        """Until the last of the videos is done; with many, the seconds for each."""
+        """Seconds until the last video is done; with many videos, seconds per video."""
         video = self.estimate.seconds.video
         return video / self.replicas if self.rows is None else -(-self.rows // self.replicas) * video
 
     @property
     def videos_per_hour(self) -> float:
-        """Of all gangs together."""
+        """Videos per hour of all gangs together."""
         return 3600 * (self.rows or 1) / self.seconds
 
 
@@ -52,9 +52,9 @@ class Comparison:
     """The splits of some NPUs.
 
     Args:
-        splits: All that were looked at, the one to take first, those that do not fit last.
+        splits: All that were considered; the chosen one first, those that do not fit last.
         smallest: Ranks of the smallest gang that fits.
-        reason: Why the first one is to be taken.
+        reason: Why the first one is chosen.
     """
 
     splits: tuple[Split, ...]
@@ -63,14 +63,14 @@ class Comparison:
 
     @property
     def chosen(self) -> Split:
-        """The one to take."""
+        """The split to use."""
         return self.splits[0]
 
 
 def gang_sizes(npus: int, device: Device) -> list[int]:
-    """Sizes of gangs that are looked at: powers of two, and what divides the NPUs of a host or those given.
+    """Sizes of gangs to consider: powers of two, and divisors of the NPUs of a host or of those given.
 
-    None is larger than the NPUs given or `LARGEST_GANG`; those that are not a power of two stay on one host.
+    None is larger than the NPUs given or `LARGEST_GANG`; sizes other than powers of two fit on one host.
     """
     most = min(npus, LARGEST_GANG)
     powers = {2**power for power in range(most.bit_length())}
@@ -81,8 +81,8 @@ def gang_sizes(npus: int, device: Device) -> list[int]:
 
 
 def degrees_of(gang: int, size: ModelSize, work: Workload, *, ring: bool = True) -> Iterator[Degrees]:
-    """Every way in which a gang may divide a video: cfg where it is guided, ulysses up to the heads (frames),
-    ring where the family has one."""
+    """All ways in which a gang can divide a video: cfg if it is guided, ulysses up to the number of heads (or
+    frames), ring if the family supports it."""
     for cfg in (1, 2):
         if gang % cfg or (cfg == 2 and not work.guided):
             continue
@@ -102,7 +102,7 @@ def estimates(
     memory: int | None = None,
     ring: bool = True,
 ) -> list[Estimate]:
-    """Every gang that `npus` NPUs may form, the smallest first."""
+    """The estimates for all gangs that `npus` NPUs can form, smallest first."""
     return [
         estimate(size, work, device, degrees, dtype=dtype, memory=memory)
         for gang in gang_sizes(npus, device)
@@ -122,23 +122,23 @@ def choose(
     ring: bool = True,
     model: str = "the model",
 ) -> Comparison:
-    """Compare the splits of some NPUs.
+    """Compare the splits of some NPUs, and choose one.
 
-    The one to take has the last video done first; with many videos, makes most of them in an hour.
+    The chosen one finishes the last video first; with many videos, it makes most of them per hour.
 
     Args:
-        size: The checkpoint.
+        size: The checkpoint's size.
         work: The video.
-        device: What the NPUs are.
-        npus: How many there are.
+        device: The NPUs.
+        npus: Number of NPUs.
         rows: Videos to render; None for many.
-        dtype: Of weights and activations.
+        dtype: Dtype of weights and activations.
         memory: Bytes of one NPU; by default the device's.
-        ring: Whether gangs may have a ring.
-        model: What messages call the checkpoint.
+        ring: Whether the family supports a ring.
+        model: Name of the checkpoint in messages.
 
     Raises:
-        Refused: None of them fits; says what each would need.
+        Refused: None of them fits; the message says what is needed.
     """
     found = estimates(size, work, device, npus, dtype=dtype, memory=memory, ring=ring)
     splits = [Split(one, npus // one.degrees.size, rows) for one in found]
@@ -168,18 +168,18 @@ def check_fits(
     """Refuse a gang whose ranks have too little memory.
 
     Args:
-        size: The checkpoint.
+        size: The checkpoint's size.
         work: The video.
-        device: What the ranks are.
+        device: The device of each rank.
         degrees: The gang that is asked for.
-        npus: How many there are, for the choice that the message names.
-        dtype: Of weights and activations.
+        npus: Number of NPUs, for the choice that the message names.
+        dtype: Dtype of weights and activations.
         memory: Bytes of one NPU; by default the device's.
-        ring: Whether gangs may have a ring.
-        model: What messages call the checkpoint.
+        ring: Whether the family supports a ring.
+        model: Name of the checkpoint in messages.
 
     Raises:
-        Refused: With the numbers and the nearest choice that works.
+        Refused: They have; the message has the numbers and the nearest choice that works.
     """
     asked = estimate(size, work, device, degrees, dtype=dtype, memory=memory)
     if asked.fits:
@@ -188,7 +188,7 @@ def check_fits(
     fitting = [one for one in found if one.fits]
     if not fitting:
         raise Refused(f"{_too_large(model, asked)}. {_nothing_fits(found, device)}")
-    # The size that is nearest, then what is fastest at it.
+    # The nearest size, then the fastest of that size.
     best = min(fitting, key=lambda one: (abs(one.degrees.size - degrees.size), one.seconds.video))
     raise Refused(
         f"{_too_large(model, asked)}. Nearest that fits: {describe(best.degrees)}, with "
@@ -197,7 +197,7 @@ def check_fits(
 
 
 def describe(degrees: Degrees, replicas: int = 1) -> str:
-    """Some gangs in words."""
+    """Gangs in words."""
     gangs = "a gang" if replicas == 1 else f"{replicas:,} gangs"
     return f"{gangs} of {degrees.size} (ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg})"
 
@@ -212,7 +212,7 @@ def _too_large(model: str, asked: Estimate) -> str:
 
 
 def _memory_for(asked: Estimate, device: Device) -> str:
-    """The least memory that would do, as `--memory` takes it."""
+    """The least memory that would be enough, in the form of `--memory`."""
     size = asked.memory.peak / device.usable
     return f"{math.ceil(size / 2**30)}GiB" if size > 2**30 else f"{math.ceil(size / 2**20)}MiB"
 
@@ -228,7 +228,7 @@ def _nothing_fits(found: list[Estimate], device: Device) -> str:
 
 
 def _reason(fitting: list[Split]) -> str:
-    """Why the first one is first: against the best of another gang size."""
+    """Why the first one is chosen, compared with the best of another gang size."""
     first = fitting[0]
     goal = "makes most videos an hour" if first.rows is None else f"has {first.rows:,} rows done soonest"
     if first.degrees.size == min(split.degrees.size for split in fitting):
