@@ -290,7 +290,7 @@ def test_stop_now_gives_up_the_row_and_tells_what_is_finished(
     """A long step does not delay it."""
     go = tmp_path / "go"
     heard = start()
-    heard.worker.submit([row("x"), row("y", f"{'' if listens else 'ignore_event-steps: '}wait:{go}")])
+    heard.worker.submit([row("x"), row("y", f"{'' if listens else 'ignore-steps: '}wait:{go}")])
     while "y" not in heard.of("started") or "x" not in heard.of("done"):
         heard.events += heard.worker.poll(0.2).messages
     heard.worker.stop(now=True)
