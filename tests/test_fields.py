@@ -21,7 +21,7 @@ from vidgen_dist.manifest import check, column_of, open_manifest, row_digest
 from vidgen_dist.manifest.columns import COLUMN_OF
 from vidgen_dist.manifest.columns_table import columns_table
 from vidgen_dist.manifest_build import build
-from vidgen_dist.output.fingerprint import Counting, Identity
+from vidgen_dist.output.fingerprint import Identity, PixelFields
 from vidgen_dist.request import (
     FIELDS,
     Field,
@@ -35,7 +35,7 @@ from vidgen_dist.request import (
 OF_FAMILY = {"motion": Field(Whole(1, 255), "how much moves"), "style": Field(Text(), "how it looks")}
 ALL = {**FIELDS, **OF_FAMILY}
 BEFORE = Identity(model="m", task="text-to-video", dtype="float32", format="mp4", crf=18)
-IDENTITY = dataclasses.replace(BEFORE, counting=Counting(ALL))
+IDENTITY = dataclasses.replace(BEFORE, pixel_fields=PixelFields(ALL))
 
 
 # --- the common fields -------------------------------------------------------------------------------
@@ -159,9 +159,11 @@ def test_a_familys_columns_are_built(tmp_path: Path) -> None:
 
 
 def test_a_default_that_came_later_leaves_old_fingerprints_as_they_are() -> None:
-    late = dataclasses.replace(BEFORE, counting=Counting(ALL, {"motion": 127, "guidance_rescale": 0.0}))
+    late = dataclasses.replace(
+        BEFORE, pixel_fields=PixelFields(ALL, {"motion": 127, "guidance_rescale": 0.0})
+    )
     request = RenderRequest(prompt="a", seed=1)
-    for name, default in late.counting.late.items():
+    for name, default in late.pixel_fields.late.items():
         defaulted = dataclasses.replace(request, **{name: default})
         assert late.fingerprint(defaulted, {}) == BEFORE.fingerprint(request, {})
         assert IDENTITY.fingerprint(defaulted, {}) != BEFORE.fingerprint(request, {})
@@ -218,7 +220,7 @@ def test_sources_are_named_wherever_they_are() -> None:
 
 
 def test_sources_count_by_content_and_what_stands_beside_them_by_value() -> None:
-    identity = dataclasses.replace(BEFORE, counting=Counting(WITH_CONDITIONS))
+    identity = dataclasses.replace(BEFORE, pixel_fields=PixelFields(WITH_CONDITIONS))
     request = RenderRequest(**VALUES)
     media = dict.fromkeys(sources_of(request.values(), WITH_CONDITIONS), "digest")
     elsewhere = [{"frame": 0, "image": "there.png"}, {"frame": 8, "image": b"zz"}]

@@ -1,4 +1,4 @@
-"""What changes a fingerprint, and what does not."""
+"""Fingerprints: what changes them, what does not, and that they stay as they are."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from vidgen_dist.families import OUR_FIELDS
-from vidgen_dist.output.fingerprint import Counting, Identity, row_seed
+from vidgen_dist.output.fingerprint import Identity, PixelFields, row_seed
 from vidgen_dist.request import MAX_SEED, RenderRequest, sources_of
 
 IDENTITY = Identity(
-    model="m", task="text-to-video", dtype="float32", format="mp4", crf=18, counting=Counting(OUR_FIELDS)
+    model="m",
+    task="text-to-video",
+    dtype="float32",
+    format="mp4",
+    crf=18,
+    pixel_fields=PixelFields(OUR_FIELDS),
 )
 REQUEST = RenderRequest(prompt="a fox", id="x", num_frames=9, guidance_scale=6.0, seed=1, fps=8.0)
 
@@ -49,19 +54,19 @@ WRITTEN_DOWN: list[tuple[dict[str, Any], str]] = [
     ({"seed": 7}, "1fb7ccab5a10eda6e55b0d67144098855d40089f074b2623b072f20da8df353a"),
     ({"fps": 16.0}, "fa4d8c33099bf4f6247f3ab169bac29f2ccbbe6e8229778310c1438840155900"),
 ]
-"""Fingerprints of "a fox" and one field more, as ledgers have them; the digest of media is "d"."""
+"""Fingerprints of "a fox" and one other field, as ledgers have them; the digest of media is "d"."""
 
 
 @pytest.mark.parametrize(("used", "fingerprint"), WRITTEN_DOWN)
-def test_each_field_used_and_unused_is_written_down(used: dict[str, Any], fingerprint: str) -> None:
+def test_fingerprints_stay_with_each_field_used_and_unused(used: dict[str, Any], fingerprint: str) -> None:
     request = RenderRequest(prompt="a fox", **used)
     media = dict.fromkeys(sources_of(request.values()), "d")
     assert IDENTITY.fingerprint(request, media) == fingerprint
-    # A field that is added shall be added here.
+    # A new field must be added here.
     assert {name for fields, _ in WRITTEN_DOWN for name in fields} == OUR_FIELDS.keys() - {"prompt"}
 
 
-def test_all_fields_together_are_written_down() -> None:
+def test_the_fingerprint_of_all_fields_together_stays() -> None:
     used = {name: value for fields, _ in WRITTEN_DOWN for name, value in fields.items()}
     request = RenderRequest(prompt="a fox", **used)
     assert (
@@ -70,15 +75,15 @@ def test_all_fields_together_are_written_down() -> None:
     )
 
 
-def test_it_is_written_down() -> None:
-    """A change of this digest makes every ledger that exists worthless."""
+def test_the_fingerprint_of_usual_fields_stays() -> None:
+    """If this digest changes, every existing ledger is worthless."""
     assert (
         IDENTITY.fingerprint(REQUEST, {})
         == "d2c0b74fc57c542c9cfdd2b17e83a4aac14a02c0b7fba6698b75510dbbb7ad7a"
     )
 
 
-def test_options_are_written_down() -> None:
+def test_the_fingerprint_with_options_stays() -> None:
     tiled = dataclasses.replace(IDENTITY, options={"vae_tiling": True})
     assert (
         tiled.fingerprint(REQUEST, {}) == "11fb7b4a40237181dbb375a3bcb1dda11e1312d2e8240a285379ef60a9798626"
@@ -96,7 +101,7 @@ def test_options_are_written_down() -> None:
         {"options": {"vae_tiling": True}},
     ],
 )
-def test_what_decides_every_row(change: dict[str, Any]) -> None:
+def test_what_changes_the_fingerprint_of_every_row(change: dict[str, Any]) -> None:
     other = dataclasses.replace(IDENTITY, **change)
     assert other.fingerprint(REQUEST, {}) != IDENTITY.fingerprint(REQUEST, {})
 
@@ -114,13 +119,13 @@ def test_what_decides_every_row(change: dict[str, Any]) -> None:
         {"true_cfg_scale": 1.0},
     ],
 )
-def test_what_decides_one_row(change: dict[str, Any]) -> None:
+def test_what_changes_the_fingerprint_of_one_row(change: dict[str, Any]) -> None:
     other = dataclasses.replace(REQUEST, **change)
     assert IDENTITY.fingerprint(other, {}) != IDENTITY.fingerprint(REQUEST, {})
 
 
 @pytest.mark.parametrize("change", [{}, {"prompt": None}])
-def test_a_template_gives_the_same(change: dict[str, Any]) -> None:
+def test_a_template_gives_the_same_fingerprints(change: dict[str, Any]) -> None:
     requests = [
         dataclasses.replace(REQUEST, **{"prompt": f'{n} "é" \\', "seed": n, "id": f"row {n}", **change})
         for n in range(3)
@@ -132,19 +137,19 @@ def test_a_template_gives_the_same(change: dict[str, Any]) -> None:
     assert len(set(digests)) == 3
 
 
-def test_media_count_by_content_alone() -> None:
+def test_only_the_content_of_media_counts() -> None:
     here = dataclasses.replace(REQUEST, image="/here/fox.png")
     there = dataclasses.replace(REQUEST, image="s3://there/fox.png")
     assert IDENTITY.fingerprint(here, {"image": "d1"}) == IDENTITY.fingerprint(there, {"image": "d1"})
     assert IDENTITY.fingerprint(here, {"image": "d1"}) != IDENTITY.fingerprint(here, {"image": "d2"})
 
 
-def test_the_id_is_no_pixel() -> None:
+def test_the_id_does_not_count() -> None:
     other = dataclasses.replace(REQUEST, id="y")
     assert IDENTITY.fingerprint(other, {}) == IDENTITY.fingerprint(REQUEST, {})
 
 
-def test_seeds_are_spread_and_stay() -> None:
+def test_seeds_are_spread_and_stay_the_same() -> None:
     seeds = [row_seed(0, f"row-{i}") for i in range(1000)]
     assert len(set(seeds)) == 1000
     assert all(0 <= seed <= MAX_SEED for seed in seeds)

@@ -277,7 +277,7 @@ def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "mp4", checkpoint_every=1)
     rendered, _ = worked(there, row())
     # As a worker leaves it that dies between the two.
-    ResumeStates(there.output, ignore_event).keep(SavedState(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
+    ResumeStates(there.output, ignore_event).save(SavedState(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
     assert open_storage(there.output.root).list("scratch")
     recovered, events = worked(there, row())
     assert not open_storage(there.output.root).list("scratch")

@@ -1,4 +1,4 @@
-"""Files of saved renderings: what goes in comes out, and what cannot be gone on from is as good as none."""
+"""Files of resume states: what is written is read back, and a file that cannot be used counts as none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def state(step: int = 3) -> ResumeState:
     return ResumeState(step, {"latents": latents, "previous": latents.T}, rng.bit_generator.state)
 
 
-def test_what_goes_in_comes_out() -> None:
+def test_what_is_packed_is_unpacked() -> None:
     before = state()
     after = unpack(pack(before, "f"), "f")
     assert after.step == 3
@@ -50,7 +50,7 @@ def test_a_file_with_a_fault_is_refused(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda file: file[:-1], "is torn, or of another format"),
         (lambda _: b"", "is torn, or of another format"),
@@ -58,12 +58,12 @@ def test_a_file_with_a_fault_is_refused(data: st.DataObject) -> None:
         (lambda _: file_with({"format": 7}), "has format 7, and this release reads format 1"),
     ],
 )
-def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
-    tmp_path: Path, change: Callable[[bytes], bytes], told: str
+def test_a_file_that_cannot_be_used_is_reported_and_removed_in_the_end(
+    tmp_path: Path, change: Callable[[bytes], bytes], message: str
 ) -> None:
     events: list[WorkerEvent] = []
     files = ResumeStates(open_storage(tmp_path), ignore_event)
-    files.keep(SavedState("a row / 1", "f", state()))
+    files.save(SavedState("a row / 1", "f", state()))
     (path,) = (tmp_path / "scratch").iterdir()
     assert files.load("a row / 1", "f") is not None
     path.write_bytes(change(path.read_bytes()))
@@ -71,24 +71,24 @@ def test_what_cannot_be_gone_on_from_is_told_and_removed_in_the_end(
     assert later.load("a row / 1", "f") is None
     (event,) = events
     assert (event.kind, event.row, event.error) == ("resumed", "a row / 1", "ValueError")
-    assert event.message == f"{path} {told}; the rendering begins at step 0"
-    later.leave("a row / 1")
+    assert event.message == f"{path} {message}; the rendering begins at step 0"
+    later.remove_if_used("a row / 1")
     assert not path.exists()
 
 
 def file_with(head: Mapping[str, object]) -> bytes:
-    """A file whose line of JSON has other keys; those that are None are left out."""
+    """A file whose line of JSON has other values; keys with None are omitted."""
     _, line, arrays = pack(state(), "f").split(b"\n", 2)
     kept = {key: value for key, value in {**json.loads(line), **head}.items() if value is not None}
     content = json.dumps(kept).encode() + b"\n" + arrays
     return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
-def test_a_new_release_goes_on_with_the_files_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_release_reads_the_files_of_the_release_before(monkeypatch: pytest.MonkeyPatch) -> None:
     file = pack(state(), "f")
     monkeypatch.setattr(resume_states, "__version__", "9.0.0")
     assert unpack(file, "f").step == 3
-    # Written before files had a format.
+    # From before files had a format.
     assert unpack(file_with({"format": None}), "f").step == 3
 
 
@@ -100,7 +100,7 @@ def test_a_file_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         unpack(file_with({"format": None}), "f")
 
 
-def test_a_storage_that_refuses_is_told_of_and_no_more(
+def test_errors_of_the_storage_are_reported_and_not_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bytes:
@@ -111,8 +111,8 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
     for method in ("read_bytes", "write_bytes", "delete"):
         monkeypatch.setattr(Storage, method, refuse)
     assert files.load("x", "f") is None
-    files.keep(SavedState("x", "f", state()))
-    files.leave("x")
+    files.save(SavedState("x", "f", state()))
+    files.remove_if_used("x")
     assert [(event.kind, event.row, event.message) for event in events] == [
         ("resumed", "x", "503 slow down"),
         ("saved", "x", "503 slow down"),
@@ -120,29 +120,31 @@ def test_a_storage_that_refuses_is_told_of_and_no_more(
     ]
 
 
-def test_only_what_was_seen_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_that_were_read_or_written_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, asked = ResumeStates(open_storage(tmp_path), ignore_event), []
     monkeypatch.setattr(Storage, "delete", lambda _, path: asked.append(path))
     assert files.load("x", "f") is None
-    files.leave("x")
+    files.remove_if_used("x")
     assert asked == []
-    files.keep(SavedState("x", "f", state()))
-    files.leave("x")
-    files.leave("x")
+    files.save(SavedState("x", "f", state()))
+    files.remove_if_used("x")
+    files.remove_if_used("x")
     assert asked == ["scratch/x.state"]
 
 
-def test_on_an_object_store(s3_bucket: str) -> None:
+def test_files_on_an_object_store(s3_bucket: str) -> None:
     events: list[WorkerEvent] = []
     output = open_storage(f"s3://{s3_bucket}/out")
     files = ResumeStates(output, events.append)
     assert files.load("x", "f") is None
     for step in (1, 2):
-        files.keep(SavedState("x", "f", state(step)))
+        files.save(SavedState("x", "f", state(step)))
     after = ResumeStates(output, events.append).load("x", "f")
     assert after is not None
     assert after.step == 2
-    files.leave("x")
+    files.remove_if_used("x")
     assert output.list("scratch") == []
     assert [(event.kind, event.step, event.error) for event in events] == [
         ("saved", 1, None),
@@ -150,11 +152,11 @@ def test_on_an_object_store(s3_bucket: str) -> None:
     ]
 
 
-def test_clear(tmp_path: Path) -> None:
+def test_clear_removes_all_files_and_incomplete_ones(tmp_path: Path) -> None:
     clear(open_storage(tmp_path))
     for row_id in "abc":
-        ResumeStates(open_storage(tmp_path), ignore_event).keep(SavedState(row_id, "f", state()))
-    # Of a worker that was killed while it wrote.
+        ResumeStates(open_storage(tmp_path), ignore_event).save(SavedState(row_id, "f", state()))
+    # A worker that was killed while it wrote leaves this.
     (tmp_path / "scratch" / f".{'0' * 32}.tmp").write_bytes(b"half")
     (tmp_path / "run.yaml").touch()
     clear(open_storage(tmp_path))
@@ -165,8 +167,8 @@ def test_clear(tmp_path: Path) -> None:
 # --- which states are saved ------------------------------------------------------------------------------
 
 
-def run(saving: StateSaver, *steps: int) -> None:
-    listener = saving.listener("x", "f")
+def run(saver: StateSaver, *steps: int) -> None:
+    listener = saver.listener("x", "f")
     assert listener is not None
     for step in steps:
         listener(state(step))
@@ -176,41 +178,41 @@ def step_of(saved: SavedState) -> int | None:
     return None if saved.state is None else saved.state.step
 
 
-def test_every_kth_is_saved_and_on_demand_the_latest_and_all_after() -> None:
+def test_every_kth_state_is_saved_and_on_request_the_latest_and_all_after() -> None:
     saved: list[SavedState] = []
-    saving = StateSaver(3, saved.append)
-    run(saving, *range(1, 8))
+    saver = StateSaver(3, saved.append)
+    run(saver, *range(1, 8))
     assert [step_of(each) for each in saved] == [3, 6]
-    saving.save_latest(and_all_after=True)
-    saving.save_latest()
+    saver.save_latest(and_all_after=True)
+    saver.save_latest()
     assert [step_of(each) for each in saved] == [3, 6, 7]
-    run(saving, 8, 9)
+    run(saver, 8, 9)
     assert [step_of(each) for each in saved] == [3, 6, 7, 8, 9]
     assert {(each.row_id, each.fingerprint) for each in saved} == {("x", "f")}
 
 
-def test_what_is_rendered_is_not_saved() -> None:
+def test_no_state_is_saved_of_a_rendering_that_has_ended() -> None:
     saved: list[SavedState] = []
-    saving = StateSaver(3, saved.append)
-    run(saving, 1)
-    saving.forget()
-    saving.save_latest()
+    saver = StateSaver(3, saved.append)
+    run(saver, 1)
+    saver.forget()
+    saver.save_latest()
     assert saved == []
 
 
-def test_what_is_not_trusted_is_replaced_by_nothing() -> None:
+def test_a_state_that_is_discarded_is_removed() -> None:
     saved: list[SavedState] = []
-    saving = StateSaver(3, saved.append)
-    run(saving, 1)
-    saving.distrust("x", "f")
-    saving.save_latest()
+    saver = StateSaver(3, saved.append)
+    run(saver, 1)
+    saver.discard("x", "f")
+    saver.save_latest()
     assert [step_of(each) for each in saved] == [None]
 
 
-def test_nothing_is_saved_where_nobody_asked_for_it() -> None:
+def test_nothing_is_saved_without_an_interval() -> None:
     saved: list[SavedState] = []
-    saving = StateSaver(None, saved.append)
-    assert saving.listener("x", "f") is None
-    saving.save_latest(and_all_after=True)
-    saving.distrust("x", "f")
+    saver = StateSaver(None, saved.append)
+    assert saver.listener("x", "f") is None
+    saver.save_latest(and_all_after=True)
+    saver.discard("x", "f")
     assert saved == []

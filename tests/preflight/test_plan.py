@@ -159,7 +159,7 @@ def test_every_kind_of_row_is_found_again(
         return int(row.request.prompt.split()[0])
 
     if processes:
-        monkeypatch.setattr(resume, "MANY", 1)
+        monkeypatch.setattr(resume, "PROCESSES_MIN_ROWS", 1)
         monkeypatch.setattr(resume, "_cores", lambda: processes)
     rows = [
         {

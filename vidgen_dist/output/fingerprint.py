@@ -1,4 +1,4 @@
-"""Fingerprints: what decides the pixels of a row, as one digest; and seeds of rows that bring none."""
+"""Fingerprints: one digest of all that decides a row's pixels; and the seeds of rows that have none."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from vidgen_dist.spec import RunSpec
 
 
 @dataclass(frozen=True)
-class Counting:
+class PixelFields:
     """Which fields of a row decide its pixels.
 
     Args:
-        fields: The declarations of all that it may have.
-        late: Defaults of fields that the model takes only since there are ledgers of it. Where a row has such
-            a default its digest leaves the field out, as digests of the time before did.
-        left_out: Fields that the model's pixels do not depend on.
+        fields: The declarations of all fields that a row may have.
+        late: Defaults of fields that the model has taken only since there were ledgers of it. If a row has
+            such a default, its digest omits the field, as digests of the time before did.
+        ignored: Fields that the model's pixels do not depend on.
     """
 
     fields: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
     late: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
-    def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What counts of a row's values, beside the content of its images and clips.
+    def select(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a row that decide its pixels, without the content of its images and clips.
 
         Raises:
-            KeyError: A name that is not declared.
+            KeyError: A name is not declared.
         """
-        counted = dict.fromkeys(self._always)
+        selected = dict.fromkeys(self._always)
         for name, value in values.items():
             field = self.fields[name]
-            if not field.counts or name in self.left_out:
+            if not field.counts or name in self.ignored:
                 continue
             if field.kind.has_sources:
                 value = field.kind.replace(value, dict.fromkeys(field.kind.sources(value)))
             if field.base or (value is not None and value != self.late.get(name)):
-                counted[name] = value
-        return counted
+                selected[name] = value
+        return selected
 
     @functools.cached_property
     def _always(self) -> tuple[str, ...]:
@@ -63,13 +63,13 @@ class Identity:
     Args:
         model: Digest of the checkpoint.
         task: The task.
-        dtype: What the models compute in.
+        dtype: The models' compute dtype.
         format: Format of the files.
-        crf: Quality of mp4; other formats do not know it.
+        crf: Quality of mp4; None for other formats.
         options: The model's options that decide pixels and are set (`ModelOptions.pixel_options`). They count
-            also where they change nothing of a row. An option that is not set is left out: rows of runs that
+            even where they change nothing in a row. An option that is not set is omitted: rows of runs that
             do not use it keep the fingerprints that they had before the option existed.
-        counting: Which fields of a row decide its pixels beside.
+        pixel_fields: Which fields of a row decide its pixels, too.
     """
 
     model: str
@@ -78,14 +78,14 @@ class Identity:
     format: str
     crf: int | None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    counting: Counting = dataclasses.field(default=Counting(), hash=False)
+    pixel_fields: PixelFields = dataclasses.field(default=PixelFields(), hash=False)
 
     def fingerprint(self, request: ResolvedRequest, media: Mapping[str, str]) -> str:
         """The digest of all that decides a row's pixels.
 
         Args:
-            request: The row with every default filled in, its seed too. Its id is no part of the digest.
-            media: Name, as `sources_of` has it -> digest of the content of that image or clip of the row.
+            request: The row with every default and its seed filled in. Its id does not count.
+            media: Name, as in `sources_of` -> digest of the content of that image or clip of the row.
 
         Returns:
             SHA-256, as hex.
@@ -93,16 +93,16 @@ class Identity:
         return hashlib.sha256(self._text(request, media).encode()).hexdigest()
 
     def template(self, request: ResolvedRequest) -> JsonTemplate:
-        """For the fingerprints of requests that differ from this one, without media, in prompt and seed."""
+        """A template for requests without media that differ from this one in prompt and seed."""
         values = request.values()
         return json_template(self._text(request, {}), values.get("prompt"), values.get("seed"), ": ")
 
     def _text(self, request: ResolvedRequest, media: Mapping[str, str]) -> str:
-        decides = self.counting.of(request.values())
-        run = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "counting"}
+        decides = self.pixel_fields.select(request.values())
+        run = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "pixel_fields"}
         run.update(run.pop("options"))
         whole = {"run": run, "row": decides, "media": dict(media)}
-        # repr of a float in JSON is exact, and sorted keys make the text one for one meaning.
+        # JSON's repr of a float is exact, and with sorted keys equal values give equal texts.
         return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
 
 
@@ -110,8 +110,8 @@ def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
     """What decides the pixels of every row of a run alike.
 
     Args:
-        model: What is known of its model.
-        spec: What it is.
+        model: The run's model.
+        spec: The run.
     """
     return Identity(
         model=model.whole_digest,
@@ -120,17 +120,19 @@ def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
         format=spec.output.format,
         crf=spec.output.crf if spec.output.format == "mp4" else None,
         options=spec.model.pixel_options(),
-        counting=Counting(model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only),
+        pixel_fields=PixelFields(
+            model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only
+        ),
     )
 
 
 def row_seed(run_seed: int, row_id: str) -> int:
-    """The seed of a row that brings none: 0 to 2**63 - 1, the same wherever and whenever it is asked."""
+    """The seed of a row that has none: 0 to 2**63 - 1, always the same for this run's seed and this id."""
     return row_seeds(run_seed, [row_id])[0]
 
 
 def row_seeds(run_seed: int, row_ids: Iterable[str]) -> list[int]:
-    """`row_seed` of many rows."""
+    """`row_seed` for many rows."""
     copy = hashlib.sha256(f"{run_seed}/".encode()).copy
     digests = []
     for row_id in row_ids:
@@ -150,20 +152,20 @@ def fingerprints_of(
     ids: pa.Array | None,
     run_seed: int,
 ) -> pa.Array:
-    """Fingerprints of rows that differ in id, prompt and seed alone: strings (N,).
+    """Fingerprints of rows that differ only in id, prompt and seed: strings (N,).
 
     Args:
-        template: Made by `Identity.template` of one of them.
-        count: Their number, N.
-        prompts: Theirs (N,); None if they have none.
-        seeds: Theirs (N,), or the one that they share; None for those that `row_seed` gives.
-        ids: Theirs (N,), if seeds are None.
+        template: `Identity.template` of one of the rows.
+        count: The number of rows, N.
+        prompts: The rows' prompts (N,); None if they have none.
+        seeds: The rows' seeds (N,), or one that they share; None if `row_seed` gives them.
+        ids: The rows' ids (N,), if `seeds` is None.
         run_seed: See `row_seed`.
     """
-    each: list[int]
+    seed_list: list[int]
     if seeds is None:
-        each = row_seeds(run_seed, as_list(ids))
+        seed_list = row_seeds(run_seed, as_list(ids))
     else:
-        each = [seeds] * count if isinstance(seeds, int) else as_list(seeds)
+        seed_list = [seeds] * count if isinstance(seeds, int) else as_list(seeds)
     texts = None if prompts is None else as_list(prompts)
-    return pa.array(template.digests(hashlib.sha256, count, texts, each), pa.string())
+    return pa.array(template.digests(hashlib.sha256, count, texts, seed_list), pa.string())

@@ -1,4 +1,4 @@
-"""Ledger entries as the runtime makes them, and the little that it reads of them by itself."""
+"""How a run makes ledger entries, and reads them back for small runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def done_entry(
     seconds: Mapping[str, float],
     quality: Quality,
 ) -> LedgerEntry:
-    """The entry of a video that lies at `uri`."""
+    """The entry of a video that is stored at `uri`."""
     stages: dict[str, Any] = {
         f"seconds_{stage}": value for stage, value in seconds.items() if f"seconds_{stage}" in SECONDS
     }
@@ -67,7 +67,7 @@ def failed_entry(
     message: str,
     quality: Quality | None = None,
 ) -> LedgerEntry:
-    """The entry of a row that is given up: a dead letter; with the numbers of a video that was measured."""
+    """The entry of a row that is given up: a dead letter, with the quality of its video if measured."""
     return LedgerEntry(
         id=row.id,
         status=ledger.FAILED,
@@ -79,7 +79,7 @@ def failed_entry(
         revision=model.revision,
         worker=worker,
         error_class=error_class,
-        # Of a row that killed its gangs, it quotes what Ray and the ranks said.
+        # For a row that killed its gangs, the message quotes Ray and the ranks.
         error_message=redact_message(message),
         extra=row.passthrough,
         **({} if quality is None else _measured(quality)),
@@ -91,7 +91,7 @@ def _measured(quality: Quality) -> dict[str, Any]:
 
 
 def latest_entries(output: Storage) -> dict[str, dict[str, Any]]:
-    """Id -> its latest entry, by column. All are held in memory: for small runs."""
+    """Id -> its latest entry, by column. All entries are kept in memory: for small runs."""
     latest: dict[str, dict[str, Any]] = {}
 
     def keep_latest(_name: str, table: pa.Table) -> None:

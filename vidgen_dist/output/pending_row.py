@@ -1,4 +1,4 @@
-"""A row that is still to be rendered, and what the output knows of it."""
+"""A row that is still to be rendered, and what is known about it from the output."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class PendingRow:
 
     Args:
         request: With id, seed and every default filled in.
-        attempt: 1 for the first at this id and fingerprint, counted over all runs on this output.
-        passthrough: Values that go to the ledger as they are.
-        afresh: Whether it begins at step 0, also if an earlier rendering of it was saved.
-        state: Where all ranks of a gang begin, told by their leader; None for step 0.
-        sought: Whether its video may be there already, of a run or a gang that was killed.
-        spoilt: Whether the ledger took back a video of it: then what lies there is not trusted.
+        attempt: 1 for the first with this id and fingerprint, counted over all runs on this output.
+        passthrough: Values that are copied to the ledger.
+        restart: Whether it begins at step 0 even if an earlier rendering of it was saved.
+        state: Where all ranks of a gang begin, sent by their leader; None for step 0.
+        maybe_stored: Whether its video may be stored already, by a run or a gang that was killed.
+        invalidated: Whether the ledger marks an earlier video of it as lost: then a stored video is not
+            trusted.
     """
 
     request: ResolvedRequest
@@ -33,5 +34,5 @@ class PendingRow:
 
     @property
     def id(self) -> str:
-        """The row's identity."""
+        """The row's id."""
         return self.request.id

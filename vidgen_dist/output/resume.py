@@ -1,4 +1,4 @@
-"""What of a manifest is done, according to a ledger."""
+"""Which rows of a manifest are done, according to the ledger."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vidgen_dist.processes import InlineExecutor, open_pool
 from vidgen_dist.request import ResolvedRequest, sources_of
 from vidgen_dist.threads import map_ahead
 
-MANY = 500_000
-"""Rows from which on several processes are worth their start."""
+PROCESSES_MIN_ROWS = 500_000
+"""With fewer rows, starting more processes takes longer than it saves."""
 
 _READERS = 16
 _AHEAD = 32
@@ -32,16 +32,17 @@ _LOOKED_UP = 2**18
 
 @dataclass(frozen=True, eq=False)
 class RowRecords:
-    """What is known of every row of a manifest, in its order.
+    """What the ledger says about every row of a manifest, in the manifest's order.
 
     Args:
-        is_done: Whether its video is there: bool (rows,).
-        attempts: How often it was tried with what decides its pixels; as long as its image or clip cannot be
-            read, as often as its dead letter says: int32 (rows,).
-        chosen: Whether `--retry` asks for it, whose id has a dead letter; all rows without: bool (rows,).
-        spoilt: Whether its video was there and is lost: bool (rows,).
-        bad: Whether it cannot be rendered as it stands: bool (rows,).
-        entered: Whether, of these, that is what the ledger says of it: bool (rows,).
+        is_done: Whether its video is stored: bool (rows,).
+        attempts: How often it was tried with its present fingerprint; while its image or clip cannot be read,
+            the attempts of its dead letter: int32 (rows,).
+        chosen: Whether `--retry` asks for it, because its id has a dead letter; without `--retry`, all rows:
+            bool (rows,).
+        invalidated: Whether its video was stored and is lost: bool (rows,).
+        bad: Whether it cannot be rendered as it is: bool (rows,).
+        entered: Whether it is bad and the ledger has that entry: bool (rows,).
     """
 
     is_done: np.ndarray
@@ -54,11 +55,11 @@ class RowRecords:
 
 @dataclass(frozen=True)
 class RowResolver:
-    """How a manifest's row becomes a request, and that a fingerprint.
+    """How a manifest's row becomes a request, and how its fingerprint is computed.
 
     Args:
         rules: What the model takes.
-        run_seed: Decides the seeds of rows that bring none.
+        run_seed: Decides the seeds of rows that have none.
         identity: What decides the pixels of all rows alike.
     """
 
@@ -74,20 +75,20 @@ class RowResolver:
     def fingerprint(self, row: Row) -> str | None:
         """The row's fingerprint; None if its image or clip cannot be read: then it is not done."""
         request = self.request(row)
-        sources = sources_of(request.values(), self.identity.counting.fields)
+        sources = sources_of(request.values(), self.identity.pixel_fields.fields)
         try:
             media = {name: media_digest(source.value) for name, source in sources.items()}
         except (MediaError, OSError):
-            # Whether that lasts, the worker finds out; one file must not keep a run from going on.
+            # The worker finds out whether that lasts; one file must not stop a run.
             return None
         return self.identity.fingerprint(request, media)
 
     def fingerprints(self, batch: Batch, wanted: np.ndarray, pool: Executor) -> Iterator[FingerprintBatch]:
-        """Starts to work out the fingerprints of some rows of a batch, but for those that have none."""
+        """Begin to compute the fingerprints of the wanted rows of a batch; rows without one are left out."""
         wanted = wanted.copy()
-        if not self._one_by_one(batch):
+        if not self._needs_single_rows(batch):
             for row, places in batch.groups(wanted):
-                yield self._alike(batch, row, places, pool)
+                yield self._similar_rows(batch, row, places, pool)
                 wanted[places] = False
         if wanted.any():
             single = list(map_ahead(self.fingerprint, batch.rows(wanted), threads=_READERS))
@@ -95,14 +96,14 @@ class RowResolver:
             places = np.flatnonzero(wanted)[[fingerprint is not None for fingerprint in single]]
             yield FingerprintBatch(places, InlineExecutor().submit(pa.array, known, pa.string()))
 
-    def _one_by_one(self, batch: Batch) -> bool:
-        """Whether rows of a batch may have what no template has, such as an image."""
-        fields = self.identity.counting.fields
+    def _needs_single_rows(self, batch: Batch) -> bool:
+        """Whether rows of a batch may have a field that no template has, such as an image."""
+        fields = self.identity.pixel_fields.fields
         shared = [name for name in batch.defaults if name in fields and fields[name].kind.has_sources]
         return any(name in self.rules.fields for name in (*batch.untemplated, *shared))
 
-    def _alike(self, batch: Batch, row: Row, places: np.ndarray, pool: Executor) -> FingerprintBatch:
-        """Of rows that differ in id, prompt and seed alone; `row` is one of them."""
+    def _similar_rows(self, batch: Batch, row: Row, places: np.ndarray, pool: Executor) -> FingerprintBatch:
+        """The fingerprints of rows that differ only in id, prompt and seed; `row` is one of them."""
         request = self.request(row)
         seeds = batch.seeds(places)
         if seeds is None:
@@ -116,9 +117,12 @@ class RowResolver:
 
 @dataclass(frozen=True, eq=False)
 class FingerprintBatch:
-    """Rows of a batch, by their places, and their fingerprints: strings (n,), once they are known.
+    """Rows of a batch and their fingerprints.
 
-    Until then they hold so many bytes of prompts.
+    Args:
+        places: The rows' indices in the batch.
+        fingerprints: Strings (n,), once they are computed.
+        size: Bytes of prompts that are held until then.
     """
 
     places: np.ndarray
@@ -129,28 +133,28 @@ class FingerprintBatch:
 def find_done(
     manifest: Manifest,
     defaults: Mapping[str, Any],
-    resolving: RowResolver,
+    resolver: RowResolver,
     ledger: LedgerState,
     retry: str | None = None,
     bad: Sequence[int] | np.ndarray = (),
 ) -> RowRecords:
-    """Look every row up.
+    """Look every row of a manifest up in the ledger.
 
-    Only rows whose id the ledger has are resolved and hashed; of ten million, none is held.
+    Only rows whose id the ledger has are resolved and hashed; of ten million rows, none is kept in memory.
 
     Args:
         manifest: A manifest that was checked.
         defaults: Values of request fields where a row has none.
-        resolving: How rows are resolved.
-        ledger: What became of rows.
+        resolver: How rows are resolved.
+        ledger: The ledger's entries.
         retry: `failed`, or `failed:` and an error class: which rows to choose.
-        bad: Places of the rows that cannot be resolved.
+        bad: Indices of the rows that cannot be resolved.
 
     Raises:
         OSError: The manifest cannot be read, or was changed.
     """
     total = manifest.num_rows
-    found = RowRecords(
+    records = RowRecords(
         is_done=np.zeros(total, np.bool_),
         attempts=np.zeros(total, np.int32),
         chosen=np.full(total, retry is None),
@@ -158,66 +162,83 @@ def find_done(
         bad=np.zeros(total, np.bool_),
         entered=np.zeros(total, np.bool_),
     )
-    found.bad[np.asarray(bad, np.int64)] = True
+    records.bad[np.asarray(bad, np.int64)] = True
     if not ledger.parts:
-        return found
-    error_class = error_class_of(retry)
-    by_id = ledger.failed > 0 and (retry is not None or resolving.rules.takes_sources)
-
-    ready: list[tuple[np.ndarray, pa.Array, pa.Array]] = []
-
-    def enter(first: int, ids: pa.Array, looking: FingerprintBatch) -> None:
-        ready.append((first + looking.places, ids, looking.fingerprints.result()))
-        # Looked up many at a time: the state is large, and neighbours in it share memory's cache.
-        if sum(len(places) for places, _, _ in ready) >= _LOOKED_UP:
-            look_up()
-
-    def look_up() -> None:
-        if ready:
-            places = np.concatenate([each[0] for each in ready])
-            ids, fingerprints = (pa.concat_arrays([each[n] for each in ready]) for n in (1, 2))
-            outcomes = ledger.look_up(ids, fingerprints)
-            found.is_done[places] = outcomes.done
-            found.attempts[places] = outcomes.attempts
-            found.invalidated[places] = outcomes.lost
-            ready.clear()
-
-    def choose(first: int, ids: pa.Array) -> None:
-        """By ids alone: what failed may have had another image, or none that could be read."""
-        letters = ledger.dead_letters(ids, error_class)
-        dead = np.flatnonzero(letters >= 0)
-        found.attempts[first + dead] = ledger.dead_letter_attempts(letters[dead])
-        if retry is not None:
-            found.chosen[first + dead] = True
-
-    def look_up_bad(first: int, batch: Batch, wanted: np.ndarray) -> None:
-        """Bad rows have no fingerprint: their entries have digests of what they hold."""
-        if not wanted.any():
-            return
-        places = np.flatnonzero(wanted)
-        ids, digests = batch.ids.take(pa.array(places)), pa.array(batch.digests(wanted), pa.string())
-        found.entered[first + places] = ledger.dead_letter_indices(ids, digests) >= 0
-        found.attempts[first + places] = ledger.look_up(ids, digests).attempts
-
-    # Hashing one by one is most of the work, and Python does it on one core.
-    processes = _cores() if total >= MANY else 1
-    waiting: deque[tuple[int, pa.Array, FingerprintBatch]] = deque()
+        return records
+    by_id = ledger.failed > 0 and (retry is not None or resolver.rules.takes_sources)
+    lookup = _LedgerLookup(ledger, records, retry)
+    # Hashing rows one by one is most of the work, and Python does it on one core.
+    processes = _cores() if total >= PROCESSES_MIN_ROWS else 1
+    hashing: deque[tuple[int, pa.Array, FingerprintBatch]] = deque()
     with open_pool(processes) as pool:
         first = 0
         for batch in manifest.batches(defaults, extras=False):
             if by_id:
-                choose(first, batch.ids)
-            known, is_bad = ledger.has_entries(batch.ids), found.bad[first : first + len(batch)]
-            look_up_bad(first, batch, known & is_bad)
-            for looking in resolving.fingerprints(batch, known & ~is_bad, pool):
-                waiting.append((first, batch.ids.take(pa.array(looking.places)), looking))
-                while len(waiting) > _AHEAD * processes or _size(waiting) > _AHEAD_BYTES:
-                    enter(*waiting.popleft())
+                lookup.choose(first, batch.ids)
+            known, is_bad = ledger.has_entries(batch.ids), records.bad[first : first + len(batch)]
+            lookup.look_up_bad(first, batch, known & is_bad)
+            for fingerprints in resolver.fingerprints(batch, known & ~is_bad, pool):
+                hashing.append((first, batch.ids.take(pa.array(fingerprints.places)), fingerprints))
+                while len(hashing) > _AHEAD * processes or _size(hashing) > _AHEAD_BYTES:
+                    lookup.add(*hashing.popleft())
             first += len(batch)
-        while waiting:
-            enter(*waiting.popleft())
-    look_up()
-    return found
+        while hashing:
+            lookup.add(*hashing.popleft())
+    lookup.look_up()
+    return records
+
+
+class _LedgerLookup:
+    """Looks rows up in the ledger and fills in their records.
+
+    Args:
+        ledger: The ledger's entries.
+        records: The records.
+        retry: As for `find_done`.
+    """
+
+    def __init__(self, ledger: LedgerState, records: RowRecords, retry: str | None) -> None:
+        self._ledger = ledger
+        self._records = records
+        self._chooses = retry is not None
+        self._error_class = error_class_of(retry)
+        self._hashed: list[tuple[np.ndarray, pa.Array, pa.Array]] = []
+
+    def add(self, first: int, ids: pa.Array, batch: FingerprintBatch) -> None:
+        """Add rows whose fingerprints are being computed; `first` is the index of their batch's first row."""
+        self._hashed.append((first + batch.places, ids, batch.fingerprints.result()))
+        # Looked up many at a time: the ledger's state is large, and neighbours in it share memory's cache.
+        if sum(len(places) for places, _, _ in self._hashed) >= _LOOKED_UP:
+            self.look_up()
+
+    def look_up(self) -> None:
+        """Look up the rows that were added."""
+        if not self._hashed:
+            return
+        places = np.concatenate([each[0] for each in self._hashed])
+        ids, fingerprints = (pa.concat_arrays([each[n] for each in self._hashed]) for n in (1, 2))
+        outcomes = self._ledger.look_up(ids, fingerprints)
+        self._records.is_done[places] = outcomes.done
+        self._records.attempts[places] = outcomes.attempts
+        self._records.invalidated[places] = outcomes.lost
+        self._hashed.clear()
+
+    def choose(self, first: int, ids: pa.Array) -> None:
+        """Find dead letters by id alone: a failed row may have had another image, or an unreadable one."""
+        letters = self._ledger.dead_letters(ids, self._error_class)
+        dead = np.flatnonzero(letters >= 0)
+        self._records.attempts[first + dead] = self._ledger.dead_letter_attempts(letters[dead])
+        if self._chooses:
+            self._records.chosen[first + dead] = True
+
+    def look_up_bad(self, first: int, batch: Batch, wanted: np.ndarray) -> None:
+        """Look up bad rows, which have no fingerprint: their entries have digests of their values."""
+        if not wanted.any():
+            return
+        places = np.flatnonzero(wanted)
+        ids, digests = batch.ids.take(pa.array(places)), pa.array(batch.digests(wanted), pa.string())
+        self._records.entered[first + places] = self._ledger.dead_letter_indices(ids, digests) >= 0
+        self._records.attempts[first + places] = self._ledger.look_up(ids, digests).attempts
 
 
 def error_class_of(retry: str | None) -> str | None:
@@ -225,8 +246,8 @@ def error_class_of(retry: str | None) -> str | None:
     return None if retry is None else retry.partition(":")[2] or None
 
 
-def _size(waiting: Iterable[tuple[int, pa.Array, FingerprintBatch]]) -> int:
-    return sum(looking.size for _, _, looking in waiting)
+def _size(hashing: Iterable[tuple[int, pa.Array, FingerprintBatch]]) -> int:
+    return sum(batch.size for _, _, batch in hashing)
 
 
 def _cores() -> int:

@@ -1,8 +1,8 @@
-"""Resume states: renderings that were saved between two steps, in the output, until their rows are done.
+"""Resume states: renderings saved between two steps, kept in the output until their rows are done.
 
-There is one file a row, replaced as a whole. A file that cannot be used (the row has changed, the file has
-another format, it is torn) counts as none: the rendering begins at step 0. `ResumeStates` raises no error of
-the storage: a row is rendered also where its state cannot be saved.
+Each row has one file, which is replaced as a whole. If a file cannot be used (the row has changed, the file
+has another format, it is torn), the rendering begins at step 0. `ResumeStates` raises no error of the
+storage: a row is rendered even if its state cannot be saved.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vidgen_dist.storage.uris import redact
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent
 
 FORMAT = 1
-"""The format of the files. It must be raised with every change after which a rendering that goes on from an
-older file would not make the frames of one that was never interrupted:
+"""The format of the files. Raise it with every change after which a rendering resumed from an older file does
+not make the frames of an uninterrupted one:
 
 - the layout of the file, see `pack`;
 - what a `ResumeState` has: the loop's or a sampler's arrays (their names, shapes or meaning), the generator,
@@ -34,19 +34,19 @@ older file would not make the frames of one that was never interrupted:
 - the numerics of a family's encoders or steps: models, guidance, schedules, the order in which noise is
   drawn. What follows the last step, the decoder, does not count.
 
-A new release alone is no reason: a run goes on with the files of the one before.
-`tests/families/test_going_on.py` goes on from files that an earlier release has written, and fails if the
+A new release alone is no reason: a run goes on with the files of the release before.
+`tests/families/test_going_on.py` resumes from files that an earlier release has written, and fails if the
 number should have been raised."""
 
 
 @dataclass(frozen=True, eq=False)
 class SavedState:
-    """What a row's file is to hold.
+    """The content of a row's file.
 
     Args:
-        row_id: The row's.
-        fingerprint: Of all that decides its pixels.
-        state: How far its rendering is; None where there is nothing to go on from, and so no file.
+        row_id: The row's id.
+        fingerprint: The row's fingerprint.
+        state: How far its rendering is; None for no file, if there is nothing to resume from.
     """
 
     row_id: str
@@ -59,7 +59,7 @@ class ResumeStates:
 
     Args:
         output: The run's output.
-        on_event: Told what is saved, and what cannot be.
+        on_event: Called for what is saved, and for what cannot be.
     """
 
     def __init__(self, output: Storage, on_event: OnWorkerEvent) -> None:
@@ -68,11 +68,11 @@ class ResumeStates:
         self._seen: set[str] = set()
 
     def load(self, row_id: str, fingerprint: str) -> ResumeState | None:
-        """How far an earlier rendering of a row came; None if it is not known.
+        """How far an earlier rendering of a row came; None if that is not known.
 
         Args:
-            row_id: The row's.
-            fingerprint: Of all that decides its pixels.
+            row_id: The row's id.
+            fingerprint: The row's fingerprint.
         """
         path = _path(row_id)
         try:
@@ -80,18 +80,20 @@ class ResumeStates:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._complain("resumed", row_id, error)
+            self._report_error("resumed", row_id, error)
             return None
         self._seen.add(row_id)
         try:
             return unpack(content, fingerprint)
         except ValueError as error:
             uri = redact(self._output.uri(path))
-            self._complain("resumed", row_id, ValueError(f"{uri} {error}; the rendering begins at step 0"))
+            self._report_error(
+                "resumed", row_id, ValueError(f"{uri} {error}; the rendering begins at step 0")
+            )
             return None
 
-    def keep(self, saved: SavedState) -> None:
-        """Write a row's file, or remove it where nothing is to be in it."""
+    def save(self, saved: SavedState) -> None:
+        """Write a row's file, or remove it if it has no state."""
         if saved.state is None:
             self.remove(saved.row_id)
             return
@@ -100,29 +102,29 @@ class ResumeStates:
         try:
             self._output.write_bytes(_path(saved.row_id), content)
         except OSError as error:
-            self._complain("saved", saved.row_id, error)
+            self._report_error("saved", saved.row_id, error)
         else:
             self._on_event(WorkerEvent("saved", saved.row_id, step=saved.state.step, bytes=len(content)))
 
-    def leave(self, row_id: str) -> None:
-        """A row is done: remove its file if there is one that this worker has read or written."""
+    def remove_if_used(self, row_id: str) -> None:
+        """Remove the file of a row that is done, if this worker has read or written it."""
         if row_id in self._seen:
             self.remove(row_id)
 
     def remove(self, row_id: str) -> None:
-        """Remove a row's file; one that is not there is no error."""
+        """Remove a row's file; a missing file is no error."""
         self._seen.discard(row_id)
         try:
             self._output.delete(_path(row_id))
         except OSError as error:
-            self._complain("saved", row_id, error)
+            self._report_error("saved", row_id, error)
 
-    def _complain(self, what: str, row_id: str, error: Exception) -> None:
-        self._on_event(WorkerEvent(what, row_id, error=type(error).__name__, message=str(error)))
+    def _report_error(self, kind: str, row_id: str, error: Exception) -> None:
+        self._on_event(WorkerEvent(kind, row_id, error=type(error).__name__, message=str(error)))
 
 
 class StateSaver:
-    """Which states of a rendering are saved: each k-th; when it is asked for, the latest and all after it.
+    """Chooses the states of a rendering to save: each k-th, and on request the latest and all after it.
 
     Args:
         every: k; None saves nothing.
@@ -134,36 +136,36 @@ class StateSaver:
         self._save = save
         self._all = False
         self._latest: SavedState | None = None
-        # Steps end in one thread, and it is asked for in another.
+        # Steps end in one thread, and requests come from another.
         self._lock = threading.Lock()
 
     def listener(self, row_id: str, fingerprint: str) -> OnState | None:
-        """What the rendering of a row is to tell its states to; None for nobody."""
+        """The callback that gets the states of a row's rendering; None if nothing is saved."""
         every = self._every
         if every is None:
             return None
 
-        def stepped(state: ResumeState) -> None:
+        def take_state(state: ResumeState) -> None:
             with self._lock:
                 self._latest = SavedState(row_id, fingerprint, state)
                 if self._all or state.step % every == 0:
                     self._save_latest()
 
-        return stepped
+        return take_state
 
     def save_latest(self, *, and_all_after: bool = False) -> None:
-        """Save what is being rendered as it is after its latest step, if that is not saved yet."""
+        """Save the state after the latest step of the present rendering, if it is not saved yet."""
         with self._lock:
             self._all = self._all or and_all_after
             self._save_latest()
 
     def forget(self) -> None:
-        """What was rendered is rendered, or cannot be."""
+        """Forget the latest state: the rendering has ended."""
         with self._lock:
             self._latest = None
 
-    def distrust(self, row_id: str, fingerprint: str) -> None:
-        """Let a row begin at step 0 when it is rendered again."""
+    def discard(self, row_id: str, fingerprint: str) -> None:
+        """Remove what was saved of a row: its next rendering begins at step 0."""
         with self._lock:
             self._latest = None if self._every is None else SavedState(row_id, fingerprint, None)
             self._save_latest()
@@ -175,7 +177,7 @@ class StateSaver:
 
 
 def clear(output: Storage) -> None:
-    """Remove all files, half written ones too; for an output none of whose rows is still to be rendered.
+    """Remove all files, including incomplete ones, from an output that has no row left to render.
 
     Raises:
         OSError: The storage failed.
@@ -185,42 +187,42 @@ def clear(output: Storage) -> None:
 
 
 def pack(state: ResumeState, fingerprint: str) -> bytes:
-    """A file: a digest, a line of JSON, the arrays as safetensors.
+    """The content of a file: a digest, a line of JSON, the arrays as safetensors.
 
     Args:
-        state: What it holds.
-        fingerprint: Of all that decides the row's pixels.
+        state: The state.
+        fingerprint: The row's fingerprint.
     """
     head = {
         "format": FORMAT,
-        # For people; the commits before there was a format read the files of their release alone.
+        # For people. Commits from before there was a format read only the files of their own release.
         "release": __version__,
         "fingerprint": fingerprint,
         "step": state.step,
         "rng": dict(state.rng),
     }
-    # safetensors writes the memory of an array that is not contiguous as if it were.
+    # safetensors writes the memory of a non-contiguous array as if it were contiguous.
     arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
     content = json.dumps(head).encode() + b"\n" + safetensors.numpy.save(arrays)
     return _digest(content) + b"\n" + content
 
 
 def unpack(content: bytes, fingerprint: str) -> ResumeState:
-    """What `pack` made a file of.
+    """The state in the content of a file, the inverse of `pack`.
 
     Args:
-        content: The file's.
-        fingerprint: Of all that decides the pixels of the row that is to be rendered.
+        content: The file's content.
+        fingerprint: The fingerprint of the row to be rendered.
 
     Raises:
-        ValueError: It is torn, has another format, or is of a row with other frames.
+        ValueError: The file is torn, has another format, or is of a row with other frames.
     """
     digest, _, rest = content.partition(b"\n")
     if digest != _digest(rest):
         raise ValueError("is torn, or of another format")
     line, _, arrays = rest.partition(b"\n")
     head = json.loads(line)
-    # Release 0.1.0 began without the number.
+    # The first commits of release 0.1.0 wrote no number.
     found = head.get("format", 1)
     if found != FORMAT:
         raise ValueError(f"has format {found}, and this release reads format {FORMAT}")

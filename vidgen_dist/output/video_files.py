@@ -1,4 +1,4 @@
-"""A video's files, wherever they lie, as files on this machine."""
+"""Copies of a video's files on this machine, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from vidgen_dist.storage.uris import is_local
 
 
 def fetch_video(uris: Sequence[str], folder: Path) -> tuple[list[Path], str]:
-    """Copy a video's files into a folder; those that are on this machine are linked.
+    """Copy a video's files into a folder; files on this machine are linked instead.
 
     Args:
         uris: The file, or the frames in their order.
-        folder: An empty one.
+        folder: An empty folder.
 
     Returns:
-        The files, and the SHA-256 of what they hold, one after the other, as the ledger has it.
+        The files, and the SHA-256 of their concatenated content, as in the ledger.
 
     Raises:
-        FileNotFoundError: One is not there.
+        FileNotFoundError: A file is missing.
         OSError: The storage failed.
     """
     digest = hashlib.sha256()

@@ -377,7 +377,7 @@ class Worker:
             consensus.settle(RankResult(issued=self._issued()))
         except GangBroken:
             # Ranks that are out of step may have been so for some steps.
-            self._state_saver.distrust(row.id, fingerprint)
+            self._state_saver.discard(row.id, fingerprint)
             raise
         return rendering
 
@@ -402,7 +402,7 @@ class Worker:
 
     def _fetch_media(self, request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
         """The request with its media's bytes in place of their address, and the digest of each."""
-        values, fields = request.values(), self._job.identity.counting.fields
+        values, fields = request.values(), self._job.identity.pixel_fields.fields
         fetched: dict[str, Any] = {}
         digests = {}
         for name, source in sources_of(values, fields).items():
@@ -415,7 +415,7 @@ class Worker:
 
     def _with_source(self, error: Exception, request: ResolvedRequest) -> Exception:
         """A complaint of the bytes that were read, with the address that they were read from."""
-        sources = sources_of(request.values(), self._job.identity.counting.fields).values()
+        sources = sources_of(request.values(), self._job.identity.pixel_fields.fields).values()
         addresses = [uris.redact(source.value) for source in sources if isinstance(source.value, str)]
         named = any(address in str(error) for address in addresses)
         if not isinstance(error, media.MediaError) or named or not addresses:

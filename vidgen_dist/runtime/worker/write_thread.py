@@ -119,22 +119,22 @@ class WriteThread:
         while (item := self._outcomes.get()) is not _THE_END:
             self.pulse.beat("write")
             if item is _SAVED:
-                self._keep_saved()
+                self._save_waiting()
             else:
                 self._room.release()
                 if not self._abandon.is_set():
                     event = self._commit(item)
                     self._send(event)
                     if event.kind != "stuck":
-                        self._resume_states.leave(item.row.id)
+                        self._resume_states.remove_if_used(item.row.id)
             self.pulse.rest()
         self._send(WorkerMessage("stopped"))
 
-    def _keep_saved(self) -> None:
+    def _save_waiting(self) -> None:
         with self._saved_lock:
             saved, self._saved = self._saved, None
         assert saved is not None
-        self._resume_states.keep(saved)
+        self._resume_states.save(saved)
 
     def _commit(self, outcome: RenderOutcome) -> WorkerMessage:
         """Encode and store a video; what there is to say of it, or of a dead letter.
