@@ -21,6 +21,7 @@ from moto.server import ThreadedMotoServer
 from tests.commands import CommandResult, Vidgen
 from tests.parallel.ranks import Ranks
 from tests.storage.s3_traffic import Traffic
+from vidgen_dist import engine
 from vidgen_dist.spec import RunSpec, spec_from_flags
 from vidgen_dist.storage import retries
 
@@ -195,6 +196,12 @@ def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
         return spec_from_flags(defaults | {key.replace("__", "."): value for key, value in flags.items()})
 
     return make
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run does not check its model first, in a process of its own, which takes seconds."""
+    monkeypatch.setattr(engine, "check_models", lambda _: None)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests import references
-from vidgen_dist import engine
 from vidgen_dist.engine import ENGINE
 from vidgen_dist.errors import Refused
 from vidgen_dist.preflight.plan import Plan, make_plan, open_run
@@ -17,12 +16,6 @@ from vidgen_dist.spec import RunSpec
 CASE = references.case("small", "stable_video_diffusion")
 IMAGE = str(CASE.folder / "square.png")
 SpecOf = Callable[..., RunSpec]
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are checked in a process of its own; tests of the command have it done."""
-    monkeypatch.setattr(engine, "check_models", lambda _: None)
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from tests.fake_engine import FAKE_ENGINE
 from tests.outputs import entries
 from tests.runs.signs import signs_in
 from tests.waiting import wait_until
-from vidgen_dist import engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
 from vidgen_dist.observability import progress
@@ -354,12 +353,11 @@ def test_what_has_no_room_is_refused(
         assert part in str(refused.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_real_model_renders_in_a_gang_what_diffusers_renders(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     """Within 1/255, which is as fine as stored frames are; and what ranks sent to each other is told."""
-    # In a process of its own; tests of the command have it done.
-    monkeypatch.setattr(engine, "check_models", lambda _: None)
     case = references.case("5b")
     given = {name for request in case.requests for name in request.values()}
     rows = [

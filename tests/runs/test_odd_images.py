@@ -85,7 +85,7 @@ def test_check_tells_a_bad_clip_from_a_good_image(tmp_path: Path) -> None:
     assert all("bad.mp4: does not decode as" in problem.message for problem in report.problems)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "unchecked")
 def test_bad_images_are_dead_letters_and_the_run_goes_on(
     folder: Path, make_spec: Callable[..., RunSpec]
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.commands import Vidgen
 from tests.old_outputs import OUTPUTS, OldOutput
 from tests.outputs import entries
-from vidgen_dist.cli import main
-
-Vidgen = Callable[..., str]
 
 MEASURED = ("mean_luma", "motion", "clipped", "noisiness")
-
-
-@pytest.fixture
-def vidgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vidgen:
-    """Runs the command in this process, which is to end with a status; returns what it prints."""
-
-    def run(*arguments: str | Path, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["vidgen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        assert (exit_.value.code or 0) == status, err
-        return out
-
-    return run
 
 
 def by_run_file(old: OldOutput, folder: Path) -> list[str | Path]:
@@ -102,13 +84,13 @@ def test_what_was_pending_is_rendered_and_nothing_else(
 
     # As it was left.
     assert {entry["id"] for entry in before if entry["status"] == "done"} == done
-    status = json.loads(vidgen("status", out, "--json"))
+    status = json.loads(vidgen("status", out, "--json").out)
     assert (status["done"], status["failed"], status["run"]["live"]) == (len(done), len(failed), False)
-    verified = json.loads(vidgen("verify", out, "--deep", "--json"))
+    verified = json.loads(vidgen("verify", out, "--deep", "--json").out)
     assert (verified["whole"], verified["missing"], verified["torn"]) == (len(done), 0, 0)
     assert verified["orphaned"] == len(recovered)
 
-    vidgen("render", *begin(old, folder), status=1 if failed else 0)
+    assert vidgen("render", *begin(old, folder)).status == (1 if failed else 0)
 
     # What was there is as it was.
     assert content(out / "videos").items() >= videos.items()
@@ -119,7 +101,7 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     assert len(new) == len(tried)
     assert {event["row"] for event in events(out, "adopted")} == recovered
     assert {event["row"] for event in events(out, "committed")} == pending - recovered
-    assert_gone_on(old, out, vidgen("--version").strip())
+    assert_gone_on(old, out, vidgen("--version").out.strip())
     assert not any(path.is_file() for path in (out / "scratch").rglob("*"))
 
     # And the rest is what it would have been in one go.
@@ -138,12 +120,12 @@ def test_what_was_pending_is_rendered_and_nothing_else(
 
     # The care of it.
     assert pq.read_table(out / "ledger").num_rows == len(before) + len(new)
-    status = json.loads(vidgen("status", out, "--json"))
+    status = json.loads(vidgen("status", out, "--json").out)
     counts = [status[key] for key in ("counted", "total", "done", "failed", "pending")]
     assert counts == ["run", len(rows), len(rows) - len(failed), len(failed), 0]
-    verified = json.loads(vidgen("verify", out, "--deep", "--json"))
+    verified = json.loads(vidgen("verify", out, "--deep", "--json").out)
     assert (verified["whole"], verified["orphaned"]) == (len(rows) - len(failed), 0)
-    assert {letter["id"] for letter in json.loads(vidgen("failures", out, "--json"))} == failed
+    assert {letter["id"] for letter in json.loads(vidgen("failures", out, "--json").out)} == failed
 
 
 def assert_same_video(out: Path, entry: dict[str, Any], row: dict[str, Any], *, recovered: bool) -> None:
@@ -161,7 +143,7 @@ def assert_same_video(out: Path, entry: dict[str, Any], row: dict[str, Any], *, 
         assert hashlib.sha256(video.read_bytes()).hexdigest() == entry["sha256"]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "unchecked")
 def test_a_row_that_failed_is_rendered_alone_when_it_was_mended(vidgen: Vidgen, tmp_path: Path) -> None:
     old = OUTPUTS["ltx"]
     (failed,) = old.expected["failed"]
@@ -169,12 +151,12 @@ def test_a_row_that_failed_is_rendered_alone_when_it_was_mended(vidgen: Vidgen, 
     out = folder / "out"
     scratch, before = content(out / "scratch"), entries(out)
     shutil.copy(folder / "fox.png", folder / "torn.png")
-    vidgen("render", *by_flags(old, folder), "--retry", "failed:MediaError")
+    assert vidgen("render", *by_flags(old, folder), "--retry", "failed:MediaError").status == 0
     (new,) = (entry for entry in entries(out) if entry not in before)
     # Another image decides other pixels, which nobody has tried yet.
     assert (new["id"], new["status"], new["attempt"]) == (failed, "done", 1)
     assert content(out / "scratch") == scratch
-    assert json.loads(vidgen("failures", out, "--json")) == []
-    status = json.loads(vidgen("status", out, "--json"))
+    assert json.loads(vidgen("failures", out, "--json").out) == []
+    status = json.loads(vidgen("status", out, "--json").out)
     counts = [status[key] for key in ("done", "failed", "pending")]
     assert counts == [3, 0, len(old.expected["rows"]) - 3]

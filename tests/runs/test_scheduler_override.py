@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests import references
+from tests.commands import Vidgen
 from tests.outputs import entries
-from vidgen_dist import RenderRequest, cli, load_pipeline
+from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.engine import ENGINE
 from vidgen_dist.media import to_uint8
 from vidgen_dist.output.run_file import load_spec
@@ -32,17 +32,15 @@ def _done(spec_file: Path, **changes: object) -> int:
     return make_plan(*open_run(spec), device="cpu", engine=ENGINE).done
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "unchecked")
 def test_a_run_with_another_scheduler(
-    make_manifest: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_manifest: Callable[..., str], tmp_path: Path, vidgen: Vidgen
 ) -> None:
     """Both ranks of a gang render what Python does with it; the run is done with these settings alone."""
     out = tmp_path / "out"
     flags = ["--format", "npy", "--device", "cpu", "--cfg", "2", *FLAGS]
     arguments = [make_manifest(ROW), out, "--model", CHECKPOINT, *flags]
-    monkeypatch.setattr(sys, "argv", ["vidgen", "render", *map(str, arguments)])
-    with pytest.raises(SystemExit, match="0"):
-        cli.main()
+    assert vidgen("render", *arguments).status == 0
     (entry,) = entries(out)
 
     frames = np.load(entry["uri"]).astype(int)

@@ -18,7 +18,6 @@ from rich.console import Console
 from tests import references
 from tests.outputs import entries
 from tests.references import edit_json
-from vidgen_dist import engine
 from vidgen_dist.media import to_uint8
 from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.spec import RunSpec
@@ -27,13 +26,7 @@ MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
 
-pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are checked in a process of its own; tests of the command have it done."""
-    monkeypatch.setattr(engine, "check_models", lambda _: None)
+pytestmark = pytest.mark.usefixtures("local_ray", "unchecked")
 
 
 def run(spec: RunSpec) -> RunResult:

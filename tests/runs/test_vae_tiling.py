@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests import references
+from tests.commands import Vidgen
 from tests.outputs import entries
-from vidgen_dist import RenderRequest, cli, load_pipeline
+from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.engine import ENGINE
 from vidgen_dist.media import to_uint8
 from vidgen_dist.output.run_file import load_spec
@@ -28,17 +28,15 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "unchecked")
 def test_a_run_in_tiles(
-    checkpoint: Path, make_manifest: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, make_manifest: Callable[..., str], tmp_path: Path, vidgen: Vidgen
 ) -> None:
     """It renders what Python does after `enable_tiling`; and it is done with tiles, not without."""
     out = tmp_path / "out"
     flags = ["--vae-tiling", "--format", "npy", "--device", "cpu", "--set", "num_inference_steps=1"]
     arguments = [make_manifest(ROW), out, "--model", checkpoint, *flags]
-    monkeypatch.setattr(sys, "argv", ["vidgen", "render", *map(str, arguments)])
-    with pytest.raises(SystemExit, match="0"):
-        cli.main()
+    assert vidgen("render", *arguments).status == 0
     (entry,) = entries(out)
 
     pipeline = load_pipeline(str(checkpoint))
