@@ -1,9 +1,9 @@
-"""What renders: the seam between the runtime and the models.
+"""The engine: the seam between the runtime and the models.
 
 An engine is a module with the six functions of `Engine`. The driver, which must not load the model, calls
-`open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, and
-before it `open_rendezvous` if it is a rank of a gang. This module is the engine of the models; tests have a
-fast one of their own. `check_tokenizers` is for what is checked without a run.
+`open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, after
+`open_rendezvous` if it is a rank of a gang. This module is the engine of the models; tests have a fast engine
+of their own. `check_tokenizers` is for commands that check a checkpoint without a run.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """What the driver knows of a model.
+    """What the driver knows about a model.
 
     Args:
         rules: What it takes from a request.
-        digest: SHA-256 of all that decides the model, but for its motion adapter.
-        revision: The commit that a hub id's revision stands for; None for a folder.
-        dtype: What it computes in.
-        adapter_digest: SHA-256 of all that decides the motion adapter that is put into it; None for none.
-        adapter_revision: The commit that the adapter's revision stands for; None for a folder.
+        digest: SHA-256 of all that decides the model, without its motion adapter.
+        revision: The commit that a hub id's revision means; None for a folder.
+        dtype: Its compute dtype.
+        adapter_digest: SHA-256 of all that decides its motion adapter; None if it has none.
+        adapter_revision: The commit that the adapter's revision means; None for a folder.
     """
 
     rules: Rules[Any]
@@ -65,7 +65,7 @@ class OpenedModel:
 
     @property
     def recorded(self) -> dict[str, str | None]:
-        """What `run.yaml` says of it: of a hub id the commit, of a folder the digest, by the spec's keys."""
+        """Its values in `run.yaml`, by the spec's keys: the commit of a hub id, the digest of a folder."""
         adapter = self.adapter_digest if self.adapter_revision is None else None
         return {
             "model.task": self.rules.task,
@@ -77,7 +77,7 @@ class OpenedModel:
 
 
 class Pipeline(Protocol):
-    """A loaded model, as a worker calls it; `families.common.pipeline` says what each argument is."""
+    """A loaded model, as a worker calls it; `families.common.pipeline` describes the arguments."""
 
     def render(
         self,
@@ -91,7 +91,7 @@ class Pipeline(Protocol):
 
 
 class Engine(Protocol):
-    """What the runtime calls of an engine; the functions of this module say what each does."""
+    """The functions of an engine that the runtime calls; those of this module describe them."""
 
     def open_model(self, model: ModelOptions, device: str, ring: int = 1, /) -> OpenedModel: ...
 
@@ -114,18 +114,18 @@ def get_engine(name: str) -> Engine:
 
 
 def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
-    """Read a checkpoint's configs; no MindSpore, no weights in memory.
+    """Read a checkpoint's configs, without MindSpore and without weights in memory.
 
     Args:
-        model: Which one.
+        model: The checkpoint.
         device: `cpu` or `ascend`.
-        ring: Ranks of a gang around which keys and values are to travel.
+        ring: Ranks of a gang around which keys and values travel.
 
     Raises:
-        Refused: A checkpoint, task, dtype or ring that cannot be rendered with.
+        Refused: The checkpoint, task, dtype or ring is not supported.
     """
     checkpoint = _open_configs(model)
-    # Here and not where configs are read, which each worker does.
+    # Not where configs are read: each worker does that.
     warn_unknown_keys(checkpoint)
     adapter = next(iter(checkpoint.separate.values()), None)
     return OpenedModel(
@@ -139,29 +139,30 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
 
 
 def check_tokenizers(model: ModelOptions) -> None:
-    """See that a checkpoint's tokenizers can be read; no MindSpore.
+    """Check that a checkpoint's tokenizers can be read, without MindSpore.
 
     Args:
-        model: Which one.
+        model: The checkpoint.
 
     Raises:
-        Refused: One is missing or damaged.
+        Refused: A tokenizer is missing or damaged.
     """
     checkpoints.check_tokenizers(_open_configs(model))
 
 
 def check_models(model: ModelOptions) -> None:
-    """See that a checkpoint's tokenizers can be read, and that its weights are its models'.
+    """Check that a checkpoint's tokenizers can be read, and that its weights fit its models.
 
     Weights that are not on this machine yet are left to the workers.
 
-    In a process of its own, a few seconds: the driver's would keep what MindSpore takes, as long as it runs.
+    The check runs in a process of its own, for a few seconds: otherwise the driver would keep the memory that
+    MindSpore takes, as long as it runs.
 
     Args:
-        model: Which one, its revision a commit.
+        model: The checkpoint, its revision a commit.
 
     Raises:
-        Refused: They are not: names keys and shapes. Or a config that cannot be.
+        Refused: Weights do not fit: names keys and shapes. Or a config or tokenizer is wrong.
     """
     try:
         run_in_process(_check_models, model)
@@ -179,13 +180,13 @@ def _check_models(model: ModelOptions) -> None:
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:
-    """How many gangs of which degrees are the fastest for a run.
+    """The number of gangs and their degrees that are fastest for a run.
 
     Args:
         spec: The run, its model's revision a commit.
         device: `cpu` or `ascend`.
         npus: NPUs that it may use; on CPU, cores.
-        rows: Videos that are to be rendered.
+        rows: Number of videos to be rendered.
 
     Raises:
         Refused: The model does not fit, however it is divided.
@@ -197,13 +198,13 @@ def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int,
 
 
 def check_memory(spec: RunSpec, device: str, npus: int) -> None:
-    """See that a rank of the gangs that a run asks for has memory enough.
+    """Check that a rank of the gangs that a run asks for has enough memory.
 
     Args:
-        spec, device, npus: As for `choose_gangs`.
+        spec, device, npus: See `choose_gangs`.
 
     Raises:
-        Refused: It has not: with the numbers and the nearest choice that works.
+        Refused: It has not: gives the numbers and the nearest choice that works.
     """
     from vidgen_dist.planner import planned_run
 
@@ -212,12 +213,12 @@ def check_memory(spec: RunSpec, device: str, npus: int) -> None:
 
 
 def _open_configs(model: ModelOptions) -> Checkpoint:
-    # Workers download the weights of a hub id, each host once.
+    # The workers download the weights of a hub id, once per host.
     return open_model_checkpoint(model, weights=False)
 
 
 def open_rendezvous(device: str, threads: int | None, host: str) -> Rendezvous:
-    """Make this process ready to be a rank of a gang, for its life.
+    """Make this process ready to be a rank of a gang, for as long as it lives.
 
     Args:
         device: `cpu` or `ascend`.
@@ -227,19 +228,19 @@ def open_rendezvous(device: str, threads: int | None, host: str) -> Rendezvous:
     from vidgen_dist import nn
     from vidgen_dist.parallel import rendezvous
 
-    # A process group is made on a device, so there must be one before.
+    # A process group is created on a device, which must be set before.
     nn.set_device(device, threads)
     return rendezvous.open_rendezvous(device, host)
 
 
 def load(model: ModelOptions, device: str, threads: int | None, mesh: Mesh | None) -> AnyPipeline:
-    """Load the model in this process, for its life.
+    """Load the model in this process, for as long as it lives.
 
     Args:
-        model: Which one, its revision a commit.
+        model: The checkpoint, its revision a commit.
         device: `cpu` or `ascend`.
         threads: Cores to compute with; None for the device's own choice.
-        mesh: This rank's view of its gang; None for one that renders by itself.
+        mesh: This rank's view of its gang; None for a gang of one.
     """
     # A driver, and a worker until its cores are set, must not load MindSpore.
     from vidgen_dist import nn
@@ -250,7 +251,7 @@ def load(model: ModelOptions, device: str, threads: int | None, mesh: Mesh | Non
 
 
 if TYPE_CHECKING:
-    # mypy sees here that this module is an engine.
+    # Here mypy checks that this module is an engine.
     from vidgen_dist import engine as this_module
 
     _: Engine = this_module

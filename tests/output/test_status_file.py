@@ -1,4 +1,4 @@
-"""`status.json`: written whole and in time, never in the way, read whatever is in it."""
+"""`status.json`: it is written as a whole and in time, delays nothing, and is read whatever its content."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def output(tmp_path: Path) -> Storage:
     return open_storage(tmp_path / "out")
 
 
-def test_what_is_written_is_what_is_read(output: Storage) -> None:
+def test_what_is_written_is_read_back(output: Storage) -> None:
     now = datetime.now(UTC)
     told = status(
         failures={"MediaError": 1},
@@ -55,7 +55,7 @@ def test_what_is_written_is_what_is_read(output: Storage) -> None:
     assert not [name for name in output.list() if name != STATUS_FILE]
 
 
-def test_a_storage_that_hangs_is_in_nobodys_way(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_hangs_delays_nothing(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidgen_dist.output.status_file.END_SECONDS", 0.0)
     asked, go = threading.Event(), threading.Event()
 
@@ -69,13 +69,13 @@ def test_a_storage_that_hangs_is_in_nobodys_way(output: Storage, monkeypatch: py
     assert file.due
     file.put(status())
     assert asked.wait(60)
-    # Nothing piles up behind it.
+    # Nothing accumulates meanwhile.
     assert not file.due
     file.close(status(state="finished"))
     go.set()
 
 
-def test_a_storage_that_refuses_is_asked_again(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_failed_write_the_next_one_is_tried(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     write, refused = Storage.write_bytes, threading.Event()
 
     def refuse_once(self: Storage, path: str, data: bytes) -> None:
@@ -113,7 +113,7 @@ def contents() -> Iterator[tuple[str, bytes, bool]]:
 @pytest.mark.parametrize(
     ("content", "understood"), [c[1:] for c in contents()], ids=[c[0] for c in contents()]
 )
-def test_any_content(output: Storage, content: bytes, understood: bool) -> None:
+def test_any_content_can_be_read(output: Storage, content: bytes, understood: bool) -> None:
     assert read_status_file(output) is None
     output.write_bytes(STATUS_FILE, content)
     assert (read_status_file(output) is not None) == understood
@@ -131,12 +131,14 @@ def test_any_content(output: Storage, content: bytes, understood: bool) -> None:
         (-1000, {}, True, False),
     ],
 )
-def test_silence(age: float, fields: dict[str, Any], live: bool, stale: bool) -> None:
+def test_a_run_is_stale_after_too_long_a_silence(
+    age: float, fields: dict[str, Any], live: bool, stale: bool
+) -> None:
     told = status(updated=datetime.now(UTC) - timedelta(seconds=age), **fields)
     assert (told.is_live, told.is_stale) == (live, stale)
 
 
-def test_an_object_store_is_asked_more_rarely(s3_bucket: str, tmp_path: Path) -> None:
+def test_writes_to_an_object_store_are_less_frequent(s3_bucket: str, tmp_path: Path) -> None:
     remote, local = StatusFile(open_storage(f"s3://{s3_bucket}/out")), StatusFile(open_storage(tmp_path))
     assert remote.seconds > local.seconds
     remote.close(status(refresh_seconds=remote.seconds))

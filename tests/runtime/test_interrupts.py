@@ -1,4 +1,4 @@
-"""Signals are counted."""
+"""Signals that ask a run to end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vidgen_dist.runtime import interrupts as interrupts_module
 from vidgen_dist.runtime.interrupts import Interrupts
 
 
-def test_the_first_is_a_wish_and_the_second_an_order() -> None:
+def test_the_first_ctrl_c_asks_to_finish_and_the_second_to_stop_at_once() -> None:
     with Interrupts() as interrupts:
-        interrupts.soften()
+        interrupts.count_only()
         levels = []
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
@@ -21,9 +21,9 @@ def test_the_first_is_a_wish_and_the_second_an_order() -> None:
     assert levels == [1, 2, 2]
 
 
-def test_sigterm_stays_a_wish() -> None:
+def test_a_repeated_sigterm_does_not_ask_to_stop_at_once() -> None:
     with Interrupts() as interrupts:
-        interrupts.soften()
+        interrupts.count_only()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.level == 1
@@ -31,16 +31,16 @@ def test_sigterm_stays_a_wish() -> None:
         assert interrupts.level == 2
 
 
-def test_a_terminal_that_hangs_up_stays_a_wish() -> None:
-    """It is said by the terminal and by the shell."""
+def test_a_terminal_that_hangs_up_does_not_ask_to_stop_at_once() -> None:
+    """The terminal and the shell both send the signal."""
     with Interrupts() as interrupts:
-        interrupts.soften()
+        interrupts.count_only()
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
         assert (interrupts.level, interrupts.preempted) == (1, False)
 
 
-def test_under_nohup_it_is_nothing() -> None:
+def test_under_nohup_a_hangup_has_no_effect() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupts() as interrupts:
@@ -51,18 +51,18 @@ def test_under_nohup_it_is_nothing() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_sigterm_becomes_an_order_when_its_grace_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_sigterm_the_run_stops_at_once_when_the_grace_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(interrupts_module.time, "monotonic", lambda: now)
     with Interrupts(grace=30) as interrupts:
-        interrupts.soften()
+        interrupts.count_only()
         os.kill(os.getpid(), signal.SIGINT)
         assert not interrupts.preempted
         now += 50
         os.kill(os.getpid(), signal.SIGTERM)
         assert (interrupts.level, interrupts.preempted) == (1, True)
         now += 20
-        # It is repeated, which gives no more time.
+        # A repeated signal gives no more time.
         os.kill(os.getpid(), signal.SIGTERM)
         now += 9
         assert interrupts.level == 1
@@ -71,12 +71,12 @@ def test_sigterm_becomes_an_order_when_its_grace_ends(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_before_there_is_anything_to_finish_each_ends_it(number: int) -> None:
+def test_before_there_is_anything_to_finish_each_signal_raises(number: int) -> None:
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), number)
 
 
-def test_handlers_are_put_back() -> None:
+def test_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interrupts():
         assert signal.getsignal(signal.SIGTERM) != before[1]

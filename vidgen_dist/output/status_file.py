@@ -1,8 +1,8 @@
-"""`OUTPUT/status.json`: how a run that is at work stands, for whoever cannot see its terminal.
+"""`OUTPUT/status.json`: the progress of a run, for people who cannot see its terminal.
 
-The driver writes it now and then and when it ends, always whole. Writing has a thread of its own, so that a
-storage that hangs holds up nothing. Whoever reads it must expect any content: it may be of a run that died,
-or of another release.
+The driver writes it now and then and when it ends, always as a whole. A separate thread writes it, so that a
+storage that hangs delays nothing. Readers must expect any content: it may be of a run that died, or of
+another release.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import is_local
 
 LOCAL_SECONDS, REMOTE_SECONDS = 5.0, 30.0
-"""Between two writes: in a folder, and on an object store, where each costs a request."""
+"""Between two writes: in a local folder, and on an object store, where each write costs a request."""
 
 STALE_INTERVALS = 4
-"""A run that has not written for so many intervals, and `STALE_SECONDS`, gives no sign of life."""
+"""A run that has not written for this many intervals and for `STALE_SECONDS` gives no sign of life."""
 
 STALE_SECONDS = 60.0
 
 END_SECONDS = 5.0
-"""What the last write may take before the run ends without it."""
+"""The longest that the end of a run waits for the last write."""
 
 State = Literal["running", "finished", "interrupted", "stopped"]
 
 
 class _Part(BaseModel):
-    # What a later release adds is no reason not to read the rest.
+    # Fields that a later release adds are ignored, the rest is read.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -49,7 +49,7 @@ class GangStatus(_Part):
 
     Args:
         gang: Its name, as in the ledger's column `worker` and in its log's name.
-        replica: The replica that it is of.
+        replica: Number of its replica.
         state: `waiting` (for a place), `loading`, `rendering`, `idle` (no row is in its model) or `stopping`.
         row: The id of the row in its model; null if there is none.
         since: When that row began, in UTC.
@@ -88,7 +88,7 @@ class SlowGang:
 
     Args:
         gang: Its name.
-        times: How many times as long as usual its latest rows took, in the median.
+        times: How many times the usual time its latest rows took, in the median.
     """
 
     gang: str
@@ -96,7 +96,7 @@ class SlowGang:
 
 
 class RunStatus(_Part):
-    """How a run stands.
+    """The progress of a run.
 
     Args:
         run: The run's name.
@@ -140,12 +140,12 @@ class RunStatus(_Part):
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago it was written; clocks may differ."""
+        """Seconds since it was written; clocks may differ."""
         return max(0.0, (datetime.now(UTC) - self.updated).total_seconds())
 
     @property
     def is_stale(self) -> bool:
-        """Whether a run that says it is running has given no sign of life for too long."""
+        """Whether the run should be running, and has given no sign of life for too long."""
         limit = max(STALE_SECONDS, STALE_INTERVALS * self.refresh_seconds)
         return self.state == "running" and self.silent_seconds > limit
 
@@ -156,7 +156,7 @@ class RunStatus(_Part):
 
 
 def digest_of_counted(run_file: bytes, manifest: Manifest) -> str:
-    """SHA-256, as hex, of what a run's counts are of: its settings, and the manifest's files as they are.
+    """SHA-256, as hex, of what a run counts: its settings, and the manifest's files as they are.
 
     Args:
         run_file: The content of the output's `run.yaml`.
@@ -169,7 +169,7 @@ def digest_of_counted(run_file: bytes, manifest: Manifest) -> str:
 
 
 def read_status_file(output: Storage) -> RunStatus | None:
-    """How the latest run stands, or ended; None if there is no file, or none that can be understood.
+    """The progress of the latest run, or how it ended; None if there is no file, or it cannot be parsed.
 
     Raises:
         OSError: The storage failed.
@@ -181,7 +181,7 @@ def read_status_file(output: Storage) -> RunStatus | None:
 
 
 def forget_counts(output: Storage) -> None:
-    """Have nobody count by the latest run any more; what else it says stays.
+    """Mark the counts of the latest run as outdated; the rest of the file stays.
 
     Raises:
         OSError: The storage failed.
@@ -192,7 +192,7 @@ def forget_counts(output: Storage) -> None:
 
 
 class StatusFile:
-    """Keeps an output's `status.json`; calls return at once.
+    """Writes an output's `status.json`; calls return at once.
 
     Args:
         output: The output.
@@ -210,17 +210,17 @@ class StatusFile:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next one, and the last one is not still on its way."""
+        """Whether it is time for the next write, and the last one is not still under way."""
         return self._idle.is_set() and time.monotonic() >= self._next
 
     def put(self, status: RunStatus) -> None:
-        """Write this, soon."""
+        """Write a status soon."""
         self._next = time.monotonic() + self.seconds
         self._idle.clear()
         self._waiting.put(status)
 
     def close(self, last: RunStatus | None) -> None:
-        """End, with a last status if there is one; waits for it, but not for long."""
+        """End the thread, after a last status if there is one; does not wait for long."""
         if last is not None:
             self.put(last)
         self._waiting.put(None)
@@ -228,13 +228,13 @@ class StatusFile:
 
     def _write(self) -> None:
         while (status := self._waiting.get()) is not None:
-            # The next one may get through; no run depends on it.
+            # The next write may succeed; no run depends on it.
             with suppress(OSError):
                 self._output.write_bytes(STATUS_FILE, _content(status))
             self._idle.set()
 
 
 def _content(status: RunStatus) -> bytes:
-    # A message may quote what is no UTF-8.
+    # A message may quote text that is not UTF-8.
     text = json.dumps(status.model_dump(mode="json"), ensure_ascii=False, indent=1)
     return text.encode("utf-8", "replace")

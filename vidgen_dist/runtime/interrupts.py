@@ -1,7 +1,7 @@
-"""Ctrl-C: a wish first, an order the second time. SIGTERM: a wish, and an order when its grace ends.
+"""Ctrl-C asks a run to end, a second one to stop at once; SIGTERM does the same, at once when its grace ends.
 
-A terminal that hangs up (SIGHUP) is a wish, however often it is said: nobody is there to give orders. Under
-`nohup`, which has it ignored, it is nothing.
+A terminal that hangs up (SIGHUP) only asks the run to end, however often the signal comes: nobody is there to
+press Ctrl-C again. Under `nohup`, which ignores the signal, it has no effect.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 class Interrupts:
     """Counts the signals that ask a run to end, while the block lasts.
 
-    In front of `soften` a signal raises KeyboardInterrupt, for there is nothing to finish yet. After it,
-    `level` says what is wanted: 0 nothing, 1 finish what is being rendered, 2 stop at once. Outside the
+    Before `count_only` a signal raises KeyboardInterrupt, because there is nothing to finish yet. After it,
+    `level` says what to do: 0 nothing, 1 finish the rows that are being rendered, 2 stop at once. Outside the
     main thread no signal arrives, and the level stays 0.
 
     Args:
-        grace: Seconds from a SIGTERM until what is being rendered is given up.
+        grace: Seconds from a SIGTERM until rows that are being rendered are given up.
 
     Attributes:
-        preempted: Whether a SIGTERM came: soon there will be no time for anything.
+        preempted: Whether a SIGTERM came: the machine may soon be gone.
     """
 
     def __init__(self, grace: float = math.inf) -> None:
@@ -33,7 +33,7 @@ class Interrupts:
         self._grace = grace
         self._until = math.inf
         self._level = 0
-        self._soft = False
+        self._counts_only = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -41,31 +41,31 @@ class Interrupts:
         return 2 if time.monotonic() > self._until else self._level
 
     def stop(self) -> None:
-        """What is wanted is to stop at once."""
+        """Ask the run to stop at once."""
         self._level = 2
 
-    def soften(self) -> None:
-        """From here on only count."""
-        self._soft = True
+    def count_only(self) -> None:
+        """From now on, let signals only be counted."""
+        self._counts_only = True
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            heeded = [signal.SIGINT, signal.SIGTERM]
+            handled = [signal.SIGINT, signal.SIGTERM]
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-                heeded.append(signal.SIGHUP)
-            for number in heeded:
-                self._before[number] = signal.signal(number, self._arrived)
+                handled.append(signal.SIGHUP)
+            for number in handled:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _arrived(self, number: int, _frame: FrameType | None) -> None:
-        if not self._soft:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self._counts_only:
             raise KeyboardInterrupt
         if number == signal.SIGTERM:
-            # A second one says no more than the first: schedulers repeat it.
+            # A second one means no more than the first: schedulers repeat it.
             self._level = max(self._level, 1)
             if not self.preempted:
                 self.preempted = True

@@ -180,7 +180,7 @@ def died(account: str, *, at_once: bool = False) -> ray.exceptions.ActorDiedErro
         (died("The actor died because its node has died. Node Id: 8c."), "died with its node"),
         (
             died("its worker process has died. Worker exit type: SYSTEM_ERROR: SIGKILL by OOM killer, …"),
-            "died: its process crashed, or was killed (for want of memory, say)",
+            "died: its process crashed, or was killed (for lack of memory, for example)",
         ),
         (
             died("its worker process has died. Worker exit type: NODE_OUT_OF_MEMORY"),

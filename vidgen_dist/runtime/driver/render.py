@@ -77,7 +77,7 @@ def render(
         # If rows were chosen, the counts are not those of the manifest.
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         # From here on there are rows to be finished, and soon processes to be ended.
-        interrupts.soften()
+        interrupts.count_only()
         entered = enter_bad_rows(plan, lease, interrupts, progress.say)
         if entered.failed:
             progress.add(BAD_ROW, entered.failed)
