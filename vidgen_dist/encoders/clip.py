@@ -82,7 +82,7 @@ class TextTransformer(nn.Module):
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
         self.embeddings = TextEmbeddings(config)
-        self.encoder = Stack(config)
+        self.encoder = CLIPLayers(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def construct(self, input_ids: np.ndarray, skip: int) -> nn.Tensor:
@@ -105,7 +105,7 @@ class TextEmbeddings(nn.Module):
         return nn.add(tokens, self.position_embedding.weight[: input_ids.shape[1]])
 
 
-class Stack(nn.Module):
+class CLIPLayers(nn.Module):
     """The layers."""
 
     def __init__(self, config: ClipConfig) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.encoders.clip import Stack
+from vidgen_dist.encoders.clip import CLIPLayers
 from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipVisionConfig
 
 
@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
         self.embeddings = VisionEmbeddings(config)
         # The checkpoint has this spelling.
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.encoder = Stack(config)
+        self.encoder = CLIPLayers(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def construct(self, images: nn.Tensor) -> nn.Tensor:

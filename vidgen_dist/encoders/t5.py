@@ -37,7 +37,7 @@ class T5Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
-        self.encoder = Stack(config)
+        self.encoder = T5Stack(config)
 
     def own_key(self, key: str) -> str | None:
         """The module's name for a checkpoint's key, for `load_weights`.
@@ -72,7 +72,7 @@ class T5Encoder(nn.Module):
         return self.encoder(self.shared(ids), mask)
 
 
-class Stack(nn.Module):
+class T5Stack(nn.Module):
     """The blocks. All of them use the first block's relative position bias."""
 
     def __init__(self, config: T5Config) -> None:

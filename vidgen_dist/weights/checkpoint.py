@@ -17,8 +17,14 @@ from typing import Any
 from vidgen_dist.errors import Refused
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
+from vidgen_dist.weights.checkpoint_files import (
+    describe_unread_weights,
+    is_folder,
+    is_there,
+    names_in,
+    read_json,
+)
 from vidgen_dist.weights.digests import digest_of, file_digest
-from vidgen_dist.weights.files import describe_unread_weights, is_folder, is_there, names_in, read_json
 from vidgen_dist.weights.quantised import refuse_config, refuse_files
 from vidgen_dist.weights.repository import CONFIG, ComponentRepository
 from vidgen_dist.weights.tensors import TensorFiles, read_index

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from vidgen_dist.weights.files import unreadable
+from vidgen_dist.weights.checkpoint_files import unreadable
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

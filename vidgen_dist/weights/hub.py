@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.storage.uris import is_local, local_path
-from vidgen_dist.weights.files import is_folder, is_there
+from vidgen_dist.weights.checkpoint_files import is_folder, is_there
 
 _OF_FOLDERS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),

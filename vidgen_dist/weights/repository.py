@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights import hub, naming
+from vidgen_dist.weights.checkpoint_files import is_there, names_in, read_json
 from vidgen_dist.weights.digests import digest_of, file_digest
-from vidgen_dist.weights.files import is_there, names_in, read_json
 from vidgen_dist.weights.quantised import refuse_config
 from vidgen_dist.weights.tensors import TensorFiles
 

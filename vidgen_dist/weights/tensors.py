@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights import naming
-from vidgen_dist.weights.files import (
+from vidgen_dist.weights.checkpoint_files import (
     check_readable,
     describe_unread_weights,
     is_folder,

@@ -15,7 +15,7 @@ import numpy as np
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint
-from vidgen_dist.weights.files import check_readable, is_there, what_it_is
+from vidgen_dist.weights.checkpoint_files import check_readable, is_there, what_it_is
 
 # The libraries are imported where they are used: not every command that imports this module reads a prompt.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import models
 
-from vidgen_dist.weights.files import read_json
+from vidgen_dist.weights.checkpoint_files import read_json
 from vidgen_dist.weights.tokenizer.settings import Settings
 from vidgen_dist.weights.tokenizer.slow import SlowTokenizer, required, with_tokens
 

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, pre_tokenizers
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.weights.files import is_there, read_json
+from vidgen_dist.weights.checkpoint_files import is_there, read_json
 from vidgen_dist.weights.tokenizer import convert
 from vidgen_dist.weights.tokenizer.clip import CLIP_TOKENS, ClipTokenizer
 from vidgen_dist.weights.tokenizer.fast import FastTokenizer

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from tokenizers import AddedToken
 
-from vidgen_dist.weights.files import is_there, read_json
+from vidgen_dist.weights.checkpoint_files import is_there, read_json
 
 WHOLE = "tokenizer.json"
 """Vocabulary, normalisation and all else in one file."""

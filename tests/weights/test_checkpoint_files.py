@@ -16,7 +16,7 @@ import pytest
 from tests.weights.files import write_checkpoint
 from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import INDEX, open_checkpoint
-from vidgen_dist.weights.files import read_json
+from vidgen_dist.weights.checkpoint_files import read_json
 from vidgen_dist.weights.repository import open_component
 from vidgen_dist.weights.tensors import TensorFiles
 
