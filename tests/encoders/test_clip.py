@@ -51,7 +51,7 @@ def test_parity(name, prompt):
 def test_the_end_of_a_prompt():
     ids = np.array([[18, 5, 6, 19, 19, 3], [18, 19, 0, 0, 19, 0]])
     assert end_positions(ids, 19) == [3, 1]
-    # Written wrongly, in configs of old: the highest id it is.
+    # In old configs with a mistake it is the highest id.
     assert end_positions(np.array([[18, 5, 2, 19, 7]]), 2) == [3]
 
 

@@ -44,7 +44,7 @@ def test_colours_are_normalised_as_the_processor_says():
 def test_every_parameter_is_used():
     model = tiny.randomised(tiny.made(CLIPVisionModelWithProjection, TINY))
     pixels = tiny.normal(2, 3, 8, 8)
-    # An offset that all keys share makes no difference.
+    # An offset that all keys share has no effect.
     unseen = tiny.without_effect(model, {"": lambda: encode(model, pixels)})
     assert unseen == ["vision_model.encoder.layers.0.self_attn.k_proj.bias"]
 

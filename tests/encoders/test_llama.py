@@ -35,7 +35,7 @@ PROMPTS = [
 
 @dataclass(frozen=True, config=STRICT)
 class TextConfig(LlamaConfig):
-    """Of an encoder whose last two blocks are not used."""
+    """The weights of an encoder whose last two blocks are not used."""
 
     UNUSED_LAYERS: ClassVar = 2
 

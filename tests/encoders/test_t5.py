@@ -28,7 +28,7 @@ def loaded(name, folder=None, family="cogvideox"):
 
 
 def tiny(**changes):
-    """A model with random weights, and they in float64."""
+    """A model with random weights, and the weights in float64."""
     model = T5Encoder(T5Config.read({**TINY, **changes}))
     rng = np.random.default_rng(0)
     weights = {}
@@ -53,12 +53,12 @@ def test_parity(name, prompt):
     ours = encode(loaded(name), pieces[f"text_encoder.{prompt}.input_ids"])
     difference = largest_difference(ours, pieces[f"text_encoder.{prompt}.output"])
     print(f"T5 {name}, {prompt}: largest difference {difference:.2e}")
-    # Scores are not scaled by the head's width: float32's rounding grows in the softmax.
+    # Scores are not scaled by the head's width, so that softmax magnifies float32's rounding.
     assert difference < 5e-5
 
 
 def test_parity_with_mask():
-    """Two prompts side by side, the second one the end token alone."""
+    """Two prompts in a batch; the second one is only the end token."""
     pieces = case("0.9.0", "ltx").pieces
     ids, mask, output = (pieces[f"text_encoder.masked.{key}"] for key in ("input_ids", "mask", "output"))
     assert mask.sum(1).tolist()[1] == 1
@@ -143,7 +143,7 @@ def test_each_feed_forward_with_and_without_mask(kind):
 
 
 def test_the_configs_own_activation_wins():
-    """transformers writes `dense_act_fn` and `is_gated_act` beside `feed_forward_proj`, and reads them."""
+    """transformers writes and reads `dense_act_fn` and `is_gated_act` in addition to `feed_forward_proj`."""
     gated = {**TINY, "feed_forward_proj": "gated-gelu"}
     keys = set(nn.named_parameters(T5Encoder(T5Config.read({**gated, "is_gated_act": False}))))
     assert "encoder.block.0.layer.1.DenseReluDense.wi.weight" in keys
@@ -178,7 +178,7 @@ def test_the_token_table_goes_by_either_name(tmp_path, names):
     weights = load_file(folder_of("2b") / "model.safetensors")
     table = weights.pop("shared.weight")
     weights |= {f"{name}.weight": table.copy() for name in names}
-    # A whole T5's decoder is passed over.
+    # The decoder of a whole T5 is skipped.
     weights |= {"decoder.block.0.layer.0.SelfAttention.q.weight": table, "lm_head.weight": table}
     save_file(weights, tmp_path / "model.safetensors")
     model = loaded("2b", tmp_path)

@@ -19,6 +19,6 @@ def cpu() -> None:
 
 @pytest.fixture
 def nothing_told() -> None:
-    """What is told once in a process has not been told yet."""
+    """Warnings that are given once in a process have not been given yet."""
     tasks.warn_of_frames.cache_clear()
     _warn_of_guidance.cache_clear()

@@ -1,4 +1,4 @@
-"""docs/add-a-family.md shows the toy as it is."""
+"""docs/add-a-family.md shows the toy family's files as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = {"python": "vidgen_toy/*.py", "toml": "pyproject.toml"}
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 ELISION = "..."
-"""Alone in a line it stands for any lines of the file."""
+"""On a line of its own it stands for any lines of the file."""
 
 
 def lines_of(text: str) -> list[str]:
@@ -24,7 +24,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def parts_of(block: str) -> list[list[str]]:
-    """The lines between elisions, which follow each other in a file."""
+    """The lines between elisions, which are consecutive in the file."""
     parts: list[list[str]] = [[]]
     for line in lines_of(block):
         if line.strip() == ELISION:
@@ -35,7 +35,7 @@ def parts_of(block: str) -> list[list[str]]:
 
 
 def stands_in(parts: Sequence[list[str]], lines: list[str]) -> bool:
-    """Whether a file has all parts, one behind the other."""
+    """Whether a file contains all parts, one after another."""
     at = 0
     for part in parts:
         places = range(at, len(lines) - len(part) + 1)

@@ -1,4 +1,4 @@
-"""What holds for every family in the list: who adds one finds here what is still missing."""
+"""What holds for every family in the list: its author finds here what is still missing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_is_declared_is_there(family: Family[Any]) -> None:
             if isinstance(known, ModelClass):
                 cell = known.cell.load()
                 assert issubclass(cell, nn.Module)
-                # The constructor takes what the declaration reads.
+                # The constructor takes what the declaration's `read` returns.
                 read = known.config
                 if known.made_of is not None:
                     made = inspect.getattr_static(family.configs, known.made_of).func
@@ -70,10 +70,10 @@ def test_what_is_declared_is_there(family: Family[Any]) -> None:
 
 @of_each_family
 def test_pipelines_name_their_components(family: Family[Any]) -> None:
-    """So that mypy knows what the loader puts there."""
+    """So that mypy knows the attributes that the loader sets."""
     for pipeline in family.pipelines:
         hints = typing.get_type_hints(pipeline.pipeline.load())
-        # Of the others the configs alone are known.
+        # Of the others only the configs are known.
         own = {c.name for c in family.components if not isinstance(c.takes[0], ConfigClass)}
         assert own <= hints.keys()
         assert hints["configs"] is family.configs
@@ -104,7 +104,7 @@ def test_a_request_has_the_fields_that_are_declared(family: Family[Any]) -> None
         hints = typing.get_type_hints(rules.of_task.request)
         for name, value in rules.defaults.items():
             assert own[name].parse(name, value) == value
-            # What has a default is never empty.
+            # A field with a default is never empty.
             assert type(None) not in typing.get_args(hints[name])
         for name in rules.required:
             assert type(None) not in typing.get_args(hints[name])

@@ -1,4 +1,4 @@
-"""What an author of a family is told."""
+"""Messages for the author of a family."""
 
 from __future__ import annotations
 

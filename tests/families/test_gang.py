@@ -1,4 +1,4 @@
-"""Gangs render what one rank renders: every task, every way to divide the work."""
+"""Gangs render the same frames as one rank: every task, every way to divide the work."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from vidgen_dist.parallel.mesh import Mesh
 
 TOLERANCE = 1e-4
 
-# Of every family each degree, with others and on its own; the numbers are of the checkpoint's requests.
+# For every family each degree, alone and with others; the numbers are those of the checkpoint's requests.
 CASES = [
     ("cogvideox", "5b", Degrees(ring=2), (0, 1)),
-    # Of three heads the last rank has none.
+    # There are three heads: the last rank has none.
     ("cogvideox", "5b", Degrees(ulysses=4), (0,)),
     ("cogvideox", "i2v", Degrees(ulysses=2, cfg=2), (0,)),
     ("cogvideox", "i2v", Degrees(ulysses=3), (1,)),
@@ -48,18 +48,18 @@ CASES = [
     ("mochi", "t2v", Degrees(cfg=2), (0,)),
     ("mochi", "t2v", Degrees(ulysses=2, ring=2), (0,)),
     ("mochi", "t2v", Degrees(ulysses=2, cfg=2), (2,)),
-    # Of three heads, two rows of latents and one token of text some ranks have none.
+    # With three heads, two rows of latents and one token of text, some ranks have none.
     ("mochi", "t2v", Degrees(ulysses=4), (0, 2)),
-    # Of the last request's prompt there is no token.
+    # The last request's prompt has no token.
     ("mochi", "odd", Degrees(ulysses=3), (0, 1)),
-    # 5 frames, 3 and 1: of one frame the others have none.
+    # 5 frames, 3 and 1: with one frame the other ranks have none.
     ("animatediff", "v1-5-2", Degrees(ulysses=2), (0, 2)),
     ("animatediff", "v1-5-2", Degrees(ulysses=3), (1,)),
     ("animatediff", "pndm", Degrees(cfg=2), (0,)),
     ("animatediff", "lcm", Degrees(ulysses=2, cfg=2), (0,)),
     ("animatediff", "v1-4", Degrees(ulysses=3), (0, 1)),
     ("animatediff", "whole", Degrees(ulysses=2), (0,)),
-    # Of the last chunk's one frame some ranks have none.
+    # The last chunk has one frame: some ranks have none.
     ("stable_video_diffusion", "img2vid", Degrees(ulysses=2), (0, 1)),
     ("stable_video_diffusion", "img2vid", Degrees(ulysses=3), (2,)),
     ("stable_video_diffusion", "img2vid", Degrees(ulysses=2, cfg=2), (0,)),
@@ -107,7 +107,7 @@ def _has_ring(key: str) -> bool:
 def check(
     ranks: Ranks, family: str, name: str, degrees: Degrees, numbers: tuple[int, ...]
 ) -> list[list[Rendering]]:
-    """A gang's renderings by rank, whose frames are those of one rank."""
+    """A gang's renderings by rank; the frames must be those of one rank."""
     requests = [_few_steps(name, family)[number] for number in numbers]
     renderings = ranks.run(render, name, requests, family, degrees=degrees)
     for number, of_gang, *others in zip(numbers, *renderings, strict=True):
@@ -123,7 +123,7 @@ def test_frames_equal_those_of_one_rank(
     ranks: Ranks, family: str, name: str, degrees: Degrees, numbers: tuple[int, ...]
 ) -> None:
     sent = check(ranks, family, name, degrees, numbers)[0][0].sent
-    # Tokens and rows of images over the ranks, or frames.
+    # Tokens and rows of images are divided over the ranks, or frames.
     ends, shared = ("rows", "ulysses") if _has_ring(family) else ("gather", "frames")
     assert {"weights", ends} <= sent.keys()
     assert (shared in sent) == (degrees.ulysses > 1)

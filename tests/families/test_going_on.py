@@ -1,4 +1,4 @@
-"""A rendering that goes on from a saved state makes the very frames of one that was never interrupted."""
+"""Resuming a rendering from a saved state gives the same frames as rendering without interruption."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vidgen_dist.parallel.mesh import Mesh
 
 STEPS = 3
 EARLIER = Path(__file__).parent / "resume_states"
-"""Files that release 0.1.0 has written, before they had a format."""
+"""Files that release 0.1.0 wrote, before they had a format."""
 FINGERPRINT = "f" * 64
 
 
@@ -49,7 +49,7 @@ def test_frames_are_those_of_an_unbroken_rendering(name: str) -> None:
     request = request_of(name)
     whole = load(name).render(request, on_state=save)
     assert [state.step for state in states] == list(range(1, STEPS + 1))
-    # What is to be saved may wait while the rendering goes on.
+    # States may be saved while the rendering continues.
     assert [pack(state, FINGERPRINT) for state in states] == files
     pipeline = load(name)
     for done in (2, STEPS):
@@ -62,8 +62,8 @@ def test_frames_are_those_of_an_unbroken_rendering(name: str) -> None:
         np.testing.assert_array_equal(resumed.frames, whole.frames)
         steps = [progress[1] for progress in told if progress[0] == "denoise"]
         assert steps == [0, *range(done + 1, STEPS + 1)]
-    # Where this fails, resume states mean something else now: raise `output.resume_states.FORMAT`, and save
-    # these files anew, each the state after the second step.
+    # If this fails, resume states have another meaning now: raise `output.resume_states.FORMAT`, and save
+    # these files again, each the state after the second step.
     earlier = pipeline.render(request, resume=unpack((EARLIER / f"{name}.state").read_bytes(), FINGERPRINT))
     assert references.largest_difference(earlier.frames, whole.frames) <= 1e-4
 
@@ -73,7 +73,7 @@ def test_a_gang_and_one_rank_go_on_from_each_other(ranks: Ranks) -> None:
     whole, states = render(None, request, None)
     of_gang = ranks.run(render, request, states[0], degrees=Degrees(ulysses=2))
     assert references.largest_difference(of_gang[0][0].frames, whole.frames) <= 1e-4
-    # What the leader saves is what every rank has.
+    # The leader saves a state that is equal on every rank.
     first, second = ([pack(state, FINGERPRINT) for state in saved] for _, saved in of_gang)
     assert first == second
     alone, left = render(None, request, of_gang[0][1][0])

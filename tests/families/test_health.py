@@ -1,4 +1,4 @@
-"""Values that have gone wrong end a rendering; on a gang they end it on all ranks alike."""
+"""NaN and infinity end a rendering; on a gang they end it on all ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_one_wrong_value_is_enough(wrong: float) -> None:
 
 
 def spoil(pipeline: Any, part: str, wrong: float, call: int) -> None:
-    """Let one value of what a part of the pipeline gives be wrong, from that call on, counted from 1."""
+    """Make one value in a pipeline part's result wrong, from the n-th call on, counted from 1."""
     good, calls = getattr(pipeline, part), [0]
 
     def spoiled(*args: Any, **kwargs: Any) -> nn.Tensor:
@@ -51,7 +51,7 @@ def load(mesh: Mesh | None = None) -> tuple[Any, Any]:
     return pipeline, dataclasses.replace(case.requests[0], num_inference_steps=3)
 
 
-# Infinity less infinity, on the way to the check.
+# Infinity less infinity, before the check.
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_conditioning_image_that_overflows_the_encoder() -> None:
 
 
 def spoil_first_rank(mesh: Mesh) -> tuple[str, np.ndarray]:
-    """Frames that are wrong on rank 0, which alone has frames; then a request that goes well."""
+    """Wrong frames on rank 0, which alone has frames; then a request that succeeds."""
     pipeline, request = load(mesh)
     good = pipeline.vae.decode
     if mesh.rank == 0:

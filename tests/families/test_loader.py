@@ -1,4 +1,4 @@
-"""What of a checkpoint is refused before any weight is read."""
+"""What is refused in a checkpoint before any weight is read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_another_models_weights(tmp_path: Path, component: str) -> None:
 
 
 def test_weights_that_are_not_here_are_not_missed(tmp_path: Path) -> None:
-    """None of a component, or not all shards: as of a hub id that was not downloaded yet, or not wholly."""
+    """None of a component's weights, or not all shards, as for a hub id that is not downloaded completely."""
     folder = references.case("5b").copy_checkpoint(tmp_path)
     opened = open_checkpoint(folder)
     assert all(opened.has_weights(name) for name in ("text_encoder", "transformer", "vae"))

@@ -1,4 +1,4 @@
-"""Frames of all families and checkpoints against diffusers' own; and what every pipeline does alike."""
+"""Frames of all families and checkpoints against diffusers' own; and what all pipelines do alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-3
 
 @dataclasses.dataclass
 class Watched:
-    """A case's first request, rendered, and what was told on the way."""
+    """The rendering of a case's first request, and its progress and states."""
 
     rendering: Rendering
     progress: list[tuple[str, int, int]]

@@ -1,4 +1,4 @@
-"""A family without a ring refuses one by name, wherever a run begins."""
+"""A family without a ring refuses one, with its name, wherever a run begins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKPOINT = str(references.case("5b").checkpoint)
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Callable[..., object]:
-    """A run with some of `topology`."""
+    """A run with some options of `topology`."""
     manifest = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([{"id": "a", "prompt": "a fox"}]), manifest)
 
@@ -69,7 +69,7 @@ def test_no_split_that_a_plan_compares_has_one(spec: Callable[..., object]) -> N
     degrees = {split.degrees for split in plan.comparison.splits}
     assert {each.ring for each in degrees} == {1}
     assert {each.size for each in degrees} == {1, 2, 4}
-    # Nor what is named where a gang of one has no room.
+    # The message for a gang of one that does not fit suggests no ring either.
     peaks = {split.degrees.size: split.estimate.memory.peak for split in plan.comparison.splits}
     between = int((peaks[1] + peaks[2]) / 2 / plan.run.device.usable)
     tight = dataclasses.replace(plan.run, memory=between)

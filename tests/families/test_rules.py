@@ -1,4 +1,4 @@
-"""What a checkpoint takes, known from its configs alone."""
+"""What a checkpoint takes, read from its configs alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULTS = {"height": 16, "width": 16, "fps": 8.0, "num_inference_steps": 2, "gu
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A checkpoint folder to spoil."""
+    """A copy of a checkpoint folder, to be damaged."""
     return references.case("5b").copy_checkpoint(tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_rules_load_no_mindspore() -> None:
 
 
 def test_the_models_default_is_no_fault_of_the_runs() -> None:
-    """Of 1 step 0.8 is none, but rows may bring another strength."""
+    """0.8 of 1 step is no step, but rows may have another strength."""
     rules = _rules("5b", "video-to-video")
     rules.check_defaults({"num_inference_steps": 1})
     request = RenderRequest(prompt="", video="clip.mp4", num_inference_steps=1)
@@ -274,7 +274,7 @@ def test_the_models_default_is_no_fault_of_the_runs() -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steered(ResolvedRequest):
-    """A request whose family is not yet finished."""
+    """A request of a family that is not finished."""
 
     prompt: str
     guidance_scale: float

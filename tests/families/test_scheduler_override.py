@@ -1,4 +1,4 @@
-"""Settings put over a checkpoint's scheduler: frames are diffusers', and what is refused."""
+"""Changed settings of a checkpoint's scheduler: frames are diffusers', and what is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_frames_are_diffusers(k: int) -> None:
     pipeline = load_pipeline(str(CASE.checkpoint), scheduler=settings)
     frames = pipeline(CASE.requests[0])
     references.check_close(f"2b with {settings}", frames, expected, 1e-3)
-    # The settings decide something.
+    # The settings have an effect.
     assert np.abs(frames - CASE.frames[0]).max() > 0.05
 
 

@@ -1,4 +1,4 @@
-"""Tiny models for tests, with a reference's weights or with random ones; what goes in and out of them."""
+"""Tiny models for tests, with a reference's weights or with random ones; their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vidgen_dist.weights.load import load_weights
 
 
 def made(kind: type, raw: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
-    """The model of a config.json with those keys; the constructor says which class reads them."""
+    """The model of a config.json with these keys; the constructor determines the class that reads them."""
     config = typing.get_type_hints(kind.__init__)["config"].read(raw)
     return kind(config) if mesh is None else kind(config, mesh)
 
 
 def pipeline(case: Case, mesh: Mesh | None = None) -> AnyPipeline:
-    """The pipeline of a case's checkpoint, as its frames were made."""
+    """The pipeline of a case's checkpoint, with the dtype of its frames."""
     return load_pipeline(str(case.checkpoint), **case.options, mesh=mesh)
 
 
@@ -43,7 +43,7 @@ def loaded_from(kind: type, folder: Path, variant: str | None = None) -> Any:
 
 
 def randomised(model: Any, scale: float | None = None) -> Any:
-    """The model with normal weights, times `scale`, or by default of variance 1 / fan-in."""
+    """The model with normally distributed weights, times `scale`, or by default with variance 1 / fan-in."""
     rng = np.random.default_rng(0)
     for parameter in nn.named_parameters(model).values():
         times = scale or max(1, np.prod(parameter.shape[1:])) ** -0.5
@@ -57,7 +57,7 @@ def normal(*shape: int, seed: int = 1) -> np.ndarray:
 
 
 def pieces_of(case: Case, prefix: str) -> dict[str, np.ndarray]:
-    """The case's pieces `prefix.…`, by what is behind the prefix."""
+    """The case's arrays `prefix.…`, by the rest of their names."""
     start = f"{prefix}."
     return {key.removeprefix(start): value for key, value in case.pieces.items() if key.startswith(start)}
 
@@ -68,7 +68,7 @@ def part(pieces: Mapping[str, np.ndarray], samples: Any) -> dict[str, np.ndarray
 
 
 def recordings(cases: list[Case], half: str) -> list[tuple[str, str]]:
-    """Names of the cases and their VAE's pieces of one half, "encode" or "decode", tiled ones included."""
+    """Names of the cases and their VAE's arrays for "encode" or "decode", tiled ones included."""
     keys = [(case.name, *key.split(".")) for case in cases for key in case.pieces if key.startswith("vae.")]
     return [(name, piece) for name, _, piece, *part in keys if half in piece and part == ["input"]]
 
@@ -83,21 +83,21 @@ def decode(vae: VideoAutoencoder | ImageAutoencoder, latents: np.ndarray, *how: 
 
 
 def without_effect(model: Any, runs: Mapping[str, Callable[[], np.ndarray]]) -> list[str]:
-    """Keys of the parameters that may be changed, one at a time, with nothing to be seen of it.
+    """Keys of the parameters that can be changed, one at a time, without any effect.
 
     Args:
         model: The model.
-        runs: By the beginning of keys, what makes the output that these parameters decide; parameters that
-            begin otherwise are left aside.
+        runs: The beginning of keys -> a function that computes the output that these parameters affect;
+            parameters with other beginnings are left out.
     """
-    # Not that of `randomised`: its weights made larger by a factor may be what a norm takes away again.
+    # Not the weights of `randomised`: a norm may cancel weights that are larger by a factor.
     rng = np.random.default_rng(1)
     before = {prefix: run() for prefix, run in runs.items()}
     unseen = []
     for key, parameter in nn.named_parameters(model).items():
         for prefix in (prefix for prefix in runs if key.startswith(prefix)):
             kept = nn.to_numpy(parameter).copy()
-            # Each value otherwise: norms take no notice of an offset that all channels share.
+            # Each value differently: norms cancel an offset that all channels share.
             parameter.set_data(nn.from_numpy(kept + rng.standard_normal(kept.shape).astype(np.float32)))
             if not largest_difference(runs[prefix](), before[prefix]) > 1e-4:
                 unseen.append(key)

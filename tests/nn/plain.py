@@ -1,4 +1,4 @@
-"""The layers written out plainly in float64: what every body is compared with."""
+"""The layers written out plainly in float64, to compare all implementations with."""
 
 import itertools
 import math
@@ -68,7 +68,7 @@ def attention_with_lse(q, k, v, mask=None, scale=None, bias=None):
 
 
 def convolution(x, weight, bias=None, stride=1, padding=0):
-    """Of as many axes as the kernel has; stride and padding one number or one an axis."""
+    """Convolution over as many axes as the kernel has; stride and padding are one number, or one per axis."""
     rank = weight.ndim - 2
     stride, padding = (p if isinstance(p, tuple) else (p,) * rank for p in (stride, padding))
     x = np.pad(x.astype(np.float64), [(0, 0), (0, 0), *((p, p) for p in padding)])

@@ -1,8 +1,8 @@
-"""The Ascend bodies, held to MindSpore's signatures and documented conventions without an NPU.
+"""The functions on Ascend, checked against MindSpore's signatures and documented conventions without an NPU.
 
-Each kernel that exists on Ascend alone is replaced by a stand-in that first binds the call to the
-kernel's real signature, checks what its documentation demands of shapes and dtypes, and then computes
-by NumPy what it promises. What the body makes of it must be what the CPU body gives.
+Each kernel that exists only on Ascend is replaced by a stand-in. It binds the call to the kernel's real
+signature, checks shapes and dtypes as the documentation demands, and computes the documented result with
+NumPy. The result of our function must then equal that of the CPU function.
 """
 
 import inspect
@@ -21,7 +21,7 @@ F = mint.nn.functional
 
 
 def signature(function):
-    """The real signature; of an overloaded function, which Python sees as (*args, **kwargs), the one of
+    """The real signature; for an overloaded function, which Python shows as (*args, **kwargs), the one in
     its documentation."""
     found = inspect.signature(function)
     if set(found.parameters) != {"args", "kwargs"}:
@@ -36,7 +36,7 @@ def signature(function):
 def stand_in(monkeypatch):
     """stand_in(module, name, compute): compute takes the bound arguments by name, tensors as arrays.
 
-    What it returns becomes tensors of the arguments' dtype; a tensor stays as it is.
+    What it returns is turned into tensors of the arguments' dtype; a tensor stays as it is.
     """
 
     def install(module, name, compute):
@@ -111,7 +111,7 @@ def flash_attention_score(
     if attn_mask is not None:
         assert attn_mask.dtype in (np.bool_, np.uint8)
         assert attn_mask.shape in {(batch, heads, n, m), (batch, 1, n, m), (n, m)}
-        # 1 is left out. Of a row that is left out whole nothing is promised.
+        # 1 is left out. For a row that is left out completely, nothing is promised.
         mask = attn_mask == 0
     assert isinstance(scalar_value, float)
     out = plain.attention(query, key, value, mask, real_shift, scalar_value)
@@ -129,18 +129,18 @@ def flash_attention_score(
         (nn.float16, (2, 3, 5, 7)),
         (nn.float16, (1, 1, 5, 7)),
         (nn.float16, (5, 7)),
-        (nn.bfloat16, None),  # with a mask the body needs a kernel that the CPU lacks for bfloat16
+        (nn.bfloat16, None),  # with a mask the function needs a kernel that the CPU lacks for bfloat16
     ],
 )
 @pytest.mark.parametrize("bias_shape", [None, (1, 3, 5, 7), (2, 3, 1, 7)])
 def test_flash_attention(stand_in, size, dtype, mask_shape, bias_shape):
     calls = stand_in(ops, "flash_attention_score", flash_attention_score)
-    # Halves on both sides, so that both bodies see the same numbers.
+    # Rounded to half precision for both, so that both functions see the same numbers.
     q, k, v = (nn.to_numpy(tensor(draw(2, 3, n, size, seed=n), dtype)) for n in (5, 7, 7))
     v = v[:, :, ::-1].copy()
     mask = None if mask_shape is None else draw(*mask_shape, seed=9) > 0
     if mask is not None and mask.shape[-2] > 1:
-        mask[..., 0, :] = False  # a query that may attend to nothing
+        mask[..., 0, :] = False  # a query that may attend to no key
     bias = None if bias_shape is None else nn.to_numpy(tensor(draw(*bias_shape, seed=8), dtype))
     ours = ascend.attention(
         *(tensor(x, dtype) for x in (q, k, v)), tensor(mask), tensor(bias, dtype), 1 / size**0.5
@@ -185,7 +185,7 @@ def fused_infer_attention_score(
     if atten_mask is not None:
         assert atten_mask.dtype in (np.bool_, np.int8, np.uint8)
         assert atten_mask.shape in {(batch, 1, n, m), (1, 1, n, m)}
-        # 1 is left out. Of a row that is left out whole nothing is promised.
+        # 1 is left out. For a row that is left out completely, nothing is promised.
         mask = atten_mask == 0
     assert isinstance(scale, float)
     out, lse = plain.attention_with_lse(query, key, value, mask, scale)
@@ -203,7 +203,7 @@ MASKS = [None, (2, 1, 1, 7), (1, 1, 5, 7), (5, 7)]
     ("dtype", "mask_shape"),
     [
         *((dtype, shape) for dtype in (nn.float16, nn.float32) for shape in MASKS),
-        (nn.bfloat16, None),  # with a mask the body needs a kernel that the CPU lacks for bfloat16
+        (nn.bfloat16, None),  # with a mask the function needs a kernel that the CPU lacks for bfloat16
     ],
 )
 def test_attention_with_lse(stand_in, n, size, mask_shape, dtype):
@@ -215,7 +215,7 @@ def test_attention_with_lse(stand_in, n, size, mask_shape, dtype):
     q, k, v = (nn.to_numpy(tensor(draw(2, 3, rows, size, seed=rows), dtype)) for rows in (n, 7, 7))
     mask = None if mask_shape is None else draw(*mask_shape, seed=9)[..., -n:, :] > 0
     if mask is not None:
-        mask[..., 0, :] = False  # a query that may attend to nothing
+        mask[..., 0, :] = False  # a query that may attend to no key
     out, lse = ascend.attention_with_lse(*(tensor(x, dtype) for x in (q, k, v)), tensor(mask), 0.3)
     assert (out.dtype, lse.dtype) == (dtype, nn.float32)
     expected_out, expected_lse = cpu.attention_with_lse(*map(tensor, (q, k, v)), tensor(mask), 0.3)
@@ -233,7 +233,7 @@ def test_merge_attention(stand_in, dtype):
     stand_in(mint, "logaddexp", lambda input, other: given(np.logaddexp(input, other), nn.float32))
     outs = [tensor(draw(2, 3, 5, 8, seed=i), dtype) for i in range(2)]
     lses = [draw(2, 3, 5, seed=i) * 3 for i in (2, 3)]
-    lses[0][0, 0, :2] = lses[1][0, 0, 1:3] = -np.inf  # nothing to attend to, on one side or on both
+    lses[0][0, 0, :2] = lses[1][0, 0, 1:3] = -np.inf  # no key to attend to, on one side or on both
     out, lse = ascend.merge_attention(outs[0], tensor(lses[0]), outs[1], tensor(lses[1]))
     assert (out.dtype, lse.dtype) == (dtype, nn.float32)
     same = [tensor(nn.to_numpy(x)) for x in outs]
@@ -351,7 +351,7 @@ def test_convolutions(stand_in, bias):
 def test_pad(stand_in, mode, rank, axes):
     def pad_ext(input, pad, mode, value):
         assert value is None
-        # Documented for Ascend: any count of axes by a constant; else as many as follow batch and channels.
+        # Documented for Ascend: a constant pads any number of axes; other modes all axes but the first two.
         assert mode == "constant" or len(pad) == 2 * (input.ndim - 2)
         pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2], strict=True))[::-1]
         return np.pad(input, pairs, mode="edge" if mode == "replicate" else mode)

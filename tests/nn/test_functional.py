@@ -156,7 +156,7 @@ def test_attention(draw, n, m, size, scale):
 @pytest.mark.parametrize(("batch", "n", "m"), [(32, 5, 7), (700, 16, 16), (33, 1, 1)])
 def test_attention_of_many_short_sequences(draw, batch, n, m):
     q, k, v = (draw(batch, rows, 3, 8).transpose(0, 2, 1, 3) for rows in (n, m, m))
-    # As models hand them over: transposed views.
+    # Transposed views, as models pass them.
     views = [nn.from_numpy(np.ascontiguousarray(x.swapaxes(1, 2))).permute(0, 2, 1, 3) for x in (q, k, v)]
     check(nn.attention(*views), plain.attention(q, k, v, scale=8**-0.5))
 
@@ -203,9 +203,9 @@ def test_attention_with_lse(draw, mask_shape, scale):
 def test_attention_to_parts_merges(draw):
     q, k, v = draw(2, 2, 9, 16) * 5, draw(2, 2, 31, 16), draw(2, 2, 31, 16)
     mask = draw(2, 1, 9, 31) > 0
-    mask[0, 0, 0] = False  # nothing to attend to
-    mask[1, 0, 1, :7] = False  # nothing in the first part
-    mask[1, 0, 2, 7:] = False  # nothing in the second
+    mask[0, 0, 0] = False  # no key to attend to
+    mask[1, 0, 1, :7] = False  # none in the first part
+    mask[1, 0, 2, 7:] = False  # none in the second
     parts = [
         nn.attention_with_lse(tensor(q), *(tensor(x[:, :, at]) for x in (k, v)), mask=tensor(mask[..., at]))
         for at in (slice(0, 7), slice(7, 20), slice(20, None))
@@ -400,7 +400,7 @@ def test_numpy_and_back(draw):
 
 @pytest.fixture
 def threads():
-    """Sets the number of compute threads; as it was, afterwards."""
+    """Sets the number of compute threads, and restores it afterwards."""
     yield cpu_jobs.set_threads
     cpu_jobs.set_threads(backend.current().threads)
 

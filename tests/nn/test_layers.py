@@ -96,7 +96,7 @@ def test_new_weights_are_seen_at_the_next_call():
 
 def test_parameters_take_no_memory_before_they_are_loaded():
     def held():
-        # Also what is reserved: reserved memory is touched where the allocator has used it before.
+        # Reserved memory counts too: it may have been touched if the allocator used it before.
         return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 
     nn.Linear(8, 8)

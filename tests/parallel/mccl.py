@@ -1,8 +1,8 @@
 """Collectives on CPU, over MindSpore's own communication library (MCCL), for comparison with sockets.
 
-Of its point-to-point calls on CPU a send returns when the peer's process has the message, and a receive
-blocks until it is there; so only the sends go ahead of `wait`. All of it runs in the world group, where the
-ranks have the numbers that they have in the gang. A process can start it once.
+Among its point-to-point calls on CPU, a send returns when the peer's process has the message, and a receive
+blocks until it is there; so only sends begin before `wait`. Everything runs in the world group, where the
+ranks have their numbers in the gang. A process can start it once.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ def open_rendezvous(host: str) -> ProcessGroupRendezvous:
 
 
 def start(host: str, port: int, rank: int, size: int, timeout: float) -> McclTransport:
-    """Connect this process with the others; once in its life.
+    """Connect this process to the others; once in its life.
 
     Args:
         host: IPv4 address of rank 0.
         port: Free port there.
-        rank: This process's number.
-        size: How many there are.
-        timeout: Seconds until all must have come.
+        rank: This process's rank.
+        size: Number of ranks.
+        timeout: Seconds within which all ranks must connect.
 
     Raises:
-        PeerLost: Somebody did not come.
+        PeerLost: A rank did not connect.
     """
     seconds = timedelta(seconds=timeout)
     with peer_lost(rank):
         store = mint.distributed.TCPStore(host, port, size, is_master=rank == 0, timeout=seconds)
         _init_with_store(backend="mccl", timeout=seconds, world_size=size, rank=rank, store=store)
-    # isend asks the default group for this rank's number, and that is Ascend's, which is not there.
+    # isend asks the default group for this rank's number; that is Ascend's group, which does not exist here.
     distributed._GROUP_RANK_CACHE["hccl_world_group"] = rank
     return McclTransport(rank, store)
 
 
 class McclTransport:
-    """The collectives' body over MCCL.
+    """The transport over MCCL.
 
-    A peer that is gone is noticed after 30 seconds, which is MCCL's own choice; one that is at another place
-    of the program may not be noticed at all.
+    MCCL notices after 30 seconds that a peer has ended; it may never notice that a peer is at another point
+    of the program.
 
     Args:
-        rank: This process's number.
+        rank: This process's rank.
         store: What connected the ranks; lives as long as they do.
     """
 
@@ -100,10 +100,10 @@ class McclTransport:
         return MappedResult(self.all_to_all(ranks, [piece] * len(ranks), shapes), join)
 
     def close(self) -> None:
-        """Nothing: MCCL lives as long as the process."""
+        """Do nothing: MCCL lives as long as the process."""
 
     def receive(self, last: _Arrivals) -> None:
-        """Receive what was expected, in the order in which it is sent, up to and with `last`."""
+        """Receive what is expected, in the order in which it is sent, up to and including `last`."""
         while last in self._expected:
             with peer_lost(self._rank):
                 for peer, tensor in self._expected[0].tensors:
@@ -113,12 +113,12 @@ class McclTransport:
 
 @dataclass(frozen=True, eq=False)
 class _Arrivals:
-    """What is to come from other ranks.
+    """Data that other ranks will send.
 
     Args:
         transport: Receives it.
         tensors: Each with the rank that sends it.
-        results: Of the whole collective.
+        results: The results of the whole collective.
     """
 
     transport: McclTransport

@@ -4,8 +4,8 @@
     results = ranks.run(body, x, degrees=Degrees(ulysses=2))   # its return values, by rank
 
 The processes are started once and used by all tests of a session; each run gives them a new mesh. They are
-forks of one that has imported MindSpore and tokenizers, which takes seconds, and has not computed: forks of
-one that has, as the tests' own process, hang.
+forks of a process that has imported MindSpore and tokenizers, which takes seconds, and has not computed:
+forks of a process that has computed, such as the tests' own, hang.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Ranks:
 
         Args:
             body: A function of a module.
-            args: What can be pickled.
-            degrees: Of the gang.
+            args: Picklable arguments.
+            degrees: How the gang divides its work.
             timeout: Seconds that the slowest rank may take.
 
         Raises:
@@ -65,7 +65,7 @@ class Ranks:
     def close(self) -> None:
         for process, connection in self._ranks:
             connection.close()
-            # They hold nothing; MindSpore alone takes seconds to end.
+            # They hold nothing that must be saved, and MindSpore takes seconds to end.
             process.kill()
             process.join()
         self._ranks = []
@@ -97,13 +97,13 @@ class Ranks:
         try:
             return call()
         except (EOFError, BrokenPipeError):
-            # The next run starts all of them anew.
+            # The next run starts all of them again.
             self.close()
             raise AssertionError("\n".join([*faults, f"rank {rank} has died"])) from None
 
 
 def _serve(connection: Connection, open_at: Callable[[str], Rendezvous]) -> None:
-    """A rank's life: open a rendezvous and tell its address, join, run, answer; until the pipe ends."""
+    """The loop of a rank: open a rendezvous, send its address, join, run, answer; until the pipe closes."""
     from vidgen_dist import nn
 
     nn.set_device("cpu", threads=1)

@@ -1,4 +1,4 @@
-"""Sequence-parallel attention equals attention on one rank; what it moves is counted."""
+"""Sequence-parallel attention equals attention on one rank; the bytes that it sends are counted."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_uneven_heads_and_tokens_add_their_padding_alone(ranks: Ranks) -> None:
     text, video, heads, size = 5, 33, 5, 3
     for _, sent in ranks.run(attend, 1, text, video, heads, degrees=Degrees(ulysses=size)):
         most_tokens, most_heads = -(-(text + video) // size), -(-heads // size)
-        # Both ways: what a rank has, of the heads that it has not, and what the others have, of those it has.
+        # Both ways: this rank's tokens of other ranks' heads, and other ranks' tokens of its heads.
         there = 3 * most_tokens * (heads - heads // size)
         back = most_heads * (text + video - (text + video) // size)
         assert sent["ulysses"] <= 4 * SIZE * (there + back)

@@ -1,4 +1,4 @@
-"""Blocks one after the other, and what is in memory meanwhile."""
+"""Blocks run one after another, and what is in memory at that time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vidgen_dist.parallel.blocks import run_blocks
 
 
 class Tokens:
-    """Stands for a tensor: numbers of the blocks that have seen it."""
+    """Stands for a tensor: the numbers of the blocks that it has gone through."""
 
     def __init__(self, *seen: int) -> None:
         self.seen = seen

@@ -18,7 +18,7 @@ def numbers(rank: int, peer: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def give_and_take(mesh: Mesh) -> tuple[list[np.ndarray], dict[str, int]]:
-    # Rank r gives rank p an array of r + p rows; 0 gives itself nothing.
+    # Rank r sends rank p an array of r + p rows; 0 sends itself nothing.
     r = mesh.rank
     pieces = [nn.from_numpy(numbers(r, p, (r + p, 3))) for p in range(mesh.size)]
     shapes = [(p + r, 3) for p in range(mesh.size)]
@@ -65,7 +65,7 @@ def test_collectives_may_be_under_way_together(ranks: Ranks) -> None:
 
 
 def shifted(mesh: Mesh) -> dict[str, float]:
-    """Each group's ranks tell their number in the gang to the next of the group."""
+    """In each group every rank sends its number in the gang to the next rank."""
     told = {}
     for name in ("gang", "sequence", "ulysses", "ring", "cfg"):
         group = getattr(mesh, name)

@@ -1,4 +1,4 @@
-"""Frames of a clip split over ranks, against the same done on one rank."""
+"""Frames of a clip divided over ranks, compared with one rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vidgen_dist.parallel.frame_split import FrameSplit, FrameSplitGroupNorm, Te
 from vidgen_dist.parallel.mesh import Mesh, alone
 
 SPLITS = [(5, 2), (5, 3), (3, 3), (2, 3), (1, 2)]
-"""Frames, ranks: also more ranks than frames."""
+"""Frames, ranks; also more ranks than frames."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,7 +25,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def mixed(mesh: Mesh, x: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A small network over x (B, C, F, H, W) that mixes frames in each way; on all ranks and on the first."""
+    """A small network over x (B, C, F, H, W) that mixes frames in each way; gathered on all ranks, and on one."""
     split = FrameSplit.divide(mesh.sequence, x.shape[2])
     conv, norm = TemporalConv(4, 4), FrameSplitGroupNorm(2, 4)
     conv.weight, conv.bias = (nn.from_numpy(weights[key]) for key in ("conv", "bias"))
@@ -43,7 +43,7 @@ def mixed(mesh: Mesh, x: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np
 @pytest.mark.parametrize(("frames", "size"), SPLITS)
 @pytest.mark.parametrize("width", [2, 1])
 def test_mixed_as_on_one_rank(ranks: Ranks, frames: int, size: int, width: int) -> None:
-    # One place is on one rank alone.
+    # One place is on one rank only.
     x = normal(2, 4, frames, 1, width)
     weights = {"conv": normal(4, 4, 3, 1, 1, seed=1), "scale": normal(4, seed=2), "bias": normal(4, seed=3)}
     expected, _ = mixed(alone(), x, weights)
@@ -76,7 +76,7 @@ def sent(mesh: Mesh, x: np.ndarray) -> dict[str, int]:
 
 
 def test_bytes_sent(ranks: Ranks) -> None:
-    # 6 frames of 8 places of 5 numbers on 2 ranks: each gives half of its places away, and gets them back.
+    # 6 frames of 8 places of 5 numbers on 2 ranks: each sends half of its places, and gets them back.
     half = 1 * 3 * 4 * 5 * 4
     assert (
         ranks.run(sent, normal(1, 6, 8, 5), degrees=Degrees(2))

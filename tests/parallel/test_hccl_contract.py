@@ -1,8 +1,8 @@
-"""The Ascend body of the collectives, held to MindSpore's signatures and documentation without an NPU.
+"""The transport on Ascend, checked against MindSpore's signatures and documentation without an NPU.
 
-Each call that works on Ascend alone is replaced by a stand-in that binds it to the real signature, checks
-what the documentation demands, and, once all ranks of a group have called, moves what it promises. All ranks
-live in this process and take turns; results are there after `wait`, and not before.
+Each call that works only on Ascend is replaced by a stand-in. It binds the call to the real signature, checks
+what the documentation demands, and moves the data once all ranks of a group have called. All ranks are in
+this process and run in turn; results exist only after `wait`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORLD = "hccl_world_group"
 
 @dataclass
 class Handle:
-    """A CommHandle: fills the output when it is waited for, all ranks having called."""
+    """A CommHandle: fills the output in `wait`, when all ranks have called."""
 
     fill: Callable[[], None]
 
@@ -45,7 +45,7 @@ class Handle:
 
 @dataclass
 class Hccl:
-    """What HCCL's ranks have called, by group; `rank` is the one whose turn it is."""
+    """The calls of HCCL's ranks, by group; `rank` is the rank that runs now."""
 
     rank: int = 0
     groups: dict[str, list[int]] = field(default_factory=lambda: {WORLD: list(range(SIZE))})
@@ -64,7 +64,7 @@ class Hccl:
         self.created[self.rank].append(group)
 
     def _call(self, group: str, **arguments: Any) -> tuple[int, int]:
-        """(place in the group, number of the call)."""
+        """(index in the group, number of the call)."""
         assert group == WORLD or group in self.created[self.rank]
         calls = self.calls[group, self.rank]
         calls.append(arguments)
@@ -84,7 +84,7 @@ class Hccl:
         group: str,
         async_op: bool,
     ) -> Handle:
-        """Split sizes are of axis 0; the j-th piece of the i-th rank becomes the i-th piece of the j-th."""
+        """Split sizes count along axis 0; the i-th rank's j-th piece becomes the j-th rank's i-th piece."""
         assert async_op
         assert output.dtype == input.dtype
         assert input.is_contiguous()
@@ -110,7 +110,7 @@ class Hccl:
     def all_gather_into_tensor(
         self, output_tensor: nn.Tensor, input_tensor: nn.Tensor, group: str, async_op: bool
     ) -> Handle:
-        """All ranks give one shape; they come one after another along axis 0."""
+        """All ranks pass one shape; their pieces follow one another along axis 0."""
         assert async_op
         assert input_tensor.is_contiguous()
         assert output_tensor.is_contiguous()
@@ -128,7 +128,7 @@ class Hccl:
 
 
 def bound(real: Callable[..., Any], compute: Callable[..., Any]) -> Callable[..., Any]:
-    """compute, called with the arguments as the real function's signature has them."""
+    """Call compute with the arguments bound to the real function's signature."""
     signature = inspect.signature(real)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -152,7 +152,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Hccl:
 
 
 def on_all(world: Hccl, begin: Callable[[Mesh], PendingResult], degrees: Degrees) -> list[Any]:
-    """What every rank of a gang gets: all begin, then all wait."""
+    """The results of all ranks of a gang: all begin, then all wait."""
     pending = []
     for rank in range(degrees.size):
         world.rank = rank
@@ -171,7 +171,7 @@ GROUPS = ["gang", "sequence", "ulysses", "ring", "cfg"]
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_all_to_all_moves_uneven_pieces(world: Hccl, degrees: Degrees, name: str) -> None:
-    # Rank r gives rank p an array of 2 r + p rows; 0 gives itself nothing.
+    # Rank r sends rank p an array of 2 r + p rows; 0 sends itself nothing.
     def begin(mesh: Mesh) -> PendingResult:
         group: Group = getattr(mesh, name)
         pieces = [nn.from_numpy(numbers(mesh.rank, p, (2 * mesh.rank + p, 3))) for p in group.ranks]
@@ -185,7 +185,7 @@ def test_all_to_all_moves_uneven_pieces(world: Hccl, degrees: Degrees, name: str
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_shift_takes_part_everywhere(world: Hccl, degrees: Degrees, name: str) -> None:
-    # The first to the second, of which views go as their values; the others take part with nothing.
+    # From the first to the second, as views, whose values must be sent; the others take part with nothing.
     def begin(mesh: Mesh) -> PendingResult:
         group: Group = getattr(mesh, name)
         x = nn.from_numpy(numbers(mesh.rank, 0, (2, 3))).permute(1, 0)
@@ -264,7 +264,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     real = mint.distributed.init_process_group
     monkeypatch.setattr(mint.distributed, "init_process_group", bound(real, init_process_group))
-    # What MindSpore has set, and nothing of a developer's own; all is put back.
+    # As MindSpore sets it, without a developer's own settings; restored afterwards.
     monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "600")
     monkeypatch.setenv("HCCL_EXEC_TIMEOUT", "0")
     monkeypatch.delenv("HCCL_EXEC_TIMEOUT")

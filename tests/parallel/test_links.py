@@ -1,4 +1,4 @@
-"""Byte links: who gets in, what arrives, and what happens when somebody goes."""
+"""Byte links: who may connect, what arrives, and what happens when a peer ends."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def connected(size: int, host: str = LOCAL) -> Iterator[list[Links]]:
 
 @contextmanager
 def beside_a_stranger(timeout: float = PATIENCE) -> Iterator[tuple[Links, socket.socket]]:
-    """Rank 0 of two, and the bare socket to it of what it takes for rank 1."""
+    """Rank 0 of two, and the plain socket that it takes for rank 1."""
     with socket.create_server((LOCAL, 0)) as server:
         stranger = socket.create_connection(server.getsockname())
         links = Links(0, {1: server.accept()[0]}, timeout)
@@ -84,7 +84,7 @@ def until(done: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("host", loopbacks())
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_rank_reaches_every_other(host: str, size: int) -> None:
-    # Rank r sends rank p r + p kilobytes and a bit; far more than a socket holds to the highest ones.
+    # Rank r sends rank p about r + p kilobytes; to the highest ones far more than a socket's buffer holds.
     def length(r: int, p: int) -> int:
         return (r + p) ** 4 * 10_000 + 1
 
@@ -152,7 +152,7 @@ def test_strangers_hold_nobody_up() -> None:
     for stranger in (silent, forger):
         stranger.settimeout(PATIENCE)
         assert stranger.recv(1) == b""
-    with pytest.raises(ConnectionResetError):  # the rest of what it said was not read
+    with pytest.raises(ConnectionResetError):  # the rest of what it sent was not read
         chatty.recv(1)
     for end in (silent, forger, chatty, *links):
         end.close()
@@ -177,7 +177,7 @@ def test_who_does_not_come_is_named() -> None:
         came = pool.submit(listeners[2].connect, addresses, 2, 0.5)
         with pytest.raises(PeerLost, match=r"^rank 0: no connection to rank 1, 3 \("):
             listeners[0].connect(addresses, 0, 0.5)
-        # It reached 0; 1 listens, but never joins.
+        # It connected to 0; 1 listens, but never joins.
         with pytest.raises(PeerLost, match=r"^rank 2: no connection to rank 1 \("):
             came.result()
 
@@ -193,7 +193,7 @@ def test_who_is_gone_before_the_others_join_is_named_at_once() -> None:
 
 
 def send_much(connection: Connection) -> None:
-    """Rank 1 of two, which sends more than the sockets between them hold, and so comes to no end."""
+    """Rank 1 of two, which sends more than the sockets' buffers hold, and so cannot finish."""
     listener = Listener(LOCAL)
     connection.send(listener.address)
     links = listener.connect(connection.recv(), 1, PATIENCE)
@@ -250,7 +250,7 @@ def test_a_peer_that_is_silent() -> None:
 def test_closing_ends_what_is_under_way() -> None:
     with beside_a_stranger() as (links, _):
         much = np.zeros(2**26, np.uint8)
-        # Nobody reads the one, nobody writes the other.
+        # Nobody reads from the one, nobody writes to the other.
         exchanges = [links.exchange([(1, much.data)], []), links.exchange([], [(1, much.data)])]
         links.close()
         for exchange in exchanges:

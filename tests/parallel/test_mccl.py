@@ -1,6 +1,6 @@
-"""The collectives over MCCL: what test_collectives.py asks of sockets.
+"""The collectives over MCCL: the same checks as in test_collectives.py.
 
-A process starts MCCL once, so each size has processes of its own, and all is asked in one run.
+A process starts MCCL once, so each size has processes of its own, which do everything in one run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def in_turn(mesh: Mesh, bodies: list[tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
 def gather_into(mesh: Mesh) -> tuple[bool, np.ndarray]:
-    """Whether the result lies where it was asked for, and it."""
+    """Whether the result is in the given memory, and the result."""
     out = nn.zeros((2 * mesh.size, 3))
     pending = mesh.gang.all_gather(
         nn.from_numpy(numbers(mesh.rank, 0, (2, 3))), [2] * mesh.size, what="test", out=out
@@ -47,7 +47,7 @@ def gather_into(mesh: Mesh) -> tuple[bool, np.ndarray]:
 
 
 def views_and_halves(mesh: Mesh) -> np.ndarray:
-    """A transposed view and a bfloat16 one go as their values."""
+    """The values of a transposed view and of a bfloat16 view are sent."""
     x = nn.from_numpy(numbers(mesh.rank, 0, (3, 2)))
     turned = mesh.gang.all_gather(x.permute(1, 0), [2] * mesh.size, what="test").wait()
     halves = mesh.gang.all_gather(x[:, 1:].astype(nn.bfloat16), [3] * mesh.size, what="test").wait()
@@ -101,7 +101,7 @@ def test_three_ranks_and_groups_of_them(mccl_ranks: Ranks) -> None:
 
 
 def test_what_mccl_raises_of_a_dead_peer_is_peer_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The real thing takes MCCL 30 seconds.
+    # The real error takes MCCL 30 seconds.
     def fail(*_: object) -> None:
         raise RuntimeError("Recv failed.\n\n- C++ Call Stack: (For framework developers)")
 

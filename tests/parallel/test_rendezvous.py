@@ -19,7 +19,7 @@ PATIENCE = 60.0
 
 
 def join(places: Sequence[Rendezvous], degrees: Degrees) -> list[Mesh]:
-    """The meshes of all ranks, each joined by a thread as a process of its own would."""
+    """The meshes of all ranks; threads join as processes would."""
     addresses = [place.address for place in places]
     with ThreadPoolExecutor(len(places)) as pool:
         return list(
@@ -28,7 +28,7 @@ def join(places: Sequence[Rendezvous], degrees: Degrees) -> list[Mesh]:
 
 
 def gathered(meshes: Sequence[Mesh], values: Sequence[float]) -> list[list[float]]:
-    """What each rank has when all have gathered the values, one of each."""
+    """What each rank has after all have gathered the values, one from each."""
     pieces = [nn.from_numpy(np.full((1,), value, np.float32)) for value in values]
     pending = [
         mesh.gang.all_gather(piece, [1] * mesh.size, what="test")
@@ -40,7 +40,7 @@ def gathered(meshes: Sequence[Mesh], values: Sequence[float]) -> list[list[float
 def test_two_gangs_on_a_host_do_not_meet() -> None:
     places = [open_rendezvous("cpu", LOCAL) for _ in range(5)]
     assert len({place.address for place in places}) == 5
-    # Seats are ordered by whoever makes the gangs, not by when they were taken.
+    # The maker of the gangs orders the ranks, not the time at which each opened its rendezvous.
     one = join([places[3], places[0]], Degrees(2))
     other = join([places[4], places[1], places[2]], Degrees(ring=3))
     assert gathered(other, (7, 8, 9)) == [[7, 8, 9]] * 3

@@ -1,4 +1,4 @@
-"""Sharded weights: the same numbers as whole ones, from slices that each rank reads alone."""
+"""Sharded weights: the same numbers as with whole ones, from slices of which each rank reads only its own."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from vidgen_dist.weights.tensors import TensorFiles
 
 WIDTH, VOCABULARY = 24, 11
 HIDDEN = (40, 7, 7, 65, 40)
-"""Of the blocks, which differ in size and take turns in memory that was another's before."""
+"""Sizes of the blocks, which differ and use each other's memory in turn."""
 
 
 class Block(nn.Module):
-    """One with parameters of one axis, of two, of none, and with a list of its own."""
+    """A block with parameters of no axis, of one, of two, and with a list of its own."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def weights(dtype: Any = np.float32) -> dict[str, np.ndarray]:
 
 
 def checkpoint(folder: Path, content: dict[str, np.ndarray] | None = None) -> str:
-    """Under a prefix that `plain` takes off."""
+    """With a prefix that `plain` removes."""
     content = weights() if content is None else content
     save_file({f"model.{key}": value for key, value in content.items()}, folder / "model.safetensors")
     return str(folder)
@@ -102,7 +102,7 @@ def loaded(folder: str, mesh: Mesh | None = None) -> Model:
 
 
 def some_ids(rank: int) -> np.ndarray:
-    """(2, 9), others on each rank."""
+    """(2, 9); different on each rank."""
     return np.random.default_rng(rank).integers(0, VOCABULARY, (2, 9)).astype(np.int32)
 
 
@@ -139,7 +139,7 @@ def test_a_rank_sends_its_share_of_each_block_once_to_each_and_of_the_table_the_
 ) -> None:
     told = ranks.run(bytes_sent, checkpoint(tmp_path), degrees=Degrees(size))
     blocks = sum(value.nbytes for key, value in weights().items() if "blocks" in key)
-    # Shares are equal, of parameters that begin at multiples of 512 bytes.
+    # Shares are equal, and parameters begin at multiples of 512 bytes.
     parameters = sum("blocks" in key for key in weights())
     most = blocks + 512 * (parameters + size * len(HIDDEN))
     edges = {2: (0, 6, 11), 3: (0, 4, 8, 11)}[size]
@@ -153,7 +153,7 @@ def test_a_rank_sends_its_share_of_each_block_once_to_each_and_of_the_table_the_
 
 @contextlib.contextmanager
 def counted_reads() -> Iterator[list[tuple[str, int]]]:
-    """What `TensorFiles.read` returns meanwhile: (key, bytes)."""
+    """What `TensorFiles.read` returns in this block: (key, bytes)."""
     reads: list[tuple[str, int]] = []
     plain_read = TensorFiles.read
 
@@ -170,7 +170,7 @@ def counted_reads() -> Iterator[list[tuple[str, int]]]:
 
 
 def seat(size: int, rank: int) -> Mesh:
-    """A rank that can load, for which nothing is exchanged, and not run."""
+    """A rank that can load weights, but not run: nothing can be exchanged."""
     return Mesh(gang=Group(tuple(range(size)), rank))
 
 
@@ -194,7 +194,7 @@ def test_each_rank_reads_its_slices_alone(tmp_path: Path, size: int) -> None:
         elif key == "table.weight":
             assert read_by_all[key] == whole[key]
         else:
-            # Where a boundary of shares falls into a row, both sides read the row.
+            # If a boundary between shares is within a row, both sides read that row.
             row = whole[key] // value.shape[0] if value.shape else 0
             assert whole[key] <= read_by_all[key] <= whole[key] + (size - 1) * row
     resident = whole["out.weight"] + whole["out.bias"]
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_refused_on_every_rank_before_anything_is_read(
 
 
 def weights_by_turn(mesh: Mesh, folder: str) -> list[tuple[list[bool], int]]:
-    """For each block's turn: which blocks have weights, and how many gathers were begun."""
+    """While each block runs: which blocks have weights, and how many gathers were begun."""
     model = loaded(folder, mesh)
     transport: Any = mesh.transport
     plain_gather, begun = transport.all_gather, []
@@ -275,7 +275,7 @@ def test_weights_outside_of_their_turn_are_not_there(ranks: Ranks, tmp_path: Pat
 
 
 def broken_off(mesh: Mesh, folder: str) -> tuple[bool, bool]:
-    """Whether a run after one that ended early has the right weights, with and without the old one's end."""
+    """Whether a run after an abandoned one has the right weights, with and without the end of the old one."""
     whole, model = loaded(folder), loaded(folder, mesh)
     x = nn.from_numpy(np.random.default_rng(0).standard_normal((3, WIDTH), np.float32))
     expected = nn.to_numpy(whole.stack(x)).tobytes()
@@ -362,7 +362,7 @@ class Loose(nn.Module):
 def joined(
     blocks: list[list[tuple[int, ...]]], content: dict[str, np.ndarray], size: int, dtype: Any
 ) -> dict[str, nn.Tensor]:
-    """The parameters, as views of the vectors that the shares of all ranks make."""
+    """The parameters, as views of the vectors that all ranks' shares form."""
     models = [Loose(blocks) for _ in range(size)]
     for rank, model in enumerate(models):
 
@@ -427,7 +427,7 @@ def shared_and_whole(
     make: Callable[[Mapping[str, Any]], nn.Module],
     run: Callable[[Any], np.ndarray],
 ) -> tuple[list[bytes], list[bytes]]:
-    """What two runs of a case's model give, with sharded weights and with whole ones."""
+    """The results of two runs of a case's model, with sharded weights and with whole ones."""
     folder = case(name).checkpoint / component
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     outputs = []
@@ -477,7 +477,7 @@ def test_models_give_what_they_give_with_whole_weights_bit_for_bit(
 # --- Memory
 
 
-BLOCKS, SIDE = 40, 1376  # 7.2 MiB a block, 289 MiB in all
+BLOCKS, SIDE = 40, 1376  # 7.2 MiB per block, 289 MiB in all
 
 
 class Heavy(nn.Module):
@@ -499,14 +499,14 @@ def megabytes(field: str) -> float:
 
 
 def memory_of_weights(mesh: Mesh, folder: str) -> dict[str, float]:
-    """MiB above what the process had just before loading."""
+    """MiB above the memory that the process had just before loading."""
     model = Heavy()
     x = nn.from_numpy(np.ones((2, SIDE), np.float32))
-    # All that starts has started, and the matrix product has its own memory.
+    # Everything has started by now, and the matrix product has its own memory.
     nn.to_numpy(nn.linear(x, nn.from_numpy(np.ones((SIDE, SIDE), np.float32))))
 
     def peak_again() -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the kernel's own high-water mark, from here on
+        Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
 
     peak_again()
     before, anonymous_before = megabytes("VmRSS"), megabytes("RssAnon")
@@ -545,7 +545,7 @@ def test_memory_of_weights_a_rank(heavy: str, size: int, allowed: float) -> None
 
 
 class Levels(nn.Module):
-    """Lists within the blocks of a list, which run in lockstep; not every block has both."""
+    """Lists within the blocks of a list, iterated in lockstep; not every block has both."""
 
     sharded = ("levels.*.first", "levels.*.second")
 

@@ -1,4 +1,4 @@
-"""Images split into rows over ranks, against the same done on one rank or by NumPy."""
+"""Spatial split: rows of images divided over ranks, compared with one rank or with NumPy."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_padding(
     mode: Literal["constant", "replicate"],
     stride: int,
 ) -> None:
-    # One row more than the last rank's share of pairs: it stays with that rank.
+    # One row more than the last rank's share of pairs: that rank has it.
     x, weight = normal(1, 3, 3, 2 * total + 1, 6), normal(4, 3, 3, 3, 3, seed=1)
     pairs = [(0, 0)] * 5
     for i in range(len(widths) // 2):
@@ -116,7 +116,7 @@ def halo_bytes(mesh: Mesh, above: int, below: int) -> int:
 @pytest.mark.parametrize(("above", "below"), [(1, 1), (2, 1), (0, 1), (0, 0)])
 def test_a_halo_sends_its_rows_to_the_neighbours(ranks: Ranks, above: int, below: int) -> None:
     row = 2 * 3 * 4 * 7 * 4
-    # Two ranks have 3 and 2 rows, the third none: at 1 row it would be narrower than the halo.
+    # Two ranks have 3 and 2 rows, the third none: 1 row would be narrower than the halo.
     told = ranks.run(halo_bytes, above, below, degrees=Degrees(3))
     assert told == [above * row, below * row, 0]
 
@@ -166,7 +166,7 @@ def normalise(mesh: Mesh, x: np.ndarray, total: int) -> tuple[np.ndarray, int] |
 
 @pytest.mark.parametrize(("total", "size"), SPLITS)
 def test_group_norm(ranks: Ranks, total: int, size: int) -> None:
-    # Rows far from one another: the parts' own moments would give another picture.
+    # Rows with very different values: the parts' own moments would give another result.
     x = normal(2, 6, 3, 2 * total, 5) + np.arange(2 * total, dtype=np.float32)[:, None]
     x[:, :, :, ::2] = x[:, :, :, :1]
     told = [t for t in ranks.run(normalise, x, total, degrees=Degrees(size)) if t is not None]
@@ -175,11 +175,11 @@ def test_group_norm(ranks: Ranks, total: int, size: int) -> None:
         nn.from_numpy(x), 3, nn.from_numpy(normal(6, seed=1)), nn.from_numpy(normal(6, seed=2)), 1e-5
     )
     np.testing.assert_allclose(ours, nn.to_numpy(expected), atol=1e-5)
-    # Every other row is the same, and so are all ranks' moments: to the bit.
+    # Every other row is the same, and so are all ranks' moments, bit for bit.
     np.testing.assert_array_equal(
         ours[:, :, :, ::2], np.broadcast_to(ours[:, :, :, :1], ours[:, :, :, ::2].shape)
     )
-    # Number, mean and variance of 2 x 3 groups to every other rank.
+    # Count, mean and variance of 2 x 3 groups to every other rank.
     assert [sent for _, sent in told] == [3 * 6 * 4 * (len(told) - 1)] * len(told)
 
 
@@ -228,7 +228,7 @@ def test_rows_are_gathered(ranks: Ranks, total: int, size: int) -> None:
     for rank, (everywhere, at_first, _) in enumerate(told):
         np.testing.assert_array_equal(everywhere, x)
         np.testing.assert_array_equal(at_first, x if rank == 0 else x[:, :, :, :0])
-    # Whoever is not the first sends its rows once, and everybody its shape.
+    # Every rank but the first sends its rows once, and all send their shapes.
     shapes = size * (size - 1) * 5 * 8
     assert (
         sum(sent for *_, sent in told)
@@ -237,7 +237,7 @@ def test_rows_are_gathered(ranks: Ranks, total: int, size: int) -> None:
 
 
 def rows_of_the_first(total: int, size: int) -> int:
-    """Rows that the first rank has already."""
+    """Rows that the first rank already has."""
     return 2 * -(-total // min(total, size))
 
 

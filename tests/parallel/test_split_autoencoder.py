@@ -1,4 +1,4 @@
-"""CogVideoX's autoencoder with its rows over ranks: what one rank computes, in a part of its memory."""
+"""CogVideoX's autoencoder with its rows divided over ranks: the result of one rank, with less memory."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_frames(told: list[np.ndarray], expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("rows", "size"), SPLITS)
 def test_encode(ranks: Ranks, rows: int, size: int) -> None:
-    # 4 pixels a latent, and 3 rows of pixels beyond the last. Batches of 9 and 8 frames.
+    # 4 pixels per latent, and 3 rows of pixels more. Batches of 9 and 8 frames.
     video = normal(1, 3, 17, 4 * rows + 3, 12)
     check_moments(ranks.run(encode, video, {}, degrees=Degrees(size)), encode(alone(), video, {}))
 
@@ -151,9 +151,9 @@ LARGE = {
 
 
 def decoding_memory(mesh: Mesh, latents: np.ndarray) -> int:
-    """Bytes of this process while it decodes, at the most, over those that it had before."""
+    """The most bytes that this process uses while it decodes, above those that it had before."""
     vae = tiny.randomised(tiny.made(AutoencoderKLCogVideoX, LARGE, mesh))
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = resident("VmRSS")
     vae.decode(nn.from_numpy(latents))
     return resident("VmHWM") - before
@@ -170,7 +170,7 @@ def test_memory_of_a_rank_falls_with_their_number() -> None:
     latents = normal(1, 4, 2, 64, 40)
     peaks = []
     for size in (1, 2):
-        # New processes: what an earlier decoding freed would be taken again, unseen.
+        # New processes: they might reuse, unseen, what an earlier decoding freed.
         processes = Ranks()
         try:
             peaks.append(max(processes.run(decoding_memory, latents, degrees=Degrees(size))))

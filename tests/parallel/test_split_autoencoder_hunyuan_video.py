@@ -1,4 +1,4 @@
-"""HunyuanVideo's autoencoder with its rows over ranks: what one rank computes."""
+"""HunyuanVideo's autoencoder with its rows divided over ranks: the result of one rank."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def decode(mesh: Mesh, latents: np.ndarray, tiling: bool) -> np.ndarray:
 
 @pytest.mark.parametrize(("rows", "size", "tiling"), SPLITS)
 def test_rows_make_what_one_rank_makes(ranks: Ranks, rows: int, size: int, tiling: bool) -> None:
-    # Two tiles of frames each way, and what is beyond the last whole latent.
+    # Two tiles of frames each way, and rows beyond the last whole latent.
     video, latents = normal(1, 3, 18, 8 * rows + 3, 16), normal(1, 2, 6, rows, 2)
     degrees = Degrees(ulysses=size)
     expected = encode(alone(), video, tiling)

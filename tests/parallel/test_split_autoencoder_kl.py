@@ -1,4 +1,4 @@
-"""The autoencoder of images with its frames over ranks: what one rank computes."""
+"""The image autoencoder with its frames divided over ranks: the result of one rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LTX-Video's autoencoder with its rows over ranks: what one rank computes, injected noise and all."""
+"""LTX-Video's autoencoder with its rows divided over ranks: the result of one rank, with injected noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mochi's autoencoder with its rows over ranks: what one rank computes."""
+"""Mochi's autoencoder with its rows divided over ranks: the result of one rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints as published, their configs alone: what a plan is made of."""
+"""Published checkpoints as their configs alone, for plans."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _INDEX = {
     "vae": ["diffusers", "AutoencoderKLCogVideoX"],
 }
 
-# What decoders from 0.9.1 on have in common.
+# What decoders from 0.9.1 on share.
 _LTX_TOLD = {
     "decoder_block_out_channels": [256, 512, 1024],
     "decoder_spatio_temporal_scaling": [True] * 3,
@@ -316,14 +316,14 @@ NAMES = {
     "stabilityai/stable-video-diffusion-img2vid-xt": "stable-video-diffusion",
     "ali-vilab/i2vgen-xl": "i2vgen-xl",
 }
-"""What `checkpoint` calls a hub id."""
+"""`checkpoint`'s hub ids."""
 
 
 def checkpoint(folder: Path, name: str) -> Checkpoint:
-    """A published checkpoint of which only the configs were downloaded.
+    """A published checkpoint of which only the configs are downloaded.
 
     Args:
-        folder: Where they are put.
+        folder: The configs are written to it.
         name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
             `mochi`, or `stable-video-diffusion`, or `i2vgen-xl`; or `animatediff`, with the motion adapter
             v1-5-2.
@@ -361,12 +361,12 @@ def _written(
 
 
 def spec(**flags: Any) -> RunSpec:
-    """A run; flags with two underscores for the dot."""
+    """A run; two underscores in a flag stand for the dot."""
     given = {key.replace("__", "."): value for key, value in flags.items()}
     return spec_from_flags({"model.id": "none", "manifest.uri": "none", "output.uri": "none", **given})
 
 
 def run(folder: Path, name: str) -> PlannedRun:
-    """A run of a published checkpoint on a 910B, its videos the model's own."""
+    """A run of a published checkpoint on a 910B, with videos of the model's own size."""
     opened = checkpoint(folder, name)
     return read_planned_run(opened, load_rules(opened), spec(), "910B")

@@ -1,4 +1,4 @@
-"""A planned run of a reference's checkpoint."""
+"""A planned run of a reference checkpoint."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_parameters_are_those_of_the_files(family: str, name: str) -> None:
     for part in run.size.components:
         folders = weight_folders(find_family(checkpoint), checkpoint, part.name)
         files = TensorFiles.open(*folders, variant=checkpoint.variant)
-        # T5's table of tokens is there under two names; of LLaMA not all blocks are run.
+        # T5's token table is stored under two names; not all of LLaMA's blocks are run.
         rename = getattr(models[part.name], "own_key", str)
         stored = {rename(key): math.prod(files.shape(key)) for key in files.keys}
         assert part.parameters == sum(size for key, size in stored.items() if key is not None), part.name
@@ -60,7 +60,7 @@ def test_published_sizes(run: Callable[..., PlannedRun], name: str, transformer:
 def test_linear_weights_of_a_block(run: Callable[..., PlannedRun]) -> None:
     stack = run("5b").size.denoiser.stack
     assert (stack.heads, stack.width) == (48, 3072)
-    # Queries, keys, values, the way out, and a feed-forward four times as wide: not the norms' maps of time.
+    # Queries, keys, values, the output map, and a feed-forward four times as wide; not the norms' time maps.
     assert stack.linear == 12 * 3072**2
 
 
@@ -74,7 +74,8 @@ def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., Plan
     first, last = _with_channels(vae.encoder, 3, 128), _with_channels(vae.encoder, 512, 32)
     assert (first.frames, first.pixels) == (1, 1)
     assert (last.frames, last.pixels) == (1 / 4, 1 / 8)
-    # Three levels of four blocks beside the image's own, two convolutions each, and two blocks in the middle.
+    # Three levels of four blocks besides the image's own, two convolutions each, and two blocks in the
+    # middle.
     assert sum(conv.kernel == (3, 3, 3) for conv in vae.decoder) == 2 * (4 * 4 + 2) + 2
 
 
@@ -92,9 +93,9 @@ def test_a_video_in_tokens(run: Callable[..., PlannedRun]) -> None:
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (49, 480, 720, 50, True)
     assert work.tokens == 13 * 30 * 45
     assert work.latents == 13 * 16 * 60 * 90
-    # Thirteen latent frames go through the autoencoder as three and five times two.
+    # Thirteen latent frames go through the autoencoder as three, then five times two.
     assert (work.frames_at_once, work.batches) == (9, 6)
-    # 21 latent frames are padded to 22, and a token spans two.
+    # 21 latent frames are padded to 22, and a token covers two.
     assert run("1.5-5b").work.tokens == 11 * 48 * 85
 
 

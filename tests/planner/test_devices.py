@@ -1,4 +1,4 @@
-"""The table of devices is whole, and says where each figure is from."""
+"""The table of devices is complete, and has a source for each figure."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ def of(
 
 
 def test_bytes_of_an_attention() -> None:
-    # 1,000 tokens of width 64 in two bytes. Of each rank's 250, three quarters of queries, keys, values and
-    # result are another's: 4 x 250 x 64 x 3/4 x 2.
+    # 1,000 tokens of width 64 in two bytes. Each rank has 250; it sends three quarters of queries, keys,
+    # values and result: 4 x 250 x 64 x 3/4 x 2.
     assert ulysses_bytes(1000, 64, Degrees(ulysses=4), 2) == 96_000
     # Three hops with the keys and values of 250 tokens: 3 x 2 x 250 x 64 x 2.
     assert ring_bytes(1000, 64, Degrees(ring=4), 2) == 192_000
-    # Two by two: half of 250 tokens is another's, then one hop with half of the width of 500.
+    # Two by two: half of the 250 tokens is sent, then one hop with half of the width for 500 tokens.
     assert ulysses_bytes(1000, 64, Degrees(ulysses=2, ring=2), 2) == 4 * 250 * 64 // 2 * 2
     assert ring_bytes(1000, 64, Degrees(ulysses=2, ring=2), 2) == 2 * 500 * 32 * 2
     assert ulysses_bytes(1000, 64, Degrees(ring=4), 2) == ring_bytes(1000, 64, Degrees(ulysses=4), 2) == 0
@@ -42,7 +42,7 @@ def test_bytes_of_a_step(run: MakeRun) -> None:
     assert sent["ulysses"] == samples * blocks * (4 * tokens * width * 7 * 2 // 64)
     assert sent["weights"] == sum(run("5b").size.denoiser.blocks) * 2 * 7 // 8
     assert sent["ring"] == sent["cfg"] == 0
-    # Each half of guidance has one sample, and the other one's prediction to fetch.
+    # Each half of guidance has one sample, and gathers the other half's prediction.
     halves = of(run("5b"), ulysses=4, cfg=2).sent
     assert halves["ulysses"] == blocks * (4 * tokens * width * 3 * 2 // 16)
     assert halves["cfg"] == run("5b").work.latents * 2
@@ -64,7 +64,7 @@ def test_weights_of_a_rank(run: MakeRun) -> None:
     tokens = size.text_encoder
     assert tokens.tables == 32128 * 4096
     assert quarter.weights["text_encoder"] < 2 * tokens.parameters / 3.99
-    # The block that runs and the next one, whole.
+    # The block that runs and the next one are whole.
     assert quarter.stages["denoise"] > 2 * 2 * part.blocks[0]
 
 
@@ -88,7 +88,7 @@ def test_more_memory_is_needed_for_more_frames(run: MakeRun) -> None:
 def test_guidance_takes_the_memory_of_a_second_sample_where_both_are_in_a_block(
     run: MakeRun, name: str, times: float
 ) -> None:
-    """As it was measured on CPU; Mochi and HunyuanVideo run one sample after the other."""
+    """As measured on CPU; Mochi and HunyuanVideo run one sample after the other."""
     plain, guided = (
         estimate(it.size, dataclasses.replace(it.work, guided=guided), it.device, Degrees()).memory
         for it in [run(name)]
@@ -98,7 +98,7 @@ def test_guidance_takes_the_memory_of_a_second_sample_where_both_are_in_a_block(
 
 
 def test_tiles_bound_the_decoder(run: MakeRun) -> None:
-    """Each is decoded alone, on one rank however many there are; what overlaps is decoded twice."""
+    """Each tile is decoded separately, on one rank of any number; overlaps are decoded twice."""
     whole = run("5b")
     tiles = VaeTiles(240, 360, 200, 288)
     tiled = dataclasses.replace(whole, work=dataclasses.replace(whole.work, vae_tiles=tiles))
@@ -124,8 +124,8 @@ def test_fits_leaves_room_for_what_is_not_the_models(run: MakeRun) -> None:
 
 
 def test_heads_that_do_not_divide_cost_what_the_fullest_rank_does(run: MakeRun) -> None:
-    # Of the 96 heads of two samples the fullest of five ranks has 20, as if there were 100: attention takes
-    # 100 / 96 as long.
+    # There are 96 heads of two samples; the busiest of five ranks has 20, as if there were 100: attention
+    # takes 100 / 96 times as long.
     fair, uneven = of(run("5b"), ring=5).seconds.compute, of(run("5b"), ulysses=5).seconds.compute
     assert uneven > 1.015 * fair
 
@@ -136,7 +136,7 @@ def test_exchange_between_hosts_is_waited_for(run: MakeRun) -> None:
     across, within = (of(run("5b"), ulysses=16, device=each).seconds for each in (device, wide))
     assert across.waiting > 3 * within.waiting
     assert across.compute == within.compute
-    # The ring's ranks are two apart: with eight on a host it is four hosts around.
+    # The ring's ranks are two apart: with eight on a host, the ring spans four hosts.
     around, at_home = (of(run("5b"), ulysses=2, ring=8, device=each).seconds for each in (device, wide))
     assert around.waiting > at_home.waiting
 
@@ -148,7 +148,7 @@ def test_two_of_a_full_mesh_have_one_link_between_them(run: MakeRun) -> None:
     )
     meshed, free = (of(run("5b"), ulysses=2, device=each).seconds.waiting for each in (device, switched))
     assert meshed == pytest.approx(7 * free, rel=0.1)
-    # Eight use all seven links at once.
+    # Eight ranks use all seven links at once.
     meshed, free = (of(run("5b"), ulysses=8, device=each).seconds.waiting for each in (device, switched))
     assert meshed == pytest.approx(free)
 
@@ -158,7 +158,7 @@ def test_what_arithmetic_hides_is_not_waited_for(run: MakeRun) -> None:
     slow = dataclasses.replace(it.device, tflops={"bfloat16": it.device.tflops["bfloat16"] / 10})
     waits = of(it, ring=8).seconds.waiting
     assert of(it, ring=8, device=slow).seconds.waiting < waits / 10
-    # Of Ulysses nothing is hidden.
+    # Nothing of Ulysses is hidden.
     assert of(it, ulysses=8, device=slow).seconds.waiting == pytest.approx(of(it, ulysses=8).seconds.waiting)
 
 
@@ -172,7 +172,7 @@ def test_seconds_add_up(run: MakeRun) -> None:
 def test_cogvideox_on_a_910b_takes_about_what_was_published(
     run: MakeRun, name: str, published: float
 ) -> None:
-    """MindIE's figures for an Atlas 800I A2; `devices.yaml` says where they are from."""
+    """MindIE's figures for an Atlas 800I A2; `devices.yaml` has their sources."""
     assert of(run(name)).seconds.video == pytest.approx(published, rel=0.2)
 
 

@@ -1,4 +1,4 @@
-"""Plans of UNets: gangs divide frames, and frames go through the autoencoder."""
+"""Plans for UNets: gangs divide frames, in the UNet and in the autoencoder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_one_rank_sends_and_waits_for_nothing() -> None:
 
 
 def test_purposes_are_those_of_every_split() -> None:
-    """Columns of the table: none appears in some of them alone."""
+    """The columns of the table: if some splits have one, all have it."""
     purposes = ["norm", "halo", "frames", "gather", "cfg", "weights"]
     for degrees in (Degrees(), Degrees(ulysses=4), Degrees(ulysses=2, cfg=2)):
         assert sorted(of("stable_video_diffusion", degrees).sent) == sorted(purposes)
@@ -66,14 +66,14 @@ def test_purposes_are_those_of_every_split() -> None:
 
 
 def test_frames_that_do_not_divide_cost_what_the_fullest_rank_does() -> None:
-    # Of 14 frames the fullest of four ranks has four, as if there were 16.
+    # Of 14 frames the busiest of four ranks has four, as if there were 16.
     seconds = of("stable_video_diffusion", Degrees(ulysses=4)).seconds
     fair = of("stable_video_diffusion", Degrees(ulysses=4), frames=16).seconds
     assert 0.97 * fair.compute < seconds.compute < fair.compute
 
 
 def test_what_is_sent_is_waited_for() -> None:
-    """An exchange of frames hides behind nothing: half the links' width, nearly twice the waiting."""
+    """Nothing hides an exchange of frames: with half the links' bandwidth, waiting nearly doubles."""
     slow = dataclasses.replace(
         DEVICE,
         inside=dataclasses.replace(
@@ -96,7 +96,7 @@ def test_weights_are_divided_over_the_gang() -> None:
 
 
 def test_a_rank_decodes_batches_of_its_own_frames() -> None:
-    """Of images: 16 frames in batches of 8 are two on a rank, and one on each of two."""
+    """For images: 16 frames in batches of 8 are two batches on one rank, and one on each of two ranks."""
     alone, two, eight = (of("animatediff", Degrees(ulysses=ranks)) for ranks in (1, 2, 8))
     frames = 4 * 3 * 512 * 512 * 16
     assert two.memory.stages["decode"] == alone.memory.stages["decode"]
@@ -104,26 +104,26 @@ def test_a_rank_decodes_batches_of_its_own_frames() -> None:
         (alone.memory.stages["decode"] - frames) / 4, rel=1e-6
     )
     assert two.seconds.decode == pytest.approx(alone.seconds.decode / 2, rel=1e-6)
-    # Two frames, in a batch of their own: an eighth of the arithmetic, half the calls of operators.
+    # Two frames, in a batch of their own: an eighth of the arithmetic, half the operator calls.
     assert alone.seconds.decode / 8 < eight.seconds.decode < alone.seconds.decode / 7
     smaller = of("animatediff", Degrees(), frames_at_once=4, batches=4)
     assert smaller.memory.stages["decode"] - frames < (alone.memory.stages["decode"] - frames) * 0.51
 
 
 def test_frames_of_a_batch_are_divided_where_they_see_each_other() -> None:
-    """SVD's decoder: of 14 frames a batch of 8 and one of 6, each divided over all ranks."""
+    """SVD's decoder: 14 frames are a batch of 8 and one of 6, each divided over all ranks."""
     name = "stable_video_diffusion"
     alone, two, halves = (of(name, degrees) for degrees in (Degrees(), Degrees(ulysses=2), Degrees(cfg=2)))
     frames = 4 * 3 * 576 * 1024 * 14
     assert two.memory.stages["decode"] - frames < 0.6 * (alone.memory.stages["decode"] - frames)
-    # Half of the arithmetic; what neighbours give each other comes on top.
+    # Half of the arithmetic, and in addition what neighbours send each other.
     quick = dataclasses.replace(DEVICE, inside=dataclasses.replace(DEVICE.inside, to_one=1e15, latency=0))
     video = size(name), unets.workload(name), quick
     assert estimate(*video, Degrees(ulysses=2)).seconds.decode == pytest.approx(
         alone.seconds.decode / 2, rel=0.01
     )
     assert 0.55 * alone.seconds.decode < two.seconds.decode < 0.65 * alone.seconds.decode
-    # Of three ranks the fullest has three frames of the first batch and two of the second.
+    # The busiest of three ranks has three frames of the first batch and two of the second.
     third = estimate(*video, Degrees(ulysses=3)).seconds.decode
     assert third == pytest.approx(alone.seconds.decode * 5 / 14, rel=0.02)
     # All ranks of the gang decode, whatever they did before.

@@ -1,4 +1,4 @@
-"""Which split is taken, what is refused, and what a refusal says."""
+"""Which split is chosen, what is refused, and the messages of refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_ways_to_divide_a_gang(run: MakeRun) -> None:
     it = run("2b")
     ways = {(d.ulysses, d.ring, d.cfg) for d in splits.degrees_of(4, it.size, it.work)}
     assert ways == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)}
-    # 2b has 30 heads, 60 of two samples.
+    # 2b has 30 heads, so two samples have 60.
     assert max(d.ulysses for d in splits.degrees_of(64, it.size, it.work)) == 32
     assert all(d.size == 64 for d in splits.degrees_of(64, it.size, it.work))
 
@@ -54,7 +54,7 @@ def test_without_guidance_it_has_no_halves(run: MakeRun) -> None:
 @pytest.mark.parametrize("name", ["2b", "5b", "1.5-5b"])
 @pytest.mark.parametrize("device", ["910B", "A3", "CPU"])
 def test_of_many_videos_a_smaller_gang_makes_more(run: MakeRun, name: str, device: str) -> None:
-    """Nothing says so in the code: what is waited for and what does not divide grow with the gang."""
+    """No rule says so: waiting, and remainders of divisions, grow with the gang."""
     it = run(name, device)
     best: dict[int, float] = {}
     for one in splits.estimates(it.size, it.work, it.device, 64, dtype=it.dtype):
@@ -140,7 +140,7 @@ def tiny() -> tuple[Checkpoint, Rules]:
 
 def test_topology_that_is_chosen_for_a_run(tiny: tuple[Checkpoint, Rules]) -> None:
     size = read_planned_run(*tiny, spec(), "ascend").check_fits(Degrees()).memory.peak
-    # What one rank needs is not there, but half of it and a bit.
+    # Less than one rank needs, but a bit more than half of it.
     tight = spec(topology__memory=f"{size / 2**10 * 0.75 / 0.85:.0f}KiB")
     assert choose_topology(*tiny, spec(), 8, "ascend") == (8, Degrees())
     replicas, degrees = choose_topology(*tiny, tight, 8, "ascend")

@@ -1,4 +1,4 @@
-"""What a plan says of exchanges is what gangs count when they render."""
+"""A plan's exchanges are those that gangs count while they render."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CASES = [
     ("stable_video_diffusion", "small", 0, Degrees(ulysses=2)),
     ("i2vgen_xl", "i2v", 1, Degrees(ulysses=2)),
 ]
-"""Of families of UNets, case, number of its request, and the gang."""
+"""Cases of UNet families: the case, the number of its request, and the gang."""
 
 
 def sent_in_a_step(mesh: Mesh, family: str, name: str, number: int) -> dict[str, int]:
-    """What one step more has a rank send, by purpose: frames are decoded as before, and prompts encoded."""
+    """What one step more makes a rank send, by purpose; decoding and encoding cancel out."""
     case = references.case(name, family)
     pipeline = load_pipeline(str(case.checkpoint), mesh=mesh, **case.options)
-    # The first of three encodes a negative prompt for all of them.
+    # The first of three requests encodes a negative prompt for all of them.
     _, fewer, more = (
         pipeline.render(dataclasses.replace(case.requests[number], num_inference_steps=steps)).sent
         for steps in (STEPS, STEPS, STEPS + 1)
@@ -41,7 +41,7 @@ def sent_in_a_step(mesh: Mesh, family: str, name: str, number: int) -> dict[str,
 
 
 def aligned_weights(counted: ParameterShapes, ranks: int) -> int:
-    """Bytes of the blocks that ranks share out, with what lies between their parameters."""
+    """Bytes of the sharded blocks, with the padding between their parameters."""
     blocks = [path for of_list in shared_lists(counted).values() for path in of_list]
     shapes = [
         [shape for key, shape in sorted(counted.shapes.items()) if key.startswith(f"{path}.")]
@@ -63,7 +63,7 @@ def test_bytes_of_a_step(ranks: Ranks, family: str, name: str, number: int, degr
     # Tiny parameters, each of which begins at a multiple of 512 bytes.
     assert told.pop("weights") < aligned
     assert {of_rank["weights"] for of_rank in counted} == {gathered_bytes(aligned, degrees.size)}
-    # What does not divide makes one rank send more and another less.
+    # If a division has a remainder, some ranks send more than others.
     for purpose, sent in told.items():
         mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
         assert mean == pytest.approx(sent, rel=1e-3), purpose
@@ -90,14 +90,15 @@ def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
     )
     told = estimate(run.size, run.work, run.device, degrees, dtype="float32")
     counted = ranks.run(sent_by_rank, "5b", request, degrees=degrees)
-    # Tokens and heads that do not divide make one rank send more and another less.
+    # If tokens or heads do not divide evenly, some ranks send more than others.
     for purpose in ("ulysses", "ring", "tokens", "cfg"):
         mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
         assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose
-    # Of a first video every rank encodes both halves' prompts; later ones have the negative one already.
+    # For a first video every rank encodes both prompts; for later ones the negative one is cached.
     prompts = run.work.samples
     encoder = gathered_bytes(4 * sum(run.size.text_encoder.blocks), degrees.size)
     weights = STEPS * told.sent["weights"] + prompts * encoder
     for of_rank in counted:
-        # On top: the rows of the table of tokens, and what makes the shares of tiny blocks equal.
+        # In addition: the rows of the token table, and the padding that makes the shares of tiny blocks
+        # equal.
         assert weights <= of_rank["weights"] <= 1.15 * weights

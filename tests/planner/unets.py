@@ -1,4 +1,4 @@
-"""UNets and autoencoders as published: what diffusers has of parameters, and what torch counted of them."""
+"""Published UNets and autoencoders: diffusers' parameters, and torch's count of operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vidgen_dist.families.common.unet_costs import UNet, unet
 
 UNETS = ("animatediff", "stable_video_diffusion", "i2vgen_xl")
 
-# What a family's model shares out.
+# What a family's model has in `sharded`.
 _LISTS = re.compile(
     r"((?:(?:down|up)_blocks\.\d+|mid_block)\.(?:resnets|attentions|motion_modules|temp_convs|temp_attentions))\."
 )
@@ -23,7 +23,7 @@ _LISTS = re.compile(
 
 @functools.cache
 def counted(name: str) -> ParameterShapes:
-    """A model's parameters, its lists of layers shared out."""
+    """A model's parameters, with its lists of layers sharded."""
     with np.load(references.HERE / "unet_operations.npz") as arrays:
         shapes = json.loads(str(arrays[f"{name}.shapes"]))
         found = {str(key): tuple(shape) for key, shape in zip(arrays[f"{name}.keys"], shapes, strict=True)}
@@ -32,22 +32,22 @@ def counted(name: str) -> ParameterShapes:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """What torch was given and counted."""
+    """The input of torch's count, and its result."""
     with np.load(references.HERE / "unet_operations.npz") as arrays:
         return json.loads(str(arrays["models"]))[name]
 
 
 @functools.cache
 def network(name: str) -> UNet:
-    """A UNet as a plan sees it."""
+    """A UNet's costs."""
     return unet("unet", counted(name), groups=32)
 
 
 def workload(name: str, **changes: Any) -> Workload:
-    """The video for which torch counted, of pixels eight times the latents'."""
+    """The video that torch counted, with pixels eight times the latents'."""
     told = facts(name)
     frames, rows, columns = told["frames"], told["rows"], told["columns"]
-    # I2VGen-XL's text has 64 tokens of the image's latents and 4 of what CLIP sees beside it.
+    # I2VGen-XL's text has 64 tokens from the image's latents and 4 from its CLIP vector in addition.
     beside = 68 if name == "i2vgen_xl" else 0
     values = {
         "frames": frames,

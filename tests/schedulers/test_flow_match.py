@@ -1,5 +1,5 @@
-"""Flow matching: every step against diffusers' (tests/references/make_schedulers.py says how recorded), and
-what is refused."""
+"""Flow matching: every step against diffusers' (recorded by tests/references/make_schedulers.py), and what is
+refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every step of the schedulers against diffusers' (tests/references/make_schedulers.py says how recorded)."""
+"""Every step of the schedulers against diffusers' (recorded by tests/references/make_schedulers.py)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _name(k: int) -> str:
 
 def _assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert ours.dtype == np.float32
-    # x₀ from a predicted ε is divided by √ᾱ, and its rounding with it.
+    # x₀ is computed from a predicted ε by dividing by √ᾱ, which also magnifies the rounding error.
     scale = max(1.0, float(np.abs(theirs).max()))
     assert largest_difference(ours, theirs) <= TOLERANCE * scale
 
@@ -77,7 +77,7 @@ def test_steps_are_diffusers(k: int) -> None:
     for i in range(len(schedule)):
         stepped, memory = schedule.step(RECORDED["model_outputs"][i], i, sample, memory, rng)
         _assert_close(stepped, RECORDED[f"{k}.samples"][i])
-        # Going on from the reference's own latents keeps one step's error out of the next's.
+        # Each step starts from the reference's own latents, so that errors do not add up.
         sample = RECORDED[f"{k}.samples"][i]
         assert ("previous" in memory) == isinstance(scheduler, CogVideoXDPMScheduler)
         if "previous" in memory:

@@ -1,4 +1,4 @@
-"""Samplers, every step against diffusers' (tests/references/make_schedulers.py says how recorded)."""
+"""Samplers, every step against diffusers' (recorded by tests/references/make_schedulers.py)."""
 
 from __future__ import annotations
 
@@ -75,15 +75,16 @@ def test_schedule_is_diffusers(k: int) -> None:
 
 
 def _tolerance(k: int) -> float:
-    # torch's vectorised root is off by the last bit for some of ᾱ, NumPy's is not. Where ᾱ is near 1 a bit of
-    # it is a large part of the noise that is left.
+    # torch's vectorised root is wrong in the last bit for some ᾱ, NumPy's is not. Where ᾱ is close to 1, one
+    # bit of it is a large part of the remaining noise.
     return 2e-5 if RUNS[k]["config"].get("rescale_betas_zero_snr") else 4e-6
 
 
 @pytest.mark.parametrize("k", ALL, ids=_name)
 def test_steps_are_diffusers(k: int) -> None:
     schedule, rngs = _scheduled(k), [_rng(k), _rng(k)]
-    # Going on from the reference's own latents keeps one step's error out of the next's; and all in a row.
+    # Each step starts from the reference's own latents, so that errors do not add up; then all steps in a
+    # row.
     samples, memories = [_begun(schedule)] * 2, [NOTHING] * 2
     largest, worst = 1.0, 0.0
     for i in range(len(schedule)):
@@ -97,7 +98,7 @@ def test_steps_are_diffusers(k: int) -> None:
             samples[n], memories[n] = schedule.step(OUTPUTS[i], i, samples[n], memories[n], rngs[n])
             assert samples[n].dtype == np.float32
         theirs = RECORDED[f"{k}.samples"][i]
-        # Rounding is of what a step goes from and to: σ may fall from 4096 to 3.
+        # Rounding depends on where a step starts and ends: σ may fall from 4096 to 3.
         worst = max(worst, largest_difference(samples[0], theirs) / max(1.0, before, _largest(theirs)))
         samples[0] = theirs
         largest = max(largest, before)
@@ -107,7 +108,7 @@ def test_steps_are_diffusers(k: int) -> None:
 
 
 def _choices(hint: Any) -> set[Any]:
-    """The values that a field must have had in some run."""
+    """The values that a field must have in some recorded run."""
     if typing.get_origin(hint) is typing.Literal:
         return set(typing.get_args(hint))
     if typing.get_origin(hint) is typing.Annotated:
@@ -119,7 +120,7 @@ def _choices(hint: Any) -> set[Any]:
 def test_the_grid_has_every_value_of_every_key(name: str) -> None:
     config = CLASSES[name].config
     hints = typing.get_type_hints(config, include_extras=True)
-    # The sampler does not look at them, or takes no other value.
+    # The sampler ignores these, or takes no other value.
     unused = {"LCMScheduler": {"timestep_spacing", "steps_offset"}, "PNDMScheduler": {"skip_prk_steps"}}
     for field in dataclasses.fields(config):
         if field.name in unused.get(name, ()):
@@ -129,7 +130,7 @@ def test_the_grid_has_every_value_of_every_key(name: str) -> None:
         assert choices <= set(seen) if choices else any(value != field.default for value in seen), field.name
 
 
-# One of each way to remember and to draw.
+# One for each way to remember and to draw noise.
 REMEMBERING = {
     "DDIMScheduler": {},
     "EulerDiscreteScheduler": {},
@@ -161,7 +162,7 @@ def test_a_rendering_goes_on_from_any_step(name: str, steps: int) -> None:
         rng = np.random.Generator(np.random.PCG64(0))
         rng.bit_generator.state = state
         np.testing.assert_array_equal(run(i, sample, memory, rng)[-1], whole[-1])
-    # What is remembered decides something.
+    # The remembered arrays have an effect.
     if steps > 2 and whole[2][1]:
         sample, memory, rng.bit_generator.state = whole[2]
         other = {name: array + 1 for name, array in memory.items()}

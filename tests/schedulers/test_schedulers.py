@@ -1,4 +1,4 @@
-"""What the schedulers refuse, and what holds for them without a reference."""
+"""What the schedulers refuse, and properties that need no reference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_loads_what_checkpoints_hold(name: str) -> None:
     scheduler = FAMILY.read_configs(open_checkpoint(folder, variant=case(name).variant)).scheduler
     assert type(scheduler).__name__ == config["_class_name"]
     assert scheduler.config.prediction_type == "v_prediction"
-    # Zero terminal SNR: a render starts from noise alone.
+    # Zero terminal SNR: a rendering starts from pure noise.
     assert scheduler.alphas_cumprod[-1] == 0
 
 
@@ -145,7 +145,7 @@ def test_dpm_ends_at_its_last_prediction_and_draws_as_the_reference_does() -> No
     for i, t in enumerate(schedule.timesteps):
         latents, memory = schedule.step(SAMPLE + np.float32(t), i, latents, memory, rng)
     np.testing.assert_array_equal(latents, SAMPLE + np.float32(schedule.timesteps[-1]))
-    # Once at the first and the last step, twice at the two between.
+    # Once in the first and the last step, twice in the two between.
     same = rng_of(3)
     same.standard_normal((6, *SAMPLE.shape))
     assert rng.standard_normal() == same.standard_normal()

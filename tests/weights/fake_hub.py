@@ -1,4 +1,4 @@
-"""A model hub on localhost: the few endpoints that huggingface_hub asks, over files in memory."""
+"""A model hub on localhost: the few endpoints that huggingface_hub uses, with files in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.web_servers import QuietHandler, WebServer
 
 @dataclass
 class Repository:
-    """Commits of one model and the names that point at them."""
+    """The commits of one model, and the names that point at them."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """What the server has, and what it was asked for.
+    """What the server has, and which requests it got.
 
     Args:
         endpoint: Its address, for HF_ENDPOINT.

@@ -41,7 +41,7 @@ def write_sharded(
 
 
 def checkpoint_files() -> dict[str, bytes]:
-    """A checkpoint's files by name: plain and fp16 weights, and much that a publisher adds beside them.
+    """A checkpoint's files by name: plain and fp16 weights, and many other files that publishers add.
 
     The transformer has both variants, sharded when plain; the text encoder is plain only.
     """
@@ -78,7 +78,7 @@ NOT_NEEDED = (
     "safety_checker/model.safetensors",
     "vae_decoder/model.onnx",
 )
-"""Files of `checkpoint_files` that nothing here reads."""
+"""The files of `checkpoint_files` that are not read."""
 
 
 def write_checkpoint(folder: Path, files: dict[str, bytes] | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoints in folders: what is read of them, what their digest depends on, what is refused."""
+"""Checkpoints in folders: what is read, what their digest depends on, what is refused."""
 
 from __future__ import annotations
 

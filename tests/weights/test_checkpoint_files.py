@@ -1,4 +1,4 @@
-"""Files that may not be read, that lead nowhere, or that are not what their names say."""
+"""Files that are unreadable, broken links, or not what their names say."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, forbidden: Path) -> None:
-    """Of this path, and of what is below it, let the system say what it says to users without permission.
+    """Let the system deny access to this path, and to everything below it, as to a user without permission.
 
-    Tests may run as a user who may do all.
+    Tests may run as a user who may do everything.
     """
 
     def guarded(real: Callable[..., Any], of_itself: bool) -> Callable[..., Any]:

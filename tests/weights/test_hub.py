@@ -54,20 +54,20 @@ class Client:
     endpoint: str
 
     def open(self, model: str = MODEL, *, offline: bool = False, **arguments: Any) -> Checkpoint:
-        """What `open_checkpoint` gives there."""
+        """The result of `open_checkpoint` there."""
         return self.ask(lambda: open_checkpoint(model, **arguments), offline=offline)
 
     def open_adapter(self, *, offline: bool = False, **arguments: Any) -> ComponentRepository:
-        """What `open_component` gives there for the adapter."""
+        """The result of `open_component` there, for the adapter."""
         return self.ask(lambda: open_component("adapter", ADAPTER, **arguments), offline=offline)
 
     def ask(self, opening: Callable[[], T], *, offline: bool) -> T:
-        """What opening something gives there."""
+        """The result of opening something there."""
         with pytest.MonkeyPatch.context() as patch:
-            # huggingface_hub reads its environment when it is imported; these are what it makes of it.
+            # huggingface_hub reads its environment when it is imported, and sets these.
             patch.setattr(constants, "ENDPOINT", self.endpoint)
             template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-            # The former from release 1 on.
+            # The first one from release 1 on.
             for module in (constants, file_download):
                 patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
             patch.setattr(constants, "HF_HUB_CACHE", str(self.home / "hub"))
@@ -75,7 +75,7 @@ class Client:
             patch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
             for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
                 patch.delenv(name, raising=False)
-            # It waits half a minute in all before it takes a failure for one.
+            # It would retry for half a minute in all.
             patch.setattr(
                 "huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time)
             )
@@ -160,7 +160,7 @@ def test_digest_is_of_the_commit_and_the_variant(client: Client, hub: Hub, tmp_p
     ]
     assert len(set(digests)) == 3
     assert all(len(digest) == 64 for digest in digests)
-    # Known before the weights are here, and the same on every machine.
+    # Known before the weights are downloaded, and the same on every machine.
     assert Client(tmp_path / "another", hub.endpoint).open().digest() == digests[0]
 
 
@@ -198,7 +198,7 @@ def test_no_connection_and_not_cached(client: Client, caplog: pytest.LogCaptureF
         log.removeHandler(caplog.handler)
     assert caplog.messages == []
     assert "no such folder, and the hub at http://127.0.0.1:9 cannot be reached" in str(refused.value)
-    # Before it, requests says what it wanted to do; httpx does not.
+    # requests first says what it tried; httpx does not.
     assert "[Errno 111] Connection refused);" in str(refused.value)
 
 
@@ -284,7 +284,7 @@ def test_weights_that_arrive_broken(hub: Hub, client: Client) -> None:
 def test_quantised_weights_are_told_without_loading_them_too(hub: Hub, client: Client) -> None:
     stored = save({"q.weight": np.zeros((4, 4), np.int8), "q.SCB": np.ones(4, np.float32)})
     hub.repositories[MODEL].commit(checkpoint_files() | {"text_encoder/model.safetensors": stored}, "main")
-    # Not known before they are there.
+    # Not known before they are downloaded.
     client.open(weights=False)
     for weights in (True, False):
         with pytest.raises(Refused, match=r"the weights are quantised \(bitsandbytes in 8 bits\)"):

@@ -1,4 +1,4 @@
-"""Weights into a module: what does not fit is refused first, what fits is there with one copy."""
+"""Loading weights into a module: mismatches are refused first, and there is one copy in memory."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_in_a_gang_what_is_declared_is_shared_out_and_the_rest_is_whole(tmp_path
         shares.append([nn.to_numpy(block.share) for block in module.blocks._blocks])
     for i, halves in enumerate(zip(*shares, strict=True)):
         vector = np.concatenate(halves)
-        # In the order of names, each from a multiple of 512 bytes on.
+        # In the order of names, each starting at a multiple of 512 bytes.
         np.testing.assert_array_equal(vector[:4], content[f"blocks.{i}.bias"])
         np.testing.assert_array_equal(vector[128:140], content[f"blocks.{i}.weight"].reshape(-1))
         assert vector.size == 256

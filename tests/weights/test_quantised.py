@@ -1,4 +1,4 @@
-"""Quantised weights are refused by the name of the method; float8 without scales is read."""
+"""Quantised weights are refused, and the message names the method; float8 without scales is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading safetensors: one file, shards, variants, slices; and files that are not as they should be."""
+"""Reading safetensors: one file, shards, variants, slices; and files that are damaged or incomplete."""
 
 from __future__ import annotations
 

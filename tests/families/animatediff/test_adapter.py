@@ -1,4 +1,4 @@
-"""Motion adapters: in which checkpoints they go, what does not fit, and that a run knows them again."""
+"""Motion adapters: which checkpoints take them, what does not fit, and their digests."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def opened(**options: Any) -> Any:
 
 
 def digest(**options: Any) -> str:
-    """Of all that decides the model."""
+    """The digests of everything that decides the model."""
     whole = {"id": str(IMAGES.checkpoint), "adapter": str(ADAPTER), **options}
     return open_model(ModelOptions(**whole), "cpu").whole_digest
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """An adapter to spoil."""
+    """A copy of an adapter, to be damaged."""
     return Path(shutil.copytree(ADAPTER, tmp_path / "adapter"))
 
 
 def test_it_counts_in_the_digest_by_its_content(copied: Path) -> None:
     before, of_model = digest(), opened().digest()
-    # Wherever it lies, and whatever lies beside it.
+    # Its path and other files beside it have no effect.
     (copied / "README.md").write_text("not read")
     assert digest(adapter=str(copied)) == before
     edit_json(copied / "config.json", motion_max_seq_length=8)
     assert digest(adapter=str(copied)) != before
-    # The checkpoint's own stays as it is.
+    # The checkpoint's own digest does not change.
     assert opened(adapter=str(copied)).digest() == of_model
 
 
@@ -131,7 +131,7 @@ def test_weights_of_the_unet_in_an_adapter_are_refused(copied: Path) -> None:
 
 
 def test_an_adapter_without_a_middle(copied: Path) -> None:
-    """Of older releases; the config says so, or surplus weights would be refused."""
+    """Adapters of older releases; the config says so, or surplus weights would be refused."""
     tensors = load_file(copied / WEIGHTS)
     kept = {key: value for key, value in tensors.items() if not key.startswith("mid_block.")}
     assert len(kept) < len(tensors)
@@ -142,7 +142,7 @@ def test_an_adapter_without_a_middle(copied: Path) -> None:
 
 
 def test_a_unet_that_has_its_motion_in_it_takes_no_adapter(tmp_path: Path) -> None:
-    """Also where `model_index.json` lists none."""
+    """Even if `model_index.json` lists none."""
     folder = WHOLE.copy_checkpoint(tmp_path)
     edit_json(folder / "model_index.json", motion_adapter=[None, None])
     load_pipeline(str(folder))

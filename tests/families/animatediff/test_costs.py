@@ -1,4 +1,4 @@
-"""AnimateDiff in a plan: published sizes, and a video."""
+"""Plans for AnimateDiff: published sizes, and a video."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FAMILY = "animatediff"
 
 def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
     size = run("animatediff").size
-    # Numbers of diffusers' models without weights: Stable Diffusion 1.5's UNet, the adapter v1-5-2, and its
-    # table of positions, which is stored.
+    # Numbers of parameters of diffusers' models, built without weights: Stable Diffusion 1.5's UNet, the
+    # adapter v1-5-2, and its stored position table.
     assert size.denoiser.parameters == 859_520_964 + 453_209_280 + 604_160
     assert size.vae.parameters == 83_653_863
     assert size.text_encoder is None
@@ -22,7 +22,7 @@ def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
 
 def test_a_video(run: Callable[..., PlannedRun]) -> None:
     work = run("animatediff").work
-    # Of PNDM, which the checkpoint ships, one more.
+    # PNDM, the checkpoint's sampler, takes one step more.
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (16, 512, 512, 51, True)
     assert (work.latents, work.text_tokens) == (4 * 16 * 64 * 64, 77)
     assert (work.frames_at_once, work.batches) == (16, 1)

@@ -1,4 +1,4 @@
-"""What AnimateDiff takes from a row; how long a clip the adapter allows."""
+"""What AnimateDiff takes from a row; how many frames the adapter allows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_defaults_are_the_pipelines(rules: Rules) -> None:
     resolved = rules.resolve(RenderRequest(prompt="a fox"))
     assert dataclasses.asdict(resolved) | {
         "negative_prompt": "",
-        # The UNet's sample_size, times what the VAE makes of a latent.
+        # The UNet's sample_size, times the VAE's pixels per latent.
         "height": 64,
         "width": 64,
         "num_frames": 16,

@@ -47,7 +47,7 @@ def randomised(**changes):
 
 
 def with_weights(module):
-    """The module with random weights, and they in float64."""
+    """The module with random weights, and the weights in float64."""
     parameters = nn.named_parameters(tiny.randomised(module))
     return module, {key: nn.to_numpy(values).astype(np.float64) for key, values in parameters.items()}
 
@@ -256,7 +256,7 @@ def test_logvar_is_clamped():
 
 
 def test_quantizing_convolutions():
-    """Of the identity they change nothing; doubled, the moments double and the latents count twice."""
+    """Identity maps have no effect; when doubled, moments double and latents count twice."""
     changes = {"latent_channels": 3, "use_quant_conv": True, "use_post_quant_conv": True}
     plain, vae = randomised(latent_channels=3), randomised(**changes)
     for key, parameter in nn.named_parameters(vae).items():
@@ -344,7 +344,7 @@ def test_a_faded_edge_runs_from_one_tile_to_the_next():
     left, right = tiny.decode(vae, latents[..., :4]), tiny.decode(vae, latents[..., 2:])
     ramp = np.arange(8, dtype=np.float32) / 8
     seam = left[..., 8:] * (1 - ramp) + right[..., :8] * ramp
-    # A third tile, of the last two latents, would start where the second's kept half ends.
+    # A third tile, of the last two latents, would start where the kept half of the second one ends.
     last = tiny.decode(vae, latents[..., 4:])
     end = right[..., 8:] * (1 - ramp) + last * ramp
     vae.tiles = OverlappingTiles(16, 16, 0.0, 0.5)

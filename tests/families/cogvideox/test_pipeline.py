@@ -1,4 +1,4 @@
-"""What CogVideoX alone does: clips that are cut, an adapter that it does not take."""
+"""What only CogVideoX does: clips that are cut, an adapter that it does not take."""
 
 from __future__ import annotations
 

@@ -89,13 +89,13 @@ def test_rotary_parity(name):
         check_close(f"{key} {name}", table, pieces[key], 1e-6)
 
 
-# The others have no parameters but these.
+# The other cases have no further parameters.
 @pytest.mark.parametrize("name", ["2b", "5b", "i2v", "1.5-i2v"])
 def test_every_parameter_is_used(name):
     model, pieces = loaded(name), pieces_of(name, "first")
     unused = tiny.without_effect(model, {"": lambda: run(model, pieces)})
     if "rotary_cos" not in pieces:
-        # One vector added to all keys shifts a query's scores alike, which softmax does not see.
+        # A vector added to all keys shifts all scores of a query equally, which softmax cancels.
         unused = [key for key in unused if not key.endswith("norm_k.bias")]
     assert not unused
 
@@ -107,7 +107,7 @@ def test_rotary_positions_of_the_training_size_count_tokens():
     config = config_of(**ROTARY, sample_height=8, sample_width=12)
     cos, sin = rotary_positions(config, height=64, width=96, latent_frames=2, vae_scale_factor_spatial=8)
     assert cos.shape == sin.shape == (2 * 4 * 6, 16)
-    # Channels 0, 4 and 10 turn one radian a frame, a row and a column.
+    # Channels 0, 4 and 10 rotate by one radian per frame, row and column.
     for channel, positions in zip((0, 4, 10), np.indices((2, 4, 6)), strict=True):
         np.testing.assert_allclose(cos[:, channel], np.cos(positions.ravel()), atol=1e-6)
         np.testing.assert_allclose(sin[:, channel + 1], np.sin(positions.ravel()), atol=1e-6)
@@ -116,7 +116,7 @@ def test_rotary_positions_of_the_training_size_count_tokens():
 @pytest.mark.parametrize(
     ("height", "width", "rows", "columns"),
     [
-        # Tokens fewer than the training grid's 4 x 6, of its shape.
+        # Fewer tokens than the training grid's 4 x 6, with its aspect ratio.
         (32, 48, [0, 2], [0, 2, 4]),
         # Tall: all 4 rows, 3 columns in the middle, 2 to 5.
         (128, 96, np.arange(8) / 2, np.linspace(2, 5 * 5 / 6, 6)),

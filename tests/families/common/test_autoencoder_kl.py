@@ -1,4 +1,4 @@
-"""The autoencoder of images: parity with diffusers, tiles, old names of weights, dtypes, refusals."""
+"""The image autoencoder: parity with diffusers, tiles, old names of weights, dtypes, refusals."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ CASES = [SimpleNamespace(name=name, pieces=component(name)[1]) for name in NAMES
 
 
 def loaded(name, piece):
-    """The model, in tiles for a piece that was made so; and the piece."""
+    """The model, with tiles for a tiled case; and the case's array."""
     folder, pieces = component(name)
     model = tiny.loaded_from(AutoencoderKL, folder)
     if piece.startswith("tiled"):
@@ -69,7 +69,7 @@ def test_every_parameter_is_used():
         "decoder.": lambda: tiny.decode(model, latents),
         "post_quant_conv.": lambda: tiny.decode(model, latents),
     }
-    # An offset that all keys share makes no difference.
+    # An offset that all keys share has no effect.
     keys = [f"{half}.mid_block.attentions.0.to_k.bias" for half in ("encoder", "decoder")]
     assert tiny.without_effect(model, runs) == keys
 
@@ -83,7 +83,7 @@ def test_frames_decoded_in_chunks_are_those_decoded_at_once(chunk):
 
 
 def test_what_goes_in_takes_the_dtype_of_the_weights():
-    """What decodes, and the others, may compute in half precision."""
+    """Decoding, and the other models, may compute in half precision."""
     model = randomised()
     assert model.encode(nn.from_numpy(tiny.normal(1, 3, 1, 4, 4), nn.float16))[0].dtype == nn.float32
 

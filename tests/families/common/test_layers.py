@@ -37,7 +37,7 @@ def relu(x):
 
 
 def randomised(module):
-    """The module with random weights, and they in float64."""
+    """The module with random weights, and the weights in float64."""
     rng = np.random.default_rng(0)
     weights = {}
     for key, parameter in nn.named_parameters(module).items():
@@ -48,7 +48,7 @@ def randomised(module):
 
 
 def test_text_does_not_turn():
-    """The first L tokens stay as they are; pairs of the others' channels turn as complex numbers do."""
+    """The first L tokens do not change; pairs of the others' channels rotate like complex numbers."""
     rng = np.random.default_rng(0)
     x, angles = rng.standard_normal((2, 7, 3, 8)).astype(np.float32), rng.standard_normal((4, 4))
     tables = [np.repeat(wave(angles), 2, axis=1).astype(np.float32) for wave in (np.cos, np.sin)]
@@ -117,7 +117,7 @@ OF_TRANSFORMERS = {
 )
 def test_activations(names, found, formulas):
     assert names.keys() == formulas.keys()
-    # Large ones too: an exponential must not overflow.
+    # Large values too: an exponential must not overflow.
     x = np.array([-1000.0, -90.0, -5.0, -1.0, -0.1, 0.0, 0.1, 1.0, 5.0, 25.0, 1000.0])
     for name, formula in formulas.items():
         values = nn.to_numpy(found(name)(nn.from_numpy(x.astype(np.float32))))

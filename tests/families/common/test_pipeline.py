@@ -1,4 +1,4 @@
-"""The loop of all families: what it refuses, and what it saves."""
+"""The denoising loop of all families: what it refuses, and what it saves."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DEFAULTS = {"height": 4, "width": 4, "num_inference_steps": STEPS, "fps": 8.0}
 
 @dataclass(frozen=True)
 class Condition:
-    """What the fake model is told."""
+    """What the fake model is conditioned on."""
 
     value: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class RememberingSchedule(Schedule):
-    """Adds predictions up; it remembers the latest under a name."""
+    """Adds predictions up; remembers the latest one under a name."""
 
     name: str = "slope"
 
@@ -60,7 +60,7 @@ def start_of(
 
 @dataclass
 class Told:
-    """What the fake was asked for."""
+    """The calls of the fake model."""
 
     predicted: list[int] = field(default_factory=list)
 
@@ -120,7 +120,7 @@ def test_a_step_that_is_left_out_goes_on_from_a_saved_state() -> None:
     states: list[ResumeState] = []
     whole = Fake(start).render(REQUEST, on_state=states.append)
     assert [set(state.arrays) for state in states] == [{"latents", "prediction", "slope"}] * STEPS
-    # 1, and 1 again in place of 2, and 3.
+    # 1, and 1 again instead of 2, and 3.
     np.testing.assert_array_equal(states[-1].arrays["latents"], 5)
     for state, predicted in zip(states, ([2], [2], []), strict=True):
         pipeline = Fake(start)

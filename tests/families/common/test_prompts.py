@@ -1,4 +1,4 @@
-"""Prompts are encoded once, alone and in a gang, and what is kept is bounded."""
+"""Prompts are encoded once, alone and in a gang, and the cache is bounded."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 
 KEPT = 4 * 10 + 4
-"""Bytes of ten float32 and a prompt of one character."""
+"""Bytes of ten float32 values and a prompt of one character."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """What an encoder makes of a prompt."""
+    """An encoded prompt."""
 
     numbers: np.ndarray
     more: np.ndarray | None = None
 
 
 class Encoder:
-    """Makes ten numbers of a prompt, and notes that it did."""
+    """Turns a prompt into ten numbers, and counts its calls."""
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
@@ -59,7 +59,7 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     texts, encoder = PromptCache(2 * KEPT), Encoder()
     for prompt in "abacab":
         encoder.ask(texts, prompt)
-    # c puts out b, as a was used since; then b puts out c.
+    # c evicts b, because a was used since then; then b evicts c.
     assert encoder.prompts == ["a", "b", "c", "b"]
 
 
@@ -114,7 +114,7 @@ def test_memory_is_bounded_and_the_newest_are_kept(prompts: list[str], budget: i
 
 
 def _rows() -> list[RenderRequest]:
-    """Two seeds of one prompt, another prompt, and the first one again with a negative prompt of its own."""
+    """Two seeds with one prompt, another prompt, and the first one with a negative prompt."""
     row = dataclasses.replace(
         references.case("5b").requests[0], num_frames=1, num_inference_steps=1, negative_prompt="dull"
     )
@@ -129,11 +129,11 @@ def _rows() -> list[RenderRequest]:
 
 
 ENCODED = [2, 0, 1, 1, 0]
-"""Runs of the encoder for each of them."""
+"""How often the encoder runs for each of them."""
 
 
 def render(mesh: Mesh | None, requests: list[RenderRequest]) -> list[tuple[int, np.ndarray]]:
-    """Runs of the text encoder and the frames, of each request."""
+    """How often the text encoder runs, and the frames, for each request."""
     pipeline: Any = load_pipeline(str(references.case("5b").checkpoint), mesh=mesh)
     encoder, runs = pipeline.text_encoder, [0]
 

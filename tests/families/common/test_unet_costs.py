@@ -1,4 +1,4 @@
-"""What a plan reads off a UNet's parameters, against torch's count of the published ones and by hand."""
+"""The costs that are computed from a UNet's parameters, against torch's count and by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vidgen_dist.families.common.costs import ParameterShapes, Shapes
 from vidgen_dist.families.common.unet_costs import UNet, image_convolutions, unet
 from vidgen_dist.parallel.degrees import Degrees
 
-# What of a layer diffusers computes more often: keys and values of the text, the same in all frames; SVD's of
-# its image, at each place.
+# Layers that diffusers computes more often: keys and values of the text, which are the same in all frames,
+# and those of SVD's image, at each place.
 REPEATED = 0.003
 
 
@@ -23,7 +23,7 @@ def test_operations_of_a_step_are_those_that_torch_counts(name: str) -> None:
     counted = unets.facts(name)
     assert (1 - REPEATED) * counted["operations"] < step.operations <= counted["operations"]
     convolved = sum(segment.convolved for segment in step.segments)
-    # The three that make tokens of I2VGen-XL's image are in no block.
+    # The three that make tokens from I2VGen-XL's image are in no block.
     beside = 1e-5 * convolved if name == "i2vgen_xl" else 0
     assert convolved <= counted["convolved"] <= convolved + beside
 
@@ -33,7 +33,7 @@ def test_parameters_are_all_there(name: str) -> None:
     network, counted = unets.network(name), unets.counted(name)
     assert network.parameters == sum(map(math.prod, counted.shapes.values()))
     assert sum(block.shared for block in network.levels) == sum(network.blocks)
-    # What no list has: embeddings of time, the first and last convolutions, what halves and doubles.
+    # What no list has: embeddings of time, the first and last convolutions, layers that halve and double.
     assert network.rest < 0.05 * network.parameters
 
 
@@ -42,9 +42,9 @@ def test_parameters_are_all_there(name: str) -> None:
     [
         # Motion modules: two or three in each of eight blocks, one in the middle.
         ("animatediff", 21, 0, 21),
-        # A block over time beside each of 16 of space; 22 blocks of two convolutions.
+        # A block over time after each of 16 over space; 22 blocks of two convolutions.
         ("stable_video_diffusion", 16, 44, 44),
-        # The same 16, one before all and one of the image, which has no norm; 22 times four convolutions.
+        # The same 16, one before all and one for the image, which has no norm; 22 times four convolutions.
         ("i2vgen_xl", 18, 88, 105),
     ],
 )
@@ -56,7 +56,7 @@ def test_layers_over_time_are_found(name: str, trips: int, halos: int, norms: in
 
 
 def test_what_waits_for_the_way_up_is_kept() -> None:
-    """Of Stable Diffusion: the first convolution's result, two of each block, and three that were halved."""
+    """In Stable Diffusion: the first convolution's result, two of each block, and three halved ones."""
     by_name = {block.name: block for block in unets.network("animatediff").levels}
     assert by_name["down_blocks.0"].kept == {0: 3 * 320, 1: 320}
     all_of_them = {0: 3 * 320, 1: 320 + 2 * 640, 2: 640 + 2 * 1280, 3: 3 * 1280}
@@ -64,7 +64,7 @@ def test_what_waits_for_the_way_up_is_kept() -> None:
     assert by_name["up_blocks.1"].kept == {key: all_of_them[key] for key in (0, 1, 2)}
     assert by_name["up_blocks.3"].kept == {0: 3 * 320}
     assert by_name["conv_out"].kept == {}
-    # The fullest moment is in a feed-forward of the first block, beside all that it leaves.
+    # A feed-forward of the first block needs most, together with all its skip connections.
     held = 33 * 320 + 3 * 320 + 320 // 4
     work = unets.workload("animatediff")
     assert unets.network("animatediff").activations(work, Degrees(), 2) == 2 * 16 * 64 * 64 * held * 2
@@ -115,14 +115,14 @@ WORK = unets.workload("animatediff", frames=3, latents=3 * 4 * 35, latent_rows=5
 
 
 def test_bytes_of_a_step_by_hand(tiny: UNet) -> None:
-    """Three frames of 5x7 on two ranks: 2 and 1 of them, 18 and 17 of the places; half the size is 3x4."""
+    """Three frames of 5x7 on two ranks: 2 and 1 frames, 18 and 17 places; half the size is 3x4."""
     sent = tiny.step(WORK, Degrees(ulysses=2), 4).sent
     samples, item = 2, 4
-    # There and back, of both ranks: of frames 2 x 17 and 1 x 18 places, of places 18 x 1 and 17 x 2 frames.
+    # There and back, on both ranks: 2 x 17 and 1 x 18 places of frames, 18 x 1 and 17 x 2 frames of places.
     assert sent["frames"] == samples * 8 * item * (2 * 17 + 1 * 18 + 18 * 1 + 17 * 2) // 2
-    # Each gives the other one frame.
+    # Each sends the other one frame.
     assert sent["halo"] == samples * 16 * item * 3 * 4 * 2 // 2
-    # Two norms, four groups: each rank tells the other three numbers.
+    # Two norms, four groups: each rank sends the other three numbers.
     assert sent["norm"] == 2 * samples * 4 * 3 * 4
     assert sent["gather"] == samples * 3 * 4 * 35 * item // 2
     assert sent["cfg"] == 0
@@ -133,23 +133,23 @@ def test_operations_of_a_rank_by_hand(tiny: UNet) -> None:
     step = tiny.step(WORK, Degrees(ulysses=2), 4)
     by_block = dict(zip((block.name for block in tiny.levels), step.segments, strict=True))
     samples, frames = 2, 2
-    # Maps in, to queries and to keys; attention over three frames; all at 18 of the places.
+    # Input maps, maps to queries and to keys; attention over three frames; all at 18 of the places.
     products = 2 * 3 * 64 * 3 * 18 * samples + 4 * 8 * 9 * 18 * samples
     assert sum(by_block["down_blocks.0"].products) == products
-    # At 35 places, and what halves the image at 12.
+    # At 35 places, and the layer that halves the image at 12.
     convolved = 2 * frames * samples * (2 * 8 * 8 * 9 * 35 + 8 * 8 * 9 * 12)
     assert by_block["down_blocks.0"].convolved == convolved
     assert by_block["down_blocks.1"].convolved == 2 * frames * samples * 12 * (
         9 * (8 * 16 + 16 * 16) + 3 * 16 * 16
     )
-    # Behind what doubles the image.
+    # After the layer that doubles the image.
     assert by_block["up_blocks.0"].convolved == 2 * frames * samples * 9 * (
         12 * (32 * 16 + 16 * 16 + 24 * 16 + 16 * 16) + 35 * 16 * 16
     )
 
 
 def test_ranks_without_frames_send_weights_alone(tiny: UNet) -> None:
-    """Three of five ranks have a frame each: the mean of all is three fifths of what three send."""
+    """Three of five ranks have a frame each: the mean is three fifths of what three ranks send."""
     three, five = (tiny.step(WORK, Degrees(ulysses=ranks), 4) for ranks in (3, 5))
     for purpose in ("frames", "halo", "norm"):
         assert 5 * five.sent[purpose] == pytest.approx(3 * three.sent[purpose], abs=5)
@@ -172,7 +172,7 @@ def test_what_a_rank_has_of_weights_at_once(tiny: UNet) -> None:
     resnets = [9 * (32 * 16 + 16 * 16) + 256, 9 * (24 * 16 + 16 * 16) + 256]
     up = by_name["up_blocks.0"]
     assert (up.shared, up.ahead, up.gathered) == (sum(resnets), resnets[0], 2 * resnets[0])
-    # Lists of one: each is whole for itself, and nothing travels ahead of it.
+    # Lists of one layer: each is whole on its own, and nothing is gathered ahead of it.
     down = by_name["down_blocks.0"]
     assert down.shared == down.ahead == down.gathered
     assert by_name["mid_block"].shared == 0
@@ -202,11 +202,11 @@ def test_convolutions_of_a_decoder_are_those_that_torch_counts(name: str) -> Non
             linear += operations
         else:
             convolved += operations
-    # A map of latents to latents stands before the decoder.
+    # A map from latents to latents comes before the decoder.
     before = 2 * 4 * 4 * latents if "post_quant_conv.weight" in shapes else 0
     assert convolved + before == told["convolved"]
     assert linear == 4 * 2 * math.prod(square) * latents
-    # The rest is attention from place to place, which is left out.
+    # The rest is attention between places, which is left out.
     assert 0.97 * told["operations"] < convolved + linear < told["operations"]
 
 
@@ -216,14 +216,14 @@ def test_convolutions_of_an_encoder_are_where_the_image_has_their_size() -> None
     halved = [
         (conv.inputs, conv.pixels) for conv in convolutions if conv.pixels == 1 / 2 and conv.inputs == 128
     ]
-    # What halves the image, and two of the first block behind it: one beside its residual.
+    # The layer that halves the image, and two of the first block after it, one with its residual.
     assert halved == [(128, 1 / 2)] * 3
     assert next(conv.pixels for conv in convolutions if conv.outputs == 8) == 1 / 8
     assert {conv.frames for conv in convolutions} == {1}
 
 
 def test_a_list_of_whole_blocks_can_be_shared_out() -> None:
-    """Blocks as one list travel one ahead of the other, but for the first."""
+    """Blocks in one list are gathered one ahead of the other, except the first."""
     counted = dataclasses.replace(unets.counted("animatediff"), sharded=("down_blocks", "up_blocks"))
     blocks = {block.name: block for block in unet("unet", counted, groups=32).levels}
     assert (

@@ -18,7 +18,7 @@ TINY = {"block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2, "layers_per_bl
 
 
 def loaded(name, piece):
-    """The model, in tiles for a piece that was made so; and the piece."""
+    """The model, with tiles for a tiled case; and the case's array."""
     model = tiny.loaded(AutoencoderKLHunyuanVideo, case(name, FAMILY), "vae")
     if piece.startswith("tiled"):
         model.tiles = FrameTiles(32, 24, 24, 16, 8, 4)
@@ -45,7 +45,7 @@ def test_encoding(name, piece):
         (4, 1, [(0, 4)]),
         (5, 1, [(0, 5), (3, 5)]),
         (6, 1, [(0, 5), (3, 6)]),
-        # The last tile would have but the frame that is the one before's.
+        # The last tile would have only the frame of the one before it.
         (7, 1, [(0, 5), (3, 7)]),
         (8, 1, [(0, 5), (3, 8), (6, 8)]),
     ],
@@ -59,7 +59,7 @@ def test_tiles_of_frames(frames, shortest, runs):
         return part
 
     x = np.arange(frames, dtype=np.float32).reshape(1, 1, frames, 1, 1)
-    # What goes in comes out: tiles that are blended with what they are give what they are.
+    # With an identity the output is the input: blending equal tiles changes nothing.
     out = in_frame_tiles(nn.from_numpy(x), Tiles(size=4, step=3, blend=1, keep=3), run, shortest)
     assert seen == runs
     np.testing.assert_allclose(nn.to_numpy(out), x)

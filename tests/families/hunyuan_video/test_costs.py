@@ -1,4 +1,4 @@
-"""HunyuanVideo in a plan: published sizes, its convolutions, and bytes that its gangs count."""
+"""Plans for HunyuanVideo: published sizes, its convolutions, and the bytes that gangs count."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STEPS = 2
 
 def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
     size = run("hunyuan-video").size
-    # Numbers of diffusers' and transformers' models without weights.
+    # Numbers of parameters of diffusers' and transformers' models, built without weights.
     assert size.denoiser.parameters == 12_821_012_544
     assert size.vae.parameters == 246_478_803
     (clip,) = size.others
     assert clip.parameters == 123_060_480
-    # Of 32 blocks two are not run, nor is the norm behind them.
+    # Of 32 blocks two are not run, nor is the norm after them.
     assert size.text_encoder is not None
     assert size.text_encoder.parameters == 30 * 218_112_000 + 128320 * 4096
     assert (len(size.denoiser.blocks), len(size.text_encoder.blocks)) == (2 + 20 + 40, 30)
@@ -58,7 +58,7 @@ def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., Plan
     for first, last in ((vae.encoder[0], vae.encoder[-1]), (vae.decoder[-1], vae.decoder[0])):
         assert (first.frames, first.pixels) == (1, 1)
         assert (last.frames, last.pixels) == (1 / 4, 1 / 8)
-    # What a block of the decoder works on: 512 channels before it doubles rows, then frames too.
+    # Inputs of the decoder's blocks: 512 channels before it doubles rows, then frames too.
     sizes = list(dict.fromkeys((conv.outputs, conv.frames, conv.pixels) for conv in vae.decoder))
     assert sizes == [
         (512, 1 / 4, 1 / 8),
@@ -78,7 +78,7 @@ def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
 
 @pytest.mark.parametrize("degrees", [Degrees(ulysses=2, cfg=2), Degrees(ring=2)], ids=str)
 def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
-    # Two tokens of a prompt, which every prompt has: a plan takes it for as long as may be.
+    # Every prompt has two tokens: a plan assumes the greatest length.
     request = dataclasses.replace(
         references.case("t2v", FAMILY).requests[1], num_inference_steps=STEPS, max_sequence_length=2
     )

@@ -1,4 +1,4 @@
-"""What HunyuanVideo alone does: two guidances, prompts in a template; what its rules refuse and round."""
+"""What only HunyuanVideo does: two guidances, a prompt template; what its rules refuse and round."""
 
 from __future__ import annotations
 

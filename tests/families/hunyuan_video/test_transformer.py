@@ -57,7 +57,7 @@ def randomised(**changes):
 
 
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
-    """Random ones, of as many samples as there are numbers of tokens."""
+    """Random inputs, with one sample for each of these numbers of tokens."""
     rng = np.random.default_rng(1)
     batch, length = len(tokens), 6
 
@@ -78,7 +78,7 @@ def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
 @pytest.mark.parametrize("name", cases(FAMILY))
 def test_parity(name, step):
     pieces = pieces_of(name, step)
-    # A guidance of 6,000 turns the last bit of the sinusoids' frequencies into a difference that is seen.
+    # A guidance of 6,000 magnifies the last bit of the sinusoids' frequencies to a visible difference.
     check_close(f"transformer {name}, {step} step", run(loaded(name), pieces), pieces["output"], 1e-4)
 
 

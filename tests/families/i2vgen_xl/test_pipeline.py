@@ -1,4 +1,4 @@
-"""What I2VGen-XL alone does: an image seen three ways, its posterior drawn first; what its rules refuse."""
+"""What only I2VGen-XL does: an image used in three ways, its posterior sampled first; what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pipeline() -> AnyPipeline:
 
 
 def test_what_the_unet_is_told_is_diffusers(pipeline: I2VGenXLPipeline) -> None:
-    """Hidden states, CLIP's vector of the image, its latents and the noise, in the order of their draws."""
+    """Hidden states, the image's CLIP vector, its latents and the noise, in the order of drawing."""
     r = pipeline.rules.resolve(I2V.requests[0])
     start = pipeline.prepare(r, pipeline.encode(r), seeded(r.seed))
     both = start.halves.of_rank(True, pipeline.mesh)
@@ -145,7 +145,7 @@ def test_requests_that_cannot_be(rules: Rules[I2VGenXLRequest], fields: dict[str
 
 
 def test_sizes_fit_the_autoencoder(tmp_path: Path) -> None:
-    """Whose latents may be less than an eighth of the pixels."""
+    """A VAE whose latents may be less than an eighth of the pixels."""
     folder = I2V.copy_checkpoint(tmp_path)
     references.edit_json(
         folder / "vae/config.json",

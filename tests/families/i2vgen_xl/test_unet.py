@@ -98,7 +98,7 @@ def test_windows_of_the_average(height: int, width: int) -> None:
             "up_block_types is .*; allowed is 4 entries, one for each",
         ),
         ({"norm_num_groups": 48}, r"block_out_channels is .*; allowed is multiples of 48, the groups"),
-        # Of the reference a list gives an error that names no key.
+        # With the reference a list gives an error that names no key.
         ({"attention_head_dim": [64] * 4}, "attention_head_dim is .*; allowed is a whole number from 1"),
         ({"attention_head_dim": 640}, "attention_head_dim is 640; allowed is a whole number up to 320"),
     ],

@@ -39,7 +39,7 @@ SHUFFLING = {
     "temporal_compression_ratio": 2,
 }
 NOISE_SEED = 77
-"""Of `record_vae` in tests/references/make_ltx.py."""
+"""The recorded generator of `record_vae` in tests/references/make_ltx.py."""
 
 
 def published(name):
@@ -105,7 +105,7 @@ def test_every_parameter_is_used(changes):
         "encoder.": lambda: np.concatenate(tiny.encode(vae, video)),
         "decoder.": lambda: decode(vae, latents, timestep),
     }
-    # Those that are in neither are the pipeline's.
+    # Those in neither belong to the pipeline.
     assert not tiny.without_effect(vae, runs)
 
 
@@ -134,7 +134,7 @@ def test_noise_is_drawn_in_order_and_decides_the_frames():
     one, same, other = (decode(vae, latents, [0.1], seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert largest_difference(one, other) > 1e-3
-    # The middle's block and the last one's inject noise, twice each: in their images' sizes.
+    # The middle block and the last one inject noise, twice each, at the sizes of their images.
     rng = seeded()
     vae.decode(nn.from_numpy(latents), [0.1], rng)
     drawn = seeded()

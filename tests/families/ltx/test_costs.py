@@ -1,4 +1,4 @@
-"""LTX-Video in a plan: published sizes, its convolutions, and bytes that its gangs count."""
+"""Plans for LTX-Video: published sizes, its convolutions, and the bytes that gangs count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vidgen_dist.planner.estimates import estimate
 from vidgen_dist.planner.planned_run import PlannedRun
 
 
-# Numbers of diffusers' models without weights.
+# Numbers of parameters of diffusers' models, built without weights.
 @pytest.mark.parametrize(
     ("version", "vae"), [("0.9.0", 419_193_905), ("0.9.1", 934_976_690), ("0.9.8", 1_246_913_778)]
 )
@@ -30,8 +30,8 @@ def test_published_sizes(run: Callable[..., PlannedRun], version: str, vae: int)
     assert len(size.denoiser.blocks) == 28
     stack = size.denoiser.stack
     assert stack is not None
-    # Queries, keys, values and the way out among the video's tokens, queries and the way out to the text, and
-    # a feed-forward four times as wide.
+    # Queries, keys, values and the output map among the video's tokens, queries and the output map to the
+    # text, and a feed-forward four times as wide.
     assert stack.linear == (4 + 2 + 8) * 2048**2
 
 

@@ -1,4 +1,4 @@
-"""What decides LTX-Video's frames; what its rules refuse and round."""
+"""What affects LTX-Video's frames; what its rules refuse and round."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _frames(name: str) -> np.ndarray:
     [
         ("0.9.1", {"decode_timestep": 0.4}, True),
         ("0.9.1", {"decode_noise_scale": 0.4}, True),
-        # Of 0.9.0 neither is asked.
+        # 0.9.0 has neither.
         ("0.9.0", {"decode_timestep": 0.4}, False),
         ("0.9.0", {"decode_noise_scale": 0.4}, False),
         ("0.9.0", {"frame_rate": 8.0}, True),

@@ -78,7 +78,8 @@ def test_rotary_parity(name):
     size, scale = (pieces[f"transformer.{key}"].tolist() for key in ("size", "rope_interpolation_scale"))
     tables = rotary_positions(model.config.inner_dim, *size, scale)
     for table, key in zip(tables, ("cos", "sin"), strict=True):
-        # The fastest angles are beyond 10,000, where float32 is a thousandth apart: they are the very same.
+        # The largest angles are above 10,000, where float32 has steps of a thousandth: they are exactly
+        # equal.
         check_close(f"rotary {key} {name}", table, pieces[f"transformer.rotary_{key}"], 1e-6)
 
 
@@ -100,7 +101,7 @@ def test_times_by_sample_and_by_token_are_one_thing():
 
 
 def test_a_tokens_time_is_its_own():
-    """Where nothing is mixed among tokens, each is what it would be if all had its time."""
+    """If tokens are not mixed, each is what it would be if all tokens had its time."""
     model = randomised()
     for block in model.transformer_blocks:
         for parameter in nn.named_parameters(block.attn1.to_out[0]).values():
@@ -125,7 +126,7 @@ def test_padding_of_the_text_is_not_attended_to():
 def test_positions_are_fractions_of_seconds_and_pixels():
     cos, sin = rotary_positions(14, 3, 2, 4, (4 / 25, 32, 16))
     assert cos.shape == sin.shape == (24, 14)
-    # Two frequencies, 1 and 10,000 quarter turns; what 6 does not divide comes first.
+    # Two frequencies, 1 and 10,000 quarter turns; channels that 6 does not divide come first.
     np.testing.assert_array_equal(cos[:, :2], 1)
     np.testing.assert_array_equal(sin[:, :2], 0)
     grid = np.indices((3, 2, 4)).reshape(3, -1)

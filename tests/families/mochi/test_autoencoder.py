@@ -28,7 +28,7 @@ TINY = {
 
 
 def loaded(name, piece):
-    """The model, in tiles for a piece that was made so; and the piece."""
+    """The model, with tiles for a tiled case; and the case's array."""
     model = tiny.loaded(AutoencoderKLMochi, case(name, FAMILY), "vae")
     if piece.startswith("tiled"):
         model.tiles = StridedTiles(32, 24, 24, 16)
@@ -54,7 +54,7 @@ def test_encoding(name, piece):
 
 
 def test_every_parameter_is_used():
-    # Two channels a group: of one, a norm takes away the bias of the convolution before it.
+    # Two channels per group: with one, a norm would cancel the bias of the convolution before it.
     wide = [64, 64]
     model = randomised(
         encoder_block_out_channels=wide, decoder_block_out_channels=wide, layers_per_block=[1, 0, 1]

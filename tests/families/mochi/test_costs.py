@@ -1,4 +1,4 @@
-"""Mochi in a plan: published sizes, its convolutions, and bytes that its gangs count."""
+"""Plans for Mochi: published sizes, its convolutions, and the bytes that gangs count."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STEPS = 2
 
 def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
     size = run("mochi").size
-    # Numbers of diffusers' models without weights.
+    # Numbers of parameters of diffusers' models, built without weights.
     assert size.denoiser.parameters == 10_027_677_744
     assert size.vae.parameters == 459_748_611
     assert size.text_encoder.parameters == 4_762_310_656
     assert len(size.denoiser.blocks) == 48
     assert (size.denoiser.blocks[0], size.denoiser.blocks[-1]) == (207_641_600, 169_886_720)
     stack = size.denoiser.stack
-    # Queries, keys, values and the way out, and a gated feed-forward 8/3 as wide.
+    # Queries, keys, values and the output map, and a gated feed-forward 8/3 as wide.
     assert stack.linear == (4 + 3 * 8 // 3) * 3072**2
 
 
@@ -58,7 +58,7 @@ def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., Plan
         (256, 1, 1 / 2),
         (128, 1, 1),
     ]
-    # What makes pixels of channels makes as many more of them.
+    # A layer that turns channels into pixels has as many more output channels.
     growing = [
         conv.outputs for conv in vae.decoder if conv.outputs > conv.inputs and conv.kernel == (1, 1, 1)
     ]
@@ -69,7 +69,7 @@ def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., Plan
         ((2, 2, 2), 1 / 2, 1 / 4),
         ((3, 2, 2), 1 / 6, 1 / 8),
     ]
-    # Two a block: 3, 3, 4, 6 and 3 blocks.
+    # Two per block: 3, 3, 4, 6 and 3 blocks.
     assert sum(conv.kernel == (3, 3, 3) for conv in vae.decoder) == 2 * 19
 
 
@@ -81,7 +81,7 @@ def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
 
 @pytest.mark.parametrize("degrees", [Degrees(ulysses=2, cfg=2), Degrees(ring=2)], ids=str)
 def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
-    # Two tokens of a prompt, which both prompts have: a plan takes them for as long as may be.
+    # Both prompts have two tokens: a plan assumes the greatest length.
     request = dataclasses.replace(
         references.case("t2v", FAMILY).requests[0], num_inference_steps=STEPS, max_sequence_length=2
     )

@@ -1,4 +1,4 @@
-"""Mochi's noise levels; what it makes of an empty prompt; what its rules refuse and round."""
+"""Mochi's noise levels; its treatment of an empty prompt; what its rules refuse and round."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_sigmas_go_half_way_along_a_line() -> None:
         np.testing.assert_allclose(sigmas[steps // 2], 0.975)
         descents = -np.diff([*sigmas, 0])
         np.testing.assert_allclose(descents[: steps // 2], 0.025 / (steps // 2))
-        # Each goes further than the one before, by as much more.
+        # Each step is larger than the one before, by the same amount.
         np.testing.assert_allclose(np.diff(descents[steps // 2 :], 2), 0, atol=1e-12)
         assert descents[-1] > descents[0]
 
@@ -47,7 +47,7 @@ def rules() -> Rules:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A checkpoint folder to spoil."""
+    """A copy of a checkpoint folder, to be damaged."""
     return T2V.copy_checkpoint(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_frames_are_rounded_with_a_warning(rules: Rules, caplog: pytest.LogCaptu
 
 
 def test_what_is_made_of_an_empty_prompt(copied: Path) -> None:
-    """The switch is without effect on other prompts."""
+    """The switch has no effect on other prompts."""
     requests = [
         dataclasses.replace(T2V.requests[2], num_inference_steps=2, guidance_scale=2.0, **fields)
         for fields in ({"negative_prompt": ""}, {"negative_prompt": "blurry"})

@@ -47,7 +47,7 @@ def randomised(**changes):
 
 
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
-    """Random ones, of as many samples as there are numbers of tokens."""
+    """Random inputs, with one sample for each of these numbers of tokens."""
     rng = np.random.default_rng(1)
     batch, length = len(tokens), 6
 
@@ -108,7 +108,7 @@ def test_padding_changes_nothing():
 def test_positions_fill_the_base_area():
     at = positions(2, 3, 12)
     assert at.shape == (72, 3)
-    # 192 * 192 over 36 tokens: 32 apart.
+    # 192 * 192 over 36 tokens: a spacing of 32.
     np.testing.assert_allclose(at[0], (0, -32, -176))
     np.testing.assert_allclose(at[1] - at[0], (0, 0, 32))
     np.testing.assert_allclose(at[12] - at[0], (0, 32, 0))

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion in a plan: published sizes and a video."""
+"""Plans for Stable Video Diffusion: published sizes and a video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAMILY = "stable_video_diffusion"
 
 def test_published_sizes(run: Callable[..., PlannedRun]) -> None:
     size = run("stable-video-diffusion").size
-    # Numbers of diffusers' models without weights.
+    # Numbers of parameters of diffusers' models, built without weights.
     assert size.denoiser.parameters == 1_524_623_082
     assert sum(size.denoiser.blocks) == 1_467_376_358
     assert size.vae.parameters == 97_742_847
@@ -24,7 +24,7 @@ def test_a_video(run: Callable[..., PlannedRun]) -> None:
     work = run("stable-video-diffusion").work
     assert (work.frames, work.height, work.width, work.steps, work.guided) == (25, 576, 1024, 25, True)
     assert (work.latents, work.text_tokens, work.encoded_frames) == (4 * 25 * 72 * 128, 1, 1)
-    # All at once, as long as a row does not say.
+    # All frames at once, unless a row says otherwise.
     assert (work.frames_at_once, work.batches) == (25, 1)
     _, smaller = reference_run("img2vid", FAMILY, sampling__decode_chunk_size=3, sampling__num_frames=7)
     assert (smaller.work.frames_at_once, smaller.work.batches) == (3, 3)

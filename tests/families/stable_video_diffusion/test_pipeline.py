@@ -1,4 +1,4 @@
-"""What Stable Video Diffusion takes from a row and makes of it; how its guidance rises; what is refused."""
+"""What Stable Video Diffusion takes from a row and does with it; how guidance rises; what is refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def short(**fields: Any) -> RenderRequest:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A checkpoint folder to spoil."""
+    """A copy of a checkpoint folder, to be damaged."""
     return IMG2VID.copy_checkpoint(tmp_path)
 
 
@@ -68,7 +68,7 @@ def test_defaults_are_the_pipelines(rules: Rules[Any]) -> None:
         "id": "",
         "height": 576,
         "width": 1024,
-        # The checkpoint's.
+        # The checkpoint's value.
         "num_frames": 5,
         "num_inference_steps": 25,
         "min_guidance_scale": 1.0,
@@ -166,7 +166,7 @@ def test_images_of_all_sizes(pipeline: AnyPipeline, height: int, width: int) -> 
 def test_the_encoder_computes_in_what_it_can(
     monkeypatch: pytest.MonkeyPatch, dtype: str, of_encoder: str | None
 ) -> None:
-    """`force_upcast`; on the CPU all is float32, so what is asked for is looked at."""
+    """`force_upcast`. On the CPU everything is float32, so the requested dtypes are checked."""
     asked = {}
     monkeypatch.setattr(loader, "compute_dtype", lambda dtype, _: dtype)
     load = loader.load_weights

@@ -1,4 +1,4 @@
-"""The image as its encoder sees it: as diffusers resizes it, and what any resizing does."""
+"""Resizing the image for its encoder: parity with diffusers, and properties of any resizing."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from vidgen_dist.families.stable_video_diffusion.resize import gaussian, mirrore
 
 @pytest.mark.parametrize("name", ["img2vid", "small"])
 def test_pixels_equal_diffusers(name):
-    """One image is made larger along one axis and smaller along the other, the other is made larger."""
+    """One image gets larger along one axis and smaller along the other; the other image gets larger."""
     reference = case(name, "stable_video_diffusion")
     image = np.asarray(reference.requests[0].image, np.float32) / 255
     ours = normalised(resized(image, IMAGE_SIDE), ClipImageProcessorConfig())
@@ -22,7 +22,7 @@ def test_pixels_equal_diffusers(name):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 223, 224, 225, 448, 20_000])
 def test_a_plain_colour_stays(length):
-    """The weights of each resized pixel sum to 1, however few pixels there are or many."""
+    """The weights of each resized pixel sum to 1, for any number of pixels."""
     matrix = resizing(length, IMAGE_SIDE)
     assert matrix.shape == (IMAGE_SIDE, length)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-5)
@@ -33,7 +33,7 @@ def test_axes_are_apart():
     image[1] = 1
     ours = resized(image, IMAGE_SIDE)
     np.testing.assert_allclose(ours[[0, -1], :, 0], [[0] * IMAGE_SIDE, [1] * IMAGE_SIDE], atol=1e-5)
-    # The columns are all alike, and the rows rise.
+    # All columns are equal, and the rows rise.
     assert ours.std(axis=1).max() < 1e-5
     assert (np.diff(ours[20:-20, 0, 0]) > 0).all()
 

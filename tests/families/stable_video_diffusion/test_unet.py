@@ -49,7 +49,7 @@ def test_parity(name):
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3)])
 def test_sizes_that_do_not_halve(size):
-    """Rows and columns of the latents are those of what is predicted."""
+    """The prediction has the latents' rows and columns."""
     model = tiny.randomised(tiny.made(UNetSpatioTemporalConditionModel, TINY))
     assert predict(model, *inputs(2, 3, size)).shape == (2, 3, 4, *size)
 

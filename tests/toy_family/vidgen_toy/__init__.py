@@ -1,4 +1,4 @@
-"""A toy family of another package: no text, an image that comes alive."""
+"""A toy family in a package of its own: it animates an image, without text."""
 
 from __future__ import annotations
 

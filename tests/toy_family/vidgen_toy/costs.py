@@ -1,4 +1,4 @@
-"""The toy as a plan sees it."""
+"""The costs of the toy family."""
 
 from __future__ import annotations
 

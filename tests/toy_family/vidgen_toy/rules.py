@@ -16,7 +16,7 @@ FIELDS = {"first_guidance_scale": Field(Number(0, 1e6), "the first frame's weigh
 
 @dataclass(frozen=True, kw_only=True)
 class ToyRequest(ResolvedRequest):
-    """An image that comes alive. Guidance grows from the first frame to the last."""
+    """A row for the toy family. Guidance grows from the first frame to the last."""
 
     image: Any
     num_frames: int
