@@ -25,7 +25,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def mixed(mesh: Mesh, x: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A small network over x (B, C, F, H, W) that mixes frames in each way; gathered on all ranks, and on one."""
+    """A small network over x (B, C, F, H, W) that mixes frames in each way, on all ranks and on one."""
     split = FrameSplit.divide(mesh.sequence, x.shape[2])
     conv, norm = TemporalConv(4, 4), FrameSplitGroupNorm(2, 4)
     conv.weight, conv.bias = (nn.from_numpy(weights[key]) for key in ("conv", "bias"))
