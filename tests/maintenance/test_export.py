@@ -26,9 +26,10 @@ from tests.manifest.test_arrow_types import readers_take
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
-from vidgen_dist.maintenance import export as exporting
+from vidgen_dist.maintenance import export_folder, export_shards
 from vidgen_dist.maintenance import manifest_join as joining
-from vidgen_dist.maintenance.export import ExportReport, export
+from vidgen_dist.maintenance.export import export
+from vidgen_dist.maintenance.export_writer import ExportReport
 from vidgen_dist.maintenance.verification import verify
 from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.runtime.driver.render import render
@@ -167,7 +168,7 @@ def test_credentials_of_media_are_not_handed_on(tmp_path: Path, place: str, to: 
 
 
 def test_folders_are_small(output: Storage, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "_FOLDER_ROWS", 4)
+    monkeypatch.setattr(export_folder, "_FOLDER_ROWS", 4)
     export(output.root, "hf", place)
     sizes = [len(list(folder.iterdir())) for folder in sorted(Path(place, "videos").iterdir())]
     assert sizes == [3, 4, 1]
@@ -232,8 +233,8 @@ def test_killed_at_any_moment(
 ) -> None:
     whole = str(tmp_path / "whole")
     export(output.root, to, whole, shard_rows=3)
-    for name in ("_COPIERS", "_PACKERS"):
-        monkeypatch.setattr(exporting, name, 1)
+    monkeypatch.setattr(export_folder, "_COPIERS", 1)
+    monkeypatch.setattr(export_shards, "_PACKERS", 1)
     methods = {"hf": ("put_file", "write_bytes"), "webdataset": ("create", "write_bytes")}[to]
     originals = {name: getattr(Storage, name) for name in methods}
     kept = []

@@ -16,7 +16,7 @@ from vidgen_dist.cli.terminal import counted, print_error, progress_bar
 from vidgen_dist.errors import Refused, shortened
 
 if TYPE_CHECKING:
-    from vidgen_dist.maintenance.export import ExportReport
+    from vidgen_dist.maintenance.export_writer import ExportReport
     from vidgen_dist.maintenance.verification import Verification
 
 _SHOWN_FAILURES = 100

@@ -13,48 +13,35 @@ that lacks rows lies `.00000.tar.left.json`, which names them; the next export l
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 import json
-import math
-import re
-import tarfile
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, time
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vidgen_dist import engine as engines
 from vidgen_dist.engine import get_engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype
-from vidgen_dist.maintenance.manifest_join import ROW, URI, ManifestJoin, RowCounts
+from vidgen_dist.maintenance.export_folder import FolderExport
+from vidgen_dist.maintenance.export_shards import ShardExport
+from vidgen_dist.maintenance.export_writer import ExportReport, ProgressCallback, remove_temporary_files
+from vidgen_dist.maintenance.manifest_join import ManifestJoin
 from vidgen_dist.maintenance.status import is_current, open_output, reopen_manifest, run_fields
-from vidgen_dist.maintenance.verification import path_in_output
 from vidgen_dist.manifest import Manifest, check
 from vidgen_dist.output.fingerprint import identity_of
 from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.output.status_file import read_status_file
-from vidgen_dist.output.video_files import fetch_video
 from vidgen_dist.preflight.manifest_check import describe_problems
 from vidgen_dist.preflight.sampling import sampling_defaults
 from vidgen_dist.spec import RunSpec, parse_bytes
-from vidgen_dist.storage.files import size
 from vidgen_dist.storage.folder import Storage, open_writable
 from vidgen_dist.storage.names import is_temporary
-from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.storage.uris import redact
-from vidgen_dist.threads import map_ahead
 
 HF, WEBDATASET = "hf", "webdataset"
 KINDS = {HF: ("mp4",), WEBDATASET: ("mp4", "gif", "png", "npy")}
@@ -63,57 +50,6 @@ KINDS = {HF: ("mp4",), WEBDATASET: ("mp4", "gif", "png", "npy")}
 SHARD_SIZE, SHARD_ROWS = "1GB", 10_000
 
 EXPORT_FILE = ".export.json"
-METADATA = "metadata.parquet"
-
-_FOLDER_ROWS = 10_000
-_COPIERS = 16
-_PACKERS = 4
-_TAR_BLOCK = tarfile.BLOCKSIZE
-_NO_VIDEO = "its video is not there"
-
-ProgressCallback = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class OmittedRow:
-    """A row whose video is not what the ledger says, and was left out.
-
-    Args:
-        id: The row's.
-        message: What is wrong.
-    """
-
-    id: str
-    message: str
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What an export has.
-
-    Args:
-        videos: Rows with their videos.
-        unsure: Those of them that may be of other settings than the run's: they could not be compared.
-        why_unsure: Why not.
-        failed: Rows that were given up, and are not in it.
-        stale: Rows whose videos are of other settings, and are not in it.
-        pending: Rows that were not done yet, and are not in it.
-        missing: Rows that the ledger says are done, whose video is missing or torn.
-        left: The first of them.
-        files: Videos, or shards.
-        kept: Of these, those that were there before.
-    """
-
-    videos: int
-    unsure: int
-    why_unsure: str
-    failed: int
-    stale: int
-    pending: int
-    missing: int
-    left: tuple[OmittedRow, ...]
-    files: int
-    kept: int
 
 
 def export(
@@ -166,12 +102,14 @@ def export(
             if to == WEBDATASET:
                 mark |= {"shard_size": most_bytes, "shard_rows": shard_rows}
             there = _claim_destination(place, mark)
-            writing = _ExportWriter(output, place, spec.output.format, join.counts, limit, progress)
+            parts = (output, place, spec.output.format, join.counts, limit, progress)
             if to == HF:
-                writing.write_folder(join)
-            else:
-                writing.write_shards(join, there, most_bytes, shard_rows)
-            return writing.result(why_unsure)
+                to_folder = FolderExport(*parts)
+                to_folder.write(join)
+                return to_folder.result(why_unsure)
+            to_shards = ShardExport(*parts)
+            to_shards.write(join, there, most_bytes, shard_rows)
+            return to_shards.result(why_unsure)
     except OSError as error:
         raise Refused(str(error)) from None
 
@@ -249,317 +187,13 @@ def _claim_destination(place: Storage, mark: Mapping[str, Any]) -> dict[str, int
                 f"{redact(place.root)}: has another export, or one of this output as it was before more rows "
                 "were done, or with other shards; give an empty folder, or remove what is in this one"
             )
-        _remove_temporary_files(place, files)
+        remove_temporary_files(place, files)
         return files
     if others := [path for path in (*files, *folders) if not is_temporary(path)]:
         raise Refused(
             f"{redact(place.root)}: there is something else in it, such as {min(others)}; "
             "give an empty folder"
         )
-    _remove_temporary_files(place, files)
+    remove_temporary_files(place, files)
     place.write_bytes(EXPORT_FILE, content)
     return {}
-
-
-def _remove_temporary_files(place: Storage, files: Iterable[str]) -> None:
-    """Remove what an export that was killed left half written: folders of data are sent on as they are."""
-    for path in filter(is_temporary, files):
-        place.delete(path)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A row in a shard: its number, what is said of it, and its video's files."""
-
-    key: str
-    id: str
-    text: bytes
-    uris: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    sha256: str
-    size: int
-
-    @property
-    def tar_bytes(self) -> int:
-        """In a tar; of frames, whose sizes the ledger does not have, roughly."""
-        return _tar_bytes(len(self.text)) + _tar_bytes(self.size) + _TAR_BLOCK * (len(self.suffixes) - 1)
-
-
-class _ExportWriter:
-    """An export under way."""
-
-    def __init__(
-        self,
-        output: Storage,
-        place: Storage,
-        format: str,
-        counts: RowCounts,
-        limit: int,
-        progress: ProgressCallback,
-    ) -> None:
-        self._output = output
-        self._place = place
-        self._format = format
-        self._counts = counts
-        self._limit = limit
-        self._progress = progress
-        self._left: list[OmittedRow] = []
-        self._missing = self._done = self._files = self._kept = 0
-
-    def result(self, why_unsure: str) -> ExportReport:
-        """What became of it."""
-        return ExportReport(
-            videos=self._counts.videos - self._missing,
-            unsure=self._counts.unsure,
-            why_unsure=why_unsure,
-            failed=self._counts.failed,
-            stale=self._counts.stale,
-            pending=self._counts.pending,
-            missing=self._missing,
-            left=tuple(self._left),
-            files=self._files,
-            kept=self._kept,
-        )
-
-    def write_folder(self, join: ManifestJoin) -> None:
-        """`videos/` and, last, `metadata.parquet`."""
-        schema = _folder_schema(join.schema)
-        with (
-            self._place.create(METADATA) as file,
-            pq.ParquetWriter(file, schema, compression="zstd") as writer,
-        ):
-            listed, there = "", dict[str, int]()
-            for table in join.tables():
-                for folder, piece in _by_folder(table):
-                    if folder != listed:
-                        listed, there = folder, self._place.sizes(folder)
-                        _remove_temporary_files(self._place, there)
-                    whole = self._copy_all(piece, there)
-                    names = pa.array([_file_name(row) for row in piece.column(ROW).to_pylist()], pa.string())
-                    told = piece.drop_columns([ROW, URI]).cast(_as_exported(piece.schema))
-                    columns = pa.table([names, *told.columns], schema=schema)
-                    writer.write_table(columns.filter(pa.array(whole, pa.bool_())))
-
-    def _copy_all(self, table: pa.Table, there: Mapping[str, int]) -> list[bool]:
-        """Copy the videos that were not there before; of each row whether its video is now."""
-
-        def copy(row: Mapping[str, Any]) -> tuple[bool, str | None]:
-            name = _file_name(row[ROW])
-            if there.get(name) == row["bytes"]:
-                return True, None
-            source = self._output.uri(path_in_output(row[URI]))
-            return False, with_retries(
-                lambda: self._copy(source, name, row["bytes"]), hurry=threading.Event()
-            )
-
-        rows = table.select([ROW, URI, "id", "bytes"]).to_pylist()
-        whole = []
-        for row, (kept, message) in zip(rows, map_ahead(copy, rows, threads=_COPIERS), strict=True):
-            whole.append(message is None)
-            self._files += message is None
-            self._kept += kept
-            self._add(1, [] if message is None else [OmittedRow(row["id"], message)])
-        return whole
-
-    def _copy(self, source: str, name: str, expected: int) -> str | None:
-        """Copy a video; what is wrong with it, if it is not copied."""
-        try:
-            found = size(source)
-            if found == expected:
-                self._place.copy_file(source, name)
-                return None
-        except FileNotFoundError:
-            return _NO_VIDEO
-        return f"its video has {found:,} bytes, where the ledger says {expected:,}"
-
-    def write_shards(
-        self, join: ManifestJoin, there: Mapping[str, int], most_bytes: int, most_rows: int
-    ) -> None:
-        """`00000.tar` and so on; those that are there, with their sizes, are kept."""
-
-        def pack(shard: tuple[str, list[_Sample]]) -> tuple[int, bool, list[OmittedRow]]:
-            name, samples = shard
-            whole = there.get(name) == _shard_bytes(samples) or (name in there and self._format == "png")
-            # Without some rows it may have the size of one that has them all.
-            lacking = _omissions_file(name) in there
-            if whole and not lacking:
-                return len(samples), True, []
-            left = with_retries(lambda: self._pack(name, samples), hurry=threading.Event())
-            if lacking and not left:
-                self._place.delete(_omissions_file(name))
-            return len(samples), False, left
-
-        shards = _shards(_samples(join, self._output, self._format), most_bytes, most_rows)
-        for rows, kept, left in map_ahead(pack, shards, threads=_PACKERS):
-            self._files += 1
-            self._kept += kept
-            self._add(rows, left)
-
-    def _pack(self, name: str, samples: Sequence[_Sample]) -> list[OmittedRow]:
-        """Write a shard; the rows that are not in it."""
-        left = []
-        with (
-            self._place.create(name) as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            for sample in samples:
-                with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-                    try:
-                        files, digest = fetch_video(sample.uris, Path(folder))
-                    except FileNotFoundError:
-                        left.append(OmittedRow(sample.id, _NO_VIDEO))
-                        continue
-                    if digest != sample.sha256:
-                        left.append(
-                            OmittedRow(sample.id, "its video's SHA-256 is not the one that the ledger has")
-                        )
-                        continue
-                    _add(tar, f"{sample.key}.json", io.BytesIO(sample.text), len(sample.text))
-                    for local, suffix in zip(files, sample.suffixes, strict=True):
-                        with local.open("rb") as video:
-                            _add(tar, f"{sample.key}.{suffix}", video, local.stat().st_size)
-            if left:
-                # Before the shard appears: one that lacks rows is never alone.
-                told = {row.id: row.message for row in left}
-                self._place.write_bytes(_omissions_file(name), json.dumps(told, indent=1).encode())
-        return left
-
-    def _add(self, rows: int, left: Sequence[OmittedRow]) -> None:
-        self._done += rows
-        self._missing += len(left)
-        self._left += left[: max(0, self._limit - len(self._left))]
-        self._progress(self._done, self._counts.videos)
-
-
-# --- a folder of videos ------------------------------------------------------------------------------
-
-
-def _by_folder(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """A table's rows by the folder of their videos."""
-    folders = table.column(ROW).to_numpy() // _FOLDER_ROWS
-    bounds = np.append(np.flatnonzero(np.diff(folders, prepend=-1)), len(folders))
-    for start, stop in pairwise(bounds):
-        yield _folder(folders[start]), table.slice(start, stop - start)
-
-
-def _folder(number: int) -> str:
-    return f"videos/{number:05d}"
-
-
-def _file_name(row: int) -> str:
-    return f"{_folder(row // _FOLDER_ROWS)}/{_key(row)}.mp4"
-
-
-def _key(row: int) -> str:
-    return f"{row:09d}"
-
-
-def _folder_schema(schema: pa.Schema) -> pa.Schema:
-    """Columns of `metadata.parquet`: names that `datasets` takes for itself get `_given` behind them."""
-    told = _as_exported(schema)
-    renamed = [
-        column.with_name(f"{column.name}_given") if _is_reserved(column.name) else column for column in told
-    ]
-    return pa.schema([pa.field("file_name", pa.string()), *renamed])
-
-
-def _as_exported(schema: pa.Schema) -> pa.Schema:
-    """The columns that are told, with types that `datasets` reads."""
-    told = (column for column in schema if column.name not in (ROW, URI))
-    return pa.schema([column.with_type(_without_uint64(column.type)) for column in told])
-
-
-def _without_uint64(kind: pa.DataType) -> pa.DataType:
-    """A plain type with decimals in place of numbers from 2**63 on, at which `datasets` breaks."""
-    if pa.types.is_uint64(kind):
-        return pa.decimal128(20, 0)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_uint64(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_uint64(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_without_uint64(kind.value_type)))
-    return kind
-
-
-def _is_reserved(name: str) -> bool:
-    return name == "video" or re.fullmatch(r"(.*_)?file_names?", name) is not None
-
-
-# --- shards ------------------------------------------------------------------------------------------
-
-
-def _samples(join: ManifestJoin, output: Storage, format: str) -> Iterator[_Sample]:
-    for table in join.tables():
-        for row in table.to_pylist():
-            number, video = row.pop(ROW), output.uri(path_in_output(row.pop(URI)))
-            text = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False).encode()
-            frames = [f"{frame:06d}.png" for frame in range(row["frames"])] if format == "png" else []
-            yield _Sample(
-                key=_key(number),
-                id=row["id"],
-                text=text,
-                uris=tuple(f"{video}/{frame}" for frame in frames) or (video,),
-                suffixes=tuple(frames) or (format,),
-                sha256=row["sha256"],
-                size=row["bytes"],
-            )
-
-
-def _shards(
-    samples: Iterable[_Sample], most_bytes: int, most_rows: int
-) -> Iterator[tuple[str, list[_Sample]]]:
-    """Samples by the shard that they are in, with its name."""
-    shard: list[_Sample] = []
-    count = total = 0
-    for sample in samples:
-        total += sample.tar_bytes
-        if shard and (len(shard) == most_rows or _in_records(total) > most_bytes):
-            yield f"{count:05d}.tar", shard
-            count, total, shard = count + 1, sample.tar_bytes, []
-        shard.append(sample)
-    if shard:
-        yield f"{count:05d}.tar", shard
-
-
-def _omissions_file(shard: str) -> str:
-    """What names the rows that a shard lacks."""
-    return f".{shard}.left.json"
-
-
-def _shard_bytes(samples: Sequence[_Sample]) -> int:
-    """Size of the tar with all samples; of frames not known."""
-    return _in_records(sum(sample.tar_bytes for sample in samples))
-
-
-def _in_records(size: int) -> int:
-    """Of a tar with members of this size: two empty blocks are its end, and it consists of whole records."""
-    return -(-(size + 2 * _TAR_BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-
-
-def _tar_bytes(size: int) -> int:
-    """Of a member, with its header."""
-    return _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
-
-
-def _add(tar: tarfile.TarFile, name: str, file: BinaryIO, size: int) -> None:
-    # A header says no more than this: no time, no owner.
-    member = tarfile.TarInfo(name)
-    member.size = size
-    member.mode = 0o644
-    tar.addfile(member, file)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: times in ISO 8601, bytes in base64, no NaN."""
-    if isinstance(value, dict):
-        return {str(name): _plain(member) for name, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(member) for member in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, date | time):
-        return value.isoformat()
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

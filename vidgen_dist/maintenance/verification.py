@@ -25,17 +25,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidgen_dist import ledger
-from vidgen_dist.bulk_digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.maintenance.status import open_output
+from vidgen_dist.maintenance.video_records import (
+    RECORD_COLUMNS,
+    VIDEO_RECORD,
+    LedgerVideos,
+    StoredVideos,
+    digest_hashes,
+    find_records,
+    is_later,
+    last_of_each_path,
+    records_of,
+    sort_records,
+)
 from vidgen_dist.media import MediaError, count_frames
 from vidgen_dist.output import lease as leases
 from vidgen_dist.output.status_file import forget_counts
-from vidgen_dist.output.video_files import fetch_video
+from vidgen_dist.output.video_files import fetch_video, path_in_output
 from vidgen_dist.output_layout import LEASE_FILE, LEDGER_FOLDER, VIDEOS_FOLDER
 from vidgen_dist.storage.folder import Storage
-from vidgen_dist.storage.names import is_temporary
 from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.storage.uris import redact
 from vidgen_dist.threads import map_ahead
@@ -49,29 +59,10 @@ _LISTED = 2**20
 """Files that are listed at the same time, roughly: of each some 1 kB is kept until its folder is listed."""
 
 _READERS = 8
-_BATCH = 2**16
 
 _CANDIDATES = 100
 """How many orphaned files are remembered by name for each that is told."""
 
-_VIDEO = np.dtype(
-    [
-        ("high", np.uint64),
-        ("low", np.uint64),
-        ("digest", np.uint64),
-        ("size", np.int64),
-        ("finished_at", np.int64),
-        ("attempt", np.int32),
-        ("frames", np.int32),
-        ("lost", np.bool_),
-        ("torn", np.bool_),
-    ]
-)
-"""What an entry says of a video: a hash of its path (of a folder of frames, without the digest), another of
-its content's digest, and what else is to be compared; -1 for a number that the entry does not have. `torn` is
-what was found."""
-
-_COLUMNS = ("status", "uri", "sha256", "bytes", "frames", "attempt", "finished_at")
 _IDENTITY = ("id", "fingerprint", "seed", "model", "revision")
 
 
@@ -195,11 +186,11 @@ class _Comparison:
 
     def run(self, holder: str | None, lease: leases.Lease | None = None) -> Verification:
         """Compare; with a lease, also write `lost` entries."""
-        named = _LedgerVideos(self._nested)
+        named = LedgerVideos(self._nested)
         # The ledger first: a video is there before its entry.
-        ledger.read_parts(self._output, _COLUMNS, lambda _name, table: named.add(table))
+        ledger.read_parts(self._output, RECORD_COLUMNS, lambda _name, table: named.add(table))
         self._compare(named)
-        wrong, orphans = _sorted(self._wrong), _sorted(self._orphans)
+        wrong, orphans = sort_records(self._wrong), sort_records(self._orphans)
         if len(wrong) or len(orphans):
             wrong, orphans = self._drop_explained(wrong, orphans)
         if lease is not None and len(wrong) and not self._files:
@@ -224,23 +215,23 @@ class _Comparison:
             findings=(*findings, *self._describe_orphans(orphans)),
         )
 
-    def _compare(self, named: _LedgerVideos) -> None:
+    def _compare(self, named: LedgerVideos) -> None:
         strays, folders = self._output.entries(VIDEOS_FOLDER)
-        self._join(np.empty(0, _VIDEO), _StoredVideos(strays, self._nested))
+        self._join(np.empty(0, VIDEO_RECORD), StoredVideos(strays, self._nested))
         # Frames are many: one folder's at a time.
         threads = 1 if self._nested else _listers(named.entries, len(folders))
         listings = map_ahead(lambda folder: (folder, self._output.sizes(folder)), folders, threads=threads)
         for done, (folder, sizes) in enumerate(listings):
-            self._join(named.pop(folder.rpartition("/")[2]), _StoredVideos(sizes, self._nested))
+            self._join(named.pop(folder.rpartition("/")[2]), StoredVideos(sizes, self._nested))
             self._progress(done + 1, len(folders))
         for folder in named.folders():
-            self._join(named.pop(folder), _StoredVideos({}, self._nested))
+            self._join(named.pop(folder), StoredVideos({}, self._nested))
 
-    def _join(self, entries: np.ndarray, stored: _StoredVideos) -> None:
+    def _join(self, entries: np.ndarray, stored: StoredVideos) -> None:
         """Compare the entries of a folder, sorted by path and time, with what lies in it."""
-        latest = entries[_last_of_each(entries)]
+        latest = entries[last_of_each_path(entries)]
         there = latest[~latest["lost"]]
-        at = _find(there, stored.hashes, nested=self._nested)
+        at = find_records(there, stored.hashes, nested=self._nested)
         seen = np.zeros(len(there), np.bool_)
         seen[at[at >= 0]] = True
         self._videos += len(there)
@@ -253,11 +244,11 @@ class _Comparison:
 
         orphaned = at < 0
         if self._nested:
-            known = _find(entries, stored.hashes, nested=True) >= 0
+            known = find_records(entries, stored.hashes, nested=True) >= 0
             self._superseded += int(np.count_nonzero(orphaned & known))
             orphaned &= ~known
         orphans = stored.hashes[orphaned]
-        before = _find(latest, orphans, nested=False)
+        before = find_records(latest, orphans, nested=False)
         for name in ("finished_at", "attempt", "lost"):
             # What the ledger says of their rows by now does not explain them; what comes later may.
             orphans[name][before >= 0] = latest[name][before[before >= 0]]
@@ -266,7 +257,7 @@ class _Comparison:
         self._orphan_paths += [stored.paths[place] for place in np.flatnonzero(orphaned)[:room]]
         self._with_paths.append(orphans[:room])
 
-    def _find_torn(self, there: np.ndarray, at: np.ndarray, stored: _StoredVideos) -> np.ndarray:
+    def _find_torn(self, there: np.ndarray, at: np.ndarray, stored: StoredVideos) -> np.ndarray:
         """Places of the stored files that are not what their entries say: int64 (n,)."""
         torn: dict[int, str] = {}
         if not len(there):
@@ -297,7 +288,7 @@ class _Comparison:
                 local, digest = fetch_video(list(map(self._output.uri, files)), Path(folder))
             except FileNotFoundError:
                 return "it vanished while it was looked at"
-            if _digest_hashes([digest])[0] != video["digest"]:
+            if digest_hashes([digest])[0] != video["digest"]:
                 return "its SHA-256 is not the one that the ledger has"
             try:
                 frames = count_frames(Path(folder) if self._nested else local[0], self._format)
@@ -310,14 +301,14 @@ class _Comparison:
         kept = [np.ones(len(wrong), np.bool_), np.ones(len(orphans), np.bool_)]
 
         def look(_name: str, table: pa.Table) -> None:
-            entries, _ = _entries_of(table, self._nested)
+            entries, _ = records_of(table, self._nested)
             for held, keep, nested in ((wrong, kept[0], False), (orphans, kept[1], self._nested)):
-                at = _find(held, entries, nested=nested)
+                at = find_records(held, entries, nested=nested)
                 newer = at >= 0
-                newer[newer] = _is_later(entries[newer], held[at[newer]])
+                newer[newer] = is_later(entries[newer], held[at[newer]])
                 keep[at[newer]] = False
 
-        ledger.read_parts(self._output, _COLUMNS, look)
+        ledger.read_parts(self._output, RECORD_COLUMNS, look)
         return wrong[kept[0]], orphans[kept[1]]
 
     def _for_each_wrong(self, wrong: np.ndarray, use: Callable[[Mapping[str, Any], str, str], None]) -> None:
@@ -326,8 +317,8 @@ class _Comparison:
 
         def look(_name: str, table: pa.Table) -> None:
             table = table.filter(pc.equal(table.column("status"), ledger.DONE))
-            entries, _ = _entries_of(table, self._nested)
-            at = _find(wrong, entries, nested=False)
+            entries, _ = records_of(table, self._nested)
+            at = find_records(wrong, entries, nested=False)
             same = [wrong[key][at] == entries[key] for key in ("finished_at", "attempt", "digest")]
             places = np.flatnonzero((at >= 0) & np.logical_and.reduce(same))
             for place, row in zip(at[places], table.take(pa.array(places)).to_pylist(), strict=True):
@@ -339,7 +330,7 @@ class _Comparison:
                 message = self._torn.get((int(video["high"]), int(video["low"])), "there is no such file")
                 use(row, TORN if video["torn"] else MISSING, message)
 
-        ledger.read_parts(self._output, (*_COLUMNS, *_IDENTITY), look)
+        ledger.read_parts(self._output, (*RECORD_COLUMNS, *_IDENTITY), look)
 
     def _repair(self, wrong: np.ndarray, lease: leases.Lease) -> int:
         """Write `lost` entries; how many."""
@@ -373,8 +364,8 @@ class _Comparison:
         return findings
 
     def _describe_orphans(self, orphans: np.ndarray) -> Iterator[Finding]:
-        named = np.concatenate([np.empty(0, _VIDEO), *self._with_paths])
-        still = np.flatnonzero(_find(orphans, named, nested=self._nested) >= 0)
+        named = np.concatenate([np.empty(0, VIDEO_RECORD), *self._with_paths])
+        still = np.flatnonzero(find_records(orphans, named, nested=self._nested) >= 0)
         for place in still[: self._limit]:
             message = "its row was marked as lost" if named["lost"][place] else "no ledger entry names it"
             yield Finding(ORPHANED, self._orphan_paths[place], None, message)
@@ -385,141 +376,8 @@ def _listers(files: int, folders: int) -> int:
     return min(_LISTERS, max(1, _LISTED * folders // (2 * max(1, files))))
 
 
-class _LedgerVideos:
-    """The videos that a ledger names, by the folder of `videos/` that they are in.
-
-    Attributes:
-        entries: How many were added.
-    """
-
-    def __init__(self, nested: bool) -> None:
-        self._nested = nested
-        self.entries = 0
-        self._waiting: list[pa.Table] = []
-        self._rows = 0
-        self._read: dict[str, list[np.ndarray]] = {}
-
-    def add(self, table: pa.Table) -> None:
-        """Takes entries with the columns `_COLUMNS`."""
-        self.entries += len(table)
-        self._waiting.append(table)
-        self._rows += len(table)
-        # Small parts cost less together.
-        if self._rows >= _BATCH:
-            self._take()
-
-    def folders(self) -> list[str]:
-        """Those that were not taken yet."""
-        self._take()
-        return list(self._read)
-
-    def pop(self, folder: str) -> np.ndarray:
-        """All that is said of videos in a folder, sorted by path and time: `_VIDEO` (N,)."""
-        self._take()
-        return _sorted(self._read.pop(folder, []))
-
-    def _take(self) -> None:
-        if not self._waiting:
-            return
-        entries, folders = _entries_of(pa.concat_tables(self._waiting), self._nested)
-        self._waiting, self._rows = [], 0
-        codes = folders.dictionary_encode()
-        order = np.argsort(codes.indices.to_numpy(), kind="stable")
-        bounds = codes.indices.to_numpy()[order].searchsorted(np.arange(len(codes.dictionary) + 1))
-        for number, folder in enumerate(codes.dictionary.to_pylist()):
-            chosen = order[bounds[number] : bounds[number + 1]]
-            self._read.setdefault(folder, []).append(entries[chosen])
-
-
-class _StoredVideos:
-    """What lies in a folder of `videos/`: a video each, a file or a folder of frames."""
-
-    def __init__(self, sizes: Mapping[str, int], nested: bool) -> None:
-        self.temporary = sum(map(is_temporary, sizes))
-        self._members: dict[str, list[str]] = {}
-        for path in sorted(sizes):
-            if not is_temporary(path):
-                # videos/ab/NAME/DIGEST/000000.png
-                whole = path.rpartition("/")[0] if nested and path.count("/") == 4 else path
-                self._members.setdefault(whole, []).append(path)
-        self.paths = list(self._members)
-        names = [path.removeprefix(f"{VIDEOS_FOLDER}/") for path in self.paths]
-        digests = [name.rpartition("/")[2] if nested else "" for name in names]
-        if nested:
-            names = [name.rpartition("/")[0] for name in names]
-        hashes = np.zeros(len(names), _VIDEO)
-        hashes["high"], hashes["low"] = text_hashes(pa.array(names, pa.string())).T
-        hashes["digest"] = _digest_hashes(digests)
-        hashes["size"] = [sum(map(sizes.__getitem__, members)) for members in self._members.values()]
-        hashes["frames"] = list(map(len, self._members.values()))
-        hashes["finished_at"] = hashes["attempt"] = -1
-        self.hashes = hashes
-
-    def files(self, place: int) -> list[str]:
-        """Paths of the files of a video, sorted."""
-        return self._members[self.paths[place]]
-
-
-def _entries_of(table: pa.Table, nested: bool) -> tuple[np.ndarray, pa.Array]:
-    """What entries say of videos: `_VIDEO` (N,); and the folder of each. Failures say nothing."""
-    table = table.filter(pc.not_equal(table.column("status"), ledger.FAILED))
-    columns = {name: table.column(name).combine_chunks() for name in _COLUMNS}
-    paths = pc.replace_substring_regex(columns["uri"].fill_null(""), rf"(?s)^.*/{VIDEOS_FOLDER}/", "")
-    keys = pc.replace_substring_regex(paths, r"/[^/]*$", "") if nested else paths
-    out = np.zeros(len(table), _VIDEO)
-    out["high"], out["low"] = text_hashes(keys).T
-    out["digest"] = text_hashes(pc.utf8_slice_codeunits(columns["sha256"].fill_null(""), 0, _DIGITS))[:, 0]
-    out["size"] = columns["bytes"].fill_null(-1).to_numpy()
-    out["frames"] = columns["frames"].fill_null(-1).to_numpy()
-    out["attempt"] = columns["attempt"].to_numpy()
-    out["finished_at"] = columns["finished_at"].cast(pa.int64()).to_numpy()
-    out["lost"] = pc.equal(columns["status"], ledger.LOST).to_numpy(zero_copy_only=False)
-    return out, pc.replace_substring_regex(paths, r"(?s)/.*$", "")
-
-
-_DIGITS = 16
-"""Of a SHA-256 in hex those that are compared: 64 bits, and the name of a folder of frames."""
-
-
-def _digest_hashes(digests: Sequence[str]) -> np.ndarray:
-    return text_hashes(pa.array([digest[:_DIGITS] for digest in digests], pa.string()))[:, 0]
-
-
-def _sorted(entries: list[np.ndarray]) -> np.ndarray:
-    """All of them, by path and time."""
-    whole = np.concatenate([np.empty(0, _VIDEO), *entries])
-    return whole[np.lexsort([whole[key] for key in ("lost", "attempt", "finished_at", "low", "high")])]
-
-
-def _last_of_each(entries: np.ndarray) -> np.ndarray:
-    """Places of the latest entry of each path, of entries sorted by path and time."""
-    if not len(entries):
-        return np.empty(0, np.int64)
-    differs = (entries["high"][1:] != entries["high"][:-1]) | (entries["low"][1:] != entries["low"][:-1])
-    return np.append(np.flatnonzero(differs), len(entries) - 1)
-
-
-def _find(entries: np.ndarray, wanted: np.ndarray, *, nested: bool) -> np.ndarray:
-    """Where some videos are among entries sorted by path; -1 for those that are not: int64 (N,)."""
-    keys = ("low", "digest") if nested else ("low",)
-    return find_hashes(entries["high"], wanted["high"], [(entries[key], wanted[key]) for key in keys])
-
-
-def _is_later(entries: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether entries come after others of the same path: bool (N,)."""
-    later = entries["lost"] & ~others["lost"]
-    for key in ("attempt", "finished_at"):
-        later = (entries[key] > others[key]) | ((entries[key] == others[key]) & later)
-    return later
-
-
 def _differ(what: str, found: int, expected: int) -> str:
     return f"{found:,} {what}, where the ledger says {expected:,}"
-
-
-def path_in_output(uri: str) -> str:
-    """A video's path in its output, which may have been moved since."""
-    return f"{VIDEOS_FOLDER}/{uri.rpartition(f'/{VIDEOS_FOLDER}/')[2]}"
 
 
 def _lost_entry(row: Mapping[str, Any], worker: str, kind: str, message: str) -> LedgerEntry:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidgen_dist.media.hashing import update_digest
+from vidgen_dist.output_layout import VIDEOS_FOLDER
 from vidgen_dist.storage.files import fetch
 from vidgen_dist.storage.uris import is_local
 
@@ -37,3 +38,8 @@ def fetch_video(uris: Sequence[str], folder: Path) -> tuple[list[Path], str]:
             update_digest(digest, file)
         files.append(local)
     return files, digest.hexdigest()
+
+
+def path_in_output(uri: str) -> str:
+    """A video's path in its output, which may have been moved since."""
+    return f"{VIDEOS_FOLDER}/{uri.rpartition(f'/{VIDEOS_FOLDER}/')[2]}"

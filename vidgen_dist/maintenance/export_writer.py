@@ -1,0 +1,120 @@
+"""What the kinds of exports have in common: counts, and the rows that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from vidgen_dist.maintenance.manifest_join import RowCounts
+from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.names import is_temporary
+
+NO_VIDEO = "its video is not there"
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class OmittedRow:
+    """A row whose video is not what the ledger says, and was left out.
+
+    Args:
+        id: The row's.
+        message: What is wrong.
+    """
+
+    id: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export has.
+
+    Args:
+        videos: Rows with their videos.
+        unsure: Those of them that may be of other settings than the run's: they could not be compared.
+        why_unsure: Why not.
+        failed: Rows that were given up, and are not in it.
+        stale: Rows whose videos are of other settings, and are not in it.
+        pending: Rows that were not done yet, and are not in it.
+        missing: Rows that the ledger says are done, whose video is missing or torn.
+        left: The first of them.
+        files: Videos, or shards.
+        kept: Of these, those that were there before.
+    """
+
+    videos: int
+    unsure: int
+    why_unsure: str
+    failed: int
+    stale: int
+    pending: int
+    missing: int
+    left: tuple[OmittedRow, ...]
+    files: int
+    kept: int
+
+
+class ExportWriter:
+    """Counts what an export has written and left out. Each kind of export is a class of its own.
+
+    Args:
+        output: The output that is exported.
+        place: Where the export goes.
+        format: Format of its videos.
+        counts: How many rows there are of each kind.
+        limit: How many rows that were left out to name.
+        progress: Told how many rows of how many are done.
+    """
+
+    def __init__(
+        self,
+        output: Storage,
+        place: Storage,
+        format: str,
+        counts: RowCounts,
+        limit: int,
+        progress: ProgressCallback,
+    ) -> None:
+        self._output = output
+        self._place = place
+        self._format = format
+        self._counts = counts
+        self._limit = limit
+        self._progress = progress
+        self._left: list[OmittedRow] = []
+        self._missing = self._done = self._files = self._kept = 0
+
+    def result(self, why_unsure: str) -> ExportReport:
+        """What became of it."""
+        return ExportReport(
+            videos=self._counts.videos - self._missing,
+            unsure=self._counts.unsure,
+            why_unsure=why_unsure,
+            failed=self._counts.failed,
+            stale=self._counts.stale,
+            pending=self._counts.pending,
+            missing=self._missing,
+            left=tuple(self._left),
+            files=self._files,
+            kept=self._kept,
+        )
+
+    def _add_rows(self, rows: int, left: Sequence[OmittedRow]) -> None:
+        """Count rows as exported, except those that were left out."""
+        self._done += rows
+        self._missing += len(left)
+        self._left += left[: max(0, self._limit - len(self._left))]
+        self._progress(self._done, self._counts.videos)
+
+
+def remove_temporary_files(place: Storage, files: Iterable[str]) -> None:
+    """Remove what an export that was killed left half written: folders of data are sent on as they are."""
+    for path in filter(is_temporary, files):
+        place.delete(path)
+
+
+def row_key(row: int) -> str:
+    """The name of a row's files, from its index in the manifest."""
+    return f"{row:09d}"
