@@ -23,7 +23,6 @@ from tests.parallel.ranks import Ranks
 from tests.storage.s3_traffic import Traffic
 from vidgen_dist import engine
 from vidgen_dist.spec import RunSpec, spec_from_flags
-from vidgen_dist.storage import retries
 
 # How long an example takes says more about the machine than about the code. Others are drawn in each run.
 settings.register_profile("vidgen", deadline=None, max_examples=50)
@@ -202,9 +201,3 @@ def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run does not check its model first, in a process of its own, which takes seconds."""
     monkeypatch.setattr(engine, "check_models", lambda _: None)
-
-
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storage that refuses is asked again at once."""
-    monkeypatch.setattr(retries, "FIRST_DELAY", 0.0)

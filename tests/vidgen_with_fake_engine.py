@@ -1,22 +1,28 @@
 """`vidgen`, rendering with the fast fake engine: `python -m tests.vidgen_with_fake_engine ARGS`.
 
-Constants of the runtime, which tests would else wait for, may be given in `VIDGEN_TEST_CONSTANTS`:
-`{"output.lease.INTERVAL_SECONDS": 0.5}`.
+In front of the arguments of `vidgen` there may be `--policies` and their JSON: `tests.commands.fake_vidgen`
+makes the beginning of such a command line.
 """
 
-import importlib
 import json
-import os
+import sys
 
 from vidgen_dist import engine
 from vidgen_dist.cli import main
+from vidgen_dist.runtime.driver.policies import RunPolicies
 
 engine.ENGINE = "tests.fake_engine"
 
+
+def read_policies(text: str) -> RunPolicies:
+    """Policies that `dataclasses.asdict` and JSON have made a text of."""
+    usual = RunPolicies()
+    return RunPolicies(**{name: type(getattr(usual, name))(**of) for name, of in json.loads(text).items()})
+
+
 if __name__ == "__main__":
-    for name, value in json.loads(os.environ.get("VIDGEN_TEST_CONSTANTS", "{}")).items():
-        module, _, constant = name.rpartition(".")
-        holder = importlib.import_module(f"vidgen_dist.{module}")
-        assert hasattr(holder, constant), name
-        setattr(holder, constant, value)
-    main()
+    policies = None
+    if sys.argv[1:2] == ["--policies"]:
+        policies = read_policies(sys.argv[2])
+        del sys.argv[1:3]
+    main(policies)

@@ -57,7 +57,7 @@ def specs(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
     """The specs that `vidgen render` makes of its arguments; nothing is rendered."""
     made: list[RunSpec] = []
 
-    def remember(spec: RunSpec) -> SimpleNamespace:
+    def remember(spec: RunSpec, _policies: None) -> SimpleNamespace:
         made.append(spec)
         return SimpleNamespace(exit_status=0)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FAKE_ENGINE
+from tests.policies import AT_ONCE
 from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.observability import worker_log
@@ -44,14 +45,20 @@ def is_event(what: str) -> Callable[[dict[str, Any]], bool]:
 def start(tmp_path: Path, file: Path) -> Heard:
     output = OutputOptions(uri=str(tmp_path / "out"), format="npy")
     job = Job(
-        FAKE_ENGINE, ModelOptions(id="fake"), "cpu", open_storage(output.uri), output, IDENTITY, PASSTHROUGH
+        FAKE_ENGINE,
+        ModelOptions(id="fake"),
+        "cpu",
+        open_storage(output.uri),
+        output,
+        IDENTITY,
+        PASSTHROUGH,
+        retries=AT_ONCE,
     )
     worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
     worker.start(None)
     return Heard(worker)
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = []
     put_file = Storage.put_file

@@ -29,9 +29,10 @@ from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import read_ledger
 from vidgen_dist.output import lease as leases
-from vidgen_dist.output import ledger_committer as committer
-from vidgen_dist.output.lease import Lease, acquire, has_died
+from vidgen_dist.output.lease import Lease, LeasePolicy, acquire, has_died
+from vidgen_dist.output.ledger_committer import CommitPolicy
 from vidgen_dist.output_layout import LEASE_FILE, LEASE_LOCK
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage import shared_files
@@ -46,14 +47,13 @@ MakeManifest = Callable[..., str]
 INTERVAL = 0.2
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def policy_of(interval: float) -> LeasePolicy:
     """Nobody in this process is being killed."""
-    monkeypatch.setattr(leases, "_LOCK_PATIENCE", 0.1)
+    return LeasePolicy(interval_seconds=interval, lock_seconds=0.1)
 
 
 def take(output: Storage, run: str, said: list[str] | None = None, interval: float = INTERVAL) -> Lease:
-    return acquire(output, run, say=(said if said is not None else []).append, interval=interval)
+    return acquire(output, run, say=(said if said is not None else []).append, policy=policy_of(interval))
 
 
 def only_one_is_left(held: list[Lease]) -> bool:
@@ -147,7 +147,7 @@ def test_a_lease_that_is_given_back_while_another_waits(output: Storage) -> None
         threading.Timer(INTERVAL, output.delete, [LEASE_FILE]).start()
 
     # Whoever waits has seen it by then.
-    acquire(output, "second", say=give_back, interval=1.0).release()
+    acquire(output, "second", say=give_back, policy=policy_of(1.0)).release()
     assert len(said) == 1
 
 
@@ -180,7 +180,7 @@ def test_storage_that_is_away_for_long_does_not_end_the_holder(
     with take(output, "first") as lease:
         with monkeypatch.context() as patch:
             patch.setattr(SharedFile, "write", refuse)
-            for _ in range(2 * leases.STALE_INTERVALS):
+            for _ in range(2 * LeasePolicy().stale_intervals):
                 assert tried.acquire(timeout=PATIENCE)
         beats = holder_of(output).beats
         wait_until(lambda: holder_of(output).beats > beats)
@@ -276,9 +276,10 @@ def test_the_lease_names_no_machine_and_no_user(output: Storage) -> None:
 
 HOLD = """
 import sys, time
-from vidgen_dist.output.lease import acquire
+from vidgen_dist.output.lease import LeasePolicy, acquire
 from vidgen_dist.storage.folder import open_storage
-lease = acquire(open_storage(sys.argv[1]), sys.argv[2], say=print, interval=float(sys.argv[3]))
+policy = LeasePolicy(interval_seconds=float(sys.argv[3]))
+lease = acquire(open_storage(sys.argv[1]), sys.argv[2], say=print, policy=policy)
 print("held", flush=True)
 while lease.lost is None:
     time.sleep(0.02)
@@ -378,10 +379,9 @@ def test_two_drivers_on_one_output(
     make_manifest: MakeManifest,
     tmp_path: Path,
     s3_bucket: str,
-    monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.5)
+    policies = RunPolicies(lease=policy_of(0.5))
     uri = str(tmp_path / "out") if where == "local" else f"s3://{s3_bucket}/out"
     began, go = tmp_path / "began", tmp_path / "go"
     prompts = [f"touch:{began} wait:{go}", "two", "three"]
@@ -389,10 +389,10 @@ def test_two_drivers_on_one_output(
     told = io.StringIO()
     with ThreadPoolExecutor(1) as pool:
         try:
-            first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE)
+            first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE, policies=policies)
             wait_until(lambda: began.exists() or first.done())
             with pytest.raises(Refused, match="is rendering into it") as refused:
-                render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+                render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
         finally:
             go.touch()
         result = first.result(PATIENCE)
@@ -406,10 +406,9 @@ def test_two_drivers_on_one_output(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(leases, "INTERVAL_SECONDS", 0.5)
-    monkeypatch.setattr(committer, "PATIENCE_SECONDS", 0.0)
+    policies = RunPolicies(lease=policy_of(0.5), commit=CommitPolicy(patience_seconds=0.0))
     began = tmp_path / "began"
     prompts = ["one", "two", f"touch:{began} ignore-steps: wait:{tmp_path}/never", "four"]
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__shard_size=1)
@@ -419,11 +418,11 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
     def usurped() -> bool:
         write_holder(output, run="usurper")
         # A heartbeat that had looked before may have been written over it.
-        time.sleep(2 * leases.INTERVAL_SECONDS)
+        time.sleep(2 * policies.lease.interval_seconds)
         return holder_of(output).run == "usurper"
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE)
+        first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE, policies=policies)
         wait_until(lambda: began.exists() or first.done())
         wait_until(lambda: read_ledger(output).done == 2)
         wait_until(usurped)

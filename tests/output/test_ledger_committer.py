@@ -17,14 +17,18 @@ from hypothesis import strategies as st
 
 from tests.output.holders import write_holder
 from tests.outputs import entries
+from tests.policies import AT_ONCE
 from tests.runtime.worker.in_process import PASSTHROUGH
 from tests.waiting import wait_until
 from vidgen_dist.ledger import LedgerEntry, LedgerState, LedgerWriter, compact, read_ledger
 from vidgen_dist.output import ledger_committer
-from vidgen_dist.output.lease import FRESH_INTERVALS, Lease, acquire
-from vidgen_dist.output.ledger_committer import FEW_ENTRIES, LedgerCommitter, open_committer
+from vidgen_dist.output.lease import Lease, LeasePolicy, acquire
+from vidgen_dist.output.ledger_committer import CommitPolicy, LedgerCommitter, open_committer
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
+
+HOURLY = LeasePolicy(interval_seconds=3600.0)
+MIN_ENTRIES = CommitPolicy().min_entries
 
 
 def entry(row_id: str, status: str = "done", **given: Any) -> LedgerEntry:
@@ -40,20 +44,21 @@ def output(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def lease(output: Storage) -> Iterator[Lease]:
-    with acquire(output, "run", say=print, interval=3600.0) as lease:
+    with acquire(output, "run", say=print, policy=HOURLY) as lease:
         yield lease
 
 
+Open = Callable[..., LedgerCommitter]
+
+
 @pytest.fixture
-def open_quick(
-    output: Storage, lease: Lease, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[], LedgerCommitter]]:
-    """Opens books that look often."""
-    monkeypatch.setattr(ledger_committer, "TICK_SECONDS", 0.01)
+def open_quick(output: Storage, lease: Lease) -> Iterator[Open]:
+    """Opens a committer that looks often, with fields of its policy."""
     opened: list[LedgerCommitter] = []
 
-    def open_now() -> LedgerCommitter:
-        opened.append(open_committer(output, PASSTHROUGH, lease, read_ledger(output).newest))
+    def open_now(**given: float) -> LedgerCommitter:
+        policy, newest = CommitPolicy(tick_seconds=0.01, **given), read_ledger(output).newest
+        opened.append(open_committer(output, PASSTHROUGH, lease, newest, policy, AT_ONCE))
         return opened[-1]
 
     yield open_now
@@ -65,43 +70,36 @@ def parts(output: Storage) -> list[int]:
     return [pq.read_metadata(output.uri(name)).num_rows for name in output.list("ledger")]
 
 
-def test_entries_wait_for_each_other_and_are_written_at_the_end(
-    output: Storage, open_quick: Callable[[], LedgerCommitter]
-) -> None:
+def test_entries_wait_for_each_other_and_are_written_at_the_end(output: Storage, open_quick: Open) -> None:
     committer = open_quick()
-    for number in range(FEW_ENTRIES - 1):
+    for number in range(MIN_ENTRIES - 1):
         committer.enter(entry(str(number)))
     time.sleep(0.2)
     assert (parts(output), committer.done) == ([], 0)
     committer.enter(entry("bad", "failed"))
     wait_until(lambda: committer.failed)
-    assert (parts(output), committer.done) == ([FEW_ENTRIES], FEW_ENTRIES - 1)
+    assert (parts(output), committer.done) == ([MIN_ENTRIES], MIN_ENTRIES - 1)
     for number in range(20):
         committer.enter(entry(f"later-{number}"))
     time.sleep(0.2)
     # The last part is not old enough.
-    assert parts(output) == [FEW_ENTRIES]
+    assert parts(output) == [MIN_ENTRIES]
     committer.close()
-    assert parts(output) == [FEW_ENTRIES, 20]
-    assert (committer.done, committer.failed, committer.fault) == (FEW_ENTRIES + 19, 1, "")
+    assert parts(output) == [MIN_ENTRIES, 20]
+    assert (committer.done, committer.failed, committer.fault) == (MIN_ENTRIES + 19, 1, "")
 
 
-def test_an_entry_does_not_wait_for_ever(
-    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.3)
-    committer = open_quick()
+def test_an_entry_does_not_wait_for_ever(output: Storage, open_quick: Open) -> None:
+    committer = open_quick(patience_seconds=0.3)
     committer.enter(entry("a"))
     wait_until(lambda: committer.done)
     assert parts(output) == [1]
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
-    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
-    committer = open_quick()
+    committer = open_quick(patience_seconds=0.0)
 
     def refuse(*_: object) -> None:
         raise StorageError("503 slow down")
@@ -119,7 +117,7 @@ def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
 
 
 def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
-    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, answers = Storage.write_bytes, threading.Event()
 
@@ -128,10 +126,7 @@ def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
         write(*arguments)
 
     monkeypatch.setattr(Storage, "write_bytes", hang)
-    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(ledger_committer, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(ledger_committer, "HANG_SECONDS", 0.1)
-    committer = open_quick()
+    committer = open_quick(patience_seconds=0.0, close_seconds=0.2, hang_seconds=0.1)
     assert committer.stuck == ""
     committer.enter(entry("a"))
     wait_until(lambda: committer.stuck)
@@ -143,11 +138,9 @@ def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
     assert parts(output) == [1]
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_an_answer_that_is_lost_enters_nothing_twice(
-    output: Storage, open_quick: Callable[[], LedgerCommitter], monkeypatch: pytest.MonkeyPatch
+    output: Storage, open_quick: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_committer, "PATIENCE_SECONDS", 0.0)
     write, lost = Storage.write_bytes, []
 
     def lose(storage: Storage, path: str, content: bytes) -> None:
@@ -159,32 +152,30 @@ def test_an_answer_that_is_lost_enters_nothing_twice(
             raise StorageError("cut")
 
     monkeypatch.setattr(Storage, "write_bytes", lose)
-    committer = open_quick()
+    committer = open_quick(patience_seconds=0.0)
     committer.enter(entry("a"))
     wait_until(lambda: committer.done == 3)
     assert lost[0] == lost[1]
     assert sum(parts(output)) == 3
 
 
-def test_without_the_lease_nothing_is_entered(
-    output: Storage, lease: Lease, open_quick: Callable[[], LedgerCommitter]
-) -> None:
+def test_without_the_lease_nothing_is_entered(output: Storage, lease: Lease, open_quick: Open) -> None:
     """Its heartbeats are old, and another run is there."""
     committer = open_quick()
     committer.enter(entry("a"))
     write_holder(output, run="usurper")
-    lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
+    lease._beaten -= HOURLY.fresh_seconds + 1
     committer.close()
     assert lease.lost is not None
     assert (committer.done, committer.fault, parts(output)) == (0, "", [])
 
 
 def test_one_whose_heartbeats_are_late_asks_and_goes_on(
-    output: Storage, lease: Lease, open_quick: Callable[[], LedgerCommitter]
+    output: Storage, lease: Lease, open_quick: Open
 ) -> None:
     committer = open_quick()
     committer.enter(entry("a"))
-    lease._beaten -= (FRESH_INTERVALS + 1) * 3600.0
+    lease._beaten -= HOURLY.fresh_seconds + 1
     committer.close()
     assert (lease.lost, committer.done) == (None, 1)
     assert read_ledger(output).is_done("a", "f")
@@ -205,9 +196,8 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
 ) -> None:
     """Each step is another run's, whose driver's and worker's clocks are minutes apart."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_committer, "TICK_SECONDS", 0.001)
         output, in_place = open_storage(folder), None
-        with acquire(output, "run", say=print, interval=3600.0) as lease:
+        with acquire(output, "run", say=print, policy=HOURLY) as lease:
             for status, fingerprint, driver, worker in steps:
                 before = read_ledger(output)
                 if status == "repair" and in_place is not None:
@@ -215,7 +205,8 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
                     in_place = None
                 elif status != "repair" and in_place != fingerprint:
                     patch.setattr(ledger_committer, "datetime", clock_that_is_wrong_by(driver))
-                    committer = open_committer(output, PASSTHROUGH, lease, before.newest)
+                    policy = CommitPolicy(tick_seconds=0.001)
+                    committer = open_committer(output, PASSTHROUGH, lease, before.newest, policy)
                     attempt = before.attempts("a", fingerprint) + 1
                     ended = datetime.now(UTC) + worker
                     committer.enter(

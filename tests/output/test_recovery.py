@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +19,9 @@ import pytest
 import ray
 from rich.console import Console
 
+from tests.commands import fake_vidgen
 from tests.fake_engine import FAKE_ENGINE, resolved
+from tests.policies import AT_ONCE
 from tests.runtime.scheduling.simulation import Actor, GangBehaviour, Simulation, rows
 from tests.runtime.worker.in_process import Heard
 from tests.storage.s3_traffic import Traffic
@@ -30,14 +30,17 @@ from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import ResumeState
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger
 from vidgen_dist.maintenance.verification import verify
-from vidgen_dist.output import lease, recovery
+from vidgen_dist.output import recovery
 from vidgen_dist.output.fingerprint import Identity
+from vidgen_dist.output.lease import LeasePolicy
+from vidgen_dist.output.ledger_committer import CommitPolicy
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.recovery import RecoveredVideo, find_recovered, mark_maybe_stored, max_unrecorded
 from vidgen_dist.output.resume_states import ResumeStates, SavedState
 from vidgen_dist.preflight.plan import Plan
 from vidgen_dist.provenance import provenance_tags
 from vidgen_dist.request import FIELDS
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import render
 from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.worker.worker import Worker
@@ -71,6 +74,7 @@ def job(root: str, format: str, **output: Any) -> Job:
         OutputOptions(uri=root, format=format, **output),
         identity,
         pa.schema([]),
+        retries=AT_ONCE,
     )
 
 
@@ -102,7 +106,13 @@ def store(
 
 def look(job: Job, wanted: PendingRow | None = None) -> RecoveredVideo | None:
     return find_recovered(
-        job.output, job.output_options, wanted or row(), FINGERPRINT, threading.Event(), ignore_event
+        job.output,
+        job.output_options,
+        wanted or row(),
+        FINGERPRINT,
+        threading.Event(),
+        ignore_event,
+        job.retries,
     )
 
 
@@ -197,7 +207,6 @@ def test_without_tags_it_is_none(tmp_path: Path) -> None:
     assert look(there) is None
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_a_storage_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = job(str(tmp_path / "out"), "png")
     store(there, tmp_path)
@@ -305,7 +314,6 @@ def test_a_row_that_is_not_looked_for_or_whose_video_was_lost_is_rendered(
     assert (events[-1].kind, events[-1].recovered) == ("done", False)
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_where_the_storage_does_not_say_it_is_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,8 +352,8 @@ def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:
 
 ROWS = 16
 STORED = 6
-QUICK = {"INTERVAL_SECONDS": 0.3, "ORPHAN_SECONDS": 1.0}
-"""Of the lease. Ray was seen to end workers of a dead driver within 0.1 s where it runs on."""
+QUICK = LeasePolicy(interval_seconds=0.3, orphan_seconds=1.0)
+"""Ray was seen to end workers of a dead driver within 0.1 s where it runs on."""
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -363,18 +371,9 @@ def test_what_a_killed_driver_had_not_entered_is_adopted(
     manifest = make_manifest(*({"id": i, "prompt": f"stamp:{marks}/{i} sleep:0.1"} for i in ids))
     flags = [manifest, root, "--model", "fake", "--device", "cpu", "--replicas", "1"]
     flags += ["--address", ray.get_runtime_context().gcs_address]
-    constants = {
-        "output.ledger_committer.FEW_ENTRIES": 10**6,
-        "output.ledger_committer.PATIENCE_SECONDS": 3600.0,
-    }
-    for name, value in QUICK.items():
-        constants[f"output.lease.{name}"] = value
-        monkeypatch.setattr(lease, name, value)
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "tests.vidgen_with_fake_engine", "render", *flags],
-        env={**os.environ, "VIDGEN_TEST_CONSTANTS": json.dumps(constants)},
-        stdout=subprocess.DEVNULL,
-    )
+    never = CommitPolicy(min_entries=10**6, patience_seconds=3600.0)
+    command = [*fake_vidgen(RunPolicies(lease=QUICK, commit=never)), "render", *flags]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: len(output.list("videos")) >= STORED)
     finally:
@@ -390,7 +389,8 @@ def test_what_a_killed_driver_had_not_entered_is_adopted(
 
     monkeypatch.setattr(Plan, "rows", note_stored)
     spec = make_spec(manifest, output__format="mp4", topology__replicas=1)
-    result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+    policies = RunPolicies(lease=QUICK)
+    result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
     assert result.done == ROWS
     assert result.recovered >= len(stored) >= STORED
     assert (

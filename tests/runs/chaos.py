@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -24,9 +23,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from tests.commands import fake_vidgen
 from tests.processes import descendants
 from vidgen_dist.ledger import PART_TIME
 from vidgen_dist.media import read_video
+from vidgen_dist.output.ledger_committer import CommitPolicy
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.storage.folder import Storage
 
 SEED = 20260514
@@ -36,11 +38,7 @@ SLEEP_SECONDS = 0.1
 
 PATIENCE = 180.0
 
-QUICK = {
-    "output.ledger_committer.WAIT_SECONDS": 2.0,
-    "output.ledger_committer.PATIENCE_SECONDS": 2.0,
-    "output.ledger_committer.TICK_SECONDS": 0.1,
-}
+QUICK = CommitPolicy(part_seconds=2.0, patience_seconds=2.0, tick_seconds=0.1)
 
 MakeManifest = Callable[..., str]
 
@@ -54,7 +52,8 @@ class Chaos:
         marks: Where rows leave a mark when their rendering begins.
         log: What the drivers say.
         chance: Decides when and whom.
-        settings: Environment of the drivers.
+        policies: How patient the drivers are.
+        settings: Environment of the drivers, beside this process's.
         tree: Process below which the workers are; by default the driver.
         killed: How many were, by kind.
         failed: Drivers that ended by themselves, with rows left.
@@ -64,7 +63,8 @@ class Chaos:
     marks: Path
     log: Path
     chance: random.Random
-    settings: dict[str, str]
+    policies: RunPolicies
+    settings: Mapping[str, str] = field(default_factory=dict)
     tree: int | None = None
     killed: Counter[str] = field(default_factory=Counter)
     failed: int = 0
@@ -73,7 +73,7 @@ class Chaos:
         self.driver = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.vidgen_with_fake_engine", "render", *self.flags]
+        command = [*fake_vidgen(self.policies), "render", *self.flags]
         with open(self.log, "ab") as log:
             return subprocess.Popen(
                 command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
@@ -22,6 +21,8 @@ from tests.runs.chaos import (
     flags_of,
     manifest_of,
 )
+from vidgen_dist.output.lease import LeasePolicy
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.storage.folder import open_storage
 
 
@@ -34,8 +35,8 @@ def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tm
     flags = [*flags_of(manifest, output), "--address", ray.get_runtime_context().gcs_address]
     chance = random.Random(SEED)
     # Ray was seen to end such workers within 0.1 s.
-    settings = {"VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "output.lease.ORPHAN_SECONDS": 1.0})}
-    chaos = Chaos(flags, marks, tmp_path / "log", chance, settings, tree=os.getpid())
+    policies = RunPolicies(commit=QUICK, lease=LeasePolicy(orphan_seconds=1.0))
+    chaos = Chaos(flags, marks, tmp_path / "log", chance, policies, tree=os.getpid())
     kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 3)
     with Watch(tmp_path / "out" / "videos") as watch:
         try:

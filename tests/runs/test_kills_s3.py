@@ -22,6 +22,8 @@ from tests.runs.chaos import (
     manifest_of,
 )
 from tests.storage.s3_traffic import HANG_SECONDS, Traffic
+from vidgen_dist.output.lease import LeasePolicy
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.storage.folder import open_storage
 
 
@@ -34,12 +36,10 @@ def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
     marks, output = tmp_path / "marks", open_storage(f"s3://{s3_bucket}/out")
     manifest, ids = manifest_of(make_manifest, marks)
     chance = random.Random(SEED)
-    settings = {
-        "VIDGEN_TEST_CONSTANTS": json.dumps({**QUICK, "output.lease.INTERVAL_SECONDS": 0.5}),
-        "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 1.5}}),
-    }
+    policies = RunPolicies(commit=QUICK, lease=LeasePolicy(interval_seconds=0.5))
+    settings = {"FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": HANG_SECONDS / 1.5}})}
     s3_traffic.share = 0.1
-    chaos = Chaos(flags_of(manifest, output), marks, tmp_path / "log", chance, settings)
+    chaos = Chaos(flags_of(manifest, output), marks, tmp_path / "log", chance, policies, settings)
     try:
         chaos.attack(["node"], range(5, 15))
         chaos.attach(ray.get_runtime_context().gcs_address, os.getpid())

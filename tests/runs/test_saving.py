@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE, FakeMesh, FakePipeline
 from tests.outputs import entries
+from tests.policies import AT_ONCE
 from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row, start_gang
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.media import to_uint8
@@ -72,6 +73,7 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             output,
             IDENTITY,
             PASSTHROUGH,
+            retries=AT_ONCE,
         )
         heard = Heard(Worker(job, "w", event))
         heard.worker.start(None)
@@ -236,7 +238,6 @@ def test_storage_that_is_slow_does_not_hold_up_the_steps(
     assert scratch_of(tmp_path) == []
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_a_row_that_cannot_be_saved_is_rendered(
     start: Callable[..., Heard], long_row: PendingRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,10 @@ from rich.console import Console
 from tests.fake_engine import FAKE_ENGINE
 from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.maintenance.verification import verify
-from vidgen_dist.output import lease
+from vidgen_dist.output.lease import LeasePolicy
 from vidgen_dist.output.ledger_entries import latest_entries
 from vidgen_dist.output.status_file import read_status_file
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.files import read_bytes
@@ -22,16 +23,15 @@ from vidgen_dist.storage.folder import open_storage
 
 
 def run(spec: RunSpec) -> RunResult:
-    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+    policies = RunPolicies(lease=LeasePolicy(interval_seconds=0.2))
+    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_with_other_settings_replaces_all_of_the_one_before(
     make_spec: Callable[..., RunSpec],
     make_manifest: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lease, "INTERVAL_SECONDS", 0.2)
     with WebHdfs() as server:
         uri = f"webhdfs://127.0.0.1:{server.server_port}/user/me/out"
         output, manifest = open_storage(uri), make_manifest("one", "two sleep:1", "three")

@@ -51,7 +51,7 @@ def spec_of(*arguments: str) -> RunSpec:
     class Stop(Exception):
         """Raised instead of rendering."""
 
-    def stop(made: RunSpec) -> None:
+    def stop(made: RunSpec, _policies: None) -> None:
         raise Stop(made)
 
     rendering.run = stop

@@ -6,11 +6,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+
+from vidgen_dist.storage import failures
 
 
 class PlainFileSystem(LocalFileSystem):
@@ -30,6 +33,14 @@ class PlainFileSystem(LocalFileSystem):
 
 
 fsspec.register_implementation("plain", PlainFileSystem, clobber=True)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that calls to storages wait before they are repeated, instead of waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(failures, "time", SimpleNamespace(sleep=waited.append))
+    return waited
 
 
 @pytest.fixture(params=["local", "file", "s3", "memory", "plain"])

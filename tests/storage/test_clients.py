@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -19,7 +18,7 @@ from vidgen_dist.manifest import open_manifest
 from vidgen_dist.media import MediaError, read_image
 from vidgen_dist.storage import failures
 from vidgen_dist.storage.clients import filesystem_of
-from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage.failures import PATIENCE, StorageError
 from vidgen_dist.storage.files import open_input, read_bytes
 from vidgen_dist.storage.folder import open_storage, open_writable
 from vidgen_dist.storage.listing import expand
@@ -112,12 +111,12 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.usefixtures("waits")
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_commands_end_with_one_message(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(failures, "FIRST_DELAY", 0.0)
     (tmp_path / "prompts.txt").write_text("a fox")
     monkeypatch.setattr(sys, "argv", ["vidgen", *command])
     with pytest.raises(SystemExit) as ended:
@@ -128,13 +127,11 @@ def test_commands_end_with_one_message(
     assert "hunter2" not in said
 
 
-def test_a_connection_that_passes_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(failures, "time", SimpleNamespace(sleep=waited.append))
+def test_a_connection_that_passes_is_tried_again(waits: list[float]) -> None:
     with pytest.raises(StorageError) as caught:
         read_bytes("silent://x/y")
     assert caught.value.transient
-    assert len(waited) == failures.ATTEMPTS - 1
+    assert len(waits) == PATIENCE.attempts - 1
 
 
 def test_what_requests_wraps_is_seen() -> None:

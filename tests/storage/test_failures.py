@@ -22,7 +22,7 @@ from s3fs.errors import translate_boto_error
 from tests.web_servers import QuietHandler, WebServer
 from vidgen_dist.errors import Refused
 from vidgen_dist.storage import failures
-from vidgen_dist.storage.failures import ATTEMPTS, FIRST_DELAY, StorageError, is_transient
+from vidgen_dist.storage.failures import PATIENCE, StorageError, is_transient
 from vidgen_dist.storage.files import open_input, read_bytes, stamp
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.listing import expand
@@ -38,14 +38,6 @@ def s3_error(status: int, code: str = "SlowDown") -> BaseException:
 def http_error(status: int) -> BaseException:
     request: Any = SimpleNamespace(real_url="https://host/a?sig=hunter2")
     return aiohttp.ClientResponseError(request, (), status=status, message="sorry")
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that are waited for, instead of waiting."""
-    waited: list[float] = []
-    monkeypatch.setattr(failures, "time", SimpleNamespace(sleep=waited.append))
-    return waited
 
 
 # --- S3 ----------------------------------------------------------------------------------------------
@@ -99,12 +91,12 @@ def test_a_storage_that_is_busy_is_asked_again(
 ) -> None:
     (tmp_path / "local").write_bytes(b"v")
     refusing = Refusing(monkeypatch, s3_error(503))
-    refusing.times = ATTEMPTS - 1
+    refusing.times = PATIENCE.attempts - 1
     OPERATIONS[name](output, tmp_path / "local")
     assert refusing.times == 0
-    assert len(waits) == ATTEMPTS - 1
+    assert len(waits) == PATIENCE.attempts - 1
     for attempt, waited in enumerate(waits):
-        assert 0.75 <= waited / (FIRST_DELAY * 2**attempt) <= 1.25
+        assert 0.75 <= waited / (PATIENCE.first_delay * 2**attempt) <= 1.25
     if name in ("write_bytes", "put_file", "create"):
         assert output.read_bytes("new") == b"v"
 
@@ -119,7 +111,7 @@ def test_a_storage_that_stays_busy_is_given_up(
     with pytest.raises(StorageError, match=r"^cannot .*: please") as caught:
         OPERATIONS[name](output, tmp_path / "local")
     assert caught.value.transient
-    assert len(waits) == ATTEMPTS - 1
+    assert len(waits) == PATIENCE.attempts - 1
     refusing.times = 0
     assert output.list() == ["old"]
 
@@ -192,7 +184,7 @@ def test_a_host_that_is_busy_is_asked_again(name: str, host: Host, waits: list[f
     host.busy = 2
     READ[name](f"{host.address}/a.png")
     assert host.busy == 0
-    assert 1 <= len(waits) < ATTEMPTS
+    assert 1 <= len(waits) < PATIENCE.attempts
 
 
 @pytest.mark.parametrize("name", READ)
@@ -268,7 +260,7 @@ def test_faults_that_pass(
     with pytest.raises(StorageError) as caught:
         read_bytes("memory://folder/file")
     assert caught.value.transient == passes
-    assert len(waits) == (ATTEMPTS - 1 if passes else 0)
+    assert len(waits) == (PATIENCE.attempts - 1 if passes else 0)
 
 
 def test_errors_that_are_each_others_cause_end(monkeypatch: pytest.MonkeyPatch) -> None:

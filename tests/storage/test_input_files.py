@@ -24,8 +24,8 @@ from vidgen_dist import media
 from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import open_manifest
-from vidgen_dist.storage import failures, input_files
-from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage import input_files
+from vidgen_dist.storage.failures import PATIENCE, StorageError
 from vidgen_dist.storage.files import fetch, open_input, read_bytes
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
@@ -117,9 +117,11 @@ class _Answer(QuietHandler):
             self.close_connection = True
 
 
+pytestmark = pytest.mark.usefixtures("waits")
+
+
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(failures, "FIRST_DELAY", 0.0)
+def _without_proxies_and_copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     input_files._download.cache_clear()
@@ -229,7 +231,7 @@ def test_faults_in_the_middle_of_a_file_are_waited_out(kind: str, fault: str, ho
     vars(host).update(HOSTS[kind])
     with open_input(host.url) as file:
         for place in (300_000, 100_000):
-            setattr(host, fault, failures.ATTEMPTS - 1)
+            setattr(host, fault, PATIENCE.attempts - 1)
             file.seek(place)
             assert file.read(10) == CONTENT[place : place + 10]
             input_files._download.cache_clear()

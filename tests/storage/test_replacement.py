@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tests.storage.webhdfs import WebHdfs
 from vidgen_dist.errors import Refused
-from vidgen_dist.output.lease import acquire, read_holder
+from vidgen_dist.output.lease import LeasePolicy, acquire, read_holder
 from vidgen_dist.output_layout import LEASE_FILE, STATUS_FILE
 from vidgen_dist.storage import failures, replacement
 from vidgen_dist.storage.clients import filesystem_of
@@ -254,7 +254,7 @@ def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
 
 
 def test_heartbeats_are_seen(output: Storage) -> None:
-    with acquire(output, "one", say=lambda _: None, interval=0.05) as lease:
+    with acquire(output, "one", say=lambda _: None, policy=LeasePolicy(interval_seconds=0.05)) as lease:
         first = read_holder(output.read_bytes(LEASE_FILE))
         while read_holder(output.read_bytes(LEASE_FILE)).beats < first.beats + 2:
             assert lease.lost is None
@@ -347,8 +347,8 @@ def test_an_object_store_that_keeps_what_was_there_is_refused(monkeypatch: pytes
 # --- WebHDFS -----------------------------------------------------------------------------------------
 
 
-def test_a_data_node_that_fails_is_not_taken_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.storage.failures.FIRST_DELAY", 0.0)
+@pytest.mark.usefixtures("waits")
+def test_a_data_node_that_fails_is_not_taken_for_the_file() -> None:
     with WebHdfs() as server:
         out = open_storage(f"webhdfs://127.0.0.1:{server.server_port}/out")
         out.write_bytes("a", b"content")

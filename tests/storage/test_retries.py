@@ -7,16 +7,16 @@ import threading
 
 import pytest
 
-from vidgen_dist.storage.retries import ATTEMPTS, with_retries
+from tests.policies import AT_ONCE
+from vidgen_dist.storage.retries import with_retries
 
 
-@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(
     ("number", "attempts"),
     [
         *((number, 1) for number in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPERM)),
         # Credentials of an object store may be renewed meanwhile.
-        *((number, ATTEMPTS) for number in (errno.EACCES, errno.EIO, errno.ETIMEDOUT)),
+        *((number, AT_ONCE.attempts) for number in (errno.EACCES, errno.EIO, errno.ETIMEDOUT)),
     ],
 )
 def test_what_a_disk_says_once_it_says_again(number: int, attempts: int) -> None:
@@ -27,5 +27,5 @@ def test_what_a_disk_says_once_it_says_again(number: int, attempts: int) -> None
         raise OSError(number, "refused")
 
     with pytest.raises(OSError, match="refused"):
-        with_retries(call, hurry=threading.Event())
+        with_retries(call, hurry=threading.Event(), policy=AT_ONCE)
     assert len(made) == attempts

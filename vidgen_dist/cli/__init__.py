@@ -6,7 +6,7 @@ Whatever is heavy is imported by the command that needs it: `vidgen status` load
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
 from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import Refused
+
+if TYPE_CHECKING:
+    from vidgen_dist.runtime.driver.policies import RunPolicies
 
 REFUSED = 2
 """Exit status of what is refused before it starts."""
@@ -50,11 +53,16 @@ def vidgen(
     """Render videos at dataset scale on Ascend NPUs."""
 
 
-def main() -> None:
-    """The entry point: errors that a person can cause are one message and status 2."""
+def main(policies: RunPolicies | None = None) -> None:
+    """The entry point: errors that a person can cause are one message and status 2.
+
+    Args:
+        policies: How patient the runs of `vidgen render` are, if not as usual. No flag changes them: who
+            renders has no reason to, tests have.
+    """
     printing.guard()
     try:
-        app()
+        app(obj=policies)
     except Refused as error:
         print_error(str(error))
         sys.exit(REFUSED)

@@ -15,6 +15,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, RunSpec, spec_from_flags
 
 if TYPE_CHECKING:
+    from vidgen_dist.runtime.driver.policies import RunPolicies
     from vidgen_dist.runtime.driver.render import RunResult
 
 INTERRUPTED = 130
@@ -23,6 +24,7 @@ INTERRUPTED = 130
 
 @with_flags("render")
 def render(
+    context: typer.Context,
     manifest: Annotated[str, typer.Argument(help="The manifest, or a run.yaml.")],
     output: Annotated[str | None, typer.Argument(help=help_of("output.uri"))] = None,
     *,
@@ -41,17 +43,23 @@ def render(
         spec = load_run(manifest, given)
     else:
         spec = _spec_without_file(with_argument(given, "manifest.uri", "MANIFEST", manifest))
-    raise typer.Exit(run(spec).exit_status)
+    raise typer.Exit(run(spec, context.obj).exit_status)
 
 
-def run(spec: RunSpec) -> RunResult:
-    """Render with a progress bar and print what became of it."""
+def run(spec: RunSpec, policies: RunPolicies | None = None) -> RunResult:
+    """Render with a progress bar and print what became of it.
+
+    Args:
+        spec: What the run is.
+        policies: How patient it is, if not as usual.
+    """
+    from vidgen_dist.runtime.driver.policies import RunPolicies
     from vidgen_dist.runtime.driver.render import render as render_spec
 
     printing.never_wait()
     console = Console(stderr=True)
     try:
-        result = render_spec(spec, console)
+        result = render_spec(spec, console, policies=policies or RunPolicies())
     except KeyboardInterrupt:
         print_error("interrupted before anything was started")
         raise typer.Exit(INTERRUPTED) from None

@@ -128,6 +128,7 @@ def verify(
     deep: bool = False,
     repair: bool = False,
     limit: int = 20,
+    policy: leases.LeasePolicy = leases.LeasePolicy(),
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Verification:
@@ -138,6 +139,7 @@ def verify(
         deep: Read every video: its SHA-256, and whether it decodes to as many frames as the ledger says.
         repair: Have missing and torn videos rendered again by the next run. Holds the output's lease.
         limit: How many missing and torn videos, and how many orphaned files, to name.
+        policy: Of the lease.
         say: Told, in a line, of what takes time.
         progress: Told how many folders of how many are done.
 
@@ -150,7 +152,7 @@ def verify(
         if not repair:
             return check.run(_lease_holder(output))
         name = f"verify-{uuid.uuid4().hex[:12]}"
-        with leases.acquire(output, name, say=say, interval=leases.INTERVAL_SECONDS) as lease:
+        with leases.acquire(output, name, say=say, policy=policy) as lease:
             return check.run(None, lease)
     except OSError as error:
         raise Refused(str(error)) from None

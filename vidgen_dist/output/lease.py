@@ -1,8 +1,8 @@
 """The lease: one run at a time on one output.
 
 The run that renders into an output keeps a small file there, `.lease.json`, with its name and a count that
-goes up every `INTERVAL_SECONDS`. Another run that finds it watches it, by its own clock alone: if the count
-goes up, the holder lives, and the other is refused; if it stands still for `STALE_INTERVALS` intervals, the
+goes up every interval. Another run that finds it watches it, by its own clock alone: if the count
+goes up, the holder lives, and the other is refused; if it stands still for `stale_intervals` intervals, the
 holder is taken for dead, and its lease is taken over. A run whose lease was taken over, because it or its
 storage was away for so long, learns it with its next heartbeat.
 
@@ -13,13 +13,13 @@ system and the run. Workers of the dead run may be at work for some seconds more
 they cannot enter anything into the ledger, and `Lease.settled` says when no video comes of them any more.
 
 What is certain: where storage compares and writes in one (S3; a local lock; a new file in a local folder)
-two runs never take the same lease. Elsewhere each looks again `SETTLE_SECONDS` after it wrote, so two are
+two runs never take the same lease. Elsewhere each looks again `settle_seconds` after it wrote, so two are
 possible if one is held up for longer just then; the first heartbeat ends one of them.
 
-Before each ledger part, a holder whose last heartbeat is `FRESH_INTERVALS` old makes sure of its lease
+Before each ledger part, a holder whose last heartbeat is `fresh_intervals` old makes sure of its lease
 (`Lease.assure`), so that one that was suspended enters nothing beside the run that took over. What remains is
 a process that is suspended between that and the write, or a request that is under way, for more than the rest
-of `STALE_INTERVALS`.
+of `stale_intervals`. `LeasePolicy` has these numbers.
 """
 
 from __future__ import annotations
@@ -45,24 +45,42 @@ from vidgen_dist.storage.locks import FileLock, is_locked, lock
 from vidgen_dist.storage.shared_files import SharedFile, open_shared_file
 from vidgen_dist.storage.uris import is_local, redact
 
-INTERVAL_SECONDS = 15.0
-"""Between two heartbeats."""
 
-STALE_INTERVALS = 4
-"""A holder that is silent for so many intervals is taken for dead."""
+@dataclass(frozen=True)
+class LeasePolicy:
+    """How often a lease shows a sign of life, and how long others wait for one.
 
-FRESH_INTERVALS = 3
-"""A holder whose last heartbeat is older than so many intervals asks before it writes."""
+    All who take leases of one output need the same interval, else a living holder is taken for dead.
 
-ORPHAN_SECONDS = 6.0
-"""How long workers may live whose driver was killed: those of a Ray of its own were seen to end within 3 s,
-and one that runs on, which was seen to take 0.1 s, kills those after 5 s that do not heed it."""
+    Args:
+        interval_seconds: Seconds between two heartbeats, each a request to the storage: four a minute.
+        stale_intervals: A holder that is silent for so many intervals is taken for dead.
+        fresh_intervals: A holder whose last heartbeat is older than so many intervals asks before it writes;
+            fewer than `stale_intervals`, so that it asks before another run may have taken over.
+        orphan_seconds: How long workers may live whose driver was killed. Those of a Ray of its own were seen
+            to end within 3 s. A Ray that runs on was seen to take 0.1 s, and kills those that do not obey
+            after 5 s.
+        settle_seconds: After it, a lease is read again where the storage cannot compare and write in one.
+        lock_seconds: What a process that is being killed may take to release its lock.
+    """
 
-SETTLE_SECONDS = 2.0
-"""After it, a lease is looked at again where the storage cannot compare and write in one."""
+    interval_seconds: float = 15.0
+    stale_intervals: int = 4
+    fresh_intervals: int = 3
+    orphan_seconds: float = 6.0
+    settle_seconds: float = 2.0
+    lock_seconds: float = 1.0
 
-_LOCK_PATIENCE = 1.0
-"""Seconds that a process which is being killed may take to let go of its lock."""
+    @property
+    def stale_seconds(self) -> float:
+        """Silence after which a holder is taken for dead."""
+        return self.stale_intervals * self.interval_seconds
+
+    @property
+    def fresh_seconds(self) -> float:
+        """Age of a heartbeat after which a holder asks before it writes."""
+        return self.fresh_intervals * self.interval_seconds
+
 
 _STOP_PATIENCE = 5.0
 """Seconds that the end of a run waits for a heartbeat under way."""
@@ -117,7 +135,7 @@ class Lease:
         holder: Holder,
         tag: str,
         os_lock: FileLock | None,
-        interval: float,
+        policy: LeasePolicy,
         settled: float,
     ) -> None:
         self.lost: Holder | None = None
@@ -126,7 +144,7 @@ class Lease:
         self._holder = holder
         self._tag = tag
         self._lock = os_lock
-        self._interval = interval
+        self._policy = policy
         self._beaten = time.monotonic()
         self._beating = threading.Lock()
         self._end = threading.Event()
@@ -154,7 +172,7 @@ class Lease:
             OSError: The storage does not say.
         """
         with self._beating:
-            if self.lost is None and time.monotonic() - self._beaten > FRESH_INTERVALS * self._interval:
+            if self.lost is None and time.monotonic() - self._beaten > self._policy.fresh_seconds:
                 self._refresh()
         if self.lost is not None:
             raise LeaseLost(f"{self.lost} took over this output")
@@ -172,7 +190,7 @@ class Lease:
             self._lock.release()
 
     def _beat(self) -> None:
-        while self.lost is None and not self._end.wait(self._interval):
+        while self.lost is None and not self._end.wait(self._policy.interval_seconds):
             # While storage is away the run goes on: nobody else can take the lease either.
             with suppress(OSError), self._beating:
                 if self.lost is None:
@@ -219,14 +237,16 @@ def has_died(output: Storage, run: str) -> bool:
     return holder.run != run or not is_locked(output.uri(LEASE_LOCK))
 
 
-def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: float) -> Lease:
+def acquire(
+    output: Storage, run: str, *, say: Callable[[str], None], policy: LeasePolicy = LeasePolicy()
+) -> Lease:
     """Take the lease of an output, waiting for one that may be of a dead run.
 
     Args:
         output: The output.
         run: Name of the run, unique; shown to whoever comes while it runs.
         say: Called with a line for the person who waits.
-        interval: Seconds between two heartbeats.
+        policy: How long to wait, and between two heartbeats.
 
     Raises:
         Refused: A living run holds it, which is named; or the output cannot be used.
@@ -234,11 +254,11 @@ def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: 
     os_lock: FileLock | None = None
     try:
         if is_local(output.root):
-            os_lock = _lock(output)
+            os_lock = _lock(output, policy.lock_seconds)
         file = open_shared_file(output, LEASE_FILE)
         holder = _new_holder(output, run)
-        tag, settled = _take(file, holder, os_lock, say, interval)
-        return Lease(file, holder, tag, os_lock, interval, settled)
+        tag, settled = _take(file, holder, os_lock, say, policy)
+        return Lease(file, holder, tag, os_lock, policy, settled)
     except BaseException as error:
         if os_lock is not None:
             os_lock.release()
@@ -248,7 +268,7 @@ def acquire(output: Storage, run: str, *, say: Callable[[str], None], interval: 
 
 
 def _take(
-    file: SharedFile, mine: Holder, os_lock: FileLock | None, say: Callable[[str], None], interval: float
+    file: SharedFile, mine: Holder, os_lock: FileLock | None, say: Callable[[str], None], policy: LeasePolicy
 ) -> tuple[str, float]:
     """Write the lease; its tag, and `Lease.settled`."""
     settled = time.monotonic()
@@ -260,10 +280,10 @@ def _take(
         elif os_lock is not None and _is_of_this_machine(file.storage, read_holder(found[0])):
             # It cannot live without the lock.
             tag, certain = found[1], True
-            settled = time.monotonic() + ORPHAN_SECONDS
+            settled = time.monotonic() + policy.orphan_seconds
             say(f"taking over the lease of {read_holder(found[0])}, which has died")
         else:
-            tag = _wait(file, found, say, interval)
+            tag = _wait(file, found, say, policy)
         try:
             mine = _next_beat(mine)
             tag = file.write(mine.to_bytes(), tag)
@@ -271,7 +291,7 @@ def _take(
             certain = False
         else:
             if not certain:
-                time.sleep(min(SETTLE_SECONDS, interval))
+                time.sleep(min(policy.settle_seconds, policy.interval_seconds))
         if certain:
             assert tag is not None
             return tag, settled
@@ -283,15 +303,15 @@ def _take(
 
 
 def _wait(
-    file: SharedFile, found: tuple[bytes, str], say: Callable[[str], None], interval: float
+    file: SharedFile, found: tuple[bytes, str], say: Callable[[str], None], policy: LeasePolicy
 ) -> str | None:
     """Wait until a lease is stale and return its tag, or is gone; refused if its holder is heard of."""
     holder = read_holder(found[0])
-    limit = STALE_INTERVALS * interval
+    limit = policy.stale_seconds
     say(f"waiting for the lease of {holder}: it may have died, which is known within {limit:g} s")
     until = time.monotonic() + limit
     while time.monotonic() < until:
-        time.sleep(interval / _LOOKS)
+        time.sleep(policy.interval_seconds / _LOOKS)
         now = file.read()
         if now is None:
             return None
@@ -301,8 +321,8 @@ def _wait(
     return found[1]
 
 
-def _lock(output: Storage) -> FileLock | None:
-    until = time.monotonic() + _LOCK_PATIENCE
+def _lock(output: Storage, patience: float) -> FileLock | None:
+    until = time.monotonic() + patience
     while True:
         try:
             return lock(output.uri(LEASE_LOCK))

@@ -12,7 +12,7 @@ has four merits:
   dated after all that the ledger holds: other hosts' clocks, that of the driver before included, may go
   wrong by minutes.
 
-What a killed driver loses are the entries of the last seconds, see `WAIT_SECONDS` and `PATIENCE_SECONDS`.
+What a killed driver loses are the entries of the last seconds, see `CommitPolicy`.
 Their videos say themselves of which row they are, and the next run enters them, see `adoption`.
 """
 
@@ -23,6 +23,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -32,28 +33,37 @@ from vidgen_dist.output.lease import Lease, LeaseLost
 from vidgen_dist.storage.failures import describe_error
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.retries import with_retries
-
-FEW_ENTRIES = 8
-"""Entries of a part at least, so that the ledger asks an eighth of a request a video."""
-
-WAIT_SECONDS = 15.0
-"""Between two parts, however many entries there are."""
-
-PATIENCE_SECONDS = 60.0
-"""An entry is written after so long, though there are only a few: that is a part a minute, of a run that does
-less than eight videos a minute. Its heartbeats are four."""
+from vidgen_dist.storage.retry_policy import RetryPolicy
 
 MANY_ENTRIES = 1000
-"""With so many, nothing is waited for."""
+"""With so many entries, a part is written at once. `recovery.max_unrecorded` relies on it."""
 
-TICK_SECONDS = 0.5
-"""How often it is looked whether entries have waited long enough."""
 
-HANG_SECONDS = 900.0
-"""A write that has not come back for so long is a fault: what is rendered meanwhile may never be entered."""
+@dataclass(frozen=True)
+class CommitPolicy:
+    """When ledger parts are written, and how long the storage may take. All times are in seconds.
 
-CLOSE_SECONDS = 300.0
-"""What the writing of the last entries may take at the end of a run."""
+    Args:
+        min_entries: Entries of a part at least, so that the ledger costs an eighth of a request per video.
+        part_seconds: Time between two parts, unless `MANY_ENTRIES` wait.
+        patience_seconds: An entry is written after so long, even if there are fewer than `min_entries`: that
+            is one part a minute, for a run that does less than eight videos a minute. Its lease's heartbeats
+            are four a minute.
+        tick_seconds: How often the committer checks whether entries have waited long enough.
+        hang_seconds: A write that has not come back for so long is a fault: what is rendered meanwhile may
+            never be entered.
+        close_seconds: What the writing of the last entries may take at the end of a run.
+        max_waiting: Entries that may wait in memory for the storage, where no gang's pace limits them. It is
+            no fewer than `MANY_ENTRIES`, which are written at once.
+    """
+
+    min_entries: int = 8
+    part_seconds: float = 15.0
+    patience_seconds: float = 60.0
+    tick_seconds: float = 0.5
+    hang_seconds: float = 900.0
+    close_seconds: float = 300.0
+    max_waiting: int = 2**16
 
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -69,10 +79,16 @@ class LedgerCommitter:
         writer: Writes the parts.
         lease: Without it nothing may be entered.
         newest: When the last attempt in the ledger ended, in microseconds since 1970.
+        policy: How long to wait for what.
+        retries: How often to try a write that fails.
     """
 
-    def __init__(self, writer: LedgerWriter, lease: Lease, newest: int) -> None:
+    def __init__(
+        self, writer: LedgerWriter, lease: Lease, newest: int, policy: CommitPolicy, retries: RetryPolicy
+    ) -> None:
         self.fault = ""
+        self._policy = policy
+        self._retries = retries
         self._writer = writer
         self._lease = lease
         self._entries: queue.SimpleQueue[LedgerEntry] = queue.SimpleQueue()
@@ -98,8 +114,9 @@ class LedgerCommitter:
     def stuck(self) -> str:
         """Why the run must end: `fault`, or that the storage has not answered for long; else empty."""
         asked = self._asked
-        if asked is not None and time.monotonic() - asked > HANG_SECONDS:
-            return self.fault or f"the storage has not answered for {HANG_SECONDS:g} s"
+        limit = self._policy.hang_seconds
+        if asked is not None and time.monotonic() - asked > limit:
+            return self.fault or f"the storage has not answered for {limit:g} s"
         return self.fault
 
     @property
@@ -120,12 +137,13 @@ class LedgerCommitter:
     def close(self) -> None:
         """Write what is left; sets `fault` if that cannot be done."""
         self._closing.set()
-        self._thread.join(CLOSE_SECONDS)
+        limit = self._policy.close_seconds
+        self._thread.join(limit)
         if self._thread.is_alive():
-            self.fault = f"the storage has not answered for {CLOSE_SECONDS:g} s"
+            self.fault = f"the storage has not answered for {limit:g} s"
 
     def _work(self) -> None:
-        while not self._closing.wait(TICK_SECONDS) and not self.fault:
+        while not self._closing.wait(self._policy.tick_seconds) and not self.fault:
             self._keep(at_the_end=False)
         self._closing.wait()
         # In this thread, which can be left behind: a storage that hangs must not keep a run from ending.
@@ -139,7 +157,7 @@ class LedgerCommitter:
                 self._unwritten.extend(entry.status for entry in entries)
             if self._writer.due or (at_the_end and self._writer.waiting):
                 self._asked = time.monotonic()
-                with_retries(self._write, hurry=threading.Event())
+                with_retries(self._write, hurry=threading.Event(), policy=self._retries)
         except LeaseLost:
             # The driver learns it from the lease. What is unwritten is the other run's to render.
             return
@@ -157,21 +175,28 @@ class LedgerCommitter:
                 self._written[self._unwritten.popleft()] += 1
 
 
-def open_committer(output: Storage, passthrough: pa.Schema, lease: Lease, newest: int) -> LedgerCommitter:
+def open_committer(
+    output: Storage,
+    passthrough: pa.Schema,
+    lease: Lease,
+    newest: int,
+    policy: CommitPolicy = CommitPolicy(),
+    retries: RetryPolicy = RetryPolicy(),
+) -> LedgerCommitter:
     """The books of a run.
 
     Args:
         output: Its output.
         passthrough: Names and types of the manifest's columns that are copied.
-        lease, newest: As `LedgerCommitter` takes them.
+        lease, newest, policy, retries: As `LedgerCommitter` takes them.
     """
     writer = LedgerWriter(
         output,
         lease.run,
         passthrough,
         max_entries=MANY_ENTRIES,
-        max_seconds=WAIT_SECONDS,
-        min_entries=FEW_ENTRIES,
-        patience=PATIENCE_SECONDS,
+        max_seconds=policy.part_seconds,
+        min_entries=policy.min_entries,
+        patience=policy.patience_seconds,
     )
-    return LedgerCommitter(writer, lease, newest)
+    return LedgerCommitter(writer, lease, newest, policy, retries)

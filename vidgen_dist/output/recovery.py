@@ -55,6 +55,7 @@ from vidgen_dist.spec import AUTO, OutputOptions, TopologyOptions
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import is_temporary, safe_name
 from vidgen_dist.storage.retries import with_retries
+from vidgen_dist.storage.retry_policy import RetryPolicy
 from vidgen_dist.worker_events import OnWorkerEvent
 
 _BESIDE_A_SHARD = 4
@@ -107,6 +108,7 @@ def find_recovered(
     fingerprint: str,
     hurry: threading.Event,
     on_event: OnWorkerEvent,
+    retries: RetryPolicy = RetryPolicy(),
 ) -> RecoveredVideo | None:
     """The row's finished video, if it is there.
 
@@ -115,8 +117,8 @@ def find_recovered(
         options: In which format it is, and which flags are rejected: a video that has one of them is none.
         row: Whose.
         fingerprint: The row's.
-        hurry: See `with_retries`.
-        note: Likewise.
+        hurry, on_event: See `with_retries`.
+        retries: How often the storage is asked.
 
     Raises:
         OSError: The storage does not say.
@@ -124,7 +126,7 @@ def find_recovered(
     format = options.format
     if format == "npy":
         return None
-    patiently = functools.partial(with_retries, hurry=hurry, on_event=on_event)
+    patiently = functools.partial(with_retries, hurry=hurry, on_event=on_event, policy=retries)
     place = video_stem(safe_name(row.id))
     if format == "png":
         videos = _folders(patiently(functools.partial(output.sizes, place)))

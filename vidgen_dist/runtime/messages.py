@@ -13,6 +13,7 @@ from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.retry_policy import RetryPolicy
 from vidgen_dist.worker_events import WorkerEvent
 
 
@@ -31,6 +32,7 @@ class Job:
         degrees: How a gang divides the work of one video.
         max_attempts: See `spec.FaultsOptions`.
         patience: Seconds within which all ranks of a gang raise an error that a row causes.
+        retries: How often a worker asks a storage again that refuses.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class Job:
     degrees: Degrees = field(default_factory=Degrees)
     max_attempts: int = 3
     patience: float = 600.0
+    retries: RetryPolicy = RetryPolicy()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 import re
 import time
 import traceback
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.storage.retry_policy import RetryPolicy
 from vidgen_dist.storage.uris import redact, redact_message
 
-ATTEMPTS = 3
-FIRST_DELAY = 0.25
-"""Seconds before the second attempt; each later one waits twice as long."""
+PATIENCE = RetryPolicy(attempts=3, first_delay=0.25)
+"""Of each call to a storage: a client that is asked to slow down, or whose connection breaks, mostly gets its
+answer in the second or third attempt. What lasts longer is for `retries` to wait for, around what can be done
+again as a whole."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -43,14 +44,13 @@ def retry_transient(call: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @wraps(call)
     def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for attempt in range(1, ATTEMPTS):
+        for delay in PATIENCE.delays():
             try:
                 return call(*args, **kwargs)
             except StorageError as error:
                 if not error.transient:
                     raise
-            # Workers that were refused together should not come back together.
-            time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+            time.sleep(delay)
         return call(*args, **kwargs)
 
     return repeated

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,19 +17,22 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from tests.commands import fake_vidgen
 from tests.fake_engine import FAKE_ENGINE
 from tests.outputs import entries
+from tests.policies import AT_ONCE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, part_names
 from vidgen_dist.maintenance.export import export
 from vidgen_dist.maintenance.status import read_failures, read_status
-from vidgen_dist.output import ledger_committer as committer
-from vidgen_dist.output.lease import acquire
+from vidgen_dist.output.lease import LeasePolicy, acquire
+from vidgen_dist.output.ledger_committer import MANY_ENTRIES, CommitPolicy
 from vidgen_dist.output.run_file import load_spec, write_run_file
 from vidgen_dist.preflight.plan import Plan, make_plan, open_run
 from vidgen_dist.runtime.driver import bad_rows
 from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.runtime.driver.bad_rows import enter_bad_rows
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.spec import RunSpec
@@ -52,8 +52,9 @@ GOOD: dict[str, Any] = {
 WHOLE = "a whole number from 1 to 2147483647"
 
 
-def run(spec: RunSpec, said: io.StringIO | None = None) -> RunResult:
-    return render(spec, Console(file=said or io.StringIO(), width=200), engine=FAKE_ENGINE)
+def run(spec: RunSpec, said: io.StringIO | None = None, policies: RunPolicies = RunPolicies()) -> RunResult:
+    console = Console(file=said or io.StringIO(), width=200)
+    return render(spec, console, engine=FAKE_ENGINE, policies=policies)
 
 
 def plan_of(spec: RunSpec) -> Plan:
@@ -296,14 +297,14 @@ def test_bad_rows_and_others_that_fail_are_too_many_together(
     assert [line.partition(":")[0] for line in result.failures] == ["a", "bad"]
 
 
-@pytest.mark.usefixtures("no_ray", "no_waiting")
+@pytest.mark.usefixtures("no_ray")
 def test_a_ledger_that_cannot_be_written_ends_the_run_before_it_starts(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     spec = make_spec(make_manifest(row("x", height=31), row("a")), faults__bad_rows="fail")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "ledger").write_bytes(b"")
-    result = run(spec)
+    result = run(spec, policies=RunPolicies(retries=AT_ONCE))
     assert (result.failed, result.pending, result.exit_status) == (0, 2, 1)
     assert "the output cannot be written: " in result.message
 
@@ -323,8 +324,6 @@ def many(folder: Path, count: int) -> str:
 def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(bad_rows, "MOST_WAITING", committer.MANY_ENTRIES)
     spec = make_spec(many(tmp_path, 3000), faults__bad_rows="fail")
     plan, interrupts = plan_of(spec), Interrupts()
     write_run_file(plan.output, plan.recorded)
@@ -337,12 +336,13 @@ def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
             yield entry
 
     monkeypatch.setattr(bad_rows, "_entries", interrupted)
-    with acquire(plan.output, "run", say=print, interval=60) as lease:
-        entered = enter_bad_rows(plan, lease, interrupts, print)
+    policies = RunPolicies(commit=CommitPolicy(tick_seconds=0.01, max_waiting=MANY_ENTRIES))
+    with acquire(plan.output, "run", say=print) as lease:
+        entered = enter_bad_rows(plan, lease, interrupts, print, policies)
         assert entered.failed == len(entries(spec.output.uri)) == 1001
         again = plan_of(spec)
         assert np.count_nonzero(again.records.entered) == entered.failed
-        whole = enter_bad_rows(again, lease, Interrupts(), print)
+        whole = enter_bad_rows(again, lease, Interrupts(), print, policies)
     assert (whole.failed, whole.fault) == (3000, "")
     found = entries(spec.output.uri)
     assert max(Counter(entry["id"] for entry in found).values()) == 1
@@ -355,21 +355,18 @@ def test_a_killed_driver_loses_no_place_among_many(make_spec: MakeSpec, tmp_path
     manifest, output = many(tmp_path, count), tmp_path / "out"
     flags = ["render", manifest, str(output), "--model", "fake", "--device", "cpu", "--format", "npy"]
     flags += ["--bad-rows", "fail", "--max-failures", "9"]
-    quick = {
-        "output.ledger_committer.TICK_SECONDS": 0.01,
-        "runtime.driver.bad_rows.MOST_WAITING": 1000,
-        "output.lease.ORPHAN_SECONDS": 0.1,
-    }
-    settings = os.environ | {"VIDGEN_TEST_CONSTANTS": json.dumps(quick)}
-    command = [sys.executable, "-m", "tests.vidgen_with_fake_engine", *flags]
-    with subprocess.Popen(command, env=settings, stderr=subprocess.PIPE) as victim:
+    policies = RunPolicies(
+        commit=CommitPolicy(tick_seconds=0.01, max_waiting=1000), lease=LeasePolicy(orphan_seconds=0.1)
+    )
+    command = [*fake_vidgen(policies), *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as victim:
         until = time.monotonic() + 60
         while not any(output.glob("ledger/*.parquet")) and time.monotonic() < until and victim.poll() is None:
             time.sleep(0.001)
         victim.send_signal(signal.SIGKILL)
     before = plan_of(make_spec(manifest, faults__bad_rows="fail")).records.entered
     assert 0 < np.count_nonzero(before) < count
-    ran = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 1, ran.stderr
     assert f"({np.count_nonzero(before):,} of them are dead letters already)" in ran.stderr
     found = pq.read_table(output / "ledger", columns=["id", "attempt"])

@@ -96,7 +96,7 @@ def test_how_a_run_ended(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_p
 def test_the_status_of_a_run_that_took_over_is_left_alone(tmp_path: Path) -> None:
     output = open_storage(tmp_path)
     progress = RunProgress(Console(file=io.StringIO()), total=8, done=2)
-    with acquire(output, "mine", say=print, interval=60.0) as lease:
+    with acquire(output, "mine", say=print) as lease:
         with Overview(output, lease, "m", progress) as kept:
             kept.refresh([])
             kept.end("finished", "")

@@ -19,10 +19,11 @@ from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE
 from tests.outputs import entries
+from tests.policies import AT_ONCE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.maintenance.status import read_failures, read_status
-from vidgen_dist.output import ledger_committer as committer
+from vidgen_dist.output.ledger_committer import CommitPolicy
 from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.runtime.driver.policies import RunPolicies
@@ -174,17 +175,16 @@ def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: Ma
         run(make_spec(make_manifest("one"), model__id="refused-by-workers"))
 
 
-@pytest.mark.usefixtures("local_ray", "no_waiting")
+@pytest.mark.usefixtures("local_ray")
 def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(committer, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(committer, "WAIT_SECONDS", 0.5)
     ledger = tmp_path / "out" / "ledger"
     # The first row is entered; the second puts a file where the ledger was.
     prompts = ["one", f"replace:{ledger}", *(f"row {i} sleep:0.2" for i in range(200))]
     spec = make_spec(make_manifest(*({"id": f"{i:03d}", "prompt": p} for i, p in enumerate(prompts))))
-    result = run(spec.override({"topology.replicas": 1, "topology.shard_size": 1}))
+    policies = RunPolicies(commit=CommitPolicy(patience_seconds=0.0, part_seconds=0.5), retries=AT_ONCE)
+    result = run(spec.override({"topology.replicas": 1, "topology.shard_size": 1}), policies)
     assert result.exit_status == 1
     assert "the output cannot be written" in result.message
     assert result.pending > 0
@@ -195,14 +195,14 @@ def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
     assert len(kept) == result.done
 
 
-@pytest.mark.usefixtures("local_ray", "no_waiting")
+@pytest.mark.usefixtures("local_ray")
 def test_an_output_that_takes_nothing_more_ends_the_run_and_makes_no_dead_letters(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     videos = tmp_path / "out" / "videos"
     manifest = make_manifest("one", f"spoil:{videos}", *(["later sleep:0.1"] * 20))
     spec = make_spec(manifest, topology__replicas=1, topology__shard_size=1)
-    result = run(spec)
+    result = run(spec, RunPolicies(retries=AT_ONCE))
     assert result.message.startswith("the run stopped: the output cannot be written: cannot write ")
     assert counts(result) == (0, 1, 0, 1)
     assert result.pending == 21
@@ -316,7 +316,7 @@ def test_a_manifest_without_rows_is_nothing_to_render(make_spec: MakeSpec, tmp_p
         assert [status[name] for name in ("total", "done", "failed", "pending")] == [0, 0, 0, 0]
 
 
-@pytest.mark.usefixtures("local_ray", "no_waiting")
+@pytest.mark.usefixtures("local_ray")
 def test_retry_renders_what_has_failed_once_its_image_is_mended(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:

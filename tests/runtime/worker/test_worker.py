@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_engine import FAKE_ENGINE
+from tests.policies import AT_ONCE
 from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row, start_gang
 from vidgen_dist.ledger import OPTIONAL_COLUMNS
 from vidgen_dist.media import read_tags
@@ -46,6 +47,7 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             identity=IDENTITY,
             passthrough=PASSTHROUGH,
             max_attempts=max_attempts,
+            retries=AT_ONCE,
         )
         worker = Worker(job, "w1")
         worker.start(None)
@@ -162,7 +164,6 @@ class Refusing:
         monkeypatch.setattr(Storage, method, refuse)
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_a_storage_that_refuses_for_a_while_is_asked_again(
     start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +177,6 @@ def test_a_storage_that_refuses_for_a_while_is_asked_again(
     assert video.asked == 4
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_a_video_that_cannot_be_stored_is_a_dead_letter(
     start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +205,6 @@ def test_the_write_thread_gives_way_however_nice_the_worker_is(before: int, afte
         assert pool.submit(niceness).result() == after
 
 
-@pytest.mark.usefixtures("no_waiting")
 def test_an_encoder_that_is_killed_is_started_again(
     start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -224,7 +223,6 @@ def test_an_encoder_that_is_killed_is_started_again(
     assert heard.of("done") == ["a"]
 
 
-@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_where_nothing_can_be_written_no_row_is_at_fault(
     start: Callable[..., Heard], monkeypatch: pytest.MonkeyPatch, number: int
@@ -352,7 +350,6 @@ def test_formats(start: Callable[..., Heard], format: str) -> None:
         assert path.stat().st_size == entry["bytes"]
 
 
-@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(("max_attempts", "status"), [(2, "failed"), (3, "done")])
 def test_a_row_for_which_memory_is_short_is_tried_again(
     start: Callable[..., Heard], tmp_path: Path, max_attempts: int, status: str

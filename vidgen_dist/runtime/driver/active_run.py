@@ -35,6 +35,7 @@ from vidgen_dist.runtime.scheduling.launcher import Launcher
 from vidgen_dist.runtime.scheduling.supervisor import RunStopped, Supervisor
 from vidgen_dist.runtime.watchdog import limits_of
 from vidgen_dist.spec import ModelOptions
+from vidgen_dist.storage.retry_policy import RetryPolicy
 from vidgen_dist.storage.uris import redact_message
 
 
@@ -71,7 +72,9 @@ class ActiveRun:
         self._interrupts = interrupts
         self._progress = progress
         self._overview = overview
-        self._committer = open_committer(plan.output, job.passthrough, lease, newest)
+        self._committer = open_committer(
+            plan.output, job.passthrough, lease, newest, policies.commit, policies.retries
+        )
         self._resume_states = ResumeStates(plan.output, lambda event: progress.say(event.message))
         self._pending = plan.pending
         self._failures: list[str] = []
@@ -194,7 +197,7 @@ class ActiveRun:
         return f"finishing the rows that are being rendered{within}; Ctrl-C stops at once"
 
 
-def job_of(plan: Plan, model: ModelOptions, gangs: Gangs, engine: str) -> Job:
+def job_of(plan: Plan, model: ModelOptions, gangs: Gangs, engine: str, retries: RetryPolicy) -> Job:
     """What the workers of a run are told.
 
     Args:
@@ -202,6 +205,7 @@ def job_of(plan: Plan, model: ModelOptions, gangs: Gangs, engine: str) -> Job:
         model: The checkpoint, its revision a commit.
         gangs: The gangs that the workers are ranks of.
         engine: Module name of what renders.
+        retries: How often they ask a storage again that refuses.
     """
     return Job(
         engine=engine,
@@ -214,4 +218,5 @@ def job_of(plan: Plan, model: ModelOptions, gangs: Gangs, engine: str) -> Job:
         degrees=gangs.degrees,
         max_attempts=plan.spec.faults.max_attempts,
         patience=limits_of(plan.spec.topology.watchdog, plan.device)["encode"],
+        retries=retries,
     )

@@ -21,6 +21,7 @@ from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.output.lease import Lease
 from vidgen_dist.output.ledger_committer import open_committer
 from vidgen_dist.preflight.plan import Plan
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.storage.uris import redact_message
 
@@ -28,9 +29,6 @@ ERROR = "BadRow"
 """The error class of their entries."""
 
 SHOWN_REASONS = 20
-
-MOST_WAITING = 2**16
-"""Entries that wait in memory for the storage: no fewer than the books write without waiting for more."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,11 @@ def first_failures(plan: Plan, most: int) -> tuple[str, ...]:
 
 
 def enter_bad_rows(
-    plan: Plan, lease: Lease, interrupts: Interrupts, say: Callable[[str], None]
+    plan: Plan,
+    lease: Lease,
+    interrupts: Interrupts,
+    say: Callable[[str], None],
+    policies: RunPolicies = RunPolicies(),
 ) -> BadRowsResult:
     """Make dead letters of the bad rows that are none yet, until all are, or a signal asks for an end.
 
@@ -82,6 +84,7 @@ def enter_bad_rows(
         lease: The right to enter rows.
         interrupts: Say when to end.
         say: Told when that takes long.
+        policies: How patient the run is.
 
     Raises:
         Refused: The manifest cannot be read, or was changed.
@@ -91,12 +94,14 @@ def enter_bad_rows(
     left = mine & ~plan.records.entered
     if not left.any():
         return BadRowsResult(before, plan.newest)
-    committer = open_committer(plan.output, plan.passthrough, lease, plan.newest)
+    committer = open_committer(
+        plan.output, plan.passthrough, lease, plan.newest, policies.commit, policies.retries
+    )
     say(f"entering {int(np.count_nonzero(left)):,} dead letters")
     try:
         for entry in _entries(plan, left):
             committer.enter(entry)
-            while committer.waiting >= MOST_WAITING and not committer.stuck:
+            while committer.waiting >= policies.commit.max_waiting and not committer.stuck:
                 time.sleep(0.01)
             if interrupts.level or committer.stuck or lease.lost:
                 break

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vidgen_dist.output.lease import LeasePolicy
+from vidgen_dist.output.ledger_committer import CommitPolicy
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
+from vidgen_dist.storage.retry_policy import RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,13 @@ class RunPolicies:
     """What a run waits for, how long, and how often it tries.
 
     Args:
+        lease: Of the output's lease.
+        commit: Of the ledger.
         supervisor: Of gangs.
+        retries: Of what workers and the driver ask of a storage.
     """
 
+    lease: LeasePolicy = field(default_factory=LeasePolicy)
+    commit: CommitPolicy = field(default_factory=CommitPolicy)
     supervisor: SupervisorPolicy = field(default_factory=SupervisorPolicy)
+    retries: RetryPolicy = field(default_factory=RetryPolicy)

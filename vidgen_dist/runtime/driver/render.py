@@ -14,7 +14,6 @@ from vidgen_dist.engine import get_engine
 from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.observability.progress import RunProgress
-from vidgen_dist.output import lease as leases
 from vidgen_dist.output.lease import Lease, acquire
 from vidgen_dist.output.resume import error_class_of
 from vidgen_dist.output.resume_states import clear
@@ -67,7 +66,10 @@ def render(
     run = uuid.uuid4().hex[:12]
     device = choose_device(spec.topology)
     grace = parse_seconds(spec.faults.grace)
-    with Interrupts(grace) as interrupts, _planned(spec, device, engine, run, console) as (plan, lease):
+    with (
+        Interrupts(grace) as interrupts,
+        _planned(spec, device, engine, run, console, policies) as (plan, lease),
+    ):
         progress = RunProgress(console, total=plan.total, done=plan.done)
         for name in plan.manifest.unknown_columns:
             progress.say(describe_unknown(name, plan.manifest.row_schema.fields))
@@ -78,7 +80,7 @@ def render(
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         # From here on there are rows to be finished, and soon processes to be ended.
         interrupts.count_only()
-        entered = enter_bad_rows(plan, lease, interrupts, progress.say)
+        entered = enter_bad_rows(plan, lease, interrupts, progress.say, policies)
         if entered.failed:
             progress.add(BAD_ROW, entered.failed)
         result = _end_before_start(plan, progress, entered, lease, interrupts)
@@ -117,7 +119,7 @@ def _render_pending(
         progress.say(f"run {lease.run}")
         fields = plan.model.rules.declared
         with Overview(plan.output, lease, spec.model.id, progress, counted, fields) as overview:
-            job = job_of(plan, spec.model, gangs, engine)
+            job = job_of(plan, spec.model, gangs, engine, policies.retries)
             with before_start():
                 run = ActiveRun(plan, job, gangs, lease, interrupts, progress, overview, newest, policies)
             result = run.run()
@@ -180,7 +182,7 @@ def _why_nothing(plan: Plan) -> str:
 
 @contextlib.contextmanager
 def _planned(
-    spec: RunSpec, device: str, engine: str, run: str, console: Console
+    spec: RunSpec, device: str, engine: str, run: str, console: Console, policies: RunPolicies
 ) -> Iterator[tuple[Plan, Lease]]:
     """What is to be done, and the output's lease: what is refused here leaves no trace in the output.
 
@@ -196,7 +198,7 @@ def _planned(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    with acquire(output, run, say=say, interval=leases.INTERVAL_SECONDS) as lease:
+    with acquire(output, run, say=say, policy=policies.lease) as lease:
         if _state_of_output(output) != before:
             # Another run was at work until a moment ago.
             plan = make_plan(spec, output, device=device, engine=engine)

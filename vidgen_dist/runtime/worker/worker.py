@@ -41,7 +41,7 @@ from vidgen_dist.runtime.worker.row_consensus import Followers, GangBroken, Rank
 from vidgen_dist.runtime.worker.write_thread import RenderOutcome, WriteThread
 from vidgen_dist.storage import uris
 from vidgen_dist.storage.failures import describe_error
-from vidgen_dist.storage.retries import delays, with_retries
+from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 JOIN_SECONDS = 300.0
@@ -295,7 +295,7 @@ class Worker:
 
         Here for a gang of one. To a gang of several it happens as a gang that breaks, and the crew counts.
         """
-        for delay in delays(self._job.max_attempts):
+        for delay in self._job.retries.delays(self._job.max_attempts):
             outcome = self._render_row(pipeline, row)
             if outcome.error is None or not is_out_of_memory(outcome.error):
                 return outcome
@@ -338,7 +338,13 @@ class Worker:
         """The row's finished video, if it is there."""
         try:
             return find_recovered(
-                self._job.output, self._job.output_options, row, fingerprint, self._abandon, self._on_event
+                self._job.output,
+                self._job.output_options,
+                row,
+                fingerprint,
+                self._abandon,
+                self._on_event,
+                self._job.retries,
             )
         except OSError as error:
             # Rendered again, it is the same.
@@ -409,7 +415,9 @@ class Worker:
             content = source.value
             if isinstance(content, str):
                 read = functools.partial(media.read_encoded, content, is_clip=source.is_clip)
-                content = fetched[name] = with_retries(read, hurry=self._abandon, on_event=self._on_event)
+                content = fetched[name] = with_retries(
+                    read, hurry=self._abandon, on_event=self._on_event, policy=self._job.retries
+                )
             digests[name] = media.media_digest(content)
         return dataclasses.replace(request, **with_sources(values, fetched, fields)), digests
 

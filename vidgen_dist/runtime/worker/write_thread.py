@@ -152,7 +152,10 @@ class WriteThread:
                 with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
                     place = Path(folder)
                     video = with_retries(
-                        lambda: self._encode(outcome, place), hurry=self._abandon, on_event=self._on_event
+                        lambda: self._encode(outcome, place),
+                        hurry=self._abandon,
+                        on_event=self._on_event,
+                        policy=self._job.retries,
                     )
                     self.pulse.beat("write")
                     name = safe_name(row.id)
@@ -160,6 +163,7 @@ class WriteThread:
                         lambda: media.commit_video(self._job.output, video, name),
                         hurry=self._abandon,
                         on_event=self._on_event,
+                        policy=self._job.retries,
                     )
                 seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
                 entry = done_entry(
