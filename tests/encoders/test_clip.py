@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from tests.families import tiny
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
 from vidgen_dist.encoders.clip import CLIPTextEncoder, end_positions
@@ -30,11 +31,7 @@ PROMPTS = [
 
 
 def loaded(name):
-    folder = case(name, FAMILY).checkpoint / "text_encoder_2"
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = CLIPTextEncoder(ClipTextConfig.read(raw))
-    load_weights(model, folder, variant=case(name, FAMILY).variant, rename=model.own_key)
-    return model
+    return tiny.loaded(CLIPTextEncoder, case(name, FAMILY), "text_encoder_2")
 
 
 @pytest.mark.parametrize(("name", "prompt"), PROMPTS)

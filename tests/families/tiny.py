@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.references import Case, largest_difference
+from tests.references import Case, check_close, largest_difference
 from vidgen_dist import load_pipeline, nn
 from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_kl import ImageAutoencoder
@@ -80,6 +80,27 @@ def encode(vae: VideoAutoencoder | ImageAutoencoder, video: np.ndarray) -> tuple
 
 def decode(vae: VideoAutoencoder | ImageAutoencoder, latents: np.ndarray, *how: Any) -> np.ndarray:
     return nn.to_numpy(vae.decode(nn.from_numpy(latents), *how))
+
+
+def check_encoding(
+    what: str,
+    vae: VideoAutoencoder | ImageAutoencoder,
+    recorded: Mapping[str, np.ndarray],
+    tolerance: float,
+) -> None:
+    """The moments of a recording's video are those of the recording."""
+    for name, moment in zip(("mean", "logvar"), encode(vae, recorded["input"]), strict=True):
+        check_close(f"{what}, {name}", moment, recorded[name], tolerance)
+
+
+def check_decoding(
+    what: str,
+    vae: VideoAutoencoder | ImageAutoencoder,
+    recorded: Mapping[str, np.ndarray],
+    tolerance: float,
+) -> None:
+    """The video of a recording's latents is that of the recording."""
+    check_close(what, decode(vae, recorded["input"]), recorded["output"], tolerance)
 
 
 def without_effect(model: Any, runs: Mapping[str, Callable[[], np.ndarray]]) -> list[str]:

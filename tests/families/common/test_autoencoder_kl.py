@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.families import tiny
-from tests.references import check_close, component
+from tests.references import component
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.autoencoder_kl import AutoencoderKL
@@ -40,15 +40,12 @@ def randomised(mesh=None, **changes):
 
 @pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "decode"))
 def test_decoding(name, piece):
-    model, recorded = loaded(name, piece)
-    check_close(f"{name} {piece}", tiny.decode(model, recorded["input"]), recorded["output"], TOLERANCE)
+    tiny.check_decoding(f"{name} {piece}", *loaded(name, piece), TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "encode"))
 def test_encoding(name, piece):
-    model, recorded = loaded(name, piece)
-    for part, moment in zip(("mean", "logvar"), tiny.encode(model, recorded["input"]), strict=True):
-        check_close(f"{name} {piece} {part}", moment, recorded[part], TOLERANCE)
+    tiny.check_encoding(f"{name} {piece}", *loaded(name, piece), TOLERANCE)
 
 
 def test_the_reference_has_the_old_names_of_attention():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.families import tiny
-from tests.references import case, cases, check_close
+from tests.references import case, cases
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tiles import Tiles, cut, in_frame_tiles
@@ -28,15 +28,12 @@ def loaded(name, piece):
 
 @pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "decode"))
 def test_decoding(name, piece):
-    model, recorded = loaded(name, piece)
-    check_close(f"{name} {piece}", tiny.decode(model, recorded["input"]), recorded["output"], TOLERANCE)
+    tiny.check_decoding(f"{name} {piece}", *loaded(name, piece), TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "piece"), tiny.recordings(CASES, "encode"))
 def test_encoding(name, piece):
-    model, recorded = loaded(name, piece)
-    for part, moment in zip(("mean", "logvar"), tiny.encode(model, recorded["input"]), strict=True):
-        check_close(f"{name} {piece} {part}", moment, recorded[part], TOLERANCE)
+    tiny.check_encoding(f"{name} {piece}", *loaded(name, piece), TOLERANCE)
 
 
 @pytest.mark.parametrize(

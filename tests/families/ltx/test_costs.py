@@ -9,11 +9,9 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.reference_runs import reference_run
-from vidgen_dist import RenderRequest, load_pipeline
+from tests.planner.reference_runs import check_sent, reference_run, sent_by_rank
 from vidgen_dist.families.common.costs import Convolution
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.planner.estimates import estimate
 from vidgen_dist.planner.planned_run import PlannedRun
 
@@ -73,18 +71,11 @@ def test_an_image_is_encoded() -> None:
 STEPS = 2
 
 
-def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
-    pipeline = load_pipeline(str(references.case("0.9.0", "ltx").checkpoint), mesh=mesh)
-    return dict(pipeline.render(request).sent)
-
-
 def test_bytes_of_a_gang_that_renders(ranks: Ranks) -> None:
     degrees = Degrees(ulysses=2, cfg=2)
     request = dataclasses.replace(references.case("0.9.0", "ltx").requests[0], num_inference_steps=STEPS)
     fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
     _, run = reference_run("0.9.0", "ltx", **{f"sampling__{name}": getattr(request, name) for name in fields})
     told = estimate(run.size, run.work, run.device, degrees, dtype="float32")
-    counted = ranks.run(sent_by_rank, request, degrees=degrees)
-    for purpose in ("ulysses", "tokens", "cfg"):
-        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
-        assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose
+    counted = ranks.run(sent_by_rank, "0.9.0", "ltx", request, degrees=degrees)
+    check_sent(counted, told.sent, STEPS)

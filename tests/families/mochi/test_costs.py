@@ -9,10 +9,8 @@ import pytest
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from tests.planner.reference_runs import reference_run
-from vidgen_dist import RenderRequest, load_pipeline
+from tests.planner.reference_runs import check_sent, reference_run, sent_by_rank
 from vidgen_dist.parallel.degrees import Degrees
-from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.planner.estimates import estimate
 from vidgen_dist.planner.planned_run import PlannedRun
 
@@ -73,12 +71,6 @@ def test_convolutions_are_where_the_image_has_their_size(run: Callable[..., Plan
     assert sum(conv.kernel == (3, 3, 3) for conv in vae.decoder) == 2 * 19
 
 
-def sent_by_rank(mesh: Mesh, request: RenderRequest) -> dict[str, int]:
-    case = references.case("t2v", FAMILY)
-    pipeline = load_pipeline(str(case.checkpoint), variant=case.variant, mesh=mesh)
-    return dict(pipeline.render(request).sent)
-
-
 @pytest.mark.parametrize("degrees", [Degrees(ulysses=2, cfg=2), Degrees(ring=2)], ids=str)
 def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
     # Both prompts have two tokens: a plan assumes the greatest length.
@@ -88,7 +80,5 @@ def test_bytes_of_a_gang_that_renders(ranks: Ranks, degrees: Degrees) -> None:
     fields = ("height", "width", "num_frames", "max_sequence_length", "num_inference_steps")
     _, run = reference_run("t2v", FAMILY, **{f"sampling__{name}": getattr(request, name) for name in fields})
     told = estimate(run.size, run.work, run.device, degrees, dtype="float32")
-    counted = ranks.run(sent_by_rank, request, degrees=degrees)
-    for purpose in ("ulysses", "ring", "tokens", "cfg"):
-        mean = sum(of_rank.get(purpose, 0) for of_rank in counted) / degrees.size
-        assert mean == pytest.approx(STEPS * told.sent[purpose], rel=1e-3), purpose
+    counted = ranks.run(sent_by_rank, "t2v", FAMILY, request, degrees=degrees)
+    check_sent(counted, told.sent, STEPS)
