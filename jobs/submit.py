@@ -32,12 +32,12 @@ from vidgen_dist.cli.assignments import (
 )
 from vidgen_dist.errors import Refused
 from vidgen_dist.output.run_file import load_run
+from vidgen_dist.output_layout import RUN_FILE
 from vidgen_dist.preflight.sampling import check_sampling, sampling_media
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.uris import is_relative
 
-RUN_FILE = "run.yaml"
 ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
 
 

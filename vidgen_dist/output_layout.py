@@ -17,6 +17,9 @@ LEASE_LOCK = ".lease.lock"
 VIDEOS_FOLDER = "videos"
 """A video's path in its output is what follows the last `/videos/` of its URI in the ledger."""
 
+CONTACT_SHEET = "contact-sheet.png"
+"""Some frames of the videos of `vidgen demo`."""
+
 LEDGER_FOLDER = "ledger"
 """The parts of the ledger."""
 

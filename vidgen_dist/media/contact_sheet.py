@@ -11,11 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vidgen_dist.media import Frames, read_image, read_video
+from vidgen_dist.output_layout import CONTACT_SHEET
 from vidgen_dist.storage.files import read_bytes
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.listing import expand
-
-CONTACT_SHEET = "contact-sheet.png"
 
 
 def write_contact_sheet(output: Storage, videos: Sequence[tuple[str, str]], format: str) -> str:
