@@ -218,8 +218,9 @@ def test_misspelt_uris_of_images_are_bad_rows(tmp_path: Path) -> None:
         (3, "image"),
         (4, "image"),
     ]
-    assert "'dbfs:/a.png' is not allowed; it is no path that is there, nor a URI; write dbfs:///a.png" in str(
-        problems[0]
+    assert (
+        "'dbfs:/a.png' is not allowed; it is neither an existing path nor a URI; write dbfs:///a.png"
+        in str(problems[0])
     )
     assert "it names a host, 'host'" in str(problems[1])
     assert "hunter2" not in str(problems[2])

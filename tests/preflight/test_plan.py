@@ -110,7 +110,7 @@ def test_an_output_goes_on_with_the_types_that_its_ledger_has(make_spec: MakeSpe
 
 
 def test_an_output_in_memory_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
-    with pytest.raises(Refused, match="each process has a memory of its own"):
+    with pytest.raises(Refused, match="each process has its own memory"):
         plan_of(make_spec(make_manifest("one"), output__uri="memory://out"))
 
 

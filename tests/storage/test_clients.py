@@ -63,12 +63,15 @@ CANNOT_BE_OPENED = [
     ),
     ("nonsense://x/y", "nonsense://x/y: Protocol not known: nonsense"),
     ("dbfs:///x", "'token'; settings are given as FSSPEC_DBFS_NAME=VALUE"),
-    ("sftp:///x", "sftp:///x: names no host or bucket after sftp://"),
-    ("s3:///bucket/x", "s3:///bucket/x: names no host or bucket after s3://"),
-    ("dbfs:/x", "dbfs:/x: it is no path that is there, nor a URI; write dbfs:///x"),
+    ("sftp:///x", "sftp:///x: there is no host or bucket after sftp://"),
+    ("s3:///bucket/x", "s3:///bucket/x: there is no host or bucket after s3://"),
+    ("dbfs:/x", "dbfs:/x: it is neither an existing path nor a URI; write dbfs:///x"),
     ("file://host/x", "file://host/x: it names a host"),
-    ("webhdfs://name/part-?.parquet", "what follows ? is no part of a path of webhdfs://; write * in a glob"),
-    ("webhdfs://name/x?delegation=hunter2", "webhdfs://name/x: what follows ? is no part of a path"),
+    (
+        "webhdfs://name/part-?.parquet",
+        "what follows ? is not part of a path of webhdfs://; write * in a glob",
+    ),
+    ("webhdfs://name/x?delegation=hunter2", "webhdfs://name/x: what follows ? is not part of a path"),
 ]
 
 
@@ -156,5 +159,5 @@ def test_settings_of_web_clients_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_output_on_the_web_or_with_a_query_is_refused() -> None:
     with pytest.raises(Refused, match="https://host/out: https:// can only be read"):
         open_writable("https://host/out")
-    with pytest.raises(Refused, match=r"what follows [?] is no part of a path"):
+    with pytest.raises(Refused, match=r"what follows [?] is not part of a path"):
         open_writable("webhdfs://name/out?replication=2")

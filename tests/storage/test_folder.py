@@ -174,7 +174,7 @@ def test_output_below_a_file_is_refused(tmp_path: Path) -> None:
         ("s3://key:hunter2@bucket/out", "s3://bucket/out: the URI holds a password"),
         ("s3://KEY:hun/ter/hunter2@bucket/out", "s3://bucket/out: the URI holds a password"),
         ("simplecache::s3://bucket/out", "chained"),
-        ("s3://", "names no folder"),
+        ("s3://", "does not name a folder"),
         ("", "empty path"),
     ],
 )
@@ -197,10 +197,10 @@ def test_a_file_to_write_is_a_folder_and_a_name(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("s3://x.parquet", "s3://x.parquet: names no file"),
-        ("s3://bucket/", "s3://bucket: names no file"),
-        ("memory://x.parquet", "memory://x.parquet: each process has a memory of its own"),
-        ("memory://a/x.parquet", "memory://a: each process has a memory of its own"),
+        ("s3://x.parquet", "s3://x.parquet: does not name a file"),
+        ("s3://bucket/", "s3://bucket: does not name a file"),
+        ("memory://x.parquet", "memory://x.parquet: each process has its own memory"),
+        ("memory://a/x.parquet", "memory://a: each process has its own memory"),
         ("b://a/x.parquet", "b://a: Protocol not known: b"),
     ],
 )

@@ -359,5 +359,5 @@ def test_a_signature_is_not_printed(
         main()
     said = "".join(capsys.readouterr())
     assert f"{host.url}: 2 rows, all can be rendered" in said
-    assert f"{host.url}: column 'odd'" in said
+    assert f"{host.url}: unknown column 'odd'" in said
     assert "hunter2" not in said

@@ -312,10 +312,10 @@ def test_a_file_that_was_set_aside_does_not_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (NeverRenames, "the storage says that it renamed the new file, and did not"),
-        (NeverDeletes, "the storage says that it deleted .*, and did not"),
-        (WritesShort, "the storage says that it wrote 6 bytes, and has 5"),
-        (Forgets, "what was written is not what is read back"),
+        (NeverRenames, "the storage reported that it renamed the new file, but did not"),
+        (NeverDeletes, "the storage reported that it deleted .*, but did not"),
+        (WritesShort, "the storage reported that it wrote 6 bytes, but has 5"),
+        (Forgets, "what is read back is not what was written"),
     ],
     ids=lambda kind: getattr(kind, "protocol", ""),
 )

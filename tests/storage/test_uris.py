@@ -57,7 +57,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_misspelt_uris_are_no_paths(uri: str, meant: str) -> None:
     for call in (local_path, absolute, lambda path: resolve_path(path, "/data/m.parquet")):
-        with pytest.raises(Refused, match="no path that is there, nor a URI") as caught:
+        with pytest.raises(Refused, match="neither an existing path nor a URI") as caught:
             call(uri)
         assert f"write {meant}, or ./" in str(caught.value)
         assert "hunter2" not in str(caught.value)

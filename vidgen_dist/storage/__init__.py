@@ -1,17 +1,17 @@
-"""Storage: what is written to and read from a URI, and how whole it is.
+"""Storage: reading and writing files by URI, so that nobody sees a partly written file.
 
-A URI is a local path, or whatever fsspec knows: ``file://``, ``s3://``, ``gs://``, ``memory://``,
-``hf://``, ``https://``, … (`uris` says what is which). Credentials come from the environment or from fsspec's
-configuration, never from a URI, and never enter a message.
+A URI is a local path, or anything that fsspec knows: ``file://``, ``s3://``, ``gs://``, ``memory://``,
+``hf://``, ``https://``, … (see `uris`). Credentials come from the environment or from fsspec's configuration,
+never from a URI, and never appear in a message.
 
-Nobody sees a torn file. A local file is written under a hidden temporary name beside its final place,
-flushed to the disk and renamed; an object store gets one PUT (or one multipart upload, which becomes
-visible when it is complete); any other storage gets a temporary name and a move (`replacement`).
+A local file is written under a hidden temporary name beside its final place, flushed to the disk and renamed.
+An object store gets one PUT, or one multipart upload, which becomes visible when it is complete. On any other
+storage a file gets a temporary name and is moved (`replacement`).
 
-Faults that pass by themselves (a 5xx status, a time-out, a connection cut) are waited out, `faults.ATTEMPTS`
-calls in all, before they are raised; every call here can be repeated. Callers that have more patience look at
-`StorageError.transient`.
+Calls that fail for a transient reason (a 5xx status, a timeout, a lost connection) are repeated, up to
+`failures.ATTEMPTS` calls in all, before the error is raised; every call here can be repeated. Callers that
+can wait longer look at `StorageError.transient`.
 
-Every function may be called from any thread and, the file systems being made anew in each process, from
-any process: a `Storage` is nothing but its URI.
+Every function may be called from any thread, and from any process, because each process makes its own file
+systems: a `Storage` is only its URI.
 """

@@ -28,7 +28,7 @@ S3 = frozenset({"s3", "s3a"})
 OBJECT_STORES = S3 | {"gs", "gcs", "az", "abfs", "abfss", "oss", "obs", "memory"}
 WEB = frozenset({"http", "https"})
 
-# As clients name size, content and time of change.
+# Clients' names for size, content and time of change.
 _TIMES = ("mtime", "modificationTime", "LastModified", "Last-Modified", "created")
 _VERSION_KEYS = ("size", "ETag", "etag", "ino", *_TIMES)
 
@@ -40,34 +40,32 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI and the path on it.
 
     Raises:
-        Refused: The URI cannot be understood, is misspelt, holds a password or lacks a secret; its package is
+        Refused: The URI cannot be parsed, is misspelt, holds a password or lacks a secret, or its package is
             not installed.
         StorageError: The client cannot be made: a host does not answer, or a library or a setting is missing.
     """
     kind = scheme_of(uri)
-    # Web hosts may have an address of IPv6.
+    # The host of a web address may be an IPv6 address.
     if "::" in uri and uri.count("://") > (kind in WEB):
         raise Refused(f"{redact(uri)}: chained URIs (::) are not supported; copy the files out first")
     if is_local(uri):
         return fsspec.filesystem("file"), local_path(uri)
     if len(kind) == 1:
-        # fsspec takes it for a drive of Windows, that is for a local path.
+        # fsspec takes it for a drive of Windows, that is, for a local path.
         raise Refused(f"{redact(uri)}: Protocol not known: {kind}")
     if lacks_secret(uri):
-        raise Refused(
-            f"{redact(uri)}: was written down without the secret that opens it; give the whole URI again"
-        )
+        raise Refused(f"{redact(uri)}: was recorded without its secret; give the whole URI again")
     if has_password(uri):
         raise Refused(
             f"{redact(uri)}: the URI holds a password; give credentials through the environment or "
             "fsspec's configuration"
         )
     if kind in _NEEDS_HOST and re.match(r"[^:]*:///+[^/]", uri):
-        raise Refused(f"{redact(uri)}: names no host or bucket after {kind}://")
+        raise Refused(f"{redact(uri)}: there is no host or bucket after {kind}://")
     fs, path = _connect(uri, kind)
     if "?" in uri and "?" not in path and not re.search(r"^hdfs:[^?]*\?replication=\d+$", uri):
         raise Refused(
-            f"{redact(uri)}: what follows ? is no part of a path of {kind}://; write * in a glob, "
+            f"{redact(uri)}: what follows ? is not part of a path of {kind}://; write * in a glob, "
             "and put settings into fsspec's configuration"
         )
     if kind == "webhdfs":
@@ -86,18 +84,18 @@ def _connect(uri: str, kind: str) -> tuple[Any, str]:
     except ValueError as error:
         raise Refused(f"{redact(uri)}: {redact_message(str(error))}") from None
     except TypeError as error:
-        # Such as Databricks' without a token.
+        # For example Databricks' client without a token.
         settings = f"FSSPEC_{kind.upper()}_NAME=VALUE, or in fsspec's configuration"
         raise Refused(
             f"{redact(uri)}: {redact_message(str(error))}; settings are given as {settings}"
         ) from None
     except Exception as error:  # noqa: BLE001
-        # Some clients connect when they are made, and raise what they like.
+        # Some clients connect when they are made, and may raise anything.
         raise to_storage_error("connect to", uri, error) from None
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """`filesystem_of` before anything is begun: also a client that cannot be made is `Refused`."""
+    """`filesystem_of` before any work has begun: a client that cannot be made is `Refused`, too."""
     try:
         return filesystem_of(uri)
     except StorageError as error:
@@ -122,29 +120,29 @@ def is_same_place(uri: str, other: str) -> bool:
 
 
 def has_protocol(fs: Any, protocols: frozenset[str]) -> bool:
-    """Whether a file system is one of some protocols."""
+    """Whether a file system has one of these protocols."""
     protocol = fs.protocol
     return not protocols.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
 
 
 def replaces_by_rename(fs: Any) -> bool:
-    """Whether whole files come about by a rename: neither on this machine's disk nor on an object store."""
+    """Whether files are written aside and renamed: neither on this machine's disk nor on an object store."""
     return not has_protocol(fs, LOCAL | OBJECT_STORES | WEB)
 
 
 def version_marks(info: Mapping[str, Any]) -> str:
-    """What a client says of a file that changes when it is written anew."""
+    """The attributes of a file, as a client gives them, that change when it is written again."""
     return " ".join(str(info.get(key)) for key in _VERSION_KEYS)
 
 
 def _client_settings(kind: str) -> dict[str, Any]:
     configured = fsspec.config.conf.get(kind, {}).get("client_kwargs", {})
-    # HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which the clients of other storages heed by themselves.
+    # HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which the clients of other storages follow by themselves.
     return {"trust_env": True, **configured}
 
 
 def _check_all_answers(fs: Any) -> None:
-    """Have fsspec's WebHDFS client look at the answers of data nodes also."""
+    """Make fsspec's WebHDFS client check the answers of data nodes, too."""
     hooks = fs.session.hooks["response"]
     if _raise_for_status not in hooks:
         hooks.append(_raise_for_status)
@@ -154,8 +152,8 @@ def _raise_for_status(response: Any, *_: Any, **__: Any) -> None:
     if response.status_code < 400:
         return
     try:
-        told = response.json()["RemoteException"]
-        kind, message = str(told["exception"]), str(told["message"])
+        error = response.json()["RemoteException"]
+        kind, message = str(error["exception"]), str(error["message"])
     except (ValueError, KeyError, TypeError):
         kind, message = "", response.reason
     if kind == "FileNotFoundException":

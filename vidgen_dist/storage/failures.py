@@ -1,4 +1,4 @@
-"""Faults of storages: what a client raises becomes an error of ours; what passes by itself is waited out."""
+"""Failures of storages: clients' errors become ours, and calls that may succeed later are repeated."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _T = TypeVar("_T")
 
 
 class StorageError(OSError):
-    """Storage did not do what it was asked: names the URI (without credentials) and the reason.
+    """A storage operation failed; the message has the URI (without credentials) and the reason.
 
     Attributes:
-        transient: Whether asking again later may help.
+        transient: Whether trying again later may help.
     """
 
     transient = False
 
 
 class WriteConflict(StorageError):
-    """A shared file is not what its writer took it for: somebody else wrote or removed it."""
+    """A shared file is not as its writer expected: somebody else wrote or removed it."""
 
 
 def retry_transient(call: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Repeat a call that failed for a reason that may pass."""
+    """Repeat a call that failed for a transient reason."""
 
     @wraps(call)
     def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -58,7 +58,7 @@ def retry_transient(call: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @contextmanager
 def translate_errors(what: str, uri: str, kind: type[Exception] = Exception) -> Iterator[None]:
-    """Give whatever a file system raises (of this kind) the URI's name and take credentials out of it."""
+    """Turn errors of a file system (of this kind) into ours, with the URI and without credentials."""
     try:
         yield
     except (Refused, StorageError):
@@ -71,7 +71,7 @@ def translate_errors(what: str, uri: str, kind: type[Exception] = Exception) -> 
 
 
 def to_storage_error(what: str, uri: str, cause: BaseException) -> StorageError:
-    """What a client raised while it was to do something with a URI, as an error of ours."""
+    """A client's error at an operation on a URI as a StorageError."""
     named = StorageError(_error_message(what, uri, cause))
     named.transient = is_transient(cause)
     named.errno = getattr(cause, "errno", None) if named.transient else _errno_of(cause)
@@ -79,7 +79,7 @@ def to_storage_error(what: str, uri: str, cause: BaseException) -> StorageError:
 
 
 def truncated_read_error(what: str, uri: str, reason: str) -> StorageError:
-    """An answer that was not whole, which may be by the next time."""
+    """The error for an incomplete answer; the next one may be complete."""
     error = StorageError(f"cannot {what} {redact(uri)}: {reason}")
     error.transient = True
     return error
@@ -87,16 +87,16 @@ def truncated_read_error(what: str, uri: str, reason: str) -> StorageError:
 
 def is_missing(error: BaseException) -> bool:
     """Whether an error says that there is no such file."""
-    # SMB's client has an error of its own.
+    # SMB's client has its own class.
     missing = isinstance(error, FileNotFoundError) or getattr(error, "errno", None) == errno.ENOENT
     return missing or status_of(error) in (404, 410)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left, which no further attempt will change."""
+    """Whether an error says that there is no space left, which another attempt will not change."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # Libraries pass on what the disk said in errors of their own; the last one is Python's.
+    # Libraries pass the disk's error on in errors of their own; the last text is Python's.
     return _NO_ROOM.search(str(error)) is not None
 
 
@@ -104,15 +104,15 @@ _NO_ROOM = re.compile("No space left on device|Disk quota exceeded|No usable tem
 
 
 def is_unwritable(error: BaseException) -> bool:
-    """Whether an error of something that was to be written says that nothing can be written there.
+    """Whether an error at writing says that nothing can be written there.
 
-    It is full, or read-only, or permission is lacking: whatever comes next is refused, too.
+    The storage is full or read-only, or permission is missing: the next write will fail, too.
     """
     refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
     return refused or is_full(error)
 
 
-# HDFS (quotas, and no data node that has room), MinIO, OSS, FTP, SMB, WebDAV.
+# HDFS (quotas, and no data node with space), MinIO, OSS, FTP, SMB, WebDAV.
 _FULL_BY_NAME = re.compile(
     r"no space left|not enough (disk )?space|insufficient (storage|space|quota)|(disk|storage)[ _]?(is )?full"
     r"|quota ?exceeded|exceeded (storage|the quota)|quota of .* is exceeded"
@@ -122,7 +122,7 @@ _FULL_BY_NAME = re.compile(
 
 
 def _errno_of(error: BaseException) -> int | None:
-    """The number of an error that does not pass, also where a client has a name of its own for it."""
+    """The errno of an error that is not transient, also where a client has its own name for it."""
     number = getattr(error, "errno", None)
     if number == errno.EDQUOT:
         return number
@@ -141,14 +141,14 @@ def _errno_of(error: BaseException) -> int | None:
 
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PASSING_ERRNO = frozenset({errno.EAGAIN, errno.ESTALE})
-# Clients of object stores and of HTTP have classes of their own, which are not imported for this.
+# Clients of object stores and of HTTP have their own classes, which are not imported for this.
 _PASSING_CLASS = re.compile(
     r".*(Timeout(Error)?|ServerDisconnectedError|ClientPayloadError|IncompleteRead|ChunkedEncodingError)"
 )
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error, or one behind it, is of those that pass by themselves."""
+    """Whether an error, or one that caused it, is transient."""
     seen: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -163,13 +163,13 @@ def is_transient(error: BaseException) -> bool:
         if passing or _PASSING_CLASS.fullmatch(type(error).__name__):
             return True
         seen.append(error)
-        # requests wraps what happened in errors that have others for arguments.
+        # requests wraps errors in others that have them as arguments.
         waiting += [inner for inner in (error.__cause__, *error.args) if isinstance(inner, BaseException)]
     return False
 
 
 def status_of(error: BaseException) -> Any:
-    """The HTTP status that an error tells of, as clients of S3, HTTP, Google, Azure and the hub name it."""
+    """The HTTP status in an error, by the names of clients of S3, HTTP, Google, Azure and the hub."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -179,7 +179,7 @@ def status_of(error: BaseException) -> Any:
 
 
 def real_cause(error: BaseException, uri: str) -> BaseException:
-    """The error, or what is behind it: fsspec's HTTP client calls whatever a host refuses "not found"."""
+    """The error, or its cause: fsspec's HTTP client calls everything that a host refuses "not found"."""
     hidden = isinstance(error, FileNotFoundError) and uri.lower().startswith("http")
     return error.__cause__ or error if hidden else error
 
@@ -198,7 +198,7 @@ def _reason(error: BaseException, uri: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error's message without secrets, and where in our code it came from when it is none of ours."""
+    """An error's message without secrets, and where it was raised if it is not one of ours."""
     message = redact_message(str(error))
     if isinstance(error, OSError | ValueError | Refused):
         return message

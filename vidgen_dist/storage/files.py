@@ -1,4 +1,4 @@
-"""Any file, by its URI: read, copied here, opened, looked at."""
+"""Single files by URI: read, copied to this machine, opened, examined."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def read_bytes(uri: str) -> bytes:
     """The whole content of a file.
 
     Raises:
-        Refused: The URI cannot be understood (see `open_storage`).
+        Refused: The URI is not usable (see `clients.filesystem_of`).
         FileNotFoundError: There is no such file.
         StorageError: It cannot be read.
     """
     with translate_errors("read", uri):
         fs, path = filesystem_of(uri)
-        # s3fs cuts a file that has grown at the size that it remembers.
+        # s3fs truncates a file that has grown to the size that it remembers.
         fs.invalidate_cache()
         return bytes(read_where_found(fs, path, fs.cat_file))
 
 
 @retry_transient
 def fetch(uri: str, local: str | os.PathLike[str]) -> None:
-    """Copy a file to this machine's disk, replacing what is there. Errors as `read_bytes`."""
+    """Copy a file to this machine's disk, replacing an existing one. Errors as `read_bytes`."""
     with translate_errors("read", uri):
         fs, path = filesystem_of(uri)
-        # s3fs cuts a file that has grown at the size that it remembers.
+        # s3fs truncates a file that has grown to the size that it remembers.
         fs.invalidate_cache()
         read_where_found(fs, path, lambda name: fs.get_file(name, os.fspath(local)))
 
@@ -40,14 +40,14 @@ def fetch(uri: str, local: str | os.PathLike[str]) -> None:
 def open_input(uri: str) -> BinaryIO:
     """A file open for reading at any position; the caller closes it. It and its reads raise as `read_bytes`.
 
-    Reads go to the storage as they are asked for: for readers such as Parquet's, that know what they want.
+    Every read goes to the storage: this is for readers such as Parquet's, which know what they need.
     """
     return cast(BinaryIO, InputFile(uri))
 
 
 @retry_transient
 def size(uri: str) -> int:
-    """Bytes of a file. Errors as `read_bytes`."""
+    """The size of a file in bytes. Errors as `read_bytes`."""
     with translate_errors("look for", uri):
         fs, path = filesystem_of(uri)
         fs.invalidate_cache()
@@ -56,7 +56,7 @@ def size(uri: str) -> int:
 
 @retry_transient
 def stamp(uri: str) -> str:
-    """A text that differs when the file was written anew: its size and its ETag or time of change."""
+    """A text that changes when the file is written again: its size and its ETag or time of change."""
     with translate_errors("look for", uri):
         fs, path = filesystem_of(uri)
         fs.invalidate_cache()

@@ -1,4 +1,4 @@
-"""A folder on some storage, as a value: what is written to it is whole or not there."""
+"""A folder on some storage, as a value: a file written to it is whole or not there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vidgen_dist.storage.replacement import candidate_paths, info_of, moved_into
 from vidgen_dist.storage.uris import is_local, redact, scheme_of, split, to_record
 
 _MEMORY = frozenset({"memory"})
-# Up to here a local file is held in memory and sent by one request; beyond, in parts.
+# Up to this size a local file is held in memory and sent in one request; a larger one in parts.
 _ONE_PUT_BYTES = 2**30
 
 
@@ -39,16 +39,16 @@ _ONE_PUT_BYTES = 2**30
 class Storage:
     """A folder on some storage; paths are relative to it, with ``/`` between their parts.
 
-    Made by `open_storage`. It is its URI and no more, so it can be sent to other processes.
+    Made by `open_storage`. It is only its URI, so it can be sent to other processes.
 
     Methods raise ValueError for a path that would leave the folder, FileNotFoundError where there is
-    nothing to read, and `StorageError` for all else; both errors name the URI.
+    nothing to read, and `StorageError` for all other failures; the last two name the URI.
     """
 
     root: str
 
     def uri(self, path: str = "") -> str:
-        """The URI of a path; of the folder itself without one."""
+        """The URI of a path; without one, of the folder itself."""
         if not path:
             return self.root
         # The root of a storage without hosts is `scheme:///`.
@@ -57,7 +57,7 @@ class Storage:
 
     @contextmanager
     def create(self, path: str) -> Iterator[BinaryIO]:
-        """A file to write; it appears, whole, when the block ends, and not at all if the block raises."""
+        """A file to write. It appears, whole, when the block ends, and not at all if the block raises."""
         uri = self.uri(path)
         if is_local(uri):
             with translate_errors("write", uri, OSError), create_local(filesystem_of(uri)[1]) as file:
@@ -71,7 +71,7 @@ class Storage:
 
     @retry_transient
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a whole file, replacing one of that name."""
+        """Write a whole file, replacing one of the same name."""
         uri = self.uri(path)
         with translate_errors("write", uri):
             fs, target = filesystem_of(uri)
@@ -86,7 +86,7 @@ class Storage:
 
     @retry_transient
     def put_file(self, local: str | os.PathLike[str], path: str) -> None:
-        """Copy a local file here, replacing one of that name."""
+        """Copy a local file here, replacing one of the same name."""
         uri = self.uri(path)
         with translate_errors("write", uri):
             fs, target = filesystem_of(uri)
@@ -105,7 +105,9 @@ class Storage:
                     fs.put_file(os.fspath(local), temporary)
 
     def copy_file(self, source: str, path: str) -> None:
-        """Copy a file of any storage here, replacing one of that name; object stores do it by themselves.
+        """Copy a file from any storage here, replacing one of the same name.
+
+        Within one object store, the store makes the copy.
 
         Args:
             source: The file's URI.
@@ -122,7 +124,7 @@ class Storage:
 
     @retry_transient
     def _copy_within(self, source: str, path: str) -> bool:
-        """Have an object store copy one of its own files; False if it is none."""
+        """Let an object store copy one of its own files; False if that is not possible."""
         with translate_errors(f"copy {redact(source)} to", self.uri(path)):
             fs, target = filesystem_of(self.uri(path))
             source_fs, source_path = filesystem_of(source)
@@ -138,7 +140,7 @@ class Storage:
 
     @retry_transient
     def exists(self, path: str) -> bool:
-        """Whether there is a file (or a folder) of that name."""
+        """Whether there is a file (or a folder) of this name."""
         uri = self.uri(path)
         with translate_errors("look for", uri):
             fs, target = filesystem_of(uri)
@@ -148,8 +150,7 @@ class Storage:
     def list(self, prefix: str = "") -> list[str]:
         """All files in the folder `prefix` and the folders in it, sorted; none if there is no such folder.
 
-        The listing is fresh, and never holds a file that is still being written, or was when its
-        writer died.
+        The listing is fresh. Files that are still being written, or whose writer died, are never in it.
         """
         uri = self.uri(prefix)
         with translate_errors("list", uri):
@@ -162,8 +163,8 @@ class Storage:
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Path -> bytes of all files in the folder `prefix` and the folders in it, at this moment.
 
-        Files that are still being written, or were when their writer died, are among them; see
-        `is_temporary`. The listing is what costs: there is no request for each file on object stores.
+        Files that are still being written, or whose writer died, are among them; see `is_temporary`. Object
+        stores need no request for each file beyond the listing.
         """
         with translate_errors("list", self.uri(prefix)):
             fs, folder = filesystem_of(self.uri(prefix))
@@ -173,9 +174,9 @@ class Storage:
 
     @retry_transient
     def entries(self, prefix: str = "") -> tuple[dict[str, int], Sequence[str]]:
-        """What lies in the folder `prefix` itself: path -> bytes of its files, and the paths of its folders.
+        """What is directly in the folder `prefix`: path -> bytes of its files, and the paths of its folders.
 
-        None where there is no such folder.
+        Both are empty if there is no such folder.
         """
         with translate_errors("list", self.uri(prefix)):
             fs, folder = filesystem_of(self.uri(prefix))
@@ -187,14 +188,14 @@ class Storage:
                     raise
                 return {}, []
         before, start = f"{prefix}/" if prefix else "", folder.rstrip("/") + "/"
-        # Object stores may have an empty object of the folder's own name in it.
+        # An object store may hold an empty object with the folder's own name.
         there = {info["name"][len(start) :].rstrip("/"): info for info in found}
         files = {before + name: int(i["size"]) for name, i in there.items() if name and i["type"] == "file"}
         return files, sorted(before + name for name, i in there.items() if name and i["type"] == "directory")
 
     @retry_transient
     def delete(self, path: str) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Remove a file; a missing one is no error."""
         uri = self.uri(path)
         with translate_errors("delete", uri):
             fs, target = filesystem_of(uri)
@@ -209,22 +210,22 @@ class Storage:
         """Write, replace, read, list and delete a small file that no listing shows.
 
         Raises:
-            Refused: One of these is not possible, or not done although the storage says so; names the URI and
-                the reason.
+            Refused: One of these fails, or was not done although the storage says so; the message has the URI
+                and the reason.
         """
         name = temporary_name()
         try:
             self.write_bytes(name, b"vidgen")
-            self._check_content(name, b"vidgen", "what was written is not what is read back")
+            self._check_content(name, b"vidgen", "what is read back is not what was written")
             with tempfile.NamedTemporaryFile(prefix="vidgen-") as local:
                 local.write(b"nedgiv")
                 local.flush()
                 self.put_file(local.name, name)
-            self._check_content(name, b"nedgiv", "it does not replace files: an old one stays")
+            self._check_content(name, b"nedgiv", "it does not replace files: the old one stays")
             self.list(".vidgen")
             self.delete(name)
             if self.exists(name):
-                raise StorageError("it does not delete files: one is still there afterwards")
+                raise StorageError("it does not delete files: the file is still there afterwards")
         except OSError as error:
             raise Refused(f"{redact(self.root)} cannot be used for output: {error}") from None
 
@@ -234,27 +235,27 @@ class Storage:
 
 
 def open_storage(uri: str | os.PathLike[str]) -> Storage:
-    """A folder to write to and read from. Nothing is asked of the storage yet.
+    """A folder to write to and read from. The storage is not accessed yet.
 
     Raises:
-        Refused: As `clients.open_filesystem`; or it names no folder.
+        Refused: As `clients.open_filesystem`; or the URI does not name a folder.
     """
     text = os.fspath(uri)
     fs, path = open_filesystem(text)
     if has_protocol(fs, LOCAL):
         return Storage(path)
     if "?" in text and "?" not in path:
-        raise Refused(f"{redact(text)}: a folder's URI ends with its path; leave out what follows ?")
+        raise Refused(f"{redact(text)}: the URI of a folder ends with its path; leave out ? and what follows")
     if not path.strip("/"):
-        raise Refused(f"{redact(text)}: names no folder; give a bucket or a folder")
+        raise Refused(f"{redact(text)}: does not name a folder; give a bucket or a folder")
     return Storage(text.rstrip("/"))
 
 
 def open_writable(uri: str | os.PathLike[str]) -> Storage:
-    """`open_storage` of a folder that is to outlive this process.
+    """`open_storage` for a folder that is to outlive this process.
 
     Raises:
-        Refused: As `open_storage`; also ``memory://`` and ``https://``, and a URI with a secret.
+        Refused: As `open_storage`; also for ``memory://`` and ``https://``, and for a URI with a secret.
     """
     storage = open_storage(uri)
     kind = scheme_of(storage.root)
@@ -262,12 +263,12 @@ def open_writable(uri: str | os.PathLike[str]) -> Storage:
         raise Refused(f"{redact(storage.root)}: {kind}:// can only be read; give a folder or an object store")
     if to_record(storage.root) != storage.root:
         raise Refused(
-            f"{redact(storage.root)}: the URI holds a secret, and each ledger entry would hold it; give "
+            f"{redact(storage.root)}: the URI holds a secret, and every ledger entry would hold it; give "
             "credentials through the environment or fsspec's configuration"
         )
     if kind in _MEMORY:
         raise Refused(
-            f"{redact(storage.root)}: each process has a memory of its own; give a folder or an object store"
+            f"{redact(storage.root)}: each process has its own memory; give a folder or an object store"
         )
     return storage
 
@@ -276,30 +277,30 @@ def open_writable_file(uri: str | os.PathLike[str]) -> tuple[Storage, str]:
     """The folder, and the name in it, of a file that is to outlive this process.
 
     Raises:
-        Refused: As `open_writable`; also a bucket alone.
+        Refused: As `open_writable`; also for a bucket without a name in it.
     """
     folder, name = split(os.fspath(uri))
     storage = open_writable(folder)
     if not name:
-        raise Refused(f"{redact(folder)}: names no file; give a name in a bucket or a folder")
+        raise Refused(f"{redact(folder)}: does not name a file; give a name in a bucket or a folder")
     return storage, name
 
 
 def open_export(uri: str) -> tuple[Storage, str]:
-    """`open_writable_file` of a Parquet file that `--export` names.
+    """`open_writable_file` for the Parquet file that `--export` names.
 
     Raises:
-        Refused: As `open_writable_file`; or by its name it is none.
+        Refused: As `open_writable_file`; or the name does not end in ``.parquet``.
     """
     if not uri.lower().endswith(".parquet"):
-        raise Refused(f"--export {redact(uri)}: is no name of a Parquet file; allowed: *.parquet")
+        raise Refused(f"--export {redact(uri)}: is not the name of a Parquet file; allowed: *.parquet")
     return open_writable_file(uri)
 
 
 def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
     if not has_protocol(fs, S3):
         return {}
-    # s3fs sends less than two chunks as one PUT.
+    # s3fs sends anything smaller than two chunks as one PUT.
     options: dict[str, Any] = {"chunksize": max(size, 50 * 2**20)} if size <= _ONE_PUT_BYTES else {}
     content_type, _ = mimetypes.guess_type(target)
     return options | ({"ContentType": content_type} if content_type else {})

@@ -1,4 +1,4 @@
-"""Files of any storage, open for reading: every read is named and repeated as calls for whole files are."""
+"""Files of any storage open for reading: failed reads are repeated, and errors name the file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vidgen_dist.storage.replacement import read_where_found
 from vidgen_dist.storage.uris import redact
 
 MAX_COPY_BYTES = 8 * 2**30
-"""The largest file that is copied to this machine because its server sends no parts of it."""
+"""The largest file that is copied to this machine if its server sends no parts of it."""
 
 
 class InputFile(io.RawIOBase):
     """A file open for reading at any position.
 
-    A read that fails for a reason that may pass, or that ends before the file does, opens the file anew. The
-    file's size stays what it was at the start.
+    If a read fails for a transient reason, or ends before the file does, the file is opened again. The file's
+    size stays what it was at the start.
 
     Args:
         uri: The file.
@@ -38,8 +38,8 @@ class InputFile(io.RawIOBase):
     Raises:
         FileNotFoundError: There is no such file.
         StorageError: It cannot be read.
-        Refused: The URI cannot be understood; or its server sends no parts of files, and it is too large to
-            be copied.
+        Refused: The URI is not usable; or its server sends no parts of files, and the file is too large to be
+            copied.
     """
 
     def __init__(self, uri: str) -> None:
@@ -58,7 +58,7 @@ class InputFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Bytes before the next one that is read."""
+        """The position of the next byte to read."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -68,7 +68,7 @@ class InputFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """As many bytes as are asked for, or as there are."""
+        """As many bytes as are asked for, or as are left."""
         if self.closed:
             raise ValueError("read of a closed file")
         left = max(0, self._size - self._position)
@@ -78,7 +78,7 @@ class InputFile(io.RawIOBase):
         return data
 
     def readall(self) -> bytes:
-        """The rest."""
+        """The rest of the file."""
         return self.read()
 
     def readinto(self, buffer: Any) -> int:
@@ -94,14 +94,14 @@ class InputFile(io.RawIOBase):
         super().close()
 
     def _open(self) -> tuple[BinaryIO, int, str]:
-        """The client's file, its size, and what changes with its content, where the client knows."""
+        """The client's file, its size, and its version marks if the client has any."""
         with translate_errors("read", self._uri):
             fs, path = filesystem_of(self._uri)
             fs.invalidate_cache()
             if has_protocol(fs, WEB):
                 return _open_web(fs, path, self._uri)
             if has_protocol(fs, frozenset({"memory"})):
-                # Its `open` hands out one object, with one position, to all readers.
+                # Its `open` gives all readers the same object, with one position.
                 content = bytes(fs.cat_file(path))
                 return io.BytesIO(content), len(content), ""
             uncached = {"cache_type": "none"} if has_protocol(fs, OBJECT_STORES) else {}
@@ -142,7 +142,7 @@ class InputFile(io.RawIOBase):
     def _close_source(self) -> None:
         source, self._source = self._source, None
         if source is not None:
-            # Of one that failed, nothing is lost with it.
+            # Nothing is lost if closing a failed file fails.
             with suppress(Exception):
                 source.close()
 
@@ -159,7 +159,7 @@ def _open_web(fs: Any, path: str, uri: str) -> tuple[BinaryIO, int, str]:
 
 
 class _RangedFile:
-    """A file of a web server, read in parts if the server sends parts, and copied whole if it does not."""
+    """A file of a web server: read in parts if the server sends parts, otherwise copied whole."""
 
     def __init__(self, fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> None:
         self._of = (fs, path, uri, info)
@@ -173,7 +173,7 @@ class _RangedFile:
             self._file.seek(self._position)
             return self._file.read(size)
         except ValueError:
-            # What fsspec raises when the whole file comes where a part was asked for.
+            # fsspec raises this when the whole file comes instead of the requested part.
             self._file.close()
             self._file = _local_copy(*self._of)
             self._file.seek(self._position)
@@ -188,7 +188,7 @@ def _local_copy(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> Binary
 
     Args:
         fs, path, uri: The file.
-        info: What its server said of it.
+        info: What the server said about it.
     """
     size = info["size"]
     if size is not None and size > MAX_COPY_BYTES:
@@ -200,10 +200,10 @@ def _local_copy(fs: Any, path: str, uri: str, info: Mapping[str, Any]) -> Binary
     return open(f"/proc/self/fd/{copy.fileno()}", "rb")
 
 
-# Row groups of a manifest are read one by one, each from a file that is opened anew.
+# Row groups of a manifest are read one by one, and the file is opened again for each.
 @lru_cache(maxsize=4)
 def _download(fs: Any, path: str, uri: str, size: int | None, _marks: str) -> BinaryIO:
-    """A file without a name, which is gone when nobody has it any more."""
+    """A temporary file without a name, which is gone when nobody holds it any more."""
     copy = tempfile.TemporaryFile(prefix="vidgen-")  # noqa: SIM115
     try:
         fs.get_file(path, copy)

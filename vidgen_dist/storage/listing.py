@@ -1,4 +1,4 @@
-"""What a folder or a glob holds."""
+"""Listing the files of a folder or a glob."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Expansion:
     """What a file, a folder or a glob stands for.
 
     Args:
-        kind: `file`, `directory` or `glob`; of a glob that matches nothing too.
-        folder: URI of the folder, or of the one before a glob's pattern; of a file its own URI.
+        kind: `file`, `directory` or `glob`; also `glob` if nothing matches.
+        folder: URI of the folder, or of the one before a glob's pattern; for a file, its own URI.
         files: URIs of the files, sorted; without the hidden ones.
-        paths: Paths of all files relative to the folder, also of hidden ones; none of a single file.
+        paths: Paths of all files relative to the folder, including hidden ones; empty for a single file.
     """
 
     kind: str
@@ -37,11 +37,11 @@ class Expansion:
 def expand(uri: str | os.PathLike[str]) -> list[str]:
     """The files that a file, a folder or a glob (``*``, ``**``, ``?``, ``[…]``) stands for, sorted.
 
-    In a folder or a glob, hidden files and folders are left out, see `is_hidden`. A file of the very name
-    goes before a glob.
+    Hidden files and folders in a folder or a glob are left out, see `is_hidden`. A file with exactly this
+    name takes precedence over a glob.
 
     Returns:
-        URIs; none if there is nothing.
+        URIs; empty if there is nothing.
 
     Raises:
         Refused, StorageError: As `read_bytes`.
@@ -51,7 +51,7 @@ def expand(uri: str | os.PathLike[str]) -> list[str]:
 
 @retry_transient
 def expansion(uri: str | os.PathLike[str]) -> Expansion:
-    """The same, and what it takes to look at the files that were left out. Raises as `expand`."""
+    """The same, with the files that are left out. Raises as `expand`."""
     text = os.fspath(uri)
     with translate_errors("list", text):
         fs, path = filesystem_of(text)
@@ -66,7 +66,7 @@ def expansion(uri: str | os.PathLike[str]) -> Expansion:
         if kind == "file":
             return Expansion(kind, whole, [whole], [])
         if kind == "directory":
-            # The URI itself, not the client's path: that may lack what it takes to open it again.
+            # The URI itself, not the client's path, which may lack what is needed to open it again.
             start, names = whole.rstrip("/"), files_below(fs, path)
         else:
             start, below = _folder_before_pattern(whole), _folder_before_pattern(path)
@@ -77,7 +77,7 @@ def expansion(uri: str | os.PathLike[str]) -> Expansion:
 
 
 def would_find(uri: str, file: str) -> bool:
-    """Whether `expand` of a folder or a glob would find a file, given by its URI, if it were there."""
+    """Whether `expand` of a folder or a glob would find a file, given by its URI, if it existed."""
     fs, path = open_filesystem(uri)
     file_fs, file_path = open_filesystem(file)
     if _GLOB.search(path):
@@ -89,19 +89,19 @@ def would_find(uri: str, file: str) -> bool:
 
 
 def _folder_before_pattern(glob: str) -> str:
-    """The folder before a glob's pattern. It was asked for by name: only what comes after can be hidden."""
+    """The folder before a glob's pattern. It was named by the user: only what follows can be hidden."""
     return _GLOB.split(glob, maxsplit=1)[0].rpartition("/")[0]
 
 
 def files_below(fs: Any, folder: str) -> list[str]:
-    """Paths, relative to a folder, of the files in it and below; temporary ones left out."""
+    """Paths, relative to a folder, of the files in it and below, without temporary ones."""
     return [name for name in info_below(fs, folder) if not is_temporary(name)]
 
 
 def info_below(fs: Any, folder: str) -> dict[str, Any]:
-    """What fsspec knows of the files in a folder and below, by their paths relative to it."""
+    """fsspec's information on the files in a folder and below, by their paths relative to it."""
     fs.invalidate_cache()
-    # fsspec's own walk takes a folder that it may not read for an empty one.
+    # fsspec's own walk treats a folder that it may not read as empty.
     strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
     try:
         found = fs.find(folder, detail=True, **strict)

@@ -1,4 +1,4 @@
-"""Files of this machine: written whole, under a temporary name, and flushed to the disk."""
+"""Files on this machine: written under a temporary name, flushed to the disk and renamed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _sync_folder(folder: str) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems cannot sync a folder: their rename is as durable as they make it.
+        # Some network file systems cannot sync a folder: a rename there is as durable as they make it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
             raise
     finally:

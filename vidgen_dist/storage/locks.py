@@ -13,7 +13,7 @@ from vidgen_dist.storage.local_files import make_folders
 class FileLock:
     """The operating system's lock on a local file, which ends with the process that holds it.
 
-    Whether processes on other machines see it is up to the file system.
+    Whether processes on other machines see it depends on the file system.
     """
 
     def __init__(self, path: str, handle: int) -> None:
@@ -21,18 +21,18 @@ class FileLock:
         self._handle = handle
 
     def release(self) -> None:
-        """Let go, and remove the file."""
+        """Release the lock and remove the file."""
         with suppress(FileNotFoundError):
             os.unlink(self._path)
         os.close(self._handle)
 
 
 def lock(path: str) -> FileLock | None:
-    """Lock a local file, which is made if it is not there; None where the file system knows no locks.
+    """Lock a local file, creating it if needed; None if the file system has no locks.
 
     Raises:
         BlockingIOError: Another process, or another call in this one, holds it.
-        StorageError: The file cannot be made.
+        StorageError: The file cannot be created.
     """
     with translate_errors("lock", path):
         make_folders(os.path.dirname(path))
@@ -54,7 +54,7 @@ def lock(path: str) -> FileLock | None:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody holds the lock of a local file, see `lock`; also True where that does not show."""
+    """Whether somebody holds the lock of a local file, see `lock`; also True if that cannot be found out."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def is_locked(path: str) -> bool:
     except OSError:
         return True
     try:
-        # Beside others that only look; whoever wants the lock just then asks again.
+        # A shared lock, so that several may look; whoever wants the lock at that moment tries again.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True

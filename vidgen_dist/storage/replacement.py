@@ -1,10 +1,10 @@
-"""Whole files where there is neither a disk of this machine nor an object store: written aside, then moved.
+"""Whole files on storages other than this machine's disk and object stores: written aside, then moved.
 
-A rename that overwrites is not to be had everywhere: WebHDFS answers `{"boolean": false}`, HDFS and SMB
-raise, some clients copy. So each step is looked at, whatever the storage answered. Where a rename does not
-overwrite, the old file is set aside, under a name that follows from its own, the new one takes its place, and
-the old one is removed. A process that dies between these leaves no file of that name but the one that was set
-aside, which is whole: those who read look there too (`read_where_found`), and the next writer removes it.
+Not every storage has a rename that overwrites: WebHDFS answers `{"boolean": false}`, HDFS and SMB raise, some
+clients copy. So the result of each step is checked, whatever the storage answered. Where a rename does not
+overwrite, the old file is moved aside, to a name derived from its own; the new file takes its place, and the
+old one is removed. If the process dies in between, there is no file of that name, but the one moved aside is
+whole: readers look there too (`read_where_found`), and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def temporary_name() -> str:
 
 
 def candidate_paths(fs: Any, path: str) -> tuple[str, ...]:
-    """Where a file may be found, in this order: its place, and aside while or since it was being replaced."""
-    # Once more its place, lest it be put there between the first two looks.
+    """Where a file may be, in this order: its place, or aside if its replacement has not finished."""
+    # Its place once more: it may have been put there between the first two looks.
     return (path, _aside_path(path), path) if replaces_by_rename(fs) else (path,)
 
 
@@ -38,7 +38,7 @@ def read_where_found(fs: Any, path: str, read: Callable[[str], _T]) -> _T:
     """Call a function with the path where a file is.
 
     Raises:
-        Exception: What the function raises.
+        Exception: Whatever the function raises.
     """
     *tried, last = candidate_paths(fs, path)
     for name in tried:
@@ -56,7 +56,7 @@ def _aside_path(path: str) -> str:
 
 
 def info_of(fs: Any, path: str) -> dict[str, Any] | None:
-    """What a storage says of a file or folder at this moment; None if there is none."""
+    """The storage's current information on a file or folder; None if there is none."""
     fs.invalidate_cache()
     try:
         return dict(fs.info(path))
@@ -67,10 +67,10 @@ def info_of(fs: Any, path: str) -> dict[str, Any] | None:
 
 
 def remove(fs: Any, path: str) -> None:
-    """Remove a file, and what was set aside of it; one that is not there is no error.
+    """Remove a file and its copy aside; a missing file is no error.
 
     Raises:
-        Exception: What the client raises; OSError if the file is still there.
+        Exception: Whatever the client raises; OSError if the file is still there.
     """
     for name in (path, _aside_path(path)):
         if info_of(fs, name) is not None:
@@ -79,11 +79,11 @@ def remove(fs: Any, path: str) -> None:
 
 @contextmanager
 def moved_into_place(fs: Any, target: str, size: int) -> Iterator[str]:
-    """A temporary path, whose file, of so many bytes, takes the place of `target` when the block ends.
+    """A temporary path. When the block ends, its file, of `size` bytes, takes the place of `target`.
 
     Raises:
-        Exception: What the client raises; OSError where a step was not done although it said otherwise. Then
-            the old file is where it was, or is set aside.
+        Exception: Whatever the client raises; OSError if a step was not done although the client said so.
+            Then the old file is where it was, or aside.
     """
     folder = target.rpartition("/")[0]
     temporary = f"{folder}/{temporary_name()}"
@@ -102,7 +102,7 @@ def _make_folder(fs: Any, folder: str) -> None:
     try:
         fs.makedirs(folder, exist_ok=True)
     except Exception:
-        # Another process may have made it just now.
+        # Another process may have made it in the meantime.
         if info_of(fs, folder) is None:
             raise
 
@@ -118,7 +118,7 @@ def _replace(fs: Any, temporary: str, target: str, size: int) -> None:
     if _has_moved(fs, temporary, target):
         _check_size(fs, target, size)
     elif info_of(fs, target) is None:
-        raise complaint or OSError("the storage says that it renamed the new file, and did not")
+        raise complaint or OSError("the storage reported that it renamed the new file, but did not")
     else:
         _set_aside(fs, temporary, target, size)
     if info_of(fs, _aside_path(target)) is not None:
@@ -128,7 +128,7 @@ def _replace(fs: Any, temporary: str, target: str, size: int) -> None:
 def _set_aside(fs: Any, temporary: str, target: str, size: int) -> None:
     aside = _aside_path(target)
     if info_of(fs, aside) is not None:
-        # Of a writer that died; what is in its place is newer.
+        # Left by a writer that died; the file in its place is newer.
         _remove(fs, aside)
     _move(fs, target, aside)
     try:
@@ -142,14 +142,14 @@ def _set_aside(fs: Any, temporary: str, target: str, size: int) -> None:
 
 
 def _move(fs: Any, source: str, free: str) -> None:
-    """Rename a file to a name that none has."""
+    """Rename a file to an unused name."""
     fs.mv(source, free)
     if not _has_moved(fs, source, free):
-        raise OSError(f"the storage says that it renamed {source} to {free}, and did not")
+        raise OSError(f"the storage reported that it renamed {source} to {free}, but did not")
 
 
 def _has_moved(fs: Any, source: str, target: str) -> bool:
-    """Whether a file has gone from one name to another; where it was copied, the first is removed."""
+    """Whether a file has moved from one name to another; if it was copied, the first is removed."""
     if info_of(fs, source) is None:
         return True
     if info_of(fs, target) is None or not _same(fs, source, target):
@@ -171,20 +171,20 @@ def _same(fs: Any, one: str, other: str) -> bool:
 def _check_size(fs: Any, path: str, size: int) -> None:
     there = info_of(fs, path)
     if there is None:
-        raise OSError("the storage says that it wrote the file, and has none")
+        raise OSError("the storage reported that it wrote the file, but has none")
     if there["size"] is not None and there["size"] != size:
-        raise OSError(f"the storage says that it wrote {size:,} bytes, and has {there['size']:,}")
+        raise OSError(f"the storage reported that it wrote {size:,} bytes, but has {there['size']:,}")
 
 
 def _delete(fs: Any, path: str) -> None:
     try:
         fs.rm_file(path)
     except NotImplementedError:
-        # As Databricks' client.
+        # For example Databricks' client.
         fs.rm(path)
 
 
 def _remove(fs: Any, path: str) -> None:
     _delete(fs, path)
     if info_of(fs, path) is not None:
-        raise OSError(f"the storage says that it deleted {path}, and did not")
+        raise OSError(f"the storage reported that it deleted {path}, but did not")

@@ -1,4 +1,4 @@
-"""Calls that are tried again, after longer and longer delays."""
+"""Repeating failed calls, after longer and longer delays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 T = TypeVar("T")
 
-# What disks alone answer; credentials of object stores may be renewed meanwhile.
+# Only disks raise these; credentials of object stores, in contrast, may be renewed meanwhile.
 _PERMANENT = (errno.EROFS, errno.EPERM)
 
 
@@ -27,14 +27,14 @@ def with_retries(
     """Call until it does not raise OSError, a limited number of times, waiting longer each time.
 
     Args:
-        call: Something that may be called again after it failed.
+        call: A function that may be called again after it failed.
         hurry: Once set there is no time left: the attempt under way is the last.
         on_event: Told of each attempt but the last that fails.
         policy: How often, and how long to wait.
 
     Raises:
-        OSError: What the last attempt raised; FileNotFoundError, a full disk and the like at once, for
-            they stay so.
+        OSError: What the last attempt raised; FileNotFoundError, a full disk and the like at once, because
+            they will not change.
     """
     for delay in policy.delays():
         try:

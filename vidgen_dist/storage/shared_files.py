@@ -1,4 +1,4 @@
-"""Small files that several processes write: each only in place of what it knows to be there."""
+"""Small files that several processes write: each writes only if the file is what it expects."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from vidgen_dist.storage.uris import is_local, redact, scheme_of
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A small file that several processes write, each only in place of what it knows to be there.
+    """A small file that several processes write; each writes only if the file is what it expects.
 
-    What is there is named by a tag, which differs for every content. S3 compares and writes in one request,
-    and a local file that is not there is made by one alone. Everywhere else there is a moment between
-    comparing and writing, in which another may write too: the last one's content stays.
+    A tag stands for the file's content and differs for every content. S3 compares and writes in one request,
+    and only one process can create a local file. Everywhere else there is a moment between comparing and
+    writing in which another process may write, too: the last content stays.
 
     Args:
         storage: The folder.
         path: The file in it.
-        conditional: Whether comparing and writing are one; see `open_shared_file`.
+        conditional: Whether comparing and writing are one request; see `open_shared_file`.
     """
 
     storage: Storage
@@ -41,7 +41,7 @@ class SharedFile:
     conditional: bool
 
     def creates_exclusively(self) -> bool:
-        """Whether only one of several can make the file where there is none."""
+        """Whether only one of several processes can create the file."""
         return self.conditional or is_local(self.storage.root)
 
     @retry_transient
@@ -56,7 +56,7 @@ class SharedFile:
             with translate_errors("read", uri):
                 fs, target = filesystem_of(uri)
                 fs.invalidate_cache()
-                # The tag first: of a content that is newer than its tag, no write can come.
+                # The tag first: a write based on content that is newer than its tag will be refused.
                 tag = fs.info(target)["ETag"] if self.conditional else ""
                 content = bytes(read_where_found(fs, target, fs.cat_file))
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class SharedFile:
 
     @retry_transient
     def write(self, content: bytes, tag: str | None) -> str:
-        """Write the file where its tag is this one, None where there is no file; returns the new tag.
+        """Write the file if its tag is this one, or, with None, if there is no file; returns the new tag.
 
         Raises:
             WriteConflict: The file has another tag. Also where an answer was lost on the way and this call
@@ -86,7 +86,7 @@ class SharedFile:
                     with file:
                         file.write(content)
                 except OSError:
-                    # A disk may have room for a name alone.
+                    # A disk may have room for a name but not for content.
                     os.unlink(uri)
                     raise
             return _tag(content)
@@ -97,15 +97,14 @@ class SharedFile:
         return _tag(content)
 
     def delete(self) -> None:
-        """Remove the file, whatever is in it."""
+        """Remove the file, whatever it holds."""
         self.storage.delete(self.path)
 
 
 def open_shared_file(storage: Storage, path: str) -> SharedFile:
     """A file for several writers.
 
-    Services that speak S3 but do not know conditional writes ignore the condition, so it is tried: with one
-    that cannot hold.
+    Some S3 services ignore the condition of a conditional write, so one is tried whose condition cannot hold.
 
     Raises:
         StorageError: The storage does not answer.
@@ -127,13 +126,13 @@ def open_shared_file(storage: Storage, path: str) -> SharedFile:
 
 @retry_transient
 def _write_if(uri: str, content: bytes, condition: Mapping[str, str]) -> str:
-    """Write to S3 under a condition; the new tag. Raises Changed where it does not hold."""
+    """Write to S3 under a condition; returns the new tag. Raises WriteConflict if it does not hold."""
     with translate_errors("write", uri):
         fs, target = filesystem_of(uri)
         try:
             return str(fs.pipe_file(target, content, **condition)["ETag"])
         except OSError as error:
-            # 409: somebody else is writing at this moment; 404: what was to be replaced is gone.
+            # 409: somebody else is writing at this moment; 404: the file to be replaced is gone.
             changed = (404, 409, 412) if "IfMatch" in condition else (409, 412)
             if status_of(error.__cause__ or error) in changed:
                 raise WriteConflict(f"{redact(uri)}: was changed by somebody else") from None

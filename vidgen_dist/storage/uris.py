@@ -1,20 +1,20 @@
-"""URIs: what is a path of this machine, what of a URI is shown, and what of it is written down.
+"""URIs: which are paths of this machine, how messages show a URI, and how files record it.
 
 Where a URI can hold a secret:
 
 =====================================  ==========================================================
 ``http``, ``https``, ``webdav``        a user, a password; parameters of the query (signatures, tokens)
 ``s3``, ``s3a``                        ``key:secret@`` before the bucket, as Hadoop had it
-``ftp sftp ssh smb hdfs webhdfs`` …    a password; of the query a delegation token. The user is no secret,
+``ftp sftp ssh smb hdfs webhdfs`` …    a password; a delegation token in the query. The user is not secret,
                                        and without it the URI may not open
 ``abfs abfss az adl wasb wasbs``       a signature in the query; what is before ``@`` is the container
-``gs``, ``gcs``, ``oss``, ``obs``      nothing; a signature in the query, where somebody pasted one
+``gs``, ``gcs``, ``oss``, ``obs``      nothing, except a signature in the query if somebody pasted one
 paths, ``file``, ``memory``            nothing
 =====================================  ==========================================================
 
-In keys of object stores ``?``, ``#`` and ``@`` are letters as others are, and ``?`` a glob's. `redact` is for
-what people read, and leaves out more than must be. `to_record` is for what is opened again: it leaves out
-nothing but secrets, and puts ``***`` in their places.
+In keys of object stores ``?``, ``#`` and ``@`` are ordinary characters, and ``?`` is also a glob's. `redact`
+is for what people read, and leaves out more than it must. `to_record` is for URIs that are opened again: it
+leaves out only secrets, and puts ``***`` in their places.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ import fsspec
 from vidgen_dist.errors import Refused
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# What stands before the host; a secret key may hold slashes, a port is digits alone.
+# What stands before the host. A secret key may hold slashes; a port has only digits.
 _PASSWORD = re.compile(r"[^/@:\[]*:(?!\d*(?:[/?#]|$))[^@]*@")
 _LOCAL = frozenset({"file", "local"})
 _WITH_CONTAINER = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 _OBJECT_STORES = _WITH_CONTAINER | {"s3", "s3a", "gs", "gcs", "oss", "obs", "hf", "memory"}
-# Where a user alone opens the door: a token, or half of a pair of keys.
+# Where a user alone gives access: it is a token, or half of a pair of keys.
 _USER_IS_SECRET = frozenset({"http", "https", "webdav", "webdavs", "s3", "s3a"})
 _WEB = frozenset({"http", "https", "webdav", "webdavs"})
-# `github://owner:repository@commit/path` and Amazon's names of access points hold colons of their own.
+# `github://owner:repository@commit/path` and Amazon's names of access points have colons of their own.
 _NO_USER = re.compile(r"(github://|s3a?://arn:)", re.IGNORECASE)
 
 _HIDDEN = "***"
@@ -51,12 +51,12 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _NO_SECRET = frozenset({"versionid", "version", "generation", "revision", "ref", "snapshot"})
-# Long, of one piece, with digits and letters: a token under whatever name.
+# Long, without spaces, with digits and letters: a token, whatever its name.
 _LIKE_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_~-]{20,}")
 
 
 class _UriParts(NamedTuple):
-    """The scheme with ``://``, what is before the host with ``@``, host and path, what begins with ``?``."""
+    """The scheme with ``://``, the user with ``@``, host and path, and the query with ``?``."""
 
     scheme: str
     user: str
@@ -65,7 +65,7 @@ class _UriParts(NamedTuple):
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme, in lower case; empty where there is none."""
+    """The scheme in lower case; empty if there is none."""
     found = _SCHEME.match(uri)
     return found[1].lower() if found else ""
 
@@ -90,7 +90,7 @@ def has_password(uri: str) -> bool:
 
 
 def redact(uri: str) -> str:
-    """The URI without what is or may be secret, as messages show it: see the table above."""
+    """The URI without anything that is or may be secret, as messages show it; see the table above."""
     if is_local(uri):
         return uri
     kind, parts = scheme_of(uri), _parts(uri)
@@ -101,7 +101,7 @@ def redact(uri: str) -> str:
 
 
 def to_record(uri: str) -> str:
-    """The URI as files that are read again have it: ``***`` is in place of secrets, see `lacks_secret`."""
+    """The URI as files record it to be opened again: with ``***`` for secrets, see `lacks_secret`."""
     if is_local(uri):
         return uri
     kind, parts = scheme_of(uri), _parts(uri)
@@ -112,12 +112,12 @@ def to_record(uri: str) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """The URI as others may have it: as it is where it holds no secret, otherwise as `redact` shows it."""
+    """The URI in a form for others: unchanged if it holds no secret, otherwise as `redact` shows it."""
     return uri if to_record(uri) == uri else redact(uri)
 
 
 def lacks_secret(uri: str) -> bool:
-    """Whether a URI is what `to_record` made of one that had a secret: it does not open."""
+    """Whether `to_record` made the URI from one with a secret, so that it does not open."""
     if is_local(uri):
         return False
     return re.search(r"[=?&;]\*\*\*(?=[&;]|$)", _parts(uri).query) is not None
@@ -129,7 +129,7 @@ def _has_signature(query: str) -> bool:
 
 
 def _hide_secret(piece: str, kind: str) -> str:
-    """`name=value&`, a piece of a query, without the value if it is a secret."""
+    """A piece of a query, `name=value&`, without its value if that is a secret."""
     found = re.fullmatch(r"([^=&;]*=)?([^&;]*)([&;]?)", piece)
     if found is None or not found[2]:
         return piece
@@ -144,10 +144,10 @@ def _hide_secret(piece: str, kind: str) -> str:
 
 
 def redact_message(text: str) -> str:
-    """A text without what is secret: URIs in it as `redact` shows them, values of secret settings left out.
+    """A text without secrets: URIs in it as `redact` shows them, and without the values of secret settings.
 
-    Such settings are the environment variables and the entries of fsspec's configuration whose names end
-    like `AWS_SECRET_ACCESS_KEY` or `HF_TOKEN` do.
+    Secret settings are environment variables and entries of fsspec's configuration whose names end like
+    `AWS_SECRET_ACCESS_KEY` or `HF_TOKEN`.
     """
     text = re.sub(_SCHEME.pattern + r"[^\s'\"<>]*", lambda found: redact(found[0]), text)
     for secret in _secrets(os.environ) + _secrets(fsspec.config.conf):
@@ -156,7 +156,7 @@ def redact_message(text: str) -> str:
 
 
 _SECRET_NAME = re.compile(r".*(secret|token|password|key|connection_string)", re.IGNORECASE)
-# A shorter one would take words out of messages.
+# Shorter values would remove ordinary words from messages.
 _SECRET_LENGTH = 8
 
 
@@ -180,14 +180,14 @@ def is_local(uri: str) -> bool:
 
 
 def is_relative(uri: str) -> bool:
-    """Whether the URI is a path that depends on the current folder, or on who the user is."""
+    """Whether the URI is a path that depends on the current folder or on the user."""
     return is_local(uri) and not os.path.isabs(_SCHEME.sub("", uri, count=1))
 
 
 def local_path(uri: str) -> str:
     """The absolute path that a local URI names, without ``..`` (links are not followed).
 
-    `file://` URIs are decoded (`%20` is a space), paths are taken as they stand.
+    `file://` URIs are decoded (`%20` is a space); paths are taken literally.
 
     Raises:
         Refused: It is empty, names a host, or is a misspelt URI of another storage, see `misspelling`.
@@ -200,59 +200,58 @@ def local_path(uri: str) -> str:
         raise Refused("an empty path; give a file or a folder")
     if found and found[1].lower() == "file":
         path = unquote(path.removeprefix("localhost"), errors="surrogateescape")
-    # Two slashes at the start mean nothing here, and would stay.
+    # Two slashes at the start have no meaning here, but abspath would keep them.
     return os.path.abspath(os.path.expanduser(re.sub(r"^//+", "/", path)))
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute, see `local_path`; any other URI as it is."""
+    """A local path made absolute, see `local_path`; any other URI unchanged."""
     return local_path(uri) if is_local(uri) else uri
 
 
 def misspelling(uri: str) -> str | None:
-    """Why a local URI cannot be meant as one, and what to write instead; None where it can.
+    """Why a URI is probably not meant as a local path, and what to write instead; None if it may be.
 
-    A path that is there is meant as it stands, whatever it looks like; so is one that begins with ``/``,
-    ``.`` or ``~``.
+    An existing path is taken literally, whatever it looks like; so is one that begins with ``/``, ``.`` or
+    ``~``.
     """
     if scheme_of(uri) == "file":
         host, _, path = _SCHEME.sub("", uri, count=1).partition("/")
-        # Relative paths after `file://` have been taken all along.
+        # Relative paths after `file://` have always been accepted.
         if host[:1] in ("", ".", "~") or host == "localhost":
             return None
         return (
-            f"it names a host, {host!r}, and only files of this machine can be read so; write "
+            f"it names a host, {host!r}, but file:// reads only files of this machine; write "
             f"file:///{path or host} for the path /{path or host}, or {host}/{path} for one in this folder"
         )
     if not uri or _SCHEME.match(uri) or uri.startswith(("/", ".", "~")):
         return None
     meant = _intended_uri(uri)
-    # The disk is asked last: most paths look like paths, and there are many.
+    # The disk is checked last: there are many paths, and most look like paths.
     if meant is None or os.path.lexists(uri):
         return None
-    return (
-        f"it is no path that is there, nor a URI; write {redact(meant)}, or ./{_redact_path(uri)} for a path"
-    )
+    path = f"./{_redact_path(uri)} for a path"
+    return f"it is neither an existing path nor a URI; write {redact(meant)}, or {path}"
 
 
 def _redact_path(path: str) -> str:
-    """A path as messages show it: what would be secret if it were the URI that was meant is left out."""
+    """A path as messages show it: without what would be secret in the URI that was probably meant."""
     meant = _intended_uri(path)
     if meant is None:
         return path
-    given, told = (_SCHEME.sub("", uri, count=1).lstrip("/") for uri in (meant, redact(meant)))
-    return path.replace(given, told)
+    given, shown = (_SCHEME.sub("", uri, count=1).lstrip("/") for uri in (meant, redact(meant)))
+    return path.replace(given, shown)
 
 
 def _intended_uri(path: str) -> str | None:
-    """The URI that a relative path was probably meant to be; None if it is a path like any other."""
+    """The URI that a relative path was probably meant to be; None if it is an ordinary path."""
     bare = path.strip(" \t\r\n'\"`<>")
     if _SCHEME.match(bare):
         return bare
     word, colon, rest = bare.partition("/")[0].partition(":")
     after = bare[len(word) + len(colon) :]
     kind = word.lower()
-    # One letter is a drive of Windows; URIs of data have no slashes.
+    # One letter is a drive of Windows; data: URIs have no slashes.
     if len(word) < 2 or kind == "data":
         return None
     lost_slash = colon and not rest and after.startswith("/")
@@ -264,22 +263,22 @@ def _intended_uri(path: str) -> str | None:
 
 
 _COMMON = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "http", "https", "hf", "ftp", "sftp"})
-# Their paths may begin at the root, where others have a host or a bucket.
+# Their paths may begin at the root; others begin with a host or a bucket.
 _ROOTED = frozenset({"file", "local", "dbfs", "hdfs", "viewfs"})
 
 
 @cache
 def _known_schemes() -> frozenset[str]:
-    """Words that begin URIs, also those whose packages are not installed."""
+    """The schemes of URIs, including those whose packages are not installed."""
     others = {"azure", "cos", "cosn", "nfs", "obs", "ofs", "s3n", "viewfs", "wasb", "wasbs"}
     return frozenset(fsspec.available_protocols()) | others
 
 
 def resolve_path(path: str, base: str) -> str:
-    """`path` as it is if it is absolute or a URI, otherwise beside the file `base`.
+    """`path` unchanged if it is absolute or a URI, otherwise resolved against the folder of the file `base`.
 
     Raises:
-        Refused: It is neither, but a misspelt URI, see `misspelling`.
+        Refused: It is a misspelt URI, see `misspelling`.
     """
     if scheme_of(path) == "file":
         local_path(path)
@@ -296,7 +295,7 @@ def resolve_path(path: str, base: str) -> str:
 def split(uri: str) -> tuple[str, str]:
     """The folder's URI and the file's name; a local path is made absolute.
 
-    The name is empty where there is but a scheme and a host: a bucket is no file.
+    The name is empty if there are only a scheme and a host: a bucket is not a file.
     """
     whole = absolute(uri)
     scheme = _SCHEME.match(whole)
