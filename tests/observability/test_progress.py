@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from vidgen_dist.observability import progress
-from vidgen_dist.observability.progress import LINE_SECONDS, RECENT_SECONDS, RunProgress, span
+from vidgen_dist.observability.progress import RECENT_SECONDS, ProgressPolicy, RunProgress, span
 
 
 class Clock:
@@ -38,12 +38,12 @@ def test_without_a_terminal_lines_are_printed(clock: Clock) -> None:
     output = io.StringIO()
     with RunProgress(Console(file=output, width=40), total=100, done=10) as shown:
         shown.tick(0)
-        clock.now += LINE_SECONDS
+        clock.now += ProgressPolicy.line_seconds
         shown.tick(0)
         shown.tick(1)
         render(shown, clock, 4, 10.0)
         shown.add("OSError")
-        clock.now += LINE_SECONDS
+        clock.now += ProgressPolicy.line_seconds
         shown.tick(1, "2 NPUs")
     assert output.getvalue().splitlines() == [
         "loading the model: 10 of 100 rows",

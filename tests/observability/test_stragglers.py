@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tests.fake_engine import resolved
-from vidgen_dist.observability.stragglers import ENOUGH, RowTimes
+from vidgen_dist.observability.stragglers import RowTimes, StragglerPolicy
 from vidgen_dist.request import ResolvedRequest
+
+MIN_ROWS = StragglerPolicy.min_rows
 
 
 def request(row: str, **fields: Any) -> ResolvedRequest:
@@ -33,7 +35,7 @@ class Clock:
 
 def test_a_row_that_takes_far_longer_than_usual_is_a_straggler() -> None:
     clock = Clock()
-    for _ in range(ENOUGH):
+    for _ in range(MIN_ROWS):
         clock.render("a", 60)
     clock.times.start("a", request("slow"), clock.now)
     assert clock.times.slow_rows(clock.now + 110) == []
@@ -45,7 +47,7 @@ def test_a_row_that_takes_far_longer_than_usual_is_a_straggler() -> None:
 
 def test_a_row_is_not_compared_with_rows_of_another_shape() -> None:
     clock = Clock()
-    for _ in range(ENOUGH):
+    for _ in range(MIN_ROWS):
         clock.render("a", 60)
     # The request says how many steps remain for a clip's strength.
     larger = ({"height": 32}, {"num_frames": 17}, {"num_inference_steps": 100}, {"num_inference_steps": 25})
@@ -60,7 +62,7 @@ def test_a_row_is_not_compared_with_rows_of_another_shape() -> None:
 
 def test_a_row_is_not_compared_with_too_few_rows() -> None:
     clock = Clock()
-    for _ in range(ENOUGH - 1):
+    for _ in range(MIN_ROWS - 1):
         clock.render("a", 60)
     clock.times.start("a", request("slow"), clock.now)
     assert clock.times.slow_rows(clock.now + 1000) == []
@@ -68,7 +70,7 @@ def test_a_row_is_not_compared_with_too_few_rows() -> None:
 
 def test_a_row_is_not_compared_with_rows_that_failed() -> None:
     clock = Clock()
-    for _ in range(ENOUGH):
+    for _ in range(MIN_ROWS):
         clock.render("a", 60)
         clock.render("a", 0.1, done=False)
         clock.render("a", 0.1, done=False)
@@ -78,21 +80,21 @@ def test_a_row_is_not_compared_with_rows_that_failed() -> None:
 
 def test_a_gang_slower_than_the_others_is_a_straggler_until_it_recovers() -> None:
     clock = Clock()
-    for _ in range(3 * ENOUGH):
+    for _ in range(3 * MIN_ROWS):
         for gang in ("a", "b", "c"):
             clock.render(gang, 60)
         clock.render("slow", 120)
     (slow,) = clock.times.slow_gangs()
     assert slow.gang == "slow"
     assert 1.8 < slow.times < 2.0
-    for _ in range(ENOUGH):
+    for _ in range(MIN_ROWS):
         clock.render("slow", 60)
     assert clock.times.slow_gangs() == []
 
 
 def test_one_slow_row_makes_no_slow_gang() -> None:
     clock = Clock()
-    for _ in range(2 * ENOUGH):
+    for _ in range(2 * MIN_ROWS):
         clock.render("a", 60)
         clock.render("b", 60)
     clock.render("b", 6000)
@@ -101,7 +103,7 @@ def test_one_slow_row_makes_no_slow_gang() -> None:
 
 def test_short_rows_may_vary() -> None:
     clock = Clock()
-    for _ in range(2 * ENOUGH):
+    for _ in range(2 * MIN_ROWS):
         clock.render("a", 0.1)
         clock.render("b", 0.5)
     clock.times.start("a", request("slow"), clock.now)
@@ -111,7 +113,7 @@ def test_short_rows_may_vary() -> None:
 
 def test_lost_gangs_are_forgotten() -> None:
     clock = Clock()
-    for _ in range(2 * ENOUGH):
+    for _ in range(2 * MIN_ROWS):
         clock.render("a", 60)
         clock.render("lost", 600)
     clock.times.start("lost", request("x"), clock.now)

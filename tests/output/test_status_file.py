@@ -17,6 +17,7 @@ from vidgen_dist.output.status_file import (
     SlowGang,
     SlowRow,
     StatusFile,
+    StatusPolicy,
     read_status_file,
 )
 from vidgen_dist.output_layout import STATUS_FILE
@@ -56,7 +57,6 @@ def test_what_is_written_is_read_back(output: Storage) -> None:
 
 
 def test_a_storage_that_hangs_delays_nothing(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.output.status_file.END_SECONDS", 0.0)
     asked, go = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:
@@ -64,8 +64,7 @@ def test_a_storage_that_hangs_delays_nothing(output: Storage, monkeypatch: pytes
         go.wait()
 
     monkeypatch.setattr(Storage, "write_bytes", hang)
-    file = StatusFile(output)
-    file.seconds = 0.0
+    file = StatusFile(output, StatusPolicy(local_seconds=0.0, remote_seconds=0.0, end_seconds=0.0))
     assert file.due
     file.put(status())
     assert asked.wait(60)

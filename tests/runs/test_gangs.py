@@ -27,7 +27,7 @@ from tests.runs.signs import signs_in
 from tests.waiting import wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.media import to_uint8
-from vidgen_dist.observability import progress
+from vidgen_dist.observability.progress import ProgressPolicy
 from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
@@ -63,9 +63,13 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def run(spec: RunSpec, console: Console | None = None, **policy: Any) -> RunResult:
+def run(
+    spec: RunSpec, console: Console | None = None, line_seconds: float = 15.0, **policy: Any
+) -> RunResult:
     """Render with the fake engine; `policy` are fields of the supervisor's."""
-    policies = RunPolicies(supervisor=SupervisorPolicy(**policy))
+    policies = RunPolicies(
+        supervisor=SupervisorPolicy(**policy), progress=ProgressPolicy(line_seconds=line_seconds)
+    )
     return render(spec, console or Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
 
 
@@ -306,9 +310,8 @@ def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
 
 
 def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
-    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, make_manifest: MakeManifest
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     said = io.StringIO()
     held = placement_group([{"NPU": 3}])
     ray.get(held.ready())
@@ -316,7 +319,8 @@ def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
         make_manifest("one"), topology__device="ascend", topology__replicas=1, topology__ulysses=2
     )
     try:
-        result = run(spec, Console(file=said, width=200), start_seconds=1.5, place_seconds=0.5)
+        console = Console(file=said, width=200)
+        result = run(spec, console, line_seconds=0.0, start_seconds=1.5, place_seconds=0.5)
     finally:
         remove_placement_group(held)
     assert (result.done, result.exit_status) == (0, 1)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-LINE_SECONDS = 15.0
-"""Seconds between two lines where there is no terminal."""
-
 RECENT_SECONDS = 600.0
 """The pace over this time gives the time left; a run's own pace is that of all its time."""
 
 _STEPS = 60
+
+
+@dataclass(frozen=True)
+class ProgressPolicy:
+    """How often progress is printed.
+
+    Args:
+        line_seconds: Seconds between two lines where there is no terminal: logs are to stay short.
+    """
+
+    line_seconds: float = 15.0
 
 
 class RunProgress:
@@ -25,6 +34,7 @@ class RunProgress:
         console: Where they are shown.
         total: Rows that are done or to be rendered.
         done: Rows that were done before.
+        policy: How often they are shown.
 
     Attributes:
         total, before: The arguments `total` and `done`.
@@ -32,8 +42,11 @@ class RunProgress:
         failures: Error class -> rows that failed with it.
     """
 
-    def __init__(self, console: Console, *, total: int, done: int) -> None:
+    def __init__(
+        self, console: Console, *, total: int, done: int, policy: ProgressPolicy = ProgressPolicy()
+    ) -> None:
         self._console = console
+        self._policy = policy
         self.total = total
         self.before = done
         self._ready = 0
@@ -105,7 +118,7 @@ class RunProgress:
                 completed=self.before + self.done + self.failed,
                 pace=self.pace(),
             )
-        elif time.monotonic() - self._printed_at >= LINE_SECONDS:
+        elif time.monotonic() - self._printed_at >= self._policy.line_seconds:
             self._printed_at = time.monotonic()
             count = self.before + self.done + self.failed
             pace = self.pace()

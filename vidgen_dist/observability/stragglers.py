@@ -21,11 +21,24 @@ SLOW_ROW = 2.0
 SLOW_GANG = 1.5
 """A gang is a straggler if its latest rows took, in the median, more than this times the usual seconds."""
 
-GRACE_SECONDS = 5.0
-"""Added to both times of a comparison: rows of a second vary by more than rows of an hour."""
 
-ENOUGH = 5
-"""The fewest rows of a kind, or of a gang, that are judged."""
+@dataclass(frozen=True)
+class StragglerPolicy:
+    """From when on times are compared.
+
+    Args:
+        min_rows: The fewest rows of a kind, or of a gang, that are judged.
+        grace_seconds: Added to both times of a comparison: rows of a second vary by more than rows of an
+            hour.
+    """
+
+    min_rows: int = 5
+    grace_seconds: float = 5.0
+
+    def ratio(self, seconds: float, usual: float) -> float:
+        """How many times the usual seconds a time is."""
+        return (seconds + self.grace_seconds) / (usual + self.grace_seconds)
+
 
 Kind = tuple[Any, ...]
 
@@ -54,10 +67,14 @@ class RowTimes:
 
     Args:
         fields: The declarations of rows' fields.
+        policy: From when on times are compared.
     """
 
-    def __init__(self, fields: Mapping[str, Field] = FIELDS) -> None:
+    def __init__(
+        self, fields: Mapping[str, Field] = FIELDS, policy: StragglerPolicy = StragglerPolicy()
+    ) -> None:
         self._fields = fields
+        self._policy = policy
         self._usual: OrderedDict[Kind, deque[float]] = OrderedDict()
         self._ratios: dict[str, deque[float]] = {}
         self._started: dict[str, StartedRow] = {}
@@ -85,7 +102,7 @@ class RowTimes:
         if len(self._usual) > _KINDS:
             self._usual.popitem(last=False)
         if (usual := self._usual_seconds(kind)) is not None:
-            self._ratios.setdefault(gang, deque(maxlen=_OF_A_GANG)).append(_ratio(seconds, usual))
+            self._ratios.setdefault(gang, deque(maxlen=_OF_A_GANG)).append(self._policy.ratio(seconds, usual))
 
     def keep(self, gangs: Collection[str]) -> None:
         """Forget all other gangs."""
@@ -103,27 +120,25 @@ class RowTimes:
         found = []
         for gang, started in self._started.items():
             usual, seconds = self._usual_seconds(started.kind), now - started.at
-            if usual is not None and _ratio(seconds, usual) > SLOW_ROW:
+            if usual is not None and self._policy.ratio(seconds, usual) > SLOW_ROW:
                 found.append(SlowRow(started.row, gang, seconds, usual))
-        return sorted(found, key=lambda slow: -_ratio(slow.seconds, slow.usual_seconds))
+        return sorted(found, key=lambda slow: -self._policy.ratio(slow.seconds, slow.usual_seconds))
 
     def slow_gangs(self) -> list[SlowGang]:
         """Gangs that are stragglers, the slowest first."""
         medians = {
-            gang: statistics.median(ratios) for gang, ratios in self._ratios.items() if len(ratios) >= ENOUGH
+            gang: statistics.median(ratios)
+            for gang, ratios in self._ratios.items()
+            if len(ratios) >= self._policy.min_rows
         }
         found = [SlowGang(gang, ratio) for gang, ratio in medians.items() if ratio > SLOW_GANG]
         return sorted(found, key=lambda slow: -slow.times)
 
     def _usual_seconds(self, kind: Kind) -> float | None:
         samples = self._usual.get(kind, ())
-        return statistics.median(samples) if len(samples) >= ENOUGH else None
+        return statistics.median(samples) if len(samples) >= self._policy.min_rows else None
 
 
 def kind_of(request: ResolvedRequest, fields: Mapping[str, Field]) -> Kind:
     """What decides how long a request takes on given hardware: its shape, its steps, and guidance or none."""
     return *shape_of(request.values(), fields), request.steps, request.is_guided
-
-
-def _ratio(seconds: float, usual: float) -> float:
-    return (seconds + GRACE_SECONDS) / (usual + GRACE_SECONDS)

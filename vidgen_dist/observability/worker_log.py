@@ -55,18 +55,19 @@ def log_file(output: Storage, worker: str, ray_logs: str) -> str:
     return os.path.join(ray_logs, f"vidgen-{worker}.jsonl")
 
 
-def open_log(file: str, worker: str, **about: Any) -> OnWorkerEvent:
+def open_log(file: str, worker: str, *, max_bytes: int = MAX_BYTES, **about: Any) -> OnWorkerEvent:
     """Begin a worker's log, with the event `born`.
 
     Args:
         file: Its path; missing folders are created.
         worker: The worker's name.
+        max_bytes: See `MAX_BYTES`.
         about: More values of the first line.
     """
     lines: queue.SimpleQueue[tuple[str, threading.Event]] = queue.SimpleQueue()
     handler = _LogFile(
         file,
-        maxBytes=MAX_BYTES,
+        maxBytes=max_bytes,
         backupCount=OLD_FILES,
         encoding="utf-8",
         errors="backslashreplace",

@@ -25,16 +25,29 @@ from vidgen_dist.output_layout import STATUS_FILE
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import is_local
 
-LOCAL_SECONDS, REMOTE_SECONDS = 5.0, 30.0
-"""Between two writes: in a local folder, and on an object store, where each write costs a request."""
-
 STALE_INTERVALS = 4
 """A run that has not written for this many intervals and for `STALE_SECONDS` gives no sign of life."""
 
 STALE_SECONDS = 60.0
 
-END_SECONDS = 5.0
-"""The longest that the end of a run waits for the last write."""
+
+@dataclass(frozen=True)
+class StatusPolicy:
+    """How often a run tells how it stands.
+
+    Args:
+        update_seconds: How often metrics and the status are brought up to date; the file may be written less
+            often.
+        local_seconds: Seconds between two writes in a local folder.
+        remote_seconds: The same on an object store, where each write costs a request.
+        end_seconds: The longest that the end of a run waits for the last write.
+    """
+
+    update_seconds: float = 5.0
+    local_seconds: float = 5.0
+    remote_seconds: float = 30.0
+    end_seconds: float = 5.0
+
 
 State = Literal["running", "finished", "interrupted", "stopped"]
 
@@ -124,7 +137,7 @@ class RunStatus(_Part):
     state: State
     since: AwareDatetime
     updated: AwareDatetime
-    refresh_seconds: float = LOCAL_SECONDS
+    refresh_seconds: float = StatusPolicy.local_seconds
     total: int
     done: int
     failed: int
@@ -196,10 +209,12 @@ class StatusFile:
 
     Args:
         output: The output.
+        policy: How often it is written.
     """
 
-    def __init__(self, output: Storage) -> None:
-        self.seconds = LOCAL_SECONDS if is_local(output.root) else REMOTE_SECONDS
+    def __init__(self, output: Storage, policy: StatusPolicy = StatusPolicy()) -> None:
+        self.seconds = policy.local_seconds if is_local(output.root) else policy.remote_seconds
+        self._policy = policy
         self._output = output
         self._waiting: queue.SimpleQueue[RunStatus | None] = queue.SimpleQueue()
         self._idle = threading.Event()
@@ -224,7 +239,7 @@ class StatusFile:
         if last is not None:
             self.put(last)
         self._waiting.put(None)
-        self._thread.join(END_SECONDS)
+        self._thread.join(self._policy.end_seconds)
 
     def _write(self) -> None:
         while (status := self._waiting.get()) is not None:

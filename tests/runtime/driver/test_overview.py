@@ -16,14 +16,14 @@ from tests.fake_engine import FAKE_ENGINE
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.maintenance.status import read_status
-from vidgen_dist.observability import stragglers
 from vidgen_dist.observability.progress import RunProgress
+from vidgen_dist.observability.stragglers import StragglerPolicy
 from vidgen_dist.output.lease import Holder, acquire
 from vidgen_dist.output.ledger_entries import latest_entries
-from vidgen_dist.output.status_file import RunStatus, read_status_file
+from vidgen_dist.output.status_file import RunStatus, StatusPolicy, read_status_file
 from vidgen_dist.output_layout import STATUS_FILE
-from vidgen_dist.runtime.driver import overview
 from vidgen_dist.runtime.driver.overview import Overview
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import open_storage
@@ -32,8 +32,8 @@ MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
 
-def run(spec: RunSpec) -> RunResult:
-    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
+def run(spec: RunSpec, policies: RunPolicies = RunPolicies()) -> RunResult:
+    return render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
 
 
 def status_of(output: Path) -> RunStatus:
@@ -43,13 +43,11 @@ def status_of(output: Path) -> RunStatus:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_says_how_it_stands(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(overview, "REFRESH_SECONDS", 0.0)
-    monkeypatch.setattr(stragglers, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(stragglers, "ENOUGH", 2)
-    monkeypatch.setattr("vidgen_dist.output.status_file.LOCAL_SECONDS", 0.0)
+def test_a_run_says_how_it_stands(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    policies = RunPolicies(
+        status=StatusPolicy(update_seconds=0.0, local_seconds=0.0),
+        stragglers=StragglerPolicy(min_rows=2, grace_seconds=0.0),
+    )
     output, go = tmp_path / "out", tmp_path / "go"
     prompts = ["one", "two", "raise:oops", f"wait:{go}", f"wait:{go}"]
     spec = make_spec(make_manifest(*prompts), topology__shard_size=1)
@@ -62,7 +60,7 @@ def test_a_run_says_how_it_stands(
         return found if slow and found.failed else None
 
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, spec)
+        running = pool.submit(run, spec, policies)
         try:
             found = wait_until(at_last)
             asked = read_status(str(output))

@@ -12,14 +12,12 @@ from vidgen_dist.observability.stragglers import RowTimes
 from vidgen_dist.output.lease import Lease
 from vidgen_dist.output.status_file import GangStatus, RunStatus, State, StatusFile
 from vidgen_dist.request import FIELDS, Field
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.messages import WorkerMessage
 from vidgen_dist.runtime.metrics import RunMetrics
 from vidgen_dist.runtime.scheduling.gang import Gang
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import redact_message
-
-REFRESH_SECONDS = 5.0
-"""How often the overview is brought up to date; the file may be written less often."""
 
 
 class Overview:
@@ -32,6 +30,7 @@ class Overview:
         progress: The run's counts.
         counted: Digest of what is counted, see `RunStatus`.
         fields: The declarations of rows' fields.
+        policies: How often things are written, and what is a straggler.
     """
 
     def __init__(
@@ -42,14 +41,16 @@ class Overview:
         progress: RunProgress,
         counted: str = "",
         fields: Mapping[str, Field] = FIELDS,
+        policies: RunPolicies = RunPolicies(),
     ) -> None:
         self._lease = lease
         self._progress = progress
         self._counted = counted
         self._since = datetime.now(UTC)
-        self._times = RowTimes(fields)
+        self._policy = policies.status
+        self._times = RowTimes(fields, policies.stragglers)
         self._metrics = RunMetrics(model)
-        self._file = StatusFile(output)
+        self._file = StatusFile(output, policies.status)
         self._next = -float("inf")
         self._ended = False
 
@@ -91,7 +92,7 @@ class Overview:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + REFRESH_SECONDS
+        self._next = now + self._policy.update_seconds
         self._times.keep({gang.name for gang in gangs})
         status = self._status("running", "", gangs)
         self._update_metrics(status)
@@ -115,14 +116,14 @@ class Overview:
         )
 
     def _status(self, state: State, message: str, gangs: Sequence[Gang]) -> RunStatus:
-        progress, now = self._progress, time.monotonic()
+        progress, now, updated = self._progress, time.monotonic(), datetime.now(UTC)
         at_work = state == "running"
         pace = progress.recent_pace() if at_work else progress.videos_per_minute()
         return RunStatus(
             run=self._lease.run,
             state=state,
             since=self._since,
-            updated=datetime.now(UTC),
+            updated=updated,
             refresh_seconds=self._file.seconds,
             total=progress.total,
             done=progress.before + progress.done,
@@ -133,12 +134,12 @@ class Overview:
             seconds_left=60 * progress.left / pace if pace and at_work else None,
             counted=self._counted,
             message=redact_message(message),
-            gangs=tuple(self._gang_status(gang, now) for gang in gangs),
+            gangs=tuple(self._gang_status(gang, now, updated) for gang in gangs),
             slow_rows=tuple(self._times.slow_rows(now)),
             slow_gangs=tuple(self._times.slow_gangs()),
         )
 
-    def _gang_status(self, gang: Gang, now: float) -> GangStatus:
+    def _gang_status(self, gang: Gang, now: float, updated: datetime) -> GangStatus:
         started = self._times.row_in_model(gang.name)
         if gang.stopping:
             state = "stopping"
@@ -151,6 +152,6 @@ class Overview:
             replica=gang.replica,
             state=state,
             row=started.row if started else None,
-            since=datetime.now(UTC) - timedelta(seconds=now - started.at) if started else None,
+            since=updated - timedelta(seconds=now - started.at) if started else None,
             stage=next((stage for stage in gang.leader.silence if stage != "write"), None),
         )

@@ -70,7 +70,7 @@ def render(
         Interrupts(grace) as interrupts,
         _planned(spec, device, engine, run, console, policies) as (plan, lease),
     ):
-        progress = RunProgress(console, total=plan.total, done=plan.done)
+        progress = RunProgress(console, total=plan.total, done=plan.done, policy=policies.progress)
         for name in plan.manifest.unknown_columns:
             progress.say(describe_unknown(name, plan.manifest.row_schema.fields))
         for line in describe_bad_rows(plan):
@@ -89,7 +89,7 @@ def render(
                 plan, engine, lease, interrupts, progress, counted, entered.newest, policies
             )
         elif (counted or result.pending) and not lease.lost:
-            _write_status(plan, progress, run, counted, result)
+            _write_status(plan, progress, run, counted, result, policies)
         if not result.pending and not lease.lost:
             _clear_resume_states(plan, console)
         return result
@@ -118,7 +118,7 @@ def _render_pending(
             progress.say(str(gangs))
         progress.say(f"run {lease.run}")
         fields = plan.model.rules.declared
-        with Overview(plan.output, lease, spec.model.id, progress, counted, fields) as overview:
+        with Overview(plan.output, lease, spec.model.id, progress, counted, fields, policies) as overview:
             job = job_of(plan, spec.model, gangs, engine, policies.retries)
             with before_start():
                 run = ActiveRun(plan, job, gangs, lease, interrupts, progress, overview, newest, policies)
@@ -148,7 +148,9 @@ def _end_before_start(
     return result_of(plan, progress, first_failures(plan, SHOWN_FAILURES), status, message)
 
 
-def _write_status(plan: Plan, progress: RunProgress, run: str, counted: str, ended: RunResult) -> None:
+def _write_status(
+    plan: Plan, progress: RunProgress, run: str, counted: str, ended: RunResult, policies: RunPolicies
+) -> None:
     """`status.json` of a run that renders nothing: the one before may have been of other settings."""
     now = datetime.now(UTC)
     status = RunStatus(
@@ -164,7 +166,7 @@ def _write_status(plan: Plan, progress: RunProgress, run: str, counted: str, end
         counted=counted,
         message=redact_message(ended.message) if progress.left else "",
     )
-    StatusFile(plan.output).close(status)
+    StatusFile(plan.output, policies.status).close(status)
 
 
 def _why_nothing(plan: Plan) -> str:
