@@ -337,6 +337,7 @@ def cases(t5_size: int, clip_size: int) -> dict[str, Case]:
         ),
         "clip-left": Case("CLIPTokenizer", clip, clip_settings(truncation_side="left", padding_side="left")),
         "clip-fast": Case("CLIPTokenizerFast", clip, clip_settings(pad_token="!")),
+        "clip-fast-plain": Case("CLIPTokenizerFast", clip, {**CLIP_NAMES, "pad_token": "!"}),
         "clip-fast-json": Case("CLIPTokenizerFast", ("clip/tokenizer.json", *clip), clip_settings()),
         "clip-fast-bare": Case("CLIPTokenizerFast", ("clip/tokenizer.json",), None),
         # Llama: HunyuanVideo.

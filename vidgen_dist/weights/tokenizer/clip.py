@@ -59,7 +59,10 @@ class ClipTokenizer(SlowTokenizer):
 
     def __init__(self, vocabulary: Path, merges: Path, settings: Settings) -> None:
         values = with_tokens(
-            settings, {key: token for key, token in CLIP_TOKENS.items() if key != "pad_token"}
+            settings,
+            {key: token for key, token in CLIP_TOKENS.items() if key != "pad_token"},
+            # As they are found in a fast tokenizer: in whatever letters a text has them.
+            normalized=True,
         )
         values = {**CLIP_TOKENS, **values}
         required(values, "bos_token", "eos_token", "unk_token")
@@ -76,7 +79,7 @@ class ClipTokenizer(SlowTokenizer):
         super().__init__(values, settings.added)
 
     def _vocabulary(self) -> dict[str, int]:
-        return {**self.ids, **self._added_ids}
+        return dict(self.ids)
 
     def _split(self, text: str) -> Sequence[str]:
         return [piece for word in _words(_cleaned(text)) for piece in self._pieces_of(word)]

@@ -49,7 +49,7 @@ class PieceTokenizer(SlowTokenizer):
         return self._piece(index) if added is None else added.content
 
     def _vocabulary(self) -> dict[str, int]:
-        return {self.piece(i): i for i in range(len(self._model))} | self._added_ids
+        return {self.piece(i): i for i in range(len(self._model))}
 
     def _pieces(self, text: str) -> list[str]:
         if self.legacy or not text:

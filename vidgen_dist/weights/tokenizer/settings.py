@@ -180,13 +180,12 @@ class SpecialTokens:
         return None if token is None else str(token)
 
     def all(self) -> list[Special]:
-        """All of them, each once."""
-        found: dict[str, Special] = {}
-        for value in self._by_key.values():
-            for token in value if isinstance(value, list) else [value]:
-                if token:
-                    found.setdefault(str(token), token)
-        return list(found.values())
+        """All of them, those once that several keys have."""
+        found: list[Special] = []
+        for value in filter(None, self._by_key.values()):
+            names = set(map(str, found))
+            found += [of for of in (value if isinstance(value, list) else [value]) if str(of) not in names]
+        return found
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ class SlowTokenizer(ABC):
         self._added_ids = {token.content: index for index, token in self._added.items()}
         self._add_special()
         self._special = frozenset(map(str, self._common.special.all()))
-        longest_first = sorted(filter(None, self._added_ids), key=len, reverse=True)
+        # Where two tokens were given one id, the later one alone is looked for.
+        found = {token.content for token in self._added.values() if token.content}
+        longest_first = sorted(found, key=len, reverse=True)
         self._splitter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self.model_max_length = self._common.model_max_length
         self.padding_side = self._common.padding_side
@@ -44,7 +46,7 @@ class SlowTokenizer(ABC):
 
     @abstractmethod
     def _vocabulary(self) -> dict[str, int]:
-        """Ids of all pieces and added tokens."""
+        """Ids of all pieces; added tokens may stand in their place."""
 
     @abstractmethod
     def _split(self, text: str) -> Sequence[str]:
@@ -108,16 +110,17 @@ class SlowTokenizer(ABC):
             if added is None:
                 pieces.append(self._piece(index))
             elif added.content not in self._special:
-                texts += [self._join(pieces)] if pieces else []
-                texts.append(added.content)
+                before = self._join(pieces) if pieces else ""
+                texts += [before, added.content] if before else [added.content]
                 pieces = []
         texts += [self._join(pieces)] if pieces else []
-        decoded = " ".join(filter(None, texts))
+        decoded = " ".join(texts)
         return tidied(decoded) if self._common.tidy else decoded
 
     def _add_special(self) -> None:
         """Give special tokens that are no pieces ids of their own, and look for all of them."""
-        vocabulary = self._vocabulary()
+        # Of two ids of one token, the higher counts.
+        vocabulary = self._vocabulary() | {token.content: i for i, token in sorted(self._added.items())}
         for token in self._common.special.all():
             if isinstance(token, str):
                 if token in self._added_ids:
@@ -140,7 +143,7 @@ class SlowTokenizer(ABC):
 
     def _parts(self, text: str) -> list[str]:
         """A text cut around added tokens, which may take the spaces beside them."""
-        parts = [part for part in self._splitter.split(text) if part] if self._added_ids else [text]
+        parts = [part for part in self._splitter.split(text) if part] if self._added else [text]
         for i, part in enumerate(parts):
             if part not in self._added_ids:
                 continue
