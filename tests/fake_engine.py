@@ -106,7 +106,7 @@ def open_model(model: ModelOptions, device: str, _ring: int = 1) -> OpenedModel:
     tasks = (TEXT_TO_VIDEO, IMAGE_TO_VIDEO)
     task = model.task or tasks[0]
     if task not in tasks:
-        raise Refused(f"{model.id}: task {task!r} is not one that this checkpoint can do")
+        raise Refused(f"{model.id}: task {task!r} is not supported by this checkpoint")
     of_task = TaskRules(
         request=FakeImageRequest if task == IMAGE_TO_VIDEO else FakeRequest,
         defaults=_DEFAULTS,

@@ -113,7 +113,7 @@ def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Vidgen) ->
             "does not fit into the memory given",
         ),
         (["--dtype", "bfloat16", "--device-name", "CPU"], "float32"),
-        (["--task", "image-to-video"], "is not one that this checkpoint can do"),
+        (["--task", "image-to-video"], "is not supported by this checkpoint"),
     ],
 )
 def test_refused(plan: Vidgen, arguments: list[str], told: str) -> None:

@@ -157,7 +157,7 @@ def test_weights_of_another_model(vidgen: Vidgen, tmp_path: Path, checkpoint: Pa
     edit_json(folder / "transformer" / "config.json", num_layers=1)
     ran = vidgen("render", manifest, tmp_path / "out", "--model", folder)
     assert ran.status == 2
-    assert ran.err.startswith(f"{folder / 'transformer'}: these weights are not those of a CogVideoX")
+    assert ran.err.startswith(f"{folder / 'transformer'}: these weights do not belong to a CogVideoX")
     assert "surplus: transformer_blocks.1." in ran.err
     assert not (tmp_path / "out").exists()
 

@@ -38,7 +38,7 @@ def test_another_models_weights(tmp_path: Path, component: str) -> None:
     with pytest.raises(Refused) as refused:
         check_models(open_checkpoint(folder), PLAIN)
     said = str(refused.value)
-    assert said.startswith(f"{folder / component}: these weights are not those of a ")
+    assert said.startswith(f"{folder / component}: these weights do not belong to a ")
     for part in (f"1 missing: {lost}", "1 surplus: more", f"{wide} is {(*shape, 2)} in the file and {shape}"):
         assert part in said
 

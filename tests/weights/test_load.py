@@ -212,7 +212,7 @@ def test_a_gang_of_one_shares_nothing_out(tmp_path: Path) -> None:
 def test_a_missing_key_of_a_block_that_is_shared_out_is_named(tmp_path: Path) -> None:
     content = declared_tensors()
     del content["blocks.1.bias"]
-    with pytest.raises(Refused, match=r"not those of a Declared: 1 missing: blocks\.1\.bias$"):
+    with pytest.raises(Refused, match=r"do not belong to a Declared: 1 missing: blocks\.1\.bias$"):
         load_weights(Declared(), write(tmp_path, content), mesh=Mesh(gang=Group((0, 1), 1)))
 
 

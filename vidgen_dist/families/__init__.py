@@ -107,7 +107,9 @@ def family_of(class_name: Any) -> Family[Any] | None:
         package: family for package, family in plug_ins().families.items() if _renders(family, class_name)
     }
     if len(found) > 1:
-        raise Refused(f"{class_name} is rendered by {' and by '.join(found)}; one may: uninstall the others")
+        raise Refused(
+            f"{class_name} is rendered by {' and by '.join(found)}; only one may: remove the others"
+        )
     return next(iter(found.values()), None)
 
 

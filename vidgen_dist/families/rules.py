@@ -51,7 +51,7 @@ def choose_rules(
         task = declared if declared in by_task else next(iter(by_task))
     if task not in by_task:
         raise Refused(
-            f"{checkpoint.model}: task {task!r} is not one that this checkpoint can do; "
+            f"{checkpoint.model}: task {task!r} is not supported by this checkpoint; "
             f"allowed: {', '.join(by_task)}"
         )
     return Rules(family.name, task, tuple(by_task), by_task[task], fields_for(family))

@@ -89,7 +89,7 @@ def match_weights(
     sources = _sources(files, rename)
     complaint = _mismatch(files, sources, nn.named_parameters(module))
     if complaint:
-        raise Refused(f"{files.place}: these weights are not those of a {type(module).__name__}: {complaint}")
+        raise Refused(f"{files.place}: these weights do not belong to a {type(module).__name__}: {complaint}")
     return files, sources
 
 
@@ -103,7 +103,7 @@ def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> 
         if name is None:
             continue
         if name in sources and name not in (key, sources[name]):
-            raise Refused(f"{files.place}: {sources[name]} and {key} both stand for {name}; one is allowed")
+            raise Refused(f"{files.place}: {sources[name]} and {key} both stand for {name}; only one may")
         if name not in sources or name == key:
             sources[name] = key
     return sources

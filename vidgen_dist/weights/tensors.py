@@ -90,7 +90,7 @@ class TensorFiles:
             twice = sorted(own.keys() & entries.keys())
             if twice:
                 raise Refused(
-                    f"{folder}: {twice[0]} is in {entries[twice[0]].file.parent}, too; one is allowed"
+                    f"{folder}: {twice[0]} is in {entries[twice[0]].file.parent}, too; only one is allowed"
                 )
             entries |= own
         return cls(paths, entries)
@@ -195,7 +195,7 @@ def _parsed_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
     """The byte from which offsets are counted, and the header's entry of each tensor."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > _LONGEST_HEADER:
-        raise ValueError(f"{length} bytes are no header's length")
+        raise ValueError(f"{length} bytes cannot be a header's length")
     header = json.loads(file.read(length))
     return 8 + length, {key: entry for key, entry in header.items() if key != "__metadata__"}
 

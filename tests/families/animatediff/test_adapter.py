@@ -126,7 +126,7 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(copied: Path) -> Non
 
 def test_weights_of_the_unet_in_an_adapter_are_refused(copied: Path) -> None:
     save_file({**load_file(copied / WEIGHTS), "conv_in.bias": np.zeros(8, np.float32)}, copied / WEIGHTS)
-    with pytest.raises(Refused, match=r"conv_in\.bias is in .*unet, too; one is allowed"):
+    with pytest.raises(Refused, match=r"conv_in\.bias is in .*unet, too; only one is allowed"):
         load_pipeline(str(IMAGES.checkpoint), adapter=str(copied))
 
 

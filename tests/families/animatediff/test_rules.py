@@ -42,7 +42,7 @@ def test_defaults_are_the_pipelines(rules: Rules) -> None:
     [
         ({"height": 36}, "height: 36 is not allowed; a multiple of 8"),
         ({"width": 7}, "width: 7 is not allowed; a multiple of 8"),
-        ({"num_frames": 17}, "num_frames: 17 is not allowed; up to 16 with this motion adapter"),
+        ({"num_frames": 17}, "num_frames: 17 is not allowed; up to 16, the motion adapter"),
         ({"clip_skip": 4}, "clip_skip: 4 is not allowed; up to 3, the layers"),
         ({"clip_skip": -1}, "clip_skip: -1 is not allowed; a whole number from 0"),
         ({"decode_chunk_size": 0}, "decode_chunk_size: 0 is not allowed; a whole number from 1"),

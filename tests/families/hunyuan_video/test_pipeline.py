@@ -121,7 +121,7 @@ def test_guidance_without_a_negative_prompt_is_warned_of(
         assert not caplog.messages
         for weight in (7.25, 7.5):
             rules.resolve(RenderRequest(prompt="a fox", true_cfg_scale=weight))
-    assert caplog.messages == ["true_cfg_scale does nothing in rows without a negative_prompt"]
+    assert caplog.messages == ["true_cfg_scale has no effect in rows without a negative_prompt"]
 
 
 def test_a_prompt_of_which_nothing_is_left(pipeline: AnyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,4 +129,4 @@ def test_a_vae_of_other_sizes_is_warned_of(copied: Path, caplog: pytest.LogCaptu
     references.edit_json(copied / "vae/config.json", spatial_expansions=[2, 2, 1])
     with caplog.at_level(logging.WARNING):
         rules_of(copied)
-    assert "the VAE makes 4 pixels of a latent, which stands for 8" in caplog.text
+    assert "the VAE makes 4 pixels per latent, not 8" in caplog.text

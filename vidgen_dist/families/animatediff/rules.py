@@ -32,7 +32,7 @@ def task_rules(configs: AnimateDiffConfigs) -> dict[str, TaskRules[AnimateDiffRe
 
     def check(r: AnimateDiffRequest) -> None:
         if r.num_frames > longest:
-            allowed = f"up to {longest} with this motion adapter, whose motion_max_seq_length it is"
+            allowed = f"up to {longest}, the motion adapter's motion_max_seq_length"
             raise RequestError("num_frames", r.num_frames, allowed)
         r.check(configs.text_encoder, configs.scheduler)
 

@@ -174,5 +174,5 @@ def _check_clip(r: VideoToVideoRequest, frames: int, configs: CogVideoXConfigs) 
             "video",
             f"{taken} frames",
             f"a number of frames whose latent frames (here {latent_frames}) are a multiple of {patch}, such "
-            f"as 1 + {per_latent} * (k * {patch} - 1); num_frames cuts a clip",
+            f"as 1 + {per_latent} * (k * {patch} - 1); num_frames shortens a clip",
         )

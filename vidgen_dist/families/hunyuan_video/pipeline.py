@@ -78,7 +78,7 @@ class HunyuanVideoPipeline(PromptedPipeline[HunyuanVideoRequest, TextCondition, 
         ids, mask = tokenize_with_mask(self.tokenizer, asked, length)
         hidden, mask = nn.to_numpy(self.text_encoder(ids, mask))[:, CROP_START:], mask[:, CROP_START:]
         if not mask.any():
-            allowed = f"one that makes tokens beyond the {CROP_START} that are cropped"
+            allowed = f"a prompt with tokens after the {CROP_START} that are cropped"
             raise RequestError("prompt", prompt, allowed)
         pooled = nn.to_numpy(self.text_encoder_2(tokenize(self.tokenizer_2, prompt, CLIP_TOKENS)).pooled)
         check_finite(hidden, "encode, text")

@@ -80,4 +80,4 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
 @functools.cache
 def _warn_of_guidance() -> None:
     """Warn once in a process; the reference pipeline is silent."""
-    logger.warning("true_cfg_scale does nothing in rows without a negative_prompt")
+    logger.warning("true_cfg_scale has no effect in rows without a negative_prompt")

@@ -179,8 +179,8 @@ def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
     columns, rows = round(image.width // scale), round(image.height // scale)
     if columns * rows > media.MAX_IMAGE_PIXELS:
         raise media.MediaError(
-            f"image: {image.width}x{image.height} pixels fill {width}x{height} only at {columns}x{rows}; "
-            f"allowed: up to {media.MAX_IMAGE_PIXELS:,} pixels then"
+            f"image: {image.width}x{image.height} pixels must be scaled to {columns}x{rows} to fill "
+            f"{width}x{height}; allowed: up to {media.MAX_IMAGE_PIXELS:,} pixels"
         )
     scaled = image.resize((columns, rows), Image.Resampling.BOX)
     left, top = (columns - width) // 2, (rows - height) // 2

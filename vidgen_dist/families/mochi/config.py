@@ -211,7 +211,7 @@ class MochiConfigs(Configs):
             self.refuse("scheduler", scheduler, "use_dynamic_shifting", "false: Mochi's shift is a constant")
         if self.vae.spatial_compression_ratio != SPATIAL:
             logger.warning(
-                "the VAE makes %d pixels of a latent, which stands for %d: videos have another size",
+                "the VAE makes %d pixels per latent, not %d: videos have another size",
                 self.vae.spatial_compression_ratio,
                 SPATIAL,
             )
