@@ -126,7 +126,7 @@ def test_guidance_without_a_negative_prompt_is_warned_of(
 
 def test_a_prompt_of_which_nothing_is_left(pipeline: AnyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidgen_dist.families.hunyuan_video.pipeline.TEMPLATE", "{}")
-    with pytest.raises(RequestError, match="prompt: 'a fox' is not allowed; one that makes"):
+    with pytest.raises(RequestError, match="prompt: 'a fox' is not allowed; a prompt with tokens after"):
         pipeline(dataclasses.replace(T2V.requests[0], prompt="a fox"))
 
 

@@ -75,7 +75,7 @@ def test_every_checkpoint_does_both_tasks() -> None:
     assert _rules("0.9.1-i2v").task == "image-to-video"
     for name in CASES:
         assert set(_rules(name).tasks) == {"text-to-video", "image-to-video"}
-        with pytest.raises(Refused, match="task 'video-to-video' is not one"):
+        with pytest.raises(Refused, match="task 'video-to-video' is not supported"):
             _rules(name, "video-to-video")
 
 
