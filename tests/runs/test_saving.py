@@ -181,28 +181,28 @@ def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept: list[int] = []
-    keep = ResumeStates.keep
+    saved_steps: list[int] = []
+    save = ResumeStates.save
 
     def remember(files: ResumeStates, saved: SavedState) -> None:
         assert saved.state is not None
-        kept.append(saved.state.step)
-        keep(files, saved)
+        saved_steps.append(saved.state.step)
+        save(files, saved)
 
-    monkeypatch.setattr(ResumeStates, "keep", remember)
+    monkeypatch.setattr(ResumeStates, "save", remember)
     heard = start(100)
     heard.worker.submit([long_row])
     wait_until(lambda: STOP in steps_in(marks)[-1] if steps_in(marks) else False)
     assert scratch_of(tmp_path) == []
     heard.worker.save()
     wait_until(lambda: scratch_of(tmp_path))
-    assert kept == [STOP]
+    assert saved_steps == [STOP]
     (tmp_path / "go").touch()
     heard.until("done", "failed")
     finish(heard)
     # A newer one replaces one that waits.
-    assert kept == sorted(kept)
-    assert kept[-1] == STEPS
+    assert saved_steps == sorted(saved_steps)
+    assert saved_steps[-1] == STEPS
     assert scratch_of(tmp_path) == []
 
 
