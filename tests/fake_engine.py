@@ -1,31 +1,31 @@
-"""A fast fake engine: it renders noise from the seed, and does what a prompt tells it to.
+"""A fast fake engine: it renders noise from the seed, and executes the commands in a prompt.
 
-Prompts are texts of words; those with a colon are orders:
+Words of a prompt that have a colon are commands:
     sleep:SECONDS   takes that long, in steps of a twentieth of a second
     raise:TEXT      raises RuntimeError
     nan:TEXT        raises NumericalError, which is a row's own fault
-    uncounted:      counts a collective that no other rank knows of
-    exit-once:FILE  raises SystemExit unless FILE is there, and makes it
+    uncounted:      counts a collective that no other rank has begun
+    exit-once:FILE  raises SystemExit unless FILE exists, and creates it
     die:            ends the process
-    die-once:FILE   ends the process unless FILE is there, and makes it
-    stop-once:FILE  stops the process, as SIGSTOP does, unless FILE is there, and makes it
-    hang-once:FILE  never comes back, unless FILE is there, and makes it
-    raise-once:FILE raises RuntimeError unless FILE is there, and makes it
-    starve:FILE     finds no memory, and adds a line to FILE, until that has two
-    touch:FILE      makes FILE when rendering begins
-    stamp:FILE      makes a file beside FILE: its name, a comma and the nanoseconds since 1970
-    sign:FOLDER     makes a file in FOLDER, once, that is named after the rank, the process, NPUs and cores
-    wait:FILE       goes on when FILE is there (60 s at most)
+    die-once:FILE   ends the process unless FILE exists, and creates it
+    stop-once:FILE  stops the process, as SIGSTOP does, unless FILE exists, and creates it
+    hang-once:FILE  never returns, unless FILE exists, and creates it
+    raise-once:FILE raises RuntimeError unless FILE exists, and creates it
+    starve:FILE     runs out of memory, and adds a line to FILE, until that has two
+    touch:FILE      creates FILE when rendering begins
+    stamp:FILE      creates a file beside FILE: its name, a comma and the nanoseconds since 1970
+    sign:FOLDER     creates a file in FOLDER, once, named after the rank, the process, NPUs and cores
+    wait:FILE       goes on when FILE exists (60 s at most)
     replace:FOLDER  waits for a file in FOLDER, renames FOLDER to FOLDER.away, puts a file in its place
-    spoil:FOLDER    puts in FOLDER's place a link to where nobody can write, and renames it to FOLDER.away
+    spoil:FOLDER    renames FOLDER to FOLDER.away, puts a link in its place to where nobody can write
     black:          renders black frames
     frozen:         renders the first frame again and again
-    ignore-steps:   shows no sign of life, as a long denoising step would
-    mark:FOLDER     makes a file in FOLDER after every step, named after the step, the rank and the process
-    at:STEP         orders are obeyed after that step (the first)
+    ignore-steps:   gives no sign of life, as in a long denoising step
+    mark:FOLDER     creates a file in FOLDER after every step, named after the step, the rank and the process
+    at:STEP         commands are executed after that step (the first)
 
-`ORDER@RANK:` is heeded by that rank of a gang alone. Ranks of a gang wait for each other before every step,
-over the links that models use.
+Only that rank of a gang executes `COMMAND@RANK:`. Ranks of a gang wait for each other before every step, over
+the links that models use.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import ModelOptions, RunSpec, parse_bytes
 
 FAKE_ENGINE = __name__
-"""As a run takes it for `engine`."""
+"""The argument `engine` of a run."""
 
 STEP_SECONDS = 0.05
 
@@ -97,7 +97,7 @@ class FakeImageRequest(FakeRequest):
 
 
 def resolved(**fields: Any) -> FakeRequest:
-    """A request of these fields, with every default filled in."""
+    """A request with these fields, and every default filled in."""
     kind = FakeImageRequest if "image" in fields else FakeRequest
     return kind(**{"prompt": "x", **_DEFAULTS, **fields})
 
@@ -185,13 +185,13 @@ def load(model: ModelOptions, _device: str, _threads: int | None, mesh: FakeMesh
         time.sleep(3600)
     if mesh is not None:
         assert mesh.traffic.issued, "a mesh is rehearsed before the model is loaded"
-    return FakePipeline(mesh or FakeMesh(), order="die:" if model.id == "dies-in-every-row" else "")
+    return FakePipeline(mesh or FakeMesh(), command="die:" if model.id == "dies-in-every-row" else "")
 
 
 class FakePipeline:
-    def __init__(self, mesh: FakeMesh, order: str = "") -> None:
+    def __init__(self, mesh: FakeMesh, command: str = "") -> None:
         self._mesh = mesh
-        self._order = order
+        self._command = command
 
     def render(
         self,
@@ -201,8 +201,8 @@ class FakePipeline:
         resume: ResumeState | None = None,
         on_state: OnState | None = None,
     ) -> Rendering:
-        words = self._orders(f"{request.prompt} {self._order}")
-        wanted = dict(words)
+        commands = self._commands(f"{request.prompt} {self._command}")
+        wanted = dict(commands)
         clock = StageClock(on_progress)
         with clock.stage("encode"):
             if isinstance(request, FakeImageRequest):
@@ -226,8 +226,8 @@ class FakePipeline:
                 clock.tell("denoise", i + 1, steps)
                 if i + 1 == int(wanted.get("at", 1)):
                     step = functools.partial(clock.tell, "denoise", i + 1, steps)
-                    for order, argument in words:
-                        self._obey(order, argument, step)
+                    for command, argument in commands:
+                        self._execute(command, argument, step)
         with clock.stage("decode"):
             self._mesh.meet()
             frames = latents.copy()
@@ -237,72 +237,72 @@ class FakePipeline:
             frames[:] = frames[:1]
         return Rendering(frames, clock.seconds)
 
-    def _orders(self, prompt: str) -> list[tuple[str, str]]:
-        """The orders of a prompt that are for this rank, and their arguments."""
+    def _commands(self, prompt: str) -> list[tuple[str, str]]:
+        """The commands in a prompt for this rank, and their arguments."""
         found = []
         for word in prompt.split():
-            order, colon, argument = word.partition(":")
-            order, at, rank = order.partition("@")
+            command, colon, argument = word.partition(":")
+            command, at, rank = command.partition("@")
             if colon and (not at or int(rank) == self._mesh.rank):
-                found.append((order, argument))
+                found.append((command, argument))
         return found
 
-    def _obey(self, order: str, argument: str, step: Callable[[], None]) -> None:
+    def _execute(self, command: str, argument: str, step: Callable[[], None]) -> None:
         file = Path(argument)
-        if order == "touch":
+        if command == "touch":
             file.touch()
-        elif order == "stamp":
+        elif command == "stamp":
             file.with_name(f"{file.name},{time.time_ns()}").touch()
-        elif order == "sign":
+        elif command == "sign":
             npus = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
             cores = "+".join(map(str, sorted(os.sched_getaffinity(0))))
             sign = file / f"{self._mesh.rank},{os.getpid()},{npus},{cores}"
             if not sign.exists():
                 sign.touch()
-        elif order == "sleep":
+        elif command == "sleep":
             until = time.perf_counter() + float(argument)
             _wait_until(lambda: time.perf_counter() >= until, step)
-        elif order == "wait":
+        elif command == "wait":
             _wait_until(file.exists, step)
-        elif order == "replace":
+        elif command == "replace":
             _wait_until(lambda: any(file.glob("*.parquet")), step)
             os.rename(argument, f"{argument}.away")
             file.touch()
-        elif order == "spoil":
+        elif command == "spoil":
             _wait_until(file.exists, step)
             os.rename(argument, f"{argument}.away")
-            # Linux's own files, among which not even root makes any.
+            # In /sys not even root can create files.
             file.symlink_to("/sys")
-        elif order == "raise" or (order == "raise-once" and _is_first(file)):
+        elif command == "raise" or (command == "raise-once" and _is_first(file)):
             raise RuntimeError(argument)
-        elif order == "nan":
+        elif command == "nan":
             raise NumericalError(argument)
-        elif order == "uncounted":
+        elif command == "uncounted":
             self._mesh.traffic.issued[tuple(range(self._mesh.ranks))] += 1
-        elif order == "starve" and _count(file) <= 2:
+        elif command == "starve" and _count(file) <= 2:
             raise RuntimeError("Device(id:0) memory isn't enough and alloc failed, kernel name: MatMul")
-        elif order == "exit-once" and _is_first(file):
+        elif command == "exit-once" and _is_first(file):
             raise SystemExit("the model wants to leave")
-        elif order == "die" or (order == "die-once" and _is_first(file)):
+        elif command == "die" or (command == "die-once" and _is_first(file)):
             os._exit(1)
-        elif order == "stop-once" and _is_first(file):
+        elif command == "stop-once" and _is_first(file):
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif order == "hang-once" and _is_first(file):
+        elif command == "hang-once" and _is_first(file):
             while True:
                 time.sleep(3600)
 
 
-def _wait_until(is_so: Callable[[], Any], step: Callable[[], None]) -> None:
-    until = time.monotonic() + 60
-    while not is_so():
-        if time.monotonic() > until:
+def _wait_until(condition: Callable[[], Any], step: Callable[[], None]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(STEP_SECONDS)
         step()
 
 
 def _count(file: Path) -> int:
-    """Lines of a file after one more was added."""
+    """Add a line to a file; returns how many it has."""
     with file.open("a+") as lines:
         lines.write("x\n")
         lines.seek(0)

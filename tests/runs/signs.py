@@ -1,4 +1,4 @@
-"""Signs that ranks of the fake engine make: which process rendered, on which NPUs and cores."""
+"""Files that the fake engine creates for `sign:`: which process rendered, on which NPUs and cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Sign:
-    """What a rank put into a file's name when it was told `sign:`."""
+    """The parts of such a file's name, and when it was created."""
 
     rank: int
     pid: int
@@ -19,7 +19,7 @@ class Sign:
 
 
 def signs_in(folder: Path) -> list[Sign]:
-    """The signs in a folder, in the order in which they were made."""
+    """The signs in a folder, in the order in which they were created."""
     found = []
     for file in folder.iterdir():
         rank, pid, npu, cores = file.name.split(",")

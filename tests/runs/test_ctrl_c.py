@@ -1,6 +1,6 @@
 """Ctrl-C, once and twice, and SIGTERM on a run in a process of its own.
 
-Where it matters that Ctrl-C reaches Ray's processes, too, and that all of them end, the Ray is the run's own.
+Where Ctrl-C must reach Ray's processes, too, and all of them must end, the run starts its own Ray.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MakeManifest = Callable[..., str]
 
 @contextmanager
 def vidgen_render(manifest: str, output: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    """`vidgen render` with the fast fake engine, in a process group as a shell would make it."""
+    """`vidgen render` with the fast fake engine, in a process group of its own, as in a shell."""
     command = [sys.executable, "-m", "tests.vidgen_with_fake_engine", "render", manifest, str(output)]
     command += ["--model", "fake", "--device", "cpu", "--replicas", "2"]
     command += ["--shard-size", "2", "--format", "npy", *flags]
@@ -60,24 +60,24 @@ def assert_all_gone(children: dict[int, str]) -> None:
 
 
 def flags_to_attach() -> list[str]:
-    """Of a run on the cluster that runs on."""
+    """Flags for a run on the cluster that the tests share."""
     return ["--address", ray.get_runtime_context().gcs_address]
 
 
 def assert_cluster_is_free() -> None:
-    """Nothing of a run is left on the cluster that runs on."""
+    """No part of a run is left on the cluster that the tests share."""
     wait_until(lambda: ray.available_resources().get("CPU", 0) >= ray.cluster_resources()["CPU"], every=0.1)
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
 
 
 def read_until(process: subprocess.Popen[str], part: str) -> str:
-    """The first line that the run says with this in it."""
+    """The first line of the run's output that contains this."""
     assert process.stdout is not None
-    said = ""
-    while part not in said:
-        said = process.stdout.readline()
-        assert said, "it ended without a word"
-    return said
+    line = ""
+    while part not in line:
+        line = process.stdout.readline()
+        assert line, f"it ended without {part!r}"
+    return line
 
 
 def ledger(output: Path) -> dict[str, str]:
@@ -87,17 +87,17 @@ def ledger(output: Path) -> dict[str, str]:
 
 
 def press(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C: the terminal sends it to every process of the group."""
+    """Ctrl-C: the terminal sends the signal to every process of the group."""
     os.killpg(process.pid, signal.SIGINT)
 
 
 def terminate(process: subprocess.Popen[str]) -> None:
-    """What schedulers and `kill` send, to the process alone."""
+    """SIGTERM: schedulers and `kill` send it, only to the process itself."""
     process.send_signal(signal.SIGTERM)
 
 
 def assert_finished_what_ran(process: subprocess.Popen[str], output: Path) -> None:
-    """The run ends as one that was asked to end, and has done what it was rendering."""
+    """The run ends as interrupted, and has finished the rows that it was rendering."""
     rest, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, rest
     assert "interrupted" in rest
@@ -106,7 +106,9 @@ def assert_finished_what_ran(process: subprocess.Popen[str], output: Path) -> No
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_ctrl_c_finishes_what_runs(make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_after_ctrl_c_rows_that_are_being_rendered_are_finished(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
     go, output = tmp_path / "go", tmp_path / "out"
     prompts = [f"touch:{tmp_path}/began-{i} wait:{go}" for i in range(20)]
     with vidgen_render(make_manifest(*prompts), output, *flags_to_attach()) as process:
@@ -115,20 +117,20 @@ def test_ctrl_c_finishes_what_runs(make_manifest: MakeManifest, tmp_path: Path) 
         read_until(process, "Ctrl-C stops")
         go.touch()
         assert_finished_what_ran(process, output)
-    # A worker may have begun another row before the order reached it.
+    # A worker may have begun another row before the command reached it.
     began = len(list(tmp_path.glob("began-*")))
     assert 2 <= began <= 4
     assert list(ledger(output).values()) == ["done"] * began
     assert_cluster_is_free()
 
 
-def test_ctrl_c_twice_finishes_what_runs_until_the_second(
+def test_after_ctrl_c_workers_render_on_until_the_second_one(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """The workers go on after the first, which reaches them, too."""
+    """The first one reaches the workers, too, and does not end them."""
     began, go, output = tmp_path / "began", tmp_path / "go", tmp_path / "out"
     never = f"ignore-steps: wait:{tmp_path}/never"
-    # So few that none waits behind another.
+    # So few rows that none waits behind another.
     prompts = [f"touch:{began}-a wait:{go}", *(f"touch:{began}-{i} {never}" for i in range(4))]
     with vidgen_render(make_manifest(*prompts), output, "--shard-size", "1") as process:
         wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, process)
@@ -147,7 +149,7 @@ def test_ctrl_c_twice_finishes_what_runs_until_the_second(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_ctrl_c_twice_stops_a_gang_at_once_and_keeps_what_is_finished(
+def test_a_second_ctrl_c_stops_a_gang_at_once_and_keeps_finished_videos(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     began, output = tmp_path / "began", tmp_path / "out"
@@ -168,13 +170,13 @@ def test_ctrl_c_twice_stops_a_gang_at_once_and_keeps_what_is_finished(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_sigterm_finishes_what_runs_within_the_grace_and_saves_the_rest(
+def test_after_sigterm_rows_are_finished_within_the_grace_or_saved(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """The next run goes on with what was saved, and has the time to finish what runs."""
+    """The next run resumes the saved row, and has the time to finish the rows that it renders."""
     marks, go, later, output = tmp_path / "marks", tmp_path / "go", tmp_path / "later", tmp_path / "out"
     marks.mkdir()
-    # So few that none waits behind another.
+    # So few rows that none waits behind another.
     prompts = [f"touch:{tmp_path}/began wait:{go}", f"mark:{marks} at:2 wait:{tmp_path}/never"]
     prompts += [f"touch:{tmp_path}/began-{i} wait:{later}" for i in range(3)]
     manifest = make_manifest(*prompts)

@@ -1,4 +1,4 @@
-"""Gangs of several ranks on a local Ray, with the fast fake engine: rows, deaths, hangs, places, refusals."""
+"""Gangs of several ranks on a local Ray with the fast fake engine: rows, deaths, hangs, places, refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MakeManifest = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(local_ray: None) -> Iterator[None]:
+def assert_all_free_afterwards(local_ray: None) -> Iterator[None]:
     """After every run all places are free again."""
     assert local_ray is None
     yield
@@ -52,8 +52,8 @@ def groups() -> list[dict[str, str]]:
 
 
 def all_free() -> bool:
-    free, there = ray.available_resources(), ray.cluster_resources()
-    return all(free.get(kind) == there[kind] for kind in ("CPU", "NPU"))
+    free, whole = ray.available_resources(), ray.cluster_resources()
+    return all(free.get(kind) == whole[kind] for kind in ("CPU", "NPU"))
 
 
 def is_gone(pid: int) -> bool:
@@ -66,7 +66,7 @@ def is_gone(pid: int) -> bool:
 def run(
     spec: RunSpec, console: Console | None = None, line_seconds: float = 15.0, **policy: Any
 ) -> RunResult:
-    """Render with the fake engine; `policy` are fields of the supervisor's."""
+    """Render with the fake engine; `policy` are fields of the supervisor's policy."""
     policies = RunPolicies(
         supervisor=SupervisorPolicy(**policy), progress=ProgressPolicy(line_seconds=line_seconds)
     )
@@ -81,7 +81,7 @@ def folder(path: Path) -> Path:
 def test_a_gang_renders_its_rows_together(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """All ranks render every row, one writes; a row's own error leaves them standing; each has its log."""
+    """All ranks render every row, and one writes; a row's own error does not end them; each has its log."""
     Image.new("RGB", (16, 16)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     rows = {
@@ -94,8 +94,8 @@ def test_a_gang_renders_its_rows_together(
     signs = {i: folder(tmp_path / i) for i in rows}
     manifest = make_manifest(
         *(
-            {"id": i, "prompt": f"sign:{signs[i]} {order}", "image": f"{image}.png"}
-            for i, (order, image) in rows.items()
+            {"id": i, "prompt": f"sign:{signs[i]} {command}", "image": f"{image}.png"}
+            for i, (command, image) in rows.items()
         )
     )
     flags = {"model__task": "image-to-video", "topology__replicas": 1}
@@ -111,7 +111,7 @@ def test_a_gang_renders_its_rows_together(
         "e": None,
     }
     (worker,) = {entry["worker"] for entry in found.values()}
-    # The processes of the first row rendered all of them; the others could not be begun.
+    # The same processes rendered all rows that could be begun.
     ranks = {sign.rank: sign for sign in signs_in(signs["a"])}
     assert sorted(ranks) == [0, 1, 2]
     assert len({sign.pid for sign in ranks.values()}) == 3
@@ -125,15 +125,15 @@ def test_a_gang_renders_its_rows_together(
     cores = {rank: set(sign.cores.split("+")) for rank, sign in ranks.items()}
     assert set().union(*cores.values()) <= here
     assert not (cores[0] & cores[1]) or len(here) == 1
-    # The leader alone hears of a row whose image is not there.
+    # A row whose image is missing is not announced to the followers.
     assert started_by_rank(tmp_path / "out" / "logs", worker) == {0: [*"abcde"], 1: [*"abce"], 2: [*"abce"]}
-    # What renders a row is no part of what it is.
+    # The number of ranks does not count: the rows are done for other gangs, too.
     alone = make_spec(manifest, topology__ulysses=2, **flags)
     assert make_plan(*open_run(alone), device="cpu", engine=FAKE_ENGINE).done == 2
 
 
 def started_by_rank(logs: Path, worker: str) -> dict[int, list[str]]:
-    """Rank -> the rows that it began, by the logs of the members of one gang."""
+    """Rank -> the rows that it began, according to the logs of one gang's members."""
     found = {}
     for log in logs.iterdir():
         assert re.fullmatch(rf"{worker}-[0-9a-f]{{8}}\.jsonl", log.name)
@@ -150,10 +150,10 @@ def test_a_gang_that_loses_a_member_is_replaced(
 ) -> None:
     """One fault after the other, each in the gang that replaces the last one, with a good row in between."""
     faults = ["die-once@1", "die-once@0", "raise-once@0", "hang-once@0", "stop-once@1"]
-    orders = ["", "", *(order for fault in faults for order in ("", f"{fault}:{tmp_path}/{fault}"))]
-    struck = {f"{i:02d}": order for i, order in enumerate(orders) if order}
-    signs = {f"{i:02d}": folder(tmp_path / f"{i:02d}") for i in range(len(orders))}
-    prompts = {i: f"sign:{path} {struck.get(i, '')}" for i, path in signs.items()}
+    commands = ["", "", *(command for fault in faults for command in ("", f"{fault}:{tmp_path}/{fault}"))]
+    faulty = {f"{i:02d}": command for i, command in enumerate(commands) if command}
+    signs = {f"{i:02d}": folder(tmp_path / f"{i:02d}") for i in range(len(commands))}
+    prompts = {i: f"sign:{path} {faulty.get(i, '')}" for i, path in signs.items()}
     spec = make_spec(
         make_manifest(*({"id": i, "prompt": prompt} for i, prompt in prompts.items())),
         topology__replicas=1,
@@ -161,41 +161,41 @@ def test_a_gang_that_loses_a_member_is_replaced(
         topology__watchdog={"encode": 3, "denoise": 3},
     )
     result = run(spec, poll_seconds=1.0, blame_seconds=0.2)
-    assert (result.done, result.failed, result.exit_status) == (len(orders), 0, 0)
+    assert (result.done, result.failed, result.exit_status) == (len(commands), 0, 0)
     done = entries(tmp_path / "out")
     assert sorted((entry["id"], entry["status"]) for entry in done) == [(i, "done") for i in signs]
     worker = {entry["id"]: entry["worker"] for entry in done}
     assert max(worker.values()).endswith(f"-{len(faults) + 1:04d}")
-    for i in struck:
+    for i in faulty:
         both = signs_in(signs[i])
         first, second = both[:2], both[2:]
         assert [sorted(sign.rank for sign in gang) for gang in (first, second)] == [[0, 1]] * 2
-        # All of the gang is gone: also one that does not answer would keep its NPU.
+        # All members are gone: one that no longer answers would keep its NPU, too.
         assert len({sign.pid for sign in both}) == 4
         wait_until(lambda first=first: all(is_gone(sign.pid) for sign in first))
-    # A follower's death takes no finished video with it: the leader finished what it was encoding. Only the
-    # video before the fault may still have waited for that.
+    # No finished video is lost with a follower: the leader finished what it was encoding. Only the video
+    # before the fault may still have waited for encoding.
     assert worker["00"] == worker["01"] != worker["03"]
     assert [len(signs_in(signs[i])) for i in ("00", "01")] == [2, 2]
 
 
-def test_a_gang_whose_leader_freezes_holds_nobody_up(
+def test_a_gang_whose_leader_freezes_does_not_delay_the_others(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other gang works on meanwhile, in the same processes.
 
-    Ray says that a worker is dead before its process is, which may still be storing the video: its row goes
-    back when it is gone.
+    Ray reports a worker's death before its process has ended, which may still be storing the video: the row
+    goes back when the process has ended.
     """
     struck, signs, happened = folder(tmp_path / "struck"), folder(tmp_path / "signs"), tmp_path / "happened"
     back, put_back = [], RowQueue.put_back
 
-    def event(row_queue: RowQueue, queued: QueuedRow) -> None:
+    def record(row_queue: RowQueue, queued: QueuedRow) -> None:
         if queued.row.id == "00":
             back.append([is_gone(sign.pid) for sign in signs_in(struck)])
         put_back(row_queue, queued)
 
-    monkeypatch.setattr(RowQueue, "put_back", event)
+    monkeypatch.setattr(RowQueue, "put_back", record)
     prompts = [f"sign:{struck} stop-once@0:{happened}", *[f"sign:{signs} sleep:0.1"] * 59]
     spec = make_spec(
         make_manifest(*({"id": f"{i:02d}", "prompt": prompt} for i, prompt in enumerate(prompts))),
@@ -212,8 +212,8 @@ def test_a_gang_whose_leader_freezes_holds_nobody_up(
     first, second = signs_in(struck)[:2], signs_in(struck)[2:]
     assert [sorted(sign.rank for sign in gang) for gang in (first, second)] == [[0, 1]] * 2
     assert back == [[True, True]]
-    # Between the fault and the first row of the gang that replaces the struck one, the other rendered many
-    # more rows than it had been given by then.
+    # Between the fault and the first row of the replacement, the other gang rendered many more rows than it
+    # had at the time of the fault.
     pids = {sign.pid for sign in first}
     rest = [sign for sign in signs_in(signs) if sign.pid not in pids]
     assert len(rest) in (2, 4)
@@ -230,7 +230,7 @@ def test_a_row_that_breaks_its_gangs_is_given_up(
 ) -> None:
     rows = {
         "die@1:": ("WorkerDied", "rank 1 on node 1 died: its process crashed, or was killed"),
-        # An error of the same class on all ranks does not say that they are at the same place.
+        # An error of the same class on all ranks does not show that they are in step.
         "raise:oops": ("RuntimeError", "raised RuntimeError: oops"),
     }
     spec = make_spec(
@@ -244,14 +244,14 @@ def test_a_row_that_breaks_its_gangs_is_given_up(
         message = failed[row_id]["error_message"]
         assert message.startswith("1 worker died with this row; the last: rank ")
         assert last in message
-        # Neither a host nor a process is of interest to those who get the videos.
+        # Hosts and processes are of no interest to the people who get the videos.
         assert not re.search(r"\d+\.\d+\.\d+\.\d+|pid", message)
 
 
 def test_ranks_have_an_npu_each_and_follow_their_order(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """Two gangs, as `auto` chooses, one row each, of which each waits for the other to have begun."""
+    """`auto` chooses two gangs; each gets a row that waits until the other row has begun."""
     one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
     begun_one, begun_two = tmp_path / "begun-one", tmp_path / "begun-two"
     prompts = [
@@ -259,9 +259,9 @@ def test_ranks_have_an_npu_each_and_follow_their_order(
         f"sign:{two} touch:{begun_two} wait:{begun_one}",
     ]
     spec = make_spec(make_manifest(*prompts), topology__device="ascend", topology__replicas="auto")
-    said = io.StringIO()
-    assert run(spec, Console(file=said, width=200)).exit_status == 0
-    assert "replicas: 2, each a gang of 2 (ulysses 2, ring 1, cfg 1)" in said.getvalue()
+    output = io.StringIO()
+    assert run(spec, Console(file=output, width=200)).exit_status == 0
+    assert "replicas: 2, each a gang of 2 (ulysses 2, ring 1, cfg 1)" in output.getvalue()
     found = [sorted(signs_in(signs), key=lambda sign: sign.rank) for signs in (one, two)]
     assert [[sign.rank for sign in gang] for gang in found] == [[0, 1], [0, 1]]
     numbers = [[int(sign.npu) for sign in gang] for gang in found]
@@ -270,7 +270,7 @@ def test_ranks_have_an_npu_each_and_follow_their_order(
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "reason"),
     [
         ("dies-when-loaded", " died: its process crashed, or was killed"),
         ("breaks-when-loaded", "could not load the model: RuntimeError: device 0 is on fire"),
@@ -281,9 +281,9 @@ def test_a_gang_that_cannot_load_ends_the_run(
     make_spec: MakeSpec,
     make_manifest: MakeManifest,
     model: str,
-    told: str,
+    reason: str,
 ) -> None:
-    # Where it breaks, no death is to be waited for.
+    # With an error, there is no death to wait for.
     blame = {"blame_seconds": 0.2} if model.startswith("breaks") else {}
     limits = {"load": 2} if model.startswith("hangs") else {}
     spec = make_spec(
@@ -296,7 +296,7 @@ def test_a_gang_that_cannot_load_ends_the_run(
     result = run(spec, poll_seconds=0.5, max_deaths=1, **blame)
     assert (result.done, result.failed, result.exit_status) == (0, 0, 1)
     assert "no worker can be kept alive: rank " in result.message
-    assert told in result.message
+    assert reason in result.message
 
 
 def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
@@ -309,26 +309,28 @@ def test_a_fault_of_all_rows_ends_the_run_and_gives_up_no_row(
     assert not (tmp_path / "out" / "ledger").exists()
 
 
-def test_a_gang_that_finds_no_place_is_spoken_of_and_ends_the_run(
+def test_a_gang_that_finds_no_place_is_reported_and_ends_the_run(
     make_spec: MakeSpec, make_manifest: MakeManifest
 ) -> None:
-    said = io.StringIO()
+    output = io.StringIO()
     held = placement_group([{"NPU": 3}])
     ray.get(held.ready())
     spec = make_spec(
         make_manifest("one"), topology__device="ascend", topology__replicas=1, topology__ulysses=2
     )
     try:
-        console = Console(file=said, width=200)
+        console = Console(file=output, width=200)
         result = run(spec, console, line_seconds=0.0, start_seconds=1.5, place_seconds=0.5)
     finally:
         remove_placement_group(held)
     assert (result.done, result.exit_status) == (0, 1)
     assert "a replica needs 2 NPUs, the cluster has 4, of which 1 are free" in result.message
-    assert "waiting for 2 NPUs: 0 of 1 rows" in said.getvalue()
+    assert "waiting for 2 NPUs: 0 of 1 rows" in output.getvalue()
 
 
-def test_a_member_that_does_not_come_ends_the_start(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+def test_a_member_that_opens_no_rendezvous_in_time_ends_the_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest
+) -> None:
     spec = make_spec(make_manifest("one"), topology__replicas=1, topology__ulysses=2)
     result = run(spec, gather_seconds=0.0, max_deaths=1)
     assert (result.done, result.exit_status) == (0, 1)
@@ -347,7 +349,7 @@ def test_a_member_that_does_not_come_ends_the_start(make_spec: MakeSpec, make_ma
         ({"replicas": 1, "memory": "10KB"}, ["a rank needs 1 MB"]),
     ],
 )
-def test_what_has_no_room_is_refused(
+def test_gangs_that_do_not_fit_are_refused(
     make_spec: MakeSpec, make_manifest: MakeManifest, topology: dict[str, int], parts: list[str]
 ) -> None:
     flags = {f"topology__{name}": value for name, value in topology.items()}
@@ -361,7 +363,7 @@ def test_what_has_no_room_is_refused(
 def test_a_real_model_renders_in_a_gang_what_diffusers_renders(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """Within 1/255, which is as fine as stored frames are; and what ranks sent to each other is told."""
+    """Within 1/255, the precision of stored frames; the result says how much the ranks sent to each other."""
     case = references.case("5b")
     given = {name for request in case.requests for name in request.values()}
     rows = [
@@ -375,9 +377,9 @@ def test_a_real_model_renders_in_a_gang_what_diffusers_renders(
     assert (result.done, result.exit_status) == (2, 0), result
     found = sorted(entries(tmp_path / "out"), key=itemgetter("id"))
     for entry, frames in zip(found, case.frames, strict=True):
-        combine = np.load(entry["uri"]).astype(int)
-        assert np.abs(combine - to_uint8(frames).astype(int)).max() <= 1
-        assert combine.std() > 0
+        stored = np.load(entry["uri"]).astype(int)
+        assert np.abs(stored - to_uint8(frames).astype(int)).max() <= 1
+        assert stored.std() > 0
     sent = dict(result.lines())["sent"]
     assert "a video by rank 0: " in sent
     assert "ulysses " in sent

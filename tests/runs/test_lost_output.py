@@ -1,4 +1,4 @@
-"""Runs whose output nobody can read any more: they end as if somebody could."""
+"""Runs whose printed output cannot be read any more: they end as usual."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def command(manifest: str, output: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_without_readers(make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_a_run_goes_on_when_its_output_has_no_reader(make_manifest: MakeManifest, tmp_path: Path) -> None:
     """Standard error is a pipe whose reader is gone, and standard output is closed."""
-    there, here = os.pipe()
-    os.close(there)
+    reader, writer = os.pipe()
+    os.close(reader)
     manifest = make_manifest("one", "raise:oops", "three")
     render = command(manifest, tmp_path / "out")
     process = subprocess.run(
-        ["bash", "-c", '"$@" >&-', "bash", *render], stderr=here, check=False, timeout=PATIENCE
+        ["bash", "-c", '"$@" >&-', "bash", *render], stderr=writer, check=False, timeout=PATIENCE
     )
-    os.close(here)
+    os.close(writer)
     assert process.returncode == 1
     assert ledger(tmp_path / "out") == {"a": "done", "b": "failed", "c": "done"}
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_terminal_that_hangs_up(make_manifest: MakeManifest, tmp_path: Path) -> None:
-    """Rows that are being rendered are finished, as after Ctrl-C; what is said of it cannot be printed."""
+def test_a_terminal_that_hangs_up_is_a_first_ctrl_c(make_manifest: MakeManifest, tmp_path: Path) -> None:
+    """Rows that are being rendered are finished, as after Ctrl-C; the message cannot be printed."""
     go, began, output = tmp_path / "go", tmp_path / "began", tmp_path / "out"
     render = command(make_manifest(f"touch:{began} wait:{go}", *["later"] * 5), output)
     terminal, theirs = os.openpty()
@@ -67,7 +67,7 @@ def test_a_terminal_that_hangs_up(make_manifest: MakeManifest, tmp_path: Path) -
     os.close(theirs)
     wait_until(began.exists)
     os.close(terminal)
-    # The signal is there at once; the row is to be under way still when it is heeded.
+    # The signal comes at once; the row must still be under way when it is handled.
     time.sleep(0.5)
     go.touch()
     assert process.wait(PATIENCE) == 130
@@ -75,11 +75,11 @@ def test_a_terminal_that_hangs_up(make_manifest: MakeManifest, tmp_path: Path) -
     assert len(ledger(output)) < 6
 
 
-def test_what_ray_starts_does_not_die_of_it() -> None:
-    ask = [
+def test_processes_that_ray_starts_survive_a_hangup() -> None:
+    command = [
         sys.executable,
         "-c",
         f"import os, signal; os.kill(os.getpid(), {signal.SIGHUP:d}); print('lives')",
     ]
     with _signals_kept():
-        assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "lives\n"
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "lives\n"

@@ -1,4 +1,4 @@
-"""Ids that are no file names, from the manifest to the videos, the ledger and the next run."""
+"""Ids that are not file names, from the manifest to the videos, the ledger and the next run."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def test_every_id_has_a_video_of_its_own_within_the_output(
     parts = [pq.read_table(io.BytesIO(output.read_bytes(name))) for name in output.list("ledger")]
     found = {entry["id"]: entry["uri"] for part in parts for entry in part.to_pylist()}
     assert found.keys() == set(IDS)
-    # Also on a file system to which cases are the same.
+    # They differ even on a case-insensitive file system.
     assert len({video.casefold() for video in found.values()}) == len(IDS)
     assert sorted(found.values()) == sorted(output.uri(name) for name in output.list("videos"))
     assert len({read_bytes(video) for video in found.values()}) == len(IDS)
-    # Nothing is beside the output, nor unknown in it.
+    # There is no file beside the output, and no unknown file in it.
     everything = open_storage(tmp_path if where == "local" else f"s3://{s3_bucket}/").list()
     beside = [name for name in everything if not name.startswith("below/out/") and name != "manifest.parquet"]
     assert beside == []

@@ -1,4 +1,4 @@
-"""Images as people have them, through `vidgen manifest check` and a run of a tiny image-to-video model."""
+"""Odd images from practice, in `vidgen manifest check` and in a run of a tiny image-to-video model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reasons() -> dict[str, str]:
-    """Rows that cannot be rendered, and what is said of each."""
+    """Rows that cannot be rendered -> the reason in the message."""
     bad = {kind: reason for kind, (_, reason) in REFUSED.items()}
     return bad | {"folder": "Is a directory", "missing": "No such file"}
 
@@ -63,7 +63,7 @@ def test_check_names_every_bad_image(folder: Path) -> None:
     assert report.counts == {"image": len(reasons())}
 
 
-def test_check_says_nothing_but_what_is_wrong(tmp_path: Path) -> None:
+def test_check_prints_only_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(REFUSED["large png"][0]())
     pq.write_table(pa.table({"prompt": ["x"], "image": ["large.png"]}), tmp_path / "m.parquet")
     command = [sys.executable, "-m", "vidgen_dist", "manifest", "check", str(tmp_path / "m.parquet")]

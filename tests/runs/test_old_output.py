@@ -25,7 +25,7 @@ MEASURED = ("mean_luma", "motion", "clipped", "noisiness")
 
 
 def by_run_file(old: OldOutput, folder: Path) -> list[str | Path]:
-    """The output's own run file, which is told where the manifest is now."""
+    """The output's own run file, with the manifest's present place."""
     settings = yaml.safe_load((folder / "out" / "run.yaml").read_text())
     settings["manifest"]["uri"] = str(folder / "manifest.parquet")
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
@@ -38,7 +38,7 @@ def by_flags(old: OldOutput, folder: Path) -> list[str | Path]:
 
 
 def content(folder: Path) -> dict[str, tuple[int, str]]:
-    """The files of a folder: when each was written, and the digest of what is in it."""
+    """File -> when it was written, and the digest of its content."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,
@@ -50,13 +50,13 @@ def content(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:
-    """What the workers' logs say; the logs of the runs before are not there."""
+    """Events in the workers' logs; the logs of earlier runs are not there."""
     lines = [line for log in sorted((out / "logs").iterdir()) for line in log.read_text().splitlines()]
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
-def assert_gone_on(old: OldOutput, out: Path, release: str) -> None:
-    """The saved rendering was gone on with, where it was; of another release it is left aside."""
+def assert_resumed(old: OldOutput, out: Path, release: str) -> None:
+    """The saved rendering was resumed at its step; a state in another format is ignored."""
     (resumed,) = events(out, "resumed")
     assert resumed["row"] == old.expected["saved"]
     steps = [event["step"] for event in events(out, "saved") if event["row"] == old.expected["saved"]]
@@ -70,7 +70,7 @@ def assert_gone_on(old: OldOutput, out: Path, release: str) -> None:
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(("name", "begin"), [("cogvideox", by_run_file), ("ltx", by_flags)])
-def test_what_was_pending_is_rendered_and_nothing_else(
+def test_only_pending_rows_are_rendered(
     vidgen: Vidgen, tmp_path: Path, name: str, begin: Callable[[OldOutput, Path], list[str | Path]]
 ) -> None:
     old = OUTPUTS[name]
@@ -82,7 +82,7 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     out = folder / "out"
     videos, parts, before = content(out / "videos"), content(out / "ledger"), entries(out)
 
-    # As it was left.
+    # The output is as the killed run left it.
     assert {entry["id"] for entry in before if entry["status"] == "done"} == done
     status = json.loads(vidgen("status", out, "--json").out)
     assert (status["done"], status["failed"], status["run"]["live"]) == (len(done), len(failed), False)
@@ -92,7 +92,7 @@ def test_what_was_pending_is_rendered_and_nothing_else(
 
     assert vidgen("render", *begin(old, folder)).status == (1 if failed else 0)
 
-    # What was there is as it was.
+    # Finished videos are unchanged.
     assert content(out / "videos").items() >= videos.items()
     assert content(out / "ledger").items() >= parts.items()
     new = [entry for entry in entries(out) if entry not in before]
@@ -101,24 +101,24 @@ def test_what_was_pending_is_rendered_and_nothing_else(
     assert len(new) == len(tried)
     assert {event["row"] for event in events(out, "adopted")} == recovered
     assert {event["row"] for event in events(out, "committed")} == pending - recovered
-    assert_gone_on(old, out, vidgen("--version").out.strip())
+    assert_resumed(old, out, vidgen("--version").out.strip())
     assert not any(path.is_file() for path in (out / "scratch").rglob("*"))
 
-    # And the rest is what it would have been in one go.
+    # The other videos are those of an uninterrupted run.
     found = {entry["id"]: entry for entry in entries(out)}
     for row_id, row in rows.items():
         assert_same_video(out, found[row_id], row, recovered=row_id in recovered)
     saved, twin = found[expected["saved"]], found[expected["twin"]]
-    # Its first steps were made on another processor, whose arithmetic rounds otherwise.
+    # Its first steps were computed on another processor, whose arithmetic rounds differently.
     for name in MEASURED:
-        # Entries of before lack figures of today.
+        # Older entries lack newer columns.
         if twin.get(name) is not None:
             assert saved[name] == pytest.approx(twin[name], rel=1e-5, abs=1e-6), name
     if saved["uri"].endswith(".npy"):
         apart = np.load(saved["uri"]).astype(int) - np.load(twin["uri"])
         assert np.abs(apart).max() <= 1
 
-    # The care of it.
+    # Maintenance of the output.
     assert pq.read_table(out / "ledger").num_rows == len(before) + len(new)
     status = json.loads(vidgen("status", out, "--json").out)
     counts = [status[key] for key in ("counted", "total", "done", "failed", "pending")]
@@ -129,22 +129,22 @@ def test_what_was_pending_is_rendered_and_nothing_else(
 
 
 def assert_same_video(out: Path, entry: dict[str, Any], row: dict[str, Any], *, recovered: bool) -> None:
-    """A row's entry says what that of its rendering in one go said, and the video is what the entry says."""
+    """A row's entry agrees with that of an uninterrupted rendering, and the video agrees with the entry."""
     for name, value in row.items():
         if name in MEASURED and value is not None:
-            # What was adopted is measured on frames that were encoded, which so small ones do not survive.
+            # A recovered video is measured after encoding, which changes such small frames too much.
             assert recovered or entry[name] == pytest.approx(value, abs=1e-4)
         elif name != "sha256":
             assert entry[name] == value, (row["id"], name)
     if entry["status"] == "done":
-        # Entries of before name the output's old place.
+        # Older entries name the output's old place.
         video = out / entry["uri"].partition("/out/")[2]
-        # Not what the row had then: another processor rounds otherwise, another encoder makes another mp4.
+        # Not the values of then: another processor rounds differently, another encoder makes another mp4.
         assert hashlib.sha256(video.read_bytes()).hexdigest() == entry["sha256"]
 
 
 @pytest.mark.usefixtures("local_ray", "unchecked")
-def test_a_row_that_failed_is_rendered_alone_when_it_was_mended(vidgen: Vidgen, tmp_path: Path) -> None:
+def test_only_a_failed_row_that_was_corrected_is_rendered(vidgen: Vidgen, tmp_path: Path) -> None:
     old = OUTPUTS["ltx"]
     (failed,) = old.expected["failed"]
     folder = old.copy(tmp_path)
@@ -153,7 +153,7 @@ def test_a_row_that_failed_is_rendered_alone_when_it_was_mended(vidgen: Vidgen, 
     shutil.copy(folder / "fox.png", folder / "torn.png")
     assert vidgen("render", *by_flags(old, folder), "--retry", "failed:MediaError").status == 0
     (new,) = (entry for entry in entries(out) if entry not in before)
-    # Another image decides other pixels, which nobody has tried yet.
+    # Another image gives another fingerprint, which has not been tried yet.
     assert (new["id"], new["status"], new["attempt"]) == (failed, "done", 1)
     assert content(out / "scratch") == scratch
     assert json.loads(vidgen("failures", out, "--json").out) == []

@@ -1,4 +1,4 @@
-"""A family of another package: checked, planned, rendered alone and by a gang, killed and gone on with."""
+"""A family of another package: checked, planned, rendered alone and by a gang, killed and resumed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Vidgen = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def install(folder: Path, name: str = "vidgen-toy") -> Path:
-    """What an installer makes of the package, in a folder that is to be on the path."""
+    """Install the package, as an installer does, into a folder that will be on the path."""
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     shutil.copytree(SOURCE / "vidgen_toy", folder / "vidgen_toy", dirs_exist_ok=True)
     about = folder / f"{name.replace('-', '_')}-{project['version']}.dist-info"
@@ -67,7 +67,7 @@ def install(folder: Path, name: str = "vidgen-toy") -> Path:
 
 @contextlib.contextmanager
 def on_the_path(*folders: Path) -> Iterator[None]:
-    """This process finds what was installed there."""
+    """Let this process find what is installed there."""
     with pytest.MonkeyPatch.context() as patch:
         for folder in folders:
             patch.syspath_prepend(folder)
@@ -132,7 +132,7 @@ def path_with(site: Path) -> str:
 
 
 def write_manifest(folder: Path, **columns: Any) -> Path:
-    """Two rows that begin with an image, and have no id: that is a digest of what is read of them."""
+    """Two rows that begin with an image and have no id: the id is a digest of the columns that are read."""
     ramp = Image.linear_gradient("L").resize((48, 32))
     Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).resize((48, 32)).save(folder / "x.png")
     path = folder / "manifest.parquet"
@@ -167,10 +167,10 @@ def ray_with_toy(_ray_environment: None, installed: Path, request: pytest.Fixtur
 
 
 @pytest.mark.usefixtures("ray_with_toy")
-def test_alone_by_a_gang_and_after_a_kill(
+def test_a_run_alone_by_a_gang_and_after_a_kill_gives_the_same_frames(
     vidgen: Vidgen, installed: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    # There is a prompt column, too, of which such a model knows nothing.
+    # There is a prompt column, too, which such a model does not know.
     manifest = write_manifest(tmp_path, first_guidance_scale=[None, 2.0], prompt=["a fox", None])
     flags = ["--model", checkpoint, "--device", "cpu", "--format", "npy", "--checkpoint-every", "1"]
     flags += ["--address", ray.get_runtime_context().gcs_address, "--set", f"num_inference_steps={STEPS}"]
@@ -189,11 +189,11 @@ def test_alone_by_a_gang_and_after_a_kill(
         assert np.abs(resumed[seed].astype(int) - frames).max() <= 1
     assert resumed_steps(tmp_path / "gang")
     vidgen("verify", tmp_path / "gang", "--deep")
-    # Counted anew, without the model: by the ids of the columns that the run has read.
+    # Counted without the model, by ids from the columns that the run has read.
     (tmp_path / "gang" / "status.json").unlink()
     status = json.loads(vidgen("status", tmp_path / "gang", "--json").stdout)
     assert (status["total"], status["done"], status["pending"]) == (2, 2, 0)
-    # Where the package is missing, such ids cannot be told: the ledger alone is counted, and no row mistaken.
+    # Without the package, such ids cannot be computed: only the ledger is counted, and no row confused.
     families.plug_ins.cache_clear()
     counted = read_status(str(tmp_path / "gang"))
     assert (counted["counted"], counted["done"], counted["pending"]) == ("ledger", 2, None)
@@ -220,14 +220,12 @@ def frames_of(output: Path) -> dict[int, np.ndarray]:
 
 
 def resumed_steps(output: Path) -> list[int]:
-    """After which steps renderings were gone on with."""
+    """The steps after which renderings were resumed."""
     lines = [line for log in (output / "logs").iterdir() for line in log.read_text().splitlines()]
     return [event["step"] for event in map(json.loads, lines) if event["event"] == "resumed"]
 
 
-def test_rows_of_a_manifest_that_is_built_need_no_prompt(
-    vidgen: Vidgen, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_rows_of_a_built_manifest_need_no_prompt(vidgen: Vidgen, checkpoint: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path)
     (tmp_path / "rows.csv").write_text("image,first_guidance_scale\nx.png,\nx.png,2\n")
     vidgen("manifest", "build", tmp_path / "rows.csv", tmp_path / "built.parquet")
@@ -235,7 +233,7 @@ def test_rows_of_a_manifest_that_is_built_need_no_prompt(
 
 
 @pytest.mark.parametrize("prompt", [[1, 2], [b"\xff", b"x"], [["a"], []]])
-def test_what_is_ignored_may_be_anything(
+def test_ignored_columns_may_have_any_values(
     installed: Path, checkpoint: Path, tmp_path: Path, prompt: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = write_manifest(tmp_path, prompt=prompt)
@@ -245,20 +243,20 @@ def test_what_is_ignored_may_be_anything(
     assert caplog.text.count("column 'prompt' is ignored: Toy image-to-video does not take it") == 1
 
 
-def test_a_text_that_is_ignored_may_be_no_utf8(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_an_ignored_text_need_not_be_utf8(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
     broken = pa.array([b"\xff", b"x"]).view(pa.string())
     manifest = write_manifest(tmp_path, prompt=broken)
     with on_the_path(installed):
         assert check_manifest(str(manifest), {"model.id": str(checkpoint)}).ok
 
 
-def test_a_host_without_the_package_says_what_it_lacks(checkpoint: Path) -> None:
+def test_a_host_without_the_package_names_it(checkpoint: Path) -> None:
     families.plug_ins.cache_clear()
     with pytest.raises(Refused, match="'ToyPipeline' is not a pipeline that vidgen renders on this host"):
         families.find_family(open_checkpoint(checkpoint))
 
 
-def test_two_packages_for_one_pipeline(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_two_packages_for_one_pipeline_are_refused(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
     told = (
         "ToyPipeline is rendered by entry point toy .* of .*toy and by entry point toy .* of .*toy; one may"
     )
@@ -267,7 +265,7 @@ def test_two_packages_for_one_pipeline(installed: Path, checkpoint: Path, tmp_pa
         families.find_family(open_checkpoint(checkpoint))
 
 
-def test_a_package_that_cannot_be_imported_stops_no_run_of_others(
+def test_a_package_that_cannot_be_imported_stops_no_run_of_other_families(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = install(tmp_path)
@@ -311,7 +309,7 @@ def test_fields_that_a_package_may_not_have(
     assert told in fault
 
 
-def test_a_kind_derived_of_ours_has_its_column() -> None:
+def test_a_kind_derived_from_ours_has_its_column() -> None:
     class Tenth(Whole):
         """A whole number of tenths."""
 

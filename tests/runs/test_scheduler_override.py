@@ -1,4 +1,4 @@
-"""A run with settings put over the checkpoint's scheduler, from the command to the stored frames."""
+"""A run whose settings override the checkpoint's scheduler, from the command to the stored frames."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _done(spec_file: Path, **changes: object) -> int:
 
 
 @pytest.mark.usefixtures("local_ray", "unchecked")
-def test_a_run_with_another_scheduler(
+def test_a_run_with_another_scheduler_renders_what_python_renders(
     make_manifest: Callable[..., str], tmp_path: Path, vidgen: Vidgen
 ) -> None:
-    """Both ranks of a gang render what Python does with it; the run is done with these settings alone."""
+    """Both ranks of a gang render what Python renders with it; rows are done only for these settings."""
     out = tmp_path / "out"
     flags = ["--format", "npy", "--device", "cpu", "--cfg", "2", *FLAGS]
     arguments = [make_manifest(ROW), out, "--model", CHECKPOINT, *flags]
@@ -48,7 +48,7 @@ def test_a_run_with_another_scheduler(
         to_uint8(load_pipeline(str(CHECKPOINT), scheduler=settings)(RenderRequest(**ROW))).astype(int)
         for settings in (SETTINGS, None)
     )
-    # Half a step of 8 bits, either way: the halves of guidance were computed apart.
+    # Half a step of 8 bits, either way: the halves of guidance were computed separately.
     assert np.abs(frames - expected).max() <= 1
     assert np.abs(frames - own).max() > 20
 

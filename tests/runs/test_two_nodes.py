@@ -34,7 +34,7 @@ SOON_MISSED = {
     "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 3,
 }
-"""Ray's own settings have it miss a node after a quarter of a minute."""
+"""With Ray's defaults, it takes a quarter of a minute until Ray notices that a node is gone."""
 
 
 @pytest.fixture
@@ -53,17 +53,19 @@ def two_nodes(_ray_environment: None) -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Name of a gang -> Ray's ids of its members' nodes, as they come."""
-    places: dict[str, list[str]] = {}
-    placed = Launcher.placed
+def record_placements(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Name of a gang -> Ray's ids of its members' nodes, as they are reported."""
+    nodes: dict[str, list[str]] = {}
+    register_placement = Launcher.register_placement
 
-    def event(boss: Launcher, gang: Gang, member: Member, place: Placement, others: list[Gang]) -> None:
-        places.setdefault(gang.name, []).append(place.node)
-        placed(boss, gang, member, place, others)
+    def record(
+        launcher: Launcher, gang: Gang, member: Member, placement: Placement, others: list[Gang]
+    ) -> None:
+        nodes.setdefault(gang.name, []).append(placement.node)
+        register_placement(launcher, gang, member, placement, others)
 
-    monkeypatch.setattr(Launcher, "placed", event)
-    return places
+    monkeypatch.setattr(Launcher, "register_placement", record)
+    return nodes
 
 
 def kill(node: Any) -> None:
@@ -74,22 +76,22 @@ def kill(node: Any) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_node_that_is_killed_gives_its_rows_back_and_one_that_joins_gets_work(
+def test_rows_of_a_killed_node_go_back_and_a_node_that_joins_gets_work(
     two_nodes: Cluster,
     make_spec: Callable[..., RunSpec],
     make_manifest: Callable[..., str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each gang is on one node; the one that is lost is hired again on the node that joined."""
-    places, left = noted_places(monkeypatch), []
-    has_left = Launcher.left
+    """Each gang is on one node; the gang that is lost is launched again on the node that joined."""
+    placements, lost_node = record_placements(monkeypatch), []
+    has_lost_node = Launcher.has_lost_node
 
-    def event(boss: Launcher, gang: Gang) -> bool:
-        left.append(has_left(boss, gang))
-        return left[-1]
+    def record(launcher: Launcher, gang: Gang) -> bool:
+        lost_node.append(has_lost_node(launcher, gang))
+        return lost_node[-1]
 
-    monkeypatch.setattr(Launcher, "left", event)
+    monkeypatch.setattr(Launcher, "has_lost_node", record)
     joined = tmp_path / "joined"
     begun = [tmp_path / f"begun-{i}" for i in range(6)]
 
@@ -97,9 +99,9 @@ def test_a_node_that_is_killed_gives_its_rows_back_and_one_that_joins_gets_work(
     flags = {"topology__device": "ascend", "topology__ulysses": 2, "topology__address": two_nodes.address}
     spec = make_spec(make_manifest(*prompts), **flags)
     with ThreadPoolExecutor(1) as pool:
-        # Ray makes nodes in the main thread alone.
+        # Ray can add nodes only in the main thread.
         running = pool.submit(render, spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
-        # Each gang has begun a row that it will not end before there is a third one.
+        # Each gang has begun a row that it will not end before there is a third gang.
         wait_until(lambda: sum(file.exists() for file in begun) == 2)
         (node,) = two_nodes.worker_nodes
         kill(node)
@@ -112,10 +114,10 @@ def test_a_node_that_is_killed_gives_its_rows_back_and_one_that_joins_gets_work(
     assert (result.done, result.failed, result.exit_status) == (6, 0, 0)
     found = entries(tmp_path / "out")
     assert sorted((entry["id"], entry["status"]) for entry in found) == [(i, "done") for i in "abcdef"]
-    assert left == [True]
-    # Three gangs, all of each on a node of its own; the third one is on the node that joined.
-    *_, late = places
-    assert [len(nodes) for nodes in places.values()] == [2, 2, 2]
-    assert [len(set(nodes)) for nodes in places.values()] == [1, 1, 1]
-    assert len({node for nodes in places.values() for node in nodes}) == 3
+    assert lost_node == [True]
+    # Three gangs, each on a node of its own; the third one is on the node that joined.
+    *_, late = placements
+    assert [len(nodes) for nodes in placements.values()] == [2, 2, 2]
+    assert [len(set(nodes)) for nodes in placements.values()] == [1, 1, 1]
+    assert len({node for nodes in placements.values() for node in nodes}) == 3
     assert late in {entry["worker"] for entry in found}

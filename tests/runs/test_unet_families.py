@@ -1,4 +1,4 @@
-"""The UNet families through a run: gangs render what diffusers renders, and an adapter is known again."""
+"""Runs of the UNet families: gangs render what diffusers renders, and an adapter is recognised."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(spec: RunSpec) -> RunResult:
 
 
 def rows_of(case: references.Case) -> list[dict[str, Any]]:
-    """Its requests as rows of a manifest, images by their paths."""
+    """A case's requests as rows of a manifest, with paths of images."""
     rows = json.loads((case.folder / "request.json").read_text(encoding="utf-8"))
     names = {name for row in rows for name in row}
     for row in rows:
@@ -54,7 +54,7 @@ def model_flags(case: references.Case) -> dict[str, Any]:
 def test_a_gang_renders_what_diffusers_renders(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, family: str, name: str
 ) -> None:
-    """Within 1/255, which is as fine as stored frames are."""
+    """Within 1/255, the precision of stored frames."""
     case = references.case(name, family)
     flags: dict[str, Any] = {"topology__replicas": 1, "topology__ulysses": 2}
     flags |= {"output__checkpoint_every": 1, "output__fps": 24.0}
@@ -66,7 +66,7 @@ def test_a_gang_renders_what_diffusers_renders(
         stored = np.load(entry["uri"]).astype(int)
         assert np.abs(stored - to_uint8(frames).astype(int)).max() <= 1
         assert stored.std() > 0
-        # The file's alone: Stable Video Diffusion is told the row's.
+        # Only for the file: Stable Video Diffusion gets the row's.
         assert entry["fps"] == 24.0
     assert "frames " in dict(result.lines())["sent"]
 
@@ -95,7 +95,7 @@ def test_an_adapter_is_recorded_and_counts(
     assert recorded["adapter"] == str(adapter)
     assert len(recorded["adapter_digest"]) == 64
 
-    # The same one, elsewhere: nothing is to be done. Another: its rows are rendered anew.
+    # With the same adapter in another place nothing is to be done; with another one, rows are rendered again.
     moved = Path(shutil.copytree(adapter, tmp_path / "moved"))
     again = run(spec.override({"model.adapter": str(moved)}))
     assert (again.done, again.exit_status) == (0, 0)

@@ -22,17 +22,17 @@ ROW = {"id": "a", "prompt": "a fox", "seed": 3, "height": 64, "width": 64, "num_
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A tiny one whose tiles, half of its samples, are 48 pixels high and 40 wide."""
+    """A tiny checkpoint whose tiles, half of its samples, are 48 pixels high and 40 wide."""
     folder = references.case("5b").copy_checkpoint(tmp_path)
     references.edit_json(folder / "vae" / "config.json", sample_height=96, sample_width=80)
     return folder
 
 
 @pytest.mark.usefixtures("local_ray", "unchecked")
-def test_a_run_in_tiles(
+def test_a_run_in_tiles_renders_what_python_renders(
     checkpoint: Path, make_manifest: Callable[..., str], tmp_path: Path, vidgen: Vidgen
 ) -> None:
-    """It renders what Python does after `enable_tiling`; and it is done with tiles, not without."""
+    """It renders what Python renders after `enable_tiling`; rows are done with tiles, not without."""
     out = tmp_path / "out"
     flags = ["--vae-tiling", "--format", "npy", "--device", "cpu", "--set", "num_inference_steps=1"]
     arguments = [make_manifest(ROW), out, "--model", checkpoint, *flags]
