@@ -110,7 +110,7 @@ def test_a_familys_fields_come_as_they_are_and_are_parsed_by_who_knows_them() ->
     assert hash(RenderRequest(motion=5)) == hash(RenderRequest(motion=5))
     with pytest.raises(RequestError, match=r"^motion: 300 is not allowed; a whole number from 1 to 255$"):
         RenderRequest(motion=300).parsed(OF_FAMILY)
-    with pytest.raises(RequestError, match=r"^mofion: 5 is not allowed; it is no field"):
+    with pytest.raises(RequestError, match=r"^mofion: 5 is not allowed; unknown field"):
         RenderRequest(mofion=5).parsed(OF_FAMILY)
 
 

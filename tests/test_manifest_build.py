@@ -178,7 +178,7 @@ BAD_INPUTS = [
         b"prompt,use_dynamic_cfg\na,1\n",
         "p.csv, line 2: use_dynamic_cfg: '1' is not allowed; true or false",
     ),
-    ("p.csv", b"prompt,id\na,1\nb,1\n", "p.csv, line 3: id: '1' is also that of"),
+    ("p.csv", b"prompt,id\na,1\nb,1\n", "p.csv, line 3: id: '1' is also the id of"),
     ("p.txt", b"a cat\n\xff\n", "p.txt, line 2: line: b'\\xff\\n' is not allowed; UTF-8"),
     ("p.txt", b"\n \n", "p.txt: there are no rows"),
     (
@@ -233,14 +233,14 @@ def test_inputs_and_outputs_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a\n")
     with pytest.raises(Refused, match=r"none\.txt: there is no such file"):
         build([tmp_path / "none.txt"], tmp_path / "m.parquet")
-    with pytest.raises(Refused, match=r"m\.csv: a manifest's name ends in \.parquet"):
+    with pytest.raises(Refused, match=r"m\.csv: the name of a manifest must end in \.parquet"):
         build([tmp_path / "p.txt"], tmp_path / "m.csv")
     with pytest.raises(Refused, match=r"cannot write .*p\.txt/m\.parquet: "):
         build([tmp_path / "p.txt"], tmp_path / "p.txt" / "m.parquet")
     (tmp_path / "p.csv").write_text("id,prompt\n1,a\n")
-    with pytest.raises(Refused, match=r"p\.csv, line 2: id: '1' is also that of .*p\.csv, line 2"):
+    with pytest.raises(Refused, match=r"p\.csv, line 2: id: '1' is also the id of .*p\.csv, line 2"):
         build([tmp_path / "p.csv"] * 2, tmp_path / "m.parquet")
-    with pytest.raises(Refused, match="a memory of its own"):
+    with pytest.raises(Refused, match="its own memory"):
         build([tmp_path / "p.txt"], "memory://m.parquet")
 
 

@@ -1,6 +1,6 @@
-"""Kinds of values that a field of a row may hold: which are allowed, and what images and clips are in them.
+"""Kinds of values that a row's field may hold: which are allowed, and which images and clips they hold.
 
-A kind knows nothing of files: how a manifest's column holds it, `vidgen_dist.manifest.columns` says.
+A kind knows nothing about files; `vidgen_dist.manifest.columns` says how a manifest's column holds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vidgen_dist.inline import decode_inline, is_inline
 
 
 class NotAllowed(ValueError):
-    """A value that a kind does not take; says what is allowed."""
+    """A value that a kind does not take; the message says what is allowed."""
 
     def __init__(self, allowed: str) -> None:
         super().__init__(allowed)
@@ -23,17 +23,17 @@ class NotAllowed(ValueError):
 
 
 class Source(NamedTuple):
-    """An image or a clip that a value holds: where it is, or what; and whether it is a clip."""
+    """An image or a clip in a value: its address or content, and whether it is a clip."""
 
     value: Any
     is_clip: bool
 
 
 class Kind:
-    """What is common to all kinds. A kind is a frozen dataclass."""
+    """The base of all kinds. A kind is a frozen dataclass."""
 
     is_text: ClassVar[bool] = False
-    """Whether a value on the command line is taken as it stands; others are read as YAML reads them."""
+    """Whether a value on the command line is taken literally; other values are read as YAML."""
 
     has_sources: ClassVar[bool] = False
     """Whether values hold images or clips."""
@@ -45,39 +45,39 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """What it is, for the documentation."""
+        """The kind's name, for the documentation."""
         raise NotImplementedError
 
     def parse(self, value: Any) -> Any:
-        """The value, not None, as requests have it.
+        """A value, not None, in the form that requests have.
 
         Raises:
-            NotAllowed: It cannot be one.
+            NotAllowed: The kind does not take it.
         """
         raise NotImplementedError
 
     def sources(self, value: Any) -> Mapping[str, Source]:
-        """The images and clips of a parsed value, by what follows the field's name: `""`, or `[0].image`."""
+        """The images and clips in a parsed value, by what follows the field's name: `""`, or `[0].image`."""
         del value
         return {}
 
     def replace(self, value: Any, sources: Mapping[str, Any]) -> Any:
-        """A parsed value with others in place of some of its images and clips, named as in `sources`.
+        """A parsed value with some of its images and clips replaced, named as in `sources`.
 
-        With None in place of all of them it is what counts beside their content; None if nothing does.
+        With None for all of them, the result is what counts besides their content; None if nothing does.
         """
         del sources
         return value
 
 
 def with_addresses(kind: Kind, value: Any, change: Callable[[str], str]) -> Any:
-    """A value whose paths and URIs of images and clips are changed; what it holds itself is not."""
+    """A value with its paths and URIs of images and clips changed; content that it holds itself is not."""
     addresses = {at: each.value for at, each in kind.sources(value).items() if isinstance(each.value, str)}
     return kind.replace(value, {at: change(text) for at, text in addresses.items() if not is_inline(text)})
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text; lone surrogates it cannot."""
+    """Whether UTF-8 can encode the text; it cannot encode lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -104,7 +104,7 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class RowId(Text):
-    """A text that is not empty. As a column also whole numbers, which are written out."""
+    """A text that is not empty. A column may also hold whole numbers, which are written out."""
 
     name: ClassVar[str] = "text or whole number"
 
@@ -131,7 +131,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """A whole number of a range, its ends too; also as a float that has no fraction."""
+    """A whole number in a range, ends included; also as a float without a fraction."""
 
     low: int = 1
     high: int = 2**31 - 1
@@ -143,7 +143,7 @@ class Whole(Kind):
 
     @property
     def name(self) -> str:
-        """The range, unless it ends where memory does."""
+        """The range, unless only memory limits it."""
         return "whole number" + (f", {self.low} to {self.high}" if self.high < 2**31 - 1 else "")
 
     def parse(self, value: Any) -> Any:
@@ -155,7 +155,7 @@ class Whole(Kind):
         if isinstance(value, numbers.Integral):
             whole = int(value)
         else:
-            # A nullable integer column written by pandas comes as floats: 49.0 is 49.
+            # pandas writes a nullable integer column as floats: 49.0 is 49.
             number = float(value)
             if not number.is_integer():
                 raise NotAllowed(self.allowed)
@@ -169,7 +169,7 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number of a range, its ends too; without the lower one if it is to be `above` it."""
+    """A finite number in a range, ends included; without the lower end if it must be `above` it."""
 
     low: float
     high: float
@@ -184,7 +184,7 @@ class Number(Kind):
 
     @property
     def name(self) -> str:
-        """The range, unless it is only there to keep numbers finite."""
+        """The range, unless it only keeps numbers finite."""
         if self.high >= 1e6:
             return "number"
         return f"number, {'above ' if self.above else ''}{self.low:g} to {self.high:g}"
@@ -204,7 +204,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class _Media(Kind):
-    """One image or clip; what it is, is found out when it is opened."""
+    """One image or clip. It is checked only when it is opened."""
 
     is_text: ClassVar[bool] = True
     has_sources: ClassVar[bool] = True
@@ -212,7 +212,7 @@ class _Media(Kind):
     is_clip: ClassVar[bool]
 
     def parse(self, value: Any) -> Any:
-        """The same; the bytes of what a text holds itself, such as a `data:` URI."""
+        """The same; for a text that holds a file itself, such as a `data:` URI, the file's bytes."""
         if (isinstance(value, str | bytes) and not value) or isinstance(value, numbers.Number):
             raise NotAllowed(self.allowed)
         if not isinstance(value, str):
@@ -228,7 +228,7 @@ class _Media(Kind):
         return {"": Source(value, self.is_clip)}
 
     def replace(self, value: Any, sources: Mapping[str, Any]) -> Any:
-        """What is put in its place."""
+        """The replacement."""
         return sources.get("", value)
 
 

@@ -52,9 +52,9 @@ class BuildReport:
 
     Args:
         uri: The manifest.
-        rows: Its rows.
+        rows: The number of its rows.
         columns: Its columns that a run reads.
-        unknown_columns: Others, kept as text; a run ignores them unless they are named under `passthrough`.
+        unknown_columns: Its other columns, kept as text; a run ignores them unless `passthrough` names them.
     """
 
     uri: str
@@ -65,7 +65,7 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class _Line:
-    """One row of an input: where it begins, counted from 1, and its values or what is wrong with it."""
+    """One row of an input: the line at which it begins, from 1, and its values or what is wrong with it."""
 
     number: int
     values: Mapping[str, Any]
@@ -81,29 +81,29 @@ def build(
 ) -> BuildReport:
     """Make one Parquet file from text, CSV and JSON lines.
 
-    - ``.txt``: one prompt a line; blank lines are skipped.
+    - ``.txt``: one prompt per line; blank lines are skipped.
     - ``.csv``: a header names the columns; an empty cell is a null. A column without a name, such as pandas'
-      index, is called `Unnamed: 0` and so on, as pandas does.
-    - ``.jsonl``: one object a line; blank lines are skipped.
+      index, is called `Unnamed: 0` and so on, as in pandas.
+    - ``.jsonl``: one object per line; blank lines are skipped.
 
     All are UTF-8. A row without an id gets one from the input's name and its line, such as
-    ``prompts-000012``: two rows may ask for the same, and each is a video. Relative images and videos are
-    relative to the input; if the manifest goes to another folder, they are written as absolute paths.
+    ``prompts-000012``, so that equal rows make separate videos. Relative paths of images and videos start
+    from the input's folder; if the manifest goes to another folder, they are written as absolute paths.
     Inputs are read twice, first to check them: nothing is written unless every line is good.
 
     Args:
         inputs: Files, folders of them or globs, on any storage.
         out_uri: The manifest, named ``.parquet``; it appears when it is complete.
         fields: The fields that rows may have; other columns are kept as text.
-        one_of: Those of which every row needs one.
+        one_of: Fields of which every row needs at least one.
 
     Raises:
-        Refused: An input is missing or of another kind, lines that cannot be (the first 20, by file, line
-            and column), two rows with one id, no rows at all, or storage that cannot be read or written.
+        Refused: An input is missing or of another kind, lines are bad (the first 20, by file, line and
+            column), two rows have the same id, there are no rows, or storage cannot be read or written.
     """
     out = os.fspath(out_uri)
     if not out.endswith(PARQUET_SUFFIXES):
-        raise Refused(f"{redact(out)}: a manifest's name ends in .parquet")
+        raise Refused(f"{redact(out)}: the name of a manifest must end in .parquet")
     storage, name = open_writable_file(out)
     target = storage.uri(name)
     try:
@@ -123,7 +123,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Source:
-    """An input file: the beginning of its rows' ids, the file that paths start from, and its fields."""
+    """An input file, the beginning of its rows' ids, the file that paths are relative to, and its fields."""
 
     uri: str
     id_prefix: str
@@ -131,7 +131,7 @@ class _Source:
     schema: RowSchema
 
     def records(self) -> Iterator[tuple[int, dict[str, Any] | RequestError]]:
-        """Each row's line and its checked values, with an id, or what is wrong with it."""
+        """Each row's line, and its checked values with an id, or what is wrong with it."""
         with open_input(self.uri) as raw, io.BufferedReader(_RawFile(raw), 2**20) as file:
             for line in _READERS[_suffix(self.uri)](file, self.uri, self.schema):
                 yield line.number, self._checked(line)
@@ -159,7 +159,7 @@ class _Source:
             parsed = {n: f.parse(n, values[n]) for n, f in self.schema.fields.items() if n in values}
         except RequestError as error:
             return error
-        # A text that holds its image stays one.
+        # A text that holds an image stays a text.
         return values | {name: value for name, value in parsed.items() if not isinstance(value, bytes)}
 
     def _resolve_paths(self, name: str, value: Any) -> Any:
@@ -182,7 +182,7 @@ def _priority(value: Any) -> int:
 
 
 class _RawFile(io.RawIOBase):
-    """Any file-like object as what `io.BufferedReader` wants."""
+    """Any file-like object, in the form that `io.BufferedReader` needs."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -224,7 +224,7 @@ def _sources(inputs: Sequence[str | os.PathLike[str]], target: str, schema: RowS
 
 
 def _check_sources(sources: Sequence[_Source]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """The columns of all inputs that a run reads, the others, and the number of rows."""
+    """All inputs' columns that a run reads, their other columns, and the number of rows."""
     columns: dict[str, None] = {}
     errors: list[str] = []
     bad = 0
@@ -263,13 +263,13 @@ def _describe_repeated_ids(sources: Sequence[_Source], repeated: frozenset[int])
         if not isinstance(record, RequestError) and hash(record["id"]) in repeated
     )
     return [
-        f"{place}: id: {shortened(row_id)!r} is also that of {first}; allowed: once"
+        f"{place}: id: {shortened(row_id)!r} is also the id of {first}; allowed: once"
         for row_id, place, first in find_repeated_ids(doubtful, _MOST_ERRORS)
     ]
 
 
 def _groups(sources: Sequence[_Source], columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in groups small enough to be handed out singly and to fit in memory."""
+    """Rows in row groups, which are small enough to fit in memory."""
     group: list[dict[str, Any]] = []
     characters = 0
     for source in sources:
@@ -328,7 +328,7 @@ def _json_object(text: str, known: Collection[str]) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        # Its end of line would make the error's place one of a second line.
+        # With the end of line, the error would name a place in a second line.
         value = json.loads(text.strip(), object_pairs_hook=without_repeats)
     except RequestError:
         raise
@@ -350,7 +350,7 @@ def _read_csv(file: BinaryIO, uri: str, schema: RowSchema) -> Iterator[_Line]:
                 raise Refused(f"{redact(uri)}, line {number}: is not UTF-8")
             yield line
 
-    # The limit is the module's, not the reader's; 128 KiB is too little for a long prompt.
+    # The limit belongs to the module, not to a reader; 128 KiB is too little for a long prompt.
     csv.field_size_limit(max(csv.field_size_limit(), 2**26))
     reader = csv.reader(text(), strict=True)
     header: list[str] | None = None
@@ -377,13 +377,13 @@ def _csv_header(cells: Sequence[str], uri: str, schema: RowSchema) -> list[str]:
         if names.count(name) > 1:
             raise Refused(f"{redact(uri)}: the header {names} must name each column once")
     if missing := schema.missing(names):
-        told = f"the header has no column {describe_missing(missing)}"
-        raise Refused(f"{redact(uri)}: {told}; it has: {', '.join(names)}")
+        reason = f"the header has no column {describe_missing(missing)}"
+        raise Refused(f"{redact(uri)}: {reason}; it has: {', '.join(names)}")
     return names
 
 
 def _fill_empty_names(header: list[str]) -> list[str]:
-    """A header in which columns without a name have the one that pandas, which writes such, gives them."""
+    """A header in which columns without a name have the names that pandas gives them when it reads one."""
     names = list(header)
     for place, name in enumerate(header):
         if not name:
@@ -409,7 +409,7 @@ def _csv_value(field: str, cell: str, known: Mapping[str, Column]) -> Any:
     if kind in (pa.int64(), pa.float64()):
         allowed = "a whole number" if kind == pa.int64() else "a number"
         text = _matched(field, cell, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", allowed)
-        # A whole number may come as 480.0, from a table whose column had gaps.
+        # A whole number may be written as 480.0, from a table whose column had gaps.
         return int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else float(text)
     if kind == pa.bool_():
         return _matched(field, cell.lower(), "true|false", "true or false") == "true"

@@ -1,12 +1,12 @@
-"""The fields of a row, and RenderRequest: one video, as one manifest row asks for it.
+"""The fields of a row, and RenderRequest: one video as one manifest row requests it.
 
-A field is declared once: its name is the manifest's column name and, where diffusers has the argument, its
-name; its kind says which values it takes; what else there is to know of it, `Field` says. The common ones are
-declared on `RenderRequest`; a family declares its own, `Field` values by name, in its folder. Columns,
-fingerprints, `--set`, messages and the documentation's table follow from the declarations.
+A field is declared once. Its name is the manifest's column name and, where diffusers has the argument, that
+argument's name. Its kind says which values it takes; `Field` says the rest. Common fields are declared on
+`RenderRequest`; a family declares its own, `Field` values by name, in its folder. Columns, fingerprints,
+`--set`, messages and the documentation's table follow from the declarations.
 
-In a request ``None`` means "the model's default"; a family's rules (`vidgen_dist.families.rules`) fill the
-defaults in and check what depends on the model.
+In a request ``None`` means "the model's default"; a family's rules (`vidgen_dist.families.rules`) fill in the
+defaults and check what depends on the model.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MIN_FPS, MAX_FPS = 0.01, 1000.0
 
 
 FPS = "fps"
-"""The field whose default a run says as `output.fps`, unless a family says otherwise."""
+"""The field whose default in a run is `output.fps`, unless a family says otherwise."""
 
 
 class RequestError(RowError, ValueError):
-    """A field of a request that cannot be: names the field, its value and what is allowed."""
+    """A value that a field of a request cannot have; the message has field, value and what is allowed."""
 
     def __init__(self, field: str, value: Any, allowed: str) -> None:
         super().__init__(f"{field}: {shown_value(value)} is not allowed; {allowed}")
@@ -43,28 +43,28 @@ class RequestError(RowError, ValueError):
 
 
 SHOWN_VALUE = 120
-"""Characters of a value that are shown, at most."""
+"""Characters of a value that a message shows, at most."""
 
 
 def shown_value(value: Any) -> str:
-    """A value as messages have it: an image may have millions of bytes."""
+    """A value as messages show it, shortened: an image may have millions of bytes."""
     return shortened(repr(value[:SHOWN_VALUE] if isinstance(value, str | bytes) else value), SHOWN_VALUE)
 
 
 @dataclass(frozen=True)
 class Field:
-    """What is to be known of a row's field.
+    """The declaration of a row's field.
 
     Args:
         kind: Which values it takes.
-        about: What it is, in the documentation's words.
-        base: Whether fingerprints count it also where it is empty, as the first ledgers have it. They leave
-            any other field out where it is empty: rows that do not use it keep the fingerprints of before it.
-        counts: Whether fingerprints count it at all.
-        per_row: Whether what a model can do does not depend on its value, which differs from row to row.
+        about: What it is, as the documentation says it.
+        base: Whether fingerprints include it even if it is empty, as in the first ledgers. They leave out any
+            other empty field, so that rows that do not use it keep the fingerprints from before it existed.
+        counts: Whether fingerprints include it at all.
+        per_row: Whether its value differs from row to row and does not affect what a model can do.
         shape: Whether it decides the shape of what is computed; rows of one shape are rendered together.
-        not_sampling: Why a run cannot have a value for it under `sampling`; empty if it can.
-        may_be_ignored: Whether a model that does not take it ignores it; any other field is refused then.
+        not_sampling: Why a run cannot set it under `sampling`; empty if it can.
+        may_be_ignored: Whether a model without this field ignores it; other fields are then refused.
     """
 
     kind: Kind
@@ -78,14 +78,14 @@ class Field:
 
     @property
     def is_own(self) -> bool:
-        """Whether its values differ from row to row: those that are `per_row`, and images and clips."""
+        """Whether its values differ from row to row: `per_row` fields, and images and clips."""
         return self.per_row or self.kind.has_sources
 
     def parse(self, name: str, value: Any) -> Any:
-        """A value, not None, as requests have it.
+        """A value, not None, in the form that requests have.
 
         Args:
-            name: The field's.
+            name: The field's name.
             value: The value.
 
         Raises:
@@ -98,7 +98,7 @@ class Field:
 
 
 def _row(kind: Kind, about: str, **settings: Any) -> Any:
-    """A field of `RenderRequest`, declared as `Field` is."""
+    """A field of `RenderRequest`, declared like a `Field`."""
     return dataclasses.field(default=None, metadata={"field": Field(kind, about, **settings)})
 
 
@@ -106,8 +106,8 @@ def _row(kind: Kind, about: str, **settings: Any) -> Any:
 class RenderRequest:
     """What one video is to be.
 
-    Fields are given by name; `FIELDS` says of each what it is. Those that are not common ones are kept in
-    `of_family` as they came, for the family's rules to parse; they may also be given as that mapping.
+    Fields are given by name; `FIELDS` describes each. Fields that are not common are kept in `of_family`
+    unparsed, for the family's rules; they may also be given as that mapping.
 
     Raises:
         RequestError: A value of the wrong type or outside its range.
@@ -202,10 +202,10 @@ class RenderRequest:
             try:
                 parsed[name] = parse(value)
             except NotAllowed:
-                # Of several faults the one that is told does not depend on the order in which values came.
+                # With several faults, the message does not depend on the order of the values.
                 raise _first_fault(values) from None
-        # One update, where a frozen dataclass sets fields one by one; those without a value the class has, as
-        # defaults. Millions of rows become requests.
+        # One update, where a frozen dataclass would set fields one by one: millions of rows become requests.
+        # Fields without a value are the class's defaults.
         self.__dict__.update(parsed, of_family=of_family)
 
     def values(self) -> dict[str, Any]:
@@ -217,16 +217,16 @@ class RenderRequest:
         """The request with its family's fields parsed.
 
         Args:
-            fields: The family's, or all that there are.
+            fields: The family's fields, or all that there are.
 
         Raises:
-            RequestError: One is not among them, or has a value that is not allowed.
+            RequestError: A field is not among them, or has a value that is not allowed.
         """
         if not self.of_family:
             return self
         for name, value in self.of_family.items():
             if name not in fields:
-                raise RequestError(name, value, "it is no field of a request: leave it out")
+                raise RequestError(name, value, "unknown field: leave it out")
         return dataclasses.replace(
             self, of_family={name: fields[name].parse(name, value) for name, value in self.of_family.items()}
         )
@@ -234,7 +234,7 @@ class RenderRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRequest:
-    """A request with every default filled in: a family's subclass has the fields that its task takes.
+    """A request with every default filled in; a family's subclass adds the fields of its task.
 
     Args:
         id: The row's identity; empty outside of a run.
@@ -258,30 +258,30 @@ class ResolvedRequest:
 
     @property
     def steps(self) -> int:
-        """Predictions that are made."""
+        """The number of predictions."""
         return self.num_inference_steps
 
     @property
     def is_guided(self) -> bool:
-        """Whether steps predict twice, with the condition and without."""
+        """Whether each step predicts twice, with the condition and without."""
         return False
 
     def values(self) -> dict[str, Any]:
-        """Every field that is not empty, by its name."""
+        """All fields that are not empty, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 FIELDS: dict[str, Field] = {
     field.name: field.metadata["field"] for field in dataclasses.fields(RenderRequest) if field.metadata
 }
-"""The fields that all families have in common, by name, in the order of the documentation."""
+"""The common fields of all families, by name, in the order of the documentation."""
 
 _NAMES = tuple(FIELDS)
 _PARSE = {name: field.kind.parse for name, field in FIELDS.items()}
 
 
 def _first_fault(values: Mapping[str, Any]) -> RequestError:
-    """What is wrong with the first common field, in the order of `FIELDS`, that has a fault."""
+    """The error of the first common field with a fault, in the order of `FIELDS`."""
     for name, field in FIELDS.items():
         if values.get(name) is not None:
             try:
@@ -296,7 +296,7 @@ def sources_of(values: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS) 
 
     Args:
         values: The row's fields, parsed, as `RenderRequest.values` has them.
-        fields: The declarations; names that are not among them are passed over.
+        fields: The declarations; names that are not among them are skipped.
     """
     found = {}
     for name, value in values.items():
@@ -310,11 +310,11 @@ def sources_of(values: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS) 
 def with_sources(
     values: Mapping[str, Any], sources: Mapping[str, Any], fields: Mapping[str, Field] = FIELDS
 ) -> dict[str, Any]:
-    """The fields of a row in which images or clips are replaced, as they are then.
+    """The fields of a row in which images or clips are replaced, with their new values.
 
     Args:
         values, fields: As `sources_of` takes them.
-        sources: What is put in place of some, by their names.
+        sources: The replacements, by the names that `sources_of` gives.
     """
     changed = {}
     for name, value in values.items():
@@ -327,5 +327,5 @@ def with_sources(
 
 
 def shape_of(values: Mapping[str, Any], fields: Mapping[str, Field]) -> tuple[Any, ...]:
-    """The fields that decide the shape of what a row computes, None where it has none."""
+    """The values of the fields that decide the shape of what a row computes, None for missing ones."""
     return tuple(values.get(name) for name, field in fields.items() if field.shape)

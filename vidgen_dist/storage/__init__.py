@@ -8,9 +8,9 @@ A local file is written under a hidden temporary name beside its final place, fl
 An object store gets one PUT, or one multipart upload, which becomes visible when it is complete. On any other
 storage a file gets a temporary name and is moved (`replacement`).
 
-Calls that fail for a transient reason (a 5xx status, a timeout, a lost connection) are repeated, up to
-`failures.ATTEMPTS` calls in all, before the error is raised; every call here can be repeated. Callers that
-can wait longer look at `StorageError.transient`.
+Calls that fail for a transient reason (a 5xx status, a timeout, a lost connection) are repeated
+(`failures.PATIENCE`) before the error is raised; every call here can be repeated. Callers that can wait
+longer look at `StorageError.transient`.
 
 Every function may be called from any thread, and from any process, because each process makes its own file
 systems: a `Storage` is only its URI.
