@@ -18,6 +18,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.media import media_digest
 from vidgen_dist.output import resume
 from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.resume import LookupPolicy
 from vidgen_dist.output.run_file import load_spec
 from vidgen_dist.processes import InlineExecutor
 
@@ -76,16 +77,14 @@ def test_another_retry_is_refused(make_spec: MakeSpec, make_manifest: MakeManife
 
 @pytest.mark.parametrize("processes", [None, 2])
 def test_every_kind_of_row_is_found_again(
-    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, processes: int | None
+    make_spec: MakeSpec, make_manifest: MakeManifest, processes: int | None
 ) -> None:
     """With and without id, seed and quotes; alike and not; in this process and in others."""
 
     def number(row: PendingRow) -> int:
         return int(row.request.prompt.split()[0])
 
-    if processes:
-        monkeypatch.setattr(resume, "PROCESSES_MIN_ROWS", 1)
-        monkeypatch.setattr(resume, "_cores", lambda: processes)
+    lookup = LookupPolicy(processes_min_rows=1, processes=processes) if processes else LookupPolicy()
     rows = [
         {
             "id": None if n % 5 == 0 else f"row {n}",
@@ -102,7 +101,7 @@ def test_every_kind_of_row_is_found_again(
     everything = sorted(rows_of(plan), key=number)
     enter(plan, everything[::2])
     enter(plan, everything[1::4], "failed")
-    again = plan_of(spec)
+    again = plan_of(spec, lookup)
     assert again.records.is_done.tolist() == [n % 2 == 0 for n in range(40)]
     assert again.records.attempts.tolist() == [int(n % 4 != 3) for n in range(40)]
     assert sorted(rows_of(again), key=number) == [
@@ -111,7 +110,7 @@ def test_every_kind_of_row_is_found_again(
         if n % 2
     ]
     floats = [row | {"seed": None if row["seed"] is None else float(row["seed"])} for row in rows]
-    assert plan_of(make_spec(make_manifest(*floats), seed=7)).done == 20
+    assert plan_of(make_spec(make_manifest(*floats), seed=7), lookup).done == 20
 
 
 @pytest.mark.parametrize(("size", "most"), [(0, 1), (10 * 2**20, 10)])
@@ -144,8 +143,7 @@ def test_prompts_that_wait_to_be_hashed_are_bounded(
             return late
 
     monkeypatch.setattr(resume, "open_pool", lambda _: contextlib.nullcontext(Counting()))
-    monkeypatch.setattr(resume, "_AHEAD_BYTES", size)
-    assert plan_of(spec).done == 12
+    assert plan_of(spec, LookupPolicy(ahead_bytes=size)).done == 12
     assert (waiting, highest) == (0, most)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from tests.fake_engine import FAKE_ENGINE
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.output.pending_row import PendingRow
+from vidgen_dist.output.resume import LookupPolicy
 from vidgen_dist.output.run_file import write_run_file
 from vidgen_dist.preflight.plan import Plan, make_plan, open_run
 from vidgen_dist.spec import RunSpec
@@ -16,9 +17,9 @@ MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
 
 
-def plan_of(spec: RunSpec) -> Plan:
+def plan_of(spec: RunSpec, lookup: LookupPolicy = LookupPolicy()) -> Plan:
     """The plan of a run with the fake engine."""
-    return make_plan(*open_run(spec), device="cpu", engine=FAKE_ENGINE)
+    return make_plan(*open_run(spec), device="cpu", engine=FAKE_ENGINE, lookup=lookup)
 
 
 def record(plan: Plan) -> None:

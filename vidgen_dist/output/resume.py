@@ -21,13 +21,30 @@ from vidgen_dist.processes import InlineExecutor, open_pool
 from vidgen_dist.request import ResolvedRequest, sources_of
 from vidgen_dist.threads import map_ahead
 
-PROCESSES_MIN_ROWS = 500_000
-"""With fewer rows, starting more processes takes longer than it saves."""
-
 _READERS = 16
 _AHEAD = 32
-_AHEAD_BYTES = 256 * 2**20
 _LOOKED_UP = 2**18
+
+
+@dataclass(frozen=True)
+class LookupPolicy:
+    """How many processes make fingerprints, and how much memory that takes.
+
+    Args:
+        processes_min_rows: With fewer rows, starting more processes takes longer than it saves.
+        processes: How many there are with more rows; None for as many as there are cores, 8 at most.
+        ahead_bytes: Bytes of prompts that may wait for their fingerprints.
+    """
+
+    processes_min_rows: int = 500_000
+    processes: int | None = None
+    ahead_bytes: int = 256 * 2**20
+
+    def processes_for(self, rows: int) -> int:
+        """How many processes make the fingerprints of so many rows."""
+        if rows < self.processes_min_rows:
+            return 1
+        return _cores() if self.processes is None else self.processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +154,7 @@ def find_done(
     ledger: LedgerState,
     retry: str | None = None,
     bad: Sequence[int] | np.ndarray = (),
+    policy: LookupPolicy = LookupPolicy(),
 ) -> RowRecords:
     """Look every row of a manifest up in the ledger.
 
@@ -149,6 +167,7 @@ def find_done(
         ledger: The ledger's entries.
         retry: `failed`, or `failed:` and an error class: which rows to choose.
         bad: Indices of the rows that cannot be resolved.
+        policy: How many processes look, and how much memory that takes.
 
     Raises:
         OSError: The manifest cannot be read, or was changed.
@@ -168,7 +187,7 @@ def find_done(
     by_id = ledger.failed > 0 and (retry is not None or resolver.rules.takes_sources)
     lookup = _LedgerLookup(ledger, records, retry)
     # Hashing rows one by one is most of the work, and Python does it on one core.
-    processes = _cores() if total >= PROCESSES_MIN_ROWS else 1
+    processes = policy.processes_for(total)
     hashing: deque[tuple[int, pa.Array, FingerprintBatch]] = deque()
     with open_pool(processes) as pool:
         first = 0
@@ -179,7 +198,7 @@ def find_done(
             lookup.look_up_bad(first, batch, known & is_bad)
             for fingerprints in resolver.fingerprints(batch, known & ~is_bad, pool):
                 hashing.append((first, batch.ids.take(pa.array(fingerprints.places)), fingerprints))
-                while len(hashing) > _AHEAD * processes or _size(hashing) > _AHEAD_BYTES:
+                while len(hashing) > _AHEAD * processes or _size(hashing) > policy.ahead_bytes:
                     lookup.add(*hashing.popleft())
             first += len(batch)
         while hashing:

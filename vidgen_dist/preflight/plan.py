@@ -16,7 +16,7 @@ from vidgen_dist.manifest import BadRows, Manifest, Reason, check, find_bad_rows
 from vidgen_dist.output.fingerprint import Identity, identity_of
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.recovery import mark_maybe_stored, max_unrecorded
-from vidgen_dist.output.resume import RowRecords, RowResolver, find_done
+from vidgen_dist.output.resume import LookupPolicy, RowRecords, RowResolver, find_done
 from vidgen_dist.preflight.manifest_check import check_bad_rows, open_run_manifest
 from vidgen_dist.preflight.output_check import (
     check_outside_manifest,
@@ -165,7 +165,9 @@ def open_run(spec: RunSpec) -> tuple[RunSpec, Storage]:
     return with_absolute_paths(spec, output), output
 
 
-def make_plan(spec: RunSpec, output: Storage, *, device: str, engine: str) -> Plan:
+def make_plan(
+    spec: RunSpec, output: Storage, *, device: str, engine: str, lookup: LookupPolicy = LookupPolicy()
+) -> Plan:
     """Check a run from end to end without a model: checkpoint, manifest, every row, output.
 
     Args:
@@ -173,6 +175,7 @@ def make_plan(spec: RunSpec, output: Storage, *, device: str, engine: str) -> Pl
         output: Its output, likewise.
         device: `cpu` or `ascend`.
         engine: Module name of what renders.
+        lookup: How rows are looked up in the ledger.
 
     Raises:
         Refused: Names the file, row, column or key, and what is allowed.
@@ -193,7 +196,7 @@ def make_plan(spec: RunSpec, output: Storage, *, device: str, engine: str) -> Pl
         if before is not None:
             check_same_run(spec, before, model, ledger, manifest)
         resolver = RowResolver(model.rules, spec.seed, identity)
-        records = find_done(manifest, defaults, resolver, ledger, spec.manifest.retry, report.bad)
+        records = find_done(manifest, defaults, resolver, ledger, spec.manifest.retry, report.bad, lookup)
         passthrough = with_earlier_types(output, manifest.extra_schema)
     except OSError as error:
         raise Refused(str(error)) from None
