@@ -16,6 +16,7 @@ from vidgen_dist.bulk_digests import text_hashes
 from vidgen_dist.ledger import LedgerEntry, attempt_merge, read_ledger
 from vidgen_dist.ledger import attempts as attempts_module
 from vidgen_dist.ledger import state as state_module
+from vidgen_dist.ledger.attempt_merge import MergePolicy
 from vidgen_dist.storage.folder import Storage
 
 
@@ -63,20 +64,17 @@ def test_ids_whose_digests_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_attempts_than_are_merged_at_once(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (attempts_module, attempt_merge):
-        monkeypatch.setattr(module, "BATCH", 3)
     sizes = []
     merge = attempt_merge._best
     monkeypatch.setattr(
         attempt_merge, "_best", lambda rows, classes: sizes.append(len(rows)) or merge(rows, classes)
     )
-    monkeypatch.setattr(attempt_merge, "_MERGE", 4)
     for at in range(4):
         failures = [
             entry(str(id), "failed", at=at, attempt=at + 1, error_class=f"E{at}") for id in range(4, 8)
         ]
         write(output, *(entry(str(id), at=at) for id in range(4)), *failures, writer=f"w{at}")
-    state = read_ledger(output)
+    state = read_ledger(output, MergePolicy(batch_entries=3, merge_entries=4))
     assert len(sizes) > 2
     assert max(sizes) < 32
     assert (state.done, state.failed, state.failures) == (4, 4, {"E3": 4})

@@ -187,7 +187,6 @@ def test_a_death_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     dies("delete")
     dies("create")
-    monkeypatch.setattr(compaction, "_THREADS", 1)
     deaths = 0
     for moment in range(1, 200):
         output = open_storage(tmp_path / str(moment))
@@ -195,7 +194,7 @@ def test_a_death_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         state, there = facts(read_ledger(output)), entries(output)
         calls, mortal = 0, moment
         try:
-            compact(output, min_age=NOW)
+            compact(output, min_age=NOW, threads=1)
         except Killed:
             deaths += 1
         finally:

@@ -26,10 +26,9 @@ from tests.manifest.test_arrow_types import readers_take
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, compact
-from vidgen_dist.maintenance import export_folder, export_shards
-from vidgen_dist.maintenance import manifest_join as joining
 from vidgen_dist.maintenance.export import export
-from vidgen_dist.maintenance.export_writer import ExportReport
+from vidgen_dist.maintenance.export_writer import ExportPolicy, ExportReport
+from vidgen_dist.maintenance.manifest_join import JoinPolicy
 from vidgen_dist.maintenance.verification import verify
 from vidgen_dist.manifest import check, open_manifest
 from vidgen_dist.runtime.driver.render import render
@@ -167,9 +166,8 @@ def test_credentials_of_media_are_not_handed_on(tmp_path: Path, place: str, to: 
     assert [Path(told[0]).name, *told[1:]] == ["a?.png", "s3://bucket/b.png", "s3://bucket/c.png"]
 
 
-def test_folders_are_small(output: Storage, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_folder, "_FOLDER_ROWS", 4)
-    export(output.root, "hf", place)
+def test_folders_are_small(output: Storage, place: str) -> None:
+    export(output.root, "hf", place, policy=ExportPolicy(folder_rows=4))
     sizes = [len(list(folder.iterdir())) for folder in sorted(Path(place, "videos").iterdir())]
     assert sizes == [3, 4, 1]
     names = pq.read_table(f"{place}/metadata.parquet")["file_name"].to_pylist()
@@ -233,8 +231,7 @@ def test_killed_at_any_moment(
 ) -> None:
     whole = str(tmp_path / "whole")
     export(output.root, to, whole, shard_rows=3)
-    monkeypatch.setattr(export_folder, "_COPIERS", 1)
-    monkeypatch.setattr(export_shards, "_PACKERS", 1)
+    one_by_one = ExportPolicy(copiers=1, packers=1)
     methods = {"hf": ("put_file", "write_bytes"), "webdataset": ("create", "write_bytes")}[to]
     originals = {name: getattr(Storage, name) for name in methods}
     kept = []
@@ -245,7 +242,7 @@ def test_killed_at_any_moment(
         place = str(tmp_path / str(mortal))
         died = False
         try:
-            export(output.root, to, place, shard_rows=3)
+            export(output.root, to, place, shard_rows=3, policy=one_by_one)
         except Killed:
             died = True
             # As it is left by a process that cannot tidy up.
@@ -376,13 +373,10 @@ def test_what_cannot_be_exported(output: Storage, tmp_path: Path, place: str) ->
     assert export(output.root, "hf", place, manifest=str(moved)).videos == 8
 
 
-def test_more_rows_than_are_joined_at_once(
-    output: Storage, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_rows_than_are_joined_at_once(output: Storage, place: str) -> None:
     export(output.root, "webdataset", place + "1")
-    monkeypatch.setattr(joining, "_RUN_ROWS", 1)
-    monkeypatch.setattr(joining, "_MOST_RUNS", 4)
-    export(output.root, "webdataset", place + "2")
+    few = ExportPolicy(join=JoinPolicy(run_rows=1, max_runs=4))
+    export(output.root, "webdataset", place + "2", policy=few)
     one, two = ({name: data for name, data in contents(place + n).items() if name[0] != "."} for n in "12")
     assert one == two
 

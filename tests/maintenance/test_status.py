@@ -13,8 +13,7 @@ import pytest
 
 from tests.commands import Vidgen, heavy_imports
 from tests.maintenance.outputs import write_status
-from vidgen_dist.cli import outputs
-from vidgen_dist.ledger import DEAD_LETTERS, LedgerEntry, LedgerWriter
+from vidgen_dist.ledger import DEAD_LETTERS, RECENT, LedgerEntry, LedgerWriter
 from vidgen_dist.maintenance.status import read_status
 from vidgen_dist.manifest import open_manifest
 from vidgen_dist.output.lease import acquire
@@ -30,12 +29,15 @@ from vidgen_dist.storage.folder import open_storage
 @pytest.fixture
 def output(tmp_path: Path, make_manifest: Callable[..., str]) -> Path:
     """Eight rows: two done, of which one failed before; three failed, one twice; three pending."""
-    folder = tmp_path / "out"
+    return write_output(tmp_path / "out", make_manifest(*map(str, range(8))))
+
+
+def write_output(folder: Path, manifest: str, rest: timedelta = timedelta(0)) -> Path:
+    """The output of a run that did nothing for so long."""
     folder.mkdir()
-    manifest = make_manifest(*map(str, range(8)))
     run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{folder}'}}\n"
     (folder / "run.yaml").write_text(run_file)
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) - rest
     with LedgerWriter(open_storage(folder), "w", max_entries=2) as writer:
         for row, attempt, error, age in (
             ("a", 1, "OSError", 100),
@@ -78,8 +80,11 @@ def test_status_says_pace_and_time_left(output: Path, vidgen: Vidgen) -> None:
     assert any(line[:2] == ["time", "left"] for line in lines)
 
 
-def test_status_of_a_run_that_rests(output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidgen_dist.ledger.attempt_merge.RECENT", 20)
+def test_status_of_a_run_that_rests(
+    tmp_path: Path, make_manifest: Callable[..., str], vidgen: Vidgen
+) -> None:
+    manifest = make_manifest(*map(str, range(8)))
+    output = write_output(tmp_path / "out", manifest, rest=timedelta(seconds=RECENT))
     found = json.loads(vidgen("status", output, "--json")[1])
     assert (found["videos_per_minute"], found["seconds_left"], found["done"]) == (None, None, 2)
     assert "time left" not in vidgen("status", output)[1]
@@ -222,14 +227,23 @@ def test_failures_are_those_not_done_since(output: Path, vidgen: Vidgen) -> None
     assert "OSError" in shown
 
 
-def test_only_the_last_failures_are_shown(
-    output: Path, vidgen: Vidgen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outputs, "_SHOWN_FAILURES", 2)
+def test_only_the_last_failures_are_shown(output: Path, vidgen: Vidgen) -> None:
+    with LedgerWriter(open_storage(output), "w") as writer:
+        for number in range(98):
+            writer.append(
+                LedgerEntry(
+                    id=f"late {number}",
+                    status="failed",
+                    fingerprint="f",
+                    attempt=1,
+                    finished_at=datetime.now(UTC),
+                    error_class="OSError",
+                )
+            )
     _, shown, said = vidgen("failures", output)
     assert "MediaError" not in shown
     assert "[bold]" in shown
-    assert "the last 2 of 3" in said
+    assert "the last 100 of 101" in said
 
 
 def test_failures_as_a_file(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from vidgen_dist.ledger.attempts import ATTEMPT, ATTEMPT_COLUMNS, BATCH, in_runs, read_attempts, run_starts
+from vidgen_dist.ledger.attempts import ATTEMPT, ATTEMPT_COLUMNS, in_runs, read_attempts, run_starts
 from vidgen_dist.ledger.parts import read_parts
 from vidgen_dist.ledger.state import LedgerState, join_shares, settle
 from vidgen_dist.storage.folder import Storage
@@ -16,18 +17,35 @@ from vidgen_dist.storage.folder import Storage
 RECENT = 600
 """Seconds over which the pace of a run is measured."""
 
-_MERGE = 2**20
 _SHARES = 16
 
 
-def read_ledger(output: Storage) -> LedgerState:
+@dataclass(frozen=True)
+class MergePolicy:
+    """How many entries are held before they are merged.
+
+    Args:
+        batch_entries: Entries that are made into attempts at once: small parts cost less together.
+        merge_entries: Attempts that are read before the first merge. After it, there is one whenever as many
+            have been read as are kept.
+    """
+
+    batch_entries: int = 2**16
+    merge_entries: int = 2**20
+
+
+def read_ledger(output: Storage, policy: MergePolicy = MergePolicy()) -> LedgerState:
     """Reads and merges all parts. An output without a ledger gives an empty state.
+
+    Args:
+        output: A run's output.
+        policy: How many entries are held before they are merged.
 
     Raises:
         Refused: A file in the folder is not a whole ledger part; the message names it.
         OSError: The storage failed.
     """
-    merge = AttemptMerge()
+    merge = AttemptMerge(policy)
     names = read_parts(output, ATTEMPT_COLUMNS, lambda name, table: merge.add(table, output.uri(name)))
     return merge.state(names)
 
@@ -37,9 +55,13 @@ class AttemptMerge:
 
     Attempts are divided into shares by the first bits of their ids' hashes: a step of the merge needs copies,
     and so makes them of one share only.
+
+    Args:
+        policy: How many are held before they are merged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: MergePolicy = MergePolicy()) -> None:
+        self._policy = policy
         self._classes: dict[str, int] = {}
         self._best = [np.empty(0, ATTEMPT)] * _SHARES
         self._read: list[list[np.ndarray]] = [[] for _ in range(_SHARES)]
@@ -57,17 +79,15 @@ class AttemptMerge:
         """
         self._waiting.append((uri, table))
         self._rows += len(table)
-        # Small parts cost less together.
-        if self._rows >= BATCH:
+        if self._rows >= self._policy.batch_entries:
             self._take()
-        # Whenever as much has been read again.
-        if self._count > max(self._kept, _MERGE):
+        if self._count > max(self._kept, self._policy.merge_entries):
             for share in range(_SHARES):
                 self._merge(share)
             self._count, self._kept = 0, sum(map(len, self._best))
 
     def _take(self) -> None:
-        for chunk in read_attempts(self._waiting, self._classes):
+        for chunk in read_attempts(self._waiting, self._classes, self._policy.batch_entries):
             shares = chunk["id_high"] >> np.uint64(64 - _SHARES.bit_length() + 1)
             order = np.argsort(shares, kind="stable")
             chunk = chunk[order]

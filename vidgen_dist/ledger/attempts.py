@@ -13,9 +13,6 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.ledger.entries import FAILED, LOST, STATUSES
 from vidgen_dist.storage.uris import redact
 
-BATCH = 2**16
-"""Entries that are converted to attempts at once."""
-
 ATTEMPT_COLUMNS = ("id", "fingerprint", "status", "attempt", "finished_at", "error_class")
 """The ledger's columns that attempts are made from."""
 
@@ -38,12 +35,15 @@ An attempt is settled if it says something about a video: that it is there (done
 """
 
 
-def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -> Iterator[np.ndarray]:
+def read_attempts(
+    tables: list[tuple[str, pa.Table]], classes: dict[str, int], batch_entries: int
+) -> Iterator[np.ndarray]:
     """The attempts in the tables of some parts, as arrays (N,) of `ATTEMPT`.
 
     Args:
         tables: A part's URI, and entries of it with the columns `ATTEMPT_COLUMNS`.
         classes: Error class -> number; new classes are added.
+        batch_entries: Entries of an array at most.
 
     Raises:
         Refused: A status is not allowed; the message names the part.
@@ -53,7 +53,7 @@ def read_attempts(tables: list[tuple[str, pa.Table]], classes: dict[str, int]) -
     whole = pa.concat_tables([table for _, table in tables]).combine_chunks()
     if not pc.all(pc.is_in(whole.column("status"), pa.array(STATUSES)), min_count=0).as_py():
         _check_statuses(tables)
-    for batch in whole.to_batches(max_chunksize=BATCH):
+    for batch in whole.to_batches(max_chunksize=batch_entries):
         out = np.empty(batch.num_rows, ATTEMPT)
         out["id_high"], out["id_low"] = id_hashes(batch.column("id")).T
         out["fingerprint"] = text_hashes(batch.column("fingerprint"))[:, 0]

@@ -37,7 +37,6 @@ _MOST_PARTS = 5000
 """Parts that one new part replaces, at most: their names are in its footer, which every reader reads."""
 
 _GROUP_ROWS = 2**16
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ def compact(
     part_rows: int = 250_000,
     part_bytes: int = 256 * 2**20,
     min_age: timedelta = timedelta(minutes=1),
+    threads: int = 16,
 ) -> Compaction:
     """Merge the small parts of a ledger.
 
@@ -83,6 +83,7 @@ def compact(
         output: A run's output; the run may be at work.
         part_rows, part_bytes: Entries of a new part, and their bytes in memory, roughly.
         min_age: Younger parts stay: if their writer got no answer, it writes them once more.
+        threads: Parts that are read, or removed, at the same time.
 
     Raises:
         Refused: A file in the folder is not a whole ledger part; the message names it. It stays, and so do
@@ -91,21 +92,23 @@ def compact(
     """
     names = part_names(output)
     before = len(names)
-    _finish_removals(output, names)
+    _finish_removals(output, names, threads)
     latest = datetime.now(UTC) - min_age
     small = [n for n in part_names(output) if not n.endswith(LARGE) and _creation_time(n) <= latest]
     entries = 0
-    for pile in _group_parts(output, small, part_rows, part_bytes):
+    for pile in _group_parts(output, small, part_rows, part_bytes, threads):
         _write(output, pile, large=2 * pile.rows >= part_rows or 2 * pile.size >= part_bytes)
-        _remove(output, pile.names)
+        _remove(output, pile.names, threads)
         entries += pile.rows
     return Compaction(before, len(part_names(output)), entries)
 
 
-def _group_parts(output: Storage, names: list[str], most_rows: int, most_bytes: int) -> Iterator[_PartGroup]:
+def _group_parts(
+    output: Storage, names: list[str], most_rows: int, most_bytes: int, threads: int
+) -> Iterator[_PartGroup]:
     """Groups of parts with the same columns, of two parts or more."""
     piles: dict[pa.Schema, _PartGroup] = {}
-    tables = map_ahead(lambda name: read_part(output, name), names, threads=_THREADS)
+    tables = map_ahead(lambda name: read_part(output, name), names, threads=threads)
     for name, table in zip(names, tables, strict=True):
         if table is None:
             continue
@@ -133,13 +136,13 @@ def _write(output: Storage, pile: _PartGroup, *, large: bool) -> None:
         )
 
 
-def _finish_removals(output: Storage, names: list[str]) -> None:
+def _finish_removals(output: Storage, names: list[str], threads: int) -> None:
     """Remove the parts whose entries a compacted part holds: its process died before it removed them."""
     there = set(names)
     for name in names:
         if COMPACTED in name:
             with suppress(FileNotFoundError):
-                _remove(output, [part for part in _merged_parts(output, name) if part in there])
+                _remove(output, [part for part in _merged_parts(output, name) if part in there], threads)
 
 
 def _merged_parts(output: Storage, name: str) -> list[str]:
@@ -152,8 +155,8 @@ def _merged_parts(output: Storage, name: str) -> list[str]:
     return parts
 
 
-def _remove(output: Storage, names: list[str]) -> None:
-    for _ in map_ahead(output.delete, names, threads=_THREADS):
+def _remove(output: Storage, names: list[str], threads: int) -> None:
+    for _ in map_ahead(output.delete, names, threads=threads):
         pass
 
 

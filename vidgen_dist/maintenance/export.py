@@ -29,7 +29,12 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype
 from vidgen_dist.maintenance.export_folder import FolderExport
 from vidgen_dist.maintenance.export_shards import ShardExport
-from vidgen_dist.maintenance.export_writer import ExportReport, ProgressCallback, remove_temporary_files
+from vidgen_dist.maintenance.export_writer import (
+    ExportPolicy,
+    ExportReport,
+    ProgressCallback,
+    remove_temporary_files,
+)
 from vidgen_dist.maintenance.manifest_join import ManifestJoin
 from vidgen_dist.maintenance.status import is_current, open_output, reopen_manifest, run_fields
 from vidgen_dist.manifest import Manifest, check
@@ -63,6 +68,7 @@ def export(
     limit: int = 20,
     progress: ProgressCallback = lambda _done, _all: None,
     engine: str | None = None,
+    policy: ExportPolicy = ExportPolicy(),
 ) -> ExportReport:
     """Write the rows of an output that are done, with their videos, to another place.
 
@@ -76,6 +82,7 @@ def export(
         limit: How many rows that were left out to name.
         progress: Told how many rows of how many are done.
         engine: Module name of what rendered; by default the models. Tests have one of their own.
+        policy: How the work is shared out.
 
     Raises:
         Refused: There is no run's output, its manifest cannot be read, its format cannot be exported so, or
@@ -93,7 +100,9 @@ def export(
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
             resolvings, bad, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
             rules = resolvings[0].rules if resolvings else None
-            join = ManifestJoin(output, rows, _defaults(spec, rules), Path(folder), resolvings, bad)
+            join = ManifestJoin(
+                output, rows, _defaults(spec, rules), Path(folder), resolvings, bad, policy.join
+            )
             if why_unsure:
                 join.counts.unsure = join.counts.videos
             elif join.counts.unsure:
@@ -102,7 +111,7 @@ def export(
             if to == WEBDATASET:
                 mark |= {"shard_size": most_bytes, "shard_rows": shard_rows}
             there = _claim_destination(place, mark)
-            parts = (output, place, spec.output.format, join.counts, limit, progress)
+            parts = (output, place, spec.output.format, join.counts, limit, progress, policy)
             if to == HF:
                 to_folder = FolderExport(*parts)
                 to_folder.write(join)

@@ -27,9 +27,6 @@ from vidgen_dist.threads import map_ahead
 
 METADATA = "metadata.parquet"
 
-_FOLDER_ROWS = 10_000
-_COPIERS = 16
-
 
 class FolderExport(ExportWriter):
     """Writes videos under the numbers of their rows, and one table of all rows."""
@@ -43,12 +40,14 @@ class FolderExport(ExportWriter):
         ):
             listed, there = "", dict[str, int]()
             for table in join.tables():
-                for folder, piece in _by_folder(table):
+                for folder, piece in _by_folder(table, self._policy.folder_rows):
                     if folder != listed:
                         listed, there = folder, self._place.sizes(folder)
                         remove_temporary_files(self._place, there)
                     whole = self._copy_all(piece, there)
-                    names = pa.array([_file_name(row) for row in piece.column(ROW).to_pylist()], pa.string())
+                    names = pa.array(
+                        [self._file_name(row) for row in piece.column(ROW).to_pylist()], pa.string()
+                    )
                     told = piece.drop_columns([ROW, URI]).cast(_as_exported(piece.schema))
                     columns = pa.table([names, *told.columns], schema=schema)
                     writer.write_table(columns.filter(pa.array(whole, pa.bool_())))
@@ -57,7 +56,7 @@ class FolderExport(ExportWriter):
         """Copy the videos that were not there before; of each row whether its video is now."""
 
         def copy(row: Mapping[str, Any]) -> tuple[bool, str | None]:
-            name = _file_name(row[ROW])
+            name = self._file_name(row[ROW])
             if there.get(name) == row["bytes"]:
                 return True, None
             source = self._output.uri(path_in_output(row[URI]))
@@ -67,12 +66,17 @@ class FolderExport(ExportWriter):
 
         rows = table.select([ROW, URI, "id", "bytes"]).to_pylist()
         whole = []
-        for row, (kept, message) in zip(rows, map_ahead(copy, rows, threads=_COPIERS), strict=True):
+        for row, (kept, message) in zip(
+            rows, map_ahead(copy, rows, threads=self._policy.copiers), strict=True
+        ):
             whole.append(message is None)
             self._files += message is None
             self._kept += kept
             self._add_rows(1, [] if message is None else [OmittedRow(row["id"], message)])
         return whole
+
+    def _file_name(self, row: int) -> str:
+        return f"{_folder(row // self._policy.folder_rows)}/{row_key(row)}.mp4"
 
     def _copy(self, source: str, name: str, expected: int) -> str | None:
         """Copy a video; what is wrong with it, if it is not copied."""
@@ -86,9 +90,9 @@ class FolderExport(ExportWriter):
         return f"its video has {found:,} bytes, where the ledger says {expected:,}"
 
 
-def _by_folder(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+def _by_folder(table: pa.Table, folder_rows: int) -> Iterator[tuple[str, pa.Table]]:
     """A table's rows by the folder of their videos."""
-    folders = table.column(ROW).to_numpy() // _FOLDER_ROWS
+    folders = table.column(ROW).to_numpy() // folder_rows
     bounds = np.append(np.flatnonzero(np.diff(folders, prepend=-1)), len(folders))
     for start, stop in pairwise(bounds):
         yield _folder(folders[start]), table.slice(start, stop - start)
@@ -96,10 +100,6 @@ def _by_folder(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 def _folder(number: int) -> str:
     return f"videos/{number:05d}"
-
-
-def _file_name(row: int) -> str:
-    return f"{_folder(row // _FOLDER_ROWS)}/{row_key(row)}.mp4"
 
 
 def _folder_schema(schema: pa.Schema) -> pa.Schema:

@@ -22,7 +22,6 @@ from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.threads import map_ahead
 
-_PACKERS = 4
 _TAR_BLOCK = tarfile.BLOCKSIZE
 
 
@@ -70,7 +69,7 @@ class ShardExport(ExportWriter):
             return len(samples), False, left
 
         shards = _shards(_samples(join, self._output, self._format), most_bytes, most_rows)
-        for rows, kept, left in map_ahead(pack, shards, threads=_PACKERS):
+        for rows, kept, left in map_ahead(pack, shards, threads=self._policy.packers):
             self._files += 1
             self._kept += kept
             self._add_rows(rows, left)

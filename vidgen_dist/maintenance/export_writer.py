@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from vidgen_dist.maintenance.manifest_join import RowCounts
+from vidgen_dist.maintenance.manifest_join import JoinPolicy, RowCounts
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import is_temporary
 
@@ -56,6 +56,24 @@ class ExportReport:
     kept: int
 
 
+@dataclass(frozen=True)
+class ExportPolicy:
+    """How an export shares its work out.
+
+    Args:
+        folder_rows: Rows whose videos lie in one folder: tools get slow where there are more files. An export
+            goes on with the number that it was begun with.
+        copiers: Videos that are copied at the same time.
+        packers: Shards that are written at the same time; each holds a shard's videos one by one.
+        join: How many rows are joined at once.
+    """
+
+    folder_rows: int = 10_000
+    copiers: int = 16
+    packers: int = 4
+    join: JoinPolicy = JoinPolicy()
+
+
 class ExportWriter:
     """Counts what an export has written and left out. Each kind of export is a class of its own.
 
@@ -66,6 +84,7 @@ class ExportWriter:
         counts: How many rows there are of each kind.
         limit: How many rows that were left out to name.
         progress: Told how many rows of how many are done.
+        policy: How the work is shared out.
     """
 
     def __init__(
@@ -76,6 +95,7 @@ class ExportWriter:
         counts: RowCounts,
         limit: int,
         progress: ProgressCallback,
+        policy: ExportPolicy,
     ) -> None:
         self._output = output
         self._place = place
@@ -83,6 +103,7 @@ class ExportWriter:
         self._counts = counts
         self._limit = limit
         self._progress = progress
+        self._policy = policy
         self._left: list[OmittedRow] = []
         self._missing = self._done = self._files = self._kept = 0
 

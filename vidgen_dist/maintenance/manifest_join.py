@@ -45,9 +45,18 @@ _PRIVATE_COLUMNS = ("status", "uri", "worker", "error_class", "error_message")
 
 _ENTRY = pa.schema([pa.field(ROW, pa.int64()), *ledger.SCHEMA])
 
-_RUN_ROWS = 2**16
-_MOST_RUNS = 256
-"""Each is a file that is open."""
+
+@dataclass(frozen=True)
+class JoinPolicy:
+    """How many rows are joined at once: neighbours in the manifest, which are called a run.
+
+    Args:
+        run_rows: Rows of a run, at least; they are in memory.
+        max_runs: Runs, at most; each is a file that is open.
+    """
+
+    run_rows: int = 2**16
+    max_runs: int = 256
 
 
 @dataclass
@@ -94,12 +103,14 @@ class ManifestJoin:
         folder: Path,
         resolvings: Sequence[RowResolver] = (),
         bad: Sequence[int] | np.ndarray = (),
+        policy: JoinPolicy = JoinPolicy(),
     ) -> None:
         self._manifest = manifest
         self._defaults = defaults
         self._folder = folder
         self._fields = _fields(manifest, defaults)
-        self._run_rows = max(_RUN_ROWS, -(-manifest.num_rows // _MOST_RUNS))
+        self._policy = policy
+        self._run_rows = max(policy.run_rows, -(-manifest.num_rows // policy.max_runs))
         self._sort(output)
         self.counts = RowCounts(pending=manifest.num_rows)
         self._stale = np.zeros(manifest.num_rows, np.bool_)
@@ -188,7 +199,7 @@ class ManifestJoin:
             nonlocal held
             waiting.append(table)
             held += len(table)
-            if held >= _RUN_ROWS:
+            if held >= self._policy.run_rows:
                 write()
                 held = 0
 
