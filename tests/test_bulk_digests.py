@@ -100,9 +100,9 @@ def test_a_template_digests_as_each_text_by_itself(
 
 def test_what_a_template_has_is_to_be_given() -> None:
     template = json_template('{"prompt": "a"}', "a", None, ": ")
-    with pytest.raises(ValueError, match="others of prompt and seed"):
+    with pytest.raises(ValueError, match="prompts and seeds must be given"):
         template.digests(hashlib.sha256, 1, None, None)
-    with pytest.raises(ValueError, match="others of prompt and seed"):
+    with pytest.raises(ValueError, match="prompts and seeds must be given"):
         template.digests(hashlib.sha256, 1, ["a"], [1])
     with pytest.raises(ValueError, match="zip"):
         template.digests(hashlib.sha256, 2, ["a"], None)

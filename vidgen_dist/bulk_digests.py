@@ -1,8 +1,8 @@
 """Digests of many rows at once.
 
-A loop in Python costs microseconds a row, which for ten million rows is a minute for each thing it does.
-`text_hashes` works on Arrow's buffers; `JsonTemplate` makes texts that are hashed one by one, but writes what
-they have in common only once.
+A loop in Python costs microseconds per row and operation, which is a minute for ten million rows.
+`text_hashes` works on Arrow's buffers. `JsonTemplate` makes texts that are hashed one by one, but writes
+their common parts only once.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import pyarrow as pa
 
 _WORD = 8
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
-"""A multiplier for each half of a hash: the golden ratio's and one of xxHash's primes."""
+"""A multiplier for each half of a hash: from the golden ratio, and one of xxHash's primes."""
 
 
 def as_list(column: pa.Array) -> list[Any]:
-    """As `to_pylist`, of texts or whole numbers without nulls, ten times as fast."""
+    """Like `to_pylist` for texts or whole numbers without nulls, but ten times as fast."""
     return column.to_numpy(zero_copy_only=False).tolist()
 
 
 def text_hashes(texts: pa.Array) -> np.ndarray:
     """Hashes of texts: uint64 (N, 2), the same in every process.
 
-    Each half takes in 8 bytes after another by `h = (h ^ bytes) * odd; h ^= h >> 32` and ends as MurmurHash3
-    does: texts of one length that differ in one of these words alone never share a hash. Not for secrets.
+    Each half takes 8 bytes at a time by `h = (h ^ bytes) * odd; h ^= h >> 32` and ends as in MurmurHash3:
+    texts of the same length that differ in only one of these words never share a hash. Not for secrets.
 
     Args:
         texts: Strings or binaries without nulls (N,).
@@ -42,7 +42,7 @@ def text_hashes(texts: pa.Array) -> np.ndarray:
     if not len(array):
         return np.empty((0, 2), np.uint64)
     bounds = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
-    # Zeros behind: the last text's last word may be read whole.
+    # Zeros at the end, so that the last word of the last text may be read whole.
     content = np.zeros(bounds[-1] - bounds[0] + _WORD, np.uint8)
     if data is not None:
         content[:-_WORD] = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
@@ -53,7 +53,7 @@ def _mixed(content: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.n
     # A word begins at every byte.
     words: np.ndarray = np.ndarray((len(content) - _WORD + 1,), "<u8", content, strides=(1,))
     masks = np.array([(1 << (8 * n)) - 1 for n in range(_WORD + 1)], np.uint64)
-    # The longest first, so that those which still have a word are always the first ones.
+    # The longest first, so that the texts with words left are always the first ones.
     order = np.argsort(-lengths, kind="stable")
     starts, lengths = starts[order], lengths[order]
     halves = [(lengths.astype(np.uint64) + odd) * odd for odd in _ODD]
@@ -78,15 +78,15 @@ def _mixed(content: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.n
 def find_hashes(
     known: np.ndarray, wanted: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]] = ()
 ) -> np.ndarray:
-    """Where hashes are among known ones; -1 for those that are not there: int64 (N,).
+    """The indices of hashes in known ones; -1 for those that are not there: int64 (N,).
 
     Args:
-        known: Sorted uint64 (M,); may have some several times.
+        known: Sorted uint64 (M,); may have duplicates.
         wanted: uint64 (N,).
-        others: What must be equal besides: pairs of values (M,) and (N,).
+        others: What else must be equal: pairs of values (M,) and (N,).
     """
     found = np.full(len(wanted), -1, np.int64)
-    # Sorted needles go through the haystack once: many times faster.
+    # A search for sorted hashes passes through the known ones once: many times faster.
     left = np.argsort(wanted)
     at = known.searchsorted(wanted[left])
     while len(left):
@@ -95,8 +95,8 @@ def find_hashes(
         there = known[at] == wanted[left]
         left, at = left[there], at[there]
         hit = np.ones(len(left), np.bool_)
-        for values, sought in others:
-            hit &= values[at] == sought[left]
+        for known_values, wanted_values in others:
+            hit &= known_values[at] == wanted_values[left]
         found[left[hit]] = at[hit]
         left, at = left[~hit], at[~hit] + 1
     return found
@@ -104,7 +104,7 @@ def find_hashes(
 
 @dataclass(frozen=True)
 class JsonTemplate:
-    """A JSON text of an object that may hold a `prompt` and, behind it, a `seed`, for others' values.
+    """The JSON text of an object, in which `prompt` and, after it, `seed` can be replaced.
 
     Made by `json_template`.
     """
@@ -125,15 +125,15 @@ class JsonTemplate:
         """Hex digests of the text with other prompts and seeds.
 
         Args:
-            new: As `hashlib.sha256`.
-            count: How many.
-            prompts, seeds: So many; None if the text has none.
+            new: A hash function such as `hashlib.sha256`.
+            count: The number of digests.
+            prompts, seeds: `count` values each; None if the text has none.
 
         Raises:
-            ValueError: There are more, fewer, or none where the text has one.
+            ValueError: There are more or fewer values, or none where the text has one.
         """
         if (prompts is None) == self.has_prompt or (seeds is None) == self.has_seed:
-            raise ValueError("the text has others of prompt and seed")
+            raise ValueError("prompts and seeds must be given exactly if the text has them")
         copy, middle, tail = new(self.head.encode()).copy, self.middle, self.tail
         texts = itertools.repeat("", count) if prompts is None else map(encode_basestring_ascii, prompts)
         numbers = itertools.repeat("", count) if seeds is None else map(str, seeds)
@@ -149,12 +149,12 @@ def json_template(text: str, prompt: str | None, seed: int | None, colon: str) -
     """A template from the text of one row.
 
     Args:
-        text: By `json.dumps` with sorted keys, ASCII only.
-        prompt, seed: The row's; None if the text has none, or null.
-        colon: What stands between key and value.
+        text: Made by `json.dumps` with sorted keys, ASCII only.
+        prompt, seed: The row's values; None if the text has none, or null.
+        colon: The separator between key and value.
 
     Raises:
-        ValueError: The text is not such a one.
+        ValueError: The text does not hold them so.
     """
     head, middle, tail = "", "", text
     if prompt is not None:
@@ -166,7 +166,7 @@ def json_template(text: str, prompt: str | None, seed: int | None, colon: str) -
     if seed is not None:
         middle, found, tail = tail.partition(f'"seed"{colon}{seed}')
         if not found or tail[:1] not in (",", "}"):
-            raise ValueError("the text has no such seed behind its prompt")
+            raise ValueError("the text has no such seed after its prompt")
         middle = f'{middle}"seed"{colon}'
     if prompt is None:
         head, middle = middle, ""

@@ -1,7 +1,7 @@
-"""A component's config.json, or what it has in its place, as a frozen dataclass.
+"""A component's config.json, or its equivalent, as a frozen dataclass.
 
-A config class declares each key of the file that decides something, once: its type, its range and the
-reference's default. Model, rules and costs read it from there. `check` says what depends on several keys.
+A config class declares each key of the file that matters once: its type, its range and the reference's
+default. Model, rules and costs read it from there. `check` holds conditions on several keys.
 
     @dataclass(frozen=True, config=STRICT)
     class TransformerConfig(Config):
@@ -28,14 +28,14 @@ from vidgen_dist.errors import ConfigError, shortened
 from vidgen_dist.reference_keys import ReferenceKeys, reference_keys
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""How config classes are checked: no text for a number, no number for true, no NaN."""
+"""How config classes are validated: no text for a number, no number for true, no NaN."""
 
 Positive = Annotated[int, Field(ge=1)]
 FromZero = Annotated[float, Field(ge=0)]
 AboveZero = Annotated[float, Field(gt=0)]
 
 T = typing.TypeVar("T")
-# JSON has lists, and a frozen value tuples.
+# JSON has lists; a frozen value has tuples.
 Items = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
 """A list that is not empty."""
 
@@ -44,14 +44,15 @@ _SHOWN = 80
 
 @dataclass(frozen=True)
 class Config:
-    """What the config classes have in common.
+    """The base of the config classes.
 
-    A key of the reference's class that is neither a field nor in `HARMLESS` must have the default there.
+    A key of the reference's class that is neither a field nor in `HARMLESS` must have the reference's
+    default.
 
     Class attributes:
         NAME: The class that the file configures, for messages.
-        HARMLESS: Keys that decide no pixels -> why not.
-        ONLY: Keys that the reference reads and does not declare -> the value at which these models are alike.
+        HARMLESS: Keys that do not affect pixels -> why not.
+        ONLY: Keys that the reference reads but does not declare -> the only value that these models support.
     """
 
     NAME: ClassVar[str]
@@ -60,15 +61,15 @@ class Config:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
-        """The config that a parsed file holds.
+        """The config in a parsed file.
 
         Keys that begin with an underscore are notes of the library that wrote it.
 
         Args:
-            raw: The file's keys; those that are missing have the reference's defaults.
+            raw: The file's keys; missing ones have the reference's defaults.
 
         Raises:
-            ConfigError: Names each key whose value cannot be, the value and what is allowed.
+            ConfigError: Values are not allowed; the message names each key, its value and what is allowed.
         """
         raw = cls.spelled(raw)
         faults = [
@@ -99,7 +100,7 @@ class Config:
 
     @classmethod
     def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A file's keys as the fields are spelled, where releases of the reference differ.
+        """A file's keys in the fields' spelling, where releases of the reference differ.
 
         Raises:
             ConfigError: Two spellings of a key have different values.
@@ -115,20 +116,20 @@ class Config:
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """The keys that the reference class takes, sorted."""
+        """The keys that the reference's class takes, sorted."""
         fields = {field.name for field in dataclasses.fields(cls)}
         return tuple(sorted({*fields, *cls.HARMLESS, *cls.ONLY, *reference_keys(cls.NAME).defaults}))
 
     @classmethod
     def _unread(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The keys that are nothing to these models, but may be to others."""
+        """The keys that these models do not read, but others may."""
         reference = reference_keys(cls.NAME)
         read = {field.name for field in dataclasses.fields(cls)} | {*cls.HARMLESS, *reference.aliases}
         return {key: value for key, value in raw.items() if key not in read and not key.startswith("_")}
 
     @classmethod
     def _allowed(cls, key: str) -> tuple[Any, ...]:
-        """Values with which a key that is not read decides nothing; none: the reference does not know it."""
+        """The values at which an unread key has no effect; empty if the reference does not know the key."""
         own = (cls.ONLY[key],) if key in cls.ONLY else ()
         return (*own, *reference_keys(cls.NAME).defaults.get(key, ()))
 
@@ -136,7 +137,7 @@ class Config:
         self.check()
 
     def check(self) -> None:
-        """See that the keys fit each other.
+        """Check that the keys fit together.
 
         Raises:
             ConfigError: They do not.
@@ -147,11 +148,11 @@ class Config:
         raise bad_key(self.NAME, key, getattr(self, key), allowed)
 
     def check_lengths(self, lengths: Mapping[str, int], of: str) -> None:
-        """See that lists have as many entries as there are blocks, or more.
+        """Check that lists have at least as many entries as there are blocks.
 
         Args:
-            lengths: Key -> the least number of entries.
-            of: The key whose blocks they are for.
+            lengths: Key -> the minimum number of entries.
+            of: The key with the blocks.
         """
         for key, length in lengths.items():
             if len(getattr(self, key)) < length:
@@ -159,7 +160,7 @@ class Config:
 
 
 def bad_key(model: str, key: str, value: Any, allowed: str) -> ConfigError:
-    """The error for a key whose value cannot be."""
+    """The error for a key whose value is not allowed."""
     shown = shortened(repr(value), _SHOWN)
     return ConfigError(f"config of {model}: {key} is {shown}; allowed is {allowed}")
 
@@ -190,7 +191,7 @@ class OneOf:
 
 
 def _part_for(reference: ReferenceKeys, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a config of several models the part that is a model's, as transformers finds it."""
+    """The part for one model in a config of several models, as transformers finds it."""
     part = raw.get(reference.part) if reference.part else None
     if isinstance(part, Mapping):
         return part
@@ -202,7 +203,7 @@ def _part_for(reference: ReferenceKeys, raw: Mapping[str, Any]) -> Mapping[str, 
 
 
 def _same(value: Any, allowed: Any) -> bool:
-    # Off is off, however it is written.
+    # All ways to write "off" are the same.
     return value == allowed or not (value or allowed)
 
 
@@ -211,23 +212,23 @@ def _shown_value(value: Any) -> str:
 
 
 def _describe_faults(cls: type[Config], raw: Mapping[str, Any], error: ValidationError) -> list[str]:
-    """All that is wrong with a file's values: a line for each key."""
+    """Everything that is wrong with a file's values: a line per key."""
     hints = typing.get_type_hints(cls, include_extras=True)
     faults: dict[str, set[str]] = {}
     for detail in error.errors():
         faults.setdefault(str(detail["loc"][0]), set()).add(detail["type"])
-    told = []
+    lines = []
     for key, kinds in faults.items():
         allowed = describe(hints[key])
         if "finite_number" in kinds:
-            # Infinity and NaN are numbers, too.
+            # Infinity and NaN are numbers as well.
             allowed = allowed.replace(_WORDS[float], "a finite number")
-        told.append(str(bad_key(cls.NAME, key, raw[key], allowed)))
-    return told
+        lines.append(str(bad_key(cls.NAME, key, raw[key], allowed)))
+    return lines
 
 
 def describe(hint: Any) -> str:
-    """What values an annotation allows, in words."""
+    """The values that an annotation allows, in words."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(describe(kind) for kind in typing.get_args(hint))
     if typing.get_origin(hint) is Annotated:

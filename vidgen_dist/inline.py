@@ -1,4 +1,4 @@
-"""Images and clips that a text holds itself: `data:` URIs (RFC 2397), and base64 of a known kind of file."""
+"""Images and clips held in a text: `data:` URIs (RFC 2397), and base64 of a known kind of file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import base64
 import re
 from urllib.parse import unquote_to_bytes
 
-# What base64 makes of the first bytes of JPEG, PNG, GIF, RIFF (WebP, AVI), TIFF, Matroska, JPEG 2000 and of
-# other ISO boxes (AVIF, MP4).
+# The base64 of the first bytes of JPEG, PNG, GIF, RIFF (WebP, AVI), TIFF, Matroska, JPEG 2000 and of other
+# ISO boxes (AVIF, MP4).
 _BEGINNINGS = "/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|GkXfo|AAAADGpQ|AAAA.GZ0eX"
-# A name is not that long without a dot, and a file of pixels is hardly shorter.
+# No file name is that long without a dot, and hardly any image is shorter.
 _SHORTEST = 100
 
 PATTERN = rf"(?i)^data:|(?-i)^\s*({_BEGINNINGS})"
-"""How texts begin that may hold a file themselves, as Arrow takes it."""
+"""The beginnings of texts that may hold a file, as a regular expression of Arrow."""
 
 _MAY_HOLD = re.compile(rf"(?i:data:)|\s*(?:{_BEGINNINGS})")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
@@ -21,10 +21,10 @@ _DATA = "a data: URI with a comma before its content, and after `;base64` nothin
 
 
 def decode_inline(text: str) -> bytes | None:
-    """The file that a text holds; None for a text that names one, such as a path.
+    """The file that a text holds; None if the text names one, as a path does.
 
     Raises:
-        ValueError: It is a `data:` URI that cannot be read; says what is allowed.
+        ValueError: It is a `data:` URI that cannot be read; the message says what is allowed.
     """
     if not _MAY_HOLD.match(text):
         return None
@@ -34,7 +34,7 @@ def decode_inline(text: str) -> bytes | None:
     header, comma, content = text.partition(",")
     if not comma:
         raise ValueError(_DATA)
-    # What follows a `#` is no part of the content.
+    # What follows a `#` is not part of the content.
     data = unquote_to_bytes(content.partition("#")[0])
     if header.rpartition(";")[2].strip().lower() == "base64":
         packed = "".join(data.decode("latin-1").translate(_URL_SAFE).split())
@@ -48,7 +48,7 @@ def decode_inline(text: str) -> bytes | None:
 
 
 def is_inline(text: str) -> bool:
-    """Whether a text holds a file itself, or is meant to."""
+    """Whether a text holds a file, or is meant to."""
     try:
         return decode_inline(text) is not None
     except ValueError:
@@ -59,7 +59,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _decode_base64(packed: str) -> bytes | None:
-    """What base64 without white space stands for; None if it is none. Its padding may be missing."""
+    """The bytes of base64 without white space; None if it is not base64. The padding may be missing."""
     if not _BASE64.fullmatch(packed):
         return None
     bare = packed.rstrip("=")

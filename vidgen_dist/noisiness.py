@@ -1,12 +1,12 @@
-"""How much a video looks like noise, as those of models do whose weights or arithmetic went wrong in silence.
+"""How much a video looks like noise, as it does if a model's weights or arithmetic are wrong without error.
 
 Pictures have structure at every scale: the means of large blocks differ about as much as those of small ones.
-Noise has none beyond its grain, however coarse that is (a VAE that decodes noise gives spots of 8 to 32
-pixels): from there on the variance of blocks' means falls with their area, to a quarter whenever they double.
-That is looked at from blocks of 4 pixels up to the largest of which there are enough. Three things are asked
-beside: whether what varies does so alike all over the frame (drawings, confetti, leaves and rain do not),
-whether what lies apart is alike (patterns), and whether successive frames have anything to do with each other
-(noise may have large scales, but hardly twice the same).
+Noise has no structure beyond its grain, however coarse that is (a VAE that decodes noise gives spots of 8 to
+32 pixels): beyond it, the variance of blocks' means falls with their area, to a quarter whenever the side
+doubles. This is measured from blocks of 4 pixels up to the largest of which there are enough. Three more
+questions are asked: whether variation is the same all over the frame (in drawings, confetti, leaves and rain
+it is not), whether distant parts are alike (patterns), and whether successive frames are related (noise may
+have large scales, but hardly the same ones twice).
 
 Sums are of whole numbers: exact, and the same on every host.
 """
@@ -18,30 +18,30 @@ import math
 import numpy as np
 
 FINEST = 4
-"""Pixels of the smallest blocks' sides. Single pixels tell no more, and cost sixteen times as much."""
+"""Side of the smallest blocks, in pixels. Single pixels show no more and cost sixteen times as much."""
 
 _SMALL, _MIDDLE = 8, 16
 _COARSEST = 128
-# Of fewer blocks of the middle size nothing can be said of a frame.
+# With fewer blocks of the middle size, a frame cannot be judged.
 _FEWEST = 16
-# Of fewer blocks a variance is too rough to be the coarsest.
+# With fewer blocks, a variance is too rough to be the coarsest.
 _FEWEST_COARSE = 24
-# Every fourth frame is looked at, with the one that follows it.
+# Every fourth frame is measured, with the one that follows it.
 _STRIDE = 4
 
-# Less is kept only of patterns that repeat, such as tiles, which chance leaves more even than noise.
+# Less variance remains only for repeating patterns, such as tiles, which may be more even than noise.
 _REGULAR = 0.12
 
-# Blocks so far apart are compared: of noise they are no part of one spot.
+# Blocks this far apart are compared: in noise they do not belong to the same spot.
 _APART = range(3, 9)
 
-# Standard deviation of the small blocks' means, of 255 and over three channels, below which a video is plain:
-# grey noise of 1.4 has it.
+# Standard deviation of the small blocks' means, of 255 and over three channels, below which a video is plain;
+# that of grey noise with a deviation of 1.4.
 _PLAIN = 0.6
 
 
 class NoiseMeter:
-    """Measures frames that come one after the other; holds the sums of one of them."""
+    """Measures frames one after the other; holds the block sums of one frame."""
 
     def __init__(self) -> None:
         self._frames = 0
@@ -65,7 +65,7 @@ class NoiseMeter:
         self._looked_at += 1
         for size, each in sums.items():
             if size <= _MIDDLE or _count(each) >= _FEWEST_COARSE:
-                # Of means, from that of sums.
+                # The variance of means, from that of sums.
                 shifted = each if size < _MIDDLE else _overlapping(sums[size // 2])
                 variance = _centred_product(shifted, shifted) / _count(shifted) / size**4
                 self._variances[size] = self._variances.get(size, 0.0) + variance
@@ -74,24 +74,24 @@ class NoiseMeter:
         coarsest = max(self._variances)
         if self._looked_at == 1:
             self._repetition = _repetition(sums[_step(coarsest)])
-        # Larger ones keep what they show longer when a camera moves.
+        # When a camera moves, larger blocks keep their content longer.
         here = sums[coarsest // 2]
         if index % _STRIDE == 1 and self._before is not None:
             self._related.append(_correlation(self._before, here))
         self._before = here
 
     def noisiness(self) -> float | None:
-        """From 0 to 1, more for what looks more like noise; None of frames below 64x64."""
+        """From 0 to 1, more if the video looks more like noise; None for frames below 64x64."""
         if not self._looked_at:
             return None
         variances = {size: total / self._looked_at for size, total in self._variances.items()}
         if math.sqrt(variances[FINEST]) < _PLAIN:
             return 0.0
         evenness = self._steps[_SMALL].evenness()
-        # Patterns that repeat, such as tiles, may be more even than noise.
+        # Repeating patterns, such as tiles, may be more even than noise.
         alike = min(_ramp(evenness, 0.70, 0.80), _ramp(evenness, 0.92, 0.86))
         if variances[_SMALL] < 0.95 * variances[FINEST]:
-            # Not the squares of noise made larger, whose edges are as uneven as those of drawn things.
+            # Enlarged noise is excepted: the edges of its squares are as uneven as those of drawings.
             alike = min(alike, _ramp(self._steps[FINEST].evenness(), 0.60, 0.76))
         shapeless = min(_ramp(self._kept(variances), 0.65, 0.25), self._free(variances))
         # One pair may be a cut.
@@ -102,28 +102,28 @@ class NoiseMeter:
         return min(alike, max(shapeless, unrelated))
 
     def _free(self, variances: dict[int, float]) -> float:
-        """1 if what lies apart is not alike, 0 if it is, as in patterns."""
+        """1 if distant parts are not alike, 0 if they are, as in patterns."""
         if max(variances) == _MIDDLE:
-            # Of few blocks, those of noise are alike by chance.
+            # With few blocks, noise is alike by chance.
             return _ramp(self._repetition, 0.85, 0.65)
         return _ramp(self._repetition, 0.45, 0.30)
 
     def _kept(self, variances: dict[int, float]) -> float:
-        """What is left of blocks' variance when their sides double: 1/4 of noise."""
+        """The share of the blocks' variance that remains when their sides double: 1/4 for noise."""
         coarsest = max(variances)
         step = _step(coarsest)
         coarse = (variances[coarsest] / variances[step]) ** (1 / math.log2(coarsest / step))
-        # Fine noise is seen from the smallest blocks on, and more surely; a texture comes close to it.
+        # Fine noise shows from the smallest blocks on, and more surely; a texture comes close to it.
         fine = math.sqrt(variances[_MIDDLE] / variances[FINEST])
         if min(fine, coarse, variances[_SMALL] / variances[FINEST]) < _REGULAR:
             return 1.0
         if coarsest == _MIDDLE:
-            # Of so few blocks chance alone makes a picture look like noise.
+            # With so few blocks, a picture may look like noise by chance.
             coarse += 0.13
         return min(fine + 0.1, coarse) + self._relation()
 
     def _relation(self) -> float:
-        """What successive frames say beside: noise rarely moves, but stays or is another one each time."""
+        """A correction from successive frames: noise rarely moves, but stays or is different each time."""
         if not self._related:
             return 0.0
         median = sorted(self._related)[len(self._related) // 2]
@@ -148,21 +148,21 @@ class _Steps:
             self._count += _count(steps)
 
     def evenness(self) -> float:
-        """Their mean over their root mean square: 0.8 of noise, less where few are large."""
+        """Their mean over their root mean square: 0.8 for noise, less if few are large."""
         pairs = [(int(a), int(s)) for a, s in zip(self._absolute, self._squared, strict=True)]
         energy = sum(squared for _, squared in pairs)
-        # Each channel counts as much as it varies.
+        # Each channel is weighted by its variation.
         weighted = sum(absolute * math.sqrt(squared) for absolute, squared in pairs)
         return weighted / math.sqrt(self._count) / energy if energy else 0.0
 
 
 def _step(coarsest: int) -> int:
-    """The blocks that the coarsest are compared with."""
+    """The size of the blocks that the coarsest are compared with."""
     return max(_SMALL, coarsest // 4)
 
 
 def _repetition(sums: np.ndarray) -> float:
-    """The largest correlation, of either sign, of blocks that lie 3 to 8 apart in a row or column."""
+    """The largest correlation, of either sign, of blocks that are 3 to 8 apart in a row or column."""
     found = [0.0]
     for apart in _APART:
         for one in (sums, sums.transpose(1, 0, 2)):
@@ -180,7 +180,7 @@ def _finest(frame: np.ndarray) -> np.ndarray:
 
 
 def _merged(sums: np.ndarray) -> np.ndarray:
-    """Sums of blocks of twice the side."""
+    """Sums over blocks of twice the side."""
     height, width = (side // 2 * 2 for side in sums.shape[:2])
     even = sums[:height, :width]
     rows = even[::2] + even[1::2]
@@ -188,7 +188,7 @@ def _merged(sums: np.ndarray) -> np.ndarray:
 
 
 def _overlapping(sums: np.ndarray) -> np.ndarray:
-    """Likewise, each beginning in the middle of the one before: more of them, where there are few."""
+    """Likewise, with each block overlapping half of the one before: more blocks, where there are few."""
     rows = sums[:-1] + sums[1:]
     return rows[:, :-1] + rows[:, 1:]
 
@@ -198,7 +198,7 @@ def _count(sums: np.ndarray) -> int:
 
 
 def _centred_product(one: np.ndarray, other: np.ndarray) -> float:
-    """Sum of the products of what differs from each channel's mean."""
+    """The sum of the products of the deviations from each channel's mean."""
     products = int((one * other).sum())
     means = sum(
         int(one[..., channel].sum()) * int(other[..., channel].sum()) for channel in range(one.shape[-1])

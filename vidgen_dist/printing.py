@@ -1,8 +1,8 @@
-"""Standard output and standard error, whose faults end no program.
+"""Standard output and standard error whose failures do not end the program.
 
-The reader of a pipe goes away, a terminal hangs up, a disk is full, a descriptor was closed before the start:
-then what is printed is lost, and nothing else. Python, rich, typer and logging raise there, each at another
-place, so it is the streams that are replaced.
+If the reader of a pipe goes away, a terminal hangs up, a disk is full or a descriptor was closed before the
+start, only what is printed is lost. Python, rich, typer and logging would raise, each at a different place,
+so the streams themselves are replaced.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import sys
 from typing import Any, TextIO
 
 STALL_SECONDS = 2.0
-"""How long a reader that does not read may hold up a program that does not wait for it."""
+"""How long a reader that does not read may delay a program that does not wait for it."""
 
 _CHUNK = select.PIPE_BUF
-"""A pipe that is ready for writing takes so many bytes at once."""
+"""Bytes that a pipe takes at once if it is ready for writing."""
 
 
 class Sink(io.RawIOBase):
-    """Writes to a descriptor, whatever becomes of it.
+    """Writes to a descriptor and never raises.
 
     Args:
-        descriptor: It stays open.
+        descriptor: The descriptor; it is not closed.
 
     Attributes:
-        fault: The first reason why something was lost; None while nothing was.
-        waits: Whether a reader that does not read is waited for, however long.
+        fault: The first error by which output was lost; None if none was.
+        waits: Whether to wait for a reader that does not read, however long.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -64,23 +64,24 @@ class Sink(io.RawIOBase):
             try:
                 view = view[os.write(self._descriptor, view[:_CHUNK]) :]
             except BlockingIOError:
-                # Somebody made the descriptor non-blocking, and another writer was faster.
+                # The descriptor is non-blocking, and another writer was faster.
                 continue
 
     def _is_ready(self) -> bool:
         ready = bool(self._ready.poll(None if self.waits else 1000 * self._patience))
-        # Once it has been waited for in vain, it is looked at only.
+        # After one wait in vain, it is only checked.
         self._patience = STALL_SECONDS if ready else 0.0
         return ready
 
 
 def guard(*, in_any_case: bool = False) -> None:
-    """Replace `sys.stdout` and `sys.stderr`, and put `/dev/null` where a standard descriptor is closed.
+    """Replace `sys.stdout` and `sys.stderr`, and open `/dev/null` for each closed standard descriptor.
 
-    Else the next file that is opened, a ledger part say, would get that number, and what C libraries print.
+    Otherwise the next opened file, such as a ledger part, would get that number, and receive what C libraries
+    print.
 
     Args:
-        in_any_case: Also streams that somebody has put in their place.
+        in_any_case: Replace streams even if somebody has already replaced them.
     """
     for descriptor in (0, 1, 2):
         _fill(descriptor)
@@ -91,14 +92,14 @@ def guard(*, in_any_case: bool = False) -> None:
 
 
 def never_wait() -> None:
-    """From here on, what is printed is lost rather than waited for long, and nobody asks whether it was."""
+    """From now on, output that would have to wait long is lost, and `fault_of_output` ignores it."""
     for sink in (sink_of(sys.stdout), sink_of(sys.stderr)):
         if sink is not None:
             sink.waits = False
 
 
 def fault_of_output() -> OSError | None:
-    """Why something that was printed as a command's result is lost, but for a reader that wants no more."""
+    """Why a part of a command's printed result was lost; None if its reader only went away."""
     sink = sink_of(sys.stdout)
     if sink is None or not sink.waits:
         return None
@@ -107,7 +108,7 @@ def fault_of_output() -> OSError | None:
 
 
 def sink_of(stream: TextIO) -> Sink | None:
-    """What a stream writes to, if it is one of `guard`."""
+    """The sink of a stream, if `guard` made the stream."""
     sink = getattr(getattr(stream, "buffer", None), "raw", None)
     return sink if isinstance(sink, Sink) else None
 
@@ -124,13 +125,14 @@ def _fill(descriptor: int) -> None:
 
 
 def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
-    # Python has no stream for a descriptor that was closed at the start; whatever has the number is not ours.
+    # Python has no stream for a descriptor that was closed at the start; its number may be another file's
+    # now.
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     return io.TextIOWrapper(
         io.BufferedWriter(Sink(descriptor)),
         encoding=stream.encoding,
-        # A prompt that the terminal's encoding lacks is no reason to end either.
+        # A prompt that the terminal's encoding cannot show must not end the program either.
         errors="backslashreplace" if stream.errors == "strict" else stream.errors,
         line_buffering=bool(stream.line_buffering),
         write_through=getattr(stream, "write_through", False),

@@ -1,4 +1,4 @@
-"""Processes for what keeps Python busy."""
+"""Processes for work that keeps Python busy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class InlineExecutor(Executor):
-    """Does at once, in the caller's thread, what is submitted."""
+    """Runs what is submitted at once, in the caller's thread."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The result of the call, or what it raised, as a future."""
@@ -26,13 +26,13 @@ class InlineExecutor(Executor):
 
 
 class _Pool(ProcessPoolExecutor):
-    """Its processes begin without the current folder among their modules.
+    """A pool whose processes start without the current folder in their module path.
 
-    Else a `random.py` there would be taken for Python's, until they learn this process's own path.
+    Otherwise a `random.py` there would be taken for Python's until they get this process's own path.
     """
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As its base does; processes are started here."""
+        """As in the base class; this is where processes start."""
         before = os.environ.get("PYTHONSAFEPATH")
         os.environ["PYTHONSAFEPATH"] = "1"
         try:
@@ -46,9 +46,9 @@ class _Pool(ProcessPoolExecutor):
 
 @contextmanager
 def open_pool(processes: int) -> Iterator[Executor]:
-    """Processes that end with the block, and with this process however that ends.
+    """Processes that end with the block, and with this process, however it ends.
 
-    What is submitted must be a module's function. With less than two processes it is done in place.
+    What is submitted must be a module's function. With fewer than two processes it runs in this one.
     """
     if processes < 2:
         yield InlineExecutor()
@@ -63,7 +63,7 @@ def open_pool(processes: int) -> Iterator[Executor]:
 
 
 def run_in_process(fn: Any, /, *args: Any) -> Any:
-    """What a module's function returns or raises, in a process of its own that ends with it.
+    """Runs a module's function in a process of its own; returns or raises what it does.
 
     Raises:
         BrokenExecutor: The process died.
@@ -74,7 +74,7 @@ def run_in_process(fn: Any, /, *args: Any) -> Any:
 
 
 def _initialise_child() -> None:
-    # Ctrl-C is for the parent to heed.
+    # The parent handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,7 +1,7 @@
-"""Health of a video, measured on its frames: the signs of a render that went wrong without an error.
+"""The quality of a video, measured on its frames: signs of a render that went wrong without an error.
 
-Measured before encoding, so that the numbers are the same whatever the file's format. Sums are of whole
-numbers: exact, and the same on every host.
+It is measured before encoding, so the figures do not depend on the file's format. Sums are of whole numbers:
+exact, and the same on every host.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in luma, ITU-R BT.709."""
 
 BLACK_LUMA = 0.02
-"""A video whose mean luma is below is black: about 5 of 255. Night scenes lie around 0.05."""
+"""A video with a lower mean luma is black: about 5 of 255. Night scenes have around 0.05."""
 
 FROZEN_MOTION = 0.0005
-"""A video whose motion is below is frozen: one value in eight changes by 1 of 255 from frame to frame."""
+"""A video with less motion is frozen: one value in eight changes by 1 of 255 from frame to frame."""
 
 BLOWN_OUT_CLIPPED = 0.5
 """A bright video (mean luma above one half) with a larger share of clipped pixels is blown out."""
 
 NOISE = 0.5
-"""A video whose noisiness is above is noise."""
+"""A video with a higher noisiness is noise."""
 
 FLAGS = ("black", "frozen", "blown-out", "noise")
 
@@ -40,12 +40,12 @@ class Quality:
     """What was measured.
 
     Args:
-        mean_luma: Mean BT.709 luma of all pixels of all frames, on the values as they are coded, in [0, 1].
+        mean_luma: Mean BT.709 luma of all pixels of all frames, of the coded values, in [0, 1].
         motion: Mean absolute difference of successive frames, over all pixels and channels, in [0, 1]; None
             for a single frame.
         clipped: Share of the pixels whose three channels are all 0 or all 255, in [0, 1]. A saturated colour,
             such as pure red, is not clipped.
-        noisiness: How much the video looks like noise, in [0, 1], see `noisiness`; None of frames below
+        noisiness: How much the video looks like noise, in [0, 1], see `noisiness`; None for frames below
             64x64.
     """
 
@@ -56,15 +56,15 @@ class Quality:
 
 
 def measure(frames: Iterable[np.ndarray]) -> Quality:
-    """Measure a video, frame by frame; at no time more than a few frames are held.
+    """Measure a video frame by frame; never more than a few frames are held.
 
     Args:
         frames: (F, H, W, 3) uint8, or its frames one after the other, at least one.
 
     Raises:
-        ValueError: There is no frame, or it has no pixel.
+        ValueError: There is no frame, or it has no pixels.
     """
-    # The command line needs the names of the flags alone, and NumPy takes a fifth of its start.
+    # The command line needs only the names of the flags, and NumPy would take a fifth of its start.
     import numpy as np
 
     from vidgen_dist.noisiness import NoiseMeter
@@ -98,7 +98,7 @@ def measure(frames: Iterable[np.ndarray]) -> Quality:
 
 
 def flags(quality: Quality) -> tuple[str, ...]:
-    """What seems to be wrong, of `FLAGS`; nothing with most videos. A single frame is never frozen."""
+    """What seems to be wrong, from `FLAGS`; nothing for most videos. A single frame is never frozen."""
     found = {
         "black": quality.mean_luma < BLACK_LUMA,
         "frozen": quality.motion is not None and quality.motion < FROZEN_MOTION,
@@ -109,10 +109,10 @@ def flags(quality: Quality) -> tuple[str, ...]:
 
 
 def reject(quality: Quality, rejected: Collection[str]) -> None:
-    """Raise if a video has a flag of these.
+    """Raise if a video has one of these flags.
 
     Raises:
-        VideoRejected: With the flags and what was measured.
+        VideoRejected: It has; the message names the flags and the measured figures.
     """
     found = [flag for flag in flags(quality) if flag in rejected]
     if found:

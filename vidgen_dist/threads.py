@@ -1,4 +1,4 @@
-"""Threads for what waits on storage."""
+"""Threads for work that waits for storage."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Result = TypeVar("Result")
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int) -> Iterator[Result]:
-    """As `map`, but the function runs in threads, ahead of the one who asks.
+    """Like `map`, but the function runs in threads, ahead of the consumer.
 
-    Object stores answer slowly, but many at once. At most `2 * threads` items are taken ahead, so there may
-    be any number of them; they are taken in the caller's thread. What function or items raise is raised in
-    its place in the order.
+    Object stores answer slowly, but answer many requests at once. At most `2 * threads` items are taken
+    ahead, so there may be any number of them; they are taken in the caller's thread. Errors of the function
+    or of the items are raised at their place in the order.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:

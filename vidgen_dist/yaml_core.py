@@ -1,6 +1,6 @@
-"""YAML whose numbers are those of YAML 1.2's core schema, which is how people write them.
+"""YAML with the numbers of YAML 1.2's core schema, which is how people write numbers.
 
-PyYAML reads numbers as YAML 1.1 did: `1e3` is a text to it, `0123` is 83 and `1:30` is 90.
+PyYAML reads numbers as in YAML 1.1, where `1e3` is a text, `0123` is 83 and `1:30` is 90.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NUMBERS = (
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but for numbers."""
+    """PyYAML's safe loader, except for numbers."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
         first: [(tag, pattern) for tag, pattern in known if tag not in (_INT, _FLOAT)]
@@ -35,7 +35,7 @@ class Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts texts into quotes that either version takes for numbers: the revision `12345e67`, say."""
+    """Quotes texts that either version would take for numbers, such as the revision `12345e67`."""
 
 
 for _tag, _pattern, _first in _NUMBERS:
@@ -52,7 +52,7 @@ Loader.add_constructor(_INT, _whole_number)
 
 
 def read_value(text: str) -> Any:
-    """A value as a command line has it; a text that is no YAML is that text."""
+    """A value from a command line; a text that is not YAML is that text."""
     try:
         return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -60,5 +60,5 @@ def read_value(text: str) -> Any:
 
 
 def write(data: Any) -> str:
-    """YAML, with the keys in the order of the mappings, that any reader reads back."""
+    """YAML that any reader reads back, with the keys in the order of the mappings."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -260,7 +260,7 @@ def test_failures_as_a_file(
     assert (status, "allowed: *.parquet" in said) == (2, True)
     (tmp_path / "file").write_bytes(b"")
     assert vidgen("failures", output, "--export", "file/letters.parquet")[0] == 2
-    for scheme, why in (("memory", "a memory of its own"), ("b", "Protocol not known: b")):
+    for scheme, why in (("memory", "its own memory"), ("b", "Protocol not known: b")):
         status, shown, said = vidgen("failures", output, "--export", f"{scheme}://a/letters.parquet")
         assert (status, shown) == (2, "")
         assert why in said

@@ -1,4 +1,4 @@
-"""What `vidgen demo` renders: a manifest that ships with the package, a checkpoint made on the spot."""
+"""What `vidgen demo` renders: a manifest that ships with the package, and a checkpoint that it makes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from vidgen_dist.errors import Refused
 
 CHECKPOINT_VERSION = 1
-"""Part of the checkpoint's folder: a change of `demo.tiny_checkpoint` asks for a new one."""
+"""Part of the name of the checkpoint's folder; to be raised when `demo.tiny_checkpoint` changes."""
 
 
 def cache_folder() -> Path:
     """Where the demo's checkpoint is kept: `vidgen` in `$XDG_CACHE_HOME`, or in `~/.cache`.
 
-    A user without a home that can be written to has a folder among the temporary ones.
+    For a user without a writable home it is a temporary folder.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
@@ -42,13 +42,13 @@ def checkpoint_path() -> Path:
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Loads MindSpore, which takes seconds, and which nothing else in the driver needs.
+            # Loads MindSpore, which takes seconds and which nothing else in the driver needs.
             from vidgen_dist.demo.tiny_checkpoint import make_checkpoint
 
             make_checkpoint(folder)
         except OSError as error:
             raise Refused(
                 f"{folder}: the demo's checkpoint cannot be kept there ({error.strerror or error}); "
-                "XDG_CACHE_HOME names another cache folder"
+                "set XDG_CACHE_HOME to another cache folder"
             ) from None
     return folder

@@ -1,7 +1,7 @@
 """A tiny CogVideoX checkpoint with random weights, in the published folder layout.
 
-Its videos mean nothing: it is there so that everything around a model can be tried in a minute on a
-laptop. The same version of this file makes the same checkpoint everywhere.
+Its videos mean nothing: it exists so that everything around a model can be tried in a minute on a laptop. The
+same version of this file makes the same checkpoint everywhere.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _write(folder: Path) -> None:
 
 
 def _without_weights(folder: Path) -> Checkpoint:
-    """As `open_checkpoint` would have it, which refuses a folder without weights."""
+    """The checkpoint as `open_checkpoint` would return it, if it did not refuse a folder without weights."""
     return Checkpoint(
         model=str(folder),
         revision=None,
