@@ -32,7 +32,7 @@ class Job:
         degrees: How a gang divides the work of one video.
         max_attempts: See `spec.FaultsOptions`.
         patience: Seconds within which all ranks of a gang raise an error that a row causes.
-        retries: How often a worker asks a storage again that refuses.
+        retries: How often a worker repeats a request that the storage has refused.
     """
 
     engine: str

@@ -198,7 +198,7 @@ def test_the_write_thread_gives_way_however_nice_the_worker_is(before: int, afte
     def niceness() -> int:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, before)
-        write_thread._give_way()
+        write_thread._lower_priority()
         return os.getpriority(os.PRIO_PROCESS, thread)
 
     with ThreadPoolExecutor(1) as pool:

@@ -1,13 +1,13 @@
-"""A worker: one process, one rank, rows in, videos and news of them out. Knows nothing of Ray.
+"""A worker: one process and one rank; it takes rows and returns videos and messages. Knows nothing of Ray.
 
-Two threads share the work, so that the next video is denoised while the last one is encoded and sent:
+Two threads share the work, so that the next video is denoised while the last one is encoded and stored:
 
     submit -> rows -> [render thread: model] -> frames -> [write thread: encode, commit] -> poll
 
-A row is reported as done only when its video lies on the storage; the report holds its ledger entry, which
-the driver writes.
+A row is reported as done only when its video is stored; the report has its ledger entry, which the driver
+writes.
 
-A gang has one worker a rank. Rank 0, the leader, does the above; before it renders a row, it announces it
+A gang has one worker per rank. Rank 0, the leader, works as above; before it renders a row, it announces it
 to the other ranks, its followers, which render it too and write nothing.
 """
 
@@ -45,50 +45,50 @@ from vidgen_dist.storage.retries import with_retries
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 JOIN_SECONDS = 300.0
-"""Until then every rank of a gang must have connected with every other: all are there and know of all."""
+"""Within this time all ranks of a gang must have connected: all are running and know each other's address."""
 
 GATHER_SECONDS = 0.1
-"""Between two reports: what happens in quick succession travels together."""
+"""Between two reports: messages in quick succession are sent together."""
 
 SETTLE_SECONDS = 0.02
-"""From the first event of a report to the report: where a row ends, the next one begins."""
+"""From the first message of a report to the report: when a row ends, the next one begins."""
 
 _THE_END = object()
 
 
 @dataclass(frozen=True)
-class _Join:
-    """The order to join a gang."""
+class _JoinCommand:
+    """The command to join a gang."""
 
     addresses: Sequence[str]
     rank: int
 
 
 class _Abandoned(Exception):
-    """Rendering was told to stop at once."""
+    """Rendering must stop at once."""
 
 
 class Inbox:
-    """What is to be rendered, in order: rows, and what marks the end of a shard or of all."""
+    """The queue of rows to be rendered, and of the mark that ends it."""
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
         self._changed = threading.Condition()
 
     def put(self, *items: Any) -> None:
-        """Add items behind those that are there."""
+        """Add items at the end."""
         with self._changed:
             self._items.extend(items)
             self._changed.notify_all()
 
     def get(self) -> Any:
-        """The next item, when there is one; a row is begun with it."""
+        """Wait for the next item and remove it; a row counts as begun then."""
         with self._changed:
             self._changed.wait_for(lambda: self._items)
             return self._items.popleft()
 
     def take_back(self, count: int) -> list[PendingRow]:
-        """The last rows that are not begun, so many at most; they are no longer there."""
+        """Remove up to `count` rows from the end, which have not begun, and return them."""
         with self._changed:
             rows = [item for item in self._items if isinstance(item, PendingRow)]
             back = rows[max(0, len(rows) - count) :]
@@ -101,18 +101,18 @@ class Worker:
     """Renders rows in threads of its own; every method but `follow` returns at once or within its timeout.
 
     Args:
-        job: What is to be done.
-        name: What the ledger calls this worker.
-        note: Takes notes of what happens.
+        job: What to render, and where to store it.
+        name: This worker's name in the ledger.
+        on_event: Called for everything that happens.
     """
 
     def __init__(self, job: Job, name: str, on_event: OnWorkerEvent = ignore_event) -> None:
         self._job = job
         self._on_event = on_event
         self._rows = Inbox()
-        self._orders: queue.SimpleQueue[_Join | None] = queue.SimpleQueue()
-        self._events: list[WorkerMessage] = []
-        self._news = threading.Condition()
+        self._joins: queue.SimpleQueue[_JoinCommand | None] = queue.SimpleQueue()
+        self._messages: list[WorkerMessage] = []
+        self._has_messages = threading.Condition()
         self._reported = 0.0
         self._stopping = threading.Event()
         self._abandon = threading.Event()
@@ -127,9 +127,9 @@ class Worker:
         """Load the model and begin.
 
         Args:
-            cores: Cores of this host that the model keeps to; None for all.
-            host: For a rank of a gang, the address at which others reach this host: the event `seated`
-                follows, and `join` is awaited.
+            cores: Cores of this host that the model is pinned to; None for all.
+            host: For a rank of a gang of several, the address at which other ranks reach this host: then the
+                message `seated` follows, and the worker waits for `join`.
         """
         if host is None:
             self._writing.start()
@@ -139,57 +139,57 @@ class Worker:
         """Become a rank of a gang, then load the model.
 
         Args:
-            addresses: Of all ranks' seats, in the order of ranks.
-            rank: This one's number.
+            addresses: Addresses of all ranks' rendezvous, in the order of ranks.
+            rank: This rank's number.
             followers: The other ranks, for rank 0.
         """
         self._followers = followers
         if rank == 0:
             self._writing.start()
-        self._orders.put(_Join(addresses, rank))
+        self._joins.put(_JoinCommand(addresses, rank))
 
     def renew_rendezvous(self) -> None:
-        """Take another seat, instead of joining: the address of this one is another gang's."""
-        self._orders.put(None)
+        """Open another rendezvous, instead of joining: another gang has this one's address."""
+        self._joins.put(None)
 
     def submit(self, rows: Sequence[PendingRow]) -> None:
-        """Add a shard behind those that are there; for one that leads."""
+        """Add a shard behind those that are waiting; only for a leader."""
         self._rows.put(*rows)
 
     def give_back(self, count: int) -> None:
-        """Let go of rows that are not begun, so many at most: an event `returned` for each."""
+        """Give back up to `count` rows that have not begun: the message `returned` follows for each."""
         self._send(*(WorkerMessage("returned", row.id) for row in self._rows.take_back(count)))
 
     def follow(self, row: PendingRow) -> RankResult:
-        """Render what the leader renders; returns when it has ended here."""
+        """Render a row that the leader renders; returns when it has ended here."""
         result: Future[RankResult] = Future()
         self._rows.put((row, result))
         return result.result()
 
     def poll(self, timeout: float) -> WorkerReport:
-        """Wait for events, `timeout` seconds at most, and return them; each is returned once."""
-        with self._news:
-            self._news.wait_for(lambda: self._events, timeout)
-        if self._events:
+        """Wait up to `timeout` seconds for messages, and return them; each is returned once."""
+        with self._has_messages:
+            self._has_messages.wait_for(lambda: self._messages, timeout)
+        if self._messages:
             time.sleep(max(SETTLE_SECONDS, self._reported + GATHER_SECONDS - time.monotonic()))
-        with self._news:
-            events, self._events = tuple(self._events), []
+        with self._has_messages:
+            messages, self._messages = tuple(self._messages), []
             self._reported = time.monotonic()
-        return WorkerReport(events, {**self._pulse.silence(), **self._writing.pulse.silence()})
+        return WorkerReport(messages, {**self._pulse.silence(), **self._writing.pulse.silence()})
 
     def save(self) -> None:
-        """Save the row that is being rendered as it is after its latest step, and after each one from now on.
+        """Save the state of the present rendering after its latest step, and after each further one.
 
-        Only where the job saves rows at all.
+        Does nothing if the job saves no resume states.
         """
         self._state_saver.save_latest(and_all_after=True)
 
     def stop(self, now: bool) -> None:
-        """Take no further row; the event `stopped` follows.
+        """Begin no further row; the message `stopped` follows.
 
         Args:
-            now: Give up the row that is being rendered, too; where the job saves rows, it is saved. Either
-                way, what is being stored is finished.
+            now: Give up the row that is being rendered, too; if the job saves resume states, it is saved.
+                Either way, a video that is being stored is finished.
         """
         self._stopping.set()
         self._rows.put(_THE_END)
@@ -199,12 +199,12 @@ class Worker:
             # A step may take minutes: the write thread does not wait for the render thread.
             self._writing.end()
 
-    def _send(self, *events: WorkerMessage) -> None:
-        for event in events:
-            self._on_event(event.worker_event)
-        with self._news:
-            self._events.extend(events)
-            self._news.notify_all()
+    def _send(self, *messages: WorkerMessage) -> None:
+        for message in messages:
+            self._on_event(message.worker_event)
+        with self._has_messages:
+            self._messages.extend(messages)
+            self._has_messages.notify_all()
 
     def _report_broken(self, error: BaseException) -> None:
         if isinstance(error, GangBroken):
@@ -218,19 +218,19 @@ class Worker:
     def _render(self, cores: Sequence[int] | None, host: str | None) -> None:
         try:
             self._render_rows(cores, host)
-        except BaseException as error:  # noqa: BLE001 - else its rows would be waited for in vain, or forgotten
+        except BaseException as error:  # noqa: BLE001 - otherwise the driver would wait for its rows in vain
             self._report_broken(error)
         finally:
             self._pulse.rest()
-            # A gang that breaks has rendered well until then.
+            # What a gang rendered before it broke is good.
             self._state_saver.save_latest()
             self._writing.end()
 
     def _render_rows(self, cores: Sequence[int] | None, host: str | None) -> None:
         self._pulse.beat("load")
         if cores is not None:
-            # Of this thread and of the compute threads that it makes: MindSpore's matmul heeds nothing else.
-            # What encodes and what listens may take any core that is idle.
+            # For this thread and the compute threads that it creates: MindSpore's matmul obeys nothing else.
+            # The threads that encode and that receive calls may take any idle core.
             os.sched_setaffinity(0, cores)
         threads = len(cores) if cores else None
         try:
@@ -252,26 +252,26 @@ class Worker:
         while True:
             rendezvous = engine.open_rendezvous(self._job.device, threads, host)
             self._send(WorkerMessage("seated", message=rendezvous.address))
-            order = self._orders.get()
-            if order is not None:
-                self._mesh = rendezvous.join(order.addresses, order.rank, self._job.degrees, JOIN_SECONDS)
+            command = self._joins.get()
+            if command is not None:
+                self._mesh = rendezvous.join(command.addresses, command.rank, self._job.degrees, JOIN_SECONDS)
                 self._mesh.rehearse()
-                self._on_event(WorkerEvent("joined", rank=order.rank))
-                return order.rank
+                self._on_event(WorkerEvent("joined", rank=command.rank))
+                return command.rank
 
     def _follow(self, pipeline: Pipeline) -> None:
         while True:
-            row, ending = self._rows.get()
+            row, result = self._rows.get()
             self._on_event(WorkerEvent("started", row.id))
             self._pulse.beat("encode")
             try:
-                pipeline.render(row.request, on_progress=self._progressed, resume=row.state)
-                ended = RankResult(issued=self._issued())
-            except Exception as error:  # noqa: BLE001 - whether it is the row's fault, the leader finds out
-                ended = RankResult.from_error(error, self._issued())
+                pipeline.render(row.request, on_progress=self._on_progress, resume=row.state)
+                own = RankResult(issued=self._issued())
+            except Exception as error:  # noqa: BLE001 - the leader finds out whether it is the row's fault
+                own = RankResult.from_error(error, self._issued())
             self._pulse.rest()
-            self._on_event(WorkerEvent("rendered", row.id, error=ended.error, message=ended.message))
-            ending.set_result(ended)
+            self._on_event(WorkerEvent("rendered", row.id, error=own.error, message=own.message))
+            result.set_result(own)
 
     def _lead(self, pipeline: Pipeline) -> None:
         while (row := self._rows.get()) is not _THE_END:
@@ -280,7 +280,7 @@ class Worker:
             self._send(WorkerMessage("started", row.id))
             self._pulse.beat("encode")
             try:
-                outcome = self._render_row_patiently(pipeline, row)
+                outcome = self._render_with_retries(pipeline, row)
             except _Abandoned:
                 return
             finally:
@@ -290,10 +290,10 @@ class Worker:
             if not self._writing.put(outcome):
                 return
 
-    def _render_row_patiently(self, pipeline: Pipeline, row: PendingRow) -> RenderOutcome:
-        """Render a row; again, `max_attempts` times in all, while memory is short.
+    def _render_with_retries(self, pipeline: Pipeline, row: PendingRow) -> RenderOutcome:
+        """Render a row; if memory is too short, try again, up to `max_attempts` times in all.
 
-        Here for a gang of one. To a gang of several it happens as a gang that breaks, and the crew counts.
+        This is for a gang of one. A gang of several breaks in this case, and the supervisor counts the tries.
         """
         for delay in self._job.retries.delays(self._job.max_attempts):
             outcome = self._render_row(pipeline, row)
@@ -303,7 +303,7 @@ class Worker:
             self._on_event(
                 WorkerEvent("retried", row.id, error=type(error).__name__, message=describe_error(error))
             )
-            # The error's traceback holds on to what filled the memory.
+            # The error's traceback refers to what filled the memory.
             del outcome, error
             gc.collect()
             self._pulse.rest()
@@ -312,7 +312,7 @@ class Worker:
         return self._render_row(pipeline, row)
 
     def _render_row(self, pipeline: Pipeline, row: PendingRow) -> RenderOutcome:
-        # Known before the media are, so that a row whose image is missing has one as well.
+        # Computed before the media are read, so that a row whose image is missing has a fingerprint, too.
         fingerprint = self._job.identity.fingerprint(row.request, {})
         try:
             request, digests = self._fetch_media(row.request)
@@ -326,7 +326,7 @@ class Worker:
             state = self._saved_state(row, fingerprint)
             whole = dataclasses.replace(row, request=request, state=state)
             rendering = self._render_together(pipeline, whole, fingerprint)
-            # A quarter of the memory while it waits to be written.
+            # A quarter of the memory while the frames wait to be written.
             frames = media.to_uint8(rendering.frames)
             return RenderOutcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
         except (_Abandoned, GangBroken):
@@ -335,7 +335,7 @@ class Worker:
             return RenderOutcome(row, fingerprint, {}, error=self._with_source(error, row.request))
 
     def _find_stored(self, row: PendingRow, fingerprint: str) -> RecoveredVideo | None:
-        """The row's finished video, if it is there."""
+        """The row's finished video, if it is stored already."""
         try:
             return find_recovered(
                 self._job.output,
@@ -347,7 +347,7 @@ class Worker:
                 self._job.retries,
             )
         except OSError as error:
-            # Rendered again, it is the same.
+            # Rendering the row again gives the same video.
             self._on_event(
                 WorkerEvent("adopted", row.id, error=type(error).__name__, message=describe_error(error))
             )
@@ -356,16 +356,16 @@ class Worker:
             self._pulse.beat("encode")
 
     def _render_together(self, pipeline: Pipeline, row: PendingRow, fingerprint: str) -> Rendering:
-        """Render a row here and on the followers, and save it now and then.
+        """Render a row here and on the followers, and save its state now and then.
 
         Raises:
-            GangBroken: They do not agree on what became of it.
-            Exception: What the model raised, on all ranks alike.
+            GangBroken: The ranks do not agree on how it ended.
+            Exception: The model's error, the same on all ranks.
         """
         render = functools.partial(
             pipeline.render,
             row.request,
-            on_progress=self._progressed,
+            on_progress=self._on_progress,
             resume=row.state,
             on_state=self._state_saver.listener(row.id, fingerprint),
         )
@@ -382,7 +382,7 @@ class Worker:
         try:
             consensus.settle(RankResult(issued=self._issued()))
         except GangBroken:
-            # Ranks that are out of step may have been so for some steps.
+            # Ranks that are out of step may have been out of step for some time.
             self._state_saver.discard(row.id, fingerprint)
             raise
         return rendering
@@ -391,13 +391,13 @@ class Worker:
         """Collectives that this rank has begun, by group."""
         return dict(self._mesh.traffic.issued)
 
-    def _progressed(self, stage: str, _done: int, _of: int) -> None:
+    def _on_progress(self, stage: str, _done: int, _of: int) -> None:
         self._pulse.beat(stage)
         if self._abandon.is_set():
             raise _Abandoned
 
     def _saved_state(self, row: PendingRow, fingerprint: str) -> ResumeState | None:
-        """Where an earlier rendering of a row is to be gone on from; None for step 0."""
+        """The state from which to resume an earlier rendering of a row; None for step 0."""
         if self._job.output_options.checkpoint_every is None:
             return None
         state = self._resume_states.load(row.id, fingerprint)
@@ -407,7 +407,7 @@ class Worker:
         return state
 
     def _fetch_media(self, request: ResolvedRequest) -> tuple[ResolvedRequest, dict[str, str]]:
-        """The request with its media's bytes in place of their address, and the digest of each."""
+        """The request with its media's bytes in place of their addresses, and each one's digest."""
         values, fields = request.values(), self._job.identity.pixel_fields.fields
         fetched: dict[str, Any] = {}
         digests = {}
@@ -422,7 +422,7 @@ class Worker:
         return dataclasses.replace(request, **with_sources(values, fetched, fields)), digests
 
     def _with_source(self, error: Exception, request: ResolvedRequest) -> Exception:
-        """A complaint of the bytes that were read, with the address that they were read from."""
+        """An error in the bytes of media, with the address from which they were read."""
         sources = sources_of(request.values(), self._job.identity.pixel_fields.fields).values()
         addresses = [uris.redact(source.value) for source in sources if isinstance(source.value, str)]
         named = any(address in str(error) for address in addresses)

@@ -1,7 +1,8 @@
-"""The write thread of a worker: frames in, videos and their ledger entries out."""
+"""The write thread of a worker: it turns frames into stored videos and ledger entries."""
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import tempfile
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
     from vidgen_dist.output.recovery import RecoveredVideo
 
 FRAMES_WAITING = 1
-"""Videos that may wait, in memory, for the write thread; then rendering waits for it."""
+"""Videos that may wait for the write thread, in memory; with more, rendering waits for it."""
 
 NICER = 10
-"""By how much the write thread and the encoder give way to the model, which may compute on the same cores."""
+"""Added to the niceness of the write thread and the encoder: the model may compute on the same cores."""
 
 
 @dataclass(frozen=True)
 class RenderOutcome:
-    """What the render thread hands to the write thread: frames, a video that was there, or an error."""
+    """What the render thread passes to the write thread: frames, a stored video, or an error."""
 
     row: PendingRow
     fingerprint: str
@@ -53,31 +54,31 @@ _THE_END = object()
 
 
 class WriteThread:
-    """Commits outcomes in the order in which they come, and says so.
+    """Commits outcomes in the order in which they come, and reports them.
 
     Args:
-        job: What is to be done.
-        name: What the ledger calls the worker.
-        say: Told of what happens.
-        abandon: Once set, videos that are not begun to be written are given up, and nothing is waited for.
-        scratch: Where renderings are saved.
-        note: Takes notes of what is not said.
+        job: What to render, and where to store it.
+        name: The worker's name in the ledger.
+        send: Sends a message to the driver.
+        abandon: Once set, videos whose writing has not begun are given up, and nothing is waited for.
+        resume_states: Where resume states are saved.
+        on_event: Called for what is not sent as a message.
     """
 
     def __init__(
         self,
         job: Job,
         name: str,
-        say: Callable[..., None],
+        send: Callable[..., None],
         abandon: threading.Event,
-        scratch: ResumeStates,
+        resume_states: ResumeStates,
         on_event: OnWorkerEvent,
     ) -> None:
         self._job = job
         self._name = name
-        self._send = say
+        self._send = send
         self._abandon = abandon
-        self._resume_states = scratch
+        self._resume_states = resume_states
         self._saved: SavedState | None = None
         self._saved_lock = threading.Lock()
         self._on_event = on_event
@@ -86,11 +87,11 @@ class WriteThread:
         self.pulse = Pulse()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         threading.Thread(target=self._write, name="write", daemon=True).start()
 
     def put(self, outcome: RenderOutcome) -> bool:
-        """Hand an outcome over, when there is room for it; False if all was given up meanwhile."""
+        """Pass an outcome to the thread when there is room; False if everything was abandoned meanwhile."""
         while not self._room.acquire(timeout=1.0):
             if self._abandon.is_set():
                 return False
@@ -98,21 +99,21 @@ class WriteThread:
         return True
 
     def save(self, saved: SavedState) -> None:
-        """Save how far a rendering is, in place of what waits to be saved; returns at once."""
+        """Save a rendering's state, in place of one that still waits to be saved; returns at once."""
         with self._saved_lock:
             waits, self._saved = self._saved is not None, saved
         if not waits:
             self._outcomes.put(_SAVED)
 
     def end(self) -> None:
-        """Finish, and say `stopped`."""
+        """Finish, then send `stopped`."""
         self._outcomes.put(_THE_END)
 
     def _write(self) -> None:
-        _give_way()
+        _lower_priority()
         try:
             self._write_outcomes()
-        except Exception as error:  # noqa: BLE001 - without this thread the worker is of no use
+        except Exception as error:  # noqa: BLE001 - without this thread the worker is useless
             self._send(WorkerMessage("broken", error=type(error).__name__, message=describe_error(error)))
 
     def _write_outcomes(self) -> None:
@@ -123,9 +124,9 @@ class WriteThread:
             else:
                 self._room.release()
                 if not self._abandon.is_set():
-                    event = self._commit(item)
-                    self._send(event)
-                    if event.kind != "stuck":
+                    message = self._commit(item)
+                    self._send(message)
+                    if message.kind != "stuck":
                         self._resume_states.remove_if_used(item.row.id)
             self.pulse.rest()
         self._send(WorkerMessage("stopped"))
@@ -137,9 +138,9 @@ class WriteThread:
         self._resume_states.save(saved)
 
     def _commit(self, outcome: RenderOutcome) -> WorkerMessage:
-        """Encode and store a video; what there is to say of it, or of a dead letter.
+        """Encode and store a video; returns the message about it, or about a dead letter.
 
-        Where nothing can be written, of no row, this one is not at fault: `stuck` is said, and nothing of it.
+        If no row could be written, this row is not at fault: the message is `stuck`, and not about the row.
         """
         row, error, measured = outcome.row, outcome.error, None
         if outcome.stored is not None:
@@ -149,50 +150,46 @@ class WriteThread:
             try:
                 measured = quality.measure(outcome.frames)
                 quality.reject(measured, self._job.output_options.reject)
-                with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-                    place = Path(folder)
-                    video = with_retries(
-                        lambda: self._encode(outcome, place),
-                        hurry=self._abandon,
-                        on_event=self._on_event,
-                        policy=self._job.retries,
-                    )
-                    self.pulse.beat("write")
-                    name = safe_name(row.id)
-                    uri = with_retries(
-                        lambda: media.commit_video(self._job.output, video, name),
-                        hurry=self._abandon,
-                        on_event=self._on_event,
-                        policy=self._job.retries,
-                    )
-                seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
-                entry = done_entry(
-                    self._job.model, self._name, row, outcome.fingerprint, video, uri, seconds, measured
-                )
-                self._on_event(
-                    WorkerEvent("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes)
-                )
-                return WorkerMessage("done", row.id, sent=outcome.sent, entry=entry)
+                return self._store(outcome, measured, begun)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 if failures.is_unwritable(failure):
                     return _stuck(failure)
                 error = failure
         elif failures.is_full(error):
-            # A fetched image, say, has no room among the temporary files.
+            # There is no room for a temporary file, such as a fetched image.
             return _stuck(error)
         kind, message = type(error).__name__, describe_error(error)
         entry = failed_entry(self._job.model, self._name, row, outcome.fingerprint, kind, message, measured)
         return WorkerMessage("failed", row.id, kind, message, entry=entry)
 
+    def _store(self, outcome: RenderOutcome, measured: quality.Quality, begun: float) -> WorkerMessage:
+        """Encode and store a video; `begun` is when its writing began. Raises whatever goes wrong."""
+        row, name = outcome.row, safe_name(outcome.row.id)
+        retry = functools.partial(
+            with_retries, hurry=self._abandon, on_event=self._on_event, policy=self._job.retries
+        )
+        with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+            video = retry(lambda: self._encode(outcome, Path(folder)))
+            self.pulse.beat("write")
+            uri = retry(lambda: media.commit_video(self._job.output, video, name))
+        seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
+        entry = done_entry(
+            self._job.model, self._name, row, outcome.fingerprint, video, uri, seconds, measured
+        )
+        self._on_event(
+            WorkerEvent("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes)
+        )
+        return WorkerMessage("done", row.id, sent=outcome.sent, entry=entry)
+
     def _recover(self, row: PendingRow, fingerprint: str, stored: RecoveredVideo) -> WorkerMessage:
-        """What there is to say of a video that was there already."""
+        """The message about a video that was stored already."""
         video = stored.video
         entry = done_entry(
             self._job.model, self._name, row, fingerprint, video, stored.uri, {}, stored.quality
         )
         self._on_event(WorkerEvent("adopted", row.id, frames=video.frames, bytes=video.bytes))
         if self._job.output_options.checkpoint_every is not None:
-            # What was saved of it before it was stored.
+            # The state that was saved before the video was stored.
             self._resume_states.remove(row.id)
         return WorkerMessage("done", row.id, entry=entry, recovered=True)
 
@@ -217,7 +214,7 @@ class WriteThread:
 
 
 def _stuck(error: BaseException) -> WorkerMessage:
-    """What is said where nothing can be written, of no row."""
+    """The message if no row can be written."""
     where = "the output"
     if not isinstance(error, failures.StorageError):
         where = "the temporary folder of a worker (TMPDIR names another)"
@@ -226,12 +223,12 @@ def _stuck(error: BaseException) -> WorkerMessage:
     )
 
 
-def _give_way() -> None:
-    """Let other threads of the process go before this one, and before the encoder, which inherits that.
+def _lower_priority() -> None:
+    """Give other threads of the process priority over this one, and over the encoder, which inherits that.
 
-    Whatever computes with several threads waits for the slowest, so the model's are to go first.
+    A computation with several threads waits for the slowest one, so the model's threads must come first.
     """
     thread = threading.get_native_id()
-    # Ray's workers may be nicer than others already, and only root may become less so.
+    # Ray's workers may have a higher niceness already, and only root may lower it.
     niceness = min(os.getpriority(os.PRIO_PROCESS, thread) + NICER, 19)
     os.setpriority(os.PRIO_PROCESS, thread, niceness)
