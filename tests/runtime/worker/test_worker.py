@@ -232,7 +232,9 @@ def test_where_nothing_can_be_written_no_row_is_at_fault(
     attempts = 5 if number == errno.EACCES else 1
     video = Refusing(monkeypatch, "put_file", "videos/", attempts, number)
     forgotten: list[str] = []
-    monkeypatch.setattr(write_thread.ResumeStates, "leave", lambda _, row_id: forgotten.append(row_id))
+    monkeypatch.setattr(
+        write_thread.ResumeStates, "remove_if_used", lambda _, row_id: forgotten.append(row_id)
+    )
     heard = start()
     heard.worker.submit([row("x"), row("y")])
     heard.until("done")
