@@ -258,7 +258,7 @@ def test_a_host_without_the_package_names_it(checkpoint: Path) -> None:
 
 def test_two_packages_for_one_pipeline_are_refused(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
     told = (
-        "ToyPipeline is rendered by entry point toy .* of .*toy and by entry point toy .* of .*toy; one may"
+        "ToyPipeline is rendered by entry point toy .* of .*toy and by entry point toy .* of .*toy; only one"
     )
     another = install(tmp_path, "another-toy")
     with on_the_path(installed, another), pytest.raises(Refused, match=told):
