@@ -198,6 +198,14 @@ def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
 
 
 @pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A folder for the marks that workers of the fake engine make after each step."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run does not check its model first, in a process of its own, which takes seconds."""
     monkeypatch.setattr(engine, "check_models", lambda _: None)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tests.families.cogvideox.test_transformer import pieces_of
-from tests.families.cogvideox.test_transformer import run as run_transformer
 from tests.parallel.ranks import Ranks
-from tests.references import case
 from vidgen_dist import nn
-from vidgen_dist.encoders.config import T5Config
-from vidgen_dist.encoders.t5 import T5Encoder
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.cogvideox.config import TransformerConfig
-from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel
 from vidgen_dist.parallel import sharding
 from vidgen_dist.parallel.collectives import Group
 from vidgen_dist.parallel.degrees import Degrees
@@ -33,6 +25,8 @@ from vidgen_dist.weights.load import load_weights
 from vidgen_dist.weights.tensors import TensorFiles
 
 WIDTH, VOCABULARY = 24, 11
+
+
 HIDDEN = (40, 7, 7, 65, 40)
 """Sizes of the blocks, which differ and use each other's memory in turn."""
 
@@ -415,133 +409,6 @@ def test_views_see_what_is_put_into_the_vector(cut: Any) -> None:
     vector.asnumpy()[:] = np.arange(64)
     np.testing.assert_array_equal(nn.to_numpy(view), np.arange(10, 30).reshape(4, 5))
     assert cut(vector, 3, ()).shape == ()
-
-
-# --- Models
-
-
-def shared_and_whole(
-    mesh: Mesh,
-    name: str,
-    component: str,
-    make: Callable[[Mapping[str, Any]], nn.Module],
-    run: Callable[[Any], np.ndarray],
-) -> tuple[list[bytes], list[bytes]]:
-    """The results of two runs of a case's model, with sharded weights and with whole ones."""
-    folder = case(name).checkpoint / component
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    outputs = []
-    for shared_by in (mesh, None):
-        model = make(config)
-        rename = getattr(model, "own_key", None)
-        load_weights(model, folder, variant=case(name).variant, rename=rename, mesh=shared_by)
-        outputs.append([run(model).tobytes() for _ in range(2)])
-    return outputs[0], outputs[1]
-
-
-def transformers(mesh: Mesh, name: str) -> tuple[list[bytes], list[bytes]]:
-    inputs = pieces_of(name, "first")
-    return shared_and_whole(
-        mesh,
-        name,
-        "transformer",
-        lambda raw: CogVideoXTransformer3DModel(TransformerConfig.read(raw)),
-        lambda model: run_transformer(model, inputs),
-    )
-
-
-def text_encoders(mesh: Mesh, name: str) -> tuple[list[bytes], list[bytes]]:
-    # Another prompt on each rank.
-    prompt = ("prompt", "negative_prompt")[mesh.rank % 2]
-    ids = case(name).pieces[f"text_encoder.{prompt}.input_ids"]
-    return shared_and_whole(
-        mesh,
-        name,
-        "text_encoder",
-        lambda raw: T5Encoder(T5Config.read(raw)),
-        lambda model: nn.to_numpy(model(nn.from_numpy(ids))),
-    )
-
-
-@pytest.mark.parametrize("body", [transformers, text_encoders])
-@pytest.mark.parametrize(
-    ("name", "degrees"), [("5b", Degrees(2)), ("1.5-i2v", Degrees(3)), ("2b", Degrees(3))]
-)
-def test_models_give_what_they_give_with_whole_weights_bit_for_bit(
-    ranks: Ranks, body: Any, name: str, degrees: Degrees
-) -> None:
-    for shared, whole in ranks.run(body, name, degrees=degrees):
-        assert shared == whole
-
-
-# --- Memory
-
-
-BLOCKS, SIDE = 40, 1376  # 7.2 MiB per block, 289 MiB in all
-
-
-class Heavy(nn.Module):
-    sharded = ("blocks",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(SIDE, SIDE, bias=False) for _ in range(BLOCKS)])
-
-    def construct(self, x: nn.Tensor) -> nn.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-def megabytes(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-def memory_of_weights(mesh: Mesh, folder: str) -> dict[str, float]:
-    """MiB above the memory that the process had just before loading."""
-    model = Heavy()
-    x = nn.from_numpy(np.ones((2, SIDE), np.float32))
-    # Everything has started by now, and the matrix product has its own memory.
-    nn.to_numpy(nn.linear(x, nn.from_numpy(np.ones((SIDE, SIDE), np.float32))))
-
-    def peak_again() -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
-
-    peak_again()
-    before, anonymous_before = megabytes("VmRSS"), megabytes("RssAnon")
-    load_weights(model, folder, mesh=mesh)
-    loading, after = megabytes("VmHWM") - before, megabytes("RssAnon") - anonymous_before
-    peak_again()
-    value = float(nn.to_numpy(model(model(x)))[0, 0])
-    return {"loading": loading, "loaded": after, "running": megabytes("VmHWM") - before, "value": value}
-
-
-@pytest.fixture(scope="module")
-def heavy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("heavy")
-    values = [(1 + i % 2) / SIDE / 1.5 for i in range(BLOCKS)]
-    content = {f"blocks.{i}.weight": np.full((SIDE, SIDE), v, np.float32) for i, v in enumerate(values)}
-    save_file(content, folder / "model.safetensors")
-    return str(folder)
-
-
-@pytest.mark.parametrize(("size", "allowed"), [(2, 0.6), (4, 0.4)])
-def test_memory_of_weights_a_rank(heavy: str, size: int, allowed: float) -> None:
-    fresh = Ranks()
-    try:
-        told = fresh.run(memory_of_weights, heavy, degrees=Degrees(size))
-    finally:
-        fresh.close()
-    whole = BLOCKS * SIDE * SIDE * 4 / 2**20
-    expected = (2 * 1 / 1.5**2) ** BLOCKS  # two runs of BLOCKS / 2 pairs of blocks
-    for rank, told_by in enumerate(told):
-        parts = {key: told_by[key] / whole for key in ("loading", "loaded", "running")}
-        print(f"P = {size}, rank {rank}: " + ", ".join(f"{key} {part:.3f}" for key, part in parts.items()))
-        assert told_by["value"] == pytest.approx(expected, rel=1e-3)
-        assert 0.9 / size < parts["loaded"]
-        assert parts["loading"] <= allowed
-        assert parts["running"] <= allowed
 
 
 class Levels(nn.Module):

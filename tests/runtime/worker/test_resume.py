@@ -1,9 +1,8 @@
-"""Renderings that are cut short go on where they were: in another worker, another gang, another run."""
+"""A worker saves resume states, and continues from those of another."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,52 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.fake_engine import FAKE_ENGINE, FakeMesh, FakePipeline
-from tests.outputs import entries
+from tests.marks import STEPS, STOP, scratch_of, steps_in
 from tests.policies import AT_ONCE
 from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row, start_gang
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.media import to_uint8
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume_states import ResumeStates, SavedState, unpack
-from vidgen_dist.runtime.driver import render as driver
-from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import Job
 from vidgen_dist.runtime.worker.worker import Worker
-from vidgen_dist.spec import ModelOptions, OutputOptions, RunSpec
+from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
-
-MakeSpec = Callable[..., RunSpec]
-MakeManifest = Callable[..., str]
-
-STEPS = 8
-STOP = 5
-"""The step after which the rows of these tests wait, or die."""
-
-
-@pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    return folder
-
-
-def steps_in(marks: Path, rank: int = 0) -> list[list[int]]:
-    """The steps that processes of a rank did, in the order of the processes."""
-    done: dict[str, list[tuple[int, int]]] = {}
-    for file in marks.iterdir():
-        step, of_rank, pid = file.name.split(",")
-        if int(of_rank) == rank:
-            done.setdefault(pid, []).append((file.stat().st_mtime_ns, int(step)))
-    in_order = sorted((sorted(steps) for steps in done.values()), key=lambda steps: steps[0])
-    return [[step for _, step in steps] for steps in in_order]
-
-
-# --- workers of this process -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -86,11 +54,6 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
 def long_row(tmp_path: Path, marks: Path) -> PendingRow:
     """A row of eight steps that waits after the fifth for a file named `go`."""
     return row("x", f"mark:{marks} at:{STOP} wait:{tmp_path}/go", num_inference_steps=STEPS)
-
-
-def scratch_of(tmp_path: Path) -> list[Path]:
-    # What a process was writing when it was killed stays under a hidden name, as everywhere.
-    return sorted((tmp_path / "out" / "scratch").glob("[!.]*"))
 
 
 def saved_step(file: Path, of: PendingRow) -> int:
@@ -298,109 +261,4 @@ def test_steps_of_ranks_that_were_out_of_step_are_not_gone_on_from(tmp_path: Pat
     leader.worker.submit([row("x", f"uncounted@1: at:1 wait:{tmp_path}/out/scratch/x.state")])
     leader.until("stopped")
     assert (tmp_path / "out" / "scratch").exists()
-    assert scratch_of(tmp_path) == []
-
-
-# --- gangs and runs on a local Ray -----------------------------------------------------------------------
-
-
-def run(spec: RunSpec) -> driver.RunResult:
-    return driver.render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
-
-
-@pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize(
-    ("fault", "ranks", "went_on"),
-    [
-        # A process that is killed leaves what was saved: every third step.
-        ("die-once@0", 1, 4),
-        # A leader whose follower dies saves what it has.
-        ("die-once@1", 2, STOP + 1),
-    ],
-)
-def test_a_lost_gangs_row_is_gone_on_with_by_another(
-    make_spec: MakeSpec,
-    make_manifest: MakeManifest,
-    tmp_path: Path,
-    marks: Path,
-    fault: str,
-    ranks: int,
-    went_on: int,
-) -> None:
-    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state {fault}:{tmp_path}/happened"
-    spec = make_spec(
-        make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS, "seed": 7}),
-        topology__replicas=1,
-        topology__ulysses=ranks,
-        output__checkpoint_every=3,
-    )
-    result = run(spec)
-    assert (result.done, result.failed) == (1, 0)
-    expected = [list(range(1, STOP + 1)), list(range(went_on, STEPS + 1))]
-    assert [steps_in(marks, rank) for rank in range(ranks)] == [expected] * ranks
-    (entry,) = entries(tmp_path / "out")
-    same = row("x", num_inference_steps=STEPS, width=16, num_frames=2)
-    whole = FakePipeline(FakeMesh()).render(same.request)
-    np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))
-    assert scratch_of(tmp_path) == []
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_row_that_two_gangs_died_with_begins_at_its_first_step(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
-) -> None:
-    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die:"
-    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
-    result = run(make_spec(manifest, topology__replicas=1, output__checkpoint_every=3))
-    assert (result.done, result.failed) == (0, 1)
-    assert steps_in(marks) == [[1, 2, 3, 4, 5], [4, 5], [1, 2, 3, 4, 5]]
-    assert scratch_of(tmp_path) == []
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_row_that_is_given_up_leaves_nothing_and_begins_at_its_first_step_in_the_next_run(
-    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
-) -> None:
-    prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die-once:{tmp_path}/happened"
-    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
-    once = make_spec(manifest, topology__replicas=1, output__checkpoint_every=3, faults__max_attempts=1)
-    result = run(once)
-    assert (result.done, result.failed) == (0, 1)
-    assert result.failures[0].startswith("x: WorkerDied: 1 worker died with this row")
-    assert scratch_of(tmp_path) == []
-    assert run(once).exit_status == 0
-    assert steps_in(marks) == [list(range(1, STOP + 1)), list(range(1, STEPS + 1))]
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_run_goes_on_where_the_one_before_was_stopped(
-    make_spec: MakeSpec,
-    make_manifest: MakeManifest,
-    tmp_path: Path,
-    marks: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """And when nothing is left to be rendered, nothing is left of what was saved."""
-    waits, saved = tmp_path / "waits", tmp_path / "out" / "scratch" / "x.state"
-
-    class Preempted(Interrupts):
-        preempted = property(lambda _: waits.exists(), lambda *_: None)
-        # The grace ends when the row is saved.
-        level = property(lambda _: 2 if saved.exists() else 1 if waits.exists() else 0, lambda *_: None)
-
-    prompt = f"mark:{marks} at:{STOP} touch:{waits} wait:{tmp_path}/never"
-    manifest = make_manifest({"id": "x", "prompt": prompt, "num_inference_steps": STEPS})
-    spec = make_spec(manifest, topology__replicas=1, output__checkpoint_every=100)
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "Interrupts", Preempted)
-        stopped = run(spec)
-    assert (stopped.done, stopped.exit_status) == (0, 130)
-    assert scratch_of(tmp_path) == [saved]
-    # Of a row whose worker was killed between the entry and this.
-    (tmp_path / "out" / "scratch" / "y.state").touch()
-    assert run(spec).exit_status == 0
-    assert steps_in(marks) == [[1, 2, 3, 4, 5], [6, 7, 8]]
-    assert scratch_of(tmp_path) == []
-    (tmp_path / "out" / "scratch" / "z.state").touch()
-    assert "nothing to render" in run(spec).message
     assert scratch_of(tmp_path) == []
