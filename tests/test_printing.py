@@ -51,12 +51,11 @@ def test_what_the_encoding_lacks_is_printed_somehow() -> None:
     assert (ran.returncode, ran.stdout) == (0, "fox \\U0001f98a\n")
 
 
-def test_a_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_does_not_read() -> None:
     """A terminal after Ctrl-S, a pager: what comes then is lost, and what comes after it goes on is not."""
-    monkeypatch.setattr(printing, "STALL_SECONDS", 0.01)
     there, here = os.pipe()
     with open(there, "rb", buffering=0) as reader, open(here, "wb"):
-        sink = Sink(here)
+        sink = Sink(here, stall_seconds=0.01)
         sink.waits = False
         stream = io.TextIOWrapper(io.BufferedWriter(sink), encoding="utf-8", line_buffering=True)
         for _ in range(100):

@@ -26,17 +26,18 @@ class Sink(io.RawIOBase):
 
     Args:
         descriptor: The descriptor; it is not closed.
+        stall_seconds: See `STALL_SECONDS`.
 
     Attributes:
         fault: The first error by which output was lost; None if none was.
         waits: Whether to wait for a reader that does not read, however long.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, stall_seconds: float = STALL_SECONDS) -> None:
         self.fault: OSError | None = None
         self.waits = True
         self._descriptor = descriptor
-        self._patience = STALL_SECONDS
+        self._stall_seconds = self._patience = stall_seconds
         self._ready = select.poll()
         self._ready.register(descriptor, select.POLLOUT)
 
@@ -70,7 +71,7 @@ class Sink(io.RawIOBase):
     def _is_ready(self) -> bool:
         ready = bool(self._ready.poll(None if self.waits else 1000 * self._patience))
         # After one wait in vain, it is only checked.
-        self._patience = STALL_SECONDS if ready else 0.0
+        self._patience = self._stall_seconds if ready else 0.0
         return ready
 
 

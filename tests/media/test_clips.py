@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.media.clips import encoded, ffmpeg, psnr, smooth, write
 from vidgen_dist import media
-from vidgen_dist.media import MediaError
+from vidgen_dist.media import MediaError, MediaLimits
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,12 @@ def test_a_playlist_reaches_no_host(tmp_path: Path, s3_endpoint: str) -> None:
         media.read_video(tmp_path / "clip.m3u8")
 
 
-def test_a_clip_too_long_is_given_up(
-    containers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clip_too_long_is_given_up(containers: dict[str, Path], tmp_path: Path) -> None:
     gif = write(smooth(10, 48, 64), tmp_path, "gif").path
-    monkeypatch.setattr(media.decoding, "MAX_CLIP_PIXELS", 9 * 64 * 48)
+    limits = MediaLimits(clip_pixels=9 * 64 * 48)
     for path in (gif, containers["webm"]):
         with pytest.raises(MediaError, match="more than 9 frames of 64x48"):
-            media.read_video(path)
+            media.read_video(path, limits)
 
 
 def test_temporary_copies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.media.clips import encoded, psnr, smooth, write
 from vidgen_dist import media
 from vidgen_dist.errors import Refused
-from vidgen_dist.media import MediaError
+from vidgen_dist.media import MediaError, MediaLimits
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import open_storage
 
@@ -129,10 +129,9 @@ def test_the_same_bad_image_gives_the_same_message() -> None:
     assert "cannot identify image file)" in said[0]
 
 
-def test_a_huge_file_is_no_image(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media.decoding, "MAX_IMAGE_BYTES", 100)
+def test_a_huge_file_is_no_image(picture: Image.Image) -> None:
     with pytest.raises(MediaError, match="allowed: up to 100 bytes"):
-        media.read_image(encoded(picture))
+        media.read_image(encoded(picture), MediaLimits(image_bytes=100))
 
 
 @pytest.mark.parametrize("read", [media.read_image, media.read_video, media.media_digest])

@@ -29,7 +29,7 @@ from tests.media.odd_images import (
 from tests.web_servers import QuietHandler, WebServer
 from vidgen_dist import media
 from vidgen_dist.families.common.rendering import to_pixels
-from vidgen_dist.media import MediaError
+from vidgen_dist.media import MediaError, MediaLimits
 from vidgen_dist.storage.failures import StorageError
 
 # Pillow's own, which `media.ignore_warnings` turns off where manifests are read.
@@ -281,12 +281,12 @@ def test_files_that_a_row_names(is_clip: bool, tmp_path: Path) -> None:
             media.read_encoded(uri, is_clip=is_clip)
 
 
-def test_a_huge_file_is_not_read_as_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media.decoding, "MAX_IMAGE_BYTES", 100)
+def test_a_huge_file_is_not_read_as_an_image(tmp_path: Path) -> None:
+    limits = MediaLimits(image_bytes=100)
     (tmp_path / "film.mp4").write_bytes(bytes(101))
     with pytest.raises(MediaError, match=r"film\.mp4: too large for an image; allowed: up to 100 bytes"):
-        media.read_encoded(str(tmp_path / "film.mp4"), is_clip=False)
-    assert len(media.read_encoded(str(tmp_path / "film.mp4"), is_clip=True)) == 101
+        media.read_encoded(str(tmp_path / "film.mp4"), is_clip=False, limits=limits)
+    assert len(media.read_encoded(str(tmp_path / "film.mp4"), is_clip=True, limits=limits)) == 101
 
 
 def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from vidgen_dist.manifest import open_manifest
 from vidgen_dist.storage import input_files
 from vidgen_dist.storage.failures import PATIENCE, StorageError
 from vidgen_dist.storage.files import fetch, open_input, read_bytes
+from vidgen_dist.storage.input_files import MAX_COPY_BYTES
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 
@@ -39,6 +40,7 @@ class Host(WebServer):
         parts: Whether it sends parts.
         tells_size: Whether it says how long an answer is; otherwise it is sent in chunks.
         answers_head: Whether it answers HEAD.
+        claims: Bytes that HEAD says there are; None for as many as there are.
         busy: How many requests for content get a 503 at first.
         cut: How many answers end after half of what they promise.
         tag: The file's ETag.
@@ -50,6 +52,7 @@ class Host(WebServer):
         self.content = CONTENT
         self.parts = self.tells_size = self.answers_head = True
         self.busy = self.cut = 0
+        self.claims: int | None = None
         self.tag = "1"
         self.asked: list[tuple[str, str, str | None]] = []
         self.url = f"{self.address}/m.parquet"
@@ -82,7 +85,8 @@ class _Answer(QuietHandler):
             self.send_response(200)
         self.send_header("ETag", host.tag)
         if host.tells_size:
-            self.send_header("Content-Length", str(len(body)))
+            claimed = host.claims if self.command == "HEAD" else None
+            self.send_header("Content-Length", str(len(body) if claimed is None else claimed))
         else:
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -212,8 +216,7 @@ def test_a_file_that_changed_is_copied_anew(host: Host) -> None:
 
 
 def test_a_large_file_without_parts_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_files, "MAX_COPY_BYTES", 1000)
-    host.parts = False
+    host.parts, host.claims = False, MAX_COPY_BYTES + 1
     with open_input(f"{host.url}?sig=hunter2") as file:
         file.seek(-1, os.SEEK_END)
         with pytest.raises(Refused, match=r"m.parquet: its server sends no parts.*copy it to a disk"):

@@ -11,7 +11,6 @@ import pytest
 import s3fs
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.storage import folder as storage_folder
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
@@ -50,13 +49,10 @@ def test_s3_gets_one_put_for_a_file_also_a_large_one(
     assert (head["ContentLength"], head["ContentType"]) == (110 * 2**20, "video/mp4")
 
 
-def test_s3_file_beyond_one_put_is_sent_in_parts(
-    s3_calls: tuple[Storage, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_s3_file_beyond_one_put_is_sent_in_parts(s3_calls: tuple[Storage, list[str]], tmp_path: Path) -> None:
     output, calls = s3_calls
-    monkeypatch.setattr(storage_folder, "_ONE_PUT_BYTES", 2**20)
     (tmp_path / "v.mp4").write_bytes(os.urandom(2**10) * (101 * 2**10))
-    output.put_file(tmp_path / "v.mp4", "v.mp4")
+    output.put_file(tmp_path / "v.mp4", "v.mp4", one_put_bytes=2**20)
     assert "put_object" not in calls
     assert calls[-1] == "complete_multipart_upload"
     assert output.read_bytes("v.mp4") == (tmp_path / "v.mp4").read_bytes()
@@ -75,11 +71,10 @@ def test_s3_that_refuses_a_part_leaves_nothing(
         return await original(self, method, *args, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refusing)
-    monkeypatch.setattr(storage_folder, "_ONE_PUT_BYTES", 2**20)
     (tmp_path / "v.mp4").write_bytes(bytes(101 * 2**20))
     for name in ("v.mp4", "new.mp4"):
         with pytest.raises(StorageError, match=f"cannot write s3://{s3_bucket}/out/{name}: Access Denied"):
-            output.put_file(tmp_path / "v.mp4", name)
+            output.put_file(tmp_path / "v.mp4", name, one_put_bytes=2**20)
     assert output.list() == ["v.mp4"]
     assert output.read_bytes("v.mp4") == b"old"
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,11 +36,21 @@ ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 MAX_SHOWN = 120
 """Characters of a source's name that a message shows, at most."""
 
-MAX_IMAGE_BYTES = 512 * 2**20
 # Above this size Pillow warns of a decompression bomb.
 MAX_IMAGE_PIXELS = 89_478_485
-# Pixels of all frames of a clip: 6 GiB as RGB, 1,000 frames of 1080p.
-MAX_CLIP_PIXELS = 2**31
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """How large images and clips may be: a worker holds them in memory.
+
+    Args:
+        image_bytes: Bytes of an image's file.
+        clip_pixels: Pixels of all frames of a clip: 6 GiB as RGB, 1,000 frames of 1080p.
+    """
+
+    image_bytes: int = 512 * 2**20
+    clip_pixels: int = 2**31
 
 
 # The values of the EXIF tag, except 1, and how to turn an image upright.
@@ -67,7 +78,7 @@ def ignore_warnings() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
 
 
-def read_image(source: Any) -> Image.Image:
+def read_image(source: Any, limits: MediaLimits = MediaLimits()) -> Image.Image:
     """Reads a conditioning image, as diffusers' `load_image` does: upright by its EXIF tag, alpha dropped.
 
     An animation or a file of several pages gives its first frame or page. Greys of 16 bits become 8 bits,
@@ -76,6 +87,7 @@ def read_image(source: Any) -> Image.Image:
     Args:
         source: A local path, a URI, the encoded bytes, a PIL image, or the mapping with `bytes` and `path`
             that Hugging Face `datasets` writes for an image.
+        limits: How large it may be.
 
     Returns:
         An image of mode "RGB".
@@ -89,7 +101,7 @@ def read_image(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_size(source, shown)
         return _upright(source, shown)
-    data = rewrite_image(_read_bytes(source, shown))
+    data = rewrite_image(_read_bytes(source, shown, limits))
     with _open_image(io.BytesIO(data), IMAGE_FORMATS, shown) as image:
         return _upright(image, shown)
 
@@ -178,7 +190,7 @@ def _check_size(image: Image.Image, shown: str) -> None:
         )
 
 
-def read_video(source: Any) -> list[Image.Image]:
+def read_video(source: Any, limits: MediaLimits = MediaLimits()) -> list[Image.Image]:
     """Reads a conditioning clip, frame by frame in the order of showing.
 
     Pillow reads animated GIF, PNG, WebP and AVIF, and TIFF of several pages, each frame once, however long it
@@ -188,22 +200,23 @@ def read_video(source: Any) -> list[Image.Image]:
     Args:
         source: A local path, a URI, the encoded bytes, a mapping with `bytes` and `path` as `datasets`
             writes it, or a sequence of images (PIL, or whatever `read_image` takes).
+        limits: How large it may be.
 
     Returns:
         At least one image of mode "RGB", all of one size.
 
     Raises:
         MediaError: There is no such file, it is broken or not a clip, its frames differ in size, or they have
-            more than `MAX_CLIP_PIXELS` pixels together.
+            more pixels together than is allowed.
         OSError: The storage failed for another reason, or ffmpeg was killed; trying again may help.
     """
     shown = _describe_source(source)
     if _is_sequence(source):
-        frames = [read_image(frame) for frame in source]
+        frames = [read_image(frame, limits) for frame in source]
     else:
         with _local_file(source, shown) as path:
-            animation = _read_animation(path, shown)
-            frames = _read_with_ffmpeg(path, shown) if animation is None else animation
+            animation = _read_animation(path, shown, limits)
+            frames = _read_with_ffmpeg(path, shown, limits) if animation is None else animation
     if not frames:
         raise MediaError(f"{shown}: no frames; allowed: at least one")
     for index, frame in enumerate(frames):
@@ -215,7 +228,7 @@ def read_video(source: Any) -> list[Image.Image]:
     return frames
 
 
-def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
+def _read_animation(path: Path, shown: str, limits: MediaLimits) -> list[Image.Image] | None:
     """The frames of a file in an animation format; None if it is in none of them."""
     with path.open("rb") as file:
         beginning = file.read(SIGNATURE_BYTES)
@@ -237,7 +250,7 @@ def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
             first = int(getattr(image, "default_image", False))
             for index in range(first, count):
                 image.seek(index)
-                _check_clip(len(frames) + 1, image.width, image.height, shown)
+                _check_clip(len(frames) + 1, image.width, image.height, shown, limits)
                 image.load()
                 frames.append(_to_rgb(image, shown))
         except MediaError:
@@ -249,16 +262,16 @@ def _read_animation(path: Path, shown: str) -> list[Image.Image] | None:
     return frames
 
 
-def _check_clip(frames: int, width: int, height: int, shown: str) -> None:
-    if frames * width * height > MAX_CLIP_PIXELS:
-        limit = MAX_CLIP_PIXELS // (width * height)
+def _check_clip(frames: int, width: int, height: int, shown: str, limits: MediaLimits) -> None:
+    if frames * width * height > limits.clip_pixels:
+        most = limits.clip_pixels // (width * height)
         raise MediaError(
-            f"{shown}: more than {limit} frames of {width}x{height}; "
-            f"allowed: up to {MAX_CLIP_PIXELS:,} pixels in all"
+            f"{shown}: more than {most} frames of {width}x{height}; "
+            f"allowed: up to {limits.clip_pixels:,} pixels in all"
         )
 
 
-def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
+def _read_with_ffmpeg(path: Path, shown: str, limits: MediaLimits) -> list[Image.Image]:
     command = decoder_command(path)
     command += ["-an", "-sn", "-dn", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     frames: list[Image.Image] = []
@@ -268,7 +281,7 @@ def _read_with_ffmpeg(path: Path, shown: str) -> list[Image.Image]:
         )
         try:
             assert process.stdout is not None
-            while (frame := _read_ppm(process.stdout, len(frames), shown)) is not None:
+            while (frame := _read_ppm(process.stdout, len(frames), shown, limits)) is not None:
                 frames.append(frame)
             status = process.wait()
         finally:
@@ -312,12 +325,12 @@ def describe_broken_clip(path: Path, shown: str, complaint: str) -> str:
     return f"{shown}: does not decode as a clip ({reason})"
 
 
-def _read_ppm(stream: IO[bytes], index: int, shown: str) -> Image.Image | None:
+def _read_ppm(stream: IO[bytes], index: int, shown: str, limits: MediaLimits) -> Image.Image | None:
     """One frame of ffmpeg's stream, which begins with its size; None at the stream's end."""
     if stream.readline() != b"P6\n":
         return None
     width, height = (int(part) for part in stream.readline().split())
-    _check_clip(index + 1, width, height, shown)
+    _check_clip(index + 1, width, height, shown, limits)
     stream.readline()
     data = stream.read(width * height * 3)
     if len(data) < width * height * 3:
@@ -436,7 +449,7 @@ def _opened(source: Any, shown: str) -> Iterator[IO[bytes]]:
             raise StorageError(f"cannot read {shown}: {type(error).__name__}") from None
 
 
-def read_encoded(uri: str, *, is_clip: bool) -> bytes:
+def read_encoded(uri: str, *, is_clip: bool, limits: MediaLimits = MediaLimits()) -> bytes:
     """The whole file of an image or a clip, to be decoded later.
 
     Raises:
@@ -447,7 +460,7 @@ def read_encoded(uri: str, *, is_clip: bool) -> bytes:
     shown = _describe_source(uri)
     try:
         if not is_clip:
-            return _read_bytes(uri, shown)
+            return _read_bytes(uri, shown, limits)
         with _opened(uri, shown) as file:
             return file.read()
     except MediaError as error:
@@ -457,14 +470,15 @@ def read_encoded(uri: str, *, is_clip: bool) -> bytes:
         raise
 
 
-def _read_bytes(source: Any, shown: str) -> bytes:
+def _read_bytes(source: Any, shown: str, limits: MediaLimits) -> bytes:
+    most = limits.image_bytes
     data = io.BytesIO()
     with _opened(source, shown) as file:
         # A server that does not say how much there is returns what has arrived, not all that was asked for.
-        while block := file.read(MAX_IMAGE_BYTES + 1 - data.tell()):
+        while block := file.read(most + 1 - data.tell()):
             data.write(block)
-    if data.tell() > MAX_IMAGE_BYTES:
-        raise MediaError(f"{shown}: too large for an image; allowed: up to {MAX_IMAGE_BYTES:,} bytes")
+    if data.tell() > most:
+        raise MediaError(f"{shown}: too large for an image; allowed: up to {most:,} bytes")
     return data.getvalue()
 
 

@@ -31,8 +31,8 @@ from vidgen_dist.storage.replacement import candidate_paths, info_of, moved_into
 from vidgen_dist.storage.uris import is_local, redact, scheme_of, split, to_record
 
 _MEMORY = frozenset({"memory"})
-# Up to this size a local file is held in memory and sent in one request; a larger one in parts.
 _ONE_PUT_BYTES = 2**30
+"""Up to this size a local file is held in memory and sent in one request; a larger one in parts."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,17 @@ class Storage:
                     fs.pipe_file(temporary, data)
 
     @retry_transient
-    def put_file(self, local: str | os.PathLike[str], path: str) -> None:
-        """Copy a local file here, replacing one of the same name."""
+    def put_file(
+        self, local: str | os.PathLike[str], path: str, *, one_put_bytes: int = _ONE_PUT_BYTES
+    ) -> None:
+        """Copy a local file here, replacing one of the same name.
+
+        Args:
+            local: The file.
+            path: Where to.
+            one_put_bytes: To an object store, a file of up to this size is held in memory and sent in one
+                request; a larger one is sent in parts.
+        """
         uri = self.uri(path)
         with translate_errors("write", uri):
             fs, target = filesystem_of(uri)
@@ -95,7 +104,7 @@ class Storage:
                     shutil.copyfileobj(source, file, 2**20)
             elif has_protocol(fs, OBJECT_STORES):
                 size = os.path.getsize(local)
-                if size > _ONE_PUT_BYTES and not has_protocol(fs, _MEMORY):
+                if size > one_put_bytes and not has_protocol(fs, _MEMORY):
                     fs.put_file(os.fspath(local), target)
                 else:
                     with open(local, "rb") as source:

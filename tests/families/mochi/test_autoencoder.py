@@ -7,7 +7,6 @@ from tests.families import tiny
 from tests.references import case, cases, largest_difference
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tiles import StridedTiles
-from vidgen_dist.families.mochi import autoencoder as mochi
 from vidgen_dist.families.mochi.autoencoder import AutoencoderKLMochi
 from vidgen_dist.families.mochi.config import VaeConfig
 
@@ -65,11 +64,11 @@ def test_every_parameter_is_used():
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_batches_of_frames_make_what_all_make_at_once(at_once, monkeypatch):
+def test_batches_of_frames_make_what_all_make_at_once(at_once):
     model, latents = randomised(), tiny.normal(1, 2, 5, 2, 3)
-    monkeypatch.setattr(mochi, "LATENT_FRAMES_AT_ONCE", 5)
+    model.latent_frames_at_once = 5
     whole = tiny.decode(model, latents)
-    monkeypatch.setattr(mochi, "LATENT_FRAMES_AT_ONCE", at_once)
+    model.latent_frames_at_once = at_once
     np.testing.assert_allclose(tiny.decode(model, latents), whole, atol=1e-5)
 
 

@@ -234,13 +234,14 @@ class AutoencoderKLMochi(VideoAutoencoder):
         super().__init__(config, config.spatial_compression_ratio, mesh)
         self.encoder = Encoder3D(config)
         self.decoder = Decoder3D(config)
+        self.latent_frames_at_once = LATENT_FRAMES_AT_ONCE
 
     def _encode(self, video: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         # All frames at once: attention sees the whole past.
         return in_frame_batches(video, video.shape[2], self.encoder, split)
 
     def _decode(self, latents: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
-        frames = in_frame_batches(latents, LATENT_FRAMES_AT_ONCE, self.decoder, split)
+        frames = in_frame_batches(latents, self.latent_frames_at_once, self.decoder, split)
         # The first latent frame belongs to the first frame alone.
         extra = self.config.temporal_compression_ratio - 1
         return frames[:, :, extra:] if frames.shape[2] > extra else frames
