@@ -1,4 +1,4 @@
-"""What other implementations make of the same checkpoints; the scripts beside this file made it."""
+"""Results of other implementations for the same checkpoints; the scripts in this folder made them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny checkpoint, requests, and what diffusers renders for them.
+    """A tiny checkpoint, requests, and the frames that diffusers renders for them.
 
     Args:
         family: Folder under `tests/references`.
@@ -55,7 +55,7 @@ class Case:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `load_pipeline` is given beside the checkpoint; for some also `adapter` and `scheduler`."""
+        """Further arguments of `load_pipeline`; some cases have `adapter` and `scheduler`."""
         options = dict(self._facts.get("options", {}))
         if "adapter" in options:
             options["adapter"] = str((self.folder / options["adapter"]).resolve())
@@ -63,12 +63,12 @@ class Case:
 
     @property
     def further_predictions(self) -> int:
-        """Predictions that the sampler makes beside one a step."""
+        """Predictions that the sampler makes in addition to one per step."""
         return self._facts.get("further_predictions", 0)
 
     @property
     def model(self) -> ModelOptions:
-        """The checkpoint, as a run's spec names it."""
+        """The checkpoint, in the form of a run's spec."""
         return make_model({"id": str(self.checkpoint), **self.options}, str(self.folder))
 
     @cached_property
@@ -84,17 +84,17 @@ class Case:
 
     @property
     def overridden(self) -> list[tuple[dict[str, Any], np.ndarray]]:
-        """Settings put over the scheduler, and the frames of the first request with each."""
+        """Changed settings of the scheduler, and the frames of the first request with each of them."""
         listed = json.loads((self.folder / "overridden.json").read_text(encoding="utf-8"))
         return [(settings, np.load(self.folder / f"overridden.{k}.npy")) for k, settings in enumerate(listed)]
 
     @cached_property
     def pieces(self) -> dict[str, np.ndarray]:
-        """What went in and out of each model in the first request; README.md lists the keys."""
+        """Inputs and outputs of each model in the first request; README.md lists the keys."""
         return load_file(self.folder / "pieces.safetensors")
 
     def copy_checkpoint(self, folder: Path) -> Path:
-        """A copy under `folder`, to spoil (`edit_json`)."""
+        """A copy under `folder`, to be damaged (`edit_json`)."""
         return Path(shutil.copytree(self.checkpoint, folder / "checkpoint"))
 
     def _media(self, field: str, value: Any) -> Any:
@@ -119,10 +119,10 @@ def all_cases() -> list[tuple[str, str]]:
 
 
 def case(name: str, family: str = "cogvideox") -> Case:
-    """The case of that name.
+    """The case with this name.
 
     Raises:
-        KeyError: No such case.
+        KeyError: There is none.
     """
     if name not in cases(family):
         raise KeyError(f"{family} has no case {name!r}, only {', '.join(cases(family))}")
@@ -130,21 +130,21 @@ def case(name: str, family: str = "cogvideox") -> Case:
 
 
 def component(name: str) -> tuple[Path, dict[str, np.ndarray]]:
-    """Folder of a single component, and what goes in and out of it."""
+    """The folder of a single component, and its inputs and outputs."""
     folder = HERE / "components" / name
     return folder, load_file(folder / "pieces.safetensors")
 
 
 def edit_json(path: Path, **values: Any) -> None:
-    """Give keys of a JSON object other values."""
+    """Change values of a JSON object."""
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 def check_close(what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
-    """Print by how much they differ.
+    """Print the largest difference.
 
     Raises:
-        AssertionError: By more than `tolerance`.
+        AssertionError: It is above `tolerance`.
     """
     told = f"{what}: largest difference {largest_difference(ours, theirs):.2e}"
     print(told)
@@ -152,7 +152,7 @@ def check_close(what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: floa
 
 
 def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest absolute difference; infinite when the shapes differ or a value is not finite."""
+    """Largest absolute difference; infinite if the shapes differ or a value is not finite."""
     if ours.shape != theirs.shape:
         return float("inf")
     difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))

@@ -2,7 +2,7 @@
 
     python tests/references/make_animatediff.py [case ...]
 
-Needs torch, diffusers, transformers 4 (README.md names the versions). Configs have the keys and, but for
+Needs torch, diffusers, transformers 4 (README.md names the versions). Configs have the keys and, except
 their sizes and what a case is for, the values of a Stable Diffusion 1.5 checkpoint and of the adapters
 guoyww/animatediff-motion-adapter-v1-5-2 (with a middle) and -v1-5 (without).
 """
@@ -35,7 +35,7 @@ import making  # noqa: E402
 
 UNET = {
     "sample_size": 8,
-    # Two channels a group at least: normalising a channel alone takes its bias away unseen.
+    # At least two channels per group: normalising a single channel would cancel its bias unseen.
     "block_out_channels": (8, 16, 24),
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -70,7 +70,7 @@ TEXT = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
-# As Stable Diffusion 1.5 ships it.
+# As Stable Diffusion 1.5 has it.
 PNDM = {
     "_class_name": "PNDMScheduler",
     "beta_start": 0.00085,
@@ -96,10 +96,10 @@ class Case:
     """One checkpoint, an adapter for it, and the requests that are rendered with them.
 
     Args:
-        of: Name of the case whose checkpoint and adapter these are; by default its own.
-        scheduler: What is put over the checkpoint's scheduler config.
-        whole: Whether the checkpoint has its motion in it, as AnimateDiffPipeline saves it.
-        checker: Whether it lists a safety checker, whose weights nobody can read.
+        of: Name of the case whose checkpoint and adapter are used; by default its own.
+        scheduler: Changes to the checkpoint's scheduler config.
+        whole: Whether the checkpoint contains its motion modules, as AnimateDiffPipeline saves it.
+        checker: Whether it lists a safety checker, whose weights are unreadable.
         old_names: Whether the VAE's attention has the names of older releases.
     """
 
@@ -120,7 +120,7 @@ class Case:
 
 
 CASES = {
-    # The guide's example: PNDM in the checkpoint, DDIM put over it.
+    # The guide's example: PNDM in the checkpoint, replaced by DDIM.
     "v1-5-2": Case(
         seed=131,
         scheduler=DDIM,
@@ -138,7 +138,8 @@ CASES = {
                 "seed": 49,
             },
             {
-                # An earlier layer for the prompt alone, noise put back, chunks that do not divide.
+                # An earlier layer for the prompt only, noise added again, chunks that do not divide the
+                # frames.
                 "prompt": "Ein Zug im Regen — 雨",
                 "negative_prompt": "blurry",
                 "height": 56,
@@ -161,7 +162,7 @@ CASES = {
             },
         ],
     ),
-    # The scheduler as it is shipped: one prediction more than steps.
+    # The checkpoint's own scheduler: one prediction more than steps.
     "pndm": Case(
         of="v1-5-2",
         requests=[
@@ -191,7 +192,8 @@ CASES = {
             }
         ],
     ),
-    # An adapter without a middle; linear projections, heads by block, two layers; attention below alone.
+    # An adapter without a middle; linear projections, heads per block, two layers; attention in the last
+    # blocks only.
     "v1-4": Case(
         seed=132,
         scheduler={"_class_name": "EulerDiscreteScheduler", "beta_schedule": "linear"},
@@ -280,7 +282,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint and adapter, its last convolution scaled so that few are clipped."""
+    """Writes the case's checkpoint and adapter, its last convolution scaled to clip few pixels."""
     folder.mkdir(parents=True)
     tokenizer = making.clip_tokenizer()
     torch.manual_seed(case.seed)
@@ -290,7 +292,7 @@ def build(case: Case, folder: Path) -> None:
     vae = AutoencoderKL(**{**VAE, **case.vae})
     for offset, module in enumerate((text_encoder, unet, adapter, vae)):
         making.randomise(module, 1000 * case.seed + offset)
-        # The table of positions is no parameter, and the checkpoint's counts.
+        # The position table is not a parameter, and the checkpoint's table is used.
         for name, buffer in module.named_buffers():
             if name.endswith(".pe"):
                 buffer.add_(0.3 * torch.randn(buffer.shape))
@@ -330,7 +332,7 @@ def build(case: Case, folder: Path) -> None:
 
 
 def scheduler_of(*configs: dict[str, Any]) -> Any:
-    """The scheduler of the last class that is named, its keys put over those before."""
+    """The scheduler of the last class that is named, with keys over the earlier ones."""
     scheduler: Any = None
     for config in configs:
         if config:
@@ -344,7 +346,7 @@ def _keys(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_checker(checkpoint: Path) -> None:
-    """Lists a safety checker and what it sees by, as Stable Diffusion 1.5 does."""
+    """Lists a safety checker and its image processor, as Stable Diffusion 1.5 does."""
     index = json.loads((checkpoint / "model_index.json").read_text(encoding="utf-8"))
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
@@ -357,7 +359,7 @@ def add_checker(checkpoint: Path) -> None:
 
 
 def rename_attention(weights: Path) -> None:
-    """Gives the attention's weights the names that older releases wrote."""
+    """Gives the attention's weights the names that older releases used."""
     renamed = {}
     for key, value in load_file(weights).items():
         if ".attentions." in key:
@@ -375,7 +377,7 @@ def render(pipeline: Any, request: dict[str, Any]) -> np.ndarray:
 
 
 def load(case: Case, folder: Path) -> Any:
-    """The pipeline as a person loads it."""
+    """The pipeline as a user loads it."""
     variant = case.save.get("variant")
     parts: dict[str, Any] = {}
     if not case.whole:
@@ -399,7 +401,7 @@ def put_over(pipeline: Any, folder: Path, override: dict[str, Any]) -> None:
 
 
 def record_request(pipeline: Any, request: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Renders a request and keeps what goes in and out of each model."""
+    """Renders a request and keeps the inputs and outputs of each model."""
     pieces: dict[str, np.ndarray] = {}
     steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
@@ -409,7 +411,7 @@ def record_request(pipeline: Any, request: dict[str, Any]) -> tuple[np.ndarray, 
         pieces[f"text_encoder.{which}.output"] = making.numbers(result[0])
 
     def step(result: Any, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> None:
-        # Frames of a sample attend to one prompt.
+        # Frames of a sample attend to the same prompt.
         text = inputs["encoder_hidden_states"][:: sample.shape[2]]
         told = {"sample": sample, "timestep": timestep, "encoder_hidden_states": text}
         steps.append((result.sample, told))

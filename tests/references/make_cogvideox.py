@@ -1,9 +1,9 @@
-"""Makes the CogVideoX references: tiny random checkpoints, and what diffusers renders from them.
+"""Makes the CogVideoX references: tiny random checkpoints, and diffusers' frames for them.
 
     python tests/references/make_cogvideox.py [case ...]
 
 Needs torch, diffusers, transformers 4, sentencepiece (README.md names the versions). Every config has
-the keys and, but for its sizes, the values of the published checkpoint that its case is named after.
+the keys and, except for its sizes, the values of the published checkpoint that its case is named after.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ VAE = {
     "down_block_types": ("CogVideoXDownBlock3D",) * 4,
     "up_block_types": ("CogVideoXUpBlock3D",) * 4,
     "block_out_channels": (4, 8, 8, 12),
-    # Two channels a group at least: normalising a channel alone takes its bias away unseen.
+    # At least two channels per group: normalising a single channel would cancel its bias unseen.
     "norm_num_groups": 2,
     "layers_per_block": 1,
     "latent_channels": 4,
@@ -70,10 +70,10 @@ VAE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One checkpoint and the requests that are rendered with it.
+    """One checkpoint and its requests.
 
-    `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it. Of
-    `overrides` each is put over the checkpoint's scheduler, for the first request once more.
+    `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it. Each of
+    `overrides` is put over the checkpoint's scheduler config, for another rendering of the first request.
     """
 
     seed: int
@@ -212,7 +212,7 @@ CASES = {
                 "seed": 7,
             },
             {
-                # Another length than the learned positions were made for.
+                # Another length than that of the learned positions.
                 "prompt": "A street musician",
                 "negative_prompt": "distorted hands",
                 "image": "same_size.png",
@@ -316,7 +316,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint, with its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     tokenizer = making.t5_tokenizer(T5Tokenizer, legacy=True)
 
@@ -373,7 +373,7 @@ def render(pipeline: Any, request: dict[str, Any], case: Case) -> np.ndarray:
 
 
 def record_request(pipeline: Any, case: Case) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Renders the first request and keeps what goes in and out of each model."""
+    """Renders the first request and keeps the inputs and outputs of each model."""
     pieces: dict[str, np.ndarray] = {}
     steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
 

@@ -2,8 +2,8 @@
 
     python tests/references/make_components.py [name ...]
 
-Each is `components/<name>/`: `config.json` and weights as published checkpoints have them, and
-`pieces.safetensors`, what goes in and out. README.md names the versions that this needs.
+Each is `components/<name>/`: `config.json` and weights as in published checkpoints, and `pieces.safetensors`,
+its inputs and outputs. README.md names the versions that this needs.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_clip_vision(name: str) -> None:
         projection_dim=16,
         num_hidden_layers=2,
         num_attention_heads=3,
-        # Two columns and rows of pixels are not seen.
+        # Two columns and rows of pixels are not used.
         image_size=50,
         patch_size=16,
         hidden_act="gelu",

@@ -1,9 +1,9 @@
-"""The keys of configs: what the references' classes take, and their defaults, into the package's data.
+"""The keys of configs: what the references' classes take, and their defaults, as data of the package.
 
     python tests/references/make_config_keys.py    # once with transformers 4.57.1, once with transformers 5
 
-Runs where diffusers and transformers are installed, never in tests. Each run writes the sections of the
-releases that it finds, in place of others of the same number before the first dot, and leaves the rest.
+Runs where diffusers and transformers are installed, never in tests. Each run replaces the sections of
+releases with the same major version, and leaves the others.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def of_signature(kind: type) -> dict[str, Any]:
 
 
 def of_pipeline(kind: type) -> dict[str, Any]:
-    """What of a pipeline's arguments is no component: a plain value as default."""
+    """A pipeline's arguments that are not components: those with a plain value as default."""
     plain = (bool, int, float, str)
     return {name: value for name, value in of_signature(kind).items() if isinstance(value, plain)}
 
@@ -94,12 +94,12 @@ def declared_by(kind: type) -> dict[str, Any]:
 
 
 def made_of(kind: type) -> dict[str, Any]:
-    """What an object of it that is told nothing has beside, such as keys that follow from others."""
+    """Further attributes of an object that is made without arguments, such as derived keys."""
     return {name: value for name, value in kind().to_dict().items() if name != "model_type"}
 
 
 def of_arguments(*functions: Any) -> dict[str, Any]:
-    """What functions take out of `**kwargs`, and the defaults there, as far as they are written out."""
+    """What functions take out of `**kwargs`, and the defaults there, as far as they are literals."""
     taken: dict[str, Any] = {}
     for function in functions:
         for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
@@ -117,14 +117,14 @@ def of_arguments(*functions: Any) -> dict[str, Any]:
 
 
 def generation_keys() -> dict[str, Any]:
-    """Keys of text generation, which configs held before they had a file of their own."""
+    """Keys of text generation, which configs contained before these had a file of their own."""
     if hasattr(BASE, "_get_global_generation_defaults"):
         return plain(BASE._get_global_generation_defaults())
     return plain(transformers.GenerationConfig._get_default_generation_params())
 
 
 def base_keys() -> dict[str, Any]:
-    """Keys that all config classes of transformers take, but for those of generation."""
+    """Keys that all config classes of transformers take, except those of generation."""
     functions = (BASE.__init__,)
     if dataclasses.is_dataclass(BASE):
         functions = (BASE.__post_init__, BASE.convert_rope_params_to_dict)
@@ -133,7 +133,7 @@ def base_keys() -> dict[str, Any]:
 
 
 def encoder_keys(kind: type) -> dict[str, Any]:
-    """Keys of a config class of an encoder, but for those that all have and it does not change."""
+    """Keys of an encoder's config class, except those that all classes have and it does not change."""
     declared, made = plain(declared_by(kind)), plain(made_of(kind))
     common = {**plain(made_of(BASE)), **plain(declared_by(BASE))}
     of_all = {**plain(made_of(BASE)), **generation_keys(), "transformers_version": None}

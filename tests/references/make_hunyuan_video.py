@@ -1,4 +1,4 @@
-"""Makes the HunyuanVideo references: tiny random checkpoints, and what diffusers renders from them.
+"""Makes the HunyuanVideo references: tiny random checkpoints, and diffusers' frames for them.
 
     python tests/references/make_hunyuan_video.py [case ...]
 
@@ -59,7 +59,7 @@ TRANSFORMER = {
 }
 VAE = {
     "block_out_channels": (4, 8, 8, 8),
-    # Two channels a group at least: normalising a channel alone takes its bias away unseen.
+    # At least two channels per group: normalising a single channel would cancel its bias unseen.
     "norm_num_groups": 2,
     "layers_per_block": 1,
     "latent_channels": 4,
@@ -68,11 +68,11 @@ VAE = {
 LLAMA = {
     "hidden_size": 24,
     "intermediate_size": 40,
-    # Two are run: the hidden state that is taken is the third from the end.
+    # Two are run: the third hidden state from the end is used.
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    # Not hidden_size / num_attention_heads: a layer that takes one for the other does not load.
+    # Not hidden_size / num_attention_heads: a layer that confuses the two does not load.
     "head_dim": 8,
     "rms_norm_eps": 1e-5,
     "rope_theta": 500000.0,
@@ -87,7 +87,7 @@ CLIP = {
     "hidden_act": "quick_gelu",
     "bos_token_id": 0,
     "pad_token_id": 1,
-    # Wrong, as in the published config: then the end token is where the id is highest.
+    # Wrong, as in the published config: the highest id is then the end token.
     "eos_token_id": 2,
 }
 BOS, PAD, EOT = "<|begin_of_text|>", "<pad>", "<|eot_id|>"
@@ -95,7 +95,7 @@ BOS, PAD, EOT = "<|begin_of_text|>", "<pad>", "<|eot_id|>"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One checkpoint and the requests that are rendered with it."""
+    """One checkpoint and its requests."""
 
     seed: int
     requests: list[dict[str, Any]]
@@ -139,7 +139,7 @@ CASES = {
                 "seed": 2**62 + 11,
             },
             {
-                # More words than both encoders take, frames that are rounded, no guidance for want of a
+                # More words than both encoders take, frames that are rounded, no guidance because there is no
                 # negative prompt, and the pipeline's own max_sequence_length.
                 "prompt": " ".join(making.SENTENCES * 2),
                 "true_cfg_scale": 4.0,
@@ -270,7 +270,7 @@ def sentencepiece_tokenizer() -> LlamaTokenizer:
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint, with its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     tokenizer = sentencepiece_tokenizer() if case.sentencepiece else llama_tokenizer(case.padding_side)
     tokenizer_2 = making.clip_tokenizer()
@@ -318,7 +318,7 @@ def render(pipeline: Any, request: dict[str, Any]) -> np.ndarray:
 
 
 def record_request(pipeline: Any, request: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Renders a request and keeps what goes in and out of each model."""
+    """Renders a request and keeps the inputs and outputs of each model."""
     pieces: dict[str, np.ndarray] = {}
     steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
@@ -366,7 +366,7 @@ def record_vae(vae: AutoencoderKLHunyuanVideo, seed: int) -> dict[str, np.ndarra
     recorder = making.VaePieces(vae, seed)
     channels = vae.config.latent_channels
     recorder.decode("decode_one", 2, channels, 1, 2, 3)
-    # Of the second, the last tile would have but the frame that is the one before's.
+    # In the second, the last tile would have only the frame of the one before it.
     recorder.decode("decode_tiles", 1, channels, 6, 2, 2)
     recorder.decode("decode_last_tile_empty", 1, channels, 7, 1, 2)
     recorder.encode("encode_one", 2, 1, 16, 24)

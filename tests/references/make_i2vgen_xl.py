@@ -1,8 +1,8 @@
-"""Makes the I2VGen-XL references: tiny random checkpoints, and what diffusers renders from them.
+"""Makes the I2VGen-XL references: tiny random checkpoints, and diffusers' frames for them.
 
     python tests/references/make_i2vgen_xl.py [case ...]
 
-Needs torch, diffusers, transformers 4 (README.md names the versions). Configs have the keys and, but for
+Needs torch, diffusers, transformers 4 (README.md names the versions). Configs have the keys and, except
 their sizes and what a case is for, the values of ali-vilab/i2vgen-xl.
 """
 
@@ -34,7 +34,7 @@ import making  # noqa: E402
 
 UNET = {
     "sample_size": 32,
-    # Two channels a group at least: normalising a channel alone takes its bias away unseen.
+    # At least two channels per group: normalising a single channel would cancel its bias unseen.
     "block_out_channels": (8, 12, 16),
     "down_block_types": ("CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"),
     "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"),
@@ -54,7 +54,7 @@ VAE = {
 TEXT = {
     "hidden_size": 20,
     "intermediate_size": 32,
-    # Of the last, and with clip_skip 2 of the last two, nothing is seen.
+    # The last one, and with clip_skip 2 the last two, are not used.
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "hidden_act": "gelu",
@@ -84,7 +84,7 @@ SCHEDULER = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One checkpoint and the requests that are rendered with it.
+    """One checkpoint and its requests.
 
     `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it. `override`
     is put over the checkpoint's scheduler config.
@@ -125,7 +125,7 @@ CASES = {
             },
             {
                 # An image that is smaller than the video, and that the reference scales to a pixel too few:
-                # its edge is black. Noise put back; earlier hidden states.
+                # its edge is black. Noise added again; earlier hidden states.
                 "prompt": "Ein Zug im Regen — 雨",
                 "image": "tall.png",
                 "height": 80,
@@ -157,7 +157,7 @@ CASES = {
     "odd": Case(
         seed=131,
         unet={
-            # Attention, of three heads, where the image is smallest alone.
+            # Attention, with three heads, only where the image is smallest.
             "block_out_channels": (16, 24),
             "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"),
             "up_block_types": ("CrossAttnUpBlock3D", "UpBlock3D"),
@@ -176,7 +176,7 @@ CASES = {
         text={"hidden_size": 18, "num_attention_heads": 3, "hidden_act": "quick_gelu"},
         vision={"projection_dim": 18, "image_size": 24, "patch_size": 8, "num_attention_heads": 4},
         image_processor={"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]},
-        # Scales what the UNet sees, and draws noise at each step.
+        # Scales the UNet's input, and draws noise at each step.
         override={"_class_name": "EulerAncestralDiscreteScheduler", "steps_offset": 0},
         media={"image.png": making.clip(3, 1, 24, 48)},
         dtype=torch.float16,
@@ -210,7 +210,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint, with its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     tokenizer = making.clip_tokenizer()
     tokenizer.pad_token = case.pad_token
@@ -254,8 +254,8 @@ def build(case: Case, folder: Path) -> None:
 def render(pipeline: Any, request: dict[str, Any], case: Case) -> np.ndarray:
     """Frames (F, H, W, 3), float32 in [0, 1], with the noise of the request's seed.
 
-    The pipeline draws from the image's posterior first, without the request's generator. Here that noise is
-    of the seed, too.
+    The pipeline samples the image's posterior first, without the request's generator. Here that noise depends
+    on the seed, too.
     """
     arguments = dict(request)
     seed = arguments.pop("seed")
@@ -265,7 +265,7 @@ def render(pipeline: Any, request: dict[str, Any], case: Case) -> np.ndarray:
 
 
 def record_request(pipeline: Any, case: Case) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Renders the first request and keeps what goes in and out of each model."""
+    """Renders the first request and keeps the inputs and outputs of each model."""
     pieces: dict[str, np.ndarray] = {}
     steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
     final_norm = pipeline.text_encoder.text_model.final_layer_norm

@@ -1,9 +1,9 @@
-"""Makes the LTX-Video references: tiny random checkpoints, and what diffusers renders from them.
+"""Makes the LTX-Video references: tiny random checkpoints, and diffusers' frames for them.
 
     python tests/references/make_ltx.py [case ...]
 
 Needs torch, diffusers, transformers 4, sentencepiece (README.md names the versions). Every config has
-the keys and, but for its sizes, the values of the published checkpoint that its case is named after.
+the keys and, except for its sizes, the values of the published checkpoint that its case is named after.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SCHEDULER = {
     "max_image_seq_len": 4096,
     "shift_terminal": 0.1,
 }
-# 8 pixels and 4 frames a latent: the published ones have one more block that scales, and patches of 4.
+# 8 pixels and 4 frames per latent: published checkpoints have one more block that scales, and patches of 4.
 VAE_090 = {
     "latent_channels": 6,
     "block_out_channels": (8, 12, 16, 16),
@@ -66,7 +66,7 @@ VAE_090 = {
     "timestep_conditioning": False,
     "patch_size": 2,
 }
-# 16 pixels and 8 frames a latent.
+# 16 pixels and 8 frames per latent.
 VAE_091 = {
     "latent_channels": 6,
     "block_out_channels": (8, 8, 12, 12),
@@ -103,7 +103,7 @@ VAE_095 = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One checkpoint and the requests that are rendered with it.
+    """One checkpoint and its requests.
 
     `media` maps a file name to the uint8 frames (F, H, W, 3) saved under it; a request names it.
     """
@@ -138,7 +138,7 @@ CASES = {
                 "seed": 7,
             },
             {
-                # 7 frames are made 5; 128 tokens of text.
+                # 7 frames become 5; 128 tokens of text.
                 "prompt": "Waves roll over a quiet beach. <pad> Ein Zug im Regen — 雨",
                 "height": 64,
                 "width": 32,
@@ -217,7 +217,7 @@ CASES = {
                 "seed": 7,
             },
             {
-                # Frames that the VAE cannot make, and as much noise as the timestep says.
+                # A number of frames that the VAE cannot make, and as much noise as the timestep says.
                 "prompt": "A panda plays a guitar",
                 "height": 32,
                 "width": 32,
@@ -273,7 +273,7 @@ CASES = {
                 "seed": 10,
             },
             {
-                # Nothing but the image.
+                # Only the image.
                 "prompt": "A hummingbird",
                 "image": "image.png",
                 "height": 32,
@@ -289,7 +289,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint, with its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     tokenizer = making.t5_tokenizer(T5Tokenizer, legacy=True, model_max_length=128)
 
@@ -375,7 +375,7 @@ def record_request(pipeline: Any, case: Case) -> tuple[np.ndarray, dict[str, np.
 
 @torch.no_grad()
 def record_masked_text(pipeline: Any) -> dict[str, np.ndarray]:
-    """Two prompts of different lengths whose padding is not attended to, as other pipelines have it."""
+    """Two prompts of different lengths whose padding is masked, as in other pipelines."""
     tokens = pipeline.tokenizer(
         [making.PROMPT, ""], padding="max_length", max_length=20, truncation=True, return_tensors="pt"
     )

@@ -1,9 +1,9 @@
-"""Makes the Mochi references: tiny random checkpoints, and what diffusers renders from them.
+"""Makes the Mochi references: tiny random checkpoints, and diffusers' frames for them.
 
     python tests/references/make_mochi.py [case ...]
 
 Needs torch, diffusers, transformers 4, sentencepiece (README.md names the versions). Every config has
-the keys and, but for its sizes, the values of the published checkpoint; `odd` has others.
+the keys and, except for its sizes, the values of the published checkpoint; `odd` has others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRANSFORMER = {
     "activation_fn": "swiglu",
     "max_sequence_length": 256,
 }
-# Norms have 32 groups, whatever the width.
+# Norms have 32 groups, for any width.
 VAE = {
     "encoder_block_out_channels": (32, 32, 64, 32),
     "decoder_block_out_channels": (32, 32, 64, 32),
@@ -54,9 +54,9 @@ SCHEDULER = {"invert_sigmas": True}
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One checkpoint and the requests that are rendered with it.
+    """One checkpoint and its requests.
 
-    `save` is handed to `save_pretrained`.
+    `save` are arguments of `save_pretrained`.
     """
 
     seed: int
@@ -77,7 +77,7 @@ CASES = {
         save={"variant": "bf16"},
         requests=[
             {
-                # 8 frames are made 7.
+                # 8 frames become 7.
                 "prompt": making.PROMPT,
                 "negative_prompt": "blurry, low quality",
                 "height": 32,
@@ -88,7 +88,8 @@ CASES = {
                 "seed": 7,
             },
             {
-                # An empty negative prompt, its end token alone; 256 tokens of text; an odd number of steps.
+                # An empty negative prompt, which is only the end token; 256 tokens of text; an odd number of
+                # steps.
                 "prompt": "Waves roll over a quiet beach. <pad> Ein Zug im Regen — 雨",
                 "height": 16,
                 "width": 32,
@@ -123,7 +124,8 @@ CASES = {
             "pooled_projection_dim": 17,
             "activation_fn": "geglu",
         },
-        # Convolutions of four rows and columns, which overlap; an encoder that attends in its first block.
+        # Convolutions over four rows and columns, which overlap; an encoder with attention in its first
+        # block.
         vae={
             "encoder_block_out_channels": (32, 32, 64),
             "decoder_block_out_channels": (32, 32, 32),
@@ -163,7 +165,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint, its last linear map scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint, with its last linear map scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     tokenizer = making.t5_tokenizer(case.tokenizer, legacy=True, model_max_length=256)
 
@@ -173,7 +175,7 @@ def build(case: Case, folder: Path) -> None:
     vae = AutoencoderKLMochi(**case.vae)
     for offset, module in enumerate((text_encoder, transformer, vae)):
         making.randomise(module, 1000 * case.seed + offset)
-    # As they are saved, or the last one's scale would be that of others.
+    # As they are saved; otherwise the last one's scale would be another's.
     for module in (text_encoder, transformer, vae):
         module.to(torch.bfloat16).to(torch.float32)
 
@@ -211,7 +213,7 @@ def render(pipeline: MochiPipeline, request: dict[str, Any]) -> np.ndarray:
 def record_request(
     pipeline: MochiPipeline, request: dict[str, Any]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Renders a request and keeps what goes in and out of each model."""
+    """Renders a request and keeps the inputs and outputs of each model."""
     pieces: dict[str, np.ndarray] = {}
     steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
@@ -245,7 +247,7 @@ def record_request(
 
 
 def record_vae(vae: AutoencoderKLMochi, seed: int, tiles: bool) -> dict[str, np.ndarray]:
-    """A batch of two and a single frame, decoded and encoded; and, if asked for, blended tiles."""
+    """A batch of two and a single frame, decoded and encoded; and, if requested, blended tiles."""
     recorder = making.VaePieces(vae, seed)
     recorder.decode("decode_two", 2, 12, 2, 1, 2)
     recorder.decode("decode_one", 1, 12, 1, 3, 2)

@@ -2,19 +2,19 @@
 
     python tests/references/make_schedulers.py
 
-Of CogVideoX's it writes `schedulers/steps.npz`: `runs` is JSON, a list of {scheduler, config,
-num_inference_steps, eta, seed}; `model_outputs` (N, ...) and `sample` are every run's inputs. For run k,
+CogVideoX's are written to `schedulers/steps.npz`: `runs` is JSON, a list of {scheduler, config,
+num_inference_steps, eta, seed}; `model_outputs` (N, ...) and `sample` are the inputs of every run. For run k,
 `k.timesteps` (S,), `k.samples` and `k.originals` (S, ...) hold x_t-1 and x₀ of its steps, `k.noised`
 (S, ...) is `add_noise(sample, model_outputs[0], t)`, `k.alphas` every 37th ᾱ.
 
-Of the flow-matching one `schedulers/flow_match.npz`: `runs` is JSON, a list of {config, arguments (of
-`set_timesteps`; `tokens` in place of mu), seed}; `model_outputs` and `sample` likewise. For run k,
+The flow-matching one is written to `schedulers/flow_match.npz`: `runs` is JSON, a list of {config, arguments
+(of `set_timesteps`; `tokens` instead of mu), seed}; `model_outputs` and `sample` likewise. For run k,
 `k.timesteps` (S,), `k.sigmas` (S + 1,) and `k.samples` (S, ...).
 
-Of Stable Diffusion's, Stable Video Diffusion's and Wan's `schedulers/samplers.npz`: `runs` is JSON, a list of
-{scheduler, config, num_inference_steps, eta, seed}; `model_outputs` and `sample` likewise. For run k,
-`k.timesteps` (S,), `k.init` (the sample is multiplied by it), `k.samples` (S, ...), and of those that have
-them `k.sigmas` (S + 1,) and `k.shown` (S, ...), what the model is shown in place of the sample at each step.
+Stable Diffusion's, Stable Video Diffusion's and Wan's are written to `schedulers/samplers.npz`: `runs` is
+JSON, a list of {scheduler, config, num_inference_steps, eta, seed}; `model_outputs` and `sample` likewise.
+For run k, `k.timesteps` (S,), `k.init` (the sample is multiplied by it), `k.samples` (S, ...), and if the
+sampler has them `k.sigmas` (S + 1,) and `k.shown` (S, ...), the model's input at each step.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def runs() -> Iterator[dict[str, Any]]:
     for name, spacing, (k, schedule) in itertools.product(CLASSES, spacings, enumerate(SCHEDULES)):
         for prediction in ("epsilon", "sample", "v_prediction"):
             config = {"timestep_spacing": spacing, "prediction_type": prediction, **schedule}
-            # Without signal there is no x₀ to be had from a predicted ε.
+            # Without signal, a predicted ε gives no x₀.
             config["rescale_betas_zero_snr"] = prediction != "epsilon" and k % 2 == 0
             yield {"scheduler": name, "config": config, "steps": 3 + k, "eta": 0.25 * (k % 3)}
     yield {"scheduler": "CogVideoXDDIMScheduler", "config": {}, "steps": 6, "eta": 0.0}
@@ -146,7 +146,7 @@ MOCHI = {"num_train_timesteps": 1000, "shift": 1.0, "invert_sigmas": True}
 
 
 def flow_match_runs() -> Iterator[dict[str, Any]]:
-    """Published configs with the sigmas of their pipelines, then what the keys do one by one."""
+    """Published configs with their pipelines' sigmas, then the effect of each key."""
 
     def even(steps: int) -> list[float]:
         return np.linspace(1.0, 1 / steps, steps).tolist()
@@ -190,7 +190,7 @@ def record_flow_match(
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SD15_PNDM = SD15 | {"set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
-# As the guide and model cards put a scheduler over AnimateDiff's checkpoints.
+# Schedulers that the guide and model cards use with AnimateDiff's checkpoints.
 ANIMATEDIFF = {
     "beta_schedule": "linear",
     "clip_sample": False,
@@ -223,7 +223,7 @@ SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 def published() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
-    """Sampler, config and numbers of steps, as published checkpoints, model cards and the guide have them."""
+    """Sampler, config and numbers of steps of published checkpoints, model cards and the guide."""
     yield "pndm", SD15_PNDM, (50, 7, 4, 3, 2, 1)
     yield "ddim", ANIMATEDIFF, (50, 25)
     yield "ddim", SD15 | {"clip_sample": False, "set_alpha_to_one": False}, (20, 1)
@@ -243,7 +243,7 @@ def published() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
 
 
 def one_by_one() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
-    """What the keys do, in all of their values."""
+    """The effect of each key, with all of its values."""
     for spacing, prediction in itertools.product(SPACINGS, ("epsilon", "sample", "v_prediction")):
         common = SD15 | {"timestep_spacing": spacing, "prediction_type": prediction}
         yield "ddim", common, (5,)
@@ -275,7 +275,8 @@ def one_by_one() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
     yield "pndm", {"skip_prk_steps": True, "beta_schedule": "linear"}, (5,)
     for name in ("ddim", "euler", "ancestral", "dpm", "unipc"):
         yield name, TRAINED, (3,)
-        # In the reference's float32 an ancestral step from the first σ there goes to the root of less than 0.
+        # In the reference's float32 an ancestral step from the first σ would take the root of a negative
+        # number.
         spacing = {"timestep_spacing": "leading"} if name == "ancestral" else {}
         yield name, spacing | {"beta_schedule": "squaredcos_cap_v2"}, (4,)
     yield from in_sigmas()
@@ -306,7 +307,7 @@ def solvers() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
         yield "dpm", SD15 | keys, (7, 16)
     for keys in ({"lower_order_final": False}, {"euler_at_final": True}):
         yield "dpm", SD15 | keys | {"final_sigmas_type": "sigma_min", "solver_order": 3}, (7, 16)
-    # Names of other samplers' solvers, as a config has them that was made for these.
+    # Names of other samplers' solvers, as in a config that was made for these.
     for solver in ("bh1", "bh2", "logrho"):
         deis = {"solver_type": solver, "algorithm_type": "deis", "final_sigmas_type": "sigma_min"}
         yield "dpm", SD15 | deis, (4,)
@@ -337,7 +338,7 @@ def record_sampler(run: dict[str, Any], outputs: torch.Tensor, sample: torch.Ten
     scheduler.set_timesteps(run["num_inference_steps"])
     timesteps, shown, samples = scheduler.timesteps, [], []
     if hasattr(scheduler, "set_begin_index"):
-        # Else a first timestep that is there twice begins at its second.
+        # Otherwise a first timestep that occurs twice begins at its second occurrence.
         scheduler.set_begin_index(0)
     sample = begun = sample * scheduler.init_noise_sigma
     eta = {"eta": run["eta"]} if cls is DDIMScheduler else {}
@@ -361,7 +362,7 @@ def main() -> None:
     rng = np.random.Generator(np.random.PCG64(0))
     outputs = rng.standard_normal((MOST_STEPS, *SHAPE)).astype(np.float32)
     sample = rng.standard_normal(SHAPE).astype(np.float32)
-    # One more: PNDM's. The files of old keep theirs.
+    # PNDM makes one more. Old files keep theirs.
     more = np.concatenate([outputs, rng.standard_normal((1, *SHAPE)).astype(np.float32)])
     (HERE / "schedulers").mkdir(exist_ok=True)
     for name, listed, recording, made in (

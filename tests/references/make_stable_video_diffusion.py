@@ -1,4 +1,4 @@
-"""Makes the Stable Video Diffusion references: tiny random checkpoints, and what diffusers renders from them.
+"""Makes the Stable Video Diffusion references: tiny random checkpoints, and diffusers' frames for them.
 
     python tests/references/make_stable_video_diffusion.py [case ...]
 
@@ -30,8 +30,8 @@ import making  # noqa: E402
 
 FAMILY = "stable_video_diffusion"
 
-# Norms have 32 groups, whatever the width: of 32 channels they take away what the time adds to each, so one
-# block has 64.
+# Norms have 32 groups, for any width: with 32 channels they cancel what the time adds to each, so one block
+# has 64.
 UNET = {
     "sample_size": 8,
     "in_channels": 8,
@@ -87,9 +87,9 @@ SCHEDULER = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One checkpoint and the requests that are rendered with it.
+    """One checkpoint and its requests.
 
-    `save` is handed to `save_pretrained`, `media` are the heights and widths of images by their file names.
+    `save` are arguments of `save_pretrained`, `media` are the heights and widths of images by file name.
     """
 
     seed: int
@@ -109,8 +109,8 @@ CASES = {
         media={"wide.png": (140, 310), "tall.png": (250, 90)},
         requests=[
             {
-                # The checkpoint's five frames, in chunks of two: the last one has one. Latents of 5 rows are
-                # halved to 3.
+                # The checkpoint's five frames, in chunks of two: the last chunk has one. Latents of 5 rows
+                # are halved to 3.
                 "image": "wide.png",
                 "height": 40,
                 "width": 56,
@@ -147,8 +147,8 @@ CASES = {
             },
         ],
     ),
-    # Transformers in blocks, of two layers in the middle; a sampler with other settings; two layers a block
-    # in the VAE: of one, its decoder's attention is not run.
+    # Transformers in blocks, with two layers in the middle; a sampler with other settings; two layers per
+    # block in the VAE: with one, its decoder's attention is not run.
     "small": Case(
         seed=801,
         media={"square.png": (64, 64)},
@@ -186,7 +186,7 @@ CASES = {
 
 
 def build(case: Case, folder: Path) -> None:
-    """Writes the case's checkpoint, its last convolution scaled so that few pixels are clipped."""
+    """Writes the case's checkpoint, with its last convolution scaled so that few pixels are clipped."""
     folder.mkdir(parents=True)
     torch.manual_seed(case.seed)
     image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**{**IMAGE_ENCODER, **case.image_encoder}))
@@ -194,7 +194,7 @@ def build(case: Case, folder: Path) -> None:
     vae = AutoencoderKLTemporalDecoder(**{**VAE, **case.vae})
     for offset, module in enumerate((image_encoder, unet, vae)):
         making.randomise(module, 1000 * case.seed + offset)
-    # As they are saved, or the last one's scale would be that of others.
+    # As they are saved; otherwise the last one's scale would be another's.
     for module in (image_encoder, unet, vae):
         module.to(torch.float16).to(torch.float32)
 
@@ -240,12 +240,12 @@ def render(
 def record_request(
     pipeline: StableVideoDiffusionPipeline, request: dict[str, Any], images: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Renders a request and keeps what goes in and out of each model."""
+    """Renders a request and keeps the inputs and outputs of each model."""
     pieces: dict[str, np.ndarray] = {}
     steps: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
     def image(result: Any, pixels: torch.Tensor) -> None:
-        # Whole they would be most of the file.
+        # Complete, they would be most of the file.
         pieces["image_encoder.some_pixels"] = making.numbers(pixels[:, :, ::13, ::11])
         pieces["image_encoder.output"] = making.numbers(result.image_embeds)
 
@@ -265,7 +265,7 @@ def record_request(
 
 
 class TemporalVaePieces(making.ImageVaePieces):
-    """Of the autoencoder whose decoder sees the frames of one video."""
+    """Results of the autoencoder whose decoder sees the frames of one video."""
 
     def decoded(self, latents: torch.Tensor) -> torch.Tensor:
         return self._vae.decode(latents, num_frames=len(latents)).sample

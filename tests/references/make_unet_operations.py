@@ -1,11 +1,12 @@
-"""Counts what published UNets and autoencoders do, with torch's FlopCounterMode; no weights, no arithmetic.
+"""Counts the operations of published UNets and autoencoders with torch's FlopCounterMode; nothing is
+computed.
 
     python tests/references/make_unet_operations.py
 
-It writes `unet_operations.npz`: `models` is JSON, for each name the `config` (of the class in `class`), the
-input's `samples`, `frames`, `rows` and `columns` of the latents and `text_tokens`, and all `operations` (two
-for each product that is added) and those of them that are `convolved`. For the model of a name, `<name>.keys`
-are its parameters' names and `<name>.shapes` their shapes as JSON.
+It writes `unet_operations.npz`. `models` is JSON: for each name the `config` (of the class in `class`), the
+input's `samples`, `frames`, `rows` and `columns` of the latents and `text_tokens`, and the number of all
+`operations` (a multiplication and an addition are two) and of those that are `convolved`. `<name>.keys` are
+the names of a model's parameters and `<name>.shapes` their shapes as JSON.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def run(
     if name == "stable_video_diffusion":
         ids = torch.zeros(samples, 3)
         return model(torch.zeros(samples, frames, 8, *size), time, seen, added_time_ids=ids)
-    # I2VGen-XL adds 64 tokens of its image's latents and 4 of what CLIP sees in it.
+    # I2VGen-XL adds 64 tokens of its image's latents and 4 of its CLIP vector.
     latents = torch.zeros(samples, 4, frames, *size)
     image = torch.zeros(samples, model.config.cross_attention_dim)
     return model(
@@ -82,11 +83,11 @@ def run(
 
 
 def count(name: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """What a model does, and its parameters' shapes."""
+    """A model's operations, and its parameters' shapes."""
     kind, config = MODELS[name]
     samples, frames, rows, columns, text = INPUTS[name]
     with torch.device("meta"), torch.no_grad():
-        # The mixing factors are made on the CPU whatever the device.
+        # The mixing factors are made on the CPU, whatever the device.
         model = getattr(diffusers, kind)(**config).eval().to("meta")
         counter = FlopCounterMode(display=False)
         with counter:

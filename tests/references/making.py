@@ -1,7 +1,8 @@
 """What the scripts that make references share. Runs where torch and diffusers are installed, never in tests.
 
-A reference is a tiny checkpoint with random weights, rendered by diffusers. Two things make it worth
-comparing with: noise that NumPy can draw too, and weights none of which may be dropped unseen.
+A reference is a tiny checkpoint with random weights, rendered by diffusers. Two things make comparison
+possible: noise that NumPy can draw too, and weights none of which can be left out without a visible
+    difference.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ Two children fly a kite shaped like a dragon; its tail is green and gold.
 def randomise(module: torch.nn.Module, seed: int) -> None:
     """Gives every parameter a random value that changes the module's output.
 
-    Matrices and kernels are normal with variance 1 / fan-in, so that no branch dies out beside its
-    residual; scales and biases, which usually start at 1 and 0, are jittered around them.
+    Matrices and kernels are normal with variance 1 / fan-in, so that no branch vanishes next to its
+    residual; scales and biases, which usually start at 1 and 0, are jittered around these.
     """
     generator = torch.Generator().manual_seed(seed)
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding)}
@@ -68,7 +69,7 @@ def sentencepiece_model(vocabulary: int = 300) -> bytes:
         model_writer=out,
         vocab_size=vocabulary,
         hard_vocab_limit=False,
-        # The default rule's table alone is 240 kB.
+        # The default rule's table alone has 240 kB.
         normalization_rule_name="identity",
         pad_id=0,
         eos_id=1,
@@ -89,14 +90,14 @@ def t5_tokenizer(kind: type, **settings: Any) -> Any:
 
 
 def t5_encoder(tokenizer: Any) -> torch.nn.Module:
-    """A tiny T5 v1.1, its weights not yet `randomise`d."""
+    """A tiny T5 v1.1, whose weights are not random yet (`randomise`)."""
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer) + 4,
             d_model=32,
-            # Three heads of 12 are 36, not d_model: a layer that takes one for the other does not load.
+            # Three heads of 12 are 36, not d_model: a layer that confuses the two does not load.
             d_kv=12,
             num_heads=3,
             d_ff=40,
@@ -130,9 +131,9 @@ def clip_tokenizer() -> Any:
 
 @contextlib.contextmanager
 def numpy_noise(seed: int) -> Iterator[None]:
-    """Within, what diffusers draws comes from NumPy's PCG64, in its order.
+    """Let diffusers draw its noise from NumPy's PCG64, in its own order.
 
-    It draws by its own `randn_tensor`, for which most modules have a name, and here and there by torch's
+    It draws with its own `randn_tensor`, which most modules import by name, and in some places with torch's
     `randn` and `randn_like`.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -163,7 +164,7 @@ def numpy_noise(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def recorded(target: Any, method: str, keep: Callable[..., None]) -> Iterator[None]:
-    """Within, `keep(result, *args, **kwargs)` sees each call of `target.method`."""
+    """Call `keep(result, *args, **kwargs)` after each call of `target.method`."""
     original = getattr(target, method)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -179,7 +180,7 @@ def recorded(target: Any, method: str, keep: Callable[..., None]) -> Iterator[No
 
 
 def picture(seed: int, height: int, width: int) -> Image.Image:
-    """A smooth colour picture with a few hard edges, so that resizing and encoding both show."""
+    """A smooth colour picture with a few hard edges, so that resizing and encoding are both visible."""
     return Image.fromarray(clip(seed, 1, height, width)[0])
 
 
@@ -198,14 +199,14 @@ def clip(seed: int, frames: int, height: int, width: int) -> np.ndarray:
 
 
 def numbers(value: torch.Tensor) -> np.ndarray:
-    """A contiguous copy; safetensors writes memory as it lies."""
+    """A contiguous copy, because safetensors writes memory as it is."""
     return np.ascontiguousarray(value.detach().cpu().numpy())
 
 
 def first_and_last(
     steps: list[tuple[Any, dict[str, Any]]], *keys: str, model: str = "transformer"
 ) -> dict[str, np.ndarray]:
-    """What went in and out of the model at the first and the last step: its output and inputs."""
+    """The model's inputs and output at the first and the last step."""
     pieces = {}
     for name, (output, inputs) in (("first", steps[0]), ("last", steps[-1])):
         for key in keys:
@@ -216,11 +217,10 @@ def first_and_last(
 
 
 class VaePieces:
-    """What a VAE makes of random latents and of clips.
+    """A VAE's results for random latents and for clips.
 
     Attributes:
-        pieces: Of what was decoded `vae.<name>.{input,output}`, of what was encoded
-            `vae.<name>.{input,mean,logvar}`.
+        pieces: For decoding `vae.<name>.{input,output}`, for encoding `vae.<name>.{input,mean,logvar}`.
     """
 
     def __init__(self, vae: Any, seed: int) -> None:
@@ -245,7 +245,7 @@ class VaePieces:
 
 
 class ImageVaePieces(VaePieces):
-    """Of an autoencoder of images, which diffusers hands the frames of one video as a batch."""
+    """Results of an image autoencoder, to which diffusers passes the frames of a video as a batch."""
 
     @torch.no_grad()
     def decode(self, name: str, *shape: int) -> None:
@@ -302,12 +302,12 @@ def save_reference(
     options: dict[str, Any] | None = None,
     further_predictions: int = 0,
 ) -> None:
-    """Writes what `tests.references.Case` reads, beside the checkpoint.
+    """Writes what `tests.references.Case` reads, next to the checkpoint.
 
     `media` maps a file name, which a request names, to the uint8 frames (F, H, W, 3) saved under it. The
-    checkpoint's folder is seen from `folder`. `options` are what else `load_pipeline` is given: `scheduler`,
-    and `adapter`, a folder seen from `folder`. `further_predictions` are those that the sampler makes beside
-    one a step.
+    checkpoint's folder is relative to `folder`. `options` are further arguments of `load_pipeline`:
+    `scheduler`, and `adapter`, a folder relative to `folder`. `further_predictions` are those that the
+    sampler makes in addition to one per step.
     """
     import diffusers
     import transformers

@@ -1,4 +1,4 @@
-"""The references themselves: whole, sensitive enough to compare with, and drawn from NumPy's noise."""
+"""The references themselves: complete, sensitive enough to compare with, and with NumPy's noise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_frames_are_in_range_and_seldom_clipped(family: str, name: str) -> None:
         assert frames.max() <= 1
         # A clipped pixel hides an error.
         assert np.mean((frames == 0) | (frames == 1)) < 0.2
-        # And so would a flat picture or a still one.
+        # A flat picture or a still one would, too.
         assert frames.std() > 0.1
         assert len(frames) == 1 or np.abs(np.diff(frames, axis=0)).mean() > 0.01
 

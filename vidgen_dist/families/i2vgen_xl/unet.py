@@ -77,9 +77,11 @@ class I2VGenXLUNet(nn.Module):
         self.transformer_in = _frame_transformer(config, first, HEADS_IN)
         self.time_embedding = TimestepEmbedding(first, config.time_dim)
         time, attended = config.time_dim, config.cross_attention_dim
-        self.fps_embedding = Activated([nn.Linear(first, time), nn.Linear(time, time)])
-        self.context_embedding = Activated([nn.Linear(attended, time), nn.Linear(time, channels * attended)])
-        self.image_latents_proj_in = Activated(
+        self.fps_embedding = ActivatedLayers([nn.Linear(first, time), nn.Linear(time, time)])
+        self.context_embedding = ActivatedLayers(
+            [nn.Linear(attended, time), nn.Linear(time, channels * attended)]
+        )
+        self.image_latents_proj_in = ActivatedLayers(
             [_conv(channels, 4 * channels), _conv(4 * channels, 4 * channels), _conv(4 * channels, channels)]
         )
         self.image_latents_temporal_encoder = ImageTemporalEncoder(channels)
@@ -148,7 +150,7 @@ class I2VGenXLUNet(nn.Module):
         return to_clips(between_frames(x, context, self.image_latents_temporal_encoder), context.batch)
 
 
-class Activated(nn.ModuleList):
+class ActivatedLayers(nn.ModuleList):
     """Layers with activations between them, which the checkpoint numbers as layers, too."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
