@@ -149,7 +149,7 @@ def test_what_is_in_the_destination(output: Storage, place: str) -> None:
     with pytest.raises(Refused, match="as it was before more rows were done"):
         export(output.root, "hf", place)
     for inside in (output.root, f"{output.root}/videos/x"):
-        with pytest.raises(Refused, match="lies in the output that is exported"):
+        with pytest.raises(Refused, match="is inside the exported output"):
             export(output.root, "hf", inside)
 
 

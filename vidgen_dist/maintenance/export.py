@@ -1,14 +1,14 @@
-"""`vidgen export`: an output as a data set that others read.
+"""`vidgen export`: an output as a data set for others.
 
 - `hf`: a folder for Hugging Face `datasets` (its `videofolder`): `videos/00000/000000000.mp4`, …, ten
-  thousand to a folder, and one `metadata.parquet`, whose `file_name` says whose video is which. Files have
-  the number of their row: a name made of an id with `test` in it would be taken for a split of that name.
-- `webdataset`: tar shards `00000.tar`, … with `000000000.json` and `000000000.mp4` a row.
+  thousand per folder, and one `metadata.parquet`, whose `file_name` says which row a video belongs to. Files
+  are named by their row's number: in a name made from an id, `test` would be taken for a split of that name.
+- `webdataset`: tar shards `00000.tar`, … with `000000000.json` and `000000000.mp4` per row.
 
-Both have the manifest's order, and are the same bytes whenever the same output is exported. `.export.json` in
-the destination says of which rows and videos the export is. One that was killed goes on when it is started
-again: what is there was written whole, and is taken as it is if it has the right size. Beside a shard
-that lacks rows lies `.00000.tar.left.json`, which names them; the next export looks for their videos again.
+Both are in the manifest's order, and exporting the same output again gives the same bytes. `.export.json` in
+the destination identifies the exported rows and videos. A killed export continues when it is started again:
+what is there was written whole, and is kept if it has the right size. A shard that lacks rows has a file
+`.00000.tar.left.json` beside it that names them; the next export looks for their videos again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from vidgen_dist.storage.uris import redact
 
 HF, WEBDATASET = "hf", "webdataset"
 KINDS = {HF: ("mp4",), WEBDATASET: ("mp4", "gif", "png", "npy")}
-"""What there is to export to, and from which formats."""
+"""The kinds of exports, with the video formats that they take."""
 
 SHARD_SIZE, SHARD_ROWS = "1GB", 10_000
 
@@ -70,23 +70,23 @@ def export(
     engine: str | None = None,
     policy: ExportPolicy = ExportPolicy(),
 ) -> ExportReport:
-    """Write the rows of an output that are done, with their videos, to another place.
+    """Write the finished rows of an output, with their videos, to another place.
 
     Args:
         uri: Output of a run.
         to: `hf` or `webdataset`.
-        destination: An empty folder, or one in which this export was begun.
+        destination: An empty folder, or one in which this export was started.
         manifest: Where the run's manifest is now, if it was moved.
-        shard_size: Of `webdataset` the size of a shard, such as `1GB`, at most; of one row it may be more.
-        shard_rows: Its rows, at most.
-        limit: How many rows that were left out to name.
-        progress: Told how many rows of how many are done.
-        engine: Module name of what rendered; by default the models. Tests have one of their own.
-        policy: How the work is shared out.
+        shard_size: For `webdataset`, the size of a shard, such as `1GB`, at most; a single row may be larger.
+        shard_rows: For `webdataset`, the rows of a shard, at most.
+        limit: How many omitted rows to name.
+        progress: Called with the number of rows that are done and of all rows.
+        engine: Name of the module that rendered; by default the models. Tests have their own.
+        policy: How the work is divided.
 
     Raises:
-        Refused: There is no run's output, its manifest cannot be read, its format cannot be exported so, or
-            something else is in the destination.
+        Refused: There is no run's output, its manifest cannot be read, its format cannot be exported in this
+            way, or the destination holds something else.
     """
     output, spec = open_output(uri)
     place = open_writable(destination)
@@ -98,10 +98,10 @@ def export(
     rows = _open_manifest(spec, manifest)
     try:
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-            resolvings, bad, why_unsure = _resolvings(output, spec, rows, engine or engines.ENGINE)
-            rules = resolvings[0].rules if resolvings else None
+            resolvers, bad, why_unsure = _row_resolvers(output, spec, rows, engine or engines.ENGINE)
+            rules = resolvers[0].rules if resolvers else None
             join = ManifestJoin(
-                output, rows, _defaults(spec, rules), Path(folder), resolvings, bad, policy.join
+                output, rows, _defaults(spec, rules), Path(folder), resolvers, bad, policy.join
             )
             if why_unsure:
                 join.counts.unsure = join.counts.videos
@@ -133,11 +133,11 @@ def _check(output: Storage, spec: RunSpec, to: str, place: Storage) -> None:
         )
     if place.root.startswith("hf://"):
         raise Refused(
-            f"{redact(place.root)}: the Hub makes a commit of each file; export to a folder, and upload that "
+            f"{redact(place.root)}: the Hub makes a commit for each file; export to a folder, and upload it "
             "with `hf upload-large-folder`"
         )
     if f"{place.root}/".startswith(f"{output.root.rstrip('/')}/"):
-        raise Refused(f"{redact(place.root)}: lies in the output that is exported; give a folder elsewhere")
+        raise Refused(f"{redact(place.root)}: is inside the exported output; give a folder elsewhere")
 
 
 def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
@@ -147,21 +147,24 @@ def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
         hint = (
             ""
             if uri
-            else "; an export has the prompts: if the manifest was moved, say with --manifest where to"
+            else "; an export needs the prompts: if the manifest was moved, give its place with --manifest"
         )
         raise Refused(f"{error}{hint}") from None
 
 
-def _resolvings(
+def _row_resolvers(
     output: Storage, spec: RunSpec, manifest: Manifest, engine: str
 ) -> tuple[list[RowResolver], np.ndarray, str]:
-    """How a run makes fingerprints of the manifest's rows, and places of those that have none; nothing if all
-    are known to be done, or, with the reason, if it cannot be known how."""
+    """The resolvers that make the rows' fingerprints as a run does, the places of bad rows, and a reason.
+
+    There are no resolvers if all rows are known to be done, or, with the reason, if the run's settings are
+    not known.
+    """
     run = read_status_file(output)
     none = np.empty(0, np.int64)
     if run is not None and is_current(run, output, manifest) and run.done == run.total:
         return [], none, ""
-    # Whose weights are hashed once. Ascend takes every dtype.
+    # Opened once, so that weights are hashed once. Ascend takes every dtype.
     auto = spec.topology.device == "auto"
     try:
         opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
@@ -173,11 +176,11 @@ def _resolvings(
         return [], none, str(error)
     dtypes = [opened.dtype]
     if auto and spec.model.dtype is None:
-        # The run may have been on another device than this machine has.
+        # The run may have used another device than this machine has.
         dtypes.append(compute_dtype(None, "cpu"))
     models = (dataclasses.replace(opened, dtype=dtype) for dtype in dtypes)
-    resolvings = [RowResolver(opened.rules, spec.seed, identity_of(model, spec)) for model in models]
-    return resolvings, report.bad, ""
+    resolvers = [RowResolver(opened.rules, spec.seed, identity_of(model, spec)) for model in models]
+    return resolvers, report.bad, ""
 
 
 def _defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:
 
 
 def _claim_destination(place: Storage, mark: Mapping[str, Any]) -> dict[str, int]:
-    """Take an empty destination, or find that this export was begun in it; what files lie in it."""
+    """Take an empty destination, or one in which this export was started; returns the files in it."""
     content = json.dumps(mark, sort_keys=True).encode()
     files, folders = place.entries()
     if EXPORT_FILE in files:

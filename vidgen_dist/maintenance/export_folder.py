@@ -48,12 +48,12 @@ class FolderExport(ExportWriter):
                     names = pa.array(
                         [self._file_name(row) for row in piece.column(ROW).to_pylist()], pa.string()
                     )
-                    told = piece.drop_columns([ROW, URI]).cast(_as_exported(piece.schema))
-                    columns = pa.table([names, *told.columns], schema=schema)
+                    exported = piece.drop_columns([ROW, URI]).cast(_as_exported(piece.schema))
+                    columns = pa.table([names, *exported.columns], schema=schema)
                     writer.write_table(columns.filter(pa.array(whole, pa.bool_())))
 
     def _copy_all(self, table: pa.Table, there: Mapping[str, int]) -> list[bool]:
-        """Copy the videos that were not there before; of each row whether its video is now."""
+        """Copy the videos that are not there yet; returns for each row whether its video is there now."""
 
         def copy(row: Mapping[str, Any]) -> tuple[bool, str | None]:
             name = self._file_name(row[ROW])
@@ -79,7 +79,7 @@ class FolderExport(ExportWriter):
         return f"{_folder(row // self._policy.folder_rows)}/{row_key(row)}.mp4"
 
     def _copy(self, source: str, name: str, expected: int) -> str | None:
-        """Copy a video; what is wrong with it, if it is not copied."""
+        """Copy a video; returns what is wrong with it if it was not copied."""
         try:
             found = size(source)
             if found == expected:
@@ -103,22 +103,22 @@ def _folder(number: int) -> str:
 
 
 def _folder_schema(schema: pa.Schema) -> pa.Schema:
-    """Columns of `metadata.parquet`: names that `datasets` takes for itself get `_given` behind them."""
-    told = _as_exported(schema)
+    """Columns of `metadata.parquet`: names that `datasets` reserves get the suffix `_given`."""
     renamed = [
-        column.with_name(f"{column.name}_given") if _is_reserved(column.name) else column for column in told
+        column.with_name(f"{column.name}_given") if _is_reserved(column.name) else column
+        for column in _as_exported(schema)
     ]
     return pa.schema([pa.field("file_name", pa.string()), *renamed])
 
 
 def _as_exported(schema: pa.Schema) -> pa.Schema:
-    """The columns that are told, with types that `datasets` reads."""
-    told = (column for column in schema if column.name not in (ROW, URI))
-    return pa.schema([column.with_type(_without_uint64(column.type)) for column in told])
+    """The exported columns, with types that `datasets` reads."""
+    exported = (column for column in schema if column.name not in (ROW, URI))
+    return pa.schema([column.with_type(_without_uint64(column.type)) for column in exported])
 
 
 def _without_uint64(kind: pa.DataType) -> pa.DataType:
-    """A plain type with decimals in place of numbers from 2**63 on, at which `datasets` breaks."""
+    """A plain type with decimals for uint64: `datasets` fails on numbers from 2**63 on."""
     if pa.types.is_uint64(kind):
         return pa.decimal128(20, 0)
     if pa.types.is_struct(kind):

@@ -27,7 +27,7 @@ _TAR_BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class _Sample:
-    """A row in a shard: its number, what is said of it, and its video's files."""
+    """A row in a shard: its number, its JSON, and its video's files."""
 
     key: str
     id: str
@@ -39,7 +39,7 @@ class _Sample:
 
     @property
     def tar_bytes(self) -> int:
-        """In a tar; of frames, whose sizes the ledger does not have, roughly."""
+        """Its bytes in a tar; for frames, whose single sizes are not in the ledger, only roughly."""
         return _tar_bytes(len(self.text)) + _tar_bytes(self.size) + _TAR_BLOCK * (len(self.suffixes) - 1)
 
 
@@ -47,19 +47,19 @@ class ShardExport(ExportWriter):
     """Writes rows and their videos to tars of limited size."""
 
     def write(self, join: ManifestJoin, there: Mapping[str, int], most_bytes: int, most_rows: int) -> None:
-        """Write `00000.tar` and so on; those that are there in the right size are kept.
+        """Write `00000.tar` and so on; existing ones of the right size are kept.
 
         Args:
             join: The rows.
             there: Path -> bytes of what an earlier export has written.
-            most_bytes: Bytes of a shard, at most, unless it has one row alone.
+            most_bytes: Bytes of a shard, at most, unless it has only one row.
             most_rows: Rows of a shard, at most.
         """
 
         def pack(shard: tuple[str, list[_Sample]]) -> tuple[int, bool, list[OmittedRow]]:
             name, samples = shard
             whole = there.get(name) == _shard_bytes(samples) or (name in there and self._format == "png")
-            # Without some rows it may have the size of one that has them all.
+            # A shard that lacks rows may by chance have the size of a complete one.
             lacking = _omissions_file(name) in there
             if whole and not lacking:
                 return len(samples), True, []
@@ -75,7 +75,7 @@ class ShardExport(ExportWriter):
             self._add_rows(rows, left)
 
     def _pack(self, name: str, samples: Sequence[_Sample]) -> list[OmittedRow]:
-        """Write a shard; the rows that are not in it."""
+        """Write a shard; returns the rows that are not in it."""
         left = []
         with (
             self._place.create(name) as file,
@@ -98,9 +98,9 @@ class ShardExport(ExportWriter):
                         with local.open("rb") as video:
                             _add(tar, f"{sample.key}.{suffix}", video, local.stat().st_size)
             if left:
-                # Before the shard appears: one that lacks rows is never alone.
-                told = {row.id: row.message for row in left}
-                self._place.write_bytes(_omissions_file(name), json.dumps(told, indent=1).encode())
+                # Written before the shard appears: one that lacks rows is never without this file.
+                messages = {row.id: row.message for row in left}
+                self._place.write_bytes(_omissions_file(name), json.dumps(messages, indent=1).encode())
         return left
 
 
@@ -124,7 +124,7 @@ def _samples(join: ManifestJoin, output: Storage, format: str) -> Iterator[_Samp
 def _shards(
     samples: Iterable[_Sample], most_bytes: int, most_rows: int
 ) -> Iterator[tuple[str, list[_Sample]]]:
-    """Samples by the shard that they are in, with its name."""
+    """The shards: name and samples."""
     shard: list[_Sample] = []
     count = total = 0
     for sample in samples:
@@ -138,27 +138,27 @@ def _shards(
 
 
 def _omissions_file(shard: str) -> str:
-    """What names the rows that a shard lacks."""
+    """The file that names the rows that a shard lacks."""
     return f".{shard}.left.json"
 
 
 def _shard_bytes(samples: Sequence[_Sample]) -> int:
-    """Size of the tar with all samples; of frames not known."""
+    """The size of a tar with all these samples; not exact for frames."""
     return _in_records(sum(sample.tar_bytes for sample in samples))
 
 
 def _in_records(size: int) -> int:
-    """Of a tar with members of this size: two empty blocks are its end, and it consists of whole records."""
+    """The size of a tar with members of this size: it ends with two empty blocks and has whole records."""
     return -(-(size + 2 * _TAR_BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _tar_bytes(size: int) -> int:
-    """Of a member, with its header."""
+    """The size of a member in a tar, with its header."""
     return _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
 
 
 def _add(tar: tarfile.TarFile, name: str, file: BinaryIO, size: int) -> None:
-    # A header says no more than this: no time, no owner.
+    # The header has no more than this: no time, no owner.
     member = tarfile.TarInfo(name)
     member.size = size
     member.mode = 0o644
@@ -166,7 +166,7 @@ def _add(tar: tarfile.TarFile, name: str, file: BinaryIO, size: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: times in ISO 8601, bytes in base64, no NaN."""
+    """A value for JSON: times in ISO 8601, bytes in base64, no NaN."""
     if isinstance(value, dict):
         return {str(name): _plain(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

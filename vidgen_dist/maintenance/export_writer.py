@@ -1,4 +1,4 @@
-"""What the kinds of exports have in common: counts, and the rows that were left out."""
+"""The base of the kinds of exports: counts, and the rows that were left out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class OmittedRow:
-    """A row whose video is not what the ledger says, and was left out.
+    """A row that was left out because its video is not what the ledger says.
 
     Args:
-        id: The row's.
+        id: The row's id.
         message: What is wrong.
     """
 
@@ -29,19 +29,19 @@ class OmittedRow:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export has.
+    """What an export contains, and what it leaves out.
 
     Args:
         videos: Rows with their videos.
-        unsure: Those of them that may be of other settings than the run's: they could not be compared.
-        why_unsure: Why not.
-        failed: Rows that were given up, and are not in it.
-        stale: Rows whose videos are of other settings, and are not in it.
-        pending: Rows that were not done yet, and are not in it.
-        missing: Rows that the ledger says are done, whose video is missing or torn.
-        left: The first of them.
-        files: Videos, or shards.
-        kept: Of these, those that were there before.
+        unsure: Rows among them whose settings could not be compared with the run's, and may differ.
+        why_unsure: Why they could not be compared.
+        failed: Rows that were given up; left out.
+        stale: Rows whose videos were rendered with other settings; left out.
+        pending: Rows that are not done yet; left out.
+        missing: Rows that are done, says the ledger, but whose video is missing or torn; left out.
+        left: The first of these.
+        files: The number of videos or shards.
+        kept: How many of these had been written before.
     """
 
     videos: int
@@ -58,11 +58,11 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class ExportPolicy:
-    """How an export shares its work out.
+    """How an export divides its work.
 
     Args:
-        folder_rows: Rows whose videos lie in one folder: tools get slow where there are more files. An export
-            goes on with the number that it was begun with.
+        folder_rows: Rows whose videos are in one folder: tools become slow with more files. An export must be
+            continued with the number that it was started with.
         copiers: Videos that are copied at the same time.
         packers: Shards that are written at the same time; each holds a shard's videos one by one.
         join: How many rows are joined at once.
@@ -80,11 +80,11 @@ class ExportWriter:
     Args:
         output: The output that is exported.
         place: Where the export goes.
-        format: Format of its videos.
+        format: The format of the output's videos.
         counts: How many rows there are of each kind.
-        limit: How many rows that were left out to name.
-        progress: Told how many rows of how many are done.
-        policy: How the work is shared out.
+        limit: How many omitted rows to name.
+        progress: Called with the number of rows that are done and of all rows.
+        policy: How the work is divided.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ExportWriter:
         self._missing = self._done = self._files = self._kept = 0
 
     def result(self, why_unsure: str) -> ExportReport:
-        """What became of it."""
+        """The report."""
         return ExportReport(
             videos=self._counts.videos - self._missing,
             unsure=self._counts.unsure,
@@ -131,7 +131,7 @@ class ExportWriter:
 
 
 def remove_temporary_files(place: Storage, files: Iterable[str]) -> None:
-    """Remove what an export that was killed left half written: folders of data are sent on as they are."""
+    """Remove files that a killed export left half written: people pass such folders on as they are."""
     for path in filter(is_temporary, files):
         place.delete(path)
 

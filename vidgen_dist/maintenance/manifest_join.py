@@ -1,12 +1,12 @@
 """The rows of a manifest with their videos, where neither manifest nor ledger fits into memory.
 
-The ledger is in the order in which videos were done, the manifest in its own. So the ledger's entries are
-first sorted, by the places of their rows, into files on this machine's disk, each for a run of rows; then run
-after run is joined in memory. Of each row 48 bytes are kept.
+The ledger is in the order in which videos were done, the manifest in its own order. So the ledger's entries
+are first sorted by the places of their rows into files on this machine's disk, one per run of rows; then run
+after run is joined in memory. 48 bytes are kept per row.
 
-Rows and videos belong together by their ids. Of an id that was rendered several times, with other settings,
-the video in place is the one that was done last. If its fingerprint is not the one that the row has today,
-manifest and settings do not tell how it was made: it is stale, and left out.
+Rows and videos are matched by id. If an id was rendered several times with different settings, the video in
+place is the one that was done last. If its fingerprint is not the row's present one, manifest and settings do
+not describe how it was made: it is stale, and left out.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.uris import redact, without_secrets
 
 ROW, URI = "__row", "__uri"
-"""Columns of a joined table that are no one's: the row's place in the manifest; where its video is."""
+"""Extra columns of a joined table: the row's place in the manifest, and where its video is."""
 
 _PRIVATE_COLUMNS = ("status", "uri", "worker", "error_class", "error_message")
-"""Columns of the ledger that say nothing of a video, or of whose machine it is."""
+"""Columns of the ledger that do not describe a video, or that describe somebody's machine."""
 
 _ENTRY = pa.schema([pa.field(ROW, pa.int64()), *ledger.SCHEMA])
 
@@ -61,14 +61,14 @@ class JoinPolicy:
 
 @dataclass
 class RowCounts:
-    """Rows of a manifest by what became of them.
+    """Rows of a manifest, counted by what became of them.
 
     Args:
-        videos: Whose video is there, says the ledger.
-        unsure: Those of them whose image or clip cannot be read, so that nobody knows whether they are stale.
-        failed: Given up, and not done.
-        stale: Whose video is one of other settings.
-        pending: All others.
+        videos: Rows whose video is there, according to the ledger.
+        unsure: Rows among them that may be stale: their image or clip cannot be read.
+        failed: Rows that were given up and not done.
+        stale: Rows whose video was rendered with other settings.
+        pending: All other rows.
     """
 
     videos: int = 0
@@ -84,14 +84,14 @@ class ManifestJoin:
     Args:
         output: A run's output.
         manifest: Its manifest.
-        defaults: The run's values of request fields where a row has none.
-        folder: An empty one on this machine, for as much as the ledger holds.
-        resolvings: How a run makes fingerprints of the rows; several where its device is not known. Without
+        defaults: The run's values of request fields for rows without one.
+        folder: An empty folder on this machine, with space for as much as the ledger holds.
+        resolvers: They make the rows' fingerprints as a run does; several if its device is not known. Without
             any, no video is taken to be stale.
-        bad: Places of the rows that make no requests; a video of theirs is stale.
+        bad: Places of the rows that cannot be requests; their videos are stale.
 
     Raises:
-        Refused: A file of the ledger is no whole part.
+        Refused: A file of the ledger is not a whole part.
         OSError: Manifest or ledger cannot be read.
     """
 
@@ -101,7 +101,7 @@ class ManifestJoin:
         manifest: Manifest,
         defaults: Mapping[str, Any],
         folder: Path,
-        resolvings: Sequence[RowResolver] = (),
+        resolvers: Sequence[RowResolver] = (),
         bad: Sequence[int] | np.ndarray = (),
         policy: JoinPolicy = JoinPolicy(),
     ) -> None:
@@ -114,8 +114,8 @@ class ManifestJoin:
         self._sort(output)
         self.counts = RowCounts(pending=manifest.num_rows)
         self._stale = np.zeros(manifest.num_rows, np.bool_)
-        if resolvings:
-            self._compare(resolvings, np.asarray(bad, np.int64))
+        if resolvers:
+            self._compare(resolvers, np.asarray(bad, np.int64))
         digest = hashlib.sha256(repr([file.digest for file in manifest.files]).encode())
         digest.update(repr((sorted(defaults.items()), self.schema.to_string())).encode())
         for run in range(self._runs):
@@ -124,30 +124,30 @@ class ManifestJoin:
                 digest.update(videos.column(name).cast(pa.int64()).to_numpy().tobytes())
             digest.update(text_hashes(videos.column("sha256").fill_null("").combine_chunks()).tobytes())
         self.digest = digest.hexdigest()
-        """Of which rows there are, which videos they have, and which columns are told of them."""
+        """A digest of the rows, their videos, and the exported columns."""
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of `tables`: `ROW`, `URI`, `id`, fields of the request, the ledger's and others."""
+        """The columns of `tables`: `ROW`, `URI`, `id`, the fields of requests, the ledger's, and others."""
         fields = [pa.field(name, column_of(field).written) for name, field in self._fields.items()]
-        told = [column for column in ledger.SCHEMA if column.name not in ("id", *_PRIVATE_COLUMNS)]
+        own = [column for column in ledger.SCHEMA if column.name not in ("id", *_PRIVATE_COLUMNS)]
         known = {*ledger.SCHEMA.names, *self._fields}
         extras = [column for column in self._manifest.extra_schema if column.name not in known]
         first = [pa.field(ROW, pa.int64()), pa.field(URI, pa.string()), ledger.SCHEMA.field("id")]
-        return pa.schema([*first, *fields, *told, *extras])
+        return pa.schema([*first, *fields, *own, *extras])
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows that have a video, in the manifest's order, some at a time.
 
         Raises:
-            OSError: The manifest cannot be read, or was changed.
-            Refused: It has a value that its column cannot have.
+            OSError: The manifest cannot be read or has changed.
+            Refused: It has a value that is not allowed in its column.
         """
         for batch, first, videos in self._pieces(self._manifest.batches()):
             yield self._with_fields(batch, first, videos)
 
     def _pieces(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int, pa.Table]]:
-        """Batches of the manifest with their first rows' places, and entries of videos of them."""
+        """Batches of the manifest, their first rows' places, and the entries of their videos."""
         first, loaded, videos = 0, -1, _ENTRY.empty_table()
         for batch in batches:
             last = first + len(batch)
@@ -159,12 +159,12 @@ class ManifestJoin:
                     yield batch, first, videos.slice(start, stop - start)
             first = last
 
-    def _compare(self, resolvings: Sequence[RowResolver], bad: np.ndarray) -> None:
+    def _compare(self, resolvers: Sequence[RowResolver], bad: np.ndarray) -> None:
         """Find the stale videos."""
         is_bad = np.zeros(len(self._stale), np.bool_)
         is_bad[bad] = True
         batches = self._manifest.batches(self._defaults, extras=False)
-        # Known before any is left out.
+        # Collected first: `_pieces` leaves out what `self._stale` has.
         stale = np.zeros(len(self._stale), np.bool_)
         for batch, first, videos in self._pieces(batches):
             places = videos.column(ROW).to_numpy() - first
@@ -172,14 +172,14 @@ class ManifestJoin:
             wanted[places] = True
             known = wanted & is_bad[first : first + len(batch)]
             good, same = wanted & ~known, np.zeros(len(batch), np.bool_)
-            for resolving in resolvings:
-                for looking in resolving.fingerprints(batch, good, InlineExecutor()):
+            for resolver in resolvers:
+                for found in resolver.fingerprints(batch, good, InlineExecutor()):
                     theirs = videos.column("fingerprint").take(
-                        pa.array(np.searchsorted(places, looking.places))
+                        pa.array(np.searchsorted(places, found.places))
                     )
-                    equal = pc.equal(theirs.combine_chunks(), looking.fingerprints.result())
-                    same[looking.places] |= equal.to_numpy(zero_copy_only=False)
-                    known[looking.places] = True
+                    equal = pc.equal(theirs.combine_chunks(), found.fingerprints.result())
+                    same[found.places] |= equal.to_numpy(zero_copy_only=False)
+                    known[found.places] = True
             stale[first : first + len(batch)] |= known & ~same
             self.counts.unsure += int(np.count_nonzero(wanted & ~known))
         self._stale = stale
@@ -189,7 +189,7 @@ class ManifestJoin:
         return -(-self._manifest.num_rows // self._run_rows)
 
     def _sort(self, output: Storage) -> None:
-        """Entries into the files of their runs."""
+        """Write the ledger's entries into the files of their runs."""
         places = _RowIndex(self._manifest)
         waiting: list[pa.Table] = []
         held = 0
@@ -229,7 +229,7 @@ class ManifestJoin:
         return self._folder / f"{run}.arrow"
 
     def _videos(self, run: int, *, count: bool = False) -> pa.Table:
-        """The entries of the videos in place of a run of rows, in the rows' order."""
+        """The entries of the videos in place for a run of rows, in the rows' order."""
         if not self._file(run).exists():
             return _ENTRY.empty_table()
         with pa.ipc.open_stream(str(self._file(run))) as reader:
@@ -246,7 +246,7 @@ class ManifestJoin:
             latest = _last_of_each_row(entries)
             failed = latest.filter(pc.equal(latest.column("status"), ledger.FAILED)).column(ROW)
             dead = int(pc.sum(pc.invert(pc.is_in(failed, videos.column(ROW).combine_chunks()))).as_py() or 0)
-            # What failed with today's settings may have a video of others.
+            # A row that failed with the present settings may have a video of others.
             left = int(np.count_nonzero(~np.isin(old.to_numpy(), failed.to_numpy())))
             self.counts.videos += len(videos)
             self.counts.failed += dead
@@ -265,21 +265,21 @@ class ManifestJoin:
             try:
                 column = column.cast(value_type(column.type)).cast(kind)
             except pa.ArrowException as error:
-                # Of a manifest that was changed since its rows were rendered.
+                # The manifest was changed after its rows were rendered.
                 raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
             default = self._defaults.get(name)
             column = column if default is None else column.fill_null(pa.scalar(default, kind))
             columns[name] = _without_credentials(column, field) if field.kind.has_sources else column
         for extra in self._manifest.extra_schema:
             if extra.name not in columns:
-                # As the ledger was given them: Arrow's casts do not take every type either.
+                # As for the ledger: Arrow's casts do not take every type.
                 values = extra_values(batch.values_at(extra.name, places), extra)
                 columns[extra.name] = pa.array(values, extra.type)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
 
 def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> dict[str, Field]:
-    """Fields of requests that are told beside what the ledger has."""
+    """The fields of requests that are exported beside the ledger's columns."""
     first = next(manifest.batches(extras=False), None)
     return {
         name: field
@@ -290,7 +290,7 @@ def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> dict[str, Field]
 
 
 def _is_exported(name: str, batch: Batch) -> bool:
-    """Whether a batch has a field; pictures only as paths."""
+    """Whether a batch has a field that can be exported; images and clips only as paths."""
     if name not in batch.fields:
         return False
     has_sources = batch.row_schema.fields[name].kind.has_sources
@@ -298,7 +298,7 @@ def _is_exported(name: str, batch: Batch) -> bool:
 
 
 class _RowIndex:
-    """Where in a manifest the row of an id is."""
+    """Finds the places of rows in a manifest by their ids."""
 
     def __init__(self, manifest: Manifest) -> None:
         found = [text_hashes(batch.ids) for batch in manifest.batches(extras=False)]
@@ -308,29 +308,29 @@ class _RowIndex:
         self._high, self._low = hashes[self._order].T.copy()
 
     def of(self, ids: pa.Array) -> np.ndarray:
-        """Rows, from 0, of some ids; -1 where there is none: int64 (N,)."""
+        """The places, from 0, of some ids; -1 for ids that are not there: int64 (N,)."""
         hashes = text_hashes(ids)
         at = find_hashes(self._high, hashes[:, 0], [(self._low, hashes[:, 1])])
         return np.where(at >= 0, self._order[at], -1) if len(self._order) else at
 
 
 def _last_of_each_row(entries: pa.Table) -> pa.Table:
-    """Of entries sorted by row the last of each."""
+    """The last entry of each row, of entries sorted by row."""
     return entries.filter(pa.array(np.diff(entries.column(ROW).to_numpy(), append=-1) != 0))
 
 
 def _without_credentials(column: pa.Array | pa.ChunkedArray, field: Field) -> pa.Array:
-    """Where media came from, for others to read: a signed URL opens for everybody."""
+    """The sources of images and clips in a form for others: a signed URL opens for everybody."""
 
-    def told(value: Any) -> Any:
+    def without_credentials(value: Any) -> Any:
         if value is None or (isinstance(value, str) and is_inline(value)):
             return None
         return with_addresses(field.kind, value, without_secrets)
 
-    return pa.array(map(told, column.to_pylist()), column.type)
+    return pa.array(map(without_credentials, column.to_pylist()), column.type)
 
 
 def _without_folders(models: pa.ChunkedArray, revisions: pa.ChunkedArray) -> pa.Array:
-    """Models as files tell them: of a local checkpoint only its folder's name."""
+    """Models as the videos' tags name them: a local checkpoint only by its folder's name."""
     pairs = zip(models.to_pylist(), revisions.to_pylist(), strict=True)
     return pa.array([None if model is None else shown_model(model, revision) for model, revision in pairs])

@@ -1,8 +1,8 @@
-"""How far a run is and what failed, from its output alone; and the care of its ledger.
+"""How far a run is and what failed, from its output alone; and maintenance of its ledger.
 
-A run says itself how it stands, in `status.json`: that is one file to read however many rows there are. It
-counts rows as a run does: what other settings made is not done. Once the run is over that holds as long as
-settings, manifest and ledger stay as they are; else the manifest's ids are looked up in the ledger.
+A run reports its state in `status.json`, one file however many rows there are. It counts rows as a run does:
+videos of other settings are not done. After the run the counts stay valid as long as settings, manifest and
+ledger do not change; otherwise the manifest's ids are looked up in the ledger.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COUNTED = {
     "ids": "in the ledger, by the manifest's ids, whatever they were rendered with",
     "ledger": "in the ledger, all of its ids: the manifest cannot be read",
 }
-"""What the counts of `read_status` may be of."""
+"""What the counts of `read_status` may count."""
 
 _COUNTS = {"counted", "total", "done", "failed", "pending", "failures", "videos_per_minute", "seconds_left"}
 
@@ -50,9 +50,9 @@ def read_status(uri: str) -> dict[str, Any]:
     Returns:
         `counted` (a key of `COUNTED`), `total` and `pending` (None if the manifest can no longer be read),
         `done`, `failed`, `failures` (error class -> rows), `videos_per_minute` and `seconds_left` (None if no
-        run is at work), `manifest`, `model`, `task`, `output`; and `run`, what `status.json` says of the
-        latest run, with `live` (whether it is at work), `died` (whether it is certain that it is not, though
-        it says so) and `silent_seconds`; None if it says nothing.
+        run is at work), `manifest`, `model`, `task`, `output`; and `run`, the latest run in `status.json`,
+        with `live` (whether it is at work), `died` (whether it certainly is not, though the file says so) and
+        `silent_seconds`; None without the file.
 
     Raises:
         Refused: There is no run's output.
@@ -65,7 +65,7 @@ def read_status(uri: str) -> dict[str, Any]:
         counted, counts = ("run", run) if run is not None and live else _count(output, spec, run)
     except OSError as error:
         raise Refused(str(error)) from None
-    # Without a word of a run, one that has just begun may be at work. The pace of one that ended was its own.
+    # Without a status file, a run may just have started. The pace of a run that ended no longer applies.
     goes_on = live or run is None
     return {
         "counted": counted,
@@ -91,7 +91,7 @@ def read_status(uri: str) -> dict[str, Any]:
 
 
 def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a person wants to know of the latest run: name and value.
+    """The latest run for people: names and values.
 
     Args:
         run: As `read_status` gives it.
@@ -116,12 +116,12 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
             slow[SHOWN_STRAGGLERS:] = [f"and {len(slow) - SHOWN_STRAGGLERS:,} more: see --json"]
         return lines + [("stragglers" if line is slow[0] else "", line) for line in slow]
     if run["died"]:
-        told = f"died; last heard of {silent} ago; run it again to go on"
+        state = f"died; last heard of {silent} ago; run it again to go on"
     elif run["state"] == "running":
-        told = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
+        state = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
     else:
-        told = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
-    return [("run", f"{run['run']} {told}")]
+        state = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
+    return [("run", f"{run['run']} {state}")]
 
 
 def _format_time(text: str) -> str:
@@ -129,7 +129,7 @@ def _format_time(text: str) -> str:
 
 
 def _count(output: Storage, spec: RunSpec, run: RunStatus | None) -> tuple[str, RunStatus | ledger.Summary]:
-    """The counts of an output at rest, and what they are of."""
+    """The counts of an output without a running run, and what they count."""
     try:
         manifest = reopen_manifest(spec)
     except Refused:
@@ -147,29 +147,29 @@ def reopen_manifest(spec: RunSpec, uri: str | None = None) -> Manifest:
         uri: Where the manifest is now; by default where it was.
 
     Raises:
-        Refused: As `open_manifest`; or the run has read columns of which no package here knows.
+        Refused: As `open_manifest`; or the run has read columns that no package here knows.
     """
-    # They count in the ids of rows that bring none.
+    # These columns are part of the ids of rows without an id.
     fields = run_fields(spec.manifest.fields or (), "manifest.fields")
     return open_manifest(
         uri or spec.manifest.uri,
         passthrough=spec.manifest.passthrough,
         fields=fields,
         required=(),
-        # A run for whose model they are not ignored has read them all.
+        # If the run's model did not ignore them, the run has checked them all.
         ignored=[name for name, field in fields.items() if field.may_be_ignored],
     )
 
 
 def run_fields(names: Collection[str], key: str) -> Mapping[str, Field]:
-    """Our fields, and those that a run of another package's family has beside them.
+    """The fields of a run: our own, and those of another package's family.
 
     Args:
-        names: What the run names.
-        key: Where in its run.yaml.
+        names: The names in the run.
+        key: Their key in its run.yaml.
 
     Raises:
-        Refused: No family on this host has one.
+        Refused: No family on this host has one of them.
     """
     fields = fields_named(names)
     if missing := [name for name in names if name not in fields]:
@@ -181,7 +181,7 @@ def run_fields(names: Collection[str], key: str) -> Mapping[str, Field]:
 
 
 def is_current(run: RunStatus, output: Storage, manifest: Manifest) -> bool:
-    """Whether what a run said when it ended is so still."""
+    """Whether the counts that a run wrote when it ended are still valid."""
     if run.state == "running" or run.counted != digest_of_counted(output.read_bytes(RUN_FILE), manifest):
         return False
     return not ledger.has_later_parts(output, run.updated)
@@ -206,7 +206,7 @@ def compact_ledger(uri: str) -> Compaction:
 
 
 def open_output(uri: str) -> tuple[Storage, RunSpec]:
-    """An output and the run that it is of.
+    """An output and its run.
 
     Raises:
         Refused: There is no run's output.
@@ -217,5 +217,5 @@ def open_output(uri: str) -> tuple[Storage, RunSpec]:
     except OSError as error:
         raise Refused(str(error)) from None
     if spec is None:
-        raise Refused(f"{redact(uri)}: is no run's output: there is no {RUN_FILE} in it")
+        raise Refused(f"{redact(uri)}: is not the output of a run: there is no {RUN_FILE} in it")
     return output, spec

@@ -1,10 +1,10 @@
-"""`vidgen verify`: what the ledger says of videos against what lies in storage.
+"""`vidgen verify`: comparing the ledger with the stored videos.
 
-The ledger is read by columns; of each video a record of some fifty bytes is kept. Then every folder of
-`videos/` is listed once, and records and files are joined folder by folder. What seems wrong is looked up in
-the ledger again before it is told: meanwhile a run may have gone on, and what it has entered is in order.
+The ledger is read by columns; some fifty bytes are kept per video. Then every folder of `videos/` is listed
+once, and records and files are joined folder by folder. Whatever seems wrong is looked up in the ledger again
+before it is reported: a run may be at work, and what it has entered meanwhile is in order.
 
-`repair` takes the word of the ledger back: a `lost` entry for each video that is missing or torn, so that the
+`repair` corrects the ledger: it writes a `lost` entry for each video that is missing or torn, so that the
 next run renders the row again. No file is touched.
 """
 
@@ -56,19 +56,19 @@ LOST_CLASSES = {MISSING: "VideoMissing", TORN: "VideoTorn"}
 
 _LISTERS = 16
 _LISTED = 2**20
-"""Files that are listed at the same time, roughly: of each some 1 kB is kept until its folder is listed."""
+"""Files that are listed at the same time, roughly: each takes about 1 kB until its folder is listed."""
 
 _READERS = 8
 
 _CANDIDATES = 100
-"""How many orphaned files are remembered by name for each that is told."""
+"""How many names of orphaned files are kept for each one that is reported."""
 
 _IDENTITY = ("id", "fingerprint", "seed", "model", "revision")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as the ledger says.
+    """A difference between ledger and storage.
 
     Args:
         kind: `missing`, `torn` or `orphaned`.
@@ -113,12 +113,12 @@ class Verification:
 
     @property
     def whole(self) -> int:
-        """Videos that are as the ledger says."""
+        """The number of videos that are as the ledger says."""
         return self.videos - self.missing - self.torn
 
     @property
     def ok(self) -> bool:
-        """Whether all are. Orphaned files do no harm."""
+        """Whether all videos are. Orphaned files do no harm."""
         return not (self.missing or self.torn)
 
 
@@ -137,11 +137,11 @@ def verify(
     Args:
         uri: Output of a run.
         deep: Read every video: its SHA-256, and whether it decodes to as many frames as the ledger says.
-        repair: Have missing and torn videos rendered again by the next run. Holds the output's lease.
+        repair: Let the next run render missing and torn videos again. Holds the output's lease.
         limit: How many missing and torn videos, and how many orphaned files, to name.
-        policy: Of the lease.
-        say: Told, in a line, of what takes time.
-        progress: Told how many folders of how many are done.
+        policy: The lease's policy.
+        say: Called with a line about what takes time.
+        progress: Called with the number of folders that are done and of all folders.
 
     Raises:
         Refused: There is no run's output, it cannot be read, or with `repair` a run holds it.
@@ -159,7 +159,7 @@ def verify(
 
 
 def _lease_holder(output: Storage) -> str | None:
-    """Who holds the lease, or did when it died; nothing is written to find out."""
+    """The run that holds the lease, or held it when it died; finding out writes nothing."""
     try:
         return str(leases.read_holder(output.read_bytes(LEASE_FILE)))
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def _lease_holder(output: Storage) -> str | None:
 
 
 class _Comparison:
-    """One comparison, from the first look at the ledger to the last."""
+    """One comparison, from the first reading of the ledger to the last."""
 
     def __init__(
         self, output: Storage, format: str, deep: bool, limit: int, progress: Callable[[int, int], None]
@@ -182,14 +182,14 @@ class _Comparison:
         self._wrong: list[np.ndarray] = []
         self._torn: dict[tuple[int, int], str] = {}
         self._orphans: list[np.ndarray] = []
-        # The first of them; some may turn out to be in order.
+        # The first orphans; some may turn out to be in order.
         self._orphan_paths: list[str] = []
         self._with_paths: list[np.ndarray] = []
 
     def run(self, holder: str | None, lease: leases.Lease | None = None) -> Verification:
         """Compare; with a lease, also write `lost` entries."""
         named = LedgerVideos(self._nested)
-        # The ledger first: a video is there before its entry.
+        # The ledger first: a video is stored before its entry is written.
         ledger.read_parts(self._output, RECORD_COLUMNS, lambda _name, table: named.add(table))
         self._compare(named)
         wrong, orphans = sort_records(self._wrong), sort_records(self._orphans)
@@ -220,7 +220,7 @@ class _Comparison:
     def _compare(self, named: LedgerVideos) -> None:
         strays, folders = self._output.entries(VIDEOS_FOLDER)
         self._join(np.empty(0, VIDEO_RECORD), StoredVideos(strays, self._nested))
-        # Frames are many: one folder's at a time.
+        # There are many frames: one folder's at a time.
         threads = 1 if self._nested else _listers(named.entries, len(folders))
         listings = map_ahead(lambda folder: (folder, self._output.sizes(folder)), folders, threads=threads)
         for done, (folder, sizes) in enumerate(listings):
@@ -230,7 +230,7 @@ class _Comparison:
             self._join(named.pop(folder), StoredVideos({}, self._nested))
 
     def _join(self, entries: np.ndarray, stored: StoredVideos) -> None:
-        """Compare the entries of a folder, sorted by path and time, with what lies in it."""
+        """Compare the entries of a folder, sorted by path and time, with its files."""
         latest = entries[last_of_each_path(entries)]
         there = latest[~latest["lost"]]
         at = find_records(there, stored.hashes, nested=self._nested)
@@ -252,7 +252,7 @@ class _Comparison:
         orphans = stored.hashes[orphaned]
         before = find_records(latest, orphans, nested=False)
         for name in ("finished_at", "attempt", "lost"):
-            # What the ledger says of their rows by now does not explain them; what comes later may.
+            # The ledger's entries so far do not explain these files; later ones may.
             orphans[name][before >= 0] = latest[name][before[before >= 0]]
         self._orphans.append(orphans)
         room = _CANDIDATES * self._limit - len(self._orphan_paths)
@@ -281,7 +281,7 @@ class _Comparison:
         return np.array(list(torn), np.int64)
 
     def _read(self, files: Sequence[str], video: np.void) -> str | None:
-        """What is wrong with a video's content; a disk that is away for a moment is waited for."""
+        """What is wrong with a video's content; reading is repeated if the storage fails."""
         return with_retries(lambda: self._read_once(files, video), hurry=threading.Event())
 
     def _read_once(self, files: Sequence[str], video: np.void) -> str | None:
@@ -299,7 +299,7 @@ class _Comparison:
         return None if frames == video["frames"] else _differ("frames", frames, video["frames"])
 
     def _drop_explained(self, wrong: np.ndarray, orphans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Without what entries explain that have come since."""
+        """The records without those that newer entries explain."""
         kept = [np.ones(len(wrong), np.bool_), np.ones(len(orphans), np.bool_)]
 
         def look(_name: str, table: pa.Table) -> None:
@@ -314,8 +314,8 @@ class _Comparison:
         return wrong[kept[0]], orphans[kept[1]]
 
     def _for_each_wrong(self, wrong: np.ndarray, use: Callable[[Mapping[str, Any], str, str], None]) -> None:
-        """Hands the entry of each video, its kind and what is wrong to a function."""
-        told = np.zeros(len(wrong), np.bool_)
+        """Call a function with the entry of each wrong video, the kind of finding and what is wrong."""
+        done = np.zeros(len(wrong), np.bool_)
 
         def look(_name: str, table: pa.Table) -> None:
             table = table.filter(pc.equal(table.column("status"), ledger.DONE))
@@ -325,9 +325,9 @@ class _Comparison:
             places = np.flatnonzero((at >= 0) & np.logical_and.reduce(same))
             for place, row in zip(at[places], table.take(pa.array(places)).to_pylist(), strict=True):
                 # A part that is compacted while it is read comes twice.
-                if told[place]:
+                if done[place]:
                     continue
-                told[place] = True
+                done[place] = True
                 video = wrong[place]
                 message = self._torn.get((int(video["high"]), int(video["low"])), "there is no such file")
                 use(row, TORN if video["torn"] else MISSING, message)
@@ -335,8 +335,8 @@ class _Comparison:
         ledger.read_parts(self._output, (*RECORD_COLUMNS, *_IDENTITY), look)
 
     def _repair(self, wrong: np.ndarray, lease: leases.Lease) -> int:
-        """Write `lost` entries; how many."""
-        # Compaction hides that something was entered after the run.
+        """Write `lost` entries; returns how many."""
+        # After a compaction nobody could see that something was entered after the run.
         with_retries(lambda: forget_counts(self._output), hurry=threading.Event())
         lost = 0
         passthrough = ledger.read_passthrough_schema(self._output)
@@ -345,7 +345,7 @@ class _Comparison:
         def take_back(row: Mapping[str, Any], kind: str, message: str) -> None:
             nonlocal lost
             lost += 1
-            # The entry is taken also if the storage refuses; `flush` asks it again.
+            # The entry is kept even if the storage fails; `flush` tries again.
             with contextlib.suppress(OSError):
                 writer.append(_lost_entry(row, lease.run, kind, message))
 
@@ -374,7 +374,7 @@ class _Comparison:
 
 
 def _listers(files: int, folders: int) -> int:
-    """How many folders with so many files in all to list at the same time; twice as many are taken ahead."""
+    """How many folders to list at the same time, given all files; twice as many are taken ahead."""
     return min(_LISTERS, max(1, _LISTED * folders // (2 * max(1, files))))
 
 
@@ -383,7 +383,7 @@ def _differ(what: str, found: int, expected: int) -> str:
 
 
 def _lost_entry(row: Mapping[str, Any], worker: str, kind: str, message: str) -> LedgerEntry:
-    """The entry that takes back the `done` entry of a video."""
+    """The entry that revokes the `done` entry of a video."""
     kept = {name: row[name] for name in ("uri", "attempt", "finished_at", *_IDENTITY)}
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     return LedgerEntry(

@@ -31,12 +31,11 @@ VIDEO_RECORD = np.dtype(
         ("torn", np.bool_),
     ]
 )
-"""What an entry says of a video: a hash of its path (of a folder of frames, without the digest), another of
-its content's digest, and what else is to be compared; -1 for a number that the entry does not have. `torn` is
-what was found."""
+"""A record of a video: hashes of its path (without the digest, for a folder of frames) and of its content's
+digest, and what else is compared; -1 for a number that the entry does not have. `torn` is a finding."""
 
 RECORD_COLUMNS = ("status", "uri", "sha256", "bytes", "frames", "attempt", "finished_at")
-"""The columns of the ledger that records are made of."""
+"""The ledger's columns that records are made from."""
 
 _DIGITS = 16
 """How many hex digits of a SHA-256 are compared: 64 bits, and the name of a folder of frames."""
@@ -92,7 +91,7 @@ class LedgerVideos:
 
 
 class StoredVideos:
-    """The videos that lie in a folder of `videos/`, files or folders of frames.
+    """The videos in a folder of `videos/`, files or folders of frames.
 
     Args:
         sizes: Path -> bytes of its files.
