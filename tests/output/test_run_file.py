@@ -84,6 +84,17 @@ def test_a_moved_output_does_not_go_on_at_its_old_place(tmp_path: Path, change: 
         assert output_of(new / RUN_FILE, {"output": {"uri": given}}) == given
 
 
+def test_a_relative_output_is_named_as_it_was_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file = make_output(tmp_path / "out", names="out").uri(RUN_FILE)
+    monkeypatch.chdir(tmp_path)
+    assert output_of(run_file) == "out"
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(Refused, match=rf"is another place, {tmp_path}/out/out: was"):
+        output_of(run_file)
+
+
 def test_a_run_file_that_lies_in_no_output_goes_where_it_says(tmp_path: Path) -> None:
     make_output(tmp_path / "out")
     shutil.copy(tmp_path / "out" / RUN_FILE, tmp_path / RUN_FILE)

@@ -14,7 +14,7 @@ from vidgen_dist.spec import RunSpec, parse_spec
 from vidgen_dist.storage.clients import WEB, is_same_place
 from vidgen_dist.storage.files import read_bytes
 from vidgen_dist.storage.folder import Storage, open_storage
-from vidgen_dist.storage.uris import redact, scheme_of, split
+from vidgen_dist.storage.uris import absolute, redact, scheme_of, split
 
 
 def load_spec(uri: str) -> RunSpec:
@@ -57,10 +57,11 @@ def _check_not_moved(uri: str, output: str) -> None:
     if name != RUN_FILE or scheme_of(folder) in WEB or is_same_place(folder, output):
         return
     if _is_output(open_storage(folder)):
+        here, there = redact(folder), redact(absolute(output))
         raise Refused(
-            f"{redact(uri)}: lies in an output, but its output.uri is another place, {redact(output)}: was "
-            "the output moved or copied? Give the output to render to after the run file, or as --option "
-            f"output.uri=OUTPUT: {redact(folder)} to go on with this one, or {redact(output)} for the other"
+            f"{redact(uri)}: lies in an output, but its output.uri is another place, {there}: was the output "
+            "moved or copied? Give the output to render to after the run file, or as --option "
+            f"output.uri=OUTPUT: {here} to go on with this one, or {there} for the other"
         )
 
 
