@@ -1,4 +1,4 @@
-"""The file that names an output's run."""
+"""The file that names the holder of an output's lease."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def holder_of(output: Storage) -> Holder:
 
 
 def write_holder(output: Storage, **fields: object) -> None:
-    """What a run leaves whose process is gone."""
+    """Write the lease of a run whose process is gone."""
     whole = {"run": "gone", "since": "then", "heartbeat": "later", "beats": 7, **fields}
     output.write_bytes(LEASE_FILE, json.dumps(whole).encode())

@@ -48,12 +48,12 @@ INTERVAL = 0.2
 
 
 def policy_of(interval: float) -> LeasePolicy:
-    """Nobody in this process is being killed."""
+    """No process is being killed in these tests, so locks need no patience."""
     return LeasePolicy(interval_seconds=interval, lock_seconds=0.1)
 
 
-def take(output: Storage, run: str, said: list[str] | None = None, interval: float = INTERVAL) -> Lease:
-    return acquire(output, run, say=(said if said is not None else []).append, policy=policy_of(interval))
+def take(output: Storage, run: str, lines: list[str] | None = None, interval: float = INTERVAL) -> Lease:
+    return acquire(output, run, say=(lines if lines is not None else []).append, policy=policy_of(interval))
 
 
 def only_one_is_left(held: list[Lease]) -> bool:
@@ -62,7 +62,7 @@ def only_one_is_left(held: list[Lease]) -> bool:
 
 @pytest.fixture
 def one_put_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S3 compares and writes in one; moto's server does so only where requests do not overlap."""
+    """S3 compares and writes atomically; moto's server does so only if requests do not overlap."""
     put, turn = S3Response.put_object, threading.Lock()
 
     def put_object(self: S3Response) -> object:
@@ -74,7 +74,7 @@ def one_put_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def s3_knows_no_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that takes conditional writes for plain ones."""
+    """A service that treats conditional writes as plain ones."""
     put = S3Response.put_object
 
     def put_object(self: S3Response) -> object:
@@ -102,56 +102,56 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
         yield open_storage(tmp_path / "out")
 
 
-def test_a_second_run_is_refused_by_name_and_the_next_is_welcome(output: Storage) -> None:
-    said: list[str] = []
-    with take(output, "first", said), pytest.raises(Refused) as refused:
+def test_a_second_run_is_refused_and_the_next_one_gets_the_lease(output: Storage) -> None:
+    lines: list[str] = []
+    with take(output, "first", lines), pytest.raises(Refused) as refused:
         take(output, "second")
     assert "run first (since 2" in str(refused.value)
     assert "last heartbeat 2" in str(refused.value)
-    with take(output, "third", said) as lease:
+    with take(output, "third", lines) as lease:
         assert holder_of(output).run == "third"
         assert lease.lost is None
-    assert said == []
+    assert lines == []
     assert output.list() == []
 
 
-def test_heartbeats_go_on_and_leave_nothing_behind(output: Storage) -> None:
+def test_heartbeats_continue_and_leave_no_file(output: Storage) -> None:
     with take(output, "first") as lease:
         wait_until(lambda: holder_of(output).beats >= 4)
         assert lease.lost is None
     assert output.list() == []
 
 
-def test_a_silent_lease_is_taken_over_after_saying_so(output: Storage) -> None:
+def test_a_stale_lease_is_taken_over_with_a_message(output: Storage) -> None:
     write_holder(output)
-    said: list[str] = []
-    with take(output, "second", said):
+    lines: list[str] = []
+    with take(output, "second", lines):
         assert holder_of(output).run == "second"
-    assert [line.split(" the lease of run gone")[0] for line in said] == ["waiting for", "taking over"]
-    assert "0.8 s" in said[0]
+    assert [line.split(" the lease of run gone")[0] for line in lines] == ["waiting for", "taking over"]
+    assert "0.8 s" in lines[0]
 
 
-def test_what_is_no_lease_is_waited_for_too(output: Storage) -> None:
+def test_a_run_waits_for_a_damaged_lease_too(output: Storage) -> None:
     output.write_bytes(LEASE_FILE, b'{"run": "half')
-    said: list[str] = []
-    take(output, "second", said).release()
-    assert "run of unknown name" in said[0]
+    lines: list[str] = []
+    take(output, "second", lines).release()
+    assert "run of unknown name" in lines[0]
 
 
-def test_a_lease_that_is_given_back_while_another_waits(output: Storage) -> None:
+def test_a_run_that_waits_takes_a_lease_that_is_released(output: Storage) -> None:
     write_holder(output)
-    said: list[str] = []
+    lines: list[str] = []
 
     def give_back(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         threading.Timer(INTERVAL, output.delete, [LEASE_FILE]).start()
 
-    # Whoever waits has seen it by then.
+    # By then the run that waits has read it.
     acquire(output, "second", say=give_back, policy=policy_of(1.0)).release()
-    assert len(said) == 1
+    assert len(lines) == 1
 
 
-def test_a_holder_learns_that_it_was_taken_over_and_leaves_the_new_one_alone(output: Storage) -> None:
+def test_a_holder_learns_that_its_lease_was_taken_over_and_keeps_the_new_one(output: Storage) -> None:
     with take(output, "first") as lease:
         write_holder(output, run="usurper")
         wait_until(lambda: lease.lost)
@@ -168,7 +168,7 @@ def test_a_holder_whose_lease_was_removed_writes_it_again(output: Storage) -> No
         assert lease.lost is None
 
 
-def test_storage_that_is_away_for_long_does_not_end_the_holder(
+def test_a_storage_that_is_unavailable_for_long_does_not_end_the_holder(
     output: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = threading.Semaphore(0)
@@ -187,8 +187,8 @@ def test_storage_that_is_away_for_long_does_not_end_the_holder(
         assert lease.lost is None
 
 
-def test_an_answer_that_is_lost_is_no_loss(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The write was done, its repetition is refused."""
+def test_a_lost_answer_does_not_lose_the_lease(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write succeeded, and its repetition is refused."""
     output = open_storage(f"s3://{s3_bucket}/out")
     write = _write_if
 
@@ -206,14 +206,14 @@ def test_an_answer_that_is_lost_is_no_loss(s3_bucket: str, monkeypatch: pytest.M
 def test_of_several_that_start_at_once_one_wins(
     output: Storage, stale: bool, request: pytest.FixtureRequest
 ) -> None:
-    """At once where storage compares and writes in one; elsewhere with the next heartbeats at the latest."""
+    """At once if the storage compares and writes atomically; otherwise with the next heartbeats."""
     at_once = {"local", "s3"} if stale else {"local", "s3", "local-without-locks"}
     certain = request.node.callspec.params["output"] in at_once
-    combine = 4
+    runs = 4
     for _ in range(2 if stale else 5):
         if stale:
             write_holder(output)
-        barrier = threading.Barrier(combine)
+        barrier = threading.Barrier(runs)
 
         def start(run: int, barrier: threading.Barrier = barrier) -> Lease | None:
             barrier.wait()
@@ -222,8 +222,8 @@ def test_of_several_that_start_at_once_one_wins(
             except Refused:
                 return None
 
-        with ThreadPoolExecutor(combine) as pool:
-            held = [lease for lease in pool.map(start, range(combine)) if lease is not None]
+        with ThreadPoolExecutor(runs) as pool:
+            held = [lease for lease in pool.map(start, range(runs)) if lease is not None]
         if certain:
             assert len(held) == 1
         wait_until(partial(only_one_is_left, held))
@@ -234,7 +234,7 @@ def test_of_several_that_start_at_once_one_wins(
         assert output.list() == []
 
 
-def test_the_holder_asks_storage_once_an_interval(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_holder_sends_one_request_per_interval(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[str] = []
     output = open_storage(f"s3://{s3_bucket}/out")
     fs, _ = fsspec.core.url_to_fs(output.root)
@@ -253,12 +253,12 @@ def test_the_holder_asks_storage_once_an_interval(s3_bucket: str, monkeypatch: p
     lease.release()
 
 
-def test_a_bucket_that_is_not_there_is_refused(s3_bucket: str) -> None:
+def test_a_missing_bucket_is_refused(s3_bucket: str) -> None:
     with pytest.raises(Refused, match="cannot be used for output"):
         take(open_storage(f"s3://{s3_bucket}-not-there/out"), "first")
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Refused, match="cannot be used for output"):
         take(open_storage(tmp_path / "file" / "out"), "first")
@@ -268,7 +268,7 @@ def test_the_lease_names_no_machine_and_no_user(output: Storage) -> None:
     with take(output, "first"):
         fields = json.loads(output.read_bytes(LEASE_FILE))
     assert fields.keys() == {"run", "since", "heartbeat", "machine", "beats"}
-    # A mark that runs had in common would tell which of them shared a machine.
+    # If runs had the same mark, it would show which of them shared a machine.
     assert fields["machine"] == "" or fields["machine"] != leases._machine_mark(output, "second")
 
 
@@ -309,8 +309,8 @@ def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 Hold = Callable[..., subprocess.Popen[str]]
 
 
-def test_a_local_run_that_was_killed_is_followed_at_once(tmp_path: Path, hold: Hold) -> None:
-    """With intervals of an hour nobody waits for one."""
+def test_a_local_run_can_follow_a_killed_one_at_once(tmp_path: Path, hold: Hold) -> None:
+    """Intervals are an hour, so the test would hang if it waited for one."""
     output = open_storage(tmp_path)
     process = hold(output, "first", 3600.0)
     with pytest.raises(Refused, match=r"run first \(since"):
@@ -319,16 +319,16 @@ def test_a_local_run_that_was_killed_is_followed_at_once(tmp_path: Path, hold: H
     process.kill()
     process.wait()
     assert has_died(output, "first")
-    said: list[str] = []
-    with take(output, "second", said, interval=3600.0):
+    lines: list[str] = []
+    with take(output, "second", lines, interval=3600.0):
         assert holder_of(output).run == "second"
         assert (has_died(output, "first"), has_died(output, "second")) == (True, False)
-    assert len(said) == 1
-    assert "run first" in said[0]
-    assert "which has died" in said[0]
+    assert len(lines) == 1
+    assert "run first" in lines[0]
+    assert "which has died" in lines[0]
 
 
-def test_a_lease_of_another_machine_is_waited_for_although_the_lock_is_free(
+def test_a_run_waits_for_a_lease_of_another_machine_although_the_lock_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold
 ) -> None:
     output = open_storage(tmp_path)
@@ -353,7 +353,7 @@ def test_a_run_that_was_suspended_for_too_long_stops(s3_bucket: str, hold: Hold)
         assert lease.lost is None
 
 
-def test_a_lock_file_that_its_holder_removes_is_no_second_lock(tmp_path: Path) -> None:
+def test_a_lock_file_that_its_holder_removes_gives_no_second_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     for _ in range(200):
         first = lock(path)
@@ -386,10 +386,10 @@ def test_two_drivers_on_one_output(
     began, go = tmp_path / "began", tmp_path / "go"
     prompts = [f"touch:{began} wait:{go}", "two", "three"]
     spec = make_spec(make_manifest(*prompts), output__uri=uri, topology__replicas=1)
-    told = io.StringIO()
+    console = io.StringIO()
     with ThreadPoolExecutor(1) as pool:
         try:
-            first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE, policies=policies)
+            first = pool.submit(render, spec, Console(file=console), engine=FAKE_ENGINE, policies=policies)
             wait_until(lambda: began.exists() or first.done())
             with pytest.raises(Refused, match="is rendering into it") as refused:
                 render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)
@@ -398,7 +398,7 @@ def test_two_drivers_on_one_output(
         result = first.result(PATIENCE)
     assert (result.done, result.exit_status) == (3, 0)
     named = str(refused.value).split("run ")[1].split(" ")[0]
-    assert f"run {named}\n" in told.getvalue()
+    assert f"run {named}\n" in console.getvalue()
     again = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE)
     assert (again.done_before, again.exit_status) == (3, 0)
     assert not any(name in open_storage(uri).list() for name in (LEASE_FILE, LEASE_LOCK))
@@ -412,17 +412,17 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
     began = tmp_path / "began"
     prompts = ["one", "two", f"touch:{began} ignore-steps: wait:{tmp_path}/never", "four"]
     spec = make_spec(make_manifest(*prompts), topology__replicas=1, topology__shard_size=1)
-    told = io.StringIO()
+    console = io.StringIO()
     output = open_storage(spec.output.uri)
 
     def usurped() -> bool:
         write_holder(output, run="usurper")
-        # A heartbeat that had looked before may have been written over it.
+        # A heartbeat that had read the lease before may have overwritten it.
         time.sleep(2 * policies.lease.interval_seconds)
         return holder_of(output).run == "usurper"
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(render, spec, Console(file=told), engine=FAKE_ENGINE, policies=policies)
+        first = pool.submit(render, spec, Console(file=console), engine=FAKE_ENGINE, policies=policies)
         wait_until(lambda: began.exists() or first.done())
         wait_until(lambda: read_ledger(output).done == 2)
         wait_until(usurped)
@@ -434,10 +434,10 @@ def test_a_driver_that_was_taken_over_stops_and_nothing_is_lost(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_another_run_did_while_this_one_planned_is_not_done_again(
+def test_rows_that_another_run_did_during_planning_are_not_rendered_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other begins after the first plan, and has ended when the lease is free."""
+    """The other run begins after the first plan, and has ended when the lease is free."""
     spec = make_spec(make_manifest("one", "two"), topology__replicas=1)
     take_lease = leases.acquire
 
@@ -452,13 +452,13 @@ def test_what_another_run_did_while_this_one_planned_is_not_done_again(
 
 
 def test_moto_refuses_what_the_lease_relies_on(s3_bucket: str, s3_endpoint: str) -> None:
-    """A service without conditional writes would make the tests on S3 say nothing."""
+    """With a service without conditional writes, the tests on S3 would prove nothing."""
     assert open_shared_file(open_storage(f"s3://{s3_bucket}/out"), LEASE_FILE).conditional
     assert boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket=s3_bucket)["KeyCount"] == 0
 
 
 def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may have room for a name, and none for what is to be in the file."""
+    """The disk may have room for a file's name, and none for its content."""
     real = open
 
     def opened(path: str, mode: str = "r", **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The books: when parts are written, and what becomes of entries if the storage or the lease is away."""
+"""The ledger committer: when parts are written, and what happens to entries without storage or lease."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Open = Callable[..., LedgerCommitter]
 
 @pytest.fixture
 def open_quick(output: Storage, lease: Lease) -> Iterator[Open]:
-    """Opens a committer that looks often, with fields of its policy."""
+    """Opens a committer that checks often, with other fields of its policy."""
     opened: list[LedgerCommitter] = []
 
     def open_now(**given: float) -> LedgerCommitter:
@@ -89,14 +89,14 @@ def test_entries_wait_for_each_other_and_are_written_at_the_end(output: Storage,
     assert (committer.done, committer.failed, committer.fault) == (MIN_ENTRIES + 19, 1, "")
 
 
-def test_an_entry_does_not_wait_for_ever(output: Storage, open_quick: Open) -> None:
+def test_an_entry_does_not_wait_too_long(output: Storage, open_quick: Open) -> None:
     committer = open_quick(patience_seconds=0.3)
     committer.enter(entry("a"))
     wait_until(lambda: committer.done)
     assert parts(output) == [1]
 
 
-def test_a_storage_that_refuses_is_a_fault_and_the_end_tries_again(
+def test_a_failed_write_is_a_fault_and_is_repeated_at_the_end(
     output: Storage, open_quick: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committer = open_quick(patience_seconds=0.0)
@@ -138,7 +138,7 @@ def test_a_storage_that_hangs_does_not_keep_a_run_from_ending(
     assert parts(output) == [1]
 
 
-def test_an_answer_that_is_lost_enters_nothing_twice(
+def test_after_a_lost_answer_nothing_is_entered_twice(
     output: Storage, open_quick: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, lost = Storage.write_bytes, []
@@ -147,7 +147,7 @@ def test_an_answer_that_is_lost_enters_nothing_twice(
         write(storage, path, content)
         if len(lost) < 2:
             lost.append(path)
-            # Came while the answer was waited for.
+            # It comes while the committer waits for the answer.
             committer.enter(entry(f"late-{len(lost)}"))
             raise StorageError("cut")
 
@@ -160,22 +160,22 @@ def test_an_answer_that_is_lost_enters_nothing_twice(
 
 
 def test_without_the_lease_nothing_is_entered(output: Storage, lease: Lease, open_quick: Open) -> None:
-    """Its heartbeats are old, and another run is there."""
+    """Its heartbeats are old, and another run has taken over."""
     committer = open_quick()
     committer.enter(entry("a"))
     write_holder(output, run="usurper")
-    lease._beaten -= HOURLY.fresh_seconds + 1
+    lease._renewed_at -= HOURLY.fresh_seconds + 1
     committer.close()
     assert lease.lost is not None
     assert (committer.done, committer.fault, parts(output)) == (0, "", [])
 
 
-def test_one_whose_heartbeats_are_late_asks_and_goes_on(
+def test_a_committer_whose_heartbeats_are_late_checks_the_lease_and_goes_on(
     output: Storage, lease: Lease, open_quick: Open
 ) -> None:
     committer = open_quick()
     committer.enter(entry("a"))
-    lease._beaten -= HOURLY.fresh_seconds + 1
+    lease._renewed_at -= HOURLY.fresh_seconds + 1
     committer.close()
     assert (lease.lost, committer.done) == (None, 1)
     assert read_ledger(output).is_done("a", "f")
@@ -191,19 +191,19 @@ MINUTES = st.integers(-30, 30).map(lambda minutes: timedelta(minutes=minutes))
         max_size=5,
     )
 )
-def test_what_was_entered_last_counts_whatever_the_clocks_say(
+def test_the_latest_entry_counts_whatever_the_clocks_say(
     steps: list[tuple[str, str, timedelta, timedelta]],
 ) -> None:
-    """Each step is another run's, whose driver's and worker's clocks are minutes apart."""
+    """Each step is another run; the clocks of its driver and worker are minutes apart."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        output, in_place = open_storage(folder), None
+        output, stored = open_storage(folder), None
         with acquire(output, "run", say=print, policy=HOURLY) as lease:
             for status, fingerprint, driver, worker in steps:
                 before = read_ledger(output)
-                if status == "repair" and in_place is not None:
-                    take_back(output, in_place)
-                    in_place = None
-                elif status != "repair" and in_place != fingerprint:
+                if status == "repair" and stored is not None:
+                    mark_as_lost(output, stored)
+                    stored = None
+                elif status != "repair" and stored != fingerprint:
                     patch.setattr(ledger_committer, "datetime", clock_that_is_wrong_by(driver))
                     policy = CommitPolicy(tick_seconds=0.001)
                     committer = open_committer(output, PASSTHROUGH, lease, before.newest, policy)
@@ -213,11 +213,11 @@ def test_what_was_entered_last_counts_whatever_the_clocks_say(
                         entry("a", status, fingerprint=fingerprint, attempt=attempt, finished_at=ended)
                     )
                     committer.close()
-                    in_place = fingerprint if status == "done" else in_place
+                    stored = fingerprint if status == "done" else stored
                     after = read_ledger(output)
                     assert (after.done, after.failed) == ((1, 0) if status == "done" else (0, 1))
-                assert placed(read_ledger(output)) == in_place
-        assert placed(compacted(output)) == in_place
+                assert stored_fingerprint(read_ledger(output)) == stored
+        assert stored_fingerprint(compacted(output)) == stored
 
 
 def clock_that_is_wrong_by(difference: timedelta) -> type[datetime]:
@@ -229,8 +229,8 @@ def clock_that_is_wrong_by(difference: timedelta) -> type[datetime]:
     return Clock
 
 
-def take_back(output: Storage, fingerprint: str) -> None:
-    """What `vidgen verify --repair` enters."""
+def mark_as_lost(output: Storage, fingerprint: str) -> None:
+    """Enter what `vidgen verify --repair` enters."""
     videos = [each for each in entries(output.root) if each["status"] == "done"]
     last = [each for each in videos if each["fingerprint"] == fingerprint][-1]
     kept = {name: last[name] for name in ("fingerprint", "attempt", "finished_at")}
@@ -238,7 +238,7 @@ def take_back(output: Storage, fingerprint: str) -> None:
         writer.append(entry("a", "lost", **kept))
 
 
-def placed(state: LedgerState) -> str | None:
+def stored_fingerprint(state: LedgerState) -> str | None:
     (fingerprint,) = [each for each in "fg" if state.is_done("a", each)] or [None]
     return fingerprint
 

@@ -1,25 +1,27 @@
 """The lease: one run at a time on one output.
 
-The run that renders into an output keeps a small file there, `.lease.json`, with its name and a count that
-goes up every interval. Another run that finds it watches it, by its own clock alone: if the count
-goes up, the holder lives, and the other is refused; if it stands still for `stale_intervals` intervals, the
-holder is taken for dead, and its lease is taken over. A run whose lease was taken over, because it or its
-storage was away for so long, learns it with its next heartbeat.
+The run that renders into an output keeps a small file there, `.lease.json`, with its name and a counter that
+it increments every interval. Another run that finds the file watches it, by its own clock alone: if the
+counter increases, the holder is alive, and the other run is refused; if it does not for `stale_intervals`
+intervals, the holder counts as dead, and its lease is taken over. A run whose lease was taken over, because
+the run or its storage was unavailable for so long, learns it with its next heartbeat.
 
-In a local folder there is the operating system's lock besides. It ends with its process, so that a run that
-died is followed at once. Machines that share a folder do not always share its locks; therefore it says
-something about runs of the same machine only, which a lease tells by a hash of the machine's boot, the file
-system and the run. Workers of the dead run may be at work for some seconds more, until Ray has ended them;
-they cannot enter anything into the ledger, and `Lease.settled` says when no video comes of them any more.
+In a local folder the run also holds a lock of the operating system. The lock ends with its process, so
+another run can follow a dead run at once. Machines that share a folder do not always share its locks;
+therefore the lock only says something about runs of the same machine, which a lease identifies by a hash of
+the machine's boot, the file system and the run. Workers of the dead run may work on for some seconds, until
+Ray has ended them; they cannot enter anything into the ledger, and `Lease.settled` is the time from which
+they store no video any more.
 
-What is certain: where storage compares and writes in one (S3; a local lock; a new file in a local folder)
-two runs never take the same lease. Elsewhere each looks again `settle_seconds` after it wrote, so two are
-possible if one is held up for longer just then; the first heartbeat ends one of them.
+What is certain: if the storage compares and writes atomically (S3; a local lock; a new file in a local
+folder), two runs never take the same lease. With other storage each run reads the lease again
+`settle_seconds` after it wrote; so two runs can hold it if one is delayed for longer just then, and the first
+heartbeat ends one of them.
 
-Before each ledger part, a holder whose last heartbeat is `fresh_intervals` old makes sure of its lease
-(`Lease.assure`), so that one that was suspended enters nothing beside the run that took over. What remains is
-a process that is suspended between that and the write, or a request that is under way, for more than the rest
-of `stale_intervals`. `LeasePolicy` has these numbers.
+Before each ledger part, a holder whose last heartbeat is `fresh_intervals` old checks its lease
+(`Lease.assure`), so that a run that was suspended enters nothing beside the run that took over. The remaining
+risk is a process that is suspended between this check and the write, or a request that is under way, for
+longer than the rest of `stale_intervals`. `LeasePolicy` has these numbers.
 """
 
 from __future__ import annotations
@@ -48,20 +50,21 @@ from vidgen_dist.storage.uris import is_local, redact
 
 @dataclass(frozen=True)
 class LeasePolicy:
-    """How often a lease shows a sign of life, and how long others wait for one.
+    """How often a lease gives a sign of life, and how long other runs wait for one.
 
-    All who take leases of one output need the same interval, else a living holder is taken for dead.
+    All runs on one output need the same interval; otherwise a living holder counts as dead.
 
     Args:
         interval_seconds: Seconds between two heartbeats, each a request to the storage: four a minute.
-        stale_intervals: A holder that is silent for so many intervals is taken for dead.
-        fresh_intervals: A holder whose last heartbeat is older than so many intervals asks before it writes;
-            fewer than `stale_intervals`, so that it asks before another run may have taken over.
-        orphan_seconds: How long workers may live whose driver was killed. Those of a Ray of its own were seen
-            to end within 3 s. A Ray that runs on was seen to take 0.1 s, and kills those that do not obey
+        stale_intervals: A holder without a heartbeat for this many intervals counts as dead.
+        fresh_intervals: A holder whose last heartbeat is older than this many intervals checks its lease
+            before it writes; fewer than `stale_intervals`, so that it checks before another run may have
+            taken over.
+        orphan_seconds: How long workers may live after their driver was killed. Workers of a run's own Ray
+            ended within 3 s when measured. A Ray that runs on took 0.1 s, and kills workers that do not obey
             after 5 s.
-        settle_seconds: After it, a lease is read again where the storage cannot compare and write in one.
-        lock_seconds: What a process that is being killed may take to release its lock.
+        settle_seconds: After this time, a lease is read again if the storage has no atomic compare-and-write.
+        lock_seconds: How long a process that is being killed may take to release its lock.
     """
 
     interval_seconds: float = 15.0
@@ -73,27 +76,27 @@ class LeasePolicy:
 
     @property
     def stale_seconds(self) -> float:
-        """Silence after which a holder is taken for dead."""
+        """Silence after which a holder counts as dead."""
         return self.stale_intervals * self.interval_seconds
 
     @property
     def fresh_seconds(self) -> float:
-        """Age of a heartbeat after which a holder asks before it writes."""
+        """Age of a heartbeat after which a holder checks its lease before it writes."""
         return self.fresh_intervals * self.interval_seconds
 
 
-_STOP_PATIENCE = 5.0
-"""Seconds that the end of a run waits for a heartbeat under way."""
+_STOP_SECONDS = 5.0
+"""How long the end of a run waits for a heartbeat under way."""
 
-_LOOKS = 3
-"""How often a lease is looked at within an interval."""
+_READS_PER_INTERVAL = 3
+"""How often a waiting run reads a lease within an interval."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, as its file says. Times are the holder's, in UTC, for people to read."""
+    """The holder of a lease, as in its file. Times are by the holder's clock, in UTC, for people."""
 
     run: str
     since: str
@@ -105,12 +108,12 @@ class Holder:
         return f"run {self.run} (since {self.since}, last heartbeat {self.heartbeat})"
 
     def to_bytes(self) -> bytes:
-        """The file."""
+        """The content of the file."""
         return json.dumps(vars(self)).encode()
 
 
 def read_holder(content: bytes) -> Holder:
-    """The holder that a lease file names; one that is half written or no lease names an unknown one."""
+    """The holder that a lease file names; an unknown holder if the file is incomplete or not a lease."""
     try:
         return Holder(**json.loads(content))
     except (ValueError, TypeError):
@@ -125,8 +128,9 @@ class Lease:
     """A lease that is held until the block ends.
 
     Attributes:
-        lost: Who took it over, once that is known. Then the run must end: another one renders its rows.
-        settled: From when on, by the monotonic clock, no worker of a run that held it before is left.
+        lost: The run that took it over, once that is known. Then this run must end: the other one renders its
+            rows.
+        settled: The time, by the monotonic clock, from which no worker of an earlier holder is left.
     """
 
     def __init__(
@@ -145,10 +149,10 @@ class Lease:
         self._tag = tag
         self._lock = os_lock
         self._policy = policy
-        self._beaten = time.monotonic()
-        self._beating = threading.Lock()
+        self._renewed_at = time.monotonic()
+        self._renewing = threading.Lock()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="lease", daemon=True)
         self._thread.start()
 
     @property
@@ -165,23 +169,23 @@ class Lease:
         self.release()
 
     def assure(self) -> None:
-        """Make sure that it is held, before something is written that only the holder may write.
+        """Make sure that the lease is held, before something is written that only the holder may write.
 
         Raises:
-            LeaseLost: It is not.
+            LeaseLost: It is not held any more.
             OSError: The storage does not say.
         """
-        with self._beating:
-            if self.lost is None and time.monotonic() - self._beaten > self._policy.fresh_seconds:
-                self._refresh()
+        with self._renewing:
+            if self.lost is None and time.monotonic() - self._renewed_at > self._policy.fresh_seconds:
+                self._renew()
         if self.lost is not None:
             raise LeaseLost(f"{self.lost} took over this output")
 
     def release(self) -> None:
-        """Let the next run have it at once."""
+        """Release the lease, so that the next run gets it at once."""
         self._end.set()
-        self._thread.join(_STOP_PATIENCE)
-        # A lease that cannot be removed now is stale before long.
+        self._thread.join(_STOP_SECONDS)
+        # A lease that cannot be removed now will soon be stale.
         with suppress(OSError):
             found = self._file.read()
             if found and read_holder(found[0]).run == self._holder.run:
@@ -189,14 +193,14 @@ class Lease:
         if self._lock is not None:
             self._lock.release()
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while self.lost is None and not self._end.wait(self._policy.interval_seconds):
-            # While storage is away the run goes on: nobody else can take the lease either.
-            with suppress(OSError), self._beating:
+            # While the storage is unavailable the run goes on: no other run can take the lease, either.
+            with suppress(OSError), self._renewing:
                 if self.lost is None:
-                    self._refresh()
+                    self._renew()
 
-    def _refresh(self) -> None:
+    def _renew(self) -> None:
         self._holder = _next_beat(self._holder)
         try:
             self._write(self._tag)
@@ -206,7 +210,7 @@ class Lease:
                 if not self._end.is_set():
                     self._write(None)
             elif (holder := read_holder(found[0])).run == self._holder.run:
-                # The answer to an earlier write was lost on its way.
+                # The answer to an earlier write was lost.
                 self._write(found[1])
             else:
                 self.lost = holder
@@ -214,14 +218,14 @@ class Lease:
     def _write(self, tag: str | None) -> None:
         begun = time.monotonic()
         self._tag = self._file.write(self._holder.to_bytes(), tag)
-        self._beaten = begun
+        self._renewed_at = begun
 
 
 def has_died(output: Storage, run: str) -> bool:
-    """Whether it is certain that a run is at work no more; nothing is written to find out.
+    """Whether it is certain that a run no longer works; writes nothing to find out.
 
-    It is where the lease was taken on this machine: then the operating system's lock says so. Of a run
-    elsewhere only its silence tells.
+    It is certain if the lease was taken on this machine and the operating system's lock is free. That a run
+    on another machine has died shows only in its silence.
 
     Raises:
         OSError: The storage failed.
@@ -240,16 +244,16 @@ def has_died(output: Storage, run: str) -> bool:
 def acquire(
     output: Storage, run: str, *, say: Callable[[str], None], policy: LeasePolicy = LeasePolicy()
 ) -> Lease:
-    """Take the lease of an output, waiting for one that may be of a dead run.
+    """Take the lease of an output; waits if the lease may be of a dead run.
 
     Args:
         output: The output.
-        run: Name of the run, unique; shown to whoever comes while it runs.
+        run: Name of the run, unique; other runs on this output show it.
         say: Called with a line for the person who waits.
         policy: How long to wait, and between two heartbeats.
 
     Raises:
-        Refused: A living run holds it, which is named; or the output cannot be used.
+        Refused: A living run holds the lease: names it. Or the output cannot be used.
     """
     os_lock: FileLock | None = None
     try:
@@ -270,7 +274,7 @@ def acquire(
 def _take(
     file: SharedFile, mine: Holder, os_lock: FileLock | None, say: Callable[[str], None], policy: LeasePolicy
 ) -> tuple[str, float]:
-    """Write the lease; its tag, and `Lease.settled`."""
+    """Write the lease; returns its tag and `Lease.settled`."""
     settled = time.monotonic()
     while True:
         found = file.read()
@@ -278,12 +282,12 @@ def _take(
         if found is None:
             tag, certain = None, file.creates_exclusively()
         elif os_lock is not None and _is_of_this_machine(file.storage, read_holder(found[0])):
-            # It cannot live without the lock.
+            # This process has the lock, so the holder is dead.
             tag, certain = found[1], True
             settled = time.monotonic() + policy.orphan_seconds
             say(f"taking over the lease of {read_holder(found[0])}, which has died")
         else:
-            tag = _wait(file, found, say, policy)
+            tag = _wait_until_stale(file, found, say, policy)
         try:
             mine = _next_beat(mine)
             tag = file.write(mine.to_bytes(), tag)
@@ -299,24 +303,28 @@ def _take(
         if found is not None:
             if (holder := read_holder(found[0])).run == mine.run:
                 return found[1], settled
-            raise _held(file.storage, holder)
+            raise _refusal(file.storage, holder)
 
 
-def _wait(
+def _wait_until_stale(
     file: SharedFile, found: tuple[bytes, str], say: Callable[[str], None], policy: LeasePolicy
 ) -> str | None:
-    """Wait until a lease is stale and return its tag, or is gone; refused if its holder is heard of."""
+    """Wait until a lease is stale, and return its tag; None if it is gone.
+
+    Raises:
+        Refused: Its holder gives a sign of life.
+    """
     holder = read_holder(found[0])
     limit = policy.stale_seconds
     say(f"waiting for the lease of {holder}: it may have died, which is known within {limit:g} s")
     until = time.monotonic() + limit
     while time.monotonic() < until:
-        time.sleep(policy.interval_seconds / _LOOKS)
+        time.sleep(policy.interval_seconds / _READS_PER_INTERVAL)
         now = file.read()
         if now is None:
             return None
         if now[0] != found[0]:
-            raise _held(file.storage, read_holder(now[0]))
+            raise _refusal(file.storage, read_holder(now[0]))
     say(f"taking over the lease of {holder}, which gave no sign of life for {limit:g} s")
     return found[1]
 
@@ -329,11 +337,11 @@ def _lock(output: Storage, patience: float) -> FileLock | None:
         except BlockingIOError:
             if time.monotonic() > until:
                 found = open_shared_file(output, LEASE_FILE).read()
-                raise _held(output, read_holder(found[0] if found else b"")) from None
+                raise _refusal(output, read_holder(found[0] if found else b"")) from None
         time.sleep(0.05)
 
 
-def _held(output: Storage, holder: Holder) -> Refused:
+def _refusal(output: Storage, holder: Holder) -> Refused:
     return Refused(
         f"{redact(output.root)}: {holder} is rendering into it; an output takes one run at a time: "
         "let that one end, stop it, or give another folder"
@@ -345,9 +353,9 @@ def _is_of_this_machine(output: Storage, holder: Holder) -> bool:
 
 
 def _machine_mark(output: Storage, run: str) -> str:
-    """Tells this machine, since its last start, and this mount of a local folder from others, and no more.
+    """A mark of this machine since its last start, this mount of a local folder, and a run.
 
-    Nobody can find the same mark for another run, so that marks say nothing about where runs ran.
+    Each run has another mark, so marks do not show which runs were on the same machine.
     """
     try:
         boot = _BOOT.read_text()
