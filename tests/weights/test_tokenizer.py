@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.weights.checkpoint import Checkpoint, open_checkpoint
 from vidgen_dist.weights.tokenizer import load_tokenizer, tokenize, tokenize_with_mask
 from vidgen_dist.weights.tokenizer.fast import FastTokenizer
+from vidgen_dist.weights.tokenizer.piece_model import read_piece_model
 from vidgen_dist.weights.tokenizer.pieces import T5Tokenizer
 
 TEXTS = (
@@ -392,3 +394,76 @@ def test_tokens_around_a_text_are_those_of_the_settings(
     path = checkpoint.folder / "tokenizer" / "tokenizer_config.json"
     references.edit_json(path, **{key: not value})
     assert_splits_as(load_tokenizer(checkpoint), case)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "told"),
+    [
+        ("t5", {"padding_side": "middle"}, "padding_side is 'middle'; allowed: left, right"),
+        ("t5-fast", {"truncation_side": "middle"}, "truncation_side is 'middle'; allowed: left, right"),
+        ("t5", {"eos_token": None}, "eos_token is None; allowed is a token"),
+        ("t5", {"extra_ids": 7}, "extra_ids is 7, but additional_special_tokens has 100 of these"),
+        ("t5-fast", {"extra_ids": 7}, "extra_ids is 7, but additional_special_tokens has 100 of these"),
+        ("clip", {"mask_token": 5}, "mask_token is 5; allowed is a token"),
+        ("clip", {"additional_special_tokens": "x"}, "is 'x'; allowed is a list of tokens"),
+        ("llama-3", {"bos_token": None}, "add_bos_token is True, but there is no bos_token"),
+        (
+            "llama-3",
+            {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
+            "names tokenizer.4.0.0.json; allowed",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_named(
+    tmp_path: Path, case: str, settings: dict[str, Any], told: str
+) -> None:
+    class_name = tokenizer_cases.class_name(case)
+    with pytest.raises(Refused, match=rf"{class_name} cannot be read: .*{re.escape(told)}"):
+        load_tokenizer(opened(tmp_path, case, class_name, **settings))
+
+
+@pytest.mark.parametrize(
+    ("case", "missing"),
+    [("clip", "merges.txt"), ("clip-fast", "merges.txt"), ("t5-fast-json-space", "spiece.model")],
+)
+def test_a_file_that_a_class_also_needs_is_named(tmp_path: Path, case: str, missing: str) -> None:
+    with pytest.raises(Refused, match=f"cannot be read: .*{missing}"):
+        load_tokenizer(opened(tmp_path, case, tokenizer_cases.class_name(case), missing))
+
+
+def test_a_pair_that_makes_no_piece_is_refused(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, "clip", "CLIPTokenizer")
+    with (checkpoint.folder / "tokenizer" / "merges.txt").open("a", encoding="utf-8") as merges:
+        merges.write("zz qq</w>\n")
+    with pytest.raises(Refused, match=r"CLIPTokenizer cannot be read: .*zz"):
+        load_tokenizer(checkpoint)
+
+
+def test_a_model_of_words_cannot_become_a_fast_tokenizer(folder: Path) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        model_type="word",
+        vocab_size=20,
+        minloglevel=2,
+    )
+    (folder / "tokenizer" / "spiece.model").write_bytes(model.getvalue())
+    (folder / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", "T5TokenizerFast"]}))
+    with pytest.raises(Refused, match=r"a sentencepiece model of type 3; allowed: unigram, bpe"):
+        load_tokenizer(open_checkpoint(folder))
+
+
+def test_a_models_file_is_read_as_sentencepiece_reads_it(published: Path) -> None:
+    data = (published / "tokenizer" / "spiece.model").read_bytes()
+    model, processor = read_piece_model(data), sentencepiece.SentencePieceProcessor(model_proto=data)
+    assert [piece.text for piece in model.pieces] == [processor.id_to_piece(i) for i in range(len(processor))]
+    assert [piece.score for piece in model.pieces] == [processor.get_score(i) for i in range(len(processor))]
+    assert model.unk_id == processor.unk_id()
+    assert len(model.charsmap) > 100_000
+    for size in (1, 3, len(data) // 2, len(data) - 1):
+        with pytest.raises(ValueError, match="not a sentencepiece model"):
+            read_piece_model(data[:size])

@@ -31,7 +31,6 @@ from vidgen_dist.weights.tokenizer.settings import (
     read_settings,
     special_token,
 )
-from vidgen_dist.weights.tokenizer.slow import SlowTokenizer
 
 _SAVED_BY_5 = "backend"
 """A key that transformers 5 writes into `tokenizer_config.json`, and no release before."""
@@ -80,7 +79,7 @@ _KINDS = {
 }
 
 
-def load(folder: Path, class_name: str, *, alone: bool) -> SlowTokenizer | FastTokenizer:
+def load(folder: Path, class_name: str, *, alone: bool) -> Any:
     """Load the tokenizer of a folder.
 
     Args:
@@ -88,33 +87,37 @@ def load(folder: Path, class_name: str, *, alone: bool) -> SlowTokenizer | FastT
         class_name: One that transformers 4 has.
         alone: Whether `tokenizer.json` is all that there is of its vocabulary.
 
+    Returns:
+        A slow or a fast tokenizer.
+
     Raises:
         Refused: Files that cannot be read, or that contradict each other.
     """
     config = read_config(folder)
-    kind = _KINDS[class_name.removesuffix("Fast")]
     is_fast = class_name.endswith("Fast")
-    # Each vocabulary library raises its own: sentencepiece RuntimeError, tokenizers a bare Exception.
+    of_one_file = is_there(folder / WHOLE) and (_SAVED_BY_5 in config or (alone and not is_fast))
+    kind = _KINDS[class_name.removesuffix("Fast")]
+    tokenizer: Any
     try:
-        if is_there(folder / WHOLE) and (_SAVED_BY_5 in config or (alone and not is_fast)):
+        if of_one_file:
             tokenizer = _of_one_file(folder / WHOLE, class_name, kind, config)
-            _check_ends(folder / CONFIG, tokenizer, config)
-            return tokenizer
-        settings = read_settings(folder)
-        if is_fast:
-            return _fast(folder, class_name, kind, settings)
-        assert kind.slow is not None
-        slow: SlowTokenizer = kind.slow(folder, settings)
-        return slow
-    except Refused as error:
-        if str(error).startswith(str(folder / CONFIG)):
-            raise
-        raise Refused(f"{folder}: {class_name} cannot be read: {error}") from error
+        elif is_fast:
+            tokenizer = _fast(folder, class_name, kind, read_settings(folder))
+        else:
+            assert kind.slow is not None
+            tokenizer = kind.slow(folder, read_settings(folder))
+    # Each vocabulary library raises its own: sentencepiece RuntimeError, tokenizers a bare Exception.
     except Exception as error:
         raise Refused(f"{folder}: {class_name} cannot be read: {error}") from error
+    if of_one_file:
+        _check_ends(folder / CONFIG, tokenizer, config)
+    return tokenizer
 
 
 def _fast(folder: Path, class_name: str, kind: _Kind, settings: Settings) -> FastTokenizer:
+    others = [name for name in settings.values.get("fast_tokenizer_files") or () if name != WHOLE]
+    if others:
+        raise ValueError(f"{CONFIG} names {', '.join(others)}; allowed is {WHOLE} alone")
     values = {**kind.tokens, **settings.values}
     values |= kind.further(values)
     prefix_space = settings.values.get("add_prefix_space")
