@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.animatediff [--torch-python PYTHON] [--rounds 3]
 
-Shapes: a UNet of three levels, 64-128-256 channels, a layer a block, 8 heads, at 8 frames of 32x32 latents,
+Shapes: a UNet of three levels, 64-128-256 channels, one layer per block, 8 heads, at 8 frames of 32x32
+    latents,
 77 tokens of text; a VAE decoder of 64-128-256 channels at 4 frames of 128x192. Random weights.
-`tests.benchmarks.beside_torch` says how it is measured.
+`tests.benchmarks.beside_torch` explains how it is measured.
 """
 
 from __future__ import annotations

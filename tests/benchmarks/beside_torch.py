@@ -1,8 +1,8 @@
-"""What the benchmarks of model families share: a family's figures and diffusers', as ratios.
+"""What the benchmarks of model families share: our times and diffusers', and their ratio.
 
-diffusers runs in a process of its own, by the interpreter named (an environment that has torch and
-diffusers; by default this one, if it has them). The two take turns, so that a machine that slows down
-slows both; each figure is the median over rounds of a round's fastest of two.
+diffusers runs in a process of its own, with the given interpreter (of an environment that has torch and
+diffusers; by default this one, if it has them). The two run in turn, so that a machine that slows down slows
+both. Each figure is the median over rounds of the fastest of two runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 Measure = Callable[[], dict[str, float]]
-"""Seconds by name of a figure."""
+"""Figure's name -> seconds."""
 
 REPEATS = 2
 
@@ -30,9 +30,9 @@ def main(module: str, description: str | None, vidgen: Measure, torch: Measure) 
 
     Args:
         module: Its name, for `python -m`.
-        description: What it says of itself.
-        vidgen: Measures ours.
-        torch: Measures diffusers'.
+        description: Its help text.
+        vidgen: Measures our code.
+        torch: Measures diffusers.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,7 +73,7 @@ def _report(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> Non
 
 
 def fastest(run: Callable[[], Any]) -> float:
-    """Seconds of the fastest of a few runs, after one that is not counted."""
+    """Seconds of the fastest of a few runs, after one that does not count."""
     run()
     seconds = []
     for _ in range(REPEATS):
@@ -89,7 +89,7 @@ def noise(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def randomise(*models: Any) -> None:
-    """Give our models random weights."""
+    """Give one of our models random weights."""
     from vidgen_dist import nn
 
     for model in models:

@@ -4,7 +4,7 @@
 
 Shapes: a transformer of 6 layers and 8 heads of 64 at 2,000 tokens (64 of text, 4 x 22 x 22 of video) with
 guidance (batch 2); a VAE decoder of 64-128-256 channels at 9 frames of 128x192. Random weights.
-`tests.benchmarks.beside_torch` says how it is measured.
+`tests.benchmarks.beside_torch` explains how it is measured.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Seconds per denoising step of one rank and of gangs of two, as a ratio; and of the exchanges by themselves.
+"""Seconds per denoising step of one rank and of gangs of two, and their ratio; and of single exchanges.
 
     python -m tests.benchmarks.gang [--rounds 3] [--transports sockets,mccl]
 
 Shape: a transformer of 6 layers and 8 heads of 64 at 4,000 tokens (160 of text, 8 x 20 x 24 of video) with
 guidance (batch 2). Random weights.
 
-A rank is a process with one core and one compute thread. The processes live through all rounds, and in each
-round one rank by itself and every kind of gang take turns, so that a machine that slows down slows all. A
-step takes as long as its slowest rank. Printed are medians over rounds; `waits` is what a rank had nothing to
-do in but wait for others, `cpu` its processor time, which what else runs on the machine does not touch.
+A rank is a process with one core and one compute thread. The processes live through all rounds. In each round
+one rank alone and every kind of gang run in turn, so that a machine that slows down slows all. A step takes
+as long as its slowest rank. Medians over rounds are printed; `waits` is the time in which a rank only waits
+for others, `cpu` its processor time, which other work on the machine does not affect.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Work:
     """What a step computes.
 
     Args:
-        config: Of the transformer.
+        config: The transformer's config.
         latents: (B, T, C, H, W); B is 2, the halves of guidance.
-        text: Tokens of text.
+        text: Number of text tokens.
     """
 
     config: dict[str, Any]
@@ -69,10 +69,10 @@ class Sample:
     """One step on one rank.
 
     Args:
-        seconds: It took.
-        cpu: Processor seconds it took.
+        seconds: Its duration.
+        cpu: Its processor time, in seconds.
         waited: Seconds of waiting for other ranks.
-        sent: Bytes that went to other ranks.
+        sent: Bytes sent to other ranks.
     """
 
     seconds: float
@@ -85,7 +85,7 @@ class Sample:
 
 
 class Rank:
-    """What a rank is asked for: a method's name and its arguments."""
+    """Answers requests, each a method's name and its arguments."""
 
     def __init__(self, mesh: Mesh, work: Work) -> None:
         self._mesh = mesh
@@ -126,7 +126,7 @@ class Rank:
 
 
 def _make_step(mesh: Mesh, work: Work) -> Callable[[], np.ndarray]:
-    """A function that predicts both halves of guidance, as this rank of a gang has its part in it."""
+    """A function that predicts this rank's part of both halves of guidance, and gathers the halves."""
     from vidgen_dist import nn
     from vidgen_dist.families.cogvideox.config import TransformerConfig
     from vidgen_dist.families.cogvideox.transformer import CogVideoXTransformer3DModel, rotary_positions
@@ -175,7 +175,7 @@ def _serve(connection: Connection, transport: str, core: int, work: Work) -> Non
 
 
 class Pair:
-    """Two rank processes over one transport, each on a core of its own where there are two."""
+    """Two rank processes over one transport, each on its own core if there are two."""
 
     def __init__(self, transport: str, work: Work) -> None:
         cores = sorted(os.sched_getaffinity(0))
@@ -197,7 +197,7 @@ class Pair:
             connection.recv()
 
     def ask(self, method: str, *arguments: Any, ranks: Sequence[int] = (0, 1)) -> list[Any]:
-        """What those ranks answer; they work at the same time."""
+        """The answers of these ranks, which work at the same time."""
         for rank in ranks:
             self._connections[rank].send((method, arguments))
         return [self._connections[rank].recv() for rank in ranks]
@@ -226,7 +226,7 @@ def measure_steps(started: dict[str, Pair], rounds: int) -> dict[str, list[Sampl
     samples: dict[str, list[Sample]] = {}
     first = next(iter(started.values()))
     for number in range(rounds + 1):
-        # One rank by itself: on either core in turn.
+        # One rank alone: on either core in turn.
         turn = {ONE: first.ask("step", ONE, ranks=[number % 2])}
         for transport, pair in started.items():
             for gang in GANGS:
@@ -247,7 +247,7 @@ def measure_exchanges(pair: Pair, times: int) -> dict[tuple[str, str], float]:
 
 
 def report_steps(samples: dict[str, list[Sample]]) -> Iterator[str]:
-    """A line for one rank and one for every gang."""
+    """One line for one rank and one for every gang."""
 
     def median(name: str, field: str) -> float:
         return statistics.median(getattr(sample, field) for sample in samples[name])
@@ -268,7 +268,7 @@ def report_steps(samples: dict[str, list[Sample]]) -> Iterator[str]:
 
 
 def report_exchanges(transport: str, seconds: dict[tuple[str, str], float]) -> Iterator[str]:
-    """A line for every collective and size."""
+    """One line for every collective and size."""
     for (collective, size), taken in seconds.items():
         speed = PIECES[size] / taken / 1e9
         yield f"{transport}, {collective} of {size}: {taken * 1e3:.3f} ms, {speed:.3f} GB/s each way"

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.i2vgen_xl [--torch-python PYTHON] [--rounds 3]
 
-Shapes: a UNet of three levels, 64-128-256 channels, a layer a block, heads of 32, at 8 frames of 32x32
+Shapes: a UNet of three levels, 64-128-256 channels, one layer per block, heads of 32, at 8 frames of 32x32
 latents, 77 tokens of text and 68 of the image; a VAE decoder of 64-128-256 channels at 4 frames of 128x192, a
 frame at a time. Random weights.
-`tests.benchmarks.beside_torch` says how it is measured.
+`tests.benchmarks.beside_torch` explains how it is measured.
 """
 
 from __future__ import annotations

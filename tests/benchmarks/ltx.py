@@ -3,10 +3,10 @@
     python -m tests.benchmarks.ltx [--torch-python PYTHON] [--rounds 3]
 
 Shapes: a transformer of 6 layers and 8 heads of 64 at 2,000 video tokens (4 x 20 x 25) and 64 of text with
-guidance (batch 2), and the same where the first frame's tokens have a time of their own, as beside an image;
+guidance (batch 2), and the same where the first frame's tokens have a time of their own, as with an image;
 the decoders of 0.9.0 (64-128-256 channels) and of 0.9.1 (with timestep, injected noise, residual upsampling)
 at 9 frames of 128x192. Random weights.
-`tests.benchmarks.beside_torch` says how it is measured.
+`tests.benchmarks.beside_torch` explains how it is measured.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FRAMES = 9
 
 
 def _times() -> dict[str, np.ndarray]:
-    """Of each of the two samples; and of each of their tokens."""
+    """A time for each of the two samples; or for each of their tokens."""
     by_token = np.full((2, TOKENS), 500, np.float32)
     by_token[:, : TOKENS // SIZE[0]] = 0
     return {"denoising step": np.full((2,), 500, np.float32), "denoising step beside an image": by_token}

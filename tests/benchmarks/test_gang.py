@@ -29,7 +29,7 @@ def test_all_gangs_predict_what_one_rank_predicts_and_are_measured() -> None:
         "cfg=2, sockets": 2,
     }
     assert samples[gang.ONE][0].sent == 0
-    # The other half of guidance has this rank's prediction: T, C, H, W of float32.
+    # The other half of guidance gets this rank's prediction: T, C, H, W of float32.
     assert samples["cfg=2, sockets"][0].sent == 2 * 16 * 4 * 6 * 4
     assert all(sample.sent and sample.waited for sample in samples["ulysses=2, sockets"])
     assert len(list(gang.report_steps(samples))) == 4
