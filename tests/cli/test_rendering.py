@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from safetensors.numpy import save
 from tests.cli.conftest import write_manifest
 from tests.commands import Vidgen
 from tests.output.test_run_file import make_output
+from tests.policies import AT_ONCE
 from tests.references import edit_json
+from vidgen_dist.cli import main
+from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.driver import render as driver
+from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.spec import FaultsOptions, RunSpec
 
 BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [
@@ -321,6 +326,21 @@ def test_flags_and_run_file_are_one_thing(vidgen: Vidgen, specs: list[RunSpec], 
     assert specs[2].model.scheduler == settings | {"clip_sample": True}
     assert specs[2].sampling["num_frames"] == 17
     assert specs[2].topology == specs[0].topology
+
+
+def test_policies_are_handed_to_the_run(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies, handed = RunPolicies(retries=AT_ONCE), list[RunPolicies]()
+
+    def render(*_: object, policies: RunPolicies) -> None:
+        handed.append(policies)
+        raise Refused("enough")
+
+    monkeypatch.setattr(driver, "render", render)
+    monkeypatch.setattr(sys, "argv", ["vidgen", "render", str(manifest), "out", "--model", "org/model"])
+    for given in (None, policies):
+        with pytest.raises(SystemExit):
+            main(given)
+    assert handed == [RunPolicies(), policies]
 
 
 @pytest.mark.usefixtures("no_ray")

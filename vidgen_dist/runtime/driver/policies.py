@@ -18,13 +18,13 @@ class RunPolicies:
     """What a run waits for, how long, and how often it tries.
 
     Args:
-        lease: Of the output's lease.
-        commit: Of the ledger.
-        supervisor: Of gangs.
-        progress: Of lines on the console.
-        status: Of `status.json` and metrics.
-        stragglers: Of slow rows and gangs.
-        retries: Of what workers and the driver ask of a storage.
+        lease: Heartbeats of the output's lease, and how long others wait for one.
+        commit: When entries are written to the ledger.
+        supervisor: How long gangs may take, and how many of them may be lost.
+        progress: How often progress is printed.
+        status: How often `status.json` and metrics are brought up to date.
+        stragglers: Which rows and gangs are called slow.
+        retries: How often workers and the driver ask a storage again that refuses.
     """
 
     lease: LeasePolicy = field(default_factory=LeasePolicy)
