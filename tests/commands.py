@@ -36,11 +36,15 @@ finally:
 """
 
 
-def heavy_imports(*arguments: str | Path) -> str:
-    """Run a command in a process of its own, and list which of MindSpore, Ray and tokenizers it imports."""
+def run_apart(*arguments: str | Path) -> tuple[str, str]:
+    """Run a command in a process of its own.
+
+    Returns:
+        What it prints, and a list of those of MindSpore, Ray and tokenizers that it imports.
+    """
     command = [sys.executable, "-c", _SCRIPT, *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return ran.stderr.splitlines()[-1]
+    return ran.stdout, ran.stderr.splitlines()[-1]
 
 
 def fake_vidgen(policies: RunPolicies | None = None) -> list[str]:

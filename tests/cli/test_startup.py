@@ -8,17 +8,7 @@ import sys
 from pathlib import Path
 
 import vidgen_dist
-from tests.commands import Vidgen
-
-STATUS_WITHOUT_THEM = """
-import sys
-sys.argv = ["vidgen", "status", sys.argv[1], "--json"]
-from vidgen_dist.cli import main
-try:
-    main()
-finally:
-    print([name for name in ("mindspore", "ray", "tokenizers") if name in sys.modules], file=sys.stderr)
-"""
+from tests.commands import Vidgen, run_apart
 
 
 def test_status_loads_neither_mindspore_nor_ray(vidgen: Vidgen, tmp_path: Path, manifest: Path) -> None:
@@ -26,16 +16,15 @@ def test_status_loads_neither_mindspore_nor_ray(vidgen: Vidgen, tmp_path: Path, 
     output.mkdir()
     run_file = f"model: {{id: m}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
     (output / "run.yaml").write_text(run_file)
-    command = [sys.executable, "-c", STATUS_WITHOUT_THEM, str(output)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(ran.stdout)
+    printed, imported = run_apart("status", output, "--json")
+    found = json.loads(printed)
     assert {key: found[key] for key in ("total", "done", "failed", "pending")} == {
         "total": 2,
         "done": 0,
         "failed": 0,
         "pending": 2,
     }
-    assert ran.stderr.strip() == "[]"
+    assert imported == "[]"
     manifest.unlink()
     assert json.loads(vidgen("status", output, "--json").out)["total"] is None
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from tests.commands import Vidgen, heavy_imports
+from tests.commands import Vidgen, run_apart
 from tests.fake_engine import FAKE_ENGINE
 from tests.maintenance.exports import DONE, IDS, contents, put_failure, put_manifest, samples
 from tests.maintenance.outputs import path_in_output, put_run, put_video
@@ -232,7 +232,7 @@ def test_the_command(output: Storage, place: str, vidgen: Vidgen) -> None:
 
 
 def test_neither_mindspore_nor_ray_is_loaded(output: Storage, place: str) -> None:
-    assert heavy_imports("export", output.root, "--to", "hf", place) == "[]"
+    assert run_apart("export", output.root, "--to", "hf", place)[1] == "[]"
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.commands import Vidgen, heavy_imports
+from tests.commands import Vidgen, run_apart
 from tests.fake_engine import FAKE_ENGINE
 from tests.maintenance.outputs import ODD_IDS, path_in_output, put_run, put_video, write_status
 from tests.outputs import entries
@@ -394,4 +394,4 @@ def test_many_findings_are_counted_and_the_first_named(output: Storage) -> None:
 
 
 def test_neither_mindspore_nor_ray_is_loaded(output: Storage) -> None:
-    assert heavy_imports("verify", "--deep", output.root) == "[]"
+    assert run_apart("verify", "--deep", output.root)[1] == "[]"
