@@ -15,7 +15,7 @@ from vidgen_dist.activations import TRANSFORMERS
 from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, OneOf, Positive, bad_key
 from vidgen_dist.reference_keys import reference_keys
 
-Activation = Annotated[str, OneOf(TRANSFORMERS)]
+ActivationName = Annotated[str, OneOf(TRANSFORMERS)]
 
 _HARMLESS = {
     "a name or a note": (
@@ -71,7 +71,7 @@ class T5Config(EncoderConfig):
     relative_attention_max_distance: Positive = 128
     layer_norm_epsilon: FromZero = 1e-6
     feed_forward_proj: str = "relu"
-    dense_act_fn: Activation | None = None
+    dense_act_fn: ActivationName | None = None
     is_gated_act: bool | None = None
     model_type: Literal["t5", "mt5"] = "t5"
 
@@ -124,7 +124,7 @@ class LlamaConfig(EncoderConfig):
     num_attention_heads: Positive = 32
     num_key_value_heads: Positive | None = None
     head_dim: Positive | None = None
-    hidden_act: Activation = "silu"
+    hidden_act: ActivationName = "silu"
     rms_norm_eps: FromZero = 1e-6
     rope_theta: float = 10000.0
     attention_bias: bool = False
@@ -203,7 +203,7 @@ class ClipConfig(EncoderConfig):
     intermediate_size: Positive
     num_attention_heads: Positive
     num_hidden_layers: Positive = 12
-    hidden_act: Activation = "quick_gelu"
+    hidden_act: ActivationName = "quick_gelu"
     layer_norm_eps: FromZero = 1e-5
 
     def check(self) -> None:

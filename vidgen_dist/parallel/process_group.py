@@ -12,7 +12,7 @@ from vidgen_dist.parallel.collectives import PeerLost, Transport
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh, alone, make_mesh
 
-Start = Callable[[str, int, int, int, float], Transport]
+StartTransport = Callable[[str, int, int, int, float], Transport]
 """(host and port of rank 0, own rank, number of ranks, timeout in seconds) -> the transport."""
 
 
@@ -30,7 +30,7 @@ class ProcessGroupRendezvous:
         Refused: Another kind of address; MindSpore takes IPv4 only.
     """
 
-    def __init__(self, host: str, start: Start) -> None:
+    def __init__(self, host: str, start: StartTransport) -> None:
         try:
             ipaddress.IPv4Address(host)
         except ValueError:

@@ -14,7 +14,7 @@ from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.discrete import (
     DiscreteConfig,
     DiscreteScheduler,
-    Share,
+    Fraction,
     pred_original_sample,
 )
 from vidgen_dist.schedulers.schedule import Schedule
@@ -29,8 +29,8 @@ class CogVideoXSchedulerConfig(DiscreteConfig):
         "no CogVideoX sampler of the reference clips x₀",
     )
 
-    beta_start: Share = 0.00085
-    beta_end: Share = 0.012
+    beta_start: Fraction = 0.00085
+    beta_end: Fraction = 0.012
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     set_alpha_to_one: bool = True
     rescale_betas_zero_snr: bool = False

@@ -18,7 +18,7 @@ from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.schedule import Schedule
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 THRESHOLDING = dict.fromkeys(
     ("dynamic_thresholding_ratio", "sample_max_value"), "for thresholding, which is never used with latents"
@@ -31,10 +31,10 @@ class DiscreteConfig(Config):
     """`scheduler_config.json` of any of these samplers, with diffusers' keys and defaults."""
 
     num_train_timesteps: Positive = 1000
-    beta_start: Share = 0.0001
-    beta_end: Share = 0.02
+    beta_start: Fraction = 0.0001
+    beta_end: Fraction = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: Items[Share] | None = None
+    trained_betas: Items[Fraction] | None = None
     prediction_type: Annotated[str, OneOf(("epsilon", "sample", "v_prediction"))] = "epsilon"
     timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
     steps_offset: Annotated[int, Field(ge=0)] = 0

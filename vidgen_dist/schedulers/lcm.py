@@ -14,7 +14,7 @@ from vidgen_dist.schedulers.discrete import (
     THRESHOLDING,
     DiscreteConfig,
     DiscreteScheduler,
-    Share,
+    Fraction,
     draw,
     pred_original_sample,
     scalars,
@@ -35,8 +35,8 @@ class LCMConfig(DiscreteConfig):
         "set_alpha_to_one": "the steps end before the clean sample, wherever it is",
     }
 
-    beta_start: Share = 0.00085
-    beta_end: Share = 0.012
+    beta_start: Fraction = 0.00085
+    beta_end: Fraction = 0.012
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     original_inference_steps: Positive = 50
     clip_sample: bool = False
