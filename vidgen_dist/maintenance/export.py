@@ -98,15 +98,7 @@ def export(
     rows = _open_manifest(spec, manifest)
     try:
         with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-            resolvers, bad, why_unsure = _row_resolvers(output, spec, rows, engine or engines.ENGINE)
-            rules = resolvers[0].rules if resolvers else None
-            join = ManifestJoin(
-                output, rows, _defaults(spec, rules), Path(folder), resolvers, bad, policy.join
-            )
-            if why_unsure:
-                join.counts.unsure = join.counts.videos
-            elif join.counts.unsure:
-                why_unsure = "their images or clips cannot be read"
+            join, why_unsure = _join_rows(output, spec, rows, Path(folder), engine or engines.ENGINE, policy)
             mark: dict[str, Any] = {"to": to, "rows": join.digest}
             if to == WEBDATASET:
                 mark |= {"shard_size": most_bytes, "shard_rows": shard_rows}
@@ -150,6 +142,20 @@ def _open_manifest(spec: RunSpec, uri: str | None) -> Manifest:
             else "; an export needs the prompts: if the manifest was moved, give its place with --manifest"
         )
         raise Refused(f"{error}{hint}") from None
+
+
+def _join_rows(
+    output: Storage, spec: RunSpec, rows: Manifest, folder: Path, engine: str, policy: ExportPolicy
+) -> tuple[ManifestJoin, str]:
+    """The rows with their videos, and why these may be of other settings; empty if they are not."""
+    resolvers, bad, why_unsure = _row_resolvers(output, spec, rows, engine)
+    rules = resolvers[0].rules if resolvers else None
+    join = ManifestJoin(output, rows, _defaults(spec, rules), folder, resolvers, bad, policy.join)
+    if why_unsure:
+        join.counts.unsure = join.counts.videos
+    elif join.counts.unsure:
+        why_unsure = "their images or clips cannot be read"
+    return join, why_unsure
 
 
 def _row_resolvers(

@@ -152,10 +152,50 @@ def check(
     Raises:
         Refused: A file of the manifest cannot be read, is damaged or has changed since it was opened.
     """
-    tally, shared = _Tally(limit), _Tally(limit)
-    hashes: list[np.ndarray] = []
-    places = [np.empty(0, np.int64)]
-    first = surplus = bad_twice = 0
+    tally, repeats = _Tally(limit), _Tally(limit)
+    try:
+        hashes, bad = _check_rows(manifest, defaults or {}, tally, resolve, probe, on_bad)
+        bad_repeats = _count_repeats(hashes, bad) if len(bad) else 0
+        repeated, surplus = repeated_hashes(hashes, None if on_bad else _NAMED_REPEATS)
+        # These may be gigabytes.
+        del hashes
+        for again in _rows_with_repeated_ids(manifest, repeated) if surplus else ():
+            repeats.add(again)
+            if on_bad is not None:
+                on_bad(again)
+            elif len(repeats.problems) == limit:
+                break
+    except OSError as error:
+        raise Refused(str(error)) from None
+    reasons = list(tally.reasons())
+    bad_rows = len(bad)
+    if repeats.problems:
+        tally.counts["id"] += surplus
+        bad_rows += surplus - bad_repeats
+        reasons.append(Reason(surplus, repeats.problems[0]))
+    return CheckReport(
+        rows=manifest.num_rows,
+        bad_rows=bad_rows,
+        problems=tuple(tally.problems + repeats.problems),
+        counts=dict(tally.counts),
+        unknown_columns=manifest.unknown_columns,
+        reasons=tuple(sorted(reasons, key=lambda reason: -reason.count)),
+        id_problems=tuple(tally.id_problems + repeats.problems),
+        bad=bad,
+    )
+
+
+def _check_rows(
+    manifest: Manifest,
+    defaults: Mapping[str, Any],
+    tally: _Tally,
+    resolve: Resolve | None,
+    probe: Probe | None,
+    on_bad: Callable[[BadRows], None] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of all rows' ids, uint64 (N,), and places of the rows that cannot be rendered, int64 (n,)."""
+    hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    first = 0
 
     def take(bad: BadRows) -> None:
         if len(bad):
@@ -164,43 +204,12 @@ def check(
             if on_bad is not None:
                 on_bad(bad)
 
-    try:
-        for batch in manifest.batches(defaults):
-            hashes.append(text_hashes(batch.ids)[:, 0])
-            # Nothing holds on to a batch while the next one is read.
-            take(find_bad_rows(batch, resolve, probe))
-            first += len(batch)
-        whole = np.concatenate([np.empty(0, np.uint64), *hashes])
-        # These may be gigabytes.
-        hashes.clear()
-        all_bad = np.concatenate(places)
-        bad_twice = _count_repeats(whole, all_bad) if len(all_bad) else 0
-        repeated, surplus = repeated_hashes(whole, None if on_bad else _NAMED_REPEATS)
-        del whole
-        for again in _rows_with_repeated_ids(manifest, repeated) if surplus else ():
-            shared.add(again)
-            if on_bad is not None:
-                on_bad(again)
-            elif len(shared.problems) == limit:
-                break
-    except OSError as error:
-        raise Refused(str(error)) from None
-    reasons = list(tally.reasons())
-    bad_rows = len(all_bad)
-    if shared.problems:
-        tally.counts["id"] += surplus
-        bad_rows += surplus - bad_twice
-        reasons.append(Reason(surplus, shared.problems[0]))
-    return CheckReport(
-        rows=manifest.num_rows,
-        bad_rows=bad_rows,
-        problems=tuple(tally.problems + shared.problems),
-        counts=dict(tally.counts),
-        unknown_columns=manifest.unknown_columns,
-        reasons=tuple(sorted(reasons, key=lambda reason: -reason.count)),
-        id_problems=tuple(tally.id_problems + shared.problems),
-        bad=all_bad,
-    )
+    for batch in manifest.batches(defaults):
+        hashes.append(text_hashes(batch.ids)[:, 0])
+        # Nothing holds on to a batch while the next one is read.
+        take(find_bad_rows(batch, resolve, probe))
+        first += len(batch)
+    return np.concatenate(hashes), np.concatenate(places)
 
 
 def _count_repeats(hashes: np.ndarray, some: np.ndarray) -> int:

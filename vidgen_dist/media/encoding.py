@@ -129,16 +129,7 @@ def write_video(
         ChildProcessError: ffmpeg was killed; trying again may help.
         OSError: The disk refused.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"frames are {frames.dtype} of shape {frames.shape}; allowed: (F, H, W, 3) uint8, none of them 0"
-        )
-    if format not in FORMATS:
-        raise ValueError(f"format {format!r} is not allowed; allowed: {', '.join(FORMATS)}")
-    if not MIN_FPS <= fps <= MAX_FPS:
-        raise ValueError(f"fps {fps!r} is not allowed; allowed: {MIN_FPS:g} to {MAX_FPS:g}")
-    if not 0 <= crf <= 51:
-        raise ValueError(f"crf {crf!r} is not allowed; allowed: 0 to 51")
+    _check_arguments(frames, format, fps, crf)
     tags = check_tags(tags or {})
     path, frames = Path(path), np.ascontiguousarray(frames)
     if format == "png":
@@ -158,6 +149,19 @@ def write_video(
         path.unlink(missing_ok=True)
         raise
     return _encoded(path, [path], frames, fps)
+
+
+def _check_arguments(frames: Frames, format: str, fps: float, crf: int) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(
+            f"frames are {frames.dtype} of shape {frames.shape}; allowed: (F, H, W, 3) uint8, none of them 0"
+        )
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r} is not allowed; allowed: {', '.join(FORMATS)}")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps {fps!r} is not allowed; allowed: {MIN_FPS:g} to {MAX_FPS:g}")
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf {crf!r} is not allowed; allowed: 0 to 51")
 
 
 def _encoded(path: Path, files: Sequence[Path], frames: Frames, fps: float) -> EncodedVideo:
