@@ -223,7 +223,7 @@ class FakePipeline:
                     Path(wanted["mark"], f"{i + 1},{self._mesh.rank},{os.getpid()}").touch()
                 if on_state is not None:
                     on_state(ResumeState(i + 1, {"latents": latents}, rng.bit_generator.state))
-                clock.tell("denoise", i + 1, steps)
+                clock.report("denoise", i + 1, steps)
                 if i + 1 == int(wanted.get("at", 1)):
                     step = functools.partial(clock.tell, "denoise", i + 1, steps)
                     for command, argument in commands:

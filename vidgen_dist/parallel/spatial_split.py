@@ -202,7 +202,7 @@ class SpatialSplit:
         if gang.size == 1:
             assert x is not None
             return x
-        shapes = self._tell_shapes(x)
+        shapes = self._gather_shapes(x)
         if x is None:
             x = nn.zeros(shapes[gang.index], dtype)
         nothing = nn.zeros(with_length(x, ROW_AXIS, 0), dtype)
@@ -212,7 +212,7 @@ class SpatialSplit:
         parts = gang.all_to_all(pieces, expected, what="rows").wait()
         return nn.cat([part for part in parts if part.size], ROW_AXIS) if receives else nothing
 
-    def _tell_shapes(self, x: nn.Tensor | None) -> list[tuple[int, ...]]:
+    def _gather_shapes(self, x: nn.Tensor | None) -> list[tuple[int, ...]]:
         """The shape of every rank's part: a rank without rows does not know the network's output shape."""
         own = np.zeros((1, 5), np.int64) if x is None else np.array([x.shape], np.int64)
         told = self.gang.all_gather(nn.from_numpy(own), [1] * self.gang.size, what="rows").wait()

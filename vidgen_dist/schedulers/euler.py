@@ -39,14 +39,14 @@ class EulerConfig(SpacedSigmaConfig):
 
     def check(self) -> None:
         super().check()
-        if self.tells_log_sigma and self.interpolation_type == "log_linear" and spacing_of(self) is None:
+        if self.passes_log_sigma and self.interpolation_type == "log_linear" and spacing_of(self) is None:
             self.refuse(
                 "interpolation_type",
                 "linear where a model that predicts v is given continuous time, unless sigmas are spaced",
             )
 
     @property
-    def tells_log_sigma(self) -> bool:
+    def passes_log_sigma(self) -> bool:
         """Whether the model is given log σ / 4 as time."""
         return self.timestep_type == "continuous" and self.prediction_type == "v_prediction"
 
@@ -166,7 +166,7 @@ class EulerDiscreteScheduler(_Scheduler[EulerConfig]):
             timesteps = self.timesteps_of(sigmas)
         final = self.sigmas[0] if c.final_sigmas_type == "sigma_min" else np.float32(0)
         sigmas = np.append(sigmas, final).astype(np.float32)
-        if c.tells_log_sigma:
+        if c.passes_log_sigma:
             timesteps = 0.25 * np.log(sigmas[:num_inference_steps])
         return self._schedule(timesteps, sigmas)
 

@@ -154,11 +154,11 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="np") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        told = _cut_short(path) or what_it_is(path)
+        told = _missing_bytes(path) or what_it_is(path)
         raise Refused(f"{path}: not a whole safetensors file ({error}){told}") from error
 
 
-def _cut_short(path: Path) -> str:
+def _missing_bytes(path: Path) -> str:
     """How many of its bytes a safetensors file has, if not all; otherwise empty."""
     size = path.stat().st_size
     try:

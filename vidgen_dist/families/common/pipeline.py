@@ -239,7 +239,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
     ) -> np.ndarray:
         """The latents (1, ...) after the last step."""
         steps = len(start.schedule)
-        first, kept, memory = _begun(start, resume, rng)
+        first, kept, memory = _resume_point(start, resume, rng)
         # A video has at most two conditions, with guidance and without: each is assembled once.
         condition = functools.cache(lambda guided: start.halves.of_rank(guided, self.mesh))
         for i in range(first, steps):
@@ -255,7 +255,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
             _check_names(start.schedule, kept, memory)
             if on_state is not None:
                 on_state(ResumeState(i + 1, {**kept, **memory}, rng.bit_generator.state))
-            clock.tell("denoise", i + 1, steps)
+            clock.report("denoise", i + 1, steps)
         return kept[LATENTS]
 
     def _guided(
@@ -284,7 +284,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         return sample
 
 
-def _begun(
+def _resume_point(
     start: Start[Any], resume: ResumeState | None, rng: np.random.Generator
 ) -> tuple[int, Mapping[str, np.ndarray], Memory]:
     """The first step to take, and the arrays that the loop and the sampler have before it."""

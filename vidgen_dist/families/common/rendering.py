@@ -79,7 +79,7 @@ class StageClock:
     on_progress: OnProgress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def tell(self, stage: str, done: int, steps: int) -> None:
+    def report(self, stage: str, done: int, steps: int) -> None:
         """Report how many steps of a stage are done."""
         if self.on_progress is not None:
             self.on_progress(stage, done, steps)
@@ -92,7 +92,7 @@ class StageClock:
             name: The stage.
             steps: Its number of steps.
         """
-        self.tell(name, 0, steps)
+        self.report(name, 0, steps)
         begun = time.perf_counter()
         try:
             yield
@@ -166,7 +166,7 @@ def to_frames(video: np.ndarray, gang: Group) -> np.ndarray:
     """
     # Channel by channel to save memory; and before clipping turns infinity into white.
     finite = all(np.isfinite(channel).all() for channel in video[0])
-    if not _on_all(finite, gang):
+    if not _holds_on_all(finite, gang):
         raise NumericalError(_not_finite("decode"))
     frames = video[0].transpose(1, 2, 3, 0)
     return np.clip(frames * np.float32(0.5) + np.float32(0.5), 0, 1)
@@ -176,7 +176,7 @@ def _not_finite(stage: str) -> str:
     return f"{stage}: values are NaN or infinite; no video is made of them"
 
 
-def _on_all(fine: bool, gang: Group) -> bool:
+def _holds_on_all(fine: bool, gang: Group) -> bool:
     """Whether it is fine on all ranks, so that either all raise or all continue."""
     if gang.size == 1:
         return fine

@@ -96,7 +96,7 @@ class ResnetBlock3d(nn.Module):
         eps: Epsilon of the shortcut's norm.
         causal: Whether the convolutions are causal.
         injects_noise: Whether noise, scaled per channel, is added after each convolution.
-        told_time: Whether a time embedding scales and shifts after each norm.
+        takes_time: Whether a time embedding scales and shifts after each norm.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class ResnetBlock3d(nn.Module):
         eps: float,
         causal: bool,
         injects_noise: bool = False,
-        told_time: bool = False,
+        takes_time: bool = False,
     ) -> None:
         super().__init__()
         self.conv1 = CausalConv3d(in_channels, out_channels, causal=causal)
@@ -120,10 +120,10 @@ class ResnetBlock3d(nn.Module):
 
         self.per_channel_scale1 = parameter("per_channel_scale1", in_channels, 1, 1, wanted=injects_noise)
         self.per_channel_scale2 = parameter("per_channel_scale2", in_channels, 1, 1, wanted=injects_noise)
-        self.scale_shift_table = parameter("scale_shift_table", 4, in_channels, wanted=told_time)
+        self.scale_shift_table = parameter("scale_shift_table", 4, in_channels, wanted=takes_time)
 
     def construct(self, x: nn.Tensor, on: Pass, time: nn.Tensor | None = None) -> nn.Tensor:
-        """x (B, C, T, H, W) to (B, O, T, H, W); time (B, 4 C) if `told_time`."""
+        """x (B, C, T, H, W) to (B, O, T, H, W); time (B, 4 C) if `takes_time`."""
         affine = [] if self.scale_shift_table is None else modulation(time, self.scale_shift_table)
         hidden = self.conv1(activate(x, *affine[:2]), on)
         # Step by step to save memory: earlier tensors are freed.
@@ -232,12 +232,12 @@ class TimedResnets(nn.Module):
     """Residual blocks of one width, with a time embedding of their own."""
 
     def __init__(
-        self, channels: int, layers: int, eps: float, causal: bool, injects_noise: bool, told_time: bool
+        self, channels: int, layers: int, eps: float, causal: bool, injects_noise: bool, takes_time: bool
     ) -> None:
         super().__init__()
-        self.time_embedder = SinusoidEmbedding(4 * channels) if told_time else None
+        self.time_embedder = SinusoidEmbedding(4 * channels) if takes_time else None
         self.resnets = nn.ModuleList(
-            ResnetBlock3d(channels, channels, eps, causal, injects_noise, told_time) for _ in range(layers)
+            ResnetBlock3d(channels, channels, eps, causal, injects_noise, takes_time) for _ in range(layers)
         )
 
     def construct(self, x: nn.Tensor, on: Pass, timestep: np.ndarray | None = None) -> nn.Tensor:
@@ -283,7 +283,7 @@ class Encoder3d(nn.Module):
         self.down_blocks = nn.ModuleList(DownBlock3D(stage, config) for stage in stages)
         width, layers = stages[-1].outputs, config.layers_per_block[-1]
         self.mid_block = TimedResnets(
-            width, layers, config.resnet_norm_eps, causal, injects_noise=False, told_time=False
+            width, layers, config.resnet_norm_eps, causal, injects_noise=False, takes_time=False
         )
         self.conv_out = CausalConv3d(width, config.latent_channels + 1, causal=causal)
 
