@@ -225,7 +225,7 @@ class FakePipeline:
                     on_state(ResumeState(i + 1, {"latents": latents}, rng.bit_generator.state))
                 clock.report("denoise", i + 1, steps)
                 if i + 1 == int(wanted.get("at", 1)):
-                    step = functools.partial(clock.tell, "denoise", i + 1, steps)
+                    step = functools.partial(clock.report, "denoise", i + 1, steps)
                     for command, argument in commands:
                         self._execute(command, argument, step)
         with clock.stage("decode"):
