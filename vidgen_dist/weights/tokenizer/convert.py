@@ -34,14 +34,13 @@ _SPACE = "▁"
 
 def of_clip(slow: ClipTokenizer) -> Tokenizer:
     """A Rust tokenizer of CLIP's vocabulary."""
-    bos, eos, unk = (slow.special_token(key) for key in ("bos_token", "eos_token", "unk_token"))
     model = models.BPE(
         vocab=slow.ids,
         merges=slow.merges,
         continuing_subword_prefix="",
         end_of_word_suffix=END_OF_WORD,
         fuse_unk=False,
-        unk_token=unk,
+        unk_token=_special(slow, "unk_token")[0],
     )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
@@ -56,10 +55,18 @@ def of_clip(slow: ClipTokenizer) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     # Releases of tokenizers name these arguments differently.
-    ends = ((eos, slow.special_id("eos_token")), (bos, slow.special_id("bos_token")))
+    end, begin = _special(slow, "eos_token"), _special(slow, "bos_token")
     trim_offsets = add_prefix_space = False
-    tokenizer.post_processor = processors.RobertaProcessing(*ends, trim_offsets, add_prefix_space)
+    tokenizer.post_processor = processors.RobertaProcessing(end, begin, trim_offsets, add_prefix_space)
     return tokenizer
+
+
+def _special(slow: ClipTokenizer, key: str) -> tuple[str, int]:
+    """A special token that CLIP's class requires, and its id."""
+    token, index = slow.special_token(key), slow.special_id(key)
+    assert token is not None
+    assert index is not None
+    return token, index
 
 
 def of_t5(slow: T5Tokenizer) -> Tokenizer:
