@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 STEPS = 8
-
-
 STOP = 5
 """The step after which the rows of these tests wait, or die."""
 

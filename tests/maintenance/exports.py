@@ -16,8 +16,6 @@ from vidgen_dist.ledger import LedgerEntry, LedgerWriter
 from vidgen_dist.storage.folder import Storage, open_storage
 
 DONE = ODD_IDS
-
-
 IDS = ("late", *reversed(DONE), "bad")
 """Ids of the manifest, in its order; the ledger has the opposite one."""
 

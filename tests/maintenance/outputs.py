@@ -25,8 +25,6 @@ from vidgen_dist.storage.folder import Storage, open_storage
 from vidgen_dist.storage.names import safe_name
 
 ODD_IDS = ("a", "../b/c", "line\nbreak", "熊猫 🐼", "x" * 1000, "Case", "case", "d.e")
-
-
 _CLIPS = tempfile.TemporaryDirectory(prefix="vidgen-clips-")
 
 

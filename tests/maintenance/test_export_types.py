@@ -60,14 +60,8 @@ EXTRAS: dict[str, tuple[pa.DataType, Any, Any]] = {
 
 
 _PAIRS = [{"key": "a", "value": "b"}]
-
-
 _HASHES = pa.list_(pa.struct([("h", pa.uint64())]))
-
-
 _UUID = uuid.UUID(int=7)
-
-
 CHANGED: dict[str, tuple[pa.Array, Any]] = {
     "map": (pa.array([[("a", "b")], None], pa.map_(pa.string(), pa.string_view())), _PAIRS),
     "uuid": (pa.array([_UUID.bytes, None], pa.uuid()), str(_UUID)),

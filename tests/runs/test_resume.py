@@ -20,8 +20,6 @@ from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
-
-
 MakeManifest = Callable[..., str]
 
 

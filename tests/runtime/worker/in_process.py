@@ -21,8 +21,6 @@ from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.folder import open_storage
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
-
-
 PASSTHROUGH = pa.schema([("source", pa.string())])
 
 
