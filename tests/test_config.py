@@ -1,4 +1,4 @@
-"""What is said of a file's values that cannot be."""
+"""Messages about values of a config that are not allowed."""
 
 from __future__ import annotations
 

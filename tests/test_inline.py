@@ -1,4 +1,4 @@
-"""Images and clips that a text holds itself, from the text to what is said of them."""
+"""Images and clips held in a text, from reading the text to messages about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests are built from text, CSV and JSON lines; what cannot be is refused by name."""
+"""Manifests are built from text, CSV and JSON lines; bad lines are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks like noise, and what does not. `tests/benchmarks/noise.py` asks it of many more clips."""
+"""Clips that look like noise, and clips that do not. `tests/benchmarks/noise.py` checks many more."""
 
 from __future__ import annotations
 

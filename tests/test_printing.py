@@ -1,4 +1,4 @@
-"""What is printed may be lost; it ends nothing."""
+"""Lost output does not end a program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file says of itself: which tags, and the label of GB 45438-2025."""
+"""The tags of a file, and the label of GB 45438-2025."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured on frames, and what it is taken for."""
+"""Measurements on frames, and the flags that follow from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key that a reference's class takes is read, decides nothing, or must have its default."""
+"""Every key of a reference's class is read, has no effect on pixels, or must have its default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`map_ahead` is `map`, in threads and not far ahead."""
+"""`map_ahead` gives the results of `map`, in threads and not far ahead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML's numbers are those of its version 1.2."""
+"""Numbers are read as in YAML 1.2."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MAX_PRODUCER = 200
 # The characters that GB 45438-2025, annex E, allows: 0x21, 0x23 to 0x5B, 0x5D to 0x7E; `quote` keeps letters,
 # digits and "_.-~" anyway. The percent sign is left out, because it marks escapes.
 _LABEL_SAFE = "!#$&'()*+,/:;<=>?@[]^`{|}"
-# Of Windows, too: "C:\models\x".
+# Also that of Windows: "C:\models\x".
 _SEPARATOR = re.compile(r"[/\\]")
 
 

@@ -1,4 +1,4 @@
-"""Entries and parts as tests make them, and what a ledger of them must say, entry by entry."""
+"""Helpers: entries and parts, and what a ledger of them must say, computed entry by entry."""
 
 from __future__ import annotations
 

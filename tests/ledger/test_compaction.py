@@ -1,4 +1,4 @@
-"""Compacting a ledger: while others write and read, and when it dies at any moment."""
+"""Compacting a ledger while others write and read, and when the process dies at any moment."""
 
 from __future__ import annotations
 

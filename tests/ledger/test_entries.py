@@ -1,4 +1,4 @@
-"""Entries: their columns, and types of the manifest's that come along."""
+"""Entries: their columns, and the types of passthrough columns."""
 
 from __future__ import annotations
 

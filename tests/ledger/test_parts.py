@@ -1,4 +1,4 @@
-"""Parts that are read, and files that are no parts."""
+"""Reading parts, and files that are not parts."""
 
 from __future__ import annotations
 

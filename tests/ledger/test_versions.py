@@ -1,4 +1,4 @@
-"""Ledgers with parts of the first versions, which measured nothing, beside those of today."""
+"""Ledgers with parts of the first versions, which measured nothing, beside present ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests to export, and what is in an export."""
+"""Helpers: manifests to export, and the content of an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs with small real videos, as a run leaves them, without one."""
+"""Helpers: outputs with small real videos as a run leaves them, made without a run."""
 
 from __future__ import annotations
 

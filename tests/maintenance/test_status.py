@@ -1,4 +1,4 @@
-"""What can be asked of an output alone: `vidgen status`, `failures` and `compact`."""
+"""Commands that need only an output: `vidgen status`, `failures` and `compact`."""
 
 from __future__ import annotations
 

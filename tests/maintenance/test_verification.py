@@ -1,4 +1,4 @@
-"""`vidgen verify`: what is missing, torn and orphaned, and its cure."""
+"""`vidgen verify`: missing, torn and orphaned videos, and their repair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a small manifest, and gives its rows and their requests."""
+"""Helpers: a small manifest, its rows and their requests."""
 
 from __future__ import annotations
 

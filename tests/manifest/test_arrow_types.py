@@ -1,4 +1,4 @@
-"""Columns of every type: what the check lets through, ledger and readers hold with the same values."""
+"""Columns of every type: ledger and readers hold the same values for whatever the check accepts."""
 
 from __future__ import annotations
 

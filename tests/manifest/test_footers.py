@@ -1,4 +1,4 @@
-"""Footers: encrypted columns, types that Arrow does not read, and what is really damaged."""
+"""Footers: encrypted columns, types that Arrow does not read, and damaged files."""
 
 from __future__ import annotations
 

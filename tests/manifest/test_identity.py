@@ -1,4 +1,4 @@
-"""A row's id is its column's or a digest of the request, which stays the same from release to release."""
+"""A row's id is in its column or is a digest of the request, which stays the same in later releases."""
 
 from __future__ import annotations
 

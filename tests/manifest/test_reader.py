@@ -1,4 +1,4 @@
-"""Manifests are opened, wherever they lie; what is no whole manifest is refused by name."""
+"""Manifests are opened on any storage; an incomplete manifest is refused by name."""
 
 from __future__ import annotations
 

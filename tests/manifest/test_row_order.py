@@ -1,4 +1,4 @@
-"""Rows come by priority and those of one shape together, whatever the files; no more is held than windows."""
+"""Rows come by priority, with rows of one shape together, whatever the files; only windows are held."""
 
 from __future__ import annotations
 

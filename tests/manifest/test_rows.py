@@ -1,4 +1,4 @@
-"""Rows are read in order, with what they lack filled in; files that change or are damaged are named."""
+"""Rows are read in order, with defaults filled in; files that change or are damaged are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips that tests write, and what they look at in them."""
+"""Helpers: clips to write, and ways to look into them."""
 
 from __future__ import annotations
 

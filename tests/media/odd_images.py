@@ -1,4 +1,4 @@
-"""Images as people have them, each made when it is asked for: what is read, and what is refused and why."""
+"""Unusual images, each made on demand: those that are read, and those that are refused and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips are read from every container; what is none is refused."""
+"""Clips are read from every container; other files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images are read from every source; what is none is refused."""
+"""Images are read from every source; other files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as people have them: read as Pillow's users expect, or refused with a reason."""
+"""Unusual images are read as Pillow's users expect, or refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes between S3 clients and moto's server: counted, and spoiled if it is asked for."""
+"""The traffic between S3 clients and moto's server: counted, and damaged on request."""
 
 from __future__ import annotations
 

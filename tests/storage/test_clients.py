@@ -1,4 +1,4 @@
-"""Clients of storages that cannot be made, or that are made with what they lack."""
+"""Clients of storages that cannot be made, or that need additions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storages that refuse: what is waited out, what is told at once, and what no message holds."""
+"""Storages that fail: what is retried, what is raised at once, and what no message may hold."""
 
 from __future__ import annotations
 

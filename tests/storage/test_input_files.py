@@ -1,4 +1,4 @@
-"""Files that are open for reading: parts or none, faults in the middle, proxies."""
+"""Files open for reading: servers with and without parts, failures in the middle, proxies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files on this machine: written whole, on the disk before they have their names."""
+"""Files on this machine are on the disk, whole, before they get their names."""
 
 from __future__ import annotations
 

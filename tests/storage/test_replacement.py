@@ -1,4 +1,4 @@
-"""Storages whose rename does not overwrite, and clients that say more than was done."""
+"""Storages whose rename does not overwrite, and clients that report what was not done."""
 
 from __future__ import annotations
 

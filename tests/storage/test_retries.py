@@ -1,4 +1,4 @@
-"""What a storage refuses is asked for again, but for what stays so."""
+"""Failed operations are repeated, except for permanent failures."""
 
 from __future__ import annotations
 

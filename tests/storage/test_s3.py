@@ -1,4 +1,4 @@
-"""What is asked of S3, and how often."""
+"""The requests to S3, and their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a path and what a URI, what of a URI is shown, and what is written down."""
+"""Which texts are paths and which are URIs, how URIs are shown, and how they are recorded."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class MergePolicy:
     """How many entries are held before they are merged.
 
     Args:
-        batch_entries: Entries that are made into attempts at once: small parts cost less together.
+        batch_entries: Entries that are converted to attempts at once: small parts cost less together.
         merge_entries: Attempts that are read before the first merge. After it, there is one whenever as many
             have been read as are kept.
     """

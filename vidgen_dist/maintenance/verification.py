@@ -72,8 +72,8 @@ class Finding:
 
     Args:
         kind: `missing`, `torn` or `orphaned`.
-        path: In the output.
-        id: The row's; None of an orphaned file.
+        path: The file's path in the output.
+        id: The row's id; None for an orphaned file.
         message: What is wrong.
     """
 
@@ -85,19 +85,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What became of the videos of a ledger.
+    """What a comparison of a ledger with its videos found.
 
     Args:
-        videos: Videos that the ledger says are there.
-        missing: Of these, without a file.
-        torn: Of these, with a file of another size or, if it was read, of other content.
+        videos: Videos that are there, according to the ledger.
+        missing: Videos among them without a file.
+        torn: Videos among them whose file has another size or, if it was read, other content.
         orphaned: Files (folders of frames) that no entry names.
-        superseded: Folders of frames that were rendered anew since; each rendering has its own.
-        temporary: Files whose writer is at work, or died.
-        lost: Entries that were written: the videos are rendered again.
+        superseded: Folders of frames of earlier renderings; each rendering has its own.
+        temporary: Files whose writer is at work or died.
+        lost: `lost` entries that were written: these videos are rendered again.
         deep: Whether files were read and decoded.
-        run: Who holds the output's lease.
-        findings: The first of what is wrong.
+        run: The run that holds the output's lease.
+        findings: The first findings.
     """
 
     videos: int
@@ -289,7 +289,7 @@ class _Comparison:
             try:
                 local, digest = fetch_video(list(map(self._output.uri, files)), Path(folder))
             except FileNotFoundError:
-                return "it vanished while it was looked at"
+                return "it vanished while it was read"
             if digest_hashes([digest])[0] != video["digest"]:
                 return "its SHA-256 is not the one that the ledger has"
             try:

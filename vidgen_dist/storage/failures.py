@@ -17,9 +17,10 @@ from vidgen_dist.storage.retry_policy import RetryPolicy
 from vidgen_dist.storage.uris import redact, redact_message
 
 PATIENCE = RetryPolicy(attempts=3, first_delay=0.25)
-"""Of each call to a storage: a client that is asked to slow down, or whose connection breaks, mostly gets its
-answer in the second or third attempt. What lasts longer is for `retries` to wait for, around what can be done
-again as a whole."""
+"""The policy for each call to a storage: a client that is asked to slow down, or that loses its connection,
+mostly gets its answer at the second or third attempt. For longer failures, `retries` repeats a whole
+operation.
+"""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -1,4 +1,4 @@
-"""How often something is tried, and how long is waited in between."""
+"""How often to try something, and how long to wait in between."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class RetryPolicy:
     """Attempts, and the delays between them; by default those of `retries.with_retries`.
 
     Args:
-        attempts: Attempts in all. Five of them, with the delay below, outlast a storage that is away for
-            seven seconds, and what each attempt waits for by itself comes on top (`failures.PATIENCE`).
-        first_delay: Seconds before the second attempt; each later one waits twice as long.
+        attempts: Attempts in all. Five, with the delay below, survive seven seconds without the storage, in
+            addition to the time that each attempt waits by itself (`failures.PATIENCE`).
+        first_delay: Seconds before the second attempt; before each later one, twice as many.
     """
 
     attempts: int = 5
@@ -24,8 +24,8 @@ class RetryPolicy:
         """Seconds to wait before each attempt after the first.
 
         Args:
-            attempts: How many there are in all, where that is not the policy's to say.
+            attempts: How many there are in all, instead of the policy's.
         """
         for attempt in range((self.attempts if attempts is None else attempts) - 1):
-            # Workers that were refused together should not come back together.
+            # Workers that failed together should not come back together.
             yield self.first_delay * 2**attempt * random.uniform(0.75, 1.25)
