@@ -1,4 +1,4 @@
-"""How cores are divided between replicas."""
+"""The connection to Ray: shares of cores, addresses, errors, and where a local Ray runs."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ ROOT = Path(__file__).parents[2]
         ([1], 3, 0.3333),
     ],
 )
-def test_cpu_share(nodes: list[float], replicas: int, share: float) -> None:
+def test_all_ranks_fit_with_the_share_of_cpus(nodes: list[float], replicas: int, share: float) -> None:
     found = cpu_share(nodes, replicas)
     assert found == share
     assert sum(int(cpus / found + 1e-9) for cpus in nodes) >= replicas
 
 
-def test_more_replicas_than_cpus_can_hold() -> None:
+def test_more_ranks_than_cpus_allow_are_refused() -> None:
     with pytest.raises(Refused, match=r"topology\.replicas: 20001 ranks .* room for 20000"):
         cpu_share([2], 20001)
 
@@ -67,11 +67,11 @@ def test_replicas_share_cores_when_there_are_more_of_them() -> None:
     assert [cores_of(slot, 0.5, [0, 3]) for slot in range(4)] == [(0,), (3,), (0,), (3,)]
 
 
-def test_a_share_larger_than_the_node_is_the_node() -> None:
+def test_a_share_larger_than_the_node_is_the_whole_node() -> None:
     assert cores_of(0, 8, [0, 1]) == (0, 1)
 
 
-def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # Other tests may have connected this process.
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with socket.socket() as taken:
@@ -85,7 +85,7 @@ def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def fails_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Has Ray raise this when it is to start or connect."""
+    """Lets Ray raise this error when it starts or connects."""
 
     def prepare(error: BaseException) -> None:
         def fail(**_: object) -> None:
@@ -102,26 +102,26 @@ def fails_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Non
 
 @pytest.mark.parametrize("address", [None, "head:6379"])
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (Exception("The current node timed out during startup."), "Exception: The current node timed out"),
         (KeyError("raylet_ip_address"), "KeyError: 'raylet_ip_address'"),
         (OSError(28, "No space left on device", "/tmp/ray"), "No space left on device"),
-        (SystemExit(15), "SystemExit|waited for long"),
+        (SystemExit(15), "SystemExit|waited for too long"),
     ],
 )
 def test_whatever_ray_raises_is_refused_with_its_cause(
-    fails_with: Callable[[BaseException], None], address: str | None, error: BaseException, told: str
+    fails_with: Callable[[BaseException], None], address: str | None, error: BaseException, reason: str
 ) -> None:
     fails_with(error)
     before = os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")
     start = "topology.address: head:6379: no connection" if address else "no local Ray can be started: "
-    with pytest.raises(Refused, match=f"^{start}.*({told})"), connected(TopologyOptions(address=address)):
+    with pytest.raises(Refused, match=f"^{start}.*({reason})"), connected(TopologyOptions(address=address)):
         raise AssertionError("connected")
     assert (os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")) == before
 
 
-def test_another_ray_on_the_cluster_is_said(fails_with: Callable[[BaseException], None]) -> None:
+def test_another_version_of_ray_on_the_cluster_is_named(fails_with: Callable[[BaseException], None]) -> None:
     with pytest.raises(RuntimeError) as raised:
         check_version_info({"ray_version": "2.9.3", "python_version": "3.10.1"}, "node 10.0.0.1")
     fails_with(raised.value)
@@ -134,10 +134,10 @@ def test_another_ray_on_the_cluster_is_said(fails_with: Callable[[BaseException]
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "reason"),
     [
-        ("http://head:8265", "is where jobs are handed in, .*; allowed: HOST:PORT"),
-        ("https://head", "is where jobs are handed in"),
+        ("http://head:8265", "is the address of a dashboard, .*; allowed: HOST:PORT"),
+        ("https://head", "is the address of a dashboard"),
         ("ray://head:10001", "ray:// is not supported; allowed: HOST:PORT"),
         ("head", "is not HOST:PORT; allowed"),
         (":6379", "is not HOST:PORT; allowed"),
@@ -145,12 +145,12 @@ def test_another_ray_on_the_cluster_is_said(fails_with: Callable[[BaseException]
         ("head:99999", "is not HOST:PORT; allowed"),
     ],
 )
-def test_what_is_no_address(address: str, told: str) -> None:
-    with pytest.raises(Refused, match=f"^topology.address: {address}: {told}"):
+def test_a_wrong_address_is_refused(address: str, reason: str) -> None:
+    with pytest.raises(Refused, match=f"^topology.address: {address}: {reason}"):
         choose_device(TopologyOptions(address=address, device="cpu"))
 
 
-def test_the_dashboard_is_no_cluster() -> None:
+def test_the_port_of_the_dashboard_is_refused() -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
@@ -159,7 +159,7 @@ def test_the_dashboard_is_no_cluster() -> None:
         thread.join()
 
 
-def test_a_ray_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_is_gone_is_a_ray_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "Resources": {}, "NodeID": "a"}])
     with pytest.raises(RayFault, match="no node of it is alive"):
         alive_nodes()
@@ -169,12 +169,14 @@ def test_a_ray_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray, "nodes", fail)
     with pytest.raises(
-        RayFault, match=r"^Ray could not name the cluster's nodes: Exception: The GCS .*: 60 s"
+        RayFault, match=r"^Ray could not list the cluster's nodes: Exception: The GCS .*: 60 s"
     ):
         alive_nodes()
 
 
-def test_where_a_local_ray_has_its_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_ray_chooses_a_folder_where_socket_paths_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / ("x" * 130)
     deep.mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
@@ -198,7 +200,7 @@ def test_a_local_ray_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
         connection._ray_folder()
 
 
-def test_a_run_from_an_unfriendly_place(make_manifest: Callable[..., str], tmp_path: Path) -> None:
+def test_a_run_from_an_unfriendly_folder_succeeds(make_manifest: Callable[..., str], tmp_path: Path) -> None:
     """Modules in the current folder that shadow others, no home, a temporary folder with a long path."""
     here, deep = tmp_path / "here", tmp_path / ("x" * 130)
     here.mkdir()
@@ -215,7 +217,7 @@ def test_a_run_from_an_unfriendly_place(make_manifest: Callable[..., str], tmp_p
             command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
         assert ran.returncode == 0, ran.stderr
-        # Python's own `-m` imports it.
+        # Python's `-m` imports this module.
         (here / "types.py").unlink(missing_ok=True)
     assert pq.read_table(here / "out" / "ledger")["status"].to_pylist() == ["done", "done"]
 

@@ -1,7 +1,8 @@
-"""The Ray that a run runs on: started for it on this machine, or attached to.
+"""A run's connection to Ray: it starts a local Ray, or attaches to a cluster.
 
-Ray raises what comes, also plain `Exception` and `SystemExit`. Whatever comes where it is started or attached
-to is refused with its cause; what comes of a later call is a `RayFault`, see `ray_request`.
+Ray raises many classes of errors, even plain `Exception` and `SystemExit`. Any error when a Ray starts, or
+while attaching to one, becomes `Refused` with its cause; an error of a later call becomes a `RayFault`, see
+`ray_request`.
 """
 
 from __future__ import annotations
@@ -30,40 +31,40 @@ from vidgen_dist.preflight.gang_choice import Capacity
 from vidgen_dist.spec import TopologyOptions
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Of a local Ray: rows and reports pass through it, never videos."""
+"""The object store of a local Ray: it holds rows and reports, never videos."""
 
 SOCKET_BYTES = 107
-"""Of the path of a Unix socket, at most."""
+"""The longest path of a Unix socket."""
 
 SESSION_BYTES = 64 * 2**20
-"""Of room, at least, where a local Ray is to keep its logs."""
+"""The least room where a local Ray keeps its logs."""
 
 _LONGEST_SOCKET = "ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
-"""Where Ray puts its sockets, below its temporary folder."""
+"""Ray's longest socket path below its temporary folder."""
 
 _PATHS = (
     *("TMPDIR", "RAY_TMPDIR", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "FSSPEC_CONFIG_DIR"),
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "GOOGLE_APPLICATION_CREDENTIALS"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HADOOP_CONF_DIR"),
 )
-"""Settings in the environment that are a path, and may be one from the current folder."""
+"""Environment variables with paths, which may be relative to the current folder."""
 
 _TOKEN = secrets.token_hex(32)
-"""What the processes of a local Ray know each other by."""
+"""The authentication token of a local Ray's processes."""
 
 logger = logging.getLogger(__name__)
 
 
 class RayFault(Exception):
-    """Ray did not do what it was asked for: names it and the reason."""
+    """Ray could not do what was requested: names the request and the reason."""
 
 
 @contextmanager
 def ray_request(what: str) -> Iterator[None]:
-    """Within, whatever Ray raises becomes a `RayFault`.
+    """Turn any error that Ray raises in the block into a `RayFault`.
 
     Args:
-        what: What Ray is to do.
+        what: What Ray is asked to do, after "could not".
     """
     try:
         yield
@@ -72,8 +73,8 @@ def ray_request(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def before_start() -> Iterator[None]:
-    """Within, a `RayFault` is refused: nothing has begun yet."""
+def refuse_ray_faults() -> Iterator[None]:
+    """Turn a `RayFault` in the block into `Refused`: the run has not begun yet."""
     try:
         yield
     except RayFault as error:
@@ -81,7 +82,7 @@ def before_start() -> Iterator[None]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What Ray says, in one line, without colours; of a long text, the cause is at the end."""
+    """Ray's message in one line, without colours; a long text is shortened, but keeps its end, the cause."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
@@ -92,10 +93,10 @@ def in_one_line(error: BaseException) -> str:
 
 
 def choose_device(topology: TopologyOptions) -> str:
-    """`cpu` or `ascend`: what `auto` stands for. For a running cluster, it is asked.
+    """The device of a run, `cpu` or `ascend`; `auto` is resolved, on a running cluster by its resources.
 
     Raises:
-        Refused: The cluster cannot be asked, or its address is none.
+        Refused: The cluster does not answer, or its address is wrong.
     """
     if topology.address is not None:
         _check_address(topology.address)
@@ -103,23 +104,23 @@ def choose_device(topology: TopologyOptions) -> str:
         return topology.device
     if topology.address is None:
         return "ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu"
-    with connected(topology), before_start():
+    with connected(topology), refuse_ray_faults():
         return "ascend" if any(node.npus for node in alive_nodes()) else "cpu"
 
 
 @contextmanager
 def connected(topology: TopologyOptions) -> Iterator[None]:
-    """A connection to Ray; a Ray that was started for it is stopped with it.
+    """Connect to Ray for the block; a Ray that was started for it is stopped afterwards.
 
-    Nested uses, and a process that is connected already, share the connection that there is.
+    Nested blocks, and a process that is connected already, share the existing connection.
 
     Args:
-        topology: Where.
+        topology: Has the address of the cluster, if there is one.
 
     Raises:
         Refused: There is no cluster at the address, or none can be started here.
     """
-    # Read when Ray is imported. Nothing is told to the outside, nothing is printed beside our progress.
+    # Read when Ray is imported: it reports no usage, and prints nothing beside our progress.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -130,21 +131,21 @@ def connected(topology: TopologyOptions) -> Iterator[None]:
     with contextlib.ExitStack() as ends:
         try:
             folder = ends.enter_context(_neutral_folder())
-            # What has begun before it failed is stopped, too.
+            # Parts of Ray that started before an error are stopped, too.
             ends.callback(_shut_down)
             with _signals_kept(), contextlib.chdir(folder):
                 _start() if topology.address is None else _attach(topology.address)
-        # SystemExit: Ray sends its own process a SIGTERM when it has waited for long.
+        # SystemExit: Ray sends its own process a SIGTERM when it has waited for too long.
         except (Exception, SystemExit) as error:
-            raise Refused(_why_not(topology.address, error)) from error
+            raise Refused(_describe_refusal(topology.address, error)) from error
         yield
 
 
 def _start() -> None:
-    """A Ray of this run's own."""
+    """Start a Ray for this run alone."""
     import ray
 
-    # By default workers give way to whatever else runs, and Ray's own processes share these few cores.
+    # By default workers have a low priority, and Ray's own processes share the same few cores.
     os.environ.setdefault("RAY_worker_niceness", "0")
     with _own_token():
         ray.init(
@@ -160,7 +161,7 @@ def _start() -> None:
 
 @contextmanager
 def _own_token() -> Iterator[None]:
-    """Have Ray take a token of this process's, if it is given none: else it keeps one in the user's home."""
+    """Give Ray this process's token if it has none: otherwise it stores one in the user's home."""
     if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         yield
         return
@@ -172,7 +173,7 @@ def _own_token() -> Iterator[None]:
 
 
 def _attach(address: str) -> None:
-    """The cluster at an address."""
+    """Connect to the cluster at an address."""
     import ray
 
     if address != "auto":
@@ -183,8 +184,8 @@ def _attach(address: str) -> None:
 def _common() -> dict[str, Any]:
     from ray.job_config import JobConfig
 
-    # Ray puts the current folder before the workers' modules. They need it where this package is run from its
-    # checkout; else a numpy.py in it would be taken for NumPy.
+    # Ray puts the current folder before the workers' modules. They need it only if this package is run from
+    # its checkout; otherwise a numpy.py in it would be taken for NumPy.
     checkout = str(Path(vidgen_dist.__file__).parents[1])
     implied = checkout in sys.path and not {"site-packages", "dist-packages"} & set(Path(checkout).parts)
     return {
@@ -200,22 +201,22 @@ def _shut_down() -> None:
 
     try:
         ray.shutdown()
-    except Exception as error:  # noqa: BLE001 - how the run ended is known
+    except Exception as error:  # noqa: BLE001 - the result of the run is known by now
         logger.warning("Ray could not be shut down: %s", in_one_line(error))
 
 
 @contextmanager
 def _neutral_folder() -> Iterator[str]:
-    """An empty folder for Ray's processes to stand in; paths in the environment are made absolute before.
+    """An empty working folder for Ray's processes; paths in the environment are made absolute first.
 
-    What they start by `python -m` or `python -c` finds no module there that stands in for another, and what
-    they leave behind is not in the user's way.
+    Processes that they start by `python -m` or `python -c` find no module there that shadows another, and
+    files that they leave behind do not disturb the user.
     """
     for name in _PATHS:
         if (value := os.environ.get(name)) and not value.startswith("~"):
             os.environ[name] = os.path.abspath(value)
     if "PYTHONPATH" in os.environ:
-        # An empty part is the current folder, which hardly anybody means.
+        # An empty part means the current folder, which is hardly ever intended.
         parts = filter(None, os.environ["PYTHONPATH"].split(os.pathsep))
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
     with tempfile.TemporaryDirectory(prefix="vidgen-", ignore_cleanup_errors=True) as folder:
@@ -223,7 +224,7 @@ def _neutral_folder() -> Iterator[str]:
 
 
 def _ray_folder() -> str:
-    """Where a local Ray keeps its session: where Ray itself would, if that fits there, and its sockets do."""
+    """The folder of a local Ray's session: Ray's own choice, if it has room and socket paths fit."""
     chosen = os.environ.get("RAY_TMPDIR")
     longest = SOCKET_BYTES - len(f"/{_LONGEST_SOCKET}")
     for folder in (chosen,) if chosen else (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
@@ -242,10 +243,10 @@ def _has_room(folder: str) -> bool:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep signals the run's to handle, while Ray starts or connects.
+    """Keep the run's signal handlers while Ray starts or connects.
 
-    Ray sets a handler of SIGTERM that ends the process at once. SIGHUP reaches all processes of a terminal
-    that hangs up: those that Ray starts inherit that it is blocked, else it would end them at once.
+    Ray sets a handler of SIGTERM that ends the process at once. SIGHUP goes to all processes of a terminal
+    that hangs up: the processes that Ray starts inherit a mask that blocks it, otherwise it would end them.
     """
     handler = signal.getsignal(signal.SIGTERM)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -253,7 +254,7 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        # None: whoever set it was not Python. Only the main thread may set one, and Ray heeds that, too.
+        # None means that the handler is not Python's. Only the main thread may set one; Ray obeys that, too.
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
@@ -262,11 +263,12 @@ _ALLOWED = "allowed: HOST:PORT of the cluster's head (6379 is Ray's default), or
 
 
 def _check_address(address: str) -> None:
-    """Refuse what is no address of a cluster, by its form."""
+    """Refuse an address that does not have the form of a cluster's address."""
     scheme, _, rest = address.rpartition("://")
     if scheme.lower() in ("http", "https"):
         raise Refused(
-            f"topology.address: {address}: is where jobs are handed in, as jobs/submit.py does; {_ALLOWED}"
+            f"topology.address: {address}: is the address of a dashboard, where jobs/submit.py submits jobs; "
+            f"{_ALLOWED}"
         )
     if scheme:
         raise Refused(f"topology.address: {address}: {scheme}:// is not supported; {_ALLOWED}")
@@ -278,18 +280,18 @@ def _check_address(address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse at once what Ray would try for minutes: where nobody listens, or a web server does."""
+    """Refuse at once an address that Ray would try for minutes: nothing listens there, or a web server."""
     host, _, port = address.rpartition(":")
     try:
         connection = socket.create_connection((host.strip("[]"), int(port)), timeout=10)
     except OSError as error:
         raise Refused(f"topology.address: {address}: no Ray cluster answers ({error})") from None
-    said = b""
-    # One that speaks TLS alone cuts the connection.
+    answer = b""
+    # A server that accepts only TLS closes the connection.
     with connection, contextlib.suppress(OSError):
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        said = connection.recv(5)
-    if said == b"HTTP/":
+        answer = connection.recv(5)
+    if answer == b"HTTP/":
         raise Refused(
             f"topology.address: {address}: a web server answers, such as Ray's dashboard; {_ALLOWED}"
         )
@@ -298,8 +300,8 @@ def _check_answers(address: str) -> None:
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
-def _why_not(address: str | None, error: BaseException) -> str:
-    """Why there is no Ray to run on."""
+def _describe_refusal(address: str | None, error: BaseException) -> str:
+    """Why no Ray can be used."""
     if isinstance(error, Refused):
         return str(error)
     if address is None:
@@ -310,22 +312,22 @@ def _why_not(address: str | None, error: BaseException) -> str:
             f"topology.address: {address}: the cluster has Ray {theirs} and Python {their_python}, here are "
             f"Ray {ours} and Python {our_python}; they must be the same"
         )
-    told = in_one_line(error)
+    reason = in_one_line(error)
     if isinstance(error, SystemExit):
-        told = "Ray gave up (SIGTERM, which it sends to itself when it has waited for long)"
-    if "InvalidAuthToken" in told or "AuthenticationError" in told:
-        told = f"it asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN give it ({told})"
-    return f"topology.address: {address}: no connection to the cluster: {told}"
+        reason = "Ray gave up (SIGTERM, which it sends to itself when it has waited for too long)"
+    if "InvalidAuthToken" in reason or "AuthenticationError" in reason:
+        reason = f"it requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN ({reason})"
+    return f"topology.address: {address}: no connection to the cluster: {reason}"
 
 
 @dataclass(frozen=True)
 class Node:
-    """What a node of the cluster has in all.
+    """The resources of a node of the cluster, whether free or not.
 
     Args:
         cpus: CPUs.
         npus: NPUs.
-        id: Ray's id of it.
+        id: Ray's id of the node.
     """
 
     cpus: float
@@ -334,14 +336,14 @@ class Node:
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes of the cluster that this process is connected to, its own among them.
+    """The nodes of the cluster that this process is connected to, including its own.
 
     Raises:
-        RayFault: Ray does not say, or is gone.
+        RayFault: Ray does not answer, or is gone.
     """
     import ray
 
-    with ray_request("name the cluster's nodes"):
+    with ray_request("list the cluster's nodes"):
         alive = [(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
     if not alive:
         raise RayFault("Ray is gone: no node of it is alive")
@@ -349,22 +351,22 @@ def alive_nodes() -> list[Node]:
 
 
 def capacity() -> Capacity:
-    """What the cluster that this process is connected to has in all; raises as `alive_nodes`."""
+    """The resources of the cluster that this process is connected to; raises as `alive_nodes`."""
     nodes = alive_nodes()
     return Capacity(int(sum(node.cpus for node in nodes)), int(sum(node.npus for node in nodes)))
 
 
 def cpu_share(node_cpus: Sequence[float], ranks: int) -> float:
-    """The CPUs of one rank so that all of them find room on the nodes: whole, or a fraction below 1.
+    """The CPUs of one rank with which all ranks fit on the nodes: a whole number, or a fraction below 1.
 
     Args:
         node_cpus: CPUs of each node.
-        ranks: How many share them.
+        ranks: Number of ranks.
     """
     for share in range(int(max(node_cpus, default=0)), 0, -1):
         if sum(int(cpus // share) for cpus in node_cpus) >= ranks:
             return share
-    # Ray counts in ten-thousandths.
+    # Ray counts in units of 1/10,000.
     parts = 2
     while sum(int(cpus * parts) for cpus in node_cpus) < ranks:
         parts += 1
@@ -377,11 +379,11 @@ def cpu_share(node_cpus: Sequence[float], ranks: int) -> float:
 
 
 def cores_of(slot: int, share: float, cores: Sequence[int]) -> tuple[int, ...]:
-    """The cores of a node that a rank keeps to.
+    """The cores of a node that a rank is pinned to.
 
     Args:
-        slot: Which of the node's ranks it is, from 0.
-        share: As `cpu_share` gives it.
+        slot: The rank's number on the node, from 0.
+        share: See `cpu_share`.
         cores: Cores of the node.
     """
     if share < 1:

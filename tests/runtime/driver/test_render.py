@@ -1,4 +1,4 @@
-"""Whole runs on a local Ray, two workers, with the fast fake engine."""
+"""Whole runs on a local Ray with two workers and the fast fake engine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def counts(result: RunResult) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_and_going_on_with_it(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_a_run_and_the_next_run_on_its_output(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
     spec = make_spec(make_manifest("one", "two", "raise:oops", "four", "five"), topology__replicas=1)
     result = run(spec)
     assert counts(result) == (0, 4, 1, 1)
@@ -64,7 +66,7 @@ def test_a_run_and_going_on_with_it(make_spec: MakeSpec, make_manifest: MakeMani
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_decides_no_pixels_renders_nothing_again(
+def test_options_that_do_not_decide_pixels_render_nothing_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     two = make_manifest("noise", "black:")
@@ -78,10 +80,10 @@ def test_what_decides_no_pixels_renders_nothing_again(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_frames_do_not_depend_on_the_workers(
+def test_frames_do_not_depend_on_the_number_of_workers(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """One, or two of which both work: each of two rows waits for the other to have begun."""
+    """One worker, or two that both render: each of two rows waits until the other has begun."""
     a, b = tmp_path / "a", tmp_path / "b"
     prompts = (f"touch:{a} wait:{b}", f"touch:{b} wait:{a}", *(f"row {i}" for i in range(4)))
     manifest = make_manifest(*prompts)
@@ -104,7 +106,7 @@ def test_frames_do_not_depend_on_the_workers(
 def test_a_row_that_kills_workers_is_given_up_and_its_neighbours_are_not(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """It has as many attempts as the run gives it."""
+    """The row has as many attempts as the run allows."""
     once = tmp_path / "once"
     rows = ["one", "two", "die:", "four", f"die-once:{once}", "six", "seven", "eight"]
     spec = make_spec(
@@ -130,7 +132,7 @@ def test_too_many_failures_end_the_run_and_lose_nothing(
     result = run(spec)
     assert result.exit_status == 1
     assert result.failed == 3
-    # A few may have begun before the third failure was heard of.
+    # A few rows may have begun before the third failure was reported.
     assert 2 <= result.done < 9
     assert result.pending == 9 - result.done
     assert "rows failed, faults.max_failures is" in result.message
@@ -141,7 +143,7 @@ def test_too_many_failures_end_the_run_and_lose_nothing(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_rows_of_a_worker_that_breaks_down_are_not_forgotten(
+def test_rows_of_a_worker_that_breaks_down_are_rendered(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     manifest = make_manifest("one", f"exit-once:{tmp_path}/left", "three", "four", "five")
@@ -157,20 +159,20 @@ def test_a_model_that_never_loads_ends_the_run(make_spec: MakeSpec, make_manifes
     assert "no worker can be kept alive" in result.message
 
 
-def test_what_is_told_of_a_death_holds_its_cause() -> None:
+def test_the_message_about_a_death_has_its_cause() -> None:
     account = (
         "The actor died: \x1b[36mray::WorkerActor\x1b[39m\n"
         + "  File x, line 1\n" * 100
         + "No module named 'y'\n"
     )
-    told = in_one_line(RuntimeError(account))
-    assert told.startswith("RuntimeError: The actor died: ray::WorkerActor File x")
-    assert told.endswith("No module named 'y'")
-    assert len(told) < 600
+    line = in_one_line(RuntimeError(account))
+    assert line.startswith("RuntimeError: The actor died: ray::WorkerActor File x")
+    assert line.endswith("No module named 'y'")
+    assert len(line) < 600
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+def test_a_model_that_a_worker_refuses_is_refused(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
     with pytest.raises(Refused, match=r"transformer\.weight: missing"):
         run(make_spec(make_manifest("one"), model__id="refused-by-workers"))
 
@@ -180,7 +182,7 @@ def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "out" / "ledger"
-    # The first row is entered; the second puts a file where the ledger was.
+    # The first row is entered; the second one puts a file in place of the ledger.
     prompts = ["one", f"replace:{ledger}", *(f"row {i} sleep:0.2" for i in range(200))]
     spec = make_spec(make_manifest(*({"id": f"{i:03d}", "prompt": p} for i, p in enumerate(prompts))))
     policies = RunPolicies(commit=CommitPolicy(patience_seconds=0.0, part_seconds=0.5), retries=AT_ONCE)
@@ -196,7 +198,7 @@ def test_a_ledger_that_is_lost_half_way_stops_the_run_and_loses_nothing(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_an_output_that_takes_nothing_more_ends_the_run_and_makes_no_dead_letters(
+def test_an_output_that_becomes_unwritable_ends_the_run_without_dead_letters(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     videos = tmp_path / "out" / "videos"
@@ -213,7 +215,7 @@ def test_an_output_that_takes_nothing_more_ends_the_run_and_makes_no_dead_letter
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:
+def test_a_run_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str) -> None:
     uri = f"s3://{s3_bucket}/out"
     result = run(make_spec(make_manifest("one", "two"), output__uri=uri, topology__replicas=1))
     assert counts(result) == (0, 2, 0, 0)
@@ -221,7 +223,7 @@ def test_on_s3(make_spec: MakeSpec, make_manifest: MakeManifest, s3_bucket: str)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_manifest_that_changes_ends_the_run_and_the_next_takes_it_as_it_is(
+def test_a_manifest_that_changes_ends_the_run_and_the_next_run_reads_it_anew(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     manifest, begun, changed = (tmp_path / name for name in ("m.parquet", "begun", "changed"))
@@ -255,7 +257,9 @@ def test_a_manifest_that_changes_ends_the_run_and_the_next_takes_it_as_it_is(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_prompts_of_100_kilobytes(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_prompts_of_100_kilobytes_are_rendered(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
     long = "é" * 50_000
     manifest = make_manifest(long, f"raise:{long}", f"{long} {long}", f"nan:{long}")
     spec = make_spec(manifest, output__format="mp4", manifest__passthrough=["prompt"], topology__replicas=1)
@@ -279,7 +283,7 @@ def test_the_highest_priority_is_rendered_first(
 def test_status_counts_as_the_latest_run_did(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """Of rows that were done with other settings too, and of a manifest that changed."""
+    """The output has rows that were done with other settings, and the manifest changes."""
 
     def status() -> list[Any]:
         found = read_status(str(tmp_path / "out"))
@@ -294,7 +298,7 @@ def test_status_counts_as_the_latest_run_did(
     changed = run(spec.override({"sampling.num_inference_steps": 20, "faults.max_failures": 0}))
     assert changed.pending
     assert status() == ["run", 13, changed.done, 1, changed.pending]
-    # The videos that it made are in the others' place.
+    # The videos that it made have replaced the others.
     back = run(spec.override({"manifest.retry": "failed"}))
     assert back.failed == 1
     assert status() == ["ids", 13, 12, 1, 0]
@@ -305,7 +309,7 @@ def test_status_counts_as_the_latest_run_did(
     assert status() == ["run", 3, 3, 0, 0]
 
 
-def test_a_manifest_without_rows_is_nothing_to_render(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_manifest_without_rows_leaves_nothing_to_render(make_spec: MakeSpec, tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "m.parquet")
     spec = make_spec(str(tmp_path / "m.parquet"))
     for _ in range(2):
@@ -317,10 +321,10 @@ def test_a_manifest_without_rows_is_nothing_to_render(make_spec: MakeSpec, tmp_p
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_retry_renders_what_has_failed_once_its_image_is_mended(
+def test_retry_renders_failed_rows_whose_image_was_corrected(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    """One image does not decode, two are missing, of which one still is."""
+    """One image does not decode, two are missing, and one of these still is."""
     names = ("good", "torn", "late", "never")
     rows = [{"id": name, "prompt": name, "image": f"{name}.png"} for name in names]
     Image.new("RGB", (8, 8), "red").save(tmp_path / "good.png")
@@ -355,7 +359,7 @@ def test_retry_renders_what_has_failed_once_its_image_is_mended(
     assert (none.exit_status, none.message) == (0, "nothing to render: no row has failed")
 
 
-def test_nothing_to_do_starts_no_ray(
+def test_ray_is_not_started_if_there_is_nothing_to_do(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, local_ray: None
 ) -> None:
     spec = make_spec(make_manifest("one"))

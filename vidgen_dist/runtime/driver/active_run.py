@@ -6,8 +6,6 @@ import dataclasses
 import time
 from collections import Counter
 
-from vidgen_dist.observability.progress import RunProgress
-from vidgen_dist.output.lease import Lease
 from vidgen_dist.output.ledger_committer import open_committer
 from vidgen_dist.output.ledger_entries import failed_entry
 from vidgen_dist.output.pending_row import PendingRow
@@ -15,11 +13,9 @@ from vidgen_dist.output.resume_states import ResumeStates
 from vidgen_dist.preflight.gang_choice import Gangs
 from vidgen_dist.preflight.plan import Plan
 from vidgen_dist.runtime.connection import RayFault
-from vidgen_dist.runtime.driver.bad_rows import (
-    first_failures,
-)
+from vidgen_dist.runtime.driver.bad_rows import first_failures
+from vidgen_dist.runtime.driver.context import RunContext
 from vidgen_dist.runtime.driver.overview import Overview
-from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.result import (
     DEAD_LETTERS,
     DONE,
@@ -28,7 +24,6 @@ from vidgen_dist.runtime.driver.result import (
     RunResult,
     result_of,
 )
-from vidgen_dist.runtime.interrupts import Interrupts
 from vidgen_dist.runtime.messages import Job, WorkerMessage
 from vidgen_dist.runtime.scheduling.gang import Gang
 from vidgen_dist.runtime.scheduling.launcher import Launcher
@@ -40,42 +35,28 @@ from vidgen_dist.storage.uris import redact_message
 
 
 class ActiveRun:
-    """A run under way; listens to its supervisor.
+    """A run that renders; it listens to its supervisor.
 
     Args:
-        plan: What is to be rendered.
-        job: What workers are told.
-        gangs: How many gangs, of which degrees.
-        lease: The right to enter rows.
-        interrupts: Say when to end.
-        progress: The counts that a person sees.
+        context: The run.
+        job: What workers get.
+        gangs: How many gangs, with which degrees.
         overview: `status.json` and metrics.
-        newest: As `LedgerCommitter` takes it.
-        policies: How patient the run is.
+        newest: See `LedgerCommitter`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        job: Job,
-        gangs: Gangs,
-        lease: Lease,
-        interrupts: Interrupts,
-        progress: RunProgress,
-        overview: Overview,
-        newest: int,
-        policies: RunPolicies,
-    ) -> None:
+    def __init__(self, context: RunContext, job: Job, gangs: Gangs, overview: Overview, newest: int) -> None:
+        plan, policies = context.plan, context.policies
         self._plan = plan
         self._job = job
-        self._lease = lease
-        self._interrupts = interrupts
-        self._progress = progress
+        self._lease = context.lease
+        self._interrupts = context.interrupts
+        self._progress = context.progress
         self._overview = overview
         self._committer = open_committer(
-            plan.output, job.passthrough, lease, newest, policies.commit, policies.retries
+            plan.output, job.passthrough, context.lease, newest, policies.commit, policies.retries
         )
-        self._resume_states = ResumeStates(plan.output, lambda event: progress.say(event.message))
+        self._resume_states = ResumeStates(plan.output, lambda event: self._progress.say(event.message))
         self._pending = plan.pending
         self._failures: list[str] = []
         self._bad = first_failures(plan, SHOWN_FAILURES)
@@ -86,19 +67,19 @@ class ActiveRun:
         self._supervisor = Supervisor(
             launcher=Launcher(job, gangs.replicas),
             replicas=gangs.replicas,
-            run=lease.run,
+            run=context.lease.run,
             rows=plan.rows(),
             pending=self._pending,
             shard_size=plan.spec.topology.shard_size,
             max_attempts=job.max_attempts,
             limits=limits_of(plan.spec.topology.watchdog, plan.device),
             listener=self,
-            interrupts=interrupts,
+            interrupts=context.interrupts,
             policy=policies.supervisor,
         )
 
     def run(self) -> RunResult:
-        """Render until the end; returns what became of it.
+        """Render until the end.
 
         Raises:
             Refused: The model cannot be loaded.
@@ -116,10 +97,10 @@ class ActiveRun:
         if self._committer.fault and not message:
             fault = self._committer.fault
             message = f"the run stopped: the output cannot be written: {fault}; run it again to go on"
-        return self._outcome(message)
+        return self._result(message)
 
-    def _outcome(self, message: str) -> RunResult:
-        # Bad rows were shown at the start: they come last.
+    def _result(self, message: str) -> RunResult:
+        # Bad rows come last: they were shown at the start.
         failures = (*self._failures, *self._bad)[:SHOWN_FAILURES]
         result = dataclasses.replace(
             result_of(self._plan, self._progress, failures, DONE, message),
@@ -190,7 +171,7 @@ class ActiveRun:
         self._overview.refresh(self._supervisor.gangs)
 
     def _describe_interrupt(self) -> str:
-        """What follows from the interrupt, for the person who caused it."""
+        """What the run does after the interrupt, for the person who caused it."""
         if self._interrupts.level > 1:
             return "stopping at once; what is finished is kept"
         within = f", within {self._plan.spec.faults.grace}" if self._interrupts.preempted else ""
@@ -198,14 +179,14 @@ class ActiveRun:
 
 
 def job_of(plan: Plan, model: ModelOptions, gangs: Gangs, engine: str, retries: RetryPolicy) -> Job:
-    """What the workers of a run are told.
+    """What the workers of a run get.
 
     Args:
         plan: The run.
         model: The checkpoint, its revision a commit.
-        gangs: The gangs that the workers are ranks of.
-        engine: Module name of what renders.
-        retries: How often they ask a storage again that refuses.
+        gangs: The run's gangs.
+        engine: Module name of the engine.
+        retries: How often they repeat a request that the storage has refused.
     """
     return Job(
         engine=engine,

@@ -1,9 +1,9 @@
-"""Bad rows by choice: with `faults.bad_rows: fail`, dead letters before anything is rendered.
+"""Bad rows as dead letters: with `faults.bad_rows: fail`, they are entered before anything is rendered.
 
-What a row holds says that it cannot be rendered, so nobody needs to try it. Its entry's fingerprint is the
-digest of the row as it stands, for it has none as others have: as long as it stands so, it is not entered
-again, whatever else of the run has changed; once it was mended, it is rendered. In memory, such a row is its
-place in the manifest.
+A bad row's values show that it cannot be rendered, so no gang needs to try it. It has no usual fingerprint;
+its entry has the digest of the row's values instead. While the values stay the same, the row is not entered
+again, whatever else of the run has changed; once it is corrected, it is rendered. In memory, a bad row is its
+index in the manifest.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ SHOWN_REASONS = 20
 
 @dataclass(frozen=True)
 class BadRowsResult:
-    """What became of a run's bad rows.
+    """How many of a run's bad rows are dead letters.
 
     Args:
-        failed: Those that the ledger has, of this run or one before.
+        failed: Dead letters in the ledger, of this run or an earlier one.
         newest: When the last attempt in the ledger ended, in microseconds since 1970.
         fault: Why the ledger cannot be written; empty if it can.
     """
@@ -47,7 +47,7 @@ class BadRowsResult:
 
 
 def describe_bad_rows(plan: Plan) -> Iterator[str]:
-    """The manifest's bad rows by column and reason, one a line."""
+    """Lines that count the manifest's bad rows by column and reason."""
     if not plan.bad:
         return
     count, before = (int(np.count_nonzero(rows)) for rows in (plan.records.bad, plan.records.entered))
@@ -60,7 +60,7 @@ def describe_bad_rows(plan: Plan) -> Iterator[str]:
 
 
 def first_failures(plan: Plan, most: int) -> tuple[str, ...]:
-    """The first of a run's bad rows, each in a line as other failures. Raises as `Plan.bad_rows`."""
+    """The first of a run's bad rows, each in a line like other failures. Raises as `Plan.bad_rows`."""
     lines: list[str] = []
     for _, bad in plan.bad_rows(plan.records.chosen & plan.records.bad):
         for problem in bad.problems(slice(most - len(lines))):
@@ -77,14 +77,14 @@ def enter_bad_rows(
     say: Callable[[str], None],
     policies: RunPolicies = RunPolicies(),
 ) -> BadRowsResult:
-    """Make dead letters of the bad rows that are none yet, until all are, or a signal asks for an end.
+    """Enter all bad rows that are not dead letters yet, unless a signal asks the run to end.
 
     Args:
         plan: The run.
         lease: The right to enter rows.
-        interrupts: Say when to end.
-        say: Told when that takes long.
-        policies: How patient the run is.
+        interrupts: When to end.
+        say: Called with a line for people if there are rows to enter.
+        policies: How long to wait, and how often to try.
 
     Raises:
         Refused: The manifest cannot be read, or was changed.
@@ -142,7 +142,7 @@ def _entries(plan: Plan, wanted: np.ndarray) -> Iterator[LedgerEntry]:
 
 
 def _redacted(messages: set[str]) -> dict[str, str]:
-    """Messages, and what may be stored of them; it takes as long for thousands of them as for one."""
+    """Messages -> their redacted text; thousands of them take about as long as one."""
     between = "\n\0\n"
     several = list(messages)
     return dict(zip(several, redact_message(between.join(several)).split(between), strict=True))

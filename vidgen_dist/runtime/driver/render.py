@@ -22,7 +22,7 @@ from vidgen_dist.output.status_file import RunStatus, StatusFile, digest_of_coun
 from vidgen_dist.output_layout import LEDGER_FOLDER, RESUME_STATES_FOLDER, RUN_FILE
 from vidgen_dist.preflight.gang_choice import settle_gangs
 from vidgen_dist.preflight.plan import Plan, make_plan, open_run
-from vidgen_dist.runtime.connection import before_start, capacity, choose_device, connected
+from vidgen_dist.runtime.connection import capacity, choose_device, connected, refuse_ray_faults
 from vidgen_dist.runtime.driver.bad_rows import ERROR as BAD_ROW
 from vidgen_dist.runtime.driver.bad_rows import (
     BadRowsResult,
@@ -30,6 +30,7 @@ from vidgen_dist.runtime.driver.bad_rows import (
     enter_bad_rows,
     first_failures,
 )
+from vidgen_dist.runtime.driver.context import RunContext
 from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.result import (
     DEAD_LETTERS,
@@ -49,17 +50,17 @@ from vidgen_dist.storage.uris import redact_message
 def render(
     spec: RunSpec, console: Console, *, engine: str | None = None, policies: RunPolicies = RunPolicies()
 ) -> RunResult:
-    """Render what is not done yet.
+    """Render all rows that are not done yet.
 
     Args:
-        spec: What the run is.
-        console: Where progress goes.
-        engine: Module name of what renders; by default the models. Tests have one of their own.
-        policies: How patient the run is.
+        spec: The run.
+        console: Where progress is shown.
+        engine: Module name of the engine; by default the engine of the models. Tests have their own.
+        policies: How long to wait, and how often to try.
 
     Raises:
-        Refused: Before any model loads: a manifest, spec, checkpoint or output that cannot be. Names the
-            file, row, column or key.
+        Refused: Before any model loads, a manifest, spec, checkpoint or output is wrong: names the file, row,
+            column or key.
         KeyboardInterrupt: Interrupted before anything was started.
     """
     engine = engine or engines.ENGINE
@@ -80,63 +81,61 @@ def render(
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         # From here on there are rows to be finished, and soon processes to be ended.
         interrupts.count_only()
+        context = RunContext(plan, lease, interrupts, progress, counted, policies)
         entered = enter_bad_rows(plan, lease, interrupts, progress.say, policies)
         if entered.failed:
             progress.add(BAD_ROW, entered.failed)
-        result = _end_before_start(plan, progress, entered, lease, interrupts)
+        result = _result_without_rendering(context, entered)
         if result is None:
-            result = _render_pending(
-                plan, engine, lease, interrupts, progress, counted, entered.newest, policies
-            )
+            result = _render_pending(context, engine, entered.newest)
         elif (counted or result.pending) and not lease.lost:
-            _write_status(plan, progress, run, counted, result, policies)
+            _write_status(context, result)
         if not result.pending and not lease.lost:
             _clear_resume_states(plan, console)
         return result
 
 
-def _render_pending(
-    plan: Plan,
-    engine: str,
-    lease: Lease,
-    interrupts: Interrupts,
-    progress: RunProgress,
-    counted: str,
-    newest: int,
-    policies: RunPolicies,
-) -> RunResult:
-    """Connect to Ray, and let gangs render what is pending; raises as `render`."""
-    # Ray is not needed to find that nothing is to be done.
+def _render_pending(context: RunContext, engine: str, newest: int) -> RunResult:
+    """Connect to Ray, and let gangs render the pending rows; raises as `render`.
+
+    Args:
+        context: The run.
+        engine: Module name of the engine.
+        newest: When the last attempt in the ledger ended, in microseconds since 1970.
+    """
+    # Ray is not needed to find that there is nothing to do.
     from vidgen_dist.runtime.driver.active_run import ActiveRun, job_of
     from vidgen_dist.runtime.driver.overview import Overview
 
+    plan, lease, progress, policies = context.plan, context.lease, context.progress, context.policies
     spec = plan.decided
     with progress, connected(spec.topology):
-        with before_start():
+        with refuse_ray_faults():
             gangs = settle_gangs(spec, capacity(), device=plan.device, engine=engine, rows=plan.pending)
         if spec.topology.replicas == AUTO:
             progress.say(str(gangs))
         progress.say(f"run {lease.run}")
         fields = plan.model.rules.declared
-        with Overview(plan.output, lease, spec.model.id, progress, counted, fields, policies) as overview:
+        with Overview(
+            plan.output, lease, spec.model.id, progress, context.counted, fields, policies
+        ) as overview:
             job = job_of(plan, spec.model, gangs, engine, policies.retries)
-            with before_start():
-                run = ActiveRun(plan, job, gangs, lease, interrupts, progress, overview, newest, policies)
+            with refuse_ray_faults():
+                run = ActiveRun(context, job, gangs, overview, newest)
             result = run.run()
             overview.end(state_of(result), result.message)
         return result
 
 
-def _end_before_start(
-    plan: Plan, progress: RunProgress, entered: BadRowsResult, lease: Lease, interrupts: Interrupts
-) -> RunResult | None:
-    """What became of a run that renders nothing; None if it is to render."""
+def _result_without_rendering(context: RunContext, entered: BadRowsResult) -> RunResult | None:
+    """The result of a run that renders nothing; None if it must render."""
+    plan, lease, progress = context.plan, context.lease, context.progress
     status = DEAD_LETTERS if plan.bad else DONE
     if lease.lost:
         message = f"the run stopped: {lease.lost} took over this output; what is finished is kept"
     elif entered.fault:
         message = f"the run stopped: the output cannot be written: {entered.fault}; run it again to go on"
-    elif interrupts.level and progress.left:
+    elif context.interrupts.level and progress.left:
         status, message = INTERRUPTED, "interrupted; run it again to go on"
     elif plan.too_many_are_bad:
         many = f"{plan.bad:,} of {plan.bad + plan.pending:,} rows cannot be rendered"
@@ -148,14 +147,12 @@ def _end_before_start(
     return result_of(plan, progress, first_failures(plan, SHOWN_FAILURES), status, message)
 
 
-def _write_status(
-    plan: Plan, progress: RunProgress, run: str, counted: str, ended: RunResult, policies: RunPolicies
-) -> None:
-    """`status.json` of a run that renders nothing: the one before may have been of other settings."""
-    now = datetime.now(UTC)
+def _write_status(context: RunContext, result: RunResult) -> None:
+    """Write `status.json` of a run that renders nothing: the old file may be about other settings."""
+    plan, progress, now = context.plan, context.progress, datetime.now(UTC)
     status = RunStatus(
-        run=run,
-        state=state_of(ended),
+        run=context.lease.run,
+        state=state_of(result),
         since=now,
         updated=now,
         total=plan.total,
@@ -163,10 +160,10 @@ def _write_status(
         failed=progress.failed,
         pending=progress.left,
         failures=dict(progress.failures),
-        counted=counted,
-        message=redact_message(ended.message) if progress.left else "",
+        counted=context.counted,
+        message=redact_message(result.message) if progress.left else "",
     )
-    StatusFile(plan.output, policies.status).close(status)
+    StatusFile(plan.output, context.policies.status).close(status)
 
 
 def _why_nothing(plan: Plan) -> str:
@@ -186,10 +183,10 @@ def _why_nothing(plan: Plan) -> str:
 def _planned(
     spec: RunSpec, device: str, engine: str, run: str, console: Console, policies: RunPolicies
 ) -> Iterator[tuple[Plan, Lease]]:
-    """What is to be done, and the output's lease: what is refused here leaves no trace in the output.
+    """Plan the run and take the output's lease; what is refused here leaves no trace in the output.
 
-    Refused later, with a `run.yaml` in the output, are gangs that have no room on the cluster, and weights of
-    a hub id that are not the model's and were not on this machine.
+    Gangs that do not fit on the cluster, and weights of a hub id that do not fit the model and were not on
+    this machine, are refused later, when the output has a `run.yaml`.
     """
     spec, output = open_run(spec)
     before = _state_of_output(output)
@@ -208,7 +205,7 @@ def _planned(
 
 
 def _state_of_output(output: Storage) -> tuple[bool, list[str]]:
-    """What a plan depends on and a run changes."""
+    """The parts of an output that a plan depends on and a run changes."""
     try:
         return output.exists(RUN_FILE), output.list(LEDGER_FOLDER)
     except OSError as error:
@@ -216,8 +213,8 @@ def _state_of_output(output: Storage) -> tuple[bool, list[str]]:
 
 
 def _clear_resume_states(plan: Plan, console: Console) -> None:
-    """Remove what killed workers have left of rows that are done."""
-    # A run of chosen rows knows nothing of the others.
+    """Remove the resume states that killed workers have left of rows that are done."""
+    # A run of chosen rows does not know about the others.
     if plan.spec.manifest.retry is not None:
         return
     try:

@@ -1,4 +1,4 @@
-"""What became of a run."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SHOWN_FAILURES = 10
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of a run.
+    """The result of a run.
 
     Args:
         total: Rows of the manifest.
         done_before: Rows that were done before the run.
-        done: Rows that it did.
-        failed: Rows that it gave up on.
+        done: Rows that the run did.
+        failed: Rows that it gave up.
         failures: The first of them, each in a line.
-        adopted: Of the rows that it did, those whose videos were there, of a run or a gang that was killed.
         output: Where its videos and its ledger are.
         videos_per_minute: From the first loaded model to the end.
         exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
-        message: What else there is to say.
-        sent: Bytes that the first rank of a gang sent to the others, a video, by purpose.
+        message: Why it ended before all rows were done, or that there was nothing to render.
+        sent: Purpose -> bytes per video that a gang's first rank sent to the others.
+        recovered: Done rows whose videos were stored already, by a run or a gang that was killed.
     """
 
     total: int
@@ -52,7 +52,7 @@ class RunResult:
         return self.total - self.done_before - self.done - self.failed
 
     def lines(self) -> list[tuple[str, str]]:
-        """What a person wants to know of it: name and value."""
+        """Names and values for people."""
         before = f" ({self.done_before:,} of them before)" if self.done_before else ""
         lines = [("done", f"{self.done_before + self.done:,}{before}"), ("failed", f"{self.failed:,}")]
         if self.recovered:
@@ -88,7 +88,7 @@ def result_of(
 
 
 def state_of(result: RunResult) -> State:
-    """What `status.json` says of how a run ended."""
+    """The state in `status.json` of a run that has ended."""
     if not result.pending:
         return "finished"
     return "interrupted" if result.exit_status == INTERRUPTED else "stopped"
