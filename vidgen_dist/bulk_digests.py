@@ -46,10 +46,10 @@ def text_hashes(texts: pa.Array) -> np.ndarray:
     content = np.zeros(bounds[-1] - bounds[0] + _WORD, np.uint8)
     if data is not None:
         content[:-_WORD] = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
-    return _mixed(content, bounds[:-1] - bounds[0], np.diff(bounds))
+    return _mix(content, bounds[:-1] - bounds[0], np.diff(bounds))
 
 
-def _mixed(content: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _mix(content: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     # A word begins at every byte.
     words: np.ndarray = np.ndarray((len(content) - _WORD + 1,), "<u8", content, strides=(1,))
     masks = np.array([(1 << (8 * n)) - 1 for n in range(_WORD + 1)], np.uint64)

@@ -71,7 +71,7 @@ class Config:
         Raises:
             ConfigError: Values are not allowed; the message names each key, its value and what is allowed.
         """
-        raw = cls.spelled(raw)
+        raw = cls.normalise_keys(raw)
         faults = [
             str(bad_key(cls.NAME, key, value, " or ".join(dict.fromkeys(map(_shown_value, allowed)))))
             for key, value in cls._unread(raw).items()
@@ -95,11 +95,11 @@ class Config:
         Args:
             raw: As for `read`.
         """
-        unread = cls._unread(cls.spelled(raw))
+        unread = cls._unread(cls.normalise_keys(raw))
         return {key: value for key, value in unread.items() if value and not cls._allowed(key)}
 
     @classmethod
-    def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    def normalise_keys(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
         """A file's keys in the fields' spelling, where releases of the reference differ.
 
         Raises:

@@ -46,10 +46,10 @@ class NoiseMeter:
     def __init__(self) -> None:
         self._frames = 0
         self._variances: dict[int, float] = {}
-        self._looked_at = 0
-        self._steps = {size: _Steps() for size in (FINEST, _SMALL)}
+        self._measured = 0
+        self._differences = {size: _BlockDifferences() for size in (FINEST, _SMALL)}
         self._repetition = 0.0
-        self._related: list[float] = []
+        self._correlations: list[float] = []
         self._before: np.ndarray | None = None
 
     def add(self, frame: np.ndarray) -> None:
@@ -57,61 +57,63 @@ class NoiseMeter:
         index, self._frames = self._frames, self._frames + 1
         if index % _STRIDE > 1:
             return
-        sums = {FINEST: _finest(frame)}
+        sums = {FINEST: _finest_sums(frame)}
         while (size := max(sums)) < _COARSEST and min(sums[size].shape[:2]) >= 2:
-            sums[2 * size] = _merged(sums[size])
+            sums[2 * size] = _double_blocks(sums[size])
         if _MIDDLE not in sums or _count(sums[_MIDDLE]) < _FEWEST:
             return
-        self._looked_at += 1
+        self._measured += 1
         for size, each in sums.items():
             if size <= _MIDDLE or _count(each) >= _FEWEST_COARSE:
                 # The variance of means, from that of sums.
-                shifted = each if size < _MIDDLE else _overlapping(sums[size // 2])
+                shifted = each if size < _MIDDLE else _overlapping_blocks(sums[size // 2])
                 variance = _centred_product(shifted, shifted) / _count(shifted) / size**4
                 self._variances[size] = self._variances.get(size, 0.0) + variance
-        for size, steps in self._steps.items():
+        for size, steps in self._differences.items():
             steps.add(sums[size])
         coarsest = max(self._variances)
-        if self._looked_at == 1:
-            self._repetition = _repetition(sums[_step(coarsest)])
+        if self._measured == 1:
+            self._repetition = _repetition(sums[_compared_size(coarsest)])
         # When a camera moves, larger blocks keep their content longer.
         here = sums[coarsest // 2]
         if index % _STRIDE == 1 and self._before is not None:
-            self._related.append(_correlation(self._before, here))
+            self._correlations.append(_correlation(self._before, here))
         self._before = here
 
     def noisiness(self) -> float | None:
         """From 0 to 1, more if the video looks more like noise; None for frames below 64x64."""
-        if not self._looked_at:
+        if not self._measured:
             return None
-        variances = {size: total / self._looked_at for size, total in self._variances.items()}
+        variances = {size: total / self._measured for size, total in self._variances.items()}
         if math.sqrt(variances[FINEST]) < _PLAIN:
             return 0.0
-        evenness = self._steps[_SMALL].evenness()
+        evenness = self._differences[_SMALL].evenness()
         # Repeating patterns, such as tiles, may be more even than noise.
         alike = min(_ramp(evenness, 0.70, 0.80), _ramp(evenness, 0.92, 0.86))
         if variances[_SMALL] < 0.95 * variances[FINEST]:
             # Enlarged noise is excepted: the edges of its squares are as uneven as those of drawings.
-            alike = min(alike, _ramp(self._steps[FINEST].evenness(), 0.60, 0.76))
-        shapeless = min(_ramp(self._kept(variances), 0.65, 0.25), self._free(variances))
+            alike = min(alike, _ramp(self._differences[FINEST].evenness(), 0.60, 0.76))
+        shapeless = min(_ramp(self._remaining_share(variances), 0.65, 0.25), self._irregularity(variances))
         # One pair may be a cut.
-        pairs = len(self._related)
+        pairs = len(self._correlations)
         unrelated = (
-            _ramp(sum(self._related) / pairs, 0.8, 0.0) if pairs > 1 and max(variances) > _MIDDLE else 0.0
+            _ramp(sum(self._correlations) / pairs, 0.8, 0.0)
+            if pairs > 1 and max(variances) > _MIDDLE
+            else 0.0
         )
         return min(alike, max(shapeless, unrelated))
 
-    def _free(self, variances: dict[int, float]) -> float:
+    def _irregularity(self, variances: dict[int, float]) -> float:
         """1 if distant parts are not alike, 0 if they are, as in patterns."""
         if max(variances) == _MIDDLE:
             # With few blocks, noise is alike by chance.
             return _ramp(self._repetition, 0.85, 0.65)
         return _ramp(self._repetition, 0.45, 0.30)
 
-    def _kept(self, variances: dict[int, float]) -> float:
+    def _remaining_share(self, variances: dict[int, float]) -> float:
         """The share of the blocks' variance that remains when their sides double: 1/4 for noise."""
         coarsest = max(variances)
-        step = _step(coarsest)
+        step = _compared_size(coarsest)
         coarse = (variances[coarsest] / variances[step]) ** (1 / math.log2(coarsest / step))
         # Fine noise shows from the smallest blocks on, and more surely; a texture comes close to it.
         fine = math.sqrt(variances[_MIDDLE] / variances[FINEST])
@@ -120,19 +122,19 @@ class NoiseMeter:
         if coarsest == _MIDDLE:
             # With so few blocks, a picture may look like noise by chance.
             coarse += 0.13
-        return min(fine + 0.1, coarse) + self._relation()
+        return min(fine + 0.1, coarse) + self._frame_correction()
 
-    def _relation(self) -> float:
+    def _frame_correction(self) -> float:
         """A correction from successive frames: noise rarely moves, but stays or is different each time."""
-        if not self._related:
+        if not self._correlations:
             return 0.0
-        median = sorted(self._related)[len(self._related) // 2]
+        median = sorted(self._correlations)[len(self._correlations) // 2]
         if median < 0.3:
             return -0.08
         return 0.05 if median < 0.995 else 0.0
 
 
-class _Steps:
+class _BlockDifferences:
     """The differences between neighbouring blocks of one size."""
 
     def __init__(self) -> None:
@@ -156,7 +158,7 @@ class _Steps:
         return weighted / math.sqrt(self._count) / energy if energy else 0.0
 
 
-def _step(coarsest: int) -> int:
+def _compared_size(coarsest: int) -> int:
     """The size of the blocks that the coarsest are compared with."""
     return max(_SMALL, coarsest // 4)
 
@@ -171,7 +173,7 @@ def _repetition(sums: np.ndarray) -> float:
     return max(found)
 
 
-def _finest(frame: np.ndarray) -> np.ndarray:
+def _finest_sums(frame: np.ndarray) -> np.ndarray:
     """Sums of the smallest blocks: (H // 4, W // 4, 3) int64."""
     height, width = (side // FINEST for side in frame.shape[:2])
     whole = frame[: height * FINEST, : width * FINEST]
@@ -179,7 +181,7 @@ def _finest(frame: np.ndarray) -> np.ndarray:
     return np.asarray(rows).reshape(height, width, FINEST, 3).sum(2, dtype=np.int64)
 
 
-def _merged(sums: np.ndarray) -> np.ndarray:
+def _double_blocks(sums: np.ndarray) -> np.ndarray:
     """Sums over blocks of twice the side."""
     height, width = (side // 2 * 2 for side in sums.shape[:2])
     even = sums[:height, :width]
@@ -187,7 +189,7 @@ def _merged(sums: np.ndarray) -> np.ndarray:
     return rows[:, ::2] + rows[:, 1::2]
 
 
-def _overlapping(sums: np.ndarray) -> np.ndarray:
+def _overlapping_blocks(sums: np.ndarray) -> np.ndarray:
     """Likewise, with each block overlapping half of the one before: more blocks, where there are few."""
     rows = sums[:-1] + sums[1:]
     return rows[:, :-1] + rows[:, 1:]

@@ -131,9 +131,9 @@ class LlamaConfig(EncoderConfig):
     mlp_bias: bool = False
 
     @classmethod
-    def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As `Config.spelled`; transformers 5 has `rope_parameters` for `rope_theta` and `rope_scaling`."""
-        raw = super().spelled(raw)
+    def normalise_keys(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As in the base class; transformers 5 has `rope_parameters` for `rope_theta` and `rope_scaling`."""
+        raw = super().normalise_keys(raw)
         thetas = {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
         positions = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if raw.get(key)}
         for key, told in positions.items():

@@ -351,8 +351,8 @@ class IndexConfig(Config):
     HARMLESS: ClassVar = {"requires_safety_checker": "videos are not checked"}
 
     @classmethod
-    def spelled(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As `Config.spelled`, without the components."""
+    def normalise_keys(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As `Config.normalise_keys`, without the components."""
         return {key: value for key, value in raw.items() if not isinstance(value, list)}
 
 
