@@ -34,9 +34,9 @@ class OrderPolicy:
     """How many rows are put in order together, and how much memory that takes.
 
     Args:
-        window_rows: Rows of a window: enough that each shape has many rows in a row, few enough that the
-            manifest's order shows.
-        window_bytes: Bytes of a window's columns; two windows are held.
+        window_rows: Rows of a window. The more there are, the more rows of one shape follow each other; the
+            fewer, the closer the order is to the manifest's.
+        window_bytes: Bytes of a window's columns: rows may carry images, and two windows are held.
         chunk_rows: Rows that are Python objects at the same time.
         chunk_bytes: Bytes of these rows.
     """
