@@ -9,37 +9,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import ray
 from ray.util import placement_group_table
 
 from tests.processes import descendants
+from tests.runs.drivers import flags_to_attach, ledger, read_until, vidgen_render
 from tests.waiting import PATIENCE, wait_until
 
 MakeManifest = Callable[..., str]
-
-
-@contextmanager
-def vidgen_render(manifest: str, output: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    """`vidgen render` with the fast fake engine, in a process group of its own, as in a shell."""
-    command = [sys.executable, "-m", "tests.vidgen_with_fake_engine", "render", manifest, str(output)]
-    command += ["--model", "fake", "--device", "cpu", "--replicas", "2"]
-    command += ["--shard-size", "2", "--format", "npy", *flags]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def still_there(children: dict[int, str]) -> list[int]:
@@ -59,31 +40,10 @@ def assert_all_gone(children: dict[int, str]) -> None:
     wait_until(lambda: not still_there(children))
 
 
-def flags_to_attach() -> list[str]:
-    """Flags for a run on the cluster that the tests share."""
-    return ["--address", ray.get_runtime_context().gcs_address]
-
-
 def assert_cluster_is_free() -> None:
     """No part of a run is left on the cluster that the tests share."""
     wait_until(lambda: ray.available_resources().get("CPU", 0) >= ray.cluster_resources()["CPU"], every=0.1)
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
-
-
-def read_until(process: subprocess.Popen[str], part: str) -> str:
-    """The first line of the run's output that contains this."""
-    assert process.stdout is not None
-    line = ""
-    while part not in line:
-        line = process.stdout.readline()
-        assert line, f"it ended without {part!r}"
-    return line
-
-
-def ledger(output: Path) -> dict[str, str]:
-    if not (output / "ledger").exists():
-        return {}
-    return {e["id"]: e["status"] for e in pq.read_table(output / "ledger").to_pylist()}
 
 
 def press(process: subprocess.Popen[str]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.test_ctrl_c import flags_to_attach, ledger
+from tests.commands import fake_vidgen
+from tests.runs.drivers import flags_to_attach, ledger
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.runtime.connection import _signals_kept
 
@@ -21,15 +22,7 @@ MakeManifest = Callable[..., str]
 
 def command(manifest: str, output: Path) -> list[str]:
     flags = ["--model", "fake", "--device", "cpu", "--format", "npy", "--shard-size", "1", *flags_to_attach()]
-    return [
-        sys.executable,
-        "-m",
-        "tests.vidgen_with_fake_engine",
-        "render",
-        manifest,
-        str(output),
-        *flags,
-    ]
+    return [*fake_vidgen(), "render", manifest, str(output), *flags]
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -51,10 +44,12 @@ def test_a_run_goes_on_when_its_output_has_no_reader(make_manifest: MakeManifest
 def test_a_terminal_that_hangs_up_is_a_first_ctrl_c(make_manifest: MakeManifest, tmp_path: Path) -> None:
     """Rows that are being rendered are finished, as after Ctrl-C; the message cannot be printed."""
     go, began, output = tmp_path / "go", tmp_path / "began", tmp_path / "out"
-    render = command(make_manifest(f"touch:{began} wait:{go}", *["later"] * 5), output)
+    render = command(make_manifest(f"touch:{began} wait:{go}", *["later sleep:1"] * 5), output)
     terminal, theirs = os.openpty()
     take = (
-        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        # Under `nohup pytest` the signal is ignored.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL);"
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
     process = subprocess.Popen(

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from vidgen_dist.runtime import interrupts as interrupts_module
 from vidgen_dist.runtime.interrupts import Interrupts
+
+
+@pytest.fixture(autouse=True)
+def hangups_are_not_ignored() -> Iterator[None]:
+    """As they are under `nohup pytest`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_the_first_ctrl_c_asks_to_finish_and_the_second_to_stop_at_once() -> None:
