@@ -1,4 +1,4 @@
-"""A worker's log: a JSON object for whatever happens, and no harm where it cannot be written."""
+"""A worker's log: a JSON object for every event, and no harm if it cannot be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.fake_engine import FAKE_ENGINE
 from tests.policies import AT_ONCE
-from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row
+from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, WorkerHarness, finish, row
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.observability import worker_log
 from vidgen_dist.observability.worker_log import log_file, open_log
@@ -28,7 +28,7 @@ from vidgen_dist.worker_events import WorkerEvent
 
 
 def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """The lines, once there is one like that: they are written by another thread."""
+    """The lines of a log, once there is one for which `until` holds: another thread writes them."""
     end = time.monotonic() + PATIENCE
     while True:
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -38,11 +38,11 @@ def lines_of(file: Path, until: Callable[[dict[str, Any]], bool]) -> list[dict[s
         time.sleep(0.01)
 
 
-def is_event(what: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda line: line["event"] == what
+def is_event(kind: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda line: line["event"] == kind
 
 
-def start(tmp_path: Path, file: Path) -> Heard:
+def start(tmp_path: Path, file: Path) -> WorkerHarness:
     output = OutputOptions(uri=str(tmp_path / "out"), format="npy")
     job = Job(
         FAKE_ENGINE,
@@ -56,10 +56,10 @@ def start(tmp_path: Path, file: Path) -> Heard:
     )
     worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
     worker.start(None)
-    return Heard(worker)
+    return WorkerHarness(worker)
 
 
-def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_events_of_a_worker_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = []
     put_file = Storage.put_file
 
@@ -71,10 +71,10 @@ def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Storage, "put_file", refuse_once)
     file = tmp_path / "logs" / "w1.jsonl"
-    heard = start(tmp_path, file)
-    heard.worker.submit([row("x"), row("y", "raise:oops")])
-    heard.until("failed")
-    finish(heard)
+    harness = start(tmp_path, file)
+    harness.worker.submit([row("x"), row("y", "raise:oops")])
+    harness.until("failed")
+    finish(harness)
     lines = lines_of(file, is_event("stopped"))
     events = [(line["event"], line.get("row")) for line in lines]
     assert events[:3] == [("born", None), ("ready", None), ("started", "x")]
@@ -82,62 +82,66 @@ def test_what_a_worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert events.index((earlier, "x")) < events.index((later, "x"))
     assert ("retried", None) in events
     assert events[-1] == ("stopped", None)
-    of = {line["event"]: line for line in lines}
+    by_event = {line["event"]: line for line in lines}
     assert {line["worker"] for line in lines} == {"w1"}
-    assert (of["born"]["replica"], of["born"]["host"]) == (3, "10.0.0.1")
-    committed = of["committed"]
+    assert (by_event["born"]["replica"], by_event["born"]["host"]) == (3, "10.0.0.1")
+    committed = by_event["committed"]
     assert set(committed["seconds"]) == {"encode", "denoise", "decode", "write"}
     (video,) = (tmp_path / "out" / "videos").rglob("*.npy")
     assert (committed["bytes"], committed["frames"]) == (video.stat().st_size, 3)
-    assert (of["failed"]["error"], of["failed"]["level"]) == ("RuntimeError", "warning")
-    assert of["failed"]["message"].startswith("oops")
-    assert of["retried"]["message"] == "s3://bucket/x is out of order"
+    assert (by_event["failed"]["error"], by_event["failed"]["level"]) == ("RuntimeError", "warning")
+    assert by_event["failed"]["message"].startswith("oops")
+    assert by_event["retried"]["message"] == "s3://bucket/x is out of order"
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
 
 
-def test_texts_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_text_can_be_logged_and_secrets_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_TOKEN", "0123456789abcdef")
-    take = open_log(str(tmp_path / "w.jsonl"), "w")
-    take(WorkerMessage("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef").worker_event)
+    record = open_log(str(tmp_path / "w.jsonl"), "w")
+    record(WorkerMessage("failed", "a\nb 雪 \udcff %s", "E", "token 0123456789abcdef").worker_event)
     _, line = lines_of(tmp_path / "w.jsonl", is_event("failed"))
     assert (line["row"], line["message"]) == ("a\nb 雪 \udcff %s", "token ***")
 
 
-def test_files_that_grow_are_kept_short(tmp_path: Path) -> None:
-    take = open_log(str(tmp_path / "w.jsonl"), "w", max_bytes=2000)
+def test_log_files_are_rotated(tmp_path: Path) -> None:
+    record = open_log(str(tmp_path / "w.jsonl"), "w", max_bytes=2000)
     for number in range(200):
-        take(WorkerEvent("started", str(number)))
+        record(WorkerEvent("started", str(number)))
     lines_of(tmp_path / "w.jsonl", lambda line: line.get("row") == "199")
     files = list(tmp_path.iterdir())
     assert len(files) == 1 + worker_log.OLD_FILES
     assert all(file.stat().st_size <= 2000 for file in files)
 
 
-def test_a_log_that_cannot_be_written_harms_nobody(
+def test_a_log_that_cannot_be_written_does_no_harm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    heard = start(tmp_path, tmp_path / "file" / "w1.jsonl")
-    heard.worker.submit([row("x")])
-    heard.until("done")
-    finish(heard)
-    assert heard.of("done") == ["x"]
-    said = wait_until(lambda: capsys.readouterr().err)
-    # Once, not with every line.
-    assert said.count("Logging error") == said.count("\nFileExistsError") == 1
+    harness = start(tmp_path, tmp_path / "file" / "w1.jsonl")
+    harness.worker.submit([row("x")])
+    harness.until("done")
+    finish(harness)
+    assert harness.of("done") == ["x"]
+    errors = wait_until(lambda: capsys.readouterr().err)
+    # Reported once, not with every line.
+    assert errors.count("Logging error") == errors.count("\nFileExistsError") == 1
 
 
-def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, asked = threading.Event(), threading.Event()
+def test_a_folder_that_hangs_does_not_delay_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, called = threading.Event(), threading.Event()
 
     def hang(*_: object, **__: object) -> None:
-        asked.set()
+        called.set()
         go.wait()
 
     monkeypatch.setattr("vidgen_dist.observability.worker_log.os.makedirs", hang)
-    take = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
-    assert asked.wait(PATIENCE)
-    take(WorkerEvent("started", "x"))
+    record = open_log(str(tmp_path / "logs" / "w.jsonl"), "w")
+    assert called.wait(PATIENCE)
+    record(WorkerEvent("started", "x"))
     monkeypatch.undo()
     (tmp_path / "logs").mkdir()
     go.set()
@@ -145,7 +149,7 @@ def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
     assert [line["event"] for line in lines] == ["born", "started"]
 
 
-def test_the_log_of_a_process_that_dies_says_what_it_died_of(tmp_path: Path) -> None:
+def test_the_log_of_a_process_that_dies_shows_what_it_died_of(tmp_path: Path) -> None:
     log = tmp_path / "w1.jsonl"
     code = f"""
 from pathlib import Path
@@ -159,6 +163,6 @@ import time; time.sleep(60)
     assert (last["event"], last["row"]) == ("started", "x")
 
 
-def test_where_it_is() -> None:
+def test_the_log_is_in_a_local_output_or_among_rays_logs() -> None:
     assert log_file(Storage("/data/out"), "w", "/ray/logs") == "/data/out/logs/w.jsonl"
     assert log_file(Storage("s3://bucket/out"), "w", "/ray/logs") == "/ray/logs/vidgen-w.jsonl"

@@ -1,4 +1,4 @@
-"""Finished videos that no ledger entry names: which are adopted, and which are rendered again."""
+"""Finished videos that no ledger entry names: which are recovered, and which rows are rendered again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.fake_engine import FAKE_ENGINE, resolved
 from tests.policies import AT_ONCE
 from tests.runtime.scheduling.simulation import Actor, GangBehaviour, Simulation, rows
-from tests.runtime.worker.in_process import Heard
+from tests.runtime.worker.in_process import WorkerHarness
 from tests.storage.s3_traffic import Traffic
 from vidgen_dist import media, quality
 from vidgen_dist.families.common.rendering import ResumeState
@@ -43,7 +43,7 @@ ODD_ID = "A row / 1 = 50%"
 
 @pytest.fixture(params=["folder", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an output may be."""
+    """The root of an output, in a folder or on S3."""
     if request.param == "folder":
         return str(tmp_path / "out")
     return f"s3://{request.getfixturevalue('s3_bucket')}/out"
@@ -103,7 +103,7 @@ def look(job: Job, wanted: PendingRow | None = None) -> RecoveredVideo | None:
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "png"])
 def test_a_finished_video_is_found(root: str, format: str, tmp_path: Path) -> None:
-    """All that its entry would have said is known of it."""
+    """All values of its ledger entry are known."""
     there = job(root, format)
     assert look(there) is None
     video = store(there, tmp_path)
@@ -122,7 +122,7 @@ def test_a_finished_video_is_found(root: str, format: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("format", "requests"), [("mp4", 1), ("png", 3), ("npy", 0)])
-def test_what_it_costs_to_find_nothing(
+def test_requests_if_there_is_no_video(
     format: str, requests: int, s3_bucket: str, s3_traffic: Traffic
 ) -> None:
     assert look(job(f"s3://{s3_bucket}/out", format)) is None
@@ -130,7 +130,7 @@ def test_what_it_costs_to_find_nothing(
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "png"])
-def test_of_another_row_or_other_pixels_it_is_none(format: str, tmp_path: Path) -> None:
+def test_a_video_of_another_row_or_fingerprint_does_not_count(format: str, tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), format)
     store(there, tmp_path, tagged="another")
     assert look(there) is None
@@ -141,7 +141,7 @@ def test_of_another_row_or_other_pixels_it_is_none(format: str, tmp_path: Path) 
     assert look(there, row(height=32)) is None
 
 
-def test_an_odd_size_is_that_of_the_file(tmp_path: Path) -> None:
+def test_the_size_of_the_file_may_be_rounded_up(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "mp4")
     store(there, tmp_path, frames=FRAMES[:, :15])
     found = look(there, row(height=15))
@@ -150,8 +150,8 @@ def test_an_odd_size_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif"])
-def test_a_torn_one_is_none(format: str, tmp_path: Path) -> None:
-    """Wherever it was cut, also between two frames."""
+def test_a_torn_video_does_not_count(format: str, tmp_path: Path) -> None:
+    """Wherever it was cut, even between two frames."""
     there = job(str(tmp_path / "out"), format)
     store(there, tmp_path)
     (path,) = (tmp_path / "out").glob("videos/*/*")
@@ -167,7 +167,7 @@ def test_a_torn_one_is_none(format: str, tmp_path: Path) -> None:
     assert look(there) is not None
 
 
-def test_of_folders_of_frames_the_whole_one_is_found(tmp_path: Path) -> None:
+def test_the_complete_folder_of_frames_is_found(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "png")
     store(there, tmp_path, frames=FRAMES[::-1], fingerprint="cd" * 32)
     video = store(there, tmp_path)
@@ -180,38 +180,38 @@ def test_of_folders_of_frames_the_whole_one_is_found(tmp_path: Path) -> None:
     assert look(there) is None
 
 
-def test_one_that_the_run_rejects_is_none(tmp_path: Path) -> None:
+def test_a_video_that_the_run_rejects_does_not_count(tmp_path: Path) -> None:
     store(job(str(tmp_path / "out"), "mp4"), tmp_path, frames=np.zeros_like(FRAMES))
     assert look(job(str(tmp_path / "out"), "mp4")) is not None
     assert look(job(str(tmp_path / "out"), "mp4", reject=("frozen",))) is None
 
 
-def test_without_tags_it_is_none(tmp_path: Path) -> None:
+def test_a_video_without_tags_does_not_count(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "npy")
     store(there, tmp_path)
     assert look(there) is None
 
 
-def test_a_storage_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_requests_are_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = job(str(tmp_path / "out"), "png")
     store(there, tmp_path)
-    sizes, asked = Storage.sizes, 0
+    sizes, calls = Storage.sizes, 0
 
     def refuse(*arguments: Any) -> dict[str, int]:
-        nonlocal asked
-        asked += 1
-        if asked < 4:
+        nonlocal calls
+        calls += 1
+        if calls < 4:
             raise StorageError("503 slow down")
         return sizes(*arguments)
 
     monkeypatch.setattr(Storage, "sizes", refuse)
     assert look(there) is not None
-    asked = -100
+    calls = -100
     with pytest.raises(StorageError):
         look(there)
 
 
-def test_first_rows_of_each_shape_are_sought() -> None:
+def test_the_first_rows_of_each_shape_are_looked_for() -> None:
     large = [PendingRow(resolved(id=f"l{i}", height=64)) for i in range(4)]
     small = rows(4)
     given = [row for pair in zip(large, small, strict=True) for row in pair]
@@ -229,8 +229,8 @@ def test_first_rows_of_each_shape_are_sought() -> None:
     )
 
 
-class Seeking(Simulation):
-    """Notes which rows were in the hand of a gang that died, and which are sought when they go out."""
+class RecordingSimulation(Simulation):
+    """Records which rows a gang had that died, and which rows are `maybe_stored` when they are handed out."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -247,38 +247,38 @@ class Seeking(Simulation):
         super()._submit(actor, at, shard)
 
 
-def test_what_a_lost_gang_had_in_hand_is_sought() -> None:
+def test_the_rows_of_a_lost_gang_are_looked_for() -> None:
     behaviour = GangBehaviour(render=lambda *_: 60.0, life=lambda name: 200.0 if name == "run-0001" else 1e9)
-    cluster = Seeking(behaviour, {"n": 2})
+    cluster = RecordingSimulation(behaviour, {"n": 2})
     cluster.supervisor(40, 2).work()
     assert cluster.held
     assert cluster.held == cluster.maybe_stored
     assert len(cluster.done_at) == 40
 
 
-def worked(job: Job, *wanted: PendingRow) -> tuple[list[WorkerMessage], list[WorkerEvent]]:
-    """What a worker says of rows, and what it notes."""
+def run_worker(job: Job, *wanted: PendingRow) -> tuple[list[WorkerMessage], list[WorkerEvent]]:
+    """Let a worker render rows; returns its messages about them, and all of its events."""
     events: list[WorkerEvent] = []
-    heard = Heard(Worker(job, "w1", events.append))
-    heard.worker.start(None)
-    heard.worker.submit(wanted)
-    heard.until("done", "failed")
-    heard.worker.stop(False)
-    return [event for event in heard.until("stopped") if event.id is not None], events
+    harness = WorkerHarness(Worker(job, "w1", events.append))
+    harness.worker.start(None)
+    harness.worker.submit(wanted)
+    harness.until("done", "failed")
+    harness.worker.stop(False)
+    return [message for message in harness.until("stopped") if message.id is not None], events
 
 
-def test_a_worker_enters_what_is_there(tmp_path: Path) -> None:
+def test_a_worker_reports_a_stored_video(tmp_path: Path) -> None:
     there = job(str(tmp_path / "out"), "mp4", checkpoint_every=1)
-    rendered, _ = worked(there, row())
-    # As a worker leaves it that dies between the two.
+    rendered, _ = run_worker(there, row())
+    # A worker that dies after storing the video leaves its resume state.
     ResumeStates(there.output, ignore_event).save(SavedState(ODD_ID, FINGERPRINT, ResumeState(1, {}, {})))
     assert open_storage(there.output.root).list("scratch")
-    recovered, events = worked(there, row())
+    recovered, events = run_worker(there, row())
     assert not open_storage(there.output.root).list("scratch")
-    assert [event.kind for event in recovered] == [event.kind for event in rendered]
+    assert [message.kind for message in recovered] == [message.kind for message in rendered]
     assert (rendered[-1].recovered, recovered[-1].recovered) == (False, True)
-    whats = [event.kind for event in events]
-    assert ("committed" in whats, "adopted" in whats) == (False, True)
+    kinds = [event.kind for event in events]
+    assert ("committed" in kinds, "adopted" in kinds) == (False, True)
     before, after = rendered[-1].entry, recovered[-1].entry
     assert before is not None
     assert after is not None
@@ -294,25 +294,25 @@ def test_a_row_that_is_not_looked_for_or_whose_video_was_lost_is_rendered(
     tmp_path: Path, change: dict[str, bool]
 ) -> None:
     there = job(str(tmp_path / "out"), "mp4")
-    worked(there, row())
-    events, _ = worked(there, dataclasses.replace(row(), **change))
-    assert (events[-1].kind, events[-1].recovered) == ("done", False)
+    run_worker(there, row())
+    messages, _ = run_worker(there, dataclasses.replace(row(), **change))
+    assert (messages[-1].kind, messages[-1].recovered) == ("done", False)
 
 
-def test_where_the_storage_does_not_say_it_is_rendered(
+def test_if_the_storage_does_not_answer_the_row_is_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise StorageError("503 slow down")
 
     monkeypatch.setattr(recovery, "fetch_video", refuse)
-    messages, events = worked(job(str(tmp_path / "out"), "mp4"), row())
+    messages, events = run_worker(job(str(tmp_path / "out"), "mp4"), row())
     assert (messages[-1].kind, messages[-1].recovered) == ("done", False)
     assert [event.message for event in events if event.kind == "adopted"] == ["503 slow down"]
 
 
-def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:
-    """Also if it failed since; not if it was done since."""
+def test_the_ledger_knows_which_videos_were_lost(tmp_path: Path) -> None:
+    """Even if the row has failed since; not if it was done since."""
     output, begun = open_storage(tmp_path), datetime(2026, 1, 1, tzinfo=UTC)
     histories = {
         "done": ["done"],
@@ -324,12 +324,12 @@ def test_a_ledger_knows_what_was_lost(tmp_path: Path) -> None:
     with LedgerWriter(output, "run") as writer:
         for row_id, statuses in histories.items():
             for number, status in enumerate(statuses):
-                told: Any = {"error_class": None if status == "done" else "X", "uri": "u"}
-                # A lost entry has attempt and time of the one that it takes back.
+                values: Any = {"error_class": None if status == "done" else "X", "uri": "u"}
+                # A lost entry has the attempt and time of the entry that it invalidates.
                 attempt = number if status == "lost" else number + 1
                 at = begun + timedelta(minutes=attempt)
-                told |= {"id": row_id, "status": status, "fingerprint": "f"}
-                writer.append(LedgerEntry(attempt=attempt, finished_at=at, **told))
+                values |= {"id": row_id, "status": status, "fingerprint": "f"}
+                writer.append(LedgerEntry(attempt=attempt, finished_at=at, **values))
     ids = [*histories, "unknown"]
     lost = read_ledger(output).look_up(pa.array(ids), pa.array(["f"] * len(ids))).lost
     assert [row_id for row_id, is_lost in zip(ids, lost, strict=True) if is_lost] == ["lost", "lost-failed"]

@@ -1,25 +1,25 @@
 """Recovery: finished videos that no ledger entry names, because the process that stored them was killed.
 
 A video is stored first and entered into the ledger afterwards, see `ledger_committer`. A killed driver leaves
-behind the videos of the last seconds, a killed gang the one that it had no time to report. The gang that gets
-such a row next looks whether its video is there, and reports that instead of rendering it again. Workers do
-this, for it means reading and decoding videos. A gang that dies of it is replaced as any other.
+the videos of the last seconds behind, a killed gang the video that it had no time to report. The gang that
+gets such a row next checks whether its video is stored, and reports it instead of rendering the row again.
+Workers do this, because it means reading and decoding videos. A gang that dies of it is replaced as usual.
 
-Which rows are looked for:
+Which rows' videos are looked for:
 
 - Rows that a lost gang had, see `supervisor`.
 - In a run on an output of an earlier run, the first rows of each shape. Within a shape, rows are handed out
-  in an order that does not depend on what is done (`manifest.row_order`). So among those that are not
-  entered, the rows that the earlier run had handed out come first, in whatever order they ended or came
-  back. There are no more of them than its ledger committer and its gangs had: `max_unrecorded`. It does not
-  matter whether that run was killed: a ledger that could not be written at its end leaves the same behind.
+  in an order that does not depend on what is done (`manifest.row_order`). So the rows that the earlier run
+  had handed out come first among the rows without an entry, in whatever order they ended or came back. There
+  are no more of them than its ledger committer and its gangs had: `max_unrecorded`. It does not matter
+  whether that run was killed: a ledger that could not be written at its end leaves such videos, too.
 
-Where a manifest was re-ordered since, or other rows were chosen (`--retry`), some may be missed. They are
-rendered again, as are those of `npy`, which carries no tags.
+If a manifest was re-ordered since, or other rows were chosen (`--retry`), some videos may be missed. Their
+rows are rendered again, as are all rows in `npy`, which has no tags.
 
-A file is a row's video only if its tags say so, by id and fingerprint, and it decodes whole, in the row's
-size. A row whose video was marked as `lost` in the ledger is rendered in any case: the fault of that video
-may not show in it.
+A file is a row's video only if its tags have the row's id and fingerprint, and it decodes completely, in the
+row's size. A row whose video was marked as `lost` in the ledger is always rendered: that video's fault may
+not show in the file.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ _BESIDE_A_SHARD = 4
 
 @dataclass(frozen=True)
 class RecoveredVideo:
-    """A row's video that was there already.
+    """A row's video that was stored already.
 
     Args:
-        video: It; its file is not kept.
-        uri: Where it lies.
-        quality: Measured on its frames as they were decoded.
+        video: The video; its local copy is not kept.
+        uri: Where it is stored.
+        quality: Measured on its decoded frames.
     """
 
     video: EncodedVideo
@@ -78,21 +78,21 @@ class RecoveredVideo:
 
 
 def max_unrecorded(topology: TopologyOptions) -> int:
-    """How many rows of a shape a run that was killed can have begun and not entered, roughly."""
+    """Roughly how many rows of a shape a killed run can have begun and not entered."""
     gangs = topology.npus or 0 if topology.replicas == AUTO else topology.replicas
-    # While a part is written, as many entries again may come.
+    # While a part is written, the entries of another one may come.
     return 2 * MANY_ENTRIES + gangs * (topology.shard_size + _BESIDE_A_SHARD)
 
 
 def mark_maybe_stored(
     rows: Iterator[PendingRow], most: int, fields: Mapping[str, Field]
 ) -> Iterator[PendingRow]:
-    """The rows, the first `most` of each shape marked as sought.
+    """Mark the first `most` rows of each shape as `maybe_stored`.
 
     Args:
-        rows: The rows.
-        most: See above.
-        fields: The declarations of what rows have.
+        rows: All rows.
+        most: See `max_unrecorded`.
+        fields: The declarations of rows' fields.
     """
     counts: Counter[tuple[int | None, ...]] = Counter()
     for row in rows:
@@ -110,15 +110,15 @@ def find_recovered(
     on_event: OnWorkerEvent,
     retries: RetryPolicy = RetryPolicy(),
 ) -> RecoveredVideo | None:
-    """The row's finished video, if it is there.
+    """The row's finished video, if it is stored already.
 
     Args:
         output: The run's output.
-        options: In which format it is, and which flags are rejected: a video that has one of them is none.
-        row: Whose.
-        fingerprint: The row's.
+        options: The video's format, and the flags that are rejected: a video with one of them does not count.
+        row: The row.
+        fingerprint: The row's fingerprint.
         hurry, on_event: See `with_retries`.
-        retries: How often the storage is asked.
+        retries: How often a request to the storage is repeated.
 
     Raises:
         OSError: The storage does not say.
@@ -126,21 +126,21 @@ def find_recovered(
     format = options.format
     if format == "npy":
         return None
-    patiently = functools.partial(with_retries, hurry=hurry, on_event=on_event, policy=retries)
+    retry = functools.partial(with_retries, hurry=hurry, on_event=on_event, policy=retries)
     place = video_stem(safe_name(row.id))
     if format == "png":
-        videos = _folders(patiently(functools.partial(output.sizes, place)))
+        videos = _folders(retry(functools.partial(output.sizes, place)))
     else:
         videos = [[f"{place}.{format}"]]
     for files in videos:
-        stored = patiently(functools.partial(_read, output, files, format, row, fingerprint))
+        stored = retry(functools.partial(_read, output, files, format, row, fingerprint))
         if stored is not None and not set(flags(stored.quality)) & set(options.reject):
             return stored
     return None
 
 
 def _folders(files: Iterable[str]) -> list[list[str]]:
-    """The frames of each rendering."""
+    """The frames of each rendering of a row, which have a folder each."""
     folders: dict[str, list[str]] = {}
     for file in sorted(files):
         if not is_temporary(file):
@@ -151,12 +151,14 @@ def _folders(files: Iterable[str]) -> list[list[str]]:
 def _read(
     output: Storage, files: Sequence[str], format: str, row: PendingRow, fingerprint: str
 ) -> RecoveredVideo | None:
-    """A video as it lies there, if it is the row's and whole."""
+    """Read a stored video, if it is the row's and complete."""
     with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
         try:
             local, digest = fetch_video([output.uri(file) for file in files], Path(folder))
             path = Path(folder) if format == "png" else local[0]
-            if _is_cut(path, files, digest, format) or not _is_of(read_tags(path, format), row, fingerprint):
+            if _is_cut(path, files, digest, format) or not _names_row(
+                read_tags(path, format), row, fingerprint
+            ):
                 return None
             frames = read_video(local if format == "png" else path)
         except (FileNotFoundError, MediaError):
@@ -173,22 +175,22 @@ def _read(
     return RecoveredVideo(video, uri, measure(np.asarray(frame) for frame in frames))
 
 
-def _is_of(tags: Mapping[str, str], row: PendingRow, fingerprint: str) -> bool:
+def _names_row(tags: Mapping[str, str], row: PendingRow, fingerprint: str) -> bool:
     expected = provenance_tags(id=row.id, model="", revision=None, seed=None, fingerprint=fingerprint)
     return all(tags.get(key) == expected[key] for key in ("id", "fingerprint"))
 
 
 def _is_cut(path: Path, files: Sequence[str], digest: str, format: str) -> bool:
-    """Whether something is missing that a decoder does not miss."""
+    """Whether a part is missing that a decoder does not need."""
     if format == "png":
         return files[0].split("/")[-2] != digest[:FOLDER_DIGITS]
     if format == "gif":
-        # Cut between two frames, the first ones are an animation, too.
+        # If a file is cut between two frames, the first ones are a valid animation.
         return not path.read_bytes().endswith(GIF_END)
     return False
 
 
 def _size(request: ResolvedRequest, format: str) -> tuple[int, int]:
-    """Width and height that the file must have."""
+    """The width and height that the file must have."""
     odd = (request.width % 2, request.height % 2) if format == "mp4" else (0, 0)
     return request.width + odd[0], request.height + odd[1]

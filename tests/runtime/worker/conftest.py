@@ -1,4 +1,4 @@
-"""A worker in this process."""
+"""Starts workers in this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.fake_engine import FAKE_ENGINE
 from tests.policies import AT_ONCE
-from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard
+from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, WorkerHarness
 from vidgen_dist.runtime.messages import Job
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
@@ -18,10 +18,10 @@ from vidgen_dist.storage.folder import open_storage
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., Heard]:
+def start(tmp_path: Path) -> Callable[..., WorkerHarness]:
     """Starts a worker whose output is `tmp_path / "out"`."""
 
-    def begin(model: str = "fake", max_attempts: int = 3, **output: Any) -> Heard:
+    def begin(model: str = "fake", max_attempts: int = 3, **output: Any) -> WorkerHarness:
         job = Job(
             engine=FAKE_ENGINE,
             model=ModelOptions(id=model),
@@ -35,6 +35,6 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
         )
         worker = Worker(job, "w1")
         worker.start(None)
-        return Heard(worker)
+        return WorkerHarness(worker)
 
     return begin

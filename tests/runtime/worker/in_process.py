@@ -24,32 +24,32 @@ IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="np
 PASSTHROUGH = pa.schema([("source", pa.string())])
 
 
-class Heard:
-    """Collects a worker's events."""
+class WorkerHarness:
+    """Runs a worker, and collects its messages."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.events: list[WorkerMessage] = []
+        self.messages: list[WorkerMessage] = []
 
     def until(self, *wanted: str) -> list[WorkerMessage]:
-        """Wait until an event of one of these kinds has come."""
+        """Wait for a message of one of these kinds; returns all messages so far."""
         end = time.monotonic() + PATIENCE
-        while not any(event.kind in wanted for event in self.events):
-            assert time.monotonic() < end, f"no {wanted} in {self.events}"
-            self.events += self.worker.poll(0.2).messages
-        return self.events
+        while not any(message.kind in wanted for message in self.messages):
+            assert time.monotonic() < end, f"no {wanted} in {self.messages}"
+            self.messages += self.worker.poll(0.2).messages
+        return self.messages
 
     def of(self, kind: str) -> list[str | None]:
-        return [event.id for event in self.events if event.kind == kind]
+        return [message.id for message in self.messages if message.kind == kind]
 
     def entries(self) -> list[dict[str, Any]]:
-        """What the ledger is to say, by column."""
-        entries = [event.entry for event in self.events if event.entry is not None]
+        """The ledger entries, by column."""
+        entries = [message.entry for message in self.messages if message.entry is not None]
         return [{**vars(entry), **entry.extra} for entry in entries]
 
 
-class Announcing:
-    """The followers of a gang whose ranks are all in this process; remembers what was announced."""
+class LocalFollowers:
+    """The followers of a gang whose ranks are all in this process; records what was announced."""
 
     def __init__(self, followers: list[Worker]) -> None:
         self.followers = followers
@@ -63,8 +63,8 @@ class Announcing:
 
 def start_gang(
     output: Path, ranks: int, checkpoint_every: int | None = None
-) -> tuple[list[Heard], Announcing]:
-    """Workers that are a gang, the leader first, their models loaded."""
+) -> tuple[list[WorkerHarness], LocalFollowers]:
+    """The workers of a gang, the leader first, with their models loaded; and the followers."""
     degrees = Degrees(ulysses=ranks)
     job = Job(
         FAKE_ENGINE,
@@ -76,15 +76,15 @@ def start_gang(
         PASSTHROUGH,
         degrees,
     )
-    gang = [Heard(Worker(job, f"w{rank}")) for rank in range(ranks)]
-    for heard in gang:
-        heard.worker.start(None, "127.0.0.1")
-    addresses = [heard.until("seated")[0].message for heard in gang]
-    followers = Announcing([heard.worker for heard in gang[1:]])
-    for rank, heard in enumerate(gang):
-        heard.worker.join(addresses, rank, None if rank else followers)
-    for heard in gang:
-        heard.until("ready")
+    gang = [WorkerHarness(Worker(job, f"w{rank}")) for rank in range(ranks)]
+    for harness in gang:
+        harness.worker.start(None, "127.0.0.1")
+    addresses = [harness.until("seated")[0].message for harness in gang]
+    followers = LocalFollowers([harness.worker for harness in gang[1:]])
+    for rank, harness in enumerate(gang):
+        harness.worker.join(addresses, rank, None if rank else followers)
+    for harness in gang:
+        harness.until("ready")
     return gang, followers
 
 
@@ -94,6 +94,6 @@ def row(row_id: str, prompt: str = "a fox", **fields: Any) -> PendingRow:
     return PendingRow(request=request, attempt=2, passthrough={"source": f"of {row_id}"})
 
 
-def finish(heard: Heard) -> None:
-    heard.worker.stop(now=False)
-    heard.until("stopped")
+def finish(harness: WorkerHarness) -> None:
+    harness.worker.stop(now=False)
+    harness.until("stopped")

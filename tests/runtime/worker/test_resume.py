@@ -1,4 +1,4 @@
-"""A worker saves resume states, and continues from those of another."""
+"""A worker saves resume states, and resumes from those of another worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.fake_engine import FAKE_ENGINE, FakeMesh, FakePipeline
 from tests.marks import STEPS, STOP, scratch_of, steps_in
 from tests.policies import AT_ONCE
-from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, Heard, finish, row, start_gang
+from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, WorkerHarness, finish, row, start_gang
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.media import to_uint8
 from vidgen_dist.output.pending_row import PendingRow
@@ -28,10 +28,10 @@ from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., Heard]:
-    """Starts a worker that saves every so many steps, whose output is `tmp_path / "out"`."""
+def start(tmp_path: Path) -> Callable[..., WorkerHarness]:
+    """Starts a worker that saves every `checkpoint_every` steps, and whose output is `tmp_path / "out"`."""
 
-    def begin(checkpoint_every: int | None, event: OnWorkerEvent = ignore_event) -> Heard:
+    def begin(checkpoint_every: int | None, on_event: OnWorkerEvent = ignore_event) -> WorkerHarness:
         output = OutputOptions(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
         job = Job(
             FAKE_ENGINE,
@@ -43,9 +43,9 @@ def start(tmp_path: Path) -> Callable[..., Heard]:
             PASSTHROUGH,
             retries=AT_ONCE,
         )
-        heard = Heard(Worker(job, "w", event))
-        heard.worker.start(None)
-        return heard
+        harness = WorkerHarness(Worker(job, "w", on_event))
+        harness.worker.start(None)
+        return harness
 
     return begin
 
@@ -60,40 +60,40 @@ def saved_step(file: Path, of: PendingRow) -> int:
     return unpack(file.read_bytes(), IDENTITY.fingerprint(of.request, {})).step
 
 
-def begin_and_stop(start: Callable[..., Heard], long_row: PendingRow, marks: Path) -> None:
-    """Render a row up to the step at which it waits, stop at once, and forget the marks."""
-    heard = start(100)
-    heard.worker.submit([long_row])
+def begin_and_stop(start: Callable[..., WorkerHarness], long_row: PendingRow, marks: Path) -> None:
+    """Render a row up to the step at which it waits, stop at once, and remove the marks."""
+    harness = start(100)
+    harness.worker.submit([long_row])
     wait_until(lambda: steps_in(marks) == [list(range(1, STOP + 1))])
-    heard.worker.stop(now=True)
-    heard.until("stopped")
-    assert heard.of("done") == []
+    harness.worker.stop(now=True)
+    harness.until("stopped")
+    assert harness.of("done") == []
     for mark in marks.iterdir():
         mark.unlink()
 
 
-def test_a_row_that_was_stopped_is_gone_on_with_by_another_worker(
-    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+def test_another_worker_resumes_a_row_that_was_stopped(
+    start: Callable[..., WorkerHarness], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (file,) = scratch_of(tmp_path)
     assert saved_step(file, long_row) == STOP
     events: list[WorkerEvent] = []
-    heard = start(100, events.append)
-    heard.worker.submit([long_row])
-    heard.until("done", "failed")
-    finish(heard)
+    harness = start(100, events.append)
+    harness.worker.submit([long_row])
+    harness.until("done", "failed")
+    finish(harness)
     assert steps_in(marks) == [[6, 7, 8]]
     assert [(event.row, event.step) for event in events if event.kind == "resumed"] == [("x", STOP)]
-    (entry,) = heard.entries()
+    (entry,) = harness.entries()
     (tmp_path / "go").touch()
     whole = FakePipeline(FakeMesh()).render(long_row.request)
     np.testing.assert_array_equal(np.load(entry["uri"]), to_uint8(whole.frames))
     assert scratch_of(tmp_path) == []
 
 
-def test_a_gang_goes_on_with_what_one_worker_saved(
-    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+def test_a_gang_resumes_a_row_that_one_worker_saved(
+    start: Callable[..., WorkerHarness], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (leader, _), followers = start_gang(tmp_path / "out", 2, checkpoint_every=100)
@@ -107,38 +107,38 @@ def test_a_gang_goes_on_with_what_one_worker_saved(
     assert scratch_of(tmp_path) == []
 
 
-def test_a_row_that_is_to_begin_afresh_does(
-    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+def test_a_row_with_restart_begins_at_step_0(
+    start: Callable[..., WorkerHarness], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (tmp_path / "go").touch()
-    heard = start(100)
-    heard.worker.submit([dataclasses.replace(long_row, restart=True)])
-    heard.until("done", "failed")
-    finish(heard)
+    harness = start(100)
+    harness.worker.submit([dataclasses.replace(long_row, restart=True)])
+    harness.until("done", "failed")
+    finish(harness)
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
     assert scratch_of(tmp_path) == []
 
 
-def test_what_was_saved_of_another_row_is_not_gone_on_from(
-    start: Callable[..., Heard], long_row: PendingRow, marks: Path, tmp_path: Path
+def test_the_state_of_another_fingerprint_is_not_resumed(
+    start: Callable[..., WorkerHarness], long_row: PendingRow, marks: Path, tmp_path: Path
 ) -> None:
     begin_and_stop(start, long_row, marks)
     (tmp_path / "go").touch()
     other = dataclasses.replace(long_row, request=dataclasses.replace(long_row.request, seed=8))
     events: list[WorkerEvent] = []
-    heard = start(100, events.append)
-    heard.worker.submit([other])
-    heard.until("done", "failed")
-    finish(heard)
+    harness = start(100, events.append)
+    harness.worker.submit([other])
+    harness.until("done", "failed")
+    finish(harness)
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
     (event,) = [event for event in events if event.kind == "resumed"]
     assert "is of another fingerprint" in event.message
     assert scratch_of(tmp_path) == []
 
 
-def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
-    start: Callable[..., Heard],
+def test_save_saves_the_latest_step_at_once_and_then_every_step(
+    start: Callable[..., WorkerHarness],
     long_row: PendingRow,
     marks: Path,
     tmp_path: Path,
@@ -147,36 +147,36 @@ def test_an_order_saves_the_latest_step_at_once_and_then_every_one(
     saved_steps: list[int] = []
     save = ResumeStates.save
 
-    def remember(files: ResumeStates, saved: SavedState) -> None:
+    def record(files: ResumeStates, saved: SavedState) -> None:
         assert saved.state is not None
         saved_steps.append(saved.state.step)
         save(files, saved)
 
-    monkeypatch.setattr(ResumeStates, "save", remember)
-    heard = start(100)
-    heard.worker.submit([long_row])
+    monkeypatch.setattr(ResumeStates, "save", record)
+    harness = start(100)
+    harness.worker.submit([long_row])
     wait_until(lambda: STOP in steps_in(marks)[-1] if steps_in(marks) else False)
     assert scratch_of(tmp_path) == []
-    heard.worker.save()
+    harness.worker.save()
     wait_until(lambda: scratch_of(tmp_path))
     assert saved_steps == [STOP]
     (tmp_path / "go").touch()
-    heard.until("done", "failed")
-    finish(heard)
-    # A newer one replaces one that waits.
+    harness.until("done", "failed")
+    finish(harness)
+    # A newer state replaces one that waits.
     assert saved_steps == sorted(saved_steps)
     assert saved_steps[-1] == STEPS
     assert scratch_of(tmp_path) == []
 
 
-def test_storage_that_is_slow_does_not_hold_up_the_steps(
-    start: Callable[..., Heard],
+def test_a_slow_storage_does_not_delay_the_steps(
+    start: Callable[..., WorkerHarness],
     long_row: PendingRow,
     marks: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What waits to be saved is replaced by what is newer."""
+    """A newer state replaces one that waits to be saved."""
     written: list[int] = []
     go_on = threading.Event()
     write = Storage.write_bytes
@@ -189,20 +189,20 @@ def test_storage_that_is_slow_does_not_hold_up_the_steps(
 
     monkeypatch.setattr(Storage, "write_bytes", slow)
     (tmp_path / "go").touch()
-    heard = start(1)
-    heard.worker.submit([long_row])
-    heard.until("rendered")
+    harness = start(1)
+    harness.worker.submit([long_row])
+    harness.until("rendered")
     assert steps_in(marks) == [list(range(1, STEPS + 1))]
     go_on.set()
-    heard.until("done", "failed")
-    finish(heard)
+    harness.until("done", "failed")
+    finish(harness)
     assert len(written) <= 2
     assert written[-1] == STEPS
     assert scratch_of(tmp_path) == []
 
 
 def test_a_row_that_cannot_be_saved_is_rendered(
-    start: Callable[..., Heard], long_row: PendingRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., WorkerHarness], long_row: PendingRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Storage.write_bytes
 
@@ -213,23 +213,23 @@ def test_a_row_that_cannot_be_saved_is_rendered(
 
     monkeypatch.setattr(Storage, "write_bytes", refuse)
     (tmp_path / "go").touch()
-    heard = start(1)
-    heard.worker.submit([long_row])
-    heard.until("done", "failed")
-    finish(heard)
-    assert heard.of("done") == ["x"]
+    harness = start(1)
+    harness.worker.submit([long_row])
+    harness.until("done", "failed")
+    finish(harness)
+    assert harness.of("done") == ["x"]
 
 
-@pytest.mark.parametrize(("checkpoint_every", "asked"), [(None, []), (100, ["read_bytes"])])
-def test_what_it_asks_of_the_storage(
-    start: Callable[..., Heard],
+@pytest.mark.parametrize(("checkpoint_every", "requests"), [(None, []), (100, ["read_bytes"])])
+def test_requests_to_the_storage(
+    start: Callable[..., WorkerHarness],
     long_row: PendingRow,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     checkpoint_every: int | None,
-    asked: list[str],
+    requests: list[str],
 ) -> None:
-    """Without saving nothing; with it one look a video, where nothing was or is saved."""
+    """None without resume states; with them one read per video, if nothing was or is saved."""
     found: list[str] = []
 
     def watch(method: str) -> None:
@@ -245,19 +245,19 @@ def test_what_it_asks_of_the_storage(
     for method in ("read_bytes", "write_bytes", "delete", "list", "exists"):
         watch(method)
     (tmp_path / "go").touch()
-    heard = start(checkpoint_every)
-    heard.worker.submit([long_row])
-    heard.until("rendered")
+    harness = start(checkpoint_every)
+    harness.worker.submit([long_row])
+    harness.until("rendered")
     if checkpoint_every is None:
-        heard.worker.save()
-    heard.until("done", "failed")
-    finish(heard)
-    assert found == asked
+        harness.worker.save()
+    harness.until("done", "failed")
+    finish(harness)
+    assert found == requests
 
 
-def test_steps_of_ranks_that_were_out_of_step_are_not_gone_on_from(tmp_path: Path) -> None:
+def test_states_of_ranks_that_were_out_of_step_are_removed(tmp_path: Path) -> None:
     (leader, _), _ = start_gang(tmp_path / "out", 2, checkpoint_every=1)
-    # What waited to be written when the gang broke might be dropped for that alone.
+    # The row waits until the state is written: one still waiting might be dropped when the gang breaks.
     leader.worker.submit([row("x", f"uncounted@1: at:1 wait:{tmp_path}/out/scratch/x.state")])
     leader.until("stopped")
     assert (tmp_path / "out" / "scratch").exists()
