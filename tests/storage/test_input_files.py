@@ -7,7 +7,6 @@ import io
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -327,10 +326,8 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """A second host, which answers for others."""
     fsspec.filesystem("http").clear_instance_cache()
     with Host() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HTTP_PROXY", server.address)
         yield server
-        server.shutdown()
     fsspec.filesystem("http").clear_instance_cache()
 
 
