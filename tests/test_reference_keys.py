@@ -16,7 +16,7 @@ import pytest
 from tests import references
 from tests.references import edit_json
 from vidgen_dist import schedulers
-from vidgen_dist.config import Config
+from vidgen_dist.component_config import Config
 from vidgen_dist.engine import open_model
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families import FAMILIES, checkpoints, find_family

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from tests.references import case, cases, largest_difference
 from vidgen_dist import nn
-from vidgen_dist.config import STRICT
+from vidgen_dist.component_config import STRICT
 from vidgen_dist.encoders.config import LlamaConfig
 from vidgen_dist.encoders.llama import LlamaEncoder
 from vidgen_dist.errors import Refused

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.references import HERE, largest_difference
-from vidgen_dist.config import OneOf
+from vidgen_dist.component_config import OneOf
 from vidgen_dist.errors import ConfigError
 from vidgen_dist.families.common import components
 from vidgen_dist.families.common.pipeline import LATENTS, PREDICTION

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from tests import references
 from tests.weights.files import write_checkpoint
-from vidgen_dist.config import Config
+from vidgen_dist.component_config import Config
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import FAMILIES
 from vidgen_dist.families.family import TokenizerClass

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import TRANSFORMERS
-from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, OneOf, Positive, bad_key
+from vidgen_dist.component_config import STRICT, AboveZero, Config, FromZero, OneOf, Positive, bad_key
 from vidgen_dist.reference_keys import reference_keys
 
 ActivationName = Annotated[str, OneOf(TRANSFORMERS)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from vidgen_dist.config import Config, bad_key
+from vidgen_dist.component_config import Config, bad_key
 from vidgen_dist.errors import ConfigError, Refused
 from vidgen_dist.families.common.tasks import TaskRules
 from vidgen_dist.request import Field

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero
+from vidgen_dist.component_config import STRICT, AboveZero
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.discrete import (
     DiscreteConfig,

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT
+from vidgen_dist.component_config import STRICT
 from vidgen_dist.schedulers.cogvideox import (
     CogVideoXSchedule,
     CogVideoXScheduler,

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero
+from vidgen_dist.component_config import STRICT, AboveZero
 from vidgen_dist.schedulers.discrete import (
     THRESHOLDING,
     DiscreteConfig,

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, Config, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, Config, Items, OneOf, Positive
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers import tables

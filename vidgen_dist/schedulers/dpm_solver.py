@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT
+from vidgen_dist.component_config import STRICT
 from vidgen_dist.schedulers.discrete import draw, scalars
 from vidgen_dist.schedulers.multistep import (
     FLOW,

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero, OneOf
+from vidgen_dist.component_config import STRICT, AboveZero, OneOf
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.discrete import draw, scalars
 from vidgen_dist.schedulers.schedule import Memory, Schedule

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero, Config, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, Positive
 from vidgen_dist.errors import Refused
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 from vidgen_dist.schedulers.sigmas import shifted, spaced, spacing_of

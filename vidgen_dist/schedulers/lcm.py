@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Positive
 from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers.discrete import (
     THRESHOLDING,

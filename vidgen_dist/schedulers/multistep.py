@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero, OneOf
+from vidgen_dist.component_config import STRICT, AboveZero, OneOf
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.discrete import THRESHOLDING, scalars
 from vidgen_dist.schedulers.schedule import Schedule

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, OneOf
+from vidgen_dist.component_config import STRICT, OneOf
 from vidgen_dist.schedulers.discrete import DiscreteConfig, DiscreteScheduler, scalars
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, Config
+from vidgen_dist.component_config import STRICT, Config
 from vidgen_dist.schedulers.discrete import DiscreteConfig, DiscreteScheduler
 
 _RHO = 7.0

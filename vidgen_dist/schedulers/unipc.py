@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT
+from vidgen_dist.component_config import STRICT
 from vidgen_dist.schedulers.discrete import scalars
 from vidgen_dist.schedulers.multistep import MultistepConfig, MultistepSchedule, MultistepScheduler
 from vidgen_dist.schedulers.schedule import Memory

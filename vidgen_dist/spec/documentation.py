@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from vidgen_dist.config import describe
+from vidgen_dist.component_config import describe
 from vidgen_dist.spec.option import Command, declared_options
 from vidgen_dist.spec.run import RunSpec
 from vidgen_dist.spec.values import Named

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 from vidgen_toy.sampler import TwoStepScheduler
 
-from vidgen_dist.config import STRICT, Config, Positive
+from vidgen_dist.component_config import STRICT, Config, Positive
 from vidgen_dist.families.family import Configs
 
 

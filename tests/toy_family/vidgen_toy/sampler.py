@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, Config
+from vidgen_dist.component_config import STRICT, Config
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 

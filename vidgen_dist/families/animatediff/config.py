@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS
-from vidgen_dist.config import STRICT, AboveZero, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipTextConfig
 from vidgen_dist.errors import ConfigError
 from vidgen_dist.families.common.autoencoder_kl_config import AutoencoderKLConfig

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
-from vidgen_dist.config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, FromZero, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS
-from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, Items, OneOf, Positive
 
 GROUPS = 32
 """Groups of norms if a config does not have them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, Config, Items, Positive
+from vidgen_dist.component_config import STRICT, Config, Items, Positive
 
 PerBlock = Positive | Items[Positive]
 """A number for all blocks of a UNet, or one per block."""

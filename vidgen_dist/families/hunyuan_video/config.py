@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS
-from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipTextConfig, LlamaConfig
 from vidgen_dist.families.family import Configs
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic.dataclasses import dataclass
 
 from vidgen_dist.activations import DIFFUSERS, FEED_FORWARDS
-from vidgen_dist.config import STRICT, AboveZero, Config, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, Items, OneOf, Positive
 from vidgen_dist.encoders.config import T5Config
 from vidgen_dist.families.family import Configs, IndexConfig
 from vidgen_dist.schedulers.flow_match import FlowMatchEulerDiscreteScheduler

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, Items, OneOf, Positive
+from vidgen_dist.component_config import STRICT, Items, OneOf, Positive
 from vidgen_dist.encoders.config import ClipImageProcessorConfig, ClipVisionConfig
 from vidgen_dist.families.common.autoencoder_kl_config import ImageVaeConfig
 from vidgen_dist.families.common.unet_config import BlocksConfig, PerBlock, per_block

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.config import STRICT, AboveZero, Config, Items, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, Items, Positive
 from vidgen_dist.errors import Refused
 
 
