@@ -749,8 +749,9 @@ def freeze_output(cases: Sequence[references.Case]) -> Facts:
 
 def takes_many_steps(case: references.Case) -> bool:
     """Whether a row of a case may have as many steps as it takes to be interrupted: LCM's may not."""
-    config = (case.checkpoint / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
-    return "original_inference_steps" not in json.loads(config)
+    config = json.loads((case.checkpoint / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    overrides = case.options.get("scheduler", {})
+    return {**config, **overrides}["_class_name"] != "LCMScheduler"
 
 
 def output_of(case: references.Case) -> Facts:
