@@ -32,7 +32,7 @@ import ray
 from tests.runtime.scheduling.simulation import GangBehaviour, Simulation, rows
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.output.fingerprint import Identity
-from vidgen_dist.output.ledger_entries import done_entry
+from vidgen_dist.output.ledger_entries import RowAttempt, done_entry
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.quality import Quality
 from vidgen_dist.runtime.connection import connected
@@ -144,16 +144,8 @@ class InstantWorker(WorkerActor):
             self._send(WorkerMessage("started", row.id))
             self._send(WorkerMessage("rendered", row.id))
             seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0, "write": 0.0}
-            entry = done_entry(
-                self._job.model,
-                "worker",
-                row,
-                "0" * 32,
-                VIDEO,
-                str(VIDEO.path),
-                seconds,
-                Quality(0.5, 0.1, 0.0, 0.0),
-            )
+            attempt = RowAttempt(self._job.model, "worker", row, "0" * 32)
+            entry = done_entry(attempt, VIDEO, str(VIDEO.path), seconds, Quality(0.5, 0.1, 0.0, 0.0))
             self._send(WorkerMessage("done", row.id, entry=entry))
 
 

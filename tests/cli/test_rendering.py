@@ -279,7 +279,7 @@ def test_a_moved_output_is_asked_for_its_place(vidgen: Vidgen, specs: list[RunSp
     run_file = make_output(new, names=str(old)).uri("run.yaml")
     ran = vidgen("render", run_file)
     assert (ran.status, specs) == (2, [])
-    assert f"{run_file}: lies in an output, but its output.uri is another place, {old}" in ran.err
+    assert f"{run_file}: is in an output, but its output.uri is another place, {old}" in ran.err
     vidgen("render", run_file, new)
     vidgen("render", run_file, "--option", f"output.uri={old}")
     assert [spec.output.uri for spec in specs] == [str(new), str(old)]

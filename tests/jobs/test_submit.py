@@ -49,7 +49,7 @@ def test_settings_are_read_as_the_command_reads_them(submitting: dict[str, Any])
 
 def test_a_moved_output_is_asked_for_its_place(submitting: dict[str, Any], tmp_path: Path) -> None:
     run_file = make_output(tmp_path / "new", names=str(tmp_path / "old")).uri("run.yaml")
-    with pytest.raises(Refused, match=r"lies in an output, but its output\.uri is another place"):
+    with pytest.raises(Refused, match=r"is in an output, but its output\.uri is another place"):
         submitting["read_spec"](run_file)
     assert submitting["read_spec"](run_file, ELSEWHERE).output.uri == "/shared/out"
 

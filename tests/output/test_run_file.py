@@ -71,9 +71,7 @@ def test_a_moved_output_does_not_go_on_at_its_old_place(tmp_path: Path, change: 
         shutil.rmtree(new / lost)
     else:
         (new / lost).unlink()
-    said = (
-        f"^{re.escape(str(new / RUN_FILE))}: lies in an output, but its output.uri is another place, {old}: "
-    )
+    said = f"^{re.escape(str(new / RUN_FILE))}: is in an output, but its output.uri is another place, {old}: "
     with pytest.raises(Refused, match=said) as refused:
         output_of(new / RUN_FILE)
     assert f"{new} to go on with this one, or {old} for the other" in str(refused.value)
@@ -115,5 +113,5 @@ def test_a_copy_on_an_object_store(s3_bucket: str) -> None:
     assert output_of(f"{there}/{RUN_FILE}") == there
     assert output_of(f"s3a://{s3_bucket}/out/{RUN_FILE}") == there
     make_output(f"s3://{s3_bucket}/copy", names=there)
-    with pytest.raises(Refused, match=f"lies in an output, but its output.uri is another place, {there}: "):
+    with pytest.raises(Refused, match=f"is in an output, but its output.uri is another place, {there}: "):
         output_of(f"s3://{s3_bucket}/copy/{RUN_FILE}")

@@ -21,7 +21,7 @@ class ProgressPolicy:
     """How often progress is printed.
 
     Args:
-        line_seconds: Seconds between two lines where there is no terminal: logs are to stay short.
+        line_seconds: Seconds between two lines where there is no terminal: logs should stay short.
     """
 
     line_seconds: float = 15.0

@@ -24,7 +24,7 @@ SLOW_GANG = 1.5
 
 @dataclass(frozen=True)
 class StragglerPolicy:
-    """From when on times are compared.
+    """When times are compared.
 
     Args:
         min_rows: The fewest rows of a kind, or of a gang, that are judged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,24 +22,35 @@ from vidgen_dist.storage.uris import redact_message
 SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 
 
+@dataclass(frozen=True)
+class RowAttempt:
+    """An attempt to render a row, whose outcome is entered.
+
+    Args:
+        model: The checkpoint, its revision a commit.
+        worker: Name of the gang in the ledger; "driver" if none rendered the row.
+        row: The row.
+        fingerprint: The row's fingerprint.
+    """
+
+    model: ModelOptions
+    worker: str
+    row: PendingRow
+    fingerprint: str
+
+
 def done_entry(
-    model: ModelOptions,
-    worker: str,
-    row: PendingRow,
-    fingerprint: str,
-    video: EncodedVideo,
-    uri: str,
-    seconds: Mapping[str, float],
-    quality: Quality,
+    attempt: RowAttempt, video: EncodedVideo, uri: str, seconds: Mapping[str, float], quality: Quality
 ) -> LedgerEntry:
-    """The entry of a video that is stored at `uri`."""
+    """The entry of a video that is stored at `uri`; `seconds` are those of each stage."""
+    row = attempt.row
     stages: dict[str, Any] = {
         f"seconds_{stage}": value for stage, value in seconds.items() if f"seconds_{stage}" in SECONDS
     }
     return LedgerEntry(
         id=row.id,
         status=ledger.DONE,
-        fingerprint=fingerprint,
+        fingerprint=attempt.fingerprint,
         attempt=row.attempt,
         finished_at=datetime.now(UTC),
         uri=uri,
@@ -49,9 +61,9 @@ def done_entry(
         width=video.width,
         height=video.height,
         seed=row.request.seed,
-        model=model.id,
-        revision=model.revision,
-        worker=worker,
+        model=attempt.model.id,
+        revision=attempt.model.revision,
+        worker=attempt.worker,
         extra=row.passthrough,
         **stages,
         **_measured(quality),
@@ -59,25 +71,20 @@ def done_entry(
 
 
 def failed_entry(
-    model: ModelOptions,
-    worker: str,
-    row: PendingRow,
-    fingerprint: str,
-    error_class: str,
-    message: str,
-    quality: Quality | None = None,
+    attempt: RowAttempt, error_class: str, message: str, quality: Quality | None = None
 ) -> LedgerEntry:
     """The entry of a row that is given up: a dead letter, with the quality of its video if measured."""
+    row = attempt.row
     return LedgerEntry(
         id=row.id,
         status=ledger.FAILED,
-        fingerprint=fingerprint,
+        fingerprint=attempt.fingerprint,
         attempt=row.attempt,
         finished_at=datetime.now(UTC),
         seed=row.request.seed,
-        model=model.id,
-        revision=model.revision,
-        worker=worker,
+        model=attempt.model.id,
+        revision=attempt.model.revision,
+        worker=attempt.worker,
         error_class=error_class,
         # For a row that killed its gangs, the message quotes Ray and the ranks.
         error_message=redact_message(message),

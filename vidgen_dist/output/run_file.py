@@ -1,4 +1,4 @@
-"""`run.yaml`: the spec of a run, as a user gives it, and as the output keeps it."""
+"""`run.yaml`: the spec of a run, given by a user or stored in an output."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def load_spec(uri: str) -> RunSpec:
 
 
 def load_run(uri: str, options: Mapping[str, Any]) -> RunSpec:
-    """Read the run.yaml of a run that is to be rendered.
+    """Read the run.yaml of a run to be rendered.
 
-    The file in an output has the output's place. If the output was moved or copied, that place is another
-    one, where the run would render all rows again, or go on with an output that was left as it was. Which
-    one is meant, the user has to say.
+    The run.yaml in an output names the output's place. If the output was moved or copied, that is the old
+    place, where the run would render all rows again, or go on with the output that is still there. The user
+    must say which place is meant.
 
     Args:
         uri: Its path or URI.
         options: Dotted keys of the spec that override the file.
 
     Raises:
-        Refused: As `load_spec`; or the file lies in an output, names another one, and no option does.
+        Refused: See `load_spec`; or the file is in an output and names another one, and no option names one.
     """
     spec = load_spec(uri)
     section = options.get("output")
@@ -53,27 +53,27 @@ def load_run(uri: str, options: Mapping[str, Any]) -> RunSpec:
 
 def _check_not_moved(uri: str, output: str) -> None:
     folder, name = split(uri)
-    # Nothing can be rendered to the web: such a folder only shows an output that lies elsewhere.
+    # Nothing can be rendered to the web: such a folder only shows an output that is stored elsewhere.
     if name != RUN_FILE or scheme_of(folder) in WEB or is_same_place(folder, output):
         return
     if _is_output(open_storage(folder)):
         here, there = redact(folder), redact(absolute(output))
         raise Refused(
-            f"{redact(uri)}: lies in an output, but its output.uri is another place, {there}: was the output "
+            f"{redact(uri)}: is in an output, but its output.uri is another place, {there}: was the output "
             "moved or copied? Give the output to render to after the run file, or as --option "
             f"output.uri=OUTPUT: {here} to go on with this one, or {there} for the other"
         )
 
 
 def _is_output(folder: Storage) -> bool:
-    """Whether runs have rendered to a folder; not, if it cannot be seen what is in it."""
+    """Whether runs have rendered to a folder; False if its content cannot be read."""
     with suppress(OSError, Refused):
         return read_status_file(folder) is not None or bool(part_names(folder))
     return False
 
 
 def read_run_file(output: Storage) -> RunSpec | None:
-    """The run that an output is of; None if it has no `run.yaml`.
+    """The spec of an output's run; None if it has no `run.yaml`.
 
     Raises:
         Refused: The file is wrong.

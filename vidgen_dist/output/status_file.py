@@ -33,7 +33,7 @@ STALE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class StatusPolicy:
-    """How often a run tells how it stands.
+    """How often a run publishes its progress.
 
     Args:
         update_seconds: How often metrics and the status are brought up to date; the file may be written less

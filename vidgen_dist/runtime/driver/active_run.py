@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 from vidgen_dist.output.ledger_committer import open_committer
-from vidgen_dist.output.ledger_entries import failed_entry
+from vidgen_dist.output.ledger_entries import RowAttempt, failed_entry
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume_states import ResumeStates
 from vidgen_dist.preflight.gang_choice import Gangs
@@ -147,7 +147,7 @@ class ActiveRun:
 
     def row_given_up(self, row: PendingRow, error: str, message: str) -> None:
         fingerprint = self._plan.identity.fingerprint(row.request, {})
-        entry = failed_entry(self._job.model, "driver", row, fingerprint, error, message)
+        entry = failed_entry(RowAttempt(self._job.model, "driver", row, fingerprint), error, message)
         self.row_ended(WorkerMessage("failed", row.id, error, message, entry=entry))
         self._overview.count_given_up(error)
         if self._job.output_options.checkpoint_every is not None:

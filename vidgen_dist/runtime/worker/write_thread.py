@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidgen_dist import media, quality
-from vidgen_dist.output.ledger_entries import done_entry, failed_entry
+from vidgen_dist.output.ledger_entries import RowAttempt, done_entry, failed_entry
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume_states import ResumeStates, SavedState
 from vidgen_dist.provenance import provenance_tags
@@ -143,14 +143,15 @@ class WriteThread:
         If no row could be written, this row is not at fault: the message is `stuck`, and not about the row.
         """
         row, error, measured = outcome.row, outcome.error, None
+        attempt = RowAttempt(self._job.model, self._name, row, outcome.fingerprint)
         if outcome.stored is not None:
-            return self._recover(row, outcome.fingerprint, outcome.stored)
+            return self._recover(attempt, outcome.stored)
         if error is None:
             begun = time.perf_counter()
             try:
                 measured = quality.measure(outcome.frames)
                 quality.reject(measured, self._job.output_options.reject)
-                return self._store(outcome, measured, begun)
+                return self._store(attempt, outcome, measured, begun)
             except Exception as failure:  # noqa: BLE001 - a bad row never stops a run
                 if failures.is_unwritable(failure):
                     return _stuck(failure)
@@ -159,10 +160,12 @@ class WriteThread:
             # There is no room for a temporary file, such as a fetched image.
             return _stuck(error)
         kind, message = type(error).__name__, describe_error(error)
-        entry = failed_entry(self._job.model, self._name, row, outcome.fingerprint, kind, message, measured)
+        entry = failed_entry(attempt, kind, message, measured)
         return WorkerMessage("failed", row.id, kind, message, entry=entry)
 
-    def _store(self, outcome: RenderOutcome, measured: quality.Quality, begun: float) -> WorkerMessage:
+    def _store(
+        self, attempt: RowAttempt, outcome: RenderOutcome, measured: quality.Quality, begun: float
+    ) -> WorkerMessage:
         """Encode and store a video; `begun` is when its writing began. Raises whatever goes wrong."""
         row, name = outcome.row, safe_name(outcome.row.id)
         retry = functools.partial(
@@ -173,20 +176,17 @@ class WriteThread:
             self.pulse.beat("write")
             uri = retry(lambda: media.commit_video(self._job.output, video, name))
         seconds = {**outcome.seconds, "write": time.perf_counter() - begun}
-        entry = done_entry(
-            self._job.model, self._name, row, outcome.fingerprint, video, uri, seconds, measured
-        )
+        entry = done_entry(attempt, video, uri, seconds, measured)
         self._on_event(
             WorkerEvent("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes)
         )
         return WorkerMessage("done", row.id, sent=outcome.sent, entry=entry)
 
-    def _recover(self, row: PendingRow, fingerprint: str, stored: RecoveredVideo) -> WorkerMessage:
+    def _recover(self, attempt: RowAttempt, stored: RecoveredVideo) -> WorkerMessage:
         """The message about a video that was stored already."""
         video = stored.video
-        entry = done_entry(
-            self._job.model, self._name, row, fingerprint, video, stored.uri, {}, stored.quality
-        )
+        row = attempt.row
+        entry = done_entry(attempt, video, stored.uri, {}, stored.quality)
         self._on_event(WorkerEvent("adopted", row.id, frames=video.frames, bytes=video.bytes))
         if self._job.output_options.checkpoint_every is not None:
             # The state that was saved before the video was stored.
