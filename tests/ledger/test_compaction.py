@@ -230,7 +230,7 @@ def test_a_reader_whose_parts_vanish_reads_again(output: Storage, monkeypatch: p
 def test_a_storage_that_lists_what_is_not_there(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     twenty_parts(output)
     monkeypatch.setattr(Storage, "list", lambda *_: ["ledger/gone.parquet"])
-    with pytest.raises(StorageError, match="parts vanish as fast as they are listed"):
+    with pytest.raises(StorageError, match="parts disappear while they are listed; try again"):
         read_ledger(output)
 
 

@@ -105,7 +105,7 @@ def test_a_run_at_work_is_asked_itself(output: Path, vidgen: Vidgen, monkeypatch
     shown = vidgen("status", output)[1]
     assert "0:04:00" in shown
     assert "1 loading, 2 rendering" in shown
-    assert "row [x] on r-1: for 10 min 00 s, usual are 2 min 00 s" in shown
+    assert "row [x] on r-1: for 10 min 00 s, usually 2 min 00 s" in shown
     assert "gang r-2: 2.5 times the usual" in shown
 
 

@@ -34,10 +34,10 @@ def _end(data: bytes) -> int:
             lambda _: b"prompt\na cat\n",
             "is not Parquet; `vidgen manifest build` makes one from it",
         ),
-        ("m.parquet", _cut, "is a Parquet file cut short"),
-        ("m.parquet", lambda data: data[:-1], "is a Parquet file cut short"),
-        ("m.parquet", lambda _: b"PAR1", "is a Parquet file cut short"),
-        ("m.parquet", lambda _: b"PAR1PAR1", "is a Parquet file cut short"),
+        ("m.parquet", _cut, "is a truncated Parquet file"),
+        ("m.parquet", lambda data: data[:-1], "is a truncated Parquet file"),
+        ("m.parquet", lambda _: b"PAR1", "is a truncated Parquet file"),
+        ("m.parquet", lambda _: b"PAR1PAR1", "is a truncated Parquet file"),
         ("m.parquet", lambda data: data[:-8] + b"\xff\xff\xff\x7fPAR1", "footer is damaged"),
         # In what Arrow's writer adds for its readers; and in what Parquet itself needs.
         ("m.parquet", lambda data: data[:-200] + bytes(192) + data[-8:], "cannot read its Parquet footer"),
@@ -60,7 +60,7 @@ def test_one_file_of_many_that_is_cut_short_is_named(tmp_path: Path) -> None:
     for name in "abc":
         write(tmp_path / f"{name}.parquet", {"prompt": ["p"]})
     (tmp_path / "b.parquet").write_bytes(_cut((tmp_path / "b.parquet").read_bytes()))
-    with pytest.raises(Refused, match=r"/b\.parquet: is a Parquet file cut short"):
+    with pytest.raises(Refused, match=r"/b\.parquet: is a truncated Parquet file"):
         open_manifest(tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_a_manifest_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=rf"s3://{s3_bucket}/data/m/b\.parquet: the manifest was changed"):
         rows_of(manifest)
     store.write_bytes("m/c.parquet", (tmp_path / "a").read_bytes()[:-10])
-    with pytest.raises(Refused, match=rf"s3://{s3_bucket}/data/m/c\.parquet: is a Parquet file cut short"):
+    with pytest.raises(Refused, match=rf"s3://{s3_bucket}/data/m/c\.parquet: is a truncated Parquet file"):
         open_manifest(store.uri("m"))
     with pytest.raises(Refused, match="there is no such file"):
         open_manifest(store.uri("none"))

@@ -80,7 +80,7 @@ def test_the_message_says_what_to_run(place: Storage) -> None:
         open_manifest(place.uri("day=1"))
     assert str(refused.value) == (
         f"{place.root}/day=1: lies in {place.root}, a Delta Lake table, whose Parquet files also hold rows "
-        "that were deleted or replaced; write its rows to a Parquet file of their own and give that, "
+        "that were deleted or replaced; write its rows to a separate Parquet file and give that, "
         f"in DuckDB: COPY (FROM delta_scan('{place.root}')) TO 'snapshot.parquet'; or with Python's "
         f"deltalake and pyarrow: pq.write_table(DeltaTable('{place.root}').to_pyarrow_table(), "
         "'snapshot.parquet')"

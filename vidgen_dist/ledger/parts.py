@@ -102,7 +102,7 @@ def read_parts(
         if not gone:
             return tuple(read)
     raise StorageError(
-        f"cannot read {redact(output.uri(LEDGER_FOLDER))}: parts vanish as fast as they are listed"
+        f"cannot read {redact(output.uri(LEDGER_FOLDER))}: parts disappear while they are listed; try again"
     )
 
 

@@ -107,7 +107,7 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
         lines.append(("gangs", counts or "none"))
         slow = [
-            f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usual are "
+            f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usually "
             f"{span(row['usual_seconds'])}"
             for row in run["slow_rows"]
         ]

@@ -141,7 +141,7 @@ def _not_parquet(uri: str, head: bytes, tail: bytes) -> str:
             "file without encryption"
         )
     if head == _MAGIC:
-        return "is a Parquet file cut short; write it again"
+        return "is a truncated Parquet file; write it again"
     build = "; `vidgen manifest build` makes one from it" if uri.endswith(INPUT_SUFFIXES) else ""
     return f"is not Parquet{build}"
 

@@ -145,7 +145,7 @@ def read_group(
         footer = _known_footer(file.uri, stamp(file.uri))
         if footer.digest != file.digest:
             raise StorageError(
-                f"{redact(file.uri)}: the manifest was changed while in use; start again to take it as it is"
+                f"{redact(file.uri)}: the manifest was changed while in use; start again to use the new one"
             )
         group = footer.metadata.row_group(index)
         small = group.total_byte_size <= _PREFETCH_BYTES

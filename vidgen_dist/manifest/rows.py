@@ -171,7 +171,7 @@ def extra_values(column: pa.Array, field: pa.Field) -> list[Any]:
         # pandas, which brings a NumPy that MindSpore does not work with.
         reason = str(error).partition(" Install pandas")[0].rstrip(".")
         raise StorageError(
-            f"column {field.name!r} ({field.type}) holds what cannot be passed through ({reason}); "
+            f"column {field.name!r} ({field.type}) holds a value that cannot be passed through ({reason}); "
             "make it a text in the manifest"
         ) from None
 

@@ -109,7 +109,7 @@ def check_no_table(uri: str, found: Expansion, files: Sequence[str]) -> None:
         whole = redact(uri).rstrip("/") == shown.rstrip("/")
         raise Refused(
             f"{redact(uri)}: {'is' if whole else f'lies in {shown},'} {kind.name}, whose Parquet files "
-            "also hold rows that were deleted or replaced; write its rows to a Parquet file of their own and "
+            "also hold rows that were deleted or replaced; write its rows to a separate Parquet file and "
             f"give that, {kind.snapshot.format(uri=shown)}"
         )
 

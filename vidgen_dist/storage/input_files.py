@@ -134,7 +134,7 @@ class InputFile(io.RawIOBase):
         while missing:
             piece = self._source.read(missing)
             if not piece:
-                raise truncated_read_error("read", self._uri, f"it ended {missing:,} bytes before its end")
+                raise truncated_read_error("read", self._uri, f"it ended {missing:,} bytes early")
             pieces.append(piece)
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
