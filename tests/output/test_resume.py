@@ -23,7 +23,7 @@ from vidgen_dist.output.run_file import load_spec
 from vidgen_dist.processes import InlineExecutor
 
 
-def test_done_rows_are_left_out_and_failed_ones_tried_again(
+def test_done_rows_are_left_out_and_failed_rows_are_tried_again(
     make_spec: MakeSpec, make_manifest: MakeManifest
 ) -> None:
     spec = make_spec(make_manifest("one", "two", "three"))
@@ -36,7 +36,7 @@ def test_done_rows_are_left_out_and_failed_ones_tried_again(
     assert [(row.id, row.attempt) for row in rows_of(again)] == [("b", 2), ("c", 1)]
 
 
-def test_retry_chooses_what_has_failed_and_is_not_done(
+def test_retry_chooses_rows_that_have_failed_and_are_not_done(
     make_spec: MakeSpec, make_manifest: MakeManifest
 ) -> None:
     spec = make_spec(make_manifest("one", "two", "three", "four"))
@@ -53,10 +53,10 @@ def test_retry_chooses_what_has_failed_and_is_not_done(
     ]
     none = plan_of(spec.override({"manifest.retry": "failed:Media"}))
     assert (rows_of(none), none.total, none.done) == ([], 1, 1)
-    # It is for one run: the next goes on with all.
+    # It is for one run: the next run renders all rows.
     record(again)
     assert load_spec(again.output.uri("run.yaml")).manifest.retry is None
-    # What decides the pixels has changed: they are tried with that, for the first time.
+    # The fingerprint has changed: they are tried with it for the first time.
     changed = plan_of(spec.override({"manifest.retry": "failed", "seed": 4}))
     assert [(row.id, row.attempt) for row in rows_of(changed)] == [("a", 1), ("c", 1)]
     enter(changed, rows_of(changed)[:1])
@@ -64,7 +64,7 @@ def test_retry_chooses_what_has_failed_and_is_not_done(
     assert [row.id for row in rows_of(plan_of(still))] == ["c"]
 
 
-def test_retry_where_nothing_was_rendered(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+def test_retry_on_a_new_output_chooses_nothing(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
     plan = plan_of(make_spec(make_manifest("one"), manifest__retry="failed"))
     assert (plan.total, rows_of(plan)) == (0, [])
 
@@ -79,7 +79,7 @@ def test_another_retry_is_refused(make_spec: MakeSpec, make_manifest: MakeManife
 def test_every_kind_of_row_is_found_again(
     make_spec: MakeSpec, make_manifest: MakeManifest, processes: int | None
 ) -> None:
-    """With and without id, seed and quotes; alike and not; in this process and in others."""
+    """Rows with and without id, seed and quotes; similar and not; hashed in this process and in others."""
 
     def number(row: PendingRow) -> int:
         return int(row.request.prompt.split()[0])
@@ -117,7 +117,7 @@ def test_every_kind_of_row_is_found_again(
 def test_prompts_that_wait_to_be_hashed_are_bounded(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int
 ) -> None:
-    """With what is submitted and not asked for; a row is a batch, its prompt a megabyte."""
+    """Including those submitted and not yet used; a batch is one row with a prompt of a megabyte."""
     prompts = [f"{n} " + "x" * 2**20 for n in range(12)]
     pq.write_table(
         pa.table({"id": list(map(str, range(12))), "prompt": prompts}), tmp_path / "m", row_group_size=1
@@ -154,7 +154,7 @@ def test_priority_decides_no_pixels(make_spec: MakeSpec, make_manifest: MakeMani
     assert plan_of(make_spec(first)).done == 2
 
 
-def test_workers_shards_and_order_undo_nothing_but_pixels_do(
+def test_done_rows_depend_on_pixels_and_not_on_workers_shards_or_order(
     make_spec: MakeSpec, make_manifest: MakeManifest
 ) -> None:
     manifest = make_manifest({"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"})
@@ -162,7 +162,7 @@ def test_workers_shards_and_order_undo_nothing_but_pixels_do(
     enter(plan, rows_of(plan))
     turned = make_manifest({"prompt": "y", "id": "b"}, {"prompt": "x", "id": "a"}, name="turned.parquet")
     assert plan_of(make_spec(turned, topology__replicas=7, topology__shard_size=1)).done == 2
-    # npy knows no quality.
+    # npy has no quality setting.
     assert plan_of(make_spec(manifest, output__crf=30)).done == 2
     for change in (
         {"sampling__num_frames": 5},
@@ -173,7 +173,9 @@ def test_workers_shards_and_order_undo_nothing_but_pixels_do(
         assert plan_of(make_spec(manifest, **change)).done == 0
 
 
-def test_an_image_counts_by_content(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_only_the_content_of_an_image_counts(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
     image = tmp_path / "fox.png"
     Image.new("RGB", (8, 8), "red").save(image)
     manifest = make_manifest({"id": "a", "prompt": "x", "image": "fox.png"})

@@ -21,7 +21,7 @@ from vidgen_dist.storage.folder import Storage, open_storage
 
 
 def make_output(uri: str | Path, *, names: str | None = None) -> Storage:
-    """An output with one finished row, whose run.yaml names some output, itself by default."""
+    """Create an output with one finished row, whose run.yaml names an output, itself by default."""
     output = open_storage(uri)
     with LedgerWriter(output, "w") as writer:
         writer.append(
@@ -43,21 +43,21 @@ def output_of(run_file: str | Path, options: Mapping[str, Any] | None = None) ->
     return load_run(str(run_file), options or {}).output.uri
 
 
-def test_an_output_goes_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_in_its_place_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     make_output(out)
     assert output_of(out / RUN_FILE) == str(out)
     monkeypatch.chdir(out)
     for same in ("run.yaml", "../out/run.yaml", f"file://{out}/run.yaml"):
         assert output_of(same) == str(out)
-    # By another name of the same folder.
+    # Also by another name of the same folder.
     (tmp_path / "link").symlink_to(out)
     assert output_of(tmp_path / "link" / RUN_FILE) == str(out)
 
 
 @pytest.mark.parametrize("change", [shutil.copytree, os.rename])
 @pytest.mark.parametrize("lost", [LEDGER_FOLDER, STATUS_FILE])
-def test_a_moved_output_does_not_go_on_at_its_old_place(tmp_path: Path, change: Any, lost: str) -> None:
+def test_a_moved_output_is_refused(tmp_path: Path, change: Any, lost: str) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     make_output(old)
     now = "2026-01-01T00:00:00Z"
@@ -66,23 +66,25 @@ def test_a_moved_output_does_not_go_on_at_its_old_place(tmp_path: Path, change: 
         f'{{"run": "r", "state": "finished", "since": "{now}", "updated": "{now}", {counts}}}'
     )
     change(old, new)
-    # Either shows that a run was here.
+    # Each of these shows that a run was here.
     if lost == LEDGER_FOLDER:
         shutil.rmtree(new / lost)
     else:
         (new / lost).unlink()
-    said = f"^{re.escape(str(new / RUN_FILE))}: is in an output, but its output.uri is another place, {old}: "
-    with pytest.raises(Refused, match=said) as refused:
+    message = (
+        f"^{re.escape(str(new / RUN_FILE))}: is in an output, but its output.uri is another place, {old}: "
+    )
+    with pytest.raises(Refused, match=message) as refused:
         output_of(new / RUN_FILE)
     assert f"{new} to go on with this one, or {old} for the other" in str(refused.value)
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=message):
         output_of(new / RUN_FILE, {"output.crf": 20, "output": {"format": "gif"}})
     for given in (str(new), str(old), str(tmp_path / "third")):
         assert output_of(new / RUN_FILE, {"output.uri": given}) == given
         assert output_of(new / RUN_FILE, {"output": {"uri": given}}) == given
 
 
-def test_a_relative_output_is_named_as_it_was_understood(
+def test_a_relative_output_is_named_by_its_absolute_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_file = make_output(tmp_path / "out", names="out").uri(RUN_FILE)
@@ -93,10 +95,10 @@ def test_a_relative_output_is_named_as_it_was_understood(
         output_of(run_file)
 
 
-def test_a_run_file_that_lies_in_no_output_goes_where_it_says(tmp_path: Path) -> None:
+def test_a_run_file_outside_of_outputs_is_accepted(tmp_path: Path) -> None:
     make_output(tmp_path / "out")
     shutil.copy(tmp_path / "out" / RUN_FILE, tmp_path / RUN_FILE)
-    # Of other tools.
+    # Files of other tools.
     (tmp_path / STATUS_FILE).write_text("{}")
     (tmp_path / LEDGER_FOLDER).mkdir()
     (tmp_path / LEDGER_FOLDER / "2026.csv").touch()
@@ -107,7 +109,7 @@ def test_a_run_file_that_lies_in_no_output_goes_where_it_says(tmp_path: Path) ->
     assert output_of(tmp_path / "other" / "next.yaml") == str(tmp_path / "out")
 
 
-def test_a_copy_on_an_object_store(s3_bucket: str) -> None:
+def test_a_copied_output_on_an_object_store_is_refused(s3_bucket: str) -> None:
     there = f"s3://{s3_bucket}/out"
     make_output(there)
     assert output_of(f"{there}/{RUN_FILE}") == there

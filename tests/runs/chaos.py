@@ -1,6 +1,6 @@
-"""A run whose processes are killed at random moments, with SIGKILL, until it is through; and what must hold.
+"""A run whose processes are killed at random moments, with SIGKILL, until it is done; and what must hold.
 
-The drivers are real ones; instead of a model the fast fake engine makes noise, and small real mp4s of it.
+The drivers are real; instead of a model, the fast fake engine makes noise, and small real mp4s of it.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Chaos:
     """A run whose processes are killed; it is started again whenever its driver has ended.
 
     Args:
-        flags: Of `vidgen render`.
+        flags: Flags of `vidgen render`.
         marks: Where rows leave a mark when their rendering begins.
-        log: What the drivers say.
-        chance: Decides when and whom.
-        policies: How patient the drivers are.
-        settings: Environment of the drivers, beside this process's.
-        tree: Process below which the workers are; by default the driver.
-        killed: How many were, by kind.
+        log: The drivers' output.
+        chance: Decides which processes are killed, and when.
+        policies: Policies of the drivers.
+        settings: Environment variables of the drivers, added to this process's.
+        tree: An ancestor process of the workers; by default the driver.
+        killed: Kind -> number of kills.
         failed: Drivers that ended by themselves, with rows left.
     """
 
@@ -85,23 +85,23 @@ class Chaos:
             )
 
     def attack(self, kinds: list[str], rows: range) -> None:
-        """Kill one of each of these kinds, in this order, at random moments, when so many rows were begun."""
+        """Kill one process of each kind, in this order, when a random number of rows has begun."""
         moments = sorted(self.chance.sample(rows, len(kinds)))
         for moment, kind in zip(moments, kinds, strict=True):
             self._wait_until(lambda moment=moment: len(self.rows_begun()) >= moment)
             time.sleep(self.chance.uniform(0, 0.5))
             if kind == "driver twice":
-                # The second one has only just begun.
+                # The second driver has only just begun.
                 self._kill("driver")
                 time.sleep(self.chance.uniform(0, 3))
             self._kill(kind.partition(" ")[0])
 
     def attach(self, address: str, tree: int) -> None:
-        """Let drivers run on a cluster from now on, whose workers are below this process."""
+        """Let drivers use a cluster from now on, whose workers descend from the process `tree`."""
         self.flags, self.tree = [*self.flags, "--address", address], tree
 
     def _kill(self, kind: str) -> None:
-        self._go_on()
+        self._restart_if_ended()
         if kind == "worker":
             self._wait_until(self._workers)
         victims = {"worker": self._one_worker, "driver": self._only_driver, "node": self._all}[kind]()
@@ -116,13 +116,13 @@ class Chaos:
             with suppress(FileNotFoundError, ProcessLookupError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::WorkerActor"):
                     found.append(pid)
-        # What a worker has just forked bears its name until it is an encoder.
+        # A process that a worker has just forked has the worker's name until it executes the encoder.
         forked = {pid for worker in found for pid in descendants(worker)}
         return [pid for pid in found if pid not in forked]
 
     def _one_worker(self) -> list[int]:
-        there = self._workers()
-        return [self.chance.choice(there)] if there else []
+        workers = self._workers()
+        return [self.chance.choice(workers)] if workers else []
 
     def _only_driver(self) -> list[int]:
         return [self.driver.pid]
@@ -130,24 +130,24 @@ class Chaos:
     def _all(self) -> list[int]:
         return [self.driver.pid, *descendants(self.driver.pid)]
 
-    def _go_on(self) -> None:
+    def _restart_if_ended(self) -> None:
         status = self.driver.poll()
         if status is not None:
             self.failed += status not in (0, -signal.SIGKILL)
             assert self.failed < 10, self.log.read_text()
             self.driver = self._start()
 
-    def _wait_until(self, is_so: Callable[[], Any]) -> None:
+    def _wait_until(self, condition: Callable[[], Any]) -> None:
         end = time.monotonic() + PATIENCE
-        while not is_so():
+        while not condition():
             assert time.monotonic() < end, self.log.read_text()
-            self._go_on()
+            self._restart_if_ended()
             time.sleep(0.05)
 
     def finish(self) -> None:
-        """Let the run come to its end."""
+        """Wait until the run is done."""
         while self.driver.wait(PATIENCE):
-            self._go_on()
+            self._restart_if_ended()
 
     def rows_begun(self) -> dict[str, list[datetime]]:
         """Id -> when its rendering began, each time."""
@@ -163,7 +163,7 @@ class Chaos:
 
 
 def flags_of(manifest: str, output: Storage) -> list[str]:
-    """Of `vidgen render`. Any row may be struck by kills that are no fault of its own, however often."""
+    """Flags of `vidgen render`, with enough attempts: any kill may happen during the same row."""
     flags = [manifest, output.root, "--model", "fake", "--device", "cpu", "--replicas", "2"]
     return [*flags, "--max-attempts", str(KILLS + 1)]
 
@@ -176,7 +176,7 @@ def manifest_of(make_manifest: MakeManifest, marks: Path) -> tuple[str, list[str
 
 
 def entered(output: Storage) -> Iterable[tuple[dict[str, Any], datetime]]:
-    """Every ledger entry as it stands, and when its part was made."""
+    """Every ledger entry, and when its part was made."""
     for part in output.list("ledger"):
         moment = datetime.strptime(part.removeprefix("ledger/").partition("-")[0], PART_TIME)
         for entry in pq.read_table(io.BytesIO(output.read_bytes(part))).to_pylist():
@@ -184,7 +184,7 @@ def entered(output: Storage) -> Iterable[tuple[dict[str, Any], datetime]]:
 
 
 class Watch:
-    """Notes when each file was first seen in a folder, until the block ends."""
+    """Records when each file was first seen in a folder, until the block ends."""
 
     def __init__(self, folder: Path) -> None:
         self.seen: dict[str, float] = {}
@@ -209,21 +209,21 @@ class Watch:
 def assert_whole(
     output: Storage, ids: list[str], begun: dict[str, list[datetime]], published: Mapping[str, float]
 ) -> None:
-    """Every row was done once, its video is as its entry says, and was not rendered again once it was there.
+    """Every row was done once, its video agrees with its entry, and no row was rendered again after that.
 
     Args:
-        output: Of the run.
-        ids: All rows.
+        output: The run's output.
+        ids: Ids of all rows.
         begun: Id -> when its rendering began, each time.
-        published: Name of a video -> when it was there, in seconds since 1970.
+        published: Name of a video -> when it was stored, in seconds since 1970.
     """
     done = [(entry, moment) for entry, moment in entered(output) if entry["status"] == "done"]
     assert sorted(entry["id"] for entry, _ in done) == ids
     for entry, moment in done:
         video = output.read_bytes(entry["uri"].removeprefix(f"{output.root}/"))
-        there = datetime.fromtimestamp(published[entry["uri"].rpartition("/")[2]], UTC)
+        stored_at = datetime.fromtimestamp(published[entry["uri"].rpartition("/")[2]], UTC)
         assert (len(video), hashlib.sha256(video).hexdigest()) == (entry["bytes"], entry["sha256"])
         assert len(read_video(video)) == entry["frames"] == 2
-        assert max(begun[entry["id"]]) < min(there, moment), entry["id"]
-    # Nothing else is to be seen, whole or torn.
+        assert max(begun[entry["id"]]) < min(stored_at, moment), entry["id"]
+    # There is no other file, complete or torn.
     assert output.list("videos") == sorted(entry["uri"].removeprefix(f"{output.root}/") for entry, _ in done)

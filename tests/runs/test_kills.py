@@ -1,4 +1,4 @@
-"""Drivers and workers killed at random moments, on a cluster that runs on, into a folder."""
+"""Drivers and workers are killed at random moments; the cluster runs on, the output is a folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from vidgen_dist.storage.folder import open_storage
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_on_a_cluster_that_runs_on_into_a_folder(make_manifest: MakeManifest, tmp_path: Path) -> None:
-    """Killed are workers, and drivers whose workers Ray has to end."""
+def test_kills_on_a_cluster_that_runs_on_with_a_local_output(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Workers are killed, and drivers, whose workers Ray must end."""
     print(f"seed {SEED}")
     marks, output = tmp_path / "marks", open_storage(tmp_path / "out")
     manifest, ids = manifest_of(make_manifest, marks)
     flags = [*flags_of(manifest, output), "--address", ray.get_runtime_context().gcs_address]
     chance = random.Random(SEED)
-    # Ray was seen to end such workers within 0.1 s.
+    # Ray ended such workers within 0.1 s when measured.
     policies = RunPolicies(commit=QUICK, lease=LeasePolicy(orphan_seconds=1.0))
     chaos = Chaos(flags, marks, tmp_path / "log", chance, policies, tree=os.getpid())
     kinds = ["driver", "driver twice"] + ["worker"] * (KILLS - 3)

@@ -1,4 +1,4 @@
-"""Drivers, workers and all of a Ray killed at random moments, to a storage that fails one request in ten."""
+"""Drivers, workers and a whole Ray are killed at random moments; the storage fails one request in ten."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from vidgen_dist.storage.folder import open_storage
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_on_a_ray_of_its_own_and_on_one_that_runs_on_to_a_storage_that_fails(
+def test_kills_on_a_runs_own_ray_and_on_one_that_runs_on_with_a_failing_storage(
     make_manifest: MakeManifest, tmp_path: Path, s3_bucket: str, s3_traffic: Traffic
 ) -> None:
-    """One request in ten fails. Killed are a driver with all of its Ray, then workers and drivers."""
+    """One request in ten fails. A driver is killed with all of its Ray, then workers and drivers."""
     print(f"seed {SEED}")
     marks, output = tmp_path / "marks", open_storage(f"s3://{s3_bucket}/out")
     manifest, ids = manifest_of(make_manifest, marks)

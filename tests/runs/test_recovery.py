@@ -1,4 +1,4 @@
-"""A run enters the finished videos of a killed one."""
+"""A run enters the finished videos of a killed run."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from vidgen_dist.storage.folder import open_storage
 ROWS = 16
 STORED = 6
 QUICK = LeasePolicy(interval_seconds=0.3, orphan_seconds=1.0)
-"""Ray was seen to end workers of a dead driver within 0.1 s where it runs on."""
+"""A Ray that runs on ended workers of a dead driver within 0.1 s when measured."""
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_a_killed_driver_had_not_entered_is_adopted(
+def test_videos_that_a_killed_driver_had_not_entered_are_recovered(
     make_manifest: Callable[..., str],
     make_spec: Callable[..., RunSpec],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is killed before it has written any part of the ledger."""
+    """The driver is killed before it has written any part of the ledger."""
     marks, root = tmp_path / "marks", str(tmp_path / "out")
     output = open_storage(root)
     marks.mkdir()
@@ -58,13 +58,13 @@ def test_what_a_killed_driver_had_not_entered_is_adopted(
         driver.wait()
     assert output.list("ledger") == []
     stored: list[str] = []
-    with_lease = Plan.rows
+    real_rows = Plan.rows
 
-    def note_stored(plan: Plan) -> Any:
+    def record_stored(plan: Plan) -> Any:
         stored.extend(path.rpartition("/")[2].removesuffix(".mp4") for path in output.list("videos"))
-        return with_lease(plan)
+        return real_rows(plan)
 
-    monkeypatch.setattr(Plan, "rows", note_stored)
+    monkeypatch.setattr(Plan, "rows", record_stored)
     spec = make_spec(manifest, output__format="mp4", topology__replicas=1)
     policies = RunPolicies(lease=QUICK)
     result = render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE, policies=policies)

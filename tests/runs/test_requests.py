@@ -1,4 +1,4 @@
-"""What a run asks of its storage."""
+"""The requests of a run to its storage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import Storage, open_storage
 
 MOST = 1.2
-"""Requests a video, in the steady state."""
+"""Requests per video, in the steady state."""
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -31,8 +31,8 @@ def test_a_video_costs_one_request_and_a_share_of_a_ledger_part(
     s3_bucket: str,
     s3_traffic: Traffic,
 ) -> None:
-    """What a run of many rows asks for beyond one of few is the steady state."""
-    # Parts as often as there may be any.
+    """The steady state is the difference between a run of many rows and a run of few."""
+    # Parts are written as often as possible.
     policies = RunPolicies(commit=CommitPolicy(part_seconds=0.0, tick_seconds=0.01))
     few, many = 30, 230
     asked: list[Counter[tuple[str, str]]] = []
@@ -52,10 +52,10 @@ def test_a_video_costs_one_request_and_a_share_of_a_ledger_part(
 
 
 @pytest.mark.parametrize(("gangs", "seconds"), [(8, 60.0), (100, 240.0), (1000, 240.0), (64, 0.03)])
-def test_parts_of_the_ledger_are_few_and_nothing_waits_for_long(
+def test_ledger_parts_are_few_and_no_entry_waits_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gangs: int, seconds: float
 ) -> None:
-    """However slow the model is, with so many gangs."""
+    """With many gangs and a model of any speed."""
     now = [0.0]
     written: list[float] = []
     monkeypatch.setattr(entry_writer.time, "monotonic", lambda: now[0])

@@ -1,4 +1,4 @@
-"""Rows of gangs and runs that are lost or stopped are continued by another gang, or by the next run."""
+"""Another gang, or the next run, resumes rows of a gang that was lost or a run that was stopped."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def run(spec: RunSpec) -> driver.RunResult:
 @pytest.mark.parametrize(
     ("fault", "ranks", "went_on"),
     [
-        # A process that is killed leaves what was saved: every third step.
+        # A killed process leaves the latest saved state: every third step is saved.
         ("die-once@0", 1, 4),
-        # A leader whose follower dies saves what it has.
+        # A leader whose follower dies saves its latest step.
         ("die-once@1", 2, STOP + 1),
     ],
 )
-def test_a_lost_gangs_row_is_gone_on_with_by_another(
+def test_another_gang_resumes_a_lost_gangs_row(
     make_spec: MakeSpec,
     make_manifest: MakeManifest,
     tmp_path: Path,
@@ -65,7 +65,7 @@ def test_a_lost_gangs_row_is_gone_on_with_by_another(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_row_that_two_gangs_died_with_begins_at_its_first_step(
+def test_a_row_that_two_gangs_died_with_begins_at_step_0(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
 ) -> None:
     prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die:"
@@ -77,7 +77,7 @@ def test_a_row_that_two_gangs_died_with_begins_at_its_first_step(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_row_that_is_given_up_leaves_nothing_and_begins_at_its_first_step_in_the_next_run(
+def test_a_row_that_is_given_up_leaves_no_state_and_begins_at_step_0_in_the_next_run(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, marks: Path
 ) -> None:
     prompt = f"mark:{marks} at:{STOP} wait:{tmp_path}/out/scratch/x.state die-once:{tmp_path}/happened"
@@ -92,14 +92,14 @@ def test_a_row_that_is_given_up_leaves_nothing_and_begins_at_its_first_step_in_t
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_goes_on_where_the_one_before_was_stopped(
+def test_a_run_resumes_rows_of_the_stopped_run_before(
     make_spec: MakeSpec,
     make_manifest: MakeManifest,
     tmp_path: Path,
     marks: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And when nothing is left to be rendered, nothing is left of what was saved."""
+    """When no row is left to render, no resume state is left."""
     waits, saved = tmp_path / "waits", tmp_path / "out" / "scratch" / "x.state"
 
     class Preempted(Interrupts):
@@ -115,7 +115,7 @@ def test_a_run_goes_on_where_the_one_before_was_stopped(
         stopped = run(spec)
     assert (stopped.done, stopped.exit_status) == (0, 130)
     assert scratch_of(tmp_path) == [saved]
-    # Of a row whose worker was killed between the entry and this.
+    # The state of a row whose worker was killed before it removed the state.
     (tmp_path / "out" / "scratch" / "y.state").touch()
     assert run(spec).exit_status == 0
     assert steps_in(marks) == [[1, 2, 3, 4, 5], [6, 7, 8]]

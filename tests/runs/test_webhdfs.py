@@ -1,4 +1,4 @@
-"""Runs whose output lies on a storage whose rename does not overwrite."""
+"""Runs with an output on a storage whose rename does not overwrite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(spec: RunSpec) -> RunResult:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_with_other_settings_replaces_all_of_the_one_before(
+def test_a_run_with_other_settings_replaces_all_videos_of_the_run_before(
     make_spec: Callable[..., RunSpec],
     make_manifest: Callable[..., str],
 ) -> None:
@@ -49,5 +49,5 @@ def test_a_run_with_other_settings_replaces_all_of_the_one_before(
             found = verify(uri, deep=True)
             assert (found.videos, found.missing, found.torn, found.temporary) == (3, 0, 0, 0)
         assert len(digests) == 6
-        # Neither the lease nor a temporary file is left.
+        # No lease and no temporary file is left.
         assert [path for path in output.sizes() if path.startswith(".") or "/." in path] == []

@@ -1,4 +1,4 @@
-"""Bad rows by choice: dead letters before anything is rendered, entered once as long as they stand."""
+"""Bad rows as dead letters: entered before anything is rendered, and only once while they stay the same."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ GOOD: dict[str, Any] = {
 WHOLE = "a whole number from 1 to 2147483647"
 
 
-def run(spec: RunSpec, said: io.StringIO | None = None, policies: RunPolicies = RunPolicies()) -> RunResult:
-    console = Console(file=said or io.StringIO(), width=200)
+def run(spec: RunSpec, output: io.StringIO | None = None, policies: RunPolicies = RunPolicies()) -> RunResult:
+    console = Console(file=output or io.StringIO(), width=200)
     return render(spec, console, engine=FAKE_ENGINE, policies=policies)
 
 
@@ -76,7 +76,7 @@ def row(row_id: str | None, **values: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither Ray nor a model is asked for anything."""
+    """Neither Ray nor a model is used."""
 
     def never(*_: Any) -> None:
         raise AssertionError("Ray was started")
@@ -99,14 +99,14 @@ def test_bad_rows_are_dead_letters_and_the_others_are_rendered(
     manifest = make_manifest(*({"priority": 1} | each for each in rows))
     flags: dict[str, Any] = {"manifest__passthrough": ["source"], "topology__replicas": 1}
     spec = make_spec(manifest, faults__bad_rows="fail", **flags)
-    said = io.StringIO()
-    result = run(spec, said)
+    output = io.StringIO()
+    result = run(spec, output)
     assert counts(result) == (0, 2, 4, 0, 1)
     assert result.failures[:2] == (
         "tall: BadRow: height: 31 is not allowed; a multiple of 8 for this model, such as 32",
         f"none: BadRow: num_frames: -1 is not allowed; {WHOLE}",
     )
-    # The rows that are rendered have the order and the fingerprints of a manifest without the others.
+    # The rows that are rendered have the same order and fingerprints as in a manifest without the others.
     found = entries(spec.output.uri)
     assert [entry["id"] for entry in found] == ["tall", "none", "empty", "seed", "b", "a"]
     alone = make_spec(make_manifest(row("a"), name="alone.parquet"), **flags)
@@ -126,7 +126,7 @@ def test_bad_rows_are_dead_letters_and_the_others_are_rendered(
     ):
         assert (entry["status"], entry["error_class"], entry["attempt"]) == ("failed", "BadRow", 1)
         assert (entry["error_message"], entry["source"]) == (message, source)
-    lines = said.getvalue().splitlines()
+    lines = output.getvalue().splitlines()
     assert lines[0] == "4 of 6 rows cannot be rendered:"
     assert lines[1:5] == [
         "  height, 1 rows: a multiple of 8 for this model, such as 32; the first: "
@@ -144,7 +144,7 @@ def test_bad_rows_are_dead_letters_and_the_others_are_rendered(
 
 @pytest.fixture
 def entered(make_spec: MakeSpec, make_manifest: MakeManifest, no_ray: None) -> RunSpec:
-    """A run of three bad rows, whose dead letters lie in the ledger."""
+    """A run of three bad rows, whose dead letters are in the ledger."""
     assert no_ray is None
     rows = [row("x", height=31), row("y", num_frames=-1), row("z", prompt=None)]
     spec = make_spec(make_manifest(*rows), faults__bad_rows="fail")
@@ -164,7 +164,7 @@ def entered(make_spec: MakeSpec, make_manifest: MakeManifest, no_ray: None) -> R
         {"manifest.retry": "failed:BadRow"},
     ],
 )
-def test_what_was_not_mended_is_not_entered_again(entered: RunSpec, changed: dict[str, Any]) -> None:
+def test_a_row_that_was_not_corrected_is_not_entered_again(entered: RunSpec, changed: dict[str, Any]) -> None:
     before = entries(entered.output.uri)
     result = run(entered.override(changed))
     assert counts(result) == (0, 0, 3, 0, 1)
@@ -172,7 +172,7 @@ def test_what_was_not_mended_is_not_entered_again(entered: RunSpec, changed: dic
     assert entries(entered.output.uri) == before
 
 
-def test_what_a_retry_does_not_choose_is_none_of_its_failures(
+def test_rows_that_a_retry_does_not_choose_do_not_count_as_failed(
     entered: RunSpec, make_manifest: MakeManifest
 ) -> None:
     make_manifest(row("x", height=31), row("new", height=31))
@@ -182,10 +182,10 @@ def test_what_a_retry_does_not_choose_is_none_of_its_failures(
     assert [entry["id"] for entry in entries(entered.output.uri)] == list("xyz")
 
 
-def test_a_mended_row_is_rendered_and_one_that_is_bad_in_another_way_entered(
+def test_a_corrected_row_is_rendered_and_a_row_that_is_bad_in_another_way_entered(
     entered: RunSpec, make_manifest: MakeManifest
 ) -> None:
-    """Also of a manifest in other files, in another order; its passthrough columns may change."""
+    """Even if the manifest has other files and another order; its passthrough columns may change."""
     folder = Path(entered.manifest.uri).parent / "m"
     folder.mkdir()
     make_manifest(row("y", num_frames=-2), row("z", prompt=None, source="t"), name="m/1.parquet")
@@ -225,7 +225,7 @@ def test_a_done_row_that_is_broken_fails_and_restored_is_done(
     assert counts(run(spec)) == (2, 0, 0, 0, 0)
 
 
-def test_rows_without_ids_are_known_by_what_they_hold(
+def test_rows_without_ids_are_identified_by_their_values(
     make_spec: MakeSpec, make_manifest: MakeManifest, no_ray: None
 ) -> None:
     assert no_ray is None
@@ -239,7 +239,7 @@ def test_rows_without_ids_are_known_by_what_they_hold(
 
 @pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("ids", [["a", "a"], ["a", ""], ["a", b"\xff"]])
-def test_ids_are_refused_as_ever(make_spec: MakeSpec, tmp_path: Path, ids: list[Any]) -> None:
+def test_bad_ids_are_refused_as_always(make_spec: MakeSpec, tmp_path: Path, ids: list[Any]) -> None:
     raw = pa.array([each if isinstance(each, bytes) else each.encode() for each in ids])
     text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
     bad = [row(f"bad {n}", height=31) for n in range(50)]
@@ -256,7 +256,7 @@ def test_ids_are_refused_as_ever(make_spec: MakeSpec, tmp_path: Path, ids: list[
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_bad_rows_are_refused_unless_they_are_to_fail(
+def test_bad_rows_are_refused_by_default(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     with pytest.raises(Refused, match=r"height: 31 is not(.|\n)*`--bad-rows fail` makes dead letters"):
@@ -321,7 +321,7 @@ def many(folder: Path, count: int) -> str:
     return str(folder / "m.parquet")
 
 
-def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
+def test_a_signal_stops_entering_and_the_next_run_continues(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(many(tmp_path, 3000), faults__bad_rows="fail")
@@ -349,8 +349,8 @@ def test_a_signal_ends_the_entering_and_the_next_run_goes_on(
     assert len({entry["finished_at"] for entry in found}) == len(found) == 3000
 
 
-def test_a_killed_driver_loses_no_place_among_many(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Parts are of many rows; none is entered twice; then the run ends for too many failures, before Ray."""
+def test_a_killed_driver_loses_no_row_among_many(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Parts have many rows; none is entered twice; then too many failures end the run before Ray starts."""
     count = 20_000
     manifest, output = many(tmp_path, count), tmp_path / "out"
     flags = ["render", manifest, str(output), "--model", "fake", "--device", "cpu", "--format", "npy"]
@@ -376,7 +376,7 @@ def test_a_killed_driver_loses_no_place_among_many(make_spec: MakeSpec, tmp_path
 
 
 def test_bad_rows_of_every_kind_are_left_out_of_the_order(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Values that no shape has, in columns that decide the order."""
+    """The columns that decide the order have values that no shape has."""
     columns = {
         "id": list("abcdefgh"),
         "prompt": [*"abcdefg", None],
@@ -391,7 +391,7 @@ def test_bad_rows_of_every_kind_are_left_out_of_the_order(make_spec: MakeSpec, t
     assert plan.reasons[0].count == 4
 
 
-def test_images_are_not_opened_for_it(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+def test_images_are_not_opened_to_find_bad_rows(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
     rows = [row("a", image="missing.png"), row("b", image=""), row("c", image=None), row("d", image="e.png")]
     spec = make_spec(make_manifest(*rows), faults__bad_rows="fail", model__task="image-to-video")
     plan = plan_of(spec)

@@ -1,4 +1,4 @@
-"""What is to be seen of a run from outside while it runs: its status and Ray's metrics."""
+"""The overview of a run while it runs: its status file and Ray's metrics."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def status_of(output: Path) -> RunStatus:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_says_how_it_stands(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_the_status_file_shows_the_progress_of_a_run(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
     policies = RunPolicies(
         status=StatusPolicy(update_seconds=0.0, local_seconds=0.0),
         stragglers=StragglerPolicy(min_rows=2, grace_seconds=0.0),
@@ -56,7 +58,7 @@ def test_a_run_says_how_it_stands(make_spec: MakeSpec, make_manifest: MakeManife
         assert not running.done()
         found = read_status_file(open_storage(output))
         slow = found and {slow.row for slow in found.slow_rows} == {"d", "e"}
-        # Of a failed row, the next one may be heard of first.
+        # The next row's start may be reported before the failure of this row.
         return found if slow and found.failed else None
 
     with ThreadPoolExecutor(1) as pool:
@@ -83,7 +85,9 @@ def test_a_run_says_how_it_stands(make_spec: MakeSpec, make_manifest: MakeManife
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_how_a_run_ended(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_the_status_file_shows_how_a_run_ended(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
     with pytest.raises(Refused):
         run(make_spec(make_manifest("x"), model__id="refused-by-workers"))
     last = status_of(tmp_path / "out")
@@ -91,7 +95,7 @@ def test_how_a_run_ended(make_spec: MakeSpec, make_manifest: MakeManifest, tmp_p
     assert "transformer.weight: missing" in last.message
 
 
-def test_the_status_of_a_run_that_took_over_is_left_alone(tmp_path: Path) -> None:
+def test_the_status_of_a_run_that_took_over_is_not_overwritten(tmp_path: Path) -> None:
     output = open_storage(tmp_path)
     progress = RunProgress(Console(file=io.StringIO()), total=8, done=2)
     with acquire(output, "mine", say=print) as lease:
@@ -108,7 +112,7 @@ def test_the_status_of_a_run_that_took_over_is_left_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_prometheus_and_rays_dashboard_get(
+def test_metrics_for_prometheus_and_logs_for_rays_dashboard(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, s3_bucket: str
 ) -> None:
     import ray
@@ -128,7 +132,7 @@ def test_what_prometheus_and_rays_dashboard_get(
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
     def scraped() -> dict[tuple[str, ...], float]:
-        """Name and the labels that are ours, of this test's model -> value."""
+        """(name, our labels) -> value, for this test's model."""
         with urllib.request.urlopen(url, timeout=60) as answer:
             text = answer.read().decode()
         found = {}
@@ -149,7 +153,7 @@ def test_what_prometheus_and_rays_dashboard_get(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, spec)
         try:
-            # Each look makes Ray's agent write all of its metrics; it hears of new ones every 10 s.
+            # Each request makes Ray's agent write all of its metrics; it gets new ones every 10 s.
             found = wait_until(at_last, every=0.5)
         finally:
             go.touch()
@@ -164,7 +168,7 @@ def test_what_prometheus_and_rays_dashboard_get(
         assert found["vidgen_stage_seconds_count", "0", stage] == 2
     assert found["vidgen_gangs",] == found["vidgen_gangs_ready",] == 1
     assert found["vidgen_stragglers",] == 0
-    # Nothing is appended to on an object store: the log is among Ray's.
+    # Object stores cannot append: the log is among Ray's logs.
     assert not [name for name in output.list() if name.startswith("logs/")]
     context = ray.get_runtime_context()
     logs = Path(context.get_temp_dir(), context.get_session_name(), "logs")
