@@ -56,6 +56,28 @@ def normal(*shape: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def denoiser_inputs(
+    rng: np.random.Generator, text: int, frames: int, height: int, width: int, tokens: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Random inputs of a denoiser, as the references name them.
+
+    Args:
+        rng: Draws them.
+        text: Width of the encoded text.
+        frames: Frames of three channels.
+        height: Their rows.
+        width: Their columns.
+        tokens: Each sample's tokens, of six.
+    """
+    batch, length = len(tokens), 6
+    return {
+        "hidden_states": rng.standard_normal((batch, 3, frames, height, width)).astype(np.float32),
+        "timestep": np.linspace(900, 30, batch),
+        "encoder_hidden_states": rng.standard_normal((batch, length, text)).astype(np.float32),
+        "encoder_attention_mask": np.arange(length) < np.array(tokens)[:, None],
+    }
+
+
 def pieces_of(case: Case, prefix: str) -> dict[str, np.ndarray]:
     """The case's arrays `prefix.…`, by the rest of their names."""
     start = f"{prefix}."

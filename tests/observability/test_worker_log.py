@@ -13,17 +13,19 @@ from typing import Any
 
 import pytest
 
-from tests.fake_engine import FAKE_ENGINE
-from tests.policies import AT_ONCE
-from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, WorkerHarness, finish, row
+from tests.runtime.worker.in_process import (
+    WorkerHarness,
+    finish,
+    make_job,
+    row,
+    start_worker,
+)
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.observability import worker_log
 from vidgen_dist.observability.worker_log import log_file, open_log
-from vidgen_dist.runtime.messages import Job, WorkerMessage
-from vidgen_dist.runtime.worker.worker import Worker
-from vidgen_dist.spec import ModelOptions, OutputOptions
+from vidgen_dist.runtime.messages import WorkerMessage
 from vidgen_dist.storage.failures import StorageError
-from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.folder import Storage
 from vidgen_dist.worker_events import WorkerEvent
 
 
@@ -43,20 +45,7 @@ def is_event(kind: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def start(tmp_path: Path, file: Path) -> WorkerHarness:
-    output = OutputOptions(uri=str(tmp_path / "out"), format="npy")
-    job = Job(
-        FAKE_ENGINE,
-        ModelOptions(id="fake"),
-        "cpu",
-        open_storage(output.uri),
-        output,
-        IDENTITY,
-        PASSTHROUGH,
-        retries=AT_ONCE,
-    )
-    worker = Worker(job, "w1", open_log(str(file), "w1", replica=3, host="10.0.0.1"))
-    worker.start(None)
-    return WorkerHarness(worker)
+    return start_worker(make_job(tmp_path / "out"), open_log(str(file), "w1", replica=3, host="10.0.0.1"))
 
 
 def test_the_events_of_a_worker_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

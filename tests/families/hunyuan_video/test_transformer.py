@@ -59,18 +59,10 @@ def randomised(**changes):
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
     """Random inputs, with one sample for each of these numbers of tokens."""
     rng = np.random.default_rng(1)
-    batch, length = len(tokens), 6
-
-    def normal(*shape):
-        return rng.standard_normal(shape).astype(np.float32)
-
     return {
-        "hidden_states": normal(batch, 3, frames, height, width),
-        "timestep": np.linspace(900, 30, batch),
-        "encoder_hidden_states": normal(batch, length, 6),
-        "encoder_attention_mask": np.arange(length) < np.array(tokens)[:, None],
-        "pooled_projections": normal(batch, 5),
-        "guidance": np.linspace(6000, 1000, batch),
+        **tiny.denoiser_inputs(rng, 6, frames, height, width, tokens),
+        "pooled_projections": rng.standard_normal((len(tokens), 5)).astype(np.float32),
+        "guidance": np.linspace(6000, 1000, len(tokens)),
     }
 
 

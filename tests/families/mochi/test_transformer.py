@@ -49,17 +49,7 @@ def randomised(**changes):
 def inputs(frames=2, height=4, width=6, tokens=(5, 3)):
     """Random inputs, with one sample for each of these numbers of tokens."""
     rng = np.random.default_rng(1)
-    batch, length = len(tokens), 6
-
-    def normal(*shape):
-        return rng.standard_normal(shape).astype(np.float32)
-
-    return {
-        "hidden_states": normal(batch, 3, frames, height, width),
-        "timestep": np.linspace(900, 30, batch),
-        "encoder_hidden_states": normal(batch, length, 8),
-        "encoder_attention_mask": np.arange(length) < np.array(tokens)[:, None],
-    }
+    return tiny.denoiser_inputs(rng, 8, frames, height, width, tokens)
 
 
 @pytest.mark.parametrize("step", ["first", "last"])

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tests.fake_engine import FAKE_ENGINE, resolved
+from tests.policies import AT_ONCE
 from tests.waiting import PATIENCE
 from vidgen_dist.output.fingerprint import Identity
 from vidgen_dist.output.pending_row import PendingRow
@@ -19,9 +20,11 @@ from vidgen_dist.runtime.worker.row_consensus import RankResult
 from vidgen_dist.runtime.worker.worker import Worker
 from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.folder import open_storage
+from vidgen_dist.worker_events import OnWorkerEvent, ignore_event
 
 IDENTITY = Identity(model="m", task="text-to-video", dtype="float32", format="npy", crf=None)
 PASSTHROUGH = pa.schema([("source", pa.string())])
+ALONE = Degrees()
 
 
 class WorkerHarness:
@@ -61,21 +64,35 @@ class LocalFollowers:
         return [self.pool.submit(follower.follow, row) for follower in self.followers]
 
 
+def make_job(
+    output: Path, model: str = "fake", max_attempts: int = 3, degrees: Degrees = ALONE, **options: Any
+) -> Job:
+    """The job of workers whose output is a folder; `options` are `OutputOptions`."""
+    return Job(
+        engine=FAKE_ENGINE,
+        model=ModelOptions(id=model),
+        device="cpu",
+        output=open_storage(output),
+        output_options=OutputOptions(**{"uri": str(output), "format": "npy", **options}),
+        identity=IDENTITY,
+        passthrough=PASSTHROUGH,
+        degrees=degrees,
+        max_attempts=max_attempts,
+        retries=AT_ONCE,
+    )
+
+
+def start_worker(job: Job, on_event: OnWorkerEvent = ignore_event) -> WorkerHarness:
+    worker = Worker(job, "w1", on_event)
+    worker.start(None)
+    return WorkerHarness(worker)
+
+
 def start_gang(
     output: Path, ranks: int, checkpoint_every: int | None = None
 ) -> tuple[list[WorkerHarness], LocalFollowers]:
     """The workers of a gang, the leader first, with their models loaded; and the followers."""
-    degrees = Degrees(ulysses=ranks)
-    job = Job(
-        FAKE_ENGINE,
-        ModelOptions(id="fake"),
-        "cpu",
-        open_storage(output),
-        OutputOptions(uri=str(output), format="npy", checkpoint_every=checkpoint_every),
-        IDENTITY,
-        PASSTHROUGH,
-        degrees,
-    )
+    job = make_job(output, degrees=Degrees(ulysses=ranks), checkpoint_every=checkpoint_every)
     gang = [WorkerHarness(Worker(job, f"w{rank}")) for rank in range(ranks)]
     for harness in gang:
         harness.worker.start(None, "127.0.0.1")

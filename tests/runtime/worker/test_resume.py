@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fake_engine import FAKE_ENGINE, FakeMesh, FakePipeline
+from tests.fake_engine import FakeMesh, FakePipeline
 from tests.marks import STEPS, STOP, scratch_of, steps_in
-from tests.policies import AT_ONCE
-from tests.runtime.worker.in_process import IDENTITY, PASSTHROUGH, WorkerHarness, finish, row, start_gang
+from tests.runtime.worker.in_process import (
+    IDENTITY,
+    WorkerHarness,
+    finish,
+    make_job,
+    row,
+    start_gang,
+    start_worker,
+)
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.media import to_uint8
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.resume_states import ResumeStates, SavedState, unpack
-from vidgen_dist.runtime.messages import Job
-from vidgen_dist.runtime.worker.worker import Worker
-from vidgen_dist.spec import ModelOptions, OutputOptions
 from vidgen_dist.storage.failures import StorageError
-from vidgen_dist.storage.folder import Storage, open_storage
+from vidgen_dist.storage.folder import Storage
 from vidgen_dist.worker_events import OnWorkerEvent, WorkerEvent, ignore_event
 
 
@@ -32,20 +36,7 @@ def start(tmp_path: Path) -> Callable[..., WorkerHarness]:
     """Starts a worker that saves every `checkpoint_every` steps, and whose output is `tmp_path / "out"`."""
 
     def begin(checkpoint_every: int | None, on_event: OnWorkerEvent = ignore_event) -> WorkerHarness:
-        output = OutputOptions(uri=str(tmp_path / "out"), format="npy", checkpoint_every=checkpoint_every)
-        job = Job(
-            FAKE_ENGINE,
-            ModelOptions(id="fake"),
-            "cpu",
-            open_storage(output.uri),
-            output,
-            IDENTITY,
-            PASSTHROUGH,
-            retries=AT_ONCE,
-        )
-        harness = WorkerHarness(Worker(job, "w", on_event))
-        harness.worker.start(None)
-        return harness
+        return start_worker(make_job(tmp_path / "out", checkpoint_every=checkpoint_every), on_event)
 
     return begin
 
