@@ -14,6 +14,6 @@ for settings in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/ca
   fi
 done
 export RAY_USAGE_STATS_ENABLED=0
-# With many workers on a host Ray holds many connections open.
+# With many workers on a host, Ray keeps many connections open.
 ulimit -n 65536 || true
 exec ray start --head --node-ip-address "$ip" --port "$port" --dashboard-host 127.0.0.1 "$@"

@@ -1,9 +1,9 @@
-"""How often the flag `noise` is right: synthetic clips by family, noise and what is none.
+"""How often the flag `noise` is right: on synthetic clips of several families, with noise and without.
 
     python -m tests.benchmarks.noise [--clips 10] [--only water confetti]
 
-Of each family and size (frames x height x width) the share that is flagged. The same clips on every host:
-each is drawn from its family's name, its size and its number.
+Prints the share of clips that is flagged, for each family and size (frames x height x width). The clips are
+the same on every host: each is drawn from its family's name, its size and its number.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from vidgen_dist.quality import flags, measure
 Clip = np.ndarray
 """(F, H, W, 3) uint8."""
 Draw = Callable[[np.random.Generator, int, int, int], Clip]
-"""Makes a clip of so many frames, of so many rows and columns."""
+"""Draws a clip with a number of frames, rows and columns."""
 
 SIZES = ((1, 64, 64), (9, 64, 64), (1, 128, 192), (9, 128, 192), (1, 256, 384), (9, 256, 384), (6, 704, 1280))
 """Frames, height, width."""
 
 
 def draw(family: str, number: int, frames: int, height: int, width: int) -> Clip:
-    """A family's clip of that number and size."""
+    """A family's clip with this number and size."""
     rng = np.random.default_rng([zlib.crc32(family.encode()), number, frames, height, width])
     clip = {**NOISE, **PICTURES}[family](rng, frames, height, width)
     assert clip.shape == (frames, height, width, 3), (family, clip.shape)
@@ -48,7 +48,7 @@ def _white(rng: np.random.Generator, frames: int, height: int, width: int) -> Cl
 
 
 def _strong(rng: np.random.Generator, frames: int, height: int, width: int) -> Clip:
-    """So strong that most of it is clipped."""
+    """Noise so strong that most of it is clipped."""
     return 128 + rng.uniform(60, 300) * rng.standard_normal((frames, height, width, 3), np.float32)
 
 
@@ -85,13 +85,13 @@ def _salt(rng: np.random.Generator, frames: int, height: int, width: int) -> Cli
 
 
 def _spots(side: int, order: int, every: int = 1, *, smooth: bool = False) -> Draw:
-    """Noise of a latent's size made larger, as a VAE does that decodes it.
+    """Noise of a latent's size, enlarged as by a VAE's decoder.
 
     Args:
-        side: Pixels of a spot.
-        order: Of the spline: 0 squares, 1 linear, 3 cubic.
+        side: Pixels per side of a spot.
+        order: The spline's order: 0 squares, 1 linear, 3 cubic.
         every: Frames that a latent frame becomes.
-        smooth: Whether these go over into the next ones.
+        smooth: Whether these frames blend into the next ones.
     """
 
     def clip(rng: np.random.Generator, frames: int, height: int, width: int) -> Clip:
@@ -111,7 +111,7 @@ def _spots(side: int, order: int, every: int = 1, *, smooth: bool = False) -> Dr
 
 
 def _enlarging(count: int, side: int, order: int) -> np.ndarray:
-    """What makes so many values `side` times as many: (side * count, count)."""
+    """The matrix that turns `count` values into `side` times as many: (side * count, count)."""
     own = np.eye(count, dtype=np.float32)
     return np.stack(
         [ndimage.zoom(each, side, order=order, mode="nearest", grid_mode=True) for each in own], 1
@@ -119,12 +119,12 @@ def _enlarging(count: int, side: int, order: int) -> np.ndarray:
 
 
 def _held(family: Draw) -> Draw:
-    """The same frame all the time."""
+    """The same frame repeated."""
     return lambda rng, frames, height, width: np.repeat(family(rng, 1, height, width), frames, axis=0)
 
 
 def _clouds(rng: np.random.Generator, frames: int, height: int, width: int) -> Clip:
-    """Brown in its spectrum, and another one in each frame."""
+    """Noise with a brown spectrum, different in each frame."""
     return 110 + 40 * np.stack([_field(rng, height, width, 1.5, 3) for _ in range(frames)])
 
 
@@ -151,7 +151,7 @@ NOISE: Mapping[str, Draw] = {
     "clouds": _clouds,
 }
 
-# --- what is no noise --------------------------------------------------------------------------------
+# --- other clips -------------------------------------------------------------------------------------
 
 
 def _field(rng: np.random.Generator, height: int, width: int, slope: float, channels: int) -> np.ndarray:
@@ -169,7 +169,7 @@ def _field(rng: np.random.Generator, height: int, width: int, slope: float, chan
 def _panned(
     picture: Callable[[int, int], np.ndarray], frames: int, height: int, width: int, speed: np.ndarray
 ) -> Clip:
-    """A camera that moves over a picture, by so many rows and columns a frame."""
+    """A camera that moves over a picture, by a number of rows and columns per frame."""
     down, right = (int(abs(each) * frames) + 1 for each in speed)
     whole = picture(height + down, width + right)
     starts = [(int(abs(speed[0]) * at), int(abs(speed[1]) * at)) for at in range(frames)]
@@ -236,12 +236,12 @@ def _falling(
     """Things that fall through a clip.
 
     Args:
-        clip: What is behind them.
-        density: Pixels for each of them.
-        size: Of the largest, in pixels.
-        speed: Of the fastest, in pixels a frame.
-        colours: Of some of them.
-        cover: How much each covers what is behind it.
+        clip: The background.
+        density: Pixels per thing.
+        size: Size of the largest thing, in pixels.
+        speed: Speed of the fastest thing, in pixels per frame.
+        colours: The things' colours.
+        cover: How much each thing covers the background.
     """  # fmt: skip
     frames, height, width, _ = clip.shape
     clip = clip.astype(np.float32)
@@ -320,7 +320,7 @@ def _leaves(rng: np.random.Generator, frames: int, height: int, width: int) -> C
 
 
 def _grass(rng: np.random.Generator, frames: int, height: int, width: int) -> Clip:
-    """Grass or sand: fine structure without larger one, but for light and shade."""
+    """Grass or sand: fine structure with no larger one except light and shade."""
     slope, widest, power = rng.uniform(0.3, 0.8), rng.uniform(8, 30), rng.uniform(1, 1.6)
 
     def picture(rows: int, columns: int) -> np.ndarray:
@@ -346,7 +346,7 @@ def _tiles(rng: np.random.Generator, frames: int, height: int, width: int) -> Cl
 
 
 def _plain(rng: np.random.Generator, frames: int, height: int, width: int) -> Clip:
-    """One colour, with the last bit undecided."""
+    """One colour, with a random last bit."""
     return rng.uniform(0, 255, 3) + rng.uniform(-0.5, 0.5, (frames, height, width, 3))
 
 
@@ -377,9 +377,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--clips", type=int, default=10, help="Of each family and size; a third above 128x192."
+        "--clips", type=int, default=10, help="Clips per family and size; a third of it above 128x192."
     )
-    parser.add_argument("--only", nargs="*", help="Families.")
+    parser.add_argument("--only", nargs="*", help="The families to measure.")
     arguments = parser.parse_args()
     names = [f"{frames}x{height}x{width}" for frames, height, width in SIZES]
     print(f"{'flagged, of a hundred':28}", *(f"{name:>11}" for name in names))

@@ -1,20 +1,20 @@
-"""The same small job by `vidgen render` and by Ray Data, with and without its checkpoints: what a kill costs.
+"""What a kill costs: the same small job with `vidgen render` and with Ray Data, with and without checkpoints.
 
-    pip install "pandas<3"    # Ray Data's; later ones need a NumPy that MindSpore does not take
+    pip install "pandas<3"    # for Ray Data; later versions need a NumPy that MindSpore does not accept
     python -m tests.benchmarks.ray_data [--rows 60] [--seconds 0.2] [--block-rows 1] [--systems …] [--cases …]
 
-The job: rows of a manifest, each rendered to a small mp4 by two workers. The engine is the tests' fake
-one: it sleeps, then makes noise, so that what is compared is everything around the model. Ray Data runs as
-its guide for batch inference does: `read_parquet`, `map_batches` of one row with a pool of two actors that
-render and write the file, `write_parquet` for what became of the rows. A block has one row: blocks are what
-actors take, and what is written and checkpointed, so that larger ones lose more rows to a kill and make fewer
-files. `CheckpointConfig` goes by the column `id`, and keeps its checkpoints when the job succeeds: by default
-they are deleted then, and the next run renders all rows.
+The job: two workers render the rows of a manifest to small mp4s. The engine is the tests' fake engine: it
+sleeps, then makes noise, so that everything but the model is compared. Ray Data runs as in its guide for
+batch inference: `read_parquet`, `map_batches` of one row with a pool of two actors that render and write the
+file, `write_parquet` for the results. A block has one row: actors take blocks, and blocks are written and
+checkpointed, so larger blocks lose more rows to a kill and make fewer files. `CheckpointConfig` uses the
+column `id`, and keeps its checkpoints when the job succeeds: by default they are deleted then, and the next
+run renders all rows.
 
-Each is run four times: undisturbed; with a worker killed half way (SIGKILL); with the driver and all that it
-started killed half way, and then started again; and to its end, then again with a manifest in which some rows
-have another prompt, some one step more, and some are new. Seconds run from the start of the process to its
-end, Ray's own start included. What is counted is the renderings that were begun.
+Each system runs four times: undisturbed; with a worker killed half way (SIGKILL); with the driver and all of
+its descendants killed half way, and then started again; and to its end, then again with a manifest in which
+some rows have another prompt, some one more step, and some are new. Seconds are from the start of the process
+to its end, including Ray's start. Renderings that were begun are counted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CHANGED = 5
 
 @dataclass(frozen=True)
 class Job:
-    """Where a job's files are, and what its rows take."""
+    """A job: where its files are, and how long its rows take."""
 
     folder: Path
     rows: int
@@ -68,12 +68,12 @@ class Job:
 
     @property
     def begun(self) -> Path:
-        """The folder in which every rendering leaves a stamp: the row's number, a comma, nanoseconds."""
+        """The folder where every rendering leaves a stamp: the row's number, a comma, nanoseconds."""
         return self.folder / "begun"
 
     @property
     def signs(self) -> Path:
-        """The folder in which every worker leaves its process id."""
+        """The folder where every worker leaves its process id."""
         return self.folder / "signs"
 
 
@@ -103,7 +103,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=0.2, help="What a row's rendering takes.")
+    parser.add_argument("--seconds", type=float, default=0.2, help="Seconds that a row's rendering takes.")
     parser.add_argument("--block-rows", type=int, default=1, help="Rows of Ray Data's blocks.")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
@@ -125,7 +125,7 @@ def _render_with_ray_data(manifest: str, output: str, checkpoints: str | None, b
     import ray
     from ray.data.checkpoint import CheckpointConfig
 
-    # The actors take two; reading, the checkpoints' filter and writing share the others.
+    # The actors use two; reading, the checkpoints' filter and writing share the others.
     ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=4)
     if checkpoints:
         ray.data.DataContext.get_current().checkpoint_config = CheckpointConfig(
@@ -213,7 +213,7 @@ CASES: dict[str, Callable[[Job, Sequence[str]], str]] = {
 
 
 def changes(job: Job) -> dict[str, range]:
-    """Numbers of rows by what the second manifest changes in them."""
+    """Numbers of rows, by the change in the second manifest."""
     return {
         "other prompts": range(CHANGED),
         "other steps": range(CHANGED, 2 * CHANGED),
@@ -243,13 +243,13 @@ def write_manifest(job: Job, *, changed: bool = False) -> None:
 
 
 def renderings(job: Job, *, since: int = 0) -> Counter[int]:
-    """How often each row's rendering was begun, since so many nanoseconds after 1970."""
+    """How often each row's rendering was begun, since a time in nanoseconds after 1970."""
     stamps = [stamp.name.split(",") for stamp in job.begun.iterdir()]
     return Counter(int(number) for number, at in stamps if int(at) >= since)
 
 
 def videos(job: Job) -> set[int]:
-    """Numbers of the rows whose video is there."""
+    """Numbers of the rows whose video is stored."""
     stems = {path.stem for path in (job.output / "videos").rglob("*.mp4")}
     return {number for number in range(job.rows + CHANGED) if safe_name(_row_id(number)) in stems}
 
@@ -259,7 +259,7 @@ def _row_id(number: int) -> str:
 
 
 def _summary(job: Job, took: float, status: int, there: set[int] = frozenset(), then: int = 0) -> str:
-    """What became of a run; `there` are the rows whose video was there `then`."""
+    """The result of a run as text; `there` are the rows whose video was stored at the time `then`."""
     ledger = job.output / "ledger"
     known = set(pq.read_table(ledger)["id"].to_pylist()) if any(ledger.rglob("*.parquet")) else set()
     wasted = len(there & set(renderings(job, since=then)))

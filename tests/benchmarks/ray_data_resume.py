@@ -1,13 +1,13 @@
-"""What it costs to find that all rows are done: from our ledger, and by Ray Data's checkpoints.
+"""What it costs to find that all rows are done: with our ledger, and with Ray Data's checkpoints.
 
-    pip install "pandas<3"    # Ray Data's; later ones need a NumPy that MindSpore does not take
+    pip install "pandas<3"    # for Ray Data; later versions need a NumPy that MindSpore does not accept
     python -m tests.benchmarks.ray_data_resume [--rows 100_000] [--part-rows 1000]
 
 Manifest and ledger are those of `tests.benchmarks.scale`, and the checkpoints have as many files as the
-ledger has parts; a job of blocks of one row leaves `--part-rows 1`. Ours is all that `vidgen render` does
-before Ray starts, with the rows' fingerprints. Ray Data reads the manifest, filters it and writes what is
-left, which is nothing; Ray is at work before the watch starts. Processor time is that of all processes,
-memory that of the largest.
+ledger has parts; a job with blocks of one row is measured with `--part-rows 1`. Ours is everything that
+`vidgen render` does before Ray starts, with the rows' fingerprints. Ray Data reads the manifest, filters it
+and writes the remaining rows, of which there are none; Ray is started before the measurement. Processor time
+is that of all processes, memory that of the largest.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         for system in ("vidgen", "Ray Data"):
             command = [sys.executable, "-m", "tests.benchmarks.ray_data_resume", "--step", system, folder]
             found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            # Ray prints, too.
+            # Ray prints lines, too.
             line = next(line for line in found.splitlines() if line.startswith(TOOK))
             print(f"{given.rows:>12,} rows  {system:9} {line}", flush=True)
 
@@ -69,7 +69,7 @@ def _ray_data(folder: Path) -> None:
     from ray.data.checkpoint import CheckpointConfig
 
     ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=4)
-    # So that the first worker's start is not counted.
+    # Otherwise the first worker's start would be counted.
     ray.get(ray.remote(pa.array).remote([1]))
     ray.data.DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=str(folder / "checkpoints"), delete_checkpoint_on_success=False

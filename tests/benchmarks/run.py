@@ -1,16 +1,16 @@
-"""What `vidgen render` costs over a bare loop: videos per minute of one replica over those of the pipeline.
+"""What `vidgen render` costs beside a bare loop: videos per minute of one replica, divided by the pipeline's.
 
     python -m tests.benchmarks.run [--rows 40] [--steps 100] [--turn 3] [--cores 1]
 
-Both sides render the same rows of the demo's checkpoint, each in a process of its own. They
-take turns of a few seconds, in which the processes of the other side are stopped, so that a machine whose
-speed changes favours neither. What counts is the time of a side's own turns, from its first finished video to
-its last: loading and starting are left out on both. The bare loop calls the pipeline and nothing else: it
-neither encodes nor writes.
+Both sides render the same rows with the demo's checkpoint, each in a process of its own. They take turns of a
+few seconds, in which the processes of the other side are stopped, so that a machine whose speed changes
+favours neither side. The time of a side's own turns counts, from its first finished video to its last:
+loading and starting are left out on both sides. The bare loop only calls the pipeline: it neither encodes nor
+writes.
 
-On CPU the model computes on all cores, and Ray and the encoder take their time from it, which an NPU's host
-does not. With `--cores 1` both models keep to one core, and what is beside them has the others. The number of
-steps makes up for it a little: a video renders for seconds here, for minutes with a published model.
+On CPU the model computes on all cores, and Ray and the encoder compete with it, unlike on an NPU's host. With
+`--cores 1` both models use one core, and everything else has the other cores. The number of steps compensates
+for that a little: a video renders for seconds here, and for minutes with a published model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vidgen_dist.cli import app
 from vidgen_dist.demo import checkpoint_path
 
 Turn = tuple[float, float]
-"""When it began and when it ended, in seconds of `time.time()`."""
+"""The begin and end of a turn, in seconds of `time.time()`."""
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--turn", type=float, default=3.0, help="Seconds of a turn.")
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="Of the model.")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="Cores of the model.")
     parser.add_argument("--side", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
@@ -73,8 +73,8 @@ def _write_manifest(path: Path, rows: int, steps: int) -> None:
 
 
 def _render(cores: int, *arguments: str) -> None:
-    """`vidgen render` on a Ray of as many CPUs, by which its one worker keeps to as many cores."""
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray has it so
+    """`vidgen render` on a Ray with this many CPUs, so that its only worker uses this many cores."""
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name
     ray.init(
         address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, namespace="vidgen"
     )
@@ -82,7 +82,7 @@ def _render(cores: int, *arguments: str) -> None:
 
 
 def _bare_loop(cores: int, manifest: str) -> None:
-    """The pipeline alone; prints when each video is finished."""
+    """The pipeline alone; prints the time when each video is finished."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     pipeline = load_pipeline(str(checkpoint_path()))
     for row in pq.read_table(manifest).to_pylist():
@@ -124,14 +124,14 @@ def _started(command: Sequence[str], stdout: object) -> Iterator[subprocess.Pope
 
 
 def _stop_when(side: subprocess.Popen[bytes], begun: Callable[[], bool]) -> None:
-    """Let a side load, which is not to be interrupted, and stop it where its first video is finished."""
+    """Let a side load without interruption, and stop it when its first video is finished."""
     while side.poll() is None and not begun():
         time.sleep(0.1)
     _send(side, signal.SIGSTOP)
 
 
 def _take_turns(sides: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[list[Turn]]:
-    """Let each side run in turns until both have ended; the turns of each while the other ran as well."""
+    """Let the sides take turns until one ends, then let the other end, too; returns each side's turns."""
     turns: list[list[Turn]] = [[], []]
     while all(side.poll() is None for side in sides):
         for side, its_turns in zip(sides, turns, strict=True):
@@ -149,7 +149,7 @@ def _take_turns(sides: Sequence[subprocess.Popen[bytes]], seconds: float) -> lis
 
 
 def _send(side: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to a process and all that it has started."""
+    """Send a signal to a process and all of its descendants."""
     if side.poll() is None:
         for pid in (side.pid, *descendants(side.pid)):
             with suppress(ProcessLookupError):
@@ -157,7 +157,7 @@ def _send(side: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _seconds_a_video(finished: Sequence[float], turns: Sequence[Turn]) -> float:
-    """Seconds of a side's turns between its first finished video and its last within them, a video."""
+    """Seconds of a side's turns per video, from the first to the last video that it finished within them."""
     within = [at for at in finished if turns[0][0] <= at <= turns[-1][1]]
 
     def elapsed(at: float) -> float:

@@ -1,16 +1,16 @@
-"""What a manifest of millions of rows costs: to check, to resume, to ask for its status and to compact.
+"""What a manifest of millions of rows costs: checking, resuming, asking for the status and compacting.
 
     python -m tests.benchmarks.scale [--rows 100_000] [--part-rows 1000] [--seeds] [--priorities 5]
         [--from 100_000]
 
-With `--from` it runs at that number of rows, ten times as many and so on up to `--rows`, and says how things
-grow. Manifest and ledger are made by formula, every row done, its fingerprint the one that a run would have
-written; the model is `tests.fake_engine`, of which only the rules are asked. Every step is a fresh
-process: `resume` is all that `vidgen render` does before Ray starts, and must find every row done; `order`
-reads the first 131,072 rows, of mixed shapes and so many `--priorities`, as a run that has none done would;
-`bad rows` makes dead letters of every tenth row of another manifest, whereupon the run ends before Ray.
-CPU seconds are given beside those on the clock, for the machine may be busy; memory is the most that was
-resident.
+With `--from` it runs with that number of rows, with ten times as many, and so on up to `--rows`, and prints
+how the costs grow. Manifest and ledger are made by formula; every row is done, with the fingerprint that a
+run would have written. The model is `tests.fake_engine`, of which only the rules are used. Every step is a
+new process: `resume` is everything that `vidgen render` does before Ray starts, and must find every row done;
+`order` reads the first 131,072 rows, of mixed shapes and `--priorities`, as in a run with no row done;
+`bad rows` makes dead letters of every tenth row of another manifest, after which the run ends before Ray.
+CPU seconds are printed beside those of the clock, because the machine may be busy; memory is the largest
+resident size.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--from", dest="first", type=int, help="Run at several numbers of rows.")
+    parser.add_argument("--from", dest="first", type=int, help="Run with several numbers of rows.")
     parser.add_argument("--part-rows", type=int, default=1000, help="Entries of a ledger part.")
-    parser.add_argument("--seeds", action="store_true", help="Rows bring seeds.")
-    parser.add_argument("--priorities", type=int, default=1, help="Different priorities of rows.")
+    parser.add_argument("--seeds", action="store_true", help="Rows have seeds.")
+    parser.add_argument("--priorities", type=int, default=1, help="Number of different priorities.")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
@@ -78,7 +78,7 @@ def _measure(step: str, scratch: str) -> str:
 
 
 def _step(step: str, scratch: Path) -> None:
-    """One step, in this process; prints what it took."""
+    """Run one step in this process, and print what it took."""
     start, cpu = time.perf_counter(), time.process_time()
     base = _peak()
     {"resume": resume, "status": _status, "order": _order, "bad rows": _bad_rows}[step](scratch)
@@ -87,7 +87,7 @@ def _step(step: str, scratch: Path) -> None:
 
 
 def _peak() -> float:
-    """The most that was resident since the program began, in MB; `getrusage` counts its parent's."""
+    """The largest resident size since the program began, in MB; `getrusage` would count its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
@@ -130,7 +130,7 @@ def _bad_rows(scratch: Path) -> None:
 
 
 def _build_bad(scratch: Path) -> None:
-    """The same manifest, with a number of frames that cannot be in every tenth row."""
+    """The same manifest, with a wrong number of frames in every tenth row."""
     with pq.ParquetFile(scratch / "manifest.parquet") as good:
         at = good.schema_arrow.get_field_index("num_frames")
         with pq.ParquetWriter(scratch / BAD, good.schema_arrow) as writer:
@@ -150,7 +150,7 @@ def build(scratch: Path, rows: int, part_rows: int, seeds: bool, priorities: int
     write_run_file(plan.output, plan.recorded)
     (scratch / "output" / "ledger").mkdir()
     resolving = RowResolver(plan.model.rules, plan.spec.seed, plan.identity)
-    # Workers render side by side: a part holds rows from anywhere.
+    # Workers render at the same time: a part has rows from anywhere.
     random = np.random.default_rng(0)
     part = 0
     for batch in plan.manifest.batches():
@@ -181,7 +181,7 @@ def _manifest_rows(start: int, stop: int, seeds: bool, priorities: int) -> pa.Ta
     if seeds:
         columns["seed"] = list(numbers)
     if priorities > 1:
-        # Spread by the multiplier of Lehmer's generator.
+        # Spread with the multiplier of Lehmer's generator.
         columns["priority"] = [number * 48271 % (2**31 - 1) % priorities for number in numbers]
     return pa.table(columns)
 

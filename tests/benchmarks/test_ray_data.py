@@ -1,4 +1,4 @@
-"""The comparison with Ray Data counts what it says, and changes the rows that it says."""
+"""The comparison with Ray Data counts renderings and videos, and changes the rows that it names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def job(tmp_path: Path) -> ray_data.Job:
     return ray_data.Job(tmp_path, rows=12, seconds=0.1, block_rows=1)
 
 
-def test_the_second_manifest_changes_what_it_says(job: ray_data.Job) -> None:
+def test_the_second_manifest_changes_the_rows_that_are_named(job: ray_data.Job) -> None:
     ray_data.write_manifest(job)
     before = pq.read_table(job.manifest).to_pylist()
     ray_data.write_manifest(job, changed=True)

@@ -1,4 +1,4 @@
-"""How patient a run is, in one value that is handed down to what waits."""
+"""All policies of a run in one value, which is passed to the parts that wait."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vidgen_dist.storage.retry_policy import RetryPolicy
 
 @dataclass(frozen=True)
 class RunPolicies:
-    """What a run waits for, how long, and how often it tries.
+    """How long a run waits for what, and how often it tries.
 
     Args:
-        lease: Heartbeats of the output's lease, and how long others wait for one.
+        lease: Heartbeats of the output's lease, and how long other runs wait for one.
         commit: When entries are written to the ledger.
         supervisor: How long gangs may take, and how many of them may be lost.
         progress: How often progress is printed.
         status: How often `status.json` and metrics are brought up to date.
-        stragglers: Which rows and gangs are called slow.
-        retries: How often workers and the driver ask a storage again that refuses.
+        stragglers: Which rows and gangs count as slow.
+        retries: How often workers and the driver repeat a request that the storage has refused.
     """
 
     lease: LeasePolicy = field(default_factory=LeasePolicy)
