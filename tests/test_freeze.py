@@ -19,11 +19,11 @@ def test_differences_are_told_by_where_they_are(capsys: pytest.CaptureFixture[st
         "names": {"flag": {"default": 1.0}},
     }
     assert not freeze.compare(OLD, new, allow_more=False)
-    told = capsys.readouterr().out
-    assert "frames > a/b > steps[1]:\n    2 -> 3\n" in told
-    assert "frames > a/c:\n    + {}\n" in told
-    assert "names > flag > default:\n    1 -> 1.0\n" in told
-    assert "frames, names: 3 differences" in told
+    printed = capsys.readouterr().out
+    assert "frames > a/b > steps[1]:\n    2 -> 3\n" in printed
+    assert "frames > a/c:\n    + {}\n" in printed
+    assert "names > flag > default:\n    1 -> 1.0\n" in printed
+    assert "frames, names: 3 differences" in printed
 
 
 def test_what_is_new_alone_may_be_allowed() -> None:

@@ -14,7 +14,7 @@ from vidgen_dist.quality import NOISE as THRESHOLD
 from vidgen_dist.quality import flags, measure
 
 LARGE_SCALES = {"spots of 32, cubic"}
-"""Kinds of noise of which a small frame has too little to tell it from a picture."""
+"""Kinds of noise that a small frame cannot show well enough to distinguish it from a picture."""
 
 
 def noisiness(frames: np.ndarray) -> float:

@@ -57,13 +57,13 @@ def of_row(entries: list[LedgerEntry], id: str, fingerprint: str) -> list[Ledger
 
 
 def video(entries: list[LedgerEntry]) -> LedgerEntry | None:
-    """Of entries of one id and fingerprint the last word about the video, done or lost."""
+    """The last entry about the video, done or lost, among entries of one id and fingerprint."""
     settled = [each for each in entries if each.status != "failed"]
     return max(settled, key=lambda e: (e.finished_at, e.attempt, e.status == "lost"), default=None)
 
 
 def counting(entries: list[LedgerEntry], in_place: set[str]) -> LedgerEntry | None:
-    """Of entries of one id and fingerprint the one that counts; videos in place are these fingerprints'."""
+    """The entry that counts among those of one id and fingerprint; `in_place` has fingerprints."""
     failures = [each for each in entries if each.status == "failed"]
     failure = max(failures, key=lambda e: (e.finished_at, e.attempt, e.error_class), default=None)
     last = video(entries)

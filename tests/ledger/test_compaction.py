@@ -29,7 +29,7 @@ from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage
 
 NOW = timedelta(seconds=-1)
-"""As `min_age`: parts of this moment, too."""
+"""For `min_age`: includes parts made just now."""
 
 
 def entry(row: int, status: str = "done", attempt: int = 1, **extra: Any) -> LedgerEntry:
@@ -55,7 +55,7 @@ def write_parts(output: Storage, *parts: list[LedgerEntry], passthrough: pa.Sche
 
 
 def twenty_parts(output: Storage) -> None:
-    """Rows 0 to 19 failed and then done, 20 to 39 failed for good."""
+    """Rows 0 to 19 failed and were done later; rows 20 to 39 failed for good."""
     write_parts(
         output, *([entry(n, "failed"), entry(n, attempt=2), entry(20 + n, "failed")] for n in range(20))
     )
@@ -72,7 +72,7 @@ def facts(state: LedgerState) -> tuple:
 
 
 def entries(output: Storage) -> Counter[str]:
-    """Every entry that the ledger has, and how often."""
+    """Every entry of the ledger, and how often it is there."""
     found: Counter[str] = Counter()
     for name in output.list("ledger"):
         table = pq.read_table(pa.BufferReader(output.read_bytes(name)))
@@ -161,7 +161,7 @@ def test_nothing_is_removed_for_a_part_that_does_not_hold_it(
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: no `except` of ours takes it."""
+    """Stands for SIGKILL: no `except` of ours catches it."""
 
 
 def test_a_death_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_a_storage_that_lists_what_is_not_there(output: Storage, monkeypatch: py
 
 
 def test_writers_readers_and_compactions_at_the_same_time(output: Storage) -> None:
-    """What was in the ledger before a reading is in the reading; in the end every entry is there once."""
+    """A reading has everything that was in the ledger before it; in the end every entry is there once."""
     rows, writers = 80, 3
     written = [0] * writers
     over = threading.Event()

@@ -69,7 +69,7 @@ def test_our_reader_reads_both(output: Storage) -> None:
 
 
 def test_other_tools_read_both(output: Storage) -> None:
-    """As one table with our schema; and, as pandas does, with that of the part that comes first."""
+    """Read as one table with our schema and, as pandas does, with the first part's."""
     whole = ds.dataset(output.uri("ledger"), schema=ledger.SCHEMA).to_table().sort_by("id")
     assert whole.column("flags").to_pylist() == [None, None, None, ["black", "frozen"], []]
     assert whole.column("mean_luma").to_pylist() == [None, None, None, 0.01, 0.01]

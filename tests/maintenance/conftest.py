@@ -13,7 +13,7 @@ from vidgen_dist.storage.folder import Storage
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line of a command is wrapped."""
+    """A terminal so wide that no line is wrapped."""
     monkeypatch.setenv("COLUMNS", "160")
 
 
@@ -27,5 +27,5 @@ def output(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def place(tmp_path: Path) -> str:
-    """Where it is exported to."""
+    """The destination of an export."""
     return str(tmp_path / "exported")

@@ -17,7 +17,7 @@ from vidgen_dist.storage.folder import Storage, open_storage
 
 DONE = ODD_IDS
 IDS = ("late", *reversed(DONE), "bad")
-"""Ids of the manifest, in its order; the ledger has the opposite one."""
+"""The manifest's ids, in its order; the ledger has the opposite order."""
 
 
 def put_manifest(path: Path, ids: tuple[str, ...] = IDS, **columns: list) -> str:
@@ -62,7 +62,7 @@ def members(place: str) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
 
 
 def samples(place: str) -> dict[str, dict[str, bytes]]:
-    """As readers of tar shards group them: by the name up to its first dot, where one follows the other."""
+    """Members as readers of tar shards group them: neighbours with the same name up to the first dot."""
     found: dict[str, dict[str, bytes]] = {}
     last = None
     for _, member, content in members(place):

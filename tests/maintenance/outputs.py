@@ -30,7 +30,7 @@ _CLIPS = tempfile.TemporaryDirectory(prefix="vidgen-clips-")
 
 @functools.cache
 def clip(number: int, format: str) -> media.EncodedVideo:
-    """A small real video; encoding is what would take longest here."""
+    """A small real video, encoded once: encoding would take the longest."""
     frames = np.random.default_rng(number).integers(0, 255, (3, 16, 16, 3), np.uint8)
     return media.write_video(frames, Path(_CLIPS.name, f"{number}.{format}"), format=format, fps=8, crf=18)
 
@@ -38,7 +38,7 @@ def clip(number: int, format: str) -> media.EncodedVideo:
 def put_run(
     uri: str, format: str = "mp4", ids: tuple[str, ...] = ODD_IDS, manifest: str = "nowhere"
 ) -> Storage:
-    """An output with a small real video a row."""
+    """An output with a small real video per row."""
     output = open_storage(uri)
     run = (
         f"model: {{id: /gone/m}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
@@ -79,10 +79,10 @@ def path_in_output(output: Storage, row: str) -> str:
 
 
 def write_status(output: Path, *, age: float = 1.0, **fields: Any) -> None:
-    """What a run says of itself; other numbers than the ledger's."""
+    """A run's status file, with other numbers than the ledger's."""
     now = datetime.now(UTC)
     gangs = [GangStatus(gang=f"r-{n}", replica=n, state="rendering" if n else "loading") for n in range(3)]
-    told = {
+    status_content = {
         "run": "r",
         "state": "running",
         "since": now - timedelta(hours=3),
@@ -99,5 +99,5 @@ def write_status(output: Path, *, age: float = 1.0, **fields: Any) -> None:
         "slow_gangs": [SlowGang("r-2", 2.5)],
         **fields,
     }
-    status = RunStatus.model_validate(told)
+    status = RunStatus.model_validate(status_content)
     (output / STATUS_FILE).write_text(json.dumps(status.model_dump(mode="json")))

@@ -41,14 +41,18 @@ def test_credentials_of_media_are_not_handed_on(tmp_path: Path, place: str, to: 
     )
     export(output.root, to, place)
     if to == "hf":
-        told = pq.read_table(f"{place}/metadata.parquet")["image"].to_pylist()
+        exported_rows = pq.read_table(f"{place}/metadata.parquet")["image"].to_pylist()
     else:
-        told = [json.loads(files["json"])["image"] for files in samples(place).values()]
-    assert [Path(told[0]).name, *told[1:]] == ["a?.png", "s3://bucket/b.png", "s3://bucket/c.png"]
+        exported_rows = [json.loads(files["json"])["image"] for files in samples(place).values()]
+    assert [Path(exported_rows[0]).name, *exported_rows[1:]] == [
+        "a?.png",
+        "s3://bucket/b.png",
+        "s3://bucket/c.png",
+    ]
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: no `except` of ours takes it."""
+    """Stands for SIGKILL: no `except` of ours catches it."""
 
 
 def dies(original: Callable, moments: Iterator[int], mortal: int) -> Callable:
@@ -199,8 +203,8 @@ def test_a_manifest_without_ids(tmp_path: Path, place: str) -> None:
     ids = tuple(open_manifest(path).ids())
     output = put_run(str(tmp_path / "out"), ids=ids, manifest=str(path))
     assert export(output.root, "hf", place).videos == 2
-    told = pq.read_table(f"{place}/metadata.parquet")
-    assert told.select(["prompt", "source"]).to_pylist() == [
+    exported_rows = pq.read_table(f"{place}/metadata.parquet")
+    assert exported_rows.select(["prompt", "source"]).to_pylist() == [
         {"prompt": "x", "source": 1},
         {"prompt": "y", "source": 2},
     ]
@@ -239,7 +243,7 @@ def test_neither_mindspore_nor_ray_is_loaded(output: Storage, place: str) -> Non
 def test_videos_of_other_settings_are_left_out(
     make_spec: Callable[..., RunSpec], make_manifest: Callable[..., str], place: str
 ) -> None:
-    """`metadata.parquet` would say of them what the run and the manifest say now."""
+    """`metadata.parquet` would describe them with the present run and manifest."""
     spec = make_spec(
         make_manifest(
             {"id": "a", "prompt": "raise:oops", "priority": 1},
@@ -258,26 +262,26 @@ def test_videos_of_other_settings_are_left_out(
         made = export(spec.output.uri, "hf", place + name, engine=FAKE_ENGINE)
         return made, pq.read_table(f"{place}{name}/metadata.parquet").to_pylist()
 
-    made, told = exported("before")
+    made, exported_rows = exported("before")
     assert (made.videos, made.failed, made.stale, made.pending, made.unsure) == (3, 1, 0, 0, 0)
     changed = spec.override({"sampling.num_inference_steps": 20, "faults.max_failures": 0})
     some = render(changed, console, engine=FAKE_ENGINE)
     assert some.pending
-    made, told = exported("between")
+    made, exported_rows = exported("between")
     assert (made.videos, made.failed, made.stale, made.pending) == (some.done, 1, 3 - some.done, 0)
-    assert len(told) == some.done
+    assert len(exported_rows) == some.done
     # Another prompt is another setting.
     make_manifest({"id": "b", "prompt": "b"}, {"id": "c", "prompt": "another"}, {"id": "d", "prompt": "d"})
     assert render(changed, console, engine=FAKE_ENGINE).exit_status == 0
-    made, told = exported("after")
+    made, exported_rows = exported("after")
     assert (made.videos, made.stale, made.unsure) == (3, 0, 0)
-    assert [row["num_inference_steps"] for row in told] == [20, 20, 20]
+    assert [row["num_inference_steps"] for row in exported_rows] == [20, 20, 20]
     # A checkpoint that is not there is not needed for what is done with all rows.
     made = export(spec.output.uri, "hf", place + "without", engine="nowhere")
     assert (made.videos, made.unsure) == (3, 0)
     make_manifest({"id": "b", "prompt": "b"}, {"id": "c", "prompt": "third"}, {"id": "d", "prompt": "d"})
-    made, told = exported("stale")
-    assert (made.videos, made.stale, [row["id"] for row in told]) == (2, 1, ["b", "d"])
+    made, exported_rows = exported("stale")
+    assert (made.videos, made.stale, [row["id"] for row in exported_rows]) == (2, 1, ["b", "d"])
 
 
 def test_what_cannot_be_compared_is_counted(output: Storage, place: str, vidgen: Vidgen) -> None:

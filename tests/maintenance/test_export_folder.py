@@ -18,10 +18,10 @@ def test_a_folder_for_datasets(output: Storage, place: str) -> None:
     made = export(output.root, "hf", place)
     assert (made.videos, made.failed, made.pending, made.missing) == (8, 1, 1, 0)
     assert (made.files, made.kept) == (8, 0)
-    told = pq.read_table(f"{place}/metadata.parquet")
-    assert told.column_names[:3] == ["file_name", "id", "prompt"]
-    assert not {"uri", "worker", "status"} & set(told.column_names)
-    rows = told.to_pylist()
+    metadata = pq.read_table(f"{place}/metadata.parquet")
+    assert metadata.column_names[:3] == ["file_name", "id", "prompt"]
+    assert not {"uri", "worker", "status"} & set(metadata.column_names)
+    rows = metadata.to_pylist()
     assert [row["id"] for row in rows] == list(reversed(DONE))
     for row in rows:
         assert row["prompt"] == f"prompt of {row['id']}"[:100]
@@ -36,7 +36,7 @@ def test_a_folder_for_datasets(output: Storage, place: str) -> None:
 
 
 def test_names_say_nothing_of_splits(tmp_path: Path, place: str) -> None:
-    """Of `test-1.mp4` `datasets` would make a split, and leave out all that are in none."""
+    """`datasets` would make a split of `test-1.mp4`, and leave out all files without one."""
     ids = ("test-1", "validation.x", "train_2")
     output = put_run(str(tmp_path / "out"), ids=ids, manifest=put_manifest(tmp_path / "m.parquet", ids))
     export(output.root, "hf", place)

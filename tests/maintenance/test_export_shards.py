@@ -28,9 +28,9 @@ def test_shards(tmp_path: Path, place: str, format: str) -> None:
     found = samples(place)
     assert list(found) == [f"00000000{row}" for row in range(1, 9)]
     for row, sample in zip(reversed(DONE), found.values(), strict=True):
-        told = json.loads(sample.pop("json"))
-        assert (told["id"], told["prompt"], told["frames"]) == (row, f"prompt of {row}"[:100], 3)
-        assert datetime.fromisoformat(told["finished_at"]).tzinfo is not None
+        text = json.loads(sample.pop("json"))
+        assert (text["id"], text["prompt"], text["frames"]) == (row, f"prompt of {row}"[:100], 3)
+        assert datetime.fromisoformat(text["finished_at"]).tzinfo is not None
         if format == "png":
             assert list(sample) == [f"{frame:06d}.png" for frame in range(3)]
             continue
@@ -59,7 +59,7 @@ def test_shards_keep_their_size(output: Storage, place: str) -> None:
 
 @pytest.mark.parametrize("format", ["npy", "png"])
 def test_a_shard_that_lacks_a_row_is_made_again(tmp_path: Path, place: str, format: str) -> None:
-    """Also where it has the size of one that lacks none, or that size is not known."""
+    """Even if it has the size of a complete one, or that size is not known."""
     manifest = put_manifest(tmp_path / "m.parquet")
     output = put_run(str(tmp_path / "out"), format, manifest=manifest)
     shown = output.uri(next(path for path in output.list("videos") if "case" in path))

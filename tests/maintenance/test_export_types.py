@@ -56,7 +56,7 @@ EXTRAS: dict[str, tuple[pa.DataType, Any, Any]] = {
     ),
     "json": (pa.json_(), "[1]", "[1]"),
 }
-"""Arrow's types that Parquet files hold: a value, and what a JSON object has in its place."""
+"""The Arrow types that Parquet files hold: a value, and its form in a JSON object."""
 
 
 _PAIRS = [{"key": "a", "value": "b"}]
@@ -73,7 +73,7 @@ CHANGED: dict[str, tuple[pa.Array, Any]] = {
         {"u": str(_UUID)},
     ),
 }
-"""Columns of two rows, the second one empty, that `datasets` cannot read; what is stored in their place."""
+"""Columns of two rows, the second one null, that `datasets` cannot read, and what is stored instead."""
 
 
 def test_columns_of_every_type_go_through_ledger_and_exports(tmp_path: Path, place: str) -> None:
@@ -98,11 +98,11 @@ def test_columns_of_every_type_go_through_ledger_and_exports(tmp_path: Path, pla
     assert stored == parts == [values, dict.fromkeys(columns)]
 
     export(output.root, "hf", f"{place}-hf")
-    told = pq.read_table(f"{place}-hf/metadata.parquet").select(list(columns))
-    assert told.to_pylist() == stored
-    assert all(readers_take(kind) for kind in told.schema.types)
+    metadata = pq.read_table(f"{place}-hf/metadata.parquet").select(list(columns))
+    assert metadata.to_pylist() == stored
+    assert all(readers_take(kind) for kind in metadata.schema.types)
     # `videofolder` breaks at the higher half of their values.
-    assert pa.uint64() not in told.schema.types
+    assert pa.uint64() not in metadata.schema.types
     export(output.root, "webdataset", place)
     first, second = (json.loads(files["json"]) for files in samples(place).values())
     plain = {name: value for name, (_, _, value) in EXTRAS.items()} | changed

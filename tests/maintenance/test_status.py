@@ -148,7 +148,7 @@ def counted_now(output: Path) -> str:
 def test_a_run_that_ended_is_asked_while_all_is_as_it_was(
     output: Path, vidgen: Vidgen, make_manifest: Callable[..., str]
 ) -> None:
-    """It had other settings than the videos in the ledger, of which it counts none."""
+    """The run had other settings than the videos in the ledger, and counts none of them."""
     same = {"state": "interrupted", "age": 0.0, "done": 0, "failed": 0, "pending": 8}
 
     def found() -> list[Any]:

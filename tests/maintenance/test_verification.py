@@ -67,13 +67,13 @@ def test_a_row_of_the_name_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_after_a_repair_nobody_counts_by_the_latest_run(output: Storage) -> None:
-    """Which knew nothing of what was lost since."""
+    """The status file did not know what was lost later."""
     write_status(Path(output.root), state="finished", counted="abc")
     paths(output)[0].unlink()
     assert verify(output.root, repair=True).lost == 1
-    told = read_status_file(output)
-    assert told is not None
-    assert (told.counted, told.state, told.done) == ("", "finished", 5)
+    status = read_status_file(output)
+    assert status is not None
+    assert (status.counted, status.state, status.done) == ("", "finished", 5)
 
 
 def test_missing_torn_and_orphaned(output: Storage) -> None:
@@ -87,8 +87,8 @@ def test_missing_torn_and_orphaned(output: Storage) -> None:
     assert counts(found) == (len(ODD_IDS) - 2, 1, 1, 1)
     assert (found.temporary, found.lost, found.ok) == (1, 0, False)
     size = Path(output.uri(b)).stat().st_size
-    told = {(finding.kind, finding.path, finding.id): finding.message for finding in found.findings}
-    assert told == {
+    findings = {(finding.kind, finding.path, finding.id): finding.message for finding in found.findings}
+    assert findings == {
         ("missing", a, "a"): "there is no such file",
         ("torn", b, "../b/c"): f"{size:,} bytes, where the ledger says {size - 4:,}",
         ("orphaned", "videos/stray.mp4", None): "no ledger entry names it",
@@ -106,7 +106,7 @@ def test_only_deep_sees_what_keeps_its_size(output: Storage) -> None:
 
 
 def test_deep_decodes(output: Storage) -> None:
-    """Files that are what the ledger says, which says what cannot be."""
+    """Files whose size and SHA-256 match the ledger, but whose frames do not."""
     wrong_count = replace(put_video(output, "a", 0), frames=4)
     broken = put_video(output, "case", 1)
     data = Path(output.uri(path_in_output(output, "case"))).read_bytes()[:-300]
@@ -116,15 +116,15 @@ def test_deep_decodes(output: Storage) -> None:
         for each in (wrong_count, broken):
             writer.append(replace(each, extra={}))
     assert verify(output.root).ok
-    told = {finding.id: finding.message for finding in verify(output.root, deep=True).findings}
-    assert set(told) == {"a", "case"}
-    assert told["a"] == "3 frames, where the ledger says 4"
-    assert "does not decode" in told["case"]
+    findings = {finding.id: finding.message for finding in verify(output.root, deep=True).findings}
+    assert set(findings) == {"a", "case"}
+    assert findings["a"] == "3 frames, where the ledger says 4"
+    assert "does not decode" in findings["case"]
 
 
 @pytest.mark.parametrize("format", ["mp4", "png"])
 def test_a_video_that_was_rendered_again(tmp_path: Path, format: str) -> None:
-    """Older entries of a row whose file was replaced are no alarm, whatever they say of it."""
+    """Older entries of a row whose file was replaced are not reported, whatever they say."""
     output = put_run(str(tmp_path / "out"), format, ids=("a", "b"))
     with LedgerWriter(output, "w1") as writer:
         writer.append(replace(put_video(output, "a", 7, format), extra={}))
@@ -247,7 +247,7 @@ def test_repair_refuses_an_output_that_a_run_holds(output: Storage) -> None:
 
 
 def test_repair_refuses_where_all_videos_are_gone(output: Storage) -> None:
-    """As when a disk is not mounted."""
+    """As if a disk were not mounted."""
     shutil.rmtree(output.uri("videos"))
     assert verify(output.root).missing == len(ODD_IDS)
     parts = output.list("ledger")
@@ -379,8 +379,13 @@ def test_the_command(output: Storage, vidgen: Vidgen) -> None:
     assert r"(id 'line\nbreak'): there is no such file" in shown
     assert "vidgen verify --repair" in said
     status, shown, _ = vidgen("verify", output.root, "--json")
-    told = json.loads(shown)
-    assert (status, told["whole"], told["missing"], told["findings"][0]["kind"]) == (1, 7, 1, "missing")
+    report = json.loads(shown)
+    assert (status, report["whole"], report["missing"], report["findings"][0]["kind"]) == (
+        1,
+        7,
+        1,
+        "missing",
+    )
     status, shown, _ = vidgen("verify", output.root, "--repair")
     assert (status, "1 marked as lost" in shown) == (1, True)
     assert vidgen("verify", output.root)[0] == 0

@@ -26,7 +26,7 @@ from vidgen_dist.storage.folder import open_storage
 
 
 class Pair(pa.ExtensionType):
-    """An extension type of which the package knows nothing."""
+    """An extension type that the package does not know."""
 
     def __init__(self) -> None:
         super().__init__(pa.list_(pa.int16(), 2), "tests.pair")
@@ -143,8 +143,8 @@ def _leaves(kind: pa.DataType, missing: np.ndarray, chance: Random) -> pa.Array:
     return pa.array(values, kind)
 
 
-def told(kind: pa.DataType, value: Any) -> Any:
-    """A value as it is to come out, of one as Arrow gives it to Python."""
+def expected_value(kind: pa.DataType, value: Any) -> Any:
+    """The expected value for one that Arrow gives to Python."""
     if value is None:
         return None
     if isinstance(kind, pa.UuidType):
@@ -154,21 +154,23 @@ def told(kind: pa.DataType, value: Any) -> Any:
     if isinstance(kind, pa.Bool8Type):
         return bool(value)
     if isinstance(kind, pa.BaseExtensionType):
-        return told(kind.storage_type, value)
+        return expected_value(kind.storage_type, value)
     if pa.types.is_struct(kind):
-        return {field.name: told(field.type, value[field.name]) for field in kind}
+        return {field.name: expected_value(field.type, value[field.name]) for field in kind}
     if pa.types.is_map(kind):
-        pairs = ((told(kind.key_type, key), told(kind.item_type, item)) for key, item in value)
+        pairs = (
+            (expected_value(kind.key_type, key), expected_value(kind.item_type, item)) for key, item in value
+        )
         return [{"key": key, "value": item} for key, item in pairs]
     if hasattr(kind, "value_type") and not pa.types.is_dictionary(kind):
-        return [told(kind.value_type, each) for each in value]
+        return [expected_value(kind.value_type, each) for each in value]
     return value
 
 
 def expected(column: pa.Array) -> list[Any]:
     if pa.types.is_timestamp(column.type):
         column = column.cast(extra_type(column.type), safe=False)
-    return [told(column.type, value) for value in column.to_pylist()]
+    return [expected_value(column.type, value) for value in column.to_pylist()]
 
 
 def readers_take(kind: pa.DataType) -> bool:
@@ -212,7 +214,7 @@ def test_what_the_check_lets_through_the_ledger_holds(kind: pa.DataType, seed: i
 
 
 def refusal(path: str) -> str:
-    """What the check says of a manifest that it refuses."""
+    """The check's message for a manifest that it refuses."""
     try:
         assert check_manifest(path, {"manifest.passthrough": ["x"]}).ok
     except Refused as refused:
@@ -221,7 +223,7 @@ def refusal(path: str) -> str:
 
 
 def store(folder: str, manifest: Any) -> pa.Table:
-    """A manifest's rows as a ledger has them, in their order, after its parts were merged."""
+    """A manifest's rows, in order, as a ledger holds them after its parts were merged."""
     output = open_storage(f"{folder}/out")
     with LedgerWriter(output, "w", manifest.extra_schema, max_entries=4) as writer:
         for row in manifest.rows():

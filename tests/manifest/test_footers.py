@@ -30,7 +30,7 @@ from vidgen_dist.storage.failures import StorageError
 
 
 class Keys(encryption.KmsClient):
-    """Stands for a service that keeps keys: it hides nothing."""
+    """Stands for a key service; it encrypts nothing."""
 
     def __init__(self, _config: encryption.KmsConnectionConfig) -> None:
         super().__init__()
@@ -73,13 +73,13 @@ print([(row.request.prompt, row.extra["plain"]) for row in manifest.rows()], man
 """
 
 
-@pytest.mark.parametrize(("column", "told"), [("secret", "'person'"), ("person.name", "'secret'")])
-def test_an_encrypted_column_that_nobody_reads(tmp_path: Path, column: str, told: str) -> None:
+@pytest.mark.parametrize(("column", "encrypted"), [("secret", "'person'"), ("person.name", "'secret'")])
+def test_an_encrypted_column_that_nobody_reads(tmp_path: Path, column: str, encrypted: str) -> None:
     path = write_encrypted(tmp_path / "m.parquet", column_keys={"k": [column]})
     # What Arrow does of a wrong question ends the process.
     read = subprocess.run([sys.executable, "-c", READING, path], capture_output=True, text=True, check=False)
     assert (read.returncode, read.stderr) == (0, "")
-    assert read.stdout == f"{[('a cat', 1), ('a dog', 2)] * 2} ({told},)\n"
+    assert read.stdout == f"{[('a cat', 1), ('a dog', 2)] * 2} ({encrypted},)\n"
 
 
 @pytest.mark.parametrize("column", ["prompt", "image"])
@@ -119,7 +119,7 @@ def test_a_footer_that_is_encrypted(tmp_path: Path) -> None:
 
 
 def with_footer(change: Callable[[Struct], None], **columns: Any) -> bytes:
-    """A file with these columns, whose footer was changed."""
+    """A file with these columns and a changed footer."""
     sink = io.BytesIO()
     rows = max(map(len, columns.values()), default=1)
     table = pa.table({"prompt": ["a cat"] * rows, **columns, "last": [1] * rows})
@@ -138,7 +138,7 @@ def element(footer: Struct, name: str) -> Struct:
 
 
 def odd_uuid(number: int, value: Any) -> Callable[[Struct], None]:
-    """Change a field of the element `odd`, and take its other types away."""
+    """Change a field of the element `odd`, and remove its other types."""
 
     def change(footer: Struct) -> None:
         odd = element(footer, "odd")

@@ -20,7 +20,7 @@ def _cut(data: bytes) -> bytes:
 
 
 def _end(data: bytes) -> int:
-    """Bytes from where a file's footer begins."""
+    """The bytes of a file from the beginning of its footer."""
     return 8 + int.from_bytes(data[-8:-4], "little")
 
 

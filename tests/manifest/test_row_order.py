@@ -38,7 +38,7 @@ LEAST, MOST = -(2**63), 2**63 - 1
 
 @dataclass(frozen=True)
 class Wish:
-    """What a row says that its place in the order depends on."""
+    """The values of a row that decide its place in the order."""
 
     priority: int | None
     height: int | None
@@ -67,7 +67,7 @@ def column(values: list[Any], kind: pa.DataType) -> pa.Array:
 def columns_of(
     rows: list[Wish], first: int, shape: pa.DataType, priority: pa.DataType
 ) -> dict[str, pa.Array]:
-    """A file's columns; one that no row needs is left out, where it may."""
+    """A file's columns, possibly without those that no row needs."""
     columns = {
         "prompt": pa.array([f"p{first + n}" for n in range(len(rows))], pa.string()),
         "height": column([row.height for row in rows], shape),
@@ -83,7 +83,7 @@ def columns_of(
 
 
 def in_order(rows: list[Wish], wanted: list[bool], window: int) -> list[int]:
-    """The order as it is promised, row by row."""
+    """The promised order, computed row by row."""
     order = []
     places = [place for place, want in enumerate(wanted) if want]
     for priority in sorted({rows[place].priority or 0 for place in places}, reverse=True):
@@ -141,7 +141,7 @@ def test_the_wanted_rows_come_once_and_in_order(
 
 
 def numbered(path: Path, rows: int, **columns: Any) -> Manifest:
-    """A manifest of row groups of ten."""
+    """A manifest with row groups of ten rows."""
     return open_manifest(write(path, {"prompt": [f"p{n}" for n in range(rows)]} | columns, row_group_size=10))
 
 
@@ -151,7 +151,7 @@ def everything(manifest: Manifest, **policy: int) -> Iterator[tuple[int, Any]]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, bool]]:
-    """How often row groups were read: (number, whether it was for the priorities alone) -> times."""
+    """How often row groups were read: (number, whether only for the priorities) -> times."""
     counted: Counter[tuple[int, bool]] = Counter()
     read = reader.read_group
 

@@ -33,7 +33,7 @@ TABLES = {
     "Hive ACID": ("delta_0000001_0000001_0000/000000_0", "base_0000002_v0000017/a.parquet"),
     "Hive ACID, deleted": ("delete_delta_0000003_0000003/b", "delta_0000001_0000001/a.parquet"),
 }
-"""By format: a file of its log, and one of rows."""
+"""By format: a file of the log, and a file of rows."""
 
 
 def name_of(kind: str) -> str:
@@ -54,7 +54,7 @@ def put_table(place: Storage, log: str, data: str) -> None:
 
 @pytest.fixture
 def place() -> Iterator[Storage]:
-    """A folder of a storage that knows no folders but those of its files."""
+    """A folder on a storage whose only folders are those of files."""
     yield open_storage(f"memory://{uuid.uuid4().hex}/lake")
     fsspec.filesystem("memory").store.clear()
 
@@ -153,7 +153,7 @@ def test_on_s3(s3_bucket: str) -> None:
 
 
 class GuardedFileSystem(LocalFileSystem):
-    """Stands for a storage on which one may read a folder, and not look into those above it."""
+    """Stands for a storage on which a folder may be read, but not those above it."""
 
     protocol = "guarded"
 

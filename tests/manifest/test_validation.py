@@ -204,9 +204,9 @@ def test_rows_looked_at_together_are_as_rows_one_by_one(
         return request
 
     given: dict[str, Any] = {"defaults": {"height": height}, "resolve": resolve, "limit": 100}
-    told: list[Problem] = []
-    report = check(manifest, **given, on_bad=lambda bad: told.extend(bad.problems(slice(None))))
-    assert report.problems == tuple(told)
+    listed: list[Problem] = []
+    report = check(manifest, **given, on_bad=lambda bad: listed.extend(bad.problems(slice(None))))
+    assert report.problems == tuple(listed)
     # Whoever probes looks at every row.
     assert report == check(manifest, **given) == check(manifest, **given, probe=lambda _: None)
     rows = rows_of(manifest)
@@ -246,7 +246,7 @@ def test_bad_rows_are_counted_by_column_and_reason(tmp_path: Path) -> None:
 
 
 def test_not_all_reasons_are_told_apart(tmp_path: Path) -> None:
-    """What a probe says of images may be another thing for each."""
+    """A probe may give a different reason for each image."""
     words = ["".join(letters) for letters in product("abcdefghijk", repeat=3)]
     assert len(words) > MOST_REASONS
     columns = {"prompt": words, "image": words}

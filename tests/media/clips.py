@@ -16,7 +16,7 @@ SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "png": "", "npy": ".npy"}
 
 
 def smooth(count: int, height: int, width: int) -> np.ndarray:
-    """A clip that codecs render well: slow waves of colour that move."""
+    """A clip that codecs reproduce well: slowly moving waves of colour."""
     t, y, x = np.meshgrid(
         np.arange(count), np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij"
     )

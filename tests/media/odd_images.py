@@ -22,7 +22,7 @@ Make = Callable[[], bytes]
 
 
 def colours() -> Image.Image:
-    """A picture that is not its own mirror image, and changes slowly, for formats that lose."""
+    """A picture that is not symmetric and changes slowly, for lossy formats."""
     return Image.fromarray(COLOURS)
 
 
@@ -34,7 +34,7 @@ def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def turned(orientation: Any, format: str, image: Image.Image | None = None, **options: Any) -> bytes:
-    """A file whose EXIF says how it is to be turned."""
+    """A file whose EXIF has an orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(image or colours(), format, exif=exif, **options)
@@ -105,7 +105,7 @@ def _xmp() -> bytes:
 
 
 def _packed_xmp() -> bytes:
-    """As Photoshop writes it: megabytes, of which the orientation is a few bytes at the end."""
+    """As Photoshop writes it: megabytes, with the orientation in a few bytes at the end."""
     text = zlib.compress(b"<x:xmpmeta>" + b"<history/>" * 200_000 + b'<a tiff:Orientation="3"/></x:xmpmeta>')
     return png(COLOURS[::-1, ::-1], 2, (b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0key\0" + text))
 

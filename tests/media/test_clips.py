@@ -26,7 +26,7 @@ from vidgen_dist.media import MediaError, MediaLimits
 def test_a_decoder_that_is_killed_says_nothing_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
 ) -> None:
-    """A storage's fault is told likewise, and is tried again; a broken file is given up."""
+    """A failure of the storage is reported likewise, and is tried again; a broken file is given up."""
     video = write(smooth(2, 16, 16), tmp_path, "mp4").path
     decoder = tmp_path / "ffmpeg"
     decoder.write_text("#!/bin/sh\nkill -9 $$\n")
@@ -38,7 +38,7 @@ def test_a_decoder_that_is_killed_says_nothing_of_the_file(
 
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same second of video, with sound, in containers of all sorts; one with a rotated picture."""
+    """The same second of video, with sound, in many containers; one with a rotated picture."""
     folder = tmp_path_factory.mktemp("containers")
     codecs = {
         "webm": ["-c:v", "libvpx-vp9", "-c:a", "libopus"],

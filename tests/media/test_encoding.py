@@ -284,7 +284,7 @@ def test_no_two_rows_share_a_file_and_none_leaves_the_folder(
     for uri in uris:
         assert videos in Path(uri).resolve().parents
         assert max(len(part.encode()) for part in Path(uri).parts) <= 255
-        # A file of one is no folder of another.
+        # The file of one id is not the folder of another.
         assert not any(other.startswith(f"{uri}/") for other in uris)
     assert all(videos in file.parents for file in folder.rglob("*") if file.is_file() and "out" in file.parts)
 

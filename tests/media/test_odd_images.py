@@ -126,7 +126,7 @@ def test_sizes_at_the_ends(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("ignored", [False, True])
 def test_warnings_of_pillow_are_not_of_each_row(ignored: bool) -> None:
     cut_exif = encoded(odd_images.colours(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\5\0\x12\1\3\0")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.resetwarnings()
         if ignored:
             media.ignore_warnings()
@@ -134,7 +134,7 @@ def test_warnings_of_pillow_are_not_of_each_row(ignored: bool) -> None:
             media.read_image(data)
         with pytest.raises(MediaError, match="10000x10000"):
             media.read_image(REFUSED["large png"][0]())
-    categories = [warning.category for warning in told]
+    categories = [warning.category for warning in caught_warnings]
     assert categories == ([] if ignored else [UserWarning, Image.DecompressionBombWarning])
 
 

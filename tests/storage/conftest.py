@@ -17,7 +17,7 @@ from vidgen_dist.storage import failures
 
 
 class PlainFileSystem(LocalFileSystem):
-    """Stands for a storage that is neither this machine's disk nor an object store."""
+    """Stands for a storage other than this machine's disk and object stores."""
 
     protocol = "plain"
     visible: ClassVar[list[str]] = []

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 HANG_SECONDS = 1.5
-"""How long a request hangs: longer than clients wait that are told so."""
+"""How long a request hangs: longer than the timeout that clients are given."""
 
 _REFUSALS = {
     "500 Internal Server Error": "InternalError",
@@ -86,4 +86,4 @@ def _refuse(status: str, start_response: Any) -> list[bytes]:
 
 
 def _ignore(_data: bytes) -> None:
-    """What writes the body of an answer that nobody gets."""
+    """Takes the body of an answer that is not sent."""

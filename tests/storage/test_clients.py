@@ -25,7 +25,7 @@ from vidgen_dist.storage.listing import expand
 
 
 class OwnError(Exception):
-    """As clients have them that know nothing of OSError."""
+    """An error as of clients that do not use OSError."""
 
 
 class Unreachable(LocalFileSystem):
@@ -40,7 +40,7 @@ class Unreachable(LocalFileSystem):
 
 
 class Silent(LocalFileSystem):
-    """One whose host does not answer."""
+    """A client whose host does not answer."""
 
     protocol = "silent"
     cachable = False
@@ -91,9 +91,9 @@ def test_what_cannot_be_opened_is_told_with_its_cause(uri: str, said: str) -> No
         assert said in str(caught.value)
         assert "hunter2" not in str(caught.value)
     for read in (read_bytes, open_input, expand):
-        with pytest.raises((StorageError, Refused)) as told:
+        with pytest.raises((StorageError, Refused)) as raised:
             read(uri)
-        assert said in str(told.value)
+        assert said in str(raised.value)
     with pytest.raises((MediaError, StorageError)):
         read_image(uri)
 

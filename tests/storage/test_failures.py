@@ -30,9 +30,9 @@ from vidgen_dist.storage.uris import redact, redact_message
 
 
 def s3_error(status: int, code: str = "SlowDown") -> BaseException:
-    """What s3fs raises when a service answers so."""
-    told = {"Error": {"Code": code, "Message": "please"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return translate_boto_error(ClientError(told, "PutObject"))
+    """What s3fs raises for this answer of a service."""
+    answer = {"Error": {"Code": code, "Message": "please"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return translate_boto_error(ClientError(answer, "PutObject"))
 
 
 def http_error(status: int) -> BaseException:
@@ -63,7 +63,7 @@ def created(output: Storage) -> None:
 
 
 class Refusing:
-    """Stands before the S3 client and raises instead of asking, so many times."""
+    """Stands in front of the S3 client and raises this many times instead of sending a request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         self.times = 0
@@ -213,7 +213,7 @@ def chained(error: BaseException, outer: BaseException | None = None) -> BaseExc
 
 
 class HubError(OSError):
-    """As huggingface_hub has it: the status is that of the response."""
+    """As in huggingface_hub: the status is in the response."""
 
     def __init__(self, status: int) -> None:
         super().__init__("hub")
@@ -355,7 +355,7 @@ def test_a_client_that_prints_its_password(output: Storage, monkeypatch: pytest.
 def test_storages_that_take_nothing_more(
     error: BaseException, number: int | None, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever their clients call it."""
+    """Whatever the clients call it."""
 
     def refuse(*_: object, **__: object) -> None:
         raise error

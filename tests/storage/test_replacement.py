@@ -52,7 +52,7 @@ class _Fake(LocalFileSystem):
 
 
 class SaysFalse(_Fake):
-    """As WebHDFS."""
+    """Like WebHDFS."""
 
     protocol = "saysfalse"
 
@@ -64,7 +64,7 @@ class SaysFalse(_Fake):
 
 
 class Raises(_Fake):
-    """As SMB and HDFS."""
+    """Like SMB and HDFS."""
 
     protocol = "raises"
 
@@ -75,11 +75,11 @@ class Raises(_Fake):
 
 
 class _NoSuchFile(OSError):
-    """As SMB's client has it: no FileNotFoundError."""
+    """Like SMB's client: not a FileNotFoundError."""
 
 
 class SaysMissingItsWay(Raises):
-    """What is not there is told by an error of its own."""
+    """Reports a missing file with an error class of its own."""
 
     protocol = "saysmissingitsway"
 
@@ -104,7 +104,7 @@ class SaysMissingItsWay(Raises):
 
 
 class RaisesItsOwn(_Fake):
-    """With an error that is no OSError."""
+    """With an error that is not an OSError."""
 
     protocol = "raisesitsown"
 
@@ -134,7 +134,7 @@ class CopiesOnce(_Fake):
 
 
 class HasNoRmFile(Raises):
-    """As Databricks'."""
+    """Like Databricks' client."""
 
     protocol = "hasnormfile"
 
@@ -146,7 +146,7 @@ class HasNoRmFile(Raises):
 
 
 class DoesNotOverwrite(SaysFalse):
-    """Neither by a rename nor by a write."""
+    """Replaces files neither by a rename nor by a write."""
 
     protocol = "doesnotoverwrite"
 
@@ -174,11 +174,11 @@ class NeverDeletes(_Fake):
     protocol = "neverdeletes"
 
     def rm_file(self, path: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class WritesShort(_Fake):
-    """Loses the end of what is written."""
+    """Loses the end of written data."""
 
     protocol = "writesshort"
 

@@ -49,8 +49,8 @@ class _Answer(QuietHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _json(self, told: Any, status: int = 200) -> None:
-        self._send(status, json.dumps(told).encode())
+    def _json(self, content: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(content).encode())
 
     def _fail(self, status: int, kind: str, message: str) -> None:
         self._json({"RemoteException": {"exception": kind, "message": message}}, status)
