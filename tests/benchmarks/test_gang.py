@@ -1,4 +1,4 @@
-"""The benchmark of gangs measures what it says, on a tiny shape."""
+"""The benchmark of gangs measures steps and exchanges, on a tiny shape."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_a_run_of_this_machine_that_was_killed_is_at_once_known_to_be_dead(
 ) -> None:
     write_status(output)
     storage = open_storage(output)
-    with acquire(storage, "r", say=print):
+    with acquire(storage, "r", print_line=print):
         left = storage.read_bytes(LEASE_FILE)
         assert json.loads(vidgen("status", output, "--json")[1])["run"]["live"]
         assert "at work since" in (shown := vidgen("status", output)[1])

@@ -237,7 +237,7 @@ def test_the_next_run_renders_what_was_lost(
 def test_repair_refuses_an_output_that_a_run_holds(output: Storage) -> None:
     policy = leases.LeasePolicy(interval_seconds=0.1)
     Path(output.uri(path_in_output(output, "a"))).unlink()
-    with leases.acquire(output, "run-1", say=print, policy=policy):
+    with leases.acquire(output, "run-1", print_line=print, policy=policy):
         with pytest.raises(Refused, match=r"run run-1 .* is rendering into it"):
             verify(output.root, repair=True, policy=policy)
         found = verify(output.root)

@@ -59,7 +59,7 @@ def test_on_a_terminal_a_bar_is_shown(clock: Clock) -> None:
     with RunProgress(Console(file=output, width=120, force_terminal=True), total=8, done=2) as shown:
         shown.tick(1)
         render(shown, clock, 3, 1.0)
-        shown.say("a line that stays")
+        shown.print_line("a line that stays")
     assert "5/8" in output.getvalue()
     assert "60.0 videos/min" in output.getvalue()
     assert "a line that stays" in output.getvalue()

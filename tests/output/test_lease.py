@@ -36,7 +36,9 @@ INTERVAL = 0.2
 
 
 def take(output: Storage, run: str, lines: list[str] | None = None, interval: float = INTERVAL) -> Lease:
-    return acquire(output, run, say=(lines if lines is not None else []).append, policy=policy_of(interval))
+    return acquire(
+        output, run, print_line=(lines if lines is not None else []).append, policy=policy_of(interval)
+    )
 
 
 def only_one_is_left(held: list[Lease]) -> bool:
@@ -130,7 +132,7 @@ def test_a_run_that_waits_takes_a_lease_that_is_released(output: Storage) -> Non
         threading.Timer(INTERVAL, output.delete, [LEASE_FILE]).start()
 
     # By then the run that waits has read it.
-    acquire(output, "second", say=give_back, policy=policy_of(1.0)).release()
+    acquire(output, "second", print_line=give_back, policy=policy_of(1.0)).release()
     assert len(lines) == 1
 
 
@@ -260,7 +262,7 @@ import sys, time
 from vidgen_dist.output.lease import LeasePolicy, acquire
 from vidgen_dist.storage.folder import open_storage
 policy = LeasePolicy(interval_seconds=float(sys.argv[3]))
-lease = acquire(open_storage(sys.argv[1]), sys.argv[2], say=print, policy=policy)
+lease = acquire(open_storage(sys.argv[1]), sys.argv[2], print_line=print, policy=policy)
 print("held", flush=True)
 while lease.lost is None:
     time.sleep(0.02)

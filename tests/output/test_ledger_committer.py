@@ -44,7 +44,7 @@ def output(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def lease(output: Storage) -> Iterator[Lease]:
-    with acquire(output, "run", say=print, policy=HOURLY) as lease:
+    with acquire(output, "run", print_line=print, policy=HOURLY) as lease:
         yield lease
 
 
@@ -197,7 +197,7 @@ def test_the_latest_entry_counts_whatever_the_clocks_say(
     """Each step is another run; the clocks of its driver and worker are minutes apart."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         output, stored = open_storage(folder), None
-        with acquire(output, "run", say=print, policy=HOURLY) as lease:
+        with acquire(output, "run", print_line=print, policy=HOURLY) as lease:
             for status, fingerprint, driver, worker in steps:
                 before = read_ledger(output)
                 if status == "repair" and stored is not None:

@@ -38,7 +38,7 @@ def output(tmp_path: Path) -> Storage:
 
 def test_what_is_written_is_read_back(output: Storage) -> None:
     now = datetime.now(UTC)
-    told = status(
+    written = status(
         failures={"MediaError": 1},
         videos_per_minute=1.5,
         gangs=(
@@ -50,9 +50,9 @@ def test_what_is_written_is_read_back(output: Storage) -> None:
     )
     file = StatusFile(output)
     file.put(status())
-    file.close(told)
+    file.close(written)
     found = read_status_file(output)
-    assert found == told.model_copy(update={"message": "no UTF-8: ?"})
+    assert found == written.model_copy(update={"message": "no UTF-8: ?"})
     assert not [name for name in output.list() if name != STATUS_FILE]
 
 
@@ -133,8 +133,8 @@ def test_any_content_can_be_read(output: Storage, content: bytes, understood: bo
 def test_a_run_is_stale_after_too_long_a_silence(
     age: float, fields: dict[str, Any], live: bool, stale: bool
 ) -> None:
-    told = status(updated=datetime.now(UTC) - timedelta(seconds=age), **fields)
-    assert (told.is_live, told.is_stale) == (live, stale)
+    latest = status(updated=datetime.now(UTC) - timedelta(seconds=age), **fields)
+    assert (latest.is_live, latest.is_stale) == (live, stale)
 
 
 def test_writes_to_an_object_store_are_less_frequent(s3_bucket: str, tmp_path: Path) -> None:

@@ -49,5 +49,5 @@ def test_kills_on_a_cluster_that_runs_on_with_a_local_output(
     print(chaos.killed, chaos.log.read_text())
     assert chaos.killed.total() == KILLS
     begun = chaos.rows_begun()
-    assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
+    assert sum(map(len, begun.values())) > ROWS, "no process was killed while it rendered"
     assert_whole(output, ids, begun, watch.seen)

@@ -53,7 +53,7 @@ def test_kills_on_a_runs_own_ray_and_on_one_that_runs_on_with_a_failing_storage(
     assert chaos.killed.total() == KILLS
     assert set(s3_traffic.spoiled) == {"refused", "obeyed", "cut", "hanging"}
     begun = chaos.rows_begun()
-    assert sum(map(len, begun.values())) > ROWS, "nobody was killed while it rendered"
+    assert sum(map(len, begun.values())) > ROWS, "no process was killed while it rendered"
     there = {
         path.rpartition("/")[2]: at for (method, path), at in s3_traffic.obeyed.items() if method == "PUT"
     }

@@ -54,10 +54,10 @@ def reasons() -> dict[str, str]:
 def test_check_names_every_bad_image(folder: Path) -> None:
     flags = {"model.id": str(references.case("i2v").checkpoint)}
     report = check_manifest(str(folder / "m.parquet"), flags)
-    said = {problem.id: str(problem) for problem in report.problems}
+    texts = {problem.id: str(problem) for problem in report.problems}
     # The first twenty are named, all are counted.
-    assert list(said) == list(reasons())[:20]
-    for kind, text in said.items():
+    assert list(texts) == list(reasons())[:20]
+    for kind, text in texts.items():
         assert re.search(rf"m\.parquet, row \d+ \(id '{kind}'\): image: .*/{kind}\.jpg: ", text), text
         assert reasons()[kind] in text
     assert report.counts == {"image": len(reasons())}

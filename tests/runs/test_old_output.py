@@ -1,6 +1,6 @@
 """Outputs that earlier commits left when their runs were killed: `vidgen` goes on with them.
 
-They are used as a person does: by the command, whose `status.json`, logs and ledger say what it did.
+They are used as by a person: with the command; `status.json`, logs and ledger show what it did.
 """
 
 from __future__ import annotations

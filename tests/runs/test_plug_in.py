@@ -145,8 +145,8 @@ def test_a_manifest_is_checked_and_a_run_is_planned(vidgen: Vidgen, checkpoint: 
     vidgen("manifest", "check", good, "--model", checkpoint)
     bad = write_manifest(tmp_path, first_guidance_scale=[1.0, -2.0])
     for flags in ([], ["--model", checkpoint]):
-        told = vidgen("manifest", "check", bad, *flags, status=2).stderr
-        assert "first_guidance_scale: -2.0 is not allowed; a number from 0 to 1e+06" in told
+        message = vidgen("manifest", "check", bad, *flags, status=2).stderr
+        assert "first_guidance_scale: -2.0 is not allowed; a number from 0 to 1e+06" in message
     plan = json.loads(vidgen("plan", "--model", checkpoint, "--npus", "2", "--json").stdout)
     assert plan["family"] == "Toy"
     assert [part["name"] for part in plan["components"]] == ["denoiser", "denoiser_2", "vae"]
@@ -257,11 +257,11 @@ def test_a_host_without_the_package_names_it(checkpoint: Path) -> None:
 
 
 def test_two_packages_for_one_pipeline_are_refused(installed: Path, checkpoint: Path, tmp_path: Path) -> None:
-    told = (
+    message = (
         "ToyPipeline is rendered by entry point toy .* of .*toy and by entry point toy .* of .*toy; only one"
     )
     another = install(tmp_path, "another-toy")
-    with on_the_path(installed, another), pytest.raises(Refused, match=told):
+    with on_the_path(installed, another), pytest.raises(Refused, match=message):
         families.find_family(open_checkpoint(checkpoint))
 
 
@@ -278,7 +278,7 @@ def test_a_package_that_cannot_be_imported_stops_no_run_of_other_families(
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"prompt": Field(Number(0, 1), "")}, "the field 'prompt', which is a column of all manifests"),
         ({"frame_rate": Field(Number(0, 1), "")}, "the field 'frame_rate', which"),
@@ -292,7 +292,7 @@ def test_a_package_that_cannot_be_imported_stops_no_run_of_other_families(
     ],
 )
 def test_fields_that_a_package_may_not_have(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Field], told: str
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Field], message: str
 ) -> None:
     with on_the_path(installed):
         (toy,) = families.plug_ins().families.values()
@@ -306,7 +306,7 @@ def test_fields_that_a_package_may_not_have(
             (fault,) = families.plug_ins().faults
             assert list(families.plug_ins().families.values()) == [toy]
     assert "zoo = vidgen_zoo:FAMILY" in fault
-    assert told in fault
+    assert message in fault
 
 
 def test_a_kind_derived_from_ours_has_its_column() -> None:

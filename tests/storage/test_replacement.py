@@ -254,7 +254,9 @@ def test_small_files_of_a_run_are_replaced(output: Storage) -> None:
 
 
 def test_heartbeats_are_seen(output: Storage) -> None:
-    with acquire(output, "one", say=lambda _: None, policy=LeasePolicy(interval_seconds=0.05)) as lease:
+    with acquire(
+        output, "one", print_line=lambda _: None, policy=LeasePolicy(interval_seconds=0.05)
+    ) as lease:
         first = read_holder(output.read_bytes(LEASE_FILE))
         while read_holder(output.read_bytes(LEASE_FILE)).beats < first.beats + 2:
             assert lease.lost is None

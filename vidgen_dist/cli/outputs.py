@@ -124,7 +124,7 @@ def verify(
             deep=deep,
             repair=repair,
             limit=_LISTED_FINDINGS if as_json else _SHOWN_FINDINGS,
-            say=print_error,
+            print_line=print_error,
             progress=progress,
         )
     if as_json:

@@ -129,7 +129,7 @@ def verify(
     repair: bool = False,
     limit: int = 20,
     policy: leases.LeasePolicy = leases.LeasePolicy(),
-    say: Callable[[str], None] = lambda _: None,
+    print_line: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Verification:
     """Compare an output's ledger with its videos.
@@ -140,7 +140,7 @@ def verify(
         repair: Let the next run render missing and torn videos again. Holds the output's lease.
         limit: How many missing and torn videos, and how many orphaned files, to name.
         policy: The lease's policy.
-        say: Called with a line about what takes time.
+        print_line: Called with a line about what takes time.
         progress: Called with the number of folders that are done and of all folders.
 
     Raises:
@@ -152,7 +152,7 @@ def verify(
         if not repair:
             return check.run(_lease_holder(output))
         name = f"verify-{uuid.uuid4().hex[:12]}"
-        with leases.acquire(output, name, say=say, policy=policy) as lease:
+        with leases.acquire(output, name, print_line=print_line, policy=policy) as lease:
             return check.run(None, lease)
     except OSError as error:
         raise Refused(str(error)) from None

@@ -81,7 +81,7 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Print a line that stays."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -122,7 +122,9 @@ class RunProgress:
             self._printed_at = time.monotonic()
             count = self.before + self.done + self.failed
             pace = self.pace()
-            self.say(f"{self._describe_state()}: {count} of {self.total} rows{f', {pace}' if pace else ''}")
+            self.print_line(
+                f"{self._describe_state()}: {count} of {self.total} rows{f', {pace}' if pace else ''}"
+            )
 
     def pace(self) -> str:
         """Videos per minute, time left and failures, as far as they are known, as text."""

@@ -242,14 +242,14 @@ def has_died(output: Storage, run: str) -> bool:
 
 
 def acquire(
-    output: Storage, run: str, *, say: Callable[[str], None], policy: LeasePolicy = LeasePolicy()
+    output: Storage, run: str, *, print_line: Callable[[str], None], policy: LeasePolicy = LeasePolicy()
 ) -> Lease:
     """Take the lease of an output; waits if the lease may be of a dead run.
 
     Args:
         output: The output.
         run: Name of the run, unique; other runs on this output show it.
-        say: Called with a line for the person who waits.
+        print_line: Called with a line for the person who waits.
         policy: How long to wait, and between two heartbeats.
 
     Raises:
@@ -261,7 +261,7 @@ def acquire(
             os_lock = _lock(output, policy.lock_seconds)
         file = open_shared_file(output, LEASE_FILE)
         holder = _new_holder(output, run)
-        tag, settled = _take(file, holder, os_lock, say, policy)
+        tag, settled = _take(file, holder, os_lock, print_line, policy)
         return Lease(file, holder, tag, os_lock, policy, settled)
     except BaseException as error:
         if os_lock is not None:
@@ -272,7 +272,11 @@ def acquire(
 
 
 def _take(
-    file: SharedFile, mine: Holder, os_lock: FileLock | None, say: Callable[[str], None], policy: LeasePolicy
+    file: SharedFile,
+    mine: Holder,
+    os_lock: FileLock | None,
+    print_line: Callable[[str], None],
+    policy: LeasePolicy,
 ) -> tuple[str, float]:
     """Write the lease; returns its tag and `Lease.settled`."""
     settled = time.monotonic()
@@ -285,9 +289,9 @@ def _take(
             # This process has the lock, so the holder is dead.
             tag, certain = found[1], True
             settled = time.monotonic() + policy.orphan_seconds
-            say(f"taking over the lease of {read_holder(found[0])}, which has died")
+            print_line(f"taking over the lease of {read_holder(found[0])}, which has died")
         else:
-            tag = _wait_until_stale(file, found, say, policy)
+            tag = _wait_until_stale(file, found, print_line, policy)
         try:
             mine = _next_beat(mine)
             tag = file.write(mine.to_bytes(), tag)
@@ -307,7 +311,7 @@ def _take(
 
 
 def _wait_until_stale(
-    file: SharedFile, found: tuple[bytes, str], say: Callable[[str], None], policy: LeasePolicy
+    file: SharedFile, found: tuple[bytes, str], print_line: Callable[[str], None], policy: LeasePolicy
 ) -> str | None:
     """Wait until a lease is stale, and return its tag; None if it is gone.
 
@@ -316,7 +320,7 @@ def _wait_until_stale(
     """
     holder = read_holder(found[0])
     limit = policy.stale_seconds
-    say(f"waiting for the lease of {holder}: it may have died, which is known within {limit:g} s")
+    print_line(f"waiting for the lease of {holder}: it may have died, which is known within {limit:g} s")
     until = time.monotonic() + limit
     while time.monotonic() < until:
         time.sleep(policy.interval_seconds / _READS_PER_INTERVAL)
@@ -325,7 +329,7 @@ def _wait_until_stale(
             return None
         if now[0] != found[0]:
             raise _refusal(file.storage, read_holder(now[0]))
-    say(f"taking over the lease of {holder}, which gave no sign of life for {limit:g} s")
+    print_line(f"taking over the lease of {holder}, which gave no sign of life for {limit:g} s")
     return found[1]
 
 

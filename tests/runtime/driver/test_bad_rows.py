@@ -274,11 +274,11 @@ def test_too_many_bad_rows_end_the_run_before_anything_starts(
     for _ in range(2):
         result = run(spec)
         assert counts(result) == (0, 0, 3, 7, 1)
-        told = f"the run stopped: 3 of 10 rows cannot be rendered, faults.max_failures is {most}"
-        assert result.message == told
+        message = f"the run stopped: 3 of 10 rows cannot be rendered, faults.max_failures is {most}"
+        assert result.message == message
         assert [line.partition(":")[0] for line in result.failures] == ["bad 0", "bad 1", "bad 2"]
         assert status_of(spec) == ["run", 10, 0, 3, 7, {"BadRow": 3}]
-        assert read_status(spec.output.uri)["run"]["message"] == told
+        assert read_status(spec.output.uri)["run"]["message"] == message
         assert len(entries(spec.output.uri)) == 3
     assert not plan_of(spec.override({"faults.max_failures": 3})).too_many_are_bad
     assert not plan_of(spec.override({"faults.max_failures": "30%"})).too_many_are_bad
@@ -337,7 +337,7 @@ def test_a_signal_stops_entering_and_the_next_run_continues(
 
     monkeypatch.setattr(bad_rows, "_entries", interrupted)
     policies = RunPolicies(commit=CommitPolicy(tick_seconds=0.01, max_waiting=MANY_ENTRIES))
-    with acquire(plan.output, "run", say=print) as lease:
+    with acquire(plan.output, "run", print_line=print) as lease:
         entered = enter_bad_rows(plan, lease, interrupts, print, policies)
         assert entered.failed == len(entries(spec.output.uri)) == 1001
         again = plan_of(spec)

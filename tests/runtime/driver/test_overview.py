@@ -98,7 +98,7 @@ def test_the_status_file_shows_how_a_run_ended(
 def test_the_status_of_a_run_that_took_over_is_not_overwritten(tmp_path: Path) -> None:
     output = open_storage(tmp_path)
     progress = RunProgress(Console(file=io.StringIO()), total=8, done=2)
-    with acquire(output, "mine", say=print) as lease:
+    with acquire(output, "mine", print_line=print) as lease:
         with Overview(output, lease, "m", progress) as kept:
             kept.refresh([])
             kept.end("finished", "")

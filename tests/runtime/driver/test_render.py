@@ -343,9 +343,9 @@ def test_retry_renders_failed_rows_whose_image_was_corrected(
 
     for name in ("torn", "late"):
         Image.new("RGB", (8, 8), "blue").save(tmp_path / f"{name}.png")
-    mended = run(spec.override({"manifest.retry": "failed:MediaError"}))
-    assert counts(mended) == (1, 1, 0, 0)
-    assert tried(mended) == [("torn", "done", 1)]
+    retried = run(spec.override({"manifest.retry": "failed:MediaError"}))
+    assert counts(retried) == (1, 1, 0, 0)
+    assert tried(retried) == [("torn", "done", 1)]
     rest = run(spec.override({"manifest.retry": "failed"}))
     assert counts(rest) == (2, 1, 1, 1)
     assert tried(rest) == [("late", "done", 1), ("never", "failed", 2)]

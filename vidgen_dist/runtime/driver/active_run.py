@@ -56,7 +56,9 @@ class ActiveRun:
         self._committer = open_committer(
             plan.output, job.passthrough, context.lease, newest, policies.commit, policies.retries
         )
-        self._resume_states = ResumeStates(plan.output, lambda event: self._progress.say(event.message))
+        self._resume_states = ResumeStates(
+            plan.output, lambda event: self._progress.print_line(event.message)
+        )
         self._pending = plan.pending
         self._failures: list[str] = []
         self._bad = first_failures(plan, SHOWN_FAILURES)
@@ -154,7 +156,7 @@ class ActiveRun:
             self._resume_states.remove(row.id)
 
     def gang_lost(self, gang: Gang, why: str) -> None:
-        self._progress.say(redact_message(f"gang {gang.name} is lost: {why}"))
+        self._progress.print_line(redact_message(f"gang {gang.name} is lost: {why}"))
         self._overview.count_lost_gang()
 
     def output_fault(self) -> str:
@@ -166,7 +168,7 @@ class ActiveRun:
             self._interrupts.stop()
         if self._interrupts.level > self._announced:
             self._announced = self._interrupts.level
-            self._progress.say(self._describe_interrupt())
+            self._progress.print_line(self._describe_interrupt())
         self._progress.tick(ready, waiting)
         self._overview.refresh(self._supervisor.gangs)
 

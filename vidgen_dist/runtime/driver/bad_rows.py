@@ -74,7 +74,7 @@ def enter_bad_rows(
     plan: Plan,
     lease: Lease,
     interrupts: Interrupts,
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     policies: RunPolicies = RunPolicies(),
 ) -> BadRowsResult:
     """Enter all bad rows that are not dead letters yet, unless a signal asks the run to end.
@@ -83,7 +83,7 @@ def enter_bad_rows(
         plan: The run.
         lease: The right to enter rows.
         interrupts: When to end.
-        say: Called with a line for people if there are rows to enter.
+        print_line: Called with a line for people if there are rows to enter.
         policies: How long to wait, and how often to try.
 
     Raises:
@@ -97,7 +97,7 @@ def enter_bad_rows(
     committer = open_committer(
         plan.output, plan.passthrough, lease, plan.newest, policies.commit, policies.retries
     )
-    say(f"entering {int(np.count_nonzero(left)):,} dead letters")
+    print_line(f"entering {int(np.count_nonzero(left)):,} dead letters")
     try:
         for entry in _entries(plan, left):
             committer.enter(entry)

@@ -73,16 +73,16 @@ def render(
     ):
         progress = RunProgress(console, total=plan.total, done=plan.done, policy=policies.progress)
         for name in plan.manifest.unknown_columns:
-            progress.say(describe_unknown(name, plan.manifest.row_schema.fields))
+            progress.print_line(describe_unknown(name, plan.manifest.row_schema.fields))
         for line in describe_bad_rows(plan):
-            progress.say(line)
+            progress.print_line(line)
         run_file = write_run_file(plan.output, plan.recorded)
         # If rows were chosen, the counts are not those of the manifest.
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         # From here on there are rows to be finished, and soon processes to be ended.
         interrupts.count_only()
         context = RunContext(plan, lease, interrupts, progress, counted, policies)
-        entered = enter_bad_rows(plan, lease, interrupts, progress.say, policies)
+        entered = enter_bad_rows(plan, lease, interrupts, progress.print_line, policies)
         if entered.failed:
             progress.add(BAD_ROW, entered.failed)
         result = _result_without_rendering(context, entered)
@@ -113,8 +113,8 @@ def _render_pending(context: RunContext, engine: str, newest: int) -> RunResult:
         with refuse_ray_faults():
             gangs = settle_gangs(spec, capacity(), device=plan.device, engine=engine, rows=plan.pending)
         if spec.topology.replicas == AUTO:
-            progress.say(str(gangs))
-        progress.say(f"run {lease.run}")
+            progress.print_line(str(gangs))
+        progress.print_line(f"run {lease.run}")
         fields = plan.model.rules.declared
         with Overview(
             plan.output, lease, spec.model.id, progress, context.counted, fields, policies
@@ -194,10 +194,10 @@ def _planned(
     if plan.pending and not plan.too_many_are_bad:
         get_engine(engine).check_models(plan.decided.model)
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    with acquire(output, run, say=say, policy=policies.lease) as lease:
+    with acquire(output, run, print_line=print_line, policy=policies.lease) as lease:
         if _state_of_output(output) != before:
             # Another run was at work until a moment ago.
             plan = make_plan(spec, output, device=device, engine=engine)
