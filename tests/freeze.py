@@ -765,7 +765,7 @@ def output_of(case: references.Case) -> Facts:
             {
                 **asked,
                 "id": "long",
-                "num_inference_steps": 1000,
+                "num_inference_steps": 500,
                 "seed": None,
                 "priority": 0,
                 "note": "three",
