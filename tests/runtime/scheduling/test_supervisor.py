@@ -156,6 +156,14 @@ def test_rows_that_kill_one_after_the_other_do_not_end_a_replica(count: int, kil
     assert set(cluster.done_at) == all_of(count) - killers
 
 
+def test_a_gang_that_is_lost_with_the_last_row_is_not_replaced() -> None:
+    cluster = Simulation(GangBehaviour(render=lambda *_: 1.0, killers=frozenset("0")), {"n": 1})
+    cluster.supervisor(1, 1).work()
+    assert set(cluster.given_up) == {"0"}
+    # One for each attempt.
+    assert len(cluster.actors) == 3
+
+
 class NeverLoading(Simulation):
     """Gangs that die while they load the model."""
 

@@ -318,7 +318,7 @@ class Supervisor:
                 self._kill(lost)
 
     def _settle(self, lost: LostGang) -> None:
-        """Take back the rows of a lost gang that can write no more, and launch another gang."""
+        """Take back the rows of a lost gang that can write no more; launch another gang if rows are left."""
         gang, loss = lost.gang, lost.loss
         del self._lost[gang.name]
         self._forget_members(gang)
@@ -339,7 +339,8 @@ class Supervisor:
         if not node_left:
             self._losses[gang.replica] += first or not suspects
             self._blameless[gang.replica] += not suspects
-        if not self._is_at_fault(gang.replica) and not self._ending:
+        # Not for nothing: a worker that Ray is told to end while it starts may keep its place for good.
+        if self._pending and not self._ending and not self._is_at_fault(gang.replica):
             self._launch(gang.replica)
 
     def _is_at_fault(self, replica: int) -> bool:
