@@ -12,14 +12,14 @@ CALLED = [
 ]
 
 
-def test_there_are_six() -> None:
+def test_an_engine_has_six_functions() -> None:
     assert len(CALLED) == 6
 
 
 @pytest.mark.parametrize("module", [engine, fake_engine], ids=lambda module: module.__name__)
 @pytest.mark.parametrize("name", CALLED)
-def test_an_engine_has_what_the_runtime_calls(module: object, name: str) -> None:
-    """mypy sees it of the models' engine; the tests' own is not typed."""
+def test_an_engine_has_the_functions_that_the_runtime_calls(module: object, name: str) -> None:
+    """mypy checks the engine of the models; the tests' engine is not typed."""
     _, *expected = inspect.signature(getattr(engine.Engine, name)).parameters.values()
     signature = inspect.signature(getattr(module, name))
     signature.bind(*expected)

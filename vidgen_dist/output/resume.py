@@ -28,11 +28,11 @@ _LOOKED_UP = 2**18
 
 @dataclass(frozen=True)
 class LookupPolicy:
-    """How many processes make fingerprints, and how much memory that takes.
+    """How many processes compute fingerprints, and how much memory that takes.
 
     Args:
         processes_min_rows: With fewer rows, starting more processes takes longer than it saves.
-        processes: How many there are with more rows; None for as many as there are cores, 8 at most.
+        processes: Number of processes with more rows; None for the number of cores, at most 8.
         ahead_bytes: Bytes of prompts that may wait for their fingerprints.
     """
 
@@ -41,7 +41,7 @@ class LookupPolicy:
     ahead_bytes: int = 256 * 2**20
 
     def processes_for(self, rows: int) -> int:
-        """How many processes make the fingerprints of so many rows."""
+        """How many processes compute the fingerprints of this many rows."""
         if rows < self.processes_min_rows:
             return 1
         return _cores() if self.processes is None else self.processes

@@ -170,7 +170,7 @@ class Supervisor:
         self._proven = [False] * replicas
         self._last_loss = ""
         self._error: Exception | None = None
-        # When a gang last had a place, and when all gangs were last checked.
+        # When a gang last had a place, and when `_watch` was last called.
         self._placed_at = self._watched_at = self._clock()
         self._save_requested = False
 
