@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,9 @@ def local_ray(_ray_environment: None) -> None:
     """A local Ray that runs share; starting one takes seconds."""
     import ray
 
+    # Ray may keep the place of a worker that was ended while it started; the next run would wait for it.
+    if ray.is_initialized() and not _becomes_free(seconds=20):
+        ray.shutdown()
     # A test with a cluster of its own ends it.
     if not ray.is_initialized():
         ray.init(
@@ -161,6 +165,18 @@ def local_ray(_ray_environment: None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def _becomes_free(seconds: float) -> bool:
+    """Whether no worker has a place in the local Ray, now or soon."""
+    import ray
+
+    end = time.monotonic() + seconds
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @pytest.fixture
