@@ -1,0 +1,1 @@
+"""What is done with an output besides rendering: status, verification, export. No Ray."""

@@ -1,0 +1,1 @@
+"""An output folder: fingerprints, lease, run file, ledger committer, resume, recovery, status file."""

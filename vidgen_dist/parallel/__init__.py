@@ -1,0 +1,1 @@
+"""Ranks that work on one video: mesh, collectives, attention, sharded weights, splits."""

@@ -1,0 +1,1 @@
+"""Checkpoints: files, hub, safetensors, tokenizers."""

@@ -1,0 +1,1 @@
+"""The driver: one process that renders a run with gangs, and alone writes its ledger."""

@@ -1,0 +1,1 @@
+"""Scheduling: gangs are launched, watched and replaced, and get rows from one queue."""
