@@ -105,7 +105,7 @@ def test_npus_of_a_host_are_divided_where_nothing_says_how_many(plan: Vidgen) ->
         (["--npus", "4", "--replicas", "4", "--ulysses", "2"], "allowed: at most 2 replicas of it"),
         (["--npus", "0"], "topology.npus"),
         (["--set", "height=33"], "sampling.height"),
-        (["--set", "frames=9"], "sampling.frames is no field of a request"),
+        (["--set", "frames=9"], "sampling.frames: unknown field"),
         (["--memory", "1MB"], "No gang of up to 8 ranks fits"),
         (["--memory", "1MB", "--ulysses", "2"], "does not fit into the memory given"),
         (

@@ -42,7 +42,7 @@ def _describe_not_sampling(name: str, field: Field | None) -> str:
         return f"sampling.{name}: {field.not_sampling}; allowed under sampling: {', '.join(allowed)}"
     near = difflib.get_close_matches(name, allowed, 1)
     hint = f"did you mean sampling.{near[0]}? " if near else ""
-    return f"sampling.{name} is no field of a request; {hint}allowed: {', '.join(allowed)}"
+    return f"sampling.{name}: unknown field; {hint}allowed: {', '.join(allowed)}"
 
 
 def sampling_defaults(spec: RunSpec, rules: Rules[Any] | None) -> dict[str, Any]:
