@@ -77,8 +77,7 @@ def aigc_label(producer: str, produce_id: str) -> str:
     - `ContentPropagator`, `PropagateID`: who distributes it, and their number for it; when the label is first
       written, the same as the producer's.
     - `ReservedCode1`, `ReservedCode2`: for whatever a producer or propagator protects the label with, such as
-    a
-      signature; empty.
+      a signature; empty.
 
     Args:
         producer: Name or code of the service.

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
 
@@ -117,3 +118,28 @@ def test_a_copied_output_on_an_object_store_is_refused(s3_bucket: str) -> None:
     make_output(f"s3://{s3_bucket}/copy", names=there)
     with pytest.raises(Refused, match=f"is in an output, but its output.uri is another place, {there}: "):
         output_of(f"s3://{s3_bucket}/copy/{RUN_FILE}")
+
+
+@pytest.mark.parametrize("output", ["hdfs://nn.invalid/out", "sftp://host.invalid/out", "nowhere://x/out"])
+def test_an_output_that_only_the_cluster_reaches_is_not_opened_here(tmp_path: Path, output: str) -> None:
+    """The folder is no output: what the run file names need not be asked."""
+    spec = {"model": {"id": "m"}, "manifest": {"uri": "m.parquet"}, "output": {"uri": output}}
+    (tmp_path / RUN_FILE).write_text(yaml.safe_dump(spec))
+    assert output_of(tmp_path / RUN_FILE) == output
+
+
+def test_an_output_with_a_run_file_of_a_place_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
+    make_output(tmp_path / "out", names="sftp://host.invalid/out")
+    with pytest.raises(Refused, match=r"its output\.uri is another place, sftp://host\.invalid/out: "):
+        output_of(tmp_path / "out" / RUN_FILE)
+
+
+def test_a_run_file_at_the_root_of_a_storage_is_in_no_output() -> None:
+    spec = {"model": {"id": "m"}, "manifest": {"uri": "m.parquet"}, "output": {"uri": "/data/out"}}
+    file = f"memory://{RUN_FILE}"
+    with fsspec.open(file, "wb") as target:
+        target.write(yaml.safe_dump(spec).encode())
+    try:
+        assert output_of(file) == "/data/out"
+    finally:
+        fsspec.filesystem("memory").rm(f"/{RUN_FILE}")

@@ -62,7 +62,9 @@ def test_defaults_are_a_local_run() -> None:
 def test_a_dot_in_a_setting_is_part_of_its_name() -> None:
     flags = {"model.id": "m", "manifest.uri": "a", "output.uri": "b"}
     spec = spec_from_flags({**flags, "sampling.num_frames": 9, "sampling.num_frames.x": 1})
-    with pytest.raises(Refused, match=r"sampling\.num_frames\.x: unknown field; .* mean sampling\.num_frames\?"):
+    with pytest.raises(
+        Refused, match=r"sampling\.num_frames\.x: unknown field; .* mean sampling\.num_frames\?"
+    ):
         check_sampling(spec)
 
 

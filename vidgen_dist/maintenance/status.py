@@ -42,7 +42,7 @@ _COUNTS = {"counted", "total", "done", "failed", "pending", "failures", "videos_
 
 
 def read_status(uri: str) -> dict[str, Any]:
-    """RowCounts of rows, and what the run is.
+    """How many rows are done, failed and pending, and what the run is.
 
     Args:
         uri: Output of a run.

@@ -54,9 +54,9 @@ def load_run(uri: str, options: Mapping[str, Any]) -> RunSpec:
 def _check_not_moved(uri: str, output: str) -> None:
     folder, name = split(uri)
     # Nothing can be rendered to the web: such a folder only shows an output that is stored elsewhere.
-    if name != RUN_FILE or scheme_of(folder) in WEB or is_same_place(folder, output):
+    if name != RUN_FILE or scheme_of(folder) in WEB:
         return
-    if _is_output(open_storage(folder)):
+    if _is_output(folder) and not _is_same_place(folder, output):
         here, there = redact(folder), redact(absolute(output))
         raise Refused(
             f"{redact(uri)}: is in an output, but its output.uri is another place, {there}: was the output "
@@ -65,10 +65,18 @@ def _check_not_moved(uri: str, output: str) -> None:
         )
 
 
-def _is_output(folder: Storage) -> bool:
-    """Whether runs have rendered to a folder; False if its content cannot be read."""
+def _is_output(uri: str) -> bool:
+    """Whether runs have rendered to a folder; False if it is none, or its content cannot be read."""
     with suppress(OSError, Refused):
+        folder = open_storage(uri)
         return read_status_file(folder) is not None or bool(part_names(folder))
+    return False
+
+
+def _is_same_place(folder: str, output: str) -> bool:
+    """Whether a folder is the output; False if the output cannot be opened from here, as the folder can."""
+    with suppress(Refused):
+        return is_same_place(folder, output)
     return False
 
 

@@ -103,13 +103,14 @@ def _render_pending(context: RunContext, engine: str, newest: int) -> RunResult:
         engine: Module name of the engine.
         newest: When the last attempt in the ledger ended, in microseconds since 1970.
     """
-    # Ray is not needed to find that there is nothing to do.
-    from vidgen_dist.runtime.driver.active_run import ActiveRun, job_of
-    from vidgen_dist.runtime.driver.overview import Overview
-
     plan, lease, progress, policies = context.plan, context.lease, context.progress, context.policies
     spec = plan.decided
     with progress, connected(spec.topology):
+        # They load Ray, which is not needed to find that there is nothing to do, and which reads settings
+        # that the connection makes.
+        from vidgen_dist.runtime.driver.active_run import ActiveRun, job_of
+        from vidgen_dist.runtime.driver.overview import Overview
+
         with refuse_ray_faults():
             gangs = settle_gangs(spec, capacity(), device=plan.device, engine=engine, rows=plan.pending)
         if spec.topology.replicas == AUTO:
