@@ -255,8 +255,8 @@ def test_every_field_of_a_request_has_a_column_type() -> None:
     ("column", "hint"),
     [
         ("priorty", "did you mean 'priority'?"),
-        ("num_frame", "not read (did you mean 'num_frames'?); --pass"),
-        ("source", "not read; --pass"),
+        ("num_frame", "not read (did you mean 'num_frames'?); `vidgen render --passthrough` copies"),
+        ("source", "not read; `vidgen render --passthrough` copies"),
     ],
 )
 def test_unknown_column_is_told_with_the_nearest(column, hint):

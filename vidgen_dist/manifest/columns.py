@@ -347,4 +347,6 @@ def describe_unknown(column: str, fields: Mapping[str, Field] = FIELDS) -> str:
     """A warning about a column that is not read."""
     near = difflib.get_close_matches(column, known_columns(fields), 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown column {column!r} is not read{hint}; --passthrough keeps it"
+    return (
+        f"unknown column {column!r} is not read{hint}; `vidgen render --passthrough` copies it to the ledger"
+    )
