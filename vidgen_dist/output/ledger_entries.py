@@ -38,21 +38,30 @@ class RowAttempt:
     row: PendingRow
     fingerprint: str
 
+    def entry(self, status: str, **outcome: Any) -> LedgerEntry:
+        """The entry of this attempt, which ends now; `outcome` are the fields that depend on how it ended."""
+        return LedgerEntry(
+            id=self.row.id,
+            status=status,
+            fingerprint=self.fingerprint,
+            attempt=self.row.attempt,
+            finished_at=datetime.now(UTC),
+            seed=self.row.request.seed,
+            model=self.model.id,
+            revision=self.model.revision,
+            worker=self.worker,
+            extra=self.row.passthrough,
+            **outcome,
+        )
+
 
 def done_entry(
     attempt: RowAttempt, video: EncodedVideo, uri: str, seconds: Mapping[str, float], quality: Quality
 ) -> LedgerEntry:
     """The entry of a video that is stored at `uri`; `seconds` are those of each stage."""
-    row = attempt.row
-    stages: dict[str, Any] = {
-        f"seconds_{stage}": value for stage, value in seconds.items() if f"seconds_{stage}" in SECONDS
-    }
-    return LedgerEntry(
-        id=row.id,
-        status=ledger.DONE,
-        fingerprint=attempt.fingerprint,
-        attempt=row.attempt,
-        finished_at=datetime.now(UTC),
+    stages = {f"seconds_{stage}": value for stage, value in seconds.items() if f"seconds_{stage}" in SECONDS}
+    return attempt.entry(
+        ledger.DONE,
         uri=uri,
         bytes=video.bytes,
         sha256=video.sha256,
@@ -60,11 +69,6 @@ def done_entry(
         fps=video.fps,
         width=video.width,
         height=video.height,
-        seed=row.request.seed,
-        model=attempt.model.id,
-        revision=attempt.model.revision,
-        worker=attempt.worker,
-        extra=row.passthrough,
         **stages,
         **_measured(quality),
     )
@@ -74,21 +78,11 @@ def failed_entry(
     attempt: RowAttempt, error_class: str, message: str, quality: Quality | None = None
 ) -> LedgerEntry:
     """The entry of a row that is given up: a dead letter, with the quality of its video if measured."""
-    row = attempt.row
-    return LedgerEntry(
-        id=row.id,
-        status=ledger.FAILED,
-        fingerprint=attempt.fingerprint,
-        attempt=row.attempt,
-        finished_at=datetime.now(UTC),
-        seed=row.request.seed,
-        model=attempt.model.id,
-        revision=attempt.model.revision,
-        worker=attempt.worker,
+    return attempt.entry(
+        ledger.FAILED,
         error_class=error_class,
         # For a row that killed its gangs, the message quotes Ray and the ranks.
         error_message=redact_message(message),
-        extra=row.passthrough,
         **({} if quality is None else _measured(quality)),
     )
 
