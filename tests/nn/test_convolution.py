@@ -1,13 +1,10 @@
-"""Convolutions on the CPU against the plain one: both ways of computing, strides, paddings, odd sizes."""
-
-import itertools
+"""Convolutions on the CPU against the plain one: strides, paddings, odd sizes."""
 
 import numpy as np
 import pytest
 
 from tests.nn import plain
 from vidgen_dist import nn
-from vidgen_dist.nn import cpu_convolution
 
 
 def draw(*shape, seed=3):
@@ -31,27 +28,6 @@ def conv3d(x, weight, bias=None, stride=1, padding=0):
 def test_conv3d(kernel, stride, padding, outputs):
     x, w, b = draw(2, 5, 7, 13, 11), draw(outputs, 5, *kernel, seed=4), draw(outputs, seed=5)
     check(conv3d(x, w, b, stride, padding), plain.convolution(x, w, b, stride, padding))
-
-
-@pytest.mark.parametrize(
-    ("shape", "outputs", "kt", "padding"),
-    [
-        ((1, 16, 4, 16, 18), 16, 3, (0, 1, 1)),
-        ((2, 20, 5, 13, 9), 33, 3, 1),
-        ((1, 24, 4, 33, 31), 40, 2, (1, 0, 2)),
-        ((1, 17, 3, 40, 96), 70, 1, (0, 1, 0)),
-        ((1, 40, 2, 9, 200), 18, 3, (2, 1, 1)),
-        ((1, 16, 12, 40, 23), 16, 3, 1),
-    ],
-)
-@pytest.mark.parametrize("bias", [True, False])
-def test_kernels_of_3_by_3_with_many_channels(shape, outputs, kt, padding, bias, monkeypatch):
-    x, w = draw(*shape), draw(outputs, shape[1], kt, 3, 3, seed=4)
-    b = draw(outputs, seed=5) if bias else None
-    winograd, ran = cpu_convolution._winograd, []
-    monkeypatch.setattr(cpu_convolution, "_winograd", lambda *a: ran.append(winograd(*a)))
-    check(conv3d(x, w, b, 1, padding), plain.convolution(x, w, b, 1, padding))
-    assert ran, "these shapes are meant for Winograd"
 
 
 @pytest.mark.parametrize(
@@ -89,15 +65,6 @@ def test_views_are_convolved_where_they_lie():
         check(y, plain.convolution(expected, w, padding=(0, 1, 1)))
         pointwise = nn.to_numpy(nn.conv3d(view, nn.from_numpy(w[:, :, :, :1, :1])))
         check(pointwise, plain.convolution(expected, w[:, :, :, :1, :1]))
-
-
-def test_every_row_of_tiles_is_placed():
-    """Positions of two pixels at a time, by the tile helper alone: start, size and count of each kind."""
-    for start, size, count in itertools.product(range(-5, 6), range(1, 6), range(1, 5)):
-        places, source = cpu_convolution._inside(count, start, size)
-        kept = [i for i in range(count) if 0 <= start + 2 * i < size]
-        assert list(range(count))[places] == kept
-        assert list(range(size))[source] == [start + 2 * i for i in kept]
 
 
 def test_a_kernel_larger_than_the_video_is_refused():

@@ -6,7 +6,7 @@ from scipy import special
 
 from tests.nn import plain
 from vidgen_dist import nn
-from vidgen_dist.nn import backend, cpu_jobs
+from vidgen_dist.nn import backend, cpu_graphs, cpu_jobs
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -97,9 +97,7 @@ def test_group_moments(draw, shape, groups):
     check(variance, rows.var(-1), rtol=1e-5, atol=0)
     w, b = tensor(draw(shape[1])), tensor(draw(shape[1]))
     normed = nn.group_norm_with(tensor(x), groups, mean, variance, w, b, 1e-6)
-    np.testing.assert_array_equal(
-        nn.to_numpy(normed), nn.to_numpy(nn.group_norm(tensor(x), groups, w, b, 1e-6))
-    )
+    check(normed, nn.to_numpy(nn.group_norm(tensor(x), groups, w, b, 1e-6)), rtol=1e-6, atol=2e-6)
 
 
 def test_group_norm_of_a_part_by_the_moments_of_the_whole(draw):
@@ -401,8 +399,13 @@ def test_numpy_and_back(draw):
 @pytest.fixture
 def threads():
     """Sets the number of compute threads, and restores it afterwards."""
-    yield cpu_jobs.set_threads
-    cpu_jobs.set_threads(backend.current().threads)
+
+    def set_threads(count):
+        cpu_jobs.set_threads(count)
+        cpu_graphs.set_threads(count)
+
+    yield set_threads
+    set_threads(backend.current().threads)
 
 
 def test_the_number_of_threads_changes_no_bit(draw, threads):

@@ -109,13 +109,14 @@ def _ascend_available() -> bool:
 
 
 def _start_cpu(threads: int) -> _Backend:
-    from vidgen_dist.nn import cpu, cpu_jobs
+    from vidgen_dist.nn import cpu, cpu_graphs, cpu_jobs
 
     ms.set_device("CPU")
     # Asynchronous dispatch threads spin and take the cores that we compute on.
     ms.runtime.launch_blocking()
     _single_threaded_blas()
     cpu_jobs.set_threads(threads)
+    cpu_graphs.set_threads(threads)
     return _Backend("cpu", threads, cpu)
 
 

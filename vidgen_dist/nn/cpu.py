@@ -19,7 +19,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint
 
-from vidgen_dist.nn.cpu_convolution import convolve
+from vidgen_dist.nn.cpu_graphs import Build, Node, compute, op
 from vidgen_dist.nn.cpu_jobs import Array, each, empty, scratch, slices
 
 _NUMPY_DTYPES: dict[Any, Any] = {
@@ -270,31 +270,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def gelu_erf(x: Tensor) -> Tensor:
-    """GELU by the error function, approximated to 1.5e-7 by Abramowitz and Stegun's 7.1.26."""
-    half = np.float32(np.sqrt(0.5))
-    powers = [np.float32(c) for c in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)]
-
-    def body(a: Array, y: Array) -> None:
-        z = np.abs(a)
-        z *= half
-        t = z * np.float32(0.3275911)
-        t += np.float32(1)
-        np.reciprocal(t, out=t)
-        np.multiply(t, powers[0], out=y)
-        for power in powers[1:]:
-            y += power
-            y *= t
-        np.multiply(z, z, out=z)
-        np.negative(z, out=z)
-        np.exp(z, out=z)
-        y *= z  # 1 - erf(|x| / sqrt 2): twice the tail's weight
-        # x >= 0: x - x * tail; x < 0: x * tail. Both are max(x, 0) - |x| * tail.
-        np.abs(a, out=z)
-        y *= z
-        y *= np.float32(-0.5)
-        y += np.maximum(a, np.float32(0), out=z)
-
-    return _elementwise(x, body)
+    """GELU by the error function."""
+    return _compute(op.gelu, (x,), x.shape, approximation_mode="erf")
 
 
 def add(x: Tensor, y: Tensor | float) -> Tensor:
@@ -406,52 +383,67 @@ def softmax(x: Tensor, axis: int) -> Tensor:
     return Tensor.from_numpy(np.ascontiguousarray(np.moveaxis(out.reshape(source.shape), -1, axis)))
 
 
-_MANY, _SHORT = 32, 4096
-"""From how many sequences in a batch, and up to how many scores in each, a job takes many of them."""
-
-
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """Softmax attention, one block of queries at a time, so scores never leave the cache.
-
-    A query that may attend to no key gives 0.
-    """
-    if mask is None and bias is None and _are_many_short(q, k):
-        return _attend_short(_array(q), _array(k), _array(v), scale)
-    return _attend(q, k, v, mask, bias, scale, None)
-
-
-def _are_many_short(q: Tensor, k: Tensor) -> bool:
-    """Whether there are so many short sequences that one job for each would cost more than its work."""
-    return q.shape[0] >= _MANY and q.shape[2] * k.shape[2] <= _SHORT
+    """Softmax attention. A query that may attend to no key gives 0."""
+    batch, heads, n, _ = q.shape
+    # (B, N, heads, D) in memory: all callers can then reshape the result as a view.
+    shape = (batch, n, heads, v.shape[-1])
+    # The operator scales by 1 / sqrt(D); without a mask it ignores another scale that it is given.
+    gain = round(scale * math.sqrt(q.shape[-1]), 12)
+    return _compute(_attention, (q, k, v, mask, bias), shape, gain=gain).transpose(0, 2, 1, 3)
 
 
-def _attend_short(queries: Array, keys: Array, values: Array, scale: float) -> Tensor:
-    """Attention of many short sequences, such as the frames at each place: many sequences in a job."""
-    batch, heads, n, _ = queries.shape
-    m = keys.shape[2]
-    out = empty((batch, n, heads, values.shape[-1]))
+def _attention(q: Node, k: Node, v: Node, mask: Node | None, bias: Node | None, *, gain: float) -> Node:
+    added = mask if bias is None else bias
+    if mask is not None and bias is not None:
+        added = op.select(mask, bias, _number(-np.inf))
+    if gain != 1:
+        q = op.multiply(q, _number(gain))
+    out = op.scaled_dot_product_attention(q, k, v, added)
+    if mask is not None:
+        out = op.select(op.reduce_logical_or(mask, _ints(-1), True), out, _number(0))
+    return _frames_before_heads(out)
 
-    def body(block: slice) -> None:
-        scores = scratch("scores", (block.stop - block.start, heads, n, m))
-        np.matmul(queries[block] * np.float32(scale), keys[block].swapaxes(2, 3), out=scores)
-        scores -= scores.max(-1, keepdims=True)
-        np.exp(scores, out=scores)
-        total = scores.sum(-1, keepdims=True)
-        np.divide(np.matmul(scores, values[block]), total, out=out[block].swapaxes(1, 2))
 
-    each(slices(batch, max(1, 2**17 // (heads * n * m))), body)
-    return Tensor.from_numpy(out).transpose(0, 2, 1, 3)
+_SCORES = 2**22
+"""Scores in one call of `attention_with_lse`, which keeps them in memory."""
 
 
 def attention_with_lse(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """As `attention`, and each query's log-sum-exp of scores (B, heads, N)."""
-    lse = empty(q.shape[:3])
-    out = _attend(q, k, v, mask, None, scale, lse)
-    return out, Tensor.from_numpy(lse)
+    queries, keys, values = _array(q), _array(k), _array(v)
+    batch, heads, n, _ = queries.shape
+    allowed = None if mask is None else np.broadcast_to(_array(mask), (batch, 1, n, keys.shape[2]))
+    out, lse = empty((batch, n, heads, values.shape[-1])), empty((batch, heads, n))
+    for rows in slices(n, max(1, _SCORES // (batch * heads * keys.shape[2]))):
+        inputs = (queries[:, :, rows], keys, values, None if allowed is None else allowed[:, :, rows])
+        shapes = (out[:, rows].shape, lse[:, :, rows].shape)
+        out[:, rows], lse[:, :, rows] = compute(_attention_with_lse, inputs, *shapes, scale=scale)
+    return Tensor.from_numpy(out).transpose(0, 2, 1, 3), Tensor.from_numpy(lse)
+
+
+def _attention_with_lse(q: Node, k: Node, v: Node, mask: Node | None, *, scale: float) -> tuple[Node, Node]:
+    scores = op.matmul(op.multiply(q, _number(scale)), k, False, True)
+    if mask is not None:
+        # Finite, so that a query without keys has no infinity minus infinity.
+        scores = op.select(mask, scores, _number(np.finfo(np.float32).min))
+    top = op.reduce_max(scores, _ints(-1), True)
+    weights = op.exp(op.subtract(scores, top))
+    total = op.reduce_sum(weights, _ints(-1), True)
+    out = op.divide(op.matmul(weights, v, False, False), total)
+    lse = op.add(op.log(total), top)
+    if mask is not None:
+        some = op.reduce_logical_or(mask, _ints(-1), True)
+        out, lse = op.select(some, out, _number(0)), op.select(some, lse, _number(-np.inf))
+    return _frames_before_heads(out), op.squeeze(lse, _ints(-1))
+
+
+def _frames_before_heads(x: Node) -> Node:
+    return op.transpose(x, _ints(0, 2, 1, 3))
 
 
 def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -474,65 +466,39 @@ def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tens
     return Tensor.from_numpy(merged).transpose(0, 2, 1, 3), Tensor.from_numpy(total).transpose(0, 2, 1)
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    lse: Array | None,
-) -> Tensor:
-    queries, keys, values = _array(q), _array(k), _array(v)
-    batch, heads, n = queries.shape[:3]
-    m = keys.shape[2]
-    allowed = None if mask is None else np.broadcast_to(_array(mask), (batch, heads, n, m))
-    added = None if bias is None else np.broadcast_to(_array(bias), (batch, heads, n, m))
-    # (B, N, heads, D) in memory: all callers can then reshape the result as a view.
-    out = empty((batch, n, heads, values.shape[-1]))
-    step = int(np.clip(2**19 // m // 16 * 16, 16, 512))
-
-    def body(job: tuple[int, int, slice]) -> None:
-        b, h, block = job
-        query = queries[b, h, block] * np.float32(scale)
-        scores = scratch("scores", (len(query), m))
-        np.matmul(query, keys[b, h].T, out=scores)
-        if added is not None:
-            scores += added[b, h, block]
-        if allowed is not None:
-            np.copyto(scores, -np.inf, where=~allowed[b, h, block])
-        top = scores.max(-1, keepdims=True)
-        if allowed is not None or added is not None:
-            top[np.isneginf(top)] = 0
-        scores -= top
-        np.exp(scores, out=scores)
-        total = scores.sum(-1, keepdims=True)
-        if lse is not None:
-            with np.errstate(divide="ignore"):  # a query that may attend to no key: -inf
-                np.add(np.log(total[:, 0]), top[:, 0], out=lse[b, h, block])
-        if allowed is not None or added is not None:
-            total[total == 0] = 1
-        result = np.matmul(scores, values[b, h])
-        np.divide(result, total, out=out[b, block, h])
-
-    each(((b, h, block) for b, h in np.ndindex(batch, heads) for block in slices(n, step)), body)
-    return Tensor.from_numpy(out).transpose(0, 2, 1, 3)
-
-
 def conv3d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
     """x (B, I, T, H, W), weight (O, I, kT, kH, kW); zero padding before and after each axis."""
-    return Tensor.from_numpy(convolve(_array(x), _array(weight), _optional(bias), stride, padding))
+    return _convolve(x, weight, bias, stride, padding)
 
 
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """x (B, I, H, W), weight (O, I, kH, kW): a `conv3d` of one frame."""
-    frames, kernel = _array(x)[:, :, None], _array(weight)[:, :, None]
-    out = convolve(frames, kernel, _optional(bias), (1, *stride), (0, *padding))
-    return Tensor.from_numpy(out[:, :, 0])
+    """x (B, I, H, W), weight (O, I, kH, kW); zero padding before and after each axis."""
+    return _convolve(x, weight, bias, stride, padding)
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    size, kernel = x.shape[2:], weight.shape[2:]
+    places = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, kernel, stride, strict=True)]
+    if min(places) < 1:
+        raise ValueError(
+            f"a kernel of {tuple(kernel)} does not fit into {tuple(size)} padded by {tuple(padding)}"
+        )
+    shape = (x.shape[0], weight.shape[0], *places)
+    options = {"stride": tuple(stride), "padding": tuple(padding)}
+    return _compute(_convolution, (x, weight, bias), shape, fixed=(1,), **options)
+
+
+def _convolution(
+    x: Node, weight: Node, bias: Node | None, *, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Node:
+    out = op.convolution(x, weight, stride, padding, padding, [1] * len(stride))
+    return _affine(out, None, _by_channel(bias, x))
 
 
 def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
@@ -633,6 +599,37 @@ def _broadcast(terms: Sequence[Tensor | float], body: Callable[..., Any]) -> Ten
     jobs = [(b, rows) for b in range(lead[0]) for rows in slices(lead[1], step)] if len(lead) == 2 else [...]
     each(jobs, lambda at: body(out[at], *(a[at] for a in whole)))
     return Tensor.from_numpy(out)
+
+
+def _compute(build: Build, inputs: Sequence[Tensor | None], shape: Sequence[int], **options: Any) -> Tensor:
+    """The float32 result, of this shape, of a graph of tensors; see `compute`."""
+    arrays = [None if x is None else _array(x) if x.dtype == ms.bool_ else _float(x) for x in inputs]
+    (out,) = compute(build, arrays, shape, **options)
+    return Tensor.from_numpy(out)
+
+
+def _float(x: Tensor) -> Array:
+    return _array(x).astype(np.float32, copy=False)
+
+
+def _by_channel(values: Node | None, x: Node) -> Node | None:
+    """Values (C,) in a shape that broadcasts to x (B, C, ...)."""
+    if values is None:
+        return None
+    return op.reshape(values, _ints(-1, *[1] * (len(x.output(0).get_partial_shape()) - 2)), False)
+
+
+def _affine(x: Node, weight: Node | None, bias: Node | None) -> Node:
+    x = x if weight is None else op.multiply(x, weight)
+    return x if bias is None else op.add(x, bias)
+
+
+def _ints(*values: int) -> Node:
+    return op.constant(np.array(values, np.int64))
+
+
+def _number(value: float) -> Node:
+    return op.constant(np.float32(value))
 
 
 def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
