@@ -1,4 +1,4 @@
-"""The demo model's data: clips of one moving coloured shape on a coloured ground, and the prompts that name them."""
+"""The demo model's data: clips of one moving coloured shape on a coloured ground, and their prompts."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def shape_mask(shape: str, x: float, y: float, radius: float, angle: float = 0.0
 def _distance(
     shape: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float
 ) -> NDArray[np.float32]:
-    """Pixels from a shape's outline, negative inside (exact along its sides, which is all that drawing needs)."""
+    """Pixels from a shape's outline, negative inside; exact along its sides, which drawing needs."""
     if shape == "circle":
         return np.hypot(x, y) - radius
     if shape == "square":

@@ -4,10 +4,10 @@
     python -m tests.demo_model.train transformer WORK
     python -m tests.demo_model.train export WORK vidgen_dist/demo/model
 
-It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their state in
-the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its number alone,
-so an interrupted training sees the same data as one that was not. `export` writes the averaged weights of the
-states in the published layout, in float16; it may be called while a training runs.
+It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their
+state in the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its
+number alone, so an interrupted training sees the same data as one that was not. `export` writes the averaged
+weights of the states in the published layout, in float16; it may be called while a training runs.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Training:
     work: Path
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.seconds = 0, 0.0
         self._path = self.work / f"{self.name}.pt"
@@ -148,7 +150,9 @@ class Training:
             now = time.monotonic()
             self.seconds = before + now - started
             if self.step % 50 == 0:
-                print(f"{self.name} {self.step}/{self.steps} loss {smooth:.4f} {self.seconds:.0f} s", flush=True)
+                print(
+                    f"{self.name} {self.step}/{self.steps} loss {smooth:.4f} {self.seconds:.0f} s", flush=True
+                )
             if now - saved > SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
@@ -186,7 +190,9 @@ def train_vae(work: Path, steps: int) -> None:
 
     def loss_of(step: int, generator: np.random.Generator) -> torch.Tensor:
         full = step >= VAE_FULL_FRAMES_FROM * steps
-        frames = np.stack([draw(clips[i], generator) for i in generator.integers(len(clips), size=4 if full else 8)])
+        frames = np.stack(
+            [draw(clips[i], generator) for i in generator.integers(len(clips), size=4 if full else 8)]
+        )
         if not full:
             frames = np.stack([_crop(clip, generator) for clip in frames])
         x = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) * 2 - 1
@@ -206,7 +212,8 @@ def train_vae(work: Path, steps: int) -> None:
             x = torch.from_numpy(draw(clip, generator)).permute(3, 0, 1, 2)[None] * 2 - 1
             y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
             errors.append((y - x).pow(2).mean().item() / 4)
-    print(f"vae: {-10 * np.log10(np.mean(errors)):.1f} dB on 32 clips that it never saw, {training.seconds:.0f} s")
+    decibels = -10 * np.log10(np.mean(errors))
+    print(f"vae: {decibels:.1f} dB on 32 clips that it never saw, {training.seconds:.0f} s")
 
 
 def _crop(frames: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -257,11 +264,17 @@ def transformer_training(
     text_encoder = transformers.T5EncoderModel(transformers.T5Config(**TEXT_ENCODER_CONFIG))
     transformer = diffusers.CogVideoXTransformer3DModel(**TRANSFORMER_CONFIG)
     parameters = [*transformer.parameters(), *text_encoder.parameters()]
-    return transformer, text_encoder, Training("transformer", parameters, steps, rate=1.3e-3, decay=0.998, work=work)
+    return (
+        transformer,
+        text_encoder,
+        Training("transformer", parameters, steps, rate=1.3e-3, decay=0.998, work=work),
+    )
 
 
-def latents_of_clips(work: Path, vae: diffusers.AutoencoderKLCogVideoX) -> tuple[torch.Tensor, list[str], float]:
-    """Latents (CLIPS, T, C, H, W) of clips, their prompts, and the factor that gives them a deviation of 1."""
+def latents_of_clips(
+    work: Path, vae: diffusers.AutoencoderKLCogVideoX
+) -> tuple[torch.Tensor, list[str], float]:
+    """Latents (CLIPS, T, C, H, W) of clips, their prompts, and the factor that made their deviation 1."""
     path = work / "latents.pt"
     if not path.exists():
         generator = np.random.default_rng((SEED, 2))
@@ -276,7 +289,9 @@ def latents_of_clips(work: Path, vae: diffusers.AutoencoderKLCogVideoX) -> tuple
                 prompts += [clip.prompt for clip in chosen]
         together = torch.cat(latents)
         factor = 1 / together.std().item()
-        torch.save({"latents": together * factor, "prompts": prompts, "factor": factor}, path.with_suffix(".new"))
+        torch.save(
+            {"latents": together * factor, "prompts": prompts, "factor": factor}, path.with_suffix(".new")
+        )
         os.replace(path.with_suffix(".new"), path)
     saved = torch.load(path, weights_only=False)
     return saved["latents"], saved["prompts"], saved["factor"]
@@ -299,7 +314,7 @@ def train_transformer(work: Path, steps: int) -> None:
     )
     print(f"latents {tuple(latents.shape)}, factor {factor:.3f}", flush=True)
 
-    def loss_of(step: int, generator: np.random.Generator) -> torch.Tensor:
+    def loss_of(_: int, generator: np.random.Generator) -> torch.Tensor:
         chosen = torch.from_numpy(generator.integers(len(latents), size=BATCH))
         x, text = latents[chosen], ids[chosen].clone()
         text[torch.from_numpy(generator.random(BATCH) < TEXT_DROPPED)] = empty
@@ -347,7 +362,9 @@ def export(work: Path, target: Path) -> None:
     print(f"{target}: VAE of step {vae_state.step}, transformer of step {state.step}")
 
 
-def _parts(vae: Any, transformer: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> Iterator[tuple[str, Any]]:
+def _parts(
+    vae: Any, transformer: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
+) -> Iterator[tuple[str, Any]]:
     yield "vae", vae
     yield "transformer", transformer
     yield "text_encoder", text_encoder
