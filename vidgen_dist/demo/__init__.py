@@ -6,11 +6,24 @@ import os
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from vidgen_dist.errors import Refused
 
 CHECKPOINT_VERSION = 1
 """Part of the name of the checkpoint's folder; to be raised when `demo.tiny_checkpoint` changes."""
+
+
+SAMPLING: dict[str, Any] = {
+    "num_frames": 9,
+    "height": 64,
+    "width": 64,
+    "num_inference_steps": 20,
+    "guidance_scale": 4.0,
+    # It was trained with so many; a model without a mask for text also sees what fills up a prompt.
+    "max_sequence_length": 16,
+}
+"""How the checkpoint is used, by the demo and where it is measured."""
 
 
 def cache_folder() -> Path:
