@@ -16,6 +16,7 @@ from scipy import special
 from tests.nn import plain
 from vidgen_dist import nn
 from vidgen_dist.nn import ascend, cpu
+from vidgen_dist.nn.rotary import rotary
 
 F = mint.nn.functional
 
@@ -260,8 +261,10 @@ def test_norms(stand_in, affine):
     stand_in(ops, "rms_norm", rms_norm)
     x = tensor(draw(2, 6, 3, 6))
     w, b = (tensor(draw(6, seed=3)), tensor(draw(6, seed=4))) if affine else (None, None)
-    check(ascend.layer_norm(x, w, b, 1e-3), cpu.layer_norm(x, w, b, 1e-3))
-    check(ascend.rms_norm(x, w, 1e-3), cpu.rms_norm(x, w, 1e-3))
+    modulation = (tensor(draw(2, 1, 1, 6, seed=5)), tensor(draw(2, 1, 1, 6, seed=6)))
+    for scale, shift in ((None, None), modulation):
+        check(ascend.layer_norm(x, w, b, 1e-3, scale, shift), cpu.layer_norm(x, w, b, 1e-3, scale, shift))
+        check(ascend.rms_norm(x, w, 1e-3, scale, shift), cpu.rms_norm(x, w, 1e-3, scale, shift))
     check(ascend.group_norm(x, 3, w, b, 1e-3), cpu.group_norm(x, 3, w, b, 1e-3))
 
 
@@ -323,6 +326,19 @@ def test_products(stand_in, bias):
     check(ascend.matmul(x, w.transpose(1, 0)), cpu.matmul(x, w.transpose(1, 0)))
     ids = tensor(np.array([[2, 0]], np.int32))
     np.testing.assert_array_equal(nn.to_numpy(ascend.embedding(ids, w)), nn.to_numpy(cpu.embedding(ids, w)))
+
+
+@pytest.mark.parametrize("pairs", ["neighbours", "halves"])
+@pytest.mark.parametrize("dtype", [nn.float32, nn.float16])
+def test_rotary(stand_in, pairs, dtype):
+    stand_in(mint, "matmul", lambda input, other: input @ other)
+    angles = draw(1, 5, 1, 4)
+    angles = np.repeat(angles, 2, -1) if pairs == "neighbours" else np.tile(angles, 2)
+    x = tensor(draw(2, 5, 3, 8))
+    tables = rotary(np.cos(angles), np.sin(angles), pairs)
+    turned = ascend.rotate(x.astype(dtype), *tables)
+    assert turned.dtype == dtype
+    check(turned, cpu.rotate(x, *tables), 2e-5 if dtype == nn.float32 else 1e-2)
 
 
 def embedding(input, weight, padding_idx, max_norm, **_):

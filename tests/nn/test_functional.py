@@ -7,6 +7,7 @@ from scipy import special
 from tests.nn import plain
 from vidgen_dist import nn
 from vidgen_dist.nn import backend, cpu_graphs, cpu_jobs
+from vidgen_dist.nn.rotary import apply_rotary, rotary
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -54,6 +55,42 @@ def test_norms_over_the_last_axis(draw, shape, affine):
         atol=2e-4,
     )
     check(nn.rms_norm(tensor(x), tensor(w), 1e-6), plain.rms_norm(x, w, 1e-6))
+
+
+@pytest.mark.parametrize("lead", [(2, 1), (2, 70), (1, 70)])
+def test_norms_that_are_scaled_and_shifted(draw, lead):
+    x, w, b = draw(2, 70, 33), draw(33), draw(33)
+    scale, shift = draw(*lead, 33), draw(*lead, 33)
+    given = (tensor(scale), tensor(shift))
+    expected = plain.layer_norm(x, w, b, 1e-6) * (1 + scale) + shift
+    check(nn.layer_norm(tensor(x), tensor(w), tensor(b), 1e-6, *given), expected)
+    check(nn.rms_norm(tensor(x), None, 1e-6, *given), plain.rms_norm(x, None, 1e-6) * (1 + scale) + shift)
+    check(nn.rms_norm(tensor(x), tensor(w), 1e-6, given[0]), plain.rms_norm(x, w, 1e-6) * (1 + scale))
+
+
+@pytest.mark.parametrize("pairs", ["neighbours", "halves"])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_rotary(draw, pairs, heads):
+    """A pair of channels (a, b), as the complex number a + bi, is multiplied by e to the i angle."""
+    x, angles = draw(2, 600, 3, 16), draw(1, 600, heads, 8)
+    repeated = np.repeat(angles, 2, -1) if pairs == "neighbours" else np.tile(angles, 2)
+    turned = apply_rotary(tensor(x), rotary(np.cos(repeated), np.sin(repeated), pairs=pairs))
+    places = [(2 * i, 2 * i + 1) if pairs == "neighbours" else (i, i + 8) for i in range(8)]
+    for i, (a, b) in enumerate(places):
+        z = (x[..., a] + 1j * x[..., b]) * np.exp(1j * angles[..., i])
+        np.testing.assert_allclose(nn.to_numpy(turned)[..., a], z.real, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(nn.to_numpy(turned)[..., b], z.imag, rtol=1e-5, atol=1e-6)
+    view = tensor(x)[:, 100:, :, :]
+    cut = rotary(np.cos(repeated[:, 100:]), np.sin(repeated[:, 100:]), pairs=pairs)
+    check(apply_rotary(view, cut), nn.to_numpy(turned)[:, 100:])
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (700, 3, 40), (2, 1, 90000), (2, 3, 4, 0)])
+def test_blocks_cover_every_place_once(shape):
+    seen = np.zeros(shape, int)
+    for at in cpu_jobs.blocks(shape, 1000):
+        seen[at] += 1
+    assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 2), (1, 3, 7), (2, 130, 3, 33, 21)])

@@ -9,15 +9,13 @@ Letters: B batch, L tokens, D model width, H heads, G key and value heads, S wid
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.encoders.config import LlamaConfig
 from vidgen_dist.nn.activations import of_transformers
 from vidgen_dist.nn.embeddings import rotary_1d
-from vidgen_dist.nn.rotary import Rotary, apply_rotary
+from vidgen_dist.nn.rotary import Rotary, apply_rotary, rotary
 from vidgen_dist.parallel.blocks import run_blocks
 
 
@@ -61,17 +59,16 @@ class LlamaEncoder(nn.Module):
         hidden = self.embed_tokens(nn.from_numpy(np.asarray(input_ids, np.int32)))
         causal = np.tril(np.ones((length, length), np.bool_))
         mask = nn.from_numpy(causal & (np.asarray(attention_mask) != 0)[:, None, None, :])
-        rotary = rotary_positions(self.config, length, hidden.dtype)
-        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, rotary, mask)])
+        turns = rotary_positions(self.config, length)
+        (hidden,) = run_blocks(self.layers, [hidden], lambda layer, tokens: [layer(*tokens, turns, mask)])
         return hidden
 
 
-def rotary_positions(config: LlamaConfig, length: int, dtype: Any) -> Rotary:
-    """The tables that rotate queries and keys: channels i and i + S / 2 of a head form a pair."""
+def rotary_positions(config: LlamaConfig, length: int) -> Rotary:
+    """What rotates queries and keys: channels i and i + S / 2 of a head form a pair."""
     size = config.head_size
     angles = np.tile(rotary_1d(size, np.arange(length), config.rope_theta), 2)[None, :, None]
-    swap = np.kron(np.array([[0, 1], [-1, 0]], np.float32), np.eye(size // 2, dtype=np.float32))
-    return Rotary(nn.from_numpy(np.cos(angles)), nn.from_numpy(np.sin(angles)), nn.from_numpy(swap, dtype))
+    return rotary(np.cos(angles), np.sin(angles), pairs="halves")
 
 
 class Layer(nn.Module):

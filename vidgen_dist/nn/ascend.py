@@ -30,16 +30,30 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(ids, weight)
 
 
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise over the last axis."""
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """Normalise over the last axis, then scale and shift."""
+    return _modulated(F.layer_norm(x, (x.shape[-1],), weight, bias, eps), scale, shift)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Divide by the root mean square over the last axis."""
+def rms_norm(
+    x: Tensor, weight: Tensor | None, eps: float, scale: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """Divide by the root mean square over the last axis, then scale and shift."""
     if weight is None:
         weight = mint.ones((x.shape[-1],), dtype=x.dtype)
-    return ops.rms_norm(x, weight, eps)[0]
+    return _modulated(ops.rms_norm(x, weight, eps)[0], scale, shift)
+
+
+def _modulated(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    x = x if scale is None else x * (scale + 1.0)
+    return x if shift is None else x + shift
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -138,6 +152,11 @@ def multiply(x: Tensor, y: Tensor | float) -> Tensor:
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """x * factor + addend."""
     return x * factor + addend
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, swap: Tensor) -> Tensor:
+    """x * cos + (x @ swap) * sin, in the dtype of x."""
+    return (x * cos + mint.matmul(x, swap.astype(x.dtype)) * sin).astype(x.dtype)
 
 
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:

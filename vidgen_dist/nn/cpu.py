@@ -19,8 +19,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint
 
-from vidgen_dist.nn.cpu_graphs import Build, Node, compute, op
-from vidgen_dist.nn.cpu_jobs import Array, each, empty, scratch, slices
+from vidgen_dist.nn.cpu_graphs import Build, Node, compute, dense, op
+from vidgen_dist.nn.cpu_jobs import Array, blocks, each, empty, scratch, slices
 
 _NUMPY_DTYPES: dict[Any, Any] = {
     ms.bool_: np.bool_,
@@ -69,46 +69,36 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     return Tensor.from_numpy(_array(weight)[_array(ids)])
 
 
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise over the last axis."""
-    rows, scale, shift = _contiguous(x), _optional(weight), _optional(bias)
-    width = rows.shape[-1]
-    source = rows.reshape(-1, width)
-    out = empty(source.shape)
-
-    # Sums as products with a vector of ones: for short rows several times faster than sum().
-    mean_of = np.full(width, 1 / width, np.float32)
-
-    def normalise(block: slice) -> None:
-        y = np.subtract(source[block], (source[block] @ mean_of)[:, None], out=out[block])
-        variance = np.square(y, out=scratch("square", y.shape)) @ mean_of
-        y *= (1 / np.sqrt(variance + np.float32(eps)))[:, None]
-        if scale is not None:
-            y *= scale
-        if shift is not None:
-            y += shift
-
-    each(slices(len(source), max(1, _BLOCK // width)), normalise)
-    return Tensor.from_numpy(out.reshape(rows.shape))
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """Normalise over the last axis, then scale and shift."""
+    return _compute(_layer_norm, (x, weight, bias, scale, shift), x.shape, eps=eps)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Divide by the root mean square over the last axis."""
-    rows, scale = _contiguous(x), _optional(weight)
-    width = rows.shape[-1]
-    source = rows.reshape(-1, width)
-    out = empty(source.shape)
+def _layer_norm(
+    x: Node, weight: Node | None, bias: Node | None, scale: Node | None, shift: Node | None, *, eps: float
+) -> Node:
+    normed = _affine(op.mvn(x, _ints(-1), True, eps, "inside_sqrt"), weight, bias)
+    return _affine(normed, None if scale is None else op.add(scale, _number(1)), shift)
 
-    mean_of = np.full(width, 1 / width, np.float32)
 
-    def normalise(block: slice) -> None:
-        square = np.square(source[block], out=scratch("square", source[block].shape)) @ mean_of
-        y = np.multiply(source[block], (1 / np.sqrt(square + np.float32(eps)))[:, None], out=out[block])
-        if scale is not None:
-            y *= scale
+def rms_norm(
+    x: Tensor, weight: Tensor | None, eps: float, scale: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """Divide by the root mean square over the last axis, then scale and shift."""
+    return _compute(_rms_norm, (x, weight, scale, shift), x.shape, eps=eps)
 
-    each(slices(len(source), max(1, _BLOCK // width)), normalise)
-    return Tensor.from_numpy(out.reshape(rows.shape))
+
+def _rms_norm(x: Node, weight: Node | None, scale: Node | None, shift: Node | None, *, eps: float) -> Node:
+    square = op.reduce_mean(op.multiply(x, x), _ints(-1), True)
+    normed = _affine(op.divide(x, op.sqrt(op.add(square, _number(eps)))), weight, None)
+    return _affine(normed, None if scale is None else op.add(scale, _number(1)), shift)
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -130,19 +120,17 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
     return Tensor.from_numpy(out.reshape(source.shape))
 
 
-_IMAGE = 2**19
-"""An image with at most this many numbers, all channels together, stays in the cache while it is
-normalised."""
+_SMALL_CLIP = 2**21
+"""Up to this many numbers a clip, all channels together, OpenVINO's kernel is the faster one."""
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
+    if math.prod(x.shape[1:]) <= _SMALL_CLIP:
+        return _compute(_group_norm, (x, weight, bias), x.shape, groups=groups, eps=eps)
     grouped = _grouped(x, groups)
     out = empty(grouped.shape)
     affine = (_optional(weight), _optional(bias))
-    if x.ndim == 4 and math.prod(x.shape[1:]) <= _IMAGE:
-        each(range(len(grouped)), lambda i: _normalise_image(grouped[i], out[i], affine, eps))
-        return Tensor.from_numpy(out.reshape(x.shape))
 
     def body(at: tuple[int, int]) -> None:
         # Both passes in one job: the second finds a small group still in the cache.
@@ -152,18 +140,10 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
     return Tensor.from_numpy(out.reshape(x.shape))
 
 
-def _normalise_image(image: Array, out: Array, affine: tuple[Array | None, Array | None], eps: float) -> None:
-    """Write an image (groups, C / groups, places) to out, all of its groups normalised at once."""
-    groups, channels, places = image.shape
-    values, centred = image.reshape(groups, -1), out.reshape(groups, -1)
-    size = np.float32(channels * places)
-    np.subtract(values, values.sum(1, keepdims=True) / size, out=centred)
-    variance = np.einsum("gi,gi->g", centred, centred) / size
-    gain = np.repeat(1 / np.sqrt(variance + np.float32(eps)), channels).reshape(groups, channels, 1)
-    scale, shift = affine
-    out *= gain if scale is None else gain * scale.reshape(gain.shape)
-    if shift is not None:
-        out += shift.reshape(gain.shape)
+def _group_norm(x: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float) -> Node:
+    normed = op.mvn(op.reshape(x, _ints(0, groups, -1), True), _ints(2), True, eps, "inside_sqrt")
+    normed = op.reshape(normed, op.shape_of(x), False)
+    return _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -294,6 +274,15 @@ def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     return _broadcast([x, factor, addend], body)
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, swap: Tensor) -> Tensor:
+    """x * cos + (x @ swap) * sin."""
+    return _compute(_rotate, (x, cos, sin, swap), x.shape)
+
+
+def _rotate(x: Node, cos: Node, sin: Node, swap: Node) -> Node:
+    return op.add(op.multiply(x, cos), op.multiply(op.matmul(x, swap, False, False), sin))
+
+
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Concatenate tensors along an axis."""
     arrays = [_array(t) for t in tensors]
@@ -309,7 +298,7 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     jobs = []
     for array, end in zip(arrays, ends, strict=True):
         place = out[(slice(None),) * axis + (slice(end - array.shape[axis], end),)]
-        jobs += _copies(place, array)
+        jobs += [(place[at], array[at]) for at in blocks(array.shape, _BLOCK)]
     each(jobs, lambda job: np.copyto(*job))
     return Tensor.from_numpy(out)
 
@@ -341,9 +330,18 @@ def copy(x: Tensor) -> Tensor:
     if x.dtype not in _NUMPY_DTYPES:
         return x.copy()
     source = _array(x)
+    if source.dtype == np.float32 and source.ndim and source.strides[-1] != source.itemsize:
+        _, order = dense(source)
+        if order is not None:
+            # Where neighbours do not stay neighbours, NumPy copies them one by one.
+            return _compute(_same, (x,), x.shape)
     out = empty(source.shape) if source.dtype == np.float32 else np.empty(source.shape, source.dtype)
-    each(_copies(out, source), lambda job: np.copyto(*job))
+    each(blocks(source.shape, _BLOCK), lambda at: np.copyto(out[at], source[at]))
     return Tensor.from_numpy(out)
+
+
+def _same(x: Node) -> Node:
+    return x
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
@@ -353,34 +351,13 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
     return Tensor.from_numpy(np.zeros(shape, _NUMPY_DTYPES[dtype]))
 
 
-def _copies(target: Array, source: Array) -> list[tuple[Array, Array]]:
-    """(part of target, part of source), cut along the longest axis but the last."""
-    if source.size <= _BLOCK or source.ndim < 2:
-        return [(target, source)]
-    axis = int(np.argmax(source.shape[:-1]))
-    length = source.shape[axis]
-    step = max(1, _BLOCK * length // source.size)
-    cuts = [(slice(None),) * axis + (block,) for block in slices(length, step)]
-    return [(target[cut], source[cut]) for cut in cuts]
-
-
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
     """Exponentials that sum to 1 over `axis`; the largest value is subtracted first."""
-    source = np.moveaxis(_array(x), axis, -1)
-    rows = np.ascontiguousarray(source).reshape(-1, source.shape[-1])
-    out = empty(rows.shape)
-
-    def body(block: slice) -> None:
-        y = np.subtract(rows[block], rows[block].max(-1, keepdims=True), out=out[block])
-        np.exp(y, out=y)
-        y /= y.sum(-1, keepdims=True)
-
-    each(slices(len(rows), max(1, _BLOCK // rows.shape[-1])), body)
-    return Tensor.from_numpy(np.ascontiguousarray(np.moveaxis(out.reshape(source.shape), -1, axis)))
+    return _compute(op.softmax, (x,), x.shape, axis=axis)
 
 
 def attention(
@@ -430,7 +407,7 @@ def _attention_with_lse(q: Node, k: Node, v: Node, mask: Node | None, *, scale: 
     scores = op.matmul(op.multiply(q, _number(scale)), k, False, True)
     if mask is not None:
         # Finite, so that a query without keys has no infinity minus infinity.
-        scores = op.select(mask, scores, _number(np.finfo(np.float32).min))
+        scores = op.select(mask, scores, _number(float(np.finfo(np.float32).min)))
     top = op.reduce_max(scores, _ints(-1), True)
     weights = op.exp(op.subtract(scores, top))
     total = op.reduce_sum(weights, _ints(-1), True)
@@ -593,11 +570,7 @@ def _broadcast(terms: Sequence[Tensor | float], body: Callable[..., Any]) -> Ten
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     out = empty(shape)
     whole = [np.broadcast_to(a, shape) for a in arrays]
-    # Blocks along the first two axes, which in (B, N, D) and (B, C, T, H, W) are long enough to divide.
-    step = max(1, _BLOCK // max(1, math.prod(shape[2:])))
-    lead = shape[:2]
-    jobs = [(b, rows) for b in range(lead[0]) for rows in slices(lead[1], step)] if len(lead) == 2 else [...]
-    each(jobs, lambda at: body(out[at], *(a[at] for a in whole)))
+    each(blocks(shape, _BLOCK), lambda at: body(out[at], *(a[at] for a in whole)))
     return Tensor.from_numpy(out)
 
 
@@ -636,7 +609,8 @@ def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
     """out = a @ b + bias for matrices, in blocks of rows, or of columns if there are few rows."""
     n, m = out.shape
     if n >= 128:
-        jobs = [(rows, slice(0, m)) for rows in slices(n, 512)]
+        step = int(np.clip(-(-n // 64) * 16, 128, 512))
+        jobs = [(rows, slice(0, m)) for rows in slices(n, step)]
     else:
         jobs = [(slice(0, n), columns) for columns in slices(m, 512)]
 

@@ -67,7 +67,7 @@ def compute(
         fixed: Positions of inputs whose lengths the graph must know when it is compiled.
         options: Hashable.
     """
-    sources, orders = zip(*map(_dense, inputs), strict=True)
+    sources, orders = zip(*map(dense, inputs), strict=True)
     lengths = tuple(
         None if x is None else (x.dtype.char, x.shape if i in fixed else x.ndim)
         for i, x in enumerate(sources)
@@ -92,12 +92,12 @@ def _shared(x: Array) -> ov.Tensor:
     """OpenVINO's view of an array; it must outlive the view."""
     if not x.flags.writeable:
         # Weights of a mapped file: OpenVINO does not write to inputs, but refuses what it could not write to.
-        memory = (ctypes.c_char * x.nbytes).from_address(x.ctypes.data)
+        memory: Any = (ctypes.c_char * x.nbytes).from_address(x.ctypes.data)
         x = np.ndarray(x.shape, x.dtype, memory)
     return ov.Tensor(x, shared_memory=True)
 
 
-def _dense(x: Array | None) -> tuple[Array | None, tuple[int, ...] | None]:
+def dense(x: Array | None) -> tuple[Array | None, tuple[int, ...] | None]:
     """(array in one dense block, the order of its axes that gives x; None: as they are)."""
     if x is None or x.flags.c_contiguous:
         return x, None

@@ -57,6 +57,19 @@ def slices(length: int, step: int) -> list[slice]:
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
+def blocks(shape: Sequence[int], size: int) -> list[tuple[int | slice, ...]]:
+    """Indices that cut an array of this shape into blocks of about `size` numbers.
+
+    A block is one place of leading axes, a run along the next one, and all of the rest.
+    """
+    if not shape:
+        return [()]
+    rest = math.prod(shape[1:])
+    if rest <= size or len(shape) == 1:
+        return [(rows,) for rows in slices(shape[0], max(1, size // max(1, rest)))]
+    return [(i, *inner) for i in range(shape[0]) for inner in blocks(shape[1:], size)]
+
+
 def empty(shape: Sequence[int]) -> Array:
     """A float32 array for a result, from MindSpore's memory pool.
 

@@ -33,15 +33,33 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    """Normalise x (..., D) over its last axis, times weight (D,), plus bias (D,). Ba et al., 2016."""
-    return backend.current().body.layer_norm(x, weight, bias, eps)
+    """Normalise x (..., D) over its last axis, times weight (D,), plus bias (D,). Ba et al., 2016.
+
+    With `scale` and `shift`, which broadcast to x, the result is then times 1 + scale, plus shift: the
+    adaptive norm of diffusion transformers (Peebles and Xie, 2023).
+    """
+    return backend.current().body.layer_norm(x, weight, bias, eps, scale, shift)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    """Divide x (..., D) by its root mean square over the last axis. Zhang and Sennrich, 2019."""
-    return backend.current().body.rms_norm(x, weight, eps)
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """Divide x (..., D) by its root mean square over the last axis, times weight (D,).
+
+    Zhang and Sennrich, 2019. `scale` and `shift` are as in `layer_norm`.
+    """
+    return backend.current().body.rms_norm(x, weight, eps, scale, shift)
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:

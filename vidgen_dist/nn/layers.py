@@ -76,7 +76,10 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """Normalise x (..., dim) over its last axis. `weight`, `bias` (dim,)."""
+    """Normalise x (..., dim) over its last axis; then scale and shift it, if given.
+
+    `weight`, `bias` (dim,).
+    """
 
     def __init__(
         self, dim: int, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
@@ -86,20 +89,23 @@ class LayerNorm(Module):
         self.weight = empty_parameter((dim,), "weight") if elementwise_affine else None
         self.bias = empty_parameter((dim,), "bias") if elementwise_affine and bias else None
 
-    def construct(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight, self.bias, self.eps)
+    def construct(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        return F.layer_norm(x, self.weight, self.bias, self.eps, scale, shift)
 
 
 class RMSNorm(Module):
-    """Divide x (..., dim) by its root mean square over the last axis. `weight` (dim,)."""
+    """Divide x (..., dim) by its root mean square over the last axis; then scale and shift it, if given.
+
+    `weight` (dim,).
+    """
 
     def __init__(self, dim: int, eps: float = 1e-6, elementwise_affine: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = empty_parameter((dim,), "weight") if elementwise_affine else None
 
-    def construct(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight, self.eps)
+    def construct(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        return F.rms_norm(x, self.weight, self.eps, scale, shift)
 
 
 class GroupNorm(Module):

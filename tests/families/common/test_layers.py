@@ -53,7 +53,7 @@ def test_text_does_not_turn():
     x, angles = rng.standard_normal((2, 7, 3, 8)).astype(np.float32), rng.standard_normal((4, 4))
     tables = [np.repeat(wave(angles), 2, axis=1).astype(np.float32) for wave in (np.cos, np.sin)]
     split = split_tokens(alone(), text=3, video=4)
-    turned = nn.to_numpy(apply_rotary(nn.from_numpy(x), joint_rotary(tables, split, nn.float32)))
+    turned = nn.to_numpy(apply_rotary(nn.from_numpy(x), joint_rotary(tables, split)))
     np.testing.assert_array_equal(turned[:, :3], x[:, :3])
 
     def numbers(pairs):

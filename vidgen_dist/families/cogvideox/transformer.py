@@ -144,7 +144,7 @@ class CogVideoXTransformer3DModel(nn.Module):
         split = split_tokens(self.mesh, text=encoder_hidden_states.shape[1], video=tokens)
         rotary = None
         if image_rotary_emb is not None:
-            rotary = joint_rotary([_array(table) for table in image_rotary_emb], split, dtype)
+            rotary = joint_rotary([_array(table) for table in image_rotary_emb], split)
         _, video = run_blocks(
             self.transformer_blocks,
             self.patch_embed(encoder_hidden_states, hidden_states, split),
@@ -313,9 +313,8 @@ class ExpertNorm(nn.Module):
         """The joint tokens (B, N, D), text first, and the gates of text and video, (B, 1, D) each."""
         modulation = self.linear(time)[:, None, :]
         shift, scale, gate, text_shift, text_scale, text_gate = nn.chunk(modulation, 6, -1)
-        text = nn.multiply_add(self.norm(text), nn.add(text_scale, 1.0), text_shift)
-        video = nn.multiply_add(self.norm(video), nn.add(scale, 1.0), shift)
-        return nn.cat([text, video], 1), text_gate, gate
+        tokens = nn.cat([self.norm(text, text_scale, text_shift), self.norm(video, scale, shift)], 1)
+        return tokens, text_gate, gate
 
 
 class FinalNorm(nn.Module):
@@ -328,7 +327,7 @@ class FinalNorm(nn.Module):
 
     def construct(self, video: nn.Tensor, time: nn.Tensor) -> nn.Tensor:
         shift, scale = nn.chunk(self.linear(time)[:, None, :], 2, -1)
-        return nn.multiply_add(self.norm(video), nn.add(scale, 1.0), shift)
+        return self.norm(video, scale, shift)
 
 
 class Attention(nn.Module):

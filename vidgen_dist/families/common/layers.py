@@ -16,7 +16,7 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.nn.activations import of_diffusers, of_feed_forward
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.nn.rotary import Rotary, pair_swap
+from vidgen_dist.nn.rotary import Rotary, rotary
 from vidgen_dist.parallel.token_split import TokenSplit
 
 SINUSOIDS = 256
@@ -74,7 +74,7 @@ class FinalNorm(nn.Module):
 
 def modulated(tokens: nn.Tensor, shift: nn.Tensor, scale: nn.Tensor) -> nn.Tensor:
     """Layer norm of tokens (B, N, D), times 1 + scale, plus shift, each (B, 1, D)."""
-    return nn.multiply_add(nn.layer_norm(tokens, eps=MODULATED_EPS), nn.add(scale, 1.0), shift)
+    return nn.layer_norm(tokens, eps=MODULATED_EPS, scale=scale, shift=shift)
 
 
 class FeedForward(nn.Module):
@@ -108,19 +108,17 @@ class ActivatedLinear(nn.Module):
         return nn.multiply(value, self._activation(gate))
 
 
-def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit, dtype: Any) -> Rotary:
+def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit) -> Rotary:
     """Rotary positions of this rank's tokens: first the text's, which are not rotated, then the video's.
 
     Args:
         tables: (cos, sin) of all video tokens, each (V, head size); neighbouring channels form a pair.
         split: How the streams `text` and `video` are divided.
-        dtype: The dtype of queries and keys.
     """
     cos, sin = (table[split.at("video")] for table in tables)
     text = split.at("text")
     no_turn = np.zeros((text.stop - text.start, cos.shape[1]), np.float32)
-    return Rotary(
-        nn.from_numpy(np.concatenate([no_turn + 1, cos])[None, :, None]),
-        nn.from_numpy(np.concatenate([no_turn, sin])[None, :, None]),
-        nn.from_numpy(pair_swap(cos.shape[1]), dtype),
+    return rotary(
+        np.concatenate([no_turn + 1, cos])[None, :, None],
+        np.concatenate([no_turn, sin])[None, :, None],
     )

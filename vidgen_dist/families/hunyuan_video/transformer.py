@@ -163,7 +163,7 @@ class HunyuanVideoTransformer3DModel(nn.Module):
             text=split.take(text, "text"),
             video=self.x_embedder(split.take(patches, "video")),
             time=time,
-            rotary=joint_rotary(self._positions(grid), split, text.dtype),
+            rotary=joint_rotary(self._positions(grid), split),
             split=split,
         )
 

@@ -81,13 +81,6 @@ class CausalConv3d(nn.Module):
         return nn.conv3d(x, self.conv.weight, self.conv.bias, stride=self.conv.stride, padding=padding)
 
 
-class ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm of the channels of x (B, C, T, H, W) at every place."""
-
-    def construct(self, x: nn.Tensor) -> nn.Tensor:
-        return super().construct(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
-
-
 class ResnetBlock3d(nn.Module):
     """Two convolutions and a shortcut.
 
@@ -112,7 +105,7 @@ class ResnetBlock3d(nn.Module):
         self.conv1 = CausalConv3d(in_channels, out_channels, causal=causal)
         self.conv2 = CausalConv3d(out_channels, out_channels, causal=causal)
         widens = in_channels != out_channels
-        self.norm3 = ChannelLayerNorm(in_channels, eps) if widens else None
+        self.norm3 = nn.LayerNorm(in_channels, eps) if widens else None
         self.conv_shortcut = CausalConv3d(in_channels, out_channels, kernel_size=1) if widens else None
 
         def parameter(name: str, *shape: int, wanted: bool) -> nn.Parameter | None:
@@ -132,7 +125,8 @@ class ResnetBlock3d(nn.Module):
         hidden = self.conv2(hidden, on)
         hidden = add_noise(hidden, self.per_channel_scale2, on)
         if self.norm3 is not None and self.conv_shortcut is not None:
-            x = self.conv_shortcut(self.norm3(x), on)
+            normed = self.norm3(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+            x = self.conv_shortcut(normed, on)
         return nn.add(hidden, x)
 
 

@@ -19,7 +19,7 @@ from vidgen_dist import nn
 from vidgen_dist.families.common.layers import FeedForward, SinusoidEmbedding
 from vidgen_dist.families.ltx.config import TransformerConfig
 from vidgen_dist.nn.activations import gelu_tanh
-from vidgen_dist.nn.rotary import Rotary, apply_rotary, pair_swap
+from vidgen_dist.nn.rotary import Rotary, apply_rotary, rotary
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
@@ -148,7 +148,7 @@ class LTXVideoTransformer3DModel(nn.Module):
         """
         dtype = hidden_states.dtype
         split = split_tokens(self.mesh, video=hidden_states.shape[1])
-        rotary = self._rotary((num_frames, height, width, rope_interpolation_scale), split, dtype)
+        rotary = self._rotary((num_frames, height, width, rope_interpolation_scale), split)
         times = self._times(np.asarray(timestep, np.float32), split, dtype)
         text = self.caption_projection(encoder_hidden_states)
         mask = nn.from_numpy(np.asarray(encoder_attention_mask, np.bool_)[:, None, None, :])
@@ -158,19 +158,16 @@ class LTXVideoTransformer3DModel(nn.Module):
             lambda block, streams: [block(*streams, text, mask, times, rotary, split)],
         )
         shift, scale = _rows(nn.add(times.embedding[:, None], self.scale_shift_table), times)
-        video = nn.multiply_add(self.norm_out(video), nn.add(scale, 1.0), shift)
+        video = self.norm_out(video, scale, shift)
         return split.gather(self.proj_out(video), "video")
 
-    def _rotary(
-        self, place: tuple[int, int, int, tuple[float, float, float]], split: TokenSplit, dtype: Any
-    ) -> Rotary:
-        key = (*place, dtype)
-        if self._positions is None or self._positions[0] != key:
+    def _rotary(self, place: tuple[int, int, int, tuple[float, float, float]], split: TokenSplit) -> Rotary:
+        if self._positions is None or self._positions[0] != place:
             c = self.config
             tables = rotary_positions(c.inner_dim, *place)
             by_head = (1, -1, c.num_attention_heads, c.attention_head_dim)
-            cos, sin = (nn.from_numpy(table[split.at("video")].reshape(by_head)) for table in tables)
-            self._positions = key, Rotary(cos, sin, nn.from_numpy(pair_swap(c.attention_head_dim), dtype))
+            cos, sin = (table[split.at("video")].reshape(by_head) for table in tables)
+            self._positions = place, rotary(cos, sin)
         return self._positions[1]
 
     def _times(self, timestep: np.ndarray, split: TokenSplit, dtype: Any) -> Times:
@@ -240,12 +237,11 @@ class Block(nn.Module):
         """video (B, n, D), text (B, L, D), mask (B, 1, 1, L): the new video."""
         table = nn.add(times.modulation, self.scale_shift_table)
         shift, scale, gate = _rows(table[:, :3], times)
-        normed = nn.multiply_add(self.norm1(video), nn.add(scale, 1.0), shift)
+        normed = self.norm1(video, scale, shift)
         video = nn.multiply_add(self.attn1.among(normed, rotary, split), gate, video)
         video = nn.add(video, self.attn2.to_text(video, text, mask))
         shift, scale, gate = _rows(table[:, 3:], times)
-        normed = nn.multiply_add(self.norm2(video), nn.add(scale, 1.0), shift)
-        return nn.multiply_add(self.ff(normed), gate, video)
+        return nn.multiply_add(self.ff(self.norm2(video, scale, shift)), gate, video)
 
 
 class Attention(nn.Module):

@@ -30,7 +30,7 @@ from vidgen_dist.families.common.layers import (
 )
 from vidgen_dist.families.mochi.config import POOL_HEADS, TransformerConfig
 from vidgen_dist.nn.embeddings import timestep_embedding
-from vidgen_dist.nn.rotary import Rotary, apply_rotary, pair_swap
+from vidgen_dist.nn.rotary import Rotary, apply_rotary, rotary
 from vidgen_dist.parallel.attention import attention
 from vidgen_dist.parallel.blocks import run_blocks
 from vidgen_dist.parallel.mesh import Mesh, alone
@@ -146,18 +146,17 @@ class MochiTransformer3DModel(nn.Module):
             video=self.patch_embed(split.take(patches, "video")),
             text=split.take(text, "text"),
             time=time,
-            rotary=self._positions(grid, split.at("video"), patches.dtype),
+            rotary=self._positions(grid, split.at("video")),
             split=split,
         )
 
-    def _positions(self, grid: tuple[int, int, int], own: slice, dtype: Any) -> Rotary:
+    def _positions(self, grid: tuple[int, int, int], own: slice) -> Rotary:
         """Rotary tables of the video's tokens in that slice."""
         key = grid, own.start, own.stop
         if self._rotary is None or self._rotary[0] != key:
             angles = rotary_angles(nn.to_numpy(self.pos_frequencies), positions(*grid)[own])
-            cos, sin = (nn.from_numpy(np.repeat(wave(angles), 2, -1)[None]) for wave in (np.cos, np.sin))
-            swap = nn.from_numpy(pair_swap(self.config.attention_head_dim), dtype)
-            self._rotary = key, Rotary(cos, sin, swap)
+            cos, sin = (np.repeat(wave(angles), 2, -1)[None] for wave in (np.cos, np.sin))
+            self._rotary = key, rotary(cos, sin)
         return self._rotary[1]
 
     def _end(self, sample: Sample) -> nn.Tensor:
