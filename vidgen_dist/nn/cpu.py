@@ -78,27 +78,58 @@ def layer_norm(
     shift: Tensor | None,
 ) -> Tensor:
     """Normalise over the last axis, then scale and shift."""
-    return _compute(_layer_norm, (x, weight, bias, scale, shift), x.shape, eps=eps)
+    # Means as products with a vector: for short rows several times faster than mean().
+    mean_of = np.full(x.shape[-1], 1 / x.shape[-1], np.float32)
 
+    def normalise(source: Array, y: Array) -> None:
+        np.subtract(source, (source @ mean_of)[..., None], out=y)
+        variance = np.square(y, out=scratch("square", y.shape)) @ mean_of
+        y *= (1 / np.sqrt(variance + np.float32(eps)))[..., None]
 
-def _layer_norm(
-    x: Node, weight: Node | None, bias: Node | None, scale: Node | None, shift: Node | None, *, eps: float
-) -> Node:
-    normed = _affine(op.mvn(x, _ints(-1), True, eps, "inside_sqrt"), weight, bias)
-    return _affine(normed, None if scale is None else op.add(scale, _number(1)), shift)
+    return _normed(x, normalise, weight, bias, scale, shift)
 
 
 def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, scale: Tensor | None, shift: Tensor | None
 ) -> Tensor:
     """Divide by the root mean square over the last axis, then scale and shift."""
-    return _compute(_rms_norm, (x, weight, scale, shift), x.shape, eps=eps)
+    mean_of = np.full(x.shape[-1], 1 / x.shape[-1], np.float32)
+
+    def normalise(source: Array, y: Array) -> None:
+        square = np.square(source, out=scratch("square", source.shape)) @ mean_of
+        np.multiply(source, (1 / np.sqrt(square + np.float32(eps)))[..., None], out=y)
+
+    return _normed(x, normalise, weight, None, scale, shift)
 
 
-def _rms_norm(x: Node, weight: Node | None, scale: Node | None, shift: Node | None, *, eps: float) -> Node:
-    square = op.reduce_mean(op.multiply(x, x), _ints(-1), True)
-    normed = _affine(op.divide(x, op.sqrt(op.add(square, _number(eps)))), weight, None)
-    return _affine(normed, None if scale is None else op.add(scale, _number(1)), shift)
+def _normed(
+    x: Tensor,
+    normalise: Callable[[Array, Array], None],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """What `normalise` makes of rows of x, times `weight` and 1 + `scale`, plus `bias` and `shift`."""
+    source = _contiguous(x)
+    out = empty(source.shape)
+    gain, offset = _optional(weight), _optional(bias)
+    factor, addend = (None if t is None else np.broadcast_to(_array(t), source.shape) for t in (scale, shift))
+
+    def body(at: tuple[int | slice, ...]) -> None:
+        y = out[at]
+        normalise(source[at], y)
+        if gain is not None:
+            y *= gain
+        if offset is not None:
+            y += offset
+        if factor is not None:
+            y *= factor[at] + np.float32(1)
+        if addend is not None:
+            y += addend[at]
+
+    each(blocks(source.shape[:-1], max(1, _BLOCK // source.shape[-1])), body)
+    return Tensor.from_numpy(out)
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -369,7 +400,8 @@ def attention(
     shape = (batch, n, heads, v.shape[-1])
     # The operator scales by 1 / sqrt(D); without a mask it ignores another scale that it is given.
     gain = round(scale * math.sqrt(q.shape[-1]), 12)
-    return _compute(_attention, (q, k, v, mask, bias), shape, gain=gain).transpose(0, 2, 1, 3)
+    # Of the three, only transposed keys cost the operator more than a copy does.
+    return _compute(_attention, (q, copy(k), v, mask, bias), shape, gain=gain).transpose(0, 2, 1, 3)
 
 
 def _attention(q: Node, k: Node, v: Node, mask: Node | None, bias: Node | None, *, gain: float) -> Node:
@@ -467,8 +499,26 @@ def _convolve(
             f"a kernel of {tuple(kernel)} does not fit into {tuple(size)} padded by {tuple(padding)}"
         )
     shape = (x.shape[0], weight.shape[0], *places)
+    if tuple(kernel) == tuple(stride) == (1,) * len(kernel) and not any(padding):
+        return Tensor.from_numpy(_pointwise(_array(x), _array(weight), _optional(bias)).reshape(shape))
     options = {"stride": tuple(stride), "padding": tuple(padding)}
     return _compute(_convolution, (x, weight, bias), shape, fixed=(1,), **options)
+
+
+def _pointwise(x: Array, weight: Array, bias: Array | None) -> Array:
+    """A convolution by a kernel of one point: x (B, I, ...) to (B, O, places)."""
+    pixels = x.reshape(*x.shape[:2], -1)
+    matrix = weight.reshape(len(weight), -1)
+    out = empty((len(x), len(weight), pixels.shape[2]))
+
+    def body(job: tuple[int, slice]) -> None:
+        b, block = job
+        y = np.matmul(matrix, pixels[b, :, block], out=out[b, :, block])
+        if bias is not None:
+            y += bias[:, None]
+
+    each([(b, block) for b in range(len(x)) for block in slices(pixels.shape[2], 4096)], body)
+    return out
 
 
 def _convolution(
@@ -609,7 +659,7 @@ def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
     """out = a @ b + bias for matrices, in blocks of rows, or of columns if there are few rows."""
     n, m = out.shape
     if n >= 128:
-        step = int(np.clip(-(-n // 64) * 16, 128, 512))
+        step = int(np.clip(-(-n // 64) * 16, 128, 1024))
         jobs = [(rows, slice(0, m)) for rows in slices(n, step)]
     else:
         jobs = [(slice(0, n), columns) for columns in slices(m, 512)]
