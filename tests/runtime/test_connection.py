@@ -111,14 +111,25 @@ def fails_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Non
     ],
 )
 def test_whatever_ray_raises_is_refused_with_its_cause(
-    fails_with: Callable[[BaseException], None], address: str | None, error: BaseException, reason: str
+    fails_with: Callable[[BaseException], None],
+    address: str | None,
+    error: BaseException,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fails_with(error)
+    monkeypatch.setattr(connection, "RAY_WAITS", 0.0)
     before = os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")
     start = "topology.address: head:6379: no connection" if address else "no local Ray can be started: "
     with pytest.raises(Refused, match=f"^{start}.*({reason})"), connected(TopologyOptions(address=address)):
         raise AssertionError("connected")
     assert (os.getcwd(), os.environ.get("RAY_AUTH_TOKEN")) == before
+
+
+def test_a_sigterm_while_ray_starts_is_an_interrupt(fails_with: Callable[[BaseException], None]) -> None:
+    fails_with(SystemExit(15))
+    with pytest.raises(KeyboardInterrupt), connected(TopologyOptions()):
+        raise AssertionError("connected")
 
 
 def test_another_version_of_ray_on_the_cluster_is_named(fails_with: Callable[[BaseException], None]) -> None:

@@ -39,8 +39,11 @@ class _Graph:
 
 
 _LARGE = 2**20
-"""From this many numbers in a result on, a graph is compiled for its very shapes. It is then faster by more than
-the 20 ms that compiling takes, after a few calls."""
+"""From this many numbers in a result on, a graph is compiled for its very shapes. It is then faster by more
+than the 20 ms that compiling takes, after a few calls."""
+
+_KEPT = 1000
+"""Compiled graphs that are kept: a worker may meet videos of many sizes."""
 
 _graphs: dict[tuple[Any, ...], _Graph] = {}
 _compiling = threading.Lock()
@@ -84,6 +87,8 @@ def compute(
     if graph is None:
         with _compiling:
             graph = _graphs[key] = _graphs.get(key) or _compile(build, sources, orders, fixed, options)
+            if len(_graphs) > _KEPT:
+                del _graphs[next(iter(_graphs))]
     outputs = tuple(empty(shape) for shape in shapes)
     if all(out.size for out in outputs):
         with graph.lock:

@@ -19,6 +19,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ SOCKET_BYTES = 107
 
 SESSION_BYTES = 64 * 2**20
 """The least room where a local Ray keeps its logs."""
+
+RAY_WAITS = 15.0
+"""Seconds that Ray waits at least before it sends itself a SIGTERM: an earlier one is from outside."""
 
 _LONGEST_SOCKET = "ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
 """Ray's longest socket path below its temporary folder."""
@@ -119,6 +123,7 @@ def connected(topology: TopologyOptions) -> Iterator[None]:
 
     Raises:
         Refused: There is no cluster at the address, or none can be started here.
+        KeyboardInterrupt: A SIGTERM came while Ray started: Ray's handler was the one that it met.
     """
     # Read when Ray is imported: it reports no usage, and prints nothing beside our progress.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -128,6 +133,7 @@ def connected(topology: TopologyOptions) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    began = time.monotonic()
     with contextlib.ExitStack() as ends:
         try:
             folder = ends.enter_context(_neutral_folder())
@@ -137,6 +143,8 @@ def connected(topology: TopologyOptions) -> Iterator[None]:
                 _start() if topology.address is None else _attach(topology.address)
         # SystemExit: Ray sends its own process a SIGTERM when it has waited for too long.
         except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and time.monotonic() - began < RAY_WAITS:
+                raise KeyboardInterrupt from error
             raise Refused(_describe_refusal(topology.address, error)) from error
         yield
 
