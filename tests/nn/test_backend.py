@@ -47,18 +47,46 @@ def test_the_first_use_may_come_before_the_choice(first):
 def test_threads_follow_the_affinity_and_blas_runs_one_thread():
     script = """
 import os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-import ctypes
-import numpy as np
-from vidgen_dist import nn
-from vidgen_dist.nn import backend
-nn.set_device("cpu")
-library = ctypes.CDLL(np.core._multiarray_umath.__file__)
-print(backend.current().threads, library.openblas_get_num_threads64_())
-nn.set_device("cpu")
+import threading
+core = min(os.sched_getaffinity(0))
+
+def compute():
+    os.sched_setaffinity(0, {core})
+    import ctypes
+    import numpy as np
+    from vidgen_dist import nn
+    from vidgen_dist.nn import backend
+    nn.set_device("cpu")
+    library = ctypes.CDLL(np.core._multiarray_umath.__file__)
+    print(backend.current().threads, library.openblas_get_num_threads64_())
+    before = set(os.listdir("/proc/self/task"))
+    x, weight = nn.ones((1, 16, 9, 64, 64)), nn.ones((16, 16, 3, 3, 3))
+    nn.conv3d(x, weight, padding=1)
+    new = set(os.listdir("/proc/self/task")) - before
+    print(*{tuple(os.sched_getaffinity(int(thread))) == (core,) for thread in new})
+    nn.set_device("cpu")
+
+# As in a worker: a thread of its own, after the process began with all cores.
+thread = threading.Thread(target=compute)
+thread.start()
+thread.join()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "1"]
+    assert done.stdout.split() == ["1", "1", "True"]
+
+
+def test_openvino_sends_nothing_home():
+    script = """
+import socket
+def refuse(*_): raise AssertionError("a connection")
+socket.socket.connect = socket.getaddrinfo = refuse
+from vidgen_dist import nn
+nn.set_device("cpu", threads=1)
+import openvino.tools.ovc.telemetry_utils as telemetry
+print(telemetry.tm.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub"]
 
 
 def test_numpy_2_is_named(monkeypatch):

@@ -1,8 +1,8 @@
 """Where the models run: this process's device, its compute threads, and the dtypes.
 
-A process has one device for life. The CPU functions (`vidgen_dist.nn.cpu`) divide their work over a thread
+A process has one device for life. The CPU functions (`vidgen_dist.nn.cpu`) divide NumPy's work over a thread
 pool of their own, so OpenBLAS is limited to one thread per call: results then do not depend on the number of
-threads, and the pool respects the process's CPU affinity.
+threads. The pool and OpenVINO's threads respect the affinity of the thread that chose the device.
 """
 
 from __future__ import annotations

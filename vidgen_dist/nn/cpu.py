@@ -1,10 +1,11 @@
-"""The functions on the CPU: NumPy on memory shared with MindSpore's tensors (`asnumpy`, `from_numpy` alias
-it).
+"""The functions on the CPU, on memory shared with MindSpore's tensors (`asnumpy`, `from_numpy` alias it).
 
-MindSpore's own CPU kernels for norms, GELU, attention and convolution are several times slower than blocks
-that stay in the cache, and its convolutions use oneDNN's reference kernel on AVX-512. Work is cut into jobs
-by shape alone, never by the number of threads, and one thread computes a job: the same input gives the same
-bits with any number of threads.
+Attention and convolution are OpenVINO's (`cpu_graphs`): MindSpore's own are several times slower, and its
+convolutions use oneDNN's reference kernel on AVX-512. Products are NumPy's (OpenBLAS), and so is what is
+bound by memory: blocks that stay in the cache are faster there than OpenVINO's kernels.
+
+The same input gives the same bits with any number of threads. OpenVINO's kernels were found to keep that;
+NumPy's work is cut into jobs by shape alone, and one thread computes a job.
 """
 
 from __future__ import annotations
