@@ -40,7 +40,7 @@ VAE_FULL_FRAMES_FROM = 0.75
 """Before this part of its steps the VAE sees crops around the shape, where the edges are."""
 VAE_CROP = 32
 
-TRANSFORMER_STEPS = 6000
+TRANSFORMER_STEPS = 5000
 CLIPS = 9000
 BATCH = 24
 TEXT_DROPPED = 0.1
@@ -142,8 +142,7 @@ class Training:
             self.optimizer.step()
             decay = min(self.decay, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
-                for averaged, parameter in zip(self.average, self.parameters, strict=True):
-                    averaged.lerp_(parameter, 1 - decay)
+                torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
             value = loss.item()
             smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
             self.step += 1
@@ -312,6 +311,7 @@ def train_transformer(work: Path, steps: int) -> None:
         grid_size=(grid, grid),
         temporal_size=length,
     )
+    compiled = torch.compile(transformer)
     print(f"latents {tuple(latents.shape)}, factor {factor:.3f}", flush=True)
 
     def loss_of(_: int, generator: np.random.Generator) -> torch.Tensor:
@@ -322,7 +322,7 @@ def train_transformer(work: Path, steps: int) -> None:
         noise = torch.randn_like(x)
         noised, target = scheduler.add_noise(x, noise, times), scheduler.get_velocity(x, noise, times)
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = transformer(
+            predicted = compiled(
                 hidden_states=noised,
                 encoder_hidden_states=text_encoder(text)[0],
                 timestep=times,

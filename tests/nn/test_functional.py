@@ -1,12 +1,14 @@
 """Functions on the CPU against the plain ones, at odd shapes and over strided views."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from scipy import special
 
 from tests.nn import plain
 from vidgen_dist import nn
-from vidgen_dist.nn import backend, cpu_graphs, cpu_jobs
+from vidgen_dist.nn import backend, cpu_graphs
 from vidgen_dist.nn.rotary import apply_rotary, rotary
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
@@ -83,14 +85,6 @@ def test_rotary(draw, pairs, heads):
     view = tensor(x)[:, 100:, :, :]
     cut = rotary(np.cos(repeated[:, 100:]), np.sin(repeated[:, 100:]), pairs=pairs)
     check(apply_rotary(view, cut), nn.to_numpy(turned)[:, 100:])
-
-
-@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (700, 3, 40), (2, 1, 90000), (2, 3, 4, 0)])
-def test_blocks_cover_every_place_once(shape):
-    seen = np.zeros(shape, int)
-    for at in cpu_jobs.blocks(shape, 1000):
-        seen[at] += 1
-    assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 2), (1, 3, 7), (2, 130, 3, 33, 21)])
@@ -436,13 +430,51 @@ def test_numpy_and_back(draw):
 @pytest.fixture
 def threads():
     """Sets the number of compute threads, and restores it afterwards."""
+    yield cpu_graphs.set_threads
+    cpu_graphs.set_threads(backend.current().threads)
 
-    def set_threads(count):
-        cpu_jobs.set_threads(count)
-        cpu_graphs.set_threads(count)
 
-    yield set_threads
-    set_threads(backend.current().threads)
+def test_scalars():
+    assert nn.to_numpy(nn.add(tensor(np.float32(2)), 1.0)) == 3
+    assert nn.to_numpy(nn.multiply(tensor(np.float32(2)), tensor(np.float32(4)))) == 8
+    assert nn.to_numpy(nn.copy(tensor(np.float32(2)))) == 2
+
+
+def test_attention_without_keys_is_zero(draw):
+    q, k = draw(2, 3, 5, 8), draw(2, 3, 0, 8)
+    assert not nn.to_numpy(nn.attention(tensor(q), tensor(k), tensor(k))).any()
+    out, lse = nn.attention_with_lse(tensor(q), tensor(k), tensor(k))
+    assert not nn.to_numpy(out).any()
+    assert (nn.to_numpy(lse) == -np.inf).all()
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused(draw):
+    with pytest.raises(ValueError, match="4 groups do not divide 6 channels"):
+        nn.group_norm(tensor(draw(2, 6, 2)), 4)
+
+
+def test_weights_that_cannot_be_written_are_read(draw):
+    x, weight = draw(3, 5), draw(4, 5)
+    weight.flags.writeable = False
+    check(nn.linear(tensor(x), tensor(weight)), plain.linear(x, weight))
+
+
+def test_many_threads_may_compute_the_same(draw):
+    inputs = [draw(1, 4, 300, 16) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        outs = list(pool.map(lambda x: nn.attention(*[tensor(x)] * 3), inputs * 5))
+    for x, out in zip(inputs * 5, outs, strict=True):
+        check(out, plain.attention(x, x, x))
+
+
+def test_compiled_graphs_are_kept_up_to_a_size(draw, monkeypatch):
+    monkeypatch.setattr(cpu_graphs, "_KEPT_BYTES", 60 * 2**20)
+    weight = draw(2, 2, 3, 3, 3)
+    for width in range(100, 120):
+        x = draw(1, 2, 8, 300, width)
+        y = nn.to_numpy(nn.conv3d(tensor(x), tensor(weight), padding=1))
+        assert sum(graph.size for graph in cpu_graphs._graphs._kept.values()) <= 60 * 2**20
+    check(tensor(y), plain.convolution(x, weight, padding=1), rtol=1e-5, atol=2e-5)
 
 
 def test_the_number_of_threads_changes_no_bit(draw, threads):
@@ -461,6 +493,9 @@ def test_the_number_of_threads_changes_no_bit(draw, threads):
                 nn.group_norm(tensor(video), 4),
                 nn.layer_norm(tensor(x)),
                 nn.gelu(tensor(x)),
+                nn.softmax(tensor(x)),
+                nn.add(tensor(x), tensor(x[:1])),
+                *nn.attention_with_lse(tensor(q), tensor(q), tensor(q)),
             )
         ]
 
@@ -469,14 +504,3 @@ def test_the_number_of_threads_changes_no_bit(draw, threads):
     assert results() == three
     threads(1)
     assert results() == three
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_failure_in_a_job_is_raised(threads, count):
-    def fail(job):
-        if job == 5:
-            raise RuntimeError("job 5")
-
-    threads(count)
-    with pytest.raises(RuntimeError, match="job 5"):
-        cpu_jobs.each(range(20), fail)

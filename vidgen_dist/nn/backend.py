@@ -1,8 +1,8 @@
 """Where the models run: this process's device, its compute threads, and the dtypes.
 
-A process has one device for life. The CPU functions (`vidgen_dist.nn.cpu`) divide NumPy's work over a thread
-pool of their own, so OpenBLAS is limited to one thread per call: results then do not depend on the number of
-threads. The pool and OpenVINO's threads respect the affinity of the thread that chose the device.
+A process has one device for life. The CPU functions (`vidgen_dist.nn.cpu`) compute on OpenVINO's threads,
+which respect the CPU affinity of the thread that computes first. NumPy's OpenBLAS, which other parts use, is
+limited to one thread per call.
 """
 
 from __future__ import annotations
@@ -109,13 +109,12 @@ def _ascend_available() -> bool:
 
 
 def _start_cpu(threads: int) -> _Backend:
-    from vidgen_dist.nn import cpu, cpu_graphs, cpu_jobs
+    from vidgen_dist.nn import cpu, cpu_graphs
 
     ms.set_device("CPU")
     # Asynchronous dispatch threads spin and take the cores that we compute on.
     ms.runtime.launch_blocking()
     _single_threaded_blas()
-    cpu_jobs.set_threads(threads)
     cpu_graphs.set_threads(threads)
     return _Backend("cpu", threads, cpu)
 

@@ -1,11 +1,8 @@
-"""The functions on the CPU, on memory shared with MindSpore's tensors (`asnumpy`, `from_numpy` alias it).
+"""The functions on the CPU: small OpenVINO graphs on memory shared with MindSpore's tensors.
 
-Attention and convolution are OpenVINO's (`cpu_graphs`): MindSpore's own are several times slower, and its
-convolutions use oneDNN's reference kernel on AVX-512. Products are NumPy's (OpenBLAS), and so is what is
-bound by memory: blocks that stay in the cache are faster there than OpenVINO's kernels.
-
-The same input gives the same bits with any number of threads. OpenVINO's kernels were found to keep that;
-NumPy's work is cut into jobs by shape alone, and one thread computes a job.
+MindSpore's own CPU kernels are several times slower, and its convolutions use oneDNN's reference kernel on
+AVX-512. `asnumpy` and `from_numpy` alias a tensor's memory. The same input gives the same bits with any
+number of threads.
 """
 
 from __future__ import annotations
@@ -13,15 +10,14 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint
 
-from vidgen_dist.nn.cpu_graphs import Build, Node, compute, dense, op
-from vidgen_dist.nn.cpu_jobs import Array, blocks, each, empty, scratch, slices
+from vidgen_dist.nn.cpu_graphs import Array, Build, Node, compute, copied, op
 
 _NUMPY_DTYPES: dict[Any, Any] = {
     ms.bool_: np.bool_,
@@ -33,36 +29,23 @@ _NUMPY_DTYPES: dict[Any, Any] = {
     ms.float64: np.float64,
 }
 
-# Elements in a job of elementwise work: 256 KiB of float32, so that input and output fit into L2.
-_BLOCK = 65536
+_SMALL = 65536
+"""A piece of at most so many numbers is copied: the operators that follow would copy it again and again."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) times weight (O, I) transposed, plus bias (O,)."""
-    rows = _array(x)
-    out = empty((*rows.shape[:-1], weight.shape[0]))
-    _gemm(
-        rows.reshape(-1, rows.shape[-1]),
-        _array(weight).T,
-        out.reshape(-1, out.shape[-1]),
-        None if bias is None else _array(bias),
-    )
-    return Tensor.from_numpy(out)
+    return _compute(_linear, (x, weight, bias), (*x.shape[:-1], weight.shape[0]))
+
+
+def _linear(x: Node, weight: Node, bias: Node | None) -> Node:
+    return _affine(op.matmul(x, weight, False, True), None, bias)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., N, K) times b (..., K, M), leading axes broadcast."""
-    left, right = _array(a), _array(b)
-    if right.ndim == 2 and left.ndim >= 2:
-        out = empty((*left.shape[:-1], right.shape[-1]))
-        _gemm(left.reshape(-1, left.shape[-1]), right, out.reshape(-1, out.shape[-1]), None)
-        return Tensor.from_numpy(out)
-    lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    left = np.broadcast_to(left, (*lead, *left.shape[-2:]))
-    right = np.broadcast_to(right, (*lead, *right.shape[-2:]))
-    out = empty((*lead, left.shape[-2], right.shape[-1]))
-    each(np.ndindex(*lead), lambda at: np.matmul(left[at], right[at], out=out[at]))
-    return Tensor.from_numpy(out)
+    shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    return _compute(op.matmul, (a, b), shape, transpose_a=False, transpose_b=False)
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -79,115 +62,57 @@ def layer_norm(
     shift: Tensor | None,
 ) -> Tensor:
     """Normalise over the last axis, then scale and shift."""
-    # Means as products with a vector: for short rows several times faster than mean().
-    mean_of = np.full(x.shape[-1], 1 / x.shape[-1], np.float32)
+    return _compute(_layer_norm, (x, weight, bias, scale, shift), x.shape, eps=eps)
 
-    def normalise(source: Array, y: Array) -> None:
-        np.subtract(source, (source @ mean_of)[..., None], out=y)
-        variance = np.square(y, out=scratch("square", y.shape)) @ mean_of
-        y *= (1 / np.sqrt(variance + np.float32(eps)))[..., None]
 
-    return _normed(x, normalise, weight, bias, scale, shift)
+def _layer_norm(
+    x: Node, weight: Node | None, bias: Node | None, scale: Node | None, shift: Node | None, *, eps: float
+) -> Node:
+    return _modulated(_affine(_mvn(x, -1, eps), weight, bias), scale, shift)
 
 
 def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, scale: Tensor | None, shift: Tensor | None
 ) -> Tensor:
     """Divide by the root mean square over the last axis, then scale and shift."""
-    mean_of = np.full(x.shape[-1], 1 / x.shape[-1], np.float32)
-
-    def normalise(source: Array, y: Array) -> None:
-        square = np.square(source, out=scratch("square", source.shape)) @ mean_of
-        np.multiply(source, (1 / np.sqrt(square + np.float32(eps)))[..., None], out=y)
-
-    return _normed(x, normalise, weight, None, scale, shift)
-
-
-def _normed(
-    x: Tensor,
-    normalise: Callable[[Array, Array], None],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-) -> Tensor:
-    """What `normalise` makes of rows of x, times `weight` and 1 + `scale`, plus `bias` and `shift`."""
-    source = _contiguous(x)
-    out = empty(source.shape)
-    gain, offset = _optional(weight), _optional(bias)
-    factor, addend = (None if t is None else np.broadcast_to(_array(t), source.shape) for t in (scale, shift))
-
-    def body(at: tuple[int | slice, ...]) -> None:
-        y = out[at]
-        normalise(source[at], y)
-        if gain is not None:
-            y *= gain
-        if offset is not None:
-            y += offset
-        if factor is not None:
-            y *= factor[at] + np.float32(1)
-        if addend is not None:
-            y += addend[at]
-
-    each(blocks(source.shape[:-1], max(1, _BLOCK // source.shape[-1])), body)
-    return Tensor.from_numpy(out)
+    return _compute(_rms_norm, (x, weight, scale, shift), x.shape, axis=-1, eps=eps)
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
-    """Divide x (B, C, ...) by the root mean square over its channels, one block of places at a time."""
-    source = _contiguous(x)
-    batch, channels = source.shape[:2]
-    places = source.reshape(batch, channels, -1)
-    out = empty(places.shape)
-    mean_of = np.full(channels, 1 / channels, np.float32)
-
-    def normalise(job: tuple[int, slice]) -> None:
-        b, block = job
-        values = places[b, :, block]
-        square = mean_of @ np.square(values, out=scratch("square", values.shape))
-        np.multiply(values, 1 / np.sqrt(square + np.float32(eps)), out=out[b, :, block])
-
-    step = max(1, _BLOCK // channels)
-    each([(b, block) for b in range(batch) for block in slices(places.shape[2], step)], normalise)
-    return Tensor.from_numpy(out.reshape(source.shape))
+    """Divide x (B, C, ...) by the root mean square over its channels."""
+    return _compute(_rms_norm, (x, None, None, None), x.shape, axis=1, eps=eps)
 
 
-_SMALL_CLIP = 2**21
-"""Up to this many numbers a clip, all channels together, OpenVINO's kernel is the faster one."""
+def _rms_norm(
+    x: Node, weight: Node | None, scale: Node | None, shift: Node | None, *, axis: int, eps: float
+) -> Node:
+    square = op.reduce_mean(op.multiply(x, x), _ints(axis), True)
+    normed = op.divide(x, op.sqrt(op.add(square, _number(eps))))
+    return _modulated(_affine(normed, weight, None), scale, shift)
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
-    if math.prod(x.shape[1:]) <= _SMALL_CLIP:
-        return _compute(_group_norm, (x, weight, bias), x.shape, groups=groups, eps=eps)
-    grouped = _grouped(x, groups)
-    out = empty(grouped.shape)
-    affine = (_optional(weight), _optional(bias))
-
-    def body(at: tuple[int, int]) -> None:
-        # Both passes in one job: the second finds a small group still in the cache.
-        _normalise_group(grouped[at], out[at], _moments(grouped[at]), at[1], affine, eps)
-
-    each(np.ndindex(*grouped.shape[:2]), body)
-    return Tensor.from_numpy(out.reshape(x.shape))
+    return _compute(_group_norm, (x, weight, bias), x.shape, groups=groups, eps=eps)
 
 
 def _group_norm(x: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float) -> Node:
-    normed = op.mvn(op.reshape(x, _ints(0, groups, -1), True), _ints(2), True, eps, "inside_sqrt")
-    normed = op.reshape(normed, op.shape_of(x), False)
+    normed = op.reshape(_mvn(_grouped(x, groups), 2, eps), op.shape_of(x), False)
     return _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance (B, groups) of each group of x (B, C, ...)."""
-    grouped = _grouped(x, groups)
-    moments = np.empty((2, *grouped.shape[:2]), np.float32)
+    shape = (x.shape[0], groups)
+    mean, variance = compute(_group_moments, (_float(x),), shape, shape, groups=groups)
+    return Tensor.from_numpy(mean), Tensor.from_numpy(variance)
 
-    def body(at: tuple[int, int]) -> None:
-        moments[:, *at] = _moments(grouped[at])
 
-    each(np.ndindex(*grouped.shape[:2]), body)
-    return Tensor.from_numpy(moments[0]), Tensor.from_numpy(moments[1])
+def _group_moments(x: Node, *, groups: int) -> tuple[Node, Node]:
+    values = _grouped(x, groups)
+    mean = op.reduce_mean(values, _ints(2), True)
+    centred = op.subtract(values, mean)
+    return op.squeeze(mean, _ints(2)), op.reduce_mean(op.multiply(centred, centred), _ints(2), False)
 
 
 def group_norm_with(
@@ -200,85 +125,56 @@ def group_norm_with(
     eps: float,
 ) -> Tensor:
     """`group_norm` with given moments (B, groups)."""
-    grouped = _grouped(x, groups)
-    out = empty(grouped.shape)
-    means, variances = _array(mean), _array(variance)
-    affine = (_optional(weight), _optional(bias))
+    return _compute(_group_norm_with, (x, mean, variance, weight, bias), x.shape, groups=groups, eps=eps)
 
-    def body(at: tuple[int, int]) -> None:
-        _normalise_group(grouped[at], out[at], (means[at], variances[at]), at[1], affine, eps)
 
-    each(np.ndindex(*grouped.shape[:2]), body)
-    return Tensor.from_numpy(out.reshape(x.shape))
+def _group_norm_with(
+    x: Node, mean: Node, variance: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float
+) -> Node:
+    mean, variance = (op.unsqueeze(moment, _ints(2)) for moment in (mean, variance))
+    normed = op.divide(op.subtract(_grouped(x, groups), mean), op.sqrt(op.add(variance, _number(eps))))
+    normed = op.reshape(normed, op.shape_of(x), False)
+    return _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
 
 
 def silu(x: Tensor) -> Tensor:
     """x times its sigmoid."""
-
-    def body(a: Array, y: Array) -> None:
-        with np.errstate(over="ignore"):  # exp(-x) may be infinite: the quotient is then 0, which is right
-            np.negative(a, out=y)
-            np.exp(y, out=y)
-            y += np.float32(1)
-            np.divide(a, y, out=y)
-
-    return _elementwise(x, body)
+    return _compute(op.swish, (x,), x.shape)
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
-
-    def body(a: Array, y: Array) -> None:
-        with np.errstate(over="ignore"):
-            np.negative(a, out=y)
-            np.exp(y, out=y)
-            y += np.float32(1)
-            np.reciprocal(y, out=y)
-
-    return _elementwise(x, body)
+    return _compute(op.sigmoid, (x,), x.shape)
 
 
 def tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent; MindSpore's own has an error of 1e-4."""
-    return _elementwise(x, lambda a, y: np.tanh(a, out=y))
+    return _compute(op.tanh, (x,), x.shape)
 
 
 def exp(x: Tensor) -> Tensor:
     """e to the x; MindSpore's own has a relative error of 2e-5."""
-    return _elementwise(x, lambda a, y: np.exp(a, out=y))
+    return _compute(op.exp, (x,), x.shape)
 
 
 def sin(x: Tensor) -> Tensor:
     """Sine of x in radians."""
-    return _elementwise(x, lambda a, y: np.sin(a, out=y))
+    return Tensor.from_numpy(np.sin(_float(x)))
 
 
 def cos(x: Tensor) -> Tensor:
     """Cosine of x in radians."""
-    return _elementwise(x, lambda a, y: np.cos(a, out=y))
+    return Tensor.from_numpy(np.cos(_float(x)))
 
 
 def clip(x: Tensor, low: float | None, high: float | None) -> Tensor:
     """x, no smaller than low and no larger than high."""
-    return _elementwise(x, lambda a, y: np.clip(a, low, high, out=y))
+    return Tensor.from_numpy(np.clip(_array(x), low, high))
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation (Hendrycks and Gimpel, 2016)."""
-    root = np.float32(np.sqrt(2 / np.pi))
-    cubic = np.float32(0.044715) * root
-
-    def body(a: Array, y: Array) -> None:
-        np.multiply(a, a, out=y)
-        y *= cubic
-        y += root
-        y *= a
-        np.tanh(y, out=y)
-        y += np.float32(1)
-        y *= a
-        y *= np.float32(0.5)
-
-    return _elementwise(x, body)
+    return _compute(op.gelu, (x,), x.shape, approximation_mode="tanh")
 
 
 def gelu_erf(x: Tensor) -> Tensor:
@@ -288,22 +184,21 @@ def gelu_erf(x: Tensor) -> Tensor:
 
 def add(x: Tensor, y: Tensor | float) -> Tensor:
     """x + y."""
-    return _broadcast([x, y], lambda out, a, b: np.add(a, b, out=out))
+    return _broadcast(op.add, x, y)
 
 
 def multiply(x: Tensor, y: Tensor | float) -> Tensor:
     """x * y."""
-    return _broadcast([x, y], lambda out, a, b: np.multiply(a, b, out=out))
+    return _broadcast(op.multiply, x, y)
 
 
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
-    """x * factor + addend; MindSpore's own kernels are slow where a factor is broadcast."""
+    """x * factor + addend."""
+    return _broadcast(_multiply_add, x, factor, addend)
 
-    def body(out: Array, left: Array, right: Array, added: Array) -> None:
-        np.multiply(left, right, out=out)
-        out += added
 
-    return _broadcast([x, factor, addend], body)
+def _multiply_add(x: Node, factor: Node, addend: Node) -> Node:
+    return op.add(op.multiply(x, factor), addend)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, swap: Tensor) -> Tensor:
@@ -318,27 +213,26 @@ def _rotate(x: Node, cos: Node, sin: Node, swap: Node) -> Node:
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Concatenate tensors along an axis."""
     arrays = [_array(t) for t in tensors]
-    rank = arrays[0].ndim
-    axis %= rank
-    if any(a.dtype != np.float32 for a in arrays):
-        return Tensor.from_numpy(np.concatenate(arrays, axis))
-    if any(a.ndim != rank or _without(a.shape, axis) != _without(arrays[0].shape, axis) for a in arrays):
+    axis %= arrays[0].ndim
+    shapes = [[*a.shape[:axis], 0, *a.shape[axis + 1 :]] for a in arrays]
+    if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"tensors of shapes {[a.shape for a in arrays]} do not join along axis {axis}")
-    ends = list(itertools.accumulate(a.shape[axis] for a in arrays))
-    shape = (*arrays[0].shape[:axis], ends[-1], *arrays[0].shape[axis + 1 :])
-    out = empty(shape)
-    jobs = []
-    for array, end in zip(arrays, ends, strict=True):
-        place = out[(slice(None),) * axis + (slice(end - array.shape[axis], end),)]
-        jobs += [(place[at], array[at]) for at in blocks(array.shape, _BLOCK)]
-    each(jobs, lambda job: np.copyto(*job))
+    arrays = [a for a in arrays if a.size] or arrays[:1]
+    if len(arrays) == 1 or any(a.dtype != np.float32 for a in arrays):
+        return Tensor.from_numpy(np.concatenate(arrays, axis))
+    shapes[0][axis] = sum(a.shape[axis] for a in arrays)
+    (out,) = compute(_cat, arrays, shapes[0], axis=axis)
     return Tensor.from_numpy(out)
+
+
+def _cat(*parts: Node, axis: int) -> Node:
+    return op.concat(list(parts), axis)
 
 
 def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
     """Pieces of x along an axis: views, but copies of small pieces, for the operators that follow."""
     pieces = mint.split(x, list(sizes), axis)
-    return tuple(p if p.is_contiguous() or p.size > _BLOCK else copy(p) for p in pieces)
+    return tuple(p if p.is_contiguous() or p.size > _SMALL else copy(p) for p in pieces)
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -359,21 +253,7 @@ def copy(x: Tensor) -> Tensor:
     The kernel with which MindSpore makes a view contiguous is slow, and wakes threads that then spin for 0.2
     s on the cores that we compute on.
     """
-    if x.dtype not in _NUMPY_DTYPES:
-        return x.copy()
-    source = _array(x)
-    if source.dtype == np.float32 and source.ndim and source.strides[-1] != source.itemsize:
-        _, order = dense(source)
-        if order is not None:
-            # Where neighbours do not stay neighbours, NumPy copies them one by one.
-            return _compute(_same, (x,), x.shape)
-    out = empty(source.shape) if source.dtype == np.float32 else np.empty(source.shape, source.dtype)
-    each(blocks(source.shape, _BLOCK), lambda at: np.copyto(out[at], source[at]))
-    return Tensor.from_numpy(out)
-
-
-def _same(x: Node) -> Node:
-    return x
+    return Tensor.from_numpy(copied(_array(x))) if x.dtype in _NUMPY_DTYPES else x.copy()
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
@@ -381,10 +261,6 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
     if dtype not in _NUMPY_DTYPES:
         return mint.zeros(shape, dtype=dtype)
     return Tensor.from_numpy(np.zeros(shape, _NUMPY_DTYPES[dtype]))
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
@@ -399,10 +275,13 @@ def attention(
     batch, heads, n, _ = q.shape
     # (B, N, heads, D) in memory: all callers can then reshape the result as a view.
     shape = (batch, n, heads, v.shape[-1])
+    if not k.shape[2]:
+        return Tensor.from_numpy(np.zeros(shape, np.float32)).transpose(0, 2, 1, 3)
     # The operator scales by 1 / sqrt(D); without a mask it ignores another scale that it is given.
     gain = round(scale * math.sqrt(q.shape[-1]), 12)
-    # Of the three, only transposed keys cost the operator more than a copy does.
-    return _compute(_attention, (q, copy(k), v, mask, bias), shape, gain=gain).transpose(0, 2, 1, 3)
+    # Transposed keys cost the operator more than a copy does, transposed queries and values nothing.
+    keys = k if k.is_contiguous() else copy(k)
+    return _compute(_attention, (q, keys, v, mask, bias), shape, gain=gain).transpose(0, 2, 1, 3)
 
 
 def _attention(q: Node, k: Node, v: Node, mask: Node | None, bias: Node | None, *, gain: float) -> Node:
@@ -425,14 +304,18 @@ def attention_with_lse(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """As `attention`, and each query's log-sum-exp of scores (B, heads, N)."""
-    queries, keys, values = _array(q), _array(k), _array(v)
-    batch, heads, n, _ = queries.shape
-    allowed = None if mask is None else np.broadcast_to(_array(mask), (batch, 1, n, keys.shape[2]))
-    out, lse = empty((batch, n, heads, values.shape[-1])), empty((batch, heads, n))
-    for rows in slices(n, max(1, _SCORES // (batch * heads * keys.shape[2]))):
-        inputs = (queries[:, :, rows], keys, values, None if allowed is None else allowed[:, :, rows])
-        shapes = (out[:, rows].shape, lse[:, :, rows].shape)
-        out[:, rows], lse[:, :, rows] = compute(_attention_with_lse, inputs, *shapes, scale=scale)
+    queries, keys, values = (np.ascontiguousarray(_float(x)) for x in (q, k, v))
+    batch, heads, n, m = (*queries.shape[:3], keys.shape[2])
+    allowed = None if mask is None else np.broadcast_to(_array(mask), (batch, 1, n, m))
+    out = np.zeros((batch, n, heads, values.shape[-1]), np.float32)
+    lse = np.full((batch, heads, n), -np.inf, np.float32)
+    step = max(1, _SCORES // max(1, heads * m))
+    for b, start in itertools.product(range(batch), range(0, n if m else 0, step)):
+        one, rows = slice(b, b + 1), slice(start, min(start + step, n))
+        shapes = (out[one, rows].shape, lse[one, :, rows].shape)
+        part = None if allowed is None else allowed[one, :, rows]
+        inputs = (queries[one, :, rows], keys[one], values[one], part)
+        out[one, rows], lse[one, :, rows] = compute(_attention_with_lse, inputs, *shapes, scale=scale)
     return Tensor.from_numpy(out).transpose(0, 2, 1, 3), Tensor.from_numpy(lse)
 
 
@@ -458,22 +341,20 @@ def _frames_before_heads(x: Node) -> Node:
 
 def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to all keys, from attention to some of them and to the others."""
-    # (B, N, heads, ...): the layout of `attention`'s result.
-    first, second = (_array(x).transpose(0, 2, 1, 3) for x in (out, other_out))
-    a, b = (_array(x).transpose(0, 2, 1) for x in (lse, other_lse))
-    merged, total = empty(first.shape), empty(a.shape)
+    batch, heads, n, size = out.shape
+    inputs = [_float(x) for x in (out, lse, other_out, other_lse)]
+    merged, total = compute(_merge_attention, inputs, (batch, n, heads, size), (batch, heads, n))
+    return Tensor.from_numpy(merged).transpose(0, 2, 1, 3), Tensor.from_numpy(total)
 
-    def body(job: tuple[int, slice]) -> None:
-        with np.errstate(invalid="ignore"):  # both are -inf: there is no key to attend to on either side
-            np.logaddexp(a[job], b[job], out=total[job])
-            weights = [np.nan_to_num(np.exp(x[job] - total[job]), nan=0.0)[..., None] for x in (a, b)]
-        y = np.multiply(first[job], weights[0], out=merged[job])
-        y += second[job] * weights[1]
 
-    batch, n = a.shape[:2]
-    step = max(1, _BLOCK // max(1, math.prod(first.shape[2:])))
-    each([(i, rows) for i in range(batch) for rows in slices(n, step)], body)
-    return Tensor.from_numpy(merged).transpose(0, 2, 1, 3), Tensor.from_numpy(total).transpose(0, 2, 1)
+def _merge_attention(out: Node, lse: Node, other_out: Node, other_lse: Node) -> tuple[Node, Node]:
+    # Where both are -inf there is no key to attend to on either side: finite, the weights are no NaN.
+    top = op.maximum(op.maximum(lse, other_lse), _number(float(np.finfo(np.float32).min)))
+    weights = [op.unsqueeze(op.exp(op.subtract(x, top)), _ints(3)) for x in (lse, other_lse)]
+    total = op.add(*weights)
+    mixed = op.add(op.multiply(out, weights[0]), op.multiply(other_out, weights[1]))
+    merged = op.divide(mixed, op.maximum(total, _number(float(np.finfo(np.float32).tiny))))
+    return _frames_before_heads(merged), op.add(op.log(op.squeeze(total, _ints(3))), top)
 
 
 def conv3d(
@@ -501,25 +382,19 @@ def _convolve(
         )
     shape = (x.shape[0], weight.shape[0], *places)
     if tuple(kernel) == tuple(stride) == (1,) * len(kernel) and not any(padding):
-        return Tensor.from_numpy(_pointwise(_array(x), _array(weight), _optional(bias)).reshape(shape))
+        return _compute(_pointwise, (x, weight, bias), shape, fixed=(1,))
     options = {"stride": tuple(stride), "padding": tuple(padding)}
     return _compute(_convolution, (x, weight, bias), shape, fixed=(1,), **options)
 
 
-def _pointwise(x: Array, weight: Array, bias: Array | None) -> Array:
-    """A convolution by a kernel of one point: x (B, I, ...) to (B, O, places)."""
-    pixels = x.reshape(*x.shape[:2], -1)
-    matrix = weight.reshape(len(weight), -1)
-    out = empty((len(x), len(weight), pixels.shape[2]))
-
-    def body(job: tuple[int, slice]) -> None:
-        b, block = job
-        y = np.matmul(matrix, pixels[b, :, block], out=out[b, :, block])
-        if bias is not None:
-            y += bias[:, None]
-
-    each([(b, block) for b in range(len(x)) for block in slices(pixels.shape[2], 4096)], body)
-    return out
+def _pointwise(x: Node, weight: Node, bias: Node | None) -> Node:
+    """A kernel of one point, as a product: channels stay where they are in memory."""
+    outputs, inputs = weight.output(0).get_shape()[:2]
+    pixels = op.reshape(x, _ints(0, inputs, -1), True)
+    out = op.matmul(op.reshape(weight, _ints(outputs, inputs), False), pixels, False, False)
+    size = op.slice(op.shape_of(x), _ints(2), _ints(2**31), _ints(1))
+    out = op.reshape(out, op.concat([_ints(0, outputs), size], 0), True)
+    return _affine(out, None, _by_channel(bias, x))
 
 
 def _convolution(
@@ -529,57 +404,40 @@ def _convolution(
     return _affine(out, None, _by_channel(bias, x))
 
 
+_PAD_MODES = {"constant": "constant", "replicate": "edge", "reflect": "reflect"}
+
+
 def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
     """Pad the last len(widths) / 2 axes, last axis first."""
-    source = _array(x)
-    pairs = [(0, 0)] * source.ndim
+    pairs = [(0, 0)] * x.ndim
     for i in range(len(widths) // 2):
         pairs[-1 - i] = (widths[2 * i], widths[2 * i + 1])
-    if source.ndim < 4 or any(map(any, pairs[:2])) or source.dtype != np.float32 or mode == "reflect":
-        numpy_mode: Any = {"constant": "constant", "replicate": "edge", "reflect": "reflect"}[mode]
-        return Tensor.from_numpy(np.pad(source, pairs, mode=numpy_mode))
-    out = empty([before + n + after for n, (before, after) in zip(source.shape, pairs, strict=True)])
-    each(np.ndindex(source.shape[:2]), lambda at: _fill(out[at], source[at], pairs[2:], mode))
-    return Tensor.from_numpy(out)
+    if x.dtype != ms.float32 or not x.size:
+        numpy_mode: Any = _PAD_MODES[mode]
+        return Tensor.from_numpy(np.pad(_array(x), pairs, mode=numpy_mode))
+    before, after = zip(*pairs, strict=True)
+    shape = [n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)]
+    return _compute(_pad, (x,), shape, before=before, after=after, mode=_PAD_MODES[mode])
 
 
-def _fill(out: Array, source: Array, pairs: Sequence[tuple[int, int]], mode: str) -> None:
-    """Write source to out with (before, after) added to each axis: zeros, or the edge repeated."""
-    places = [slice(before, before + n) for n, (before, _) in zip(source.shape, pairs, strict=True)]
-    out[tuple(places)] = source
-    for axis, (before, after) in enumerate(pairs):
-        # Axes that are done are filled completely, the others only where the source is.
-        inside = places[axis]
-        beyond = (
-            (slice(0, before), inside.start),
-            (slice(inside.stop, inside.stop + after), inside.stop - 1),
-        )
-        for place, edge in beyond:
-            places[axis] = place
-            target = out[tuple(places)]
-            places[axis] = slice(edge, edge + 1)
-            target[...] = out[tuple(places)] if mode == "replicate" else 0
-        places[axis] = slice(None)
+def _pad(x: Node, *, before: tuple[int, ...], after: tuple[int, ...], mode: str) -> Node:
+    return op.pad(x, _ints(*before), _ints(*after), mode, _number(0) if mode == "constant" else None)
 
 
 def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
     """Take indices[i] along axis 2 + i of x (B, C, ...)."""
-    source = _array(x)
-    batch, channels = source.shape[:2]
-    out = empty((batch, channels, *(len(index) for index in indices)))
-
-    def body(at: tuple[int, ...]) -> None:
-        picked = source[at]
-        # Columns first, while there is little data: they are copied one by one, rows and frames as wholes.
-        for axis in reversed(range(picked.ndim)):
-            picked = np.take(picked, indices[axis], axis)
-        out[at] = picked
-
-    each(np.ndindex(batch, channels), body)
-    return Tensor.from_numpy(out)
+    shape = (*x.shape[:2], *(len(index) for index in indices))
+    return _compute(_take, (x,), shape, indices=tuple(tuple(index.tolist()) for index in indices))
 
 
-# Shared by the bodies above. ---------------------------------------------------------------------
+def _take(x: Node, *, indices: tuple[tuple[int, ...], ...]) -> Node:
+    # Frames first, then rows: they are copied as wholes.
+    for axis, index in enumerate(indices, 2):
+        x = op.gather(x, _ints(*index), _ints(axis))
+    return x
+
+
+# Shared by the functions above. ------------------------------------------------------------------
 
 
 def _array(x: Tensor) -> Array:
@@ -595,34 +453,8 @@ def _array(x: Tensor) -> Array:
     return np.ndarray(x.shape, _NUMPY_DTYPES[x.dtype], memory, strides=strides)
 
 
-def _contiguous(x: Tensor) -> Array:
-    return np.ascontiguousarray(_array(x))
-
-
-def _optional(x: Tensor | None) -> Array | None:
-    return None if x is None else _array(x)
-
-
-def _elementwise(x: Tensor, body: Callable[[Array, Array], Any]) -> Tensor:
-    source = _contiguous(x)
-    out = empty(source.shape)
-    flat, flat_out = source.reshape(-1), out.reshape(-1)
-    each(slices(flat.size, _BLOCK), lambda block: body(flat[block], flat_out[block]))
-    return Tensor.from_numpy(out)
-
-
-def _broadcast(terms: Sequence[Tensor | float], body: Callable[..., Any]) -> Tensor:
-    """Call body(block of the result, broadcast blocks of the terms), one block at a time.
-
-    Unless tensors are small, MindSpore's own operators wake threads that then spin for 0.2 s on the cores
-    that we compute on.
-    """
-    arrays = [_array(t) if isinstance(t, Tensor) else np.array(t, np.float32) for t in terms]
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    out = empty(shape)
-    whole = [np.broadcast_to(a, shape) for a in arrays]
-    each(blocks(shape, _BLOCK), lambda at: body(out[at], *(a[at] for a in whole)))
-    return Tensor.from_numpy(out)
+def _float(x: Tensor) -> Array:
+    return _array(x).astype(np.float32, copy=False)
 
 
 def _compute(build: Build, inputs: Sequence[Tensor | None], shape: Sequence[int], **options: Any) -> Tensor:
@@ -632,8 +464,33 @@ def _compute(build: Build, inputs: Sequence[Tensor | None], shape: Sequence[int]
     return Tensor.from_numpy(out)
 
 
-def _float(x: Tensor) -> Array:
-    return _array(x).astype(np.float32, copy=False)
+def _broadcast(build: Build, *terms: Tensor | float) -> Tensor:
+    """The float32 result of a graph whose terms broadcast."""
+    arrays = [_float(t) if isinstance(t, Tensor) else np.array(t, np.float32) for t in terms]
+    (out,) = compute(build, arrays, np.broadcast_shapes(*(a.shape for a in arrays)))
+    return Tensor.from_numpy(out)
+
+
+# Parts of graphs. --------------------------------------------------------------------------------
+
+
+def _mvn(x: Node, axis: int, eps: float) -> Node:
+    """x minus its mean over an axis, divided by its deviation."""
+    return op.mvn(x, _ints(axis), True, eps, "inside_sqrt")
+
+
+def _grouped(x: Node, groups: int) -> Node:
+    """x (B, C, ...) as (B, groups, all other axes)."""
+    return op.reshape(x, _ints(0, groups, -1), True)
+
+
+def _affine(x: Node, weight: Node | None, bias: Node | None) -> Node:
+    x = x if weight is None else op.multiply(x, weight)
+    return x if bias is None else op.add(x, bias)
+
+
+def _modulated(x: Node, scale: Node | None, shift: Node | None) -> Node:
+    return _affine(x, None if scale is None else op.add(scale, _number(1)), shift)
 
 
 def _by_channel(values: Node | None, x: Node) -> Node | None:
@@ -643,70 +500,9 @@ def _by_channel(values: Node | None, x: Node) -> Node | None:
     return op.reshape(values, _ints(-1, *[1] * (len(x.output(0).get_partial_shape()) - 2)), False)
 
 
-def _affine(x: Node, weight: Node | None, bias: Node | None) -> Node:
-    x = x if weight is None else op.multiply(x, weight)
-    return x if bias is None else op.add(x, bias)
-
-
 def _ints(*values: int) -> Node:
     return op.constant(np.array(values, np.int64))
 
 
 def _number(value: float) -> Node:
     return op.constant(np.float32(value))
-
-
-def _gemm(a: Array, b: Array, out: Array, bias: Array | None) -> None:
-    """out = a @ b + bias for matrices, in blocks of rows, or of columns if there are few rows."""
-    n, m = out.shape
-    if n >= 128:
-        step = int(np.clip(-(-n // 64) * 16, 128, 1024))
-        jobs = [(rows, slice(0, m)) for rows in slices(n, step)]
-    else:
-        jobs = [(slice(0, n), columns) for columns in slices(m, 512)]
-
-    def body(job: tuple[slice, slice]) -> None:
-        rows, columns = job
-        block = np.matmul(a[rows], b[:, columns], out=out[rows, columns])
-        if bias is not None:
-            block += bias[columns]
-
-    each(jobs, body)
-
-
-def _grouped(x: Tensor, groups: int) -> Array:
-    """x (B, C, ...) as (B, groups, C / groups, all other axes)."""
-    batch, channels = x.shape[:2]
-    return _contiguous(x).reshape(batch, groups, channels // groups, -1)
-
-
-def _moments(group: Array) -> tuple[np.float32, np.float32]:
-    """Mean and variance of a contiguous array, in two passes; sums of blocks are added in float64."""
-    values = group.reshape(-1)
-    blocks = slices(values.size, _BLOCK)
-    mean = np.float32(sum(float(values[block].sum()) for block in blocks) / values.size)
-    total = 0.0
-    for block in blocks:
-        centred = values[block] - mean
-        total += float(np.dot(centred, centred))
-    return mean, np.float32(total / values.size)
-
-
-def _normalise_group(
-    group: Array,
-    out: Array,
-    moments: tuple[np.float32, np.float32],
-    index: int,
-    affine: tuple[Array | None, Array | None],
-    eps: float,
-) -> None:
-    """Write the index-th group (C / groups, ...), normalised, to out; affine belongs to all channels."""
-    mean, variance = (float(moment) for moment in moments)
-    scale, shift = affine
-    inverse = 1.0 / math.sqrt(variance + eps)
-    first = index * len(group)
-    for c in range(len(group)):
-        gain = inverse if scale is None else inverse * float(scale[first + c])
-        offset = -mean * gain + (0.0 if shift is None else float(shift[first + c]))
-        np.multiply(group[c], np.float32(gain), out=out[c])
-        out[c] += np.float32(offset)

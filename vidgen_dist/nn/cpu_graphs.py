@@ -12,11 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-
-from vidgen_dist.nn.cpu_jobs import Array, empty
+from mindspore import mint
 
 # OpenVINO sends an event over the network when it is imported, unless this package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -24,38 +23,89 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 from openvino import opset13 as op  # noqa: E402
 
-Node = ov.Node
+Array = np.ndarray[Any, Any]
+
+Node: TypeAlias = ov.Node
 
 Build = Callable[..., Any]
 """Makes a graph's output, or a tuple of outputs, of its parameters (None for an absent one) and options."""
-
-
-@dataclass
-class _Graph:
-    """A compiled graph. Its one request serves one thread at a time."""
-
-    request: ov.InferRequest
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _LARGE = 2**20
 """From this many numbers in a result on, a graph is compiled for its very shapes. It is then faster by more
 than the 20 ms that compiling takes, after a few calls."""
 
-_KEPT = 1000
-"""Compiled graphs that are kept: a worker may meet videos of many sizes."""
+_KEPT_BYTES = 2**30
+"""Memory of compiled graphs that are kept, for a worker meets videos of many sizes; see `_Graph.size`."""
 
-_graphs: dict[tuple[Any, ...], _Graph] = {}
-_compiling = threading.Lock()
-_core: ov.Core | None = None
-_threads = 1
+
+@dataclass
+class _Graph:
+    """A compiled graph. Its one request serves one thread at a time.
+
+    Attributes:
+        size: Bytes of the inputs and outputs that it was compiled for: it keeps about as much of its own.
+    """
+
+    request: ov.InferRequest
+    size: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Graphs:
+    """The compiled graphs of this process, the one that was used last at the end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._core: ov.Core | None = None
+        self._threads = 1
+        self._kept: dict[tuple[Any, ...], _Graph] = {}
+
+    def set_threads(self, threads: int) -> None:
+        with self._lock:
+            self._threads = threads
+            self._kept.clear()
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], ov.Model], size: int) -> _Graph:
+        """The graph of this key, which is made if it is not kept; the others may have to go for it."""
+        with self._lock:
+            graph = self._kept.pop(key, None) or self._compile(make(), size)
+            self._kept[key] = graph
+            while len(self._kept) > 1 and sum(g.size for g in self._kept.values()) > _KEPT_BYTES:
+                del self._kept[next(iter(self._kept))]
+            return graph
+
+    def _compile(self, model: ov.Model, size: int) -> _Graph:
+        if self._core is None:
+            self._core = ov.Core()
+        settings = {
+            # Not bfloat16, where the processor has it.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self._threads,
+            # Threads stay where the process may run (`sched_setaffinity`).
+            "ENABLE_CPU_PINNING": False,
+            "CPU_DENORMALS_OPTIMIZATION": False,
+        }
+        return _Graph(self._core.compile_model(model, "CPU", settings).create_infer_request(), size)
+
+
+_graphs = _Graphs()
 
 
 def set_threads(threads: int) -> None:
     """Compute with this many threads; graphs that were compiled before are dropped."""
-    global _threads
-    _threads = threads
-    _graphs.clear()
+    _graphs.set_threads(threads)
+
+
+def empty(shape: Sequence[int]) -> Array:
+    """A float32 array for a result, from MindSpore's memory pool.
+
+    The pool reuses freed blocks as they are; NumPy gets large arrays from the kernel, which zeroes them every
+    time.
+    """
+    array: Array = mint.empty(tuple(shape)).asnumpy()
+    return array
 
 
 def compute(
@@ -75,20 +125,19 @@ def compute(
         fixed: Positions of inputs whose lengths the graph must know when it is compiled.
         options: Hashable.
     """
-    sources, orders = zip(*map(dense, inputs), strict=True)
+    sources, orders = zip(*map(_as_graphs_take_it, inputs), strict=True)
     if math.prod(shapes[0]) >= _LARGE:
         fixed = range(len(sources))
     lengths = tuple(
         None if x is None else (x.dtype.char, x.shape if i in fixed else x.ndim)
         for i, x in enumerate(sources)
     )
-    key = (build, lengths, orders, tuple(options.items()))
-    graph = _graphs.get(key)
-    if graph is None:
-        with _compiling:
-            graph = _graphs[key] = _graphs.get(key) or _compile(build, sources, orders, fixed, options)
-            if len(_graphs) > _KEPT:
-                del _graphs[next(iter(_graphs))]
+    size = sum(x.nbytes for x in sources if x is not None) + 4 * sum(map(math.prod, shapes))
+    graph = _graphs.get(
+        (build, lengths, orders, tuple(options.items())),
+        lambda: _model(build, sources, orders, fixed, options),
+        size,
+    )
     outputs = tuple(empty(shape) for shape in shapes)
     if all(out.size for out in outputs):
         with graph.lock:
@@ -96,7 +145,8 @@ def compute(
                 graph.request.set_input_tensor(i, _shared(source))
             for i, out in enumerate(outputs):
                 graph.request.set_output_tensor(i, _shared(out))
-            graph.request.infer()
+            # By default it would copy the outputs into new arrays.
+            graph.request.infer(share_outputs=True)
     return outputs
 
 
@@ -109,8 +159,8 @@ def _shared(x: Array) -> ov.Tensor:
     return ov.Tensor(x, shared_memory=True)
 
 
-def dense(x: Array | None) -> tuple[Array | None, tuple[int, ...] | None]:
-    """(array in one dense block, the order of its axes that gives x; None: as they are)."""
+def _as_graphs_take_it(x: Array | None) -> tuple[Array | None, tuple[int, ...] | None]:
+    """(a contiguous array, the order of its axes that gives x; None: as they are)."""
     if x is None or x.flags.c_contiguous:
         return x, None
     by_stride = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
@@ -120,16 +170,28 @@ def dense(x: Array | None) -> tuple[Array | None, tuple[int, ...] | None]:
     return np.ascontiguousarray(x), None
 
 
-def _compile(
+def copied(x: Array) -> Array:
+    """A contiguous copy of an array.
+
+    Where neighbours do not stay neighbours, NumPy copies them one by one, several times slower than a graph.
+    """
+    base, order = _as_graphs_take_it(x)
+    if order is not None and x.dtype == np.float32 and order[-1] != x.ndim - 1:
+        return compute(_same, (x,), x.shape)[0]
+    return base if order is None and base is not x and base is not None else x.copy()
+
+
+def _same(x: Node) -> Node:
+    return x
+
+
+def _model(
     build: Build,
     sources: Sequence[Array | None],
     orders: Sequence[tuple[int, ...] | None],
     fixed: Sequence[int],
     options: dict[str, Any],
-) -> _Graph:
-    global _core
-    if _core is None:
-        _core = ov.Core()
+) -> ov.Model:
     parameters: list[Any] = []
     nodes: list[Any] = []
     for i, (source, order) in enumerate(zip(sources, orders, strict=True)):
@@ -141,14 +203,4 @@ def _compile(
         parameters.append(node)
         nodes.append(node if order is None else op.transpose(node, op.constant(np.array(order))))
     outputs = build(*nodes, **options)
-    model = ov.Model(list(outputs) if isinstance(outputs, tuple) else [outputs], parameters)
-    settings = {
-        # Not bfloat16, where the processor has it.
-        "INFERENCE_PRECISION_HINT": "f32",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": _threads,
-        # Threads stay where the process may run (`sched_setaffinity`).
-        "ENABLE_CPU_PINNING": False,
-        "CPU_DENORMALS_OPTIMIZATION": False,
-    }
-    return _Graph(_core.compile_model(model, "CPU", settings).create_infer_request())
+    return ov.Model(list(outputs) if isinstance(outputs, tuple) else [outputs], parameters)

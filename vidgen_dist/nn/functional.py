@@ -70,7 +70,13 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Normalise x (B, C, ...) over each of num_groups groups of channels. Wu and He, 2018."""
+    """Normalise x (B, C, ...) over each of num_groups groups of channels. Wu and He, 2018.
+
+    Raises:
+        ValueError: The groups do not divide the channels.
+    """
+    if x.shape[1] % num_groups:
+        raise ValueError(f"{num_groups} groups do not divide {x.shape[1]} channels")
     return backend.current().body.group_norm(x, num_groups, weight, bias, eps)
 
 
@@ -126,9 +132,9 @@ def attention(
     Args:
         q: Queries (B, heads, N, D).
         k, v: Keys and values (B, heads, M, D).
-        mask: Booleans that broadcast to (B, heads, N, M); True attends. A query that may attend to no key
-            gives 0.
-        bias: Added to the scores; broadcasts to (B, heads, N, M) (T5's relative positions).
+        mask: Booleans (.., N or 1, M) that broadcast to (B, heads, N, M); True attends. A query that may
+            attend to no key gives 0.
+        bias: Finite numbers added to the scores; they broadcast likewise (T5's relative positions).
         scale: Factor of q·k; 1 / sqrt(D) by default.
 
     Returns:

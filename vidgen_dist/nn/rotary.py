@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor
 
 from vidgen_dist.nn import backend
+from vidgen_dist.nn.functional import from_numpy
 
 Pairs = Literal["neighbours", "halves"]
 """Which two channels of a head form a pair: 2 i and 2 i + 1, or i and i + D / 2."""
@@ -35,7 +36,7 @@ def rotary(cos: np.ndarray, sin: np.ndarray, pairs: Pairs = "neighbours") -> Rot
     """
     turn, each = np.array([[0, 1], [-1, 0]], np.float32), np.eye(cos.shape[-1] // 2, dtype=np.float32)
     swap = np.kron(each, turn) if pairs == "neighbours" else np.kron(turn, each)
-    return Rotary(*(Tensor.from_numpy(np.ascontiguousarray(x)) for x in (cos, sin, swap)))
+    return Rotary(*map(from_numpy, (cos, sin, swap)))
 
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
