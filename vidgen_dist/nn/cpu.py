@@ -217,11 +217,11 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     shapes = [[*a.shape[:axis], 0, *a.shape[axis + 1 :]] for a in arrays]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"tensors of shapes {[a.shape for a in arrays]} do not join along axis {axis}")
-    arrays = [a for a in arrays if a.size] or arrays[:1]
-    if len(arrays) == 1 or any(a.dtype != np.float32 for a in arrays):
+    filled = [a for a in arrays if a.size]
+    if len(filled) < 2 or any(a.dtype != np.float32 for a in arrays):
         return Tensor.from_numpy(np.concatenate(arrays, axis))
-    shapes[0][axis] = sum(a.shape[axis] for a in arrays)
-    (out,) = compute(_cat, arrays, shapes[0], axis=axis)
+    shapes[0][axis] = sum(a.shape[axis] for a in filled)
+    (out,) = compute(_cat, filled, shapes[0], axis=axis)
     return Tensor.from_numpy(out)
 
 

@@ -109,8 +109,8 @@ def test_a_tokens_time_is_its_own():
     times = np.full((2, 12), 800.0)
     times[:, :6] = 0
     mixed = run(model, inputs(times))
-    np.testing.assert_allclose(mixed[:, :6], run(model, inputs([0.0, 0.0]))[:, :6], atol=1e-5)
-    np.testing.assert_allclose(mixed[:, 6:], run(model, inputs([800.0, 800.0]))[:, 6:], atol=1e-5)
+    np.testing.assert_allclose(mixed[:, :6], run(model, inputs([0.0, 0.0]))[:, :6], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mixed[:, 6:], run(model, inputs([800.0, 800.0]))[:, 6:], rtol=1e-5, atol=1e-5)
 
 
 def test_padding_of_the_text_is_not_attended_to():
