@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.run [--rows 40] [--steps 100] [--turn 3] [--cores 1]
 
-Both sides render the same rows with the demo's checkpoint, each in a process of its own. They take turns of a
-few seconds, in which the processes of the other side are stopped, so that a machine whose speed changes
+Both sides render the same rows with a tiny checkpoint, each in a process of its own. They take turns of a few
+seconds, in which the processes of the other side are stopped, so that a machine whose speed changes
 favours neither side. The time of a side's own turns counts, from its first finished video to its last:
 loading and starting are left out on both sides. The bare loop only calls the pipeline: it neither encodes nor
 writes.
@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 import ray
 
 from tests.processes import descendants
+from tests.tiny_checkpoint import make_checkpoint
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.cli import app
-from vidgen_dist.demo import checkpoint_path
 
 Turn = tuple[float, float]
 """The begin and end of a turn, in seconds of `time.time()`."""
@@ -81,21 +81,22 @@ def _render(cores: int, *arguments: str) -> None:
     app(["render", *arguments])
 
 
-def _bare_loop(cores: int, manifest: str) -> None:
+def _bare_loop(cores: int, manifest: str, checkpoint: str) -> None:
     """The pipeline alone; prints the time when each video is finished."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    pipeline = load_pipeline(str(checkpoint_path()))
+    pipeline = load_pipeline(checkpoint)
     for row in pq.read_table(manifest).to_pylist():
         pipeline(RenderRequest(**row))
         print(time.time(), flush=True)
 
 
 def _compare(manifest: Path, scratch: Path, cores: int, turn: float) -> None:
-    output, times = scratch / "output", scratch / "times"
+    output, times, checkpoint = scratch / "output", scratch / "times", scratch / "checkpoint"
+    make_checkpoint(checkpoint)
     this = [sys.executable, "-m", "tests.benchmarks.run", "--cores", str(cores), "--side"]
     render = [*this, "render", str(manifest), str(output)]
-    render += ["--model", str(checkpoint_path()), "--device", "cpu", "--replicas", "1"]
-    bare = [*this, "bare", str(manifest)]
+    render += ["--model", str(checkpoint), "--device", "cpu", "--replicas", "1"]
+    bare = [*this, "bare", str(manifest), str(checkpoint)]
     videos = output / "videos"
     with times.open("w") as file, _started(bare, file) as loop:
         _stop_when(loop, lambda: times.stat().st_size > 0)

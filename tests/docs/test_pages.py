@@ -18,7 +18,13 @@ from vidgen_dist.families import OUR_FIELDS
 from vidgen_dist.quality import FLAGS
 from vidgen_dist.spec import make_spec
 
-ALL_PAGES = [*PAGES, "CONTRIBUTING.md", "cluster/README.md", "tests/references/README.md"]
+ALL_PAGES = [
+    *PAGES,
+    "CONTRIBUTING.md",
+    "cluster/README.md",
+    "tests/references/README.md",
+    "vidgen_dist/demo/model/README.md",
+]
 LEAST = {"model": {"id": "m"}, "manifest": {"uri": "m.parquet"}, "output": {"uri": "out"}}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 def demo(
     output: Annotated[str, typer.Argument(help=help_of("output.uri"))] = "vidgen-demo",
 ) -> None:
-    """Render the package's own manifest with a tiny random model on two local workers."""
-    from vidgen_dist.demo import checkpoint_path, manifest_path
+    """Render the package's own manifest with its own checkpoint on two local workers."""
+    from vidgen_dist.demo import SAMPLING, checkpoint_path, manifest_path
 
     spec = spec_from_flags(
         {
@@ -30,6 +29,7 @@ def demo(
             "output.uri": output,
             "topology.device": "cpu",
             "topology.replicas": 2,
+            **{f"sampling.{field}": value for field, value in SAMPLING.items()},
         }
     )
     result = run(spec)
@@ -38,7 +38,7 @@ def demo(
 
 
 def _print_demo(spec: RunSpec, output: Storage) -> None:
-    """Print the demo's rows and where the contact sheet is."""
+    """Print the demo's rows, and where the checkpoint and the contact sheet are."""
     from vidgen_dist.manifest import open_manifest
     from vidgen_dist.media.contact_sheet import write_contact_sheet
     from vidgen_dist.output.ledger_entries import latest_entries
@@ -46,9 +46,8 @@ def _print_demo(spec: RunSpec, output: Storage) -> None:
     entries = latest_entries(output)
     rows = open_manifest(spec.manifest.uri).rows()
     prompts = {row.id: row.request.prompt or "" for row in rows}
-    table = Table("id", "status", "prompt", "frames", "seconds", "file")
-    for column in (table.columns[0], table.columns[-1]):
-        column.no_wrap = True
+    table = Table("id", "status", "prompt", "frames", "seconds")
+    table.columns[0].no_wrap = True
     videos = []
     for row_id, prompt in prompts.items():
         entry = entries.get(row_id)
@@ -58,16 +57,11 @@ def _print_demo(spec: RunSpec, output: Storage) -> None:
         if entry["uri"] is not None:
             videos.append((prompt, entry["uri"]))
         seconds = sum(value or 0.0 for name, value in entry.items() if name.startswith("seconds_"))
-        table.add_row(
-            row_id,
-            entry["status"],
-            prompt,
-            str(entry["frames"]),
-            f"{seconds:.1f}",
-            posixpath.basename(entry["uri"] or ""),
-        )
+        table.add_row(row_id, entry["status"], prompt, str(entry["frames"]), f"{seconds:.1f}")
     console = Console()
     console.print(table)
+    places = {"checkpoint": spec.model.id}
     if videos:
-        sheet = write_contact_sheet(output, videos, spec.output.format)
-        console.print(f"contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)
+        places["contact sheet"] = write_contact_sheet(output, videos, spec.output.format)
+    for name, place in places.items():
+        console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """A tiny CogVideoX checkpoint with random weights, in the published folder layout.
 
-Its videos mean nothing: it exists so that everything around a model can be tried in a minute on a laptop. The
-same version of this file makes the same checkpoint everywhere.
+Its videos mean nothing: it is for measurements of what is around a model. The same version of this file makes
+the same checkpoint everywhere.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,27 +138,9 @@ the quick brown fox jumps over the lazy dog, and 0123456789 more!
 """
 
 
-def make_checkpoint(final: Path) -> None:
-    """Make the checkpoint.
-
-    Args:
-        final: Its folder. It appears whole or not at all, so two processes may race.
-    """
-    scratch = final.parent / f".{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    scratch.mkdir(parents=True)
-    try:
-        _write(scratch)
-        try:
-            scratch.rename(final)
-        except OSError:
-            # Another process was first; its checkpoint is the same.
-            if not final.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write(folder: Path) -> None:
+def make_checkpoint(folder: Path) -> None:
+    """Make the checkpoint in a new folder."""
+    folder.mkdir()
     nn.set_device("cpu")
     for component, config in _CONFIGS.items():
         (folder / component).mkdir()
