@@ -13,6 +13,7 @@ weights of the states in the published layout, in float16; it may be called whil
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -232,11 +233,13 @@ def _crop(frames: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def make_tokenizer(folder: Path) -> transformers.T5Tokenizer:
     """A tokenizer of whole words, in lower case."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = folder / "spiece.model"
-    if not model.exists():
+    path = folder / "spiece.model"
+    if not path.exists():
+        # Not into a file at once: the model would keep its path.
+        model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([clip.prompt for clip in all_clips()]),
-            model_prefix=str(folder / "spiece"),
+            model_writer=model,
             vocab_size=TEXT_ENCODER_CONFIG["vocab_size"],
             model_type="word",
             normalization_rule_name="nmt_nfkc_cf",
@@ -247,7 +250,8 @@ def make_tokenizer(folder: Path) -> transformers.T5Tokenizer:
             hard_vocab_limit=False,
             minloglevel=2,
         )
-    return transformers.T5Tokenizer(str(model), extra_ids=0, legacy=True)
+        path.write_bytes(model.getvalue())
+    return transformers.T5Tokenizer(str(path), extra_ids=0, legacy=True)
 
 
 def token_ids(tokenizer: transformers.T5Tokenizer, prompts: list[str]) -> torch.Tensor:
