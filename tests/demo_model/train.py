@@ -3,11 +3,13 @@
     python -m tests.demo_model.train vae WORK
     python -m tests.demo_model.train transformer WORK
     python -m tests.demo_model.train export WORK vidgen_dist/demo/model
+    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 5400
 
 It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their
 state in the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its
 number alone, so an interrupted training sees the same data as one that was not. `export` writes the averaged
-weights of the states in the published layout, in float16; it may be called while a training runs.
+weights of the states in the published layout, in float16; it may be called while a training runs. `start`
+makes states of an exported checkpoint, so that training can go on from it where the states are lost.
 """
 
 from __future__ import annotations
@@ -368,6 +370,20 @@ def export(work: Path, target: Path) -> None:
     print(f"{target}: VAE of step {vae_state.step}, transformer of step {state.step}")
 
 
+def start(work: Path, checkpoint: Path, step: int) -> None:
+    """Make states of a checkpoint's weights, the transformer's after so many steps; optimizers begin anew."""
+    vae, vae_state = vae_training(work, VAE_STEPS)
+    transformer, text_encoder, state = transformer_training(work, TRANSFORMER_STEPS)
+    vae.load_state_dict(vae.from_pretrained(checkpoint / "vae").state_dict())
+    transformer.load_state_dict(transformer.from_pretrained(checkpoint / "transformer").state_dict())
+    text_encoder.load_state_dict(text_encoder.from_pretrained(checkpoint / "text_encoder").state_dict())
+    for training, steps in ((vae_state, VAE_STEPS), (state, step)):
+        training.average = [parameter.detach().clone() for parameter in training.parameters]
+        training.step = steps
+        training.save()
+    shutil.copytree(checkpoint / "tokenizer", work / "tokenizer")
+
+
 def _parts(
     vae: Any, transformer: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
 ) -> Iterator[tuple[str, Any]]:
@@ -388,9 +404,15 @@ def main() -> None:
     command = commands.add_parser("export")
     command.add_argument("work", type=Path)
     command.add_argument("target", type=Path)
+    command = commands.add_parser("start")
+    command.add_argument("work", type=Path)
+    command.add_argument("checkpoint", type=Path)
+    command.add_argument("--step", type=int, required=True)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.command == "vae":
+    if arguments.command == "start":
+        start(arguments.work, arguments.checkpoint, arguments.step)
+    elif arguments.command == "vae":
         train_vae(arguments.work, arguments.steps)
     elif arguments.command == "transformer":
         train_transformer(arguments.work, arguments.steps)
