@@ -326,7 +326,9 @@ def train_transformer(work: Path, steps: int) -> None:
         chosen = torch.from_numpy(generator.integers(len(latents), size=BATCH))
         x, text = latents[chosen], ids[chosen].clone()
         text[torch.from_numpy(generator.random(BATCH) < TEXT_DROPPED)] = empty
-        times = torch.from_numpy((1000 * generator.beta(TOWARDS_NOISE, 1.0, BATCH)).astype(np.int64)).clamp(0, 999)
+        times = torch.from_numpy((1000 * generator.beta(TOWARDS_NOISE, 1.0, BATCH)).astype(np.int64)).clamp(
+            0, 999
+        )
         noise = torch.randn_like(x)
         noised, target = scheduler.add_noise(x, noise, times), scheduler.get_velocity(x, noise, times)
         with torch.autocast("cpu", torch.bfloat16):
