@@ -9,8 +9,10 @@ from tests.demo_model.evaluate import evaluate
 from vidgen_dist.demo import checkpoint_path
 
 LEAST = {"ground": 9, "colour": 8}
-"""Of 12 clips. The card's table has a higher share of each: this leaves room for chance, not for a fault. Shapes and
-motions are not learnt yet."""
+"""Of 12 clips. The card's table has a higher share of each: this leaves room for chance, not for a fault.
+
+Shapes and motions are not learnt yet.
+"""
 
 
 def test_it_shows_what_its_prompts_say() -> None:

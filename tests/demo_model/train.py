@@ -48,7 +48,8 @@ CLIPS = 9000
 BATCH = 24
 TEXT_DROPPED = 0.1
 TOWARDS_NOISE = 3.0
-"""First parameter of the beta distribution of timesteps: what the text says is decided where noise is strong."""
+"""First parameter of the beta distribution of timesteps: what the text says is decided where there is much
+noise."""
 
 VAE_CONFIG: dict[str, Any] = {
     "in_channels": 3,
