@@ -69,10 +69,12 @@ class _Graphs:
     def get(self, key: tuple[Any, ...], make: Callable[[], ov.Model], size: int) -> _Graph:
         """The graph of this key, which is made if it is not kept; the others may have to go for it."""
         with self._lock:
-            graph = self._kept.pop(key, None) or self._compile(make(), size)
+            graph = self._kept.pop(key, None)
+            if graph is None:
+                graph = self._compile(make(), size)
+                while self._kept and sum(g.size for g in self._kept.values()) > _KEPT_BYTES - size:
+                    del self._kept[next(iter(self._kept))]
             self._kept[key] = graph
-            while len(self._kept) > 1 and sum(g.size for g in self._kept.values()) > _KEPT_BYTES:
-                del self._kept[next(iter(self._kept))]
             return graph
 
     def _compile(self, model: ov.Model, size: int) -> _Graph:
