@@ -154,9 +154,9 @@ LARGE = {
 def decoding_memory(mesh: Mesh, latents: np.ndarray) -> int:
     """The most bytes that this process uses while it decodes, above those that it had before.
 
-    Without what compiled graphs keep: that has a limit of its own.
+    With little that compiled graphs keep: that has a limit of its own.
     """
-    cpu_graphs._KEPT_BYTES = 0
+    cpu_graphs._KEPT_BYTES = 2**26
     vae = tiny.randomised(tiny.made(AutoencoderKLCogVideoX, LARGE, mesh))
     vae.decode(nn.from_numpy(latents[..., :16, :8]))  # loads OpenVINO
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
@@ -184,4 +184,4 @@ def test_memory_of_a_rank_falls_with_their_number() -> None:
             processes.close()
     megabytes = [peak / 2**20 for peak in peaks]
     print(f"8 frames of 256x160: {megabytes[0]:.0f} MB on one rank, {megabytes[1]:.0f} MB on each of two")
-    assert peaks[1] < 0.65 * peaks[0]
+    assert peaks[1] < 0.75 * peaks[0]
