@@ -59,7 +59,12 @@ class Clip:
     @property
     def held_out(self) -> bool:
         """Whether training never sees this combination: one in six, chosen by the digest of its prompt."""
-        return int.from_bytes(hashlib.sha256(self.prompt.encode()).digest()[:4], "big") % _HELD_OUT == 0
+        return int.from_bytes(self.digest[:4], "big") % _HELD_OUT == 0
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the prompt."""
+        return hashlib.sha256(self.prompt.encode()).digest()
 
 
 def _article(colour: str) -> str:
@@ -72,6 +77,11 @@ def all_clips() -> list[Clip]:
     return [c for c in combinations if c.colour != c.ground and (c.shape, c.motion) != ("circle", "turns")]
 
 
+def trained_clips() -> list[Clip]:
+    """The combinations that training sees."""
+    return [clip for clip in all_clips() if not clip.held_out]
+
+
 def held_out_clips(count: int) -> list[Clip]:
     """The first `count` combinations that training never sees, in the order of their prompts' digests.
 
@@ -81,7 +91,7 @@ def held_out_clips(count: int) -> list[Clip]:
     clips = [clip for clip in all_clips() if clip.held_out]
     if count > len(clips):
         raise ValueError(f"{count} clips asked for, {len(clips)} are held out of training")
-    return sorted(clips, key=lambda clip: hashlib.sha256(clip.prompt.encode()).digest())[:count]
+    return sorted(clips, key=lambda clip: clip.digest)[:count]
 
 
 def shape_mask(shape: str, x: float, y: float, radius: float, angle: float = 0.0) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
     python -m tests.demo_model.train vae WORK
     python -m tests.demo_model.train transformer WORK
     python -m tests.demo_model.train export WORK vidgen_dist/demo/model
-    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 5400
+    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 4700
 
 It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their
 state in the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its
@@ -32,7 +32,7 @@ import torch
 import transformers
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
-from tests.demo_model.clips import FRAMES, SIZE, all_clips, draw
+from tests.demo_model.clips import FRAMES, SIZE, all_clips, draw, trained_clips
 
 SEED = 0
 TEXT_TOKENS = 16
@@ -191,7 +191,7 @@ def vae_training(work: Path, steps: int) -> tuple[diffusers.AutoencoderKLCogVide
 
 def train_vae(work: Path, steps: int) -> None:
     vae, training = vae_training(work, steps)
-    clips = [clip for clip in all_clips() if not clip.held_out]
+    clips = trained_clips()
 
     def loss_of(step: int, generator: np.random.Generator) -> torch.Tensor:
         full = step >= VAE_FULL_FRAMES_FROM * steps
@@ -286,7 +286,7 @@ def latents_of_clips(
     path = work / "latents.pt"
     if not path.exists():
         generator = np.random.default_rng((SEED, 2))
-        clips = [clip for clip in all_clips() if not clip.held_out]
+        clips = trained_clips()
         latents, prompts = [], []
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             for _ in range(CLIPS // 12):

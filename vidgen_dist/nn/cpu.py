@@ -29,6 +29,8 @@ _NUMPY_DTYPES: dict[Any, Any] = {
     ms.float64: np.float64,
 }
 
+_LOWEST = float(np.finfo(np.float32).min)
+
 _SMALL = 65536
 """A piece of at most so many numbers is copied: the operators that follow would copy it again and again."""
 
@@ -293,7 +295,7 @@ def _attention(q: Node, k: Node, v: Node, mask: Node | None, bias: Node | None, 
     out = op.scaled_dot_product_attention(q, k, v, added)
     if mask is not None:
         out = op.select(op.reduce_logical_or(mask, _ints(-1), True), out, _number(0))
-    return _frames_before_heads(out)
+    return _tokens_before_heads(out)
 
 
 _SCORES = 2**22
@@ -323,7 +325,7 @@ def _attention_with_lse(q: Node, k: Node, v: Node, mask: Node | None, *, scale: 
     scores = op.matmul(op.multiply(q, _number(scale)), k, False, True)
     if mask is not None:
         # Finite, so that a query without keys has no infinity minus infinity.
-        scores = op.select(mask, scores, _number(float(np.finfo(np.float32).min)))
+        scores = op.select(mask, scores, _number(_LOWEST))
     top = op.reduce_max(scores, _ints(-1), True)
     weights = op.exp(op.subtract(scores, top))
     total = op.reduce_sum(weights, _ints(-1), True)
@@ -332,10 +334,10 @@ def _attention_with_lse(q: Node, k: Node, v: Node, mask: Node | None, *, scale: 
     if mask is not None:
         some = op.reduce_logical_or(mask, _ints(-1), True)
         out, lse = op.select(some, out, _number(0)), op.select(some, lse, _number(-np.inf))
-    return _frames_before_heads(out), op.squeeze(lse, _ints(-1))
+    return _tokens_before_heads(out), op.squeeze(lse, _ints(-1))
 
 
-def _frames_before_heads(x: Node) -> Node:
+def _tokens_before_heads(x: Node) -> Node:
     return op.transpose(x, _ints(0, 2, 1, 3))
 
 
@@ -349,12 +351,12 @@ def merge_attention(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tens
 
 def _merge_attention(out: Node, lse: Node, other_out: Node, other_lse: Node) -> tuple[Node, Node]:
     # Where both are -inf there is no key to attend to on either side: finite, the weights are no NaN.
-    top = op.maximum(op.maximum(lse, other_lse), _number(float(np.finfo(np.float32).min)))
+    top = op.maximum(op.maximum(lse, other_lse), _number(_LOWEST))
     weights = [op.unsqueeze(op.exp(op.subtract(x, top)), _ints(3)) for x in (lse, other_lse)]
     total = op.add(*weights)
     mixed = op.add(op.multiply(out, weights[0]), op.multiply(other_out, weights[1]))
     merged = op.divide(mixed, op.maximum(total, _number(float(np.finfo(np.float32).tiny))))
-    return _frames_before_heads(merged), op.add(op.log(op.squeeze(total, _ints(3))), top)
+    return _tokens_before_heads(merged), op.add(op.log(op.squeeze(total, _ints(3))), top)
 
 
 def conv3d(

@@ -165,11 +165,16 @@ def _as_graphs_take_it(x: Array | None) -> tuple[Array | None, tuple[int, ...] |
     """(a contiguous array, the order of its axes that gives x; None: as they are)."""
     if x is None or x.flags.c_contiguous:
         return x, None
+    order = _order(x)
+    return (np.ascontiguousarray(x), None) if order is None else (x.transpose(np.argsort(order)), order)
+
+
+def _order(x: Array) -> tuple[int, ...] | None:
+    """The order of axes that gives x from the dense array that it is a transposed view of; None: of none."""
     by_stride = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
-    base = x.transpose(by_stride)
-    if base.flags.c_contiguous:
-        return base, tuple(int(i) for i in np.argsort(by_stride))
-    return np.ascontiguousarray(x), None
+    if not x.transpose(by_stride).flags.c_contiguous:
+        return None
+    return tuple(int(i) for i in np.argsort(by_stride))
 
 
 def copied(x: Array) -> Array:
@@ -177,10 +182,10 @@ def copied(x: Array) -> Array:
 
     Where neighbours do not stay neighbours, NumPy copies them one by one, several times slower than a graph.
     """
-    base, order = _as_graphs_take_it(x)
+    order = None if x.flags.c_contiguous else _order(x)
     if order is not None and x.dtype == np.float32 and order[-1] != x.ndim - 1:
         return compute(_same, (x,), x.shape)[0]
-    return base if order is None and base is not x and base is not None else x.copy()
+    return x.copy()
 
 
 def _same(x: Node) -> Node:
