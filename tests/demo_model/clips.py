@@ -132,8 +132,8 @@ def _distance(
 def draw(clip: Clip, generator: np.random.Generator) -> NDArray[np.float32]:
     """Frames (FRAMES, SIZE, SIZE, 3) in [0, 1]; the generator chooses place and size."""
     middle = SIZE / 2
-    radius = generator.uniform(10, 13)
-    x, y = middle + generator.uniform(-10, 10, 2)
+    radius = generator.uniform(11, 13)
+    x, y = middle + generator.uniform(-6, 6, 2)
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.float32)
     colour = np.array(COLOURS[clip.colour], np.float32)
     ground = np.array(COLOURS[clip.ground], np.float32)

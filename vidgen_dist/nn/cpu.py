@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint
 
-from vidgen_dist.nn.cpu_graphs import Array, Build, Node, compute, copied, op
+from vidgen_dist.nn.cpu_graphs import LARGE, Array, Build, Node, compute, copied, op
 
 _NUMPY_DTYPES: dict[Any, Any] = {
     ms.bool_: np.bool_,
@@ -37,7 +37,7 @@ _SMALL = 65536
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) times weight (O, I) transposed, plus bias (O,)."""
-    return _compute(_linear, (x, weight, bias), (*x.shape[:-1], weight.shape[0]))
+    return _by_rows(_linear, x, (weight, bias), size=weight.shape[0])
 
 
 def _linear(x: Node, weight: Node, bias: Node | None) -> Node:
@@ -64,7 +64,7 @@ def layer_norm(
     shift: Tensor | None,
 ) -> Tensor:
     """Normalise over the last axis, then scale and shift."""
-    return _compute(_layer_norm, (x, weight, bias, scale, shift), x.shape, eps=eps)
+    return _by_rows(_layer_norm, x, (weight, bias), (scale, shift), eps=eps)
 
 
 def _layer_norm(
@@ -77,7 +77,7 @@ def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, scale: Tensor | None, shift: Tensor | None
 ) -> Tensor:
     """Divide by the root mean square over the last axis, then scale and shift."""
-    return _compute(_rms_norm, (x, weight, scale, shift), x.shape, axis=-1, eps=eps)
+    return _by_rows(_rms_norm, x, (weight,), (scale, shift), axis=-1, eps=eps)
 
 
 def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -95,7 +95,7 @@ def _rms_norm(
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
-    return _compute(_group_norm, (x, weight, bias), x.shape, groups=groups, eps=eps)
+    return _by_channels(_group_norm, x, (weight, bias), groups=groups, eps=eps)
 
 
 def _group_norm(x: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float) -> Node:
@@ -127,7 +127,7 @@ def group_norm_with(
     eps: float,
 ) -> Tensor:
     """`group_norm` with given moments (B, groups)."""
-    return _compute(_group_norm_with, (x, mean, variance, weight, bias), x.shape, groups=groups, eps=eps)
+    return _by_channels(_group_norm_with, x, (mean, variance, weight, bias), groups=groups, eps=eps)
 
 
 def _group_norm_with(
@@ -141,22 +141,22 @@ def _group_norm_with(
 
 def silu(x: Tensor) -> Tensor:
     """x times its sigmoid."""
-    return _compute(op.swish, (x,), x.shape)
+    return _one_by_one(op.swish, x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
-    return _compute(op.sigmoid, (x,), x.shape)
+    return _one_by_one(op.sigmoid, x)
 
 
 def tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent; MindSpore's own has an error of 1e-4."""
-    return _compute(op.tanh, (x,), x.shape)
+    return _one_by_one(op.tanh, x)
 
 
 def exp(x: Tensor) -> Tensor:
     """e to the x; MindSpore's own has a relative error of 2e-5."""
-    return _compute(op.exp, (x,), x.shape)
+    return _one_by_one(op.exp, x)
 
 
 def sin(x: Tensor) -> Tensor:
@@ -176,12 +176,12 @@ def clip(x: Tensor, low: float | None, high: float | None) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation (Hendrycks and Gimpel, 2016)."""
-    return _compute(op.gelu, (x,), x.shape, approximation_mode="tanh")
+    return _one_by_one(op.gelu, x, approximation_mode="tanh")
 
 
 def gelu_erf(x: Tensor) -> Tensor:
     """GELU by the error function."""
-    return _compute(op.gelu, (x,), x.shape, approximation_mode="erf")
+    return _one_by_one(op.gelu, x, approximation_mode="erf")
 
 
 def add(x: Tensor, y: Tensor | float) -> Tensor:
@@ -220,9 +220,10 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"tensors of shapes {[a.shape for a in arrays]} do not join along axis {axis}")
     filled = [a for a in arrays if a.size]
-    if len(filled) < 2 or any(a.dtype != np.float32 for a in arrays):
-        return Tensor.from_numpy(np.concatenate(arrays, axis))
     shapes[0][axis] = sum(a.shape[axis] for a in filled)
+    small = math.prod(shapes[0]) < LARGE
+    if small or len(filled) < 2 or any(a.dtype != np.float32 for a in arrays):
+        return Tensor.from_numpy(np.concatenate(arrays, axis))
     (out,) = compute(_cat, filled, shapes[0], axis=axis)
     return Tensor.from_numpy(out)
 
@@ -384,19 +385,14 @@ def _convolve(
         )
     shape = (x.shape[0], weight.shape[0], *places)
     if tuple(kernel) == tuple(stride) == (1,) * len(kernel) and not any(padding):
-        return _compute(_pointwise, (x, weight, bias), shape, fixed=(1,))
+        return _by_channels(_pointwise, x, (weight.reshape(weight.shape[:2]), bias), weight.shape[0])
     options = {"stride": tuple(stride), "padding": tuple(padding)}
     return _compute(_convolution, (x, weight, bias), shape, fixed=(1,), **options)
 
 
 def _pointwise(x: Node, weight: Node, bias: Node | None) -> Node:
     """A kernel of one point, as a product: channels stay where they are in memory."""
-    outputs, inputs = weight.output(0).get_shape()[:2]
-    pixels = op.reshape(x, _ints(0, inputs, -1), True)
-    out = op.matmul(op.reshape(weight, _ints(outputs, inputs), False), pixels, False, False)
-    size = op.slice(op.shape_of(x), _ints(2), _ints(2**31), _ints(1))
-    out = op.reshape(out, op.concat([_ints(0, outputs), size], 0), True)
-    return _affine(out, None, _by_channel(bias, x))
+    return _affine(op.matmul(weight, x, False, False), None, _by_channel(bias, x))
 
 
 def _convolution(
@@ -429,13 +425,14 @@ def _pad(x: Node, *, before: tuple[int, ...], after: tuple[int, ...], mode: str)
 def take(x: Tensor, indices: Sequence[Array]) -> Tensor:
     """Take indices[i] along axis 2 + i of x (B, C, ...)."""
     shape = (*x.shape[:2], *(len(index) for index in indices))
-    return _compute(_take, (x,), shape, indices=tuple(tuple(index.tolist()) for index in indices))
+    (out,) = compute(_take, (_float(x), *(index.astype(np.int64) for index in indices)), shape)
+    return Tensor.from_numpy(out)
 
 
-def _take(x: Node, *, indices: tuple[tuple[int, ...], ...]) -> Node:
+def _take(x: Node, *indices: Node) -> Node:
     # Frames first, then rows: they are copied as wholes.
     for axis, index in enumerate(indices, 2):
-        x = op.gather(x, _ints(*index), _ints(axis))
+        x = op.gather(x, index, _ints(axis))
     return x
 
 
@@ -444,26 +441,75 @@ def _take(x: Node, *, indices: tuple[tuple[int, ...], ...]) -> Node:
 
 def _array(x: Tensor) -> Array:
     """The tensor's values without a copy, with the tensor's strides; valid as long as the tensor lives."""
-    if x.is_contiguous():
+    dtype = _NUMPY_DTYPES.get(x.dtype)
+    if dtype is None or not x.size:
         array: Array = x.asnumpy()
         return array
-    # asnumpy first makes a view contiguous, which is slow. (`Tensor.strides` ignores views, `stride()` does
-    # not.)
-    strides = [step * x.itemsize for step in x.stride()]
-    extent = sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True)) + x.itemsize
+    # asnumpy costs several times as much, and first makes a view contiguous, which is slow. (`data_ptr` waits
+    # until the values are there. `Tensor.strides` ignores views, `stride()` does not.)
+    strides, extent = None, x.nbytes
+    if not x.is_contiguous():
+        strides = [step * x.itemsize for step in x.stride()]
+        extent = sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True)) + x.itemsize
     memory = (ctypes.c_char * extent).from_address(x.data_ptr())
-    return np.ndarray(x.shape, _NUMPY_DTYPES[x.dtype], memory, strides=strides)
+    return np.ndarray(x.shape, dtype, memory, strides=strides)
 
 
 def _float(x: Tensor) -> Array:
     return _array(x).astype(np.float32, copy=False)
 
 
+def _inputs(tensors: Sequence[Tensor | None]) -> list[Array | None]:
+    return [None if x is None else _array(x) if x.dtype == ms.bool_ else _float(x) for x in tensors]
+
+
 def _compute(build: Build, inputs: Sequence[Tensor | None], shape: Sequence[int], **options: Any) -> Tensor:
     """The float32 result, of this shape, of a graph of tensors; see `compute`."""
-    arrays = [None if x is None else _array(x) if x.dtype == ms.bool_ else _float(x) for x in inputs]
-    (out,) = compute(build, arrays, shape, **options)
+    (out,) = compute(build, _inputs(inputs), shape, **options)
     return Tensor.from_numpy(out)
+
+
+# The graphs of these three see few axes, so that one graph serves tensors with any number of them.
+
+
+def _one_by_one(build: Build, x: Tensor, **options: Any) -> Tensor:
+    """A graph's result for each number of x alone."""
+    values = _float(x)
+    if values.flags.c_contiguous:
+        values = values.reshape(-1)
+    (out,) = compute(build, (values,), values.shape, **options)
+    return Tensor.from_numpy(out.reshape(x.shape))
+
+
+def _by_rows(
+    build: Build,
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    broadcast: Sequence[Tensor | None] = (),
+    size: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """A graph's result (..., size) for each row of x (..., D), given as (N, D); `size` is D by default.
+
+    What is in `broadcast` broadcasts to x, which then keeps its axes.
+    """
+    values, size = _float(x), x.shape[-1] if size is None else size
+    if values.flags.c_contiguous and all(other is None for other in broadcast):
+        values = values.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    inputs = (values, *_inputs(parameters), *_inputs(broadcast))
+    (out,) = compute(build, inputs, (*values.shape[:-1], size), **options)
+    return Tensor.from_numpy(out.reshape(*x.shape[:-1], size))
+
+
+def _by_channels(
+    build: Build, x: Tensor, others: Sequence[Tensor | None], channels: int | None = None, **options: Any
+) -> Tensor:
+    """A graph's result (B, channels, ...) for x (B, C, ...), given as (B, C, N); `channels` is C by default."""
+    # A view of pixels before channels stays a view; what cannot be one is copied.
+    values = _float(x).reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    first = x.shape[1] if channels is None else channels
+    (out,) = compute(build, (values, *_inputs(others)), (x.shape[0], first, values.shape[2]), **options)
+    return Tensor.from_numpy(out.reshape(x.shape[0], first, *x.shape[2:]))
 
 
 def _broadcast(build: Build, *terms: Tensor | float) -> Tensor:

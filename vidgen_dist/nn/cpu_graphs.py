@@ -31,9 +31,12 @@ Build = Callable[..., Any]
 """Makes a graph's output, or a tuple of outputs, of its parameters (None for an absent one) and options."""
 
 
-_LARGE = 2**20
+LARGE = 2**20
 """From this many numbers in a result on, a graph is compiled for its very shapes. It is then faster by more
 than the 20 ms that compiling takes, after a few calls."""
+
+_SMALL = 2**14
+"""NumPy copies fewer numbers than this, in whatever order, in the time that calling a graph takes."""
 
 _KEPT_BYTES = 2**30
 """Memory of compiled graphs that are kept, for a worker meets videos of many sizes; see `_Graph.size`."""
@@ -100,12 +103,14 @@ def set_threads(threads: int) -> None:
     _graphs.set_threads(threads)
 
 
-def empty(shape: Sequence[int]) -> Array:
-    """A float32 array for a result, from MindSpore's memory pool.
+def _empty(shape: Sequence[int]) -> Array:
+    """A float32 array for a result.
 
-    The pool reuses freed blocks as they are; NumPy gets large arrays from the kernel, which zeroes them every
-    time.
+    A large one is from MindSpore's memory pool, which reuses freed blocks as they are; NumPy gets such arrays
+    from the kernel, which zeroes them every time. For a small one the pool costs more than it saves.
     """
+    if math.prod(shape) < LARGE:
+        return np.empty(shape, np.float32)
     array: Array = mint.empty(tuple(shape)).asnumpy()
     return array
 
@@ -121,14 +126,14 @@ def compute(
 
     Args:
         build: The same function object for the same graph: it is part of the key of the compiled graph.
-        inputs: float32 or bool. One that is a transposed view of a dense array is transposed in the graph;
+        inputs: float32, bool or int64. One that is a transposed view of a dense array is transposed in the graph;
             other views are copied.
         shapes: Of the outputs.
         fixed: Positions of inputs whose lengths the graph must know when it is compiled.
         options: Hashable.
     """
     sources, orders = zip(*map(_as_graphs_take_it, inputs), strict=True)
-    if math.prod(shapes[0]) >= _LARGE:
+    if math.prod(shapes[0]) >= LARGE:
         fixed = range(len(sources))
     lengths = tuple(
         None if x is None else (x.dtype.char, x.shape if i in fixed else x.ndim)
@@ -140,7 +145,7 @@ def compute(
         lambda: _model(build, sources, orders, fixed, options),
         size,
     )
-    outputs = tuple(empty(shape) for shape in shapes)
+    outputs = tuple(_empty(shape) for shape in shapes)
     if all(out.size for out in outputs):
         with graph.lock:
             for i, source in enumerate(x for x in sources if x is not None):
@@ -180,9 +185,10 @@ def _order(x: Array) -> tuple[int, ...] | None:
 def copied(x: Array) -> Array:
     """A contiguous copy of an array.
 
-    Where neighbours do not stay neighbours, NumPy copies them one by one, several times slower than a graph.
+    Where neighbours do not stay neighbours, NumPy copies them one by one: a large array several times slower
+    than a graph.
     """
-    order = None if x.flags.c_contiguous else _order(x)
+    order = None if x.flags.c_contiguous or x.size < _SMALL else _order(x)
     if order is not None and x.dtype == np.float32 and order[-1] != x.ndim - 1:
         return compute(_same, (x,), x.shape)[0]
     return x.copy()
