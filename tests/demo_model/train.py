@@ -48,7 +48,7 @@ VAE_FULL_FRAMES_FROM = 0.75
 """Before this part of its steps the VAE sees crops around the shape, where the edges are."""
 VAE_CROP = 32
 
-TRANSFORMER_STEPS = 3000
+TRANSFORMER_STEPS = 2000
 CLIPS = 6000
 BATCH = 24
 TEXT_DROPPED = 0.1
@@ -259,9 +259,11 @@ def whiten(work: Path) -> None:
         old, logvar = last.weight.double().chunk(2)[0], variance.log()
         last.weight.copy_(torch.cat([torch.einsum("ij,jcthw->icthw", to, old), torch.zeros_like(old)]))
         last.bias.copy_(torch.cat([to @ (last.bias.double().chunk(2)[0] - mean), logvar]))
-        norms = [m for m in vae.decoder.modules() if isinstance(m, CogVideoXSpatialNorm3D)]
-        reads_latents = [vae.decoder.conv_in, *(conv for norm in norms for conv in (norm.conv_y, norm.conv_b))]
-        for conv in (causal.conv for causal in reads_latents):
+        reading = [vae.decoder.conv_in]
+        for norm in vae.decoder.modules():
+            if isinstance(norm, CogVideoXSpatialNorm3D):
+                reading += [norm.conv_y, norm.conv_b]
+        for conv in (causal.conv for causal in reading):
             weight = conv.weight.double()
             conv.bias.add_(torch.einsum("ojthw,j->o", weight, mean))
             conv.weight.copy_(torch.einsum("ojthw,ji->oithw", weight, back))

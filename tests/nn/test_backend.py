@@ -77,16 +77,16 @@ thread.join()
 
 def test_openvino_sends_nothing_home():
     script = """
-import socket
+import socket, sys
 def refuse(*_): raise AssertionError("a connection")
 socket.socket.connect = socket.getaddrinfo = refuse
 from vidgen_dist import nn
 nn.set_device("cpu", threads=1)
-import openvino.tools.ovc.telemetry_utils as telemetry
-print(telemetry.tm.__name__)
+assert "openvino" in sys.modules
+print([name for name in sys.modules if "telemetry" in name])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub"]
+    assert done.stdout.split() == ["[]"]
 
 
 def test_numpy_2_is_named(monkeypatch):

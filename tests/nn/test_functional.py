@@ -1,6 +1,7 @@
 """Functions on the CPU against the plain ones, at odd shapes and over strided views."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -467,14 +468,42 @@ def test_many_threads_may_compute_the_same(draw):
         check(out, plain.attention(x, x, x))
 
 
-def test_compiled_graphs_are_kept_up_to_a_size(draw, monkeypatch):
-    monkeypatch.setattr(cpu_graphs, "_KEPT_BYTES", 60 * 2**20)
+def test_graphs_of_certain_shapes_are_made_while_there_is_room(draw, monkeypatch, threads):
+    monkeypatch.setattr(cpu_graphs, "LARGE", 2**16)
+    monkeypatch.setattr(cpu_graphs, "_SHAPED_BYTES", 20 * 2**20)
+    monkeypatch.setattr(cpu_graphs, "_IDLE_CALLS", 7)
+    threads(2)
     weight = draw(2, 2, 3, 3, 3)
-    for width in range(100, 120):
+    kept = []
+    for width in range(100, 108):
         x = draw(1, 2, 8, 300, width)
-        y = nn.to_numpy(nn.conv3d(tensor(x), tensor(weight), padding=1))
-        assert sum(graph.size for graph in cpu_graphs._graphs._kept.values()) <= 60 * 2**20
-    check(tensor(y), plain.convolution(x, weight, padding=1), rtol=1e-5, atol=2e-5)
+        y = nn.conv3d(tensor(x), tensor(weight), padding=1)
+        check(y, plain.convolution(x, weight, padding=1), rtol=1e-5, atol=2e-5)
+        graphs = cpu_graphs._graphs._shaped
+        kept.append({key[1][0][1][-1] for key in graphs})
+        assert sum(shaped.size for shaped in graphs.values()) <= 20 * 2**20
+    # Full, they stay until they are idle.
+    assert kept[4:7] == [{100, 101, 102, 103, 104}] * 3
+    assert kept[7] == {101, 102, 103, 104, 107}
+
+
+def test_what_graphs_know_of_shapes_changes_no_bit(draw, monkeypatch):
+    # Which of the two kinds computes depends on what was computed before.
+    monkeypatch.setattr(cpu_graphs, "LARGE", 1)
+    cases = [
+        (partial(nn.conv2d, padding=1), draw(2, 16, 40, 52), draw(24, 16, 3, 3)),
+        (partial(nn.conv2d, stride=2), draw(1, 33, 61, 47), draw(5, 33, 3, 3)),
+        (nn.conv3d, draw(1, 3, 9, 40, 48), draw(40, 3, 3, 3, 3)),
+        (nn.conv3d, draw(1, 64, 3, 30, 30), draw(64, 64, 3, 1, 1)),
+        (nn.linear, draw(2, 777, 320), draw(640, 320)),
+        (nn.linear, draw(3, 1100, 96), draw(100, 96), draw(100)),
+        (nn.matmul, draw(3, 200, 130), draw(130, 70)),
+    ]
+    results = []
+    for room in (0, 2**30):
+        monkeypatch.setattr(cpu_graphs, "_SHAPED_BYTES", room)
+        results.append([nn.to_numpy(run(*map(tensor, arrays))).tobytes() for run, *arrays in cases])
+    assert results[0] == results[1]
 
 
 def test_the_number_of_threads_changes_no_bit(draw, threads):

@@ -156,7 +156,7 @@ def decoding_memory(mesh: Mesh, latents: np.ndarray) -> int:
 
     With little that compiled graphs keep: that has a limit of its own.
     """
-    cpu_graphs._KEPT_BYTES = 2**26
+    cpu_graphs._SHAPED_BYTES = 2**26
     vae = tiny.randomised(tiny.made(AutoencoderKLCogVideoX, LARGE, mesh))
     vae.decode(nn.from_numpy(latents[..., :16, :8]))  # loads OpenVINO
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak

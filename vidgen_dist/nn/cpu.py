@@ -37,7 +37,7 @@ _SMALL = 65536
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) times weight (O, I) transposed, plus bias (O,)."""
-    return _by_rows(_linear, x, (weight, bias), size=weight.shape[0])
+    return _by_rows(_linear, x, (weight, bias), size=weight.shape[0], shaped=True)
 
 
 def _linear(x: Node, weight: Node, bias: Node | None) -> Node:
@@ -47,7 +47,7 @@ def _linear(x: Node, weight: Node, bias: Node | None) -> Node:
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., N, K) times b (..., K, M), leading axes broadcast."""
     shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-    return _compute(op.matmul, (a, b), shape, transpose_a=False, transpose_b=False)
+    return _compute(op.matmul, (a, b), shape, shaped=True, transpose_a=False, transpose_b=False)
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -387,7 +387,7 @@ def _convolve(
     if tuple(kernel) == tuple(stride) == (1,) * len(kernel) and not any(padding):
         return _by_channels(_pointwise, x, (weight.reshape(weight.shape[:2]), bias), weight.shape[0])
     options = {"stride": tuple(stride), "padding": tuple(padding)}
-    return _compute(_convolution, (x, weight, bias), shape, fixed=(1,), **options)
+    return _compute(_convolution, (x, weight, bias), shape, fixed=(1,), shaped=True, **options)
 
 
 def _pointwise(x: Node, weight: Node, bias: Node | None) -> Node:
@@ -504,7 +504,10 @@ def _by_rows(
 def _by_channels(
     build: Build, x: Tensor, others: Sequence[Tensor | None], channels: int | None = None, **options: Any
 ) -> Tensor:
-    """A graph's result (B, channels, ...) for x (B, C, ...), given as (B, C, N); `channels` is C by default."""
+    """A graph's result (B, channels, ...) for x (B, C, ...), given as (B, C, N).
+
+    `channels` is C if it is not given.
+    """
     # A view of pixels before channels stays a view; what cannot be one is copied.
     values = _float(x).reshape(*x.shape[:2], math.prod(x.shape[2:]))
     first = x.shape[1] if channels is None else channels

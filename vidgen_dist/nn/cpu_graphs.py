@@ -1,7 +1,8 @@
 """Small OpenVINO graphs that compute on NumPy arrays: compiled once for each kind of input, then called.
 
-A graph is built with free lengths where it can be, so that one serves all shapes. Inputs and outputs are the
-arrays themselves: nothing is copied on the way in or out.
+A graph has free lengths where it can, so that one serves all shapes; large products and convolutions have one
+for their very shapes, while there is room. Inputs and outputs are the arrays themselves: nothing is copied on
+the way in or out.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from mindspore import mint
 
-# OpenVINO sends an event over the network when it is imported, unless this package is missing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# OpenVINO sends an event over the network when it is imported, unless its converter of models, which is not
+# needed here, is missing.
+sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 import openvino as ov  # noqa: E402
 from openvino import opset13 as op  # noqa: E402
@@ -27,60 +29,105 @@ Array = np.ndarray[Any, Any]
 
 Node: TypeAlias = ov.Node
 
+Key: TypeAlias = tuple[Any, ...]
+"""All that a compiled graph depends on."""
+
 Build = Callable[..., Any]
 """Makes a graph's output, or a tuple of outputs, of its parameters (None for an absent one) and options."""
 
 
 LARGE = 2**20
-"""From this many numbers in a result on, a graph is compiled for its very shapes. It is then faster by more
-than the 20 ms that compiling takes, after a few calls."""
+"""Numbers in a large array: what costs once an array, and not once a number, does not count from here on."""
 
 _SMALL = 2**14
 """NumPy copies fewer numbers than this, in whatever order, in the time that calling a graph takes."""
 
-_KEPT_BYTES = 2**30
-"""Memory of compiled graphs that are kept, for a worker meets videos of many sizes; see `_Graph.size`."""
+_SHAPED_BYTES = 2**30
+"""Memory of the graphs that are compiled for certain shapes; see `_Shaped.size`."""
+
+_IDLE_CALLS = 20_000
+"""After so many calls of others a graph of certain shapes is taken for one of a video that is finished."""
+
+
+class _Graph:
+    """A compiled graph. Its one request serves one thread at a time."""
+
+    def __init__(self, request: ov.InferRequest) -> None:
+        self._request = request
+        self._lock = threading.Lock()
+
+    def compute(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Write the outputs."""
+        with self._lock:
+            for i, source in enumerate(inputs):
+                self._request.set_input_tensor(i, _shared(source))
+            for i, out in enumerate(outputs):
+                self._request.set_output_tensor(i, _shared(out))
+            # By default it would copy the outputs into new arrays.
+            self._request.infer(share_outputs=True)
 
 
 @dataclass
-class _Graph:
-    """A compiled graph. Its one request serves one thread at a time.
+class _Shaped:
+    """A graph that is compiled for certain shapes.
 
     Attributes:
-        size: Bytes of the inputs and outputs that it was compiled for: it keeps about as much of its own.
+        size: Bytes of its inputs and outputs: it keeps about as much of its own.
+        call: Number of its last call.
     """
 
-    request: ov.InferRequest
+    graph: _Graph
     size: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    call: int
 
 
 class _Graphs:
-    """The compiled graphs of this process, the one that was used last at the end."""
+    """The compiled graphs of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._core: ov.Core | None = None
         self._threads = 1
-        self._kept: dict[tuple[Any, ...], _Graph] = {}
+        self._free: dict[Key, _Graph] = {}
+        self._shaped: dict[Key, _Shaped] = {}
+        self._calls = 0
 
     def set_threads(self, threads: int) -> None:
         with self._lock:
             self._threads = threads
-            self._kept.clear()
+            self._free.clear()
+            self._shaped.clear()
 
-    def get(self, key: tuple[Any, ...], make: Callable[[], ov.Model], size: int) -> _Graph:
-        """The graph of this key, which is made if it is not kept; the others may have to go for it."""
+    def get(self, key: Key, make: Callable[[], ov.Model]) -> _Graph:
+        """The graph of this key, which takes inputs of any lengths; it is made if there is none yet."""
         with self._lock:
-            graph = self._kept.pop(key, None)
-            if graph is None:
-                graph = self._compile(make(), size)
-                while self._kept and sum(g.size for g in self._kept.values()) > _KEPT_BYTES - size:
-                    del self._kept[next(iter(self._kept))]
-            self._kept[key] = graph
-            return graph
+            if key not in self._free:
+                self._free[key] = self._compile(make())
+            return self._free[key]
 
-    def _compile(self, model: ov.Model, size: int) -> _Graph:
+    def get_shaped(self, key: Key, make: Callable[[], ov.Model], size: int) -> _Graph | None:
+        """The graph of this key, for certain shapes; None if there is none, and no room for it."""
+        with self._lock:
+            self._calls += 1
+            shaped = self._shaped.get(key)
+            if shaped is None:
+                if not self._make_room(size):
+                    return None
+                shaped = self._shaped[key] = _Shaped(self._compile(make()), size, 0)
+            shaped.call = self._calls
+            return shaped.graph
+
+    def _make_room(self, size: int) -> bool:
+        """Drop idle graphs if they are in the way; the others stay, for a graph is slow to compile."""
+        for drop_idle in (False, True):
+            if drop_idle:
+                oldest = self._calls - _IDLE_CALLS
+                self._shaped = {k: shaped for k, shaped in self._shaped.items() if shaped.call > oldest}
+            if sum(shaped.size for shaped in self._shaped.values()) + size <= _SHAPED_BYTES:
+                return True
+        return False
+
+    def _compile(self, model: ov.Model) -> _Graph:
         if self._core is None:
             self._core = ov.Core()
         settings = {
@@ -92,7 +139,7 @@ class _Graphs:
             "ENABLE_CPU_PINNING": False,
             "CPU_DENORMALS_OPTIMIZATION": False,
         }
-        return _Graph(self._core.compile_model(model, "CPU", settings).create_infer_request(), size)
+        return _Graph(self._core.compile_model(model, "CPU", settings).create_infer_request())
 
 
 _graphs = _Graphs()
@@ -120,40 +167,41 @@ def compute(
     inputs: Sequence[Array | None],
     *shapes: Sequence[int],
     fixed: Sequence[int] = (),
+    shaped: bool = False,
     **options: Any,
 ) -> tuple[Array, ...]:
     """The outputs, in arrays of `shapes`, of the graph that `build(*parameters, **options)` makes.
 
     Args:
         build: The same function object for the same graph: it is part of the key of the compiled graph.
-        inputs: float32, bool or int64. One that is a transposed view of a dense array is transposed in the graph;
-            other views are copied.
+        inputs: float32, bool or int64. One that is a transposed view of a dense array is transposed in the
+            graph; other views are copied.
         shapes: Of the outputs.
         fixed: Positions of inputs whose lengths the graph must know when it is compiled.
+        shaped: Whether a graph that knows all lengths is faster by a tenth or more; there is one if the
+            first output is large, and as long as there is room.
         options: Hashable.
     """
     sources, orders = zip(*map(_as_graphs_take_it, inputs), strict=True)
-    if math.prod(shapes[0]) >= LARGE:
-        fixed = range(len(sources))
-    lengths = tuple(
-        None if x is None else (x.dtype.char, x.shape if i in fixed else x.ndim)
-        for i, x in enumerate(sources)
-    )
-    size = sum(x.nbytes for x in sources if x is not None) + 4 * sum(map(math.prod, shapes))
-    graph = _graphs.get(
-        (build, lengths, orders, tuple(options.items())),
-        lambda: _model(build, sources, orders, fixed, options),
-        size,
-    )
+
+    def graph_of(known: Sequence[int]) -> tuple[Key, Callable[[], ov.Model]]:
+        lengths = tuple(
+            None if x is None else (x.dtype.char, x.shape if i in known else x.ndim)
+            for i, x in enumerate(sources)
+        )
+        key = (build, lengths, orders, *options.items())
+        return key, lambda: _model(build, sources, orders, known, options)
+
+    graph = None
+    arrays = [x for x in sources if x is not None]
     outputs = tuple(_empty(shape) for shape in shapes)
+    if shaped and outputs[0].size >= LARGE:
+        size = sum(x.nbytes for x in (*arrays, *outputs))
+        graph = _graphs.get_shaped(*graph_of(range(len(sources))), size)
+    if graph is None:
+        graph = _graphs.get(*graph_of(fixed))
     if all(out.size for out in outputs):
-        with graph.lock:
-            for i, source in enumerate(x for x in sources if x is not None):
-                graph.request.set_input_tensor(i, _shared(source))
-            for i, out in enumerate(outputs):
-                graph.request.set_output_tensor(i, _shared(out))
-            # By default it would copy the outputs into new arrays.
-            graph.request.infer(share_outputs=True)
+        graph.compute(arrays, outputs)
     return outputs
 
 
