@@ -8,10 +8,10 @@ from tests.demo_model.clips import held_out_clips
 from tests.demo_model.evaluate import evaluate
 from vidgen_dist.demo import checkpoint_path
 
-LEAST = {"ground": 9, "colour": 8}
+LEAST = {"ground": 11, "colour": 11}
 """Of 12 clips. The card's table has a higher share of each: this leaves room for chance, not for a fault.
 
-Shapes and motions are not learnt yet.
+Shapes and motions are not learnt well enough yet.
 """
 
 
