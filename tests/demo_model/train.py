@@ -4,14 +4,14 @@
     python -m tests.demo_model.train whiten WORK
     python -m tests.demo_model.train transformer WORK
     python -m tests.demo_model.train export WORK vidgen_dist/demo/model
-    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 4700
+    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 2000
 
 It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their
 state in the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its
 number alone, so an interrupted training sees the same data as one that was not. `whiten` changes what the
-VAE's latents are, and nothing of its frames. `export` writes the averaged
-weights of the states in the published layout, in float16; it may be called while a training runs. `start`
-makes states of an exported checkpoint, so that training can go on from it where the states are lost.
+VAE's latents are, and nothing of its frames. `export` writes the averaged weights of the states in the
+published layout, in float16; it may be called while a training runs. `start` makes states of an exported
+checkpoint, so that training can go on from it where the states are lost.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.average_anew()
         self.step, self.seconds = 0, 0.0
         self._path = self.work / f"{self.name}.pt"
         if self._path.exists():
@@ -181,6 +181,10 @@ class Training:
         torch.save(state, fresh)
         os.replace(fresh, self._path)
 
+    def average_anew(self) -> None:
+        """Let the average begin with the weights that are in the model."""
+        self.average = [p.detach().clone() for p in self.parameters]
+
     def use_average(self) -> None:
         """Put the averaged weights into the model."""
         with torch.no_grad():
@@ -200,12 +204,8 @@ def train_vae(work: Path, steps: int) -> None:
 
     def loss_of(step: int, generator: np.random.Generator) -> torch.Tensor:
         full = step >= VAE_FULL_FRAMES_FROM * steps
-        frames = np.stack(
-            [draw(clips[i], generator) for i in generator.integers(len(clips), size=4 if full else 8)]
-        )
-        if not full:
-            frames = np.stack([_crop(clip, generator) for clip in frames])
-        x = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) * 2 - 1
+        drawn = [draw(clip, generator) for clip in _chosen(clips, generator, 4 if full else 8)]
+        x = _video(drawn if full else [_crop(frames, generator) for frames in drawn])
         with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample.float()
@@ -223,7 +223,7 @@ def _decibels(vae: diffusers.AutoencoderKLCogVideoX) -> float:
     errors = []
     with torch.no_grad():
         for clip in [clip for clip in all_clips() if clip.held_out][:32]:
-            x = torch.from_numpy(draw(clip, generator)).permute(3, 0, 1, 2)[None] * 2 - 1
+            x = _video([draw(clip, generator)])
             y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
             errors.append((y - x).pow(2).mean().item() / 4)
     return float(-10 * np.log10(np.mean(errors)))
@@ -240,42 +240,59 @@ def whiten(work: Path) -> None:
     vae, state = vae_training(work, VAE_STEPS)
     state.use_average()
     before = _decibels(vae)
-    generator = np.random.default_rng((SEED, 3))
-    clips = trained_clips()
-    means, variances = [], []
-    with torch.no_grad():
-        for _ in range(20):
-            chosen = [clips[i] for i in generator.integers(len(clips), size=12)]
-            posterior = vae.encode(_videos(chosen, generator)).latent_dist
-            means.append(posterior.mean.transpose(0, 1).flatten(1).double())
-            variances.append(posterior.var.transpose(0, 1).flatten(1).double())
-        mean = torch.cat(means, 1).mean(1)
-        spectrum, basis = torch.linalg.eigh(torch.cov(torch.cat(means, 1)))
-        to, back = spectrum.rsqrt()[:, None] * basis.T, basis * spectrum.sqrt()
-        # Convolutions compute the logarithms of a posterior's variances, which have no linear map to the new
-        # basis: they become constants, the variances' averages there.
-        variance = to.square() @ torch.cat(variances, 1).mean(1)
-        last = vae.encoder.conv_out.conv
-        old, logvar = last.weight.double().chunk(2)[0], variance.log()
-        last.weight.copy_(torch.cat([torch.einsum("ij,jcthw->icthw", to, old), torch.zeros_like(old)]))
-        last.bias.copy_(torch.cat([to @ (last.bias.double().chunk(2)[0] - mean), logvar]))
-        reading = [vae.decoder.conv_in]
-        for norm in vae.decoder.modules():
-            if isinstance(norm, CogVideoXSpatialNorm3D):
-                reading += [norm.conv_y, norm.conv_b]
-        for conv in (causal.conv for causal in reading):
-            weight = conv.weight.double()
-            conv.bias.add_(torch.einsum("ojthw,j->o", weight, mean))
-            conv.weight.copy_(torch.einsum("ojthw,ji->oithw", weight, back))
-    state.average = [parameter.detach().clone() for parameter in state.parameters]
+    spectrum = _change_basis(vae, *_latents_and_variance(vae))
+    state.average_anew()
     state.save()
     print(f"spectrum {spectrum.numpy().round(4)}; {before:.2f} dB before, {_decibels(vae):.2f} dB after")
 
 
-def _videos(clips: Sequence[Clip], generator: np.random.Generator) -> torch.Tensor:
-    """Drawn clips (B, 3, F, H, W) in -1 to 1."""
-    frames = torch.from_numpy(np.stack([draw(clip, generator) for clip in clips]))
-    return frames.permute(0, 4, 1, 2, 3) * 2 - 1
+@torch.no_grad()
+def _latents_and_variance(vae: diffusers.AutoencoderKLCogVideoX) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (C, N) of 240 clips, and the average variance (C,) of their posteriors."""
+    generator = np.random.default_rng((SEED, 3))
+    clips = trained_clips()
+    means, variances = [], []
+    for _ in range(20):
+        chosen = _chosen(clips, generator, 12)
+        posterior = vae.encode(_video([draw(clip, generator) for clip in chosen])).latent_dist
+        means.append(posterior.mean.transpose(0, 1).flatten(1).double())
+        variances.append(posterior.var.transpose(0, 1).flatten(1).double())
+    return torch.cat(means, 1), torch.cat(variances, 1).mean(1)
+
+
+@torch.no_grad()
+def _change_basis(
+    vae: diffusers.AutoencoderKLCogVideoX, latents: torch.Tensor, variance: torch.Tensor
+) -> torch.Tensor:
+    """Whiten the VAE's latents, of which these are some; returns the spectrum (C,) of their covariance."""
+    mean = latents.mean(1)
+    spectrum, basis = torch.linalg.eigh(torch.cov(latents))
+    to, back = spectrum.rsqrt()[:, None] * basis.T, basis * spectrum.sqrt()
+    last = vae.encoder.conv_out.conv
+    old = last.weight.double().chunk(2)[0]
+    last.weight.copy_(torch.cat([torch.einsum("ij,jcthw->icthw", to, old), torch.zeros_like(old)]))
+    # Convolutions compute the logarithms of a posterior's variances, which have no linear map to the new
+    # basis: they become constants, the variances' averages there.
+    logvar = (to.square() @ variance).log()
+    last.bias.copy_(torch.cat([to @ (last.bias.double().chunk(2)[0] - mean), logvar]))
+    reading = [vae.decoder.conv_in]
+    for norm in vae.decoder.modules():
+        if isinstance(norm, CogVideoXSpatialNorm3D):
+            reading += [norm.conv_y, norm.conv_b]
+    for conv in (causal.conv for causal in reading):
+        weight = conv.weight.double()
+        conv.bias.add_(torch.einsum("ojthw,j->o", weight, mean))
+        conv.weight.copy_(torch.einsum("ojthw,ji->oithw", weight, back))
+    return spectrum
+
+
+def _chosen(clips: Sequence[Clip], generator: np.random.Generator, count: int) -> list[Clip]:
+    return [clips[i] for i in generator.integers(len(clips), size=count)]
+
+
+def _video(drawn: Sequence[np.ndarray]) -> torch.Tensor:
+    """Drawn frames, each (F, H, W, 3) in 0 to 1, as the VAE takes them: (B, 3, F, H, W) in -1 to 1."""
+    return torch.from_numpy(np.stack(drawn)).permute(0, 4, 1, 2, 3) * 2 - 1
 
 
 def _crop(frames: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -347,8 +364,8 @@ def latents_of_clips(
         latents, prompts = [], []
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             for _ in range(CLIPS // 12):
-                chosen = [clips[i] for i in generator.integers(len(clips), size=12)]
-                mode = vae.encode(_videos(chosen, generator)).latent_dist.mode()
+                chosen = _chosen(clips, generator, 12)
+                mode = vae.encode(_video([draw(clip, generator) for clip in chosen])).latent_dist.mode()
                 latents.append(mode.float().permute(0, 2, 1, 3, 4))
                 prompts += [clip.prompt for clip in chosen]
         together = torch.cat(latents)
@@ -438,7 +455,7 @@ def start(work: Path, checkpoint: Path, step: int) -> None:
     transformer.load_state_dict(transformer.from_pretrained(checkpoint / "transformer").state_dict())
     text_encoder.load_state_dict(text_encoder.from_pretrained(checkpoint / "text_encoder").state_dict())
     for training, steps in ((vae_state, VAE_STEPS), (state, step)):
-        training.average = [parameter.detach().clone() for parameter in training.parameters]
+        training.average_anew()
         training.step = steps
         training.save()
     shutil.copytree(checkpoint / "tokenizer", work / "tokenizer")

@@ -37,7 +37,7 @@ Build = Callable[..., Any]
 
 
 LARGE = 2**20
-"""Numbers in a large array: what costs once an array, and not once a number, does not count from here on."""
+"""From so many numbers on an array is large: what any call costs does not count beside it."""
 
 _SMALL = 2**14
 """NumPy copies fewer numbers than this, in whatever order, in the time that calling a graph takes."""
@@ -109,23 +109,23 @@ class _Graphs:
         """The graph of this key, for certain shapes; None if there is none, and no room for it."""
         with self._lock:
             self._calls += 1
-            shaped = self._shaped.get(key)
-            if shaped is None:
-                if not self._make_room(size):
+            if key not in self._shaped:
+                if not self._has_room(size):
+                    self._drop_idle()
+                if not self._has_room(size):
                     return None
-                shaped = self._shaped[key] = _Shaped(self._compile(make()), size, 0)
+                self._shaped[key] = _Shaped(self._compile(make()), size, self._calls)
+            shaped = self._shaped[key]
             shaped.call = self._calls
             return shaped.graph
 
-    def _make_room(self, size: int) -> bool:
-        """Drop idle graphs if they are in the way; the others stay, for a graph is slow to compile."""
-        for drop_idle in (False, True):
-            if drop_idle:
-                oldest = self._calls - _IDLE_CALLS
-                self._shaped = {k: shaped for k, shaped in self._shaped.items() if shaped.call > oldest}
-            if sum(shaped.size for shaped in self._shaped.values()) + size <= _SHAPED_BYTES:
-                return True
-        return False
+    def _has_room(self, size: int) -> bool:
+        return sum(shaped.size for shaped in self._shaped.values()) + size <= _SHAPED_BYTES
+
+    def _drop_idle(self) -> None:
+        """Graphs that are called stay, even if others find no room: a graph is slow to compile."""
+        oldest = self._calls - _IDLE_CALLS
+        self._shaped = {key: shaped for key, shaped in self._shaped.items() if shaped.call > oldest}
 
     def _compile(self, model: ov.Model) -> _Graph:
         if self._core is None:
