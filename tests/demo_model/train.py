@@ -36,6 +36,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpat
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
 from tests.demo_model.clips import FRAMES, SIZE, Clip, all_clips, draw, trained_clips
+from tests.demo_model.muon import MuonAndAdam
 
 SEED = 0
 TEXT_TOKENS = 16
@@ -51,6 +52,9 @@ VAE_CROP = 32
 TRANSFORMER_STEPS = 2000
 CLIPS = 6000
 BATCH = 24
+MUON_FROM = 96
+"""The shortest side of matrices that Muon trains: the transformer's and the text encoder's products. After
+120 steps from one state its loss was 0.266, AdamW's 0.283, on the same clips."""
 TEXT_DROPPED = 0.1
 TOWARDS_NOISE = 3.0
 """First parameter of the beta distribution of timesteps: what the text says is decided where there is much
@@ -112,7 +116,17 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 
 @dataclass
 class Training:
-    """Weights that are being trained, their running average, and the state on disk."""
+    """Weights that are being trained, their running average, and the state on disk.
+
+    Args:
+        name: Of the state's file.
+        parameters: The weights.
+        steps: How many steps it takes in all.
+        rate: The highest rate.
+        decay: Of the running average.
+        work: The folder of the state.
+        smallest_matrix: Matrices that have no shorter side are trained by Muon; None for AdamW alone.
+    """
 
     name: str
     parameters: list[torch.nn.Parameter]
@@ -120,10 +134,14 @@ class Training:
     rate: float
     decay: float
     work: Path
+    smallest_matrix: int | None = None
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        adam = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": True}
+        self.optimizer: Any = (
+            torch.optim.AdamW(self.parameters, lr=self.rate, **adam)
+            if self.smallest_matrix is None
+            else MuonAndAdam(self.parameters, self.rate, self.smallest_matrix, **adam)
         )
         self.average_anew()
         self.step, self.seconds = 0, 0.0
@@ -349,7 +367,9 @@ def transformer_training(
     return (
         transformer,
         text_encoder,
-        Training("transformer", parameters, steps, rate=1.3e-3, decay=0.998, work=work),
+        Training(
+            "transformer", parameters, steps, rate=1.3e-3, decay=0.998, work=work, smallest_matrix=MUON_FROM
+        ),
     )
 
 
