@@ -1,9 +1,17 @@
 """Errors that a person is meant to read, shared by every layer."""
 
+from collections.abc import Sequence
+
 
 def shortened(text: str, most: int = 60) -> str:
     """A text as a message quotes it: its beginning, where it is longer than so many characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names as a message lists them: the first of them, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class Refused(Exception):

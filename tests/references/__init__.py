@@ -107,6 +107,52 @@ class Case:
         return value
 
 
+@dataclass(frozen=True)
+class LoraCase:
+    """LoRAs for another case's checkpoint, a request, and the frames that diffusers renders with them.
+
+    Args:
+        name: Folder under `tests/references/loras`.
+    """
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return HERE / "loras" / self.name
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return json.loads((self.folder / "lora.json").read_text(encoding="utf-8"))
+
+    @property
+    def base(self) -> Case:
+        """The case with the checkpoint."""
+        return Case(self._facts["family"], self._facts["case"])
+
+    @property
+    def loras(self) -> list[tuple[str, float]]:
+        """The LoRAs' files and scales."""
+        return [
+            (str(self.folder / f"lora.{k}.safetensors"), scale)
+            for k, scale in enumerate(self._facts["scales"])
+        ]
+
+    @property
+    def request(self) -> RenderRequest:
+        return RenderRequest(**self._facts["request"])
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """(F, H, W, 3), float32 in [0, 1]."""
+        return np.load(self.folder / "frames.npy")
+
+
+def lora_cases() -> list[str]:
+    """Names of the cases with LoRAs."""
+    return sorted(path.parent.name for path in (HERE / "loras").glob("*/lora.json"))
+
+
 def cases(family: str = "cogvideox") -> list[str]:
     """Names of a family's cases."""
     return sorted(path.parent.name for path in (HERE / family).glob("*/case.json"))

@@ -71,7 +71,7 @@ class _Flag:
         if self.kinds == {dict}:
             return read_mapping(key, value or (), self.name)
         if self.kinds == {tuple}:
-            value = _read_names(value)
+            value = (value or None) if self.declared.option.whole_texts else _read_names(value)
         elif len(self.kinds) > 1 and value is not None:
             value = read_value(value)
         return {} if value is None else {key: value}

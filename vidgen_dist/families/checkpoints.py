@@ -14,6 +14,7 @@ from vidgen_dist.families import family_of, find_family
 from vidgen_dist.families.family import Component, Family, SchedulerClass, TokenizerClass
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint, ComponentOverride, open_checkpoint
+from vidgen_dist.weights.lora.files import open_lora
 from vidgen_dist.weights.repository import open_component
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
@@ -28,17 +29,19 @@ def open_model_checkpoint(options: ModelOptions, *, weights: bool = True) -> Che
     """Open the checkpoint that a run's options name.
 
     Args:
-        options: The checkpoint, its revision and variant, a motion adapter, and settings of the scheduler.
-        weights: False to download only configs and vocabularies.
+        options: The checkpoint, its revision and variant, a motion adapter, LoRAs, and settings of the
+            scheduler.
+        weights: False to download only configs, vocabularies and LoRAs.
 
     Raises:
-        Refused: As `open_checkpoint`, `open_component` and `with_scheduler`; an adapter for a family that
-            takes none.
+        Refused: As `open_checkpoint`, `open_component`, `open_lora` and `with_scheduler`; an adapter for a
+            family that takes none.
     """
     checkpoint = open_checkpoint(
         options.id, revision=options.revision, variant=options.variant, ignores=_ignored, weights=weights
     )
     checkpoint = _with_adapter(checkpoint, options, weights)
+    checkpoint = dataclasses.replace(checkpoint, loras=tuple(map(open_lora, options.loras)))
     return checkpoint if options.scheduler is None else with_scheduler(checkpoint, options.scheduler)
 
 

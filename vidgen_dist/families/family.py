@@ -256,6 +256,9 @@ class Family(Generic[C]):
         fields: Fields of rows that only this family takes, by name.
         index: The class for keys of `model_index.json` that have an effect; the field `index` of the configs.
         adapter: The component that `--adapter` names, in a repository of its own; None if there is none.
+        denoiser: The component of the model that predicts; keys of LoRAs that name no component are for it.
+        original_names: The names of its modules in the repository that first published it, for LoRAs made
+            there; see `weights.lora.fit.OriginalNames`.
         ignores: Components that checkpoints may have and that are not opened, such as a safety checker.
         ring: Whether keys and values can be passed around the ranks of a gang; otherwise the degree `ring` is
             1.
@@ -276,6 +279,8 @@ class Family(Generic[C]):
     fields: Mapping[str, Field] = field(default_factory=dict)
     index: type[IndexConfig] | None = None
     adapter: str | None = None
+    denoiser: str = "transformer"
+    original_names: Lazy | None = None
     ignores: tuple[str, ...] = ()
     ring: bool = True
     published: tuple[str, ...] = ()

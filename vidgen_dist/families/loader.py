@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -23,7 +23,9 @@ from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import ModelOptions, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint
-from vidgen_dist.weights.load import load_weights, match_weights
+from vidgen_dist.weights.load import MatchedWeights, match_weights
+from vidgen_dist.weights.lora.fit import Weights, fit
+from vidgen_dist.weights.lora.merge import Terms
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
 AnyPipeline = DiffusionPipeline[Any, Any, Any]
@@ -61,6 +63,8 @@ def load_pipeline(
     dtype: str | None = None,
     adapter: str | None = None,
     adapter_revision: str | None = None,
+    loras: Sequence[str | tuple[str, float] | Mapping[str, Any]] = (),
+    lora_ignore_unknown: bool = False,
     scheduler: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> AnyPipeline:
@@ -76,6 +80,10 @@ def load_pipeline(
             Ascend; on CPU always `float32`, the only dtype of its kernels.
         adapter: AnimateDiff's motion adapter: hub id or folder.
         adapter_revision: Branch, tag or commit of the adapter's hub id.
+        loras: LoRAs that are added to the weights, in this order: hub ids, folders, paths or URIs; with a
+            scale `(place, scale)`; or mappings of `id`, `scale`, `revision` and `weight_name`.
+        lora_ignore_unknown: Whether keys of LoRAs that fit nothing in the model are left out; by default they
+            are refused.
         scheduler: Changes to the checkpoint's scheduler config, as diffusers' `from_config` takes them;
             `_class_name` for another class, such as `{"_class_name": "DDIMScheduler", "clip_sample": False}`.
         mesh: The gang that renders together, as `Rendezvous.join` returns it to each rank; by default this
@@ -96,6 +104,8 @@ def load_pipeline(
         "dtype": dtype,
         "adapter": adapter,
         "adapter_revision": adapter_revision,
+        "loras": [{"id": lora[0], "scale": lora[1]} if isinstance(lora, tuple) else lora for lora in loras],
+        "lora_ignore_unknown": lora_ignore_unknown,
         "scheduler": scheduler,
     }
     known = make_model(options, "load_pipeline")
@@ -127,15 +137,14 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
     tokenizers = {
         name: load_tokenizer(checkpoint, name) for name, _ in _of_kind(TokenizerClass, family, checkpoint)
     }
+    matched = {name: _match(family, checkpoint, name, model) for name, model in models.items()}
+    terms = _fit_loras(family, checkpoint, matched, options)
     for name, model in models.items():
-        load_weights(
-            model,
-            *weight_folders(family, checkpoint, name),
-            variant=checkpoint.variant,
+        matched[name].load(
             dtype=dtype,
             own_dtypes=model.own_dtypes(dtype) if isinstance(model, OwnDtypes) else {},
-            rename=_own_key(model),
             mesh=mesh,
+            terms=terms[name],
         )
     kind = family.pipeline_for(checkpoint.model_index["_class_name"], rules.task).load()
     pipeline: AnyPipeline = kind(Parts(rules, configs, {**models, **samplers, **tokenizers}, dtype, mesh))
@@ -143,7 +152,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
 
 
 def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
-    """Check that a checkpoint's models can be built, and that its weights match them, without reading
+    """Check that a checkpoint's models can be built, and that its weights and LoRAs fit them, without reading
     weights.
 
     Weights that are not on this machine yet are left to `load_pipeline`.
@@ -153,14 +162,39 @@ def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
         options: How the models are to work.
 
     Raises:
-        Refused: A config that is not allowed, or that an option does not work with; weights whose keys or
-            shapes do not match, with the keys and both shapes.
+        Refused: A config that is not allowed, or that an option does not work with; weights or LoRAs whose
+            keys or shapes do not match, with the keys and both shapes.
     """
     family = find_family(checkpoint)
-    for name, model in build_models(checkpoint, options).items():
-        if all(checkpoint.has_weights(part) for part in _weights_in(family, checkpoint, name)):
-            folders = weight_folders(family, checkpoint, name)
-            match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
+    models = build_models(checkpoint, options)
+    matched = {
+        name: _match(family, checkpoint, name, model)
+        for name, model in models.items()
+        if all(checkpoint.has_weights(part) for part in _weights_in(family, checkpoint, name))
+    }
+    if len(matched) == len(models):
+        _fit_loras(family, checkpoint, matched, options)
+
+
+def _match(family: Family[Any], checkpoint: Checkpoint, name: str, model: nn.Module) -> MatchedWeights:
+    """A component's model, with the files that hold its weights."""
+    folders = weight_folders(family, checkpoint, name)
+    return match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
+
+
+def _fit_loras(
+    family: Family[Any],
+    checkpoint: Checkpoint,
+    matched: Mapping[str, MatchedWeights],
+    options: ModelOptions,
+) -> Mapping[str, Terms]:
+    """What the checkpoint's LoRAs add to the parameters of each component's model."""
+    named = {family.denoiser: family.original_names.load()} if family.original_names else {}
+    weights = {
+        name: Weights(model.sources, model.shapes, named.get(name, lambda _: None))
+        for name, model in matched.items()
+    }
+    return fit(checkpoint.loras, weights, family.denoiser, ignore_unknown=options.lora_ignore_unknown)
 
 
 def build_models(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, nn.Module]:

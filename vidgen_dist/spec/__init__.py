@@ -6,6 +6,7 @@ from the declarations (`option`). Whether a model can do what `sampling` asks fo
 """
 
 from vidgen_dist.spec.faults import FaultsOptions
+from vidgen_dist.spec.lora import LoraOptions
 from vidgen_dist.spec.manifest import ManifestOptions
 from vidgen_dist.spec.model import ModelOptions, make_model
 from vidgen_dist.spec.option import Command, Option, Part
@@ -20,6 +21,7 @@ __all__ = [
     "COMMAND_LINE",
     "Command",
     "FaultsOptions",
+    "LoraOptions",
     "ManifestOptions",
     "ModelOptions",
     "Option",

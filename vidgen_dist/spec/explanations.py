@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -86,10 +86,15 @@ def _fields_at(part: type[Part], path: tuple) -> list[str]:
     """The known keys at a path."""
     found: type[Part] | None = part
     for step in path:
+        if isinstance(step, int):
+            continue
         field = found.model_fields.get(step) if found is not None else None
         found = _part_of(field.annotation) if field else None
     return list(found.model_fields) if found is not None else []
 
 
 def _part_of(annotation: Any) -> type[Part] | None:
-    return next((kind for kind in plain_types(annotation) if issubclass(kind, Part)), None)
+    """The part that a field holds, alone or in a list."""
+    inner = get_args(annotation) if get_origin(annotation) is tuple else (annotation,)
+    kinds = set[type]().union(*(plain_types(each) for each in inner if each is not Ellipsis))
+    return next((kind for kind in kinds if issubclass(kind, Part)), None)

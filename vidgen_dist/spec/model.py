@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, ValidationError
 
 from vidgen_dist.spec.explanations import refused
+from vidgen_dist.spec.lora import LoraOptions
 from vidgen_dist.spec.option import EVERYWHERE, PLANNED, Option, Part
-from vidgen_dist.spec.values import NonEmptyText, Settings, Task
+from vidgen_dist.spec.values import Named, NonEmptyText, Settings, Task
 
 
 class ModelOptions(Part):
@@ -90,6 +91,27 @@ class ModelOptions(Part):
             commands=EVERYWHERE,
         ),
     ] = None
+    loras: Annotated[
+        tuple[LoraOptions, ...],
+        Named("a list of LoRAs"),
+        Option(
+            "A LoRA that is added to the weights: hub id, folder, path or URI, and :SCALE if not 1.",
+            flag="--lora",
+            metavar="PLACE[:SCALE]",
+            details="Repeat it for several; they are added in this order. In `run.yaml` each is such a text, "
+            "or a mapping of `id`, `scale`, `revision` and `weight_name`; commits and digests are recorded.",
+            whole_texts=True,
+            commands=EVERYWHERE,
+        ),
+    ] = ()
+    lora_ignore_unknown: Annotated[
+        bool,
+        Field(strict=True),
+        Option(
+            "Leave out keys of LoRAs that fit nothing in the model, instead of refusing them.",
+            flag="--lora-ignore-unknown",
+        ),
+    ] = False
     scheduler: Annotated[
         Settings | None,
         Option(

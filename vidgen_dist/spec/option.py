@@ -32,6 +32,8 @@ class Option:
         pixels: Whether fingerprints count the field where it is not left at its default. False also for what
             decides pixels and is counted as a part of something else: of the checkpoint's digest, the task
             or the dtype.
+        whole_texts: For a list: whether each use of the flag gives one text, commas and all. Otherwise commas
+            divide what it gives.
         commands: The commands that have the flag.
     """
 
@@ -42,6 +44,7 @@ class Option:
     unset: str | None = None
     details: str | None = None
     pixels: bool = False
+    whole_texts: bool = False
     commands: tuple[Command, ...] = ("render",)
 
 

@@ -25,6 +25,7 @@ from vidgen_dist.weights.checkpoint_files import (
     read_json,
 )
 from vidgen_dist.weights.digests import digest_of, file_digest
+from vidgen_dist.weights.lora.files import LoraFile
 from vidgen_dist.weights.quantised import refuse_config, refuse_files
 from vidgen_dist.weights.repository import CONFIG, ComponentRepository
 from vidgen_dist.weights.tensors import TensorFiles, read_index
@@ -66,7 +67,10 @@ class Checkpoint:
         model_index: Content of `model_index.json`.
         components: Names of the components that were opened.
         separate: Components in a repository of their own, by name.
-        overrides: Components that differ from their files, by name. The digest does not depend on them.
+        overrides: Components that differ from their files, by name.
+        loras: LoRAs that are added to the weights, in this order.
+
+    The digest depends on neither overrides nor LoRAs.
     """
 
     model: str
@@ -77,6 +81,7 @@ class Checkpoint:
     components: tuple[str, ...]
     separate: Mapping[str, ComponentRepository] = field(default_factory=dict)
     overrides: Mapping[str, ComponentOverride] = field(default_factory=dict)
+    loras: tuple[LoraFile, ...] = ()
 
     def has_component(self, component: str) -> bool:
         """Whether it has a component of this name."""
@@ -356,7 +361,7 @@ def _open_hub(
         except OSError as error:  # from huggingface_hub, also in offline mode
             return _open_cached(checkpoint, weights, error)
         _check_names(checkpoint, names, f"{model} at {commit}")
-        hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))
+        hub.download(model, commit, needed_files(names, checkpoint.components, variant, weights))
     _check_configs(checkpoint)
     _check_weights(checkpoint, those_there=not weights)
     return checkpoint

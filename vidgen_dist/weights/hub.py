@@ -114,8 +114,33 @@ def list_files(model: str, commit: str) -> list[str]:
         return [file.rfilename for file in HfApi().model_info(model, revision=commit).siblings or []]
 
 
-def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> None:
-    """Download files of a commit into its folder of the cache, unless they are there.
+def list_revision(model: str, revision: str | None) -> tuple[str, list[str]]:
+    """A revision's commit, and the names of its files.
+
+    Raises:
+        OSError: The hub cannot be reached, or has no such model or revision.
+    """
+    from huggingface_hub import HfApi
+
+    with _quiet_attempts(), _http_errors():
+        info = HfApi().model_info(model, revision=revision)
+    return str(info.sha), [file.rfilename for file in info.siblings or []]
+
+
+def cached_revision(model: str, revision: str | None) -> tuple[str, Path] | None:
+    """A revision's commit and its folder as the local cache has them; None if it has none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder.name, folder
+
+
+def download(model: str, commit: str, names: Sequence[str]) -> Path:
+    """Download files of a commit into its folder of the cache, unless they are there; returns the folder.
 
     Raises:
         Refused: The connection broke off.
@@ -124,11 +149,13 @@ def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> Non
     from huggingface_hub import snapshot_download
 
     with _http_errors():
-        snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in names])
+        patterns = [glob.escape(name) for name in names]
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=patterns))
     # If the connection is lost on the way, snapshot_download returns the files that are there.
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise Refused(f"{model} at {commit}: the download broke off before {', '.join(lacking)}")
+    return folder
 
 
 @contextmanager

@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, listed
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.sharding import shard
+from vidgen_dist.weights.lora.merge import Terms, merged
 from vidgen_dist.weights.tensors import TensorFiles
 
 SHOWN = 10
 """How many keys of one kind an error message lists."""
+
+
+@dataclass(frozen=True)
+class MatchedWeights:
+    """A module, and the files with the weights that fit it.
+
+    Args:
+        module: Its parameters are empty, or are replaced.
+        files: The files.
+        sources: The module's names -> the checkpoint's keys.
+    """
+
+    module: nn.Module
+    files: TensorFiles
+    sources: Mapping[str, str]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parameters' shapes, by the module's names."""
+        return {name: self.files.shape(key) for name, key in self.sources.items()}
+
+    def load(
+        self,
+        *,
+        dtype: str | None = None,
+        own_dtypes: Mapping[str, str] | None = None,
+        mesh: Mesh | None = None,
+        terms: Terms | None = None,
+    ) -> None:
+        """Give every parameter its values.
+
+        Each tensor is read, cast and assigned to its parameter without another copy, so peak memory is the
+        weights plus one tensor.
+
+        In a gang of several ranks, what the module's class declares as `sharded` is divided: each rank reads
+        and keeps only its slices, see `parallel.sharding`. Every rank has all other parameters whole.
+
+        Args:
+            dtype: The new dtype of floating-point parameters, e.g. "bfloat16"; by default their present one.
+                On CPU always float32, the only dtype that its kernels have.
+            own_dtypes: The same for some parameters that are not sharded, by the beginning of their names.
+            mesh: The gang that runs the module; all ranks load at the same time. By default this process
+                alone.
+            terms: What LoRAs add to the parameters, by name.
+        """
+        parameters = nn.named_parameters(self.module)
+        wanted = "float32" if nn.device() == "cpu" else dtype
+        read = merged(lambda name, rows: self.files.read(self.sources[name], rows), terms or {})
+        shared: set[str] = set()
+        if mesh is not None and mesh.size > 1:
+            shared = shard(self.module, mesh.gang, read, lambda parameter: _dtype(parameter, wanted))
+        for name in self.sources:
+            if name not in shared:
+                own = next(
+                    (own for start, own in (own_dtypes or {}).items() if name.startswith(start)), wanted
+                )
+                of_device = wanted if nn.device() == "cpu" else own
+                _assign(parameters[name], read(name, None), _dtype(parameters[name], of_device))
 
 
 def load_weights(
@@ -27,44 +87,17 @@ def load_weights(
     rename: Callable[[str], str | None] | None = None,
     mesh: Mesh | None = None,
 ) -> None:
-    """Give every parameter of `module` its values from safetensors files.
-
-    All keys and shapes are compared before the first tensor is read. Then each tensor is read, cast and
-    assigned to its parameter without another copy, so peak memory is the weights plus one tensor.
-
-    In a gang of several ranks, what the module's class declares as `sharded` is divided: each rank reads and
-    keeps only its slices, see `parallel.sharding`. Every rank has all other parameters whole.
+    """Give every parameter of a module its values from safetensors files.
 
     Args:
-        module: Its parameters' names are the checkpoint's keys.
-        folders: The component's folder; several, if parts of it are in folders of their own.
-        variant: Variant of the files; the plain files if a folder has no such variant.
-        dtype: The new dtype of floating-point parameters, e.g. "bfloat16"; by default their present one.
-            On CPU always float32, the only dtype that its kernels have.
-        own_dtypes: The same for some parameters that are not sharded, by the beginning of their names.
-        rename: Takes a checkpoint's key, returns the module's name, or None to skip the tensor. If two keys
-            get one name (tied weights, stored twice), the key that equals the name is read.
-        mesh: The gang that runs the module; all ranks load at the same time. By default this process alone.
+        module, folders, variant, rename: As for `match_weights`.
+        dtype, own_dtypes, mesh: As for `MatchedWeights.load`.
 
     Raises:
         Refused: As `match_weights`.
     """
-    files, sources = match_weights(module, *folders, variant=variant, rename=rename)
-    parameters = nn.named_parameters(module)
-    wanted = "float32" if nn.device() == "cpu" else dtype
-    shared: set[str] = set()
-    if mesh is not None and mesh.size > 1:
-        shared = shard(
-            module,
-            mesh.gang,
-            lambda name, rows: files.read(sources[name], rows),
-            lambda parameter: _dtype(parameter, wanted),
-        )
-    for name, key in sources.items():
-        if name not in shared:
-            own = next((own for start, own in (own_dtypes or {}).items() if name.startswith(start)), wanted)
-            of_device = wanted if nn.device() == "cpu" else own
-            _assign(parameters[name], files.read(key), _dtype(parameters[name], of_device))
+    matched = match_weights(module, *folders, variant=variant, rename=rename)
+    matched.load(dtype=dtype, own_dtypes=own_dtypes, mesh=mesh)
 
 
 def match_weights(
@@ -72,14 +105,15 @@ def match_weights(
     *folders: Path | str,
     variant: str | None = None,
     rename: Callable[[str], str | None] | None = None,
-) -> tuple[TensorFiles, dict[str, str]]:
-    """Compare the keys and shapes in the files' headers with the parameters of `module`.
+) -> MatchedWeights:
+    """Compare the keys and shapes in the files' headers with a module's parameters; nothing else is read.
 
     Args:
-        module, folders, variant, rename: As for `load_weights`.
-
-    Returns:
-        The files, and the module's names -> the checkpoint's keys.
+        module: Its parameters' names are the checkpoint's keys.
+        folders: The component's folder; several, if parts of it are in folders of their own.
+        variant: Variant of the files; the plain files if a folder has no such variant.
+        rename: Takes a checkpoint's key, returns the module's name, or None to skip the tensor. If two keys
+            get one name (tied weights, stored twice), the key that equals the name is read.
 
     Raises:
         Refused: Missing or surplus keys, or shapes that differ from the module's; the message names the keys
@@ -90,7 +124,7 @@ def match_weights(
     complaint = _mismatch(files, sources, nn.named_parameters(module))
     if complaint:
         raise Refused(f"{files.place}: these weights do not belong to a {type(module).__name__}: {complaint}")
-    return files, sources
+    return MatchedWeights(module, files, sources)
 
 
 def _sources(files: TensorFiles, rename: Callable[[str], str | None] | None) -> dict[str, str]:
@@ -129,12 +163,7 @@ def _mismatch(files: TensorFiles, sources: Mapping[str, str], parameters: Mappin
         ("of another shape", shapes),
         ("of whole numbers", whole),
     )
-    return "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds if keys)
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = len(keys) - SHOWN
-    return ", ".join(keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(f"{len(keys)} {kind}: {listed(keys, SHOWN)}" for kind, keys in kinds if keys)
 
 
 def _dtype(parameter: nn.Parameter, wanted: str | None) -> Any:

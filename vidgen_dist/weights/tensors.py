@@ -67,7 +67,7 @@ class TensorFiles:
     """The tensors of one component. Opening reads the files' headers, `read` reads one tensor's data.
 
     Args:
-        folders: Their folders.
+        folders: Their folders, or their file.
         entries: Every tensor by its key.
     """
 
@@ -95,9 +95,21 @@ class TensorFiles:
             entries |= own
         return cls(paths, entries)
 
+    @classmethod
+    def open_file(cls, path: Path) -> TensorFiles:
+        """Open a single file.
+
+        Raises:
+            Refused: It is missing, cut short, unreadable or not safetensors; a dtype that NumPy does not
+                have; quantised weights.
+        """
+        entries = _header(path)
+        refuse_tensors(path, {key: entry.dtype for key, entry in entries.items()})
+        return cls((path,), entries)
+
     @property
     def place(self) -> str:
-        """The folders, for messages."""
+        """The folders or the file, for messages."""
         return " and ".join(map(str, self.folders))
 
     @property
@@ -144,6 +156,16 @@ def _entries(folder: Path, variant: str | None) -> Mapping[str, Entry]:
     entries = _sharded(folder / chosen.entry) if chosen.sharded else _header(folder / chosen.entry)
     refuse_tensors(folder / chosen.entry, {key: entry.dtype for key, entry in entries.items()})
     return entries
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file.
+
+    Raises:
+        Refused: It is missing, cut short, unreadable or not safetensors.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 @contextlib.contextmanager

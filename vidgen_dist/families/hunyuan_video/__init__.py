@@ -60,5 +60,6 @@ FAMILY = Family(
     required_columns=("prompt",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
+    original_names=Lazy(f"{__name__}.original_names:original_name"),
     published=("hunyuanvideo-community/HunyuanVideo",),
 )

@@ -41,6 +41,7 @@ FAMILY = Family(
     required_columns=("prompt",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
+    denoiser="unet",
     ring=False,
     published=("ali-vilab/i2vgen-xl",),
 )

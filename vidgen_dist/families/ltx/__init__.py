@@ -40,5 +40,6 @@ FAMILY = Family(
     required_columns=("prompt",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
+    original_names=Lazy(f"{__name__}.original_names:original_name"),
     published=("Lightricks/LTX-Video", "a-r-r-o-w/LTX-Video-0.9.1-diffusers"),
 )

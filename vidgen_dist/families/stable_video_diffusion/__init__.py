@@ -38,6 +38,7 @@ FAMILY = Family(
     required_columns=("image",),
     fields=FIELDS,
     costs=Lazy(f"{__name__}.costs:COSTS"),
+    denoiser="unet",
     ring=False,
     published=(
         "stabilityai/stable-video-diffusion-img2vid",

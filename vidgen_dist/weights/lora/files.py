@@ -1,0 +1,189 @@
+"""Opens the file of a LoRA: on the Hugging Face hub, in a folder, or anywhere else by its path or URI."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidgen_dist.errors import Refused
+from vidgen_dist.spec import LoraOptions
+from vidgen_dist.storage.failures import StorageError
+from vidgen_dist.storage.files import fetch, stamp
+from vidgen_dist.storage.local_files import create_local
+from vidgen_dist.storage.uris import is_local, local_path, redact, scheme_of
+from vidgen_dist.weights import hub
+from vidgen_dist.weights.checkpoint_files import is_folder, is_there, names_in, read_json
+from vidgen_dist.weights.digests import digest_of, file_digest
+from vidgen_dist.weights.tensors import TensorFiles, read_metadata
+
+PEFT_CONFIG = "adapter_config.json"
+"""PEFT's settings, beside its `adapter_model.safetensors`."""
+
+METADATA = "lora_adapter_metadata"
+"""The key of a safetensors file's metadata under which diffusers keeps the same settings, as JSON."""
+
+_USUAL_NAMES = (
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+)
+"""How diffusers, PEFT and AnimateDiff's motion LoRAs name the file, the likeliest first."""
+
+_ALLOWED = "a folder or hub id with one .safetensors file, or the path or URI of such a file"
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA on this machine's disk.
+
+    Args:
+        id: Hub id, folder, path or URI, as the user named it.
+        scale: How much of it is added.
+        revision: The commit of a hub id; otherwise None.
+        tensors: What its file holds.
+        settings: Settings of PEFT's `LoraConfig`, by component; under "" those for any component.
+        digest: SHA-256, as hex, of what it adds to weights: of the file and its settings.
+    """
+
+    id: str
+    scale: float
+    revision: str | None
+    tensors: TensorFiles
+    settings: Mapping[str, Mapping[str, Any]]
+    digest: str
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return redact(self.id)
+
+
+def open_lora(options: LoraOptions) -> LoraFile:
+    """Open a LoRA, fetching it if it is not on this machine yet.
+
+    Args:
+        options: Which file. A `digest` is not compared with the content.
+
+    Raises:
+        Refused: Nothing is there, or nothing that can be read; several files, and none of a usual name; not
+            safetensors; settings that are not JSON.
+    """
+    if (uri := _uri_of(options.id)) is not None:
+        _refuse_names(options)
+        return _opened(options, _fetched(uri), None)
+    local = Path(local_path(options.id) if is_local(options.id) else options.id)
+    if is_there(local) and not is_folder(local):
+        _refuse_names(options)
+        return _opened(options, local, None)
+    folder = hub.folder_of("lora", options.id, "its revision", options.revision, _ALLOWED)
+    if folder is not None:
+        return _opened(options, folder / _file_among(names_in(folder), options, str(folder)), None)
+    return _opened_from_hub(options)
+
+
+def _uri_of(place: str) -> str | None:
+    """The URI of a file that is not on this machine; None for a path or a hub id."""
+    return place if scheme_of(place) and not is_local(place) else None
+
+
+def _refuse_names(options: LoraOptions) -> None:
+    for key in ("revision", "weight_name"):
+        if (value := getattr(options, key)) is not None:
+            raise Refused(
+                f"lora {redact(options.id)!r} is a file, which has no {key} {value!r}; leave it out"
+            )
+
+
+def _opened_from_hub(options: LoraOptions) -> LoraFile:
+    with hub.refusals("lora", options.id, options.revision, "it has no .safetensors file", _ALLOWED):
+        try:
+            commit, names = hub.list_revision(options.id, options.revision)
+        except OSError as error:
+            found = hub.cached_revision(options.id, options.revision)
+            if found is None:
+                raise
+            commit, folder = found
+            with hub.cached_only(options.id, error):
+                return _opened(options, folder / _file_among(names_in(folder), options, options.id), commit)
+        top = [name for name in names if "/" not in name]
+        chosen = options.weight_name if "/" in (options.weight_name or "") else None
+        name = chosen or _file_among(top, options, f"{options.id} at {commit}")
+        settings = [PEFT_CONFIG] if PEFT_CONFIG in top else []
+        folder = hub.download(options.id, commit, [name, *settings])
+    return _opened(options, folder / name, commit)
+
+
+def _file_among(names: Sequence[str], options: LoraOptions, where: str) -> str:
+    """The name of the LoRA's file.
+
+    Raises:
+        Refused: There is none, or it is not clear which is meant.
+    """
+    found = [name for name in names if name.endswith(".safetensors")]
+    listed = ", ".join(found) or "none"
+    if options.weight_name is not None:
+        if options.weight_name not in names:
+            raise Refused(f"{where}: no file {options.weight_name!r} (weight_name); it has {listed}")
+        return options.weight_name
+    usual = [name for name in _USUAL_NAMES if name in found]
+    if usual or len(found) == 1:
+        return (usual or found)[0]
+    if found:
+        raise Refused(f"{where}: has several files, {listed}; say which is the LoRA with weight_name")
+    raise Refused(f"{where}: no LoRA in it{hub.single_file(names)}; allowed: {_ALLOWED}")
+
+
+def _opened(options: LoraOptions, path: Path, commit: str | None) -> LoraFile:
+    tensors = TensorFiles.open_file(path)
+    settings = _settings(path)
+    parts = {"weights": file_digest(path), "settings": json.dumps(settings, sort_keys=True)}
+    return LoraFile(options.id, options.scale, commit, tensors, settings, digest_of(parts))
+
+
+def _settings(path: Path) -> dict[str, dict[str, Any]]:
+    """PEFT's settings, by component: from the file's metadata, or from `adapter_config.json` beside it."""
+    text = read_metadata(path).get(METADATA)
+    if text is None:
+        beside = path.parent / PEFT_CONFIG
+        return (
+            {"": read_json(beside)} if path.name == "adapter_model.safetensors" and is_there(beside) else {}
+        )
+    try:
+        whole = json.loads(text)
+        by_component: dict[str, dict[str, Any]] = {}
+        for key, value in whole.items():
+            component, _, setting = key.partition(".")
+            by_component.setdefault(component, {})[setting] = value
+    except (ValueError, AttributeError) as error:
+        raise Refused(f"{path}: metadata {METADATA}: not a JSON object of settings ({error})") from None
+    return by_component
+
+
+def _fetched(uri: str) -> Path:
+    """A local copy of a file by URI, one on this machine for each content that it had.
+
+    Raises:
+        Refused: It cannot be read.
+    """
+    try:
+        name = hashlib.sha256(f"{uri}\0{stamp(uri)}".encode()).hexdigest()
+        path = _cache() / f"{name}.safetensors"
+        if not path.is_file():
+            with create_local(str(path)) as file:
+                fetch(uri, file.name)
+    except (StorageError, FileNotFoundError) as error:
+        raise Refused(f"lora {redact(uri)!r}: {error}") from error
+    except OSError as error:
+        raise Refused(f"lora {redact(uri)!r}: its copy cannot be kept in {_cache()}: {error}") from error
+    return path
+
+
+def _cache() -> Path:
+    """The folder of fetched files."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "vidgen_dist" / "loras"
