@@ -21,7 +21,8 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype, load_rules
 from vidgen_dist.processes import run_in_process
 from vidgen_dist.request import ResolvedRequest
-from vidgen_dist.spec import ModelOptions, RunSpec
+from vidgen_dist.spec import LoraOptions, ModelOptions, RunSpec
+from vidgen_dist.storage.uris import to_record
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.digests import digest_of
 
@@ -47,6 +48,7 @@ class OpenedModel:
         dtype: Its compute dtype.
         adapter_digest: SHA-256 of all that decides its motion adapter; None if it has none.
         adapter_revision: The commit that the adapter's revision means; None for a folder.
+        loras: Its LoRAs, each with its commit and digest.
     """
 
     rules: Rules[Any]
@@ -55,24 +57,34 @@ class OpenedModel:
     dtype: str
     adapter_digest: str | None = None
     adapter_revision: str | None = None
+    loras: tuple[LoraOptions, ...] = ()
 
     @property
     def whole_digest(self) -> str:
-        """SHA-256 of all that decides the model."""
+        """SHA-256 of all that decides the model without LoRAs."""
         if self.adapter_digest is None:
             return self.digest
         return digest_of({"model": self.digest, "adapter": self.adapter_digest})
 
     @property
-    def recorded(self) -> dict[str, str | None]:
-        """Its values in `run.yaml`, by the spec's keys: the commit of a hub id, the digest of a folder."""
-        adapter = self.adapter_digest if self.adapter_revision is None else None
+    def decided(self) -> dict[str, Any]:
+        """What every worker must take alike, by the spec's keys."""
         return {
             "model.task": self.rules.task,
             "model.revision": self.revision,
-            "model.digest": self.digest if self.revision is None else None,
             "model.adapter_revision": self.adapter_revision,
+            "model.loras": [lora.model_dump(exclude_none=True) for lora in self.loras],
+        }
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Its values in `run.yaml`, by the spec's keys: the commit of a hub id, the digest of a folder."""
+        adapter = self.adapter_digest if self.adapter_revision is None else None
+        return {
+            **self.decided,
+            "model.digest": self.digest if self.revision is None else None,
             "model.adapter_digest": adapter,
+            "model.loras": [{**lora, "id": to_record(lora["id"])} for lora in self.decided["model.loras"]],
         }
 
 
@@ -135,6 +147,10 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
         dtype=compute_dtype(model.dtype, device),
         adapter_digest=None if adapter is None else adapter.digest(),
         adapter_revision=None if adapter is None else adapter.revision,
+        loras=tuple(
+            options.model_copy(update={"revision": lora.revision, "digest": lora.digest})
+            for options, lora in zip(model.loras, checkpoint.loras, strict=True)
+        ),
     )
 
 

@@ -23,6 +23,7 @@ MEASURED = {
     "clipped": 0.75,
     "noisiness": 0.25,
     "flags": ["black", "frozen"],
+    "loras": [{"id": "org/style", "revision": "c0ffee", "digest": "d", "scale": 0.5}],
 }
 NOTHING = dict.fromkeys(MEASURED)
 

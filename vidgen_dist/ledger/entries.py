@@ -37,6 +37,11 @@ class LedgerColumn:
     nullable: bool = True
 
 
+LORA = pa.struct(
+    [("id", pa.string()), ("revision", pa.string()), ("digest", pa.string()), ("scale", pa.float64())]
+)
+"""A LoRA in the ledger."""
+
 COLUMNS = (
     LedgerColumn("id", pa.string(), "the row's identity", nullable=False),
     LedgerColumn(
@@ -75,6 +80,11 @@ COLUMNS = (
     LedgerColumn("fingerprint", pa.string(), "digest of everything that decides the pixels", nullable=False),
     LedgerColumn("model", pa.string(), "the checkpoint: hub id or folder"),
     LedgerColumn("revision", pa.string(), "the checkpoint's commit"),
+    LedgerColumn(
+        "loras",
+        pa.list_(pa.field("element", LORA)),
+        "the LoRAs that were added to its weights, in this order: id, commit, SHA-256 and scale",
+    ),
     LedgerColumn("seconds_encode", pa.float64(), "seconds for prompt, image and clip"),
     LedgerColumn("seconds_denoise", pa.float64(), "seconds for all denoising steps"),
     LedgerColumn("seconds_decode", pa.float64(), "seconds for decoding the latents"),
@@ -100,7 +110,7 @@ COLUMNS = (
 SCHEMA = pa.schema([pa.field(column.name, column.type, nullable=column.nullable) for column in COLUMNS])
 """The schema of `COLUMNS`; the manifest's `passthrough` columns follow them."""
 
-OPTIONAL_COLUMNS = ("mean_luma", "motion", "clipped", "noisiness", "flags")
+OPTIONAL_COLUMNS = ("mean_luma", "motion", "clipped", "noisiness", "flags", "loras")
 """Columns that parts of earlier versions may lack; they are read as nulls."""
 
 
@@ -125,6 +135,7 @@ class LedgerEntry:
         flags: What seems to be wrong with the video, from `quality.FLAGS`; None if it was not measured.
         seed: Seed of the noise.
         model, revision: The checkpoint: hub id or folder, and commit.
+        loras: The LoRAs that were added to its weights, mappings with the fields of `LORA`; None for none.
         seconds_encode, seconds_denoise, seconds_decode, seconds_write: Seconds of each stage that ran.
         worker: Who made the attempt.
         error_class, error_message: For a failed row or a lost video; messages are cut to `MAX_MESSAGE`
@@ -156,6 +167,7 @@ class LedgerEntry:
     seed: int | None = None
     model: str | None = None
     revision: str | None = None
+    loras: Sequence[Mapping[str, Any]] | None = None
     seconds_encode: float | None = None
     seconds_denoise: float | None = None
     seconds_decode: float | None = None

@@ -66,9 +66,10 @@ class Identity:
         dtype: The models' compute dtype.
         format: Format of the files.
         crf: Quality of mp4; None for other formats.
-        options: The model's options that decide pixels and are set (`ModelOptions.pixel_options`). They count
-            even where they change nothing in a row. An option that is not set is omitted: rows of runs that
-            do not use it keep the fingerprints that they had before the option existed.
+        options: The model's options that decide pixels and are set (`ModelOptions.pixel_options`), and the
+            digests and scales of its LoRAs. They count even where they change nothing in a row. An option
+            that is not set is omitted: rows of runs that do not use it keep the fingerprints that they had
+            before the option existed.
         pixel_fields: Which fields of a row decide its pixels, too.
     """
 
@@ -119,7 +120,10 @@ def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
         dtype=model.dtype,
         format=spec.output.format,
         crf=spec.output.crf if spec.output.format == "mp4" else None,
-        options=spec.model.pixel_options(),
+        options={
+            **spec.model.pixel_options(),
+            **({"loras": [[lora.digest, lora.scale] for lora in model.loras]} if model.loras else {}),
+        },
         pixel_fields=PixelFields(
             model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only
         ),

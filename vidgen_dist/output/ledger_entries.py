@@ -15,9 +15,9 @@ from vidgen_dist.ledger import LedgerEntry
 from vidgen_dist.media import EncodedVideo
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.quality import Quality, flags
-from vidgen_dist.spec import ModelOptions
+from vidgen_dist.spec import LoraOptions, ModelOptions
 from vidgen_dist.storage.folder import Storage
-from vidgen_dist.storage.uris import redact_message
+from vidgen_dist.storage.uris import redact_message, to_record
 
 SECONDS = {name for name in ledger.SCHEMA.names if name.startswith("seconds_")}
 
@@ -27,7 +27,7 @@ class RowAttempt:
     """An attempt to render a row, whose outcome is entered.
 
     Args:
-        model: The checkpoint, its revision a commit.
+        model: The checkpoint and its LoRAs, their revisions commits.
         worker: Name of the gang in the ledger; "driver" if none rendered the row.
         row: The row.
         fingerprint: The row's fingerprint.
@@ -49,10 +49,21 @@ class RowAttempt:
             seed=self.row.request.seed,
             model=self.model.id,
             revision=self.model.revision,
+            loras=[_recorded(lora) for lora in self.model.loras] or None,
             worker=self.worker,
             extra=self.row.passthrough,
             **outcome,
         )
+
+
+def _recorded(lora: LoraOptions) -> dict[str, Any]:
+    """A LoRA as the ledger has it."""
+    return {
+        "id": to_record(lora.id),
+        "revision": lora.revision,
+        "digest": lora.digest,
+        "scale": lora.scale,
+    }
 
 
 def done_entry(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vidgen_dist.engine import OpenedModel
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerState
@@ -50,11 +52,17 @@ def with_previous_revisions(spec: RunSpec, before: RunSpec) -> RunSpec:
     A branch that has moved since must not cause finished rows to be rendered again.
     """
     then, now = before.model, spec.model
-    kept = {}
+    kept: dict[str, Any] = {}
     if now.revision is None and then.id == now.id:
         kept["model.revision"] = then.revision
     if now.adapter_revision is None and then.adapter == now.adapter:
         kept["model.adapter_revision"] = then.adapter_revision
+    if now.loras:
+        commits = {(lora.id, lora.weight_name): lora.revision for lora in then.loras}
+        kept["model.loras"] = [
+            {"revision": commits.get((lora.id, lora.weight_name)), **lora.model_dump(exclude_none=True)}
+            for lora in now.loras
+        ]
     return spec.override(kept)
 
 

@@ -63,9 +63,7 @@ class Plan:
     @property
     def decided(self) -> RunSpec:
         """The spec as every worker, of today and of the next restart, reads it: one commit, one task."""
-        recorded = self.model.recorded
-        keys = ("model.task", "model.revision", "model.adapter_revision")
-        return self.spec.override({key: recorded[key] for key in keys})
+        return self.spec.override(self.model.decided)
 
     @property
     def recorded(self) -> RunSpec:

@@ -206,6 +206,7 @@ def test_the_ledger_has_figures_and_flags_of_videos(start: Callable[..., WorkerH
         "clipped": 1.0,
         "noisiness": None,
         "flags": ("black", "frozen"),
+        "loras": None,
     }
     assert found["one"]["motion"] is None
     assert [found["bad"][name] for name in OPTIONAL_COLUMNS] == [None] * len(OPTIONAL_COLUMNS)
