@@ -159,7 +159,7 @@ def identify_rows(manifest: Path, flags: Mapping[str, Any]) -> list[Facts]:
 
     spec = spec_from_flags({**flags, "manifest.uri": str(manifest), "output.uri": "none"})
     model = open_model(spec.model, "cpu")
-    resolving = RowResolver(model.rules, spec.seed, identity_of(model, spec))
+    resolving = RowResolver(model.rules, spec.seed, identity_of(model, spec, {}))
     found: list[Facts] = []
     for batch in open_run_manifest(spec, model.rules).batches(sampling_defaults(spec, model.rules)):
         first = len(found)

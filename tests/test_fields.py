@@ -16,7 +16,7 @@ import pytest
 from vidgen_dist import kinds
 from vidgen_dist.errors import Refused
 from vidgen_dist.families import OUR_FIELDS
-from vidgen_dist.kinds import Clip, Image, Kind, NotAllowed, Number, Source, Text, Whole, with_addresses
+from vidgen_dist.kinds import Clip, Image, Kind, NotAllowed, Number, Source, Text, Whole
 from vidgen_dist.manifest import check, column_of, open_manifest, row_digest
 from vidgen_dist.manifest.columns import COLUMN_OF
 from vidgen_dist.manifest.columns_table import columns_table
@@ -216,7 +216,7 @@ def test_sources_are_named_wherever_they_are() -> None:
         "conditions": [{"frame": 0, "image": b"y"}, {"frame": 8, "image": b"z"}],
     }
     for kind in (Image(), Clip()):
-        assert (with_addresses(kind, "a", str.upper), with_addresses(kind, b"a", str.upper)) == ("A", b"a")
+        assert (kind.with_addresses("a", str.upper), kind.with_addresses(b"a", str.upper)) == ("A", b"a")
 
 
 def test_sources_count_by_content_and_what_stands_beside_them_by_value() -> None:

@@ -69,11 +69,19 @@ class Kind:
         del sources
         return value
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether values hold paths or URIs."""
+        return self.has_sources
 
-def with_addresses(kind: Kind, value: Any, change: Callable[[str], str]) -> Any:
-    """A value with its paths and URIs of images and clips changed; content that it holds itself is not."""
-    addresses = {at: each.value for at, each in kind.sources(value).items() if isinstance(each.value, str)}
-    return kind.replace(value, {at: change(text) for at, text in addresses.items() if not is_inline(text)})
+    def with_addresses(self, value: Any, change: Callable[[str], str]) -> Any:
+        """A value with its paths and URIs changed; images and clips that it holds itself are not."""
+        addresses = {
+            at: each.value for at, each in self.sources(value).items() if isinstance(each.value, str)
+        }
+        return self.replace(
+            value, {at: change(text) for at, text in addresses.items() if not is_inline(text)}
+        )
 
 
 def is_utf8(text: str) -> bool:
@@ -246,3 +254,50 @@ class Clip(_Media):
 
     name: ClassVar[str] = "text"
     is_clip: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class LoraPlaces(Kind):
+    """One LoRA or several: hub ids, folders, or paths or URIs of files."""
+
+    allowed: ClassVar[str] = "a hub id, folder, path or URI of a LoRA, or a list of these"
+    name: ClassVar[str] = "text, or a list of texts"
+    has_addresses: ClassVar[bool] = True
+
+    def parse(self, value: Any) -> Any:
+        """The texts, a tuple."""
+        places = (value,) if isinstance(value, str) else value
+        if not isinstance(places, list | tuple) or not places:
+            raise NotAllowed(self.allowed)
+        if not all(isinstance(place, str) and place and is_utf8(place) for place in places):
+            raise NotAllowed(self.allowed)
+        return tuple(places)
+
+    def with_addresses(self, value: Any, change: Callable[[str], str]) -> Any:
+        """The places with paths and URIs of files changed; `org/name` is a hub id."""
+        if isinstance(value, str):
+            return change(value) if _names_file(value) else value
+        return tuple(change(place) if _names_file(place) else place for place in value)
+
+
+def _names_file(place: str) -> bool:
+    return "://" in place or place.startswith(("/", ".", "~")) or place.endswith(".safetensors")
+
+
+@dataclass(frozen=True)
+class LoraScales(Kind):
+    """A scale for each LoRA: one number or a list, in which an empty entry is 1."""
+
+    allowed: ClassVar[str] = "a finite number, or a list with one for each LoRA"
+    name: ClassVar[str] = "number, or a list of numbers"
+
+    def parse(self, value: Any) -> Any:
+        """The scales, a tuple of floats."""
+        given = value if isinstance(value, list | tuple) else (value,)
+        scales = [1.0 if each is None else each for each in given]
+        if not scales or any(isinstance(each, bool) or not isinstance(each, numbers.Real) for each in scales):
+            raise NotAllowed(self.allowed)
+        floats = tuple(float(each) for each in scales)
+        if not all(map(math.isfinite, floats)):
+            raise NotAllowed(self.allowed)
+        return floats

@@ -151,7 +151,7 @@ class _Source:
                     raise RequestError(name, value, "a text that UTF-8 can hold")
             if PRIORITY in values:
                 values[PRIORITY] = _priority(values[PRIORITY])
-            for name in self.schema.media:
+            for name in self.schema.addressed:
                 if name in values:
                     values[name] = self._resolve_paths(name, values[name])
             if missing := self.schema.missing(values):

@@ -17,7 +17,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.errors import RowError, shortened
-from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Source, Text, Whole
+from vidgen_dist.kinds import (
+    Clip,
+    Flag,
+    Image,
+    Kind,
+    LoraPlaces,
+    LoraScales,
+    NotAllowed,
+    Number,
+    RowId,
+    Source,
+    Text,
+    Whole,
+)
 
 MAX_SEED = 2**63 - 1
 # A frame of a gif lasts 65,535 hundredths of a second at most.
@@ -171,6 +184,14 @@ class RenderRequest:
     max_sequence_length: int | None = _row(
         Whole(), "number of tokens to which the prompt is cut or padded", base=True
     )
+    lora: tuple[str, ...] | None = _row(
+        LoraPlaces(),
+        "LoRAs that are added to the weights for this row, after the run's: hub ids, folders, paths or URIs",
+        not_sampling="it is model.loras",
+    )
+    lora_scale: tuple[float, ...] | None = _row(
+        LoraScales(), "how much of each of them is added; by default 1", not_sampling="it is model.loras"
+    )
     seed: int | None = _row(
         Whole(0, MAX_SEED),
         "seed of the noise, 0 to 2⁶³-1; by default from the run's `--seed` and the id",
@@ -242,10 +263,13 @@ class ResolvedRequest:
         fps: Frames per second, see `written_fps`.
         height, width: Size of the frames in pixels.
         num_inference_steps: Denoising steps.
+        lora, lora_scale: LoRAs of the row and their scales, equally many; None for none.
     """
 
     id: str = ""
     seed: int = 0
+    lora: tuple[str, ...] | None = None
+    lora_scale: tuple[float, ...] | None = None
     fps: float
     height: int
     width: int
@@ -255,6 +279,11 @@ class ResolvedRequest:
     def written_fps(self) -> float:
         """Frames per second written into the file."""
         return self.fps
+
+    @property
+    def loras(self) -> tuple[tuple[str, float], ...]:
+        """The row's LoRAs with their scales."""
+        return tuple(zip(self.lora or (), self.lora_scale or (), strict=True))
 
     @property
     def steps(self) -> int:

@@ -13,6 +13,7 @@ EVENTS: Mapping[str, str] = {
     "resumed": "a resume state was read, after which `step`; with an `error`: it could not be read",
     "started": "the model began a row",
     "saved": "a resume state was written, after which `step`; with an `error`: it could not be written",
+    "loras": "the LoRAs in the weights were changed for the row",
     "rendered": "the row left the model",
     "committed": "the row's video is whole on the storage",
     "adopted": "the video was stored before, by a run or a worker that was killed; with an `error`: the "

@@ -23,7 +23,7 @@ from vidgen_dist.cli import main
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.runtime.driver.policies import RunPolicies
-from vidgen_dist.spec import FaultsOptions, RunSpec
+from vidgen_dist.spec import FaultsOptions, LoraOptions, RunSpec
 
 BAD_ROWS: list[tuple[dict[str, Any], list[str]]] = [
     ({"num_frames": -3}, ["row 1", "num_frames", "-3"]),
@@ -300,6 +300,7 @@ def test_flags_and_run_file_are_one_thing(vidgen: Vidgen, specs: list[RunSpec], 
     flags += " --passthrough source,licence --address auto --shard-size 2 --adapter a --vae-tiling"
     flags += " --scheduler _class_name=A --scheduler beta_end=12e-3"
     flags += " --scheduler clip_sample=false --scheduler x=null"
+    flags += " --lora org/style:0.8 --lora ./a,b.safetensors"
     vidgen("render", "m.parquet", "out", "--model", "org/model", *flags.split())
     run_file = tmp_path / "run.yaml"
     run_file.write_text(specs[0].to_yaml())
@@ -324,6 +325,10 @@ def test_flags_and_run_file_are_one_thing(vidgen: Vidgen, specs: list[RunSpec], 
     settings = {"_class_name": "A", "beta_end": 0.012, "x": None}
     assert specs[0].model.scheduler == settings | {"clip_sample": False}
     assert specs[2].model.scheduler == settings | {"clip_sample": True}
+    assert specs[0].model.loras == (
+        LoraOptions(id="org/style", scale=0.8),
+        LoraOptions(id="./a,b.safetensors"),
+    )
     assert specs[2].sampling["num_frames"] == 17
     assert specs[2].topology == specs[0].topology
 

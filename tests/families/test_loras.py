@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +16,14 @@ from safetensors.numpy import load_file, save_file
 
 from tests import references
 from tests.parallel.ranks import Ranks
-from vidgen_dist import load_pipeline
+from vidgen_dist import RenderRequest, load_pipeline, nn
+from vidgen_dist.errors import Refused
+from vidgen_dist.families.loader import AnyPipeline
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
+from vidgen_dist.parallel.sharding import sharded_paths
+from vidgen_dist.weights.lora.switch import LoraError
+from vidgen_dist.weights.tensors import TensorFiles
 
 TOLERANCE = 1e-3
 OF_GANGS = 1e-4
@@ -53,6 +62,105 @@ def test_a_gang_merges_its_slices_of_the_weights(name: str, degrees: Degrees, ra
     frames, _ = ranks.run(render, name, degrees=degrees)
     references.check_close(name, frames, references.LoraCase(name).frames, TOLERANCE)
     references.check_close(f"{name}, alone", frames, render(None, name), OF_GANGS)
+
+
+def with_loras(name: str, scale: float | None) -> RenderRequest:
+    """A case's request with its LoRAs, their scales multiplied by `scale`; None for no LoRAs."""
+    case = references.LoraCase(name)
+    if scale is None:
+        return case.request
+    places, scales = zip(*((place, scale * own) for place, own in case.loras), strict=True)
+    return dataclasses.replace(case.request, lora=places, lora_scale=scales)
+
+
+def weights_of(pipeline: AnyPipeline) -> dict[str, bytes]:
+    """The bytes of all parameters that this rank has, by component and name; of sharded ones its share."""
+    found = {}
+    for component in ("transformer", "unet", "text_encoder", "vae"):
+        model = getattr(pipeline, component, None)
+        for key, parameter in nn.named_parameters(model).items() if model is not None else ():
+            found[f"{component}.{key}"] = nn.to_numpy(parameter).tobytes()
+        for path in sharded_paths(model) if model is not None else ():
+            part = functools.reduce(getattr, path.split("."), model)
+            for i, block in enumerate(getattr(part, "_blocks", ())):
+                found[f"{component}.{path}.{i}"] = nn.to_numpy(block.share).tobytes()
+    return found
+
+
+def of_rows(mesh: Mesh | None, name: str) -> tuple[list[bool], list[np.ndarray]]:
+    """Rows without LoRAs, with them, with other scales, and without again, in one pipeline."""
+    case = references.LoraCase(name)
+    pipeline = load_pipeline(str(case.base.checkpoint), **case.base.options, mesh=mesh)
+    before = weights_of(pipeline)
+    told, frames = [], []
+    for scale in (None, 1.0, 1.0, 0.5, None):
+        rendering = pipeline.render(with_loras(name, scale))
+        told.append(rendering.loras_changed)
+        frames.append(rendering.frames)
+    assert weights_of(pipeline) == before
+    return told, frames
+
+
+@pytest.mark.parametrize("name", ["animatediff", "ltx"])
+def test_rows_with_loras_of_their_own(name: str) -> None:
+    told, frames = of_rows(None, name)
+    assert told == [False, True, False, True, True]
+    np.testing.assert_array_equal(frames[0], frames[4])
+    np.testing.assert_array_equal(frames[1], frames[2])
+    np.testing.assert_array_equal(frames[1], render(None, name))
+    np.testing.assert_array_equal(frames[3], render(None, name, 0.5))
+
+
+def test_a_gang_changes_its_slices(ranks: Ranks) -> None:
+    (told, frames), _ = ranks.run(of_rows, "cogvideox", degrees=Degrees(ulysses=2))
+    assert told == [False, True, False, True, True]
+    np.testing.assert_array_equal(frames[0], frames[4])
+    references.check_close("cogvideox", frames[1], references.LoraCase("cogvideox").frames, TOLERANCE)
+    references.check_close("cogvideox, alone", frames[3], render(None, "cogvideox", 0.5), OF_GANGS)
+
+
+def test_a_rows_loras_come_after_the_runs() -> None:
+    case = references.LoraCase("ltx")
+    (first, second), request = case.loras, case.request
+    pipeline = load_pipeline(str(case.base.checkpoint), **case.base.options, loras=[first])
+    own = dataclasses.replace(request, lora=(second[0],), lora_scale=(second[1],))
+    np.testing.assert_array_equal(pipeline(own), render(None, "ltx"))
+
+
+def test_a_row_whose_lora_does_not_fit_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    case = references.LoraCase("ltx")
+    pipeline = load_pipeline(str(case.base.checkpoint), **case.base.options)
+    plain = pipeline(case.request)
+    path = tmp_path / "wrong.safetensors"
+    save_file(
+        {"transformer.proj_in.lora_A.weight": np.ones((2, 5), np.float32)}
+        | {"transformer.proj_in.lora_B.weight": np.ones((7, 2), np.float32)},
+        path,
+    )
+    for place in (str(path), str(tmp_path / "none.safetensors")):
+        with pytest.raises(LoraError, match=Path(place).name):
+            pipeline(dataclasses.replace(case.request, lora=(case.loras[0][0], place)))
+        np.testing.assert_array_equal(pipeline(case.request), plain)
+
+
+def test_weights_that_could_not_be_read_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = references.LoraCase("ltx")
+    pipeline = load_pipeline(str(case.base.checkpoint), **case.base.options)
+    plain, before = pipeline(case.request), weights_of(pipeline)
+    read, reads = TensorFiles.read, itertools.count()
+
+    def fail(self: TensorFiles, key: str, part: Any = None) -> np.ndarray:
+        if next(reads) == 12:
+            raise Refused("the disk is gone")
+        return read(self, key, part)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TensorFiles, "read", fail)
+        with pytest.raises(Refused, match="the disk is gone"):
+            pipeline(with_loras("ltx", 1.0))
+    assert weights_of(pipeline) != before
+    np.testing.assert_array_equal(pipeline(case.request), plain)
+    assert weights_of(pipeline) == before
 
 
 # diffusers has no loader for these.

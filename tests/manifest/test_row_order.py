@@ -43,6 +43,7 @@ class Wish:
     priority: int | None
     height: int | None
     width: int | None
+    lora: str | None = None
 
     def shape(self) -> tuple[int, int]:
         return self.height or 16, self.width or 48
@@ -53,6 +54,7 @@ wishes = st.builds(
     priority=st.sampled_from([None, 0, 1, 2, -3, LEAST, MOST]),
     height=st.sampled_from([None, 16, 32]),
     width=st.sampled_from([None, 48, 64]),
+    lora=st.sampled_from([None, "org/a", "org/b"]),
 )
 
 
@@ -73,6 +75,8 @@ def columns_of(
         "height": column([row.height for row in rows], shape),
         "width": column([row.width for row in rows], shape),
     }
+    loras = [row.lora for row in rows]
+    columns["lora"] = pa.array(loras, pa.string())
     priorities = [row.priority for row in rows]
     if any(each is not None for each in priorities):
         small = not pa.types.is_null(priority) and all(each is None or 0 <= each < 100 for each in priorities)
@@ -90,8 +94,15 @@ def in_order(rows: list[Wish], wanted: list[bool], window: int) -> list[int]:
         level = [place for place in places if (rows[place].priority or 0) == priority]
         for start in range(0, len(level), window):
             here = level[start : start + window]
-            shapes = list(dict.fromkeys(rows[place].shape() for place in here))
-            order += sorted(here, key=lambda place: shapes.index(rows[place].shape()))
+            loras = list(dict.fromkeys(rows[place].lora for place in here))
+            shapes = list(dict.fromkeys((rows[place].lora, rows[place].shape()) for place in here))
+            order += sorted(
+                here,
+                key=lambda place: (
+                    loras.index(rows[place].lora),
+                    shapes.index((rows[place].lora, rows[place].shape())),
+                ),
+            )
     return order
 
 

@@ -51,6 +51,8 @@ WRITTEN_DOWN: list[tuple[dict[str, Any], str]] = [
     ({"noise_aug_strength": 0.02}, "cb881da3fab5725fdb0e3eff3767bfc36445cfedd5930217944c11922f04ce6b"),
     ({"file_fps": 12.0}, "eb4ed3b378db53da3d2d0d93507bf71b9187246fda97a07785f95c8c271f971e"),
     ({"target_fps": 16}, "669caa8d63193ee5acacbee8d3da41b33f028cd93fccfe0f2ac46d6606ab1268"),
+    ({"lora": ("org/a",)}, "5bce8ef0c8906d959af7a0630c5579a76656c45c646f6e09500c3dd0d8842c78"),
+    ({"lora_scale": (0.5,)}, "3c3726152696639aea1169d137a63552360e11cb6ccb2ada9bb32063074cae1a"),
     ({"seed": 7}, "1fb7ccab5a10eda6e55b0d67144098855d40089f074b2623b072f20da8df353a"),
     ({"fps": 16.0}, "fa4d8c33099bf4f6247f3ab169bac29f2ccbbe6e8229778310c1438840155900"),
 ]
@@ -71,7 +73,7 @@ def test_the_fingerprint_of_all_fields_together_stays() -> None:
     request = RenderRequest(prompt="a fox", **used)
     assert (
         IDENTITY.fingerprint(request, {"image": "d", "video": "e"})
-        == "c19663e8179ba6ccd2dd0b67d14c1bd11125b49806f63b37f7551add607a78f0"
+        == "e937f88a7826cdc3b8cc909d6c11a72bff4ba4ecea49a9ca38491e4d5873727a"
     )
 
 

@@ -83,7 +83,8 @@ CASES = {
         (
             Lora(
                 {
-                    "transformer": r".*attn1\.to_(q|k|v|out\.0)|.*\.ff\.net\.2|.*norm1\.linear|patch_embed\.proj"
+                    "transformer": r".*attn1\.to_(q|k|v|out\.0)|.*\.ff\.net\.2|.*norm1\.linear"
+                    r"|patch_embed\.proj"
                 },
                 scale=-0.7,
                 settings={"transformer": {"r": 2, "lora_alpha": 3}},

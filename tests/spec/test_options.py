@@ -24,7 +24,7 @@ from vidgen_dist.spec.option import declared_options
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {declared.key: declared.option for declared in declared_options(RunSpec)}
-RECORDED = {"model.digest", "model.adapter_digest", "manifest.fields"}
+RECORDED = {"model.digest", "model.adapter_digest", "model.row_loras", "manifest.fields"}
 """Keys that a run writes down, and that nobody chooses."""
 
 

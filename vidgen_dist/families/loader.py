@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,9 @@ from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import ModelOptions, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.load import MatchedWeights, match_weights
-from vidgen_dist.weights.lora.fit import Weights, fit
-from vidgen_dist.weights.lora.merge import Terms
+from vidgen_dist.weights.lora.files import open_lora
+from vidgen_dist.weights.lora.fit import Weights, fit_loras
+from vidgen_dist.weights.lora.switch import Fit, LoraSwitch
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
 AnyPipeline = DiffusionPipeline[Any, Any, Any]
@@ -138,7 +140,8 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
         name: load_tokenizer(checkpoint, name) for name, _ in _of_kind(TokenizerClass, family, checkpoint)
     }
     matched = {name: _match(family, checkpoint, name, model) for name, model in models.items()}
-    terms = _fit_loras(family, checkpoint, matched, options)
+    fit = _fitting(family, matched, options)
+    terms = fit(checkpoint.loras)
     for name, model in models.items():
         matched[name].load(
             dtype=dtype,
@@ -147,7 +150,9 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
             terms=terms[name],
         )
     kind = family.pipeline_for(checkpoint.model_index["_class_name"], rules.task).load()
-    pipeline: AnyPipeline = kind(Parts(rules, configs, {**models, **samplers, **tokenizers}, dtype, mesh))
+    components = {**models, **samplers, **tokenizers}
+    loras = LoraSwitch(matched, fit, checkpoint.loras, {lora.id: lora for lora in options.row_loras or ()})
+    pipeline: AnyPipeline = kind(Parts(rules, configs, components, dtype, mesh, loras))
     return pipeline
 
 
@@ -173,7 +178,10 @@ def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
         if all(checkpoint.has_weights(part) for part in _weights_in(family, checkpoint, name))
     }
     if len(matched) == len(models):
-        _fit_loras(family, checkpoint, matched, options)
+        fit = _fitting(family, matched, options)
+        fit(checkpoint.loras)
+        for lora in options.row_loras or ():
+            fit([open_lora(lora)])
 
 
 def _match(family: Family[Any], checkpoint: Checkpoint, name: str, model: nn.Module) -> MatchedWeights:
@@ -182,19 +190,16 @@ def _match(family: Family[Any], checkpoint: Checkpoint, name: str, model: nn.Mod
     return match_weights(model, *folders, variant=checkpoint.variant, rename=_own_key(model))
 
 
-def _fit_loras(
-    family: Family[Any],
-    checkpoint: Checkpoint,
-    matched: Mapping[str, MatchedWeights],
-    options: ModelOptions,
-) -> Mapping[str, Terms]:
-    """What the checkpoint's LoRAs add to the parameters of each component's model."""
+def _fitting(family: Family[Any], matched: Mapping[str, MatchedWeights], options: ModelOptions) -> Fit:
+    """The function that finds the parameters that LoRAs change, of all components' models."""
     named = {family.denoiser: family.original_names.load()} if family.original_names else {}
     weights = {
         name: Weights(model.sources, model.shapes, named.get(name, lambda _: None))
         for name, model in matched.items()
     }
-    return fit(checkpoint.loras, weights, family.denoiser, ignore_unknown=options.lora_ignore_unknown)
+    return functools.partial(
+        fit_loras, models=weights, denoiser=family.denoiser, ignore_unknown=options.lora_ignore_unknown
+    )
 
 
 def build_models(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, nn.Module]:

@@ -42,6 +42,7 @@ from vidgen_dist.output.fingerprint import identity_of
 from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.output.status_file import read_status_file
 from vidgen_dist.preflight.manifest_check import describe_problems
+from vidgen_dist.preflight.row_loras import RowLoras
 from vidgen_dist.preflight.sampling import sampling_defaults
 from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage.folder import Storage, open_writable
@@ -175,7 +176,8 @@ def _row_resolvers(
     try:
         opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
         defaults = _defaults(spec, opened.rules)
-        report = check(manifest, defaults=defaults, resolve=opened.rules.resolve)
+        row_loras = RowLoras(opened.rules)
+        report = check(manifest, defaults=defaults, resolve=row_loras.resolve)
         if report.id_problems:
             raise Refused(describe_problems(report.id_problems, report.counts["id"]))
     except Refused as error:
@@ -185,7 +187,8 @@ def _row_resolvers(
         # The run may have used another device than this machine has.
         dtypes.append(compute_dtype(None, "cpu"))
     models = (dataclasses.replace(opened, dtype=dtype) for dtype in dtypes)
-    resolvers = [RowResolver(opened.rules, spec.seed, identity_of(model, spec)) for model in models]
+    identities = [identity_of(model, spec, row_loras.digests) for model in models]
+    resolvers = [RowResolver(opened.rules, spec.seed, identity) for identity in identities]
     return resolvers, report.bad, ""
 
 

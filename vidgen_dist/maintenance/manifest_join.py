@@ -26,7 +26,6 @@ from vidgen_dist import ledger
 from vidgen_dist.bulk_digests import find_hashes, text_hashes
 from vidgen_dist.errors import Refused
 from vidgen_dist.inline import is_inline
-from vidgen_dist.kinds import with_addresses
 from vidgen_dist.manifest import Batch, Manifest, column_of
 from vidgen_dist.manifest.columns import is_text, value_type
 from vidgen_dist.manifest.rows import extra_values
@@ -269,7 +268,7 @@ class ManifestJoin:
                 raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
             default = self._defaults.get(name)
             column = column if default is None else column.fill_null(pa.scalar(default, kind))
-            columns[name] = _without_credentials(column, field) if field.kind.has_sources else column
+            columns[name] = _without_credentials(column, field) if field.kind.has_addresses else column
         for extra in self._manifest.extra_schema:
             if extra.name not in columns:
                 # As for the ledger: Arrow's casts do not take every type.
@@ -320,12 +319,12 @@ def _last_of_each_row(entries: pa.Table) -> pa.Table:
 
 
 def _without_credentials(column: pa.Array | pa.ChunkedArray, field: Field) -> pa.Array:
-    """The sources of images and clips in a form for others: a signed URL opens for everybody."""
+    """The addresses of files in a form for others: a signed URL opens for everybody."""
 
     def without_credentials(value: Any) -> Any:
         if value is None or (isinstance(value, str) and is_inline(value)):
             return None
-        return with_addresses(field.kind, value, without_secrets)
+        return field.kind.with_addresses(value, without_secrets)
 
     return pa.array(map(without_credentials, column.to_pylist()), column.type)
 

@@ -286,8 +286,7 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, int]:
     try:
         encoded = column if pa.types.is_dictionary(kind) else column.dictionary_encode()
     except pa.ArrowNotImplementedError:
-        # No two nested values are taken to be equal.
-        return np.arange(len(column)), max(1, len(column))
+        encoded = pa.array(map(str, column.to_pylist()), pa.string()).dictionary_encode()
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
     return codes + 1, len(encoded.dictionary) + 1
 

@@ -15,7 +15,19 @@ import pyarrow.compute as pc
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.inline import PATTERN as INLINE_PATTERN
-from vidgen_dist.kinds import Clip, Flag, Image, Kind, NotAllowed, Number, RowId, Text, Whole
+from vidgen_dist.kinds import (
+    Clip,
+    Flag,
+    Image,
+    Kind,
+    LoraPlaces,
+    LoraScales,
+    NotAllowed,
+    Number,
+    RowId,
+    Text,
+    Whole,
+)
 from vidgen_dist.manifest.arrow_types import plain_type
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.storage.uris import redact, split
@@ -62,6 +74,23 @@ def _is_image(kind: pa.DataType) -> bool:
     return bool(members) and all(
         name in allowed and (allowed[name](t) or pa.types.is_null(t)) for name, t in members.items()
     )
+
+
+def _is_texts(kind: pa.DataType) -> bool:
+    return is_text(kind) or (_is_list(kind) and is_text(kind.value_type))
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    return _is_number(kind) or (_is_list(kind) and _is_number(kind.value_type))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _unless_empty(value: Any) -> Any:
+    """A list that is not empty, or another value."""
+    return None if isinstance(value, list) and not value else value
 
 
 def _any_text(_kind: Kind, values: pa.Array) -> np.ndarray:
@@ -156,6 +185,18 @@ COLUMN_OF: Mapping[type[Kind], Column] = {
     Flag: Column(pa.types.is_boolean, "a boolean column", pa.bool_()),
     Image: Column(_is_image, _IMAGE, pa.string(), _names_or_holds, _bytes_or_path),
     Clip: Column(is_text, "a string column (paths or URIs)", pa.string(), _names_or_holds),
+    LoraPlaces: Column(
+        _is_texts,
+        "a string column, or a column of lists of strings",
+        pa.list_(pa.string()),
+        value=_unless_empty,
+    ),
+    LoraScales: Column(
+        _is_numbers,
+        "a float or integer column, or a column of lists of these",
+        pa.list_(pa.float64()),
+        value=_unless_empty,
+    ),
 }
 """Kind of field -> its column."""
 
@@ -223,9 +264,9 @@ class RowSchema:
     ignored: tuple[str, ...] = ()
 
     @cached_property
-    def media(self) -> tuple[str, ...]:
-        """The fields that may hold images or clips."""
-        return tuple(name for name, field in self.fields.items() if field.kind.has_sources)
+    def addressed(self) -> tuple[str, ...]:
+        """The fields that may hold paths or URIs."""
+        return tuple(name for name, field in self.fields.items() if field.kind.has_addresses)
 
     def missing(self, there: Container[str], defaults: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """What is missing: the first missing required name, or the names of which one would do.

@@ -1,9 +1,10 @@
-"""The order in which rows are rendered: by priority, rows of one shape together.
+"""The order in which rows are rendered: by priority, rows with the same LoRAs and of one shape together.
 
 Rows of a higher `priority` come first. Rows of the same priority are taken in the manifest's order, one
-window at a time (`OrderPolicy`). Within a window, rows of the same shape come together, so that a renderer
-can reuse compiled graphs and buffers. Shapes come in the order of their first rows in the manifest, and rows
-of one shape keep the manifest's order.
+window at a time (`OrderPolicy`). Within a window, rows with the same LoRAs come together, so that a renderer
+seldom changes weights; and among these, rows of the same shape, so that it can reuse compiled graphs and
+buffers. LoRAs and shapes come in the order of their first rows in the manifest, and rows that have both alike
+keep the manifest's order.
 
 Windows are held by columns; the next one is read while one is handed out. All windows of a priority are read
 in one pass over the row groups that have rows of it. Priorities with few rows are read together, as many as a
@@ -27,6 +28,9 @@ from vidgen_dist.manifest.batches import Batch
 from vidgen_dist.manifest.columns import whole_numbers
 from vidgen_dist.manifest.reader import Manifest
 from vidgen_dist.manifest.rows import Row
+
+_LORAS = ("lora", "lora_scale")
+"""The fields that decide which LoRAs a row has."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,16 @@ class Window:
     def shapes(self, defaults: Mapping[str, int | None]) -> list[np.ndarray]:
         """The values of each field that decides shapes: int64 (N,), 0 where there is no value."""
         return [self._field(name, default or 0) for name, default in defaults.items()]
+
+    def loras(self) -> np.ndarray:
+        """A number for the LoRAs of each row, the same for the same LoRAs: int64 (N,)."""
+        numbers: dict[str, int] = {}
+        found = []
+        for _, batch in self.pieces:
+            columns = [batch.columns.column(n).to_pylist() for n in _LORAS if n in batch.fields]
+            texts = map(str, zip(*columns, strict=True)) if columns else [""] * len(batch)
+            found.append([numbers.setdefault(text, len(numbers)) for text in texts])
+        return np.concatenate([np.array(each, np.int64) for each in found])
 
     def _field(self, name: str, missing: int) -> np.ndarray:
         return np.concatenate(
@@ -117,7 +131,7 @@ def ordered_rows(
         StorageError: A file cannot be read or has changed since it was opened.
     """
     deciding = [name for name, field in manifest.row_schema.fields.items() if field.shape]
-    if not manifest.has_priorities and not any(name in manifest.columns for name in deciding):
+    if not manifest.has_priorities and not any(name in manifest.columns for name in (*deciding, *_LORAS)):
         rows = manifest.rows(defaults, wanted)
         return ((int(place), row) for place, row in zip(np.flatnonzero(wanted), rows, strict=True))
     shape = {name: {**model_defaults, **defaults}.get(name) for name in deciding}
@@ -155,21 +169,27 @@ def _ordered_windows(
     """Windows, each with the order of its rows."""
     if not manifest.has_priorities:
         for window in _windows(manifest, wanted, defaults, ended, policy):
-            yield window, _order(np.zeros_like(window.places), window.shapes(shape))
+            yield window, _order(np.zeros_like(window.places), window.loras(), window.shapes(shape))
         return
     # The complement reverses the order, and unlike the negative it exists for every int64.
     levels = ~manifest.priorities()
     for window in _level_windows(manifest, wanted, defaults, levels, ended, policy):
-        yield window, _order(levels[window.places], window.shapes(shape))
+        yield window, _order(levels[window.places], window.loras(), window.shapes(shape))
 
 
-def _order(levels: np.ndarray, shapes: Sequence[np.ndarray]) -> np.ndarray:
-    """The order by level, with rows of a shape together within a level; all arrays are (N,)."""
-    keys = np.stack([levels, *shapes])
+def _order(levels: np.ndarray, loras: np.ndarray, shapes: Sequence[np.ndarray]) -> np.ndarray:
+    """The order by level; within a level rows with the same LoRAs are together, and among these rows of a
+    shape. All arrays are (N,)."""
+    keys = np.stack([levels, loras, *shapes])
     if (keys == keys[:, :1]).all():
         return np.arange(len(levels))
+    return np.lexsort((_first_alike(keys), _first_alike(keys[:2]), levels))
+
+
+def _first_alike(keys: np.ndarray) -> np.ndarray:
+    """For each row the place of the first row with the same keys, (K, N): int64 (N,)."""
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    return np.lexsort((first[group], levels))
+    return first[group]
 
 
 def _windows(

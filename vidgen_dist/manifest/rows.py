@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from vidgen_dist.errors import Refused
-from vidgen_dist.kinds import Kind, with_addresses
+from vidgen_dist.kinds import Kind
 from vidgen_dist.manifest.columns import (
     RowSchema,
     column_of,
@@ -79,7 +79,7 @@ def make_row(
             raise RequestError("id", given, "a text that is not empty and that UTF-8 can hold")
         if missing := schema.missing(values, defaults):
             raise RequestError(missing[0], None, describe_required(missing, schema.fields))
-        for name in schema.media:
+        for name in schema.addressed:
             if name in values:
                 values[name] = _resolve_paths(file, name, values[name], schema.fields[name])
         for name in schema.ignored:
@@ -110,7 +110,7 @@ def _resolve_paths(file: str, name: str, value: Any, field: Field) -> Any:
 
 
 def resolve_media_paths(file: str, name: str, kind: Kind, value: Any) -> Any:
-    """A parsed value with its relative paths of images and clips resolved against the folder of a file.
+    """A parsed value with its relative paths resolved against the folder of a file.
 
     Raises:
         RequestError: An address in the field `name` is a misspelt URI.
@@ -123,7 +123,7 @@ def resolve_media_paths(file: str, name: str, kind: Kind, value: Any) -> Any:
             shown, _, wrong = str(error).partition(": ")
             raise RequestError(name, shown, wrong) from None
 
-    return with_addresses(kind, value, beside)
+    return kind.with_addresses(value, beside)
 
 
 def field_values(field: Field, column: pa.Array) -> list[Any]:

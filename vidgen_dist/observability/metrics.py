@@ -61,6 +61,7 @@ RETRIES = Metric(
     "Attempts repeated because the storage refused or memory was short, by error class.",
     (*_REPLICA, "error"),
 )
+LORA_CHANGES = Metric("vidgen_lora_changes", "counter", "Changes of the LoRAs in a replica's weights.")
 ROWS_PENDING = Metric("vidgen_rows_pending", "gauge", "Rows neither done nor given up.", _RUN)
 GANGS = Metric("vidgen_gangs", "gauge", "Gangs of the run.", _RUN)
 GANGS_READY = Metric("vidgen_gangs_ready", "gauge", "Gangs whose model is loaded.", _RUN)
@@ -75,6 +76,7 @@ METRICS = (
     BUSY_SECONDS,
     FAILURES,
     RETRIES,
+    LORA_CHANGES,
     ROWS_PENDING,
     GANGS,
     GANGS_READY,

@@ -28,11 +28,13 @@ class PixelFields:
         late: Defaults of fields that the model has taken only since there were ledgers of it. If a row has
             such a default, its digest omits the field, as digests of the time before did.
         ignored: Fields that the model's pixels do not depend on.
+        loras: Digests of the LoRAs that rows name: they count by content.
     """
 
     fields: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
     late: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    loras: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def select(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a row that decide its pixels, without the content of its images and clips.
@@ -49,6 +51,11 @@ class PixelFields:
                 value = field.kind.replace(value, dict.fromkeys(field.kind.sources(value)))
             if field.base or (value is not None and value != self.late.get(name)):
                 selected[name] = value
+        if (places := selected.get("lora")) is not None:
+            scales: Iterable[float] = selected.pop("lora_scale", None) or (1.0,) * len(places)
+            selected["lora"] = [
+                [self.loras.get(place, place), scale] for place, scale in zip(places, scales, strict=True)
+            ]
         return selected
 
     @functools.cached_property
@@ -107,12 +114,13 @@ class Identity:
         return json.dumps(whole, sort_keys=True, ensure_ascii=True, allow_nan=False)
 
 
-def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
+def identity_of(model: OpenedModel, spec: RunSpec, row_loras: Mapping[str, str]) -> Identity:
     """What decides the pixels of every row of a run alike.
 
     Args:
         model: The run's model.
         spec: The run.
+        row_loras: Digests of the LoRAs that rows name.
     """
     return Identity(
         model=model.whole_digest,
@@ -125,7 +133,7 @@ def identity_of(model: OpenedModel, spec: RunSpec) -> Identity:
             **({"loras": [[lora.digest, lora.scale] for lora in model.loras]} if model.loras else {}),
         },
         pixel_fields=PixelFields(
-            model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only
+            model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only, row_loras
         ),
     )
 

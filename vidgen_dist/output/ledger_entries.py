@@ -49,11 +49,21 @@ class RowAttempt:
             seed=self.row.request.seed,
             model=self.model.id,
             revision=self.model.revision,
-            loras=[_recorded(lora) for lora in self.model.loras] or None,
+            loras=self._loras or None,
             worker=self.worker,
             extra=self.row.passthrough,
             **outcome,
         )
+
+    @property
+    def _loras(self) -> list[dict[str, Any]]:
+        """The run's LoRAs and the row's."""
+        known = {lora.id: lora for lora in self.model.row_loras or ()}
+        of_row = [
+            known.get(place, LoraOptions(id=place)).model_copy(update={"scale": scale})
+            for place, scale in self.row.request.loras
+        ]
+        return [_recorded(lora) for lora in (*self.model.loras, *of_row)]
 
 
 def _recorded(lora: LoraOptions) -> dict[str, Any]:

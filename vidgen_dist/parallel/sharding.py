@@ -31,8 +31,9 @@ collective gathers a block, and the parameters are views of the result.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -79,6 +80,20 @@ def shard(module: nn.Module, group: Group, read: Read, dtype_of: DtypeOf) -> set
         done |= {prefix + key for key in nn.named_parameters(whole)}
         setattr(parent, name, _shard_one(whole, prefix, group, read, dtype_of))
     return done
+
+
+def read_again(module: nn.Module, names: Collection[str], read: Read) -> None:
+    """Read this rank's share of some parameters again, of a module that `shard` has sharded.
+
+    Args:
+        module: The module.
+        names: The parameters' names, as `shard` returned them.
+        read: Reads the values.
+    """
+    for path in sharded_paths(module):
+        part = reduce(getattr, path.split("."), module)
+        if isinstance(part, ShardedBlocks | ShardedEmbedding):
+            part.read_again(frozenset(names), read)
 
 
 def sharded_paths(module: nn.Module) -> list[str]:
@@ -174,12 +189,14 @@ class _ShardedBlock:
     Args:
         module: The block.
         layout: The layout of its parameters.
+        names: The parameters' names in the whole model.
         places: For each parameter the module that owns it, and its name there.
         share: (layout.length / ranks,).
     """
 
     module: nn.Module
     layout: Layout
+    names: tuple[str, ...]
     places: tuple[tuple[Any, str], ...]
     share: nn.Tensor
 
@@ -202,25 +219,27 @@ def _take_block(module: nn.Module, prefix: str, dtype: Any, group: Group, read: 
     share_dtype = _numpy_dtype(dtype)
     shapes = [tuple(parameter.shape) for parameter in parameters.values()]
     layout = Layout.of(shapes, share_dtype.itemsize, group.size)
-    mine = bounds(shares(layout.length, group.size), group.index)
-    share = np.zeros(mine.stop - mine.start, share_dtype)
-    _read_share(share, mine.start, [prefix + key for key in parameters], layout, read)
+    names = tuple(prefix + key for key in parameters)
+    share = _read_share(names, layout, share_dtype, group, read)
     places = []
     for key in parameters:
         *owners, name = key.split(".")
         owner = reduce(getattr, owners, module)
         delattr(owner, name)
         places.append((owner, name))
-    return _ShardedBlock(module, layout, tuple(places), nn.from_numpy(share))
+    return _ShardedBlock(module, layout, names, tuple(places), share)
 
 
-def _read_share(share: np.ndarray, begin: int, names: Sequence[str], layout: Layout, read: Read) -> None:
-    """Fill `share`, which begins at element `begin` of the vector of the parameters of these names."""
+def _read_share(names: Sequence[str], layout: Layout, dtype: np.dtype, group: Group, read: Read) -> nn.Tensor:
+    """This rank's share of the vector of the parameters of these names."""
+    mine = bounds(shares(layout.length, group.size), group.index)
+    share = np.zeros(mine.stop - mine.start, dtype)
     for name, shape, start in zip(names, layout.shapes, layout.starts, strict=True):
-        first, last = max(begin, start), min(begin + share.size, start + math.prod(shape))
+        first, last = max(mine.start, start), min(mine.stop, start + math.prod(shape))
         if first < last:
             part = _elements(read, name, shape, first - start, last - start)
-            share[first - begin : last - begin] = part
+            share[first - mine.start : last - mine.start] = part
+    return nn.from_numpy(share)
 
 
 def _elements(read: Read, name: str, shape: Shape, first: int, last: int) -> np.ndarray:
@@ -269,6 +288,16 @@ class ShardedBlocks(nn.ModuleList):
             finally:
                 block.empty(parameters)
 
+    def read_again(self, names: frozenset[str], read: Read) -> None:
+        """Read this rank's share of the blocks that have a parameter of these names again."""
+        dtype = _numpy_dtype(self._dtype)
+        self._blocks = tuple(
+            dataclasses.replace(block, share=_read_share(block.names, block.layout, dtype, self._group, read))
+            if not names.isdisjoint(block.names)
+            else block
+            for block in self._blocks
+        )
+
     def _gather(self, memory: _BlockBuffers, i: int) -> PendingResult[nn.Tensor]:
         share = self._blocks[i].share
         lengths = [share.shape[0]] * self._group.size
@@ -314,10 +343,11 @@ class ShardedEmbedding(nn.Module):
     def __init__(self, table: nn.Embedding, name: str, dtype: Any, group: Group, read: Read) -> None:
         super().__init__()
         self._group = group
+        self._name, self._dtype = name, dtype
         count, self._width = table.weight.shape
-        lengths = shares(count, group.size)
-        self._edges = np.cumsum((0, *lengths))
-        self._rows = nn.from_numpy(read(name, bounds(lengths, group.index)), dtype)
+        self._lengths = shares(count, group.size)
+        self._edges = np.cumsum((0, *self._lengths))
+        self._rows = self._read(read)
 
     def construct(self, ids: nn.Tensor) -> nn.Tensor:
         """ids (...) to (..., D).
@@ -338,6 +368,14 @@ class ShardedEmbedding(nn.Module):
         rows = group.all_to_all(pieces, [(int(n), self._width) for n in counts], what="weights").wait()
         places = np.searchsorted(mine, asked).astype(np.int32).reshape(ids.shape)
         return nn.embedding(nn.from_numpy(places), nn.cat([some for some in rows if some.shape[0]], 0))
+
+    def read_again(self, names: frozenset[str], read: Read) -> None:
+        """Read this rank's rows again, if the table's parameter is among these names."""
+        if self._name in names:
+            self._rows = self._read(read)
+
+    def _read(self, read: Read) -> nn.Tensor:
+        return nn.from_numpy(read(self._name, bounds(self._lengths, self._group.index)), self._dtype)
 
     def _own_rows(self, needed: np.ndarray) -> nn.Tensor:
         """The rows (n, D) of sorted ids that this rank has."""

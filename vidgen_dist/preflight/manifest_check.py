@@ -23,6 +23,7 @@ from vidgen_dist.manifest import (
     open_manifest,
 )
 from vidgen_dist.media import MediaError, read_image, read_video
+from vidgen_dist.preflight.row_loras import RowLoras
 from vidgen_dist.preflight.sampling import check_sampling, sampling_defaults
 from vidgen_dist.request import RenderRequest, ResolvedRequest, sources_of
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -110,7 +111,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
         check,
         manifest,
         defaults=sampling_defaults(spec, rules),
-        resolve=rules.resolve if rules else None,
+        resolve=RowLoras(rules).resolve if rules else None,
         probe=functools.partial(_read_media, rules=rules),
     )
     if export is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from vidgen_dist.preflight.output_check import (
     with_previous_revisions,
 )
 from vidgen_dist.preflight.paths import check_secrets, uris_to_record, with_absolute_paths
+from vidgen_dist.preflight.row_loras import RowLoras
 from vidgen_dist.preflight.sampling import check_sampling, sampling_defaults
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import Storage, open_writable
@@ -38,6 +40,7 @@ class Plan:
         spec: With absolute paths, and the revision as it was asked for or as the run before recorded it.
         device: `cpu` or `ascend`.
         model: What is known of the model.
+        row_loras: The LoRAs that rows name.
         identity: What decides the pixels of every row alike.
         manifest: The opened manifest.
         output: The opened output.
@@ -51,6 +54,7 @@ class Plan:
     spec: RunSpec
     device: str
     model: OpenedModel
+    row_loras: RowLoras[Any]
     identity: Identity
     manifest: Manifest
     output: Storage
@@ -63,7 +67,7 @@ class Plan:
     @property
     def decided(self) -> RunSpec:
         """The spec as every worker, of today and of the next restart, reads it: one commit, one task."""
-        return self.spec.override(self.model.decided)
+        return self.spec.override({**self.model.decided, "model.row_loras": self.row_loras.found or None})
 
     @property
     def recorded(self) -> RunSpec:
@@ -118,7 +122,7 @@ class Plan:
         defaults = sampling_defaults(self.spec, self.model.rules)
         try:
             for places, batch in self.manifest.wanted_batches(defaults, wanted):
-                yield places, find_bad_rows(batch, self.model.rules.resolve)
+                yield places, find_bad_rows(batch, self.row_loras.resolve)
         except OSError as error:
             raise Refused(str(error)) from None
 
@@ -186,9 +190,10 @@ def make_plan(
     model.rules.check_defaults(spec.sampling)
     manifest = open_run_manifest(spec, model.rules)
     defaults = sampling_defaults(spec, model.rules)
-    identity = identity_of(model, spec)
+    row_loras = RowLoras(model.rules)
     try:
-        report = check(manifest, defaults=defaults, resolve=model.rules.resolve)
+        report = check(manifest, defaults=defaults, resolve=row_loras.resolve)
+        identity = identity_of(model, spec, row_loras.digests)
         check_bad_rows(spec, report)
         ledger = read_ledger(output)
         if before is not None:
@@ -202,6 +207,7 @@ def make_plan(
         spec=spec,
         device=device,
         model=model,
+        row_loras=row_loras,
         identity=identity,
         manifest=manifest,
         output=output,

@@ -63,6 +63,7 @@ class WorkerMessage:
         error: Class of the error, for `failed`, `refused`, `broken` and `stuck`.
         message: The error's message.
         sent: For `done`, bytes that the gang's first rank sent to the others for this video, by purpose.
+        loras_changed: For `done`, whether the LoRAs in the weights were changed for this video.
         entry: For `done` and `failed`, the row's ledger entry.
         recovered: For `done`, whether the video was there already.
     """
@@ -84,6 +85,7 @@ class WorkerMessage:
     error: str | None = None
     message: str = ""
     sent: Mapping[str, int] = field(default_factory=dict)
+    loras_changed: bool = False
     entry: LedgerEntry | None = None
     recovered: bool = False
 

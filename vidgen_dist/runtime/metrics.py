@@ -53,6 +53,7 @@ class WorkerMetrics:
         self._bytes = _counter(metrics.WRITTEN_BYTES, tags)
         self._retries = _counter(metrics.RETRIES, tags)
         self._failures = _counter(metrics.FAILURES, tags)
+        self._lora_changes = _counter(metrics.LORA_CHANGES, tags)
         stages = metrics.STAGE_SECONDS
         self._stages = Histogram(stages.name, stages.about, SECONDS, stages.labels).set_default_tags(tags)
         self._busy = _counter(metrics.BUSY_SECONDS, tags)
@@ -71,6 +72,8 @@ class WorkerMetrics:
                     self._busy.inc(seconds, {"stage": stage})
         elif event.kind == "failed":
             self._failures.inc(tags={"error": event.error or ""})
+        elif event.kind == "loras":
+            self._lora_changes.inc()
         elif event.kind == "retried":
             self._retries.inc(tags={"error": event.error or ""})
 

@@ -20,7 +20,9 @@ class ModelOptions(Part):
 
     Args:
         digest, adapter_digest: Digests of folders, which a run records to recognise them elsewhere; they are
-            not options. The declarations say what the other fields are.
+            not options.
+        row_loras: LoRAs that rows name, with their commits and digests, for workers; no option either. The
+            declarations say what the other fields are.
     """
 
     GROUP: ClassVar = "Model"
@@ -137,6 +139,7 @@ class ModelOptions(Part):
     ] = False
     digest: NonEmptyText | None = None
     adapter_digest: NonEmptyText | None = None
+    row_loras: tuple[LoraOptions, ...] | None = None
 
     def pixel_options(self) -> dict[str, Any]:
         """The options that fingerprints count and that are set, with their values as JSON has them."""

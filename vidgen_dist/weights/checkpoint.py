@@ -361,7 +361,7 @@ def _open_hub(
         except OSError as error:  # from huggingface_hub, also in offline mode
             return _open_cached(checkpoint, weights, error)
         _check_names(checkpoint, names, f"{model} at {commit}")
-        hub.download(model, commit, needed_files(names, checkpoint.components, variant, weights))
+        hub.download(model, commit, folder, needed_files(names, checkpoint.components, variant, weights))
     _check_configs(checkpoint)
     _check_weights(checkpoint, those_there=not weights)
     return checkpoint

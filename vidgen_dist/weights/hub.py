@@ -102,20 +102,8 @@ def locate(model: str, revision: str | None, name: str) -> tuple[str, Path]:
     return path.parent.name, path.parent
 
 
-def list_files(model: str, commit: str) -> list[str]:
-    """The names of a commit's files.
-
-    Raises:
-        OSError: The hub cannot be reached.
-    """
-    from huggingface_hub import HfApi
-
-    with _http_errors():
-        return [file.rfilename for file in HfApi().model_info(model, revision=commit).siblings or []]
-
-
-def list_revision(model: str, revision: str | None) -> tuple[str, list[str]]:
-    """A revision's commit, and the names of its files.
+def list_files(model: str, revision: str | None) -> list[str]:
+    """The names of a revision's files.
 
     Raises:
         OSError: The hub cannot be reached, or has no such model or revision.
@@ -124,7 +112,7 @@ def list_revision(model: str, revision: str | None) -> tuple[str, list[str]]:
 
     with _quiet_attempts(), _http_errors():
         info = HfApi().model_info(model, revision=revision)
-    return str(info.sha), [file.rfilename for file in info.siblings or []]
+    return [file.rfilename for file in info.siblings or []]
 
 
 def cached_revision(model: str, revision: str | None) -> tuple[str, Path] | None:
@@ -139,8 +127,8 @@ def cached_revision(model: str, revision: str | None) -> tuple[str, Path] | None
     return folder.name, folder
 
 
-def download(model: str, commit: str, names: Sequence[str]) -> Path:
-    """Download files of a commit into its folder of the cache, unless they are there; returns the folder.
+def download(model: str, commit: str, folder: Path, names: Sequence[str]) -> None:
+    """Download files of a commit into its folder of the cache, unless they are there.
 
     Raises:
         Refused: The connection broke off.
@@ -149,13 +137,11 @@ def download(model: str, commit: str, names: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     with _http_errors():
-        patterns = [glob.escape(name) for name in names]
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=patterns))
+        snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in names])
     # If the connection is lost on the way, snapshot_download returns the files that are there.
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise Refused(f"{model} at {commit}: the download broke off before {', '.join(lacking)}")
-    return folder
 
 
 @contextmanager

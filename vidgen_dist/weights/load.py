@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 from vidgen_dist import nn
 from vidgen_dist.errors import Refused, listed
 from vidgen_dist.parallel.mesh import Mesh
-from vidgen_dist.parallel.sharding import shard
-from vidgen_dist.weights.lora.merge import Terms, merged
+from vidgen_dist.parallel.sharding import read_again, shard
+from vidgen_dist.weights.lora.merge import Read, Terms, merged
 from vidgen_dist.weights.tensors import TensorFiles
 
 SHOWN = 10
@@ -65,7 +65,7 @@ class MatchedWeights:
         """
         parameters = nn.named_parameters(self.module)
         wanted = "float32" if nn.device() == "cpu" else dtype
-        read = merged(lambda name, rows: self.files.read(self.sources[name], rows), terms or {})
+        read = self._reader(terms or {})
         shared: set[str] = set()
         if mesh is not None and mesh.size > 1:
             shared = shard(self.module, mesh.gang, read, lambda parameter: _dtype(parameter, wanted))
@@ -76,6 +76,26 @@ class MatchedWeights:
                 )
                 of_device = wanted if nn.device() == "cpu" else own
                 _assign(parameters[name], read(name, None), _dtype(parameters[name], of_device))
+
+    def read_again(self, names: Collection[str], terms: Terms) -> None:
+        """Read some parameters again, after `load`: they get the files' values with the LoRAs added.
+
+        Takes no memory beyond that of one tensor, or of a block's share.
+
+        Args:
+            names: The parameters' names.
+            terms: What LoRAs add to the parameters, by name.
+        """
+        read = self._reader(terms)
+        parameters = nn.named_parameters(self.module)
+        whole = [name for name in names if name in parameters]
+        for name in whole:
+            _assign(parameters[name], read(name, None), parameters[name].dtype)
+        if len(whole) < len(names):
+            read_again(self.module, names, read)
+
+    def _reader(self, terms: Terms) -> Read:
+        return merged(lambda name, rows: self.files.read(self.sources[name], rows), terms)
 
 
 def load_weights(

@@ -79,7 +79,7 @@ def open_component(
         except OSError as error:
             with hub.cached_only(model, error):
                 return _described(key, model, commit, folder, variant, weights)
-        hub.download(model, commit, _needed(names, variant, weights))
+        hub.download(model, commit, folder, _needed(names, variant, weights))
     return _described(key, model, commit, folder, variant, weights)
 
 

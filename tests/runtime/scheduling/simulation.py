@@ -31,7 +31,15 @@ NEVER = float("inf")
 
 def rows(count: int) -> list[PendingRow]:
     """Rows named "0", "1", …"""
-    return [PendingRow(resolved(id=f"{i}")) for i in range(count)]
+    return rows_with([None] * count)
+
+
+def rows_with(loras: Iterable[str | None]) -> list[PendingRow]:
+    """Rows named "0", "1", … with these LoRAs."""
+    return [
+        PendingRow(resolved(id=f"{i}", lora=None if lora is None else (lora,), lora_scale=lora and (1.0,)))
+        for i, lora in enumerate(loras)
+    ]
 
 
 @dataclass(frozen=True)
@@ -346,14 +354,19 @@ class Simulation:
     # A run
 
     def supervisor(
-        self, count: int, replicas: int, *, shard_size: int = TopologyOptions().shard_size
+        self,
+        count: int,
+        replicas: int,
+        *,
+        shard_size: int = TopologyOptions().shard_size,
+        pending: list[PendingRow] | None = None,
     ) -> Supervisor:
-        """A supervisor of these gangs, for rows named "0", "1", …"""
+        """A supervisor of these gangs, for these rows, by default some named "0", "1", …"""
         return Supervisor(
             launcher=self,
             replicas=replicas,
             run="run",
-            rows=iter(rows(count)),
+            rows=iter(rows(count) if pending is None else pending),
             pending=count,
             shard_size=shard_size,
             max_attempts=3,

@@ -13,7 +13,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.families import FAMILIES
 from vidgen_dist.spec import LoraOptions
 from vidgen_dist.weights.lora.files import open_lora
-from vidgen_dist.weights.lora.fit import Weights, fit
+from vidgen_dist.weights.lora.fit import Weights, fit_loras
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Module -> A (r, in) and B (out, r)."""
@@ -73,7 +73,7 @@ def added(family: str, path: Path, scale: float = 1.0) -> dict[str, np.ndarray]:
     """What a file adds to each parameter, by component and name."""
     (known,) = (known for known in FAMILIES if known.key == family)
     lora = open_lora(LoraOptions(id=str(path), scale=scale))
-    found = fit([lora], weights_of(family), known.denoiser)
+    found = fit_loras([lora], weights_of(family), known.denoiser)
     return {
         f"{component}.{name}": sum(term.added(None) for term in terms)
         for component, of_component in found.items()
@@ -188,11 +188,12 @@ def test_kohyas_layout_with_alpha(family: str, tmp_path: Path) -> None:
 
 
 HUNYUAN = {
-    "double_blocks.0.img_attn_qkv": ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k"]
-    + ["transformer_blocks.0.attn.to_v"],
+    "double_blocks.0.img_attn_qkv": [f"transformer_blocks.0.attn.to_{kind}" for kind in "qkv"],
     "double_blocks.0.txt_mlp.fc2": ["transformer_blocks.0.ff_context.net.2"],
-    "single_blocks.1.linear1": [f"single_transformer_blocks.1.attn.to_{kind}" for kind in "qkv"]
-    + ["single_transformer_blocks.1.proj_mlp"],
+    "single_blocks.1.linear1": [
+        *(f"single_transformer_blocks.1.attn.to_{kind}" for kind in "qkv"),
+        "single_transformer_blocks.1.proj_mlp",
+    ],
     "single_blocks.1.linear2": ["single_transformer_blocks.1.proj_out"],
     "final_layer.adaLN_modulation.1": ["norm_out.linear"],
 }
@@ -234,7 +235,7 @@ def test_a_part_of_the_rows_is_that_part_of_all(tmp_path: Path) -> None:
             "double_blocks.0.img_attn_qkv.lora_B.weight": up,
         },
     )
-    terms = fit([open_lora(LoraOptions(id=str(path)))], weights_of("hunyuan_video"), "transformer")
+    terms = fit_loras([open_lora(LoraOptions(id=str(path)))], weights_of("hunyuan_video"), "transformer")
     (term,) = terms["transformer"]["transformer_blocks.0.attn.to_k.weight"]
     np.testing.assert_array_equal(term.added(slice(2, 5)), (up @ down)[8:11])
 
@@ -266,16 +267,19 @@ def test_settings_in_the_metadata_and_beside_the_file(tmp_path: Path) -> None:
     for name, pair in pairs["transformer"].items():
         tensors.update(zip(LAYOUTS["diffusers"]("transformer", name), pair, strict=True))
     pattern = r'{"to_q": 8, "transformer_blocks\\.\\d+\\.attn\\.to_k": 6}'
-    metadata = f'{{"transformer.lora_alpha": 4, "transformer.use_rslora": true, "transformer.alpha_pattern": {pattern}}}'
-    (tmp_path / "adapter_config.json").write_text(
-        f'{{"lora_alpha": 4, "use_rslora": true, "alpha_pattern": {pattern}}}'
-    )
+    plain = {"lora_alpha": "4", "use_rslora": "true", "alpha_pattern": pattern}
+    metadata = ", ".join(f'"transformer.{key}": {value}' for key, value in plain.items())
+    beside = ", ".join(f'"{key}": {value}' for key, value in plain.items())
+    (tmp_path / "adapter_config.json").write_text(f"{{{beside}}}")
     wanted = expected(pairs)
     for name, values in wanted.items():
         alpha = {"to_q": 8, "to_k": 6 if "single" not in name else 4}.get(name.split(".")[-2], 4)
         wanted[name] = values * np.float32(alpha / RANK**0.5)
     check(
-        added("hunyuan_video", save(tmp_path / "one.safetensors", tensors, lora_adapter_metadata=metadata)),
+        added(
+            "hunyuan_video",
+            save(tmp_path / "one.safetensors", tensors, lora_adapter_metadata=f"{{{metadata}}}"),
+        ),
         wanted,
     )
     save(tmp_path / "adapter_model.safetensors", tensors)
@@ -319,12 +323,12 @@ Q = "transformer.transformer_blocks.0.attn1.to_q"
         ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, f"{Q}.dora_scale": B}, "dora_scale: DoRA is not"),
         ({f"{Q}.hada_w1_a": B}, "hada_w1_a: LoHa is not supported"),
         ({f"{Q}.lokr_w1": B}, "LoKr"),
-        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B[:5]}, r"\(5, 2\).*\(2, 6\).*the model's.*\(6, 6\)"),
+        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B[:5]}, r"\(5, 2\).*\(2, 6\).*\(6, 6\)"),
         ({f"{Q}.lora_A.weight": A[:1], f"{Q}.lora_B.weight": B}, r"\(6, 2\).*\(1, 6\)"),
         (
             {f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, "transformer.other.lora_A.weight": A}
             | {"transformer.other.lora_B.weight": B, "unet.x.diff": A},
-            "3 of its 5 keys fit nothing.*transformer.other.lora_A.weight.*unet.x.diff.*--lora-ignore-unknown",
+            "3 of its 5 keys fit nothing.*other.lora_A.weight.*unet.x.diff.*--lora-ignore-unknown",
         ),
         ({"lora_unet_input_blocks_1_1.lora_down.weight": A, "lora_unet_input_blocks_1_1.lora_up.weight": B},
          "none of its 2 keys fits the model.*another model"),
@@ -340,7 +344,7 @@ def test_what_cannot_be_added_is_refused(tensors: dict[str, np.ndarray], told: s
 def test_unknown_keys_can_be_left_out(tmp_path: Path) -> None:
     tensors = {f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B, "vae.x.diff": A}
     lora = open_lora(LoraOptions(id=str(save(tmp_path / "lora.safetensors", tensors))))
-    found = fit([lora], weights_of("cogvideox"), "transformer", ignore_unknown=True)
+    found = fit_loras([lora], weights_of("cogvideox"), "transformer", ignore_unknown=True)
     assert list(found["transformer"]) == ["transformer_blocks.0.attn1.to_q.weight"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +33,7 @@ from vidgen_dist.families.family import Configs
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.request import RenderRequest, ResolvedRequest
 from vidgen_dist.schedulers.schedule import Memory, Schedule
+from vidgen_dist.weights.lora.switch import LoraSwitch
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Parts:
         components: Tokenizers, samplers, and models with their weights, by component.
         dtype: Name of the models' dtype.
         mesh: The gang that renders together. All ranks render the same requests in the same order.
+        loras: The LoRAs that are in the models' weights.
     """
 
     rules: Rules[Any]
@@ -91,6 +93,7 @@ class Parts:
     components: Mapping[str, Any]
     dtype: str
     mesh: Mesh = field(default_factory=Mesh)
+    loras: LoraSwitch = field(default_factory=lambda: LoraSwitch({}, lambda _: {}))
 
 
 class DiffusionPipeline(ABC, Generic[R, H, S]):
@@ -107,6 +110,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         self.configs: Any = parts.configs
         self.dtype = parts.dtype
         self.mesh = parts.mesh
+        self.loras = parts.loras
         for name, component in parts.components.items():
             setattr(self, name, component)
 
@@ -132,6 +136,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
 
         Raises:
             RequestError: A field that the model does not support, or a clip that does not fit.
+            LoraError: A LoRA that cannot be opened, or does not fit the model.
             MediaError: An image or clip that cannot be decoded.
             NumericalError: Values became NaN or infinite, so there is no video.
         """
@@ -140,12 +145,20 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         self.mesh.traffic.clear()
         clock = StageClock(on_progress)
         with clock.stage("encode"):
+            changed = self.loras.use(r.loras)
+            if changed:
+                self.weights_changed(changed)
             start = self.prepare(r, self.encode(r), rng)
         with clock.stage("denoise", len(start.schedule)):
             latents = self._denoise(r, start, rng, clock, resume, on_state)
         with clock.stage("decode"):
             frames = to_frames(nn.to_numpy(self.decode(r, start, latents, rng)), self.mesh.gang)
-        return Rendering(frames=frames, seconds=clock.seconds, sent=dict(self.mesh.traffic.sent))
+        return Rendering(
+            frames=frames,
+            seconds=clock.seconds,
+            sent=dict(self.mesh.traffic.sent),
+            loras_changed=bool(changed),
+        )
 
     # What a family implements
 
@@ -172,6 +185,9 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
     @abstractmethod
     def decode(self, r: R, start: S, latents: np.ndarray, rng: np.random.Generator) -> nn.Tensor:
         """The autoencoder's output, (1, 3, F, height, width) around [-1, 1], for latents (1, ...)."""
+
+    def weights_changed(self, components: Collection[str]) -> None:
+        """Forget what was computed with these components' weights: the LoRAs in them have changed."""
 
     def before_step(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Generic
 
 import numpy as np
@@ -77,6 +77,11 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._prompt_cache: PromptCache[H] = PromptCache()
+
+    def weights_changed(self, components: Collection[str]) -> None:
+        """Forget encoded prompts, if an encoder has changed."""
+        if any(name.startswith("text_encoder") for name in components):
+            self._prompt_cache = PromptCache()
 
     @abstractmethod
     def encode_text(self, r: R, prompt: str) -> H:

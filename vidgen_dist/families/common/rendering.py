@@ -36,11 +36,13 @@ class Rendering:
             first.
         seconds: Seconds per stage: `encode`, `denoise`, `decode`.
         sent: Bytes that this rank sent to other ranks of its gang, by purpose.
+        loras_changed: Whether the LoRAs in the weights were changed for it.
     """
 
     frames: np.ndarray
     seconds: dict[str, float]
     sent: dict[str, int] = field(default_factory=dict)
+    loras_changed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

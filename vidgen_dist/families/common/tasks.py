@@ -146,7 +146,7 @@ class Rules(Generic[R]):
                 near = max(multiple, round(values[name] / multiple) * multiple)
                 allowed = f"a multiple of {multiple} for this model, such as {near}"
                 raise RequestError(name, values[name], allowed)
-        resolved = self.of_task.request(**values)
+        resolved = self.of_task.request(**{**values, "lora_scale": _lora_scales(values)})
         self.of_task.check(resolved)
         return resolved
 
@@ -194,6 +194,24 @@ class Rules(Generic[R]):
         given = {name: value for name, value in sampling.items() if value is not None}
         of_rows = dict.fromkeys(self.required, "of each row")
         return self._resolved({**of_rows, **RenderRequest(**given).parsed(self.declared).values()})
+
+
+def _lora_scales(values: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """A scale for each LoRA of a row.
+
+    Raises:
+        RequestError: There are more or fewer scales than LoRAs.
+    """
+    loras, scales = values.get("lora"), values.get("lora_scale")
+    if loras is None:
+        if scales is not None:
+            raise RequestError("lora_scale", scales, "the row has no lora: leave it out")
+        return None
+    if scales is None:
+        return (1.0,) * len(loras)
+    if len(scales) != len(loras):
+        raise RequestError("lora_scale", scales, f"one number for each of the row's {len(loras)} LoRAs")
+    return tuple(scales)
 
 
 @functools.cache

@@ -63,6 +63,7 @@ class ActiveRun:
         self._failures: list[str] = []
         self._bad = first_failures(plan, SHOWN_FAILURES)
         self._recovered = 0
+        self._lora_changes = 0
         self._sent: Counter[str] = Counter()
         self._senders = 0
         self._announced = 0
@@ -110,6 +111,7 @@ class ActiveRun:
             failed=self._plan.bad + self._committer.failed,
             sent={what: count / self._senders for what, count in self._sent.items()},
             recovered=self._recovered,
+            lora_changes=self._lora_changes,
         )
         status = DEAD_LETTERS if self._progress.failed or message else DONE
         if self._lease.lost and result.pending:
@@ -130,6 +132,7 @@ class ActiveRun:
         self._committer.enter(message.entry)
         self._progress.add(message.error if message.kind == "failed" else None)
         self._recovered += message.recovered
+        self._lora_changes += message.loras_changed
         if message.sent:
             self._sent.update(message.sent)
             self._senders += 1

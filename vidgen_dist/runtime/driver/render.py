@@ -193,7 +193,11 @@ def _planned(
     before = _state_of_output(output)
     plan = make_plan(spec, output, device=device, engine=engine)
     if plan.pending and not plan.too_many_are_bad:
-        get_engine(engine).check_models(plan.decided.model)
+        model = plan.decided.model
+        if spec.faults.bad_rows != "refuse":
+            # Rows whose LoRA does not fit become dead letters.
+            model = model.model_copy(update={"row_loras": None})
+        get_engine(engine).check_models(model)
 
     def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -31,6 +31,7 @@ class RunResult:
         exit_status: 0 all rows done, 1 some failed or the run could not go on, 130 interrupted.
         message: Why it ended before all rows were done, or that there was nothing to render.
         sent: Purpose -> bytes per video that a gang's first rank sent to the others.
+        lora_changes: How often the LoRAs in a gang's weights were changed.
         recovered: Done rows whose videos were stored already, by a run or a gang that was killed.
     """
 
@@ -45,6 +46,7 @@ class RunResult:
     message: str = ""
     sent: Mapping[str, float] = field(default_factory=dict)
     recovered: int = 0
+    lora_changes: int = 0
 
     @property
     def pending(self) -> int:
@@ -63,6 +65,8 @@ class RunResult:
             lines.append(("pending", f"{self.pending:,}"))
         if self.videos_per_minute:
             lines.append(("pace", f"{self.videos_per_minute:.1f} videos/min"))
+        if self.lora_changes:
+            lines.append(("loras", f"{self.lora_changes:,} changes of LoRAs"))
         if self.sent:
             parts = sorted(self.sent.items(), key=lambda part: -part[1])
             by_purpose = ", ".join(f"{what} {_size(count)}" for what, count in parts)

@@ -6,6 +6,9 @@ gang's other rows go back unchanged. After a loss, another row shows whether the
 a neighbour of the row does not, for it may have the same defect. When no row is left to hand out, idle gangs
 get rows that other gangs have not begun.
 
+Rows of a shard have the same LoRAs: if possible those that the gang has in its weights, otherwise those that
+no other gang has.
+
 A shard is a few rows, or as many as a gang renders in a second where that is more: rows whose image is
 missing take no time, and a message to or from a gang costs the driver as much as many rows.
 """
@@ -14,9 +17,8 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vidgen_dist.output.pending_row import PendingRow
@@ -35,6 +37,13 @@ SHARD_SECONDS = 1.0
 
 WINDOW, MAX_WINDOW = 16, 4096
 """After one loss a replica gets one of the next `WINDOW` rows, after two of `WINDOW` squared, and so on."""
+
+
+LORA_WINDOW = 4096
+"""Among so many of the next rows, those with a gang's LoRAs are looked for."""
+
+Loras = tuple[tuple[str, float], ...]
+"""The LoRAs of a row with their scales, beside the run's."""
 
 
 @dataclass
@@ -64,6 +73,7 @@ class RowsInFlight:
         asked_back: How many rows the gang was asked for and has not given back, since a row last left its
             model.
         last_shard: When it last got rows, and how many; None if it has got none yet.
+        loras: The LoRAs of the last row that it got; None if it has got none yet.
     """
 
     rows: dict[str, QueuedRow] = field(default_factory=dict)
@@ -71,6 +81,7 @@ class RowsInFlight:
     started: set[str] = field(default_factory=set)
     asked_back: int = 0
     last_shard: tuple[float, int] | None = None
+    loras: Loras | None = None
 
     @property
     def spare(self) -> int:
@@ -90,6 +101,7 @@ class RowsInFlight:
         for queued in shard:
             self.rows[queued.row.id] = queued
             self.ahead.add(queued.row.id)
+            self.loras = queued.row.request.loras
 
     def mark_rendered(self, row_id: str) -> None:
         """Note that a row has left the model."""
@@ -140,6 +152,8 @@ class RowQueue:
         self._replicas = replicas
         self._suspected: deque[QueuedRow] = deque()
         self._returned: deque[QueuedRow] = deque()
+        self._read: dict[Loras, deque[QueuedRow]] = {}
+        self._num_read = 0
 
     @property
     def empty(self) -> bool:
@@ -159,7 +173,9 @@ class RowQueue:
             return False
         return not (losses and in_flight.rows)
 
-    def next_shard(self, in_flight: RowsInFlight, now: float, *, losses: int = 0) -> list[QueuedRow]:
+    def next_shard(
+        self, in_flight: RowsInFlight, now: float, *, losses: int = 0, others: Collection[Loras] = ()
+    ) -> list[QueuedRow]:
         """The rows that a gang gets next; none if it has enough or none is left.
 
         Args:
@@ -167,6 +183,7 @@ class RowQueue:
             now: The time, in seconds.
             losses: Gangs that its replica has lost since it last did a row. With any, rows that no gang has
                 died with come first, as long as there are any: one at a time, and from ever farther away.
+            others: The LoRAs that other gangs have.
 
         Raises:
             OSError: The manifest can no longer be read.
@@ -179,20 +196,83 @@ class RowQueue:
             # The first gang that has no other row takes it.
             return [] if in_flight.rows else [self._suspected.popleft()]
         if self._returned:
-            return [self._returned.popleft()]
+            return [self._take_returned(in_flight.loras)]
         # Shards shrink, so that all gangs end at about the same time.
         most = min(self._shard_size, in_flight.shard_limit(now))
-        return self._read(max(1, min(most, self._unsent // (2 * self._replicas))))
+        count = max(1, min(most, self._unsent // (2 * self._replicas)))
+        return self._take_alike(count, in_flight.loras, others)
 
-    def _read(self, count: int) -> list[QueuedRow]:
-        shard = [QueuedRow(row) for row in itertools.islice(self._rows, count)]
-        self._unsent -= len(shard)
-        return shard
+    def _take_returned(self, loras: Loras | None) -> QueuedRow:
+        """Take a row that came back, if possible one with these LoRAs."""
+        alike = (place for place, queued in enumerate(self._returned) if queued.row.request.loras == loras)
+        place = next(alike, 0)
+        queued = self._returned[place]
+        del self._returned[place]
+        return queued
+
+    def _take_alike(self, most: int, own: Loras | None, others: Collection[Loras]) -> list[QueuedRow]:
+        """Take some of the next rows that have the same LoRAs."""
+        loras = self._choose(own, others)
+        if loras is None:
+            return []
+        while len(self._read[loras]) < most and self._num_read < LORA_WINDOW and self._read_on() == loras:
+            pass
+        return [self._hand_over(loras) for _ in range(min(most, len(self._read[loras])))]
+
+    def _choose(self, own: Loras | None, others: Collection[Loras]) -> Loras | None:
+        """The LoRAs of the rows to hand out next to a gang with its own; None if no row is left.
+
+        They are its own if there are such rows among the next; otherwise the first that no other gang has;
+        otherwise those of most rows. That another gang has no LoRAs is no reason to leave such rows to it.
+        """
+
+        def is_free(loras: Loras) -> bool:
+            return not loras or loras not in others
+
+        if own is not None and self._read_to(lambda loras: loras == own) is not None:
+            return own
+        found = self._read_to(is_free)
+        if found is not None:
+            return found
+        return max(self._read, key=lambda loras: len(self._read[loras]), default=None)
+
+    def _read_to(self, suits: Callable[[Loras], bool]) -> Loras | None:
+        """The LoRAs of the first of the next rows that suit; None if none of `LORA_WINDOW` rows does."""
+        found = next(filter(suits, self._read), None)
+        while found is None and self._num_read < LORA_WINDOW and (loras := self._read_on()) is not None:
+            found = loras if suits(loras) else None
+        return found
+
+    def _read_on(self) -> Loras | None:
+        """Read the next row, and return its LoRAs; None if there is none."""
+        row = next(self._rows, None)
+        if row is None:
+            return None
+        loras = row.request.loras
+        self._read.setdefault(loras, deque()).append(QueuedRow(row))
+        self._num_read += 1
+        return loras
+
+    def _hand_over(self, loras: Loras) -> QueuedRow:
+        """Take the first of the rows with these LoRAs that were read."""
+        rows = self._read[loras]
+        queued = rows.popleft()
+        if not rows:
+            del self._read[loras]
+        self._num_read -= 1
+        self._unsent -= 1
+        return queued
+
+    def _take_next(self, most: int) -> list[QueuedRow]:
+        """Take some of the next rows, whatever their LoRAs."""
+        while self._num_read < most and self._read_on() is not None:
+            pass
+        return [self._hand_over(next(iter(self._read))) for _ in range(min(most, self._num_read))]
 
     def _take_from_elsewhere(self, losses: int) -> QueuedRow:
         """Take one of the next rows that no gang has died with, each time from another part of them."""
         window = min(WINDOW**losses, MAX_WINDOW)
-        self._returned.extend(self._read(max(0, window - len(self._returned))))
+        self._returned.extend(self._take_next(max(0, window - len(self._returned))))
         place = int(_spread(losses) * min(window, len(self._returned)))
         queued = self._returned[place]
         del self._returned[place]

@@ -28,7 +28,7 @@ from vidgen_dist.runtime.messages import WorkerMessage, WorkerReport
 from vidgen_dist.runtime.scheduling.gang import Answer, Breakdown, CallFailure, Gang, Member
 from vidgen_dist.runtime.scheduling.launcher import Launcher
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
-from vidgen_dist.runtime.scheduling.row_queue import QueuedRow, RowQueue, plan_give_back
+from vidgen_dist.runtime.scheduling.row_queue import Loras, QueuedRow, RowQueue, plan_give_back
 from vidgen_dist.runtime.watchdog import answer_limit, describe_overdue
 from vidgen_dist.runtime.worker.actor import Placement, WorkerActor
 from vidgen_dist.runtime.worker.row_consensus import GangBroken
@@ -378,7 +378,9 @@ class Supervisor:
         losses = self._losses[gang.replica]
         now = self._clock()
         try:
-            shard = self._row_queue.next_shard(gang.in_flight, now, losses=losses)
+            shard = self._row_queue.next_shard(
+                gang.in_flight, now, losses=losses, others=self._loras_of_others(gang)
+            )
         except OSError as error:
             self.end(RunStopped(f"the manifest cannot be read any more: {error}"))
             return
@@ -388,6 +390,10 @@ class Supervisor:
             gang.leader.call(WorkerActor.submit, [queued.assignment for queued in shard])
         elif self._row_queue.has_room(gang.in_flight, losses=losses):
             self._idle[gang.name] = gang
+
+    def _loras_of_others(self, gang: Gang) -> set[Loras]:
+        in_flight = (other.in_flight for other in self._gangs.values() if other is not gang)
+        return {each.loras for each in in_flight if each.loras}
 
     def _ask_back(self) -> None:
         """Ask gangs to give back rows that they have not begun, one for each idle gang."""

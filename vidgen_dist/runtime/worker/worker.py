@@ -326,9 +326,18 @@ class Worker:
             state = self._saved_state(row, fingerprint)
             whole = dataclasses.replace(row, request=request, state=state)
             rendering = self._render_together(pipeline, whole, fingerprint)
+            if rendering.loras_changed:
+                self._on_event(WorkerEvent("loras", row.id))
             # A quarter of the memory while the frames wait to be written.
             frames = media.to_uint8(rendering.frames)
-            return RenderOutcome(row, fingerprint, dict(rendering.seconds), frames, sent=rendering.sent)
+            return RenderOutcome(
+                row,
+                fingerprint,
+                dict(rendering.seconds),
+                frames,
+                sent=rendering.sent,
+                loras_changed=rendering.loras_changed,
+            )
         except (_Abandoned, GangBroken):
             raise
         except Exception as error:  # noqa: BLE001 - a bad row never stops a run

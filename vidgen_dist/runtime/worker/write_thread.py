@@ -47,6 +47,7 @@ class RenderOutcome:
     stored: RecoveredVideo | None = None
     error: BaseException | None = None
     sent: Mapping[str, int] = field(default_factory=dict)
+    loras_changed: bool = False
 
 
 _SAVED = object()
@@ -180,7 +181,9 @@ class WriteThread:
         self._on_event(
             WorkerEvent("committed", row.id, seconds=seconds, frames=video.frames, bytes=video.bytes)
         )
-        return WorkerMessage("done", row.id, sent=outcome.sent, entry=entry)
+        return WorkerMessage(
+            "done", row.id, sent=outcome.sent, loras_changed=outcome.loras_changed, entry=entry
+        )
 
     def _recover(self, attempt: RowAttempt, stored: RecoveredVideo) -> WorkerMessage:
         """The message about a video that was stored already."""

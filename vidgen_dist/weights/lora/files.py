@@ -102,7 +102,7 @@ def _refuse_names(options: LoraOptions) -> None:
 def _opened_from_hub(options: LoraOptions) -> LoraFile:
     with hub.refusals("lora", options.id, options.revision, "it has no .safetensors file", _ALLOWED):
         try:
-            commit, names = hub.list_revision(options.id, options.revision)
+            names = hub.list_files(options.id, options.revision)
         except OSError as error:
             found = hub.cached_revision(options.id, options.revision)
             if found is None:
@@ -112,9 +112,10 @@ def _opened_from_hub(options: LoraOptions) -> LoraFile:
                 return _opened(options, folder / _file_among(names_in(folder), options, options.id), commit)
         top = [name for name in names if "/" not in name]
         chosen = options.weight_name if "/" in (options.weight_name or "") else None
-        name = chosen or _file_among(top, options, f"{options.id} at {commit}")
-        settings = [PEFT_CONFIG] if PEFT_CONFIG in top else []
-        folder = hub.download(options.id, commit, [name, *settings])
+        name = chosen or _file_among(top, options, options.id)
+        commit, folder = hub.locate(options.id, options.revision, name)
+        if PEFT_CONFIG in top:
+            hub.download(options.id, commit, folder, [PEFT_CONFIG])
     return _opened(options, folder / name, commit)
 
 

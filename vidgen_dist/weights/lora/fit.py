@@ -95,7 +95,7 @@ class Weights:
         return next((self.modules[name] for name in names_of(module.name) if name in self.modules), ())
 
 
-def fit(
+def fit_loras(
     loras: Sequence[LoraFile], models: Mapping[str, Weights], denoiser: str, *, ignore_unknown: bool = False
 ) -> Mapping[str, Terms]:
     """What LoRAs add to the parameters of a checkpoint's models, in the order of the LoRAs.
@@ -179,7 +179,7 @@ def _placed(
     for part, name, shape in zip(placed, names, shapes, strict=True):
         end, middle = start + shape[0], start + shape[0] // 2
         rows = (slice(middle, end), slice(start, middle)) if part.halves_swapped else (slice(start, end),)
-        yield name, Term(lora.tensors, up, down, scale, rows)
+        yield name, Term(lora.tensors, up, down, scale, rows, lora.digest)
         start = end
 
 

@@ -24,6 +24,7 @@ class Term:
         down: Key of the matrix A (r, ...); None for a whole difference.
         scale: What the product or difference is multiplied by.
         rows: Which of the N rows are the parameter's, one slice after the other.
+        digest: The file's digest: terms of a file that has changed are not equal.
     """
 
     tensors: TensorFiles
@@ -31,6 +32,7 @@ class Term:
     down: str | None
     scale: float
     rows: tuple[slice, ...] = (slice(None),)
+    digest: str = ""
 
     def added(self, part: slice | None) -> np.ndarray:
         """What is added to some rows of the parameter, or to all: float32 (rows, values per row)."""

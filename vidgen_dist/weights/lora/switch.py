@@ -1,0 +1,91 @@
+"""Changes the LoRAs of models that are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from vidgen_dist.errors import Refused, RowError
+from vidgen_dist.spec import LoraOptions
+from vidgen_dist.weights.load import MatchedWeights
+from vidgen_dist.weights.lora.files import LoraFile, open_lora
+from vidgen_dist.weights.lora.merge import Terms
+
+Fit = Callable[[Sequence[LoraFile]], Mapping[str, Terms]]
+"""What LoRAs add to the parameters of a checkpoint's models, by component."""
+
+
+class LoraError(RowError, ValueError):
+    """A row's LoRA cannot be opened, or does not fit the model."""
+
+
+class LoraSwitch:
+    """The LoRAs that are in the weights of a checkpoint's models, and the change to those of another row.
+
+    Weights are not kept: parameters that one of the LoRAs changes are read again from the checkpoint's files,
+    which are usually in the page cache. So a change takes time in proportion to these parameters and no
+    memory, and the weights are the same bytes whichever LoRAs were there before.
+
+    In a gang every rank changes its own share, without the others.
+
+    Args:
+        models: The models by component, loaded with what `fit` gives for `always`.
+        fit: Finds the parameters that LoRAs change.
+        always: LoRAs that are in the weights for all rows, before a row's own.
+        known: Options of LoRAs that rows name, by place; others have only their place.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, MatchedWeights],
+        fit: Fit,
+        always: Sequence[LoraFile] = (),
+        known: Mapping[str, LoraOptions] | None = None,
+    ) -> None:
+        self._models = models
+        self._fit = fit
+        self._always = tuple(always)
+        self._known = known or {}
+        self._opened: dict[str, LoraFile] = {}
+        self._of_row: tuple[tuple[str, float], ...] = ()
+        self._terms = fit(self._always)
+        self._uncertain: dict[str, frozenset[str]] = {}
+
+    def use(self, loras: Sequence[tuple[str, float]]) -> frozenset[str]:
+        """Let the weights have a row's LoRAs, and no other row's.
+
+        Args:
+            loras: Their places and scales; they are added in this order. A place is opened once.
+
+        Returns:
+            The components whose weights have changed.
+
+        Raises:
+            LoraError: A LoRA cannot be opened, or does not fit; the weights are as they were.
+            Refused: Weights cannot be read; the next row's change reads the same parameters again.
+        """
+        of_row = tuple(loras)
+        if of_row == self._of_row and not self._uncertain:
+            return frozenset()
+        try:
+            terms = self._fit([*self._always, *(self._open(place, scale) for place, scale in of_row)])
+        except Refused as error:
+            raise LoraError(str(error)) from error
+        names = {component: self._differing(component, terms[component]) for component in self._models}
+        self._uncertain = {component: some for component, some in names.items() if some}
+        changed = frozenset(self._uncertain)
+        for component in changed:
+            self._models[component].read_again(names[component], terms[component])
+        self._uncertain, self._terms, self._of_row = {}, terms, of_row
+        return changed
+
+    def _open(self, place: str, scale: float) -> LoraFile:
+        if place not in self._opened:
+            self._opened[place] = open_lora(self._known.get(place, LoraOptions(id=place)))
+        return dataclasses.replace(self._opened[place], scale=scale)
+
+    def _differing(self, component: str, terms: Terms) -> frozenset[str]:
+        """The names of a model's parameters that the LoRAs of before and these do not change alike."""
+        before = self._terms[component]
+        differing = {name for name in before.keys() | terms.keys() if before.get(name) != terms.get(name)}
+        return self._uncertain.get(component, frozenset()) | differing
