@@ -99,7 +99,8 @@ def locate(model: str, revision: str | None, name: str) -> tuple[str, Path]:
     # Asks the hub for the revision's commit; without a connection, the cache.
     with _quiet_attempts(), _http_errors():
         path = Path(hf_hub_download(model, name, revision=revision))
-    return path.parent.name, path.parent
+    folder = path.parents[name.count("/")]
+    return folder.name, folder
 
 
 def list_files(model: str, revision: str | None) -> list[str]:

@@ -59,9 +59,8 @@ def test_settings_beside_the_file_count(tmp_path: Path) -> None:
 
 def test_settings_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_file(
-        TENSORS, path, metadata={"lora_adapter_metadata": json.dumps({"transformer.r": 2, "unet.r": 3})}
-    )
+    settings = json.dumps({"transformer.r": 2, "unet.r": 3})
+    save_file(TENSORS, path, metadata={"lora_adapter_metadata": settings})
     assert opened(path).settings == {"transformer": {"r": 2}, "unet": {"r": 3}}
     save_file(TENSORS, path, metadata={"lora_adapter_metadata": "[1]"})
     with pytest.raises(Refused, match=r"a.safetensors: metadata lora_adapter_metadata: not a JSON object"):
@@ -108,9 +107,8 @@ def hub() -> Iterator[Hub]:
     with serve() as hub:
         repository = Repository()
         repository.commit({USUAL: save(OTHER), "README.md": b"old"}, "v1")
-        repository.commit(
-            {USUAL: save(TENSORS), "README.md": b"new", "sub/b.safetensors": save(OTHER)}, "main"
-        )
+        newest = {USUAL: save(TENSORS), "README.md": b"new", "sub/b.safetensors": save(OTHER)}
+        repository.commit(newest, "main")
         hub.repositories["org/style"] = repository
         yield hub
 
