@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from vidgen_dist.families import OUR_FIELDS
-from vidgen_dist.output.fingerprint import Identity, PixelFields, row_seed
+from vidgen_dist.manifest import row_seed
+from vidgen_dist.output.fingerprint import Identity, PixelFields
 from vidgen_dist.request import MAX_SEED, RenderRequest, sources_of
 
 IDENTITY = Identity(

@@ -13,7 +13,7 @@ import pytest
 from tests.preflight.plans import MakeManifest, MakeSpec, enter, plan_of, record, rows_of
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
-from vidgen_dist.output.fingerprint import row_seed
+from vidgen_dist.manifest import row_seed
 from vidgen_dist.output.run_file import load_spec
 from vidgen_dist.storage.failures import StorageError
 from vidgen_dist.storage.folder import Storage, open_storage

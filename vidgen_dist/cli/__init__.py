@@ -12,7 +12,7 @@ import typer
 
 from vidgen_dist import __version__, printing
 from vidgen_dist.cli.demo import demo
-from vidgen_dist.cli.manifests import build_manifest, check_manifest
+from vidgen_dist.cli.manifests import build_manifest, check_manifest, expand_manifest
 from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
 from vidgen_dist.cli.terminal import print_error
@@ -34,6 +34,7 @@ for _command in (render, plan, status, failures, compact, verify, export, demo):
 manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
 manifest_app.command("check")(check_manifest)
 manifest_app.command("build")(build_manifest)
+manifest_app.command("expand")(expand_manifest)
 app.add_typer(manifest_app, name="manifest")
 
 

@@ -6,12 +6,15 @@ Values are read as YAML. Where only a text is allowed, what YAML takes for a num
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidgen_dist.errors import Refused, shortened
 from vidgen_dist.spec import COMMAND_LINE, RunSpec
 from vidgen_dist.spec.option import declared_options, plain_types
 from vidgen_dist.yaml_core import read_value
+
+if TYPE_CHECKING:
+    from vidgen_dist.request import Field
 
 SAMPLING = "sampling"
 """The key of the spec's mapping of fields of rows."""
@@ -19,7 +22,11 @@ SAMPLING = "sampling"
 KEY_VALUE = "KEY=VALUE"
 """What help calls the value of a flag that takes an assignment."""
 
-_EXAMPLES = {"--option": "topology.replicas=16", "--set": "num_frames=49"}
+_EXAMPLES = {
+    "--option": "topology.replicas=16",
+    "--set": "num_frames=49",
+    "--grid": "guidance_scale=4,6,8",
+}
 
 
 def read_pair(flag: str, text: str) -> tuple[str, str]:
@@ -75,6 +82,30 @@ def read_mapping(key: str, texts: Iterable[str], flag: str) -> dict[str, Any]:
     return settings
 
 
+def read_lists(texts: Iterable[str], flag: str) -> dict[str, list[Any]]:
+    """Fields of rows, or other names -> several values for each: `guidance_scale=4,6`, or a YAML list.
+
+    Args:
+        texts: What follows each of its flags.
+        flag: The flag.
+
+    Raises:
+        Refused: A text is not `KEY=VALUE`, or gives a name twice.
+    """
+    lists: dict[str, list[Any]] = {}
+    for name, text in (read_pair(flag, text) for text in texts):
+        if name in lists:
+            raise Refused(f"{COMMAND_LINE}: {flag} {name} is given twice")
+        if text.lstrip().startswith("["):
+            value = read_value(text)
+            lists[name] = value if isinstance(value, list) else [value]
+        else:
+            texts_of_name = [each.strip() for each in text.split(",")]
+            of_field = _field(name) is not None
+            lists[name] = [_read(f"{SAMPLING}.{name}", t) if of_field else t for t in texts_of_name]
+    return lists
+
+
 def is_key_of_spec(name: str) -> bool:
     """Whether a name is a key of a spec, or meant as one, such as `topology.replica`; no field of rows is."""
     # `seed` is both: the run's, and every row's.
@@ -100,7 +131,11 @@ _TEXTS = frozenset(
 
 def _is_text_field(name: str) -> bool:
     """Whether that is a field of rows whose values are texts."""
+    field = _field(name)
+    return field is not None and field.kind.is_text
+
+
+def _field(name: str) -> Field | None:
     from vidgen_dist.families import fields_named
 
-    field = fields_named([name]).get(name)
-    return field is not None and field.kind.is_text
+    return fields_named([name]).get(name)

@@ -58,3 +58,35 @@ def build_manifest(
     for name in report.unknown_columns:
         print_error(f"{redact(report.uri)}: {describe_unknown(name, known_fields())}")
     print(f"{redact(report.uri)}: {counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
+
+
+def expand_manifest(
+    uri: Annotated[str, typer.Argument(metavar="IN", help="A manifest.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The new manifest, named .parquet.")],
+    *,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds each row gets.")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=A,B,C",
+            help="Values that each row gets in a column; or words for the template. A YAML list in brackets "
+            "may hold commas. Repeat it for more columns.",
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help='The prompt, with columns in braces: "a {animal} in {place}".')
+    ] = None,
+) -> None:
+    """Write each row many times: with all combinations of seeds and values.
+
+    Ids stay the same when seeds and values become more, so that a run goes on.
+    """
+    from vidgen_dist.cli.assignments import read_lists
+    from vidgen_dist.families import known_fields
+    from vidgen_dist.manifest_expand import expand
+    from vidgen_dist.storage.uris import redact
+
+    report = expand(
+        uri, out, seeds=seeds, grid=read_lists(grid or (), "--grid"), template=template, fields=known_fields()
+    )
+    print(f"{redact(report.uri)}: {counted(report.rows, 'row')}, columns {', '.join(report.columns)}")

@@ -30,6 +30,7 @@ from vidgen_dist.manifest.problems import BadRows, Fault, ProbeError, Problem, f
 from vidgen_dist.manifest.reader import Manifest, open_manifest
 from vidgen_dist.manifest.row_order import ordered_rows
 from vidgen_dist.manifest.rows import Row, resolve_media_paths
+from vidgen_dist.manifest.seeds import row_seed, row_seeds
 from vidgen_dist.manifest.validation import (
     CheckReport,
     Reason,
@@ -70,4 +71,6 @@ __all__ = [
     "repeated_hashes",
     "resolve_media_paths",
     "row_digest",
+    "row_seed",
+    "row_seeds",
 ]

@@ -1,4 +1,4 @@
-"""Fingerprints: one digest of all that decides a row's pixels; and the seeds of rows that have none."""
+"""Fingerprints: one digest of all that decides a row's pixels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from vidgen_dist.bulk_digests import JsonTemplate, as_list, json_template
 from vidgen_dist.engine import OpenedModel
+from vidgen_dist.manifest import row_seeds
 from vidgen_dist.request import FIELDS, Field, ResolvedRequest
 from vidgen_dist.spec import RunSpec
 
@@ -136,24 +136,6 @@ def identity_of(model: OpenedModel, spec: RunSpec, row_loras: Mapping[str, str])
             model.rules.declared, model.rules.of_task.late, model.rules.of_task.memory_only, row_loras
         ),
     )
-
-
-def row_seed(run_seed: int, row_id: str) -> int:
-    """The seed of a row that has none: 0 to 2**63 - 1, always the same for this run's seed and this id."""
-    return row_seeds(run_seed, [row_id])[0]
-
-
-def row_seeds(run_seed: int, row_ids: Iterable[str]) -> list[int]:
-    """`row_seed` for many rows."""
-    copy = hashlib.sha256(f"{run_seed}/".encode()).copy
-    digests = []
-    for row_id in row_ids:
-        digest = copy()
-        digest.update(row_id.encode("utf-8", "surrogatepass"))
-        digests.append(digest.digest())
-    first = np.frombuffer(b"".join(digests), ">u8")[::4]
-    seeds: list[int] = (first >> np.uint64(1)).tolist()
-    return seeds
 
 
 def fingerprints_of(

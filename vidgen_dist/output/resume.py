@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.ledger import LedgerState
-from vidgen_dist.manifest import Batch, Manifest, Row
+from vidgen_dist.manifest import Batch, Manifest, Row, row_seed
 from vidgen_dist.media import MediaError, media_digest
-from vidgen_dist.output.fingerprint import Identity, fingerprints_of, row_seed
+from vidgen_dist.output.fingerprint import Identity, fingerprints_of
 from vidgen_dist.processes import InlineExecutor, open_pool
 from vidgen_dist.request import ResolvedRequest, sources_of
 from vidgen_dist.threads import map_ahead

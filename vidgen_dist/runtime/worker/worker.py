@@ -36,6 +36,7 @@ from vidgen_dist.output.resume_states import ResumeStates, StateSaver
 from vidgen_dist.request import ResolvedRequest, sources_of, with_sources
 from vidgen_dist.runtime.messages import Job, WorkerMessage, WorkerReport
 from vidgen_dist.runtime.watchdog import Pulse
+from vidgen_dist.runtime.worker.lora_fetcher import LoraFetcher
 from vidgen_dist.runtime.worker.memory import is_out_of_memory
 from vidgen_dist.runtime.worker.row_consensus import Followers, GangBroken, RankResult, RowConsensus
 from vidgen_dist.runtime.worker.write_thread import RenderOutcome, WriteThread
@@ -119,6 +120,7 @@ class Worker:
         self._pulse = Pulse()
         self._resume_states = ResumeStates(job.output, on_event)
         self._writing = WriteThread(job, name, self._send, self._abandon, self._resume_states, on_event)
+        self._lora_fetcher = LoraFetcher(job.model.row_loras or (), on_event)
         self._state_saver = StateSaver(job.output_options.checkpoint_every, self._writing.save)
         self._followers: Followers | None = None
         self._mesh: Any = None
@@ -155,6 +157,7 @@ class Worker:
     def submit(self, rows: Sequence[PendingRow]) -> None:
         """Add a shard behind those that are waiting; only for a leader."""
         self._rows.put(*rows)
+        self._lora_fetcher.fetch_for(rows)
 
     def give_back(self, count: int) -> None:
         """Give back up to `count` rows that have not begun: the message `returned` follows for each."""
