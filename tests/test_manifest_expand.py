@@ -97,9 +97,7 @@ def test_paths_open_from_another_folder(tmp_path: Path) -> None:
     assert moved == [str(tmp_path / "in" / "a.png")]
 
 
-def test_a_manifest_of_several_files_in_many_row_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_files_in_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidgen_dist.manifest_expand._GROUP_ROWS", 6)
     folder = tmp_path / "in"
     manifest(folder, *({"id": f"{i}", "prompt": "x"} for i in range(5)), name="0.parquet")
@@ -145,7 +143,5 @@ def test_the_command(tmp_path: Path, vidgen: Vidgen) -> None:
     assert said.status == 0
     assert "8 rows, columns id, prompt, " in said.out
     assert set(pq.read_table(out).column("prompt").to_pylist()) == {"x true", "x 12"}
-    assert (
-        vidgen("manifest", "expand", source, out, "--grid", "num_frames=9", "--grid", "num_frames=5").status
-        == 2
-    )
+    twice = ("--grid", "num_frames=9", "--grid", "num_frames=5")
+    assert vidgen("manifest", "expand", source, out, *twice).status == 2
