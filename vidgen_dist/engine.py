@@ -3,7 +3,7 @@
 An engine is a module with the six functions of `Engine`. The driver, which must not load the model, calls
 `open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, after
 `open_rendezvous` if it is a rank of a gang. This module is the engine of the models; tests have a fast engine
-of their own. `check_tokenizers` is for commands that check a checkpoint without a run.
+of their own. `check_tokenizers` and `unknown_lora_keys` are for commands without a run.
 """
 
 from __future__ import annotations
@@ -193,6 +193,25 @@ def _check_models(model: ModelOptions) -> None:
     from vidgen_dist.families.loader import check_models
 
     check_models(checkpoint, model)
+
+
+def unknown_lora_keys(model: ModelOptions) -> list[str]:
+    """The keys of a model's LoRAs that fit nothing in it; in a process of its own, as `check_models`.
+
+    Args:
+        model: The checkpoint and its LoRAs.
+
+    Raises:
+        Refused: The checkpoint or a LoRA cannot be opened, or matrices of other shapes.
+    """
+    return run_in_process(_unknown_lora_keys, model)
+
+
+def _unknown_lora_keys(model: ModelOptions) -> list[str]:
+    # Loads MindSpore.
+    from vidgen_dist.families.loader import unknown_lora_keys
+
+    return unknown_lora_keys(open_model_checkpoint(model), model)
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:

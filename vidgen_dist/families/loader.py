@@ -26,7 +26,7 @@ from vidgen_dist.spec import ModelOptions, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.load import MatchedWeights, match_weights
 from vidgen_dist.weights.lora.files import open_lora
-from vidgen_dist.weights.lora.fit import Weights, fit_loras
+from vidgen_dist.weights.lora.fit import Weights, fit_loras, unknown_keys
 from vidgen_dist.weights.lora.switch import Fit, LoraSwitch
 from vidgen_dist.weights.tokenizer import load_tokenizer
 
@@ -184,6 +184,26 @@ def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:
             fit([open_lora(lora)])
 
 
+def unknown_lora_keys(checkpoint: Checkpoint, options: ModelOptions) -> list[str]:
+    """The keys of a checkpoint's LoRAs that fit nothing in its models.
+
+    Args:
+        checkpoint: Opened with its weights.
+        options: How the models are to work.
+
+    Raises:
+        Refused: As `check_models`, except for keys that fit nothing.
+    """
+    family = find_family(checkpoint)
+    models = build_models(checkpoint, options)
+    matched = {name: _match(family, checkpoint, name, model) for name, model in models.items()}
+    weights = _weights_of(family, matched)
+    found = [key for lora in checkpoint.loras for key in unknown_keys(lora, weights, family.denoiser)]
+    if len(found) < sum(len(lora.tensors.keys) for lora in checkpoint.loras):
+        fit_loras(checkpoint.loras, weights, family.denoiser, ignore_unknown=True)
+    return found
+
+
 def _match(family: Family[Any], checkpoint: Checkpoint, name: str, model: nn.Module) -> MatchedWeights:
     """A component's model, with the files that hold its weights."""
     folders = weight_folders(family, checkpoint, name)
@@ -192,14 +212,20 @@ def _match(family: Family[Any], checkpoint: Checkpoint, name: str, model: nn.Mod
 
 def _fitting(family: Family[Any], matched: Mapping[str, MatchedWeights], options: ModelOptions) -> Fit:
     """The function that finds the parameters that LoRAs change, of all components' models."""
+    return functools.partial(
+        fit_loras,
+        models=_weights_of(family, matched),
+        denoiser=family.denoiser,
+        ignore_unknown=options.lora_ignore_unknown,
+    )
+
+
+def _weights_of(family: Family[Any], matched: Mapping[str, MatchedWeights]) -> dict[str, Weights]:
     named = {family.denoiser: family.original_names.load()} if family.original_names else {}
-    weights = {
+    return {
         name: Weights(model.sources, model.shapes, named.get(name, lambda _: None))
         for name, model in matched.items()
     }
-    return functools.partial(
-        fit_loras, models=weights, denoiser=family.denoiser, ignore_unknown=options.lora_ignore_unknown
-    )
 
 
 def build_models(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, nn.Module]:

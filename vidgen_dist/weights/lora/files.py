@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class LoraFile:
     tensors: TensorFiles
     settings: Mapping[str, Mapping[str, Any]]
     digest: str
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of values in its tensors."""
+        return sum(math.prod(self.tensors.shape(key)) for key in self.tensors.keys)
 
     @property
     def place(self) -> str:

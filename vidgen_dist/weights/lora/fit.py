@@ -111,17 +111,37 @@ def fit_loras(
     """
     found: dict[str, dict[str, tuple[Term, ...]]] = {component: {} for component in models}
     for lora in loras:
-        modules, unknown = read_layout(lora.tensors.keys, models.keys(), denoiser, lora.place)
-        for module in modules:
-            placed = models[module.component].find(module) if module.component in models else ()
-            if not placed:
-                unknown += module.keys.values()
-                continue
-            for name, term in _terms(lora, module, placed, models[module.component]):
+        placed, unknown = _place(lora, models, denoiser)
+        _check_unknown(lora, unknown, ignore_unknown)
+        for module, parts in placed:
+            for name, term in _terms(lora, module, parts, models[module.component]):
                 terms = found[module.component]
                 terms[name] = (*terms.get(name, ()), term)
-        _check_unknown(lora, unknown, ignore_unknown)
     return found
+
+
+def unknown_keys(lora: LoraFile, models: Mapping[str, Weights], denoiser: str) -> list[str]:
+    """The keys of a LoRA that fit nothing in a checkpoint's models, sorted; arguments as for `fit_loras`.
+
+    Raises:
+        Refused: Keys of a method that is not supported.
+    """
+    return sorted(_place(lora, models, denoiser)[1])
+
+
+def _place(
+    lora: LoraFile, models: Mapping[str, Weights], denoiser: str
+) -> tuple[list[tuple[Module, tuple[OriginalName, ...]]], list[str]]:
+    """The modules of a file, each with those of the models that it becomes; and the keys that fit nothing."""
+    modules, unknown = read_layout(lora.tensors.keys, models.keys(), denoiser, lora.place)
+    placed = []
+    for module in modules:
+        parts = models[module.component].find(module) if module.component in models else ()
+        if parts:
+            placed.append((module, parts))
+        else:
+            unknown += module.keys.values()
+    return placed, unknown
 
 
 def _module_of(key: str) -> str:
@@ -149,7 +169,7 @@ def _terms(
     """What a file's module adds, by the names of the parameters."""
     keys = module.keys
     if UP in keys:
-        scale = lora.scale * _relative_scale(lora, module)
+        scale = lora.scale * relative_scale(lora, module)
         yield from _placed(lora, placed, weights, "weight", keys[UP], keys[DOWN], scale)
         if UP_BIAS in keys:
             yield from _placed(lora, placed, weights, "bias", keys[UP_BIAS], None, scale)
@@ -202,8 +222,12 @@ def _check_shapes(lora: LoraFile, up: str, down: str | None, shapes: Sequence[tu
         )
 
 
-def _relative_scale(lora: LoraFile, module: Module) -> float:
-    """alpha / rank of a module's product, or alpha / √rank where the settings say so; 1 without an alpha."""
+def relative_scale(lora: LoraFile, module: Module) -> float:
+    """alpha / rank of a module's product, or alpha / √rank where the settings say so; 1 without an alpha.
+
+    Raises:
+        Refused: The settings ask for DoRA.
+    """
     rank = lora.tensors.shape(module.keys[DOWN])[0]
     if ALPHA in module.keys:
         return float(lora.tensors.read(module.keys[ALPHA]).astype("float32").reshape(-1)[0]) / rank

@@ -1,0 +1,69 @@
+"""`vidgen inspect`: what a LoRA is, and what of it a model does not take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests import references
+from tests.commands import Vidgen
+
+pytestmark = pytest.mark.usefixtures("no_ray")
+
+
+def test_what_a_lora_is(vidgen: Vidgen, tmp_path: Path) -> None:
+    ones = np.ones((4, 4), np.float32)
+    tensors = {
+        "transformer.a.lora_A.weight": ones,
+        "transformer.a.lora_B.weight": ones,
+        "transformer.b.lora_A.weight": ones[:2],
+        "transformer.b.lora_B.weight": ones[:, :2],
+        "transformer.c.lora_A.weight": ones,
+        "transformer.c.lora_B.weight": ones,
+        "lora_te_d.lora_down.weight": ones,
+        "lora_te_d.lora_up.weight": ones,
+        "e.diff": ones,
+        "odd": ones,
+    }
+    settings = {"transformer.lora_alpha": 2, "transformer.base_model_name_or_path": "org/model"}
+    path = tmp_path / "style.safetensors"
+    save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    told = vidgen("inspect", path).out.splitlines()
+    assert told[0].split() == ["file", str(path)]
+    assert told[2:] == [
+        "made for     org/model (base_model_name_or_path)",
+        "size         144 parameters, 10 keys",
+        "transformer  3 modules, rank 4 (2), 2 (1), scale 0.5 (2), 1 (1)",
+        "text_encoder 1 module, rank 4, scale 1",
+        "denoiser     1 whole difference",
+        "no layout    odd",
+    ]
+    as_json = json.loads(vidgen("inspect", path, "--json").out)
+    assert as_json["components"]["transformer"]["ranks"] == {"4": 2, "2": 1}
+    assert (as_json["unknown"], as_json["unfitting"], as_json["keys"]) == (["odd"], None, 10)
+
+
+def test_what_a_model_does_not_take(vidgen: Vidgen, tmp_path: Path) -> None:
+    case = references.LoraCase("ltx")
+    place = case.loras[0][0]
+    assert (
+        vidgen("inspect", place, "--model", case.base.checkpoint)
+        .out.splitlines()[-1]
+        .startswith(f"model        every key fits {case.base.checkpoint}")
+    )
+    path = tmp_path / "more.safetensors"
+    save_file(load_file(place) | {"vae.x.diff": np.ones((2, 2), np.float32)}, path)
+    told = vidgen("inspect", path, "--model", case.base.checkpoint).out.splitlines()[-1]
+    assert told == f"model        1 key fit nothing in {case.base.checkpoint}: vae.x.diff"
+
+
+def test_what_is_no_lora(vidgen: Vidgen, tmp_path: Path) -> None:
+    said = vidgen("inspect", tmp_path / "none.safetensors")
+    assert said.status == 2
+    assert "none.safetensors" in said.err
+    save_file({"a.dora_scale": np.ones((2, 2), np.float32)}, tmp_path / "dora.safetensors")
+    assert "DoRA is not supported" in vidgen("inspect", tmp_path / "dora.safetensors").err

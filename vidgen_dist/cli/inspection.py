@@ -1,0 +1,93 @@
+"""The command that says what a LoRA is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidgen_dist.cli.terminal import counted
+from vidgen_dist.errors import listed
+
+if TYPE_CHECKING:
+    from vidgen_dist.weights.lora.files import LoraFile
+    from vidgen_dist.weights.lora.inspection import LoraFacts
+
+
+def inspect(
+    place: Annotated[str, typer.Argument(help="A LoRA: hub id, folder, path or URI.")],
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint: say which of the LoRA's keys fit nothing in it.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the LoRA's hub id.")] = None,
+    weight_name: Annotated[
+        str | None, typer.Option(help="The LoRA's file in a folder or on the hub.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a LoRA is: what it was made for, what it changes, with which rank and scale."""
+    from vidgen_dist.engine import unknown_lora_keys
+    from vidgen_dist.spec import LoraOptions, make_model
+    from vidgen_dist.weights.lora.files import open_lora
+    from vidgen_dist.weights.lora.inspection import inspect_lora
+
+    options = LoraOptions(id=place, revision=revision, weight_name=weight_name)
+    lora = open_lora(options)
+    facts = inspect_lora(lora)
+    unfitting: list[str] | None = None
+    if model is not None:
+        given = {"id": model, "loras": [options.model_dump(exclude_none=True)]}
+        unfitting = unknown_lora_keys(make_model(given, "inspect"))
+    if as_json:
+        print(json.dumps(_as_json(lora, facts, unfitting)))
+        return
+    for name, value in _lines(lora, facts, model, unfitting):
+        print(f"{name:<12} {value}")
+
+
+def _as_json(lora: LoraFile, facts: LoraFacts, unfitting: list[str] | None) -> dict[str, Any]:
+    return {
+        "id": lora.place,
+        "revision": lora.revision,
+        "digest": lora.digest,
+        "keys": len(lora.tensors.keys),
+        "parameters": lora.num_parameters,
+        **dataclasses.asdict(facts),
+        "unfitting": unfitting,
+    }
+
+
+def _lines(
+    lora: LoraFile, facts: LoraFacts, model: str | None, unfitting: list[str] | None
+) -> list[tuple[str, str]]:
+    lines = [("file", str(lora.tensors.folders[0])), ("digest", lora.digest)]
+    if lora.revision is not None:
+        lines.append(("commit", lora.revision))
+    lines += [("made for", f"{value} ({key})") for key, value in facts.made_for.items()]
+    lines.append(
+        ("size", f"{counted(lora.num_parameters, 'parameter')}, {counted(len(lora.tensors.keys), 'key')}")
+    )
+    for component, of in facts.components.items():
+        parts = [counted(of.modules, "module"), f"rank {_shares(of.ranks)}", f"scale {_shares(of.scales)}"]
+        told = parts if of.modules else []
+        if of.differences:
+            told.append(counted(of.differences, "whole difference"))
+        lines.append((component, ", ".join(told)))
+    if facts.unknown:
+        lines.append(("no layout", listed(facts.unknown)))
+    if unfitting is not None:
+        what = f"every key fits {model}" if not unfitting else f"fit nothing in {model}: {listed(unfitting)}"
+        lines.append(("model", what if not unfitting else f"{counted(len(unfitting), 'key')} {what}"))
+    return lines
+
+
+def _shares(counts: Mapping[Any, int]) -> str:
+    """Values with their counts, the most frequent first: `16 (118), 32 (2)`; a single one alone."""
+    if len(counts) == 1:
+        return f"{next(iter(counts)):g}"
+    ordered = sorted(counts.items(), key=lambda each: -each[1])
+    return ", ".join(f"{value:g} ({count})" for value, count in ordered)
