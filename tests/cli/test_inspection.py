@@ -37,9 +37,9 @@ def test_what_a_lora_is(vidgen: Vidgen, tmp_path: Path) -> None:
     assert told[2:] == [
         "made for     org/model (base_model_name_or_path)",
         "size         144 parameters, 10 keys",
-        "transformer  3 modules, rank 4 (2), 2 (1), scale 0.5 (2), 1 (1)",
-        "text_encoder 1 module, rank 4, scale 1",
         "denoiser     1 whole difference",
+        "text_encoder 1 module, rank 4, scale 1",
+        "transformer  3 modules, rank 4 (2), 2 (1), scale 0.5 (2), 1 (1)",
         "no layout    odd",
     ]
     as_json = json.loads(vidgen("inspect", path, "--json").out)
@@ -58,7 +58,7 @@ def test_what_a_model_does_not_take(vidgen: Vidgen, tmp_path: Path) -> None:
     path = tmp_path / "more.safetensors"
     save_file(load_file(place) | {"vae.x.diff": np.ones((2, 2), np.float32)}, path)
     told = vidgen("inspect", path, "--model", case.base.checkpoint).out.splitlines()[-1]
-    assert told == f"model        1 key fit nothing in {case.base.checkpoint}: vae.x.diff"
+    assert told == f"model        1 key without a place in {case.base.checkpoint}: vae.x.diff"
 
 
 def test_what_is_no_lora(vidgen: Vidgen, tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ def inspect(
         str | None, typer.Option(help="A checkpoint: say which of the LoRA's keys fit nothing in it.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the LoRA's hub id.")] = None,
-    weight_name: Annotated[
-        str | None, typer.Option(help="The LoRA's file in a folder or on the hub.")
-    ] = None,
+    weight_name: Annotated[str | None, typer.Option(help="Its file in a folder or on the hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a LoRA is: what it was made for, what it changes, with which rank and scale."""
@@ -68,9 +66,8 @@ def _lines(
     if lora.revision is not None:
         lines.append(("commit", lora.revision))
     lines += [("made for", f"{value} ({key})") for key, value in facts.made_for.items()]
-    lines.append(
-        ("size", f"{counted(lora.num_parameters, 'parameter')}, {counted(len(lora.tensors.keys), 'key')}")
-    )
+    keys = len(lora.tensors.keys)
+    lines.append(("size", f"{counted(lora.num_parameters, 'parameter')}, {counted(keys, 'key')}"))
     for component, of in facts.components.items():
         parts = [counted(of.modules, "module"), f"rank {_shares(of.ranks)}", f"scale {_shares(of.scales)}"]
         told = parts if of.modules else []
@@ -80,8 +77,8 @@ def _lines(
     if facts.unknown:
         lines.append(("no layout", listed(facts.unknown)))
     if unfitting is not None:
-        what = f"every key fits {model}" if not unfitting else f"fit nothing in {model}: {listed(unfitting)}"
-        lines.append(("model", what if not unfitting else f"{counted(len(unfitting), 'key')} {what}"))
+        without = f"{counted(len(unfitting), 'key')} without a place in {model}: {listed(unfitting)}"
+        lines.append(("model", without if unfitting else f"every key fits {model}"))
     return lines
 
 
