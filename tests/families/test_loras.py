@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,10 +19,12 @@ from tests import references
 from tests.parallel.ranks import Ranks
 from vidgen_dist import RenderRequest, load_pipeline, nn
 from vidgen_dist.errors import Refused
-from vidgen_dist.families.loader import AnyPipeline
+from vidgen_dist.families.loader import AnyPipeline, load_model
 from vidgen_dist.parallel.degrees import Degrees
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.sharding import sharded_paths
+from vidgen_dist.spec import LoraOptions
+from vidgen_dist.weights.lora.files import open_lora
 from vidgen_dist.weights.lora.switch import LoraError
 from vidgen_dist.weights.tensors import TensorFiles
 
@@ -117,6 +120,40 @@ def test_a_gang_changes_its_slices(ranks: Ranks) -> None:
     np.testing.assert_array_equal(frames[0], frames[4])
     references.check_close("cogvideox", frames[1], references.LoraCase("cogvideox").frames, TOLERANCE)
     references.check_close("cogvideox, alone", frames[3], render(None, "cogvideox", 0.5), OF_GANGS)
+
+
+def of_one_rank_only(mesh: Mesh, folder: str) -> tuple[str, np.ndarray]:
+    """A row whose LoRA is on the first rank's host alone, and one without."""
+    case = references.LoraCase("cogvideox")
+    own = Path(folder) / str(mesh.rank)
+    own.mkdir()
+    if mesh.rank == 0:
+        shutil.copy(case.loras[0][0], own / "a.safetensors")
+    pipeline = load_pipeline(str(case.base.checkpoint), **case.base.options, mesh=mesh)
+    before = weights_of(pipeline)
+    with contextlib.chdir(own), pytest.raises(LoraError) as error:
+        pipeline(dataclasses.replace(case.request, lora=("./a.safetensors",)))
+    assert weights_of(pipeline) == before
+    return str(error.value), pipeline(case.request)
+
+
+def test_ranks_agree_before_they_change_weights(ranks: Ranks, tmp_path: Path) -> None:
+    (first, frames), (second, _) = ranks.run(of_one_rank_only, str(tmp_path), degrees=Degrees(ulysses=2))
+    assert first == "lora ./a.safetensors: another rank of the gang cannot open or fit it"
+    assert "'./a.safetensors' is neither a folder" in second
+    references.check_close("cogvideox", frames, render(None, "cogvideox", scale=0), OF_GANGS)
+
+
+def test_a_file_that_changed_during_a_run_is_not_taken(tmp_path: Path) -> None:
+    case = references.LoraCase("ltx")
+    place = shutil.copy(case.loras[0][0], tmp_path / "a.safetensors")
+    known = LoraOptions(id=str(place), digest=open_lora(LoraOptions(id=str(place))).digest)
+    model = case.base.model.model_copy(update={"row_loras": (known,)})
+    save_file({"transformer.proj_in.diff": np.ones((1, 1), np.float32)}, place)
+    with pytest.raises(LoraError, match="has changed since the run began"):
+        load_model(model)(dataclasses.replace(case.request, lora=(str(place),)))
+    with pytest.raises(Refused, match="has changed since the run began"):
+        load_model(model.model_copy(update={"loras": (known,)}))
 
 
 def test_a_rows_loras_come_after_the_runs() -> None:

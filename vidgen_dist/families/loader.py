@@ -25,7 +25,7 @@ from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import ModelOptions, make_model
 from vidgen_dist.weights.checkpoint import Checkpoint
 from vidgen_dist.weights.load import MatchedWeights, match_weights
-from vidgen_dist.weights.lora.files import open_lora
+from vidgen_dist.weights.lora.files import open_lora, unchanged
 from vidgen_dist.weights.lora.fit import Weights, fit_loras, unknown_keys
 from vidgen_dist.weights.lora.switch import Fit, LoraSwitch
 from vidgen_dist.weights.tokenizer import load_tokenizer
@@ -120,13 +120,16 @@ def load_model(options: ModelOptions, mesh: Mesh | None = None) -> AnyPipeline:
     """Load the checkpoint that options name, and return the pipeline that renders with it.
 
     Args:
-        options: The checkpoint, and how it is read.
+        options: The checkpoint, and how it is read; digests of LoRAs must be those of their content.
         mesh: As in `load_pipeline`.
 
     Raises:
-        Refused: As `load_pipeline`.
+        Refused: As `load_pipeline`; or a LoRA has changed.
     """
-    return _load(open_model_checkpoint(options), options, mesh)
+    checkpoint = open_model_checkpoint(options)
+    for lora, asked in zip(checkpoint.loras, options.loras, strict=True):
+        unchanged(lora, asked)
+    return _load(checkpoint, options, mesh)
 
 
 def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> AnyPipeline:
@@ -151,7 +154,8 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
         )
     kind = family.pipeline_for(checkpoint.model_index["_class_name"], rules.task).load()
     components = {**models, **samplers, **tokenizers}
-    loras = LoraSwitch(matched, fit, checkpoint.loras, {lora.id: lora for lora in options.row_loras or ()})
+    known = {lora.id: lora for lora in options.row_loras or ()}
+    loras = LoraSwitch(matched, fit, checkpoint.loras, known, mesh.gang)
     pipeline: AnyPipeline = kind(Parts(rules, configs, components, dtype, mesh, loras))
     return pipeline
 

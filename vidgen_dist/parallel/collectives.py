@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from vidgen_dist.nn import Tensor
 
@@ -179,3 +181,20 @@ class _TimedResult(Generic[T]):
             return self.pending.wait()
         finally:
             self.traffic.waited[self.what] += time.perf_counter() - begun
+
+
+def holds_on_all(fine: bool, group: Group, what: str) -> bool:
+    """Whether something holds on all ranks of a group, so that either all raise or all continue.
+
+    Args:
+        fine: Whether it holds on this rank.
+        group: The ranks.
+        what: Purpose under which the bytes are counted.
+    """
+    if group.size == 1:
+        return fine
+    # Workers that must not load MindSpore yet import this module.
+    from vidgen_dist import nn
+
+    told = group.all_gather(nn.from_numpy(np.array([fine], np.float32)), [1] * group.size, what=what)
+    return bool(nn.to_numpy(told.wait()).all())

@@ -90,6 +90,13 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path, options: dict[str, str],
         open_lora(LoraOptions.model_validate({k: v.format(folder=folder) for k, v in options.items()}))
 
 
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    for value in (np.nan, np.inf):
+        save_file({"transformer.x.diff": np.array([1.0, value], np.float32)}, tmp_path / "a.safetensors")
+        with pytest.raises(Refused, match=r"a.safetensors: transformer.x.diff has values that are NaN"):
+            opened(tmp_path / "a.safetensors")
+
+
 def test_a_uri_is_fetched_once_for_each_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     memory = fsspec.filesystem("memory")

@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from PIL import Image
 
 from vidgen_dist.errors import RowError
+from vidgen_dist.parallel.collectives import Group, holds_on_all
 from vidgen_dist.schedulers.schedule import Schedule
-
-if TYPE_CHECKING:
-    from vidgen_dist.parallel.collectives import Group
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all) when a stage begins and after each of its steps; it shows
@@ -168,7 +166,7 @@ def to_frames(video: np.ndarray, gang: Group) -> np.ndarray:
     """
     # Channel by channel to save memory; and before clipping turns infinity into white.
     finite = all(np.isfinite(channel).all() for channel in video[0])
-    if not _holds_on_all(finite, gang):
+    if not holds_on_all(finite, gang, "health"):
         raise NumericalError(_not_finite("decode"))
     frames = video[0].transpose(1, 2, 3, 0)
     return np.clip(frames * np.float32(0.5) + np.float32(0.5), 0, 1)
@@ -176,14 +174,3 @@ def to_frames(video: np.ndarray, gang: Group) -> np.ndarray:
 
 def _not_finite(stage: str) -> str:
     return f"{stage}: values are NaN or infinite; no video is made of them"
-
-
-def _holds_on_all(fine: bool, gang: Group) -> bool:
-    """Whether it is fine on all ranks, so that either all raise or all continue."""
-    if gang.size == 1:
-        return fine
-    # Workers that must not load MindSpore yet import this module.
-    from vidgen_dist import nn
-
-    told = gang.all_gather(nn.from_numpy(np.array([fine], np.float32)), [1] * gang.size, what="health")
-    return bool(nn.to_numpy(told.wait()).all())

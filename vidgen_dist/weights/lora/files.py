@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import LoraOptions
 from vidgen_dist.storage.failures import StorageError
@@ -77,7 +79,7 @@ def open_lora(options: LoraOptions) -> LoraFile:
 
     Raises:
         Refused: Nothing is there, or nothing that can be read; several files, and none of a usual name; not
-            safetensors; settings that are not JSON.
+            safetensors; NaN or infinite values; settings that are not JSON.
     """
     if (uri := _uri_of(options.id)) is not None:
         _refuse_names(options)
@@ -90,6 +92,17 @@ def open_lora(options: LoraOptions) -> LoraFile:
     if folder is not None:
         return _opened(options, folder / _file_among(names_in(folder), options, str(folder)), None)
     return _opened_from_hub(options)
+
+
+def unchanged(lora: LoraFile, options: LoraOptions) -> LoraFile:
+    """The LoRA, if its content is what a run has found when it began.
+
+    Raises:
+        Refused: It is another.
+    """
+    if options.digest is not None and lora.digest != options.digest:
+        raise Refused(f"lora {lora.place!r}: its content has changed since the run began; start it again")
+    return lora
 
 
 def _uri_of(place: str) -> str | None:
@@ -147,6 +160,9 @@ def _file_among(names: Sequence[str], options: LoraOptions, where: str) -> str:
 
 def _opened(options: LoraOptions, path: Path, commit: str | None) -> LoraFile:
     tensors = TensorFiles.open_file(path)
+    for key in tensors.keys:
+        if not np.isfinite(tensors.read(key).astype(np.float32)).all():
+            raise Refused(f"{path}: {key} has values that are NaN or infinite")
     settings = _settings(path)
     parts = {"weights": file_digest(path), "settings": json.dumps(settings, sort_keys=True)}
     return LoraFile(options.id, options.scale, commit, tensors, settings, digest_of(parts))

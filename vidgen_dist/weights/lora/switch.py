@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from vidgen_dist.errors import Refused, RowError
+from vidgen_dist.parallel.collectives import Group, holds_on_all
+from vidgen_dist.parallel.mesh import alone
 from vidgen_dist.spec import LoraOptions
+from vidgen_dist.storage.uris import redact
 from vidgen_dist.weights.load import MatchedWeights
-from vidgen_dist.weights.lora.files import LoraFile, open_lora
+from vidgen_dist.weights.lora.files import LoraFile, open_lora, unchanged
 from vidgen_dist.weights.lora.merge import Terms
 
 Fit = Callable[[Sequence[LoraFile]], Mapping[str, Terms]]
@@ -26,13 +29,15 @@ class LoraSwitch:
     which are usually in the page cache. So a change takes time in proportion to these parameters and no
     memory, and the weights are the same bytes whichever LoRAs were there before.
 
-    In a gang every rank changes its own share, without the others.
+    In a gang all ranks change their shares for the same row. Each opens and fits the LoRAs first, then they
+    agree whether all could, and only then weights are written.
 
     Args:
         models: The models by component, loaded with what `fit` gives for `always`.
         fit: Finds the parameters that LoRAs change.
         always: LoRAs that are in the weights for all rows, before a row's own.
         known: Options of LoRAs that rows name, by place; others have only their place.
+        gang: The ranks that hold the models together; by default this process alone.
     """
 
     def __init__(
@@ -41,11 +46,13 @@ class LoraSwitch:
         fit: Fit,
         always: Sequence[LoraFile] = (),
         known: Mapping[str, LoraOptions] | None = None,
+        gang: Group | None = None,
     ) -> None:
         self._models = models
         self._fit = fit
         self._always = tuple(always)
         self._known = known or {}
+        self._gang = gang or alone().gang
         self._opened: dict[str, LoraFile] = {}
         self._of_row: tuple[tuple[str, float], ...] = ()
         self._terms = fit(self._always)
@@ -61,16 +68,14 @@ class LoraSwitch:
             The components whose weights have changed.
 
         Raises:
-            LoraError: A LoRA cannot be opened, or does not fit; the weights are as they were.
+            LoraError: A LoRA cannot be opened, has changed since the run began, or does not fit, here or on
+                another rank of the gang; the weights are as they were.
             Refused: Weights cannot be read; the next row's change reads the same parameters again.
         """
         of_row = tuple(loras)
         if of_row == self._of_row and not self._uncertain:
             return frozenset()
-        try:
-            terms = self._fit([*self._always, *(self._open(place, scale) for place, scale in of_row)])
-        except Refused as error:
-            raise LoraError(str(error)) from error
+        terms = self._fit_together(of_row)
         names = {component: self._differing(component, terms[component]) for component in self._models}
         self._uncertain = {component: some for component, some in names.items() if some}
         changed = frozenset(self._uncertain)
@@ -79,9 +84,22 @@ class LoraSwitch:
         self._uncertain, self._terms, self._of_row = {}, terms, of_row
         return changed
 
+    def _fit_together(self, of_row: Sequence[tuple[str, float]]) -> Mapping[str, Terms]:
+        """What the LoRAs add, once all ranks of the gang know it."""
+        try:
+            terms = self._fit([*self._always, *(self._open(place, scale) for place, scale in of_row)])
+        except Refused as error:
+            holds_on_all(False, self._gang, "loras")
+            raise LoraError(str(error)) from error
+        if not holds_on_all(True, self._gang, "loras"):
+            places = ", ".join(redact(place) for place, _ in of_row)
+            raise LoraError(f"lora {places}: another rank of the gang cannot open or fit it")
+        return terms
+
     def _open(self, place: str, scale: float) -> LoraFile:
         if place not in self._opened:
-            self._opened[place] = open_lora(self._known.get(place, LoraOptions(id=place)))
+            known = self._known.get(place, LoraOptions(id=place))
+            self._opened[place] = unchanged(open_lora(known), known)
         return dataclasses.replace(self._opened[place], scale=scale)
 
     def _differing(self, component: str, terms: Terms) -> frozenset[str]:
