@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +138,19 @@ the quick brown fox jumps over the lazy dog, and 0123456789 more!
 """
 
 
-def make_checkpoint(folder: Path) -> None:
-    """Make the checkpoint in a new folder."""
+def make_checkpoint(folder: Path, transformer: Mapping[str, Any] | None = None) -> None:
+    """Make the checkpoint in a new folder.
+
+    Args:
+        folder: The folder.
+        transformer: Keys of the transformer's config that differ.
+    """
     folder.mkdir()
     nn.set_device("cpu")
     for component, config in _CONFIGS.items():
         (folder / component).mkdir()
-        _write_json(folder / component / "config.json", config)
+        changes = transformer if component == "transformer" and transformer else {}
+        _write_json(folder / component / "config.json", {**config, **changes})
     (folder / "scheduler").mkdir()
     _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
     _write_tokenizer(folder / "tokenizer")
