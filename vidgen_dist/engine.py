@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -49,6 +50,7 @@ class OpenedModel:
         adapter_digest: SHA-256 of all that decides its motion adapter; None if it has none.
         adapter_revision: The commit that the adapter's revision means; None for a folder.
         loras: Its LoRAs, each with its commit and digest.
+        scheduler: Settings over the checkpoint's scheduler config: the run's, or a sampling contract's.
     """
 
     rules: Rules[Any]
@@ -58,6 +60,7 @@ class OpenedModel:
     adapter_digest: str | None = None
     adapter_revision: str | None = None
     loras: tuple[LoraOptions, ...] = ()
+    scheduler: Mapping[str, Any] | None = None
 
     @property
     def whole_digest(self) -> str:
@@ -140,6 +143,7 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
     # Not where configs are read: each worker does that.
     warn_unknown_keys(checkpoint)
     adapter = next(iter(checkpoint.separate.values()), None)
+    contract = checkpoint.contract
     return OpenedModel(
         rules=load_rules(checkpoint, model.task, ring=ring),
         digest=checkpoint.digest(),
@@ -151,6 +155,7 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
             options.model_copy(update={"revision": lora.revision, "digest": lora.digest})
             for options, lora in zip(model.loras, checkpoint.loras, strict=True)
         ),
+        scheduler=model.scheduler or (None if contract is None else contract.scheduler),
     )
 
 

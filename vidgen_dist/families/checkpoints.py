@@ -14,6 +14,7 @@ from vidgen_dist.families import family_of, find_family
 from vidgen_dist.families.family import Component, Family, SchedulerClass, TokenizerClass
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import Checkpoint, ComponentOverride, open_checkpoint
+from vidgen_dist.weights.contract import merged_contract, read_contract
 from vidgen_dist.weights.lora.files import open_lora
 from vidgen_dist.weights.repository import open_component
 from vidgen_dist.weights.tokenizer import load_tokenizer
@@ -35,14 +36,35 @@ def open_model_checkpoint(options: ModelOptions, *, weights: bool = True) -> Che
 
     Raises:
         Refused: As `open_checkpoint`, `open_component`, `open_lora` and `with_scheduler`; an adapter for a
-            family that takes none.
+            family that takes none; a scheduler that contradicts a sampling contract.
     """
     checkpoint = open_checkpoint(
         options.id, revision=options.revision, variant=options.variant, ignores=_ignored, weights=weights
     )
     checkpoint = _with_adapter(checkpoint, options, weights)
     checkpoint = dataclasses.replace(checkpoint, loras=tuple(map(open_lora, options.loras)))
-    return checkpoint if options.scheduler is None else with_scheduler(checkpoint, options.scheduler)
+    checkpoint = _with_contract(checkpoint, options)
+    contract = checkpoint.contract
+    settings = contract.scheduler if options.scheduler is None and contract is not None else options.scheduler
+    return checkpoint if settings is None else with_scheduler(checkpoint, settings)
+
+
+def _with_contract(checkpoint: Checkpoint, options: ModelOptions) -> Checkpoint:
+    """The checkpoint with the sampling contract of itself and its LoRAs, as binding as the options say."""
+    contracts = (read_contract(checkpoint.folder), *(lora.contract for lora in checkpoint.loras))
+    contract = merged_contract(contracts)
+    if contract is None:
+        return checkpoint
+    contract = dataclasses.replace(contract, binding=options.contract == "refuse")
+    if None not in (contract.scheduler, options.scheduler) and contract.scheduler != options.scheduler:
+        told = (
+            f"model.scheduler: {dict(options.scheduler or {})} is not allowed; {contract.place} asks for "
+            f"{dict(contract.scheduler or {})}: leave it out, or take --contract warn"
+        )
+        if contract.binding:
+            raise Refused(told)
+        _warn_once(told)
+    return dataclasses.replace(checkpoint, contract=contract)
 
 
 def warn_unknown_keys(checkpoint: Checkpoint) -> None:

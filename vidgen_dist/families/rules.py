@@ -54,7 +54,8 @@ def choose_rules(
             f"{checkpoint.model}: task {task!r} is not supported by this checkpoint; "
             f"allowed: {', '.join(by_task)}"
         )
-    return Rules(family.name, task, tuple(by_task), by_task[task], fields_for(family))
+    fields = fields_for(family)
+    return Rules(family.name, task, tuple(by_task), by_task[task], fields, checkpoint.contract)
 
 
 def compute_dtype(dtype: str | None, device: str) -> str:

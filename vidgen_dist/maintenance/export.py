@@ -176,7 +176,7 @@ def _row_resolvers(
     try:
         opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
         defaults = _defaults(spec, opened.rules)
-        row_loras = RowLoras(opened.rules)
+        row_loras = RowLoras(opened.rules, opened.scheduler, binding=spec.model.contract == "refuse")
         report = check(manifest, defaults=defaults, resolve=row_loras.resolve)
         if report.id_problems:
             raise Refused(describe_problems(report.id_problems, report.counts["id"]))
@@ -188,7 +188,7 @@ def _row_resolvers(
         dtypes.append(compute_dtype(None, "cpu"))
     models = (dataclasses.replace(opened, dtype=dtype) for dtype in dtypes)
     identities = [identity_of(model, spec, row_loras.digests) for model in models]
-    resolvers = [RowResolver(opened.rules, spec.seed, identity) for identity in identities]
+    resolvers = [RowResolver(opened.rules, spec.seed, identity, row_loras.resolve) for identity in identities]
     return resolvers, report.bad, ""
 
 

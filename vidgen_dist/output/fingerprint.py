@@ -73,8 +73,9 @@ class Identity:
         dtype: The models' compute dtype.
         format: Format of the files.
         crf: Quality of mp4; None for other formats.
-        options: The model's options that decide pixels and are set (`ModelOptions.pixel_options`), and the
-            digests and scales of its LoRAs. They count even where they change nothing in a row. An option
+        options: The model's options that decide pixels and are set (`ModelOptions.pixel_options`), the
+            scheduler's settings that a sampling contract gives, and the digests and scales of its LoRAs. They
+            count even where they change nothing in a row. An option
             that is not set is omitted: rows of runs that do not use it keep the fingerprints that they had
             before the option existed.
         pixel_fields: Which fields of a row decide its pixels, too.
@@ -130,6 +131,7 @@ def identity_of(model: OpenedModel, spec: RunSpec, row_loras: Mapping[str, str])
         crf=spec.output.crf if spec.output.format == "mp4" else None,
         options={
             **spec.model.pixel_options(),
+            **({"scheduler": dict(model.scheduler)} if model.scheduler else {}),
             **({"loras": [[lora.digest, lora.scale] for lora in model.loras]} if model.loras else {}),
         },
         pixel_fields=PixelFields(

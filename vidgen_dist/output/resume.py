@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from vidgen_dist.manifest import Batch, Manifest, Row, row_seed
 from vidgen_dist.media import MediaError, media_digest
 from vidgen_dist.output.fingerprint import Identity, fingerprints_of
 from vidgen_dist.processes import InlineExecutor, open_pool
-from vidgen_dist.request import ResolvedRequest, sources_of
+from vidgen_dist.request import RenderRequest, ResolvedRequest, sources_of
 from vidgen_dist.threads import map_ahead
 
 _READERS = 16
@@ -78,16 +78,18 @@ class RowResolver:
         rules: What the model takes.
         run_seed: Decides the seeds of rows that have none.
         identity: What decides the pixels of all rows alike.
+        resolve: How requests are resolved; by default as the rules do it.
     """
 
     rules: Rules[Any]
     run_seed: int
     identity: Identity
+    resolve: Callable[[RenderRequest, int], ResolvedRequest] | None = None
 
     def request(self, row: Row) -> ResolvedRequest:
         """The row's request with every default and its seed filled in."""
         seed = row_seed(self.run_seed, row.id) if row.request.seed is None else row.request.seed
-        return self.rules.resolve(row.request, seed)
+        return (self.resolve or self.rules.resolve)(row.request, seed)
 
     def fingerprint(self, row: Row) -> str | None:
         """The row's fingerprint; None if its image or clip cannot be read: then it is not done."""

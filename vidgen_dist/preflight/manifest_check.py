@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vidgen_dist import engine as engines
@@ -102,8 +102,11 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
     spec = spec_from_flags({"model.id": "none", **flags, "manifest.uri": uri, "output.uri": "none"})
     check_sampling(spec)
     rules: Rules[Any] | None = None
+    resolve: Callable[[RenderRequest], ResolvedRequest] | None = None
     if "model.id" in flags:
-        rules = get_engine(engines.ENGINE).open_model(spec.model, "cpu").rules
+        model = get_engine(engines.ENGINE).open_model(spec.model, "cpu")
+        rules = model.rules
+        resolve = RowLoras(rules, model.scheduler, binding=spec.model.contract == "refuse").resolve
         rules.check_defaults(spec.sampling)
         engines.check_tokenizers(spec.model)
     manifest = open_run_manifest(spec, rules)
@@ -111,7 +114,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
         check,
         manifest,
         defaults=sampling_defaults(spec, rules),
-        resolve=RowLoras(rules).resolve if rules else None,
+        resolve=resolve,
         probe=functools.partial(_read_media, rules=rules),
     )
     if export is None:

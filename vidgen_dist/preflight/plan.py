@@ -132,7 +132,7 @@ class Plan:
         Raises:
             OSError: The manifest cannot be read, or was changed.
         """
-        resolving = RowResolver(self.model.rules, self.spec.seed, self.identity)
+        resolving = RowResolver(self.model.rules, self.spec.seed, self.identity, self.row_loras.resolve)
         defaults = sampling_defaults(self.spec, self.model.rules)
         ordered = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
         rows = (
@@ -190,7 +190,7 @@ def make_plan(
     model.rules.check_defaults(spec.sampling)
     manifest = open_run_manifest(spec, model.rules)
     defaults = sampling_defaults(spec, model.rules)
-    row_loras = RowLoras(model.rules)
+    row_loras = RowLoras(model.rules, model.scheduler, binding=spec.model.contract == "refuse")
     try:
         report = check(manifest, defaults=defaults, resolve=row_loras.resolve)
         identity = identity_of(model, spec, row_loras.digests)
@@ -198,7 +198,7 @@ def make_plan(
         ledger = read_ledger(output)
         if before is not None:
             check_same_run(spec, before, model, ledger, manifest)
-        resolver = RowResolver(model.rules, spec.seed, identity)
+        resolver = RowResolver(model.rules, spec.seed, identity, row_loras.resolve)
         records = find_done(manifest, defaults, resolver, ledger, spec.manifest.retry, report.bad, lookup)
         passthrough = with_earlier_types(output, manifest.extra_schema)
     except OSError as error:

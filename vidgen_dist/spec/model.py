@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -114,6 +114,14 @@ class ModelOptions(Part):
             flag="--lora-ignore-unknown",
         ),
     ] = False
+    contract: Annotated[
+        Literal["refuse", "warn"],
+        Option(
+            "What to do about rows that contradict a LoRA's or checkpoint's sampling contract: refuse, warn.",
+            flag="--contract",
+            commands=EVERYWHERE,
+        ),
+    ] = "refuse"
     scheduler: Annotated[
         Settings | None,
         Option(

@@ -24,6 +24,7 @@ from vidgen_dist.weights.checkpoint_files import (
     names_in,
     read_json,
 )
+from vidgen_dist.weights.contract import CONTRACT, SamplingContract
 from vidgen_dist.weights.digests import digest_of, file_digest
 from vidgen_dist.weights.lora.files import LoraFile
 from vidgen_dist.weights.quantised import refuse_config, refuse_files
@@ -69,8 +70,9 @@ class Checkpoint:
         separate: Components in a repository of their own, by name.
         overrides: Components that differ from their files, by name.
         loras: LoRAs that are added to the weights, in this order.
+        contract: How it is to be sampled, by its own file and those of its LoRAs.
 
-    The digest depends on neither overrides nor LoRAs.
+    The digest depends on none of the last three.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Checkpoint:
     separate: Mapping[str, ComponentRepository] = field(default_factory=dict)
     overrides: Mapping[str, ComponentOverride] = field(default_factory=dict)
     loras: tuple[LoraFile, ...] = ()
+    contract: SamplingContract | None = None
 
     def has_component(self, component: str) -> bool:
         """Whether it has a component of this name."""
@@ -228,8 +231,9 @@ def needed_files(
         variant: Variant of the weights.
         weights: False to leave the weights out.
     """
+    names = list(names)
     by_component = _by_component(names, components)
-    needed = [INDEX]
+    needed = [INDEX, *({CONTRACT} & set(names))]
     for component, files in by_component.items():
         chosen = naming.choose(files, variant) if weights else None
         texts = [name for name in files if name.endswith(_TEXTS) and ".index." not in name]
@@ -262,7 +266,8 @@ def _described(
         raise Refused(
             f"{folder / INDEX}: no component {', '.join(unknown)}; it has {', '.join(sorted(listed))}"
         )
-    return Checkpoint(model, revision, folder, variant, model_index, tuple(sorted(wanted)))
+    components = tuple(sorted(wanted))
+    return Checkpoint(model, revision, folder, variant, model_index, components)
 
 
 def _classes(model_index: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, get_args
 from vidgen_dist.errors import Refused
 from vidgen_dist.request import FIELDS, FPS, Field, RenderRequest, RequestError, ResolvedRequest
 from vidgen_dist.spec import Task
+from vidgen_dist.weights.contract import SamplingContract
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,11 @@ class Rules(Generic[R]):
         tasks: All tasks that the checkpoint supports.
         of_task: The family's rules for this task.
         declared: The fields that rows of a manifest may have, for any task, by name.
+        contract: How the checkpoint, or its LoRAs, are to be sampled.
 
     Raises:
-        Refused: The request's class has a field that is not declared, or that needs a default and has none.
+        Refused: The request's class has a field that is not declared, or that needs a default and has none;
+            or the contract has a field that the task does not take, or a value that is not allowed.
     """
 
     family: str
@@ -73,8 +76,14 @@ class Rules(Generic[R]):
     tasks: tuple[str, ...]
     of_task: TaskRules[R]
     declared: Mapping[str, Field] = dataclasses.field(default_factory=lambda: FIELDS)
+    contract: SamplingContract | None = None
 
     def __post_init__(self) -> None:
+        self._check_declared()
+        # Refuses what the contract cannot ask for.
+        _ = self.contracted
+
+    def _check_declared(self) -> None:
         # The author of a family learns of these mistakes here, and not from a run that they end.
         where = f"{self.family} {self.task}: {self.of_task.request.__name__}.{{}}"
         for name in sorted(self.fields - self.declared.keys()):
@@ -88,10 +97,25 @@ class Rules(Generic[R]):
                     f"{where.format(name)} needs a default: only texts, images and clips may lack one"
                 )
 
-    @property
+    @functools.cached_property
     def defaults(self) -> Mapping[str, Any]:
-        """Values for fields that a request may omit."""
-        return self.of_task.defaults
+        """Values for fields that a request may omit: the contract's, and the model's."""
+        return {**self.of_task.defaults, **self.contracted}
+
+    @functools.cached_property
+    def contracted(self) -> Mapping[str, Any]:
+        """The values that the contract asks for, by field."""
+        found = {}
+        for name, value in (self.contract.sampling if self.contract is not None else {}).items():
+            assert self.contract is not None
+            where = f"{self.contract.place}: sampling."
+            if name not in self.fields or self.declared[name].not_sampling:
+                raise Refused(f"{where}{name}: {self.family} {self.task} does not take it from a contract")
+            try:
+                found[name] = self.declared[name].parse(name, value)
+            except RequestError as error:
+                raise Refused(f"{where}{error}") from None
+        return found
 
     @functools.cached_property
     def fields(self) -> frozenset[str]:
@@ -138,6 +162,7 @@ class Rules(Generic[R]):
 
     def _resolved(self, given: Mapping[str, Any], seed: int = 0) -> R:
         values = {"seed": seed, **self.defaults, **self._taken(given)}
+        self._check_contract(values)
         for name in self.required:
             if values.get(name) is None:
                 raise RequestError(name, None, self._needed(name))
@@ -149,6 +174,14 @@ class Rules(Generic[R]):
         resolved = self.of_task.request(**{**values, "lora_scale": _lora_scales(values)})
         self.of_task.check(resolved)
         return resolved
+
+    def _check_contract(self, values: Mapping[str, Any]) -> None:
+        for name, value in self.contracted.items():
+            if values[name] != value and self.contract is not None:
+                allowed = f"{self.contract.place} asks for {value!r}: leave it out, or take --contract warn"
+                if self.contract.binding:
+                    raise RequestError(name, values[name], allowed)
+                _warn_of_contract(name, values[name], value, self.contract.place)
 
     def _taken(self, given: Mapping[str, Any]) -> dict[str, Any]:
         taken = dict(given)
@@ -194,6 +227,12 @@ class Rules(Generic[R]):
         given = {name: value for name, value in sampling.items() if value is not None}
         of_rows = dict.fromkeys(self.required, "of each row")
         return self._resolved({**of_rows, **RenderRequest(**given).parsed(self.declared).values()})
+
+
+@functools.cache
+def _warn_of_contract(name: str, given: Any, asked: Any, place: str) -> None:
+    """Warn, once for each pair of values."""
+    logger.warning("%s is %r, but %s asks for %r", name, given, place, asked)
 
 
 def _lora_scales(values: Mapping[str, Any]) -> tuple[float, ...] | None:

@@ -21,6 +21,7 @@ from vidgen_dist.storage.local_files import create_local
 from vidgen_dist.storage.uris import is_local, local_path, redact, scheme_of
 from vidgen_dist.weights import hub
 from vidgen_dist.weights.checkpoint_files import is_folder, is_there, names_in, read_json
+from vidgen_dist.weights.contract import CONTRACT, SamplingContract, read_contract
 from vidgen_dist.weights.digests import digest_of, file_digest
 from vidgen_dist.weights.tensors import TensorFiles, read_metadata
 
@@ -51,6 +52,7 @@ class LoraFile:
         tensors: What its file holds.
         settings: Settings of PEFT's `LoraConfig`, by component; under "" those for any component.
         digest: SHA-256, as hex, of what it adds to weights: of the file and its settings.
+        contract: How models with it are to be sampled, if it says so.
     """
 
     id: str
@@ -59,6 +61,7 @@ class LoraFile:
     tensors: TensorFiles
     settings: Mapping[str, Mapping[str, Any]]
     digest: str
+    contract: SamplingContract | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -133,8 +136,9 @@ def _opened_from_hub(options: LoraOptions) -> LoraFile:
         chosen = options.weight_name if "/" in (options.weight_name or "") else None
         name = chosen or _file_among(top, options, options.id)
         commit, folder = hub.locate(options.id, options.revision, name)
-        if PEFT_CONFIG in top:
-            hub.download(options.id, commit, folder, [PEFT_CONFIG])
+        beside = [name for name in (PEFT_CONFIG, CONTRACT) if name in top]
+        if beside:
+            hub.download(options.id, commit, folder, beside)
     return _opened(options, folder / name, commit)
 
 
@@ -165,7 +169,15 @@ def _opened(options: LoraOptions, path: Path, commit: str | None) -> LoraFile:
             raise Refused(f"{path}: {key} has values that are NaN or infinite")
     settings = _settings(path)
     parts = {"weights": file_digest(path), "settings": json.dumps(settings, sort_keys=True)}
-    return LoraFile(options.id, options.scale, commit, tensors, settings, digest_of(parts))
+    return LoraFile(
+        options.id,
+        options.scale,
+        commit,
+        tensors,
+        settings,
+        digest_of(parts),
+        read_contract(path.parent),
+    )
 
 
 def _settings(path: Path) -> dict[str, dict[str, Any]]:
