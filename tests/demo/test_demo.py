@@ -66,8 +66,14 @@ def test_the_second_call_renders_nothing_and_says_so(
     assert f"checkpoint: {checkpoint_path()}\n" in first.out
     assert "contact-sheet.png" in first.out
     assert "nothing to render" not in first.err
+    sheet = tmp_path / "out" / "contact-sheet.png"
+    made = sheet.stat().st_mtime_ns
     second = vidgen("demo", tmp_path / "out")
     assert second.status == 0
     assert second.err.startswith("nothing to render: all 6 rows are done\n")
     assert second.out == first.out
+    assert sheet.stat().st_mtime_ns == made
+    sheet.unlink()
+    assert vidgen("demo", tmp_path / "out").out == first.out
+    assert sheet.exists()
     assert not cache.exists()

@@ -33,15 +33,22 @@ def demo(
         }
     )
     result = run(spec)
-    _print_demo(spec, result.output)
+    _print_demo(spec, result.output, sheet_is_old=result.done > 0)
     raise typer.Exit(result.exit_status)
 
 
-def _print_demo(spec: RunSpec, output: Storage) -> None:
-    """Print the demo's rows, and where the checkpoint and the contact sheet are."""
+def _print_demo(spec: RunSpec, output: Storage, *, sheet_is_old: bool) -> None:
+    """Print the demo's rows, and where the checkpoint and the contact sheet are.
+
+    Args:
+        spec: The demo's run.
+        output: Its output.
+        sheet_is_old: Whether videos were rendered since the contact sheet was made.
+    """
     from vidgen_dist.manifest import open_manifest
     from vidgen_dist.media.contact_sheet import write_contact_sheet
     from vidgen_dist.output.ledger_entries import latest_entries
+    from vidgen_dist.output_layout import CONTACT_SHEET
 
     entries = latest_entries(output)
     rows = open_manifest(spec.manifest.uri).rows()
@@ -61,7 +68,9 @@ def _print_demo(spec: RunSpec, output: Storage) -> None:
     console = Console()
     console.print(table)
     places = {"checkpoint": spec.model.id}
-    if videos:
+    if videos and not sheet_is_old and output.exists(CONTACT_SHEET):
+        places["contact sheet"] = output.uri(CONTACT_SHEET)
+    elif videos:
         places["contact sheet"] = write_contact_sheet(output, videos, spec.output.format)
     for name, place in places.items():
         console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)

@@ -27,7 +27,8 @@ def write_contact_sheet(output: Storage, videos: Sequence[tuple[str, str]], form
     """
     sheet = contact_sheet([(label, read_frames(path, format)) for label, path in videos])
     data = io.BytesIO()
-    sheet.save(data, "PNG")
+    # Smaller files take many times as long.
+    sheet.save(data, "PNG", compress_level=1)
     output.write_bytes(CONTACT_SHEET, data.getvalue())
     return output.uri(CONTACT_SHEET)
 
