@@ -75,6 +75,7 @@ class OpenedModel:
         return {
             "model.task": self.rules.task,
             "model.revision": self.revision,
+            "model.digest": self.digest if self.revision is None else None,
             "model.adapter_revision": self.adapter_revision,
             "model.loras": [lora.model_dump(exclude_none=True) for lora in self.loras],
         }
@@ -85,7 +86,6 @@ class OpenedModel:
         adapter = self.adapter_digest if self.adapter_revision is None else None
         return {
             **self.decided,
-            "model.digest": self.digest if self.revision is None else None,
             "model.adapter_digest": adapter,
             "model.loras": [{**lora, "id": to_record(lora["id"])} for lora in self.decided["model.loras"]],
         }

@@ -57,8 +57,6 @@ def test_a_scale_of_zero_changes_nothing() -> None:
         ("animatediff", Degrees(ulysses=2)),
         ("cogvideox", Degrees(ring=2)),
         ("hunyuan_video", Degrees(ulysses=2)),
-        ("ltx", Degrees(cfg=2)),
-        ("mochi", Degrees(ulysses=2)),
     ],
 )
 def test_a_gang_merges_its_slices_of_the_weights(name: str, degrees: Degrees, ranks: Ranks) -> None:

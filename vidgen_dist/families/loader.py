@@ -12,6 +12,7 @@ from vidgen_dist import nn
 from vidgen_dist.families import find_family
 from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts
+from vidgen_dist.families.common.prompt_store import PromptStore
 from vidgen_dist.families.family import (
     ComponentClass,
     Configs,
@@ -23,8 +24,10 @@ from vidgen_dist.families.family import (
 from vidgen_dist.families.rules import choose_rules, compute_dtype
 from vidgen_dist.parallel.mesh import Mesh, alone
 from vidgen_dist.spec import ModelOptions, make_model
+from vidgen_dist.storage.folder import open_writable
 from vidgen_dist.weights.checkpoint import Checkpoint
-from vidgen_dist.weights.load import MatchedWeights, match_weights
+from vidgen_dist.weights.digests import digest_of
+from vidgen_dist.weights.load import LazyModel, LazyWeights, MatchedWeights, match_weights
 from vidgen_dist.weights.lora.files import open_lora, unchanged
 from vidgen_dist.weights.lora.fit import Weights, fit_loras, unknown_keys
 from vidgen_dist.weights.lora.switch import Fit, LoraSwitch
@@ -33,6 +36,9 @@ from vidgen_dist.weights.tokenizer import load_tokenizer
 AnyPipeline = DiffusionPipeline[Any, Any, Any]
 
 K = TypeVar("K", bound=ComponentClass)
+
+ENCODERS = "text_encoder"
+"""How the names of the components begin that encode prompts."""
 
 
 @runtime_checkable
@@ -68,6 +74,7 @@ def load_pipeline(
     loras: Sequence[str | tuple[str, float] | Mapping[str, Any]] = (),
     lora_ignore_unknown: bool = False,
     scheduler: Mapping[str, Any] | None = None,
+    prompt_cache: str | None = None,
     mesh: Mesh | None = None,
 ) -> AnyPipeline:
     """Load a checkpoint and return the pipeline that renders with it.
@@ -88,6 +95,8 @@ def load_pipeline(
             are refused.
         scheduler: Changes to the checkpoint's scheduler config, as diffusers' `from_config` takes them;
             `_class_name` for another class, such as `{"_class_name": "DDIMScheduler", "clip_sample": False}`.
+        prompt_cache: Folder or URI that keeps encoded prompts. Text encoders are loaded when a prompt is not
+            there.
         mesh: The gang that renders together, as `Rendezvous.join` returns it to each rank; by default this
             process alone. All ranks render the same requests in the same order.
 
@@ -109,6 +118,7 @@ def load_pipeline(
         "loras": [{"id": lora[0], "scale": lora[1]} if isinstance(lora, tuple) else lora for lora in loras],
         "lora_ignore_unknown": lora_ignore_unknown,
         "scheduler": scheduler,
+        "prompt_cache": prompt_cache,
     }
     known = make_model(options, "load_pipeline")
     checkpoint = open_model_checkpoint(known)
@@ -143,21 +153,35 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
         name: load_tokenizer(checkpoint, name) for name, _ in _of_kind(TokenizerClass, family, checkpoint)
     }
     matched = {name: _match(family, checkpoint, name, model) for name, model in models.items()}
+    components: dict[str, Any] = {**models, **samplers, **tokenizers}
     fit = _fitting(family, matched, options)
     terms = fit(checkpoint.loras)
+    weights: dict[str, MatchedWeights | LazyWeights] = {}
     for name, model in models.items():
-        matched[name].load(
-            dtype=dtype,
-            own_dtypes=model.own_dtypes(dtype) if isinstance(model, OwnDtypes) else {},
-            mesh=mesh,
-            terms=terms[name],
-        )
+        own_dtypes = model.own_dtypes(dtype) if isinstance(model, OwnDtypes) else {}
+        how: dict[str, Any] = {"dtype": dtype, "own_dtypes": own_dtypes, "mesh": mesh}
+        if options.prompt_cache is not None and name.startswith(ENCODERS):
+            weights[name] = lazy = LazyWeights(matched[name], how, terms[name])
+            components[name] = LazyModel(model, lazy)
+        else:
+            weights[name] = matched[name]
+            matched[name].load(**how, terms=terms[name])
+    store = _prompt_store(checkpoint, options, dtype)
     kind = family.pipeline_for(checkpoint.model_index["_class_name"], rules.task).load()
-    components = {**models, **samplers, **tokenizers}
     known = {lora.id: lora for lora in options.row_loras or ()}
-    loras = LoraSwitch(matched, fit, checkpoint.loras, known, mesh.gang)
-    pipeline: AnyPipeline = kind(Parts(rules, configs, components, dtype, mesh, loras))
+    loras = LoraSwitch(weights, fit, checkpoint.loras, known, mesh.gang)
+    pipeline: AnyPipeline = kind(Parts(rules, configs, components, dtype, mesh, loras, store))
     return pipeline
+
+
+def _prompt_store(checkpoint: Checkpoint, options: ModelOptions, dtype: str) -> PromptStore | None:
+    """The store of encoded prompts that the options name, for this checkpoint."""
+    if options.prompt_cache is None:
+        return None
+    model = checkpoint.revision or options.digest or checkpoint.digest()
+    decides = {"model": model, "variant": checkpoint.variant or "", "dtype": dtype}
+    decides["family"] = find_family(checkpoint).key
+    return PromptStore(open_writable(options.prompt_cache), digest_of(decides))
 
 
 def check_models(checkpoint: Checkpoint, options: ModelOptions) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from vidgen_dist.errors import Refused
 from vidgen_dist.preflight.sampling import change_sampling_media, sampling_media
 from vidgen_dist.spec import LoraOptions, RunSpec
-from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.folder import Storage, open_writable
 from vidgen_dist.storage.uris import absolute, is_local, lacks_secret, redact, to_record
 
 
@@ -37,6 +37,7 @@ def with_absolute_paths(spec: RunSpec, output: Storage) -> RunSpec:
             "manifest.uri": absolute(spec.manifest.uri),
             "model.id": _absolute_folder(spec.model.id),
             "model.adapter": _absolute_folder(spec.model.adapter),
+            "model.prompt_cache": _writable(spec.model.prompt_cache),
             "model.loras": [_with_absolute_path(lora) for lora in spec.model.loras],
             **change_sampling_media(spec, absolute),
         }
@@ -47,6 +48,15 @@ def _absolute_folder(model: str | None) -> str | None:
     """A folder's absolute path; a hub id as it is."""
     folder = None if model is None else absolute(model)
     return folder if folder is not None and Path(folder).is_dir() else model
+
+
+def _writable(uri: str | None) -> str | None:
+    """The folder or URI of a store, in the form that every process opens.
+
+    Raises:
+        Refused: It cannot be written to by several processes, or holds a secret.
+    """
+    return None if uri is None else open_writable(uri).root
 
 
 def _with_absolute_path(lora: LoraOptions) -> dict[str, Any]:

@@ -134,6 +134,14 @@ class ModelOptions(Part):
             commands=EVERYWHERE,
         ),
     ] = None
+    prompt_cache: Annotated[
+        NonEmptyText | None,
+        Option(
+            "Folder or URI that keeps encoded prompts: later runs over them need no text encoder.",
+            flag="--prompt-cache",
+            details="It may be shared by runs, models and hosts.",
+        ),
+    ] = None
     vae_tiling: Annotated[
         bool,
         Field(strict=True),

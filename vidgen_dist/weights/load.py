@@ -98,6 +98,56 @@ class MatchedWeights:
         return merged(lambda name, rows: self.files.read(self.sources[name], rows), terms)
 
 
+class LazyWeights:
+    """Weights that are read when they are needed.
+
+    Args:
+        matched: The module and its files.
+        how: Arguments of `MatchedWeights.load` besides `terms`.
+        terms: What LoRAs add to the parameters.
+    """
+
+    def __init__(self, matched: MatchedWeights, how: Mapping[str, Any], terms: Terms) -> None:
+        self._matched = matched
+        self._how = how
+        self._terms = terms
+        self.loaded = False
+
+    def load(self) -> None:
+        """Read them, unless that was done."""
+        if not self.loaded:
+            self._matched.load(**self._how, terms=self._terms)
+            self.loaded = True
+
+    def read_again(self, names: Collection[str], terms: Terms) -> None:
+        """As `MatchedWeights.read_again`; weights that were not read yet will be read with these LoRAs."""
+        self._terms = terms
+        if self.loaded:
+            self._matched.read_again(names, terms)
+
+
+class LazyModel:
+    """A model whose weights are read at its first call.
+
+    In a gang, all ranks call it for the first time for the same row.
+
+    Args:
+        model: The model.
+        weights: Its weights.
+    """
+
+    def __init__(self, model: nn.Module, weights: LazyWeights) -> None:
+        self._model = model
+        self._weights = weights
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._weights.load()
+        return self._model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
 def load_weights(
     module: nn.Module,
     *folders: Path | str,

@@ -16,6 +16,7 @@ import numpy as np
 
 from vidgen_dist import nn
 from vidgen_dist.families.common.guidance import Guidance, H, Halves, gather_cfg, guide, split_cfg
+from vidgen_dist.families.common.prompt_store import PromptStore
 from vidgen_dist.families.common.rendering import (
     OnProgress,
     OnState,
@@ -86,6 +87,7 @@ class Parts:
         dtype: Name of the models' dtype.
         mesh: The gang that renders together. All ranks render the same requests in the same order.
         loras: The LoRAs that are in the models' weights.
+        prompt_store: Keeps encoded prompts; None to keep none.
     """
 
     rules: Rules[Any]
@@ -94,6 +96,7 @@ class Parts:
     dtype: str
     mesh: Mesh = field(default_factory=Mesh)
     loras: LoraSwitch = field(default_factory=lambda: LoraSwitch({}, lambda _: {}))
+    prompt_store: PromptStore | None = None
 
 
 class DiffusionPipeline(ABC, Generic[R, H, S]):

@@ -14,8 +14,10 @@ from vidgen_dist import nn
 from vidgen_dist.encoders.clip import CLIPTextEncoder
 from vidgen_dist.families.common.guidance import H, Halves
 from vidgen_dist.families.common.pipeline import DiffusionPipeline, Parts, S
+from vidgen_dist.families.common.prompt_store import condition_class
 from vidgen_dist.families.common.rendering import check_finite
 from vidgen_dist.families.common.tasks import R
+from vidgen_dist.parallel.collectives import holds_on_all
 from vidgen_dist.weights.tokenizer import tokenize
 
 PROMPT_CACHE_BYTES = 256 * 2**20
@@ -77,6 +79,7 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._prompt_cache: PromptCache[H] = PromptCache()
+        self._prompt_store = parts.prompt_store
 
     def weights_changed(self, components: Collection[str]) -> None:
         """Forget encoded prompts, if an encoder has changed."""
@@ -101,12 +104,28 @@ class PromptedPipeline(DiffusionPipeline[R, H, S]):
         """
 
         def encoded(text: str) -> H:
-            return self._prompt_cache.get((text, decides), lambda: self.encode_text(r, text))
+            return self._prompt_cache.get((text, decides), lambda: self._stored(r, text, decides))
 
         # Every rank encodes both prompts. If each encoded only its half's prompt, a rank that has it in its
         # cache would not take part when the others gather the encoder's weights.
         negative = None if negative_prompt is None else encoded(negative_prompt)
         return Halves(encoded(prompt), negative)
+
+    def _stored(self, r: R, text: str, decides: Hashable) -> H:
+        """The encoded prompt as the store has it; otherwise it is encoded, and kept there."""
+        store = self._prompt_store
+        if store is None:
+            return self.encode_text(r, text)
+        key = store.key(text, decides, self.loras.changing("text_encoder"))
+        arrays = store.get(key)
+        # A rank that does not find it needs the others to encode it.
+        if holds_on_all(arrays is not None, self.mesh.gang, "prompts") and arrays is not None:
+            kept: H = condition_class(type(self))(**arrays)
+            return kept
+        made = self.encode_text(r, text)
+        if self.mesh.rank == 0:
+            store.put(key, _arrays(made))
+        return made
 
 
 def clip_hidden(tokenizer: Any, encoder: CLIPTextEncoder, prompt: str, skip: int) -> np.ndarray:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from vidgen_dist.errors import Refused, RowError
 from vidgen_dist.parallel.collectives import Group, holds_on_all
 from vidgen_dist.parallel.mesh import alone
 from vidgen_dist.spec import LoraOptions
 from vidgen_dist.storage.uris import redact
-from vidgen_dist.weights.load import MatchedWeights
 from vidgen_dist.weights.lora.files import LoraFile, open_lora, unchanged
 from vidgen_dist.weights.lora.merge import Terms
 
@@ -20,6 +20,13 @@ Fit = Callable[[Sequence[LoraFile]], Mapping[str, Terms]]
 
 class LoraError(RowError, ValueError):
     """A row's LoRA cannot be opened, or does not fit the model."""
+
+
+class Weights(Protocol):
+    """The weights of a component's model."""
+
+    def read_again(self, names: Collection[str], terms: Terms) -> None:
+        """Read some parameters again, with what LoRAs add to them."""
 
 
 class LoraSwitch:
@@ -42,7 +49,7 @@ class LoraSwitch:
 
     def __init__(
         self,
-        models: Mapping[str, MatchedWeights],
+        models: Mapping[str, Weights],
         fit: Fit,
         always: Sequence[LoraFile] = (),
         known: Mapping[str, LoraOptions] | None = None,
@@ -56,6 +63,7 @@ class LoraSwitch:
         self._opened: dict[str, LoraFile] = {}
         self._of_row: tuple[tuple[str, float], ...] = ()
         self._terms = fit(self._always)
+        self._counting = self._of(self._always)
         self._uncertain: dict[str, frozenset[str]] = {}
 
     def use(self, loras: Sequence[tuple[str, float]]) -> frozenset[str]:
@@ -82,7 +90,17 @@ class LoraSwitch:
         for component in changed:
             self._models[component].read_again(names[component], terms[component])
         self._uncertain, self._terms, self._of_row = {}, terms, of_row
+        self._counting = self._of([*self._always, *(self._open(place, scale) for place, scale in of_row)])
         return changed
+
+    def changing(self, components: str) -> tuple[tuple[str, float], ...]:
+        """Digests and scales of the LoRAs, if they change components of these names' beginning."""
+        touched = any(terms for name, terms in self._terms.items() if name.startswith(components))
+        return self._counting if touched else ()
+
+    @staticmethod
+    def _of(loras: Sequence[LoraFile]) -> tuple[tuple[str, float], ...]:
+        return tuple((lora.digest, lora.scale) for lora in loras)
 
     def _fit_together(self, of_row: Sequence[tuple[str, float]]) -> Mapping[str, Terms]:
         """What the LoRAs add, once all ranks of the gang know it."""
