@@ -107,6 +107,34 @@ def test_several_files_in_many_row_groups(tmp_path: Path, monkeypatch: pytest.Mo
     assert ids == [f"{i}-seed={k}" for i in range(7) for k in range(3)]
 
 
+def test_priorities_and_files_of_several_types(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    empty = pa.table({"id": ["a"], "prompt": ["x"], "negative_prompt": pa.nulls(1), "guidance_scale": [6]})
+    folder.mkdir()
+    pq.write_table(empty.append_column("priority", pa.array([3])), folder / "0.parquet")
+    row = {
+        "id": ["b"],
+        "prompt": ["y"],
+        "negative_prompt": ["dull"],
+        "guidance_scale": [6.5],
+        "priority": [1],
+    }
+    pq.write_table(pa.table(row), folder / "1.parquet")
+    expand(folder, tmp_path / "out.parquet", seeds=1, fields=known_fields())
+    made = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [(each["priority"], each["guidance_scale"], each["negative_prompt"]) for each in made] == [
+        (3, 6.0, None),
+        (1, 6.5, "dull"),
+    ]
+
+
+def test_secrets_are_no_part_of_ids(tmp_path: Path) -> None:
+    place = "https://me:hidden@host/a.safetensors"
+    (row,) = expanded(manifest(tmp_path, {"id": "a", "prompt": "x"}), grid={"lora": [place]})
+    assert row["lora"] == [place]
+    assert "hidden" not in row["id"]
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

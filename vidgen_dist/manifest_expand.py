@@ -17,6 +17,7 @@ from vidgen_dist.bulk_digests import as_list
 from vidgen_dist.errors import Refused, listed
 from vidgen_dist.manifest import (
     PARQUET_SUFFIXES,
+    PRIORITY,
     Batch,
     Manifest,
     check,
@@ -25,12 +26,16 @@ from vidgen_dist.manifest import (
     resolve_media_paths,
     row_seeds,
 )
+from vidgen_dist.manifest.columns import is_bytes, value_type
 from vidgen_dist.request import FIELDS, MAX_SEED, Field, RequestError
 from vidgen_dist.storage.folder import open_writable_file
 from vidgen_dist.storage.uris import redact, split
 
 _GROUP_ROWS = 65_536
 """Rows of a row group in the new manifest, about."""
+
+_GROUP_BYTES = 256 * 2**20
+"""Bytes of one, about: rows may carry images."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def expand(
         raise Refused("nothing to expand: give seeds, a grid or a template")
     pieces = None if template is None else _pieces(template)
     manifest = open_manifest(uri, fields=fields, required=())
-    manifest = open_manifest(uri, passthrough=manifest.unknown_columns, fields=fields, required=())
+    others = (*manifest.unknown_columns, *((PRIORITY,) if manifest.has_priorities else ()))
+    manifest = open_manifest(uri, passthrough=others, fields=fields, required=())
     _check_source(manifest, pieces, axes)
     storage, name = open_writable_file(out)
     target = storage.uri(name)
@@ -118,7 +124,7 @@ def expand(
                     if schema is None:
                         schema = made.schema
                         writer = pq.ParquetWriter(file, schema, compression="zstd")
-                    writer.write_table(made.cast(schema))
+                    writer.write_table(_with_schema(made, schema, batch.file))
                     rows += made.num_rows
             if schema is None:
                 raise Refused(f"{redact(os.fspath(uri))}: has no rows")
@@ -137,7 +143,7 @@ def _axis(name: str, values: Sequence[Any], fields: Mapping[str, Field]) -> _Axi
         parsed = [fields[name].parse(name, value) if name in fields else str(value) for value in values]
     except RequestError as error:
         raise Refused(f"grid: {error}") from None
-    labels = [_label(value) for value in parsed]
+    labels = [_label(redact(value) if isinstance(value, str) else value) for value in parsed]
     repeated = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if repeated:
         raise Refused(f"grid: {name} has {listed(repeated)} more than once")
@@ -147,7 +153,8 @@ def _axis(name: str, values: Sequence[Any], fields: Mapping[str, Field]) -> _Axi
 def _label(value: Any) -> str:
     """A value as ids say it."""
     if isinstance(value, tuple):
-        return "+".join(map(_label, value))
+        # LoRAs, whose URIs may hold secrets.
+        return "+".join(_label(redact(each) if isinstance(each, str) else each) for each in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -193,7 +200,8 @@ def _check_source(
 def _parts(batch: Batch, axes: Sequence[_Axis]) -> Iterator[Batch]:
     """Parts of a batch that become row groups of a moderate size."""
     times = int(np.prod([len(axis.values) for axis in axes], initial=1))
-    step = max(1, _GROUP_ROWS // times)
+    by_bytes = len(batch) * _GROUP_BYTES // max(1, batch.columns.nbytes * times)
+    step = max(1, min(_GROUP_ROWS // times, by_bytes))
     for start in range(0, len(batch), step):
         yield batch.slice(start, min(start + step, len(batch)))
 
@@ -209,7 +217,7 @@ def _expanded(
     choices = list(itertools.product(*(range(len(axis.values)) for axis in axes)))
     rows = np.repeat(np.arange(len(batch)), len(choices))
     columns = {
-        name: _with_absolute_paths(batch, name, fields, target).take(pa.array(rows))
+        name: _plain(_with_absolute_paths(batch, name, fields, target), fields.get(name)).take(pa.array(rows))
         for name in batch.columns.schema.names
     }
     ids = as_list(batch.ids)
@@ -260,6 +268,37 @@ def _prompts(
 
 def _word(value: Any) -> str:
     return "" if value is None else _label(value)
+
+
+def _plain(column: pa.Array, field: Field | None) -> pa.Array:
+    """A column of a field in the type that `manifest_build.build` writes, so that all files have one type."""
+    if field is None:
+        return column
+    kind = column_of(field).written
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), kind)
+    simple = not (pa.types.is_nested(column.type) or is_bytes(value_type(column.type)))
+    return (
+        column.cast(value_type(column.type)).cast(kind) if simple and not pa.types.is_list(kind) else column
+    )
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:
+    """A table with the columns' types of the first.
+
+    Raises:
+        Refused: A column has another type; names the file and the column.
+    """
+    columns = []
+    for field in schema:
+        try:
+            columns.append(table.column(field.name).cast(field.type))
+        except pa.ArrowException as error:
+            raise Refused(
+                f"{redact(file)}: column {field.name!r} has type {table.column(field.name).type}, and "
+                f"{field.type} in the manifest's first file: {error}"
+            ) from None
+    return pa.table(columns, schema=schema)
 
 
 def _with_absolute_paths(batch: Batch, name: str, fields: Mapping[str, Field], target: str) -> pa.Array:

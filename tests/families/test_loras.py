@@ -154,6 +154,21 @@ def test_a_file_that_changed_during_a_run_is_not_taken(tmp_path: Path) -> None:
         load_model(model.model_copy(update={"loras": (known,)}))
 
 
+def test_a_file_that_is_replaced_between_two_rows(tmp_path: Path) -> None:
+    case = references.LoraCase("ltx")
+    place = str(shutil.copy(case.loras[0][0], tmp_path / "a.safetensors"))
+    pipeline = load_pipeline(str(case.base.checkpoint), **case.base.options)
+    own = dataclasses.replace(case.request, lora=(place,))
+    first = pipeline(own)
+    pipeline(case.request)
+    tensors = load_file(place)
+    save_file({key: -value if "lora_A" in key else value for key, value in tensors.items()}, place)
+    other = load_pipeline(str(case.base.checkpoint), **case.base.options, loras=[(case.loras[0][0], -1.0)])
+    changed = pipeline(own)
+    assert references.largest_difference(changed, first) > 0.01
+    references.check_close("replaced", changed, other(case.request), 1e-5)
+
+
 def test_a_rows_loras_come_after_the_runs() -> None:
     case = references.LoraCase("ltx")
     (first, second), request = case.loras, case.request

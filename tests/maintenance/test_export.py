@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from tests.commands import Vidgen, run_apart
 from tests.fake_engine import FAKE_ENGINE
@@ -290,3 +292,26 @@ def test_what_cannot_be_compared_is_counted(output: Storage, place: str, vidgen:
     assert "/gone/m" in made.why_unsure
     status, _, said = vidgen("export", output.root, "--to", "hf", place)
     assert (status, "8 may have been rendered with settings other" in said) == (0, True)
+
+
+def test_loras_alone_and_in_lists(
+    make_spec: Callable[..., RunSpec], make_manifest: Callable[..., str], tmp_path: Path, place: str
+) -> None:
+    """Columns of single texts and numbers are exported as the lists that they mean."""
+    save_file({"x.diff": np.ones((2, 2), np.float32)}, tmp_path / "a.safetensors")
+    lora = str(tmp_path / "a.safetensors")
+    spec = make_spec(
+        make_manifest(
+            {"id": "a", "prompt": "a", "lora": lora, "lora_scale": 2},
+            {"id": "b", "prompt": "b", "lora": None, "lora_scale": None},
+        ),
+        output__format="mp4",
+        topology__replicas=1,
+    )
+    assert render(spec, Console(file=io.StringIO()), engine=FAKE_ENGINE).done == 2
+    for to in ("hf", "webdataset"):
+        made = export(spec.output.uri, to, f"{place}-{to}", engine=FAKE_ENGINE)
+        assert (made.videos, made.unsure) == (2, 0)
+    rows = pq.read_table(f"{place}-hf/metadata.parquet").to_pylist()
+    assert [(row["lora"], row["lora_scale"]) for row in rows] == [([lora], [2.0]), (None, None)]
+    assert [row["loras"] and row["loras"][0]["scale"] for row in rows] == [2.0, None]

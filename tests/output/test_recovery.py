@@ -222,6 +222,13 @@ def test_the_first_rows_of_each_shape_are_looked_for() -> None:
         "1",
     ]
     assert [row.id for row in mark_maybe_stored(iter(given), 2, FIELDS)] == [row.id for row in given]
+    with_loras = [
+        PendingRow(resolved(id=f"{name}{i}", lora=(name,), lora_scale=(1.0,)))
+        for name in "ab"
+        for i in range(3)
+    ]
+    marked = [row.id for row in mark_maybe_stored(iter(with_loras), 2, FIELDS) if row.maybe_stored]
+    assert marked == ["a0", "a1", "b0", "b1"]
     few, many = (max_unrecorded(TopologyOptions(replicas=replicas, shard_size=8)) for replicas in (1, 100))
     assert many - few == 99 * 12
     assert max_unrecorded(TopologyOptions(replicas="auto")) < max_unrecorded(

@@ -140,6 +140,14 @@ def test_a_contract_of_a_checkpoint(tmp_path: Path, make_spec: MakeSpec, make_ma
     assert check_manifest(bad, {"model.id": str(folder), "model.contract": "warn"}).ok
 
 
+def test_a_faulty_contract_of_a_rows_lora_is_that_columns_fault(
+    plan: Callable[..., Plan], make_lora: Callable[..., str]
+) -> None:
+    lora = make_lora("bad", "sampling: {motion_bucket_id: 3}")
+    with pytest.raises(Refused, match=r"row 0 .*: lora: .*bad/vidgen.yaml: sampling.motion_bucket_id"):
+        plan({"lora": lora})
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

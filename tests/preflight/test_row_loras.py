@@ -127,3 +127,34 @@ def test_a_runs_loras_count_for_all_rows_and_are_recorded(
     run = read_run_file(plan.output)
     assert run is not None
     assert run.model.row_loras is None
+
+
+def test_a_relative_folder_is_refused(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers would take it for a hub id: they have another current folder."""
+    lora(tmp_path / "loras" / "a" / "lora.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match=r"lora: 'loras/a' is not allowed; .* as ./loras/a"):
+        plan_of(make_spec(make_manifest({"id": "1", "prompt": "x", "lora": "loras/a"})))
+    (row,) = rows_of(plan_of(make_spec(make_manifest({"id": "1", "prompt": "x", "lora": "./loras/a"}))))
+    assert row.request.lora == (str(tmp_path / "loras" / "a"),)
+
+
+def test_secrets_of_a_place_are_not_shown(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    place = "https://me:hidden@localhost:1/a.safetensors"
+    with pytest.raises(Refused, match=r"a\.safetensors") as error:
+        plan_of(make_spec(make_manifest({"id": "1", "prompt": "x", "lora": place})))
+    assert "hidden" not in str(error.value)
+
+
+def test_lists_that_are_all_empty(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    manifest = make_manifest({"id": "1", "prompt": "x", "lora": [], "lora_scale": []})
+    (row,) = rows_of(plan_of(make_spec(manifest)))
+    assert row.request.loras == ()
+
+
+def test_rows_carry_their_priority(make_spec: MakeSpec, make_manifest: MakeManifest) -> None:
+    rows = [{"id": "1", "prompt": "x", "priority": None}, {"id": "2", "prompt": "x", "priority": 3}]
+    found = [(row.id, row.priority) for row in rows_of(plan_of(make_spec(make_manifest(*rows))))]
+    assert found == [("2", 3), ("1", 0)]

@@ -262,7 +262,7 @@ class ManifestJoin:
             kind = column_of(field).written
             column = batch.values_at(name, places) if _is_exported(name, batch) else pa.nulls(len(places))
             try:
-                column = column.cast(value_type(column.type)).cast(kind)
+                column = _as_written(column.cast(value_type(column.type)), kind)
             except pa.ArrowException as error:
                 # The manifest was changed after its rows were rendered.
                 raise Refused(f"{redact(batch.file)}: column {name!r}: {error}") from None
@@ -275,6 +275,14 @@ class ManifestJoin:
                 values = extra_values(batch.values_at(extra.name, places), extra)
                 columns[extra.name] = pa.array(values, extra.type)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+
+
+def _as_written(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column in the type that `manifest_build.build` writes: single values where lists are written, too."""
+    if pa.types.is_list(kind) and not pa.types.is_nested(column.type):
+        values = column.cast(kind.value_type).to_pylist()
+        return pa.array([None if value is None else [value] for value in values], kind)
+    return column.cast(kind)
 
 
 def _fields(manifest: Manifest, defaults: Mapping[str, Any]) -> dict[str, Field]:

@@ -77,15 +77,19 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _is_texts(kind: pa.DataType) -> bool:
-    return is_text(kind) or (_is_list(kind) and is_text(kind.value_type))
+    return is_text(kind) or (_is_list(kind) and (is_text(kind.value_type) or _is_null(kind.value_type)))
 
 
 def _is_numbers(kind: pa.DataType) -> bool:
-    return _is_number(kind) or (_is_list(kind) and _is_number(kind.value_type))
+    return _is_number(kind) or (_is_list(kind) and (_is_number(kind.value_type) or _is_null(kind.value_type)))
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_null(kind: pa.DataType) -> bool:
+    return pa.types.is_null(kind)
 
 
 def _unless_empty(value: Any) -> Any:

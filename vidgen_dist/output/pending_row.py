@@ -20,6 +20,7 @@ class PendingRow:
         restart: Whether it begins at step 0 even if an earlier rendering of it was saved.
         state: Where all ranks of a gang begin, sent by their leader; None for step 0.
         maybe_stored: Whether its video may be stored already, by a run or a gang that was killed.
+        priority: Rows of a higher one are rendered first.
         invalidated: Whether the ledger marks an earlier video of it as lost: then a stored video is not
             trusted.
     """
@@ -31,6 +32,7 @@ class PendingRow:
     state: ResumeState | None = None
     maybe_stored: bool = False
     invalidated: bool = False
+    priority: int = 0
 
     @property
     def id(self) -> str:

@@ -8,11 +8,11 @@ Workers do this, because it means reading and decoding videos. A gang that dies 
 Which rows' videos are looked for:
 
 - Rows that a lost gang had, see `supervisor`.
-- In a run on an output of an earlier run, the first rows of each shape. Within a shape, rows are handed out
-  in an order that does not depend on what is done (`manifest.row_order`). So the rows that the earlier run
-  had handed out come first among the rows without an entry, in whatever order they ended or came back. There
-  are no more of them than its ledger committer and its gangs had: `max_unrecorded`. It does not matter
-  whether that run was killed: a ledger that could not be written at its end leaves such videos, too.
+- In a run on an output of an earlier run, the first rows of each shape with the same LoRAs. Among these, rows
+  are handed out in an order that does not depend on what is done (`manifest.row_order`). So the rows that the
+  earlier run had handed out come first among the rows without an entry, in whatever order they ended or came
+  back. There are no more of them than its ledger committer and its gangs had: `max_unrecorded`. It does not
+  matter whether that run was killed: a ledger that could not be written at its end leaves such videos, too.
 
 If a manifest was re-ordered since, or other rows were chosen (`--retry`), some videos may be missed. Their
 rows are rendered again, as are all rows in `npy`, which has no tags.
@@ -29,7 +29,7 @@ import functools
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,16 +87,16 @@ def max_unrecorded(topology: TopologyOptions) -> int:
 def mark_maybe_stored(
     rows: Iterator[PendingRow], most: int, fields: Mapping[str, Field]
 ) -> Iterator[PendingRow]:
-    """Mark the first `most` rows of each shape as `maybe_stored`.
+    """Mark the first `most` rows of each shape with the same LoRAs as `maybe_stored`.
 
     Args:
         rows: All rows.
         most: See `max_unrecorded`.
         fields: The declarations of rows' fields.
     """
-    counts: Counter[tuple[int | None, ...]] = Counter()
+    counts: Counter[Hashable] = Counter()
     for row in rows:
-        shape = shape_of(row.request.values(), fields)
+        shape = (shape_of(row.request.values(), fields), row.request.loras)
         counts[shape] += 1
         yield dataclasses.replace(row, maybe_stored=True) if counts[shape] <= most else row
 

@@ -31,7 +31,6 @@ collective gathers a block, and the parameters are views of the result.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -182,9 +181,9 @@ def _view_in_device_memory(vector: nn.Tensor, start: int, shape: Shape) -> nn.Te
     return mint.narrow(vector, 0, start, math.prod(shape)).view(shape)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _ShardedBlock:
-    """A block without weights, and this rank's share of them.
+    """A block without weights, and this rank's share of them, which may be read again.
 
     Args:
         module: The block.
@@ -291,12 +290,11 @@ class ShardedBlocks(nn.ModuleList):
     def read_again(self, names: frozenset[str], read: Read) -> None:
         """Read this rank's share of the blocks that have a parameter of these names again."""
         dtype = _numpy_dtype(self._dtype)
-        self._blocks = tuple(
-            dataclasses.replace(block, share=_read_share(block.names, block.layout, dtype, self._group, read))
-            if not names.isdisjoint(block.names)
-            else block
-            for block in self._blocks
-        )
+        for block in self._blocks:
+            if not names.isdisjoint(block.names):
+                # The old share's memory is free before the new one is read.
+                block.share = nn.zeros((0,), self._dtype)
+                block.share = _read_share(block.names, block.layout, dtype, self._group, read)
 
     def _gather(self, memory: _BlockBuffers, i: int) -> PendingResult[nn.Tensor]:
         share = self._blocks[i].share

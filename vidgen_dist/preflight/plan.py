@@ -135,12 +135,14 @@ class Plan:
         resolving = RowResolver(self.model.rules, self.spec.seed, self.identity, self.row_loras.resolve)
         defaults = sampling_defaults(self.spec, self.model.rules)
         ordered = ordered_rows(self.manifest, self._wanted, defaults, self.model.rules.defaults)
+        priorities = self.manifest.priorities() if self.manifest.has_priorities else None
         rows = (
             PendingRow(
                 request=resolving.request(row),
                 attempt=int(self.records.attempts[place]) + 1,
                 passthrough=dict(row.extra),
                 invalidated=bool(self.records.invalidated[place]),
+                priority=0 if priorities is None else int(priorities[place]),
             )
             for place, row in ordered
         )

@@ -1,6 +1,6 @@
 """Sampling contracts: how a LoRA or a checkpoint that was made for few steps is to be sampled.
 
-    # vidgen.yaml, beside the LoRA's file or in the checkpoint's folder
+    # vidgen.yaml, in the checkpoint's folder or beside the LoRA's file; NAME.vidgen.yaml for one of several
     sampling: {num_inference_steps: 4, guidance_scale: 1.0}
     scheduler: {_class_name: LCMScheduler}
 
@@ -45,14 +45,20 @@ class SamplingContract:
     binding: bool = True
 
 
-def read_contract(folder: Path) -> SamplingContract | None:
-    """The contract in a folder; None if it has none.
+def contract_names(of_file: str) -> tuple[str, ...]:
+    """The names that the contract of a file may have, the first that is there counts: `NAME.vidgen.yaml`."""
+    return (f"{of_file.removesuffix('.safetensors')}.{CONTRACT}", CONTRACT)
+
+
+def read_contract(folder: Path, of_file: str | None = None) -> SamplingContract | None:
+    """The contract in a folder, or of a file in it; None if there is none.
 
     Raises:
         Refused: It is not YAML, or has other keys or kinds of values; names the file and the key.
     """
-    path = folder / CONTRACT
-    if not is_there(path):
+    names = (CONTRACT,) if of_file is None else contract_names(of_file)
+    path = next((folder / name for name in names if is_there(folder / name)), None)
+    if path is None:
         return None
     try:
         said = yaml.load(path.read_text(encoding="utf-8"), Loader)

@@ -122,7 +122,8 @@ def cached_revision(model: str, revision: str | None) -> tuple[str, Path] | None
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
+        # No file is asked for: the folder may lack some of the revision's.
+        folder = Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError:
         return None
     return folder.name, folder

@@ -77,7 +77,9 @@ class MatchedWeights:
                 of_device = wanted if nn.device() == "cpu" else own
                 _assign(parameters[name], read(name, None), _dtype(parameters[name], of_device))
 
-    def read_again(self, names: Collection[str], terms: Terms) -> None:
+    def read_again(
+        self, names: Collection[str], terms: Terms, on_read: Callable[[], None] = lambda: None
+    ) -> None:
         """Read some parameters again, after `load`: they get the files' values with the LoRAs added.
 
         Takes no memory beyond that of one tensor, or of a block's share.
@@ -85,8 +87,14 @@ class MatchedWeights:
         Args:
             names: The parameters' names.
             terms: What LoRAs add to the parameters, by name.
+            on_read: Called for each tensor, or part of one, that is read.
         """
-        read = self._reader(terms)
+        from_files = self._reader(terms)
+
+        def read(name: str, rows: slice | None) -> np.ndarray:
+            on_read()
+            return from_files(name, rows)
+
         parameters = nn.named_parameters(self.module)
         whole = [name for name in names if name in parameters]
         for name in whole:
@@ -119,11 +127,13 @@ class LazyWeights:
             self._matched.load(**self._how, terms=self._terms)
             self.loaded = True
 
-    def read_again(self, names: Collection[str], terms: Terms) -> None:
+    def read_again(
+        self, names: Collection[str], terms: Terms, on_read: Callable[[], None] = lambda: None
+    ) -> None:
         """As `MatchedWeights.read_again`; weights that were not read yet will be read with these LoRAs."""
         self._terms = terms
         if self.loaded:
-            self._matched.read_again(names, terms)
+            self._matched.read_again(names, terms, on_read)
 
 
 class LazyModel:

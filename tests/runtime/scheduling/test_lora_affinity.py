@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 
 import pytest
 
 from tests.runtime.scheduling.simulation import GangBehaviour, Simulation, rows_with
-from vidgen_dist.runtime.scheduling.row_queue import LORA_WINDOW, RowQueue, RowsInFlight
+from vidgen_dist.runtime.scheduling.row_queue import LORA_WINDOW, LORA_WINDOW_BYTES, RowQueue, RowsInFlight
 
 NAMES = [f"org/{letter}" for letter in "abcdef"]
 EVENLY = NAMES * 10
@@ -95,3 +96,27 @@ def test_every_row_comes_once_whatever_gangs_have() -> None:
             queue.put_back(queued)
         found.update(queued.row.id for queued in shard if queued not in back)
     assert found == Counter(row.id for row in rows)
+
+
+def test_no_row_of_a_lower_priority_goes_before() -> None:
+    rows = [
+        dataclasses.replace(row, priority=10 - number // 8)
+        for number, row in enumerate(rows_with(["a"] * 4 + ["b"] * 4 + ["a"] * 8))
+    ]
+    queue, found = RowQueue(iter(rows), len(rows), 4, 1), []
+    while not queue.empty:
+        found += queue.next_shard(RowsInFlight(loras=(("a", 1.0),)), 0.0, others=[(("b", 1.0),)])
+    priorities = [queued.row.priority for queued in found]
+    assert priorities == sorted(priorities, reverse=True)
+    assert [queued.row.id for queued in found] == [str(i) for i in range(16)]
+
+
+def test_rows_that_carry_images_are_not_read_far_ahead() -> None:
+    rows = [
+        dataclasses.replace(row, request=dataclasses.replace(row.request, prompt="x" * 2**20))
+        for row in rows_with(["a"] * 200 + ["b"])
+    ]
+    read: list[object] = []
+    queue = RowQueue((read.append(row) or row for row in rows), len(rows), 4, 1)
+    queue.next_shard(RowsInFlight(loras=(("c", 1.0),)), 0.0, others=[(("a", 1.0),)])
+    assert LORA_WINDOW_BYTES <= len(read) * 2**20 <= LORA_WINDOW_BYTES + 2 * 2**20

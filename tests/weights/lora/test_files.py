@@ -106,7 +106,41 @@ def test_a_uri_is_fetched_once_for_each_content(tmp_path: Path, monkeypatch: pyt
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
     memory.pipe("/loras/a.safetensors", save(OTHER))
     assert opened("memory://loras/a.safetensors").digest != first.digest
-    assert len(list((tmp_path / "cache").rglob("*"))) == 4
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+
+
+def test_files_that_belong_to_one_by_uri_come_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/peft/adapter_model.safetensors", save(TENSORS))
+    plain = opened("memory://peft/adapter_model.safetensors")
+    memory.pipe("/peft/adapter_config.json", b'{"lora_alpha": 8}')
+    memory.pipe("/peft/vidgen.yaml", b"sampling: {num_inference_steps: 4}")
+    whole = opened("memory://peft/adapter_model.safetensors")
+    assert (plain.settings, plain.contract) == ({}, None)
+    assert whole.settings == {"": {"lora_alpha": 8}}
+    assert whole.contract is not None
+    assert whole.contract.sampling == {"num_inference_steps": 4}
+    assert whole.digest != plain.digest
+
+
+def test_a_contract_of_one_file_among_several(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file(TENSORS, tmp_path / f"{name}.safetensors")
+    (tmp_path / "a.vidgen.yaml").write_text("sampling: {num_inference_steps: 4}")
+    with_contract, without = (opened(tmp_path / f"{name}.safetensors").contract for name in ("a", "b"))
+    assert with_contract is not None
+    assert without is None
+
+
+def test_a_file_in_a_folder_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    save_file(TENSORS, tmp_path / "sub" / "adapter_model.safetensors")
+    (tmp_path / "sub" / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    found = opened(tmp_path, weight_name="sub/adapter_model.safetensors")
+    assert found.settings == {"": {"lora_alpha": 8}}
 
 
 @pytest.fixture
@@ -115,6 +149,7 @@ def hub() -> Iterator[Hub]:
         repository = Repository()
         repository.commit({USUAL: save(OTHER), "README.md": b"old"}, "v1")
         newest = {USUAL: save(TENSORS), "README.md": b"new", "sub/b.safetensors": save(OTHER)}
+        newest |= {"sub/b.vidgen.yaml": b"sampling: {num_inference_steps: 4}", "vidgen.yaml": b"sampling: {}"}
         repository.commit(newest, "main")
         hub.repositories["org/style"] = repository
         yield hub
@@ -132,13 +167,16 @@ def test_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     local = opened(tmp_path / "a.safetensors").digest
     found = open_with(client)
     assert (found.revision, found.digest) == (refs["main"], local)
-    assert hub.delivered == [f"{refs['main']}/{USUAL}"]
+    assert hub.delivered == [f"{refs['main']}/{USUAL}", f"{refs['main']}/vidgen.yaml"]
     assert open_with(client, revision="v1").revision == refs["v1"]
     below = open_with(client, weight_name="sub/b.safetensors")
     assert (below.revision, below.digest == local) == (refs["main"], False)
+    assert below.contract is not None
+    assert below.contract.sampling == {"num_inference_steps": 4}
     hub.failing = 503
     again = open_with(client)
     assert (again.revision, again.digest) == (refs["main"], local)
+    assert open_with(client, weight_name="sub/b.safetensors").digest == below.digest
     with pytest.raises(Refused, match="v2"):
         open_with(client, revision="v2")
 

@@ -148,7 +148,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         self.mesh.traffic.clear()
         clock = StageClock(on_progress)
         with clock.stage("encode"):
-            changed = self.loras.use(r.loras)
+            changed = self.loras.use(r.loras, lambda: clock.report("encode", 0, 1))
             if changed:
                 self.weights_changed(changed)
             start = self.prepare(r, self.encode(r), rng)

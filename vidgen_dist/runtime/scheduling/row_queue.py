@@ -39,8 +39,9 @@ WINDOW, MAX_WINDOW = 16, 4096
 """After one loss a replica gets one of the next `WINDOW` rows, after two of `WINDOW` squared, and so on."""
 
 
-LORA_WINDOW = 4096
-"""Among so many of the next rows, those with a gang's LoRAs are looked for."""
+LORA_WINDOW, LORA_WINDOW_BYTES = 4096, 64 * 2**20
+"""Among so many of the next rows, of one priority, those with a gang's LoRAs are looked for; among fewer if
+these take more memory: rows may carry images."""
 
 Loras = tuple[tuple[str, float], ...]
 """The LoRAs of a row with their scales, beside the run's."""
@@ -153,7 +154,9 @@ class RowQueue:
         self._suspected: deque[QueuedRow] = deque()
         self._returned: deque[QueuedRow] = deque()
         self._read: dict[Loras, deque[QueuedRow]] = {}
-        self._num_read = 0
+        self._num_read = self._bytes_read = 0
+        self._not_yet: PendingRow | None = None
+        self._priority = 0
 
     @property
     def empty(self) -> bool:
@@ -215,7 +218,7 @@ class RowQueue:
         loras = self._choose(own, others)
         if loras is None:
             return []
-        while len(self._read[loras]) < most and self._num_read < LORA_WINDOW and self._read_on() == loras:
+        while len(self._read[loras]) < most and self._read_on() == loras:
             pass
         return [self._hand_over(loras) for _ in range(min(most, len(self._read[loras])))]
 
@@ -239,18 +242,28 @@ class RowQueue:
     def _read_to(self, suits: Callable[[Loras], bool]) -> Loras | None:
         """The LoRAs of the first of the next rows that suit; None if none of `LORA_WINDOW` rows does."""
         found = next(filter(suits, self._read), None)
-        while found is None and self._num_read < LORA_WINDOW and (loras := self._read_on()) is not None:
+        while found is None and (loras := self._read_on()) is not None:
             found = loras if suits(loras) else None
         return found
 
-    def _read_on(self) -> Loras | None:
-        """Read the next row, and return its LoRAs; None if there is none."""
-        row = next(self._rows, None)
+    def _read_on(self, *, at_any_price: bool = False) -> Loras | None:
+        """Read the next row, and return its LoRAs; None if there is none that may be handed out yet.
+
+        Args:
+            at_any_price: Also read a row of a lower priority than those that were read, and any number.
+        """
+        row = self._not_yet or next(self._rows, None)
+        self._not_yet = row
         if row is None:
             return None
+        full = self._num_read >= LORA_WINDOW or self._bytes_read >= LORA_WINDOW_BYTES
+        if self._num_read and not at_any_price and (full or row.priority != self._priority):
+            return None
+        self._not_yet, self._priority = None, row.priority
         loras = row.request.loras
         self._read.setdefault(loras, deque()).append(QueuedRow(row))
         self._num_read += 1
+        self._bytes_read += _size(row)
         return loras
 
     def _hand_over(self, loras: Loras) -> QueuedRow:
@@ -260,12 +273,13 @@ class RowQueue:
         if not rows:
             del self._read[loras]
         self._num_read -= 1
+        self._bytes_read -= _size(queued.row)
         self._unsent -= 1
         return queued
 
     def _take_next(self, most: int) -> list[QueuedRow]:
         """Take some of the next rows, whatever their LoRAs."""
-        while self._num_read < most and self._read_on() is not None:
+        while self._num_read < most and self._read_on(at_any_price=True) is not None:
             pass
         return [self._hand_over(next(iter(self._read))) for _ in range(min(most, self._num_read))]
 
@@ -277,6 +291,11 @@ class RowQueue:
         queued = self._returned[place]
         del self._returned[place]
         return queued
+
+
+def _size(row: PendingRow) -> int:
+    """Bytes of the texts and images that a row carries."""
+    return sum(len(value) for value in row.request.values().values() if isinstance(value, str | bytes))
 
 
 def _spread(number: int) -> float:

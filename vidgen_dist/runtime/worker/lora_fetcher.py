@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from vidgen_dist.errors import Refused
 from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.spec import LoraOptions
 from vidgen_dist.weights.lora.files import open_lora
@@ -42,5 +41,5 @@ class LoraFetcher:
             lora = self._waiting.get()
             try:
                 open_lora(lora)
-            except Refused as error:
+            except Exception as error:  # noqa: BLE001 - the next one is fetched, and the row says what is wrong
                 self._on_event(WorkerEvent("retried", error=type(error).__name__, message=str(error)))

@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from vidgen_dist.storage.local_files import create_local
 from vidgen_dist.storage.uris import is_local, local_path, redact, scheme_of
 from vidgen_dist.weights import hub
 from vidgen_dist.weights.checkpoint_files import is_folder, is_there, names_in, read_json
-from vidgen_dist.weights.contract import CONTRACT, SamplingContract, read_contract
+from vidgen_dist.weights.contract import SamplingContract, contract_names, read_contract
 from vidgen_dist.weights.digests import digest_of, file_digest
 from vidgen_dist.weights.tensors import TensorFiles, read_metadata
 
@@ -53,6 +55,7 @@ class LoraFile:
         settings: Settings of PEFT's `LoraConfig`, by component; under "" those for any component.
         digest: SHA-256, as hex, of what it adds to weights: of the file and its settings.
         contract: How models with it are to be sampled, if it says so.
+        state: Size and times of its file: another state may be another content.
     """
 
     id: str
@@ -62,6 +65,12 @@ class LoraFile:
     settings: Mapping[str, Mapping[str, Any]]
     digest: str
     contract: SamplingContract | None = None
+    state: tuple[int, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.tensors.folders[0]
 
     @property
     def num_parameters(self) -> int:
@@ -82,18 +91,18 @@ def open_lora(options: LoraOptions) -> LoraFile:
 
     Raises:
         Refused: Nothing is there, or nothing that can be read; several files, and none of a usual name; not
-            safetensors; NaN or infinite values; settings that are not JSON.
+            safetensors; NaN or infinite values; settings or a contract that cannot be read.
     """
-    if (uri := _uri_of(options.id)) is not None:
+    if scheme_of(options.id) and not is_local(options.id):
         _refuse_names(options)
-        return _opened(options, _fetched(uri), None)
+        return _opened(options, _fetched(options.id), None)
     local = Path(local_path(options.id) if is_local(options.id) else options.id)
     if is_there(local) and not is_folder(local):
         _refuse_names(options)
         return _opened(options, local, None)
     folder = hub.folder_of("lora", options.id, "its revision", options.revision, _ALLOWED)
     if folder is not None:
-        return _opened(options, folder / _file_among(names_in(folder), options, str(folder)), None)
+        return _opened(options, folder / _file_in(folder, options), None)
     return _opened_from_hub(options)
 
 
@@ -106,11 +115,6 @@ def unchanged(lora: LoraFile, options: LoraOptions) -> LoraFile:
     if options.digest is not None and lora.digest != options.digest:
         raise Refused(f"lora {lora.place!r}: its content has changed since the run began; start it again")
     return lora
-
-
-def _uri_of(place: str) -> str | None:
-    """The URI of a file that is not on this machine; None for a path or a hub id."""
-    return place if scheme_of(place) and not is_local(place) else None
 
 
 def _refuse_names(options: LoraOptions) -> None:
@@ -131,38 +135,63 @@ def _opened_from_hub(options: LoraOptions) -> LoraFile:
                 raise
             commit, folder = found
             with hub.cached_only(options.id, error):
-                return _opened(options, folder / _file_among(names_in(folder), options, options.id), commit)
-        top = [name for name in names if "/" not in name]
-        chosen = options.weight_name if "/" in (options.weight_name or "") else None
-        name = chosen or _file_among(top, options, options.id)
+                return _opened(options, folder / _file_in(folder, options), commit)
+        name = _file_among(names, options, options.id)
         commit, folder = hub.locate(options.id, options.revision, name)
-        beside = [name for name in (PEFT_CONFIG, CONTRACT) if name in top]
+        beside = [other for other in _beside(name) if other in names]
         if beside:
             hub.download(options.id, commit, folder, beside)
     return _opened(options, folder / name, commit)
 
 
+def _beside(name: str) -> list[str]:
+    """The files beside a LoRA's that belong to it: PEFT's settings, and its sampling contract."""
+    folder, _, last = name.rpartition("/")
+    return [posixpath.join(folder, other) for other in (PEFT_CONFIG, *contract_names(last))]
+
+
+def _file_in(folder: Path, options: LoraOptions) -> str:
+    """The name of the LoRA's file in a folder, which may name a folder in it.
+
+    Raises:
+        Refused: See `_file_among`.
+    """
+    below = str(PurePosixPath(options.weight_name or "").parent)
+    names = [posixpath.join(below, name) for name in names_in(folder / below)] if below != "." else []
+    return _file_among([*names_in(folder), *names], options, str(folder))
+
+
 def _file_among(names: Sequence[str], options: LoraOptions, where: str) -> str:
-    """The name of the LoRA's file.
+    """The name of the LoRA's file: the one that the options name, or one at the top.
 
     Raises:
         Refused: There is none, or it is not clear which is meant.
     """
-    found = [name for name in names if name.endswith(".safetensors")]
-    listed = ", ".join(found) or "none"
+    found = [name for name in names if name.endswith(".safetensors") and "/" not in name]
+    listing = ", ".join(found) or "none"
     if options.weight_name is not None:
         if options.weight_name not in names:
-            raise Refused(f"{where}: no file {options.weight_name!r} (weight_name); it has {listed}")
+            raise Refused(f"{where}: no file {options.weight_name!r} (weight_name); it has {listing}")
         return options.weight_name
     usual = [name for name in _USUAL_NAMES if name in found]
     if usual or len(found) == 1:
         return (usual or found)[0]
     if found:
-        raise Refused(f"{where}: has several files, {listed}; say which is the LoRA with weight_name")
+        raise Refused(f"{where}: has several files, {listing}; say which is the LoRA with weight_name")
     raise Refused(f"{where}: no LoRA in it{hub.single_file(names)}; allowed: {_ALLOWED}")
 
 
+def state_of(path: Path) -> tuple[int, ...]:
+    """Size and times of a file; empty if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 def _opened(options: LoraOptions, path: Path, commit: str | None) -> LoraFile:
+    state = state_of(path)
     tensors = TensorFiles.open_file(path)
     for key in tensors.keys:
         if not np.isfinite(tensors.read(key).astype(np.float32)).all():
@@ -176,7 +205,8 @@ def _opened(options: LoraOptions, path: Path, commit: str | None) -> LoraFile:
         tensors,
         settings,
         digest_of(parts),
-        read_contract(path.parent),
+        read_contract(path.parent, path.name),
+        state,
     )
 
 
@@ -200,22 +230,36 @@ def _settings(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fetched(uri: str) -> Path:
-    """A local copy of a file by URI, one on this machine for each content that it had.
+    """A local copy of a file by URI, one on this machine for each content, with the files that belong to it.
 
     Raises:
         Refused: It cannot be read.
     """
     try:
-        name = hashlib.sha256(f"{uri}\0{stamp(uri)}".encode()).hexdigest()
-        path = _cache() / f"{name}.safetensors"
-        if not path.is_file():
-            with create_local(str(path)) as file:
-                fetch(uri, file.name)
+        stamps = {uri: stamp(uri)}
+        for other in _beside(uri):
+            # A signature in a URI opens that file alone.
+            if "?" not in uri and (found := _stamp_if_there(other)) is not None:
+                stamps[other] = found
+        folder = _cache() / hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+        # The LoRA last: with it, all are there.
+        for each in reversed(stamps):
+            path = folder / posixpath.basename(urlsplit(each).path)
+            if not path.is_file():
+                with create_local(str(path)) as file:
+                    fetch(each, file.name)
     except (StorageError, FileNotFoundError) as error:
         raise Refused(f"lora {redact(uri)!r}: {error}") from error
     except OSError as error:
         raise Refused(f"lora {redact(uri)!r}: its copy cannot be kept in {_cache()}: {error}") from error
     return path
+
+
+def _stamp_if_there(uri: str) -> str | None:
+    try:
+        return stamp(uri)
+    except FileNotFoundError:
+        return None
 
 
 def _cache() -> Path:

@@ -126,7 +126,8 @@ def _split(module: str, components: Collection[str], denoiser: str) -> tuple[str
     """The component, the name in it, and whether the name's dots are underscores."""
     for prefix, component in _UNDERSCORED.items():
         if module.startswith(prefix):
-            return component or denoiser, module.removeprefix(prefix), True
+            # CogVideoX-Fun writes two underscores.
+            return component or denoiser, module.removeprefix(prefix).lstrip("_"), True
     module = module.removeprefix("base_model.model.")
     for prefix in _OF_DENOISER:
         if module.startswith(prefix):

@@ -11,11 +11,15 @@ from vidgen_dist.parallel.collectives import Group, holds_on_all
 from vidgen_dist.parallel.mesh import alone
 from vidgen_dist.spec import LoraOptions
 from vidgen_dist.storage.uris import redact
-from vidgen_dist.weights.lora.files import LoraFile, open_lora, unchanged
+from vidgen_dist.weights.lora.files import LoraFile, open_lora, state_of, unchanged
 from vidgen_dist.weights.lora.merge import Terms
 
 Fit = Callable[[Sequence[LoraFile]], Mapping[str, Terms]]
 """What LoRAs add to the parameters of a checkpoint's models, by component."""
+
+
+KEPT = 64
+"""How many LoRAs are not opened again when they are used again, if their files have not changed."""
 
 
 class LoraError(RowError, ValueError):
@@ -25,8 +29,8 @@ class LoraError(RowError, ValueError):
 class Weights(Protocol):
     """The weights of a component's model."""
 
-    def read_again(self, names: Collection[str], terms: Terms) -> None:
-        """Read some parameters again, with what LoRAs add to them."""
+    def read_again(self, names: Collection[str], terms: Terms, on_read: Callable[[], None]) -> None:
+        """Read some parameters again, with what LoRAs add to them; `on_read` is called for each."""
 
 
 class LoraSwitch:
@@ -66,11 +70,14 @@ class LoraSwitch:
         self._counting = self._of(self._always)
         self._uncertain: dict[str, frozenset[str]] = {}
 
-    def use(self, loras: Sequence[tuple[str, float]]) -> frozenset[str]:
+    def use(
+        self, loras: Sequence[tuple[str, float]], on_read: Callable[[], None] = lambda: None
+    ) -> frozenset[str]:
         """Let the weights have a row's LoRAs, and no other row's.
 
         Args:
-            loras: Their places and scales; they are added in this order. A place is opened once.
+            loras: Their places and scales; they are added in this order.
+            on_read: Called for each parameter that is read: a sign of life.
 
         Returns:
             The components whose weights have changed.
@@ -83,14 +90,14 @@ class LoraSwitch:
         of_row = tuple(loras)
         if of_row == self._of_row and not self._uncertain:
             return frozenset()
-        terms = self._fit_together(of_row)
+        files, terms = self._fit_together(of_row)
         names = {component: self._differing(component, terms[component]) for component in self._models}
         self._uncertain = {component: some for component, some in names.items() if some}
         changed = frozenset(self._uncertain)
         for component in changed:
-            self._models[component].read_again(names[component], terms[component])
+            self._models[component].read_again(names[component], terms[component], on_read)
         self._uncertain, self._terms, self._of_row = {}, terms, of_row
-        self._counting = self._of([*self._always, *(self._open(place, scale) for place, scale in of_row)])
+        self._counting = self._of(files)
         return changed
 
     def changing(self, components: str) -> tuple[tuple[str, float], ...]:
@@ -102,23 +109,30 @@ class LoraSwitch:
     def _of(loras: Sequence[LoraFile]) -> tuple[tuple[str, float], ...]:
         return tuple((lora.digest, lora.scale) for lora in loras)
 
-    def _fit_together(self, of_row: Sequence[tuple[str, float]]) -> Mapping[str, Terms]:
-        """What the LoRAs add, once all ranks of the gang know it."""
+    def _fit_together(
+        self, of_row: Sequence[tuple[str, float]]
+    ) -> tuple[Sequence[LoraFile], Mapping[str, Terms]]:
+        """The LoRAs and what they add, once all ranks of the gang know it."""
         try:
-            terms = self._fit([*self._always, *(self._open(place, scale) for place, scale in of_row)])
+            files = [*self._always, *(self._open(place, scale) for place, scale in of_row)]
+            terms = self._fit(files)
         except Refused as error:
             holds_on_all(False, self._gang, "loras")
             raise LoraError(str(error)) from error
         if not holds_on_all(True, self._gang, "loras"):
             places = ", ".join(redact(place) for place, _ in of_row)
             raise LoraError(f"lora {places}: another rank of the gang cannot open or fit it")
-        return terms
+        return files, terms
 
     def _open(self, place: str, scale: float) -> LoraFile:
-        if place not in self._opened:
+        found = self._opened.pop(place, None)
+        if found is None or found.state != state_of(found.path):
             known = self._known.get(place, LoraOptions(id=place))
-            self._opened[place] = unchanged(open_lora(known), known)
-        return dataclasses.replace(self._opened[place], scale=scale)
+            found = unchanged(open_lora(known), known)
+        self._opened[place] = found
+        while len(self._opened) > KEPT:
+            del self._opened[next(iter(self._opened))]
+        return dataclasses.replace(found, scale=scale)
 
     def _differing(self, component: str, terms: Terms) -> frozenset[str]:
         """The names of a model's parameters that the LoRAs of before and these do not change alike."""
