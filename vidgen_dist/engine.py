@@ -3,18 +3,20 @@
 An engine is a module with the six functions of `Engine`. The driver, which must not load the model, calls
 `open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, after
 `open_rendezvous` if it is a rank of a gang. This module is the engine of the models; tests have a fast engine
-of their own. `check_tokenizers` and `unknown_lora_keys` are for commands without a run.
+of their own. `check_tokenizers`, `unknown_lora_keys` and `encode_prompts` are for commands
+without a run.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from vidgen_dist.errors import RowError
 from vidgen_dist.families import checkpoints
 from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
 from vidgen_dist.families.common.rendering import OnProgress, OnState, Rendering, ResumeState
@@ -217,6 +219,34 @@ def _unknown_lora_keys(model: ModelOptions) -> list[str]:
     from vidgen_dist.families.loader import unknown_lora_keys
 
     return unknown_lora_keys(open_model_checkpoint(model), model)
+
+
+def encode_prompts(
+    model: ModelOptions,
+    device: str,
+    requests: Iterable[ResolvedRequest],
+    on_end: Callable[[ResolvedRequest, RowError | None], None],
+) -> None:
+    """Fill a model's prompt store, in this process.
+
+    Args:
+        model: The checkpoint, with a prompt store.
+        device: `cpu` or `ascend`.
+        requests: The rows' requests.
+        on_end: Called after each, with what is wrong with it.
+    """
+    from vidgen_dist import nn
+    from vidgen_dist.families.loader import load_encoders
+
+    nn.set_device(device)
+    pipeline = load_encoders(model)
+    for request in requests:
+        error = None
+        try:
+            pipeline.encode_prompts(request)
+        except RowError as fault:
+            error = fault
+        on_end(request, error)
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:

@@ -142,7 +142,21 @@ def load_model(options: ModelOptions, mesh: Mesh | None = None) -> AnyPipeline:
     return _load(checkpoint, options, mesh)
 
 
-def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> AnyPipeline:
+def load_encoders(options: ModelOptions) -> AnyPipeline:
+    """The pipeline of a checkpoint, to encode prompts with: no other weights are ever read.
+
+    Args:
+        options: As for `load_model`.
+
+    Raises:
+        Refused: As `load_model`.
+    """
+    return _load(open_model_checkpoint(options), options, None, lazy=True)
+
+
+def _load(
+    checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None, *, lazy: bool = False
+) -> AnyPipeline:
     family, mesh = find_family(checkpoint), mesh or alone()
     configs = family.read_configs(checkpoint)
     rules = choose_rules(checkpoint, family, configs, options.task, ring=mesh.ring.size)
@@ -160,9 +174,9 @@ def _load(checkpoint: Checkpoint, options: ModelOptions, mesh: Mesh | None) -> A
     for name, model in models.items():
         own_dtypes = model.own_dtypes(dtype) if isinstance(model, OwnDtypes) else {}
         how: dict[str, Any] = {"dtype": dtype, "own_dtypes": own_dtypes, "mesh": mesh}
-        if options.prompt_cache is not None and name.startswith(ENCODERS):
-            weights[name] = lazy = LazyWeights(matched[name], how, terms[name])
-            components[name] = LazyModel(model, lazy)
+        if lazy or (options.prompt_cache is not None and name.startswith(ENCODERS)):
+            weights[name] = waiting = LazyWeights(matched[name], how, terms[name])
+            components[name] = LazyModel(model, waiting)
         else:
             weights[name] = matched[name]
             matched[name].load(**how, terms=terms[name])

@@ -140,6 +140,7 @@ class ModelOptions(Part):
             "Folder or URI that keeps encoded prompts: later runs over them need no text encoder.",
             flag="--prompt-cache",
             details="It may be shared by runs, models and hosts.",
+            commands=("render", "encode"),
         ),
     ] = None
     vae_tiling: Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
-Command = Literal["render", "plan", "manifest check"]
+Command = Literal["render", "plan", "manifest check", "encode"]
 
 PLANNED: tuple[Command, ...] = ("render", "plan")
 EVERYWHERE: tuple[Command, ...] = ("render", "plan", "manifest check")

@@ -148,9 +148,7 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
         self.mesh.traffic.clear()
         clock = StageClock(on_progress)
         with clock.stage("encode"):
-            changed = self.loras.use(r.loras, lambda: clock.report("encode", 0, 1))
-            if changed:
-                self.weights_changed(changed)
+            changed = self._use_loras(r, lambda: clock.report("encode", 0, 1))
             start = self.prepare(r, self.encode(r), rng)
         with clock.stage("denoise", len(start.schedule)):
             latents = self._denoise(r, start, rng, clock, resume, on_state)
@@ -160,8 +158,25 @@ class DiffusionPipeline(ABC, Generic[R, H, S]):
             frames=frames,
             seconds=clock.seconds,
             sent=dict(self.mesh.traffic.sent),
-            loras_changed=bool(changed),
+            loras_changed=changed,
         )
+
+    def encode_prompts(self, request: RenderRequest | ResolvedRequest) -> None:
+        """Encode a request's prompts alone: they are in the prompt store then, if there is one.
+
+        Raises:
+            RequestError, LoraError, NumericalError: As `render`.
+        """
+        r = self.rules.resolve(request)
+        self._use_loras(r)
+        self.encode(r)
+
+    def _use_loras(self, r: R, on_read: Callable[[], None] = lambda: None) -> bool:
+        """Let the weights have the request's LoRAs; whether they had others."""
+        changed = self.loras.use(r.loras, on_read)
+        if changed:
+            self.weights_changed(changed)
+        return bool(changed)
 
     # What a family implements
 
