@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 
 from tests import references
 from tests.outputs import entries
+from tests.runs.killing_engine import KILLING_ENGINE
 from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.media import to_uint8
 from vidgen_dist.runtime.driver.render import RunResult, render
@@ -29,8 +31,8 @@ CASE = references.case("0.9.0", "ltx")
 SMALL = {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 2, "guidance_scale": 1.0}
 
 
-def run(spec: RunSpec) -> RunResult:
-    return render(spec, Console(file=io.StringIO()))
+def run(spec: RunSpec, engine: str | None = None) -> RunResult:
+    return render(spec, Console(file=io.StringIO()), engine=engine)
 
 
 def write_lora(path: Path, seed: int, width: int = 0) -> str:
@@ -82,3 +84,32 @@ def test_sixty_rows_of_six_loras(make_spec: MakeSpec, make_manifest: MakeManifes
         (recorded,) = entry["loras"]
         assert (recorded["id"], recorded["scale"], len(recorded["digest"])) == (row["lora"], 0.5, 64)
     assert run(spec).done == 0
+
+
+@pytest.mark.usefixtures("local_ray", "unchecked")
+def test_a_process_that_dies_while_it_changes_weights(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    """Its gang is replaced; no row gets weights that were changed by half."""
+    loras = [references.LoraCase("ltx").loras[0][0], write_lora(tmp_path / "b.safetensors", 1)]
+    place = shutil.copy(loras[0], tmp_path / "a.safetensors")
+    rows = [
+        {"id": "0", "prompt": "a fox", "seed": 1, "lora": None},
+        {"id": "1", "prompt": "a fox", "seed": 1, "lora": str(place)},
+        {"id": "2", "prompt": "a fox", "seed": 1, "lora": loras[1]},
+    ]
+    spec = make_spec(
+        make_manifest(*rows),
+        model__id=str(CASE.checkpoint),
+        topology__replicas=1,
+        topology__ulysses=2,
+        **{f"sampling__{name}": value for name, value in SMALL.items()},
+    )
+    result = run(spec, KILLING_ENGINE)
+    assert (result.done, result.failed) == (3, 0), result
+    assert (tmp_path / "killed").exists()
+    stored = {entry["id"]: np.load(entry["uri"]).astype(int) for entry in entries(tmp_path / "out")}
+    pipeline = load_pipeline(str(CASE.checkpoint))
+    for row in rows:
+        alone = to_uint8(pipeline(RenderRequest(**{**row, **SMALL}))).astype(int)
+        assert np.abs(stored[row["id"]] - alone).max() <= 1, row["id"]
