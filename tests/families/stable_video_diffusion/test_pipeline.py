@@ -22,6 +22,7 @@ from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.stable_video_diffusion.pipeline import weights
 from vidgen_dist.spec import ModelOptions
 from vidgen_dist.weights.checkpoint import open_checkpoint
+from vidgen_dist.weights.load import MatchedWeights
 
 FAMILY = "stable_video_diffusion"
 IMG2VID = references.case("img2vid", FAMILY)
@@ -169,13 +170,13 @@ def test_the_encoder_computes_in_what_it_can(
     """`force_upcast`. On the CPU everything is float32, so the requested dtypes are checked."""
     asked = {}
     monkeypatch.setattr(loader, "compute_dtype", lambda dtype, _: dtype)
-    load = loader.load_weights
+    load = MatchedWeights.load
 
-    def watched(model: Any, *where: Any, **how: Any) -> None:
-        asked[type(model).__name__] = (how["dtype"], how["own_dtypes"].get("encoder."))
-        load(model, *where, **how)
+    def watched(self: MatchedWeights, **how: Any) -> None:
+        asked[type(self.module).__name__] = (how["dtype"], how["own_dtypes"].get("encoder."))
+        load(self, **how)
 
-    monkeypatch.setattr(loader, "load_weights", watched)
+    monkeypatch.setattr(MatchedWeights, "load", watched)
     loader.load_model(ModelOptions(id=str(IMG2VID.checkpoint), variant="fp16", dtype=dtype))
     assert asked == {
         "CLIPVisionModelWithProjection": (dtype, None),

@@ -27,6 +27,10 @@ class AlphaBlender(nn.Module):
         self._switched = switched
         self.mix_factor = nn.empty_parameter((1,), "mix_factor")
 
+    def share_of_clips(self) -> nn.Tensor:
+        """How much of the result comes from layers over frames: (1,). The rest is from those over images."""
+        return nn.sigmoid(self.mix_factor if self._switched else nn.multiply(self.mix_factor, -1.0))
+
     def construct(self, images: nn.Tensor, clips: nn.Tensor) -> nn.Tensor:
         """Both have the same shape."""
         if self._switched:
@@ -36,7 +40,9 @@ class AlphaBlender(nn.Module):
 
 
 class TemporalResnetBlock(nn.Module):
-    """Two convolutions over frames with a residual; the time embedding is added between them.
+    """Two convolutions over frames, whose result is to be added to what goes in.
+
+    The time embedding is added between them.
 
     Args:
         channels: C.
@@ -53,11 +59,11 @@ class TemporalResnetBlock(nn.Module):
         self.conv2 = TemporalConv(channels, channels)
 
     def construct(self, x: nn.Tensor, split: FrameSplit, time: nn.Tensor | None = None) -> nn.Tensor:
-        """x (B, C, f, H, W), and the time embedding (B, E), before its activation: (B, C, f, H, W)."""
+        """What is added to x (B, C, f, H, W); with the time embedding (B, E), before its activation."""
         hidden = self.conv1(nn.silu(self.norm1(x, split)), split)
         if self.time_emb_proj is not None and time is not None:
             hidden = nn.add(hidden, self.time_emb_proj(nn.silu(time))[:, :, None, None, None])
-        return nn.add(x, self.conv2(nn.silu(self.norm2(hidden, split)), split))
+        return self.conv2(nn.silu(self.norm2(hidden, split)), split)
 
 
 class SpatioTemporalResBlock(nn.Module):
@@ -101,4 +107,6 @@ class SpatioTemporalResBlock(nn.Module):
             (N, out_channels, H, W).
         """
         clips = to_clips(self.spatial_res_block(x, time), batch)
-        return to_images(self.time_mixer(clips, self.temporal_res_block(clips, split, time)))
+        added = self.temporal_res_block(clips, split, time)
+        # The mixture of x and x + added, in one pass.
+        return to_images(nn.multiply_add(added, self.time_mixer.share_of_clips(), clips))
