@@ -266,6 +266,7 @@ def test_norms(stand_in, affine):
         check(ascend.layer_norm(x, w, b, 1e-3, scale, shift), cpu.layer_norm(x, w, b, 1e-3, scale, shift))
         check(ascend.rms_norm(x, w, 1e-3, scale, shift), cpu.rms_norm(x, w, 1e-3, scale, shift))
     check(ascend.group_norm(x, 3, w, b, 1e-3), cpu.group_norm(x, 3, w, b, 1e-3))
+    check(ascend.group_norm(x, 3, w, b, 1e-3, True), cpu.group_norm(x, 3, w, b, 1e-3, True))
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -279,6 +280,7 @@ def test_group_norm_in_two_steps(stand_in, affine):
     for ours, expected in zip(moments, cpu.group_moments(x, 3), strict=True):
         check(ours, expected)
     check(ascend.group_norm_with(x, 3, *moments, w, b, 1e-3), cpu.group_norm(x, 3, w, b, 1e-3))
+    check(ascend.group_norm_with(x, 3, *moments, w, b, 1e-3, True), cpu.group_norm(x, 3, w, b, 1e-3, True))
     half = ascend.group_norm_with(x.astype(nn.float16), 3, *moments, w, b, 1e-3)
     assert half.dtype == nn.float16
     check(half, cpu.group_norm(x, 3, w, b, 1e-3), 5e-3)

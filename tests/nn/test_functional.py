@@ -132,6 +132,14 @@ def test_group_moments(draw, shape, groups):
     check(normed, nn.to_numpy(nn.group_norm(tensor(x), groups, w, b, 1e-6)), rtol=1e-6, atol=2e-6)
 
 
+def test_group_norm_and_silu_in_one_pass(draw):
+    x, w, b = draw(2, 6, 3, 5), tensor(draw(6)), tensor(draw(6))
+    expected = nn.to_numpy(nn.silu(nn.group_norm(tensor(x), 3, w, b, 1e-6)))
+    check(nn.group_norm(tensor(x), 3, w, b, 1e-6, silu=True), expected, rtol=1e-6, atol=1e-6)
+    moments = nn.group_moments(tensor(x), 3)
+    check(nn.group_norm_with(tensor(x), 3, *moments, w, b, 1e-6, silu=True), expected, rtol=1e-5, atol=2e-6)
+
+
 def test_group_norm_of_a_part_by_the_moments_of_the_whole(draw):
     x, w, b = draw(2, 6, 3, 8, 5) + 5, draw(6), draw(6)
     mean, variance = nn.group_moments(tensor(x), 3)

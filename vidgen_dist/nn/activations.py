@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from vidgen_dist import activations, nn
 
@@ -29,6 +30,11 @@ def mish(x: nn.Tensor) -> nn.Tensor:
     e = nn.exp(nn.clip(x.astype(nn.float32), None, 20.0))
     ratio = e * (e + 2) / (e * (e + 2) + 2)
     return x * ratio.astype(x.dtype)
+
+
+def activated(norm: nn.GroupNorm, activation: Activation, *args: Any) -> nn.Tensor:
+    """activation(norm(*args)), in one pass where the two can be."""
+    return norm(*args, silu=True) if activation is nn.silu else activation(norm(*args))
 
 
 _FUNCTIONS: Mapping[str, Activation] = {

@@ -62,9 +62,12 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
     return (x * mint.rsqrt(square + eps)).astype(x.dtype)
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, activated: bool = False
+) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
-    return F.group_norm(x, groups, weight, bias, eps)
+    normed = F.group_norm(x, groups, weight, bias, eps)
+    return silu(normed) if activated else normed
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -82,6 +85,7 @@ def group_norm_with(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
+    activated: bool = False,
 ) -> Tensor:
     """`group_norm` with given moments (B, groups)."""
     channels = (1, groups, x.shape[1] // groups, 1)
@@ -91,7 +95,8 @@ def group_norm_with(
         out = out * weight.reshape(channels)
     if bias is not None:
         out = out + bias.reshape(channels)
-    return out.reshape(x.shape).astype(x.dtype)
+    normed = out.reshape(x.shape).astype(x.dtype)
+    return silu(normed) if activated else normed
 
 
 def silu(x: Tensor) -> Tensor:

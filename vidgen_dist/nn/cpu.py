@@ -93,14 +93,19 @@ def _rms_norm(
     return _modulated(_affine(normed, weight, None), scale, shift)
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, activated: bool = False
+) -> Tensor:
     """Normalise x (B, C, ...) over each group of C / groups channels and all axes after them."""
-    return _by_channels(_group_norm, x, (weight, bias), groups=groups, eps=eps)
+    return _by_channels(_group_norm, x, (weight, bias), groups=groups, eps=eps, activated=activated)
 
 
-def _group_norm(x: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float) -> Node:
+def _group_norm(
+    x: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float, activated: bool
+) -> Node:
     normed = op.reshape(_mvn(_grouped(x, groups), 2, eps), op.shape_of(x), False)
-    return _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
+    scaled = _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
+    return op.swish(scaled) if activated else scaled
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -125,18 +130,29 @@ def group_norm_with(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
+    activated: bool = False,
 ) -> Tensor:
     """`group_norm` with given moments (B, groups)."""
-    return _by_channels(_group_norm_with, x, (mean, variance, weight, bias), groups=groups, eps=eps)
+    moments = (mean, variance, weight, bias)
+    return _by_channels(_group_norm_with, x, moments, groups=groups, eps=eps, activated=activated)
 
 
 def _group_norm_with(
-    x: Node, mean: Node, variance: Node, weight: Node | None, bias: Node | None, *, groups: int, eps: float
+    x: Node,
+    mean: Node,
+    variance: Node,
+    weight: Node | None,
+    bias: Node | None,
+    *,
+    groups: int,
+    eps: float,
+    activated: bool,
 ) -> Node:
     mean, variance = (op.unsqueeze(moment, _ints(2)) for moment in (mean, variance))
     normed = op.divide(op.subtract(_grouped(x, groups), mean), op.sqrt(op.add(variance, _number(eps))))
     normed = op.reshape(normed, op.shape_of(x), False)
-    return _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
+    scaled = _affine(normed, _by_channel(weight, x), _by_channel(bias, x))
+    return op.swish(scaled) if activated else scaled
 
 
 def silu(x: Tensor) -> Tensor:

@@ -68,16 +68,23 @@ def channel_rms_norm(x: Tensor, eps: float) -> Tensor:
 
 
 def group_norm(
-    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    silu: bool = False,
 ) -> Tensor:
     """Normalise x (B, C, ...) over each of num_groups groups of channels. Wu and He, 2018.
+
+    With `silu`, the result is activated as by that function, on the CPU in the same pass.
 
     Raises:
         ValueError: The groups do not divide the channels.
     """
     if x.shape[1] % num_groups:
         raise ValueError(f"{num_groups} groups do not divide {x.shape[1]} channels")
-    return backend.current().body.group_norm(x, num_groups, weight, bias, eps)
+    return backend.current().body.group_norm(x, num_groups, weight, bias, eps, silu)
 
 
 def group_moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +101,10 @@ def group_norm_with(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    silu: bool = False,
 ) -> Tensor:
     """`group_norm` with given moments, each (B, num_groups) float32, of a tensor that x is a part of."""
-    return backend.current().body.group_norm_with(x, num_groups, mean, variance, weight, bias, eps)
+    return backend.current().body.group_norm_with(x, num_groups, mean, variance, weight, bias, eps, silu)
 
 
 def silu(x: Tensor) -> Tensor:

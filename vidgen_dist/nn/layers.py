@@ -120,8 +120,8 @@ class GroupNorm(Module):
         self.weight = empty_parameter((num_channels,), "weight")
         self.bias = empty_parameter((num_channels,), "bias")
 
-    def construct(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def construct(self, x: Tensor, silu: bool = False) -> Tensor:
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu)
 
 
 class Embedding(Module):

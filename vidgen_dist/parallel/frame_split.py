@@ -125,12 +125,18 @@ class FrameSplit:
         return parts[0] if len(parts) == 1 else nn.cat(parts, FRAME_AXIS)
 
     def group_norm(
-        self, x: nn.Tensor, num_groups: int, weight: nn.Tensor | None, bias: nn.Tensor | None, eps: float
+        self,
+        x: nn.Tensor,
+        num_groups: int,
+        weight: nn.Tensor | None,
+        bias: nn.Tensor | None,
+        eps: float,
+        silu: bool = False,
     ) -> nn.Tensor:
         """`nn.group_norm` of x (B, C, f, H, W), with the moments of the whole clip."""
         if self.whole:
-            return nn.group_norm(x, num_groups, weight, bias, eps)
-        return group_norm_of_all(self.peers, x, self.held, num_groups, weight, bias, eps)
+            return nn.group_norm(x, num_groups, weight, bias, eps, silu)
+        return group_norm_of_all(self.peers, x, self.held, num_groups, weight, bias, eps, silu)
 
     def over_time(self, x: nn.Tensor, run: Callable[[nn.Tensor], nn.Tensor]) -> nn.Tensor:
         """Run a function that mixes the frames of each place, but not places, between two all-to-alls.
@@ -176,8 +182,10 @@ class FrameSplit:
 class FrameSplitGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` over whole clips whose frames are split; x is (B, C, f, H, W)."""
 
-    def construct(self, x: nn.Tensor, split: FrameSplit) -> nn.Tensor:  # type: ignore[override]
-        return split.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def construct(  # type: ignore[override]
+        self, x: nn.Tensor, split: FrameSplit, silu: bool = False
+    ) -> nn.Tensor:
+        return split.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu)
 
 
 class TemporalConv(nn.Conv3d):

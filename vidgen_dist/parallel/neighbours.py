@@ -57,6 +57,7 @@ def group_norm_of_all(
     weight: nn.Tensor | None,
     bias: nn.Tensor | None,
     eps: float,
+    silu: bool,
 ) -> nn.Tensor:
     """`nn.group_norm` of this rank's part x (B, C, ...), with the moments of all parts.
 
@@ -64,7 +65,7 @@ def group_norm_of_all(
         group: The ranks that have parts.
         x: This rank's part.
         held: Its length along the axis that is divided.
-        num_groups, weight, bias, eps: As in `nn.group_norm`.
+        num_groups, weight, bias, eps, silu: As in `nn.group_norm`.
     """
     moments = [nn.to_numpy(moment) for moment in nn.group_moments(x, num_groups)]
     count = np.full_like(moments[0], held)
@@ -79,6 +80,7 @@ def group_norm_of_all(
         weight,
         bias,
         eps,
+        silu,
     )
 
 

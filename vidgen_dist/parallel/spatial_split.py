@@ -144,13 +144,19 @@ class SpatialSplit:
     # Statistics
 
     def group_norm(
-        self, x: nn.Tensor, num_groups: int, weight: nn.Tensor | None, bias: nn.Tensor | None, eps: float
+        self,
+        x: nn.Tensor,
+        num_groups: int,
+        weight: nn.Tensor | None,
+        bias: nn.Tensor | None,
+        eps: float,
+        silu: bool = False,
     ) -> nn.Tensor:
         """`nn.group_norm` of x (B, C, T, h, W), with the moments of the whole image."""
         if self.whole:
-            return nn.group_norm(x, num_groups, weight, bias, eps)
+            return nn.group_norm(x, num_groups, weight, bias, eps, silu)
         held = x.shape[ROW_AXIS]
-        return group_norm_of_all(self._group, x, held, num_groups, weight, bias, eps)
+        return group_norm_of_all(self._group, x, held, num_groups, weight, bias, eps, silu)
 
     # Attention
 
@@ -231,8 +237,10 @@ class SpatialSplit:
 class SpatialSplitGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` of images (B, C, T, h, W) whose rows are split."""
 
-    def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:  # type: ignore[override]
-        return split.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def construct(  # type: ignore[override]
+        self, x: nn.Tensor, split: SpatialSplit, silu: bool = False
+    ) -> nn.Tensor:
+        return split.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu)
 
 
 def join_bands(parts: Sequence[Bands]) -> nn.Tensor:

@@ -90,7 +90,7 @@ class UNetMotionModel(nn.Module):
         time = self.time_embedding(nn.from_numpy(waves, latents.dtype))
         x = self.conv_in(to_images(split.take(latents)))
         x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, Context(split, time, text))
-        x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+        x = self.conv_out(self.conv_norm_out(x, silu=True))
         return split.gather(to_clips(x, len(time)))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from vidgen_dist import nn
 from vidgen_dist.families.common.layers import FeedForward
-from vidgen_dist.nn.activations import of_diffusers
+from vidgen_dist.nn.activations import activated, of_diffusers
 
 NORM_EPS = 1e-5
 """Epsilon of a transformer block's layer norms."""
@@ -64,11 +64,11 @@ class ResnetBlock2D(nn.Module):
         Returns:
             (N, out_channels, H, W).
         """
-        hidden = self.conv1(self._activation(self.norm1(x)))
+        hidden = self.conv1(activated(self.norm1, self._activation, x))
         if self.time_emb_proj is not None and time is not None:
             shift = repeat_frames(self.time_emb_proj(self._activation(time)), len(x) // len(time))
             hidden = nn.add(hidden, shift[:, :, None, None])
-        hidden = self.conv2(self._activation(self.norm2(hidden)))
+        hidden = self.conv2(activated(self.norm2, self._activation, hidden))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         total = nn.add(x, hidden)

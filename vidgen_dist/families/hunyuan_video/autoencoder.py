@@ -21,7 +21,7 @@ from vidgen_dist.families.common.autoencoder import VideoAutoencoder
 from vidgen_dist.families.common.autoencoder_layers import CausalConv3d, Strides
 from vidgen_dist.families.common.tiles import StridedTiles, Tiles, cut, in_frame_tiles
 from vidgen_dist.families.hunyuan_video.config import FRAMES_OF_A_TILE, FRAMES_TO_THE_NEXT, VaeConfig
-from vidgen_dist.nn.activations import of_diffusers
+from vidgen_dist.nn.activations import activated, of_diffusers
 from vidgen_dist.parallel.mesh import Mesh
 from vidgen_dist.parallel.spatial_split import SpatialSplit, SpatialSplitGroupNorm
 
@@ -44,8 +44,8 @@ class ResnetBlock3D(nn.Module):
 
     def construct(self, x: nn.Tensor, split: SpatialSplit) -> nn.Tensor:
         """x (B, C, T, H, W) to (B, O, T, H, W)."""
-        hidden = self.conv1(self._activation(self.norm1(x, split)), split)
-        hidden = self.conv2(self._activation(self.norm2(hidden, split)), split)
+        hidden = self.conv1(activated(self.norm1, self._activation, x, split), split)
+        hidden = self.conv2(activated(self.norm2, self._activation, hidden, split), split)
         return nn.add(hidden, x if self.conv_shortcut is None else self.conv_shortcut(x, split))
 
 
@@ -161,7 +161,7 @@ class Encoder3D(nn.Module):
         for block in self.down_blocks:
             x = block(x, split)
         x = self.mid_block(x, split)
-        return self.conv_out(nn.silu(self.conv_norm_out(x, split)), split)
+        return self.conv_out(self.conv_norm_out(x, split, silu=True), split)
 
 
 class Decoder3D(nn.Module):
@@ -183,7 +183,7 @@ class Decoder3D(nn.Module):
         x = self.mid_block(x, split)
         for block in self.up_blocks:
             x = block(x, split)
-        return self.conv_out(nn.silu(self.conv_norm_out(x, split)), split)
+        return self.conv_out(self.conv_norm_out(x, split, silu=True), split)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class I2VGenXLUNet(nn.Module):
         x = self.conv_in(to_images(nn.cat([split.take(latents), image], 1)))
         x = self.transformer_in(x, context)
         x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, context)
-        x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+        x = self.conv_out(self.conv_norm_out(x, silu=True))
         return split.gather(to_clips(x, batch))
 
     def _time(self, timesteps: np.ndarray, fps: np.ndarray, dtype: Any) -> nn.Tensor:
@@ -224,7 +224,7 @@ class TemporalConvLayer(nn.Module):
         """x (N, C, H, W) to the same."""
         split, clips = context.split, to_clips(x, context.batch)
         for stage in (self.conv1, self.conv2, self.conv3, self.conv4):
-            clips = stage[-1](nn.silu(stage[0](clips, split)), split)
+            clips = stage[-1](stage[0](clips, split, silu=True), split)
         return nn.add(x, to_images(clips))
 
 

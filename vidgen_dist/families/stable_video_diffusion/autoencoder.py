@@ -88,7 +88,7 @@ class TemporalDecoder(nn.Module):
         x = self.mid_block(self.conv_in(to_images(latents)), split, batch)
         for block in self.up_blocks:
             x = block(x, split, batch)
-        x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+        x = self.conv_out(self.conv_norm_out(x, silu=True))
         return self.time_conv_out(to_clips(x, batch), split)
 
 

@@ -60,10 +60,10 @@ class TemporalResnetBlock(nn.Module):
 
     def construct(self, x: nn.Tensor, split: FrameSplit, time: nn.Tensor | None = None) -> nn.Tensor:
         """What is added to x (B, C, f, H, W); with the time embedding (B, E), before its activation."""
-        hidden = self.conv1(nn.silu(self.norm1(x, split)), split)
+        hidden = self.conv1(self.norm1(x, split, silu=True), split)
         if self.time_emb_proj is not None and time is not None:
             hidden = nn.add(hidden, self.time_emb_proj(nn.silu(time))[:, :, None, None, None])
-        return self.conv2(nn.silu(self.norm2(hidden, split)), split)
+        return self.conv2(self.norm2(hidden, split, silu=True), split)
 
 
 class SpatioTemporalResBlock(nn.Module):

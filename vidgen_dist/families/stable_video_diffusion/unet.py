@@ -100,7 +100,7 @@ class UNetSpatioTemporalConditionModel(nn.Module):
         context = Context(split, self._time(timesteps, time_ids, latents.dtype), image)
         x = self.conv_in(nn.reshape(own, (batch * frames, *size)))
         x = run_unet(x, self.down_blocks, self.mid_block, self.up_blocks, context)
-        x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+        x = self.conv_out(self.conv_norm_out(x, silu=True))
         return split.gather(nn.reshape(x, (batch, frames, *x.shape[1:])), FRAMES)
 
     def _time(self, timesteps: np.ndarray, time_ids: np.ndarray, dtype: object) -> nn.Tensor:
