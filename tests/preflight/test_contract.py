@@ -26,6 +26,7 @@ MakeManifest = Callable[..., str]
 FAST = "sampling: {num_inference_steps: 4, guidance_scale: 1}\n"
 LCM = "scheduler: {_class_name: LCMScheduler}\n"
 ROW = {"prompt": "a fox"}
+CASES = {"animatediff": "v1-5-2", "cogvideox": "5b", "ltx": "0.9.1", "mochi": "odd"}
 
 
 @pytest.fixture
@@ -44,10 +45,10 @@ def make_lora(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def plan(make_spec: MakeSpec, make_manifest: MakeManifest) -> Callable[..., Plan]:
-    """The plan of a run of AnimateDiff, or of CogVideoX."""
+    """The plan of a run."""
 
     def make(*rows: dict[str, Any], family: str = "cogvideox", **flags: Any) -> Plan:
-        case = references.case("v1-5-2" if family == "animatediff" else "5b", family)
+        case = references.case(CASES[family], family)
         given = {name: value for name, value in case.options.items() if name == "adapter"}
         model = {"model__id": str(case.checkpoint), **{f"model__{k}": v for k, v in given.items()}}
         named = [{"id": str(k), **ROW, **row} for k, row in enumerate(rows)]
@@ -75,6 +76,26 @@ def test_contradictions_are_refused(plan: Callable[..., Plan], make_lora: Callab
         plan({}, model__loras=[lora], sampling__num_inference_steps=9)
     with pytest.raises(Refused, match=rf"row 1 \(id '1'\): {told}"):
         plan({}, {"num_inference_steps": 9}, model__loras=[lora])
+
+
+@pytest.mark.parametrize(
+    ("family", "sampler"),
+    [
+        ("animatediff", "_class_name: EulerDiscreteScheduler, timesteps: [999, 759, 499, 259]"),
+        ("animatediff", "_class_name: LCMScheduler, timesteps: [999, 759, 499, 259]"),
+        ("ltx", "timesteps: [1000, 993, 725, 0.03]"),
+        ("mochi", "timesteps: [1000, 993, 725, 0.03]"),
+    ],
+)
+def test_a_list_of_timesteps(
+    plan: Callable[..., Plan], make_lora: Callable[..., str], family: str, sampler: str
+) -> None:
+    lora = make_lora("fast", f"sampling: {{num_inference_steps: 4}}\nscheduler: {{{sampler}}}\n")
+    (row,) = rows_of(plan({}, family=family, model__loras=[lora]))
+    assert row.request.num_inference_steps == 4
+    lora = make_lora("forgotten", f"scheduler: {{{sampler}}}\n")
+    with pytest.raises(Refused, match=r"num_inference_steps: 5 is not allowed; 4, .*timesteps"):
+        plan({"num_inference_steps": 5}, family=family, model__loras=[lora])
 
 
 def test_only_rows_with_the_lora_have_its_contract(

@@ -165,13 +165,24 @@ def flow_match_runs() -> Iterator[dict[str, Any]]:
         yield {"config": {"shift": 3.0, key: True}, "arguments": {"sigmas": even(8)}}
         yield {"config": LTX | {key: True}, "arguments": {"sigmas": even(8), "tokens": 2000}}
     yield {"config": {"stochastic_sampling": True}, "arguments": {"sigmas": even(5)}}
+    for config in ({}, MOCHI):
+        # LTX-Video 0.9.7's distilled checkpoint is sampled so.
+        fixed = {"timesteps": [1000, 993, 987, 981, 975, 909, 725, 0.03]}
+        yield {"config": config | fixed, "arguments": {"sigmas": even(8)}}
+
+
+def without_timesteps(config: dict[str, Any]) -> dict[str, Any]:
+    """diffusers takes them as an argument of `set_timesteps`."""
+    return {key: value for key, value in config.items() if key != "timesteps"}
 
 
 def record_flow_match(
     run: dict[str, Any], outputs: torch.Tensor, sample: torch.Tensor
 ) -> dict[str, np.ndarray]:
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(run["config"])
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(without_timesteps(run["config"]))
     arguments = dict(run["arguments"])
+    if "timesteps" in run["config"]:
+        arguments = {"timesteps": run["config"]["timesteps"]}
     if "tokens" in arguments:
         keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         arguments["mu"] = calculate_shift(arguments.pop("tokens"), *(scheduler.config[key] for key in keys))
@@ -321,6 +332,14 @@ def solvers() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
             yield "unipc", SD15 | keys | {"final_sigmas_type": final, "prediction_type": prediction}, (6,)
     yield "unipc", SD15 | {"lower_order_final": False, "final_sigmas_type": "sigma_min"}, (6,)
     yield "unipc", SD15 | {"disable_corrector": [0, 2, 3], "solver_type": "midpoint"}, (7,)
+    yield from fixed()
+
+
+def fixed() -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """Lists of timesteps, as models distilled to a few steps have them."""
+    for timesteps in ([999, 759, 499, 259], [951, 310, 7, 0], [999]):
+        for name in ("euler", "lcm", "dpm"):
+            yield name, SD15 | {"timesteps": timesteps}, (len(timesteps),)
 
 
 def sampler_runs() -> Iterator[dict[str, Any]]:
@@ -334,8 +353,11 @@ def sampler_runs() -> Iterator[dict[str, Any]]:
 
 def record_sampler(run: dict[str, Any], outputs: torch.Tensor, sample: torch.Tensor) -> dict[str, np.ndarray]:
     cls = next(cls for cls in SAMPLERS.values() if cls.__name__ == run["scheduler"])
-    scheduler = cls.from_config(run["config"])
-    scheduler.set_timesteps(run["num_inference_steps"])
+    scheduler = cls.from_config(without_timesteps(run["config"]))
+    if "timesteps" in run["config"]:
+        scheduler.set_timesteps(timesteps=run["config"]["timesteps"])
+    else:
+        scheduler.set_timesteps(run["num_inference_steps"])
     timesteps, shown, samples = scheduler.timesteps, [], []
     if hasattr(scheduler, "set_begin_index"):
         # Otherwise a first timestep that occurs twice begins at its second occurrence.

@@ -59,6 +59,7 @@ def test_steps_are_diffusers(k: int) -> None:
 def test_the_grid_covers_what_pipelines_ask_for() -> None:
     said = {key for run in RUNS for key in run["arguments"]}
     assert said == {"sigmas", "tokens"}
+    assert any("timesteps" in run["config"] for run in RUNS)
     spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     for key in ("invert_sigmas", "shift_terminal", "stochastic_sampling", *spacings):
         assert any(run["config"].get(key) for run in RUNS)
@@ -93,6 +94,12 @@ def test_the_shift_grows_along_a_line() -> None:
         ({"max_image_seq_len": 256}, r"max_image_seq_len is 256; .*another number than base_image_seq_len"),
         ({"shift": 0}, r"shift is 0; .*a number above 0"),
         ({"base_shift": None}, r"base_shift is None; .*a number"),
+        ({"timesteps": [1001.0]}, r"timesteps is .*null or descending numbers from 1000 at most"),
+        ({"timesteps": [9, 9.0]}, r"timesteps is .*null or descending"),
+        (
+            {"timesteps": [9], "use_beta_sigmas": True},
+            r"use_beta_sigmas is True; .*false where the config has",
+        ),
         ({"shift_terminal": 1}, r"shift_terminal is 1; .*a number from 0 below 1 or null"),
     ],
 )

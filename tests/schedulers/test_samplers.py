@@ -241,6 +241,21 @@ def test_the_true_noise_leads_to_the_clean_sample(name: str) -> None:
             },
             "interpolation_type is 'log_linear'; allowed is linear where",
         ),
+        ("EulerDiscrete", {"timesteps": [10, 10]}, "null or descending numbers from 999 at most"),
+        (
+            "EulerDiscrete",
+            {"timesteps": [9], "use_karras_sigmas": True},
+            "use_karras_sigmas is True; .*false",
+        ),
+        ("EulerDiscrete", {"timesteps": [9], "interpolation_type": "log_linear"}, "linear where the config"),
+        (
+            "EulerDiscrete",
+            {"timesteps": [9], "timestep_type": "continuous", "prediction_type": "v_prediction"},
+            "discrete where the config has timesteps",
+        ),
+        ("LCM", {"timesteps": [1000]}, "timesteps is .1000,.; allowed is null or descending"),
+        ("LCM", {"timesteps": [0.5]}, "timesteps"),
+        ("DPMSolverMultistep", {"timesteps": [9], "use_flow_sigmas": True}, "use_flow_sigmas is True"),
         ("LCM", {"original_inference_steps": 1001}, "from 1 to num_train_timesteps, 1000"),
         ("DPMSolverMultistep", {"algorithm_type": "dpmsolver"}, "one of dpmsolver.., sde-dpmsolver"),
         ("DPMSolverMultistep", {"solver_order": 4}, "solver_order is 4; allowed is one of 1, 2, 3"),
@@ -278,6 +293,9 @@ def test_steps_are_bounded_by_training(name: str, steps: int) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "steps", "message"),
     [
+        ("LCM", {"timesteps": [999, 499]}, 3, "2, for the scheduler's timesteps are a list of so many"),
+        ("EulerDiscrete", {"timesteps": [999, 499]}, 1, "2, for the scheduler's timesteps"),
+        ("DPMSolverMultistep", {"timesteps": [999, 499]}, 4, "2, for the scheduler's timesteps"),
         ("LCM", {}, 51, "from 1 to the scheduler's original_inference_steps, 50"),
         ("DPMSolverMultistep", {}, 1000, "num_train_timesteps, 1000, less 1"),
         ("UniPCMultistep", {"timestep_spacing": "leading"}, 1000, "num_train_timesteps, 1000, less 1"),

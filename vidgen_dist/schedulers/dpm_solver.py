@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.component_config import STRICT
+from vidgen_dist.component_config import STRICT, Items
 from vidgen_dist.schedulers.discrete import draw, scalars
+from vidgen_dist.schedulers.fixed import TrainedStep, check_timesteps, fixed_timesteps
 from vidgen_dist.schedulers.multistep import (
     FLOW,
     MultistepConfig,
@@ -38,6 +39,11 @@ class DPMSolverConfig(MultistepConfig):
     solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint"
     euler_at_final: bool = False
     use_lu_lambdas: bool | None = False
+    timesteps: Items[TrainedStep] | None = None
+
+    def check(self) -> None:
+        super().check()
+        check_timesteps(self, self.num_train_timesteps - 1, *self.SPACINGS)
 
 
 @plain_dataclass(frozen=True, eq=False)
@@ -122,6 +128,11 @@ class DPMSolverMultistepScheduler(MultistepScheduler[DPMSolverConfig]):
             heun=c.solver_type == "heun",
             remembered=c.solver_order - 1,
         )
+
+    def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
+        if self.config.timesteps is not None:
+            return fixed_timesteps(self.config.timesteps, num_inference_steps).astype(np.int64)
+        return super().spaced_timesteps(num_inference_steps)
 
     def _order(self, i: int, sigmas: np.ndarray) -> int:
         c, left = self.config, len(sigmas) - 1 - i

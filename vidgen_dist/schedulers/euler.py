@@ -12,11 +12,13 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.component_config import STRICT, AboveZero, OneOf
+from vidgen_dist.component_config import STRICT, AboveZero, Items, OneOf
 from vidgen_dist.schedulers import tables
 from vidgen_dist.schedulers.discrete import draw, scalars
+from vidgen_dist.schedulers.fixed import TrainedStep, check_timesteps, fixed_timesteps
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 from vidgen_dist.schedulers.sigmas import (
+    SPACINGS,
     SigmaConfig,
     SigmaScheduler,
     SpacedSigmaConfig,
@@ -36,9 +38,15 @@ class EulerConfig(SpacedSigmaConfig):
     sigma_min: AboveZero | None = None
     sigma_max: AboveZero | None = None
     timestep_type: Literal["discrete", "continuous"] = "discrete"
+    timesteps: Items[TrainedStep] | None = None
 
     def check(self) -> None:
         super().check()
+        check_timesteps(self, self.num_train_timesteps - 1, *SPACINGS)
+        if self.timesteps is not None and self.interpolation_type == "log_linear":
+            self.refuse("interpolation_type", "linear where the config has timesteps")
+        if self.timesteps is not None and self.passes_log_sigma:
+            self.refuse("timestep_type", "discrete where the config has timesteps and the model predicts v")
         if self.passes_log_sigma and self.interpolation_type == "log_linear" and spacing_of(self) is None:
             self.refuse(
                 "interpolation_type",
@@ -154,6 +162,11 @@ class EulerDiscreteScheduler(_Scheduler[EulerConfig]):
     """See `EulerSchedule`."""
 
     SCHEDULE = EulerSchedule
+
+    def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
+        if self.config.timesteps is not None:
+            return fixed_timesteps(self.config.timesteps, num_inference_steps).astype(np.float32)
+        return super().spaced_timesteps(num_inference_steps)
 
     def schedule(self, num_inference_steps: int, *, eta: float = 0.0) -> EulerSchedule:
         timesteps = self.spaced_timesteps(num_inference_steps)

@@ -15,10 +15,12 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.component_config import STRICT, AboveZero, Config, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Config, FromZero, Items, Positive
 from vidgen_dist.errors import Refused
+from vidgen_dist.request import RequestError
+from vidgen_dist.schedulers.fixed import check_timesteps, fixed_timesteps
 from vidgen_dist.schedulers.schedule import Memory, Schedule
-from vidgen_dist.schedulers.sigmas import shifted, spaced, spacing_of
+from vidgen_dist.schedulers.sigmas import SPACINGS, shifted, spaced, spacing_of
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,9 +43,12 @@ class FlowMatchConfig(Config):
     use_beta_sigmas: bool = False
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     stochastic_sampling: bool = False
+    timesteps: Items[FromZero] | None = None
+    """Not shifted: σ is timestep / num_train_timesteps, before `invert_sigmas`."""
 
     def check(self) -> None:
         spacing_of(self)
+        check_timesteps(self, self.num_train_timesteps, *SPACINGS)
         if self.max_image_seq_len == self.base_image_seq_len:
             self.refuse("max_image_seq_len", "another number than base_image_seq_len")
 
@@ -90,19 +95,37 @@ class FlowMatchEulerDiscreteScheduler:
         slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
         return tokens * slope + (c.base_shift - slope * c.base_image_seq_len)
 
+    def check_count(self, num_inference_steps: int) -> None:
+        """Check that the config allows a number of steps, the first of them at σ = 1 unless it says where.
+
+        Raises:
+            RequestError: It does not.
+        """
+        c = self.config
+        if c.timesteps is not None:
+            fixed_timesteps(c.timesteps, num_inference_steps)
+        elif c.shift_terminal and num_inference_steps == 1:
+            allowed = f"2 or more with the scheduler's shift_terminal, {c.shift_terminal:g}"
+            raise RequestError("num_inference_steps", num_inference_steps, allowed)
+
     def schedule(self, sigmas: np.ndarray, mu: float | None = None) -> FlowMatchSchedule:
         """The steps of a rendering.
 
         Args:
-            sigmas: σ before each step, not shifted yet: (S,).
+            sigmas: σ before each step, not shifted yet: (S,). The config's timesteps take their place.
             mu: The dynamic shift, see `mu`; needed if the config has `use_dynamic_shifting`.
 
         Raises:
+            RequestError: The config has timesteps, but not as many.
             Refused: `shift_terminal` with a single step at σ = 1, which leaves nothing to stretch.
             ValueError: `mu` is needed and missing.
         """
-        chosen = np.asarray(sigmas, np.float32)
-        final = self._respaced(self._stretched(self._shift(chosen, mu))).astype(np.float32)
+        if self.config.timesteps is None:
+            chosen = np.asarray(sigmas, np.float32)
+            final = self._respaced(self._stretched(self._shift(chosen, mu))).astype(np.float32)
+        else:
+            fixed = fixed_timesteps(self.config.timesteps, len(sigmas))
+            final = (fixed / self.config.num_train_timesteps).astype(np.float32)
         if self.config.invert_sigmas:
             final = np.float32(1) - final
         return FlowMatchSchedule(

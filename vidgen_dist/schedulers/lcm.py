@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from vidgen_dist.component_config import STRICT, AboveZero, Positive
+from vidgen_dist.component_config import STRICT, AboveZero, Items, Positive
 from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers.discrete import (
     THRESHOLDING,
@@ -19,6 +19,7 @@ from vidgen_dist.schedulers.discrete import (
     pred_original_sample,
     scalars,
 )
+from vidgen_dist.schedulers.fixed import TrainedStep, check_timesteps, fixed_timesteps
 from vidgen_dist.schedulers.schedule import Memory, Schedule
 
 _SIGMA_DATA = 0.5
@@ -43,9 +44,11 @@ class LCMConfig(DiscreteConfig):
     clip_sample_range: AboveZero = 1.0
     timestep_scaling: AboveZero = 10.0
     rescale_betas_zero_snr: bool = False
+    timesteps: Items[TrainedStep] | None = None
 
     def check(self) -> None:
         super().check()
+        check_timesteps(self, self.num_train_timesteps - 1)
         if self.original_inference_steps > self.num_train_timesteps:
             allowed = f"a whole number from 1 to num_train_timesteps, {self.num_train_timesteps}"
             self.refuse("original_inference_steps", allowed)
@@ -100,11 +103,13 @@ class LCMScheduler(DiscreteScheduler[LCMConfig]):
         )
 
     def spaced_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """Steps of the distillation, as evenly spaced as possible: descending, int64.
+        """Steps of the distillation, as evenly spaced as possible, or the config's: descending, int64.
 
         Raises:
-            RequestError: More steps than the distillation has.
+            RequestError: More steps than the distillation has, or not as many as the config's.
         """
+        if self.config.timesteps is not None:
+            return fixed_timesteps(self.config.timesteps, num_inference_steps).astype(np.int64)
         distilled = self.config.original_inference_steps
         if not 1 <= num_inference_steps <= distilled:
             allowed = f"a whole number from 1 to the scheduler's original_inference_steps, {distilled}"

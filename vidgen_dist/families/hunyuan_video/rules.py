@@ -50,6 +50,7 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
     multiple = math.lcm(MULTIPLE, configs.pixels_of_a_token)
 
     def check(r: HunyuanVideoRequest) -> None:
+        configs.scheduler.check_count(r.num_inference_steps)
         _, latent_frames, _, _ = configs.latent_size(r.num_frames, r.height, r.width)
         of_a_token = configs.transformer.patch_size_t
         if latent_frames % of_a_token:

@@ -14,7 +14,7 @@ from vidgen_dist.families.common.requests import PromptedRequest
 from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, TaskRules, warn_of_frames
 from vidgen_dist.families.ltx.config import LTXConfigs
 from vidgen_dist.kinds import Number
-from vidgen_dist.request import MAX_FPS, MIN_FPS, Field, RequestError
+from vidgen_dist.request import MAX_FPS, MIN_FPS, Field
 
 MULTIPLE = 32
 """Height and width must be multiples of this, whatever the checkpoint's VAE is."""
@@ -73,12 +73,9 @@ def task_rules(configs: LTXConfigs) -> dict[str, TaskRules[Any]]:
 
 def _task_rules(configs: LTXConfigs, request: type[R]) -> TaskRules[R]:
     multiple = math.lcm(MULTIPLE, configs.vae.spatial)
-    shift_terminal = configs.scheduler.config.shift_terminal
 
     def check(r: R) -> None:
-        if shift_terminal and r.num_inference_steps == 1:
-            allowed = f"2 or more with the scheduler's shift_terminal, {shift_terminal:g}"
-            raise RequestError("num_inference_steps", 1, allowed)
+        configs.scheduler.check_count(r.num_inference_steps)
         _, latent_frames, _, _ = configs.latent_size(r.num_frames, r.height, r.width)
         warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
 

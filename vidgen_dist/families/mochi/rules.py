@@ -29,6 +29,7 @@ def task_rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
         if r.num_inference_steps == 1:
             allowed = "2 or more: half of the steps go along a line, half along a curve"
             raise RequestError("num_inference_steps", 1, allowed)
+        configs.scheduler.check_count(r.num_inference_steps)
         _, latent_frames, _, _ = configs.latent_size(r.num_frames, r.height, r.width)
         warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
 
