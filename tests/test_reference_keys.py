@@ -46,6 +46,11 @@ OF_OTHERS = {
     ("LlamaModel", "is_causal"),
     # What the files of Stable Video Diffusion have kept of another sampler.
     ("EulerDiscreteScheduler", "skip_prk_steps"),
+    # diffusers takes the list as an argument of `set_timesteps`.
+    ("DPMSolverMultistepScheduler", "timesteps"),
+    ("EulerDiscreteScheduler", "timesteps"),
+    ("FlowMatchEulerDiscreteScheduler", "timesteps"),
+    ("LCMScheduler", "timesteps"),
 }
 """Keys that no class of diffusers 0.35.2 or of transformers 4.57 and 5 declares, and that we know."""
 

@@ -52,6 +52,8 @@ def test_every_field_comes_through(tmp_path: Path) -> None:
         "max_guidance_scale": 3.0,
         "motion_bucket_id": 127,
         "noise_aug_strength": 0.02,
+        "lora": "/loras/watercolour.safetensors",
+        "lora_scale": 0.7,
         "file_fps": 12.0,
         "target_fps": 16,
         "seed": 2**63 - 1,

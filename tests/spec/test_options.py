@@ -97,7 +97,7 @@ def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
             "--tag": ["render"],
             "--poster": ["render"],
             "--spares": ["render", "plan"],
-            "--option": ["render", "plan"],
+            "--option": ["render", "plan", "encode"],
             "--patience": ["render"],
             "--note": ["render"],
         },
