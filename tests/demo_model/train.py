@@ -49,7 +49,7 @@ VAE_FULL_FRAMES_FROM = 0.75
 """Before this part of its steps the VAE sees crops around the shape, where the edges are."""
 VAE_CROP = 32
 
-TRANSFORMER_STEPS = 2000
+TRANSFORMER_STEPS = 5450
 CLIPS = 6000
 BATCH = 24
 MUON_FROM = 96
