@@ -4,7 +4,7 @@
     python -m tests.demo_model.train whiten WORK
     python -m tests.demo_model.train transformer WORK
     python -m tests.demo_model.train export WORK vidgen_dist/demo/model
-    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 2000
+    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 5450
 
 It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their
 state in the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its
