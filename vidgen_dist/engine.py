@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vidgen_dist.errors import RowError
 from vidgen_dist.families import checkpoints
-from vidgen_dist.families.checkpoints import open_model_checkpoint, warn_unknown_keys
+from vidgen_dist.families.checkpoints import open_model_checkpoint, scheduler_settings, warn_unknown_keys
 from vidgen_dist.families.common.rendering import OnProgress, OnState, Rendering, ResumeState
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype, load_rules
@@ -145,7 +145,6 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
     # Not where configs are read: each worker does that.
     warn_unknown_keys(checkpoint)
     adapter = next(iter(checkpoint.separate.values()), None)
-    contract = checkpoint.contract
     return OpenedModel(
         rules=load_rules(checkpoint, model.task, ring=ring),
         digest=checkpoint.digest(),
@@ -157,7 +156,7 @@ def open_model(model: ModelOptions, device: str, ring: int = 1) -> OpenedModel:
             options.model_copy(update={"revision": lora.revision, "digest": lora.digest})
             for options, lora in zip(model.loras, checkpoint.loras, strict=True)
         ),
-        scheduler=model.scheduler or (None if contract is None else contract.scheduler),
+        scheduler=scheduler_settings(checkpoint, model),
     )
 
 

@@ -22,6 +22,7 @@ from vidgen_dist.manifest import (
     Manifest,
     check,
     column_of,
+    describe_problems,
     open_manifest,
     resolve_media_paths,
     row_seeds,
@@ -192,9 +193,7 @@ def _check_source(
         raise Refused(f"{redact(manifest.uri)}: has no column 'prompt'; give it, or a template")
     report = check(manifest)
     if not report.ok:
-        more = f"\nand {report.num_problems - len(report.problems):,} more"
-        told = "\n".join(map(str, report.problems))
-        raise Refused(told + (more if report.num_problems > len(report.problems) else ""))
+        raise Refused(describe_problems(report.problems, report.num_problems))
 
 
 def _parts(batch: Batch, axes: Sequence[_Axis]) -> Iterator[Batch]:

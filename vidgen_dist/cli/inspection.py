@@ -62,7 +62,7 @@ def _as_json(lora: LoraFile, facts: LoraFacts, unfitting: list[str] | None) -> d
 def _lines(
     lora: LoraFile, facts: LoraFacts, model: str | None, unfitting: list[str] | None
 ) -> list[tuple[str, str]]:
-    lines = [("file", str(lora.tensors.folders[0])), ("digest", lora.digest)]
+    lines = [("file", str(lora.path)), ("digest", lora.digest)]
     if lora.revision is not None:
         lines.append(("commit", lora.revision))
     lines += [("made for", f"{value} ({key})") for key, value in facts.made_for.items()]

@@ -44,9 +44,15 @@ def open_model_checkpoint(options: ModelOptions, *, weights: bool = True) -> Che
     checkpoint = _with_adapter(checkpoint, options, weights)
     checkpoint = dataclasses.replace(checkpoint, loras=tuple(map(open_lora, options.loras)))
     checkpoint = _with_contract(checkpoint, options)
-    contract = checkpoint.contract
-    settings = contract.scheduler if options.scheduler is None and contract is not None else options.scheduler
+    settings = scheduler_settings(checkpoint, options)
     return checkpoint if settings is None else with_scheduler(checkpoint, settings)
+
+
+def scheduler_settings(checkpoint: Checkpoint, options: ModelOptions) -> Mapping[str, Any] | None:
+    """Settings over a checkpoint's scheduler config: the options', or its sampling contract's."""
+    if options.scheduler is not None or checkpoint.contract is None:
+        return options.scheduler
+    return checkpoint.contract.scheduler
 
 
 def _with_contract(checkpoint: Checkpoint, options: ModelOptions) -> Checkpoint:

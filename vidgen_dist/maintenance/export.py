@@ -37,11 +37,10 @@ from vidgen_dist.maintenance.export_writer import (
 )
 from vidgen_dist.maintenance.manifest_join import ManifestJoin
 from vidgen_dist.maintenance.status import is_current, open_output, reopen_manifest, run_fields
-from vidgen_dist.manifest import Manifest, check
+from vidgen_dist.manifest import Manifest, check, describe_problems
 from vidgen_dist.output.fingerprint import identity_of
 from vidgen_dist.output.resume import RowResolver
 from vidgen_dist.output.status_file import read_status_file
-from vidgen_dist.preflight.manifest_check import describe_problems
 from vidgen_dist.preflight.row_loras import RowLoras
 from vidgen_dist.preflight.sampling import sampling_defaults
 from vidgen_dist.spec import RunSpec, parse_bytes
@@ -176,7 +175,7 @@ def _row_resolvers(
     try:
         opened = get_engine(engine).open_model(spec.model, "ascend" if auto else spec.topology.device)
         defaults = _defaults(spec, opened.rules)
-        row_loras = RowLoras(opened.rules, opened.scheduler, binding=spec.model.contract == "refuse")
+        row_loras = RowLoras.of_run(opened, spec)
         report = check(manifest, defaults=defaults, resolve=row_loras.resolve)
         if report.id_problems:
             raise Refused(describe_problems(report.id_problems, report.counts["id"]))

@@ -26,7 +26,14 @@ from vidgen_dist.manifest.columns import (
 from vidgen_dist.manifest.footers import INPUT_SUFFIXES
 from vidgen_dist.manifest.identity import row_digest
 from vidgen_dist.manifest.parquet_files import PARQUET_SUFFIXES, ManifestFile, find_files
-from vidgen_dist.manifest.problems import BadRows, Fault, ProbeError, Problem, find_bad_rows
+from vidgen_dist.manifest.problems import (
+    BadRows,
+    Fault,
+    ProbeError,
+    Problem,
+    describe_problems,
+    find_bad_rows,
+)
 from vidgen_dist.manifest.reader import Manifest, open_manifest
 from vidgen_dist.manifest.row_order import ordered_rows
 from vidgen_dist.manifest.rows import Row, resolve_media_paths
@@ -60,6 +67,7 @@ __all__ = [
     "column_of",
     "create_bad_rows_file",
     "describe_missing",
+    "describe_problems",
     "describe_required",
     "describe_unknown",
     "find_bad_rows",

@@ -28,7 +28,7 @@ from vidgen_dist.kinds import (
     Text,
     Whole,
 )
-from vidgen_dist.manifest.arrow_types import plain_type
+from vidgen_dist.manifest.arrow_types import is_list, plain_type
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.storage.uris import redact, split
 
@@ -76,20 +76,15 @@ def _is_image(kind: pa.DataType) -> bool:
     )
 
 
-def _is_texts(kind: pa.DataType) -> bool:
-    return is_text(kind) or (_is_list(kind) and (is_text(kind.value_type) or _is_null(kind.value_type)))
+def _or_list_of(is_one: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    """Whether a plain type is of a kind, or one of Arrow's lists of these or of nulls."""
 
+    def suits(kind: pa.DataType) -> bool:
+        return is_one(kind) or (
+            is_list(kind) and (is_one(kind.value_type) or pa.types.is_null(kind.value_type))
+        )
 
-def _is_numbers(kind: pa.DataType) -> bool:
-    return _is_number(kind) or (_is_list(kind) and (_is_number(kind.value_type) or _is_null(kind.value_type)))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _is_null(kind: pa.DataType) -> bool:
-    return pa.types.is_null(kind)
+    return suits
 
 
 def _unless_empty(value: Any) -> Any:
@@ -190,13 +185,13 @@ COLUMN_OF: Mapping[type[Kind], Column] = {
     Image: Column(_is_image, _IMAGE, pa.string(), _names_or_holds, _bytes_or_path),
     Clip: Column(is_text, "a string column (paths or URIs)", pa.string(), _names_or_holds),
     LoraPlaces: Column(
-        _is_texts,
+        _or_list_of(is_text),
         "a string column, or a column of lists of strings",
         pa.list_(pa.string()),
         value=_unless_empty,
     ),
     LoraScales: Column(
-        _is_numbers,
+        _or_list_of(_is_number),
         "a float or integer column, or a column of lists of these",
         pa.list_(pa.float64()),
         value=_unless_empty,

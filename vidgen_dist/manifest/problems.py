@@ -201,3 +201,16 @@ def shown_text(value: Any) -> str | None:
 def _as_utf8(text: str) -> str:
     """The text with escapes for lone surrogates, which UTF-8 cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def describe_problems(problems: Sequence[Problem], count: int) -> str:
+    """What is wrong with a manifest, one row a line.
+
+    Args:
+        problems: The first of them.
+        count: How many there are.
+    """
+    lines = [str(problem) for problem in problems]
+    if count > len(lines):
+        lines.append(f"and {count - len(lines):,} more")
+    return "\n".join(lines)

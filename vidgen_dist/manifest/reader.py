@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,10 @@ class Manifest:
         Raises:
             StorageError: As `rows`.
         """
+        return self._priorities
+
+    @functools.cached_property
+    def _priorities(self) -> np.ndarray:
         found = np.zeros(self.num_rows, np.int64)
         first = 0
         for file in self.files:
@@ -177,6 +182,7 @@ class Manifest:
                     found[here] = whole_numbers(columns.column(0), 0)
                     start += columns.num_rows
             first += file.num_rows
+        found.flags.writeable = False
         return found
 
     def _read(

@@ -76,9 +76,12 @@ class Window:
         found = []
         for _, batch in self.pieces:
             columns = [batch.columns.column(n).to_pylist() for n in _LORAS if n in batch.fields]
-            texts = map(str, zip(*columns, strict=True)) if columns else [""] * len(batch)
-            found.append([numbers.setdefault(text, len(numbers)) for text in texts])
-        return np.concatenate([np.array(each, np.int64) for each in found])
+            if columns:
+                texts = map(str, zip(*columns, strict=True))
+                found.append(np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64))
+            else:
+                found.append(np.full(len(batch), numbers.setdefault("", len(numbers)), np.int64))
+        return np.concatenate(found)
 
     def _field(self, name: str, missing: int) -> np.ndarray:
         return np.concatenate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vidgen_dist import engine as engines
@@ -17,9 +17,9 @@ from vidgen_dist.manifest import (
     CheckReport,
     Manifest,
     ProbeError,
-    Problem,
     check,
     create_bad_rows_file,
+    describe_problems,
     open_manifest,
 )
 from vidgen_dist.media import MediaError, read_image, read_video
@@ -75,19 +75,6 @@ def check_bad_rows(spec: RunSpec, report: CheckReport) -> None:
         raise Refused(f"{problems}\n{why}")
 
 
-def describe_problems(problems: Sequence[Problem], count: int) -> str:
-    """What is wrong with a manifest, one row a line.
-
-    Args:
-        problems: The first of them.
-        count: How many there are.
-    """
-    lines = [str(problem) for problem in problems]
-    if count > len(lines):
-        lines.append(f"and {count - len(lines):,} more")
-    return "\n".join(lines)
-
-
 def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None) -> CheckReport:
     """Check every row of a manifest, its images and clips too, without a model.
 
@@ -106,7 +93,7 @@ def check_manifest(uri: str, flags: Mapping[str, Any], export: str | None = None
     if "model.id" in flags:
         model = get_engine(engines.ENGINE).open_model(spec.model, "cpu")
         rules = model.rules
-        resolve = RowLoras(rules, model.scheduler, binding=spec.model.contract == "refuse").resolve
+        resolve = RowLoras.of_run(model, spec).resolve
         rules.check_defaults(spec.sampling)
         engines.check_tokenizers(spec.model)
     manifest = open_run_manifest(spec, rules)

@@ -192,7 +192,7 @@ def make_plan(
     model.rules.check_defaults(spec.sampling)
     manifest = open_run_manifest(spec, model.rules)
     defaults = sampling_defaults(spec, model.rules)
-    row_loras = RowLoras(model.rules, model.scheduler, binding=spec.model.contract == "refuse")
+    row_loras = RowLoras.of_run(model, spec)
     try:
         report = check(manifest, defaults=defaults, resolve=row_loras.resolve)
         identity = identity_of(model, spec, row_loras.digests)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
+from vidgen_dist.engine import OpenedModel
 from vidgen_dist.errors import Refused
 from vidgen_dist.families.common.tasks import R, Rules
 from vidgen_dist.request import RenderRequest, RequestError, ResolvedRequest
-from vidgen_dist.spec import LoraOptions
+from vidgen_dist.spec import LoraOptions, RunSpec
 from vidgen_dist.storage.uris import is_relative, redact
 from vidgen_dist.weights.contract import SamplingContract, merged_contract
 from vidgen_dist.weights.lora.files import open_lora
@@ -50,6 +51,11 @@ class RowLoras(Generic[R]):
         if isinstance(rules, str):
             raise RequestError("lora", ", ".join(map(redact, contracts)), rules)
         return rules.resolve(request, *seed)
+
+    @classmethod
+    def of_run(cls, model: OpenedModel, spec: RunSpec) -> RowLoras[Any]:
+        """Those of a run with this model."""
+        return cls(model.rules, model.scheduler, binding=spec.model.contract == "refuse")
 
     @property
     def found(self) -> list[dict[str, Any]]:

@@ -105,10 +105,10 @@ class Rules(Generic[R]):
     @functools.cached_property
     def contracted(self) -> Mapping[str, Any]:
         """The values that the contract asks for, by field."""
-        found = {}
-        for name, value in (self.contract.sampling if self.contract is not None else {}).items():
-            assert self.contract is not None
-            where = f"{self.contract.place}: sampling."
+        if self.contract is None:
+            return {}
+        found, where = {}, f"{self.contract.place}: sampling."
+        for name, value in self.contract.sampling.items():
             if name not in self.fields or self.declared[name].not_sampling:
                 raise Refused(f"{where}{name}: {self.family} {self.task} does not take it from a contract")
             try:
@@ -176,8 +176,10 @@ class Rules(Generic[R]):
         return resolved
 
     def _check_contract(self, values: Mapping[str, Any]) -> None:
+        if self.contract is None:
+            return
         for name, value in self.contracted.items():
-            if values[name] != value and self.contract is not None:
+            if values[name] != value:
                 allowed = f"{self.contract.place} asks for {value!r}: leave it out, or take --contract warn"
                 if self.contract.binding:
                     raise RequestError(name, values[name], allowed)
