@@ -68,7 +68,11 @@ class TopologyOptions(Part):
 
     device: Annotated[
         DeviceChoice,
-        Option("Device to render on: cpu, ascend, or auto (Ascend where there are NPUs).", flag="--device"),
+        Option(
+            "Device to render on: cpu, ascend, or auto (Ascend where there are NPUs).",
+            flag="--device",
+            commands=("render", "encode"),
+        ),
     ] = "auto"
     replicas: Annotated[
         Replicas,
@@ -135,6 +139,7 @@ class TopologyOptions(Part):
             flag="--address",
             unset="a local Ray, stopped at the end",
             details="It must have the same Ray and Python.",
+            commands=("render", "encode"),
         ),
     ] = None
     shard_size: Annotated[
