@@ -1,4 +1,4 @@
-"""The site's settings: `python -m sphinx -W --keep-going -n docs site` builds it from the pages of this folder."""
+"""The site's settings: `python -m sphinx -W --keep-going -n docs build/site` makes it of these pages."""
 
 import sys
 import tomllib
@@ -28,7 +28,7 @@ napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 90
-# Types of other packages have no page here, and no list of theirs is fetched: the site is built without a network.
+# Types of other packages have no page here, and no list of theirs is fetched: no network is needed.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "furo"

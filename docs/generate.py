@@ -189,12 +189,10 @@ def metrics_table() -> str:
 def contents() -> str:
     """The site's list of pages: a part for each table of docs/README.md."""
     text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    parts = ["```{toctree}\n:hidden:\n\nREADME\n```"]
+    parts = [_toctree(["README"])]
     for heading, rows in re.findall(r"^\| ([^|]+) \| \|\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE):
         names = re.findall(r"^\| \[[^\]]*\]\((\S+)\.md\)", rows, re.MULTILINE)
-        parts.append(
-            "\n".join(["```{toctree}", ":hidden:", f":caption: {heading.capitalize()}", "", *names, "```"])
-        )
+        parts.append(_toctree(names, f":caption: {heading.capitalize()}"))
     return "\n\n".join(parts)
 
 
@@ -231,6 +229,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 # --- details -----------------------------------------------------------------------------------------
+
+
+def _toctree(pages: Sequence[str], *options: str) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```"])
 
 
 def _directive(name: str) -> str:

@@ -1,7 +1,8 @@
 """What the site needs beside Sphinx's own: links into the repository, and what makes a build fail.
 
-A page's link to a file or folder outside of docs/ becomes a link to the repository on the web. Stale generated tables
-and public names without documentation are warnings, which `sphinx-build -W` makes errors, as it does dead links.
+A page's link to a file or folder outside of docs/ becomes a link to the repository on the web. Stale generated
+tables and public names without documentation are warnings, which `sphinx-build -W` makes errors, as it does dead
+links.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class RepositoryLinks(SphinxTransform):
     def _target(self, link: nodes.Element) -> Path:
         """What a link points to, if that is a file or folder."""
         if link.get("refdomain") == "doc":
-            # MyST takes a page outside of docs/ for one of the site: its path is absolute and lacks the ending.
+            # MyST takes a page outside of docs/ for one of the site: an absolute path without its ending.
             return Path(f"{link['reftarget']}.md")
         docname = self.env.docname
         # The site's first page is the repository's README.md.

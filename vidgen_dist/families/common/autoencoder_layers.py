@@ -73,7 +73,7 @@ def to_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
 
     Args:
         x: (B, C, T, H, W).
-        stride: How many frames, rows and columns become one; (B, C * their product, T / frames, …) is returned.
+        stride: How many frames, rows and columns become one; the channels grow by their product.
     """
     batch, channels, *size = x.shape
     frames, rows, columns = (n // s for n, s in zip(size, stride, strict=True))
