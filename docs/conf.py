@@ -1,17 +1,19 @@
 """The site's settings: `python -m sphinx -W --keep-going -n docs build/site` makes it of these pages."""
 
+import importlib
 import sys
 import tomllib
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-# `docs.site_extension` is imported from here, whatever the current folder.
+# `docs.site_extension` and the package are imported from here, whatever the current folder.
 sys.path.insert(0, str(_ROOT))
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = "vidgen_dist"
+release = importlib.import_module("vidgen_dist").__version__
 author = copyright = "the vidgen_dist authors"
-html_title = "vidgen_dist"
+html_title = f"vidgen_dist {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs.site_extension"]
 exclude_patterns = ["**/__pycache__"]

@@ -1,8 +1,7 @@
 """What the site needs beside Sphinx's own: links into the repository, and what makes a build fail.
 
-A page's link to a file or folder outside of docs/ becomes a link to the repository on the web. Stale generated
-tables and public names without documentation are warnings, which `sphinx-build -W` makes errors, as it does dead
-links.
+A page's link to a file or folder outside of docs/ becomes a link to the repository on the web. Stale tables
+and public names without documentation are warnings, which `-W` makes errors, as it does dead links.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 from docs import generate
-from docs.generate import ROOT
 from docs.public import MODULES
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +34,7 @@ class RepositoryLinks(SphinxTransform):
 
     def apply(self, **_: Any) -> None:
         """Replace the links of a page."""
+        root = Path(self.env.srcdir).parent
         links = [
             link
             for kind in (addnodes.download_reference, addnodes.pending_xref)
@@ -44,14 +43,14 @@ class RepositoryLinks(SphinxTransform):
         ]
         for link in links:
             found = self._target(link)
-            if not found.exists() or not found.is_relative_to(ROOT) or found.is_relative_to(ROOT / "docs"):
+            if not found.exists() or not found.is_relative_to(root) or found.is_relative_to(self.env.srcdir):
                 continue
-            if found == ROOT / "README.md":
+            if found == root / "README.md":
                 link.update_all_atts({"refdomain": "doc", "reftarget": "index"}, replace=True)
                 continue
             kind = "tree" if found.is_dir() else "blob"
             anchor = f"#{link['reftargetid']}" if link.get("reftargetid") else ""
-            uri = f"{self.config.repository_url}/{kind}/main/{found.relative_to(ROOT).as_posix()}{anchor}"
+            uri = f"{self.config.repository_url}/{kind}/main/{found.relative_to(root).as_posix()}{anchor}"
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=False))
 
     def _target(self, link: nodes.Element) -> Path:
@@ -59,17 +58,19 @@ class RepositoryLinks(SphinxTransform):
         if link.get("refdomain") == "doc":
             # MyST takes a page outside of docs/ for one of the site: an absolute path without its ending.
             return Path(f"{link['reftarget']}.md")
-        docname = self.env.docname
-        # The site's first page is the repository's README.md.
-        folder = ROOT if docname == "index" else Path(self.env.doc2path(docname)).parent
+        folder = Path(self.env.doc2path(self.env.docname)).parent
+        if self.env.docname == "index":
+            # It is the repository's README.md.
+            folder = folder.parent
         return (folder / link["reftarget"]).resolve()
 
 
-def warn_of_stale_tables(_app: Sphinx) -> None:
+def warn_of_stale_tables(app: Sphinx) -> None:
     """Warn of each page whose generated tables are not what the code declares."""
-    for page in generate.pages():
+    root = Path(app.srcdir).parent
+    for page in generate.pages(root):
         text = page.read_text(encoding="utf-8")
-        name = page.relative_to(ROOT).as_posix()
+        name = page.relative_to(root).as_posix()
         if generate.generated(text, name) != text:
             _LOG.warning("%s is stale: run `%s`", name, generate.COMMAND)
 
@@ -110,12 +111,9 @@ def undocumented(what: str, documented: Any, lines: list[str]) -> Iterator[str]:
         yield from (f"the argument {name} is not documented" for name in needed if name not in told)
         yield from (f"{name} is documented, and is not an argument" for name in sorted(told - allowed))
     if inspect.isclass(documented):
-        for name, member in vars(documented).items():
-            if (
-                not name.startswith("_")
-                and _is_code(member)
-                and not inspect.getdoc(getattr(documented, name))
-            ):
+        public = {name: member for name, member in vars(documented).items() if not name.startswith("_")}
+        for name, member in public.items():
+            if _is_code(member) and not inspect.getdoc(getattr(documented, name)):
                 yield f"{name} has no docstring"
 
 
