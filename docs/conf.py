@@ -24,7 +24,8 @@ myst_heading_anchors = 4
 
 # Docstrings write code in single backticks, as Markdown does.
 default_role = "code"
-smartquotes = False
+# Quotes stay as they are written.
+smartquotes_action = "D"
 highlight_language = "none"
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
