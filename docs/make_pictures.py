@@ -7,6 +7,7 @@ The commands run in a pseudo-terminal, in a folder of their own, with the packag
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
@@ -56,7 +57,10 @@ def in_terminal(command: Sequence[str], folder: Path) -> str:
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65536)
-    except OSError:  # EIO: the other side of the terminal is closed
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # The other side of the terminal is closed.
         return b""
 
 
