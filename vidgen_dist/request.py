@@ -42,7 +42,13 @@ FPS = "fps"
 
 
 class RequestError(RowError, ValueError):
-    """A value that a field of a request cannot have; the message has field, value and what is allowed."""
+    """A value that a field of a request cannot have; the message has field, value and what is allowed.
+
+    Args:
+        field: The field's name.
+        value: The value.
+        allowed: What is allowed, in words.
+    """
 
     def __init__(self, field: str, value: Any, allowed: str) -> None:
         super().__init__(f"{field}: {shown_value(value)} is not allowed; {allowed}")
