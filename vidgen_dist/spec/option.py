@@ -34,6 +34,7 @@ class Option:
             or the dtype.
         whole_texts: For a list: whether each use of the flag gives one text, commas and all. Otherwise commas
             divide what it gives.
+        usual: Whether many people change it: a brief run file shows it as well.
         commands: The commands that have the flag.
     """
 
@@ -45,6 +46,7 @@ class Option:
     details: str | None = None
     pixels: bool = False
     whole_texts: bool = False
+    usual: bool = False
     commands: tuple[Command, ...] = ("render",)
 
 

@@ -1,4 +1,7 @@
-"""Which sizes and numbers of frames a checkpoint takes: the rules are asked, one value after another."""
+"""What a checkpoint takes from a row: fields with defaults and what is allowed, for a person to read.
+
+Which sizes and numbers of frames are allowed, its rules are asked, one value after another.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidgen_dist.families.common.tasks import Rules
+from vidgen_dist.kinds import LoraPlaces, LoraScales
 
 LONGEST_SIDE = 4096
 """Pixels up to which a height or width is tried."""
@@ -89,6 +93,43 @@ class TakenSizes:
     def of(self, field: str) -> Side | FrameCounts | None:
         """What is known of a field; None if nothing is."""
         return {"height": self.height, "width": self.width, "num_frames": self.num_frames}.get(field)
+
+
+@dataclass(frozen=True)
+class TakenField:
+    """A field that a checkpoint takes for a task.
+
+    Args:
+        name: The field.
+        required: Whether every row needs a value.
+        default: What a row without a value gets; None for none, or if it is required.
+        takes: What is allowed, in words.
+        about: What it is, in words.
+    """
+
+    name: str
+    required: bool
+    default: Any
+    takes: str
+    about: str
+
+
+def taken_fields(rules: Rules[Any]) -> tuple[TakenField, ...]:
+    """The fields that a checkpoint takes, by its rules for a task, those that it needs first.
+
+    Left out are a row's identity and seed, and its LoRAs, which do not depend on the checkpoint.
+    """
+    sizes = taken_sizes(rules)
+    found = []
+    for name, field in rules.declared.items():
+        required = name in rules.required
+        if name not in rules.fields or isinstance(field.kind, LoraPlaces | LoraScales):
+            continue
+        if field.per_row and not required:
+            continue
+        default = None if required else rules.defaults.get(name)
+        found.append(TakenField(name, required, default, str(sizes.of(name) or field.kind.name), field.about))
+    return tuple(sorted(found, key=lambda taken: not taken.required))
 
 
 def taken_sizes(rules: Rules[Any]) -> TakenSizes:
