@@ -94,7 +94,9 @@ def summary(plan: SplitPlan) -> Iterator[str]:
 
 def _components(plan: SplitPlan) -> Table:
     run = plan.run
-    table = small_table(f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "a block", "undivided")
+    table = small_table(
+        f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "a block", "undivided"
+    )
     item = ITEM_SIZES[run.dtype]
     for part in run.size.components:
         table.add_row(

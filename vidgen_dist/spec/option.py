@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 Command = Literal["render", "plan", "manifest check", "encode"]
@@ -60,6 +60,21 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     GROUP: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_parts(cls, data: Any) -> Any:
+        """A part whose keys are all comments is null in YAML, and means its defaults."""
+        if not isinstance(data, Mapping):
+            return data
+        empty = {name for name, value in data.items() if value is None and cls._is_part(name)}
+        return {name: value for name, value in data.items() if name not in empty}
+
+    @classmethod
+    def _is_part(cls, name: Any) -> bool:
+        """Whether a field is a part, or a mapping of names, that may be left out."""
+        field = cls.model_fields.get(name)
+        return field is not None and (field.default_factory is dict or isinstance(field.default, Part))
 
     @classmethod
     def options(cls) -> dict[str, Option]:
