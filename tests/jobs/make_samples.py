@@ -1,6 +1,6 @@
 """Draws the pictures of `jobs/samples/`, and builds its manifests from the CSV files there.
 
-    python -m tests.jobs.make_samples
+python -m tests.jobs.make_samples
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def init(
     try:
         if not force and storage.exists(name):
             raise Refused(f"{redact(run_file)}: exists; --force replaces it")
-        storage.write_bytes(name, new_run_file(given, brief=brief).encode())
+        storage.write_bytes(name, new_run_file(given, redact(run_file), brief=brief).encode())
     except OSError as error:
         raise Refused(str(error)) from None
     print(f"{redact(run_file)}: written; next: vidgen plan {redact(run_file)}")

@@ -13,7 +13,6 @@ from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.family import Family, SchedulerClass
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.taken import TakenField, taken_fields
-from vidgen_dist.output_layout import RUN_FILE
 from vidgen_dist.preflight.sampling import check_sampling
 from vidgen_dist.request import FPS
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -43,15 +42,14 @@ class _Entry:
     about: str
 
 
-def new_run_file(options: Mapping[str, Any], *, brief: bool = False, title: Iterable[str] = ()) -> str:
+def new_run_file(options: Mapping[str, Any], place: str, *, brief: bool = False) -> str:
     """The text of a run file. Configs and LoRAs alone are downloaded; MindSpore is not imported.
 
     Args:
         options: Dotted keys of a spec and values, as `RunSpec.override` takes them, which the file is to have:
             at least the model, the manifest and the output.
+        place: Path or URI that the file is to have.
         brief: Whether to leave out the options that few people change.
-        title: Lines of the comment at its top; by default what the checkpoint is, and what to do with the
-            file.
 
     Raises:
         Refused: As `open_model_checkpoint` and `load_rules`; a key or value that is not allowed, or that the
@@ -61,23 +59,31 @@ def new_run_file(options: Mapping[str, Any], *, brief: bool = False, title: Iter
     check_sampling(spec)
     checkpoint = open_model_checkpoint(spec.model, weights=False)
     rules = load_rules(checkpoint, spec.model.task, ring=spec.topology.ring)
-    return run_file_of(checkpoint, rules, options, brief=brief, title=title)
+    name = find_family(checkpoint).name
+    title = [
+        f"{spec.model.id} ({name}), {rules.task}: {describe_video(rules, spec)}.",
+        "",
+        f"  vidgen plan {place}",
+        f"  vidgen render {place}",
+    ]
+    return run_file_of(checkpoint, rules, options, title, brief=brief)
 
 
 def run_file_of(
     checkpoint: Checkpoint,
     rules: Rules[Any],
     options: Mapping[str, Any],
+    title: Iterable[str],
     *,
     brief: bool = False,
-    title: Iterable[str] = (),
 ) -> str:
     """As `new_run_file`, with the checkpoint already opened.
 
     Args:
         checkpoint: The opened checkpoint.
         rules: What it takes for its task.
-        options, brief, title: As for `new_run_file`.
+        options, brief: As for `new_run_file`.
+        title: Lines of the comment at its top.
 
     Raises:
         Refused: A value under `sampling` that the model does not take.
@@ -85,8 +91,7 @@ def run_file_of(
     spec = spec_from_flags(options)
     rules.check_defaults(spec.sampling)
     entries = list(_entries(checkpoint, rules, spec, options, brief=brief))
-    head = [*(title or _title(rules, spec, find_family(checkpoint))), "", _HOW_TO_CHANGE]
-    comment = [f"# {line}".rstrip() for line in head]
+    comment = [f"# {line}".rstrip() for line in (*title, "", _HOW_TO_CHANGE)]
     return "\n".join([*comment, *_lines(entries)]) + "\n"
 
 
@@ -97,16 +102,6 @@ def describe_video(rules: Rules[Any], spec: RunSpec) -> str:
     length = "videos as long as the row's clip" if frames is None else f"{frames} frames"
     fps = spec.output.fps or _file_fps(rules)
     return f"{length} of {values['width']}x{values['height']} at {fps:g} frames per second"
-
-
-def _title(rules: Rules[Any], spec: RunSpec, family: Family[Any]) -> list[str]:
-    return [
-        f"{spec.model.id} ({family.name}), {rules.task}: {describe_video(rules, spec)}.",
-        "",
-        f"  vidgen manifest check {spec.manifest.uri} --model {spec.model.id}",
-        f"  vidgen plan {RUN_FILE}",
-        f"  vidgen render {RUN_FILE}",
-    ]
 
 
 def _file_fps(rules: Rules[Any]) -> float:
