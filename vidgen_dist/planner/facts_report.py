@@ -1,4 +1,4 @@
-"""The output of `vidgen inspect` for a checkpoint: JSON with plain numbers, or lines and tables for a person."""
+"""The output of `vidgen inspect` for a checkpoint: JSON with plain numbers, or lines and tables."""
 
 from __future__ import annotations
 

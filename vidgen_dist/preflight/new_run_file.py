@@ -1,4 +1,4 @@
-"""A new run file for a checkpoint: its defaults, and what else it takes in comments, from the declarations."""
+"""A new run file for a checkpoint: its defaults, and in comments what else it takes, by the declarations."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def new_run_file(options: Mapping[str, Any], place: str, *, brief: bool = False)
     """The text of a run file. Configs and LoRAs alone are downloaded; MindSpore is not imported.
 
     Args:
-        options: Dotted keys of a spec and values, as `RunSpec.override` takes them, which the file is to have:
-            at least the model, the manifest and the output.
+        options: What the file is to say, at least model, manifest and output: dotted keys of a spec and
+            values, as `RunSpec.override` takes them.
         place: Path or URI that the file is to have.
         brief: Whether to leave out the options that few people change.
 
@@ -91,7 +91,7 @@ def run_file_of(
     spec = spec_from_flags(options)
     rules.check_defaults(spec.sampling)
     entries = list(_entries(checkpoint, rules, spec, options, brief=brief))
-    comment = [f"# {line}".rstrip() for line in (*title, "", _HOW_TO_CHANGE)]
+    comment = [line for told in (*title, "", _HOW_TO_CHANGE) for line in _comment(told)]
     return "\n".join([*comment, *_lines(entries)]) + "\n"
 
 
@@ -166,7 +166,7 @@ def _entry(
 
 
 def _value_at(spec: RunSpec, key: str) -> Any:
-    value = spec.model_dump(mode="json", exclude_none=True)
+    value: Any = spec.model_dump(mode="json", exclude_none=True)
     for step in key.split("."):
         value = value.get(step) if isinstance(value, dict) else None
     return value
@@ -208,9 +208,15 @@ def _lines(entries: Sequence[_Entry]) -> Iterator[str]:
                 yield _key(part[: depth + 1], active=True)
         before = part
         indent = "  " * len(part)
-        width = _WIDTH - len(indent) - 2
-        yield from (f"{indent}# {line}" for line in textwrap.wrap(entry.about, width))
+        yield from _comment(entry.about, indent)
         yield from _written(entry.path, entry.value, entry.active)
+
+
+def _comment(text: str, indent: str = "") -> Iterator[str]:
+    """A text as lines of a comment. One that begins with a space is a command, which stays whole."""
+    whole = text.startswith(" ") or not text
+    for line in [text] if whole else textwrap.wrap(text, _WIDTH - len(indent) - 2, break_on_hyphens=False):
+        yield f"{indent}# {line}".rstrip()
 
 
 def _written(path: tuple[str, ...], value: Any, active: bool) -> Iterator[str]:
