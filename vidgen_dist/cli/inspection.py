@@ -37,10 +37,11 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a checkpoint or a LoRA is, without its weights.
+    """Show what a checkpoint or a LoRA is; a checkpoint's weights need not be here.
 
-    A checkpoint: family, tasks, components, defaults, sizes, and the smallest gang on each device. A LoRA:
-    what it was made for, what it changes, with which rank and scale.
+    Of a checkpoint: family, tasks, components, fields of rows, sizes, and the smallest gang on each device.
+
+    Of a LoRA: what it was made for, what it changes, with which rank and scale.
     """
     from vidgen_dist.weights.checkpoint import is_checkpoint
 

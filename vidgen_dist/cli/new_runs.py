@@ -15,14 +15,14 @@ from vidgen_dist.output_layout import RUN_FILE
 def init(
     model: Annotated[str, typer.Argument(help=help_of("model.id"))],
     run_file: Annotated[
-        str, typer.Argument(metavar="[RUN.YAML]", help="The file to write: path or URI.")
+        str, typer.Argument(metavar="RUN.YAML", help="The file to write: path or URI.")
     ] = RUN_FILE,
     *,
     options: Flags,
     manifest: Annotated[str | None, typer.Option(help=help_of("manifest.uri"))] = None,
     output: Annotated[str | None, typer.Option(help=help_of("output.uri"))] = None,
-    brief: Annotated[bool, typer.Option(help="Leave out options that few people change.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave out options that few people change.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a run file for a checkpoint: its defaults, and what else it takes in comments.
 
