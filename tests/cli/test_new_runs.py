@@ -99,6 +99,12 @@ def test_what_flags_give_is_a_setting(tmp_path: Path, vidgen: Vidgen) -> None:
     assert "17 frames of 64x48" in path.read_text()
 
 
+def test_a_part_given_as_a_whole_is_not_lost(tmp_path: Path, vidgen: Vidgen) -> None:
+    more = ["--option", "topology.watchdog={denoise: 30}", "--option", "faults={max_attempts: 3, grace: 5s}"]
+    spec = init(vidgen, references.case("5b"), tmp_path / "run.yaml", *more)
+    assert (spec.topology.watchdog.denoise, spec.faults.grace) == (30, "5s")
+
+
 def test_a_brief_file_is_shorter(tmp_path: Path, vidgen: Vidgen) -> None:
     case = references.case("5b")
     long = init(vidgen, case, tmp_path / "long.yaml")

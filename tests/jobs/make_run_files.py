@@ -1,5 +1,5 @@
-"""Writes the run files of `jobs/`: what `vidgen init --brief` writes, with the arguments of MindONE's guide or
-of the model's card.
+"""Writes the run files of `jobs/`: what `vidgen init --brief` writes, with the arguments of MindONE's guide
+or of the model's card.
 
     python -m tests.jobs.make_run_files
 
@@ -19,7 +19,6 @@ from vidgen_dist.families.checkpoints import with_scheduler
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.preflight.new_run_file import describe_video, run_file_of
 from vidgen_dist.spec import spec_from_flags
-from vidgen_dist.spec.model import ModelOptions
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -327,9 +327,9 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
 
     Args:
         folder: The configs are written to it.
-        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
-            `mochi`, or `stable-video-diffusion` (25 frames) or `stable-video-diffusion-14`, or `i2vgen-xl`; or `animatediff`, with the motion adapter
-            v1-5-2.
+        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or `mochi`, or
+            `stable-video-diffusion` (25 frames) or `stable-video-diffusion-14`, or `i2vgen-xl`; or
+            `animatediff`, with the motion adapter v1-5-2.
     """
     if name == "stable-video-diffusion":
         return _written(folder, name, _STABLE_VIDEO_DIFFUSION_INDEX, _STABLE_VIDEO_DIFFUSION)

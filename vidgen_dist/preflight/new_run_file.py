@@ -10,7 +10,7 @@ from typing import Any
 from vidgen_dist.families import find_family
 from vidgen_dist.families.checkpoints import open_model_checkpoint
 from vidgen_dist.families.common.tasks import Rules
-from vidgen_dist.families.family import Family, SchedulerClass
+from vidgen_dist.families.family import Family
 from vidgen_dist.families.rules import load_rules
 from vidgen_dist.families.taken import TakenField, taken_fields
 from vidgen_dist.preflight.sampling import check_sampling
@@ -136,15 +136,9 @@ def _useless(family: Family[Any], checkpoint: Checkpoint) -> set[str]:
         useless |= {"model.adapter", "model.adapter_revision"}
     if not family.ring:
         useless.add("topology.ring")
-    if not _schedulers(family):
+    if not family.schedulers:
         useless.add("model.scheduler")
     return useless
-
-
-def _schedulers(family: Family[Any]) -> list[str]:
-    return [
-        known.name for part in family.components for known in part.takes if isinstance(known, SchedulerClass)
-    ]
 
 
 def _entry(
@@ -152,17 +146,24 @@ def _entry(
 ) -> _Entry:
     key, about = declared.key, declared.option.help
     value = _value_at(spec, key)
-    active = any(f"{name}.".startswith(f"{key}.") for name in given)
+    # What is given at its default is a setting too; what is given with its whole part shows by its value.
+    active = any(f"{name}.".startswith(f"{key}.") for name in given) or value != _default(declared)
     if key == "model.task":
         value, active = rules.task, True
         about = f"What to render; this checkpoint can do {', '.join(rules.tasks)}."
     elif key == "model.scheduler":
-        about += f" {family.name} takes {', '.join(_schedulers(family))}."
+        about += f" {family.name} takes {', '.join(family.schedulers)}."
     elif key == "output.fps" and not active:
         value, active = _file_fps(rules), True
     if not active and value in (None, [], {}):
         about += f" Default: {declared.default}."
     return _Entry(tuple(key.split(".")), value, active, about)
+
+
+def _default(declared: DeclaredOption) -> Any:
+    """What `_value_at` gives for an option that is left out."""
+    value = None if declared.is_required else declared.field.get_default(call_default_factory=True)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _value_at(spec: RunSpec, key: str) -> Any:
