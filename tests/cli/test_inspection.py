@@ -77,6 +77,7 @@ def test_what_a_checkpoint_is(vidgen: Vidgen) -> None:
         f"checkpoint   {case.checkpoint}",
         "family       CogVideoX (CogVideoXPipeline)",
         "tasks        text-to-video, video-to-video",
+        "weights      on this machine",
     ):
         assert line in told.splitlines()
     assert "1 on 910B (bfloat16)" in told

@@ -104,6 +104,8 @@ def test_a_hub_id_with_and_without_the_hub(client: Client, hub: Hub) -> None:
     cached = client.ask(lambda: inspect_checkpoint(options), offline=True)
     assert cached.tasks == here.tasks
     assert all(part.stored is None for part in cached.components)
+    for told in (facts, cached):
+        assert dict(summary(told))["weights"] == "not on this machine: text_encoder, transformer, vae"
     assert [part.parameters for part in cached.components] == [part.parameters for part in here.components]
 
 

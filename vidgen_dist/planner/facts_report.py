@@ -30,6 +30,12 @@ def summary(facts: CheckpointFacts) -> Iterator[tuple[str, str]]:
     yield "tasks", ", ".join(task.task for task in facts.tasks)
     if facts.contract is not None:
         yield "contract", facts.contract
+    elsewhere = [
+        part.name
+        for part in facts.components
+        if (part.parameters is not None if part.stored is None else not part.stored.downloaded)
+    ]
+    yield "weights", f"not on this machine: {', '.join(elsewhere)}" if elsewhere else "on this machine"
     gangs = ", ".join(map(_gang, facts.gangs))
     yield "smallest", f"gang for one {facts.tasks[0].task} of its own size: {gangs}"
 
@@ -61,8 +67,7 @@ def _components(facts: CheckpointFacts) -> Table:
 
 
 def _stored(stored: StoredWeights) -> str:
-    there = "" if stored.downloaded else " on the hub"
-    return f"{in_words(stored.bytes)} {'+'.join(stored.parameters)}{there}"
+    return f"{in_words(stored.bytes)} {'+'.join(stored.parameters)}"
 
 
 def _fields(task: TaskFacts) -> Table:
