@@ -24,7 +24,6 @@ from typer.main import get_command
 from docs.public import MODULES, PUBLIC
 from vidgen_dist import cli
 from vidgen_dist.families import FAMILIES, OUR_FIELDS
-from vidgen_dist.families.family import SchedulerClass
 from vidgen_dist.families.table import families_table
 from vidgen_dist.ledger.entries import COLUMNS
 from vidgen_dist.manifest.columns_table import columns_table
@@ -122,15 +121,7 @@ def ledger_table() -> str:
 
 def samplers_table() -> str:
     """The scheduler classes that each family takes."""
-    rows = []
-    for family in FAMILIES:
-        taken = [
-            f"`{known.name}`"
-            for component in family.components
-            for known in component.takes
-            if isinstance(known, SchedulerClass)
-        ]
-        rows.append((family.name, ", ".join(taken)))
+    rows = [(family.name, ", ".join(f"`{name}`" for name in family.schedulers)) for family in FAMILIES]
     return markdown(("family", "scheduler classes"), rows)
 
 

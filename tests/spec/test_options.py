@@ -92,14 +92,14 @@ def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == {
         "flags": {
-            "--sharpness": ["render", "plan"],
-            "--stickers": ["render"],
-            "--tag": ["render"],
-            "--poster": ["render"],
-            "--spares": ["render", "plan"],
-            "--option": ["render", "plan", "encode"],
-            "--patience": ["render"],
-            "--note": ["render"],
+            "--sharpness": ["init", "render", "plan"],
+            "--stickers": ["init", "render"],
+            "--tag": ["init", "render"],
+            "--poster": ["init", "render"],
+            "--spares": ["init", "render", "plan"],
+            "--option": ["init", "render", "plan", "encode"],
+            "--patience": ["init", "render"],
+            "--note": ["init", "render"],
         },
         "run_file": VALUES,
         "workers": VALUES,

@@ -18,7 +18,9 @@ class ManifestOptions(Part):
 
     GROUP: ClassVar = "Manifest"
 
-    uri: Annotated[NonEmptyText, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST")]
+    uri: Annotated[
+        NonEmptyText, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST", usual=True)
+    ]
     passthrough: Annotated[
         tuple[NonEmptyText, ...],
         Named("a list of columns"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 Command = Literal["render", "plan", "manifest check", "encode"]
@@ -34,6 +34,7 @@ class Option:
             or the dtype.
         whole_texts: For a list: whether each use of the flag gives one text, commas and all. Otherwise commas
             divide what it gives.
+        usual: Whether many people change it: a brief run file shows it as well.
         commands: The commands that have the flag.
     """
 
@@ -45,6 +46,7 @@ class Option:
     details: str | None = None
     pixels: bool = False
     whole_texts: bool = False
+    usual: bool = False
     commands: tuple[Command, ...] = ("render",)
 
 
@@ -58,6 +60,21 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     GROUP: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_parts(cls, data: Any) -> Any:
+        """A part whose keys are all comments is null in YAML, and means its defaults."""
+        if not isinstance(data, Mapping):
+            return data
+        empty = {name for name, value in data.items() if value is None and cls._is_part(name)}
+        return {name: value for name, value in data.items() if name not in empty}
+
+    @classmethod
+    def _is_part(cls, name: Any) -> bool:
+        """Whether a field is a part, or a mapping of names, that may be left out."""
+        field = cls.model_fields.get(name)
+        return field is not None and (field.default_factory is dict or isinstance(field.default, Part))
 
     @classmethod
     def options(cls) -> dict[str, Option]:
