@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -77,16 +77,19 @@ class _Flag:
         return {} if value is None else {key: value}
 
 
-def with_flags(command: Command) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags(
+    command: Command, *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags that the run spec declares for it, and `--option` for all other keys.
 
     The decorated function has a keyword parameter `options`, which receives the `Flags` that the command
     line has.
 
     Args:
-        command: Its name.
+        command: The name of the command whose flags they are.
+        without: Dotted keys whose flags it does not have.
     """
-    flags = _flags(command)
+    flags = [flag for flag in _flags(command) if flag.declared.key not in without]
     added = [*(flag.parameter() for flag in flags), _ANY_OPTION]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
