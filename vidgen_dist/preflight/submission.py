@@ -73,12 +73,15 @@ class Submission:
             raise Refused(f"the run cannot be packaged: {error}") from None
 
 
-def prepare_submission(spec: RunSpec, shared: Sequence[str] = ()) -> Submission:
+def prepare_submission(
+    spec: RunSpec, shared: Sequence[str] = (), *, max_bytes: int = MAX_MANIFEST_BYTES
+) -> Submission:
     """Check a run for a cluster, as far as this machine can, and say what goes with it.
 
     Args:
         spec: The run.
         shared: Folders that this machine's paths and the cluster's hosts have in common.
+        max_bytes: The largest manifest that is packaged.
 
     Raises:
         Refused: Names the key, or the manifest's file, row and column, and what is allowed.
@@ -100,7 +103,7 @@ def prepare_submission(spec: RunSpec, shared: Sequence[str] = ()) -> Submission:
             notes.append(f"the manifest is not checked here, but by the job: {error}")
     else:
         manifest = open_run_manifest(spec, rules)
-        rows, files = manifest.num_rows, _packaged(manifest)
+        rows, files = manifest.num_rows, _packaged(manifest, max_bytes)
         if bad := _check_rows(spec, manifest, rules, folders):
             notes.append(f"{bad:,} of {rows:,} rows cannot be rendered, and will be dead letters")
         place = next(iter(files)) if len(files) == 1 else MANIFEST_FOLDER
@@ -180,7 +183,7 @@ def _places_on_cluster(spec: RunSpec, folders: Sequence[str]) -> dict[str, Any]:
 # --- manifest ------------------------------------------------------------------------------------------
 
 
-def _packaged(manifest: Manifest) -> dict[str, str]:
+def _packaged(manifest: Manifest, max_bytes: int) -> dict[str, str]:
     """The manifest's files: names in the package -> paths.
 
     Raises:
@@ -188,10 +191,10 @@ def _packaged(manifest: Manifest) -> dict[str, str]:
     """
     names = names_in_copy([local_path(file.uri) for file in manifest.files])
     size = sum(os.path.getsize(path) for path in names.values())
-    if size > MAX_MANIFEST_BYTES:
+    if size > max_bytes:
         raise Refused(
             f"manifest.uri: {manifest.uri}: has {size:,} bytes; allowed for a local manifest: "
-            f"{MAX_MANIFEST_BYTES:,}; copy it to storage that the cluster reads, and give its URI"
+            f"{max_bytes:,}; copy it to storage that the cluster reads, and give its URI"
         )
     return {f"{MANIFEST_FOLDER}/{name}": path for name, path in names.items()}
 

@@ -140,18 +140,24 @@ class Dashboard:
 
     Args:
         address: Such as `http://HEAD:8265`.
+        connect: Makes Ray's client for an address.
         policy: How patient one is with it.
 
     Raises:
         Refused: No dashboard answers there, it refuses the token, or the cluster's Ray is too old.
     """
 
-    def __init__(self, address: str, policy: JobPolicy = JobPolicy()) -> None:
+    def __init__(
+        self,
+        address: str,
+        connect: Callable[[str], Any] | None = None,
+        policy: JobPolicy = JobPolicy(),
+    ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._shown = redact(address)
         self._policy = policy
         with _without_address_variables():
-            self._client = self._ask(lambda: _connect(address))
+            self._client = self._ask(lambda: (connect or _connect)(address))
         _check_version(self._shown, self._client)
 
     def submit(self, submission: Submission) -> str:
@@ -340,7 +346,11 @@ def _connect(address: str) -> Any:
     """Ray's client, which asks the dashboard for its version."""
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+    for module in (
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
         logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
     return JobSubmissionClient(address)
 
