@@ -2,10 +2,10 @@
 
     python jobs/submit.py http://HEAD:8265 run.yaml --option output.uri=s3://bucket/videos
 
-It needs `ray[default]` and nothing of ours; who has vidgen_dist uses `vidgen submit`, which checks the run first
-and takes a local manifest along. The cluster runs `vidgen render run.yaml --address auto`, which checks
+It needs `ray[default]` and nothing of ours; who has vidgen_dist uses `vidgen submit`, which checks the run
+first and takes a local manifest along. The cluster runs `vidgen render run.yaml --address auto`, which checks
 the run there: manifest, output, model, images and LoRAs must be reachable from the cluster's hosts. Relative
-paths of the run file are refused.
+paths of manifest, output and prompt cache are refused.
 """
 
 from __future__ import annotations

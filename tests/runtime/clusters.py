@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import socket
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,15 +46,31 @@ class Cluster:
             text=True,
         )
 
+    def submit(self, command: str) -> str:
+        """Submit a job that is not one of `vidgen submit`, and return its id."""
+        token = self.environment.get("RAY_AUTH_TOKEN")
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {token}"} if token else {}
+        )
+        data = json.dumps({"entrypoint": command}).encode()
+        request = urllib.request.Request(f"{self.address}/api/jobs/", data, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return str(json.load(answer)["submission_id"])
+
 
 @contextmanager
-def ray_cluster(folder: Path, token: str | None) -> Iterator[Cluster]:
+def ray_cluster(token: str | None) -> Iterator[Cluster]:
     """Start a cluster of this machine, and end it and all that it has started.
 
     Args:
-        folder: An empty folder, whose path is short: it is to hold Ray's sockets.
         token: What it requires; None for no token.
     """
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="v", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield from _started(Path(folder), token)
+
+
+def _started(folder: Path, token: str | None) -> Iterator[Cluster]:
     command = folder / "bin" / "vidgen"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {shlex.join(fake_vidgen())} "$@"\n')
@@ -70,9 +88,11 @@ def ray_cluster(folder: Path, token: str | None) -> Iterator[Cluster]:
     flags = [f"--{name}={port}" for name, port in ports.items()]
     with open(folder / "head.log", "w", encoding="utf-8") as log:
         head = subprocess.Popen(
-            ["ray", "start", "--head", "--block", *flags, "--min-worker-port=0", "--max-worker-port=0"]
-            + [f"--temp-dir={folder / 'ray'}", "--num-cpus=2", f"--object-store-memory={128 * 2**20}"]
-            + ["--node-ip-address=127.0.0.1", "--disable-usage-stats"],
+            [
+                *("ray", "start", "--head", "--block", *flags, "--min-worker-port=0", "--max-worker-port=0"),
+                *(f"--temp-dir={folder / 'ray'}", "--num-cpus=2", f"--object-store-memory={128 * 2**20}"),
+                *("--node-ip-address=127.0.0.1", "--disable-usage-stats"),
+            ],
             env=environment,
             cwd=folder,
             stdout=log,

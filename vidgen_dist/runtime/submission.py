@@ -342,15 +342,18 @@ class _Lost(Refused):
     """No answer, or none that says what is wrong: another attempt may get one."""
 
 
+_TALKATIVE = (
+    "dashboard.modules.dashboard_sdk",
+    "dashboard.modules.job.sdk",
+    "_private.runtime_env.packaging",
+)
+
+
 def _connect(address: str) -> Any:
     """Ray's client, which asks the dashboard for its version."""
     from ray.job_submission import JobSubmissionClient
 
-    for module in (
-        "dashboard.modules.dashboard_sdk",
-        "dashboard.modules.job.sdk",
-        "_private.runtime_env.packaging",
-    ):
+    for module in _TALKATIVE:
         logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
     return JobSubmissionClient(address)
 
