@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.clusters import free_ports
+
+NO_DASHBOARD = f"http://127.0.0.1:{free_ports(1)[0]}"
 SCRIPT = Path(__file__).parents[2] / "jobs" / "submit.py"
 RUN = "model: {id: org/model}\nmanifest: {uri: s3://bucket/m.parquet}\noutput: {uri: /shared/out}\n"
 
@@ -50,10 +53,10 @@ def test_relative_paths(submitting: dict[str, Any], run: str, options: list[str]
     ("address", "run", "said"),
     [
         ("head:6379", RUN, "head:6379: not a dashboard's address; allowed: http"),
-        ("http://127.0.0.1:1", RUN, "Failed to connect to Ray at address: http://127.0.0.1:1"),
-        ("http://127.0.0.1:1", "a: [", "run.yaml: while parsing"),
+        (NO_DASHBOARD, RUN, f"Failed to connect to Ray at address: {NO_DASHBOARD}"),
+        (NO_DASHBOARD, "a: [", "run.yaml: while parsing"),
         (
-            "http://127.0.0.1:1",
+            NO_DASHBOARD,
             RUN.replace("/shared/", ""),
             "output.uri: out: a relative path; allowed: URIs",
         ),

@@ -12,7 +12,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.commands import fake_vidgen
@@ -31,20 +31,24 @@ class Cluster:
     Args:
         address: Its dashboard.
         environment: Of a command that may use it.
+        commands: Those that were started; they end with the cluster.
     """
 
     address: str
     environment: Mapping[str, str]
+    commands: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def vidgen(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
         """Start a `vidgen` command, in the environment of one who may use the cluster."""
-        return subprocess.Popen(
+        command = subprocess.Popen(
             [*fake_vidgen(), *map(str, arguments), "--address", self.address],
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.commands.append(command)
+        return command
 
     def submit(self, command: str) -> str:
         """Submit a job that is not one of `vidgen submit`, and return its id."""
@@ -84,7 +88,7 @@ def _started(folder: Path, token: str | None) -> Iterator[Cluster]:
         "RAY_worker_niceness": "0",
     }
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     flags = [f"--{name}={port}" for name, port in ports.items()]
     with open(folder / "head.log", "w", encoding="utf-8") as log:
         head = subprocess.Popen(
@@ -104,7 +108,13 @@ def _started(folder: Path, token: str | None) -> Iterator[Cluster]:
     try:
         wait_until(lambda: head.poll() is not None or _answers(address), every=0.2)
         assert head.poll() is None, (folder / "head.log").read_text()
-        yield Cluster(address, environment)
+        cluster = Cluster(address, environment)
+        try:
+            yield cluster
+        finally:
+            for each in cluster.commands:
+                each.kill()
+                each.communicate()
     finally:
         started = descendants(head.pid)
         head.send_signal(signal.SIGTERM)
@@ -133,7 +143,8 @@ def _start_time(pid: int) -> str | None:
         return None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine where nothing listens."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

@@ -63,10 +63,13 @@ def submit(
     Prints the job's id. Exit status with --follow: the run's own.
     """
     from vidgen_dist.output.run_file import load_run
+    from vidgen_dist.preflight.sampling import check_sampling
     from vidgen_dist.preflight.submission import prepare_submission
 
     given = options if output is None else with_argument(options, "output.uri", "OUTPUT", output)
     spec = load_run(run_file, given)
+    # What needs no other file is refused before a cluster is asked.
+    check_sampling(spec)
     dashboard, place = _dashboard(address)
     submission = prepare_submission(spec, shared or ())
     for line in (*submission.notes, *submission.plan):

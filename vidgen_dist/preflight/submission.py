@@ -29,7 +29,6 @@ from vidgen_dist.preflight.manifest_check import check_bad_rows, open_run_manife
 from vidgen_dist.preflight.paths import check_secrets
 from vidgen_dist.preflight.sampling import (
     change_sampling_media,
-    check_sampling,
     sampling_defaults,
     sampling_media,
 )
@@ -79,14 +78,13 @@ def prepare_submission(
     """Check a run for a cluster, as far as this machine can, and say what goes with it.
 
     Args:
-        spec: The run.
+        spec: The run; its sampling defaults are checked.
         shared: Folders that this machine's paths and the cluster's hosts have in common.
         max_bytes: The largest manifest that is packaged.
 
     Raises:
         Refused: Names the key, or the manifest's file, row and column, and what is allowed.
     """
-    check_sampling(spec)
     check_secrets(spec)
     folders = tuple(_shared_folder(folder) for folder in shared)
     there = spec.override(_places_on_cluster(spec, folders))

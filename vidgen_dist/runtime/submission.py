@@ -156,8 +156,10 @@ class Dashboard:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._shown = redact(address)
         self._policy = policy
+        # Ray is loaded before the dashboard's time begins.
+        connect = connect or _ray_client()
         with _without_address_variables():
-            self._client = self._ask(lambda: (connect or _connect)(address))
+            self._client = self._ask(lambda: connect(address))
         _check_version(self._shown, self._client)
 
     def submit(self, submission: Submission) -> str:
@@ -349,13 +351,13 @@ _TALKATIVE = (
 )
 
 
-def _connect(address: str) -> Any:
-    """Ray's client, which asks the dashboard for its version."""
+def _ray_client() -> Callable[[str], Any]:
+    """Ray's client, which asks the dashboard for its version when it is made."""
     from ray.job_submission import JobSubmissionClient
 
     for module in _TALKATIVE:
         logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
-    return JobSubmissionClient(address)
+    return JobSubmissionClient
 
 
 @contextlib.contextmanager
