@@ -92,14 +92,14 @@ def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == {
         "flags": {
-            "--sharpness": ["render", "plan"],
-            "--stickers": ["render"],
-            "--tag": ["render"],
-            "--poster": ["render"],
-            "--spares": ["render", "plan"],
-            "--option": ["render", "plan", "encode"],
-            "--patience": ["render"],
-            "--note": ["render"],
+            "--sharpness": ["render", "plan", "submit"],
+            "--stickers": ["render", "submit"],
+            "--tag": ["render", "submit"],
+            "--poster": ["render", "submit"],
+            "--spares": ["render", "plan", "submit"],
+            "--option": ["render", "plan", "submit", "encode"],
+            "--patience": ["render", "submit"],
+            "--note": ["render", "submit"],
         },
         "run_file": VALUES,
         "workers": VALUES,

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
@@ -90,14 +88,14 @@ def list_jobs(
     if as_json:
         print(json.dumps([_as_json(job) for job in jobs]))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("job", "status", "since", "model", "output"):
-        # People copy ids and URIs.
-        table.add_column(name, overflow="fold", no_wrap=name in ("job", "status", "since"))
+    rows = [("job", "status", "since", "model", "output")]
     for job in jobs:
         since = "unknown" if job.since is None else f"{job.since:%Y-%m-%d %H:%M:%S}Z"
-        table.add_row(*map(escape, (job.id, job.status, since, job.model, job.output)))
-    Console().print(table)
+        rows.append((job.id, job.status, since, job.model, job.output))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # People copy ids and URIs: a line is not broken.
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def show_log(job: JobId, address: Address = None, follow: Follow = False) -> None:

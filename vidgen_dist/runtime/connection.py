@@ -275,7 +275,8 @@ def _check_address(address: str) -> None:
     scheme, _, rest = address.rpartition("://")
     if scheme.lower() in ("http", "https"):
         raise Refused(
-            f"topology.address: {address}: is a dashboard's, which `vidgen submit` takes; {_ALLOWED}"
+            f"topology.address: {address}: is the address of a dashboard, which `vidgen submit` takes; "
+            f"{_ALLOWED}"
         )
     if scheme:
         raise Refused(f"topology.address: {address}: {scheme}:// is not supported; {_ALLOWED}")

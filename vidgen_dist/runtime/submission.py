@@ -356,7 +356,7 @@ def _ray_client() -> Callable[[str], Any]:
     from ray.job_submission import JobSubmissionClient
 
     for module in _TALKATIVE:
-        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+        logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
     return JobSubmissionClient
 
 
