@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,8 @@ def _check_rows(spec: RunSpec, manifest: Manifest, rules: Rules[Any] | None, fol
     report = check(
         manifest,
         defaults=sampling_defaults(spec, rules),
-        resolve=None if rules is None else _without_loras(rules),
+        # LoRAs of rows are opened by the job: there may be thousands.
+        resolve=None if rules is None else rules.resolve,
         probe=functools.partial(_check_places, folders=folders) if with_places else None,
     )
     check_bad_rows(spec, report)
@@ -216,11 +217,6 @@ def _check_rows(spec: RunSpec, manifest: Manifest, rules: Rules[Any] | None, fol
 
 
 _LORA = "lora"
-
-
-def _without_loras(rules: Rules[Any]) -> Callable[[RenderRequest], ResolvedRequest]:
-    """`Rules.resolve`; LoRAs of rows are opened by the job: there may be thousands."""
-    return lambda request: rules.resolve(request)
 
 
 def _check_places(request: RenderRequest | ResolvedRequest, folders: Sequence[str]) -> None:
