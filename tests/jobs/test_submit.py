@@ -61,6 +61,8 @@ def test_relative_paths(submitting: dict[str, Any], run: str, options: list[str]
             "output.uri: out: a relative path; allowed: URIs",
         ),
     ],
+    # Ports differ from process to process, and names of tests must not.
+    ids=["not HTTP", "nobody listens", "not YAML", "relative"],
 )
 def test_what_cannot_be_submitted_is_refused(
     submitting: dict[str, Any],

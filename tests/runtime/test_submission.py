@@ -165,6 +165,8 @@ def test_a_cluster_without_a_token() -> None:
             "no cluster: give its dashboard with --address http://HEAD:8265, or set RAY_",
         ),
     ],
+    # Ports differ from process to process, and names of tests must not.
+    ids=["not HTTP", "nobody listens", "no address"],
 )
 def test_no_dashboard(
     vidgen: Vidgen,
