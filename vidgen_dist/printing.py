@@ -135,6 +135,7 @@ def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
         encoding=stream.encoding,
         # A prompt that the terminal's encoding cannot show must not end the program either.
         errors="backslashreplace" if stream.errors == "strict" else stream.errors,
-        line_buffering=bool(stream.line_buffering),
+        # Under PYTHONUNBUFFERED, which Ray sets for jobs, what is written through stays in our own buffer.
+        line_buffering=bool(stream.line_buffering or getattr(stream, "write_through", False)),
         write_through=getattr(stream, "write_through", False),
     )

@@ -18,27 +18,43 @@ from vidgen_dist.cli.manifests import build_manifest, check_manifest, expand_man
 from vidgen_dist.cli.new_runs import init
 from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
+from vidgen_dist.cli.submission import list_jobs, show_log, stop_job, submit
 from vidgen_dist.cli.terminal import print_error
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import REFUSED, Refused
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.driver.policies import RunPolicies
-
-REFUSED = 2
-"""Exit status of what is refused before it starts."""
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (init, render, plan, encode, status, failures, compact, verify, export, inspect, demo):
+for _command in (
+    init,
+    render,
+    plan,
+    submit,
+    encode,
+    status,
+    failures,
+    compact,
+    verify,
+    export,
+    inspect,
+    demo,
+):
     app.command()(_command)
 manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
 manifest_app.command("check")(check_manifest)
 manifest_app.command("build")(build_manifest)
 manifest_app.command("expand")(expand_manifest)
 app.add_typer(manifest_app, name="manifest")
+jobs_app = typer.Typer(help="List, follow or stop jobs of `vidgen submit`.", no_args_is_help=True)
+jobs_app.command("list")(list_jobs)
+jobs_app.command("logs")(show_log)
+jobs_app.command("stop")(stop_job)
+app.add_typer(jobs_app, name="jobs")
 
 
 def _print_version(wanted: bool) -> None:

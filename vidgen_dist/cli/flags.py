@@ -78,7 +78,7 @@ class _Flag:
 
 
 def with_flags(
-    command: Command, without: Collection[str] = ()
+    command: Command, *, without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags that the run spec declares for it, and `--option` for all other keys.
 

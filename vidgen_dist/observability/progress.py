@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ RECENT_SECONDS = 600.0
 """The pace over this time gives the time left; a run's own pace is that of all its time."""
 
 _STEPS = 60
+
+_LINE = re.compile(r"[a-z][^:]*: \d+ of \d+ rows(, .*)?")
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,11 @@ class RunProgress:
         if self._ready:
             return "rendering"
         return "loading the model" if self._begun is None else "waiting"
+
+
+def is_progress_line(line: str) -> bool:
+    """Whether a line of a run's output is one that takes the bar's place where there is no terminal."""
+    return _LINE.fullmatch(line.strip()) is not None
 
 
 def span(seconds: float) -> str:

@@ -275,7 +275,7 @@ def _check_address(address: str) -> None:
     scheme, _, rest = address.rpartition("://")
     if scheme.lower() in ("http", "https"):
         raise Refused(
-            f"topology.address: {address}: is the address of a dashboard, where jobs/submit.py submits jobs; "
+            f"topology.address: {address}: is the address of a dashboard, which `vidgen submit` takes; "
             f"{_ALLOWED}"
         )
     if scheme:
