@@ -1,7 +1,7 @@
 """Kubernetes objects of `cluster/`, and what is known of their kinds.
 
-Pods, and what else belongs to Kubernetes, have their schemas in kubernetes_validate. Kinds of operators do not:
-`KINDS` has the fields of their CRDs that these files may name.
+Pods have their schema in kubernetes_validate. Kinds of operators do not: `KINDS` has the fields of their CRDs
+that these files may name.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ RAY_CLUSTER = fields(
     "headGroupSpec",
     "authOptions autoscalerOptions enableInTreeAutoscaling gcsFaultToleranceOptions headServiceAnnotations "
     "managedBy rayVersion suspend upgradeStrategy workerGroupSpecs",
+    authOptions=fields("", "enableK8sTokenAuth mode secretName"),
     autoscalerOptions=fields(
         "",
         "args command env envFrom idleTimeoutSeconds image imagePullPolicy resources securityContext "
         "upscalingMode version volumeMounts",
     ),
-    headGroupSpec=fields(
-        "template", "enableIngress headService labels rayStartParams resources serviceType"
-    ),
+    headGroupSpec=fields("template", "enableIngress headService labels rayStartParams resources serviceType"),
     workerGroupSpecs=fields(
         "groupName minReplicas maxReplicas template",
-        "idleTimeoutSeconds labels numOfHosts priority rayStartParams replicas resources scaleStrategy suspend",
+        "idleTimeoutSeconds labels numOfHosts priority rayStartParams replicas resources scaleStrategy "
+        "suspend",
     ),
 )
 RAY_JOB = fields(
@@ -83,7 +83,9 @@ KINDS: Mapping[tuple[str, str], Fields] = {
     ("ray.io/v1", "RayCluster"): RAY_CLUSTER,
     ("ray.io/v1", "RayJob"): RAY_JOB,
     # Kueue 0.15.
-    ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): fields("", "nodeLabels nodeTaints tolerations topologyName"),
+    ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): fields(
+        "", "nodeLabels nodeTaints tolerations topologyName"
+    ),
     ("kueue.x-k8s.io/v1beta2", "LocalQueue"): fields("", "clusterQueue fairSharing stopPolicy"),
     ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): fields(
         "",

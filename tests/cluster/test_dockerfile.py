@@ -64,7 +64,9 @@ def test_python_of_the_image_is_one_that_the_package_takes() -> None:
 
 
 def test_commands_that_other_files_call_are_in_the_image() -> None:
-    commands = {target.rpartition("/")[2] for target in copied().values() if target.startswith("/usr/local/bin/")}
+    commands = {
+        target.rpartition("/")[2] for target in copied().values() if target.startswith("/usr/local/bin/")
+    }
     assert commands == {"with-cann", "vidgen-drain"}
     assert "vidgen-drain" in (CLUSTER / "raycluster.yaml").read_text(encoding="utf-8")
     assert "with-cann ray start" in (CLUSTER / "ray-up.yaml").read_text(encoding="utf-8")

@@ -53,7 +53,11 @@ def test_fields_are_those_of_the_kinds(file: str) -> None:
     ("path", "value", "said"),
     [
         (("spec", "enableAutoscaling"), True, "spec: enableAutoscaling is unknown"),
-        (("spec", "workerGroupSpecs", 0, "maxReplicas"), None, "spec.workerGroupSpecs[0]: maxReplicas is missing"),
+        (
+            ("spec", "workerGroupSpecs", 0, "maxReplicas"),
+            None,
+            "spec.workerGroupSpecs[0]: maxReplicas is missing",
+        ),
         (
             ("spec", "headGroupSpec", "template", "spec", "containers", 0, "volumeMount"),
             [],
@@ -187,7 +191,9 @@ def test_labels_in_comments_name_queues_that_the_cluster_fits_in(file: str, labe
     else:
         quota = queue["spec"]["capability"]
     (group,) = cluster_spec(thing)["workerGroupSpecs"]
-    head, worker = (each["template"]["spec"]["containers"][0]["resources"]["limits"] for each in groups(thing))
+    head, worker = (
+        each["template"]["spec"]["containers"][0]["resources"]["limits"] for each in groups(thing)
+    )
     for name, need in worker.items():
         needed = group["maxReplicas"] * amount(need) + amount(head.get(name, "0"))
         assert needed <= amount(quota[name]), name

@@ -51,7 +51,9 @@ def test_wrong_queries_are_found(query: str) -> None:
 
 
 def test_counters_are_asked_for_their_increase_and_gauges_for_their_value() -> None:
-    kinds = {sample: metric.kind for metric in METRICS for sample in SAMPLES if metric.exported_name in sample}
+    kinds = {
+        sample: metric.kind for metric in METRICS for sample in SAMPLES if metric.exported_name in sample
+    }
     for name, query in queries().items():
         for metric, _ in selectors(query):
             asked = re.search(rf"(rate|increase|changes)\({metric}\W", query)

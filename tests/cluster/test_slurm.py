@@ -60,6 +60,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def job_id() -> int:
+    """A job's number for which the script takes a free port."""
+    while not 20_000 <= (port := free_port()) < 40_000:
+        pass
+    return port - 20_000
+
+
 def processes_of(ray_folder: Path) -> list[str]:
     """Command lines of processes of a Ray with this temporary folder."""
     found = []
@@ -86,7 +93,7 @@ def batch(folder: Path, run_file: Path, nodes: str) -> Iterator[subprocess.Popen
         **before,
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "SLURM_JOB_ID": str(free_port() - 20000 if free_port() > 40000 else 4711),
+        "SLURM_JOB_ID": str(job_id()),
         "SLURM_JOB_NODELIST": nodes,
         "SLURM_SUBMIT_DIR": str(ROOT),
         # As in the tests' own Rays.

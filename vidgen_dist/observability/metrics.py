@@ -68,7 +68,7 @@ GANGS_READY = Metric("vidgen_gangs_ready", "gauge", "Gangs whose model is loaded
 SECONDS_LEFT = Metric(
     "vidgen_seconds_left",
     "gauge",
-    "Seconds until no row is pending, at the pace of the last ten minutes; NaN while no video is done in them.",
+    "Seconds until no row is pending, at the pace of the last ten minutes; NaN while that is unknown.",
     _RUN,
 )
 STRAGGLERS = Metric("vidgen_stragglers", "gauge", "Rows and gangs that take far longer than usual.", _RUN)
