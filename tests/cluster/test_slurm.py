@@ -216,10 +216,15 @@ def test_the_exit_status_is_that_of_the_run(tmp_path: Path, status: int) -> None
     assert address.rpartition(":")[2].isdigit()
 
 
-def test_a_host_that_cannot_start_ray_ends_the_job(tmp_path: Path) -> None:
-    run_file = little_cluster(tmp_path, vidgen=f"touch {tmp_path}/began\n", ray="echo no port >&2\nexit 1\n")
-    stand_in(tmp_path, "python3", "echo 0\n")
-    with batch(tmp_path, run_file, "alpha") as process:
+@pytest.mark.parametrize("fails", ["--head", "--address"])
+def test_a_host_that_cannot_start_ray_ends_the_job(tmp_path: Path, fails: str) -> None:
+    """The head's host, or another one's."""
+    ray = (
+        '[ "$1" = start ] || exit 0\n'
+        f'if [[ "$*" == *{fails}* ]]; then echo no port >&2; exit 1; fi\n{START["ray"]}'
+    )
+    run_file = little_cluster(tmp_path, vidgen=f"touch {tmp_path}/began\n", ray=ray)
+    with batch(tmp_path, run_file, "alpha,beta") as process:
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "no port" in said
