@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import socket
 import subprocess
@@ -55,6 +56,14 @@ def test_all_ranks_fit_with_the_share_of_cpus(nodes: list[float], replicas: int,
 def test_more_ranks_than_cpus_allow_are_refused() -> None:
     with pytest.raises(Refused, match=r"topology\.replicas: 20001 ranks .* room for 20000"):
         cpu_share([2], 20001)
+
+
+def test_a_run_that_waits_for_npus_is_one_of_ascend() -> None:
+    """A cluster that grows may have none yet: nobody asks it."""
+    assert choose_device(TopologyOptions(address="127.0.0.1:1", npus=8)) == "ascend"
+    assert choose_device(TopologyOptions(address="127.0.0.1:1", npus=8, device="cpu")) == "cpu"
+    # This machine does not grow.
+    assert choose_device(TopologyOptions(npus=8)) == ("ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu")
 
 
 def test_cores_are_divided_without_overlap() -> None:

@@ -99,6 +99,8 @@ def in_one_line(error: BaseException) -> str:
 def choose_device(topology: TopologyOptions) -> str:
     """The device of a run, `cpu` or `ascend`; `auto` is resolved, on a running cluster by its resources.
 
+    A cluster that grows may have no NPU yet: there, `npus` says that the run waits for some.
+
     Raises:
         Refused: The cluster does not answer, or its address is wrong.
     """
@@ -108,6 +110,8 @@ def choose_device(topology: TopologyOptions) -> str:
         return topology.device
     if topology.address is None:
         return "ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu"
+    if topology.npus is not None:
+        return "ascend"
     with connected(topology), refuse_ray_faults():
         return "ascend" if any(node.npus for node in alive_nodes()) else "cpu"
 

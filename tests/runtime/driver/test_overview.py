@@ -168,6 +168,7 @@ def test_metrics_for_prometheus_and_logs_for_rays_dashboard(
         assert found["vidgen_stage_seconds_count", "0", stage] == 2
     assert found["vidgen_gangs",] == found["vidgen_gangs_ready",] == 1
     assert found["vidgen_stragglers",] == 0
+    assert found["vidgen_seconds_left",] > 0
     # Object stores cannot append: the log is among Ray's logs.
     assert not [name for name in output.list() if name.startswith("logs/")]
     context = ray.get_runtime_context()

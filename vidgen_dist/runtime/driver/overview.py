@@ -110,6 +110,7 @@ class Overview:
     def _update_metrics(self, status: RunStatus) -> None:
         self._metrics.set(
             pending=status.pending,
+            seconds_left=status.seconds_left if status.state == "running" else 0.0,
             gangs=len(status.gangs),
             ready=sum(gang.state in ("rendering", "idle", "stopping") for gang in status.gangs),
             stragglers=len(status.slow_rows) + len(status.slow_gangs),
