@@ -13,6 +13,7 @@ import typer
 from vidgen_dist import __version__, printing
 from vidgen_dist.cli.demo import demo
 from vidgen_dist.cli.encoding import encode
+from vidgen_dist.cli.help import Command, Group
 from vidgen_dist.cli.inspection import inspect
 from vidgen_dist.cli.manifests import build_manifest, check_manifest, expand_manifest
 from vidgen_dist.cli.outputs import compact, export, failures, status, verify
@@ -23,21 +24,46 @@ from vidgen_dist.errors import Refused
 if TYPE_CHECKING:
     from vidgen_dist.runtime.driver.policies import RunPolicies
 
+PROGRAM = "vidgen"
+"""The command's name, also where it was started by `python -m vidgen_dist`."""
+
 REFUSED = 2
 """Exit status of what is refused before it starts."""
 
 app = typer.Typer(
+    name=PROGRAM,
+    cls=Group,
     no_args_is_help=True,
+    # Messages about a wrong command line are plain lines.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    epilog=(
+        "Begin with `vidgen demo`. `vidgen COMMAND --help` has each command's options and examples,\n"
+        "and `vidgen --install-completion` lets your shell complete them."
+    ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (render, plan, encode, status, failures, compact, verify, export, inspect, demo):
-    app.command()(_command)
-manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
-manifest_app.command("check")(check_manifest)
-manifest_app.command("build")(build_manifest)
-manifest_app.command("expand")(expand_manifest)
-app.add_typer(manifest_app, name="manifest")
+_RENDER, _LOOK, _KEEP, _PREPARE = "Render", "Watch a run", "Look after an output", "Prepare"
+for _command, _panel in (
+    (demo, _RENDER),
+    (render, _RENDER),
+    (status, _LOOK),
+    (failures, _LOOK),
+    (verify, _KEEP),
+    (compact, _KEEP),
+    (export, _KEEP),
+    (plan, _PREPARE),
+    (encode, _PREPARE),
+    (inspect, _PREPARE),
+):
+    app.command(cls=Command, rich_help_panel=_panel)(_command)
+manifest_app = typer.Typer(
+    help="Make a manifest, or check one.", cls=Group, no_args_is_help=True, rich_markup_mode=None
+)
+manifest_app.command("build", cls=Command)(build_manifest)
+manifest_app.command("check", cls=Command)(check_manifest)
+manifest_app.command("expand", cls=Command)(expand_manifest)
+app.add_typer(manifest_app, name="manifest", rich_help_panel=_PREPARE)
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,7 +91,7 @@ def main(policies: RunPolicies | None = None) -> None:
     """
     printing.guard()
     try:
-        app(obj=policies)
+        app(obj=policies, prog_name=PROGRAM)
     except Refused as error:
         print_error(str(error))
         sys.exit(REFUSED)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from vidgen_dist.cli.flags import Flags, with_flags
-from vidgen_dist.cli.terminal import counted, print_error, progress_bar
+from vidgen_dist.cli.terminal import counted, print_error, print_next, progress_bar
 from vidgen_dist.errors import Refused, RowError
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import COMMAND_LINE
@@ -30,11 +31,16 @@ def encode(
     """Encode the prompts of the rows that are not done, and keep them in the run's prompt cache.
 
     The run loads no text encoder then. Exit status: 0 all encoded, 1 some could not be, 2 refused.
+
+    Examples:
+        vidgen encode run.yaml --prompt-cache s3://bucket/prompts
+        vidgen encode run.yaml --part 2/8         # the second of eight processes
     """
     from vidgen_dist.engine import ENGINE, encode_prompts
     from vidgen_dist.output.run_file import load_run
     from vidgen_dist.preflight.plan import make_plan, open_run
     from vidgen_dist.runtime.connection import choose_device
+    from vidgen_dist.storage.uris import redact
 
     number, parts = _part(part)
     spec = load_run(run_file, options)
@@ -60,6 +66,7 @@ def encode(
         encode_prompts(plan.decided.model, device, (row.request for row in rows), end)
         rows_done = next(done) - 1
     print(f"{counted(rows_done - failed, 'row')} encoded, in {plan.decided.model.prompt_cache}")
+    print_next(f"`vidgen render {quote(redact(run_file))}`, with the same prompt cache")
     if failed:
         raise typer.Exit(FAILED)
 

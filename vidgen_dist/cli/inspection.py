@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    place: Annotated[str, typer.Argument(help="A LoRA: hub id, folder, path or URI.")],
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A LoRA: hub id, folder, path or URI.")],
     *,
     model: Annotated[
         str | None, typer.Option(help="A checkpoint: say which of the LoRA's keys fit nothing in it.")
@@ -27,7 +27,12 @@ def inspect(
     weight_name: Annotated[str | None, typer.Option(help="Its file in a folder or on the hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a LoRA is: what it was made for, what it changes, with which rank and scale."""
+    """Show what a LoRA is: what it was made for, what it changes, with which rank and scale.
+
+    Examples:
+        vidgen inspect guoyww/animatediff-motion-lora-zoom-out
+        vidgen inspect style.safetensors --model zai-org/CogVideoX-5b
+    """
     from vidgen_dist.engine import unknown_lora_keys
     from vidgen_dist.spec import LoraOptions, make_model
     from vidgen_dist.weights.lora.files import open_lora

@@ -66,8 +66,8 @@ class ConnectionPolicy:
     """How long a run waits for Ray.
 
     Args:
-        start_seconds: Until a local Ray has started, or a cluster has answered. A Ray starts in 5 s on an idle
-            host and in a minute on a crowded one; without a limit it would try for more than ten.
+        start_seconds: Until a local Ray has started, or a cluster has answered. A Ray starts in 5 s on an
+            idle host and in a minute on a crowded one; without a limit it would try for more than ten.
         loopback_seconds: Until this host answers itself.
     """
 
@@ -390,8 +390,8 @@ def _describe_silence(address: str | None, seconds: float) -> str:
     """That Ray did not answer in time, and where to look."""
     if address is not None:
         return (
-            f"topology.address: {address}: the cluster did not answer within {seconds:g} s; look at `ray status` "
-            "on its head, and whether a firewall lets this host reach the ports of Ray's nodes"
+            f"topology.address: {address}: the cluster did not answer within {seconds:g} s; look at "
+            "`ray status` on its head, and whether a firewall lets this host reach the ports of Ray's nodes"
         )
     logs = os.path.join(_ray_folder(), "session_latest", "logs")
     return (
