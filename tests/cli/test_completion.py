@@ -81,7 +81,7 @@ def test_error_classes_are_those_of_the_run(complete: Complete, tmp_path: Path) 
 
 
 def test_a_bash_completes_after_install_completion(tmp_path: Path) -> None:
-    """The installed script asks the command, and the shell's own file names stand in where there is no list."""
+    """The installed script asks the command; where nothing is offered, the shell completes names of files."""
     program = tmp_path / "bin" / "vidgen"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m vidgen_dist "$@"\n')

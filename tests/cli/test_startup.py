@@ -57,9 +57,10 @@ def test_completing_loads_nothing_heavy() -> None:
         "COMP_WORDS": "vidgen render m --dtype f",
         "COMP_CWORD": "4",
     }
+    heavy = "[name for name in ('numpy', 'pyarrow', 'ray') if name in sys.modules]"
     code = (
         "import sys; sys.argv = ['vidgen']\nfrom vidgen_dist import cli\n"
-        "try:\n    cli.main()\nfinally:\n    print([m for m in ('numpy', 'pyarrow', 'ray') if m in sys.modules])"
+        f"try:\n    cli.main()\nfinally:\n    print({heavy})"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code],

@@ -6,11 +6,12 @@ Whatever is heavy is imported by the command that needs it: `vidgen status` load
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidgen_dist import __version__, printing
+from vidgen_dist import printing
 from vidgen_dist.cli.demo import demo
 from vidgen_dist.cli.encoding import encode
 from vidgen_dist.cli.help import Command, Group
@@ -20,6 +21,7 @@ from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
 from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import Refused
+from vidgen_dist.package import VERSION
 
 if TYPE_CHECKING:
     from vidgen_dist.runtime.driver.policies import RunPolicies
@@ -68,7 +70,7 @@ app.add_typer(manifest_app, name="manifest", rich_help_panel=_PREPARE)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        print(VERSION)
         raise typer.Exit
 
 
@@ -82,18 +84,19 @@ def vidgen(
     """Render videos at dataset scale on Ascend NPUs."""
 
 
-def main(policies: RunPolicies | None = None) -> None:
+def main(policies: RunPolicies | None = None, on_refused: Callable[[str], None] = print_error) -> None:
     """The entry point: errors that a person can cause are one message and status 2.
 
     Args:
         policies: How patient the runs of `vidgen render` are, if not as usual. No flag changes them: who
             renders has no reason to, tests have.
+        on_refused: Prints the message of what is refused.
     """
     printing.guard()
     try:
         app(obj=policies, prog_name=PROGRAM)
     except Refused as error:
-        print_error(str(error))
+        on_refused(str(error))
         sys.exit(REFUSED)
     except SystemExit as ended:
         # What a run prints is beside its videos; what any other command prints is all that it makes.

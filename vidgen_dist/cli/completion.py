@@ -55,8 +55,8 @@ def _error_classes(context: typer.Context) -> list[str]:
     from vidgen_dist.storage.folder import open_storage
 
     # Behind a flag that still lacks its value, what was typed is not taken apart.
-    typed = context.args or [context.params.get(name) for name in ("manifest", "output")]
-    manifest, output = [*typed, None, None][:2]
+    params = [context.params.get(name) for name in ("manifest", "output")]
+    manifest, output = [*(context.args or params), None, None][:2]
     # A command line that is not complete may name anything.
     with suppress(OSError, Refused):
         if output is None and manifest and Path(manifest).suffix in (".yaml", ".yml"):

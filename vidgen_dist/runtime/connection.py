@@ -25,11 +25,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import vidgen_dist
 from vidgen_dist.errors import Refused
+from vidgen_dist.package import checkout
 from vidgen_dist.preflight.gang_choice import Capacity
 from vidgen_dist.spec import TopologyOptions
 
@@ -259,13 +258,12 @@ def _common() -> dict[str, Any]:
 
     # Ray puts the current folder before the workers' modules. They need it only if this package is run from
     # its checkout; otherwise a numpy.py in it would be taken for NumPy.
-    checkout = str(Path(vidgen_dist.__file__).parents[1])
-    implied = checkout in sys.path and not {"site-packages", "dist-packages"} & set(Path(checkout).parts)
+    folder = checkout()
     return {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "namespace": "vidgen",
-        "job_config": JobConfig(_py_driver_sys_path=[checkout] if implied else []),
+        "job_config": JobConfig(_py_driver_sys_path=[folder] if folder in sys.path else []),
     }
 
 
