@@ -37,7 +37,7 @@ def demo(
             **{f"sampling.{field}": value for field, value in SAMPLING.items()},
         }
     )
-    result = run(spec)
+    result = run(spec, say_next=False)
     _print_demo(spec, result.output, sheet_is_old=result.done > 0)
     raise typer.Exit(result.exit_status)
 

@@ -52,12 +52,13 @@ def render(
     raise typer.Exit(run(spec, context.obj).exit_status)
 
 
-def run(spec: RunSpec, policies: RunPolicies | None = None) -> RunResult:
+def run(spec: RunSpec, policies: RunPolicies | None = None, *, say_next: bool = True) -> RunResult:
     """Render with a progress bar and print what became of it.
 
     Args:
         spec: What the run is.
         policies: How patient it is, if not as usual.
+        say_next: Whether to say what to do next.
     """
     from vidgen_dist.runtime.driver.policies import RunPolicies
     from vidgen_dist.runtime.driver.render import render as render_spec
@@ -70,6 +71,8 @@ def run(spec: RunSpec, policies: RunPolicies | None = None) -> RunResult:
         print_error("interrupted before anything was started")
         raise typer.Exit(INTERRUPTED) from None
     print_result(result, console)
+    if say_next and (step := _next_step(result)):
+        print_next(step)
     return result
 
 
@@ -133,8 +136,6 @@ def print_result(result: RunResult, console: Console) -> None:
         print_error(f"failed: {failure}")
     if result.failed > len(result.failures):
         print_error(f"and {result.failed - len(result.failures):,} more: see the ledger")
-    if step := _next_step(result):
-        print_next(step)
 
 
 def _next_step(result: RunResult) -> str:

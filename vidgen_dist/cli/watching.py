@@ -93,8 +93,12 @@ def view_of(sighting: Sighting, height: int) -> RenderableType:
         return Text(line_of(sighting))
     silent = f"last heard of {span(run.silent_seconds)} ago"
     head = Text(f"run {run.run}, at work for {_since(run.since)}, {silent}", style="bold")
-    bar = ProgressBar(total=max(run.total, 1), completed=run.done + run.failed, width=_BAR)
-    parts: list[RenderableType] = [head, bar, Text(", ".join([_rows(run), *_pace(run)]))]
+    bar = ProgressBar(
+        total=max(run.total, 1), completed=run.done + run.failed, width=_BAR, complete_style="green"
+    )
+    counts = Table.grid(padding=(0, 2, 0, 0))
+    counts.add_row(bar, Text(", ".join([_rows(run), *_pace(run)])))
+    parts: list[RenderableType] = [head, counts]
     if run.failures:
         classes = ", ".join(f"{count:,} {name}" for name, count in run.failures.items())
         parts.append(Text(f"failed: {classes}", style="red"))
