@@ -153,6 +153,16 @@ def test_cancel_stops_at_once_when_its_grace_is_over(begin: Begin, tmp_path: Pat
     assert (ended.state, ended.done, ended.pending) == ("interrupted", 0, 1)
 
 
+def test_a_storage_that_fails_does_not_spoil_what_is_shown(make_spec: MakeSpec) -> None:
+    run = start(make_spec("m.parquet"), [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    (Path(run.output) / "status.json").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"status\.json"):
+        run.progress()
+    assert "starting, the output cannot be read: " in repr(run)
+    assert "the output cannot be read" in run._repr_html_()
+    run._process.kill()
+
+
 def test_a_run_that_is_killed_has_died(begin: Begin, tmp_path: Path) -> None:
     run = begin(f"touch:{tmp_path / 'began'} wait:{tmp_path / 'never'}")
     wait_until((tmp_path / "began").exists)

@@ -57,9 +57,8 @@ def test_after_a_manifest_is_made_and_checked(vidgen: Vidgen, tmp_path: Path, ch
 
 
 def test_bad_rows_can_be_mended_or_left_out(vidgen: Vidgen, tmp_path: Path) -> None:
-    write_manifest(
-        tmp_path / "m.parquet", {"prompt": "x", "num_frames": 9}, {"prompt": "x", "num_frames": -1}
-    )
+    rows = ({"prompt": "x", "num_frames": number} for number in (9, -1))
+    write_manifest(tmp_path / "m.parquet", *rows)
     said = vidgen("manifest", "check", tmp_path / "m.parquet").err
     assert "mend them, or render the others with `vidgen render --bad-rows fail`" in said
 

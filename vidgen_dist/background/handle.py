@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from vidgen_dist.package import checkout
 from vidgen_dist.preflight.plan import open_run
 from vidgen_dist.spec import RunSpec, make_spec
 from vidgen_dist.storage.folder import Storage
+from vidgen_dist.storage.uris import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +41,9 @@ LOG_LINES = 500
 
 _REFRESH_SECONDS = 1.0
 """How often a notebook's picture of the run is renewed."""
+
+_LOG_SECONDS = 5.0
+"""How long the last lines of a run that has ended are waited for."""
 
 _REFUSED, _INTERRUPTED = 2, 130
 
@@ -165,6 +170,7 @@ class RunHandle:
         self._folder = folder
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._refusal: list[str] | None = None
+        self._latest = Progress("starting")
         assert process.stdout is not None
         # As long as it reads, the handle is alive, and with it the run.
         self._reader = threading.Thread(target=self._read, args=(process.stdout,), name="run", daemon=True)
@@ -197,18 +203,16 @@ class RunHandle:
         own = status if status is not None and status.since >= self._started else None
         if code is None:
             return _progress("running" if own is not None else "starting", own)
-        self._reader.join()
+        self._end_reading()
         if code == _REFUSED:
             return _progress("refused", own, code, self._refusal_text())
         if code in (_INTERRUPTED, -signal.SIGTERM):
             return _progress("interrupted", own or self._counted(), _INTERRUPTED)
         if code not in (0, 1):
-            return _progress(
-                "died", own, code, self._last_line(f"the run's process ended with status {code}")
-            )
+            return _progress("died", own, code, f"the run's process ended with status {code}")
         counts = own or self._counted()
         stopped = counts is not None and bool(counts.pending)
-        message = self._last_line(own.message if own is not None else "") if stopped else ""
+        message = own.message if stopped and own is not None else ""
         return _progress("stopped" if stopped else "finished", counts, code, message)
 
     def wait(self, timeout: float | None = None) -> Progress:
@@ -222,6 +226,7 @@ class RunHandle:
         Raises:
             TimeoutError: The run goes on.
             Refused: The run was refused.
+            OSError: The storage failed when the run had ended.
         """
         until = None if timeout is None else time.monotonic() + timeout
         picture = notebook.show_picture(self)
@@ -233,7 +238,7 @@ class RunHandle:
                 self._process.wait(min(left, _REFRESH_SECONDS))
             if picture is not None:
                 picture.update(self)
-        self._reader.join()
+        self._end_reading()
         self._raise_refusal()
         return self.progress()
 
@@ -253,7 +258,6 @@ class RunHandle:
                 # After a SIGTERM, this asks it to stop at once.
                 self._process.send_signal(signal.SIGINT)
         self._process.wait()
-        self._reader.join()
         return self.progress()
 
     def results(self) -> pa.Table:
@@ -266,7 +270,7 @@ class RunHandle:
         from vidgen_dist.ledger import latest
 
         if self._process.poll() is not None:
-            self._reader.join()
+            self._end_reading()
             self._raise_refusal()
         return latest(self._output)
 
@@ -283,10 +287,18 @@ class RunHandle:
         return notebook.videos(self._output, self.results(), count)
 
     def __repr__(self) -> str:
-        return f"<run into {self.output}: {notebook.in_words(self.progress())}>"
+        return f"<run into {redact(self.output)}: {notebook.in_words(self._shown())}>"
 
     def _repr_html_(self) -> str:
-        return notebook.bar(self.output, self.progress())
+        return notebook.bar(self.output, self._shown())
+
+    def _shown(self) -> Progress:
+        """How the run stands, or how it stood when the storage last answered."""
+        try:
+            self._latest = self.progress()
+        except OSError as error:
+            return dataclasses.replace(self._latest, message=f"the output cannot be read: {error}")
+        return self._latest
 
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
@@ -299,16 +311,17 @@ class RunHandle:
         self._process.wait()
         self._folder.cleanup()
 
+    def _end_reading(self) -> None:
+        # A process that the run has left behind may hold the pipe open.
+        self._reader.join(_LOG_SECONDS)
+
     def _refusal_text(self) -> str:
-        # What is wrong with a command line, is no refusal of ours.
+        # An error of the command line itself has no mark.
         return "\n".join(self._log if self._refusal is None else self._refusal)
 
     def _raise_refusal(self) -> None:
         if self._process.returncode == _REFUSED:
             raise Refused(self._refusal_text())
-
-    def _last_line(self, otherwise: str) -> str:
-        return otherwise or next(reversed(self._log), "")
 
     def _counted(self) -> RunStatus | None:
         """The counts that an earlier run has left, of a run that had nothing to report."""
