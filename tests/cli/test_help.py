@@ -84,6 +84,7 @@ def test_help_on_a_terminal_has_its_width_and_colours(monkeypatch: pytest.Monkey
     assert lines
     assert all(len(line) <= 80 for line in lines)
     assert "--[no-]lora-ignore-unknown" in plain
+    assert all(f"    {line}" in plain.splitlines() or f"    {line}  " in plain for line in examples(command))
 
 
 def test_a_wrong_flag_is_said_in_plain_lines(vidgen: Vidgen) -> None:

@@ -46,7 +46,8 @@ def help_text(command: Any, context: Any) -> str:
     console = make_console()
     with console.capture() as captured:
         for part in _parts(command, context):
-            console.print(part)
+            # An example that is broken cannot be copied.
+            console.print(part, soft_wrap=isinstance(part, Text) and part.plain.startswith(EXAMPLES))
     lines = (line.rstrip() for line in captured.get().splitlines())
     return "\n".join(lines).rstrip() + "\n"
 
@@ -65,7 +66,6 @@ def _parts(command: Any, context: Any) -> Iterator[Any]:
         usage.append("COMMAND ...")
     yield Text("Usage: " + " ".join(usage) + "\n", style="bold")
     for text in (command.help or "").split("\n\n"):
-        # Lines of examples stay as they are.
         yield Text((text if text.startswith(EXAMPLES) else " ".join(text.split())) + "\n")
     for group, of_group in sorted(rows.items(), key=lambda item: item[0] not in _GROUPS):
         yield Text(f"{group}:", style="bold")
