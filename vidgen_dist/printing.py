@@ -108,6 +108,13 @@ def fault_of_output() -> OSError | None:
     return None if isinstance(sink.fault, BrokenPipeError) else sink.fault
 
 
+def output_is_lost() -> bool:
+    """Whether standard output cannot be written any more, for example because its reader is gone."""
+    sink = sink_of(sys.stdout)
+    sys.stdout.flush()
+    return sink is not None and sink.fault is not None
+
+
 def sink_of(stream: TextIO) -> Sink | None:
     """The sink of a stream, if `guard` made the stream."""
     sink = getattr(getattr(stream, "buffer", None), "raw", None)

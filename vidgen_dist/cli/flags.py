@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import typer
 
-from vidgen_dist.cli.assignments import KEY_VALUE, read_mapping, read_options
+from vidgen_dist.cli.assignments import KEY_VALUE, SAMPLING, read_mapping, read_options
+from vidgen_dist.cli.completion import Completion, offer, offer_fields, offer_retries
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, Command, RunSpec
 from vidgen_dist.spec.option import DeclaredOption, declared_options, plain_types
@@ -19,6 +20,10 @@ from vidgen_dist.yaml_core import read_value
 
 Flags: TypeAlias = Mapping[str, Any]
 """Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
+
+
+_LONGEST_LIST = 24
+"""Characters of a list of values that help shows in place of a name."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class _Flag:
             None,
             f"{self.name}/--no-{self.name.removeprefix('--')}" if self.kinds == {bool} else self.name,
             help=option.help,
-            metavar=option.metavar or (KEY_VALUE if self.kinds == {dict} else None),
+            metavar=self._metavar,
+            autocompletion=self._completion,
             rich_help_panel=self.declared.group,
             show_default=self.declared.default or False,
         )
@@ -57,6 +63,28 @@ class _Flag:
             default=default,
             annotation=self._type | None,
         )
+
+    @property
+    def _metavar(self) -> str | None:
+        """What help calls its value."""
+        listed = "|".join(self.declared.values)
+        if self.declared.option.metavar is not None or self.kinds == {bool}:
+            return self.declared.option.metavar
+        if self.kinds == {dict}:
+            return KEY_VALUE
+        if int in self.kinds or float in self.kinds:
+            return f"N|{listed}" if listed else "N"
+        return listed if 0 < len(listed) <= _LONGEST_LIST else "TEXT"
+
+    @property
+    def _completion(self) -> Completion | None:
+        """What a shell offers for its value."""
+        if self.declared.key == SAMPLING:
+            return offer_fields
+        if self.declared.key == "manifest.retry":
+            return offer_retries
+        values = self.declared.values
+        return offer(values, several=self.kinds == {tuple}) if values else None
 
     @property
     def _type(self) -> type | types.GenericAlias:
@@ -114,6 +142,7 @@ _ANY_OPTION = inspect.Parameter(
         None,
         "--option",
         metavar=KEY_VALUE,
+        autocompletion=offer([f"{known.key}=" for known in declared_options(RunSpec)]),
         help="Any option by its dotted key in a run.yaml, such as topology.watchdog.denoise=30.",
         rich_help_panel="Any option",
     ),

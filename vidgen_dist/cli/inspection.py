@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from vidgen_dist.cli.flags import help_of
-from vidgen_dist.cli.terminal import counted
+from vidgen_dist.cli.terminal import counted, print_table
 from vidgen_dist.errors import Refused, listed
 from vidgen_dist.spec import COMMAND_LINE
 
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
 
 def inspect(
     place: Annotated[
-        str, typer.Argument(help="A checkpoint: hub id or folder; or a LoRA: hub id, folder, path or URI.")
+        str,
+        typer.Argument(
+            metavar="PLACE", help="A checkpoint: hub id or folder; or a LoRA: hub id, folder, path or URI."
+        ),
     ],
     *,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub id.")] = None,
@@ -42,6 +44,11 @@ def inspect(
     Of a checkpoint: family, tasks, components, fields of rows, sizes, and the smallest gang on each device.
 
     Of a LoRA: what it was made for, what it changes, with which rank and scale.
+
+    Examples:
+        vidgen inspect zai-org/CogVideoX-5b
+        vidgen inspect guoyww/animatediff-motion-lora-zoom-out
+        vidgen inspect style.safetensors --model zai-org/CogVideoX-5b
     """
     from vidgen_dist.weights.checkpoint import is_checkpoint
 
@@ -81,11 +88,11 @@ def _inspect_checkpoint(
     if as_json:
         print(json.dumps(facts_as_json(facts)))
         return
-    console = Console()
     for name, value in summary(facts):
-        console.print(f"{name:<12} {value}", markup=False, highlight=False, soft_wrap=True)
+        print(f"{name:<12} {value}")
     for table in tables(facts):
-        console.print("", table)
+        print()
+        print_table(table)
 
 
 def _inspect_lora(

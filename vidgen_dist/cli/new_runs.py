@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
+from vidgen_dist.cli.terminal import print_next
 from vidgen_dist.errors import Refused
 from vidgen_dist.output_layout import RUN_FILE
 
 
 @with_flags("render", without=("model.id",))
 def init(
-    model: Annotated[str, typer.Argument(help=help_of("model.id"))],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=help_of("model.id"))],
     run_file: Annotated[
-        str, typer.Argument(metavar="RUN.YAML", help="The file to write: path or URI.")
+        str, typer.Argument(metavar="[RUN.YAML]", help="The file to write: path or URI.")
     ] = RUN_FILE,
     *,
     options: Flags,
@@ -27,6 +29,11 @@ def init(
     """Write a run file for a checkpoint: its defaults, and what else it takes in comments.
 
     It has the flags of `vidgen render`; what they give is written as a setting.
+
+    Examples:
+        vidgen init zai-org/CogVideoX-5b
+        vidgen init genmo/mochi-1-preview mochi.yaml --manifest prompts.parquet --output s3://bucket/videos
+        vidgen init zai-org/CogVideoX-5b --set num_inference_steps=30 --brief
     """
     from vidgen_dist.preflight.new_run_file import new_run_file
     from vidgen_dist.storage.folder import open_writable_file
@@ -47,4 +54,5 @@ def init(
         storage.write_bytes(name, new_run_file(given, redact(run_file), brief=brief).encode())
     except OSError as error:
         raise Refused(str(error)) from None
-    print(f"{redact(run_file)}: written; next: vidgen plan {redact(run_file)}")
+    print(f"{redact(run_file)}: written")
+    print_next(f"`vidgen plan {quote(redact(run_file))}`")

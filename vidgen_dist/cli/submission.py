@@ -9,18 +9,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
-from vidgen_dist.cli.terminal import print_error
+from vidgen_dist.cli.terminal import INTERRUPTED, make_console, print_error, print_next
 from vidgen_dist.errors import Refused, shortened
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vidgen_dist.runtime.submission import Dashboard, Job
 
-_INTERRUPTED = 130
 _NOT_FOUND = 127
 """Exit status of a shell that does not find the command."""
 
@@ -42,7 +42,7 @@ Follow = Annotated[bool, typer.Option("--follow", help="Show the log until the j
 @with_flags("render", without=("topology.address", "manifest.keep"))
 def submit(
     run_file: Annotated[str, typer.Argument(metavar="RUN.YAML", help="A run file.")],
-    output: Annotated[str | None, typer.Argument(help=help_of("output.uri"))] = None,
+    output: Annotated[str | None, typer.Argument(metavar="[OUTPUT]", help=help_of("output.uri"))] = None,
     *,
     options: Flags,
     address: Address = None,
@@ -59,6 +59,11 @@ def submit(
     """Submit a run to a Ray cluster as a job, with its manifest if that is a local file.
 
     Prints the job's id. Exit status with --follow: the run's own.
+
+    Examples:
+        vidgen submit run.yaml --address http://HEAD:8265
+        vidgen submit run.yaml s3://bucket/videos --address http://HEAD:8265 --follow
+        vidgen submit run.yaml /nfs/videos --shared /nfs      # RAY_ADDRESS names the cluster
     """
     from vidgen_dist.output.run_file import load_run
     from vidgen_dist.preflight.sampling import check_sampling
@@ -76,13 +81,18 @@ def submit(
     print(job_id, flush=True)
     if follow:
         _follow(dashboard, job_id, place)
+    print_next(f"`vidgen jobs logs {job_id} --follow --address {place}`")
 
 
 def list_jobs(
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the jobs that `vidgen submit` has submitted to a cluster."""
+    """List the jobs that `vidgen submit` has submitted to a cluster.
+
+    Examples:
+        vidgen jobs list --address http://HEAD:8265
+    """
     dashboard, _ = _dashboard(address)
     jobs = dashboard.jobs()
     if as_json:
@@ -99,7 +109,11 @@ def list_jobs(
 
 
 def show_log(job: JobId, address: Address = None, follow: Follow = False) -> None:
-    """Print what a job has printed. Exit status with --follow: the run's own."""
+    """Print what a job has printed. Exit status with --follow: the run's own.
+
+    Examples:
+        vidgen jobs logs JOB --address http://HEAD:8265 --follow
+    """
     dashboard, place = _dashboard(address)
     if follow:
         _follow(dashboard, job, place)
@@ -108,13 +122,17 @@ def show_log(job: JobId, address: Address = None, follow: Follow = False) -> Non
 
 
 def stop_job(job: JobId, address: Address = None) -> None:
-    """Stop a job and wait for its end: rows in progress get the run's grace, finished rows are kept."""
+    """Stop a job and wait for its end: rows in progress get the run's grace, finished rows are kept.
+
+    Examples:
+        vidgen jobs stop JOB --address http://HEAD:8265
+    """
     dashboard, place = _dashboard(address)
     try:
         stopped = dashboard.stop(job, print_error)
     except KeyboardInterrupt:
         print_error(f"not waited for; see `vidgen jobs list --address {place}`")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if not stopped.is_over:
         raise Refused(f"{job}: is still {stopped.status}; Ray's log of it is on its node")
     print(f"{job}: {stopped.status}")
@@ -134,11 +152,11 @@ def _follow(dashboard: Dashboard, job_id: str, place: str) -> None:
     from vidgen_dist.runtime.submission import LostJob
 
     try:
-        with _LogView(Console()) as view:
+        with _LogView(make_console()) as view:
             job = dashboard.follow(job_id, view.show, print_error)
     except KeyboardInterrupt:
         print_error(f"the job goes on; `vidgen jobs stop {job_id} --address {place}` stops it")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     except LostJob as error:
         print_error(f"{error}; `vidgen jobs logs {job_id} --follow --address {place}` goes on")
         raise typer.Exit(1) from None

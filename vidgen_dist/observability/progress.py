@@ -62,7 +62,8 @@ class RunProgress:
         # (time, videos done by then): a few points within the last `RECENT_SECONDS`, and one before.
         self._points: deque[tuple[float, int]] = deque()
         self._bar: Progress | None = None
-        if console.is_terminal:
+        # A terminal without control codes shows no bar.
+        if console.is_interactive:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

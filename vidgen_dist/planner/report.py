@@ -92,6 +92,12 @@ def summary(plan: SplitPlan) -> Iterator[str]:
     yield f"take {plan.comparison.reason}"
 
 
+def flags_of(split: Split) -> list[str]:
+    """The flags of `vidgen render` that ask for a split."""
+    degrees = {name: degree for name, degree in asdict(split.degrees).items() if degree > 1}
+    return [f"--{name} {count}" for name, count in {"replicas": split.replicas, **degrees}.items()]
+
+
 def _components(plan: SplitPlan) -> Table:
     run = plan.run
     table = small_table(

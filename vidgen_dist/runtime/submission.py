@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import vidgen_dist
 from vidgen_dist.errors import REFUSED, Refused
 from vidgen_dist.output_layout import RUN_FILE
+from vidgen_dist.package import VERSION
 from vidgen_dist.preflight.submission import Submission
 from vidgen_dist.runtime.connection import in_one_line
 from vidgen_dist.runtime.driver.result import DEAD_LETTERS, DONE, INTERRUPTED
@@ -177,7 +177,7 @@ class Dashboard:
                     entrypoint=ENTRYPOINT,
                     runtime_env={"working_dir": folder, "env_vars": {_STOP_VARIABLE: str(stop_seconds)}},
                     metadata={
-                        _VERSION: vidgen_dist.__version__,
+                        _VERSION: VERSION,
                         _MODEL: redact(spec.model.id),
                         _OUTPUT: redact(spec.output.uri),
                         _STOP_SECONDS: str(stop_seconds),

@@ -42,6 +42,7 @@ class ManifestOptions(Part):
             "Render only rows that failed and are not done since; failed:CLASS: those of one error class.",
             flag="--retry",
             metavar="failed[:CLASS]",
+            values=("failed",),
             unset="all rows that are not done",
             details="For example `failed:MediaError`. It holds for one run; `run.yaml` does not keep it.",
         ),

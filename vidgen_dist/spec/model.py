@@ -72,6 +72,7 @@ class ModelOptions(Part):
         Option(
             "Type in which the models compute: float32, float16 or bfloat16.",
             flag="--dtype",
+            values=("float32", "float16", "bfloat16"),
             unset="bfloat16 on Ascend, float32 on CPU",
             details="The CPU allows only float32.",
             commands=PLANNED,

@@ -27,6 +27,7 @@ class Option:
             `--option KEY=VALUE`.
         argument: The command's argument that gives it, such as `OUTPUT`.
         metavar: What `--help` calls the flag's value, where its type does not say enough.
+        values: Values that a shell offers, where the type does not list them.
         unset: What holds while the field is None or empty, such as `the model's`; by default `none`.
         details: Further sentences for the documentation.
         pixels: Whether fingerprints count the field where it is not left at its default. False also for what
@@ -42,6 +43,7 @@ class Option:
     flag: str | None = None
     argument: str | None = None
     metavar: str | None = None
+    values: tuple[str, ...] = ()
     unset: str | None = None
     details: str | None = None
     pixels: bool = False
@@ -115,6 +117,11 @@ class DeclaredOption:
             return "on" if value else "off"
         return str(value)
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The texts that it takes, or some of them, where there is a list."""
+        return self.option.values or tuple(_listed_values(self.field.annotation))
+
 
 def declared_options(part: type[Part], under: str = "") -> Iterator[DeclaredOption]:
     """The options of a part and of its parts, in their order.
@@ -133,6 +140,15 @@ def declared_options(part: type[Part], under: str = "") -> Iterator[DeclaredOpti
 
 def _declared(field: FieldInfo) -> Option | None:
     return next((declared for declared in field.metadata if isinstance(declared, Option)), None)
+
+
+def _listed_values(annotation: Any) -> Iterator[str]:
+    """The texts that an annotation lists."""
+    if get_origin(annotation) is Literal:
+        yield from (value for value in get_args(annotation) if isinstance(value, str))
+        return
+    for inner in get_args(annotation):
+        yield from _listed_values(inner)
 
 
 def plain_types(annotation: Any) -> set[type]:

@@ -55,6 +55,8 @@ class OutputOptions(Part):
         Option(
             f"Videos with these flags count as failures: {', '.join(FLAGS)}, with commas between.",
             flag="--reject",
+            metavar="FLAG,...",
+            values=FLAGS,
             unset="none: flagged videos are kept",
         ),
     ] = ()

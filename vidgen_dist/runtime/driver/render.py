@@ -66,7 +66,7 @@ def render(
     """
     engine = engine or engines.ENGINE
     run = uuid.uuid4().hex[:12]
-    device = choose_device(spec.topology)
+    device = choose_device(spec.topology, policies.connection)
     grace = parse_seconds(spec.faults.grace)
     with (
         Interrupts(grace) as interrupts,
@@ -106,7 +106,7 @@ def _render_pending(context: RunContext, engine: str, newest: int) -> RunResult:
     """
     plan, lease, progress, policies = context.plan, context.lease, context.progress, context.policies
     spec = plan.decided
-    with progress, connected(spec.topology):
+    with progress, connected(spec.topology, policies.connection):
         # They load Ray, which is not needed to find that there is nothing to do, and which reads settings
         # that the connection makes.
         from vidgen_dist.runtime.driver.active_run import ActiveRun, job_of
