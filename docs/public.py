@@ -16,6 +16,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "vidgen_dist.Refused",
         "vidgen_dist.RequestError",
     ),
+    "Start runs from Python": (
+        "vidgen_dist.render",
+        "vidgen_dist.RunHandle",
+        "vidgen_dist.background.handle.Progress",
+    ),
     "Declare a family": (
         f"{_FAMILIES}.family.Family",
         f"{_FAMILIES}.family.PipelineClass",
