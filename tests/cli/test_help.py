@@ -58,7 +58,7 @@ def test_the_help_of_a_command_is_not_cut_without_a_terminal(name: str, vidgen: 
 
 def test_the_commands_are_in_groups(vidgen: Vidgen) -> None:
     shown = vidgen("--help").out
-    for group, first in (("Render", "demo"), ("Watch a run", "status"), ("Prepare", "plan")):
+    for group, first in (("Render", "demo"), ("Watch a run", "status"), ("Prepare", "init")):
         assert f"\n{group}:\n  {first} " in shown
     for name in COMMANDS:
         assert f"\n  {name.split()[0]} " in shown
