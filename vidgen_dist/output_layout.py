@@ -28,3 +28,6 @@ RESUME_STATES_FOLDER = "scratch"
 
 LOGS_FOLDER = "logs"
 """Logs of workers, in local folders only."""
+
+REPORT_FOLDER = "report"
+"""What `vidgen report` writes if no other place is given."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from vidgen_dist.ledger.attempt_merge import read_ledger
 from vidgen_dist.ledger.entries import FAILED, SCHEMA
 from vidgen_dist.ledger.parts import read_parts
+from vidgen_dist.ledger.state import LedgerState
 from vidgen_dist.storage.folder import Storage
 
 
@@ -48,7 +49,11 @@ def summary(output: Storage, total: int | None = None, ids: Iterable[pa.Array] =
 
     Raises as `read_ledger`.
     """
-    state = read_ledger(output)
+    return count_rows(read_ledger(output), total, ids)
+
+
+def count_rows(state: LedgerState, total: int | None = None, ids: Iterable[pa.Array] = ()) -> Summary:
+    """The same, of a ledger that was read before."""
     pace = 60 * state.recent / state.recent_seconds if state.recent > 1 and state.recent_seconds else None
     if total is None:
         return Summary(None, state.done, state.failed, None, state.failures, pace)
