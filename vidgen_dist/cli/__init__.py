@@ -17,6 +17,7 @@ from vidgen_dist.cli.inspection import inspect
 from vidgen_dist.cli.manifests import build_manifest, check_manifest, expand_manifest
 from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
+from vidgen_dist.cli.reports import report
 from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import Refused
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (render, plan, encode, status, failures, compact, verify, export, inspect, demo):
+for _command in (render, plan, encode, status, failures, compact, verify, export, report, inspect, demo):
     app.command()(_command)
 manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
 manifest_app.command("check")(check_manifest)
