@@ -57,7 +57,9 @@ def _print_report(made: Report) -> None:
     from vidgen_dist.storage.uris import redact
 
     shown = f"{made.rows:,} of {counted(made.all_rows, 'row')}"
-    print(f"{redact(made.index)}: {shown}, {counted(made.posters, 'poster')}, {counted(made.videos, 'video')}")
+    print(
+        f"{redact(made.index)}: {shown}, {counted(made.posters, 'poster')}, {counted(made.videos, 'video')}"
+    )
     if made.why_no_prompts:
         print_error(f"without prompts: {made.why_no_prompts}; if the manifest was moved, give --manifest")
     for name, note in made.notes[:_SHOWN_NOTES]:

@@ -58,9 +58,7 @@ def write_preview(source: Path, format: str, target: Path, fps: float, side: int
         )
     except (ValueError, TypeError, EOFError) as error:
         raise MediaError(f"{source.name}: does not decode as {format} ({error})") from error
-    return write_video(
-        small, target, format="mp4", fps=fps, crf=_CRF, tags=read_tags(source, format)
-    )
+    return write_video(small, target, format="mp4", fps=fps, crf=_CRF, tags=read_tags(source, format))
 
 
 def _fitted(width: int, height: int, side: int) -> tuple[int, int]:

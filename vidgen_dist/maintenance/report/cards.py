@@ -10,6 +10,7 @@ from vidgen_dist import ledger
 from vidgen_dist.errors import shortened
 from vidgen_dist.maintenance.report.previews import Preview
 from vidgen_dist.maintenance.report.survey import STAGES
+from vidgen_dist.maintenance.report.texts import count, duration, file_size
 from vidgen_dist.provenance import shown_model
 
 STATUSES = ("done", "failed", "lost")
@@ -39,6 +40,7 @@ class Card:
         error: Error class and message; empty for a video.
         preview: Its poster and video.
         alt: What the poster shows, for those who do not see it.
+        size: Width and height of the video, in pixels; None if they are not known.
         facts: Name and value of what is shown at once.
         details: Name and value of what is shown when it is asked for.
         seconds: How long it took; None if that is not known.
@@ -54,6 +56,7 @@ class Card:
     error: tuple[str, str] | None
     preview: Preview
     alt: str
+    size: tuple[int, int] | None
     facts: Sequence[tuple[str, str]]
     details: Sequence[tuple[str, str]]
     seconds: float | None
@@ -73,7 +76,7 @@ def make_card(number: int, row: Mapping[str, Any], prompt: str | None, preview: 
     done = row["status"] == ledger.DONE
     stages = {stage: row[f"seconds_{stage}"] for stage in STAGES if row[f"seconds_{stage}"] is not None}
     seconds = sum(stages.values()) if stages else None
-    size = f"{row['width']} × {row['height']}" if row["width"] and row["height"] else None
+    size = (row["width"], row["height"]) if row["width"] and row["height"] else None
     length = row["frames"] / row["fps"] if row["frames"] and row["fps"] else None
     facts = {
         "seed": None if row["seed"] is None else str(row["seed"]),
@@ -83,7 +86,7 @@ def make_card(number: int, row: Mapping[str, Any], prompt: str | None, preview: 
     }
     details = {
         "id": row["id"],
-        "size": size and f"{size}, {row['fps']:g} fps",
+        "size": size and f"{size[0]} × {size[1]}, {row['fps']:g} fps",
         "file": None if row["bytes"] is None else file_size(row["bytes"]),
         **{stage: duration(value) for stage, value in stages.items()},
         **{shown: _figure(row[name]) for name, shown in _FIGURE_NAMES.items()},
@@ -101,37 +104,13 @@ def make_card(number: int, row: Mapping[str, Any], prompt: str | None, preview: 
         error=None if done else (row["error_class"] or "", _message(row["error_message"])),
         preview=preview,
         alt=f"A frame of the video of: {shortened(prompt, 150)}" if prompt else f"A frame of {row['id']}",
+        size=size,
         facts=[(name, value) for name, value in facts.items() if value is not None],
         details=[(name, value) for name, value in details.items() if value],
         seconds=seconds,
         finished_at=int(row["finished_at"].timestamp() * 1e6),
         figures=tuple(row[name] for name in _FIGURE_NAMES),
     )
-
-
-def duration(seconds: float) -> str:
-    """A duration for people, with as many digits as it deserves."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.0f} h"
-
-
-def file_size(size: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB"
-
-
-def count(number: int, what: str) -> str:
-    """A count with its unit."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _lora(lora: Mapping[str, Any]) -> str:

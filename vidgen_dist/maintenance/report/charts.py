@@ -1,8 +1,8 @@
 """Charts as SVG that stands in a page: readable without a script, in the page's font and colours.
 
-Matplotlib draws them; `_as_part_of_page` makes its files parts of a page. Colours become classes, so that the page's
-style decides them, in dark mode too. Style attributes become presentation attributes, because the page's
-Content-Security-Policy allows no styles but the report's own file.
+Matplotlib draws them; `_as_part_of_page` makes its files parts of a page. Colours become classes, so that the
+page's style decides them, in dark mode too. Style attributes become presentation attributes, because the
+page's Content-Security-Policy allows no styles but the report's own file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from vidgen_dist.maintenance.report.texts import duration
+
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 
 _COLOURS = {"ink": "#1d2327", "muted": "#5b6670", "line": "#d5dbe0", "accent": "#2563a8", "bad": "#b3382c"}
 """Name -> colour in the file. The page's style has the names as `.fill-NAME` and `.stroke-NAME`."""
 
+_TIMES = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
+_ROUND_TIMES = ["%Y", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"]
+"""How times are written on an axis of years, months, … seconds, and the round ones among them."""
+
 _DROPPED = {"metadata", "style", "title"}
 
-_WIDTH, _HEIGHT = 4.6, 2.5
+_WIDE, _NARROW, _HEIGHT = 4.6, 3.6, 2.5
 """Inches of 72 pixels. So small, because a chart is as wide as a phone: text must not shrink."""
 
 _SETTINGS = {
@@ -111,7 +117,9 @@ def throughput_chart(name: str, edges: np.ndarray, counts: np.ndarray) -> Chart:
     axes.grid(axis="x", visible=False)
     locator = mdates.AutoDateLocator(minticks=2, maxticks=5, tz=UTC)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, tz=UTC, show_offset=False))
+    axes.xaxis.set_major_formatter(
+        mdates.ConciseDateFormatter(locator, UTC, _TIMES, zero_formats=_ROUND_TIMES, show_offset=False)
+    )
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     most = int(np.argmax(pace)) if len(pace) else 0
@@ -147,22 +155,22 @@ def stages_chart(name: str, stages: Mapping[str, StageSeconds]) -> Chart:
     axes.plot(medians, labels, linestyle="", marker="o", markersize=6, color=_COLOURS["accent"])
     for label, median in zip(labels, medians, strict=True):
         axes.annotate(
-            _seconds(median), (median, label), (0, 9), textcoords="offset points", ha="center", fontsize=9.5
+            duration(median), (median, label), (0, 9), textcoords="offset points", ha="center", fontsize=9.5
         )
     axes.set_xscale("log")
     axes.set_xlim(low / 2, max(high, low * 2) * 2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _seconds(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_yaxis()
     axes.set_ylim(len(labels) - 0.5, -0.75)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", labelcolor=_COLOURS["ink"])
     described = "; ".join(
-        f"{stage}: median {_seconds(value.median)}, nine tenths within {_seconds(value.nine_tenths)}"
+        f"{stage}: median {duration(value.median)}, nine tenths within {duration(value.nine_tenths)}"
         for stage, value in stages.items()
     )
     rows = [
-        (label, _seconds(each.tenth), _seconds(each.median), _seconds(each.nine_tenths), f"{each.share:.0%}")
+        (label, duration(each.tenth), duration(each.median), duration(each.nine_tenths), f"{each.share:.0%}")
         for label, each in stages.items()
     ]
     svg = _svg(figure, name, "Seconds per stage", f"{described}.")
@@ -211,7 +219,7 @@ def figure_chart(
         counts: Videos of each bar (N,).
         limits: Flag -> the figure from which a video has it.
     """
-    figure, axes = _figure(height=2.1)
+    figure, axes = _figure(_NARROW, 2.1)
     axes.stairs(counts, edges, fill=True, color=_COLOURS["accent"], linewidth=0)
     axes.set_xlim(0, edges[-1])
     axes.set_ylim(0, max(1, int(counts.max(initial=0))) * 1.12)
@@ -242,8 +250,8 @@ def figure_chart(
     return Chart(_svg(figure, name, label, described), (label, "videos"), rows)
 
 
-def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def _figure(width: float = _WIDE, height: float = _HEIGHT) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -309,14 +317,6 @@ def _style_to_attributes(element: ET.Element) -> None:
         element.set(key, value)
     if classes:
         element.set("class", " ".join(classes))
-
-
-def _seconds(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.3g} h"
-    if seconds >= 120:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _shown(text: str, most: int) -> str:

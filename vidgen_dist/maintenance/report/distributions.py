@@ -37,10 +37,10 @@ class ShareDistribution:
         place = int(np.searchsorted(np.cumsum(self._bins), share * self.count))
         return (min(place, self.BINS - 1) + 0.5) / self.BINS
 
-    def histogram(self, most_bars: int) -> tuple[np.ndarray, np.ndarray]:
-        """Edges (n + 1,) and counts (n,) of at most so many bars, from 0 to where the last figure is."""
+    def histogram(self, most_bars: int, least_end: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (n + 1,) and counts (n,) of at most so many bars, from 0 to the last or `least_end`."""
         filled = np.flatnonzero(self._bins)
-        end = int(filled[-1]) + 1 if len(filled) else self.BINS
+        end = max(int(filled[-1]) + 1 if len(filled) else 0, round(least_end * self.BINS))
         width = _round_up(end / most_bars)
         bars = -(-end // width)
         padded = np.zeros(bars * width, np.int64)

@@ -1,8 +1,9 @@
 """The folder of a report: taken, and replaced so that readers see the old report or the new one.
 
-Everything but `index.html` has a name that says its content. So a new report is written beside the old one; writing
-`index.html` replaces that; and only then what no page needs any more is removed. A process that dies before leaves the
-old report as it was, after it the new one, each with some files too many, which the next report removes.
+Everything but `index.html` has a name that says its content. So a new report is written beside the old one;
+writing `index.html` replaces that; and only then what no page needs any more is removed. A process that dies
+before leaves the old report as it was, after it the new one, each with some files too many, which the next
+report removes.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def claim(place: Storage) -> None:
         return
     if others := [path for path in (*files, *folders) if not is_hidden(path)]:
         raise Refused(
-            f"{redact(place.root)}: there is something else in it, such as {min(others)}; give an empty folder, "
-            "or one with a report"
+            f"{redact(place.root)}: there is something else in it, such as {min(others)}; give an empty "
+            "folder, or one with a report"
         )
     place.write_bytes(REPORT_FILE, json.dumps({"vidgen report": _FORMAT}).encode())
 
@@ -48,8 +49,8 @@ def _check_format(place: Storage) -> None:
         there = found["vidgen report"]
     except (ValueError, TypeError, KeyError):
         raise Refused(
-            f"{redact(place.uri(REPORT_FILE))}: is not what `vidgen report` writes; give an empty folder, or one "
-            "with a report"
+            f"{redact(place.uri(REPORT_FILE))}: is not what `vidgen report` writes; give an empty folder, "
+            "or one with a report"
         ) from None
     if there != _FORMAT:
         raise Refused(

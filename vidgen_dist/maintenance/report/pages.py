@@ -1,4 +1,4 @@
-"""The pages of a report, from templates. Prompts, ids and messages are texts of strangers: all are escaped."""
+"""The pages of a report, from templates. Prompts, ids and messages are strangers' texts: all are escaped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLICY = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; "
     "base-uri 'none'; form-action 'none'"
 )
-"""The pages' Content-Security-Policy: nothing but files of the report is loaded, and no code in a page runs."""
+"""The pages' Content-Security-Policy: only files of the report are loaded, and no code in a page runs."""
 
 ASSETS = ("report.css", "report.js", "icon.svg")
 
@@ -45,7 +45,9 @@ _SORTS = (
 """Orders of the gallery, as the script knows them: a key of the catalogue's `sorts`, falling with a minus."""
 
 # What HTML cannot hold, and what changes the direction of the text that follows.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def render_pages(overview: Overview, cards: Sequence[Card], page_size: int) -> I
         )
         return text.encode("utf-8", "replace")
 
-    # The links among pages hold the digest: it is made of the pages without it.
+    # Links among pages hold the digest, which is therefore made of a page without it.
     digest = hashlib.sha256(page(1, ""))
     for name, content in sorted(inner.items()):
         digest.update(name.encode() + hashlib.sha256(content).digest())
@@ -184,7 +186,9 @@ def _catalogue(cards: Sequence[Card], page_size: int) -> dict[str, Any]:
     """What the script filters and sorts by: a few bytes for each row."""
     names = _flag_names(cards)
     ranks = {number: rank for rank, number in enumerate(sorted(range(len(cards)), key=lambda n: cards[n].id))}
-    brightness, motion, _clipped, noisiness = zip(*(card.figures for card in cards), strict=True) if cards else [()] * 4
+    brightness, motion, _clipped, noisiness = (
+        zip(*(card.figures for card in cards), strict=True) if cards else [()] * 4
+    )
     return {
         "size": page_size,
         "status": "".join(card.status[0] for card in cards),
@@ -211,14 +215,11 @@ def _flag_names(cards: Sequence[Card]) -> list[str]:
 
 
 def _failure(failure: Failure, page_size: int, links: Sequence[str]) -> dict[str, Any]:
-    examples = [
-        {
-            "id": card.id,
-            "message": card.error[1] if card.error else "",
-            "link": f"{links[card.number // page_size] if card.number >= page_size else ''}#row-{card.number}",
-        }
-        for card in failure.examples
-    ]
+    examples = []
+    for card in failure.examples:
+        page = card.number // page_size
+        link = f"{links[page] if page else ''}#row-{card.number}"
+        examples.append({"id": card.id, "message": card.error[1] if card.error else "", "link": link})
     return {"name": failure.name, "rows": failure.rows, "examples": examples}
 
 
@@ -237,7 +238,8 @@ def _page_numbers(page: int, pages: int) -> Iterator[int | None]:
 
 def _script(name: str, content: Any) -> bytes:
     """A file of data as a script, in ASCII: whoever serves it may say any encoding."""
-    return f"vidgenReport.give({json.dumps(name)},{json.dumps(content, allow_nan=False, separators=(',', ':'))});\n".encode()
+    data = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return f"vidgenReport.give({json.dumps(name)},{data});\n".encode()
 
 
 def _asset(name: str) -> bytes:

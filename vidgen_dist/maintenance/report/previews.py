@@ -1,7 +1,7 @@
 """Posters and videos of a sample, beside the pages.
 
-Their names come from the videos' digests, so that a file that is there needs not be made again, and pages of an
-earlier report go on showing theirs.
+Their names come from the videos' digests, so that a file that is there needs not be made again, and pages of
+an earlier report go on showing theirs.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _way_up(output: Storage, place: Storage) -> str:
     root = f"{output.root.rstrip('/')}/"
     if not place.root.startswith(root):
         raise Refused(
-            f"{redact(place.root)}: --videos {LINK} refers to the videos of the output, so the report must be "
-            f"in a folder below it; give one, or --videos {COPY}"
+            f"{redact(place.root)}: --videos {LINK} refers to the videos of the output, so the report must "
+            f"be in a folder below it; give one, or --videos {COPY}"
         )
     return "../" * len(place.root[len(root) :].strip("/").split("/"))

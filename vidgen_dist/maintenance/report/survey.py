@@ -1,4 +1,4 @@
-"""What a ledger holds: figures of all rows, and a sample of them. The ledger is read once, some rows at a time.
+"""What a ledger holds: figures of all rows, and a sample. The ledger is read once, some rows at a time.
 
 A row counts once, by its latest outcome, as in `vidgen status` of an output without a run: failed attempts of
 rows that are done since do not count.
@@ -112,7 +112,7 @@ def survey_ledger(output: Storage, state: LedgerState, rows: int) -> Survey:
 
 def _add(survey: Survey, sample: Sample, places: np.ndarray, table: pa.Table) -> None:
     """Take rows, each the latest outcome of its id."""
-    done = _mask(pc.equal(table.column("status"), ledger.DONE))
+    done = pc.equal(table.column("status"), ledger.DONE).to_numpy()
     groups, codes = _groups(table, done)
     sample.add(groups, codes, places, table)
     survey.failed += int(pc.sum(pc.equal(table.column("status"), ledger.FAILED)).as_py())
@@ -129,8 +129,8 @@ def _add_videos(survey: Survey, videos: pa.Table) -> None:
     survey.flagged += int(np.count_nonzero(_flag_counts(videos)))
     survey.flags.update(pc.list_flatten(videos.column("flags")).to_pylist())
     survey.done_at.add(videos.column("finished_at").cast(pa.int64()).to_numpy())
-    for name, distribution in survey.figures.items():
-        distribution.add(_numbers(videos.column(name)))
+    for name, figures in survey.figures.items():
+        figures.add(_numbers(videos.column(name)))
     stages = {stage: _numbers(videos.column(f"seconds_{stage}")) for stage in STAGES}
     for stage, distribution in survey.stages.items():
         distribution.add(stages[stage])
@@ -156,10 +156,6 @@ def _groups(table: pa.Table, done: np.ndarray) -> tuple[list[Group], np.ndarray]
 
 def _flag_counts(table: pa.Table) -> np.ndarray:
     return pc.list_value_length(table.column("flags")).fill_null(0).to_numpy()
-
-
-def _mask(column: pa.ChunkedArray) -> np.ndarray:
-    return column.to_numpy()
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:

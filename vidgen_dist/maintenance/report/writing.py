@@ -12,13 +12,14 @@ from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerState, count_rows
 from vidgen_dist.maintenance.report import charts
-from vidgen_dist.maintenance.report.cards import Card, count, duration, file_size, make_card
+from vidgen_dist.maintenance.report.cards import Card, make_card
 from vidgen_dist.maintenance.report.folder import claim, publish, remove_others
 from vidgen_dist.maintenance.report.pages import INDEX, Failure, Overview, Shown, Tile, render_pages
 from vidgen_dist.maintenance.report.previews import COPY, VIDEOS, Preview, PreviewMaker, PreviewPolicy
 from vidgen_dist.maintenance.report.prompts import find_prompts
 from vidgen_dist.maintenance.report.sample import Group
 from vidgen_dist.maintenance.report.survey import FAILED_RANK, Survey, survey_ledger
+from vidgen_dist.maintenance.report.texts import count, duration, file_size
 from vidgen_dist.maintenance.status import open_output, reopen_manifest
 from vidgen_dist.manifest import Manifest
 from vidgen_dist.output_layout import (
@@ -110,8 +111,8 @@ def write_report(
         policy: How it is divided.
 
     Raises:
-        Refused: There is no run's output; an argument is not allowed; a manifest that was given cannot be read;
-            or something else is in the folder.
+        Refused: There is no run's output; an argument is not allowed; a manifest that was given cannot be
+            read; something else is in the folder; or a storage failed.
     """
     output, spec = open_output(uri)
     place = open_writable(folder or output.uri(REPORT_FOLDER))
@@ -281,8 +282,9 @@ def _share(part: int, whole: int, of: str) -> str:
 def _charts(survey: Survey, bars: int) -> dict[str, list[Shown]]:
     found: dict[str, list[Shown]] = {"time": [], "failures": [], "quality": []}
     if survey.videos:
-        chart = charts.throughput_chart("throughput", *survey.done_at.series(bars))
-        found["time"].append(Shown("Throughput", chart, "by the time when videos were done"))
+        edges, counts = survey.done_at.series(bars)
+        chart = charts.throughput_chart("throughput", edges, counts)
+        found["time"].append(Shown("Throughput", chart, _from_to(*edges[[0, -1]].tolist())))
     seconds = {
         stage: charts.StageSeconds(
             each.quantile(0.1), each.quantile(0.5), each.quantile(0.9),
@@ -305,6 +307,14 @@ def _charts(survey: Survey, bars: int) -> dict[str, list[Shown]]:
     return found
 
 
+def _from_to(start: int, end: int) -> str:
+    """A span of time, given in microseconds since 1970."""
+    first, last = (datetime.fromtimestamp(time / 1e6, UTC) for time in (start, end))
+    clock = "%H:%M:%S" if end - start < 3600e6 else "%H:%M"
+    until = "" if first.date() == last.date() else f"{last:%Y-%m-%d} "
+    return f"{first:%Y-%m-%d} {first:{clock}} to {until}{last:{clock}} UTC"
+
+
 def _failures(survey: Survey, cards: Sequence[Card]) -> list[Failure]:
     by_class: dict[str, list[Card]] = {}
     for card in cards:
@@ -320,7 +330,9 @@ def _more_failures(survey: Survey) -> str:
     others = list(survey.failures.values())[_CLASSES:]
     if not others:
         return ""
-    return f"{count(sum(others), 'row')} of {len(others):,} other {'class' if len(others) == 1 else 'classes'}."
+    return (
+        f"{count(sum(others), 'row')} of {len(others):,} other {'class' if len(others) == 1 else 'classes'}."
+    )
 
 
 def _about_sample(survey: Survey, shown: int, why_no_prompts: str) -> str:
