@@ -30,20 +30,26 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _COLOURS = {"ink": "#1d2327", "muted": "#5b6670", "line": "#d5dbe0", "accent": "#2563a8", "bad": "#b3382c"}
 """Name -> colour in the file. The page's style has the names as `.fill-NAME` and `.stroke-NAME`."""
 
+_SMALL = 10
+"""Size of marks in a chart, in pixels."""
+
 _TIMES = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
-_ROUND_TIMES = ["%Y", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"]
+_ROUND_SMALL = 10
+"""Size of marks in a chart, in pixels."""
+
+_TIMES = ["%Y", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"]
 """How times are written on an axis of years, months, … seconds, and the round ones among them."""
 
 _DROPPED = {"metadata", "style", "title"}
 
-_WIDE, _NARROW, _HEIGHT = 4.6, 3.6, 2.5
+_WIDE, _NARROW, _HEIGHT = 4.3, 3.5, 2.4
 """Inches of 72 pixels. So small, because a chart is as wide as a phone: text must not shrink."""
 
 _SETTINGS = {
     # Texts as texts: for those who cannot see them, and in the page's font.
     "svg.fonttype": "none",
     "svg.hashsalt": "vidgen",
-    "font.size": 10.5,
+    "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -155,7 +161,7 @@ def stages_chart(name: str, stages: Mapping[str, StageSeconds]) -> Chart:
     axes.plot(medians, labels, linestyle="", marker="o", markersize=6, color=_COLOURS["accent"])
     for label, median in zip(labels, medians, strict=True):
         axes.annotate(
-            duration(median), (median, label), (0, 9), textcoords="offset points", ha="center", fontsize=9.5
+            duration(median), (median, label), (0, 9), textcoords="offset points", ha="center", fontsize=_SMALL
         )
     axes.set_xscale("log")
     axes.set_xlim(low / 2, max(high, low * 2) * 2)
@@ -194,7 +200,7 @@ def failures_chart(name: str, failures: Mapping[str, int], most: int = 10) -> Ch
         range(len(shown)), [max(0, count) for count in shown.values()], height=0.6, color=_COLOURS["bad"]
     )
     axes.set_yticks(range(len(shown)), [_shown(label, 28) for label in shown])
-    axes.bar_label(bars, [f"{count:,}" for count in shown.values()], padding=4, fontsize=9.5)
+    axes.bar_label(bars, [f"{count:,}" for count in shown.values()], padding=4, fontsize=_SMALL)
     axes.set_xlim(0, max(shown.values()) * 1.15)
     axes.invert_yaxis()
     axes.grid(visible=False)
@@ -237,7 +243,7 @@ def figure_chart(
             axes.annotate(
                 flag, (limit, 1), (-4 if right else 4, -2), xycoords=("data", "axes fraction"),
                 textcoords="offset points", ha="right" if right else "left", va="top",
-                fontsize=9.5, color=_COLOURS["bad"],
+                fontsize=_SMALL, color=_COLOURS["bad"],
             )  # fmt: skip
     total = int(counts.sum())
     middle = float(edges[int(np.searchsorted(np.cumsum(counts), total / 2))]) if total else 0.0

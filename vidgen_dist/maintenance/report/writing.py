@@ -253,7 +253,7 @@ def _tiles(survey: Survey, total: int | None, pending: int | None) -> list[Tile]
         Tile(
             "failed",
             f"{failed:,}",
-            f"{survey.lost:,} of them lost" if survey.lost else _share(failed, survey.rows, "rows"),
+            f"{survey.lost:,} of them lost" if survey.lost else _share(failed, total or survey.rows, "rows"),
             "bad" if failed else "plain",
         ),
         Tile(
@@ -264,7 +264,7 @@ def _tiles(survey: Survey, total: int | None, pending: int | None) -> list[Tile]
         ),
     ]
     if pending:
-        tiles.insert(2, Tile("pending", f"{pending:,}", _share(pending, total or 0, "rows")))
+        tiles.insert(2, Tile("pending", f"{pending:,}", _share(pending, total or survey.rows, "rows")))
     if survey.videos:
         tiles.append(Tile("footage", duration(survey.footage), file_size(survey.bytes)))
     if survey.render_seconds.count:

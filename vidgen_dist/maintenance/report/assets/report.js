@@ -67,6 +67,8 @@ const vidgenReport = (() => {
   function endBy(event) {
     const link = linkOf(event);
     if (!link || (event.relatedTarget instanceof Node && link.contains(event.relatedTarget))) return;
+    // A finger leaves with each tap.
+    if (event.pointerType === "touch") return;
     if (event.type === "pointerout" && link.matches(":focus-visible")) return;
     if (event.type === "focusout" && link.matches(":hover")) return;
     stop(link);
@@ -238,7 +240,7 @@ const vidgenReport = (() => {
       if (location.hash.startsWith("#row-") && !isPlain(wanted())) {
         form.reset();
         plain();
-        document.querySelector(location.hash)?.scrollIntoView();
+        location.replace(location.href);
       }
       return;
     }
